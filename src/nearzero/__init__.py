@@ -1,0 +1,1 @@
+"""nearzero: do hidden units measure distance or intensity? Perturb them, and see."""

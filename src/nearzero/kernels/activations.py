@@ -1,0 +1,326 @@
+"""The nine activations and their derivatives on vectors of sixteen float32, and the functions they need.
+
+An activation reaches a kernel as a value of a type of its own (`Relu()`, `Gelu()`, ...): Numba compiles a kernel
+once for each, and the inner loop has nothing to decide. `nearzero.activations` says what each of them is; here
+stands only how it is computed. Exponential, logarithm and hyperbolic tangent are Cephes' single-precision
+polynomials; erfc is the Chebyshev fit of Numerical Recipes, section 6.2. Errors are a few units in the last
+place; the tests measure them against SciPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from nearzero.kernels.simd import exp2i, fma, jit, load, select_gt, splat, split_exponent, store, vabs, vmax, vmin
+
+__all__ = ["KERNEL_ACTIVATIONS", "activate", "apply_activation", "slope", "verfc", "vexp", "vlog", "vtanh"]
+
+_F = np.float32
+_ROUND = _F(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds a float32 to a whole number
+_LOG2E, _LN2_HIGH, _LN2_LOW = _F(1.44269504), _F(0.693359375), _F(-2.12194440e-4)
+_EXP_MIN, _EXP_MAX = _F(-87.3), _F(88.0)
+
+
+@jit
+def vexp(x):  # type: ignore[no-untyped-def]
+    """e**x, for x clamped to [-87.3, 88]: no lane overflows, none is subnormal."""
+    x = vmax(vmin(x, splat(_EXP_MAX)), splat(_EXP_MIN))
+    n = fma(x, splat(_LOG2E), splat(_ROUND)) - splat(_ROUND)
+    r = fma(n, splat(-_LN2_LOW), fma(n, splat(-_LN2_HIGH), x))
+    p = splat(_F(1.9875691500e-4))
+    p = fma(p, r, splat(_F(1.3981999507e-3)))
+    p = fma(p, r, splat(_F(8.3334519073e-3)))
+    p = fma(p, r, splat(_F(4.1665795894e-2)))
+    p = fma(p, r, splat(_F(1.6666665459e-1)))
+    p = fma(p, r, splat(_F(5.0000001201e-1)))
+    p = fma(p, r * r, r) + splat(_F(1.0))
+    return p * exp2i(n)
+
+
+@jit
+def vlog(x):  # type: ignore[no-untyped-def]
+    """log(x), for positive normal x."""
+    m, e = split_exponent(x)
+    root_half = splat(_F(0.70710678))
+    one = splat(_F(1.0))
+    e = select_gt(root_half, m, e - one, e)
+    m = select_gt(root_half, m, m + m, m) - one
+    p = splat(_F(7.0376836292e-2))
+    p = fma(p, m, splat(_F(-1.1514610310e-1)))
+    p = fma(p, m, splat(_F(1.1676998740e-1)))
+    p = fma(p, m, splat(_F(-1.2420140846e-1)))
+    p = fma(p, m, splat(_F(1.4249322787e-1)))
+    p = fma(p, m, splat(_F(-1.6668057665e-1)))
+    p = fma(p, m, splat(_F(2.0000714765e-1)))
+    p = fma(p, m, splat(_F(-2.4999993993e-1)))
+    p = fma(p, m, splat(_F(3.3333331174e-1)))
+    square = m * m
+    tail = fma(e, splat(_LN2_LOW), p * m * square)
+    return fma(e, splat(_LN2_HIGH), m + fma(square, splat(_F(-0.5)), tail))
+
+
+@jit
+def vtanh(x):  # type: ignore[no-untyped-def]
+    """tanh(x): a polynomial near zero, by way of the exponential elsewhere."""
+    size = vabs(x)
+    one = splat(_F(1.0))
+    far = one - splat(_F(2.0)) / (vexp(size + size) + one)
+    far = select_gt(splat(_F(0.0)), x, -far, far)
+    square = x * x
+    p = splat(_F(-5.70498872745e-3))
+    p = fma(p, square, splat(_F(2.06390887954e-2)))
+    p = fma(p, square, splat(_F(-5.37397155531e-2)))
+    p = fma(p, square, splat(_F(1.33314422036e-1)))
+    p = fma(p, square, splat(_F(-3.33332819422e-1)))
+    return select_gt(splat(_F(0.625)), size, fma(p * square, x, x), far)
+
+
+@jit
+def verfc(x):  # type: ignore[no-untyped-def]
+    """erfc(x) = 1 - erf(x), with small relative error also where it's tiny."""
+    size = vabs(x)
+    one = splat(_F(1.0))
+    t = one / fma(splat(_F(0.5)), size, one)
+    p = splat(_F(0.17087277))
+    p = fma(p, t, splat(_F(-0.82215223)))
+    p = fma(p, t, splat(_F(1.48851587)))
+    p = fma(p, t, splat(_F(-1.13520398)))
+    p = fma(p, t, splat(_F(0.27886807)))
+    p = fma(p, t, splat(_F(-0.18628806)))
+    p = fma(p, t, splat(_F(0.09678418)))
+    p = fma(p, t, splat(_F(0.37409196)))
+    p = fma(p, t, splat(_F(1.00002368)))
+    p = fma(p, t, splat(_F(-1.26551223)))
+    tail = t * vexp(p - size * size)
+    return select_gt(splat(_F(0.0)), x, splat(_F(2.0)) - tail, tail)
+
+
+@jit
+def _sigmoid(x):  # type: ignore[no-untyped-def]
+    one = splat(_F(1.0))
+    return one / (one + vexp(-x))
+
+
+@jit
+def _normal_cdf(x):  # type: ignore[no-untyped-def]
+    return splat(_F(0.5)) * verfc(x * splat(_F(-0.70710678118654752)))
+
+
+@jit
+def _log1p(u):  # type: ignore[no-untyped-def]
+    """log(1 + u) for 0 <= u <= 1; where 1 + u rounds to 1, u itself."""
+    one = splat(_F(1.0))
+    w = one + u
+    return select_gt(w, one, vlog(w) * u / select_gt(w, one, w - one, one), u)
+
+
+class Relu(NamedTuple):
+    """max(z, 0)."""
+
+    parameter: float = 0.0
+
+
+class Abs(NamedTuple):
+    """|z|."""
+
+    parameter: float = 0.0
+
+
+class LeakyRelu(NamedTuple):
+    """z where z > 0, else 0.01 z."""
+
+    parameter: float = 0.01
+
+
+class Gelu(NamedTuple):
+    """z Phi(z), with the exact normal distribution function."""
+
+    parameter: float = 0.0
+
+
+class Silu(NamedTuple):
+    """z sigmoid(z)."""
+
+    parameter: float = 0.0
+
+
+class Tanh(NamedTuple):
+    """tanh(z)."""
+
+    parameter: float = 0.0
+
+
+class Sigmoid(NamedTuple):
+    """1 / (1 + exp(-z))."""
+
+    parameter: float = 0.0
+
+
+class Softplus(NamedTuple):
+    """log(1 + exp(z))."""
+
+    parameter: float = 0.0
+
+
+class Elu(NamedTuple):
+    """z where z > 0, else exp(z) - 1."""
+
+    parameter: float = 0.0
+
+
+@jit
+def _relu(_act, z):  # type: ignore[no-untyped-def]
+    return vmax(z, splat(_F(0.0)))
+
+
+@jit
+def _relu_slope(_act, z):  # type: ignore[no-untyped-def]
+    return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), splat(_F(0.0)))
+
+
+@jit
+def _abs(_act, z):  # type: ignore[no-untyped-def]
+    return vabs(z)
+
+
+@jit
+def _abs_slope(_act, z):  # type: ignore[no-untyped-def]
+    zero = splat(_F(0.0))
+    return select_gt(z, zero, splat(_F(1.0)), select_gt(zero, z, splat(_F(-1.0)), zero))
+
+
+@jit
+def _leaky_relu(act, z):  # type: ignore[no-untyped-def]
+    return select_gt(z, splat(_F(0.0)), z, z * splat(_F(act.parameter)))
+
+
+@jit
+def _leaky_relu_slope(act, z):  # type: ignore[no-untyped-def]
+    return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), splat(_F(act.parameter)))
+
+
+@jit
+def _gelu(_act, z):  # type: ignore[no-untyped-def]
+    return z * _normal_cdf(z)
+
+
+@jit
+def _gelu_slope(_act, z):  # type: ignore[no-untyped-def]
+    density = splat(_F(0.3989422804014327)) * vexp(z * z * splat(_F(-0.5)))
+    return fma(z, density, _normal_cdf(z))
+
+
+@jit
+def _silu(_act, z):  # type: ignore[no-untyped-def]
+    return z * _sigmoid(z)
+
+
+@jit
+def _silu_slope(_act, z):  # type: ignore[no-untyped-def]
+    s = _sigmoid(z)
+    return s * fma(z, splat(_F(1.0)) - s, splat(_F(1.0)))
+
+
+@jit
+def _tanh(_act, z):  # type: ignore[no-untyped-def]
+    return vtanh(z)
+
+
+@jit
+def _tanh_slope(_act, z):  # type: ignore[no-untyped-def]
+    a = vtanh(z)
+    return splat(_F(1.0)) - a * a
+
+
+@jit
+def _sigmoid_of(_act, z):  # type: ignore[no-untyped-def]
+    return _sigmoid(z)
+
+
+@jit
+def _sigmoid_slope(_act, z):  # type: ignore[no-untyped-def]
+    s = _sigmoid(z)
+    return s * (splat(_F(1.0)) - s)
+
+
+@jit
+def _softplus(_act, z):  # type: ignore[no-untyped-def]
+    return vmax(z, splat(_F(0.0))) + _log1p(vexp(-vabs(z)))
+
+
+@jit
+def _softplus_slope(_act, z):  # type: ignore[no-untyped-def]
+    return _sigmoid(z)
+
+
+@jit
+def _elu(_act, z):  # type: ignore[no-untyped-def]
+    negative = vmin(z, splat(_F(0.0)))
+    # exp(z) - 1 = tanh(z/2) (exp(z) + 1), without the cancellation near zero
+    below = vtanh(negative * splat(_F(0.5))) * (vexp(negative) + splat(_F(1.0)))
+    return select_gt(z, splat(_F(0.0)), z, below)
+
+
+@jit
+def _elu_slope(_act, z):  # type: ignore[no-untyped-def]
+    return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), vexp(vmin(z, splat(_F(0.0)))))
+
+
+_FUNCTIONS: dict[type, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    Relu: (_relu, _relu_slope),
+    Abs: (_abs, _abs_slope),
+    LeakyRelu: (_leaky_relu, _leaky_relu_slope),
+    Gelu: (_gelu, _gelu_slope),
+    Silu: (_silu, _silu_slope),
+    Tanh: (_tanh, _tanh_slope),
+    Sigmoid: (_sigmoid_of, _sigmoid_slope),
+    Softplus: (_softplus, _softplus_slope),
+    Elu: (_elu, _elu_slope),
+}
+
+KERNEL_ACTIVATIONS: dict[str, NamedTuple] = {
+    "relu": Relu(),
+    "abs": Abs(),
+    "leaky_relu": LeakyRelu(),
+    "gelu": Gelu(),
+    "silu": Silu(),
+    "tanh": Tanh(),
+    "sigmoid": Sigmoid(),
+    "softplus": Softplus(),
+    "elu": Elu(),
+}
+
+
+def activate(act: Any, z: Any) -> Any:
+    """act(z), lane by lane; inside kernels only."""
+    raise NotImplementedError
+
+
+def slope(act: Any, z: Any) -> Any:
+    """act'(z), lane by lane; 0 at the kink of relu and abs, as in PyTorch; inside kernels only."""
+    raise NotImplementedError
+
+
+@overload(activate, inline="always")  # type: ignore[misc]
+def _overload_activate(act, z):  # type: ignore[no-untyped-def]
+    function = _FUNCTIONS[act.instance_class][0]
+    return lambda act, z: function(act, z)
+
+
+@overload(slope, inline="always")  # type: ignore[misc]
+def _overload_slope(act, z):  # type: ignore[no-untyped-def]
+    function = _FUNCTIONS[act.instance_class][1]
+    return lambda act, z: function(act, z)
+
+
+@jit
+def apply_activation(act, z, a, da):  # type: ignore[no-untyped-def]
+    """Write act(z) to `a` and act'(z) to `da`; flat float32 arrays whose size is a multiple of sixteen."""
+    for i in range(0, z.size, 16):
+        value = load(z, i)
+        store(a, i, activate(act, value))
+        store(da, i, slope(act, value))

@@ -1,0 +1,161 @@
+"""The paper's network, z = W1 x + b1, logits = W2 act(z) + b2, alone and stacked many runs at a time.
+
+Only arrays live here: how networks are trained is in `nearzero.training`, how they are perturbed in `nearzero.sweep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nearzero.activations import Activation, activation
+from nearzero.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Stack", "TwoLayer", "initial_stack"]
+
+Floats = npt.NDArray[np.float32]
+ARRAYS = ("w1", "b1", "w2", "b2")
+
+
+def _float32(name: str, array: Any, ndim: int) -> Floats:
+    if hasattr(array, "detach"):
+        array = array.detach().cpu().numpy()
+    result = np.ascontiguousarray(array, dtype=np.float32)
+    if result.ndim != ndim:
+        raise InputError(f"{name} must have {ndim} dimensions; got shape {result.shape}")
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class TwoLayer:
+    """One network, from four plain arrays and the name of an activation.
+
+    Attributes:
+        w1: (U, D), b1: (U,): the hidden layer, z = w1 x + b1.
+        w2: (K, U), b2: (K,): the output layer, logits = w2 act(z) + b2.
+        activation: one of the nine names of `nearzero.activations`.
+
+    Arrays or tensors of any float dtype are taken and kept as float32.
+
+    Raises:
+        InputError: shapes that don't fit each other, or an unknown activation.
+    """
+
+    w1: Floats
+    b1: Floats
+    w2: Floats
+    b2: Floats
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        activation(self.activation)
+        for name, ndim in zip(ARRAYS, (2, 1, 2, 1), strict=True):
+            object.__setattr__(self, name, _float32(name, getattr(self, name), ndim))
+        units, classes = len(self.w1), len(self.w2)
+        if self.b1.shape != (units,) or self.w2.shape != (classes, units) or self.b2.shape != (classes,):
+            shapes = ", ".join(f"{name} {getattr(self, name).shape}" for name in ARRAYS)
+            raise InputError(f"shapes don't fit: {shapes}; needed are w1 (U, D), b1 (U,), w2 (K, U), b2 (K,)")
+
+    @property
+    def act(self) -> Activation:
+        """The activation itself."""
+        return activation(self.activation)
+
+    @property
+    def inputs(self) -> int:
+        """D, the number of inputs."""
+        return self.w1.shape[1]
+
+    @property
+    def units(self) -> int:
+        """U, the number of hidden units."""
+        return self.w1.shape[0]
+
+    @property
+    def classes(self) -> int:
+        """K, the number of classes."""
+        return self.w2.shape[0]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every weight is a finite number; a network that diverged has others."""
+        return all(bool(np.isfinite(getattr(self, name)).all()) for name in ARRAYS)
+
+    def to_module(self) -> nn.Sequential:
+        """The same network as Linear, activation, Linear in PyTorch."""
+        import torch
+
+        from nearzero.networks.modules import activation_module
+
+        model = torch.nn.Sequential(
+            torch.nn.Linear(self.inputs, self.units),
+            activation_module(self.activation),
+            torch.nn.Linear(self.units, self.classes),
+        )
+        state = {"0.weight": self.w1, "0.bias": self.b1, "2.weight": self.w2, "2.bias": self.b2}
+        model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in state.items()})
+        return model
+
+
+@dataclass(eq=False)
+class Stack:
+    """R networks of one shape, stacked on the first axis; an engine changes the arrays in place.
+
+    Attributes:
+        w1: (R, U, D), b1: (R, U), w2: (R, K, U), b2: (R, K), float32.
+        activation: the same for all.
+    """
+
+    w1: Floats
+    b1: Floats
+    w2: Floats
+    b2: Floats
+    activation: str
+
+    def __len__(self) -> int:
+        return len(self.w1)
+
+    def __getitem__(self, index: int) -> TwoLayer:
+        """A copy of network `index`."""
+        return TwoLayer(*(getattr(self, name)[index].copy() for name in ARRAYS), activation=self.activation)
+
+    def __iter__(self) -> Iterator[TwoLayer]:
+        return (self[index] for index in range(len(self)))
+
+    @classmethod
+    def of(cls, networks: Sequence[TwoLayer]) -> Stack:
+        """Stack networks of one shape and activation."""
+        arrays = (np.stack([getattr(network, name) for network in networks]) for name in ARRAYS)
+        return cls(*arrays, activation=networks[0].activation)
+
+
+def initial_stack(
+    seeds: Sequence[int], activation_name: str, *, inputs: int = 784, units: int = 128, classes: int = 10
+) -> Stack:
+    """Networks as PyTorch initialises them, one per seed.
+
+    The weights of seed k are those of ``torch.manual_seed(k); nn.Linear(inputs, units); nn.Linear(units, classes)``:
+    uniform on +-1 / sqrt(fan in), weights before biases. The global generator is left alone.
+    """
+    import torch
+
+    def linear(generator: torch.Generator, fan_in: int, fan_out: int) -> tuple[Floats, Floats]:
+        bound = 1 / fan_in**0.5
+        weight = torch.empty(fan_out, fan_in)
+        torch.nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
+        bias = torch.empty(fan_out).uniform_(-bound, bound, generator=generator)
+        return weight.numpy(), bias.numpy()
+
+    def network(seed: int) -> TwoLayer:
+        generator = torch.Generator().manual_seed(seed)
+        hidden, output = linear(generator, inputs, units), linear(generator, units, classes)
+        return TwoLayer(*hidden, *output, activation=activation_name)
+
+    return Stack.of([network(seed) for seed in seeds])
