@@ -19,6 +19,8 @@ Inside ``@jit`` functions, `Vec` supports ``+ - * /`` and unary minus, and these
 ``axpy_n(s, a, i, t)``  ``t[k] + s * a[i+16k : i+16k+16]`` for every k: the inner step of a product
 ``add_n(t, u)``         tuples added, lane by lane
 ``fma_n(w, v, t)``      ``t[k] + w * v[k]``
+``outer_n(a, i, v, t)`` ``t[k] + a[i+k] * v`` for every k: one unit's share of N sums
+``argmax_n(...)``       the greatest of N vectors so far, and which it was; see there
 ``hsum(v)``             the sum of the lanes, in a fixed order
 ``exp2i(v)``            2**v for lanes that hold whole numbers in [-126, 127]
 ``split_exponent(v)``   ``(m, e)`` with v = m * 2**e, m in [0.5, 1), for positive normal v
@@ -41,6 +43,7 @@ from numba.extending import intrinsic, models, overload, register_model
 __all__ = [
     "LANES",
     "add_n",
+    "argmax_n",
     "axpy_n",
     "exp2i",
     "fma",
@@ -49,6 +52,7 @@ __all__ = [
     "jit",
     "load",
     "load_n",
+    "outer_n",
     "select_gt",
     "splat",
     "splat_n",
@@ -382,3 +386,42 @@ def fma_n(_typing, weight, values, sums):  # type: ignore[no-untyped-def]
         return context.make_tuple(builder, signature.return_type, result)
 
     return sums(weight, values, sums), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def outer_n(_typing, array, index, value, sums):  # type: ignore[no-untyped-def]
+    if not (_float_array(array) and _vecs(value) and _tuples(sums)):
+        return None
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        result = []
+        for k in range(sums.count):
+            place = builder.add(args[1], ir.Constant(args[1].type, k))
+            weight = _splat(builder, builder.load(builder.gep(data, [place])))
+            result.append(_fma(builder, weight, args[2], builder.extract_value(args[3], k)))
+        return context.make_tuple(builder, signature.return_type, result)
+
+    return sums(array, types.intp, value, sums), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def argmax_n(_typing, values, first, best, where):  # type: ignore[no-untyped-def]
+    """Go on with an argmax: ``(best, where)`` after ``values[k]``, numbered ``first + k``, have been seen.
+
+    Lanes are independent; the first of equals stays; a NaN never wins.
+    """
+    if not (_tuples(values) and _vecs(best, where)):
+        return None
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        best, where = args[2], args[3]
+        for k in range(values.count):
+            value = builder.extract_value(args[0], k)
+            number = builder.fadd(args[1], ir.Constant(_F32, float(k)))
+            greater = builder.fcmp_ordered(">", value, best)
+            best = builder.select(greater, value, best)
+            where = builder.select(greater, _splat(builder, number), where)
+        return context.make_tuple(builder, signature.return_type, [best, where])
+
+    return types.UniTuple(vec, 2)(values, types.float32, best, where), codegen

@@ -1,14 +1,18 @@
-"""Where the paper's networks meet PyTorch modules: activations as modules, and a module of this shape read back."""
+"""Where the paper's networks meet PyTorch modules: activations and perturbations as modules, and a module of this shape read
+back.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from nearzero.activations import activation
 from nearzero.errors import InputError
 from nearzero.networks.two_layer import TwoLayer
+from nearzero.perturbation import Perturbation
 
-__all__ = ["Abs", "activation_module", "from_module"]
+__all__ = ["Abs", "PerturbationLayer", "activation_module", "from_module"]
 
 
 class Abs(nn.Module):
@@ -17,6 +21,26 @@ class Abs(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """z of any shape."""
         return z.abs()
+
+
+class PerturbationLayer(nn.Module):
+    """min(scale * x + offset, clip), for x of shape (..., U): a perturbation to put into a model of one's own.
+
+    Put it before the activation, or after it for one with side "post".
+    """
+
+    scale: Tensor
+    offset: Tensor
+    clip: Tensor
+
+    def __init__(self, perturbation: Perturbation, units: int) -> None:
+        super().__init__()
+        for name, values in zip(("scale", "offset", "clip"), perturbation.per_unit(units), strict=True):
+            self.register_buffer(name, torch.from_numpy(values))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of shape (..., U)."""
+        return torch.minimum(self.scale * x + self.offset, self.clip)
 
 
 _MODULES: dict[str, type[nn.Module]] = {

@@ -37,7 +37,8 @@ class FivePeaks:
         """Weighted density of each peak at z, shape `(M,)` to `(5, M)`; the mixture is the sum over peaks."""
         points = np.asarray(z, dtype=np.float64)
         deviations = (points[None, :] - np.asarray(self.means)[:, None]) / self.sigma
-        return self.weight * np.exp(-0.5 * deviations**2) / (self.sigma * math.sqrt(2.0 * math.pi))
+        height = self.weight / (self.sigma * math.sqrt(2.0 * math.pi))
+        return np.asarray(height * np.exp(-0.5 * deviations**2))
 
     def masses_below(self, z: float) -> Floats:
         """Weighted probability that each peak lies below z, shape `(5,)`."""

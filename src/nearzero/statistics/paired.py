@@ -6,6 +6,7 @@ get words, for a table to show in place of NaN. Means and intervals live in `sum
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -88,7 +89,7 @@ def paired_t_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
     return PairedTest(n, centre, float(t), float(2.0 * special.stdtr(n - 1, -abs(t))))
 
 
-def rounding_tolerance(first: NDArray[np.generic], second: NDArray[np.generic]) -> float:
+def rounding_tolerance(first: NDArray[Any], second: NDArray[Any]) -> float:
     """How far two differences first - second may lie apart and still be the same number.
 
     An accuracy is a count over N, k / N, rounded once, and once more where it was turned into percent: a

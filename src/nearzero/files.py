@@ -1,0 +1,91 @@
+"""Files that are whole or not there.
+
+Whatever nearzero writes goes through `atomic`: a process killed at any moment leaves the old file or the new one. What is
+written where is for the callers to say.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from nearzero.errors import InputError
+
+__all__ = ["atomic", "explained", "make_folder", "write_bytes", "write_text"]
+
+_REASONS = {
+    errno.ENOSPC: "no space is left on the device; free some and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EACCES: "permission denied; choose a folder that you can write, or change its permissions",
+    errno.EPERM: "permission denied; choose a folder that you can write, or change its permissions",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a part of the path is a file and not a folder; choose another path",
+    errno.EEXIST: "a file of that name is in the way; choose another path",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter path",
+}
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while `path` is written into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        # HDF5 raises OSError without an errno, the number only in its text
+        number = error.errno or next((n for n in _REASONS if f"errno = {n}," in str(error)), None)
+        reason = _REASONS.get(number or 0, error.strerror or str(error).splitlines()[0])
+        raise InputError(f"can't write {path}: {reason}") from error
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what was written there takes its place when the block ends without error.
+
+    Raises:
+        InputError: the operating system refused (no space, no permission, ...), in one line.
+    """
+    with explained(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o666 & ~_umask())
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a whole text file in UTF-8, atomically."""
+    write_bytes(path, content.encode())
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder and its parents, if they aren't there.
+
+    Raises:
+        InputError: that can't be done, and why.
+    """
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path

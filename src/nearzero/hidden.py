@@ -1,0 +1,158 @@
+"""A network's hidden layer on one set of examples: z computed once, then asked for predictions again and again.
+
+Everything that perturbs the paper's networks goes through here, so that two ways to a response can't give two answers. The loops
+themselves are in `nearzero.kernels`; what the levels mean is in `nearzero.families`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from nearzero.errors import InputError
+from nearzero.kernels.activations import KERNEL_ACTIVATIONS
+from nearzero.kernels.forward import preactivations
+from nearzero.kernels.respond import BLOCK, GROUP, respond, respond_scaled
+from nearzero.networks import TwoLayer
+from nearzero.perturbation import Perturbation
+from nearzero.pixels import Pixels
+from nearzero.ranges import Ranges
+from nearzero.threads import parallel, thread_count
+
+__all__ = ["HiddenLayer"]
+
+Floats = npt.NDArray[np.float32]
+Predictions = npt.NDArray[np.uint16]
+
+
+class HiddenLayer:
+    """The hidden layer of one network on N examples.
+
+    Args:
+        network: the network, with finite weights.
+        inputs: `Pixels`, or an array (N, D) of any number type; uint8 arrays are raw pixels.
+        threads: how many to use; all that this process may use unless given. The results don't depend on it.
+
+    Raises:
+        InputError: inputs of another width than the network's, none at all, or values that aren't finite.
+    """
+
+    def __init__(self, network: TwoLayer, inputs: Pixels | npt.ArrayLike, *, threads: int | None = None) -> None:
+        self.network = network
+        self.threads = thread_count(threads)
+        self.z = _preactivations(network, _as_inputs(inputs), self.threads)
+
+    @cached_property
+    def ranges(self) -> Ranges:
+        """The unit ranges over these examples."""
+        return Ranges.of(self.z, self.network.act)
+
+    @cached_property
+    def unperturbed(self) -> Predictions:
+        """(N,): the predictions of the network as it is."""
+        return self.predict([Perturbation()])[0]
+
+    def predict(self, perturbations: Sequence[Perturbation]) -> Predictions:
+        """(L, N): the class with the greatest logit, the first of equals, under each perturbation.
+
+        A common positive scale of all units, where the activation is positively homogeneous, is taken through to the logits:
+        argmax(s W2 act(z) + b2), one product for all such perturbations.
+        """
+        units = self.network.units
+        parameters = [each.per_unit(units) for each in perturbations]
+        scale, offset, clip = (np.stack(rows) if rows else np.empty((0, units), np.float32) for rows in _columns(parameters))
+        post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
+        out = np.empty((len(perturbations), len(self.z)), np.uint16)
+        common = self._common_scale(scale, offset, clip)
+        closed = ~np.isnan(common)
+        self._run(respond_scaled, (common[closed],), out, closed)
+        rest = ~closed
+        flat = (scale[rest].ravel(), offset[rest].ravel(), clip[rest].ravel(), post[rest])
+        self._run(respond, flat, out, rest)
+        return out
+
+    def _run(self, kernel, arguments, out, rows) -> None:  # type: ignore[no-untyped-def]
+        """Let a kernel fill the given rows of `out`, threads sharing the blocks of examples."""
+        if not rows.any():
+            return
+        act = KERNEL_ACTIVATIONS[self.network.activation]
+        blocks = -(-len(self.z) // BLOCK)
+        part = np.empty((int(rows.sum()), out.shape[1]), np.uint16)
+        edges = np.linspace(0, blocks, 4 * self.threads + 1).astype(int)
+
+        def work(index: int) -> None:
+            kernel(act, self._blocked, *arguments, *self._readout, part, edges[index], edges[index + 1])
+
+        parallel(work, range(4 * self.threads), self.threads)
+        out[rows] = part
+
+    def _common_scale(self, scale: Floats, offset: Floats, clip: Floats) -> Floats:
+        """(L,): the scale that all units share where a perturbation is nothing but that; else NaN.
+
+        Units that are silent on these examples (act(z) = 0 for all of them) may have any other positive scale.
+        """
+        speaking = (self.ranges.post.minimum != 0) | (self.ranges.post.maximum != 0)
+        if not self.network.act.homogeneous or not speaking.any():
+            return np.full(len(scale), np.nan, np.float32)
+        first = scale[:, int(speaking.argmax())]
+        plain = (offset == 0).all(axis=1) & (clip == np.inf).all(axis=1) & (scale > 0).all(axis=1)
+        same = (scale[:, speaking] == first[:, None]).all(axis=1)
+        return np.where(plain & same, first, np.float32(np.nan))
+
+    @cached_property
+    def _blocked(self) -> Floats:
+        """z as flat (blocks, U, 32): the same unit of 32 examples side by side; the last block is padded with 0."""
+        examples, units = self.z.shape
+        blocks = -(-examples // BLOCK)
+        padded = np.zeros((blocks, units, BLOCK), np.float32)
+        whole = examples // BLOCK
+        padded[:whole] = self.z[: whole * BLOCK].reshape(whole, BLOCK, units).transpose(0, 2, 1)
+        if whole < blocks:
+            padded[whole, :, : examples - whole * BLOCK] = self.z[whole * BLOCK :].T
+        return padded.ravel()
+
+    @cached_property
+    def _readout(self) -> tuple[Floats, Floats]:
+        """W2 as flat (groups, U, 10) and b2 as flat (groups, 10); classes that fill up the last group never win."""
+        classes, units = self.network.w2.shape
+        groups = -(-classes // GROUP)
+        w2 = np.zeros((groups * GROUP, units), np.float32)
+        b2 = np.full(groups * GROUP, -np.inf, np.float32)
+        w2[:classes], b2[:classes] = self.network.w2, self.network.b2
+        return np.ascontiguousarray(w2.reshape(groups, GROUP, units).transpose(0, 2, 1)).ravel(), b2
+
+
+def _columns(parameters: list[tuple[Floats, ...]]) -> list[list[Floats]]:
+    return [[each[column] for each in parameters] for column in range(3)]
+
+
+def _as_inputs(inputs: Pixels | npt.ArrayLike) -> Pixels | Floats:
+    if isinstance(inputs, Pixels):
+        return inputs
+    if hasattr(inputs, "detach"):
+        inputs = inputs.detach().cpu().numpy()
+    array = np.asarray(inputs)
+    if array.ndim > 2:
+        array = array.reshape(len(array), -1)
+    if array.ndim != 2 or not len(array):
+        raise InputError(f"inputs must be an array (examples, inputs) with at least one example; got shape {array.shape}")
+    if array.dtype == np.uint8:
+        return Pixels(array)
+    if not (np.issubdtype(array.dtype, np.number) and np.isrealobj(array)):
+        raise InputError(f"inputs must be numbers; got {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _preactivations(network: TwoLayer, inputs: Pixels | Floats, threads: int) -> Floats:
+    """z = w1 x + b1, (N, U)."""
+    width = (inputs.values if isinstance(inputs, Pixels) else inputs).shape[1]
+    if width != network.inputs:
+        raise InputError(f"inputs have {width} values an example, but the network takes {network.inputs}")
+    if isinstance(inputs, Pixels):
+        return preactivations(network.w1, network.b1, inputs, threads=threads)
+    z = inputs @ network.w1.T
+    z += network.b1
+    return z

@@ -1,0 +1,165 @@
+"""Pre-activations: z = W1 x + b1 for whole data sets, the same to the last bit whichever path asks for them.
+
+For each example and unit the sum starts from b1 and goes over the pixels, ascending, by fused multiply-adds. Zero pixels add
+nothing, so that neither the partner an example is paired with, nor its tile, batch or thread, can be seen in the result.
+The affine map of `Pixels` is folded into the weights first (`fold`). `preactivations` is what the rest of the package
+calls; training runs the loops beneath it tile by tile and never writes z out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from nearzero.errors import InputError
+from nearzero.kernels.layout import aligned, by_strip, padded, strip_width
+from nearzero.kernels.registers import axpy_pair
+from nearzero.kernels.simd import fma, jit, load, load_n, splat, store, store_n
+from nearzero.kernels.tiles import TILE, build_tile, check_inputs, tile_scratch
+from nearzero.pixels import Pixels
+from nearzero.threads import parallel, thread_count
+
+__all__ = ["fold", "forward_tile", "preactivations"]
+
+CHUNK = 16  # tiles that a thread takes at a time
+
+
+@jit
+def _pair_sums(entries, first, last, w, base, width, sums):  # type: ignore[no-untyped-def]
+    for k in range(first, last):
+        entry = np.int64(entries[k])
+        one, two = np.float32(entry & 255), np.float32((entry >> 8) & 255)
+        sums = axpy_pair(one, two, w, base + (entry >> 16) * width, sums)
+    return sums
+
+
+@jit
+def forward_tile(entries, starts, tile, pairs, w, b, inputs, z):  # type: ignore[no-untyped-def]
+    """z of the first `pairs` pairs of tile `tile`, as strips of 64 rows.
+
+    entries, starts: as in `Tiles`; w: strips of `inputs` rows; b: (units,), units a multiple of 16.
+    """
+    unit = 0
+    while unit < b.size:
+        width = strip_width(b.size - unit)
+        base = unit * inputs
+        for pair in range(pairs):
+            first, last = starts[tile * 32 + pair], starts[tile * 32 + pair + 1]
+            at = unit * 64 + 2 * pair * width
+            if width == 128:
+                bias = load_n(b, unit, 8)
+                store_n(z, at, _pair_sums(entries, first, last, w, base, 128, bias + bias))
+            elif width == 64:
+                bias = load_n(b, unit, 4)
+                store_n(z, at, _pair_sums(entries, first, last, w, base, 64, bias + bias))
+            elif width == 32:
+                bias = load_n(b, unit, 2)
+                store_n(z, at, _pair_sums(entries, first, last, w, base, 32, bias + bias))
+            else:
+                bias = load_n(b, unit, 1)
+                store_n(z, at, _pair_sums(entries, first, last, w, base, 16, bias + bias))
+        unit += width
+
+
+@jit
+def fold(w, b, inputs, gain, shift, folded_w, folded_b):  # type: ignore[no-untyped-def]
+    """W1 (g p + s) + b1 = (g W1) p + (b1 + s W1 1): write the weights and biases that whole-number pixels see.
+
+    w, folded_w: strips of `inputs` rows; b, folded_b: (units,); gain, shift: float32.
+    """
+    g, s = splat(gain), splat(shift)
+    unit = 0
+    while unit < b.size:
+        width = strip_width(b.size - unit)
+        for lane in range(0, width, 16):
+            total = splat(np.float32(0.0))
+            for p in range(inputs):
+                at = unit * inputs + p * width + lane
+                weight = load(w, at)
+                total = total + weight
+                store(folded_w, at, g * weight)
+            store(folded_b, unit + lane, fma(s, total, load(b, unit + lane)))
+        unit += width
+
+
+@jit
+def _write_rows(z, units, all_units, order, first, count, out):  # type: ignore[no-untyped-def]
+    """Copy a tile's strips to rows ``order[first : first + count]`` of `out`, flat (N, units)."""
+    unit = 0
+    while unit < all_units:
+        width = strip_width(all_units - unit)
+        for k in range(count):
+            to = np.int64(order[first + k]) * units + unit
+            at = unit * 64 + k * width
+            for lane in range(0, width, 16):
+                if unit + lane + 16 <= units:
+                    store(out, to + lane, load(z, at + lane))
+                else:
+                    for i in range(lane, units - unit):
+                        out[to + i] = z[at + i]
+        unit += width
+
+
+@jit
+def _forward_rows(tile, values, order, first, last, w, b, units, z, out):  # type: ignore[no-untyped-def]
+    """z of tiles `first` to `last` (excluded), each built here, written to `out`."""
+    for t in range(first, last):
+        count = min(64, order.size - t * 64)
+        build_tile(tile, values, order, t * 64, count, False)
+        forward_tile(tile.entries, tile.starts, 0, (count + 1) // 2, w, b, values.shape[1], z)
+        _write_rows(z, units, b.size, order, t * 64, count, out)
+
+
+def preactivations(
+    w1: npt.NDArray[np.float32],
+    b1: npt.NDArray[np.float32],
+    pixels: Pixels,
+    *,
+    order: npt.NDArray[np.int32] | None = None,
+    threads: int | None = None,
+) -> npt.NDArray[np.float32]:
+    """z = w1 x + b1 of every example: (N, U) float32.
+
+    Args:
+        w1: (U, D) float32.
+        b1: (U,) float32.
+        pixels: N examples of D pixels.
+        order: (N,) which examples stand side by side; one of `similar_order` makes this a quarter faster, and changes no bit.
+        threads: how many to use; all that this process may use unless given.
+
+    Raises:
+        InputError: shapes that don't fit each other.
+    """
+    examples, inputs = pixels.values.shape
+    if w1.ndim != 2 or w1.shape[1] != inputs or b1.shape != w1.shape[:1]:
+        raise InputError(
+            f"shapes don't fit: w1 {w1.shape}, b1 {b1.shape}, pixels {pixels.values.shape}; needed are (U, D), (U,), (N, D)"
+        )
+    check_inputs(inputs)
+    threads = thread_count(threads)
+    w, b = folded_weights(w1, b1, pixels)
+    if order is None:
+        order = np.arange(examples, dtype=np.int32)
+    units = len(b1)
+    out = np.empty(examples * units, np.float32)
+    tiles = -(-examples // TILE)
+
+    def work(first: int) -> None:
+        z = aligned(TILE * b.size)
+        last = min(first + CHUNK, tiles)
+        _forward_rows(tile_scratch(inputs), pixels.values, order, first, last, w, b, units, z, out)
+
+    parallel(work, range(0, tiles, CHUNK), threads)
+    return out.reshape(examples, units)
+
+
+def folded_weights(
+    w1: npt.NDArray[np.float32], b1: npt.NDArray[np.float32], pixels: Pixels
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The weights (strips of D rows) and biases (padded) that `pixels.values` are multiplied by."""
+    w = by_strip(np.ascontiguousarray(w1.T, dtype=np.float32))
+    b = aligned(padded(len(b1)))
+    b[: len(b1)] = b1
+    if (pixels.gain, pixels.shift) != (1.0, 0.0):
+        fold(w, b, w1.shape[1], np.float32(pixels.gain), np.float32(pixels.shift), w, b)
+    return w, b

@@ -1,0 +1,81 @@
+"""How weights lie in memory while kernels work on them.
+
+Units are cut into *strips* of 128, 64, 32 and 16: as many sums as registers hold. A strip is a network of its own
+until the classes are summed: its weights, pre-activations and gradients lie together, pixel by pixel (or example by
+example, class by class), one row of the strip's width each. So no stride grows with the number of units, and any
+number of units, padded with silent ones to a multiple of 16, comes to a few strips.
+
+A flat array that holds rows of all units has strip s, which begins at unit u, at ``u * rows``; row r of it at
+``u * rows + r * width``. Everything is aligned to cache lines: loads that straddle two of them cost half the speed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nearzero.kernels.simd import LANES, jit
+
+__all__ = ["STRIPS", "aligned", "by_strip", "from_strips", "padded", "strip_width", "strips", "to_strips"]
+
+Floats = npt.NDArray[np.float32]
+
+STRIPS = (128, 64, 32, 16)
+
+
+def padded(count: int) -> int:
+    """`count`, rounded up to a multiple of sixteen."""
+    return -(-count // LANES) * LANES
+
+
+@jit
+def strip_width(units):  # type: ignore[no-untyped-def]
+    """The width of the next strip when `units` units, a multiple of sixteen, are left."""
+    if units >= 128:
+        return 128
+    if units >= 64:
+        return 64
+    return 32 if units >= 32 else 16
+
+
+def strips(units: int) -> list[tuple[int, int]]:
+    """(first unit, width) of every strip; the last one may reach beyond `units`."""
+    found, first = [], 0
+    while first < padded(units):
+        width = next(each for each in STRIPS if each <= padded(units) - first)
+        found.append((first, width))
+        first += width
+    return found
+
+
+def aligned(size: int, dtype: Any = np.float32) -> Any:
+    """A flat array of zeros that begins at a cache line."""
+    itemsize = np.dtype(dtype).itemsize
+    memory = np.zeros(size * itemsize + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size * itemsize].view(dtype)
+
+
+def to_strips(rows: Floats, out: Floats) -> None:
+    """Write (rows, units) into a flat array of strips; padded units stay as they are."""
+    count, units = rows.shape
+    for first, width in strips(units):
+        inside = min(width, units - first)
+        out[first * count : (first + width) * count].reshape(count, width)[:, :inside] = rows[:, first : first + inside]
+
+
+def from_strips(flat: Floats, out: Floats) -> None:
+    """The reverse of `to_strips`: fill `out`, (rows, units)."""
+    count, units = out.shape
+    for first, width in strips(units):
+        inside = min(width, units - first)
+        out[:, first : first + inside] = flat[first * count : (first + width) * count].reshape(count, width)[:, :inside]
+
+
+def by_strip(rows: Floats) -> Floats:
+    """(rows, units) as a new flat array of strips, padded with zeros."""
+    flat: Floats = aligned(rows.shape[0] * padded(rows.shape[1]))
+    to_strips(rows, flat)
+    return flat

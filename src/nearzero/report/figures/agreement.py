@@ -1,0 +1,129 @@
+"""Figure 4: every measured accuracy over the published one, and what is left between them."""
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nearzero.paper import published
+from nearzero.report.comparison import POINTS, STANDARD_ERRORS, Comparison, compare_baseline, verdict
+from nearzero.report.figures.style import INK, PALE, add_notices, colours, styled
+from nearzero.report.results import StudyResults, display_name, networks
+
+__all__ = ["agreement_figure"]
+
+_KINDS = {
+    "train_accuracy": ("D", "table 1"),
+    "test_accuracy": ("D", "table 1"),
+    "scale": ("o", "table 2, scale"),
+    "clip": ("s", "table 3, clip"),
+    "offset": ("^", "table 4, offset"),
+}
+
+
+def agreement_figure(study: StudyResults) -> Figure:
+    """Measured over published mean accuracy of tables 1 to 4, and the differences below.
+
+    Bars in the lower panel: 3 standard errors of the difference. Shaded: 1.5 points. Rows of tables 2 to 4
+    that are in neither are filled. The inset enlarges the crowded corner.
+    """
+    with styled():
+        figure = Figure(figsize=(3.5, 4.7), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
+        rows = _rows(study)
+        above.set(ylabel="measured accuracy (%)", xlim=(0, 102), ylim=(0, 102))
+        below.set(xlabel="published accuracy (%)", ylabel="difference (points)")
+        below.axhspan(-POINTS, POINTS, color="#EDEDED", linewidth=0)
+        below.axhline(0, color=PALE, linewidth=0.7)
+        inset = above.inset_axes((0.60, 0.08, 0.38, 0.38))
+        inset.tick_params(labelsize=5.5)
+        inset.set(xlim=(94, 100.5), ylim=(94, 100.5), xticks=(94, 97, 100), yticks=(94, 97, 100))
+        for axes in (above, below, inset):
+            axes.grid(True)
+        for axes in (above, inset):
+            axes.plot([0, 102], [0, 102], color=PALE, linewidth=0.7, zorder=1)
+        _draw(above, inset, below, rows, colours(networks(study)))
+        _limits(below, rows)
+        found = verdict(study)
+        count = f"{len(found.agreeing)} of {len(found.comparisons)}"
+        below.set_title(
+            f"{count} within ±{POINTS:g} points (shaded) or ±{STANDARD_ERRORS:g} s.e. (bars)", fontsize=6.5
+        )
+        if rows:
+            above.legend(handles=_keys(study), loc="upper left")
+        else:
+            above.text(0.5, 0.6, "nothing published to compare", ha="center", transform=above.transAxes)
+        add_notices(figure, study.notices)
+    return figure
+
+
+def _rows(study: StudyResults) -> list[Comparison]:
+    """Every accuracy of tables 1 to 4 that was measured."""
+    rows = list(verdict(study).comparisons)
+    for network in networks(study):
+        if network in published().baseline:
+            rows += [row for row in compare_baseline(study, network) if row.quantity in _KINDS]
+    return [row for row in rows if row.is_measured]
+
+
+def _draw(above: Axes, inset: Axes, below: Axes, rows: list[Comparison], colour_of: dict[str, str]) -> None:
+    for row in rows:
+        colour = colour_of[row.network]
+        (marker, _), filled = _KINDS[row.quantity], row.level is not None and not row.agrees
+        for axes, y in ((above, row.published + row.difference), (below, row.difference)):
+            for panel in (axes, inset) if axes is above else (axes,):
+                _mark(panel, row.published, y, marker, colour, filled=filled)
+        if math.isfinite(row.standard_error):
+            half = STANDARD_ERRORS * row.standard_error
+            ends = [row.difference - half, row.difference + half]
+            below.plot([row.published] * 2, ends, color=colour, linewidth=0.5, alpha=0.6)
+
+
+def _mark(axes: Axes, x: float, y: float, marker: str, colour: str, *, filled: bool) -> None:
+    axes.plot(
+        [x],
+        [y],
+        marker=marker,
+        linestyle="none",
+        markersize=3.2,
+        markeredgewidth=0.7,
+        markeredgecolor=colour,
+        markerfacecolor=colour if filled else "none",
+    )
+
+
+def _limits(below: Axes, rows: list[Comparison]) -> None:
+    """Room for every difference and its bar, even to both sides."""
+    reach = [2.0 * POINTS]
+    for row in rows:
+        error = row.standard_error if math.isfinite(row.standard_error) else 0.0
+        reach.append(abs(row.difference) + STANDARD_ERRORS * error)
+    below.set_ylim(-1.05 * max(reach), 1.05 * max(reach))
+
+
+def _keys(study: StudyResults) -> list[Line2D]:
+    keys = [
+        Line2D([], [], color=colour, label=display_name(network))
+        for network, colour in colours(networks(study)).items()
+        if network in published().baseline
+    ]
+    kinds = [(marker, label, "none") for marker, label in dict.fromkeys(_KINDS.values())]
+    if verdict(study).differing:
+        kinds.append(("o", "outside both", INK))
+    for marker, label, face in kinds:
+        keys.append(
+            Line2D(
+                [],
+                [],
+                color=INK,
+                marker=marker,
+                linestyle="none",
+                markersize=3.4,
+                markerfacecolor=face,
+                markeredgecolor=INK,
+                markeredgewidth=0.7,
+                label=label,
+            )
+        )
+    return keys

@@ -1,0 +1,127 @@
+"""Figures 2 and 3: five feature peaks before and after a unit, from the exact densities of `nearzero.paper`.
+
+A row per unit: on the left the density of the linear feature z with the unit's boundary, on the right the
+density of what the unit puts out, with the probability of exactly zero as a bar. They need no study, and so
+carry none of its notices.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nearzero.paper import FIGURE_2, FIGURE_3, PeakUnit
+from nearzero.report.figures.style import INK, colours, signed, styled
+from nearzero.report.results import Floats, display_name
+
+__all__ = ["activations_figure", "offsets_figure"]
+
+# One colour per peak, the same before and after; the letters tell them apart without colour.
+_PEAKS = ("#4477AA", "#228833", "#AA3377", "#AA8800", "#CC4455")
+_TOP = 1.08
+_POINTS = 801
+_VISIBLE = 1e-3
+_NAMED = 0.1
+
+
+def activations_figure() -> Figure:
+    """Figure 2: what ReLU and Abs make of the peaks, unperturbed."""
+    return _figure(FIGURE_2)
+
+
+def offsets_figure() -> Figure:
+    """Figure 3: the same with the boundary moved to either side by an offset of the other sign."""
+    return _figure(FIGURE_3)
+
+
+def _figure(units: tuple[PeakUnit, ...]) -> Figure:
+    with styled():
+        figure = Figure(figsize=(7.0, 0.55 + 1.35 * len(units)), layout="constrained")
+        panels = figure.subplots(
+            len(units), 2, sharex="col", sharey=True, squeeze=False, width_ratios=(1.3, 1)
+        )
+        for unit, (before, after) in zip(units, panels, strict=True):
+            _before(before, unit)
+            _after(after, unit)
+        panels[-1, 0].set_xlabel("linear feature z")
+        panels[-1, 1].set_xlabel("activation a")
+    return figure
+
+
+def _before(axes: Axes, unit: PeakUnit) -> None:
+    z = np.linspace(-4.4, 5.2, _POINTS)
+    _fill(axes, z, unit.peaks.densities(z))
+    axes.axvline(unit.boundary, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+    axes.text(unit.boundary + 0.12, _TOP - 0.04, f"boundary {signed(unit.boundary)}", va="top")
+    for name, centre, colour in zip(unit.peaks.names, unit.peaks.means, _PEAKS, strict=True):
+        _letter(axes, centre, 0.42, name, colour)
+    words = "no offset (level 0)"
+    if unit.offset:
+        words = f"offset {signed(unit.offset)} (level {signed(100 * unit.level)} %)"
+    name = display_name(unit.activation)
+    axes.set_title(f"{name}, {words}", color=colours([unit.activation])[unit.activation])
+    axes.set(xlim=(z[0], z[-1]), ylim=(0, _TOP), ylabel="density")
+    axes.set_xticks(range(-4, 6))
+
+
+def _after(axes: Axes, unit: PeakUnit) -> None:
+    a = np.linspace(0.0, 5.8, _POINTS)
+    densities, masses = unit.densities(a), unit.masses_at_zero()
+    _fill(axes, a, densities)
+    _bar(axes, unit, masses)
+    for name, colour, place, height in _modes(unit, a, densities, masses):
+        _letter(axes, place, height + 0.02, name, colour)
+    total = masses.sum()
+    axes.text(0.16, _TOP - 0.04, f"mass at zero {total:.3f}" if total else "no mass at zero", va="top")
+    axes.set(xlim=(-0.45, a[-1]), title=f"after {display_name(unit.activation)}")
+    axes.set_xticks(range(6))
+
+
+def _bar(axes: Axes, unit: PeakUnit, masses: Floats) -> None:
+    """Stack the peaks' masses at zero, each with its letter on the left."""
+    ends = masses.cumsum()
+    for name, mass, end, colour in zip(unit.peaks.names, masses, ends, _PEAKS, strict=True):
+        if mass > _VISIBLE:
+            axes.bar(
+                0.0,
+                mass,
+                width=0.16,
+                bottom=end - mass,
+                color=colour,
+                edgecolor="white",
+                linewidth=0.4,
+                zorder=3,
+            )
+        if mass > _NAMED:
+            axes.text(-0.14, end - mass / 2, name, ha="right", va="center", color=colour, fontweight="bold")
+
+
+def _modes(
+    unit: PeakUnit, a: Floats, densities: Floats, masses: Floats
+) -> Iterator[tuple[str, str, float, float]]:
+    """Name, colour, place and height of each peak not in the bar; those on one place stand side by side."""
+    kept = [k for k, mass in enumerate(masses) if mass <= _NAMED]
+    places = {k: int(densities[k].argmax()) for k in kept}
+    for k in kept:
+        beside = [other for other in kept if abs(a[places[other]] - a[places[k]]) < unit.peaks.sigma]
+        shift = 0.2 * (beside.index(k) - (len(beside) - 1) / 2)
+        yield (
+            unit.peaks.names[k],
+            _PEAKS[k],
+            float(a[places[k]]) + shift,
+            float(densities[:, places[k]].sum()),
+        )
+
+
+def _letter(axes: Axes, x: float, y: float, name: str, colour: str) -> None:
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    axes.text(x, y, name, ha="center", va="bottom", color=colour, fontweight="bold", bbox=box)
+
+
+def _fill(axes: Axes, x: Floats, densities: Floats) -> None:
+    """Fill the peaks one on the other, so that they add up to the line, the density of the mixture."""
+    tops = densities.cumsum(axis=0)
+    for top, density, colour in zip(tops, densities, _PEAKS, strict=True):
+        axes.fill_between(x, top - density, top, density > 1e-5, color=colour, alpha=0.3, linewidth=0)
+    axes.plot(x, tops[-1], color=INK, linewidth=0.8)

@@ -1,0 +1,113 @@
+"""Figure 1: accuracy against level, intensity families on the left, the offset family on the right."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from nearzero.paper import published
+from nearzero.report.figures.style import INK, add_notices, colours, styled
+from nearzero.report.results import StudyResults, curve, display_name, families, networks, unperturbed
+from nearzero.statistics import count, mean, t_interval
+
+__all__ = ["response_figure"]
+
+_LINES: dict[str, Any] = {"scale": "-", "clip": (0, (3.2, 1.6)), "offset": "-"}
+_MARKERS = {"scale": "o", "clip": "s", "offset": "o"}
+
+
+def response_figure(study: StudyResults) -> Figure:
+    """Mean accuracy over runs with its 95 % t band, and the published means as open markers.
+
+    (a) intensity scale (solid) and clip (dashed), levels 0 to 120 %; (b) distance offset, -200 to 100 %.
+    """
+    with styled():
+        figure = Figure(figsize=(7.0, 2.75), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        _panel(left, study, ("scale", "clip"), (0.0, 120.0), "(a) Intensity: scale and clip")
+        _panel(right, study, ("offset",), (-200.0, 100.0), "(b) Distance: offset")
+        left.set_ylabel("train accuracy (%)")
+        left.legend(handles=_keys(study), loc="lower right", ncols=1)
+        add_notices(figure, study.notices)
+    return figure
+
+
+def _panel(
+    axes: Axes, study: StudyResults, wanted: tuple[str, ...], limits: tuple[float, float], title: str
+) -> None:
+    axes.set(title=title, xlabel="level (%)", xlim=limits, ylim=(0.0, 102.0))
+    axes.set_xticks(np.arange(limits[0], limits[1] + 1, 20 if limits[0] == 0 else 50))
+    axes.set_yticks(range(0, 101, 20))
+    axes.grid(True)
+    swept = [family for family in wanted if family in families(study)]
+    for family in swept:
+        for network, colour in colours(networks(study)).items():
+            _draw_curve(axes, study, network, family, colour)
+            _draw_published(axes, network, family, colour, limits)
+    if not swept:
+        axes.text(0.5, 0.5, "not swept", ha="center", va="center", transform=axes.transAxes)
+
+
+def _draw_curve(axes: Axes, study: StudyResults, network: str, family: str, colour: str) -> None:
+    grid = curve(study, network, family)
+    finite = np.isfinite(grid.levels)
+    levels, accuracy = 100.0 * grid.levels[finite], grid.accuracy[finite]
+    low, high = t_interval(accuracy)
+    axes.fill_between(levels, low, high, color=colour, alpha=0.22, linewidth=0)
+    axes.plot(levels, mean(accuracy), color=colour, linestyle=_LINES[family], label=f"{network} {family}")
+
+
+def _draw_published(axes: Axes, network: str, family: str, colour: str, limits: tuple[float, float]) -> None:
+    points = [
+        (100.0 * row.level, row.networks[network].accuracy)
+        for row in published().families[family]
+        if network in row.networks and limits[0] <= 100.0 * row.level <= limits[1]
+    ]
+    if points:
+        axes.plot(
+            *zip(*points, strict=True),
+            marker=_MARKERS[family],
+            linestyle="none",
+            markersize=2.8,
+            markerfacecolor="white",
+            markeredgecolor=colour,
+            markeredgewidth=0.7,
+            clip_on=False,
+            zorder=4,
+            label=f"{network} {family} published",
+        )
+
+
+def _keys(study: StudyResults) -> list[Line2D | Patch]:
+    """A key per network, one per family of panel (a), one for the band and one for the published points."""
+    keys: list[Line2D | Patch] = []
+    runs = study.response.sizes["run"]
+    for network, colour in colours(networks(study)).items():
+        finite = int(count(unperturbed(study, network)))
+        label = (
+            display_name(network) if finite == runs else f"{display_name(network)} ({finite} of {runs} runs)"
+        )
+        keys.append(Line2D([], [], color=colour, label=label))
+    keys.extend(
+        Line2D([], [], color=INK, linestyle=_LINES[family], label=family)
+        for family in ("scale", "clip")
+        if family in families(study)
+    )
+    keys.append(Patch(facecolor=INK, alpha=0.22, label="95 % interval"))
+    keys.append(
+        Line2D(
+            [],
+            [],
+            color=INK,
+            marker="o",
+            linestyle="none",
+            markersize=3.2,
+            markerfacecolor="white",
+            markeredgewidth=0.7,
+            label="published",
+        )
+    )
+    return keys

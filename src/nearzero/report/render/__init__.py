@@ -1,0 +1,11 @@
+"""One table, four looks: `terminal` (rich), `markdown`, `delimited` (CSV) and `latex`.
+
+A renderer turns a `Table` into text and decides nothing about its contents. The terminal's is not imported
+here, so that writing files needs no rich.
+"""
+
+from nearzero.report.render.delimited import to_csv
+from nearzero.report.render.latex import to_latex
+from nearzero.report.render.markdown import to_markdown
+
+__all__ = ["to_csv", "to_latex", "to_markdown"]

@@ -1,0 +1,51 @@
+"""A table as CSV: for programs, so every number at full precision and no line that is not data.
+
+Notices, which the other forms put at the head, are a column here. Levels are fractions, and empty at the
+identity; accuracies are in percent, as the column names say.
+"""
+
+import csv
+import io
+
+from nearzero.report.table import Cell, Column, Level, Number, Span, Table, TAndP
+
+__all__ = ["to_csv"]
+
+Field = str | int | float | None
+
+
+def to_csv(table: Table) -> str:
+    """The table as RFC 4180 text with line feeds, a header line and one line per row."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*(name for column in table.columns for name in _names(column)), "notice"])
+    notice = " | ".join(table.notices)
+    for row in table.rows:
+        fields = [
+            field for column, cell in zip(table.columns, row, strict=True) for field in _fields(column, cell)
+        ]
+        writer.writerow([*fields, notice])
+    return buffer.getvalue()
+
+
+def _names(column: Column) -> list[str]:
+    end = f"_{column.unit}" if column.unit else ""
+    if column.kind == "interval":
+        return [f"{column.name}_low{end}", f"{column.name}_high{end}"]
+    if column.kind == "test":
+        return [f"{column.name}_{part}" for part in ("t", "p", "n", "words")]
+    return [column.name + end]
+
+
+def _fields(column: Column, cell: Cell) -> list[Field]:
+    match cell:
+        case None:
+            return [None] * len(_names(column))
+        case Number(value=value) | Level(value=value):
+            return [value]
+        case Span(low=low, high=high):
+            return [low, high]
+        case TAndP(t=t, p=p, n=n, words=words):
+            return [t, p, n, words]
+        case _:
+            return [cell]

@@ -1,0 +1,43 @@
+"""A table as Markdown, for a repository's pages: a heading, its notices, a pipe table, its caption."""
+
+from nearzero.report.table import MISSING, Cell, Column, Table, TAndP, p_text, t_text
+
+__all__ = ["to_markdown"]
+
+
+def to_markdown(table: Table) -> str:
+    """The table as GitHub-flavoured Markdown; a test takes two columns, its words the first of them."""
+    heads = [name for column in table.columns for name in _heads(column)]
+    rules = ["---" if column.kind == "text" else "---:" for column in table.columns for _ in _heads(column)]
+    lines = [f"## {table.title}", ""]
+    for notice in table.notices:
+        lines += [f"> **Notice:** {notice}", ""]
+    lines += [_line(heads), _line(rules)]
+    for row in table.rows:
+        lines.append(
+            _line(
+                [
+                    text
+                    for column, cell in zip(table.columns, row, strict=True)
+                    for text in _texts(column, cell)
+                ]
+            )
+        )
+    return "\n".join([*lines, "", table.caption, ""])
+
+
+def _line(fields: list[str]) -> str:
+    escaped = (field.replace("|", "\\|") for field in fields)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _heads(column: Column) -> list[str]:
+    return [f"t {column.header}", f"p {column.header}"] if column.kind == "test" else [column.header]
+
+
+def _texts(column: Column, cell: Cell) -> list[str]:
+    if isinstance(cell, TAndP):
+        if cell.t is None or cell.p is None:
+            return [cell.words, MISSING]
+        return [t_text(cell.t), p_text(cell.p)]
+    return [MISSING if cell is None else str(cell)] * len(_heads(column))

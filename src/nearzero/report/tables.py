@@ -1,0 +1,268 @@
+"""Tables 1 to 4 of the paper, from a study, with the published number beside every measured one.
+
+Each function returns a `Table`; how it looks is decided in `render`, what agrees in `comparison`. Both
+t-test baselines are always there: the identity, which answers the question, and entry 50 of the grid, which
+the published tests used.
+"""
+
+from collections.abc import Iterator
+
+from nearzero.paper import published
+from nearzero.report.captions import (
+    baseline_caption,
+    differing_caption,
+    heldout_caption,
+    response_caption,
+)
+from nearzero.report.comparison import Comparison, compare_baseline, compare_responses, verdict
+from nearzero.report.results import (
+    Curve,
+    Floats,
+    StudyResults,
+    curve,
+    display_name,
+    families,
+    final_values,
+    networks,
+    splits,
+    unperturbed,
+)
+from nearzero.report.table import Cell, Column, Level, Number, Span, Table, TAndP
+from nearzero.statistics import Summary, paired_t_test, summarise
+
+__all__ = [
+    "baseline_table",
+    "differing_table",
+    "heldout_table",
+    "response_table",
+    "tables",
+]
+
+_NUMBERS = {"scale": 2, "clip": 3, "offset": 4}
+_FAMILIES = {"scale": "Intensity scale", "clip": "Intensity clip", "offset": "Distance offset"}
+_QUANTITIES = {
+    "train_accuracy": "train accuracy, %",
+    "test_accuracy": "test accuracy, %",
+    "loss": "loss, nats",
+}
+
+_MEASURED = (
+    Column("network", "network", kind="text"),
+    Column("level", "level, %", "level\n%"),
+    Column("grid_level", "grid, %", "grid\n%", spare=1),
+    Column("n", "n", kind="count"),
+    Column("accuracy", "accuracy, %", "acc.\n%", unit="percent"),
+    Column("sd_ddof1", "sd", unit="percent", spare=4),
+    Column("interval95", "95 % interval", "95 %\ninterval", kind="interval", unit="percent", spare=3),
+)
+_PUBLISHED = (
+    Column("published_accuracy", "published, %", "publ.\n%", unit="percent"),
+    Column("difference", "difference", "diff.", unit="points"),
+    Column("difference_standard_errors", "in s.e.", "in\ns.e.", spare=6),
+)
+_IDENTITY = Column("identity", "vs identity", "t, p\nvs identity", kind="test")
+_ENTRY = Column("entry50", "vs entry 50", "t, p\nvs entry 50", kind="test", spare=2)
+_PUBLISHED_TEST = Column("published", "published", "t, p\npublished", kind="test", spare=5)
+_BASELINE = (
+    Column("network", "network", kind="text"),
+    Column("quantity", "quantity", kind="text"),
+    Column("n", "n", kind="count"),
+    Column("mean", "mean"),
+    Column("sd_ddof0", "sd"),
+    Column("interval95", "95 % interval", kind="interval"),
+    Column("published_mean", "published mean", "published\nmean"),
+    Column("published_sd_ddof0", "published sd", "published\nsd", spare=1),
+    Column("difference", "difference"),
+    Column("difference_standard_errors", "in s.e.", spare=2),
+)
+_DIFFERING = (
+    Column("network", "network", kind="text"),
+    Column("family", "family", kind="text"),
+    Column("level", "level, %"),
+    Column("grid_level", "grid, %"),
+    Column("published_accuracy", "published, %", unit="percent"),
+    Column("measured_accuracy", "measured, %", unit="percent"),
+    Column("difference", "difference", unit="points"),
+    Column("difference_standard_errors", "in s.e."),
+)
+
+
+def tables(study: StudyResults) -> tuple[Table, ...]:
+    """Every table of a study: 1, those of 2 to 4 that were swept, the same held out, and what differs."""
+    swept = [family for family in _NUMBERS if family in families(study)]
+    heldout = [heldout_table(study, family) for family in swept if "test" in splits(study)]
+    responses = [response_table(study, family) for family in swept]
+    return (baseline_table(study), *responses, *heldout, differing_table(study))
+
+
+def baseline_table(study: StudyResults) -> Table:
+    """Table 1: accuracy and loss at the end of training, a row per network and quantity."""
+    rows = [
+        _baseline_row(study, network, quantity)
+        for network in networks(study)
+        for quantity in _QUANTITIES
+        if quantity in study.history
+    ]
+    return Table(
+        name="table1_baseline",
+        title=f"Table 1. Baseline: {study.title}",
+        caption=baseline_caption(study),
+        columns=_BASELINE,
+        rows=tuple(rows),
+        notices=study.notices,
+    )
+
+
+def response_table(study: StudyResults, family: str) -> Table:
+    """Table 2 (scale), 3 (clip) or 4 (offset): the training set at each published level.
+
+    Args:
+        study: what was measured.
+        family: "scale", "clip" or "offset".
+    """
+    rows = [row for network in networks(study) for row in _response_rows(study, network, family)]
+    entry = published().ttest_entry
+    levels = curve(study, networks(study)[0], family).levels
+    place = f" (level {Level(float(levels[entry]))} %)" if entry < len(levels) else ""
+    return Table(
+        name=f"table{_NUMBERS[family]}_{family}",
+        title=f"Table {_NUMBERS[family]}. {_FAMILIES[family]}: {study.title}",
+        caption=response_caption(study, f"entry {entry} of the grid{place}"),
+        columns=(*_MEASURED, *_PUBLISHED, _IDENTITY, _ENTRY, _PUBLISHED_TEST),
+        rows=tuple(rows),
+        notices=study.notices,
+    )
+
+
+def heldout_table(study: StudyResults, family: str) -> Table:
+    """The levels of table 2, 3 or 4 on the test split, against the identity; the paper has nothing of it."""
+    rows: list[tuple[Cell, ...]] = []
+    for network in networks(study):
+        grid, identity = curve(study, network, family, "test"), unperturbed(study, network, "test")
+        name = display_name(network)
+        rows.append((name, Level(None), None, *_summary_cells(summarise(identity)), None))
+        for level in _levels(family):
+            runs, cells = _measured(grid, level)
+            rows.append((name, Level(level), *cells, _test(identity, runs)))
+    return Table(
+        name=f"table{_NUMBERS[family]}_{family}_test",
+        title=f"Table {_NUMBERS[family]}, test set. {_FAMILIES[family]}: {study.title}",
+        caption=heldout_caption(study),
+        columns=(*_MEASURED, _IDENTITY),
+        rows=tuple(rows),
+        notices=study.notices,
+    )
+
+
+def differing_table(study: StudyResults) -> Table:
+    """The rows of tables 2 to 4 that do not agree with the paper, and how many do.
+
+    Rows without a measured value are listed last, where the study has their network and family; the rest
+    of them are counted in the title alone.
+    """
+    found = verdict(study)
+    missing = [
+        row for row in found.unmeasured if row.network in networks(study) and row.quantity in families(study)
+    ]
+    rows = [
+        (
+            display_name(row.network),
+            row.quantity,
+            Level(row.level),
+            None if row.grid_level is None else Level(row.grid_level),
+            Number.of(row.published),
+            None if row.measured is None else Number.of(row.measured.mean),
+            *_difference(row),
+        )
+        for row in (*found.differing, *missing)
+    ]
+    return Table(
+        name="differing_rows",
+        title=f"Rows that differ from the paper: {study.title}. {found}",
+        caption=differing_caption(study),
+        columns=_DIFFERING,
+        rows=tuple(rows),
+        notices=study.notices,
+    )
+
+
+def _baseline_row(study: StudyResults, network: str, quantity: str) -> tuple[Cell, ...]:
+    decimals = 4 if quantity == "loss" else 2
+    summary = summarise(final_values(study, network, quantity))
+    facts = published().baseline.get(network)
+    number = None if facts is None else getattr(facts, quantity.removesuffix("_accuracy"))
+    beside = () if facts is None else compare_baseline(study, network)
+    row = next((row for row in beside if row.quantity == quantity), None)
+    return (
+        display_name(network),
+        _QUANTITIES[quantity],
+        summary.n,
+        Number.of(summary.mean, decimals),
+        Number.of(summary.population_sd, decimals),
+        Span.of(summary, decimals),
+        Number.of(None if number is None else number.mean, decimals),
+        Number.of(None if number is None else number.sd, decimals),
+        *_difference(row, decimals),
+    )
+
+
+def _response_rows(study: StudyResults, network: str, family: str) -> Iterator[tuple[Cell, ...]]:
+    """The unperturbed network, then a row per published level."""
+    name = display_name(network)
+    grid, identity = curve(study, network, family), unperturbed(study, network)
+    entry = grid.entry(published().ttest_entry)
+    measured = _summary_cells(summarise(identity))
+    yield (name, Level(None), None, *measured, None, None, None, None, _test(entry, identity), None)
+    beside = _comparisons(study, network, family)
+    for level in _levels(family):
+        runs, cells = _measured(grid, level)
+        row = beside.get(level)
+        accuracy = None if row is None else Number.of(row.published)
+        tests = (_test(identity, runs), _test(entry, runs), _published_test(network, family, level))
+        yield (name, Level(level), *cells, accuracy, *_difference(row), *tests)
+
+
+def _levels(family: str) -> tuple[float, ...]:
+    return tuple(row.level for row in published().families[family])
+
+
+def _comparisons(study: StudyResults, network: str, family: str) -> dict[float | None, Comparison]:
+    if network not in published().baseline:
+        return {}
+    return {row.level: row for row in compare_responses(study, network, family)}
+
+
+def _measured(grid: Curve, level: float) -> tuple[Floats | None, tuple[Cell, ...]]:
+    """The runs at the grid level nearest this one, and the cells from the grid level to the interval."""
+    index = grid.nearest(level)
+    if index is None:
+        return None, (None, 0, None, None, None)
+    runs = grid.accuracy[index]
+    return runs, (Level(float(grid.levels[index])), *_summary_cells(summarise(runs)))
+
+
+def _summary_cells(summary: Summary) -> tuple[Cell, ...]:
+    return summary.n, Number.of(summary.mean), Number.of(summary.sd), Span.of(summary)
+
+
+def _difference(row: Comparison | None, decimals: int = 2) -> tuple[Cell, ...]:
+    if row is None:
+        return None, None
+    return (
+        Number.of(row.difference, decimals, signed=True),
+        Number.of(row.in_standard_errors, 1, signed=True),
+    )
+
+
+def _test(baseline: Floats | None, runs: Floats | None) -> Cell:
+    if runs is None:
+        return None
+    if baseline is None:
+        return TAndP(None, None, None, "no such entry")
+    return TAndP.of(paired_t_test(baseline, runs))
+
+
+def _published_test(network: str, family: str, level: float) -> Cell:
+    facts = published()
+    response = next(row for row in facts.families[family] if row.level == level).networks.get(network)
+    return None if response is None else TAndP(response.t, response.p, facts.runs)

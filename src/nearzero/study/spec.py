@@ -1,0 +1,216 @@
+"""The spec: everything that a study needs, as plain data.
+
+Defaults, then a preset, then a file, then the command line; unknown keys are refused. The resolved spec is kept with the results as
+`spec.toml`. What is done with it is in `nearzero.study.steps`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nearzero.activations import activation
+from nearzero.errors import InputError
+from nearzero.families import Conduct, make_family
+from nearzero.training.recipe import Recipe
+
+__all__ = ["PRESETS", "Spec", "load_spec", "parse_setting", "read_settings", "resolve", "spec_text"]
+
+Positive = Annotated[int, Field(ge=1)]
+Percent = Annotated[float, Field(gt=0, le=100)]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"batch_size": "all", "evaluate_every": 1, "test_every": 10},
+    "quick": {"batch_size": 256, "evaluate_every": 500, "test_every": 500},
+}
+
+
+class Spec(BaseModel):
+    """A study: networks, how they are trained, and how they are perturbed. All values are resolved.
+
+    Attributes:
+        preset: the preset it was made from.
+        data: a registry name or a folder of IDX files.
+        pixels: "raw" (0 to 255) or "normalized" (pixel / 255, minus mean, over standard deviation).
+        activations: the networks of the study, one for each.
+        units: hidden units.
+        runs, first_seed: run k has seed first_seed + k, for initialisation and batch order.
+        learning_rate, steps, batch_size: plain SGD; a batch size of "all" is the whole training set.
+        evaluate_every: steps between measurements on the whole training set; also at the powers of two below it.
+        test_every: steps between measurements on the whole test set; a multiple of evaluate_every.
+        thresholds: train accuracies in percent whose first reaching is a checkpoint.
+        keep_checkpoints: whether the weights of checkpoints are kept (about 0.4 MB each for the paper's networks).
+        families: what is swept.
+        offset, clip, clip_threshold, range: the conduct, see `nearzero.families.Conduct`.
+        test: whether the test data are swept as well.
+        ttest_baseline: which t-test leads in the tables; both are always shown.
+        device: "cpu", or a PyTorch device for training ("cuda", "cuda:1", "mps").
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    preset: Literal["paper", "quick"] = "quick"
+    data: str = "mnist"
+    pixels: Literal["raw", "normalized"] = "raw"
+    activations: Annotated[tuple[str, ...], Field(min_length=1)] = ("abs", "relu")
+    units: Positive = 128
+    runs: Positive = 20
+    first_seed: Annotated[int, Field(ge=0)] = 0
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
+    steps: Positive = 5000
+    batch_size: Positive | Literal["all"] = 256
+    evaluate_every: Positive = 500
+    test_every: Positive = 500
+    thresholds: tuple[Percent, ...] = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 100)
+    keep_checkpoints: bool = True
+    families: Annotated[tuple[str, ...], Field(min_length=1)] = ("offset", "scale", "clip")
+    offset: Literal["as-run", "as-written", "shift"] = "as-run"
+    clip: Literal["pre", "post"] = "pre"
+    clip_threshold: Literal["min+pr", "pr"] = "min+pr"
+    range: Literal["post", "pre"] = "post"
+    test: bool = False
+    ttest_baseline: Literal["identity", "published"] = "identity"
+    device: str = "cpu"
+
+    @field_validator("activations", "families")
+    @classmethod
+    def _known(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        for name in names:
+            _ = activation(name) if info.field_name == "activations" else make_family(name, Conduct())
+        if len(set(names)) < len(names):
+            raise InputError(f"{info.field_name} names one of them twice: {', '.join(names)}")
+        return names
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, device: str) -> str:
+        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+            raise InputError(f"device must be cpu, cuda, cuda:N or mps; got {device!r}")
+        return device
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Spec:
+        if "offset" in self.families:
+            self.conduct.check(self.activations)
+        if self.test_every % self.evaluate_every:
+            raise InputError(
+                f"test_every must be a multiple of evaluate_every; got {self.test_every} and {self.evaluate_every}"
+            )
+        return self
+
+    @property
+    def conduct(self) -> Conduct:
+        """The reading of the protocol, as the families take it."""
+        return Conduct(self.offset, self.clip, self.clip_threshold, self.range)
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the networks are trained, as the training takes it."""
+        return Recipe(
+            learning_rate=self.learning_rate,
+            steps=self.steps,
+            batch_size=None if self.batch_size == "all" else self.batch_size,
+            evaluate_every=self.evaluate_every,
+            test_every=self.test_every,
+            thresholds=self.thresholds,
+        )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One seed for each run."""
+        return tuple(self.first_seed + run for run in range(self.runs))
+
+
+def resolve(
+    preset: str | None = None, settings: Mapping[str, Any] | None = None, *, origin: str = "the settings"
+) -> Spec:
+    """The complete spec: defaults, then the preset, then `settings`.
+
+    The conduct that isn't given is the published one for ReLU and Abs, and `Conduct.default` for other activations.
+
+    Raises:
+        InputError: an unknown preset or key, or a value that can't be used; `origin` says where it stands.
+    """
+    given = dict(settings or {})
+    preset = preset or given.get("preset", "quick")
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
+    for key in given:
+        if key not in Spec.model_fields:
+            close = difflib.get_close_matches(key, Spec.model_fields, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise InputError(f"unknown key {key!r} in {origin}: {hint}known are {', '.join(Spec.model_fields)}")
+    values: dict[str, Any] = {**PRESETS[preset], **given, "preset": preset}
+    for key in ("activations", "families", "thresholds"):
+        if isinstance(values.get(key), str):
+            values[key] = [each.strip() for each in values[key].split(",") if each.strip()]
+    names = values.get("activations", Spec.model_fields["activations"].default)
+    if isinstance(names, list | tuple) and names:
+        default = Conduct.default(names)
+        values = {"offset": default.offset, "range": default.range, **values}
+    if "evaluate_every" in given and "test_every" not in given:
+        values["test_every"] = given["evaluate_every"]
+    try:
+        return Spec.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_one_line(error, origin)) from error
+
+
+def _one_line(error: ValidationError, origin: str) -> str:
+    """The first of pydantic's complaints, in one line: which key, what was seen, what is wanted."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return f"{message} (in {origin})"
+    key = first["loc"][0]
+    return f"{key} = {first['input']!r} in {origin} can't be used: {message[:1].lower()}{message[1:]}"
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """One ``key=value`` of the command line; the value is read as TOML where it is TOML, and as text otherwise.
+
+    Raises:
+        InputError: there is no "=".
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise InputError(f"a setting is written key=value; got {text!r}")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The keys and values of a spec file, as they stand.
+
+    Raises:
+        InputError: it can't be read or isn't TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} isn't a TOML file: {error}") from error
+
+
+def load_spec(path: Path) -> Spec:
+    """Read and resolve a spec file.
+
+    Raises:
+        InputError: it can't be read, isn't TOML, or holds an unknown key or value.
+    """
+    return resolve(settings=read_settings(path), origin=str(path))
+
+
+def spec_text(spec: Spec) -> str:
+    """The complete spec as TOML; `load_spec` gives it back."""
+    return tomli_w.dumps(spec.model_dump(mode="json"))

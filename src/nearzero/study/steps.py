@@ -1,0 +1,265 @@
+"""The steps of a study: train its networks, sweep them, report.
+
+Each step looks at what is there and does what is missing, so an interrupted step is taken up by calling it again. Arithmetic
+is elsewhere (`nearzero.training`, `nearzero.sweep`), and so are files (`nearzero.study.store`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from nearzero.activations import activation
+from nearzero.datasets import Dataset, load
+from nearzero.errors import InputError
+from nearzero.families import make_family
+from nearzero.hidden import HiddenLayer
+from nearzero.networks import Stack, TwoLayer, initial_stack
+from nearzero.pixels import Pixels
+from nearzero.study.journal import Journal
+from nearzero.study.provenance import sitting
+from nearzero.study.spec import Spec
+from nearzero.study.store import Arrays, Store
+from nearzero.sweep import respond
+from nearzero.threads import thread_count
+from nearzero.training.engine import Engine, Examples
+from nearzero.training.train import NEVER, History, Progress, train
+
+__all__ = ["begin", "load_data", "sweep_networks", "train_networks"]
+
+CONDUCT = {"pixels", "offset", "clip", "clip_threshold", "range", "ttest_baseline"}
+RESPONSE = {
+    "accuracy": ("family", "level", "split"),
+    "agreement": ("family", "level", "split"),
+    "unperturbed_accuracy": ("split",),
+    "dead_units": (),
+}
+ABOUT = {
+    "accuracy": {"long_name": "share of examples predicted right"},
+    "agreement": {"long_name": "share of predictions that are those of the unperturbed network"},
+    "unperturbed_accuracy": {"long_name": "accuracy under the identity"},
+    "dead_units": {"long_name": "hidden units whose post-activation range over the training set is 0"},
+}
+SPLIT_VARIABLES = [name for name, dims in RESPONSE.items() if "split" in dims]
+
+
+def load_data(spec: Spec, data_dir: str | None, journal: Journal) -> Dataset:
+    """The data of a spec. For the quick preset alone, 5,000 digits may take the place of MNIST, with a notice."""
+    data = load(spec.data, data_dir=data_dir, substitute=spec.preset == "quick", report=journal.say)
+    if data.notice:
+        journal.warn(data.notice)
+    return data
+
+
+def begin(store: Store, data: Dataset) -> None:
+    """Record this sitting; refuse to go on with other data than the study was begun with."""
+    record = store.provenance
+    about = {"name": data.name, "source": data.source, "notice": data.notice, "sha256": dict(data.hashes)}
+    before = record.get("data", about)
+    if before["sha256"] != about["sha256"]:
+        raise InputError(
+            f"{store.folder} was begun with {before['name']} from {before['source']}, and now {data.name} from "
+            f"{data.source} has other contents; give the same data, or choose another folder"
+        )
+    record.setdefault("data", about)
+    record.setdefault("sittings", []).append(sitting(store.spec.device, thread_count()))
+    store.note(record)
+
+
+def _examples(spec: Spec, data: Dataset) -> dict[str, Examples]:
+    """Training and test set as the networks of a spec see them."""
+    gain, shift = (1.0, 0.0) if spec.pixels == "raw" else (1 / (data.white * data.std), -data.mean / data.std)
+    splits = {"train": data.train, "test": data.test}
+    return {name: Examples(Pixels(each.pixels, gain, shift), each.labels) for name, each in splits.items()}
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+def train_networks(store: Store, data: Dataset, journal: Journal) -> None:
+    """Train every run of every network that isn't there yet; ends with networks and history on disk."""
+    spec = store.spec
+    done = store.read_results("history") is not None
+    if done and all(store.network_path(name, run).is_file() for name in spec.activations for run in range(spec.runs)):
+        journal.note("training: nothing to do")
+        return
+    examples = _examples(spec, data)
+    histories = [_train_network(store, name, examples, data.classes, journal) for name in spec.activations]
+    store.write_results(_history_dataset(spec, histories))
+    store.clear_state()
+
+
+def _train_network(
+    store: Store, name: str, examples: dict[str, Examples], classes: int, journal: Journal
+) -> History:
+    """Train all runs of one network, stacked, and write them."""
+    spec, recipe = store.spec, store.spec.recipe
+    begun = store.load_progress(name)
+    if begun is None:
+        inputs = examples["train"].pixels.values.shape[1]
+        stack = initial_stack(spec.seeds, name, inputs=inputs, units=spec.units, classes=classes)
+        begun = Progress(0, History.empty(spec.runs, recipe)), stack
+    progress, stack = begun
+    label = activation(name).label
+    journal.say(
+        f"training {label}: {spec.runs} runs, {spec.steps} steps"
+        + (f", going on from step {progress.step}" if progress.step else "")
+    )
+    engine = _engine(spec, stack, examples)
+
+    def checkpoint(run: int, step: int, network: TwoLayer) -> None:
+        if spec.keep_checkpoints:
+            path = store.checkpoint_path(name, run, step)
+            store.write_network(path, network, seed=spec.seeds[run], step=step)
+
+    with journal.bar(f"training {label}", spec.steps) as bar:
+        train(
+            engine,
+            recipe,
+            progress,
+            examples=(len(examples["train"]), len(examples["test"])),
+            checkpoint=checkpoint,
+            save=lambda progress, stack: store.save_progress(name, progress, stack),
+            advanced=bar,
+        )
+    stack = engine.stack()
+    for run in range(spec.runs):
+        store.write_network(store.network_path(name, run), stack[run], seed=spec.seeds[run], step=spec.steps)
+    store.save_progress(name, progress, stack)
+    for line in _divergences(label, progress.history.diverged_at):
+        journal.warn(line)
+    return progress.history
+
+
+def _engine(spec: Spec, stack: Stack, examples: dict[str, Examples]) -> Engine:
+    arguments: dict[str, Any] = {
+        "seeds": spec.seeds,
+        "learning_rate": spec.learning_rate,
+        "batch_size": spec.recipe.batch_size,
+    }
+    if spec.device == "cpu":
+        from nearzero.training.fused import FusedEngine
+
+        return FusedEngine(stack, examples["train"], examples["test"], **arguments)
+    from nearzero.training.stacked import StackedEngine
+
+    return StackedEngine(stack, examples["train"], examples["test"], device=spec.device, **arguments)
+
+
+def _divergences(label: str, diverged_at: npt.NDArray[np.int64]) -> list[str]:
+    """One line for each run that diverged."""
+    return [
+        f"{label} run {run} diverged: its loss was no longer a finite number at step {step}; it's left out of every mean"
+        for run, step in enumerate(diverged_at)
+        if step != NEVER
+    ]
+
+
+def _history_dataset(spec: Spec, histories: list[History]) -> xr.Dataset:
+    """Histories of all networks as one labelled data set, on (network, run, step)."""
+    curve, each = ("network", "run", "step"), ("network", "run")
+
+    def stacked(name: str) -> np.ndarray[Any, Any]:
+        return np.stack([getattr(history, name) for history in histories])
+
+    return xr.Dataset(
+        {
+            "loss": (curve, stacked("loss"), {"long_name": "mean cross-entropy on the training set", "units": "nats"}),
+            "train_accuracy": (curve, stacked("train_accuracy")),
+            "test_accuracy": (curve, stacked("test_accuracy")),
+            "checkpoint_step": ((*each, "threshold"), stacked("checkpoint_step"), {"long_name": "-1: never reached"}),
+            "diverged_at": (each, stacked("diverged_at"), {"long_name": "step; -1: never"}),
+        },
+        coords={
+            "network": list(spec.activations),
+            "run": np.arange(spec.runs),
+            "seed": ("run", list(spec.seeds)),
+            "step": list(spec.recipe.schedule),
+            "threshold": list(spec.thresholds),
+        },
+    )
+
+
+# --- sweeping ---------------------------------------------------------------------------------------------
+
+
+def sweep_networks(store: Store, data: Dataset, journal: Journal) -> None:
+    """Sweep every run of every network that isn't swept yet; ends with the responses on disk."""
+    spec = store.spec
+    if store.read_results("response") is not None:
+        journal.note("sweep: nothing to do")
+        return
+    history = store.read_results("history")
+    if history is None:
+        raise InputError(f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first")
+    examples = _examples(spec, data)
+    splits = ["train", "test"] if spec.test else ["train"]
+    each = [(name, run) for name in spec.activations for run in range(spec.runs)]
+    grids = [make_family(name, spec.conduct).levels for name in spec.families]
+    journal.say(f"sweeping {len(each)} networks over {sum(map(len, grids))} levels")
+    parts = []
+    with journal.bar("sweeping", len(each)) as bar:
+        for name, run in each:
+            parts.append(_sweep_network(store, name, run, [examples[split] for split in splits]))
+            bar(len(parts))
+    coords = {
+        "network": list(spec.activations),
+        "run": np.arange(spec.runs),
+        "seed": ("run", list(spec.seeds)),
+        "family": list(spec.families),
+        "level": np.unique(np.concatenate(grids)),
+        "split": splits,
+    }
+    attributes = {**spec.model_dump(include=CONDUCT), "data": data.name, "notices": list(_notices(data, history))}
+    store.write_results(history, _response_dataset(parts, coords, attributes))
+    store.clear_state()
+
+
+def _sweep_network(store: Store, name: str, run: int, splits: list[Examples]) -> Arrays:
+    """All responses of one run; ranges are those of the first split, the training set."""
+    kept = f"response-{name}-{run:02d}"
+    arrays = store.read_state(kept)
+    if arrays is not None and set(arrays) == set(RESPONSE):
+        return arrays
+    spec = store.spec
+    network = store.read_network(store.network_path(name, run))
+    if not network.finite:
+        return {}
+    ranges = None
+    responses = []
+    for split in splits:
+        hidden = HiddenLayer(network, split.pixels)
+        ranges = ranges or hidden.ranges
+        responses.append(
+            respond(hidden, split.labels, families=spec.families, ranges=ranges, conduct=spec.conduct)
+        )
+    arrays = {name: np.stack([each[name].values for each in responses], axis=-1) for name in SPLIT_VARIABLES}
+    arrays["dead_units"] = np.array(float(ranges.dead_units) if ranges else np.nan)
+    store.write_state(kept, arrays)
+    return arrays
+
+
+def _response_dataset(parts: list[Arrays], coords: dict[str, Any], attributes: dict[str, Any]) -> xr.Dataset:
+    """Responses of all runs, in order, as one labelled data set; NaN for runs that diverged."""
+    networks, runs = len(coords["network"]), len(coords["run"])
+    sizes = {name: len(coords[name]) for name in ("family", "level", "split")}
+
+    def gathered(name: str) -> np.ndarray[Any, Any]:
+        missing = np.full([sizes[dim] for dim in RESPONSE[name]], np.nan)
+        rows = np.stack([part.get(name, missing) for part in parts])
+        return rows.reshape(networks, runs, *rows.shape[1:])
+
+    data = {name: (("network", "run", *dims), gathered(name), ABOUT[name]) for name, dims in RESPONSE.items()}
+    return xr.Dataset(data, coords, attributes)
+
+
+def _notices(data: Dataset, history: xr.Dataset) -> Iterator[str]:
+    """What a reader of the results must know before the numbers."""
+    if data.notice:
+        yield data.notice
+    for name in history.network.values:
+        yield from _divergences(activation(name).label, history.diverged_at.sel(network=name).values)

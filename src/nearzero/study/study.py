@@ -1,0 +1,195 @@
+"""A study as its user holds it: the spec, the networks and the results of one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from nearzero.errors import InputError
+from nearzero.networks import TwoLayer
+from nearzero.study.journal import Journal
+from nearzero.study.spec import Spec, resolve
+from nearzero.study.store import Store
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Study"]
+
+
+class Study:
+    """A study on disk.
+
+    Attributes:
+        folder: where it lies.
+        spec: everything that it was made from, resolved.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.folder = store.folder
+        self.spec: Spec = store.spec
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.folder)!r}: {self.title})"
+
+    @classmethod
+    def open(cls, folder: str | PathLike[str]) -> Study:
+        """Open the study in a folder.
+
+        Raises:
+            InputError: there is none.
+        """
+        return cls(Store.open(Path(folder)))
+
+    @classmethod
+    def create(
+        cls, folder: str | PathLike[str], preset: str | None = None, settings: Mapping[str, Any] | None = None
+    ) -> Study:
+        """Begin a study, or take up the one of the same spec that is there.
+
+        Raises:
+            InputError: a spec that can't be used, or a folder that holds something else or can't be written.
+        """
+        return cls(Store.create(Path(folder), resolve(preset, settings)))
+
+    # --- what it holds ---
+
+    @property
+    def title(self) -> str:
+        """A line that says what was studied."""
+        spec = self.spec
+        batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
+        networks = " and ".join(spec.activations)
+        return f"{spec.data}, {networks}, {spec.runs} runs each, {spec.steps:,} steps, batches of {batch}, {spec.pixels} pixels"
+
+    @property
+    def conduct(self) -> dict[str, str]:
+        """Which reading of the protocol was followed: the named switches and their values."""
+        names = ("pixels", "offset", "clip", "clip_threshold", "range", "ttest_baseline")
+        return {name: getattr(self.spec, name) for name in names}
+
+    @cached_property
+    def response(self) -> xr.Dataset:
+        """Accuracy and agreement (0 to 1) on (network, run, family, level, split).
+
+        `level` is the sorted union of all families' levels: NaN stands where a family hasn't one, so take
+        ``.sel(family="offset").dropna("level", how="all")``.
+
+        Raises:
+            InputError: the study hasn't been swept yet.
+        """
+        return self._results("response", "sweep")
+
+    @cached_property
+    def history(self) -> xr.Dataset:
+        """Loss and accuracies along training on (network, run, step), and the steps of the checkpoints.
+
+        Raises:
+            InputError: the study hasn't been trained yet.
+        """
+        return self._results("history", "train")
+
+    def _results(self, group: str, step: str) -> xr.Dataset:
+        found = self._store.read_results(group)
+        if found is None:
+            raise InputError(f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first")
+        return found
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a reader must know before the numbers: substituted data, runs that diverged."""
+        found = self.response.attrs["notices"]
+        return (found,) if isinstance(found, str) else tuple(str(each) for each in found)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Versions, platform, data hashes and git state, for each sitting."""
+        return self._store.provenance
+
+    def summary(self) -> dict[str, str]:
+        """What the study is, how far it has come and where it comes from, for people."""
+        record = self.provenance
+        data, sittings = record.get("data", {}), record.get("sittings", [])
+        steps = {"trained": "history", "swept": "response"}
+        done = [word for word, group in steps.items() if self._store.read_results(group) is not None]
+        versions = sittings[-1]["versions"] if sittings else {}
+        return {
+            "folder": str(self.folder),
+            "done": ", ".join(done) or "nothing yet",
+            "data": f"{data['name']} ({data['source']})" if data else self.spec.data,
+            "conduct": ", ".join(f"{key}={value}" for key, value in self.conduct.items()),
+            "seeds": f"{self.spec.seeds[0]} to {self.spec.seeds[-1]}",
+            "sittings": str(len(sittings)),
+            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "none yet",
+        }
+
+    def curve(self, network: str, family: str, metric: str = "accuracy", split: str = "train") -> xr.DataArray:
+        """The response of one network to one family, on (run, level)."""
+        return self.response[metric].sel(network=network, family=family, split=split).dropna("level", how="all")
+
+    def network(self, activation: str, run: int = 0, *, step: int | None = None) -> TwoLayer:
+        """A trained network, or the checkpoint of it at a step (see ``history.checkpoint_step``).
+
+        Raises:
+            InputError: there is no such network or checkpoint.
+        """
+        if activation not in self.spec.activations or not 0 <= run < self.spec.runs:
+            raise InputError(
+                f"the study has runs 0 to {self.spec.runs - 1} of {', '.join(self.spec.activations)}; "
+                f"got run {run} of {activation!r}"
+            )
+        store = self._store
+        path = store.network_path(activation, run) if step is None else store.checkpoint_path(activation, run, step)
+        return store.read_network(path)
+
+    # --- what can be done with it ---
+
+    def train(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
+        """Train what isn't trained yet."""
+        return self._work("train", data_dir, console)
+
+    def sweep(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
+        """Sweep what isn't swept yet."""
+        return self._work("sweep", data_dir, console)
+
+    def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
+        """Train, sweep and report."""
+        self._work("train sweep", data_dir, console)
+        return self.report(console=console)
+
+    def _work(self, steps: str, data_dir: str | None, console: Console | None) -> Study:
+        from nearzero.study.steps import begin, load_data, sweep_networks, train_networks
+
+        store, journal = self._store, self._journal(console)
+        with store.locked():
+            data = load_data(self.spec, data_dir, journal)
+            begin(store, data)
+            if "train" in steps:
+                train_networks(store, data, journal)
+            if "sweep" in steps:
+                sweep_networks(store, data, journal)
+        for name in ("response", "history"):
+            self.__dict__.pop(name, None)
+        return self
+
+    def report(self, *, console: Console | None = None) -> Study:
+        """Write tables and figures, and print the tables on a console."""
+        from nearzero.report import print_tables, write_report
+
+        _ = self.response
+        journal = self._journal(console)
+        with self._store.locked():
+            write_report(self, self.folder)
+        journal.note("report: tables and figures written")
+        if console is not None:
+            print_tables(self, console)
+        return self
+
+    def _journal(self, console: Console | None) -> Journal:
+        return Journal(console, self.folder / "log")

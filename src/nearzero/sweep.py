@@ -1,0 +1,153 @@
+"""Response curves: a network, swept over the levels of some families, as labelled arrays.
+
+No files and no statistics: a study keeps the arrays and `nearzero.statistics` summarises them. How predictions are made is in
+`nearzero.hidden`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from nearzero import metrics
+from nearzero.errors import InputError
+from nearzero.families import Conduct, make_family
+from nearzero.hidden import HiddenLayer
+from nearzero.networks import TwoLayer
+from nearzero.pixels import Pixels
+from nearzero.ranges import Ranges
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["respond", "sweep", "unit_ranges"]
+
+PAPER_FAMILIES = ("offset", "scale", "clip")
+
+
+def _as_network(network: TwoLayer | nn.Module) -> TwoLayer:
+    if isinstance(network, TwoLayer):
+        return network
+    from torch import nn
+
+    if isinstance(network, nn.Module):
+        from nearzero.networks.modules import from_module
+
+        return from_module(network)
+    raise InputError(
+        f"a network is a TwoLayer or a PyTorch module Linear, activation, Linear; got {type(network).__name__}"
+    )
+
+
+def unit_ranges(network: TwoLayer | nn.Module, x: Pixels | npt.ArrayLike) -> Ranges:
+    """The unit ranges of a network's hidden layer over the examples x, (N, D)."""
+    return HiddenLayer(_as_network(network), x).ranges
+
+
+def sweep(
+    network: TwoLayer | nn.Module,
+    x: Pixels | npt.ArrayLike,
+    y: npt.ArrayLike | None = None,
+    *,
+    family: str | Sequence[str] = PAPER_FAMILIES,
+    levels: npt.ArrayLike | None = None,
+    ranges: Ranges | None = None,
+    conduct: Conduct | None = None,
+    keep_predictions: bool = False,
+    threads: int | None = None,
+) -> xr.Dataset:
+    """Perturb the hidden layer of one network at every level of one or more families, and see what it predicts.
+
+    Args:
+        network: a `TwoLayer`, or a PyTorch module Linear, activation, Linear.
+        x: the examples, (N, D); uint8 pixels are the fastest.
+        y: the labels, (N,); without them there is agreement and no accuracy.
+        family: one name, or several: "offset", "scale", "clip".
+        levels: in place of the family's own, for one family only.
+        ranges: the unit ranges the levels refer to; taken over x unless given.
+        conduct: which reading of the protocol; `Conduct.default` of the activation unless given.
+        keep_predictions: also return the predicted classes, 2 bytes for each example and level.
+
+    Returns:
+        A Dataset with `accuracy` and `agreement` (the share of predictions that stay as they were), both 0 to 1, on the dimensions
+        (family, level), or (level,) for one name; `unperturbed_accuracy`; `dead_units`; and, if asked,
+        `predictions` (family, level, example). Levels are the sorted union of all families'; where a family
+        hasn't a level stands NaN (for predictions, -1).
+
+    Raises:
+        InputError: shapes that don't fit, an unknown family, a conduct that the activation doesn't allow.
+    """
+    network = _as_network(network)
+    names = [family] if isinstance(family, str) else list(family)
+    if not network.finite:
+        raise InputError("the network has weights that aren't finite numbers; it can't be swept (did it diverge?)")
+    if levels is not None and len(names) != 1:
+        raise InputError(f"levels can be given for one family only; got {len(names)} families")
+    hidden = HiddenLayer(network, x, threads=threads)
+    given = None if levels is None else {names[0]: np.atleast_1d(np.asarray(levels, dtype=np.float64))}
+    result = respond(
+        hidden,
+        None if y is None else _as_labels(y, len(hidden.z)),
+        families=names,
+        levels=given,
+        ranges=ranges or hidden.ranges,
+        conduct=conduct or Conduct.default([network.activation]),
+        keep_predictions=keep_predictions,
+    )
+    return result.isel(family=0) if isinstance(family, str) else result
+
+
+def respond(
+    hidden: HiddenLayer,
+    labels: npt.NDArray[np.int64] | None,
+    *,
+    families: Sequence[str],
+    ranges: Ranges,
+    conduct: Conduct,
+    levels: Mapping[str, npt.NDArray[np.float64]] | None = None,
+    keep_predictions: bool = False,
+) -> xr.Dataset:
+    """`sweep` for a hidden layer that is at hand; see there."""
+    conduct.check([hidden.network.activation] if "offset" in families else [])
+    made = [make_family(name, conduct) for name in families]
+    grids = [(levels or {}).get(each.name, each.levels) for each in made]
+    axis = np.unique(np.concatenate(grids)) if grids else np.empty(0)
+    perturbations = [each.at(level, ranges) for each, grid in zip(made, grids, strict=True) for level in grid]
+    predictions = hidden.predict(perturbations)
+    places = (
+        np.repeat(np.arange(len(made)), [len(grid) for grid in grids]),
+        np.searchsorted(axis, np.concatenate(grids)),
+    )
+
+    def on_axis(values: npt.NDArray[Any], missing: float) -> npt.NDArray[Any]:
+        full = np.full((len(made), len(axis), *values.shape[1:]), missing, dtype=values.dtype)
+        full[places] = values
+        return full
+
+    curve = ("family", "level")
+    data: dict[str, Any] = {
+        "agreement": (curve, on_axis(metrics.agreement(predictions, hidden.unperturbed), np.nan)),
+        "dead_units": ((), ranges.dead_units),
+    }
+    if labels is not None:
+        data["accuracy"] = (curve, on_axis(metrics.accuracy(predictions, labels), np.nan))
+        data["unperturbed_accuracy"] = ((), metrics.accuracy(hidden.unperturbed, labels))
+    if keep_predictions:
+        data["predictions"] = ((*curve, "example"), on_axis(predictions.astype(np.int32), -1))
+    return xr.Dataset(data, coords={"family": list(families), "level": axis}, attrs=asdict(conduct))
+
+
+def _as_labels(y: npt.ArrayLike, examples: int) -> npt.NDArray[np.int64]:
+    if hasattr(y, "detach"):
+        y = y.detach().cpu().numpy()
+    labels = np.asarray(y)
+    if labels.shape != (examples,):
+        raise InputError(f"y must have one label per example, shape ({examples},); got {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"labels must be whole numbers, the classes; got {labels.dtype}")
+    return labels.astype(np.int64)

@@ -1,0 +1,47 @@
+"""Threads for compiled loops that let go of the interpreter lock.
+
+Work is cut into parts by what is to be computed and never by how many threads there are, so the number of threads changes how
+long a result takes and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+from nearzero.errors import InputError
+
+__all__ = ["parallel", "thread_count"]
+
+Item = TypeVar("Item")
+
+
+def thread_count(requested: int | None = None) -> int:
+    """How many threads to use: as requested, else as many as there are processors for this process.
+
+    Raises:
+        InputError: fewer than one was requested.
+    """
+    if requested is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if requested < 1:
+        raise InputError(f"threads must be at least 1; got {requested}")
+    return requested
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="nearzero")
+
+
+def parallel(function: Callable[[Item], object], items: Iterable[Item], threads: int) -> None:
+    """Call `function` on every item, on `threads` threads; an exception in one of them is raised here."""
+    if threads == 1:
+        for item in items:
+            function(item)
+        return
+    for future in [_pool(threads).submit(function, item) for item in items]:
+        future.result()

@@ -1,0 +1,54 @@
+"""What several tests share: real digits, and networks trained on them."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis
+import numpy as np
+import pytest
+
+import nearzero as nz
+from nearzero.networks import initial_stack
+from nearzero.training.engine import Examples
+
+# A shared machine can be slow for a moment; that says nothing about the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session")
+def digits() -> nz.datasets.Dataset:
+    """1,797 images of 8 x 8 pixels: small, real, always at hand."""
+    return nz.datasets.load("digits")
+
+
+@pytest.fixture(scope="session")
+def mnist_5k() -> nz.datasets.Dataset:
+    """5,000 of MNIST's images, 28 x 28 pixels: real, and always at hand."""
+    return nz.datasets.load("mnist-5k")
+
+
+def trained_on(data: nz.datasets.Dataset, activation: str, *, steps: int = 400, runs: int = 1) -> list[nz.TwoLayer]:
+    """Networks trained as the quick preset does it, for fewer steps."""
+    from nearzero.training.fused import FusedEngine
+
+    train, test = (Examples(nz.Pixels(each.pixels), each.labels) for each in (data.train, data.test))
+    seeds = range(runs)
+    stack = initial_stack(seeds, activation, inputs=data.train.pixels.shape[1], classes=data.classes)
+    engine = FusedEngine(stack, train, test, seeds=seeds, learning_rate=0.001, batch_size=256)
+    engine.advance(0, steps)
+    return list(engine.stack())
+
+
+@pytest.fixture(scope="session")
+def trained(mnist_5k: nz.datasets.Dataset) -> dict[str, nz.TwoLayer]:
+    """One trained network for each activation that the paper, and the closed forms, are about."""
+    return {name: trained_on(mnist_5k, name)[0] for name in ("abs", "relu", "leaky_relu", "gelu")}
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20241126)

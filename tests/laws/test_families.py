@@ -1,0 +1,107 @@
+"""What must hold of every family, whatever its formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import nearzero as nz
+
+CONDUCTS = [
+    nz.Conduct(offset=offset, clip=clip, clip_threshold=threshold, range=side)
+    for offset in ("as-run", "as-written", "shift")
+    for clip in ("pre", "post")
+    for threshold in ("min+pr", "pr")
+    for side in ("pre", "post")
+]
+EVERY = [(name, conduct) for name in nz.FAMILIES for conduct in CONDUCTS]
+RELU = nz.activation("relu")
+
+layers = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 40), st.integers(1, 6)),
+    elements=st.floats(-500, 500, width=32),
+)
+
+
+def ids(case: tuple[str, nz.Conduct]) -> str:
+    name, conduct = case
+    return f"{name}-{conduct.offset}-{conduct.clip}-{conduct.clip_threshold}-{conduct.range}"
+
+
+@pytest.mark.parametrize("case", EVERY, ids=ids)
+@given(z=layers)
+def test_identity_level_changes_nothing_to_the_last_bit(case: tuple[str, nz.Conduct], z: np.ndarray) -> None:
+    family = nz.make_family(*case)
+    if family.identity is None:
+        assert case[1].offset == "as-written"
+        return
+    perturbation = family.at(family.identity, nz.Ranges.of(z, RELU))
+    x = z if perturbation.side == "pre" else RELU(z)
+    assert np.array_equal(perturbation(x), x)
+    assert perturbation.is_identity
+
+
+@pytest.mark.parametrize("case", EVERY, ids=ids)
+@given(z=layers, level=st.floats(0.01, 0.99))
+def test_dead_units_are_left_alone_and_nothing_is_nan(case: tuple[str, nz.Conduct], z: np.ndarray, level: float) -> None:
+    z[:, 0] = -np.abs(z[:, 0])  # the first unit never speaks
+    ranges = nz.Ranges.of(z, RELU)
+    assert not ranges.live[0]
+    assert ranges.dead_units == np.sum(np.ptp(np.maximum(z, 0), axis=0) == 0)
+    perturbation = nz.make_family(*case).at(level, ranges)
+    changed = perturbation(z)
+    assert np.isfinite(changed).all()
+    assert np.array_equal(changed[:, ~ranges.live], z[:, ~ranges.live])
+
+
+@given(z=layers, low=st.floats(0.01, 5), more=st.floats(0, 5))
+def test_clip_is_monotone_in_its_level(z: np.ndarray, low: float, more: float) -> None:
+    ranges = nz.Ranges.of(z, RELU)
+    for conduct in CONDUCTS:
+        family = nz.make_family("clip", conduct)
+        assert np.all(family.at(low, ranges)(z) <= family.at(low + more, ranges)(z))
+
+
+@given(z=layers, first=st.floats(0.1, 3), second=st.floats(0.1, 3))
+def test_scales_compose_by_multiplication(z: np.ndarray, first: float, second: float) -> None:
+    ranges = nz.Ranges.of(z, RELU)
+    scale = nz.Scale()
+    one_by_one = scale.at(second, ranges)(scale.at(first, ranges)(z.astype(np.float64)))
+    at_once = scale.at(first * second, ranges)(z.astype(np.float64))
+    np.testing.assert_allclose(one_by_one, at_once, rtol=1e-12)
+
+
+@given(z=layers, first=st.floats(-2, 1), second=st.floats(-2, 1))
+def test_shifts_compose_by_addition(z: np.ndarray, first: float, second: float) -> None:
+    ranges = nz.Ranges.of(z, RELU)
+    shift = nz.Offset("shift", "pre")
+    one_by_one = shift.at(first, ranges).then(shift.at(second, ranges))
+    np.testing.assert_allclose(one_by_one.offset, shift.at(first + second, ranges).offset, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", EVERY, ids=ids)
+def test_levels_ascend_and_are_the_papers(case: tuple[str, nz.Conduct]) -> None:
+    levels = nz.make_family(*case).levels
+    assert np.all(np.diff(levels) > 0)
+    if case[0] == "offset":
+        assert len(levels) == 125
+        assert (levels[0], levels[32], levels[-13], levels[-1]) == (-2.0, -0.4, 0.4, 1.0)
+        assert 0.0 in levels
+        assert levels[50] == -0.22  # the entry that the published t-tests took for "no perturbation"
+    else:
+        assert len(levels) == 100
+        np.testing.assert_allclose(levels, 0.01 * 1000 ** (np.arange(100) / 99), rtol=1e-12)
+
+
+@pytest.mark.parametrize("case", EVERY, ids=ids)
+@pytest.mark.parametrize("level", [np.nan, np.inf, -np.inf])
+def test_a_level_that_means_nothing_is_refused(case: tuple[str, nz.Conduct], level: float, rng: np.random.Generator) -> None:
+    family = nz.make_family(*case)
+    if level == family.identity:
+        return
+    with pytest.raises(nz.InputError, match=f"a level of {case[0]} must be finite"):
+        family.at(level, nz.Ranges.of(rng.normal(size=(5, 3)), RELU))

@@ -1,0 +1,209 @@
+from collections.abc import Callable
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from scipy import stats
+
+from nearzero.paper import FIGURE_2, FIGURE_3, PeakUnit, published
+from nearzero.report import verdict
+from nearzero.report.figures import (
+    activations_figure,
+    agreement_figure,
+    offsets_figure,
+    pdf_bytes,
+    png_bytes,
+    response_figure,
+)
+from nearzero.report.figures.style import colours, signed
+
+
+def line(axes: Axes, label: str):
+    return next(line for line in axes.lines if line.get_label() == label)
+
+
+def words(figure: Figure) -> str:
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    texts += [axes.get_title("left") for axes in figure.axes]
+    return "\n".join([*texts, figure.get_suptitle()])
+
+
+def runs_of(study, network: str, family: str):
+    accuracy = study.response["accuracy"].sel(network=network, family=family, split="train")
+    own = accuracy.dropna("level", how="all").transpose("level", "run")
+    return own["level"].values, 100 * own.values
+
+
+@pytest.mark.parametrize(("panel", "family"), [(0, "scale"), (0, "clip"), (1, "offset")])
+@pytest.mark.parametrize("network", ["abs", "relu"])
+def test_figure_1_draws_the_studys_means(study, panel: int, family: str, network: str) -> None:
+    axes = response_figure(study).axes[panel]
+    levels, runs = runs_of(study, network, family)
+    drawn = line(axes, f"{network} {family}")
+    np.testing.assert_allclose(drawn.get_xdata(), 100 * levels, rtol=1e-14)
+    np.testing.assert_allclose(drawn.get_ydata(), runs.mean(-1), rtol=1e-12)
+    assert drawn.is_dashed() is (family == "clip")
+    assert to_hex(drawn.get_color()) == {"abs": "#0077bb", "relu": "#cc3311"}[network]
+    markers = line(axes, f"{network} {family} published")
+    expected = [
+        (100 * row.level, row.networks[network].accuracy)
+        for row in published().families[family]
+        if row.level <= 1.2
+    ]
+    np.testing.assert_allclose(markers.get_xydata(), expected)
+    assert markers.get_markerfacecolor() == "white"
+
+
+def test_figure_1_has_bands_and_limits(study) -> None:
+    left, right = response_figure(study).axes
+    assert (left.get_xlim(), right.get_xlim()) == ((0, 120), (-200, 100))
+    levels, runs = runs_of(study, "abs", "offset")
+    low, high = stats.t.interval(0.95, 19, runs.mean(-1), np.maximum(stats.sem(runs, axis=-1), 1e-300))
+    outline = right.collections[0].get_paths()[0].vertices
+    for end in (low, high):
+        for x, y in zip(100 * levels, end, strict=True):
+            assert np.abs(outline - (x, y)).max(axis=1).min() < 1e-8
+
+
+def test_figure_1_with_other_networks_and_runs_missing(study_of: Callable) -> None:
+    study = study_of(runs=4, networks=("relu", "gelu", "tanh"), diverged={"gelu": (1,), "tanh": (0, 1, 2, 3)})
+    left, right = response_figure(study).axes
+    legend = left.get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == [
+        *("ReLU", "GELU (3 of 4 runs)", "tanh (0 of 4 runs)"),
+        *("scale", "clip", "95 % interval", "published"),
+    ]
+    _, runs = runs_of(study, "gelu", "offset")
+    np.testing.assert_allclose(line(right, "gelu offset").get_ydata(), runs[:, [0, 2, 3]].mean(-1))
+    assert not any(drawn.get_label() == "gelu offset published" for drawn in right.lines)
+    assert np.isnan(line(right, "tanh offset").get_ydata()).all()
+
+
+def test_figure_1_says_what_was_not_swept(study_of: Callable) -> None:
+    figure = response_figure(study_of(runs=1, families=("scale",), networks=("abs",)))
+    assert "not swept" in words(figure)
+    assert png_bytes(figure)
+
+
+def test_colours_are_stable() -> None:
+    assert colours(["relu", "abs"]) == {"relu": "#CC3311", "abs": "#0077BB"}
+    many = [f"activation {k}" for k in range(8)]
+    assert len(set(colours(many).values())) == 6
+    assert colours(many)["activation 6"] == colours(many)["activation 0"]
+    assert not {"#0077BB", "#CC3311"} & set(colours(many).values())
+
+
+def density_lines(figure: Figure, number: int) -> tuple[Axes, Axes]:
+    return figure.axes[2 * number], figure.axes[2 * number + 1]
+
+
+@pytest.mark.parametrize(
+    ("draw", "units"), [(activations_figure, FIGURE_2), (offsets_figure, FIGURE_3)], ids=["2", "3"]
+)
+def test_figures_2_and_3_draw_the_computed_densities(
+    draw: Callable[[], Figure], units: tuple[PeakUnit, ...]
+) -> None:
+    figure = draw()
+    assert len(figure.axes) == 2 * len(units)
+    for number, unit in enumerate(units):
+        before, after = density_lines(figure, number)
+        z, density = before.lines[0].get_data()
+        np.testing.assert_allclose(density, unit.peaks.densities(z).sum(0), atol=1e-14)
+        a, density = after.lines[0].get_data()
+        np.testing.assert_allclose(density, unit.densities(a).sum(0), atol=1e-14)
+        assert set(before.lines[1].get_xdata()) == {unit.boundary}
+        bars = sum(bar.get_height() for bar in after.patches)
+        assert bars == pytest.approx(unit.masses_at_zero().sum(), abs=1e-3)
+        assert sorted(text.get_text() for text in after.texts)[:5] == list("abcde")
+
+
+def test_figures_2_and_3_label_boundary_level_and_mass() -> None:
+    text = words(activations_figure())
+    for word in ("boundary +0.5", "boundary 0", "ReLU, no offset (level 0)", "mass at zero 0.599"):
+        assert word in text
+    text = words(offsets_figure())
+    for word in (
+        "ReLU, offset +1 (level +28.6 %)",
+        "boundary −0.5",
+        "mass at zero 0.400",
+        "ReLU, offset −1 (level −28.6 %)",
+        "boundary +1.5",
+        "mass at zero 0.601",
+        "Abs, offset +1 (level +25 %)",
+        "boundary −1",
+        "no mass at zero",
+    ):
+        assert word in text
+    assert [signed(x) for x in (-0.5, 0.0, 1.0, 28.571)] == ["−0.5", "0", "+1", "+28.6"]
+
+
+def points(axes: Axes) -> np.ndarray:
+    return np.array([drawn.get_xydata()[0] for drawn in axes.lines if len(drawn.get_xdata()) == 1])
+
+
+def test_figure_4_draws_every_row(study) -> None:
+    above, below = agreement_figure(study).axes[:2]
+    rows = verdict(study).comparisons
+    measured = points(above)
+    assert measured.shape == (72 + 4, 2)
+    np.testing.assert_allclose(measured[:72, 0], [row.published for row in rows])
+    np.testing.assert_allclose(measured[:72, 1], [row.published + row.difference for row in rows])
+    np.testing.assert_allclose(points(below)[:, 1], measured[:, 1] - measured[:, 0], atol=1e-12)
+    assert below.get_title("left") == "72 of 72 within ±1.5 points (shaded) or ±3 s.e. (bars)"
+    low, high = below.get_ylim()
+    assert low == -high
+
+
+def test_figure_4_fills_what_differs(study_of: Callable) -> None:
+    study = study_of(shift=-1.6)
+    figure = agreement_figure(study)
+    filled = [drawn for drawn in figure.axes[1].lines if drawn.get_marker() != "None"]
+    filled = [drawn for drawn in filled if drawn.get_markerfacecolor() != "none"]
+    assert len(filled) == len(verdict(study).differing) > 0
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert "outside both" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_figure_4_with_nothing_to_compare(study_of: Callable) -> None:
+    figure = agreement_figure(study_of(runs=2, networks=("gelu",)))
+    assert "nothing published to compare" in words(figure)
+    assert points(figure.axes[0]).size == 0
+    assert points(agreement_figure(study_of(runs=1)).axes[0]).shape == (76, 2)
+
+
+def test_notices_are_drawn(study_of: Callable) -> None:
+    study = study_of(runs=2, notices=("mnist-5k took the place of mnist", "a second one " * 20))
+    for draw in (response_figure, agreement_figure):
+        figure = draw(study)
+        lines = figure.get_suptitle().splitlines()
+        assert lines[0] == "Notice: mnist-5k took the place of mnist"
+        assert len(lines) > 2
+    assert response_figure(study_of(runs=2)).get_suptitle() == ""
+
+
+def test_bytes_depend_on_the_numbers_alone(study_of: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on the date, on what was drawn before, or on the user's own settings."""
+    study = study_of(runs=3)
+    first = png_bytes(response_figure(study)), pdf_bytes(agreement_figure(study))
+    monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    with mpl.rc_context({"font.size": 30, "axes.grid": True, "pdf.fonttype": 3}):
+        again = png_bytes(response_figure(study)), pdf_bytes(agreement_figure(study))
+        assert mpl.rcParams["font.size"] == 30
+    assert first == again
+    assert b"CreationDate" not in first[1]
+    assert png_bytes(response_figure(study_of(runs=3, shift=0.5))) != first[0]
+
+
+def test_pdfs_carry_truetype_fonts_and_pngs_their_resolution() -> None:
+    figure = activations_figure()
+    pdf, png = pdf_bytes(figure), png_bytes(figure)
+    assert b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
+    assert int.from_bytes(png[16:20], "big") == 7 * 300
