@@ -31,7 +31,9 @@ def mnist_5k() -> nz.datasets.Dataset:
     return nz.datasets.load("mnist-5k")
 
 
-def trained_on(data: nz.datasets.Dataset, activation: str, *, steps: int = 400, runs: int = 1) -> list[nz.TwoLayer]:
+def trained_on(
+    data: nz.datasets.Dataset, activation: str, *, steps: int = 400, runs: int = 1
+) -> list[nz.TwoLayer]:
     """Networks trained as the quick preset does it, for fewer steps."""
     from nearzero.training.fused import FusedEngine
 

@@ -14,7 +14,10 @@ RELU = nz.Ranges.of(Z, nz.activation("relu"))
 
 
 def parameters(perturbation: nz.Perturbation) -> list[list[float]]:
-    return [np.broadcast_to(value, 2).tolist() for value in (perturbation.scale, perturbation.offset, perturbation.clip)]
+    return [
+        np.broadcast_to(value, 2).tolist()
+        for value in (perturbation.scale, perturbation.offset, perturbation.clip)
+    ]
 
 
 def test_offset_as_run_keeps_the_maximum_in_place() -> None:
@@ -66,7 +69,9 @@ def test_clip(family: nz.Clip, threshold: list[float]) -> None:
 
 def test_as_run_is_refused_where_a_live_unit_has_no_positive_maximum() -> None:
     negative = nz.Ranges.of(np.array([[-1.0, 2.0], [-3.0, 5.0]]), nz.activation("abs"))
-    with pytest.raises(nz.InputError, match="1 live units have a pre-activation maximum of 0 or less; use range=post"):
+    with pytest.raises(
+        nz.InputError, match="1 live units have a pre-activation maximum of 0 or less; use range=post"
+    ):
         nz.Offset("as-run", "pre").at(0.1, negative)
 
 
@@ -88,5 +93,7 @@ def test_a_conduct_refuses_what_it_does_not_know(field: str) -> None:
 
 
 def test_an_unknown_family_is_named_with_its_nearest() -> None:
-    with pytest.raises(nz.InputError, match="unknown family 'ofset': did you mean 'offset'\\? known are offset, scale, clip"):
+    with pytest.raises(
+        nz.InputError, match="unknown family 'ofset': did you mean 'offset'\\? known are offset, scale, clip"
+    ):
         nz.make_family("ofset", nz.Conduct())

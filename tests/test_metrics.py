@@ -17,7 +17,9 @@ def test_by_hand() -> None:
 
 
 def test_labels_of_another_length() -> None:
-    with pytest.raises(InputError, match=r"labels must have one entry per example; got \(3,\) for .* shape \(2, 4\)"):
+    with pytest.raises(
+        InputError, match=r"labels must have one entry per example; got \(3,\) for .* shape \(2, 4\)"
+    ):
         metrics.accuracy(PREDICTIONS, np.array([0, 1, 1]))
 
 

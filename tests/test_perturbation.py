@@ -41,9 +41,13 @@ def test_composition_keeps_no_clip_as_no_clip() -> None:
 
 
 def test_composition_refuses_what_has_no_single_form() -> None:
-    with pytest.raises(nz.InputError, match="the second scale isn't positive where the first perturbation clips"):
+    with pytest.raises(
+        nz.InputError, match="the second scale isn't positive where the first perturbation clips"
+    ):
         nz.Perturbation(clip=1.0).then(nz.Perturbation(scale=-1.0))
-    with pytest.raises(nz.InputError, match="can't compose a pre-activation with a post-activation perturbation"):
+    with pytest.raises(
+        nz.InputError, match="can't compose a pre-activation with a post-activation perturbation"
+    ):
         nz.Perturbation().then(nz.Perturbation(side="post"))
 
 
@@ -59,7 +63,10 @@ def test_it_is_a_value() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scale": np.ones((2, 2))}, r"scale must be a number or an array \(units,\) without NaN; got shape \(2, 2\)"),
+        (
+            {"scale": np.ones((2, 2))},
+            r"scale must be a number or an array \(units,\) without NaN; got shape \(2, 2\)",
+        ),
         ({"clip": np.array([1.0, np.nan])}, "clip must be a number or .* got NaN"),
         ({"scale": np.ones(2), "offset": np.ones(3)}, r"must be of one length; got lengths \[2, 3\]"),
         ({"side": "both"}, "side must be 'pre' or 'post'; got 'both'"),

@@ -12,7 +12,9 @@ from nearzero.networks.modules import PerturbationLayer, activation_module
 NEAR = 1e-5  # two greatest logits nearer than this share of the greatest may change places in float32
 
 
-def plain_logits(network: nz.TwoLayer, x: np.ndarray, perturbation: nz.Perturbation, dtype: torch.dtype) -> torch.Tensor:
+def plain_logits(
+    network: nz.TwoLayer, x: np.ndarray, perturbation: nz.Perturbation, dtype: torch.dtype
+) -> torch.Tensor:
     """One full forward pass, with the perturbation as a module of the network."""
     layer = PerturbationLayer(perturbation, network.units)
     act = activation_module(network.activation)
@@ -66,7 +68,9 @@ CONDUCTS = [
 
 @pytest.mark.parametrize("name", ["abs", "relu", "leaky_relu", "gelu"])
 @pytest.mark.parametrize("conduct", CONDUCTS, ids=str)
-def test_other_conducts_and_activations(name: str, conduct: nz.Conduct, trained: dict, mnist_5k: nz.datasets.Dataset) -> None:
+def test_other_conducts_and_activations(
+    name: str, conduct: nz.Conduct, trained: dict, mnist_5k: nz.datasets.Dataset
+) -> None:
     if conduct.offset == "as-written" and name in ("leaky_relu", "gelu"):
         conduct = nz.Conduct(offset="shift", clip="post", range="pre")
     network, x = trained[name], mnist_5k.test.pixels
@@ -84,7 +88,9 @@ def test_other_conducts_and_activations(name: str, conduct: nz.Conduct, trained:
 
 
 @pytest.mark.parametrize("name", ["abs", "relu", "leaky_relu", "gelu"])
-def test_the_identity_level_is_the_unperturbed_network_exactly(name: str, trained: dict, mnist_5k: nz.datasets.Dataset) -> None:
+def test_the_identity_level_is_the_unperturbed_network_exactly(
+    name: str, trained: dict, mnist_5k: nz.datasets.Dataset
+) -> None:
     network, data = trained[name], mnist_5k.train
     for family, identity in (("offset", 0.0), ("scale", 1.0), ("clip", np.inf)):
         found = nz.sweep(network, data.pixels, data.labels, family=family, levels=[identity])
@@ -92,7 +98,9 @@ def test_the_identity_level_is_the_unperturbed_network_exactly(name: str, traine
         assert float(found.agreement[0]) == 1.0
 
 
-def test_the_closed_form_of_scale_equals_the_general_way(trained: dict, mnist_5k: nz.datasets.Dataset) -> None:
+def test_the_closed_form_of_scale_equals_the_general_way(
+    trained: dict, mnist_5k: nz.datasets.Dataset
+) -> None:
     """A clip far above everything changes nothing, but keeps the closed form from being used."""
     for name in ("abs", "relu", "leaky_relu"):
         hidden = nz.HiddenLayer(trained[name], mnist_5k.test.pixels)
@@ -101,20 +109,29 @@ def test_the_closed_form_of_scale_equals_the_general_way(trained: dict, mnist_5k
         general = hidden.predict([nz.Perturbation(scale=s, clip=1e30) for s in scales])
         assert np.mean(closed != general) < 1e-4
         for level, scale in enumerate(scales):
-            assert clear_differences(trained[name], mnist_5k.test.pixels, nz.Perturbation(scale=scale), closed[level])[0] == 0
+            assert (
+                clear_differences(
+                    trained[name], mnist_5k.test.pixels, nz.Perturbation(scale=scale), closed[level]
+                )[0]
+                == 0
+            )
 
 
 def test_a_dead_unit_that_speaks_on_other_data_is_not_scaled() -> None:
     """Ranges from one data set, responses on another: the closed form would scale what is to be left alone."""
     network = nz.TwoLayer(np.eye(2), np.zeros(2), np.array([[1.0, 0.0], [0.0, 1.0]]), np.zeros(2), "relu")
     ranges = nz.unit_ranges(network, np.array([[1.0, -1.0], [2.0, -2.0]]))
-    found = nz.sweep(network, np.array([[3.0, 2.0]]), family="scale", levels=[0.5], ranges=ranges, keep_predictions=True)
+    found = nz.sweep(
+        network, np.array([[3.0, 2.0]]), family="scale", levels=[0.5], ranges=ranges, keep_predictions=True
+    )
     assert int(found.predictions[0, 0]) == 1  # 0.5 * 3 < 2
     assert int(found.dead_units) == 1
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_and_company_change_no_prediction(threads: int, trained: dict, mnist_5k: nz.datasets.Dataset) -> None:
+def test_threads_and_company_change_no_prediction(
+    threads: int, trained: dict, mnist_5k: nz.datasets.Dataset
+) -> None:
     x = mnist_5k.test.pixels[:333]
     network = trained["abs"]
     whole = nz.sweep(network, x, keep_predictions=True, ranges=nz.unit_ranges(network, x), threads=threads)
@@ -127,12 +144,21 @@ def test_threads_and_company_change_no_prediction(threads: int, trained: dict, m
 def test_any_shape_and_activation(name: str, units: int, classes: int, rng: np.random.Generator) -> None:
     inputs = 11
     network = nz.TwoLayer(
-        rng.normal(size=(units, inputs)), rng.normal(size=units), rng.normal(size=(classes, units)), rng.normal(size=classes), name
+        rng.normal(size=(units, inputs)),
+        rng.normal(size=units),
+        rng.normal(size=(classes, units)),
+        rng.normal(size=classes),
+        name,
     )
     x = rng.normal(size=(101, inputs)).astype(np.float32)
     hidden = nz.HiddenLayer(network, x)
     perturbations = [
-        nz.Perturbation(scale=rng.normal(size=units), offset=rng.normal(size=units), clip=rng.normal(size=units), side=side)
+        nz.Perturbation(
+            scale=rng.normal(size=units),
+            offset=rng.normal(size=units),
+            clip=rng.normal(size=units),
+            side=side,
+        )
         for side in ("pre", "post")
     ] + [nz.Perturbation(), nz.Perturbation(scale=0.3), nz.Perturbation(scale=-0.3)]
     predictions = hidden.predict(perturbations)
@@ -149,7 +175,9 @@ def test_two_units_by_hand() -> None:
     network = nz.TwoLayer([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.5], "relu")
     x = np.array([[-1.0], [0.25], [1.0]])
     conduct = nz.Conduct(offset="shift", range="pre")  # both units range from -1 to 1: r = 2
-    found = nz.sweep(network, x, [1, 1, 0], family="offset", levels=[-0.5, 0.0], conduct=conduct, keep_predictions=True)
+    found = nz.sweep(
+        network, x, [1, 1, 0], family="offset", levels=[-0.5, 0.0], conduct=conduct, keep_predictions=True
+    )
     # p = 0: logits (0, 1.5), (0.25, 0.5), (1, 0.5)
     assert found.predictions.sel(level=0.0).values.tolist() == [1, 1, 0]
     # p = -0.5: z - 1 is at most 0, so that only the biases are left
@@ -170,7 +198,9 @@ def test_labels_are_optional_and_everything_is_labelled(trained: dict, mnist_5k:
     assert found.attrs == {"offset": "as-run", "clip": "pre", "clip_threshold": "min+pr", "range": "post"}
 
 
-def test_modules_tensors_and_floats_give_what_arrays_give(trained: dict, mnist_5k: nz.datasets.Dataset) -> None:
+def test_modules_tensors_and_floats_give_what_arrays_give(
+    trained: dict, mnist_5k: nz.datasets.Dataset
+) -> None:
     network, data = trained["relu"], mnist_5k.test
     expected = nz.sweep(network, data.pixels, data.labels)
     module = torch.nn.Sequential(torch.nn.Flatten(), *network.to_module())
@@ -190,9 +220,15 @@ def test_modules_tensors_and_floats_give_what_arrays_give(trained: dict, mnist_5
         ({"y": [1, 2]}, r"y must have one label per example, shape \(1000,\); got \(2,\)"),
         ({"y": np.zeros(1000)}, "labels must be whole numbers, the classes; got float64"),
         ({"family": "ofset"}, "unknown family 'ofset': did you mean 'offset'"),
-        ({"family": ["scale", "clip"], "levels": [1.0]}, "levels can be given for one family only; got 2 families"),
+        (
+            {"family": ["scale", "clip"], "levels": [1.0]},
+            "levels can be given for one family only; got 2 families",
+        ),
         ({"network": "model.pt"}, "a network is a TwoLayer or a PyTorch module .* got str"),
-        ({"network": torch.nn.Linear(784, 10)}, "a two-layer network is Linear, activation, Linear; this module has Linear"),
+        (
+            {"network": torch.nn.Linear(784, 10)},
+            "a two-layer network is Linear, activation, Linear; this module has Linear",
+        ),
         ({"threads": 0}, "threads must be at least 1; got 0"),
     ],
 )

@@ -1,10 +1,10 @@
 """nearzero: do hidden units measure distance or intensity? Perturb them, and see.
 
-    import nearzero as nz
+import nearzero as nz
 
-    study = nz.reproduce("quick")             # or nz.Study.open(folder)
-    study.response                            # xarray.Dataset
-    nz.sweep(network, x, y, family="offset")  # one network, from arrays or an nn.Module of this shape
+study = nz.reproduce("quick")             # or nz.Study.open(folder)
+study.response                            # xarray.Dataset
+nz.sweep(network, x, y, family="offset")  # one network, from arrays or an nn.Module of this shape
 """
 
 from nearzero import datasets

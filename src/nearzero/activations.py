@@ -1,7 +1,8 @@
 """The nine activations, by name: what each is, and which of its properties the measurements rest on.
 
-Plain NumPy, in the precision of the argument; nothing is trained or swept with these functions. The fast versions are in
-`nearzero.kernels.activations` (float32 vectors) and in PyTorch; the tests hold all three against each other.
+Plain NumPy, in the precision of the argument; nothing is trained or swept with these functions. The fast
+versions are in `nearzero.kernels.activations` (float32 vectors) and in PyTorch; the tests hold all three
+against each other.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Activation:
     """A function a = act(z), applied to each unit.
 
     Attributes:
-        name: how specs, files and the command line call it; also its name in `torch.nn.functional`, `abs` apart.
+        name: how specs, files and the command line call it; also its name in `torch.nn.functional`, `abs`
+            apart.
         label: how tables and figures call it.
         function: a = act(z), elementwise, keeping shape and dtype.
         homogeneous: whether act(s z) = s act(z) for every s > 0. For these a common scale of all units passes

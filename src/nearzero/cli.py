@@ -1,6 +1,7 @@
 """The command line: parse, call, print. No science.
 
-Whatever a user can cause ends as one line on standard error and exit code 2; the heavy imports wait until a command needs them.
+Whatever a user can cause ends as one line on standard error and exit code 2; the heavy imports wait until a
+command needs them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ DataDir = Annotated[
 ]
 Settings = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="KEY=VALUE", help="Any key of the spec; may be repeated.", show_default=False),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any key of the spec; may be repeated.", show_default=False
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
@@ -64,11 +67,17 @@ def reproduce(
         Optional[str],  # noqa: UP045
         typer.Option(help="quick (a minute or two) or paper (hours).", show_default="quick"),
     ] = None,
-    out: Annotated[Optional[Path], typer.Option(help="The study's folder.", show_default="studies/PRESET")] = None,  # noqa: UP045
+    out: Annotated[
+        Path | None, typer.Option(help="The study's folder.", show_default="studies/PRESET")
+    ] = None,
     runs: Annotated[Optional[int], typer.Option(help="Runs of each network.", show_default="20")] = None,  # noqa: UP045
-    device: Annotated[Optional[str], typer.Option(help="Where to train: cpu, cuda, mps.", show_default="cpu")] = None,  # noqa: UP045
+    device: Annotated[
+        str | None, typer.Option(help="Where to train: cpu, cuda, mps.", show_default="cpu")
+    ] = None,
     data_dir: DataDir = None,
-    spec: Annotated[Optional[Path], typer.Option(help="A spec file; the other options go over it.", show_default=False)] = None,  # noqa: UP045
+    spec: Annotated[
+        Path | None, typer.Option(help="A spec file; the other options go over it.", show_default=False)
+    ] = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
@@ -145,7 +154,9 @@ def _open(folder: Path) -> Any:
 
 def _say_where(folder: Path, console: Console | None) -> None:
     if console is not None:
-        console.print(f"\nTables are in {folder / 'tables'}, figures in {folder / 'figures'}.", highlight=False)
+        console.print(
+            f"\nTables are in {folder / 'tables'}, figures in {folder / 'figures'}.", highlight=False
+        )
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -183,7 +194,9 @@ def data_list() -> None:
 
 @data_app.command("verify")
 def data_verify(
-    name: Annotated[Optional[str], typer.Argument(help="One data set; all, unless given.", show_default=False)] = None,  # noqa: UP045
+    name: Annotated[
+        str | None, typer.Argument(help="One data set; all, unless given.", show_default=False)
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Check every file against its SHA-256; exit code 2 if one is wrong."""

@@ -1,7 +1,7 @@
 """Families: what turns a level and the unit ranges into a perturbation.
 
-Here are the paper's three, with its levels, each in the published conduct and in the corrected ones. A `Conduct` names
-which. How a sweep applies them is in `nearzero.sweep`.
+Here are the paper's three, with its levels, each in the published conduct and in the corrected ones. A
+`Conduct` names which. How a sweep applies them is in `nearzero.sweep`.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Conduct:
     """Which of several readings of the protocol is followed. The defaults gave the published numbers.
 
     Attributes:
-        offset: "as-run": z (max - p r) / max + p r, which keeps the maximum in place; "as-written": z (1 - p) r + p r, the
-            formula of the text, which has no identity level; "shift": z + p r.
-        clip: the side that is clipped: "pre", min(z, threshold), which leaves the negative side of Abs alone; or "post",
-            min(act(z), threshold).
+        offset: "as-run": z (max - p r) / max + p r, which keeps the maximum in place; "as-written": z (1 - p)
+            r + p r, the formula of the text, which has no identity level; "shift": z + p r.
+        clip: the side that is clipped: "pre", min(z, threshold), which leaves the negative side of Abs alone;
+            or "post", min(act(z), threshold).
         clip_threshold: "min+pr" (as run) or "pr" (as written).
         range: the side that min, max and r = max - min are taken on.
     """
@@ -114,7 +114,9 @@ class Family(ABC):
             InputError: a level that is neither finite nor the identity.
         """
         if not np.isfinite(level) and level != self.identity:
-            raise InputError(f"a level of {self.name} must be finite, or its identity {self.identity}; got {level}")
+            raise InputError(
+                f"a level of {self.name} must be finite, or its identity {self.identity}; got {level}"
+            )
         with np.errstate(divide="ignore", invalid="ignore"):
             live = self._live(level, ranges)
         keep = ranges.live

@@ -1,7 +1,7 @@
 """Files that are whole or not there.
 
-Whatever nearzero writes goes through `atomic`: a process killed at any moment leaves the old file or the new one. What is
-written where is for the callers to say.
+Whatever nearzero writes goes through `atomic`: a process killed at any moment leaves the old file or the new
+one. What is written where is for the callers to say.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there takes its place when the block ends without error.
+    """A temporary path beside `path`; what was written there takes its place when the block ends without
+    error.
 
     Raises:
         InputError: the operating system refused (no space, no permission, ...), in one line.

@@ -1,7 +1,8 @@
-"""A network's hidden layer on one set of examples: z computed once, then asked for predictions again and again.
+"""A network's hidden layer on one set of examples: z computed once, then asked for predictions again and
+again.
 
-Everything that perturbs the paper's networks goes through here, so that two ways to a response can't give two answers. The loops
-themselves are in `nearzero.kernels`; what the levels mean is in `nearzero.families`.
+Everything that perturbs the paper's networks goes through here, so that two ways to a response can't give two
+answers. The loops themselves are in `nearzero.kernels`; what the levels mean is in `nearzero.families`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class HiddenLayer:
         InputError: inputs of another width than the network's, none at all, or values that aren't finite.
     """
 
-    def __init__(self, network: TwoLayer, inputs: Pixels | npt.ArrayLike, *, threads: int | None = None) -> None:
+    def __init__(
+        self, network: TwoLayer, inputs: Pixels | npt.ArrayLike, *, threads: int | None = None
+    ) -> None:
         self.network = network
         self.threads = thread_count(threads)
         self.z = _preactivations(network, _as_inputs(inputs), self.threads)
@@ -53,17 +56,19 @@ class HiddenLayer:
     @cached_property
     def unperturbed(self) -> Predictions:
         """(N,): the predictions of the network as it is."""
-        return self.predict([Perturbation()])[0]
+        return np.asarray(self.predict([Perturbation()])[0])
 
     def predict(self, perturbations: Sequence[Perturbation]) -> Predictions:
         """(L, N): the class with the greatest logit, the first of equals, under each perturbation.
 
-        A common positive scale of all units, where the activation is positively homogeneous, is taken through to the logits:
-        argmax(s W2 act(z) + b2), one product for all such perturbations.
+        A common positive scale of all units, where the activation is positively homogeneous, is taken through
+        to the logits: argmax(s W2 act(z) + b2), one product for all such perturbations.
         """
         units = self.network.units
         parameters = [each.per_unit(units) for each in perturbations]
-        scale, offset, clip = (np.stack(rows) if rows else np.empty((0, units), np.float32) for rows in _columns(parameters))
+        scale, offset, clip = (
+            np.stack(rows) if rows else np.empty((0, units), np.float32) for rows in _columns(parameters)
+        )
         post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
         out = np.empty((len(perturbations), len(self.z)), np.uint16)
         common = self._common_scale(scale, offset, clip)
@@ -92,7 +97,8 @@ class HiddenLayer:
     def _common_scale(self, scale: Floats, offset: Floats, clip: Floats) -> Floats:
         """(L,): the scale that all units share where a perturbation is nothing but that; else NaN.
 
-        Units that are silent on these examples (act(z) = 0 for all of them) may have any other positive scale.
+        Units that are silent on these examples (act(z) = 0 for all of them) may have any other positive
+        scale.
         """
         speaking = (self.ranges.post.minimum != 0) | (self.ranges.post.maximum != 0)
         if not self.network.act.homogeneous or not speaking.any():
@@ -138,7 +144,9 @@ def _as_inputs(inputs: Pixels | npt.ArrayLike) -> Pixels | Floats:
     if array.ndim > 2:
         array = array.reshape(len(array), -1)
     if array.ndim != 2 or not len(array):
-        raise InputError(f"inputs must be an array (examples, inputs) with at least one example; got shape {array.shape}")
+        raise InputError(
+            f"inputs must be an array (examples, inputs) with at least one example; got shape {array.shape}"
+        )
     if array.dtype == np.uint8:
         return Pixels(array)
     if not (np.issubdtype(array.dtype, np.number) and np.isrealobj(array)):

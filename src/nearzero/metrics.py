@@ -13,10 +13,13 @@ from nearzero.errors import InputError
 __all__ = ["accuracy", "agreement"]
 
 
-def _share_equal(predictions: npt.NDArray[np.integer], reference: npt.NDArray[np.integer], name: str) -> npt.NDArray[np.float64]:
+def _share_equal(
+    predictions: npt.NDArray[np.integer], reference: npt.NDArray[np.integer], name: str
+) -> npt.NDArray[np.float64]:
     if predictions.shape[-1:] != reference.shape:
         raise InputError(
-            f"{name} must have one entry per example; got {reference.shape} for predictions of shape {predictions.shape}"
+            f"{name} must have one entry per example; "
+            f"got {reference.shape} for predictions of shape {predictions.shape}"
         )
     if not reference.size:
         raise InputError("a metric needs at least one example; got none")
@@ -26,11 +29,15 @@ def _share_equal(predictions: npt.NDArray[np.integer], reference: npt.NDArray[np
     return (equal / reference.size).reshape(predictions.shape[:-1])
 
 
-def accuracy(predictions: npt.NDArray[np.integer], labels: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+def accuracy(
+    predictions: npt.NDArray[np.integer], labels: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float64]:
     """The share of examples predicted right: predictions (..., N) and labels (N,) give (...), in 0 to 1."""
     return _share_equal(predictions, labels, "labels")
 
 
-def agreement(predictions: npt.NDArray[np.integer], unperturbed: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+def agreement(
+    predictions: npt.NDArray[np.integer], unperturbed: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float64]:
     """The share of examples predicted as without perturbation: (..., N) and (N,) give (...), in 0 to 1."""
     return _share_equal(predictions, unperturbed, "unperturbed predictions")

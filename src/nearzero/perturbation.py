@@ -1,7 +1,7 @@
 """A perturbation of units, y = min(scale * x + offset, clip), as a value.
 
-This is the paper's perturbation layer and nothing more: which numbers a family puts into it at which level is in
-`nearzero.families`, what it does to a network in `nearzero.sweep`.
+This is the paper's perturbation layer and nothing more: which numbers a family puts into it at which level is
+in `nearzero.families`, what it does to a network in `nearzero.sweep`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Perturbation:
     def __call__(self, x: npt.NDArray[Float]) -> npt.NDArray[Float]:
         """Apply to x of shape (..., U), in x's precision."""
         scale, offset, clip = (np.asarray(getattr(self, name)).astype(x.dtype) for name in PARAMETERS)
-        return np.minimum(scale * x + offset, clip)
+        return np.asarray(np.minimum(scale * x + offset, clip))
 
     @property
     def is_identity(self) -> bool:
@@ -88,10 +88,14 @@ class Perturbation:
             InputError: the sides differ, or `other` has a scale that isn't positive where this one clips.
         """
         if self.side != other.side:
-            raise InputError(f"can't compose a {self.side}-activation with a {other.side}-activation perturbation")
+            raise InputError(
+                f"can't compose a {self.side}-activation with a {other.side}-activation perturbation"
+            )
         clips = np.asarray(self.clip) != np.inf
         if np.any(clips & (np.asarray(other.scale) <= 0)):
-            raise InputError("can't compose: the second scale isn't positive where the first perturbation clips")
+            raise InputError(
+                "can't compose: the second scale isn't positive where the first perturbation clips"
+            )
         # inf * s2 would be NaN at s2 = 0, where nothing is clipped
         carried = np.where(clips, other.scale * np.where(clips, self.clip, 0.0) + other.offset, np.inf)
         return Perturbation(

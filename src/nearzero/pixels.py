@@ -1,8 +1,9 @@
 """Images as networks see them: whole-number pixels, and the affine map that a recipe puts before them.
 
-It stands apart because both the engines and the sweep rest on it: pixels stay uint8, most of them zero, and the map
-is folded into the first layer, W1 (g p + s) + b1 = (g W1) p + (b1 + s W1 1), so that zeros can be skipped whether
-a study normalises its pixels or not. Where images come from is the business of `nearzero.datasets`.
+It stands apart because both the engines and the sweep rest on it: pixels stay uint8, most of them zero, and
+the map is folded into the first layer, W1 (g p + s) + b1 = (g W1) p + (b1 + s W1 1), so that zeros can be
+skipped whether a study normalises its pixels or not. Where images come from is the business of
+`nearzero.datasets`.
 """
 
 from __future__ import annotations

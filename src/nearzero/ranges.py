@@ -1,7 +1,7 @@
 """Per-unit minimum and maximum over a data set, on both sides of the activation.
 
-Families turn a level into a perturbation by these. They are extremes, and so move with outliers; that is the paper's
-conduct, and one of its faults.
+Families turn a level into a perturbation by these. They are extremes, and so move with outliers; that is the
+paper's conduct, and one of its faults.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Ranges:
         return self.pre if side == "pre" else self.post
 
     @classmethod
-    def of(cls, blocks: npt.NDArray[np.floating] | Iterable[npt.NDArray[np.floating]], act: Activation) -> Ranges:
+    def of(
+        cls, blocks: npt.NDArray[np.floating] | Iterable[npt.NDArray[np.floating]], act: Activation
+    ) -> Ranges:
         """Ranges of pre-activations z, (N, U), given whole or as a stream of blocks (n, U).
 
         Raises:
@@ -85,5 +87,7 @@ class Ranges:
         if low is None:
             raise InputError("ranges need at least one example; got none")
         if not all(np.isfinite(each).all() for each in (*low, *high)):
-            raise InputError("ranges need finite pre-activations; some are infinite or NaN (did the network diverge?)")
+            raise InputError(
+                "ranges need finite pre-activations; some are infinite or NaN (did the network diverge?)"
+            )
         return cls(UnitRange(low[0], high[0], "pre"), UnitRange(low[1], high[1], "post"))

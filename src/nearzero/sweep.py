@@ -1,7 +1,7 @@
 """Response curves: a network, swept over the levels of some families, as labelled arrays.
 
-No files and no statistics: a study keeps the arrays and `nearzero.statistics` summarises them. How predictions are made is in
-`nearzero.hidden`.
+No files and no statistics: a study keeps the arrays and `nearzero.statistics` summarises them. How
+predictions are made is in `nearzero.hidden`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def sweep(
     keep_predictions: bool = False,
     threads: int | None = None,
 ) -> xr.Dataset:
-    """Perturb the hidden layer of one network at every level of one or more families, and see what it predicts.
+    """Perturb the hidden layer of one network at every level of one or more families, and see what it
+    predicts.
 
     Args:
         network: a `TwoLayer`, or a PyTorch module Linear, activation, Linear.
@@ -74,10 +75,10 @@ def sweep(
         keep_predictions: also return the predicted classes, 2 bytes for each example and level.
 
     Returns:
-        A Dataset with `accuracy` and `agreement` (the share of predictions that stay as they were), both 0 to 1, on the dimensions
-        (family, level), or (level,) for one name; `unperturbed_accuracy`; `dead_units`; and, if asked,
-        `predictions` (family, level, example). Levels are the sorted union of all families'; where a family
-        hasn't a level stands NaN (for predictions, -1).
+        A Dataset with `accuracy` and `agreement` (the share of predictions that stay as they were), both 0 to
+        1, on the dimensions (family, level), or (level,) for one name; `unperturbed_accuracy`; `dead_units`;
+        and, if asked, `predictions` (family, level, example). Levels are the sorted union of all families';
+        where a family hasn't a level stands NaN (for predictions, -1).
 
     Raises:
         InputError: shapes that don't fit, an unknown family, a conduct that the activation doesn't allow.
@@ -85,7 +86,9 @@ def sweep(
     network = _as_network(network)
     names = [family] if isinstance(family, str) else list(family)
     if not network.finite:
-        raise InputError("the network has weights that aren't finite numbers; it can't be swept (did it diverge?)")
+        raise InputError(
+            "the network has weights that aren't finite numbers; it can't be swept (did it diverge?)"
+        )
     if levels is not None and len(names) != 1:
         raise InputError(f"levels can be given for one family only; got {len(names)} families")
     hidden = HiddenLayer(network, x, threads=threads)

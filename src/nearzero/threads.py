@@ -1,7 +1,7 @@
 """Threads for compiled loops that let go of the interpreter lock.
 
-Work is cut into parts by what is to be computed and never by how many threads there are, so the number of threads changes how
-long a result takes and nothing else.
+Work is cut into parts by what is to be computed and never by how many threads there are, so the number of
+threads changes how long a result takes and nothing else.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Mirror:
     url: str
     answers: dict[str, Answer] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
-    closing: threading.Event = field(default_factory=threading.Event)
+    encodings: set[str | None] = field(default_factory=set)
 
     def offer(self, files: dict[str, bytes]) -> None:
         self.answers.update({f"{name}.gz": gzip.compress(data) for name, data in files.items()})
@@ -115,6 +115,7 @@ def _serving() -> Iterator[Mirror]:
         def do_GET(self) -> None:
             name = self.path.rpartition("/")[2]
             mirror.asked.append(name)
+            mirror.encodings.add(self.headers["Accept-Encoding"])
             answer = mirror.answers.get(name, 404)
             if callable(answer):
                 answer(self)
@@ -137,7 +138,6 @@ def _serving() -> Iterator[Mirror]:
     try:
         yield mirror
     finally:
-        mirror.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()

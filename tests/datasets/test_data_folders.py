@@ -203,6 +203,10 @@ def test_data_dir_without_the_files_is_an_error_even_with_a_cache(tiny: Tiny, tm
     )
     assert refusal("mnist", data_dir=folder) == message
     assert refusal("mnist", data_dir=folder, substitute=True) == message
+    (tmp_path / "empty").mkdir()
+    assert f"{tmp_path / 'empty'} lacks {', '.join(IDX_FILES)}" in refusal(
+        "mnist", data_dir=tmp_path / "empty"
+    )
     assert refusal("mnist", data_dir="nowhere") == "the data folder nowhere does not exist"
     assert refusal("mnist", data_dir="") == "the data folder has no name: name a folder of IDX files"
 

@@ -50,6 +50,16 @@ def test_moments_follow_the_convention_or_the_data(tiny: Tiny, cached: Path, mon
     assert (dataset.mean, dataset.std) == (0.1307, 0.3081)
 
 
+def test_every_registered_file_can_be_checked():
+    for each in entries():
+        assert len(each.files) == 4
+        for file in each.files:
+            (digest,) = {file.sha256, file.gz_sha256} - {None}
+            assert len(bytes.fromhex(digest)) == 32
+            assert file.cached_name == (file.name if file.sha256 else f"{file.name}.gz")
+    assert [file.size for file in entry("kmnist").files] == [47_040_016, 60_008, 7_840_016, 10_008]
+
+
 @pytest.mark.parametrize("name", ["mnist", "mnist-5k"])
 def test_mnist_is_normalised_as_in_the_field(name: str):
     assert entry(name).moments == (0.1307, 0.3081)

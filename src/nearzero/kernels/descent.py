@@ -1,7 +1,7 @@
 """Gradient descent on one network, tile by tile: forward, loss and backward while everything is in cache.
 
-The products themselves are in `forward`, `readout` and `gradient`; here they are put together into the two loops that
-training runs, over shards of a full batch (`run_tiles`, which measures too) and over mini-batches (`run_batches`).
+The products themselves are in `forward`, `readout` and `gradient`; here they are put together into the loop that
+training is. A full batch goes through it in shards, each a batch without update; so do measurements.
 Which run, which threads, which steps: that's `nearzero.training.fused`.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nearzero.kernels.forward import fold, forward_tile
 from nearzero.kernels.gradient import pixel_gradient
-from nearzero.kernels.layout import aligned, padded, strip_width
+from nearzero.kernels.layout import aligned, even, padded, strip_width
 from nearzero.kernels.readout import (
     MISSING,
     activate_tile,
@@ -27,7 +27,7 @@ from nearzero.kernels.readout import (
 from nearzero.kernels.simd import fma, jit, load, splat, store
 from nearzero.kernels.tiles import TILE, build_tile
 
-__all__ = ["Arrays", "Room", "Shape", "Weights", "make_arrays", "make_room", "make_weights", "run_batches", "run_tiles", "update"]
+__all__ = ["Arrays", "Room", "Shape", "Weights", "make_arrays", "make_room", "make_weights", "descend", "update"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -47,7 +47,7 @@ class Arrays(NamedTuple):
 
     Attributes:
         w1: strips of D rows. b1: units padded to a multiple of 16.
-        w2: strips of K rows. b2: classes padded to a multiple of 16; in weights the padding is `MISSING`.
+        w2: strips of K rows, a row of zeros added if K is odd. b2: classes padded to a multiple of 16; in weights the padding is `MISSING`.
     """
 
     w1: Floats
@@ -86,7 +86,10 @@ def make_arrays(shape: Shape) -> Arrays:
     """Zeros."""
     units = padded(shape.units)
     return Arrays(
-        aligned(units * shape.inputs), aligned(units), aligned(units * shape.classes), aligned(padded(shape.classes))
+        aligned(units * shape.inputs),
+        aligned(units),
+        aligned(units * even(shape.classes)),
+        aligned(padded(shape.classes)),
     )
 
 
@@ -108,6 +111,24 @@ def make_room(shape: Shape) -> Room:
     )
 
 
+class Plan(NamedTuple):
+    """Which batches to go through, and what for.
+
+    Attributes:
+        batch: examples in a batch; where tiles aren't built on the way, a multiple of 64.
+        first, last: the batches, `last` excluded.
+        backward: whether to compute gradients.
+        update: whether to move the weights after each batch, by `rate` times its mean gradient.
+    """
+
+    batch: int
+    first: int
+    last: int
+    backward: bool
+    update: bool
+    rate: float
+
+
 @jit
 def derive(weights, shape):  # type: ignore[no-untyped-def]
     """Bring w, b and w2t up to date with the network's own arrays."""
@@ -118,16 +139,16 @@ def derive(weights, shape):  # type: ignore[no-untyped-def]
     while unit < shape.units:
         width = strip_width(own.b1.size - unit)
         for k in range(shape.classes):
-            row = unit * shape.classes + k * width
+            row = unit * (shape.classes + shape.classes % 2) + k * width
             for u in range(min(width, shape.units - unit)):
                 w2t[(unit + u) * own.b2.size + k] = own.w2[row + u]
         unit += width
 
 
 @jit
-def _descend(array, gradient, rate):  # type: ignore[no-untyped-def]
+def _move(array, direction, rate):  # type: ignore[no-untyped-def]
     for i in range(0, array.size, 16):
-        store(array, i, fma(rate, load(gradient, i), load(array, i)))
+        store(array, i, fma(rate, load(direction, i), load(array, i)))
 
 
 @jit
@@ -147,92 +168,79 @@ def update(weights, gradient, shape, rate):  # type: ignore[no-untyped-def]
                 slope = fma(gain, load(gradient.w1, at), common)
                 store(own.w1, at, fma(down, slope, load(own.w1, at)))
         unit += width
-    _descend(own.b1, gradient.b1, down)
-    _descend(own.w2, gradient.w2, down)
-    _descend(own.b2, gradient.b2, down)
+    _move(own.b1, gradient.b1, down)
+    _move(own.w2, gradient.w2, down)
+    _move(own.b2, gradient.b2, down)
     derive(weights, shape)
 
 
 @jit
+def _zero(array):  # type: ignore[no-untyped-def]
+    for i in range(0, array.size, 16):
+        store(array, i, splat(np.float32(0.0)))
+
+
+@jit
 def _clear(gradient):  # type: ignore[no-untyped-def]
-    gradient.b1[:] = 0
-    gradient.w2[:] = 0
-    gradient.b2[:] = 0
+    """Zeros, w1's gradient apart: the first tile of a batch overwrites that."""
+    _zero(gradient.b1)
+    _zero(gradient.w2)
+    _zero(gradient.b2)
 
 
 @jit
-def _forward(act, weights, shape, entries, starts, tile, labels, first, examples, room):  # type: ignore[no-untyped-def]
-    """One tile from pixels to exponentials of logits; returns (sum of losses, correct)."""
-    pairs = (examples + 1) // 2
-    forward_tile(entries, starts, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
-    activate_tile(act, room.z, room.a, 2 * pairs, weights.b.size)
-    logit_tile(room.a, weights.w2t, shape.units, weights.own.b2.size, room.logits)
-    return loss_tile(room.logits, weights.own.b2, labels, first, examples, room.sums, room.losses)
+def descend(code, weights, shape, tiles, build, values, order, labels, plan, room, gradient):  # type: ignore[no-untyped-def]
+    """Run through batches: forward and loss; if asked, gradients; if asked, an update after each batch.
 
+    Args:
+        code: of the activation, in `ACTIVATION_CODES`.
+        weights, shape, room: of the network.
+        tiles: the tiles of the set (`TileArrays`), or room for one if `build`.
+        build: whether to build each tile from `values`, flat (N * D,), and `order`, (N,); else these aren't looked at.
+        labels: (N,) in the order of the examples.
+        plan: what to do, a `Plan`.
+        gradient: of the last batch, afterwards.
 
-@jit
-def _backward(weights, shape, columns, masks, tile, labels, first, examples, fresh, room, gradient):  # type: ignore[no-untyped-def]
-    """The same tile back, after `_forward`: add its share to the gradient; if `fresh`, w1's starts from 0."""
-    stride = weights.own.b2.size
-    residual_tile(room.logits, labels, first, examples, stride, room.sums)
-    hidden_gradient(room.logits, weights.own.w2, shape.classes, stride, examples, room.z, room.dz)
-    output_gradient(
-        room.logits, stride, room.a, room.dz, shape.classes, examples, gradient.w2, gradient.b2, gradient.b1
-    )
-    pixel_gradient(columns, masks, tile, shape.inputs, room.dz, weights.b.size, fresh, gradient.w1)
-
-
-@jit
-def run_tiles(act, weights, shape, entries, starts, columns, masks, labels, first, last, room, gradient):  # type: ignore[no-untyped-def]
-    """Measure tiles `first` to `last` (excluded) of a set; where columns aren't empty, sum their gradient too.
-
-    labels: in the order of the tiles; gradient: overwritten. Returns (sum of losses, correct).
+    Returns:
+        The sum of losses and the number of correct predictions, each batch measured before its update.
     """
     loss, correct = 0.0, 0
-    backward = masks.size > 0
-    _clear(gradient)
-    for tile in range(first, last):
-        examples = min(64, labels.size - tile * 64)
-        some, right = _forward(act, weights, shape, entries, starts, tile, labels, tile * 64, examples, room)
-        loss += some
-        correct += right
-        if backward:
-            fresh = tile == first
-            _backward(
-                weights, shape, columns, masks, tile, labels, tile * 64, examples, fresh, room, gradient
-            )
+    classes, units = weights.own.b2.size, weights.b.size
+    for step in range(plan.first, plan.last):
+        start = step * plan.batch
+        stop = min(start + plan.batch, labels.size)
+        _clear(gradient)
+        for at in range(start, stop, 64):
+            examples = min(64, stop - at)
+            pairs, tile = (examples + 1) // 2, at // 64
+            if build:
+                build_tile(tiles, values, shape.inputs, order, at, examples, plan.backward)
+                tile = 0
+            forward_tile(tiles.entries, tiles.starts, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
+            activate_tile(code, room.z, room.a, 2 * pairs, units)
+            logit_tile(room.a, weights.w2t, shape.units, classes, room.logits)
+            some, right = loss_tile(room.logits, weights.own.b2, labels, at, examples, room.sums, room.losses)
+            loss += some
+            correct += right
+            if plan.backward:
+                residual_tile(room.logits, labels, at, examples, classes, room.sums)
+                hidden_gradient(room.logits, classes, examples, weights.own.w2, shape.classes, room.z, room.dz)
+                output_gradient(
+                    room.logits, classes, examples, room.a, room.dz, shape.classes, gradient.w2, gradient.b2, gradient.b1
+                )
+                pixel_gradient(
+                    tiles.columns, tiles.masks, tile, shape.inputs, room.dz, units, at == start, gradient.w1
+                )
+        if plan.update:
+            update(weights, gradient, shape, np.float32(plan.rate / (stop - start)))
     return loss, correct
 
 
 @jit
-def run_batches(act, weights, shape, values, labels, order, batch, first, last, rate, tile, room, gradient):  # type: ignore[no-untyped-def]
-    """Descend by mini-batches `first` to `last` (excluded) of an epoch.
-
-    values: (N, D) pixels; labels: (N,) in the epoch's order; order: (N,); batch: how many examples; rate: the
-    learning rate.
-    """
-    for step in range(first, last):
-        start = step * batch
-        stop = min(start + batch, order.size)
-        _clear(gradient)
-        for at in range(start, stop, 64):
-            examples = min(64, stop - at)
-            build_tile(tile, values, order, at, examples, True)
-            _forward(act, weights, shape, tile.entries, tile.starts, 0, labels, at, examples, room)
-            _backward(
-                weights, shape, tile.columns, tile.masks, 0, labels, at, examples, at == start, room, gradient
-            )
-        update(weights, gradient, shape, np.float32(rate / (stop - start)))
-
-
-@jit
-def add_gradients(parts, total):  # type: ignore[no-untyped-def]
+def add_gradients(part, total):  # type: ignore[no-untyped-def]
     """total += part, for every array of a gradient."""
-    for i in range(0, total.w1.size, 16):
-        store(total.w1, i, load(total.w1, i) + load(parts.w1, i))
-    for i in range(0, total.b1.size, 16):
-        store(total.b1, i, load(total.b1, i) + load(parts.b1, i))
-    for i in range(0, total.w2.size, 16):
-        store(total.w2, i, load(total.w2, i) + load(parts.w2, i))
-    for i in range(0, total.b2.size, 16):
-        store(total.b2, i, load(total.b2, i) + load(parts.b2, i))
+    one = splat(np.float32(1.0))
+    _move(total.w1, part.w1, one)
+    _move(total.b1, part.b1, one)
+    _move(total.w2, part.w2, one)
+    _move(total.b2, part.b2, one)

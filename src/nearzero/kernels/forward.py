@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from nearzero.errors import InputError
 from nearzero.kernels.layout import aligned, by_strip, padded, strip_width
-from nearzero.kernels.registers import axpy_pair
+from nearzero.kernels.registers import axpy_pair, inlined
 from nearzero.kernels.simd import fma, jit, load, load_n, splat, store, store_n
-from nearzero.kernels.tiles import TILE, build_tile, check_inputs, tile_scratch
+from nearzero.kernels.tiles import TILE, build_tile, check_inputs, tile_room
 from nearzero.pixels import Pixels
 from nearzero.threads import parallel, thread_count
 
@@ -24,13 +24,15 @@ __all__ = ["fold", "forward_tile", "preactivations"]
 CHUNK = 16  # tiles that a thread takes at a time
 
 
-@jit
-def _pair_sums(entries, first, last, w, base, width, sums):  # type: ignore[no-untyped-def]
-    for k in range(first, last):
-        entry = np.int64(entries[k])
-        one, two = np.float32(entry & 255), np.float32((entry >> 8) & 255)
-        sums = axpy_pair(one, two, w, base + (entry >> 16) * width, sums)
-    return sums
+@inlined
+def _strip(entries, starts, first, pairs, w, base, bias, z, at, width):  # type: ignore[no-untyped-def]
+    for pair in range(first, first + pairs):
+        sums = bias + bias
+        for k in range(starts[pair], starts[pair + 1]):
+            entry = np.int64(entries[k])
+            one, two = np.float32(entry & 255), np.float32((entry >> 8) & 255)
+            sums = axpy_pair(one, two, w, base + (entry >> 16) * width, sums)
+        store_n(z, at + 2 * (pair - first) * width, sums)
 
 
 @jit
@@ -39,25 +41,18 @@ def forward_tile(entries, starts, tile, pairs, w, b, inputs, z):  # type: ignore
 
     entries, starts: as in `Tiles`; w: strips of `inputs` rows; b: (units,), units a multiple of 16.
     """
-    unit = 0
+    first, unit = tile * 32, 0
     while unit < b.size:
         width = strip_width(b.size - unit)
-        base = unit * inputs
-        for pair in range(pairs):
-            first, last = starts[tile * 32 + pair], starts[tile * 32 + pair + 1]
-            at = unit * 64 + 2 * pair * width
-            if width == 128:
-                bias = load_n(b, unit, 8)
-                store_n(z, at, _pair_sums(entries, first, last, w, base, 128, bias + bias))
-            elif width == 64:
-                bias = load_n(b, unit, 4)
-                store_n(z, at, _pair_sums(entries, first, last, w, base, 64, bias + bias))
-            elif width == 32:
-                bias = load_n(b, unit, 2)
-                store_n(z, at, _pair_sums(entries, first, last, w, base, 32, bias + bias))
-            else:
-                bias = load_n(b, unit, 1)
-                store_n(z, at, _pair_sums(entries, first, last, w, base, 16, bias + bias))
+        base, at = unit * inputs, unit * 64
+        if width == 128:
+            _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 8), z, at, 128)
+        elif width == 64:
+            _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 4), z, at, 64)
+        elif width == 32:
+            _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 2), z, at, 32)
+        else:
+            _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 1), z, at, 16)
         unit += width
 
 
@@ -101,12 +96,12 @@ def _write_rows(z, units, all_units, order, first, count, out):  # type: ignore[
 
 
 @jit
-def _forward_rows(tile, values, order, first, last, w, b, units, z, out):  # type: ignore[no-untyped-def]
+def _forward_rows(tile, values, inputs, order, first, last, w, b, units, z, out):  # type: ignore[no-untyped-def]
     """z of tiles `first` to `last` (excluded), each built here, written to `out`."""
     for t in range(first, last):
         count = min(64, order.size - t * 64)
-        build_tile(tile, values, order, t * 64, count, False)
-        forward_tile(tile.entries, tile.starts, 0, (count + 1) // 2, w, b, values.shape[1], z)
+        build_tile(tile, values, inputs, order, t * 64, count, False)
+        forward_tile(tile.entries, tile.starts, 0, (count + 1) // 2, w, b, inputs, z)
         _write_rows(z, units, b.size, order, t * 64, count, out)
 
 
@@ -142,12 +137,12 @@ def preactivations(
         order = np.arange(examples, dtype=np.int32)
     units = len(b1)
     out = np.empty(examples * units, np.float32)
-    tiles = -(-examples // TILE)
+    tiles, values = -(-examples // TILE), pixels.values.reshape(-1)
 
     def work(first: int) -> None:
         z = aligned(TILE * b.size)
         last = min(first + CHUNK, tiles)
-        _forward_rows(tile_scratch(inputs), pixels.values, order, first, last, w, b, units, z, out)
+        _forward_rows(tile_room(inputs), values, inputs, order, first, last, w, b, units, z, out)
 
     parallel(work, range(0, tiles, CHUNK), threads)
     return out.reshape(examples, units)

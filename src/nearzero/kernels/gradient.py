@@ -10,7 +10,8 @@ import numpy as np
 
 from nearzero.kernels.bytes import trailing_zeros
 from nearzero.kernels.layout import strip_width
-from nearzero.kernels.simd import add_n, axpy_n, jit, load_n, splat_n, store_n
+from nearzero.kernels.registers import inlined, load_like
+from nearzero.kernels.simd import add_n, axpy_n, jit, splat_n, store_n
 
 __all__ = ["pixel_gradient"]
 
@@ -18,14 +19,19 @@ _F = np.float32
 _ONE = np.uint64(1)
 
 
-@jit
-def _walk(mask, columns, at, dz, base, width, sums):  # type: ignore[no-untyped-def]
-    """Add pixel times dz over the examples of a mask."""
-    while mask:
-        e = trailing_zeros(mask)
-        mask &= mask - _ONE
-        sums = axpy_n(_F(columns[np.uint64(at) + e]), dz, base + np.int64(e) * width, sums)
-    return sums
+@inlined
+def _strip(columns, masks, first, inputs, dz, base, g_w1, start, width, none, fresh):  # type: ignore[no-untyped-def]
+    for p in range(inputs):
+        mask = masks[first + p]
+        if mask == 0 and not fresh:
+            continue
+        at, sums = (first + p) * 64, none
+        while mask:
+            e = trailing_zeros(mask)
+            mask &= mask - _ONE
+            sums = axpy_n(_F(columns[np.uint64(at) + e]), dz, base + np.int64(e) * width, sums)
+        row = start + p * width
+        store_n(g_w1, row, sums if fresh else add_n(load_like(g_w1, row, sums), sums))
 
 
 @jit
@@ -34,27 +40,17 @@ def pixel_gradient(columns, masks, tile, inputs, dz, units, fresh, g_w1):  # typ
 
     columns, masks: as in `Tiles`; dz: strips of 64 rows.
     """
-    stride = -(-inputs // 64) * 64
+    first, none = tile * (-(-inputs // 64) * 64), _F(0.0)
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
-        base = unit * 64
-        for p in range(inputs):
-            row = tile * stride + p
-            mask = masks[row]
-            if mask == 0 and not fresh:
-                continue
-            at = unit * inputs + p * width
-            if width == 128:
-                sums = _walk(mask, columns, row * 64, dz, base, 128, splat_n(_F(0.0), 8))
-                store_n(g_w1, at, sums if fresh else add_n(load_n(g_w1, at, 8), sums))
-            elif width == 64:
-                sums4 = _walk(mask, columns, row * 64, dz, base, 64, splat_n(_F(0.0), 4))
-                store_n(g_w1, at, sums4 if fresh else add_n(load_n(g_w1, at, 4), sums4))
-            elif width == 32:
-                sums2 = _walk(mask, columns, row * 64, dz, base, 32, splat_n(_F(0.0), 2))
-                store_n(g_w1, at, sums2 if fresh else add_n(load_n(g_w1, at, 2), sums2))
-            else:
-                sums1 = _walk(mask, columns, row * 64, dz, base, 16, splat_n(_F(0.0), 1))
-                store_n(g_w1, at, sums1 if fresh else add_n(load_n(g_w1, at, 1), sums1))
+        base, start = unit * 64, unit * inputs
+        if width == 128:
+            _strip(columns, masks, first, inputs, dz, base, g_w1, start, 128, splat_n(none, 8), fresh)
+        elif width == 64:
+            _strip(columns, masks, first, inputs, dz, base, g_w1, start, 64, splat_n(none, 4), fresh)
+        elif width == 32:
+            _strip(columns, masks, first, inputs, dz, base, g_w1, start, 32, splat_n(none, 2), fresh)
+        else:
+            _strip(columns, masks, first, inputs, dz, base, g_w1, start, 16, splat_n(none, 1), fresh)
         unit += width

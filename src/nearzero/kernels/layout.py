@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from nearzero.kernels.simd import LANES, jit
 
-__all__ = ["STRIPS", "aligned", "by_strip", "from_strips", "padded", "strip_width", "strips", "to_strips"]
+__all__ = ["STRIPS", "aligned", "by_strip", "even", "from_strips", "padded", "strip_width", "strips", "to_strips"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -28,6 +28,11 @@ STRIPS = (128, 64, 32, 16)
 def padded(count: int) -> int:
     """`count`, rounded up to a multiple of sixteen."""
     return -(-count // LANES) * LANES
+
+
+def even(count: int) -> int:
+    """`count`, or one more: rows that loops take two at a time."""
+    return count + count % 2
 
 
 @jit

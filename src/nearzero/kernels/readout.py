@@ -9,16 +9,38 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearzero.kernels.activations import activate, slope, vexp, vlog
+from nearzero.kernels.activations import (
+    KERNEL_ACTIVATIONS,
+    Abs,
+    Elu,
+    Gelu,
+    LeakyRelu,
+    Relu,
+    Sigmoid,
+    Silu,
+    Softplus,
+    Tanh,
+    activate,
+    slope,
+    vexp,
+    vlog,
+)
 from nearzero.kernels.layout import strip_width
-from nearzero.kernels.registers import axpy_pair, first_equal, hmax, outer_rows_n, store_rows_n
+from nearzero.kernels.registers import (
+    axpy_pair,
+    first_equal,
+    hmax,
+    inlined,
+    load_like,
+    mul_n,
+    outer_rows_n,
+    store_rows_n,
+)
 from nearzero.kernels.simd import (
     add_n,
-    axpy_n,
     hsum,
     jit,
     load,
-    load_n,
     select_gt,
     splat,
     splat_n,
@@ -27,23 +49,60 @@ from nearzero.kernels.simd import (
     vmax,
 )
 
-__all__ = ["MISSING", "activate_tile", "hidden_gradient", "logit_tile", "loss_tile", "output_gradient", "residual_tile"]
+__all__ = [
+    "ACTIVATION_CODES",
+    "MISSING",
+    "activate_tile",
+    "hidden_gradient",
+    "logit_tile",
+    "loss_tile",
+    "output_gradient",
+    "residual_tile",
+]
 
 MISSING = np.float32(-1e30)  # the bias of a class that isn't there: it never wins, and its probability is 0
 _TINY = np.float32(1e-30)  # lesser probabilities count as 0: their products would leave the normal numbers
 _F = np.float32
 
+ACTIVATION_CODES = {name: code for code, name in enumerate(KERNEL_ACTIVATIONS)}
+
+
+@inlined
+def _activate(act, z, a, first, last):  # type: ignore[no-untyped-def]
+    for i in range(first, last, 16):
+        value = load(z, i)
+        store(a, i, activate(act, value))
+        store(z, i, slope(act, value))
+
 
 @jit
-def activate_tile(act, z, a, examples, units):  # type: ignore[no-untyped-def]
-    """Write act(z) to `a` and put act'(z) in the place of z, in the first `examples` rows of every strip."""
+def activate_tile(code, z, a, examples, units):  # type: ignore[no-untyped-def]
+    """Write act(z) to `a` and put act'(z) in the place of z, in the first `examples` rows of every strip.
+
+    The activation comes as its place in `ACTIVATION_CODES`, so that the loops of training are compiled once for all nine.
+    """
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
-        for i in range(unit * 64, unit * 64 + examples * width, 16):
-            value = load(z, i)
-            store(a, i, activate(act, value))
-            store(z, i, slope(act, value))
+        first, last = unit * 64, unit * 64 + examples * width
+        if code == 0:
+            _activate(Relu(0.0), z, a, first, last)
+        elif code == 1:
+            _activate(Abs(0.0), z, a, first, last)
+        elif code == 2:
+            _activate(LeakyRelu(0.01), z, a, first, last)
+        elif code == 3:
+            _activate(Gelu(0.0), z, a, first, last)
+        elif code == 4:
+            _activate(Silu(0.0), z, a, first, last)
+        elif code == 5:
+            _activate(Tanh(0.0), z, a, first, last)
+        elif code == 6:
+            _activate(Sigmoid(0.0), z, a, first, last)
+        elif code == 7:
+            _activate(Softplus(0.0), z, a, first, last)
+        else:
+            _activate(Elu(0.0), z, a, first, last)
         unit += width
 
 
@@ -126,79 +185,72 @@ def residual_tile(logits, labels, first, examples, classes, sums):  # type: igno
         store(logits, i, zero)
 
 
-@jit
-def _pair_hidden(residuals, one, two, classes, w2, base, width, sums):  # type: ignore[no-untyped-def]
-    for k in range(classes):
-        sums = axpy_pair(residuals[one + k], residuals[two + k], w2, base + k * width, sums)
-    return sums
+@inlined
+def _hidden_strip(residuals, stride, examples, w2, classes, base, slopes, dz, first, width, none):  # type: ignore[no-untyped-def]
+    for e in range(0, examples, 2):
+        one, at = e * stride, first + e * width
+        sums = none + none
+        for k in range(classes):
+            sums = axpy_pair(residuals[one + k], residuals[one + stride + k], w2, base + k * width, sums)
+        store_n(dz, at, mul_n(sums, load_like(slopes, at, sums)))
 
 
 @jit
-def hidden_gradient(residuals, w2, classes, stride, examples, slopes, dz):  # type: ignore[no-untyped-def]
-    """dz = (W2' residual) act'(z), as strips of 64 rows; rows beyond `examples` are left alone.
+def hidden_gradient(residuals, stride, examples, w2, classes, slopes, dz):  # type: ignore[no-untyped-def]
+    """dz = (W2' residual) act'(z), as strips of 64 rows, of which an even number is written.
 
-    residuals: flat (64, stride); w2: strips of `classes` rows; slopes: what `activate_tile` left.
+    residuals: flat (64, stride); w2: strips of `even(classes)` rows; slopes: what `activate_tile` left.
     """
-    units = slopes.size // 64
+    units, rows, none = slopes.size // 64, classes + classes % 2, _F(0.0)
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
-        base = unit * classes
-        for e in range(0, examples, 2):
-            one, two, at = e * stride, e * stride + stride, unit * 64 + e * width
-            if width == 128:
-                store_n(dz, at, _pair_hidden(residuals, one, two, classes, w2, base, 128, splat_n(_F(0.0), 16)))
-            elif width == 64:
-                store_n(dz, at, _pair_hidden(residuals, one, two, classes, w2, base, 64, splat_n(_F(0.0), 8)))
-            elif width == 32:
-                store_n(dz, at, _pair_hidden(residuals, one, two, classes, w2, base, 32, splat_n(_F(0.0), 4)))
-            else:
-                store_n(dz, at, _pair_hidden(residuals, one, two, classes, w2, base, 16, splat_n(_F(0.0), 2)))
-        for i in range(unit * 64, unit * 64 + examples * width, 16):
-            store(dz, i, load(dz, i) * load(slopes, i))
+        base, first = unit * rows, unit * 64
+        if width == 128:
+            _hidden_strip(residuals, stride, examples, w2, classes, base, slopes, dz, first, 128, splat_n(none, 8))
+        elif width == 64:
+            _hidden_strip(residuals, stride, examples, w2, classes, base, slopes, dz, first, 64, splat_n(none, 4))
+        elif width == 32:
+            _hidden_strip(residuals, stride, examples, w2, classes, base, slopes, dz, first, 32, splat_n(none, 2))
+        else:
+            _hidden_strip(residuals, stride, examples, w2, classes, base, slopes, dz, first, 16, splat_n(none, 1))
         unit += width
 
 
-@jit
-def _column(factors, first, stride, examples, a, base, width, sums):  # type: ignore[no-untyped-def]
+@inlined
+def _output_strip(residuals, stride, examples, a, dz, rows, unit, width, none, g_w2, g_b1):  # type: ignore[no-untyped-def]
+    base = unit * 64
+    for k in range(0, rows, 2):
+        at = unit * rows + k * width
+        sums = none + none
+        for e in range(examples):
+            one = e * stride + k
+            sums = axpy_pair(residuals[one], residuals[one + 1], a, base + e * width, sums)
+        store_n(g_w2, at, add_n(load_like(g_w2, at, sums), sums))
+    total = none
     for e in range(examples):
-        sums = axpy_n(factors[first + e * stride], a, base + e * width, sums)
-    return sums
+        total = add_n(total, load_like(dz, base + e * width, total))
+    store_n(g_b1, unit, add_n(load_like(g_b1, unit, total), total))
 
 
 @jit
-def _rows(a, base, width, examples, sums):  # type: ignore[no-untyped-def]
-    for e in range(examples):
-        sums = axpy_n(_F(1.0), a, base + e * width, sums)
-    return sums
-
-
-@jit
-def output_gradient(residuals, stride, a, dz, classes, examples, g_w2, g_b2, g_b1):  # type: ignore[no-untyped-def]
-    """Add a tile's share to the gradients of w2 (strips of `classes` rows), b2 (stride,) and b1 (units,)."""
-    units = g_b1.size
+def output_gradient(residuals, stride, examples, a, dz, classes, g_w2, g_b2, g_b1):  # type: ignore[no-untyped-def]
+    """Add a tile's share to the gradients of w2 (strips of `even(classes)` rows), b2 (stride,) and b1 (units,)."""
+    units, rows, none = g_b1.size, classes + classes % 2, _F(0.0)
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
-        base = unit * 64
-        for k in range(classes):
-            at = unit * classes + k * width
-            if width == 128:
-                sums = _column(residuals, k, stride, examples, a, base, 128, splat_n(_F(0.0), 8))
-                store_n(g_w2, at, add_n(load_n(g_w2, at, 8), sums))
-            elif width == 64:
-                sums4 = _column(residuals, k, stride, examples, a, base, 64, splat_n(_F(0.0), 4))
-                store_n(g_w2, at, add_n(load_n(g_w2, at, 4), sums4))
-            elif width == 32:
-                sums2 = _column(residuals, k, stride, examples, a, base, 32, splat_n(_F(0.0), 2))
-                store_n(g_w2, at, add_n(load_n(g_w2, at, 2), sums2))
-            else:
-                sums1 = _column(residuals, k, stride, examples, a, base, 16, splat_n(_F(0.0), 1))
-                store_n(g_w2, at, add_n(load_n(g_w2, at, 1), sums1))
-        for lane in range(0, width, 16):
-            total = _rows(dz, base + lane, width, examples, splat_n(_F(0.0), 1))
-            store_n(g_b1, unit + lane, add_n(load_n(g_b1, unit + lane, 1), total))
+        if width == 128:
+            _output_strip(residuals, stride, examples, a, dz, rows, unit, 128, splat_n(none, 8), g_w2, g_b1)
+        elif width == 64:
+            _output_strip(residuals, stride, examples, a, dz, rows, unit, 64, splat_n(none, 4), g_w2, g_b1)
+        elif width == 32:
+            _output_strip(residuals, stride, examples, a, dz, rows, unit, 32, splat_n(none, 2), g_w2, g_b1)
+        else:
+            _output_strip(residuals, stride, examples, a, dz, rows, unit, 16, splat_n(none, 1), g_w2, g_b1)
         unit += width
     for block in range(0, stride, 16):
-        total = _rows(residuals, block, stride, examples, splat_n(_F(0.0), 1))
-        store_n(g_b2, block, add_n(load_n(g_b2, block, 1), total))
+        total = load(g_b2, block)
+        for e in range(examples):
+            total = total + load(residuals, e * stride + block)
+        store(g_b2, block, total)

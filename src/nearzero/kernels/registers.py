@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
 from nearzero.kernels.simd import LANES, _float_array, _fma, _load, _pointer, _splat, _tuples, _vecs
 
-__all__ = ["axpy_pair", "first_equal", "hmax", "outer_rows_n", "store_rows_n"]
+__all__ = ["axpy_pair", "first_equal", "hmax", "inlined", "load_like", "mul_n", "outer_rows_n", "store_rows_n"]
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For the short inner loops of kernels: compiled as part of each caller, and never by themselves."""
+    return njit(inline="always", nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
 
 
 @intrinsic  # type: ignore[misc]
@@ -61,6 +69,34 @@ def store_rows_n(_typing, array, index, stride, values):  # type: ignore[no-unty
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, values), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def load_like(_typing, array, index, sums):  # type: ignore[no-untyped-def]
+    """As many vectors from ``a[i]`` on as `sums` has."""
+    if not (_float_array(array) and _tuples(sums)):
+        return None
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        values = [
+            _load(context, builder, signature.args[0], args[0], args[1], k * LANES) for k in range(sums.count)
+        ]
+        return context.make_tuple(builder, sums, values)
+
+    return sums(array, types.intp, sums), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def mul_n(_typing, a, b):  # type: ignore[no-untyped-def]
+    """Tuples multiplied, lane by lane."""
+    if not (_tuples(a, b) and a.count == b.count):
+        return None
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        pairs = ((builder.extract_value(args[0], k), builder.extract_value(args[1], k)) for k in range(a.count))
+        return context.make_tuple(builder, a, [builder.fmul(x, y) for x, y in pairs])
+
+    return a(a, b), codegen
 
 
 @intrinsic  # type: ignore[misc]

@@ -1,12 +1,13 @@
 """From pre-activations to predictions, for many perturbations at once: the sweep's inner loop.
 
-A block is 32 examples side by side: one vector holds the same unit of 16 examples, so that per-unit parameters are
-scalars and no sum runs across lanes. The block, a quarter of the first-level cache, stays there while every level
-goes over it; sums for ten classes stay in registers while the units go by.
+A block is 32 examples side by side: one vector holds the same unit of 16 examples, so that per-unit
+parameters are scalars and no sum runs across lanes. The block, a quarter of the first-level cache, stays
+there while every level goes over it; sums for ten classes stay in registers while the units go by.
 
 Sums have one order, the same everywhere in nearzero: over units ascending from 0 by fused multiply-adds, the
-bias added last. So a prediction doesn't depend on which path, block or thread it was made in. What is perturbed, and by
-how much, is decided in `nearzero.families`; `nearzero.sweep` calls these loops and knows their arrays.
+bias added last. So a prediction doesn't depend on which path, block or thread it was made in. What is
+perturbed, and by how much, is decided in `nearzero.families`; `nearzero.sweep` calls these loops and knows
+their arrays.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ def _write(places, out, level, start, stop):  # type: ignore[no-untyped-def]
 def respond(act, z, scale, offset, clip, post, w2, b2, out, first_block, last_block):  # type: ignore[no-untyped-def]
     """Predictions under every perturbation, for blocks `first_block` to `last_block` (excluded).
 
-    act: kernel activation; z: flat (blocks, U, 32); scale, offset, clip: flat (L, U); post: (L,) bool, whether the
-    perturbation acts on activations; w2: flat (groups, U, 10), missing classes 0; b2: flat (groups, 10), missing
-    classes -inf; out: (L, N) uint16, written.
+    act: kernel activation; z: flat (blocks, U, 32); scale, offset, clip: flat (L, U); post: (L,) bool,
+    whether the perturbation acts on activations; w2: flat (groups, U, 10), missing classes 0; b2: flat
+    (groups, 10), missing classes -inf; out: (L, N) uint16, written.
     """
     groups = b2.size // 10
     units = w2.size // (10 * groups)
@@ -96,10 +97,13 @@ def respond(act, z, scale, offset, clip, post, w2, b2, out, first_block, last_bl
 
 @jit
 def respond_scaled(act, z, scales, w2, b2, out, first_block, last_block):  # type: ignore[no-untyped-def]
-    """Predictions when every activation is multiplied by s: argmax(s * W2 act(z) + b2), one product for all s.
+    """Predictions when every activation is multiplied by s: argmax(s * W2 act(z) + b2), one product for all
+    s.
 
-    This is what a positive scale of the pre-activations comes to where the activation is positively homogeneous.
-    scales: (L,) float32; the rest as in `respond`. At s = 1 the logits are the unperturbed ones to the last bit.
+    This is what a positive scale of the pre-activations comes to where the activation is positively
+    homogeneous.
+    scales: (L,) float32; the rest as in `respond`. At s = 1 the logits are the unperturbed ones to the last
+        bit.
     """
     groups = b2.size // 10
     units = w2.size // (10 * groups)

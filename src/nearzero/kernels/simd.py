@@ -36,9 +36,11 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
+
+from nearzero.kernels.compile import jit
 
 __all__ = [
     "LANES",
@@ -90,14 +92,6 @@ class _VecModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, fe_type, _VEC)
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without bounds checks or the interpreter lock; keep the machine code on disk where a disk allows it."""
-    try:
-        return njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # no folder for the cache can be written: compile afresh in each process
-        return njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
-
-
 # --- LLVM pieces ---------------------------------------------------------------------------------------
 
 
@@ -128,7 +122,9 @@ def _splat(builder: Any, scalar: Any) -> Any:
 
 def _call(builder: Any, name: str, *args: Any) -> Any:
     signature = ir.FunctionType(_VEC, [_VEC] * len(args))
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.v16f32"), args)
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.v16f32"), args
+    )
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
@@ -222,9 +218,7 @@ _mul = _lanewise(lambda b, x, y: b.fmul(x, y), 2)
 _div = _lanewise(lambda b, x, y: b.fdiv(x, y), 2)
 _neg = _lanewise(lambda b, x: b.fsub(_constant(-0.0), x), 1)
 exp2i = _lanewise(
-    lambda b, x: b.bitcast(
-        b.shl(b.add(b.fptosi(x, _IVEC), _iconstant(127)), _iconstant(23)), _VEC
-    ),
+    lambda b, x: b.bitcast(b.shl(b.add(b.fptosi(x, _IVEC), _iconstant(127)), _iconstant(23)), _VEC),
     1,
 )
 
@@ -367,7 +361,9 @@ def add_n(_typing, a, b):  # type: ignore[no-untyped-def]
         return None
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pairs = ((builder.extract_value(args[0], k), builder.extract_value(args[1], k)) for k in range(a.count))
+        pairs = (
+            (builder.extract_value(args[0], k), builder.extract_value(args[1], k)) for k in range(a.count)
+        )
         return context.make_tuple(builder, signature.return_type, [builder.fadd(x, y) for x, y in pairs])
 
     return a(a, b), codegen

@@ -24,19 +24,19 @@ from nearzero.kernels.bytes import copy_bytes, list_pair, nonzero_mask, transpos
 from nearzero.kernels.layout import aligned
 from nearzero.kernels.simd import jit
 
-__all__ = ["TILE", "TileScratch", "Tiles", "build_tile", "tile_scratch"]
+__all__ = ["TILE", "TileArrays", "Tiles", "build_tile", "tile_room"]
 
 TILE = 64  # examples in a tile
 MAX_INPUTS = 1 << 16  # an entry of a pair's list keeps the column in 16 bits
 
 
-class TileScratch(NamedTuple):
-    """One tile, built where it's used.
+class TileArrays(NamedTuple):
+    """One tile, built where it's used, or many one after the other.
 
     Attributes:
-        rows: 64 images, padded with zeros to a multiple of 64 pixels.
+        rows: 64 images, padded with zeros to a multiple of 64 pixels; what the rest is made from.
         entries, starts: the lists of the 32 pairs; list j is ``entries[starts[j]:starts[j + 1]]``.
-        columns, masks: for each pixel the bytes of 64 examples, and which of them aren't zero.
+        columns, masks: for each pixel, padded likewise, the bytes of 64 examples, and which of them aren't zero.
     """
 
     rows: npt.NDArray[np.uint8]
@@ -51,10 +51,10 @@ def row_stride(inputs: int) -> int:
     return -(-inputs // 64) * 64
 
 
-def tile_scratch(inputs: int) -> TileScratch:
+def tile_room(inputs: int) -> TileArrays:
     """Room for one tile: about 300 KB for 784 pixels."""
     stride = row_stride(inputs)
-    return TileScratch(
+    return TileArrays(
         aligned(TILE * stride, np.uint8),
         aligned(TILE // 2 * stride + 16, np.uint32),
         np.zeros(TILE // 2 + 1, np.int64),
@@ -64,20 +64,19 @@ def tile_scratch(inputs: int) -> TileScratch:
 
 
 @jit
-def build_tile(tile, values, order, first, count, turned):  # type: ignore[no-untyped-def]
-    """Fill a `TileScratch` with examples ``order[first : first + count]`` of `values`, (N, D); absent ones are zero.
+def build_tile(tile, values, inputs, order, first, count, turned):  # type: ignore[no-untyped-def]
+    """Fill a `TileArrays` with examples ``order[first : first + count]`` of `values`, flat (N * D,); absent ones are zero.
 
     Columns and masks, which the gradient alone needs, are made only if `turned`.
     """
-    inputs = values.shape[1]
-    flat = values.reshape(-1)
     stride = tile.masks.size
     for k in range(64):
         row = k * stride
         if k < count:
-            copy_bytes(flat, np.int64(order[first + k]) * inputs, tile.rows, row, inputs)
+            copy_bytes(values, np.int64(order[first + k]) * inputs, tile.rows, row, inputs)
         else:
-            tile.rows[row : row + inputs] = 0
+            for p in range(row, row + inputs):
+                tile.rows[p] = 0
     cursor = 0
     tile.starts[0] = 0
     for pair in range(32):
@@ -94,66 +93,44 @@ def build_tile(tile, values, order, first, count, turned):  # type: ignore[no-un
             tile.masks[p] = nonzero_mask(tile.columns, p * 64)
 
 
-@jit
-def _append_tiles(tile, values, order, first, last, entries, starts, columns, masks):  # type: ignore[no-untyped-def]
-    """Build tiles `first` to `last` (excluded) and copy them; returns the number of entries copied."""
-    stride = tile.masks.size
-    turned = masks.size > 0
-    total = 0
-    for t in range(first, last):
-        build_tile(tile, values, order, t * 64, min(64, order.size - t * 64), turned)
-        size = tile.starts[32]
-        entries[total : total + size] = tile.entries[:size]
-        for pair in range(32):
-            starts[t * 32 + pair + 1] = tile.starts[pair + 1] - tile.starts[pair]
-        total += size
-        if turned:
-            columns[t * 64 * stride : (t + 1) * 64 * stride] = tile.columns
-            masks[t * stride : (t + 1) * stride] = tile.masks
-    return total
-
-
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """All tiles of a data set, in a given order of its examples; the last one is padded with zero images.
+    """All tiles of a data set, in a given order of its examples; the last one is filled up with zero images.
 
     Memory for MNIST's 60,000 images: 21 MB of entries and, for the gradient, 50 MB of columns and 6 MB of masks.
 
     Attributes:
         order: (N,) which example stands where.
-        entries, starts: the lists of all pairs.
-        columns, masks: of all tiles; empty unless made for gradients.
+        arrays: of all tiles one after the other; without rows, and without columns and masks unless made for gradients.
     """
 
     order: npt.NDArray[np.int32]
-    entries: npt.NDArray[np.uint32]
-    starts: npt.NDArray[np.int64]
-    columns: npt.NDArray[np.uint8]
-    masks: npt.NDArray[np.uint64]
+    arrays: TileArrays
 
     def __len__(self) -> int:
         return -(-len(self.order) // TILE)
 
     @classmethod
-    def build(
-        cls, values: npt.NDArray[np.uint8], order: npt.NDArray[np.int32], *, gradients: bool, step: int = 64
-    ) -> Tiles:
-        """Tiles of `values`, (N, D); `step` tiles at a time are held twice."""
-        examples, inputs = values.shape
+    def build(cls, values: npt.NDArray[np.uint8], order: npt.NDArray[np.int32], *, gradients: bool) -> Tiles:
+        """Tiles of `values`, (N, D), whose entries are held twice meanwhile."""
+        examples, inputs = len(order), values.shape[1]
         check_inputs(inputs)
         stride, count = row_stride(inputs), -(-examples // TILE)
-        kept = count * stride if gradients else 0
-        columns, masks = aligned(kept * TILE, np.uint8), aligned(kept, np.uint64)
+        kept = count if gradients else 0
+        columns, masks = aligned(kept * TILE * stride, np.uint8), aligned(kept * stride, np.uint64)
         starts = np.zeros(count * TILE // 2 + 1, np.int64)
-        scratch = tile_scratch(inputs)
-        room = np.empty(min(step, count) * TILE // 2 * stride, np.uint32)
-        parts = []
-        for first in range(0, count, step):
-            last = min(first + step, count)
-            size = _append_tiles(scratch, values, order, first, last, room, starts, columns, masks)
-            parts.append(room[:size].copy())
-        entries = np.concatenate(parts) if parts else np.empty(0, np.uint32)
-        return cls(order, entries, np.cumsum(starts), columns, masks)
+        one, flat, parts = tile_room(inputs), values.reshape(-1), []
+        for tile in range(count):
+            first = tile * TILE
+            build_tile(one, flat, inputs, order, first, min(TILE, examples - first), gradients)
+            parts.append(one.entries[: one.starts[-1]].copy())
+            pair = first // 2
+            starts[pair : pair + TILE // 2 + 1] = starts[pair] + one.starts
+            if gradients:
+                columns[first * stride : (first + TILE) * stride] = one.columns
+                masks[tile * stride : (tile + 1) * stride] = one.masks
+        rows = np.empty(0, np.uint8)
+        return cls(order, TileArrays(rows, np.concatenate(parts), starts, columns, masks))
 
 
 def check_inputs(inputs: int) -> None:

@@ -1,5 +1,5 @@
-"""Where the paper's networks meet PyTorch modules: activations and perturbations as modules, and a module of this shape read
-back.
+"""Where the paper's networks meet PyTorch modules: activations and perturbations as modules, and a module of
+this shape read back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Abs(nn.Module):
 
 
 class PerturbationLayer(nn.Module):
-    """min(scale * x + offset, clip), for x of shape (..., U): a perturbation to put into a model of one's own.
+    """min(scale * x + offset, clip), for x of shape (..., U): a perturbation to put into a model of one's
+    own.
 
     Put it before the activation, or after it for one with side "post".
     """
@@ -74,15 +75,20 @@ def _name_of(module: nn.Module) -> str:
         if kind is known:
             attribute, value = _DEFAULTS.get(kind, ("", None))
             if attribute and getattr(module, attribute) != value:
-                raise InputError(f"{module} has {attribute} other than {value}, which isn't among the nine activations")
-            if kind is nn.Softplus and (module.beta, module.threshold) != (1, 20):
-                raise InputError(f"{module} isn't the default softplus, which alone is among the nine activations")
+                raise InputError(
+                    f"{module} has {attribute} other than {value}, which isn't among the nine activations"
+                )
+            if isinstance(module, nn.Softplus) and not (module.beta == 1 and module.threshold == 20):
+                raise InputError(
+                    f"{module} isn't the default softplus, which alone is among the nine activations"
+                )
             return name
     raise InputError(f"activation {module} isn't among the nine; known are {', '.join(_MODULES)}")
 
 
 def from_module(module: nn.Module) -> TwoLayer:
-    """Read a network of the shape Linear, activation, Linear (flatten, identity and dropout in between are passed over).
+    """Read a network of the shape Linear, activation, Linear (flatten, identity and dropout in between are
+    passed over).
 
     Raises:
         InputError: the module has another shape, and what was seen instead.

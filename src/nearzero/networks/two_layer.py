@@ -1,6 +1,7 @@
 """The paper's network, z = W1 x + b1, logits = W2 act(z) + b2, alone and stacked many runs at a time.
 
-Only arrays live here: how networks are trained is in `nearzero.training`, how they are perturbed in `nearzero.sweep`.
+Only arrays live here: how networks are trained is in `nearzero.training`, how they are perturbed in
+`nearzero.sweep`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from nearzero.activations import Activation, activation
 from nearzero.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    ArrayLike = npt.ArrayLike | Tensor
 
 __all__ = ["Stack", "TwoLayer", "initial_stack"]
 
@@ -54,6 +57,12 @@ class TwoLayer:
     b2: Floats
     activation: str = "relu"
 
+    if TYPE_CHECKING:  # what it takes is wider than what it keeps
+
+        def __init__(
+            self, w1: ArrayLike, b1: ArrayLike, w2: ArrayLike, b2: ArrayLike, activation: str = "relu"
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         activation(self.activation)
         for name, ndim in zip(ARRAYS, (2, 1, 2, 1), strict=True):
@@ -71,17 +80,17 @@ class TwoLayer:
     @property
     def inputs(self) -> int:
         """D, the number of inputs."""
-        return self.w1.shape[1]
+        return int(self.w1.shape[1])
 
     @property
     def units(self) -> int:
         """U, the number of hidden units."""
-        return self.w1.shape[0]
+        return len(self.w1)
 
     @property
     def classes(self) -> int:
         """K, the number of classes."""
-        return self.w2.shape[0]
+        return len(self.w2)
 
     @property
     def finite(self) -> bool:
@@ -124,7 +133,8 @@ class Stack:
 
     def __getitem__(self, index: int) -> TwoLayer:
         """A copy of network `index`."""
-        return TwoLayer(*(getattr(self, name)[index].copy() for name in ARRAYS), activation=self.activation)
+        w1, b1, w2, b2 = (getattr(self, name)[index].copy() for name in ARRAYS)
+        return TwoLayer(w1, b1, w2, b2, self.activation)
 
     def __iter__(self) -> Iterator[TwoLayer]:
         return (self[index] for index in range(len(self)))
@@ -132,8 +142,8 @@ class Stack:
     @classmethod
     def of(cls, networks: Sequence[TwoLayer]) -> Stack:
         """Stack networks of one shape and activation."""
-        arrays = (np.stack([getattr(network, name) for network in networks]) for name in ARRAYS)
-        return cls(*arrays, activation=networks[0].activation)
+        w1, b1, w2, b2 = (np.stack([getattr(network, name) for network in networks]) for name in ARRAYS)
+        return cls(w1, b1, w2, b2, networks[0].activation)
 
 
 def initial_stack(
@@ -141,8 +151,8 @@ def initial_stack(
 ) -> Stack:
     """Networks as PyTorch initialises them, one per seed.
 
-    The weights of seed k are those of ``torch.manual_seed(k); nn.Linear(inputs, units); nn.Linear(units, classes)``:
-    uniform on +-1 / sqrt(fan in), weights before biases. The global generator is left alone.
+    The weights of seed k are those of ``torch.manual_seed(k); nn.Linear(inputs, units); nn.Linear(units,
+    classes)``: uniform on +-1 / sqrt(fan in), weights before biases. The global generator is left alone.
     """
     import torch
 

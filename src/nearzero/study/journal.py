@@ -1,4 +1,4 @@
-"""What the user sees while a study runs: bars with the time left, a few lines, and the same lines in the study's log."""
+"""What the user sees while a study runs: bars with the time left, and a few lines that also go into its log."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ class Journal:
         if self.log is None:
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with suppress(OSError), self.log.open("a", encoding="utf-8") as file:  # a full disk mustn't end a study here
+        with (
+            suppress(OSError),
+            self.log.open("a", encoding="utf-8") as file,
+        ):  # a full disk mustn't end a study here
             file.write(f"{now}  {line}\n")
 
     @contextmanager
@@ -61,7 +64,12 @@ class Journal:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
-        columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, TextColumn("left"), Remaining(), console=self.console) as progress:
             task = progress.add_task(description, total=total)
             yield lambda completed: progress.update(task, completed=completed)

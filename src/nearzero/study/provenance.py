@@ -11,13 +11,15 @@ from typing import Any
 
 __all__ = ["sitting"]
 
+# A sitting is a process, however many steps of a study it takes.
+STARTED = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 PACKAGES = ("nearzero", "torch", "numpy", "numba", "scipy", "xarray", "h5netcdf", "safetensors")
 
 
 def sitting(device: str, threads: int) -> dict[str, Any]:
     """A record of this process, for one sitting of a study."""
     return {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "started": STARTED,
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "processor": _processor(),
@@ -41,7 +43,10 @@ def _processor() -> str:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def _git_state() -> dict[str, Any] | None:
@@ -56,6 +61,9 @@ def _git_state() -> dict[str, Any] | None:
     try:
         if git("ls-files", Path(__file__).name) == "":
             return None  # installed inside somebody else's repository
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.SubprocessError):
         return None

@@ -25,11 +25,14 @@ def reproduce(
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> Study:
-    """Reproduce "Neural Networks Use Distance Metrics" (arXiv 2411.17932): both networks, three families, all tables and figures.
+    """Reproduce "Neural Networks Use Distance Metrics" (arXiv 2411.17932): both networks, three families, all
+    tables and figures.
 
     Args:
-        preset: "quick" (batches of 256, a minute or two) or "paper" (the whole training set as one batch, hours).
-        out: the study's folder; ``studies/<preset>`` unless given. A study that is there goes on where it was.
+        preset: "quick" (batches of 256, a minute or two) or "paper" (the whole training set as one batch,
+            hours).
+        out: the study's folder; ``studies/<preset>`` unless given. A study that is there goes on where it
+            was.
         runs: runs of each network, in place of the preset's 20.
         device: where to train: "cpu" (the default), or a PyTorch device such as "cuda".
         data_dir: a folder with the data files, if they aren't to be found or fetched.

@@ -1,7 +1,7 @@
 """The spec: everything that a study needs, as plain data.
 
-Defaults, then a preset, then a file, then the command line; unknown keys are refused. The resolved spec is kept with the results as
-`spec.toml`. What is done with it is in `nearzero.study.steps`.
+Defaults, then a preset, then a file, then the command line; unknown keys are refused. The resolved spec is
+kept with the results as `spec.toml`. What is done with it is in `nearzero.study.steps`.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ class Spec(BaseModel):
         units: hidden units.
         runs, first_seed: run k has seed first_seed + k, for initialisation and batch order.
         learning_rate, steps, batch_size: plain SGD; a batch size of "all" is the whole training set.
-        evaluate_every: steps between measurements on the whole training set; also at the powers of two below it.
+        evaluate_every: steps between measurements on the whole training set; also at the powers of two below
+            it.
         test_every: steps between measurements on the whole test set; a multiple of evaluate_every.
         thresholds: train accuracies in percent whose first reaching is a checkpoint.
-        keep_checkpoints: whether the weights of checkpoints are kept (about 0.4 MB each for the paper's networks).
+        keep_checkpoints: whether the weights of checkpoints are kept (about 0.4 MB each for the paper's
+            networks).
         families: what is swept.
         offset, clip, clip_threshold, range: the conduct, see `nearzero.families.Conduct`.
         test: whether the test data are swept as well.
@@ -133,7 +135,8 @@ def resolve(
 ) -> Spec:
     """The complete spec: defaults, then the preset, then `settings`.
 
-    The conduct that isn't given is the published one for ReLU and Abs, and `Conduct.default` for other activations.
+    The conduct that isn't given is the published one for ReLU and Abs, and `Conduct.default` for other
+    activations.
 
     Raises:
         InputError: an unknown preset or key, or a value that can't be used; `origin` says where it stands.
@@ -146,7 +149,9 @@ def resolve(
         if key not in Spec.model_fields:
             close = difflib.get_close_matches(key, Spec.model_fields, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise InputError(f"unknown key {key!r} in {origin}: {hint}known are {', '.join(Spec.model_fields)}")
+            raise InputError(
+                f"unknown key {key!r} in {origin}: {hint}known are {', '.join(Spec.model_fields)}"
+            )
     values: dict[str, Any] = {**PRESETS[preset], **given, "preset": preset}
     for key in ("activations", "families", "thresholds"):
         if isinstance(values.get(key), str):
@@ -174,7 +179,8 @@ def _one_line(error: ValidationError, origin: str) -> str:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """One ``key=value`` of the command line; the value is read as TOML where it is TOML, and as text otherwise.
+    """One ``key=value`` of the command line; the value is read as TOML where it is TOML, and as text
+    otherwise.
 
     Raises:
         InputError: there is no "=".

@@ -1,11 +1,13 @@
 """The steps of a study: train its networks, sweep them, report.
 
-Each step looks at what is there and does what is missing, so an interrupted step is taken up by calling it again. Arithmetic
-is elsewhere (`nearzero.training`, `nearzero.sweep`), and so are files (`nearzero.study.store`).
+Each step looks at what is there and does what is missing, so an interrupted step is taken up by calling it
+again. Arithmetic is elsewhere (`nearzero.training`, `nearzero.sweep`), and so are files
+(`nearzero.study.store`).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +33,7 @@ from nearzero.training.train import NEVER, History, Progress, train
 
 __all__ = ["begin", "load_data", "sweep_networks", "train_networks"]
 
+SAVE_EVERY = 20.0  # seconds of training that a kill can cost at most, about
 CONDUCT = {"pixels", "offset", "clip", "clip_threshold", "range", "ttest_baseline"}
 RESPONSE = {
     "accuracy": ("family", "level", "split"),
@@ -66,8 +69,10 @@ def begin(store: Store, data: Dataset) -> None:
             f"{data.source} has other contents; give the same data, or choose another folder"
         )
     record.setdefault("data", about)
-    record.setdefault("sittings", []).append(sitting(store.spec.device, thread_count()))
-    store.note(record)
+    sittings, now = record.setdefault("sittings", []), sitting(store.spec.device, thread_count())
+    if now not in sittings:
+        sittings.append(now)
+        store.note(record)
 
 
 def _examples(spec: Spec, data: Dataset) -> dict[str, Examples]:
@@ -84,7 +89,9 @@ def train_networks(store: Store, data: Dataset, journal: Journal) -> None:
     """Train every run of every network that isn't there yet; ends with networks and history on disk."""
     spec = store.spec
     done = store.read_results("history") is not None
-    if done and all(store.network_path(name, run).is_file() for name in spec.activations for run in range(spec.runs)):
+    if done and all(
+        store.network_path(name, run).is_file() for name in spec.activations for run in range(spec.runs)
+    ):
         journal.note("training: nothing to do")
         return
     examples = _examples(spec, data)
@@ -124,6 +131,7 @@ def _train_network(
             examples=(len(examples["train"]), len(examples["test"])),
             checkpoint=checkpoint,
             save=lambda progress, stack: store.save_progress(name, progress, stack),
+            save_every=float(os.environ.get("NEARZERO_SAVE_EVERY", SAVE_EVERY)),
             advanced=bar,
         )
     stack = engine.stack()
@@ -145,15 +153,28 @@ def _engine(spec: Spec, stack: Stack, examples: dict[str, Examples]) -> Engine:
         from nearzero.training.fused import FusedEngine
 
         return FusedEngine(stack, examples["train"], examples["test"], **arguments)
+    _check_device(spec.device)
     from nearzero.training.stacked import StackedEngine
 
     return StackedEngine(stack, examples["train"], examples["test"], device=spec.device, **arguments)
 
 
+def _check_device(device: str) -> None:
+    """Refuse a device that PyTorch can't reach here."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a build without CUDA
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device} isn't available here ({reason}); use --device cpu") from error
+
+
 def _divergences(label: str, diverged_at: npt.NDArray[np.int64]) -> list[str]:
     """One line for each run that diverged."""
     return [
-        f"{label} run {run} diverged: its loss was no longer a finite number at step {step}; it's left out of every mean"
+        f"{label} run {run} diverged: its loss was no longer a finite number at step {step}; "
+        "it's left out of every mean"
         for run, step in enumerate(diverged_at)
         if step != NEVER
     ]
@@ -168,10 +189,18 @@ def _history_dataset(spec: Spec, histories: list[History]) -> xr.Dataset:
 
     return xr.Dataset(
         {
-            "loss": (curve, stacked("loss"), {"long_name": "mean cross-entropy on the training set", "units": "nats"}),
+            "loss": (
+                curve,
+                stacked("loss"),
+                {"long_name": "mean cross-entropy on the training set", "units": "nats"},
+            ),
             "train_accuracy": (curve, stacked("train_accuracy")),
             "test_accuracy": (curve, stacked("test_accuracy")),
-            "checkpoint_step": ((*each, "threshold"), stacked("checkpoint_step"), {"long_name": "-1: never reached"}),
+            "checkpoint_step": (
+                (*each, "threshold"),
+                stacked("checkpoint_step"),
+                {"long_name": "-1: never reached"},
+            ),
             "diverged_at": (each, stacked("diverged_at"), {"long_name": "step; -1: never"}),
         },
         coords={
@@ -195,16 +224,21 @@ def sweep_networks(store: Store, data: Dataset, journal: Journal) -> None:
         return
     history = store.read_results("history")
     if history is None:
-        raise InputError(f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first")
+        raise InputError(
+            f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
+        )
     examples = _examples(spec, data)
     splits = ["train", "test"] if spec.test else ["train"]
     each = [(name, run) for name in spec.activations for run in range(spec.runs)]
+    diverged = history.diverged_at.transpose("network", "run").values.ravel() != NEVER
     grids = [make_family(name, spec.conduct).levels for name in spec.families]
     journal.say(f"sweeping {len(each)} networks over {sum(map(len, grids))} levels")
     parts = []
     with journal.bar("sweeping", len(each)) as bar:
-        for name, run in each:
-            parts.append(_sweep_network(store, name, run, [examples[split] for split in splits]))
+        for (name, run), lost in zip(each, diverged, strict=True):
+            parts.append(
+                {} if lost else _sweep_network(store, name, run, [examples[split] for split in splits])
+            )
             bar(len(parts))
     coords = {
         "network": list(spec.activations),
@@ -214,7 +248,11 @@ def sweep_networks(store: Store, data: Dataset, journal: Journal) -> None:
         "level": np.unique(np.concatenate(grids)),
         "split": splits,
     }
-    attributes = {**spec.model_dump(include=CONDUCT), "data": data.name, "notices": list(_notices(data, history))}
+    attributes = {
+        **spec.model_dump(include=CONDUCT),
+        "data": data.name,
+        "notices": list(_notices(data, history)),
+    }
     store.write_results(history, _response_dataset(parts, coords, attributes))
     store.clear_state()
 
@@ -227,7 +265,7 @@ def _sweep_network(store: Store, name: str, run: int, splits: list[Examples]) ->
         return arrays
     spec = store.spec
     network = store.read_network(store.network_path(name, run))
-    if not network.finite:
+    if not network.finite:  # it diverged after the last measurement
         return {}
     ranges = None
     responses = []

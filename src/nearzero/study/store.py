@@ -60,7 +60,9 @@ class Store:
         if (folder / SPEC).exists():
             store.check_spec(spec)
             return store
-        if folder.is_dir() and any(each.name != ".lock" and not each.name.endswith(".part") for each in folder.iterdir()):
+        if folder.is_dir() and any(
+            each.name != ".lock" and not each.name.endswith(".part") for each in folder.iterdir()
+        ):
             raise InputError(f"{folder} holds other files and no {SPEC}; choose an empty or a new folder")
         make_folder(folder)
         write_text(folder / SPEC, spec_text(spec))
@@ -74,7 +76,9 @@ class Store:
             InputError: there's no study in that folder.
         """
         if not folder.is_dir():
-            raise InputError(f"{folder} isn't a folder; give the folder of a study, as `nearzero reproduce` makes it")
+            raise InputError(
+                f"{folder} isn't a folder; give the folder of a study, as `nearzero reproduce` makes it"
+            )
         if not (folder / SPEC).is_file():
             raise InputError(f"{folder} isn't a study: it has no {SPEC}")
         return cls(folder)
@@ -91,8 +95,8 @@ class Store:
             old, new = getattr(there, key), getattr(spec, key)
             if old != new:
                 raise InputError(
-                    f"{self.folder} holds a study with {key} = {old!r}, but {new!r} is asked for; choose another folder, "
-                    "or delete this one"
+                    f"{self.folder} holds a study with {key} = {old!r}, but {new!r} is asked for; "
+                    "choose another folder, or delete this one"
                 )
 
     @contextmanager
@@ -103,11 +107,13 @@ class Store:
             InputError: another process is at work.
         """
         lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            with explained(self.folder):
+        with explained(self.folder):
+            try:
                 lock.acquire()
-        except Timeout:
-            raise InputError(f"another process is working on {self.folder}; wait for it, or stop it") from None
+            except Timeout:
+                raise InputError(
+                    f"another process is working on {self.folder}; wait for it, or stop it"
+                ) from None
         try:
             yield
         finally:
@@ -126,7 +132,9 @@ class Store:
         try:
             return dict(json.loads(_read(path)))
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path} isn't a record of nearzero: {error}; delete the folder and begin again") from error
+            raise InputError(
+                f"{path} isn't a record of nearzero: {error}; delete the folder and begin again"
+            ) from error
 
     # --- networks ---
 
@@ -152,8 +160,11 @@ class Store:
         """
         arrays, metadata = _read_tensors(path)
         if not set(WEIGHTS) <= set(arrays) or "activation" not in metadata:
-            raise InputError(f"{path} isn't a network of a study: it lacks w1, b1, w2, b2 or the activation's name")
-        return TwoLayer(*(arrays[name] for name in WEIGHTS), activation=metadata["activation"])
+            raise InputError(
+                f"{path} isn't a network of a study: it lacks w1, b1, w2, b2 or the activation's name"
+            )
+        w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)
+        return TwoLayer(w1, b1, w2, b2, metadata["activation"])
 
     # --- what an interrupted command goes on from ---
 
@@ -163,10 +174,12 @@ class Store:
     def write_state(self, name: str, arrays: Arrays) -> None:
         """Keep arrays under a name until `clear_state`."""
         make_folder(self.folder / "state")
-        write_bytes(self._state(name), save({key: np.ascontiguousarray(value) for key, value in arrays.items()}))
+        write_bytes(
+            self._state(name), save({key: np.asarray(value, order="C") for key, value in arrays.items()})
+        )
 
     def read_state(self, name: str) -> Arrays | None:
-        """Arrays kept under a name; None if there are none, or if the file is damaged and the work has to be done again."""
+        """Arrays kept under a name; None if there are none, or if they are damaged and the work is to do again."""
         try:
             return _read_tensors(self._state(name))[0]
         except InputError:
@@ -188,8 +201,8 @@ class Store:
         if arrays is None or not {*WEIGHTS, "step"} <= set(arrays):
             return None
         history = History(**{each.name: arrays[each.name] for each in fields(History)})
-        stack = Stack(*(arrays[name] for name in WEIGHTS), activation=activation)
-        return Progress(int(arrays["step"][0]), history), stack
+        w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)
+        return Progress(int(arrays["step"][0]), history), Stack(w1, b1, w2, b2, activation)
 
     # --- results ---
 
@@ -200,8 +213,12 @@ class Store:
 
     def write_results(self, history: xr.Dataset, response: xr.Dataset | None = None) -> None:
         """Write the training history, and the responses if there are any."""
-        tree = xr.DataTree.from_dict({"/": response, "/history": history} if response is not None else {"/history": history})
-        packed = {name: {"zlib": True, "shuffle": True} for name in history.data_vars if history[name].ndim == 3}
+        tree = xr.DataTree.from_dict(
+            {"/": response, "/history": history} if response is not None else {"/history": history}
+        )
+        packed = {
+            name: {"zlib": True, "shuffle": True} for name in history.data_vars if history[name].ndim == 3
+        }
         content = tree.to_netcdf(engine="h5netcdf", encoding={"/history": packed})
         write_bytes(self.results_path, bytes(content))
 

@@ -66,7 +66,8 @@ class Study:
         spec = self.spec
         batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
         networks = " and ".join(spec.activations)
-        return f"{spec.data}, {networks}, {spec.runs} runs each, {spec.steps:,} steps, batches of {batch}, {spec.pixels} pixels"
+        training = f"{spec.runs} runs each, {spec.steps:,} steps, batches of {batch}"
+        return f"{spec.data}, {networks}, {training}, {spec.pixels} pixels"
 
     @property
     def conduct(self) -> dict[str, str]:
@@ -98,7 +99,9 @@ class Study:
     def _results(self, group: str, step: str) -> xr.Dataset:
         found = self._store.read_results(group)
         if found is None:
-            raise InputError(f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first")
+            raise InputError(
+                f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first"
+            )
         return found
 
     @property
@@ -129,9 +132,13 @@ class Study:
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "none yet",
         }
 
-    def curve(self, network: str, family: str, metric: str = "accuracy", split: str = "train") -> xr.DataArray:
+    def curve(
+        self, network: str, family: str, metric: str = "accuracy", split: str = "train"
+    ) -> xr.DataArray:
         """The response of one network to one family, on (run, level)."""
-        return self.response[metric].sel(network=network, family=family, split=split).dropna("level", how="all")
+        return (
+            self.response[metric].sel(network=network, family=family, split=split).dropna("level", how="all")
+        )
 
     def network(self, activation: str, run: int = 0, *, step: int | None = None) -> TwoLayer:
         """A trained network, or the checkpoint of it at a step (see ``history.checkpoint_step``).
@@ -145,7 +152,11 @@ class Study:
                 f"got run {run} of {activation!r}"
             )
         store = self._store
-        path = store.network_path(activation, run) if step is None else store.checkpoint_path(activation, run, step)
+        path = (
+            store.network_path(activation, run)
+            if step is None
+            else store.checkpoint_path(activation, run, step)
+        )
         return store.read_network(path)
 
     # --- what can be done with it ---

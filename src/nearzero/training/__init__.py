@@ -1,0 +1,1 @@
+"""Training: recipes, the engines that carry them out, and what is recorded on the way."""

@@ -1,8 +1,9 @@
-"""What an engine is: something that moves a stack of runs from one step to another, and measures it on the way.
+"""What an engine is: something that moves a stack of runs from one step to another, and measures it on the
+way.
 
-Two exist: `nearzero.training.fused` on the processor and `nearzero.training.stacked` in PyTorch, for any device. They
-differ in the order of their sums and in nothing else. What is measured when, checkpoints, divergence and files
-are the business of `nearzero.training.train`.
+Two exist: `nearzero.training.fused` on the processor and `nearzero.training.stacked` in PyTorch, for any
+device. They differ in the order of their sums and in nothing else. What is measured when, checkpoints,
+divergence and files are the business of `nearzero.training.train`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Measurement:
 
     Attributes:
         loss: (R,) float64, mean cross-entropy in nats; NaN for masked runs.
-        correct: (R,) int64, examples whose greatest logit (the first of equals) is the label; 0 for masked runs.
+        correct: (R,) int64, examples whose greatest logit (the first of equals) is the label; 0 for masked
+            runs.
     """
 
     loss: npt.NDArray[np.float64]
@@ -46,8 +48,8 @@ class Measurement:
 class Engine(Protocol):
     """Plain stochastic gradient descent, w <- w - learning_rate * gradient of the batch's mean cross-entropy.
 
-    With `batch_size` None the batch is the whole training set. `active` is (R,) bool: runs outside it are masked, not
-    removed, so that the others' arithmetic doesn't depend on them.
+    With `batch_size` None the batch is the whole training set. `active` is (R,) bool: runs outside it are
+    masked, not removed, so that the others' arithmetic doesn't depend on them.
     """
 
     active: npt.NDArray[np.bool_]

@@ -21,28 +21,29 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.kernels.activations import KERNEL_ACTIVATIONS
 from nearzero.kernels.descent import (
     Arrays,
     Room,
     Shape,
     Weights,
+    Plan,
     add_gradients,
     derive,
+    descend,
     make_arrays,
     make_room,
     make_weights,
-    run_batches,
-    run_tiles,
     update,
 )
-from nearzero.kernels.layout import from_strips, to_strips
+from nearzero.kernels.layout import even, from_strips, to_strips
 from nearzero.kernels.matching import similar_order
-from nearzero.kernels.tiles import Tiles, TileScratch, tile_scratch
+from nearzero.kernels.tiles import TILE, TileArrays, Tiles, tile_room
+from nearzero.kernels.readout import ACTIVATION_CODES
 from nearzero.networks import Stack
 from nearzero.threads import parallel, thread_count
 from nearzero.training.batches import epoch_order, steps_per_epoch
@@ -55,6 +56,8 @@ SHARDS = 16  # parts of a set of examples whose sums are taken apart
 GROUP = 4  # runs whose shards are in work at the same time
 
 Order = npt.NDArray[np.int32]
+
+_NO_BYTES, _NO_ORDER = np.empty(0, np.uint8), np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,18 +74,22 @@ class _Prepared:
         return cls(tiles, examples.labels[order].astype(np.int32))
 
     @property
-    def shards(self) -> list[tuple[int, int]]:
-        """First and last tile (excluded) of each shard."""
-        edges = [shard * len(self.tiles) // SHARDS for shard in range(SHARDS + 1)]
-        return [(first, last) for first, last in zip(edges, edges[1:], strict=False) if first < last]
+    def shard(self) -> int:
+        """Examples in a shard: whole tiles."""
+        return -(-len(self.tiles) // SHARDS) * TILE
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return -(-len(self.labels) // self.shard)
 
 
-class _Local(threading.local):
-    """What each thread needs for itself."""
+class _Desk(NamedTuple):
+    """What a thread needs for itself: about 1 MB."""
 
-    room: Room | None = None
-    tile: TileScratch | None = None
-    gradient: Arrays | None = None
+    room: Room
+    tile: TileArrays
+    gradient: Arrays
 
 
 class FusedEngine:
@@ -117,13 +124,13 @@ class FusedEngine:
         pixels = train.pixels
         self.active = np.ones(runs, dtype=np.bool_)
         self._activation = stack.activation
-        self._act = KERNEL_ACTIVATIONS[stack.activation]
+        self._code = ACTIVATION_CODES[stack.activation]
         self._shape = Shape(inputs, units, classes, np.float32(pixels.gain), np.float32(pixels.shift))
         self._weights = [self._load(stack, run) for run in range(runs)]
         self._train, self._seeds, self._batch = train, list(seeds), batch_size
         self._rate = float(learning_rate)
         self._threads = thread_count(threads)
-        self._local = _Local()
+        self._local = threading.local()
         self._sets = {
             "train": _Prepared.of(train, gradients=batch_size is None),
             "test": _Prepared.of(test, gradients=False),
@@ -151,18 +158,18 @@ class FusedEngine:
     def stack(self) -> Stack:
         """A copy of the current weights."""
         runs, (inputs, units, classes) = len(self._weights), self._shape[:3]
-        w1, w2 = np.empty((runs, inputs, units), np.float32), np.empty((runs, classes, units), np.float32)
+        w1, w2 = (np.empty((runs, rows, units), np.float32) for rows in (inputs, even(classes)))
         for run, weights in enumerate(self._weights):
             from_strips(weights.own.w1, w1[run])
             from_strips(weights.own.w2, w2[run])
         b1 = np.stack([weights.own.b1[:units] for weights in self._weights])
         b2 = np.stack([weights.own.b2[:classes] for weights in self._weights])
-        return Stack(np.ascontiguousarray(w1.transpose(0, 2, 1)), b1, w2, b2, activation=self._activation)
+        return Stack(np.ascontiguousarray(w1.transpose(0, 2, 1)), b1, w2[:, :classes].copy(), b2, activation=self._activation)
 
     def _load(self, stack: Stack, run: int) -> Weights:
         weights = make_weights(self._shape)
         to_strips(stack.w1[run].T, weights.own.w1)
-        to_strips(stack.w2[run], weights.own.w2)
+        to_strips(np.pad(stack.w2[run], ((0, stack.w2.shape[1] % 2), (0, 0))), weights.own.w2)
         weights.own.b1[: self._shape.units] = stack.b1[run]
         weights.own.b2[: self._shape.classes] = stack.b2[run]
         derive(weights, self._shape)
@@ -186,83 +193,57 @@ class FusedEngine:
         self, data: _Prepared, group: list[int]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """(group, shards): losses and correct predictions of a few runs; their gradients, where the tiles allow it."""
-        shards, tiles = data.shards, data.tiles
-        backward = tiles.masks.size > 0
-        losses = np.zeros((len(group), len(shards)))
-        rights = np.zeros((len(group), len(shards)), np.int64)
-        while backward and len(self._parts) < len(group) * len(shards):
+        shards, backward = data.shards, data.tiles.arrays.masks.size > 0
+        losses, rights = np.zeros((len(group), shards)), np.zeros((len(group), shards), np.int64)
+        while backward and len(self._parts) < len(group) * shards:
             self._parts.append(make_arrays(self._shape))
 
         def work(item: tuple[int, int]) -> None:
             place, shard = item
-            gradient = self._parts[place * len(shards) + shard] if backward else self._gradient()
-            losses[item], rights[item] = run_tiles(
-                self._act,
-                self._weights[group[place]],
-                self._shape,
-                tiles.entries,
-                tiles.starts,
-                tiles.columns,
-                tiles.masks,
-                data.labels,
-                *shards[shard],
-                self._room(),
-                gradient,
+            desk = self._desk()
+            gradient = self._parts[place * shards + shard] if backward else desk.gradient
+            plan = Plan(data.shard, shard, shard + 1, backward, False, 0.0)
+            weights, arrays = self._weights[group[place]], data.tiles.arrays
+            losses[item], rights[item] = descend(
+                self._code, weights, self._shape, arrays, False, _NO_BYTES, _NO_ORDER, data.labels, plan, desk.room, gradient
             )
 
         def gather(place: int) -> None:
-            parts = self._parts[place * len(shards) : (place + 1) * len(shards)]
             total = make_arrays(self._shape)
-            for part in parts:
+            for part in self._parts[place * shards : (place + 1) * shards]:
                 add_gradients(part, total)
             self._gradients[group[place]] = total
 
-        parallel(work, product(range(len(group)), range(len(shards))), self._threads)
+        parallel(work, product(range(len(group)), range(shards)), self._threads)
         if backward:
             parallel(gather, range(len(group)), self._threads)
         return losses, rights
 
     def _finite(self, run: int) -> bool:
-        """Whether every weight is a finite number: a kernel's relu takes NaN for 0, so the loss alone doesn't tell."""
+        """Whether every weight is a number: a kernel's relu takes NaN for 0, so that the loss alone doesn't tell."""
         return all(bool(np.isfinite(array).all()) for array in self._weights[run].own)
 
-    def _room(self) -> Room:
-        if self._local.room is None:
-            self._local.room = make_room(self._shape)
-        return self._local.room
-
-    def _gradient(self) -> Arrays:
-        if self._local.gradient is None:
-            self._local.gradient = make_arrays(self._shape)
-        return self._local.gradient
+    def _desk(self) -> _Desk:
+        if not hasattr(self._local, "desk"):
+            shape = self._shape
+            self._local.desk = _Desk(make_room(shape), tile_room(shape.inputs), make_arrays(shape))
+        desk: _Desk = self._local.desk
+        return desk
 
     # --- mini-batches ------------------------------------------------------------------------------------
 
     def _descend(self, run: int, step: int, stop: int) -> None:
         """Apply updates step ... stop - 1 to one run, an epoch's stretch at a time."""
         assert self._batch is not None
-        examples = len(self._train)
-        per_epoch = steps_per_epoch(examples, self._batch)
-        if self._local.tile is None:
-            self._local.tile = tile_scratch(self._shape.inputs)
+        per_epoch = steps_per_epoch(len(self._train), self._batch)
+        weights, desk, values = self._weights[run], self._desk(), self._train.pixels.values.reshape(-1)
         while step < stop:
             epoch, first = divmod(step, per_epoch)
             last = min(first + stop - step, per_epoch)
             order, labels = self._epoch(run, epoch)
-            run_batches(
-                self._act,
-                self._weights[run],
-                self._shape,
-                self._train.pixels.values,
-                labels,
-                order,
-                self._batch,
-                first,
-                last,
-                self._rate,
-                self._local.tile,
-                self._room(),
-                self._gradient(),
+            plan = Plan(self._batch, first, last, True, True, self._rate)
+            descend(
+                self._code, weights, self._shape, desk.tile, True, values, order, labels, plan, desk.room, desk.gradient
             )
             step += last - first
 

@@ -15,10 +15,12 @@ class Recipe:
         learning_rate: w <- w - learning_rate * gradient.
         steps: how many updates.
         batch_size: examples in a batch; None is the whole training set.
-        evaluate_every: the stack is measured on the whole training set at steps 0, evaluate_every, 2 evaluate_every, ...,
-            at the last step, and at 1, 2, 4, 8, ... below evaluate_every, where training moves fast.
+        evaluate_every: the stack is measured on the whole training set at steps 0, evaluate_every, 2
+            evaluate_every, ..., at the last step, and at 1, 2, 4, 8, ... below evaluate_every, where training
+            moves fast.
         test_every: and on the whole test set at step 0, at multiples of this, and at the last step.
-        thresholds: train accuracies in percent; the first measurement at or above one of them is a checkpoint.
+        thresholds: train accuracies in percent; the first measurement at or above one of them is a
+            checkpoint.
     """
 
     learning_rate: float = 0.001
@@ -33,7 +35,15 @@ class Recipe:
         """The steps at which the stack is measured; step s is after s updates."""
         regular = range(0, self.steps + 1, self.evaluate_every)
         early = (2**k for k in range(self.evaluate_every.bit_length()))
-        return tuple(sorted({*regular, *(step for step in early if step < min(self.evaluate_every, self.steps)), self.steps}))
+        return tuple(
+            sorted(
+                {
+                    *regular,
+                    *(step for step in early if step < min(self.evaluate_every, self.steps)),
+                    self.steps,
+                }
+            )
+        )
 
     def tests_at(self, step: int) -> bool:
         """Whether the test set is measured at a step of the schedule."""

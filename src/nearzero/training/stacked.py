@@ -131,7 +131,8 @@ class StackedEngine:
             loss, correct = self._pass(which, gradients=which == "train" and self._batch is None)
         losses = loss.cpu().numpy().astype(np.float64) / len(self._sets[which].labels)
         rights: npt.NDArray[np.int64] = correct.cpu().numpy()
-        return Measurement(np.where(self.active, losses, np.nan), np.where(self.active, rights, 0))
+        numbers = torch.stack([each.flatten(1).isfinite().all(1) for each in self._weights]).all(0).cpu().numpy()
+        return Measurement(np.where(self.active & numbers, losses, np.nan), np.where(self.active, rights, 0))
 
     def advance(self, step: int, stop: int) -> None:
         """Apply updates step, step + 1, ..., stop - 1 to every active run."""

@@ -1,7 +1,8 @@
 """Training as a sequence of measurements: what is recorded when, checkpoints, and runs that diverge.
 
-The engine moves the weights; this module decides when to stop and look. It writes no files: what must outlive the process is
-handed to the caller through two functions, so that a study can be interrupted anywhere and go on.
+The engine moves the weights; this module decides when to stop and look. It writes no files: what must outlive
+the process is handed to the caller through two functions, so that a study can be interrupted anywhere and go
+on.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class History:
     @classmethod
     def empty(cls, runs: int, recipe: Recipe) -> History:
         """Nothing measured yet."""
-        curves = (np.full((runs, len(recipe.schedule)), np.nan) for _ in range(3))
-        steps = np.full((runs, len(recipe.thresholds)), NEVER, np.int64)
-        return cls(*curves, checkpoint_step=steps, diverged_at=np.full(runs, NEVER, np.int64))
+        loss, train, test = (np.full((runs, len(recipe.schedule)), np.nan) for _ in range(3))
+        checkpoints = np.full((runs, len(recipe.thresholds)), NEVER, np.int64)
+        return cls(loss, train, test, checkpoints, np.full(runs, NEVER, np.int64))
 
 
 @dataclass(eq=False)
@@ -79,8 +80,8 @@ def train(
         recipe: the schedule and the thresholds.
         progress: `Progress(0, History.empty(...))` at the start.
         examples: sizes of the training and the test set.
-        checkpoint: called with (run, step, network) when a run first reaches a threshold; several thresholds reached by one
-            measurement are one checkpoint.
+        checkpoint: called with (run, step, network) when a run first reaches a threshold; several thresholds
+            reached by one measurement are one checkpoint.
         save: called about every `save_every` seconds, between updates, with all that is needed to go on.
         save_every: seconds.
         advanced: called with the step after each stretch of updates, for progress bars.

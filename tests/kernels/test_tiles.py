@@ -1,0 +1,89 @@
+"""The sparse forms hold what the images hold, whatever the images."""
+
+import numpy as np
+import pytest
+
+from nearzero.errors import InputError
+from nearzero.kernels import matching
+from nearzero.kernels.matching import similar_order
+from nearzero.kernels.tiles import TILE, Tiles, row_stride
+
+
+def _sparse(examples, inputs, density=0.2, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.integers(1, 256, (examples, inputs)) * (rng.random((examples, inputs)) < density)).astype(np.uint8)
+
+
+IMAGES = {
+    "one": _sparse(1, 784),
+    "one pixel": _sparse(5, 1, density=0.5),
+    "all zero": np.zeros((70, 50), np.uint8),
+    "all 255": np.full((67, 130), 255, np.uint8),
+    "odd": _sparse(131, 77),
+    "whole tiles": _sparse(128, 64),
+    "dense": _sparse(65, 100, density=0.9),
+}
+
+
+def _from_lists(tiles, inputs):
+    arrays = tiles.arrays
+    dense = np.zeros((len(tiles) * TILE, inputs), np.uint8)
+    for pair in range(len(arrays.starts) - 1):
+        entries = arrays.entries[arrays.starts[pair] : arrays.starts[pair + 1]]
+        columns = entries >> 16
+        assert (np.diff(columns.astype(np.int64)) > 0).all()
+        dense[2 * pair, columns] = entries & 255
+        dense[2 * pair + 1, columns] = (entries >> 8) & 255
+        assert (entries & 0xFFFF).all()  # only pixels that aren't zero in both
+    return dense
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_lists_and_columns_give_the_images_back(name):
+    values = IMAGES[name]
+    examples, inputs = values.shape
+    order = np.random.default_rng(1).permutation(examples).astype(np.int32)
+    tiles = Tiles.build(values, order, gradients=True)
+    assert len(tiles) == -(-examples // TILE)
+    dense = _from_lists(tiles, inputs)
+    np.testing.assert_array_equal(dense[:examples], values[order])
+    assert not dense[examples:].any()
+    columns = tiles.arrays.columns.reshape(len(tiles), row_stride(inputs), TILE)
+    np.testing.assert_array_equal(columns.transpose(0, 2, 1).reshape(-1, row_stride(inputs))[:, :inputs], dense)
+    bits = np.unpackbits(tiles.arrays.masks.view(np.uint8), bitorder="little").reshape(columns.shape)
+    np.testing.assert_array_equal(bits, columns != 0)
+
+
+def test_columns_are_made_only_for_gradients():
+    tiles = Tiles.build(IMAGES["odd"], np.arange(131, dtype=np.int32), gradients=False)
+    assert tiles.arrays.columns.size == tiles.arrays.masks.size == 0
+
+
+def test_too_many_pixels_are_refused():
+    with pytest.raises(InputError, match="images have 65537 pixels; the sparse kernels take at most 65536"):
+        Tiles.build(np.zeros((1, 65537), np.uint8), np.zeros(1, np.int32), gradients=False)
+
+
+def _union(values, order):
+    support = values[order] != 0
+    return np.count_nonzero(support[0::2] | support[1::2])
+
+
+@pytest.mark.parametrize(("leaf", "share"), [(2000, 0.75), (16, 0.85)])
+def test_similar_order_is_a_permutation_that_brings_likes_together(leaf, share, monkeypatch):
+    monkeypatch.setattr(matching, "LEAF", leaf)
+    base = _sparse(100, 300, seed=2)
+    values = np.repeat(base, 2, axis=0)
+    values[1::2, 7] ^= 1  # twins that differ in one pixel
+    values = values[np.random.default_rng(3).permutation(200)]
+    order = similar_order(values)
+    np.testing.assert_array_equal(np.sort(order), np.arange(200))
+    assert _union(values, order) < share * _union(values, np.arange(200))
+    np.testing.assert_array_equal(order, similar_order(values.copy()))
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_similar_order_of_hostile_images_is_a_permutation(name, monkeypatch):
+    monkeypatch.setattr(matching, "LEAF", 8)
+    order = similar_order(IMAGES[name])
+    np.testing.assert_array_equal(np.sort(order), np.arange(len(IMAGES[name])))

@@ -1,0 +1,138 @@
+"""A study that is killed goes on where it was, and ends with the numbers of one that wasn't."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from safetensors.numpy import load_file
+
+import nearzero as nz
+
+SETTINGS = {
+    "data": "digits",
+    "runs": 3,
+    "units": 24,
+    "steps": 120,
+    "batch_size": 64,
+    "evaluate_every": 50,
+    "learning_rate": 0.01,
+    "test": True,
+}
+
+# The process kills itself, the hardest way there is, when it writes its n-th file of a kind.
+KILLED = """
+import os, signal, sys
+import nearzero as nz
+from nearzero.study import store
+
+kind, count, folder, settings = sys.argv[1], int(sys.argv[2]), sys.argv[3], eval(sys.argv[4])
+write, seen = store.write_bytes, [0]
+
+def write_and_die(path, content):
+    if kind in str(path.relative_to(folder)):
+        seen[0] += 1
+        if seen[0] == count:
+            path.with_name(path.name + ".part").write_bytes(content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+    write(path, content)
+
+store.write_bytes = write_and_die
+nz.Study.create(folder, "quick", settings).train().sweep()
+"""
+
+
+def complete(folder: Path) -> nz.Study:
+    """What `nz.reproduce` does, less the report."""
+    return nz.Study.create(folder, "quick", SETTINGS).train().sweep()
+
+
+def run_until_killed(kind: str, count: int, folder: Path) -> None:
+    environment = os.environ | {"NEARZERO_SAVE_EVERY": "0"}
+    command = [sys.executable, "-c", KILLED, kind, str(count), str(folder), repr(SETTINGS)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def assert_same(found: nz.Study, expected: nz.Study) -> None:
+    xr.testing.assert_identical(found.response, expected.response)
+    xr.testing.assert_identical(found.history, expected.history)
+    paths = sorted(
+        path.relative_to(expected.folder) for path in expected.folder.glob("networks/**/*.safetensors")
+    )
+    assert len(paths) > 6
+    assert paths == sorted(
+        path.relative_to(found.folder) for path in found.folder.glob("networks/**/*.safetensors")
+    )
+    for path in paths:
+        one, other = load_file(found.folder / path), load_file(expected.folder / path)
+        assert one.keys() == other.keys()
+        assert all(one[key].tobytes() == other[key].tobytes() for key in one)
+    assert not (found.folder / "state").exists()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
+    return complete(tmp_path_factory.mktemp("whole") / "study")
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        ("state/training-abs", 2),
+        ("checkpoints/relu", 3),
+        ("state/training-relu", 3),
+        ("networks/relu-01", 1),
+        ("state/response-abs", 2),
+        ("state/response-relu", 3),
+        ("results.nc", 1),
+        ("results.nc", 2),
+    ],
+)
+def test_killed_and_taken_up(kind: str, count: int, uninterrupted: nz.Study, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    run_until_killed(kind, count, folder)
+    assert_same(complete(folder), uninterrupted)
+
+
+def test_killed_again_and_again(uninterrupted: nz.Study, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    for kind, count in (
+        ("state/training-abs", 1),
+        ("state/training-relu", 2),
+        ("state/response", 1),
+        ("state/response", 3),
+    ):
+        run_until_killed(kind, count, folder)
+    assert_same(complete(folder), uninterrupted)
+    assert len(nz.Study.open(folder).provenance["sittings"]) == 5
+
+
+def test_a_finished_study_is_not_computed_again(
+    uninterrupted: nz.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nearzero.study.steps as steps
+
+    monkeypatch.setattr(steps, "_train_network", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(steps, "_sweep_network", lambda *arguments: pytest.fail("swept again"))
+    complete(uninterrupted.folder)
+
+
+def test_a_network_that_is_gone_is_trained_again_to_the_same_bits(
+    uninterrupted: nz.Study, tmp_path: Path
+) -> None:
+    study = complete(tmp_path / "study")
+    (study.folder / "networks" / "relu-02.safetensors").unlink()
+    assert_same(complete(study.folder), uninterrupted)
+
+
+def test_a_damaged_state_is_done_again(uninterrupted: nz.Study, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    run_until_killed("state/training-abs", 2, folder)
+    (folder / "state" / "training-abs.safetensors").write_bytes(b"not a safetensors file")
+    assert_same(complete(folder), uninterrupted)

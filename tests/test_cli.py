@@ -1,0 +1,203 @@
+"""The command line: what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nearzero as nz
+from nearzero import cli
+
+SMALL = "data=digits runs=2 units=16 steps=40 batch_size=64 evaluate_every=20 learning_rate=0.01"
+
+
+def sets(text: str) -> list[str]:
+    return [part for pair in text.split() for part in ("--set", pair)]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `nearzero ARGUMENTS`."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["nearzero", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as error:
+            code = int(error.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def assert_one_line(code: int, err: str, *, exit_code: int = 2) -> None:
+    assert code == exit_code
+    assert err.startswith("nearzero: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "study"
+    settings = dict(pair.split("=") for pair in SMALL.split())
+    nz.reproduce("quick", folder, settings=settings)
+    return folder
+
+
+def test_reproduce(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = run(capsys, "reproduce", "--out", tmp_path / "study", "--runs", 3, *sets(SMALL))
+    assert (code, err) == (0, "")
+    for words in (
+        "training Abs: 3 runs, 40 steps",
+        "Table 1.",
+        "Table 2.",
+        "Table 3.",
+        "Table 4.",
+        "figures in",
+    ):
+        assert words in out
+    for name in ("spec.toml", "provenance.json", "log", "results.nc", "tables", "figures", "networks"):
+        assert (tmp_path / "study" / name).exists()
+    assert len(list((tmp_path / "study" / "figures").glob("*.png"))) == 4
+    assert len(list((tmp_path / "study" / "figures").glob("*.pdf"))) == 4
+    for suffix in ("md", "csv", "tex"):
+        assert len(list((tmp_path / "study" / "tables").glob(f"table?_*.{suffix}"))) >= 4
+
+
+def test_step_by_step_is_the_same_as_at_once(
+    capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "study"
+    assert run(capsys, "new", folder, *sets(SMALL))[0] == 0
+    for command in ("train", "sweep", "report"):
+        code, _, err = run(capsys, command, folder)
+        assert (code, err) == (0, "")
+    for name in ("table1_baseline.csv", "table4_offset.csv"):
+        assert (folder / "tables" / name).read_bytes() == (study / "tables" / name).read_bytes()
+
+
+def test_a_spec_file_and_settings_over_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    spec = tmp_path / "my.toml"
+    spec.write_text('data = "digits"\nruns = 2\nunits = 8\nsteps = 10\nbatch_size = 32\n')
+    code, _, err = run(
+        capsys, "reproduce", "--spec", spec, "--out", tmp_path / "s", "--set", "steps=12", "--quiet"
+    )
+    assert (code, err) == (0, "")
+    found = nz.Study.open(tmp_path / "s").spec
+    assert (found.steps, found.units, found.batch_size) == (12, 8, 32)
+
+
+def test_show(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    before = sorted(path.stat().st_mtime_ns for path in study.rglob("*"))
+    code, out, err = run(capsys, "show", study)
+    assert (code, err) == (0, "")
+    assert "trained, swept" in out
+    assert "Table 4." in out
+    assert sorted(path.stat().st_mtime_ns for path in study.rglob("*")) == before
+
+
+def test_data_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "data", "list")
+    assert code == 0
+    for name in ("mnist", "fashion-mnist", "kmnist", "mnist-5k", "digits"):
+        assert name in out
+    assert run(capsys, "data", "fetch", "digits")[0] == 0
+    code, out, _ = run(capsys, "data", "verify", "digits")
+    assert (code, "present" in out) == (0, True)
+
+
+def test_data_verify_fails_on_a_wrong_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ):
+        (tmp_path / name).write_bytes(b"not an image")
+    code, out, _ = run(capsys, "data", "verify", "mnist", "--data-dir", tmp_path)
+    assert code == 2
+    assert "wrong hash" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["reproduce", "--set", "ofset=shift"],
+            "unknown key 'ofset' in the settings: did you mean 'offset'?",
+        ),
+        (["reproduce", "--set", "steps"], "a setting is written key=value; got 'steps'"),
+        (["reproduce", "--preset", "fast"], "unknown preset 'fast'; known are paper, quick"),
+        (["reproduce", "--runs", "0"], "runs = 0 in the settings can't be used"),
+        (["reproduce", "--set", "families=ofset"], "unknown family 'ofset'"),
+        (
+            ["reproduce", "--set", "activations=gelu", "--set", "offset=as-run"],
+            "offset=as-run isn't defined for gelu",
+        ),
+        (["reproduce", "--set", "data=nist"], "nist"),
+        (["reproduce", "--data-dir", "/nowhere"], "/nowhere"),
+        (["reproduce", "--spec", "nothing.toml"], "can't read nothing.toml"),
+        (["train", "nowhere"], "nowhere isn't a folder"),
+        (["sweep", "."], "isn't a study"),
+        (["report", "nowhere"], "nowhere isn't a folder"),
+        (["show", "nowhere"], "nowhere isn't a folder"),
+        (["data", "verify", "nist"], "nist"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert_one_line(code, err)
+    assert message in err
+
+
+def test_usage_errors_have_exit_code_2_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ["--nonsense"],
+        ["reproduce", "--nonsense"],
+        ["train"],
+        ["reproduce", "--runs", "many"],
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert code == 2
+        assert "Traceback" not in err
+
+
+def test_an_operating_system_error_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise OSError(5, "Input/output error", "disk")
+
+    monkeypatch.setattr(cli, "app", broken)
+    code, _, err = run(capsys)
+    assert_one_line(code, err)
+    assert err == "nearzero: disk: Input/output error\n"
+
+
+def test_an_interruption_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    code, _, err = run(capsys)
+    assert_one_line(code, err, exit_code=130)
+    assert "the same command goes on where it was" in err
+
+
+def test_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nearzero", "--help"], capture_output=True, text=True, check=True
+    )
+    for command in ("reproduce", "train", "sweep", "report", "show", "data"):
+        assert command in done.stdout
