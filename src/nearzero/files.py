@@ -13,9 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import platformdirs
+
 from nearzero.errors import InputError
 
-__all__ = ["atomic", "explained", "make_folder", "write_bytes", "write_text"]
+__all__ = ["CACHE_VARIABLE", "atomic", "cache_root", "explained", "make_folder", "write_bytes", "write_text"]
+
+CACHE_VARIABLE = "NEARZERO_CACHE"
 
 _REASONS = {
     errno.ENOSPC: "no space is left on the device; free some and run the same command again",
@@ -27,6 +31,12 @@ _REASONS = {
     errno.EEXIST: "a file of that name is in the way; choose another path",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter path",
 }
+
+
+def cache_root() -> Path:
+    """Where nearzero keeps what it can fetch or compile again: NEARZERO_CACHE, or the platform's cache folder."""
+    override = os.environ.get(CACHE_VARIABLE)
+    return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("nearzero"))
 
 
 @contextmanager

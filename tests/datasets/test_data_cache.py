@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nearzero.datasets import fetch, load
-from nearzero.datasets.cache import cache_root
 from nearzero.datasets.registry import IDX_FILES
 from nearzero.errors import InputError
+from nearzero.files import cache_root
 
 if TYPE_CHECKING:
     from conftest import Mirror, Tiny
@@ -167,25 +164,3 @@ def test_many_at_once_do_each_other_no_harm(served: Tiny, cached: Path):
         sources = set(pool.map(lambda _: load("mnist", report=lambda _: None).source, range(16)))
     assert sources <= {"cache", "public mirror", "cache and public mirror"}
     assert {path.name: path.read_bytes() for path in cached.iterdir()} == served.files
-
-
-WRITER = """
-import os, sys
-from pathlib import Path
-from nearzero.datasets import cache
-os.fsync = lambda _: (print("written", flush=True), sys.stdin.read())
-cache._write_atomically(Path(sys.argv[1]), "file", bytes(100_000))
-"""
-
-
-def test_a_killed_writer_leaves_nothing_under_the_files_name(tmp_path: Path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with process:
-        timer = threading.Timer(30, process.kill)
-        timer.start()
-        assert process.stdout.readline() == b"written\n"
-        process.kill()
-        timer.cancel()
-    assert [path.suffix for path in tmp_path.iterdir() if path.is_file()] == [".part"]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -254,3 +255,13 @@ def test_statistics_as_text() -> None:
 def test_a_row_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="table 'x': row 1 has 1 cells for 2 columns"):
         Table("x", "", "", (Column("a", "a"), Column("b", "b")), (("1", "2"), ("1",)))
+
+
+def test_the_switch_says_which_t_test_leads(study) -> None:
+    published_first = replace(study, conduct={**study.conduct, "ttest_baseline": "published"})
+    usual, other = (response_table(each, "offset") for each in (study, published_first))
+    assert [column.name for column in usual.columns][-3:-1] == ["identity", "entry50"]
+    assert [column.name for column in other.columns][-3:-1] == ["entry50", "identity"]
+    for one, two in zip(usual.rows, other.rows, strict=True):
+        assert (one[-3], one[-2]) == (two[-2], two[-3])
+        assert one[:-3] == two[:-3]

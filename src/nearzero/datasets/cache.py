@@ -1,36 +1,26 @@
 """The user's cache of data files: written atomically, trusted only as far as a hash, and never essential.
 
 It lies in the platform's cache folder for nearzero, or where the environment variable NEARZERO_CACHE says,
-under `datasets/<name>/`. A file is written beside its place under a name of its own, flushed to disk and
-moved there in one step, so that no reader and no second process ever sees half of it. A cache that can't be
+under `datasets/<name>/`. No reader and no second process ever sees half of a file. A cache that can't be
 written costs a warning and a download the next time; the data are then used from memory.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import platformdirs
-
 from nearzero.datasets.files import VerifiedFile, read_bytes, reason, verified
 from nearzero.datasets.registry import Entry
 from nearzero.errors import InputError
+from nearzero.files import cache_root, make_folder, write_bytes
 
-__all__ = ["CACHE_VARIABLE", "Cache", "cache_root"]
+__all__ = ["Cache"]
 
-CACHE_VARIABLE = "NEARZERO_CACHE"
 _LEFTOVER_SECONDS = 600.0
 """A partial file untouched for so long belongs to a process that was killed."""
-
-
-def cache_root() -> Path:
-    """Where nearzero keeps what it can fetch again."""
-    override = os.environ.get(CACHE_VARIABLE)
-    return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("nearzero"))
 
 
 class Cache:
@@ -68,10 +58,10 @@ class Cache:
         if self.trouble is not None:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write_atomically(self.folder, file.known.cached_name, file.kept)
+            write_bytes(make_folder(self.folder) / file.known.cached_name, file.kept)
         except (OSError, ValueError) as error:
-            self.trouble = f"the cache folder {self.folder} can't be written ({reason(error)})"
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            self.trouble = f"the cache folder {self.folder} can't be written ({reason(cause)})"
             self._say(f"{self._entry.name}: {self.trouble}: the data are used from memory and not kept")
 
     def _listing(self) -> frozenset[str]:
@@ -92,16 +82,3 @@ def _clear_leftovers(parts: Iterable[Path]) -> None:
                 part.unlink()
         except OSError:
             continue
-
-
-def _write_atomically(folder: Path, name: str, data: bytes) -> None:
-    part = folder / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part"
-    try:
-        with part.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(folder / name)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -9,27 +9,26 @@ no folder can be written, each process compiles for itself.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numba
-import platformdirs
 from numba.core.caching import FunctionCache
+
+from nearzero.files import cache_root
 
 __all__ = ["jit"]
 
 
 @cache
 def _folder() -> str:
-    base = os.environ.get("NEARZERO_CACHE") or platformdirs.user_cache_dir("nearzero")
     digest = hashlib.sha256(numba.__version__.encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.name.encode())
         digest.update(source.read_bytes())
-    return str(Path(base) / "kernels" / digest.hexdigest()[:16])
+    return str(cache_root() / "kernels" / digest.hexdigest()[:16])
 
 
 class _ForgivingCache(FunctionCache):  # type: ignore[misc]

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from nearzero.activations import ACTIVATIONS
 from nearzero.errors import InputError
 
 __all__ = [
@@ -28,15 +29,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-
-_NAMES = {
-    "abs": "Abs",
-    "relu": "ReLU",
-    "gelu": "GELU",
-    "silu": "SiLU",
-    "elu": "ELU",
-    "leaky_relu": "leaky ReLU",
-}
 
 
 class StudyResults(Protocol):
@@ -104,7 +96,7 @@ def splits(study: StudyResults) -> tuple[str, ...]:
 
 def display_name(network: str) -> str:
     """The way a network's activation is usually written: "relu" as "ReLU"."""
-    return _NAMES.get(network, network)
+    return ACTIVATIONS[network].label if network in ACTIVATIONS else network
 
 
 def curve(study: StudyResults, network: str, family: str, split: str = "train") -> Curve:

@@ -6,6 +6,7 @@ the published tests used.
 """
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 from nearzero.paper import published
 from nearzero.report.captions import (
@@ -37,6 +38,8 @@ __all__ = [
     "response_table",
     "tables",
 ]
+
+Item = TypeVar("Item")
 
 _NUMBERS = {"scale": 2, "clip": 3, "offset": 4}
 _FAMILIES = {"scale": "Intensity scale", "clip": "Intensity clip", "offset": "Distance offset"}
@@ -128,7 +131,7 @@ def response_table(study: StudyResults, family: str) -> Table:
         name=f"table{_NUMBERS[family]}_{family}",
         title=f"Table {_NUMBERS[family]}. {_FAMILIES[family]}: {study.title}",
         caption=response_caption(study, f"entry {entry} of the grid{place}"),
-        columns=(*_MEASURED, *_PUBLISHED, _IDENTITY, _ENTRY, _PUBLISHED_TEST),
+        columns=(*_MEASURED, *_PUBLISHED, *_leading_first(study, _IDENTITY, _ENTRY), _PUBLISHED_TEST),
         rows=tuple(rows),
         notices=study.notices,
     )
@@ -212,14 +215,21 @@ def _response_rows(study: StudyResults, network: str, family: str) -> Iterator[t
     grid, identity = curve(study, network, family), unperturbed(study, network)
     entry = grid.entry(published().ttest_entry)
     measured = _summary_cells(summarise(identity))
-    yield (name, Level(None), None, *measured, None, None, None, None, _test(entry, identity), None)
+    tests = _leading_first(study, None, _test(entry, identity))  # the identity isn't tested against itself
+    yield (name, Level(None), None, *measured, None, None, None, *tests, None)
     beside = _comparisons(study, network, family)
     for level in _levels(family):
         runs, cells = _measured(grid, level)
         row = beside.get(level)
         accuracy = None if row is None else Number.of(row.published)
-        tests = (_test(identity, runs), _test(entry, runs), _published_test(network, family, level))
-        yield (name, Level(level), *cells, accuracy, *_difference(row), *tests)
+        tests = _leading_first(study, _test(identity, runs), _test(entry, runs))
+        published_test = _published_test(network, family, level)
+        yield (name, Level(level), *cells, accuracy, *_difference(row), *tests, published_test)
+
+
+def _leading_first(study: StudyResults, identity: Item, entry: Item) -> tuple[Item, Item]:
+    """Both t-tests are always there; the switch `ttest_baseline` says which comes first."""
+    return (entry, identity) if study.conduct.get("ttest_baseline") == "published" else (identity, entry)
 
 
 def _levels(family: str) -> tuple[float, ...]:
