@@ -37,7 +37,7 @@ def test_a_killed_writer_leaves_nothing_under_the_files_name(tmp_path: Path) -> 
 def test_what_was_there_stays_until_the_new_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     files.write_text(path, "old")
-    with pytest.raises(RuntimeError), files.atomic(path) as temporary:
+    with pytest.raises(RuntimeError), files.atomic(path) as temporary:  # noqa: PT012
         temporary.write_text("new, but only ha")
         raise RuntimeError
     assert path.read_text() == "old"

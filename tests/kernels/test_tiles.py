@@ -69,9 +69,9 @@ def _union(values, order):
     return np.count_nonzero(support[0::2] | support[1::2])
 
 
-@pytest.mark.parametrize(("leaf", "share"), [(2000, 0.75), (16, 0.85)])
-def test_similar_order_is_a_permutation_that_brings_likes_together(leaf, share, monkeypatch):
-    monkeypatch.setattr(matching, "LEAF", leaf)
+@pytest.mark.parametrize(("window", "share"), [(4000, 0.75), (16, 0.85)])
+def test_similar_order_is_a_permutation_that_brings_likes_together(window, share, monkeypatch):
+    monkeypatch.setattr(matching, "WINDOW", window)
     base = _sparse(100, 300, seed=2)
     values = np.repeat(base, 2, axis=0)
     values[1::2, 7] ^= 1  # twins that differ in one pixel
@@ -84,6 +84,6 @@ def test_similar_order_is_a_permutation_that_brings_likes_together(leaf, share, 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_similar_order_of_hostile_images_is_a_permutation(name, monkeypatch):
-    monkeypatch.setattr(matching, "LEAF", 8)
+    monkeypatch.setattr(matching, "WINDOW", 6)
     order = similar_order(IMAGES[name])
     np.testing.assert_array_equal(np.sort(order), np.arange(len(IMAGES[name])))

@@ -4,8 +4,9 @@ The lists that the forward product walks are as long as the union of two images'
 For two MNIST images at random that's 1.53 times one image's; for the pairs found here 1.15 times.
 
 Images are reduced to their supports, bit sets of pixels that aren't zero. The set is halved again and again by whether a
-support is nearer to one or the other of two pivots, until few enough are left to compare all with all; then each image
-in turn takes the nearest that is still free. All of it in whole numbers, so the same data give the same order everywhere.
+support is nearer to one or the other of two pivots, which brings images that are alike into one neighbourhood. Then each
+image in turn takes the nearest of its neighbours that is still free. All of it in whole numbers, so the same data give
+the same order everywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from nearzero.kernels.simd import jit
 
 __all__ = ["similar_order"]
 
-LEAF = 2000  # so many are compared all with all
+LEAF = 16  # halving ends with so many
+WINDOW = 4000  # among so many neighbours each image's partner is sought
 TRIALS = 12  # pairs of pivots tried at each halving, on
 SAMPLE = 128  # so many of the examples
 
@@ -108,7 +110,7 @@ def _pair_up(bits, members):  # type: ignore[no-untyped-def]
 def similar_order(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     """A permutation of the examples of `values`, (N, D), in which those at places 2k and 2k + 1 are alike.
 
-    About a second for 60,000 images, and N D / 8 bytes while it runs.
+    Half a second for 60,000 images, and N D / 8 bytes while it runs.
     """
     order = np.arange(len(values), dtype=np.int32)
     bits = np.zeros((len(values), -(-values.shape[1] // 64)), np.uint64)
@@ -116,10 +118,11 @@ def similar_order(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     pending = [order]
     while pending:
         members = pending.pop()
-        if len(members) <= LEAF:
-            _pair_up(bits, members)
-        else:
-            _halve(bits, members, members.copy(), np.empty(len(members), np.int64), np.zeros(128 * bits.shape[1] + 2, np.int64))
-            middle = len(members) // 4 * 2
+        size, middle = len(members), len(members) // 4 * 2
+        if size > LEAF:
+            counts = np.zeros(128 * bits.shape[1] + 2, np.int64)
+            _halve(bits, members, members.copy(), np.empty(size, np.int64), counts)
             pending += [members[:middle], members[middle:]]
+    for first in range(0, len(order), WINDOW):
+        _pair_up(bits, order[first : first + WINDOW])
     return order

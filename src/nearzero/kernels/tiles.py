@@ -82,7 +82,7 @@ def build_tile(tile, values, inputs, order, first, count, turned):  # type: igno
     for pair in range(32):
         if 2 * pair < count:
             row = 2 * pair * stride
-            for p in range(0, stride, 16):
+            for p in range(0, inputs, 16):
                 cursor = list_pair(tile.rows, row + p, row + stride + p, p, tile.entries, cursor)
         tile.starts[pair + 1] = cursor
     if turned:

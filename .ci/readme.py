@@ -1,0 +1,102 @@
+"""Run what the README tells a reader to run, and hold its numbers against the study that `make reproduce` made.
+
+Blocks fenced as ``bash`` are run by the shell, blocks fenced as ``python`` by one interpreter, in order, from the root of the checkout.
+The numbers of the table must lie within one standard error of the study's means, since another processor may sum in another order.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import nearzero as nz
+
+README = Path("README.md").read_text(encoding="utf-8")
+ROWS = {
+    "unperturbed": None,
+    "scale 10 % (intensity)": ("scale", 0.1),
+    "clip 10 % (intensity)": ("clip", 0.1),
+    "offset +10 % (distance)": ("offset", 0.1),
+    "offset -50 % (distance)": ("offset", -0.5),
+}
+
+
+def measured(study: nz.Study, network: str, where: tuple[str, float] | None) -> np.ndarray:
+    """Accuracy of each run, %."""
+    if where is None:
+        return 100 * study.response.unperturbed_accuracy.sel(network=network, split="train").values
+    family, level = where
+    return 100 * study.curve(network, family).sel(level=level, method="nearest").values
+
+
+def table(study: nz.Study) -> str:
+    """The table's rows as they stand in the README."""
+    published = {"unperturbed": (99.99, 98.33)}
+    for name, where in ROWS.items():
+        if where is not None:
+            row = next(row for row in nz_published().families[where[0]] if row.level == where[1])
+            published[name] = (row.networks["abs"].accuracy, row.networks["relu"].accuracy)
+    lines = []
+    for name, where in ROWS.items():
+        abs_mean, relu_mean = (measured(study, network, where).mean() for network in ("abs", "relu"))
+        lines.append(
+            f"| {name} | {abs_mean:.2f} | {published[name][0]:.2f} | {relu_mean:.2f} | {published[name][1]:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def nz_published():  # noqa: ANN201
+    """The published tables."""
+    from nearzero.paper import published
+
+    return published()
+
+
+def check_numbers(study: nz.Study) -> int:
+    """Compare; print; say how many are off."""
+    off = 0
+    for line in table(study).splitlines():
+        name, *fresh = (cell.strip() for cell in line.strip("|").split("|"))
+        found = re.search(rf"^\| {re.escape(name)} \|(.*)\|$", README, re.MULTILINE)
+        stands = [cell.strip() for cell in found.group(1).split("|")] if found else []
+        for column, network in ((0, "abs"), (2, "relu")):
+            values = measured(study, network, ROWS[name])
+            slack = values.std(ddof=1) / np.sqrt(len(values)) + 0.006
+            if (
+                not stands
+                or stands[1] != fresh[1]
+                or stands[3] != fresh[3]
+                or abs(float(stands[column]) - values.mean()) > slack
+            ):
+                print(f"README: {name}, {network}: stands {stands}, measured {fresh}")
+                off += 1
+    return off
+
+
+def main() -> int:
+    """Run the blocks, check the numbers."""
+    study = nz.Study.open("studies/quick")
+    if "--print" in sys.argv:
+        print(table(study))
+        return 0
+    for language, block in re.findall(r"^```(bash|python)\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+        print(f"--- README, {language} ---\n{block}", flush=True)
+        command = (
+            ["bash", "-euo", "pipefail", "-c", block] if language == "bash" else [sys.executable, "-c", block]
+        )
+        output = subprocess.run(command, check=False, capture_output=True, text=True)
+        print("\n".join(output.stdout.splitlines()[-12:]), flush=True)
+        if output.returncode:
+            print(output.stderr, file=sys.stderr)
+            return 1
+    off = check_numbers(study)
+    print(f"README: {2 * len(ROWS)} numbers held against the study, {off} off")
+    return 1 if off else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
