@@ -1,4 +1,4 @@
-"""Hold the quick study to what is promised of it: table 1 near the published numbers, every row of tables 2 to 4 there."""
+"""Hold the quick study to what is promised of it: table 1 near the published numbers, all rows of tables 2 to 4."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from nearzero.arrays import as_array
 from nearzero.errors import InputError
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS
 from nearzero.kernels.forward import preactivations
@@ -138,9 +139,7 @@ def _columns(parameters: list[tuple[Floats, ...]]) -> list[list[Floats]]:
 def _as_inputs(inputs: Pixels | npt.ArrayLike) -> Pixels | Floats:
     if isinstance(inputs, Pixels):
         return inputs
-    if hasattr(inputs, "detach"):
-        inputs = inputs.detach().cpu().numpy()
-    array = np.asarray(inputs)
+    array = as_array(inputs)
     if array.ndim > 2:
         array = array.reshape(len(array), -1)
     if array.ndim != 2 or not len(array):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero import metrics
+from nearzero.arrays import as_array
 from nearzero.errors import InputError
 from nearzero.families import Conduct, make_family
 from nearzero.hidden import HiddenLayer
@@ -146,9 +147,7 @@ def respond(
 
 
 def _as_labels(y: npt.ArrayLike, examples: int) -> npt.NDArray[np.int64]:
-    if hasattr(y, "detach"):
-        y = y.detach().cpu().numpy()
-    labels = np.asarray(y)
+    labels = as_array(y)
     if labels.shape != (examples,):
         raise InputError(f"y must have one label per example, shape ({examples},); got {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer):

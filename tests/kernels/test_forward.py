@@ -12,7 +12,9 @@ from nearzero.pixels import Pixels
 
 def _case(examples, inputs, units, seed=0):
     rng = np.random.default_rng(seed)
-    values = (rng.integers(0, 256, (examples, inputs)) * (rng.random((examples, inputs)) < 0.3)).astype(np.uint8)
+    values = (rng.integers(0, 256, (examples, inputs)) * (rng.random((examples, inputs)) < 0.3)).astype(
+        np.uint8
+    )
     weights = rng.standard_normal((units, inputs)).astype(np.float32)
     return values, weights, rng.standard_normal(units).astype(np.float32)
 
@@ -39,7 +41,9 @@ def test_bits_do_not_depend_on_company_order_or_threads(affine):
     values, w1, b1 = _case(2100, 77, 40)
     z = preactivations(w1, b1, Pixels(values, *affine), threads=1)
     np.testing.assert_array_equal(preactivations(w1, b1, Pixels(values, *affine), threads=2), z)
-    np.testing.assert_array_equal(preactivations(w1, b1, Pixels(values, *affine), order=similar_order(values)), z)
+    np.testing.assert_array_equal(
+        preactivations(w1, b1, Pixels(values, *affine), order=similar_order(values)), z
+    )
     for rows in ([0], [7, 3], [*range(100, 165)]):
         np.testing.assert_array_equal(preactivations(w1, b1, Pixels(values[rows], *affine)), z[rows])
     # fewer or more units change nothing for those that stay
@@ -47,7 +51,7 @@ def test_bits_do_not_depend_on_company_order_or_threads(affine):
 
 
 def test_sums_run_over_pixels_ascending_by_fused_multiply_adds():
-    """Against an emulation: each product is exact in float64, and so is its sum with z but for rare double roundings."""
+    """Against an emulation: products are exact in float64, and sums rounded twice only seldom."""
     values, w1, b1 = _case(40, 30, 16)
     z = np.tile(b1, (40, 1))
     for p in range(30):

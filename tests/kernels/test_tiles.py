@@ -11,7 +11,9 @@ from nearzero.kernels.tiles import TILE, Tiles, row_stride
 
 def _sparse(examples, inputs, density=0.2, seed=0):
     rng = np.random.default_rng(seed)
-    return (rng.integers(1, 256, (examples, inputs)) * (rng.random((examples, inputs)) < density)).astype(np.uint8)
+    return (rng.integers(1, 256, (examples, inputs)) * (rng.random((examples, inputs)) < density)).astype(
+        np.uint8
+    )
 
 
 IMAGES = {
@@ -49,7 +51,9 @@ def test_lists_and_columns_give_the_images_back(name):
     np.testing.assert_array_equal(dense[:examples], values[order])
     assert not dense[examples:].any()
     columns = tiles.arrays.columns.reshape(len(tiles), row_stride(inputs), TILE)
-    np.testing.assert_array_equal(columns.transpose(0, 2, 1).reshape(-1, row_stride(inputs))[:, :inputs], dense)
+    np.testing.assert_array_equal(
+        columns.transpose(0, 2, 1).reshape(-1, row_stride(inputs))[:, :inputs], dense
+    )
     bits = np.unpackbits(tiles.arrays.masks.view(np.uint8), bitorder="little").reshape(columns.shape)
     np.testing.assert_array_equal(bits, columns != 0)
 

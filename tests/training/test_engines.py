@@ -24,6 +24,15 @@ ENGINES = {
 both = pytest.mark.parametrize("engine", ENGINES)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_torch_thread():
+    """These products are small, and PyTorch's threads wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def examples(count, inputs=77, classes=10, affine=RAW, seed=0):
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 256, (count, inputs)) * (rng.random((count, inputs)) < 0.3)
@@ -31,7 +40,9 @@ def examples(count, inputs=77, classes=10, affine=RAW, seed=0):
 
 
 def make(engine, stack, train, *, batch_size=None, learning_rate=1e-4, seeds=None, **more):
-    test = examples(40, train.pixels.values.shape[1], stack.b2.shape[1], (train.pixels.gain, train.pixels.shift), seed=9)
+    test = examples(
+        40, train.pixels.values.shape[1], stack.b2.shape[1], (train.pixels.gain, train.pixels.shift), seed=9
+    )
     seeds = range(len(stack)) if seeds is None else seeds
     return ENGINES[engine](
         stack, train, test, seeds=seeds, learning_rate=learning_rate, batch_size=batch_size, **more
@@ -73,7 +84,9 @@ def assert_same(one, two):
 
 
 def assert_trains_like_autograd(engine, activation, train, units, classes, batch_size, steps, learning_rate):
-    stack = initial_stack([3, 4], activation, inputs=train.pixels.values.shape[1], units=units, classes=classes)
+    stack = initial_stack(
+        [3, 4], activation, inputs=train.pixels.values.shape[1], units=units, classes=classes
+    )
     trained = make(engine, stack, train, batch_size=batch_size, learning_rate=learning_rate)
     trained.advance(0, steps)
     measured = trained.measure("train")
@@ -202,6 +215,32 @@ def test_resumed_is_uninterrupted_and_measuring_changes_nothing(engine, batch_si
     assert_same(second.stack(), whole.stack())
 
 
+@pytest.mark.parametrize("batch_size", [None, 48])
+def test_products_that_runs_share_give_the_same_to_rounding(batch_size, monkeypatch):
+    """What other devices do, on the CPU: all runs in one product, the masked one too."""
+    train, stack = examples(200), initial_stack([1, 2, 3], "abs", inputs=77, units=20)
+    apart = make("stacked", stack, train, batch_size=batch_size)
+    monkeypatch.setattr(StackedEngine, "_groups", [slice(0, 3)])
+    together = make("stacked", stack, train, batch_size=batch_size)
+    together.active[1] = apart.active[1] = False
+    for engine in (apart, together):
+        engine.measure("train")
+        engine.advance(0, 5)
+    one, two = together.measure("train"), apart.measure("train")
+    np.testing.assert_allclose(one.loss, two.loss, rtol=1e-5)
+    np.testing.assert_array_equal(one.correct, two.correct)
+    for a, b in zip(arrays(together.stack()), arrays(apart.stack()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert_same(Stack.of([together.stack()[1]]), Stack.of([stack[1]]))
+
+
+def test_precision_of_products_is_left_as_it_was_found():
+    train, stack = examples(50), initial_stack([1], "relu", inputs=77, units=20)
+    before = torch.get_float32_matmul_precision()
+    make("stacked", stack, train, tf32=True).advance(0, 1)
+    assert torch.get_float32_matmul_precision() == before
+
+
 @both
 def test_a_run_unmasked_between_measurement_and_update_gets_its_own_gradient(engine):
     train, stack = examples(100), initial_stack([1, 2], "relu", inputs=77, units=20)
@@ -301,15 +340,21 @@ def test_what_does_not_fit_is_refused(engine):
     train, stack = examples(30), initial_stack([1, 2], "relu", inputs=77, units=20)
     with pytest.raises(InputError, match="a stack of 2 runs needs as many seeds; got 1"):
         make(engine, stack, train, seeds=[1])
-    with pytest.raises(InputError, match="batch_size must be at least 1, or None for the whole training set; got 0"):
+    with pytest.raises(
+        InputError, match="batch_size must be at least 1, or None for the whole training set; got 0"
+    ):
         make(engine, stack, train, batch_size=0)
     with pytest.raises(InputError, match="images of the training set have 76 pixels; the networks take 77"):
         make(engine, stack, examples(30, inputs=76))
     with pytest.raises(InputError, match="the training set has 30 images and 29 labels"):
         make(engine, stack, Examples(train.pixels, train.labels[1:]))
-    with pytest.raises(InputError, match=r"labels of the training set go from \d to 10; the networks have classes 0 to 9"):
+    with pytest.raises(
+        InputError, match=r"labels of the training set go from \d to 10; the networks have classes 0 to 9"
+    ):
         make(engine, stack, Examples(train.pixels, np.where(train.labels == 9, 10, train.labels)))
-    with pytest.raises(InputError, match="the training and the test set must be seen through the same affine map"):
+    with pytest.raises(
+        InputError, match="the training and the test set must be seen through the same affine map"
+    ):
         ENGINES[engine](
             stack, train, examples(30, affine=NORMALIZED), seeds=[1, 2], learning_rate=0.1, batch_size=None
         )

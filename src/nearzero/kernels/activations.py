@@ -30,7 +30,7 @@ from nearzero.kernels.simd import (
     vmin,
 )
 
-__all__ = ["KERNEL_ACTIVATIONS", "activate", "apply_activation", "slope", "verfc", "vexp", "vlog", "vtanh"]
+__all__ = ["FUNCTIONS", "KERNEL_ACTIVATIONS", "activate", "apply_activation", "slope", "verfc", "vexp", "vlog", "vtanh"]
 
 _F = np.float32
 _ROUND = _F(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds a float32 to a whole number
@@ -283,7 +283,7 @@ def _elu_slope(_act, z):  # type: ignore[no-untyped-def]
     return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), vexp(vmin(z, splat(_F(0.0)))))
 
 
-_FUNCTIONS: dict[type, tuple[Callable[..., Any], Callable[..., Any]]] = {
+FUNCTIONS: dict[type, tuple[Callable[..., Any], Callable[..., Any]]] = {
     Relu: (_relu, _relu_slope),
     Abs: (_abs, _abs_slope),
     LeakyRelu: (_leaky_relu, _leaky_relu_slope),
@@ -318,15 +318,15 @@ def slope(act: Any, z: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(activate, inline="always")  # type: ignore[misc]
+@overload(activate, inline="always")
 def _overload_activate(act, z):  # type: ignore[no-untyped-def]
-    function = _FUNCTIONS[act.instance_class][0]
+    function = FUNCTIONS[act.instance_class][0]
     return lambda act, z: function(act, z)
 
 
-@overload(slope, inline="always")  # type: ignore[misc]
+@overload(slope, inline="always")
 def _overload_slope(act, z):  # type: ignore[no-untyped-def]
-    function = _FUNCTIONS[act.instance_class][1]
+    function = FUNCTIONS[act.instance_class][1]
     return lambda act, z: function(act, z)
 
 

@@ -1,8 +1,9 @@
 """Images as bytes, sixty-four at a time: what the sparse products need beside the float vectors of `simd`.
 
-Three things are done with the bytes of images, each by one intrinsic that LLVM maps to a few instructions: the pixels
-where either image of a pair isn't zero are listed, blocks are turned so that the examples of one pixel lie
-together, and the non-zeros of sixty-four bytes become the bits of a mask. As in `simd`, indices are not checked.
+Three things are done with the bytes of images, each by one intrinsic that LLVM maps to a few instructions:
+the pixels where either image of a pair isn't zero are listed, blocks are turned so that the examples of one
+pixel lie together, and the non-zeros of sixty-four bytes become the bits of a mask. As in `simd`, indices are
+not checked.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["copy_bytes", "list_pair", "nonzero_mask", "trailing_zeros", "transpose_block"]
+__all__ = ["copy_bytes", "list_pair", "nonzero_mask", "prefetch", "trailing_zeros", "transpose_block"]
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
@@ -28,7 +29,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.bitcast(builder.gep(data, [index]), ir.PointerType(vector))
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def copy_bytes(_typing, source, index, out, at, count):  # type: ignore[no-untyped-def]
     """``out[at : at + count] = source[index : index + count]``."""
     if not (_is_flat(source, types.uint8) and _is_flat(out, types.uint8)):
@@ -44,7 +45,24 @@ def copy_bytes(_typing, source, index, out, at, count):  # type: ignore[no-untyp
     return types.void(source, types.intp, out, types.intp, types.intp), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
+def prefetch(_typing, source, index):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of ``source[index]``, which need not exist."""
+    if not _is_flat(source, types.uint8):
+        return None
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        where = _pointer(context, builder, signature.args[0], args[0], args[1], _I8)
+        kinds = [ir.Constant(_I32, kind) for kind in (0, 2, 1)]  # to read, into the second-level cache, data
+        signature_ = ir.FunctionType(ir.VoidType(), [where.type, _I32, _I32, _I32])
+        ask = cgutils.get_or_insert_function(builder.module, signature_, "llvm.prefetch.p0")
+        builder.call(ask, [where, *kinds])
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp), codegen
+
+
+@intrinsic
 def trailing_zeros(_typing, mask):  # type: ignore[no-untyped-def]
     """The number of the lowest bit that is set; `mask` isn't zero."""
 
@@ -54,7 +72,7 @@ def trailing_zeros(_typing, mask):  # type: ignore[no-untyped-def]
     return types.uint64(types.uint64), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def nonzero_mask(_typing, array, index):  # type: ignore[no-untyped-def]
     """Bit k is set where ``array[index + k]`` isn't zero, k = 0 ... 63."""
     if not _is_flat(array, types.uint8):
@@ -62,18 +80,19 @@ def nonzero_mask(_typing, array, index):  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         row = ir.VectorType(_I8, 64)
-        value = builder.load(_pointer(context, builder, signature.args[0], *args, row), align=1)
+        value = builder.load(_pointer(context, builder, signature.args[0], args[0], args[1], row), align=1)
         return builder.bitcast(builder.icmp_unsigned("!=", value, ir.Constant(row, None)), _I64)
 
     return types.uint64(array, types.intp), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def list_pair(_typing, rows, first, second, column, entries, cursor):  # type: ignore[no-untyped-def]
     """Append the non-zeros of sixteen pixels of two images to a list; returns the new end of the list.
 
-    The images' pixels are ``rows[first:first+16]`` and ``rows[second:second+16]``, in columns `column` and following. An
-    entry is column << 16 | second pixel << 8 | first pixel. Sixteen entries are written, whatever their number.
+    The images' pixels are ``rows[first:first+16]`` and ``rows[second:second+16]``, in columns `column` and
+    following. An entry is column << 16 | second pixel << 8 | first pixel. Sixteen are written, of which the
+    first so many count.
     """
     if not (_is_flat(rows, types.uint8) and _is_flat(entries, types.uint32)):
         return None
@@ -82,10 +101,10 @@ def list_pair(_typing, rows, first, second, column, entries, cursor):  # type: i
         rows_value, first_value, second_value, column_value, entries_value, cursor_value = args
         small, wide = ir.VectorType(_I8, 16), ir.VectorType(_I32, 16)
 
-        def constant(values):  # type: ignore[no-untyped-def]
+        def constant(values: list[int]) -> Any:
             return ir.Constant(wide, values)
 
-        def pixels(index):  # type: ignore[no-untyped-def]
+        def pixels(index: Any) -> Any:
             at = _pointer(context, builder, signature.args[0], rows_value, index, small)
             return builder.zext(builder.load(at, align=1), wide)
 
@@ -102,14 +121,15 @@ def list_pair(_typing, rows, first, second, column, entries, cursor):  # type: i
             builder.module, signature_, "llvm.experimental.vector.compress.v16i32"
         )
         packed = builder.call(compress, [word, there, undefined])
-        builder.store(packed, _pointer(context, builder, signature.args[4], entries_value, cursor_value, wide), align=4)
+        to = _pointer(context, builder, signature.args[4], entries_value, cursor_value, wide)
+        builder.store(packed, to, align=4)
         count = builder.ctpop(builder.bitcast(there, ir.IntType(16)))
         return builder.add(cursor_value, builder.zext(count, cursor_value.type))
 
     return types.intp(rows, types.intp, types.intp, types.intp, entries, types.intp), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def transpose_block(_typing, rows, index, stride, out, at, out_stride):  # type: ignore[no-untyped-def]
     """Turn a block of 16 rows by 64 bytes: ``out[at + c * out_stride + r] = rows[index + r * stride + c]``."""
     if not (_is_flat(rows, types.uint8) and _is_flat(out, types.uint8)):
@@ -119,16 +139,17 @@ def transpose_block(_typing, rows, index, stride, out, at, out_stride):  # type:
         rows_value, index_value, stride_value, out_value, at_value, out_stride_value = args
         row, lane = ir.VectorType(_I8, 64), ir.VectorType(_I8, 16)
 
-        def offset(start, step, k):  # type: ignore[no-untyped-def]
+        def offset(start: Any, step: Any, k: int) -> Any:
             return builder.add(start, builder.mul(step, ir.Constant(step.type, k)))
 
-        def shuffle(a, b, order):  # type: ignore[no-untyped-def]
+        def shuffle(a: Any, b: Any, order: list[int]) -> Any:
             mask = ir.Constant(ir.VectorType(_I32, len(order)), order)
             return builder.shuffle_vector(a, b, mask)
 
-        # Interleaving row i with row i + 8, four times over, transposes 16 by 16 bytes in each of the four lanes.
+        # interleaving row i with row i + 8, four times over, transposes 16 by 16 bytes in each of four lanes
         halves = [
-            [quarter * 16 + half + k // 2 + (k % 2) * 64 for quarter in range(4) for k in range(16)] for half in (0, 8)
+            [quarter * 16 + half + k // 2 + (k % 2) * 64 for quarter in range(4) for k in range(16)]
+            for half in (0, 8)
         ]
         places = [offset(index_value, stride_value, r) for r in range(16)]
         block = [
@@ -142,7 +163,8 @@ def transpose_block(_typing, rows, index, stride, out, at, out_stride):  # type:
             for i in range(16):
                 part = shuffle(block[i], undefined, [quarter * 16 + k for k in range(16)])
                 place = offset(at_value, out_stride_value, quarter * 16 + i)
-                builder.store(part, _pointer(context, builder, signature.args[3], out_value, place, lane), align=1)
+                to = _pointer(context, builder, signature.args[3], out_value, place, lane)
+                builder.store(part, to, align=1)
         return context.get_dummy_value()
 
     return types.void(rows, types.intp, types.intp, out, types.intp, types.intp), codegen

@@ -1,7 +1,7 @@
 """Gradient descent on one network, tile by tile: forward, loss and backward while everything is in cache.
 
-The products themselves are in `forward`, `readout` and `gradient`; here they are put together into the loop that
-training is. A full batch goes through it in shards, each a batch without update; so do measurements.
+The products themselves are in `forward`, `readout` and `gradient`; here they are put together into the loop
+that training is. A full batch goes through it in shards, each a batch without update; so do measurements.
 Which run, which threads, which steps: that's `nearzero.training.fused`.
 """
 
@@ -25,9 +25,20 @@ from nearzero.kernels.readout import (
     residual_tile,
 )
 from nearzero.kernels.simd import fma, jit, load, splat, store
-from nearzero.kernels.tiles import TILE, build_tile
+from nearzero.kernels.tiles import build_tile
 
-__all__ = ["Arrays", "Room", "Shape", "Weights", "make_arrays", "make_room", "make_weights", "descend", "update"]
+__all__ = [
+    "Arrays",
+    "Plan",
+    "Shape",
+    "Weights",
+    "add_gradients",
+    "derive",
+    "descend",
+    "make_arrays",
+    "make_weights",
+    "update",
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -47,7 +58,8 @@ class Arrays(NamedTuple):
 
     Attributes:
         w1: strips of D rows. b1: units padded to a multiple of 16.
-        w2: strips of K rows, a row of zeros added if K is odd. b2: classes padded to a multiple of 16; in weights the padding is `MISSING`.
+        w2: strips of K rows, a row of zeros added if K is odd. b2: classes padded to a multiple of 16; in
+            weights the padding is `MISSING`.
     """
 
     w1: Floats
@@ -71,17 +83,6 @@ class Weights(NamedTuple):
     w2t: Floats
 
 
-class Room(NamedTuple):
-    """A tile on its way through the network: about 100 KB for 128 units, of which most stays in the first-level cache."""
-
-    z: Floats
-    a: Floats
-    dz: Floats
-    logits: Floats
-    sums: Floats
-    losses: Floats
-
-
 def make_arrays(shape: Shape) -> Arrays:
     """Zeros."""
     units = padded(shape.units)
@@ -97,18 +98,10 @@ def make_weights(shape: Shape) -> Weights:
     """Zeros, and `MISSING` where there's no class."""
     own = make_arrays(shape)
     own.b2[shape.classes :] = MISSING
-    affine = (shape.gain, shape.shift) != (1.0, 0.0)
+    affine = shape.gain != 1 or shape.shift != 0
     w = aligned(own.w1.size) if affine else own.w1
     b = aligned(own.b1.size) if affine else own.b1
     return Weights(own, w, b, aligned(shape.units * own.b2.size))
-
-
-def make_room(shape: Shape) -> Room:
-    """Room for one tile."""
-    hidden, classes = TILE * padded(shape.units), padded(shape.classes)
-    return Room(
-        aligned(hidden), aligned(hidden), aligned(hidden), aligned(TILE * classes), aligned(TILE), aligned(TILE)
-    )
 
 
 class Plan(NamedTuple):
@@ -194,18 +187,20 @@ def descend(code, weights, shape, tiles, build, values, order, labels, plan, roo
 
     Args:
         code: of the activation, in `ACTIVATION_CODES`.
-        weights, shape, room: of the network.
+        weights, shape: of the network.
         tiles: the tiles of the set (`TileArrays`), or room for one if `build`.
-        build: whether to build each tile from `values`, flat (N * D,), and `order`, (N,); else these aren't looked at.
+        build: whether to build each tile from `values`, flat (N * D,), and `order`, (N,); else these aren't
+            looked at.
         labels: (N,) in the order of the examples.
         plan: what to do, a `Plan`.
+        room: for one tile's way through the network.
         gradient: of the last batch, afterwards.
 
     Returns:
         The sum of losses and the number of correct predictions, each batch measured before its update.
     """
-    loss, correct = 0.0, 0
-    classes, units = weights.own.b2.size, weights.b.size
+    loss, correct, own = 0.0, 0, weights.own
+    classes, units = own.b2.size, weights.b.size
     for step in range(plan.first, plan.last):
         start = step * plan.batch
         stop = min(start + plan.batch, labels.size)
@@ -216,21 +211,17 @@ def descend(code, weights, shape, tiles, build, values, order, labels, plan, roo
             if build:
                 build_tile(tiles, values, shape.inputs, order, at, examples, plan.backward)
                 tile = 0
-            forward_tile(tiles.entries, tiles.starts, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
+            forward_tile(tiles, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
             activate_tile(code, room.z, room.a, 2 * pairs, units)
             logit_tile(room.a, weights.w2t, shape.units, classes, room.logits)
-            some, right = loss_tile(room.logits, weights.own.b2, labels, at, examples, room.sums, room.losses)
+            some, right = loss_tile(room, own.b2, labels, at, examples)
             loss += some
             correct += right
             if plan.backward:
-                residual_tile(room.logits, labels, at, examples, classes, room.sums)
-                hidden_gradient(room.logits, classes, examples, weights.own.w2, shape.classes, room.z, room.dz)
-                output_gradient(
-                    room.logits, classes, examples, room.a, room.dz, shape.classes, gradient.w2, gradient.b2, gradient.b1
-                )
-                pixel_gradient(
-                    tiles.columns, tiles.masks, tile, shape.inputs, room.dz, units, at == start, gradient.w1
-                )
+                residual_tile(room, classes, labels, at, examples)
+                hidden_gradient(room, classes, examples, own.w2, shape.classes)
+                output_gradient(room, classes, examples, shape.classes, gradient)
+                pixel_gradient(tiles, tile, shape.inputs, room.dz, units, at == start, gradient.w1)
         if plan.update:
             update(weights, gradient, shape, np.float32(plan.rate / (stop - start)))
     return loss, correct

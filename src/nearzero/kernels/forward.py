@@ -1,9 +1,10 @@
 """Pre-activations: z = W1 x + b1 for whole data sets, the same to the last bit whichever path asks for them.
 
-For each example and unit the sum starts from b1 and goes over the pixels, ascending, by fused multiply-adds. Zero pixels add
-nothing, so that neither the partner an example is paired with, nor its tile, batch or thread, can be seen in the result.
-The affine map of `Pixels` is folded into the weights first (`fold`). `preactivations` is what the rest of the package
-calls; training runs the loops beneath it tile by tile and never writes z out.
+For each example and unit the sum starts from b1 and goes over the pixels, ascending, by fused
+multiply-adds. Zero pixels add nothing, so that neither the partner an example is paired with, nor its tile,
+batch or thread, can be seen in the result. The affine map of `Pixels` is folded into the weights first
+(`fold`). `preactivations` is what the rest of the package calls; training runs the loops beneath it tile by
+tile and never writes z out.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ def _strip(entries, starts, first, pairs, w, base, bias, z, at, width):  # type:
 
 
 @jit
-def forward_tile(entries, starts, tile, pairs, w, b, inputs, z):  # type: ignore[no-untyped-def]
-    """z of the first `pairs` pairs of tile `tile`, as strips of 64 rows.
+def forward_tile(tiles, tile, pairs, w, b, inputs, z):  # type: ignore[no-untyped-def]
+    """z of the first `pairs` pairs of tile number `tile`, as strips of 64 rows.
 
-    entries, starts: as in `Tiles`; w: strips of `inputs` rows; b: (units,), units a multiple of 16.
+    w: strips of `inputs` rows; b: (units,), units a multiple of 16.
     """
+    entries, starts = tiles.entries, tiles.starts
     first, unit = tile * 32, 0
     while unit < b.size:
         width = strip_width(b.size - unit)
@@ -101,7 +103,7 @@ def _forward_rows(tile, values, inputs, order, first, last, w, b, units, z, out)
     for t in range(first, last):
         count = min(64, order.size - t * 64)
         build_tile(tile, values, inputs, order, t * 64, count, False)
-        forward_tile(tile.entries, tile.starts, 0, (count + 1) // 2, w, b, inputs, z)
+        forward_tile(tile, 0, (count + 1) // 2, w, b, inputs, z)
         _write_rows(z, units, b.size, order, t * 64, count, out)
 
 
@@ -119,7 +121,8 @@ def preactivations(
         w1: (U, D) float32.
         b1: (U,) float32.
         pixels: N examples of D pixels.
-        order: (N,) which examples stand side by side; one of `similar_order` makes this a quarter faster, and changes no bit.
+        order: (N,) which examples stand side by side; one of `similar_order` makes this a quarter faster,
+            and changes no bit.
         threads: how many to use; all that this process may use unless given.
 
     Raises:
@@ -128,13 +131,16 @@ def preactivations(
     examples, inputs = pixels.values.shape
     if w1.ndim != 2 or w1.shape[1] != inputs or b1.shape != w1.shape[:1]:
         raise InputError(
-            f"shapes don't fit: w1 {w1.shape}, b1 {b1.shape}, pixels {pixels.values.shape}; needed are (U, D), (U,), (N, D)"
+            f"shapes don't fit: w1 {w1.shape}, b1 {b1.shape}, pixels {pixels.values.shape}; "
+            "needed are (U, D), (U,), (N, D)"
         )
     check_inputs(inputs)
     threads = thread_count(threads)
     w, b = folded_weights(w1, b1, pixels)
     if order is None:
         order = np.arange(examples, dtype=np.int32)
+    elif order.shape != (examples,):
+        raise InputError(f"order must be a permutation of {examples} examples; got shape {order.shape}")
     units = len(b1)
     out = np.empty(examples * units, np.float32)
     tiles, values = -(-examples // TILE), pixels.values.reshape(-1)

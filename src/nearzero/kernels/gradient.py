@@ -1,15 +1,16 @@
 """The gradient of the first layer, sum over examples of dz x^T, a tile of sixty-four examples at a time.
 
-The tile's dz stays in the first-level cache, and the sums of a pixel's row in registers. Pixels are taken two at a time:
-in the examples where both aren't zero, which are most, one load of dz serves two rows of sums; those where only one of them isn't
-follow. Rows of pixels that are zero in the whole tile aren't touched.
+The tile's dz stays in the first-level cache, and the sums of a pixel's row in registers. Pixels are taken
+two at a time: in the examples where both aren't zero, which are most, one load of dz serves two rows of
+sums; those where only one of them isn't follow. Rows of pixels that are zero in the whole tile aren't
+touched.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from nearzero.kernels.bytes import trailing_zeros
+from nearzero.kernels.bytes import prefetch, trailing_zeros
 from nearzero.kernels.layout import strip_width
 from nearzero.kernels.registers import inlined, load_like
 from nearzero.kernels.simd import add_n, axpy_n, jit, splat_n, store_n
@@ -20,7 +21,7 @@ _F = np.float32
 _ONE, _TILE = np.uint64(1), np.uint64(64)
 
 
-@inlined
+@jit
 def _walk(mask, columns, first, dz, base, width, sums):  # type: ignore[no-untyped-def]
     """Add pixel times dz over the examples of a mask."""
     while mask:
@@ -30,14 +31,18 @@ def _walk(mask, columns, first, dz, base, width, sums):  # type: ignore[no-untyp
     return sums
 
 
-@inlined
+@jit
 def _put(g_w1, row, sums, fresh):  # type: ignore[no-untyped-def]
     store_n(g_w1, row, sums if fresh else add_n(load_like(g_w1, row, sums), sums))
 
 
-@inlined
-def _strip(columns, masks, first, inputs, dz, base, g_w1, start, width, none, fresh):  # type: ignore[no-untyped-def]
+@jit
+def _strip(tiles, first, ahead, inputs, dz, base, g_w1, start, width, none, fresh):  # type: ignore[no-untyped-def]
+    columns, masks = tiles.columns, tiles.masks
     for p in range(0, inputs, 2):
+        if ahead:
+            prefetch(columns, (first + ahead + p) * 64)
+            prefetch(columns, (first + ahead + p + 1) * 64)
         one, two = masks[first + p], masks[first + p + 1]
         if one | two == 0 and not fresh:
             continue
@@ -57,22 +62,24 @@ def _strip(columns, masks, first, inputs, dz, base, g_w1, start, width, none, fr
 
 
 @jit
-def pixel_gradient(columns, masks, tile, inputs, dz, units, fresh, g_w1):  # type: ignore[no-untyped-def]
-    """Add tile `tile`'s share to the gradient of w1, strips of `inputs` rows; if `fresh`, start it from 0.
+def pixel_gradient(tiles, tile, inputs, dz, units, fresh, g_w1):  # type: ignore[no-untyped-def]
+    """Add the share of tile number `tile` to the gradient of w1, strips of `inputs` rows.
 
-    columns, masks: as in `Tiles`; dz: strips of 64 rows.
+    dz: strips of 64 rows; fresh: whether the gradient starts here, from 0.
     """
-    first, none = tile * (-(-inputs // 64) * 64), _F(0.0)
+    stride, none = -(-inputs // 64) * 64, _F(0.0)
+    first = tile * stride
+    ahead = stride if first + 2 * stride <= tiles.masks.size else 0  # rows to the next tile, if there is one
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
         base, start = unit * 64, unit * inputs
         if width == 128:
-            _strip(columns, masks, first, inputs, dz, base, g_w1, start, 128, splat_n(none, 8), fresh)
+            _strip(tiles, first, ahead, inputs, dz, base, g_w1, start, 128, splat_n(none, 8), fresh)
         elif width == 64:
-            _strip(columns, masks, first, inputs, dz, base, g_w1, start, 64, splat_n(none, 4), fresh)
+            _strip(tiles, first, ahead, inputs, dz, base, g_w1, start, 64, splat_n(none, 4), fresh)
         elif width == 32:
-            _strip(columns, masks, first, inputs, dz, base, g_w1, start, 32, splat_n(none, 2), fresh)
+            _strip(tiles, first, ahead, inputs, dz, base, g_w1, start, 32, splat_n(none, 2), fresh)
         else:
-            _strip(columns, masks, first, inputs, dz, base, g_w1, start, 16, splat_n(none, 1), fresh)
+            _strip(tiles, first, ahead, inputs, dz, base, g_w1, start, 16, splat_n(none, 1), fresh)
         unit += width

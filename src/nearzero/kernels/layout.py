@@ -1,16 +1,18 @@
 """How weights lie in memory while kernels work on them.
 
-Units are cut into *strips* of 128, 64, 32 and 16: as many sums as registers hold. A strip is a network of its own
-until the classes are summed: its weights, pre-activations and gradients lie together, pixel by pixel (or example by
-example, class by class), one row of the strip's width each. So no stride grows with the number of units, and any
-number of units, padded with silent ones to a multiple of 16, comes to a few strips.
+Units are cut into *strips* of 128, 64, 32 and 16: as many sums as registers hold. A strip is a network of
+its own until the classes are summed: its weights, pre-activations and gradients lie together, pixel by pixel
+(or example by example, class by class), one row of the strip's width each. So no stride grows with the number
+of units, and any number of units, padded with silent ones to a multiple of 16, comes to a few strips.
 
-A flat array that holds rows of all units has strip s, which begins at unit u, at ``u * rows``; row r of it at
-``u * rows + r * width``. Everything is aligned to cache lines: loads that straddle two of them cost half the speed.
+A flat array that holds rows of all units has strip s, which begins at unit u, at ``u * rows``; row r of it
+at ``u * rows + r * width``. Everything is aligned to cache lines: loads that straddle two of them cost half
+the speed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,17 @@ import numpy.typing as npt
 
 from nearzero.kernels.simd import LANES, jit
 
-__all__ = ["STRIPS", "aligned", "by_strip", "even", "from_strips", "padded", "strip_width", "strips", "to_strips"]
+__all__ = [
+    "STRIPS",
+    "aligned",
+    "by_strip",
+    "even",
+    "from_strips",
+    "padded",
+    "strip_width",
+    "strips",
+    "to_strips",
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -63,20 +75,25 @@ def aligned(size: int, dtype: Any = np.float32) -> Any:
     return memory[start : start + size * itemsize].view(dtype)
 
 
-def to_strips(rows: Floats, out: Floats) -> None:
-    """Write (rows, units) into a flat array of strips; padded units stay as they are."""
+def _pieces(rows: Floats, flat: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """The part of each strip that holds units, as a view of `rows`, (rows, units), and one of `flat`."""
     count, units = rows.shape
     for first, width in strips(units):
         inside = min(width, units - first)
-        out[first * count : (first + width) * count].reshape(count, width)[:, :inside] = rows[:, first : first + inside]
+        strip = flat[first * count : (first + width) * count].reshape(count, width)
+        yield rows[:, first : first + inside], strip[:, :inside]
+
+
+def to_strips(rows: Floats, out: Floats) -> None:
+    """Write (rows, units) into a flat array of strips; padded units stay as they are."""
+    for piece, strip in _pieces(rows, out):
+        strip[:] = piece
 
 
 def from_strips(flat: Floats, out: Floats) -> None:
     """The reverse of `to_strips`: fill `out`, (rows, units)."""
-    count, units = out.shape
-    for first, width in strips(units):
-        inside = min(width, units - first)
-        out[:, first : first + inside] = flat[first * count : (first + width) * count].reshape(count, width)[:, :inside]
+    for piece, strip in _pieces(out, flat):
+        piece[:] = strip
 
 
 def by_strip(rows: Floats) -> Floats:

@@ -1,19 +1,19 @@
 """Which examples to put side by side: an order of a data set in which neighbours are alike.
 
-The lists that the forward product walks are as long as the union of two images' non-zeros (`nearzero.kernels.tiles`).
-For two MNIST images at random that's 1.53 times one image's; for the pairs found here 1.15 times.
+The lists that the forward product walks are as long as the union of two images' non-zeros
+(`nearzero.kernels.tiles`). For two MNIST images at random that's 1.53 times one image's; for the pairs
+found here 1.15 times.
 
-Images are reduced to their supports, bit sets of pixels that aren't zero. The set is halved again and again by whether a
-support is nearer to one or the other of two pivots, which brings images that are alike into one neighbourhood. Then each
-image in turn takes the nearest of its neighbours that is still free. All of it in whole numbers, so the same data give
-the same order everywhere.
+Images are reduced to their supports, bit sets of pixels that aren't zero. The set is halved again and again
+by whether a support is nearer to one or the other of two pivots, which brings images that are alike into
+one neighbourhood. Then each image in turn takes the nearest of its neighbours that is still free. All of it
+in whole numbers, so the same data give the same order everywhere.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -27,7 +27,7 @@ TRIALS = 12  # pairs of pivots tried at each halving, on
 SAMPLE = 128  # so many of the examples
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _popcount(_typing, word):  # type: ignore[no-untyped-def]
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return builder.ctpop(args[0])
@@ -82,8 +82,9 @@ def _halve(bits, members, before, scores, counts):  # type: ignore[no-untyped-de
     before: a copy of members; scores: room for as many; counts: zeros, two more than twice the number of bits.
     """
     one, two = _pivots(bits, members)
+    zero = counts.size // 2 - 1
     for k in range(members.size):
-        scores[k] = _distance(bits, members[k], one) - _distance(bits, members[k], two) + counts.size // 2 - 1
+        scores[k] = zero + _distance(bits, members[k], one) - _distance(bits, members[k], two)
         counts[scores[k] + 1] += 1
     for k in range(counts.size - 1):
         counts[k + 1] += counts[k]

@@ -1,31 +1,20 @@
 """From the hidden layer to logits, losses and predictions, and back again: a tile of examples at a time.
 
-Logits have the order of sums that holds everywhere in nearzero: over units ascending, from 0, by fused multiply-adds;
-the bias is added last. So these are the predictions that a sweep sees. Here a vector holds sixteen classes of one
-example. Losses are float32, -log softmax by way of the greatest logit; their sum is float64.
+Logits have the order of sums that holds everywhere in nearzero: over units ascending, from 0, by fused
+multiply-adds; the bias is added last. So these are the predictions that a sweep sees. Here a vector holds
+sixteen classes of one example. Losses are float32, -log softmax by way of the greatest logit; their sum is
+float64.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any, NamedTuple
 
-from nearzero.kernels.activations import (
-    KERNEL_ACTIVATIONS,
-    Abs,
-    Elu,
-    Gelu,
-    LeakyRelu,
-    Relu,
-    Sigmoid,
-    Silu,
-    Softplus,
-    Tanh,
-    activate,
-    slope,
-    vexp,
-    vlog,
-)
-from nearzero.kernels.layout import strip_width
+import numpy as np
+import numpy.typing as npt
+
+from nearzero.kernels.activations import FUNCTIONS, KERNEL_ACTIVATIONS, vexp, vlog
+from nearzero.kernels.layout import aligned, padded, strip_width
 from nearzero.kernels.registers import (
     axpy_pair,
     first_equal,
@@ -48,14 +37,17 @@ from nearzero.kernels.simd import (
     store_n,
     vmax,
 )
+from nearzero.kernels.tiles import TILE
 
 __all__ = [
     "ACTIVATION_CODES",
     "MISSING",
+    "Room",
     "activate_tile",
     "hidden_gradient",
     "logit_tile",
     "loss_tile",
+    "make_room",
     "output_gradient",
     "residual_tile",
 ]
@@ -63,46 +55,83 @@ __all__ = [
 MISSING = np.float32(-1e30)  # the bias of a class that isn't there: it never wins, and its probability is 0
 _TINY = np.float32(1e-30)  # lesser probabilities count as 0: their products would leave the normal numbers
 _F = np.float32
+Floats = npt.NDArray[np.float32]
 
 ACTIVATION_CODES = {name: code for code, name in enumerate(KERNEL_ACTIVATIONS)}
 
 
-@inlined
-def _activate(act, z, a, first, last):  # type: ignore[no-untyped-def]
-    for i in range(first, last, 16):
-        value = load(z, i)
-        store(a, i, activate(act, value))
-        store(z, i, slope(act, value))
+class Room(NamedTuple):
+    """A tile on its way through the network: about 100 KB for 128 units.
+
+    Attributes:
+        z: pre-activations, then slopes; a: activations; dz: the loss's derivative by z; strips of 64 rows.
+        logits: then exponentials, then residuals: flat (64, classes), padded to a multiple of 16.
+        sums, losses: (64,), of the exponentials, and each example's loss.
+    """
+
+    z: Floats
+    a: Floats
+    dz: Floats
+    logits: Floats
+    sums: Floats
+    losses: Floats
+
+
+def make_room(units: int, classes: int) -> Room:
+    """Room for one tile."""
+    sizes = [TILE * padded(units)] * 3 + [TILE * padded(classes), TILE, TILE]
+    return Room(*(aligned(size) for size in sizes))
+
+
+def _loop(name: str) -> Any:
+    """The loop of `activate_tile` for one activation."""
+    act = KERNEL_ACTIVATIONS[name]
+    function, derivative = FUNCTIONS[type(act)]
+
+    @inlined
+    def loop(z, a, first, last):  # type: ignore[no-untyped-def]
+        for i in range(first, last, 16):
+            value = load(z, i)
+            store(a, i, function(act, value))
+            store(z, i, derivative(act, value))
+
+    return loop
+
+
+_relu, _abs, _leaky_relu = _loop("relu"), _loop("abs"), _loop("leaky_relu")
+_gelu, _silu, _tanh = _loop("gelu"), _loop("silu"), _loop("tanh")
+_sigmoid, _softplus, _elu = _loop("sigmoid"), _loop("softplus"), _loop("elu")
 
 
 @jit
 def activate_tile(code, z, a, examples, units):  # type: ignore[no-untyped-def]
     """Write act(z) to `a` and put act'(z) in the place of z, in the first `examples` rows of every strip.
 
-    The activation comes as its place in `ACTIVATION_CODES`, so that the loops of training are compiled once for all nine.
+    The activation comes as its place in `ACTIVATION_CODES`, so that the loops of training are compiled once
+    for all nine.
     """
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
         first, last = unit * 64, unit * 64 + examples * width
         if code == 0:
-            _activate(Relu(0.0), z, a, first, last)
+            _relu(z, a, first, last)
         elif code == 1:
-            _activate(Abs(0.0), z, a, first, last)
+            _abs(z, a, first, last)
         elif code == 2:
-            _activate(LeakyRelu(0.01), z, a, first, last)
+            _leaky_relu(z, a, first, last)
         elif code == 3:
-            _activate(Gelu(0.0), z, a, first, last)
+            _gelu(z, a, first, last)
         elif code == 4:
-            _activate(Silu(0.0), z, a, first, last)
+            _silu(z, a, first, last)
         elif code == 5:
-            _activate(Tanh(0.0), z, a, first, last)
+            _tanh(z, a, first, last)
         elif code == 6:
-            _activate(Sigmoid(0.0), z, a, first, last)
+            _sigmoid(z, a, first, last)
         elif code == 7:
-            _activate(Softplus(0.0), z, a, first, last)
+            _softplus(z, a, first, last)
         else:
-            _activate(Elu(0.0), z, a, first, last)
+            _elu(z, a, first, last)
         unit += width
 
 
@@ -110,8 +139,8 @@ def activate_tile(code, z, a, examples, units):  # type: ignore[no-untyped-def]
 def logit_tile(a, w2t, units, classes, logits):  # type: ignore[no-untyped-def]
     """Logits without their bias, flat (64, classes).
 
-    a: strips of 64 rows; units: how many there are, without padding; w2t: flat (units, classes), classes padded to a
-    multiple of 16.
+    a: strips of 64 rows; units: how many there are, without padding; w2t: flat (units, classes), with
+    classes padded to a multiple of 16.
     """
     strip_units = a.size // 64
     for block in range(0, classes, 16):
@@ -128,13 +157,13 @@ def logit_tile(a, w2t, units, classes, logits):  # type: ignore[no-untyped-def]
 
 
 @jit
-def loss_tile(logits, b2, labels, first, examples, sums, losses):  # type: ignore[no-untyped-def]
+def loss_tile(room, b2, labels, first, examples):  # type: ignore[no-untyped-def]
     """Add biases to the logits, then put exp(logit - greatest) in their place.
 
-    labels: of the whole set, the tile's from `first` on; sums, losses: (64,), written: the sums of the exponentials, and each
-    example's loss. Returns (the sum of the losses, how many predictions are right). A logit that isn't finite
-    makes the loss NaN.
+    labels: of the whole set, the tile's from `first` on. Returns the sum of the losses, and how many
+    predictions are right. A logit that isn't finite makes the loss NaN.
     """
+    logits, sums, losses = room.logits, room.sums, room.losses
     classes = b2.size
     correct = 0
     for e in range(examples):
@@ -171,8 +200,9 @@ def loss_tile(logits, b2, labels, first, examples, sums, losses):  # type: ignor
 
 
 @jit
-def residual_tile(logits, labels, first, examples, classes, sums):  # type: ignore[no-untyped-def]
-    """After `loss_tile`: put softmax - one-hot, the loss's derivative by the logits, in the place of the exponentials."""
+def residual_tile(room, classes, labels, first, examples):  # type: ignore[no-untyped-def]
+    """After `loss_tile`: put softmax - one-hot in the place of the exponentials: the loss's derivative."""
+    logits, sums = room.logits, room.sums
     zero, tiny = splat(_F(0.0)), splat(_TINY)
     for e in range(examples):
         row = e * classes
@@ -186,71 +216,73 @@ def residual_tile(logits, labels, first, examples, classes, sums):  # type: igno
 
 
 @inlined
-def _hidden_strip(residuals, stride, examples, w2, classes, base, slopes, dz, first, width, none):  # type: ignore[no-untyped-def]
+def _hidden_strip(room, stride, examples, w2, classes, base, first, width, none):  # type: ignore[no-untyped-def]
+    residuals = room.logits
     for e in range(0, examples, 2):
         one, at = e * stride, first + e * width
         sums = none + none
         for k in range(classes):
             sums = axpy_pair(residuals[one + k], residuals[one + stride + k], w2, base + k * width, sums)
-        store_n(dz, at, mul_n(sums, load_like(slopes, at, sums)))
+        store_n(room.dz, at, mul_n(sums, load_like(room.z, at, sums)))
 
 
 @jit
-def hidden_gradient(residuals, stride, examples, w2, classes, slopes, dz):  # type: ignore[no-untyped-def]
-    """dz = (W2' residual) act'(z), as strips of 64 rows, of which an even number is written.
+def hidden_gradient(room, stride, examples, w2, classes):  # type: ignore[no-untyped-def]
+    """dz = (W2' residual) act'(z), an even number of rows of every strip.
 
-    residuals: flat (64, stride); w2: strips of `even(classes)` rows; slopes: what `activate_tile` left.
+    stride: from one example's residuals to the next's; w2: strips of `even(classes)` rows.
     """
-    units, rows, none = slopes.size // 64, classes + classes % 2, _F(0.0)
+    units, rows, none = room.z.size // 64, classes + classes % 2, _F(0.0)
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
         base, first = unit * rows, unit * 64
         if width == 128:
-            _hidden_strip(residuals, stride, examples, w2, classes, base, slopes, dz, first, 128, splat_n(none, 8))
+            _hidden_strip(room, stride, examples, w2, classes, base, first, 128, splat_n(none, 8))
         elif width == 64:
-            _hidden_strip(residuals, stride, examples, w2, classes, base, slopes, dz, first, 64, splat_n(none, 4))
+            _hidden_strip(room, stride, examples, w2, classes, base, first, 64, splat_n(none, 4))
         elif width == 32:
-            _hidden_strip(residuals, stride, examples, w2, classes, base, slopes, dz, first, 32, splat_n(none, 2))
+            _hidden_strip(room, stride, examples, w2, classes, base, first, 32, splat_n(none, 2))
         else:
-            _hidden_strip(residuals, stride, examples, w2, classes, base, slopes, dz, first, 16, splat_n(none, 1))
+            _hidden_strip(room, stride, examples, w2, classes, base, first, 16, splat_n(none, 1))
         unit += width
 
 
 @inlined
-def _output_strip(residuals, stride, examples, a, dz, rows, unit, width, none, g_w2, g_b1):  # type: ignore[no-untyped-def]
-    base = unit * 64
+def _output_strip(room, stride, examples, rows, unit, width, none, g_w2, g_b1):  # type: ignore[no-untyped-def]
+    residuals, base = room.logits, unit * 64
     for k in range(0, rows, 2):
         at = unit * rows + k * width
         sums = none + none
         for e in range(examples):
             one = e * stride + k
-            sums = axpy_pair(residuals[one], residuals[one + 1], a, base + e * width, sums)
+            sums = axpy_pair(residuals[one], residuals[one + 1], room.a, base + e * width, sums)
         store_n(g_w2, at, add_n(load_like(g_w2, at, sums), sums))
     total = none
     for e in range(examples):
-        total = add_n(total, load_like(dz, base + e * width, total))
+        total = add_n(total, load_like(room.dz, base + e * width, total))
     store_n(g_b1, unit, add_n(load_like(g_b1, unit, total), total))
 
 
 @jit
-def output_gradient(residuals, stride, examples, a, dz, classes, g_w2, g_b2, g_b1):  # type: ignore[no-untyped-def]
-    """Add a tile's share to the gradients of w2 (strips of `even(classes)` rows), b2 (stride,) and b1 (units,)."""
+def output_gradient(room, stride, examples, classes, gradient):  # type: ignore[no-untyped-def]
+    """Add a tile's share to the gradients of w2, b2 and b1 (`Arrays`)."""
+    g_w2, g_b1, g_b2 = gradient.w2, gradient.b1, gradient.b2
     units, rows, none = g_b1.size, classes + classes % 2, _F(0.0)
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
         if width == 128:
-            _output_strip(residuals, stride, examples, a, dz, rows, unit, 128, splat_n(none, 8), g_w2, g_b1)
+            _output_strip(room, stride, examples, rows, unit, 128, splat_n(none, 8), g_w2, g_b1)
         elif width == 64:
-            _output_strip(residuals, stride, examples, a, dz, rows, unit, 64, splat_n(none, 4), g_w2, g_b1)
+            _output_strip(room, stride, examples, rows, unit, 64, splat_n(none, 4), g_w2, g_b1)
         elif width == 32:
-            _output_strip(residuals, stride, examples, a, dz, rows, unit, 32, splat_n(none, 2), g_w2, g_b1)
+            _output_strip(room, stride, examples, rows, unit, 32, splat_n(none, 2), g_w2, g_b1)
         else:
-            _output_strip(residuals, stride, examples, a, dz, rows, unit, 16, splat_n(none, 1), g_w2, g_b1)
+            _output_strip(room, stride, examples, rows, unit, 16, splat_n(none, 1), g_w2, g_b1)
         unit += width
     for block in range(0, stride, 16):
         total = load(g_b2, block)
         for e in range(examples):
-            total = total + load(residuals, e * stride + block)
+            total = total + load(room.logits, e * stride + block)
         store(g_b2, block, total)

@@ -11,7 +11,16 @@ from numba.extending import intrinsic
 
 from nearzero.kernels.simd import LANES, _float_array, _fma, _load, _pointer, _splat, _tuples, _vecs
 
-__all__ = ["axpy_pair", "first_equal", "hmax", "inlined", "load_like", "mul_n", "outer_rows_n", "store_rows_n"]
+__all__ = [
+    "axpy_pair",
+    "first_equal",
+    "hmax",
+    "inlined",
+    "load_like",
+    "mul_n",
+    "outer_rows_n",
+    "store_rows_n",
+]
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,7 +28,7 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     return njit(inline="always", nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def axpy_pair(_typing, first, second, array, index, sums):  # type: ignore[no-untyped-def]
     """`axpy_n` for two scalars at once: the first half of `sums` belongs to `first`, the other to `second`."""
     if not (_float_array(array) and _tuples(sums)):
@@ -30,14 +39,15 @@ def axpy_pair(_typing, first, second, array, index, sums):  # type: ignore[no-un
         half = sums.count // 2
         rows = [_load(context, builder, signature.args[2], args[2], args[3], k * LANES) for k in range(half)]
         values = [
-            _fma(builder, factors[k // half], rows[k % half], builder.extract_value(args[4], k)) for k in range(2 * half)
+            _fma(builder, factors[k // half], rows[k % half], builder.extract_value(args[4], k))
+            for k in range(2 * half)
         ]
         return context.make_tuple(builder, signature.return_type, values)
 
     return sums(types.float32, types.float32, array, types.intp, sums), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def outer_rows_n(_typing, array, index, stride, value, sums):  # type: ignore[no-untyped-def]
     """``t[k] + a[i + k * stride] * v`` for every k: `outer_n` down a column."""
     if not (_float_array(array) and _vecs(value) and _tuples(sums)):
@@ -55,7 +65,7 @@ def outer_rows_n(_typing, array, index, stride, value, sums):  # type: ignore[no
     return sums(array, types.intp, types.intp, value, sums), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def store_rows_n(_typing, array, index, stride, values):  # type: ignore[no-untyped-def]
     """``a[i + k * stride : i + k * stride + 16] = values[k]`` for every k."""
     if not (_float_array(array) and _tuples(values)):
@@ -71,7 +81,7 @@ def store_rows_n(_typing, array, index, stride, values):  # type: ignore[no-unty
     return types.void(array, types.intp, types.intp, values), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def load_like(_typing, array, index, sums):  # type: ignore[no-untyped-def]
     """As many vectors from ``a[i]`` on as `sums` has."""
     if not (_float_array(array) and _tuples(sums)):
@@ -86,20 +96,22 @@ def load_like(_typing, array, index, sums):  # type: ignore[no-untyped-def]
     return sums(array, types.intp, sums), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def mul_n(_typing, a, b):  # type: ignore[no-untyped-def]
     """Tuples multiplied, lane by lane."""
     if not (_tuples(a, b) and a.count == b.count):
         return None
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pairs = ((builder.extract_value(args[0], k), builder.extract_value(args[1], k)) for k in range(a.count))
+        pairs = (
+            (builder.extract_value(args[0], k), builder.extract_value(args[1], k)) for k in range(a.count)
+        )
         return context.make_tuple(builder, a, [builder.fmul(x, y) for x, y in pairs])
 
     return a(a, b), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def hmax(_typing, a):  # type: ignore[no-untyped-def]
     """The greatest of the lanes; NaNs may or may not be passed over."""
     if not _vecs(a):
@@ -123,7 +135,7 @@ def hmax(_typing, a):  # type: ignore[no-untyped-def]
     return types.float32(a), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def first_equal(_typing, a, b):  # type: ignore[no-untyped-def]
     """The first lane in which a equals b; 16 where there's none."""
     if not _vecs(a, b):

@@ -38,7 +38,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from nearzero.kernels.compile import jit
 
@@ -150,7 +151,7 @@ def _tuples(*args: Any) -> bool:
 # --- one vector ----------------------------------------------------------------------------------------
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def load(_typing, array, index):  # type: ignore[no-untyped-def]
     if not _float_array(array):
         return None
@@ -161,7 +162,7 @@ def load(_typing, array, index):  # type: ignore[no-untyped-def]
     return vec(array, types.intp), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def store(_typing, array, index, value):  # type: ignore[no-untyped-def]
     if not (_float_array(array) and _vecs(value)):
         return None
@@ -173,7 +174,7 @@ def store(_typing, array, index, value):  # type: ignore[no-untyped-def]
     return types.void(array, types.intp, value), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def splat(_typing, x):  # type: ignore[no-untyped-def]
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return _splat(builder, args[0])
@@ -181,7 +182,7 @@ def splat(_typing, x):  # type: ignore[no-untyped-def]
     return vec(types.float32), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def fma(_typing, a, b, c):  # type: ignore[no-untyped-def]
     if not _vecs(a, b, c):
         return None
@@ -196,13 +197,13 @@ def _lanewise(emit: Callable[..., Any], arity: int) -> Any:
 
     if arity == 1:
 
-        @intrinsic  # type: ignore[misc]
+        @intrinsic
         def unary(_typing, a):  # type: ignore[no-untyped-def]
             return (vec(a), codegen) if _vecs(a) else None
 
         return unary
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def binary(_typing, a, b):  # type: ignore[no-untyped-def]
         return (vec(a, b), codegen) if _vecs(a, b) else None
 
@@ -212,40 +213,31 @@ def _lanewise(emit: Callable[..., Any], arity: int) -> Any:
 vmax = _lanewise(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y), 2)
 vmin = _lanewise(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), 2)
 vabs = _lanewise(lambda b, x: _call(b, "fabs", x), 1)
-_add = _lanewise(lambda b, x, y: b.fadd(x, y), 2)
-_sub = _lanewise(lambda b, x, y: b.fsub(x, y), 2)
-_mul = _lanewise(lambda b, x, y: b.fmul(x, y), 2)
-_div = _lanewise(lambda b, x, y: b.fdiv(x, y), 2)
-_neg = _lanewise(lambda b, x: b.fsub(_constant(-0.0), x), 1)
 exp2i = _lanewise(
     lambda b, x: b.bitcast(b.shl(b.add(b.fptosi(x, _IVEC), _iconstant(127)), _iconstant(23)), _VEC),
     1,
 )
 
 
-def _on_vecs(function: Any, arity: int) -> Any:
-    """The typing half of an operator: `function` for vectors, nothing for any other type."""
-    if arity == 1:
+def _operator(symbol: Callable[..., Any], arity: int, emit: Callable[..., Any]) -> None:
+    """Let a Python operator on vectors stand for one LLVM instruction; as overloads they'd take long to compile."""
 
-        def unary(a):  # type: ignore[no-untyped-def]
-            return (lambda a: function(a)) if _vecs(a) else None
+    class Typing(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args: Any, kws: Any) -> Any:
+            return signature(vec, *args) if len(args) == arity and not kws and _vecs(*args) else None
 
-        return unary
-
-    def binary(a, b):  # type: ignore[no-untyped-def]
-        return (lambda a, b: function(a, b)) if _vecs(a, b) else None
-
-    return binary
+    infer_global(symbol)(Typing)
+    lower_builtin(symbol, *[Vec] * arity)(lambda context, builder, sig, args: emit(builder, *args))
 
 
-overload(operator.add, inline="always")(_on_vecs(_add, 2))
-overload(operator.sub, inline="always")(_on_vecs(_sub, 2))
-overload(operator.mul, inline="always")(_on_vecs(_mul, 2))
-overload(operator.truediv, inline="always")(_on_vecs(_div, 2))
-overload(operator.neg, inline="always")(_on_vecs(_neg, 1))
+_operator(operator.add, 2, lambda b, x, y: b.fadd(x, y))
+_operator(operator.sub, 2, lambda b, x, y: b.fsub(x, y))
+_operator(operator.mul, 2, lambda b, x, y: b.fmul(x, y))
+_operator(operator.truediv, 2, lambda b, x, y: b.fdiv(x, y))
+_operator(operator.neg, 1, lambda b, x: b.fsub(_constant(-0.0), x))
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def select_gt(_typing, a, b, x, y):  # type: ignore[no-untyped-def]
     if not _vecs(a, b, x, y):
         return None
@@ -256,7 +248,7 @@ def select_gt(_typing, a, b, x, y):  # type: ignore[no-untyped-def]
     return vec(a, b, x, y), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def hsum(_typing, a):  # type: ignore[no-untyped-def]
     if not _vecs(a):
         return None
@@ -275,7 +267,7 @@ def hsum(_typing, a):  # type: ignore[no-untyped-def]
     return types.float32(a), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def split_exponent(_typing, a):  # type: ignore[no-untyped-def]
     if not _vecs(a):
         return None
@@ -293,7 +285,7 @@ def split_exponent(_typing, a):  # type: ignore[no-untyped-def]
 # --- tuples of vectors: blocks of registers -------------------------------------------------------------
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[misc]
+@intrinsic(prefer_literal=True)
 def load_n(_typing, array, index, n):  # type: ignore[no-untyped-def]
     if not (isinstance(n, types.IntegerLiteral) and _float_array(array)):
         return None
@@ -308,7 +300,7 @@ def load_n(_typing, array, index, n):  # type: ignore[no-untyped-def]
     return types.UniTuple(vec, n.literal_value)(array, types.intp, n), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def store_n(_typing, array, index, values):  # type: ignore[no-untyped-def]
     if not (_float_array(array) and _tuples(values)):
         return None
@@ -322,7 +314,7 @@ def store_n(_typing, array, index, values):  # type: ignore[no-untyped-def]
     return types.void(array, types.intp, values), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[misc]
+@intrinsic(prefer_literal=True)
 def splat_n(_typing, x, n):  # type: ignore[no-untyped-def]
     if not isinstance(n, types.IntegerLiteral):
         return None
@@ -334,7 +326,7 @@ def splat_n(_typing, x, n):  # type: ignore[no-untyped-def]
     return types.UniTuple(vec, n.literal_value)(types.float32, n), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def axpy_n(_typing, scalar, array, index, sums):  # type: ignore[no-untyped-def]
     if not (_float_array(array) and _tuples(sums)):
         return None
@@ -355,7 +347,7 @@ def axpy_n(_typing, scalar, array, index, sums):  # type: ignore[no-untyped-def]
     return sums(types.float32, array, types.intp, sums), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def add_n(_typing, a, b):  # type: ignore[no-untyped-def]
     if not (_tuples(a, b) and a.count == b.count):
         return None
@@ -369,7 +361,7 @@ def add_n(_typing, a, b):  # type: ignore[no-untyped-def]
     return a(a, b), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def fma_n(_typing, weight, values, sums):  # type: ignore[no-untyped-def]
     if not (_vecs(weight) and _tuples(values, sums) and values.count == sums.count):
         return None
@@ -384,7 +376,7 @@ def fma_n(_typing, weight, values, sums):  # type: ignore[no-untyped-def]
     return sums(weight, values, sums), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def outer_n(_typing, array, index, value, sums):  # type: ignore[no-untyped-def]
     if not (_float_array(array) and _vecs(value) and _tuples(sums)):
         return None
@@ -401,7 +393,7 @@ def outer_n(_typing, array, index, value, sums):  # type: ignore[no-untyped-def]
     return sums(array, types.intp, value, sums), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def argmax_n(_typing, values, first, best, where):  # type: ignore[no-untyped-def]
     """Go on with an argmax: ``(best, where)`` after ``values[k]``, numbered ``first + k``, have been seen.
 

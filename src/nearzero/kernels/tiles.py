@@ -1,14 +1,18 @@
 """Tiles: sixty-four examples made ready for products that skip their zeros.
 
-Most pixels of most images are zero, so both products with the images go over non-zeros only, in the form that suits each:
+Most pixels of most images are zero, so both products with the images go over non-zeros only, in the form
+that suits each:
 
-- *forward*, z = W1 x + b1: examples are taken in pairs, and for each pair the pixels where either isn't zero are
-  listed, ascending. One row of W1 serves both, and the sums of 2 x 128 units stay in registers to the end of the list.
-- *gradient*, sum of dz x^T: pixel by pixel, over the tile's examples. Their bytes are turned to lie together, and a mask of
-  64 bits says which of them aren't zero. The sums of 128 units stay in registers while the mask is walked.
+- *forward*, z = W1 x + b1: examples are taken in pairs, and for each pair the pixels where either isn't
+  zero are listed, ascending. One row of W1 serves both, and the sums of 2 x 128 units stay in registers to
+  the end of the list.
+- *gradient*, sum of dz x^T: pixel by pixel, over the tile's examples. Their bytes are turned to lie
+  together, and a mask of 64 bits says which of them aren't zero. The sums of 128 units stay in registers
+  while the mask is walked.
 
-A full batch has its tiles built once (`Tiles`); mini-batches and evaluation build each tile where it's used, in some
-microseconds, by the same code. Pairs of similar images make shorter lists: see `nearzero.kernels.matching`.
+A full batch has its tiles built once (`Tiles`); mini-batches and evaluation build each tile where it's
+used, in some microseconds, by the same code. Pairs of similar images make shorter lists: see
+`nearzero.kernels.matching`.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
-from nearzero.kernels.bytes import copy_bytes, list_pair, nonzero_mask, transpose_block
+from nearzero.kernels.bytes import copy_bytes, list_pair, nonzero_mask, prefetch, transpose_block
 from nearzero.kernels.layout import aligned
 from nearzero.kernels.simd import jit
 
@@ -36,7 +40,8 @@ class TileArrays(NamedTuple):
     Attributes:
         rows: 64 images, padded with zeros to a multiple of 64 pixels; what the rest is made from.
         entries, starts: the lists of the 32 pairs; list j is ``entries[starts[j]:starts[j + 1]]``.
-        columns, masks: for each pixel, padded likewise, the bytes of 64 examples, and which of them aren't zero.
+        columns, masks: for each pixel, padded likewise, the bytes of 64 examples, and which of them aren't
+            zero.
     """
 
     rows: npt.NDArray[np.uint8]
@@ -65,9 +70,9 @@ def tile_room(inputs: int) -> TileArrays:
 
 @jit
 def build_tile(tile, values, inputs, order, first, count, turned):  # type: ignore[no-untyped-def]
-    """Fill a `TileArrays` with examples ``order[first : first + count]`` of `values`, flat (N * D,); absent ones are zero.
+    """Fill a `TileArrays` with examples ``order[first : first + count]`` of `values`, flat (N * D,).
 
-    Columns and masks, which the gradient alone needs, are made only if `turned`.
+    Absent ones are zero. Columns and masks, which the gradient alone needs, are made only if `turned`.
     """
     stride = tile.masks.size
     for k in range(64):
@@ -77,6 +82,10 @@ def build_tile(tile, values, inputs, order, first, count, turned):  # type: igno
         else:
             for p in range(row, row + inputs):
                 tile.rows[p] = 0
+    for k in range(first + count, min(first + count + 64, order.size)):  # probably the next tile
+        row = np.int64(order[k]) * inputs
+        for p in range(0, inputs + 63, 64):
+            prefetch(values, row + p)
     cursor = 0
     tile.starts[0] = 0
     for pair in range(32):
@@ -97,11 +106,13 @@ def build_tile(tile, values, inputs, order, first, count, turned):  # type: igno
 class Tiles:
     """All tiles of a data set, in a given order of its examples; the last one is filled up with zero images.
 
-    Memory for MNIST's 60,000 images: 21 MB of entries and, for the gradient, 50 MB of columns and 6 MB of masks.
+    Memory for MNIST's 60,000 images: 21 MB of entries and, for the gradient, 50 MB of columns and 6 MB of
+    masks.
 
     Attributes:
         order: (N,) which example stands where.
-        arrays: of all tiles one after the other; without rows, and without columns and masks unless made for gradients.
+        arrays: of all tiles one after the other; without rows, and without columns and masks unless made
+            for gradients.
     """
 
     order: npt.NDArray[np.int32]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.activations import Activation, activation
+from nearzero.arrays import as_array
 from nearzero.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ ARRAYS = ("w1", "b1", "w2", "b2")
 
 
 def _float32(name: str, array: Any, ndim: int) -> Floats:
-    if hasattr(array, "detach"):
-        array = array.detach().cpu().numpy()
-    result = np.ascontiguousarray(array, dtype=np.float32)
+    result = np.ascontiguousarray(as_array(array), dtype=np.float32)
     if result.ndim != ndim:
         raise InputError(f"{name} must have {ndim} dimensions; got shape {result.shape}")
     return result

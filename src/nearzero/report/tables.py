@@ -201,7 +201,7 @@ def _baseline_row(study: StudyResults, network: str, quantity: str) -> tuple[Cel
         _QUANTITIES[quantity],
         summary.n,
         Number.of(summary.mean, decimals),
-        Number.of(summary.population_sd, decimals),
+        Number.of(summary.population_sd if summary.n > 1 else None, decimals),
         Span.of(summary, decimals),
         Number.of(None if number is None else number.mean, decimals),
         Number.of(None if number is None else number.sd, decimals),

@@ -113,7 +113,7 @@ def _train_network(
     progress, stack = begun
     label = activation(name).label
     journal.say(
-        f"training {label}: {spec.runs} runs, {spec.steps} steps"
+        f"training {label}: {spec.runs} {'run' if spec.runs == 1 else 'runs'}, {spec.steps:,} steps"
         + (f", going on from step {progress.step}" if progress.step else "")
     )
     engine = _engine(spec, stack, examples)

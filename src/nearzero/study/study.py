@@ -66,7 +66,8 @@ class Study:
         spec = self.spec
         batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
         networks = " and ".join(spec.activations)
-        training = f"{spec.runs} runs each, {spec.steps:,} steps, batches of {batch}"
+        each = "1 run" if spec.runs == 1 else f"{spec.runs} runs"
+        training = f"{each} each, {spec.steps:,} steps, batches of {batch}"
         return f"{spec.data}, {networks}, {training}, {spec.pixels} pixels"
 
     @property

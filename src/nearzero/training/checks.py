@@ -23,12 +23,16 @@ def check_engine(
     if len(seeds) != len(stack):
         raise InputError(f"a stack of {len(stack)} runs needs as many seeds; got {len(seeds)}")
     if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, or None for the whole training set; got {batch_size}")
+        raise InputError(
+            f"batch_size must be at least 1, or None for the whole training set; got {batch_size}"
+        )
     for name, each in (("training", train), ("test", test)):
         if not len(each) or len(each.pixels) != len(each.labels):
             raise InputError(f"the {name} set has {len(each.pixels)} images and {len(each.labels)} labels")
         if each.pixels.values.shape[1] != inputs:
-            raise InputError(f"images of the {name} set have {each.pixels.values.shape[1]} pixels; the networks take {inputs}")
+            raise InputError(
+                f"images of the {name} set have {each.pixels.values.shape[1]} pixels; the networks take {inputs}"
+            )
         if each.labels.min() < 0 or each.labels.max() >= classes:
             raise InputError(
                 f"labels of the {name} set go from {each.labels.min()} to {each.labels.max()}; "

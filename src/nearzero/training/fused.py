@@ -1,18 +1,19 @@
 """The engine on the processor: exact float32 gradient descent that skips the zeros of images.
 
 Most pixels are zero, and a block of examples goes forward and back while it's in cache; how, is told in
-`nearzero.kernels`. This module cuts the work into parts and puts their sums together. The parts are the same however many
-threads there are and whatever other runs do, and their sums are added in one order, so that run k alone is run k
-among twenty, bit for bit. Two ways to cut:
+`nearzero.kernels`. This module cuts the work into parts and puts their sums together. The parts are the
+same however many threads there are and whatever other runs do, and their sums are added in one order, so
+that run k alone is run k among twenty, bit for bit. Two ways to cut:
 
 - a full batch, and every measurement: into sixteen shards of the examples, each of whole tiles;
 - mini-batches: into runs, since a batch is too small to share.
 
-A measurement of the full batch leaves each run's gradient behind, and the next update at the same weights takes it: to
-record the training curve at every step costs nothing.
+A measurement of the full batch leaves each run's gradient behind, and the next update at the same weights
+takes it: to record the training curve at every step costs nothing.
 
-Memory, for MNIST: 21 MB for the training images' lists, 56 MB more for a full batch; per run about 1 MB (weights,
-gradient) and, with mini-batches, 0.5 MB (the epoch's order); 30 MB for the sums of shards. Forty runs come to less than 250 MB.
+Memory, for MNIST: 21 MB for the training images' lists, 56 MB more for a full batch; per run about 1 MB
+(weights, gradient) and, with mini-batches, 0.5 MB (the epoch's order); 30 MB for the sums of shards. Forty
+runs come to less than 250 MB.
 """
 
 from __future__ import annotations
@@ -28,22 +29,20 @@ import numpy.typing as npt
 
 from nearzero.kernels.descent import (
     Arrays,
-    Room,
+    Plan,
     Shape,
     Weights,
-    Plan,
     add_gradients,
     derive,
     descend,
     make_arrays,
-    make_room,
     make_weights,
     update,
 )
 from nearzero.kernels.layout import even, from_strips, to_strips
 from nearzero.kernels.matching import similar_order
+from nearzero.kernels.readout import ACTIVATION_CODES, Room, make_room
 from nearzero.kernels.tiles import TILE, TileArrays, Tiles, tile_room
-from nearzero.kernels.readout import ACTIVATION_CODES
 from nearzero.networks import Stack
 from nearzero.threads import parallel, thread_count
 from nearzero.training.batches import epoch_order, steps_per_epoch
@@ -101,7 +100,8 @@ class FusedEngine:
         seeds: one for each run, for the order of its examples.
         learning_rate: w <- w - learning_rate * gradient of the batch's mean cross-entropy.
         batch_size: examples in a batch; None is the whole training set.
-        threads: how many to use; all that this process may use unless given. The results don't depend on it.
+        threads: how many to use; all that this process may use unless given. The results don't depend on
+            it.
 
     Raises:
         InputError: sets or seeds that don't fit the stack.
@@ -153,7 +153,11 @@ class FusedEngine:
         rate = np.float32(self._rate / len(self._train))
         for _ in range(step, stop):
             self._pass("train", [run for run in runs if run not in self._gradients])
-            parallel(lambda run: update(self._weights[run], self._gradients.pop(run), self._shape, rate), runs, self._threads)
+            parallel(
+                lambda run: update(self._weights[run], self._gradients.pop(run), self._shape, rate),
+                runs,
+                self._threads,
+            )
 
     def stack(self) -> Stack:
         """A copy of the current weights."""
@@ -164,7 +168,13 @@ class FusedEngine:
             from_strips(weights.own.w2, w2[run])
         b1 = np.stack([weights.own.b1[:units] for weights in self._weights])
         b2 = np.stack([weights.own.b2[:classes] for weights in self._weights])
-        return Stack(np.ascontiguousarray(w1.transpose(0, 2, 1)), b1, w2[:, :classes].copy(), b2, activation=self._activation)
+        return Stack(
+            np.ascontiguousarray(w1.transpose(0, 2, 1)),
+            b1,
+            w2[:, :classes].copy(),
+            b2,
+            activation=self._activation,
+        )
 
     def _load(self, stack: Stack, run: int) -> Weights:
         weights = make_weights(self._shape)
@@ -192,7 +202,7 @@ class FusedEngine:
     def _shard_sums(
         self, data: _Prepared, group: list[int]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """(group, shards): losses and correct predictions of a few runs; their gradients, where the tiles allow it."""
+        """(group, shards): losses and correct predictions of a few runs; keeps gradients, given the tiles for it."""
         shards, backward = data.shards, data.tiles.arrays.masks.size > 0
         losses, rights = np.zeros((len(group), shards)), np.zeros((len(group), shards), np.int64)
         while backward and len(self._parts) < len(group) * shards:
@@ -205,7 +215,17 @@ class FusedEngine:
             plan = Plan(data.shard, shard, shard + 1, backward, False, 0.0)
             weights, arrays = self._weights[group[place]], data.tiles.arrays
             losses[item], rights[item] = descend(
-                self._code, weights, self._shape, arrays, False, _NO_BYTES, _NO_ORDER, data.labels, plan, desk.room, gradient
+                self._code,
+                weights,
+                self._shape,
+                arrays,
+                False,
+                _NO_BYTES,
+                _NO_ORDER,
+                data.labels,
+                plan,
+                desk.room,
+                gradient,
             )
 
         def gather(place: int) -> None:
@@ -220,13 +240,15 @@ class FusedEngine:
         return losses, rights
 
     def _finite(self, run: int) -> bool:
-        """Whether every weight is a number: a kernel's relu takes NaN for 0, so that the loss alone doesn't tell."""
+        """Whether every weight is a number: relu in kernels takes NaN for 0, so the loss alone doesn't tell."""
         return all(bool(np.isfinite(array).all()) for array in self._weights[run].own)
 
     def _desk(self) -> _Desk:
         if not hasattr(self._local, "desk"):
             shape = self._shape
-            self._local.desk = _Desk(make_room(shape), tile_room(shape.inputs), make_arrays(shape))
+            self._local.desk = _Desk(
+                make_room(shape.units, shape.classes), tile_room(shape.inputs), make_arrays(shape)
+            )
         desk: _Desk = self._local.desk
         return desk
 
@@ -243,12 +265,22 @@ class FusedEngine:
             order, labels = self._epoch(run, epoch)
             plan = Plan(self._batch, first, last, True, True, self._rate)
             descend(
-                self._code, weights, self._shape, desk.tile, True, values, order, labels, plan, desk.room, desk.gradient
+                self._code,
+                weights,
+                self._shape,
+                desk.tile,
+                True,
+                values,
+                order,
+                labels,
+                plan,
+                desk.room,
+                desk.gradient,
             )
             step += last - first
 
     def _epoch(self, run: int, epoch: int) -> tuple[Order, Order]:
-        """The examples of one epoch and their labels, in an order in which those of a batch that are alike meet."""
+        """The examples of one epoch and their labels; within a batch those that are alike meet."""
         known = self._epochs.get(run)
         if known is None or known[0] != epoch:
             assert self._batch is not None

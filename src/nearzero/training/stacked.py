@@ -1,13 +1,13 @@
 """The engine in PyTorch, for any device: all runs in a few large products.
 
-The gradients of a two-layer network are written out by hand, so no graph is kept. Pixels live on the device as bytes and
-become floats a chunk of examples at a time, which bounds memory. Nothing waits for the device between measurements.
-The processor's own engine is `nearzero.training.fused`; this one serves CUDA and MPS, and on the CPU it is the same
-mathematics by another road.
+The gradients of a two-layer network are written out by hand, so no graph is kept. Pixels live on the device
+as bytes and become floats a chunk of examples at a time, which bounds memory. Nothing waits for the device
+between measurements. The processor's own engine is `nearzero.training.fused`; this one serves CUDA and MPS,
+and on the CPU it is the same mathematics by another road.
 
-How far runs are independent: on the CPU they are taken one at a time, so run k alone is run k among twenty, bit for bit. On other
-devices all runs share each product, and libraries choose the order of its sums by its size: run k then agrees with run
-k alone to rounding, which training carries on as it would any other rounding.
+How far runs are independent: on the CPU they are taken one at a time, so run k alone is run k among twenty,
+bit for bit. On other devices all runs share each product, and libraries choose the order of its sums by its
+size: run k then agrees with run k alone to rounding, which training carries on as it would any other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ Function = Callable[[Tensor], Tensor]
 
 
 def _gelu_slope(z: Tensor) -> Tensor:
-    return torch.special.ndtr(z) + z * torch.exp(-0.5 * z * z) * 0.3989422804014327
+    below: Tensor = torch.special.ndtr(z)
+    return below + z * torch.exp(-0.5 * z * z) * 0.3989422804014327
 
 
 def _silu_slope(z: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ class _OnDevice:
     @classmethod
     def of(cls, examples: Examples, device: torch.device) -> _OnDevice:
         pixels = examples.pixels
-        values, labels = torch.from_numpy(pixels.values).to(device), torch.from_numpy(examples.labels).to(device)
+        values, labels = (torch.from_numpy(each).to(device) for each in (pixels.values, examples.labels))
         return cls(values, labels, pixels.gain, pixels.shift)
 
     def inputs(self, rows: slice | Tensor) -> Tensor:
@@ -126,12 +127,13 @@ class StackedEngine:
         return [slice(run, run + 1) for run in np.flatnonzero(self.active).tolist()]
 
     def measure(self, which: str) -> Measurement:
-        """The current weights on all of "train" or "test"; on a full batch the gradients are kept for the next update."""
+        """The current weights on all of "train" or "test"; a full batch's gradients are kept for the update."""
         with self._exact():
             loss, correct = self._pass(which, gradients=which == "train" and self._batch is None)
         losses = loss.cpu().numpy().astype(np.float64) / len(self._sets[which].labels)
         rights: npt.NDArray[np.int64] = correct.cpu().numpy()
-        numbers = torch.stack([each.flatten(1).isfinite().all(1) for each in self._weights]).all(0).cpu().numpy()
+        finite = torch.stack([each.flatten(1).isfinite().all(1) for each in self._weights])
+        numbers = finite.all(0).cpu().numpy()
         return Measurement(np.where(self.active & numbers, losses, np.nan), np.where(self.active, rights, 0))
 
     def advance(self, step: int, stop: int) -> None:
@@ -146,13 +148,15 @@ class StackedEngine:
                     self._pass("train", gradients=True)
                 assert self._gradients is not None
                 for group in self._groups:
-                    self._update(group, [each[group] for each in self._gradients], len(self._sets["train"].labels))
+                    self._update(
+                        group, [each[group] for each in self._gradients], len(self._sets["train"].labels)
+                    )
                 self._gradients = None
 
     def stack(self) -> Stack:
         """A copy of the current weights."""
-        arrays = (each.cpu().numpy().copy() for each in self._weights)
-        return Stack(*arrays, activation=self._activation)
+        w1, b1, w2, b2 = (each.cpu().numpy().copy() for each in self._weights)
+        return Stack(w1, b1, w2, b2, activation=self._activation)
 
     @contextmanager
     def _exact(self) -> Iterator[None]:
@@ -186,7 +190,9 @@ class StackedEngine:
                 correct[group] += (logits.argmax(2) == labels).sum(1)
                 if gradients:
                     assert self._gradients is not None
-                    for total, part in zip(self._gradients, self._backward(group, parts, labels), strict=True):
+                    for total, part in zip(
+                        self._gradients, self._backward(group, parts, labels), strict=True
+                    ):
                         total[group] += part
         return loss, correct
 
@@ -199,7 +205,9 @@ class StackedEngine:
             orders = np.stack([epoch_order(seed, epoch, len(data.labels)) for seed in self._seeds])
             self._epoch = (epoch, torch.from_numpy(orders).to(self._device))
         rows = self._epoch[1][group, place * self._batch : (place + 1) * self._batch]
-        return self._backward(group, self._forward(group, data.inputs(rows)), data.labels[rows]), rows.shape[1]
+        return self._backward(group, self._forward(group, data.inputs(rows)), data.labels[rows]), rows.shape[
+            1
+        ]
 
     def _forward(self, group: slice, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x: (n, D) for all runs of the group or (R, n, D); returns x, z (R, n, U) and logits (R, n, K)."""
@@ -214,7 +222,9 @@ class StackedEngine:
         """Gradients of the sum of losses: w1 (R, U, D), b1 (R, U), w2 (R, K, U), b2 (R, K)."""
         x, z, logits = parts
         residual = torch.softmax(logits, 2)
-        residual.scatter_add_(2, labels[..., None], torch.full_like(labels[..., None], -1, dtype=residual.dtype))
+        residual.scatter_add_(
+            2, labels[..., None], torch.full_like(labels[..., None], -1, dtype=residual.dtype)
+        )
         w2 = torch.bmm(residual.transpose(1, 2), self._act(z))
         dz = torch.bmm(residual, self._weights[2][group]) * self._slope(z)
         return [torch.matmul(dz.transpose(1, 2), x), dz.sum(1), w2, residual.sum(1)]
