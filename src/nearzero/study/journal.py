@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -54,6 +55,13 @@ class Journal:
             self.log.open("a", encoding="utf-8") as file,
         ):  # a full disk mustn't end a study here
             file.write(f"{now}  {line}\n")
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Log how long a step took."""
+        began = time.monotonic()
+        yield
+        self.note(f"{what}: {time.monotonic() - began:.1f} s")
 
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[Bar]:

@@ -123,7 +123,7 @@ def _train_network(
             path = store.checkpoint_path(name, run, step)
             store.write_network(path, network, seed=spec.seeds[run], step=step)
 
-    with journal.bar(f"training {label}", spec.steps) as bar:
+    with journal.timed(f"trained {label}"), journal.bar(f"training {label}", spec.steps) as bar:
         train(
             engine,
             recipe,
@@ -234,7 +234,7 @@ def sweep_networks(store: Store, data: Dataset, journal: Journal) -> None:
     grids = [make_family(name, spec.conduct).levels for name in spec.families]
     journal.say(f"sweeping {len(each)} networks over {sum(map(len, grids))} levels")
     parts = []
-    with journal.bar("sweeping", len(each)) as bar:
+    with journal.timed("swept"), journal.bar("sweeping", len(each)) as bar:
         for (name, run), lost in zip(each, diverged, strict=True):
             parts.append(
                 {} if lost else _sweep_network(store, name, run, [examples[split] for split in splits])

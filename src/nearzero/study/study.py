@@ -196,9 +196,8 @@ class Study:
 
         _ = self.response
         journal = self._journal(console)
-        with self._store.locked():
+        with self._store.locked(), journal.timed("tables and figures written"):
             write_report(self, self.folder)
-        journal.note("report: tables and figures written")
         if console is not None:
             print_tables(self, console)
         return self
