@@ -67,12 +67,29 @@ def test_clip(family: nz.Clip, threshold: list[float]) -> None:
     assert found.side == family.side
 
 
-def test_as_run_is_refused_where_a_live_unit_has_no_positive_maximum() -> None:
+def test_as_run_turns_its_slope_around_where_the_maximum_is_negative() -> None:
     negative = nz.Ranges.of(np.array([[-1.0, 2.0], [-3.0, 5.0]]), nz.activation("abs"))
+    assert parameters(nz.Offset("as-run", "pre").at(0.1, negative))[:2] == [
+        [1.2, (5 - 0.3) / 5],
+        [0.2, 0.1 * 3],
+    ]
+
+
+def test_as_run_is_refused_where_it_would_divide_by_zero() -> None:
+    zero = nz.Ranges.of(np.array([[0.0, 2.0], [-3.0, 5.0]]), nz.activation("abs"))
     with pytest.raises(
-        nz.InputError, match="1 live units have a pre-activation maximum of 0 or less; use range=post"
+        nz.InputError, match="1 live units have a pre-activation maximum of 0; use range=post"
     ):
-        nz.Offset("as-run", "pre").at(0.1, negative)
+        nz.Offset("as-run", "pre").at(0.1, zero)
+
+
+def test_misspelt_words_are_refused() -> None:
+    with pytest.raises(
+        nz.InputError, match="offset must be one of as-run, as-written, shift; got 'as_writen'"
+    ):
+        nz.Offset("as_writen")
+    with pytest.raises(nz.InputError, match="range must be one of pre, post; got 'PRE'"):
+        nz.Clip(range="PRE")
 
 
 def test_as_run_is_refused_outside_relu_and_abs() -> None:

@@ -215,10 +215,25 @@ def test_modules_tensors_and_floats_give_what_arrays_give(
     [
         ({"x": np.zeros((4, 3))}, "inputs have 3 values an example, but the network takes 784"),
         ({"x": np.zeros((0, 784))}, r"with at least one example; got shape \(0, 784\)"),
-        ({"x": np.array([["a"] * 784])}, "inputs must be numbers; got <U1"),
+        ({"x": np.array([["a"] * 784])}, "inputs must be real numbers; got <U1"),
         ({"x": np.full((3, 784), np.nan), "y": None}, "some are infinite or NaN"),
         ({"y": [1, 2]}, r"y must have one label per example, shape \(1000,\); got \(2,\)"),
         ({"y": np.zeros(1000)}, "labels must be whole numbers, the classes; got float64"),
+        ({"y": np.arange(1, 1001) % 10 + 1}, "labels must be classes from 0 to 9; got values from 1 to 10"),
+        ({"y": np.full(1000, -1)}, "labels must be classes from 0 to 9; got values from -1 to -1"),
+        ({"x": np.zeros((3, 784), complex)}, "inputs must be real numbers; got complex128"),
+        ({"x": [[1.0], [1.0, 2.0]]}, "inputs can't be read as an array"),
+        ({"family": []}, r"family must be a name or a sequence of names; got \[\]"),
+        ({"family": 3}, "family must be a name or a sequence of names; got 3"),
+        ({"family": ["scale", "scale"]}, "family names one of them twice: scale, scale"),
+        ({"family": "scale", "levels": "a"}, "levels must be real numbers"),
+        ({"family": "scale", "levels": [[1.0]]}, "levels must be a number or a flat array"),
+        (
+            {"family": "scale", "levels": [1e39]},
+            "scale must stay within float32, in which networks compute; got 1e\\+39",
+        ),
+        ({"conduct": "as-run"}, "conduct must be an nz.Conduct; got str"),
+        ({"threads": "2"}, "threads must be a whole number, at least 1; got '2'"),
         ({"family": "ofset"}, "unknown family 'ofset': did you mean 'offset'"),
         (
             {"family": ["scale", "clip"], "levels": [1.0]},
@@ -229,7 +244,7 @@ def test_modules_tensors_and_floats_give_what_arrays_give(
             {"network": torch.nn.Linear(784, 10)},
             "a two-layer network is Linear, activation, Linear; this module has Linear",
         ),
-        ({"threads": 0}, "threads must be at least 1; got 0"),
+        ({"threads": 0}, "threads must be a whole number, at least 1; got 0"),
     ],
 )
 def test_bad_input(change: dict, message: str, trained: dict, mnist_5k: nz.datasets.Dataset) -> None:

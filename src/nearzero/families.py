@@ -157,6 +157,9 @@ class Clip(Family):
     side: Side = "pre"
     range: Side = "post"
 
+    def __post_init__(self) -> None:
+        Conduct(clip=self.side, clip_threshold=self.threshold, range=self.range)  # refuses unknown words
+
     name: ClassVar[str] = "clip"
     identity: ClassVar[float | None] = np.inf
 
@@ -176,11 +179,15 @@ class Clip(Family):
 class Offset(Family):
     """Distance offset, by one of three formulas; r = max - min.
 
-    as-run: y = z (max - p r) / max + p r; as-written: y = z (1 - p) r + p r; shift: y = z + p r.
+    as-run: y = z (max - p r) / max + p r; as-written: y = z (1 - p) r + p r; shift: y = z + p r. With the
+    pre-activation range the maximum of an Abs unit can be negative, and as-run then turns its slope around.
     """
 
     formula: OffsetFormula = "as-run"
     range: Side = "post"
+
+    def __post_init__(self) -> None:
+        Conduct(offset=self.formula, range=self.range)  # refuses unknown words
 
     name: ClassVar[str] = "offset"
 
@@ -201,11 +208,11 @@ class Offset(Family):
             return Perturbation(offset=move)
         if self.formula == "as-written":
             return Perturbation(scale=(1 - level) * unit.width, offset=move)
-        unfit = int((ranges.live & (unit.maximum <= 0)).sum())
+        unfit = int((ranges.live & (unit.maximum == 0)).sum())
         if unfit:
             raise InputError(
                 f"offset=as-run divides by the maximum, and {unfit} live units have a {self.range}-activation maximum "
-                "of 0 or less; use range=post, or offset=shift"
+                "of 0; use range=post, or offset=shift"
             )
         scale = np.where(ranges.live, (unit.maximum - move) / unit.maximum, 1.0)
         return Perturbation(scale=scale, offset=move)

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.arrays import as_array
+from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS
 from nearzero.kernels.forward import preactivations
@@ -35,7 +35,7 @@ class HiddenLayer:
 
     Args:
         network: the network, with finite weights.
-        inputs: `Pixels`, or an array (N, D) of any number type; uint8 arrays are raw pixels.
+        inputs: `Pixels`, or an array (N, D) of real numbers; whole numbers from 0 to 255 are raw pixels.
         threads: how many to use; all that this process may use unless given. The results don't depend on it.
 
     Raises:
@@ -45,6 +45,10 @@ class HiddenLayer:
     def __init__(
         self, network: TwoLayer, inputs: Pixels | npt.ArrayLike, *, threads: int | None = None
     ) -> None:
+        if not network.finite:
+            raise InputError(
+                "the network has weights that aren't finite; it can't be swept (did it diverge?)"
+            )
         self.network = network
         self.threads = thread_count(threads)
         self.z = _preactivations(network, _as_inputs(inputs), self.threads)
@@ -65,6 +69,8 @@ class HiddenLayer:
         A common positive scale of all units, where the activation is positively homogeneous, is taken through
         to the logits: argmax(s W2 act(z) + b2), one product for all such perturbations.
         """
+        if not all(isinstance(each, Perturbation) for each in perturbations):
+            raise InputError("predict takes a sequence of perturbations")
         units = self.network.units
         parameters = [each.per_unit(units) for each in perturbations]
         scale, offset, clip = (
@@ -139,18 +145,18 @@ def _columns(parameters: list[tuple[Floats, ...]]) -> list[list[Floats]]:
 def _as_inputs(inputs: Pixels | npt.ArrayLike) -> Pixels | Floats:
     if isinstance(inputs, Pixels):
         return inputs
-    array = as_array(inputs)
-    if array.ndim > 2:
+    array = as_numbers(inputs, "inputs")
+    if array.ndim > 2 and array.size:
         array = array.reshape(len(array), -1)
-    if array.ndim != 2 or not len(array):
+    if array.ndim != 2 or not array.size:
         raise InputError(
             f"inputs must be an array (examples, inputs) with at least one example; got shape {array.shape}"
         )
-    if array.dtype == np.uint8:
-        return Pixels(array)
-    if not (np.issubdtype(array.dtype, np.number) and np.isrealobj(array)):
-        raise InputError(f"inputs must be numbers; got {array.dtype}")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        pixels = array.astype(np.uint8)
+        if np.array_equal(pixels, array):  # raw pixels in whatever type: one way to sum them, and the fastest
+            return Pixels(pixels)
+        return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _preactivations(network: TwoLayer, inputs: Pixels | Floats, threads: int) -> Floats:

@@ -19,6 +19,7 @@ __all__ = ["Perturbation", "Side"]
 Side = Literal["pre", "post"]
 Float = TypeVar("Float", bound=np.floating)
 PARAMETERS = ("scale", "offset", "clip")
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,8 @@ class Perturbation:
     The default values are the identity, and it changes nothing to the last bit.
 
     Raises:
-        InputError: a parameter that is NaN, has more than one dimension, or another length than the others.
+        InputError: a parameter that is NaN or infinite (but for a clip of +inf), has more than one dimension, or
+            another length than the others.
     """
 
     scale: npt.NDArray[np.float64] | float = 1.0
@@ -48,6 +50,10 @@ class Perturbation:
             if value.ndim > 1 or np.isnan(value).any():
                 seen = f"shape {value.shape}" if value.ndim > 1 else "NaN"
                 raise InputError(f"{name} must be a number or an array (units,) without NaN; got {seen}")
+            greatest = np.inf if name == "clip" else FLOAT32_MAX
+            if (value < -FLOAT32_MAX).any() or (value > greatest).any():
+                seen = value.flat[np.abs(value).argmax()]
+                raise InputError(f"{name} must stay within float32, in which networks compute; got {seen}")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
             lengths |= {value.size} if value.ndim else set()
@@ -76,7 +82,7 @@ class Perturbation:
         for name, value in zip(PARAMETERS, values, strict=True):
             if value.ndim and value.size != units:
                 raise InputError(f"{name} has {value.size} values, but the layer has {units} units")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):  # a clip beyond float32 is no clip
             return tuple(np.broadcast_to(value, (units,)).astype(np.float32) for value in values)
 
     def then(self, other: Perturbation) -> Perturbation:

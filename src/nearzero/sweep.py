@@ -15,7 +15,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero import metrics
-from nearzero.arrays import as_array
+from nearzero.arrays import as_array, as_numbers
 from nearzero.errors import InputError
 from nearzero.families import Conduct, make_family
 from nearzero.hidden import HiddenLayer
@@ -73,7 +73,7 @@ def sweep(
         levels: in place of the family's own, for one family only.
         ranges: the unit ranges the levels refer to; taken over x unless given.
         conduct: which reading of the protocol; `Conduct.default` of the activation unless given.
-        keep_predictions: also return the predicted classes, 2 bytes for each example and level.
+        keep_predictions: also return the predicted classes, 4 bytes for each example, family and level of the axis.
 
     Returns:
         A Dataset with `accuracy` and `agreement` (the share of predictions that stay as they were), both 0 to
@@ -85,18 +85,16 @@ def sweep(
         InputError: shapes that don't fit, an unknown family, a conduct that the activation doesn't allow.
     """
     network = _as_network(network)
-    names = [family] if isinstance(family, str) else list(family)
-    if not network.finite:
-        raise InputError(
-            "the network has weights that aren't finite numbers; it can't be swept (did it diverge?)"
-        )
+    names = _as_names(family)
+    if conduct is not None and not isinstance(conduct, Conduct):
+        raise InputError(f"conduct must be an nz.Conduct; got {type(conduct).__name__}")
     if levels is not None and len(names) != 1:
         raise InputError(f"levels can be given for one family only; got {len(names)} families")
     hidden = HiddenLayer(network, x, threads=threads)
-    given = None if levels is None else {names[0]: np.atleast_1d(np.asarray(levels, dtype=np.float64))}
+    given = None if levels is None else {names[0]: _as_levels(levels)}
     result = respond(
         hidden,
-        None if y is None else _as_labels(y, len(hidden.z)),
+        None if y is None else _as_labels(y, len(hidden.z), network.classes),
         families=names,
         levels=given,
         ranges=ranges or hidden.ranges,
@@ -146,10 +144,30 @@ def respond(
     return xr.Dataset(data, coords={"family": list(families), "level": axis}, attrs=asdict(conduct))
 
 
-def _as_labels(y: npt.ArrayLike, examples: int) -> npt.NDArray[np.int64]:
-    labels = as_array(y)
+def _as_names(family: str | Sequence[str]) -> list[str]:
+    names = [family] if isinstance(family, str) else list(family) if isinstance(family, Sequence) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"family must be a name or a sequence of names; got {family!r}")
+    if len(set(names)) < len(names):
+        raise InputError(f"family names one of them twice: {', '.join(names)}")
+    return names
+
+
+def _as_levels(levels: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    array = np.atleast_1d(as_numbers(levels, "levels")).astype(np.float64)
+    if array.ndim != 1:
+        raise InputError(f"levels must be a number or a flat array; got shape {array.shape}")
+    return np.unique(array)
+
+
+def _as_labels(y: npt.ArrayLike, examples: int, classes: int) -> npt.NDArray[np.int64]:
+    labels = as_array(y, "y")
     if labels.shape != (examples,):
         raise InputError(f"y must have one label per example, shape ({examples},); got {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels must be whole numbers, the classes; got {labels.dtype}")
+    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
+        raise InputError(
+            f"labels must be classes from 0 to {classes - 1}; got values from {labels.min()} to {labels.max()}"
+        )
     return labels.astype(np.int64)

@@ -27,8 +27,8 @@ def thread_count(requested: int | None = None) -> int:
     """
     if requested is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if requested < 1:
-        raise InputError(f"threads must be at least 1; got {requested}")
+    if not isinstance(requested, int) or requested < 1:
+        raise InputError(f"threads must be a whole number, at least 1; got {requested!r}")
     return requested
 
 

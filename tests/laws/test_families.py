@@ -54,7 +54,11 @@ def test_dead_units_are_left_alone_and_nothing_is_nan(
     ranges = nz.Ranges.of(z, RELU)
     assert not ranges.live[0]
     assert ranges.dead_units == np.sum(np.ptp(np.maximum(z, 0), axis=0) == 0)
-    perturbation = nz.make_family(*case).at(level, ranges)
+    try:
+        perturbation = nz.make_family(*case).at(level, ranges)
+    except nz.InputError:  # a pre-activation maximum that is 0, or as good as: as-run would divide by it
+        assert (case[1].offset, case[1].range) == ("as-run", "pre")
+        return
     changed = perturbation(z)
     assert np.isfinite(changed).all()
     assert np.array_equal(changed[:, ~ranges.live], z[:, ~ranges.live])

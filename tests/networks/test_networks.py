@@ -67,8 +67,10 @@ def test_stacks_and_networks_are_copies(rng: np.random.Generator) -> None:
     one, two = (nz.TwoLayer(*arrays(rng), "abs") for _ in range(2))
     stack = nz.Stack.of([one, two])
     assert len(stack) == 2
-    stack[1].w1[:] = 0
-    assert np.array_equal(stack.w1[1], two.w1)
+    stack.w1[1] = 0
+    assert two.w1.any()
+    with pytest.raises(ValueError, match="read-only"):
+        two.w1[:] = 0
     assert [network.activation for network in stack] == ["abs", "abs"]
     assert (one.inputs, one.units, one.classes, one.finite) == (3, 5, 4, True)
 
@@ -79,8 +81,37 @@ def test_shapes_that_do_not_fit(rng: np.random.Generator) -> None:
         nz.InputError, match=re.escape("shapes don't fit: w1 (5, 3), b1 (4,), w2 (4, 5), b2 (4,)")
     ):
         nz.TwoLayer(w1, b2, w2, b2)
-    with pytest.raises(nz.InputError, match=re.escape("w1 must have 2 dimensions; got shape (5,)")):
+    with pytest.raises(nz.InputError, match=re.escape("w1 must have 2 dimensions, none of them 0; got shape (5,)")):
         nz.TwoLayer(b1, b1, w2, b2)
+
+
+@pytest.mark.parametrize(
+    ("w1", "message"),
+    [
+        (np.ones((5, 3), complex), "w1 must be real numbers; got complex128"),
+        ([["a"] * 3] * 5, "w1 must be real numbers; got <U1"),
+        ([[1.0], [1.0, 2.0]], "w1 can't be read as an array"),
+        (torch.empty(5, 3, device="meta"), "w1 can't be read as an array"),
+        (np.ones((5, 0)), r"w1 must have 2 dimensions, none of them 0; got shape \(5, 0\)"),
+    ],
+)
+def test_what_is_no_matrix(w1: object, message: str, rng: np.random.Generator) -> None:
+    with pytest.raises(nz.InputError, match=message):
+        nz.TwoLayer(w1, *arrays(rng)[1:])
+
+
+def test_more_classes_than_two_bytes_can_number() -> None:
+    with pytest.raises(nz.InputError, match="up to 65,535 classes; got 65,536"):
+        nz.TwoLayer(np.ones((1, 1)), np.ones(1), np.ones((65536, 1)), np.ones(65536))
+
+
+def test_a_network_keeps_its_weights_when_the_module_is_trained_on() -> None:
+    model = Mine(nn.ReLU())
+    network = from_module(model)
+    before = network.w1.copy()
+    with torch.no_grad():
+        model.body[1].weight.zero_()
+    assert np.array_equal(network.w1, before)
 
 
 class Mine(nn.Module):
@@ -127,6 +158,64 @@ def test_other_precisions_are_read_as_float32(dtype: torch.dtype) -> None:
 def test_modules_of_another_shape(module: nn.Module, message: str) -> None:
     with pytest.raises(nz.InputError, match=message):
         from_module(module)
+
+
+class Scaled(Mine):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x / 255))
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.act, self.output = nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(self.act(self.hidden(self.act(self.hidden(x)))))
+
+
+class Fussy(Mine):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise KeyError("pixel_values")
+
+
+class LogProbabilities(Mine):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.log_softmax(super().forward(x), dim=1)
+
+
+def namesake() -> nn.Module:
+    """A class that is called Abs, and isn't."""
+
+    class Abs(nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return z.abs() + 1
+
+    return Mine(Abs())
+
+
+@pytest.mark.parametrize("module", [Scaled(nn.ReLU()), Twice(), namesake()])
+def test_a_forward_that_does_something_else_is_refused(module: nn.Module) -> None:
+    with pytest.raises(
+        nz.InputError, match="forward computes something else .*; make a TwoLayer from its arrays"
+    ):
+        from_module(module)
+
+
+def test_a_forward_that_fails_is_refused_in_words() -> None:
+    with pytest.raises(nz.InputError, match=r"can't be run on inputs \(examples, 3\): 'pixel_values'"):
+        from_module(Fussy(nn.ReLU()))
+
+
+def test_reading_a_module_leaves_it_as_it_was() -> None:
+    module = LogProbabilities(nn.Tanh())
+    module.head.eval()
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    assert from_module(module).activation == "tanh"
+    assert torch.equal(torch.rand(1), expected)
+    assert [each.training for each in (module, module.body, module.head)] == [True, True, False]
 
 
 def test_a_perturbation_as_a_layer(rng: np.random.Generator) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.activations import Activation, activation
-from nearzero.arrays import as_array
+from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,12 +26,15 @@ __all__ = ["Stack", "TwoLayer", "initial_stack"]
 
 Floats = npt.NDArray[np.float32]
 ARRAYS = ("w1", "b1", "w2", "b2")
+MOST_CLASSES = 65_535  # predictions are kept in two bytes
 
 
 def _float32(name: str, array: Any, ndim: int) -> Floats:
-    result = np.ascontiguousarray(as_array(array), dtype=np.float32)
-    if result.ndim != ndim:
-        raise InputError(f"{name} must have {ndim} dimensions; got shape {result.shape}")
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and `finite` says so
+        result = np.array(as_numbers(array, name), dtype=np.float32, order="C")
+    if result.ndim != ndim or not result.size:
+        raise InputError(f"{name} must have {ndim} dimensions, none of them 0; got shape {result.shape}")
+    result.setflags(write=False)
     return result
 
 
@@ -44,7 +47,7 @@ class TwoLayer:
         w2: (K, U), b2: (K,): the output layer, logits = w2 act(z) + b2.
         activation: one of the nine names of `nearzero.activations`.
 
-    Arrays or tensors of any float dtype are taken and kept as float32.
+    Arrays or tensors of real numbers are taken, and kept as read-only copies in float32.
 
     Raises:
         InputError: shapes that don't fit each other, or an unknown activation.
@@ -70,6 +73,8 @@ class TwoLayer:
         if self.b1.shape != (units,) or self.w2.shape != (classes, units) or self.b2.shape != (classes,):
             shapes = ", ".join(f"{name} {getattr(self, name).shape}" for name in ARRAYS)
             raise InputError(f"shapes don't fit: {shapes}; needed are w1 (U, D), b1 (U,), w2 (K, U), b2 (K,)")
+        if classes > MOST_CLASSES:
+            raise InputError(f"a network can have up to {MOST_CLASSES:,} classes; got {classes:,}")
 
     @property
     def act(self) -> Activation:
@@ -103,9 +108,9 @@ class TwoLayer:
         from nearzero.networks.modules import activation_module
 
         model = torch.nn.Sequential(
-            torch.nn.Linear(self.inputs, self.units),
+            torch.nn.utils.skip_init(torch.nn.Linear, self.inputs, self.units),  # no random numbers are drawn
             activation_module(self.activation),
-            torch.nn.Linear(self.units, self.classes),
+            torch.nn.utils.skip_init(torch.nn.Linear, self.units, self.classes),
         )
         state = {"0.weight": self.w1, "0.bias": self.b1, "2.weight": self.w2, "2.bias": self.b2}
         model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in state.items()})
