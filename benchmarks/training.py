@@ -1,8 +1,8 @@
 """How fast networks train, against plain PyTorch in the same process and minute.
 
-The baseline does what the published study does: one network at a time through autograd, the whole training set as one
-batch, train accuracy from the same logits, test accuracy at every step. The engine does the same for one run and
-for several. Rounds alternate between them, and each round's best time counts, so that a busy machine slows all alike.
+The baseline does what the published study does: one network at a time through autograd, the whole training
+set as one batch, train accuracy from the same logits, test accuracy at every step. The engine does the same
+for one run and for several. Rounds alternate between them, and the best time of each counts.
 
     python benchmarks/training.py [--data-dir DIR] [--steps 5] [--runs 4] [--growth]
 """
@@ -44,6 +44,7 @@ def arguments() -> argparse.Namespace:
 
 
 def seconds(function: Callable[[], object]) -> float:
+    time.sleep(0.25)  # PyTorch's threads go on spinning for a while after their work
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -90,18 +91,26 @@ class Plain:
 class Fused:
     """The engine, a step at a time."""
 
-    def __init__(self, train: Examples, test: Examples, activation: str, **more: int | None) -> None:
-        runs, units = more.pop("runs") or 1, more.pop("units", None) or 128
+    def __init__(
+        self,
+        train: Examples,
+        test: Examples,
+        activation: str,
+        *,
+        runs: int = 1,
+        units: int = 128,
+        batch_size: int | None = None,
+        threads: int | None = None,
+    ) -> None:
         inputs, classes = train.pixels.values.shape[1], int(train.labels.max()) + 1
-        stack = initial_stack(range(runs), activation, inputs=inputs, units=units, classes=classes)
         self.engine = FusedEngine(
-            stack,
+            initial_stack(range(runs), activation, inputs=inputs, units=units, classes=classes),
             train,
             test,
             seeds=range(runs),
             learning_rate=LEARNING_RATE,
-            batch_size=more.get("batch_size"),
-            threads=more.get("threads"),
+            batch_size=batch_size,
+            threads=threads,
         )
         self.step = 0
 

@@ -10,6 +10,7 @@ import pytest
 
 import nearzero as nz
 from nearzero import cli
+from nearzero.study.spec import parse_setting
 
 SMALL = "data=digits runs=2 units=16 steps=40 batch_size=64 evaluate_every=20 learning_rate=0.01"
 
@@ -41,7 +42,7 @@ def assert_one_line(code: int, err: str, *, exit_code: int = 2) -> None:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "study"
-    settings = dict(pair.split("=") for pair in SMALL.split())
+    settings = dict(parse_setting(pair) for pair in SMALL.split())
     nz.reproduce("quick", folder, settings=settings)
     return folder
 
@@ -159,16 +160,72 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert message in err
 
 
-def test_usage_errors_have_exit_code_2_too(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (
-        ["--nonsense"],
-        ["reproduce", "--nonsense"],
-        ["train"],
-        ["reproduce", "--runs", "many"],
-    ):
-        code, _, err = run(capsys, *arguments)
-        assert code == 2
-        assert "Traceback" not in err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nonsense"], "No such option"),
+        (["reproduce", "--nonsense"], "No such option"),
+        (["train"], "Missing argument"),
+        (["reproduce", "--runs", "many"], "Invalid value for '--runs'"),
+        (["reproduced"], "No such command"),
+        (["reproduce", "--set", "preset=[1]"], "unknown preset [1]"),
+        (["reproduce", "--set", "first_seed=99999999999999999999999"], "first_seed = "),
+        (["reproduce", "--set", "steps=99999999999999999999"], "steps = "),
+        (["reproduce", "--set", "units=1000000000000"], "units = "),
+        (["reproduce", "--set", "units=true"], "units = True"),
+    ],
+)
+def test_usage_errors_are_one_line_too(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert_one_line(code, err)
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version")[1].startswith("nearzero 0.")
+    code, out, _ = run(capsys)
+    assert (code, "reproduce" in out) == (0, True)
+
+
+def test_a_bug_is_one_line_unless_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def buggy(**_: object) -> None:
+        raise KeyError("oops")
+
+    monkeypatch.setattr(cli, "app", buggy)
+    code, _, err = run(capsys)
+    assert_one_line(code, err, exit_code=1)
+    assert "a bug in nearzero (KeyError: 'oops')" in err
+    monkeypatch.setenv("NEARZERO_DEBUG", "1")
+    with pytest.raises(KeyError):
+        run(capsys)
+
+
+def test_a_bad_start_can_be_put_right_in_the_same_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "study"
+    code, _, err = run(capsys, "reproduce", "--out", folder, "--device", "cuda:7", *sets(SMALL))
+    assert_one_line(code, err)
+    assert "use --device cpu" in err
+    monkey = pytest.MonkeyPatch()
+    monkey.setenv("NEARZERO_SAVE_EVERY", "soon")
+    code, _, err = run(capsys, "new", folder, *sets(SMALL))
+    assert code == 0
+    code, _, err = run(capsys, "train", folder)
+    monkey.undo()
+    assert_one_line(code, err)
+    assert "NEARZERO_SAVE_EVERY must be a number of seconds; got 'soon'" in err
+    assert run(capsys, "train", folder)[0] == 0
 
 
 def test_an_operating_system_error_is_one_line(
@@ -177,7 +234,7 @@ def test_an_operating_system_error_is_one_line(
     def broken() -> None:
         raise OSError(5, "Input/output error", "disk")
 
-    monkeypatch.setattr(cli, "app", broken)
+    monkeypatch.setattr(cli, "app", lambda **_: broken())
     code, _, err = run(capsys)
     assert_one_line(code, err)
     assert err == "nearzero: disk: Input/output error\n"
@@ -189,7 +246,7 @@ def test_an_interruption_says_how_to_go_on(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(cli, "app", lambda **_: interrupted())
     code, _, err = run(capsys)
     assert_one_line(code, err, exit_code=130)
     assert "the same command goes on where it was" in err

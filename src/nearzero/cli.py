@@ -7,6 +7,7 @@ command needs them.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = "interrupted; the same command goes on where it was"
+
 app = typer.Typer(
     name="nearzero",
     help="Do hidden units measure distance or intensity? Perturb them, and see.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -61,6 +63,20 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
     return dict(parse_setting(pair) for pair in pairs or [])
 
 
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """Do hidden units measure distance or intensity? Perturb them, and see."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(f"nearzero {version_of('nearzero')}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
 @app.command()
 def reproduce(
     preset: Annotated[
@@ -89,10 +105,9 @@ def reproduce(
     from nearzero.study.spec import read_settings
 
     given = (read_settings(spec) if spec is not None else {}) | _settings(settings)
-    chosen = preset or given.get("preset", "quick")
     console = _console(quiet)
     study = reproduce_study(
-        chosen, out, runs=runs, device=device, data_dir=data_dir, settings=given, console=console
+        preset, out, runs=runs, device=device, data_dir=data_dir, settings=given, console=console
     )
     _say_where(study.folder, console)
 
@@ -216,18 +231,48 @@ def data_verify(
 
 
 def main() -> None:
-    """Run the command line; what a user can cause ends in one line and exit code 2."""
+    """Run the command line; what a user can cause ends in one line and exit code 2, Ctrl-C in one and 130."""
+    interrupted = []
+
+    def interrupt(*_: object) -> None:
+        interrupted.append(True)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        app()
-    except InputError as error:
-        _fail(str(error), 2)
-    except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        _fail(f"{what}{error.strerror or error}", 2)
-    except MemoryError:
-        _fail("memory is used up; use fewer runs or a smaller data set", 2)
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it was", 130)
+        _fail(INTERRUPTED, 130)
+    except Exception as error:
+        # a library may turn an interruption that hits it into an error of its own
+        _fail(*((INTERRUPTED, 130) if interrupted else _explain(error)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """The line and the exit code for an error."""
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, typer.Abort):
+        return INTERRUPTED, 130
+    if hasattr(error, "format_message"):  # the command line's own: an unknown option, a missing argument
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        return f"{error.format_message()} Try `nearzero --help`.", 2
+    if isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename else ""
+        return f"{what}{error.strerror or error}", 2
+    if isinstance(error, MemoryError):
+        return "memory is used up; use fewer runs, fewer units or a smaller data set", 2
+    if os.environ.get("NEARZERO_DEBUG"):
+        raise error
+    return (
+        f"a bug in nearzero ({type(error).__name__}: {error}); please report it, with what NEARZERO_DEBUG=1 shows",
+        1,
+    )
 
 
 def _fail(line: str, code: int) -> None:

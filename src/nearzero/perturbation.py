@@ -52,8 +52,8 @@ class Perturbation:
                 raise InputError(f"{name} must be a number or an array (units,) without NaN; got {seen}")
             greatest = np.inf if name == "clip" else FLOAT32_MAX
             if (value < -FLOAT32_MAX).any() or (value > greatest).any():
-                seen = value.flat[np.abs(value).argmax()]
-                raise InputError(f"{name} must stay within float32, in which networks compute; got {seen}")
+                far = float(value.flat[np.abs(value).argmax()])
+                raise InputError(f"{name} must stay within float32, in which networks compute; got {far}")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
             lengths |= {value.size} if value.ndim else set()

@@ -81,7 +81,9 @@ def test_shapes_that_do_not_fit(rng: np.random.Generator) -> None:
         nz.InputError, match=re.escape("shapes don't fit: w1 (5, 3), b1 (4,), w2 (4, 5), b2 (4,)")
     ):
         nz.TwoLayer(w1, b2, w2, b2)
-    with pytest.raises(nz.InputError, match=re.escape("w1 must have 2 dimensions, none of them 0; got shape (5,)")):
+    with pytest.raises(
+        nz.InputError, match=re.escape("w1 must have 2 dimensions, none of them 0; got shape (5,)")
+    ):
         nz.TwoLayer(b1, b1, w2, b2)
 
 
@@ -197,7 +199,7 @@ def namesake() -> nn.Module:
 @pytest.mark.parametrize("module", [Scaled(nn.ReLU()), Twice(), namesake()])
 def test_a_forward_that_does_something_else_is_refused(module: nn.Module) -> None:
     with pytest.raises(
-        nz.InputError, match="forward computes something else .*; make a TwoLayer from its arrays"
+        nz.InputError, match=r"forward computes something else .*; make a TwoLayer from its arrays"
     ):
         from_module(module)
 

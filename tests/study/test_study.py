@@ -118,7 +118,7 @@ def test_no_such_network(study: nz.Study, run: int) -> None:
         nz.InputError, match=f"the study has runs 0 to 1 of abs, relu; got run {run} of 'abs'"
     ):
         study.network("abs", run)
-    with pytest.raises(nz.InputError, match=r"abs-00-step000003.safetensors isn't there"):
+    with pytest.raises(nz.InputError, match=r"abs-00-step000003\.safetensors isn't there"):
         study.network("abs", 0, step=3)
 
 
@@ -176,6 +176,56 @@ def test_a_folder_that_is_not_a_study(tmp_path: Path) -> None:
     ):
         make(tmp_path)
     assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("offset", '"shift"'), ("steps", "61"), ("runs", "1"), ("first_seed", "7")]
+)
+def test_a_spec_that_was_edited_after_the_fact(key: str, value: str, tmp_path: Path) -> None:
+    study = make(tmp_path / "study").train().sweep()
+    path = study.folder / "spec.toml"
+    lines = [
+        f"{key} = {value}" if line.startswith(f"{key} = ") else line for line in path.read_text().splitlines()
+    ]
+    path.write_text("\n".join(lines))
+    edited = nz.Study.open(study.folder)
+    for work in (edited.train, edited.sweep, edited.report):
+        with pytest.raises(nz.InputError, match=rf"results.nc was made with {key} = .*, but spec.toml says"):
+            work()
+
+
+def test_results_and_networks_of_others_are_refused(study: nz.Study, tmp_path: Path) -> None:
+    other = make(tmp_path / "other", activations="relu").train()
+    (other.folder / "results.nc").write_bytes((study.folder / "results.nc").read_bytes())
+    with pytest.raises(nz.InputError, match=r"results.nc was made with activations = .*but spec.toml says"):
+        _ = other.response
+    mixed = make(tmp_path / "mixed").train()
+    networks = mixed.folder / "networks"
+    (networks / "abs-00.safetensors").write_bytes((networks / "relu-01.safetensors").read_bytes())
+    with pytest.raises(nz.InputError, match=r"abs-00.safetensors holds another network, .*'relu', 'seed': 1"):
+        mixed.sweep()
+
+
+def test_the_leading_t_test_may_be_changed_in_a_finished_study(tmp_path: Path) -> None:
+    make(tmp_path / "study").train().sweep()
+    again = make(tmp_path / "study", ttest_baseline="published").report()
+    assert again.conduct["ttest_baseline"] == "published"
+    header = (again.folder / "tables" / "table4_offset.csv").read_text().splitlines()[0]
+    assert header.index("entry50_t") < header.index("identity_t")
+
+
+def test_an_incomplete_spec(study: nz.Study, tmp_path: Path) -> None:
+    make(tmp_path / "study")
+    (tmp_path / "study" / "spec.toml").write_text('preset = "quick"')
+    with pytest.raises(
+        nz.InputError, match=r"spec.toml lacks the keys data, pixels, .*: a study's spec is complete"
+    ):
+        nz.Study.open(tmp_path / "study")
+
+
+def test_history_has_its_own_labels(study: nz.Study) -> None:
+    with xr.open_dataset(study.folder / "results.nc", group="history", engine="h5netcdf") as history:
+        assert history.loss.sel(network="abs", run=1).sizes == {"step": len(history.step)}
 
 
 def test_a_study_of_another_spec(study: nz.Study) -> None:

@@ -32,7 +32,6 @@ __all__ = [
     "Plan",
     "Shape",
     "Weights",
-    "add_gradients",
     "derive",
     "descend",
     "make_arrays",
@@ -225,13 +224,3 @@ def descend(code, weights, shape, tiles, build, values, order, labels, plan, roo
         if plan.update:
             update(weights, gradient, shape, np.float32(plan.rate / (stop - start)))
     return loss, correct
-
-
-@jit
-def add_gradients(part, total):  # type: ignore[no-untyped-def]
-    """total += part, for every array of a gradient."""
-    one = splat(np.float32(1.0))
-    _move(total.w1, part.w1, one)
-    _move(total.b1, part.b1, one)
-    _move(total.w2, part.w2, one)
-    _move(total.b2, part.b2, one)

@@ -21,7 +21,7 @@ _F = np.float32
 _ONE, _TILE = np.uint64(1), np.uint64(64)
 
 
-@jit
+@inlined
 def _walk(mask, columns, first, dz, base, width, sums):  # type: ignore[no-untyped-def]
     """Add pixel times dz over the examples of a mask."""
     while mask:
@@ -31,12 +31,12 @@ def _walk(mask, columns, first, dz, base, width, sums):  # type: ignore[no-untyp
     return sums
 
 
-@jit
+@inlined
 def _put(g_w1, row, sums, fresh):  # type: ignore[no-untyped-def]
     store_n(g_w1, row, sums if fresh else add_n(load_like(g_w1, row, sums), sums))
 
 
-@jit
+@inlined
 def _strip(tiles, first, ahead, inputs, dz, base, g_w1, start, width, none, fresh):  # type: ignore[no-untyped-def]
     columns, masks = tiles.columns, tiles.masks
     for p in range(0, inputs, 2):

@@ -1,9 +1,9 @@
 """How weights lie in memory while kernels work on them.
 
-Units are cut into *strips* of 128, 64, 32 and 16: as many sums as registers hold. A strip is a network of
-its own until the classes are summed: its weights, pre-activations and gradients lie together, pixel by pixel
-(or example by example, class by class), one row of the strip's width each. So no stride grows with the number
-of units, and any number of units, padded with silent ones to a multiple of 16, comes to a few strips.
+Units are cut into *strips* of 128, 64, 32 and 16, up to what the processor's registers hold. A strip is a
+network of its own until the classes are summed: its weights, pre-activations and gradients lie together, pixel
+by pixel (or example by example, class by class), one row of the strip's width each. So no stride grows with
+the number of units, and any number of units, padded with silent ones to a multiple of 16, comes to a few strips.
 
 A flat array that holds rows of all units has strip s, which begins at unit u, at ``u * rows``; row r of it
 at ``u * rows + r * width``. Everything is aligned to cache lines: loads that straddle two of them cost half
@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import llvmlite.binding
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -34,7 +36,15 @@ __all__ = [
 
 Floats = npt.NDArray[np.float32]
 
-STRIPS = (128, 64, 32, 16)
+
+def _widest() -> int:
+    """What the registers of this processor hold: the sums of two examples, 2 x 128 units, with AVX-512."""
+    features = numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()
+    return 128 if "+avx512f" in features else 32
+
+
+WIDEST = _widest()
+STRIPS = tuple(width for width in (128, 64, 32, 16) if width <= WIDEST)
 
 
 def padded(count: int) -> int:
@@ -50,9 +60,9 @@ def even(count: int) -> int:
 @jit
 def strip_width(units):  # type: ignore[no-untyped-def]
     """The width of the next strip when `units` units, a multiple of sixteen, are left."""
-    if units >= 128:
+    if units >= 128 and WIDEST >= 128:
         return 128
-    if units >= 64:
+    if units >= 64 and WIDEST >= 64:
         return 64
     return 32 if units >= 32 else 16
 

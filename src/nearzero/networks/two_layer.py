@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,10 +108,11 @@ class TwoLayer:
 
         from nearzero.networks.modules import activation_module
 
+        linear = partial(torch.nn.utils.skip_init, torch.nn.Linear)  # draws no random numbers
         model = torch.nn.Sequential(
-            torch.nn.utils.skip_init(torch.nn.Linear, self.inputs, self.units),  # no random numbers are drawn
+            linear(self.inputs, self.units),
             activation_module(self.activation),
-            torch.nn.utils.skip_init(torch.nn.Linear, self.units, self.classes),
+            linear(self.units, self.classes),
         )
         state = {"0.weight": self.w1, "0.bias": self.b1, "2.weight": self.w2, "2.bias": self.b2}
         model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in state.items()})

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nearzero.study.spec import resolve
 from nearzero.study.study import Study
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ __all__ = ["reproduce"]
 
 
 def reproduce(
-    preset: str = "quick",
+    preset: str | None = None,
     out: str | PathLike[str] | None = None,
     *,
     runs: int | None = None,
@@ -29,7 +30,7 @@ def reproduce(
     tables and figures.
 
     Args:
-        preset: "quick" (batches of 256, a minute or two) or "paper" (the whole training set as one batch,
+        preset: "quick" (the default; batches of 256, minutes) or "paper" (the whole training set as one batch,
             hours).
         out: the study's folder; ``studies/<preset>`` unless given. A study that is there goes on where it
             was.
@@ -44,5 +45,6 @@ def reproduce(
     """
     given = dict(settings or {})
     given |= {key: value for key, value in (("runs", runs), ("device", device)) if value is not None}
-    study = Study.create(out or Path("studies") / preset, preset, given)
+    chosen = resolve(preset, given).preset
+    study = Study.create(out or Path("studies") / chosen, preset, given)
     return study.run(data_dir=data_dir, console=console)

@@ -21,9 +21,24 @@ from nearzero.errors import InputError
 from nearzero.families import Conduct, make_family
 from nearzero.training.recipe import Recipe
 
-__all__ = ["PRESETS", "Spec", "load_spec", "parse_setting", "read_settings", "resolve", "spec_text"]
+__all__ = [
+    "PRESETS",
+    "REPORT_ONLY",
+    "Spec",
+    "differing_key",
+    "load_complete_spec",
+    "load_spec",
+    "parse_setting",
+    "read_settings",
+    "resolve",
+    "spec_text",
+]
 
-Positive = Annotated[int, Field(ge=1)]
+REPORT_ONLY = {"ttest_baseline"}  # these may be changed in a study that's finished
+
+# Strict: `true` isn't 1. The bounds are far beyond any study; they keep a slip of the hand from filling the memory.
+Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
+Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Percent = Annotated[float, Field(gt=0, le=100)]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -62,22 +77,22 @@ class Spec(BaseModel):
     data: str = "mnist"
     pixels: Literal["raw", "normalized"] = "raw"
     activations: Annotated[tuple[str, ...], Field(min_length=1)] = ("abs", "relu")
-    units: Positive = 128
-    runs: Positive = 20
-    first_seed: Annotated[int, Field(ge=0)] = 0
+    units: Count = 128
+    runs: Count = 20
+    first_seed: Annotated[int, Field(strict=True, ge=0, le=2**62)] = 0
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
     steps: Positive = 5000
     batch_size: Positive | Literal["all"] = 256
     evaluate_every: Positive = 500
     test_every: Positive = 500
     thresholds: tuple[Percent, ...] = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 100)
-    keep_checkpoints: bool = True
+    keep_checkpoints: Annotated[bool, Field(strict=True)] = True
     families: Annotated[tuple[str, ...], Field(min_length=1)] = ("offset", "scale", "clip")
     offset: Literal["as-run", "as-written", "shift"] = "as-run"
     clip: Literal["pre", "post"] = "pre"
     clip_threshold: Literal["min+pr", "pr"] = "min+pr"
     range: Literal["post", "pre"] = "post"
-    test: bool = False
+    test: Annotated[bool, Field(strict=True)] = False
     ttest_baseline: Literal["identity", "published"] = "identity"
     device: str = "cpu"
 
@@ -143,7 +158,7 @@ def resolve(
     """
     given = dict(settings or {})
     preset = preset or given.get("preset", "quick")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
     for key in given:
         if key not in Spec.model_fields:
@@ -156,6 +171,8 @@ def resolve(
     for key in ("activations", "families", "thresholds"):
         if isinstance(values.get(key), str):
             values[key] = [each.strip() for each in values[key].split(",") if each.strip()]
+        elif isinstance(values.get(key), int | float):
+            values[key] = [values[key]]
     names = values.get("activations", Spec.model_fields["activations"].default)
     if isinstance(names, list | tuple) and names:
         default = Conduct.default(names)
@@ -189,9 +206,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise InputError(f"a setting is written key=value; got {text!r}")
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return key, value
+    return key, parsed["value"] if set(parsed) == {"value"} else value
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -215,6 +233,28 @@ def load_spec(path: Path) -> Spec:
         InputError: it can't be read, isn't TOML, or holds an unknown key or value.
     """
     return resolve(settings=read_settings(path), origin=str(path))
+
+
+def load_complete_spec(path: Path) -> Spec:
+    """Read the spec of a study, in which nothing may be missing.
+
+    Raises:
+        InputError: as for `load_spec`, or a key that's missing.
+    """
+    settings = read_settings(path)
+    spec = resolve(settings=settings, origin=str(path))
+    missing = [key for key in Spec.model_fields if key not in settings]
+    if missing:
+        raise InputError(
+            f"{path} lacks the keys {', '.join(missing)}: a study's spec is complete; restore it"
+        )
+    return spec
+
+
+def differing_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """The first key in which two specs differ, of those that matter to results; None if they're the same."""
+    keys = (key for key in Spec.model_fields if key not in REPORT_ONLY)
+    return next((key for key in keys if one.get(key) != other.get(key)), None)
 
 
 def spec_text(spec: Spec) -> str:

@@ -62,6 +62,8 @@ def begin(store: Store, data: Dataset) -> None:
     """Record this sitting; refuse to go on with other data than the study was begun with."""
     record = store.provenance
     about = {"name": data.name, "source": data.source, "notice": data.notice, "sha256": dict(data.hashes)}
+    if not store.begun:
+        record.pop("data", None)
     before = record.get("data", about)
     if before["sha256"] != about["sha256"]:
         raise InputError(
@@ -88,16 +90,26 @@ def _examples(spec: Spec, data: Dataset) -> dict[str, Examples]:
 def train_networks(store: Store, data: Dataset, journal: Journal) -> None:
     """Train every run of every network that isn't there yet; ends with networks and history on disk."""
     spec = store.spec
-    done = store.read_results("history") is not None
-    if done and all(
-        store.network_path(name, run).is_file() for name in spec.activations for run in range(spec.runs)
-    ):
+    if store.read_results("history") is not None and _all_sound(store, journal):
         journal.note("training: nothing to do")
         return
+    _check_device(spec.device)
     examples = _examples(spec, data)
     histories = [_train_network(store, name, examples, data.classes, journal) for name in spec.activations]
     store.write_results(_history_dataset(spec, histories))
     store.clear_state()
+
+
+def _all_sound(store: Store, journal: Journal) -> bool:
+    """Whether the network of every run is there and whole."""
+    try:
+        for name in store.spec.activations:
+            for run in range(store.spec.runs):
+                store.read_network(name, run)
+    except InputError as error:
+        journal.say(f"training again: {error}")
+        return False
+    return True
 
 
 def _train_network(
@@ -120,8 +132,7 @@ def _train_network(
 
     def checkpoint(run: int, step: int, network: TwoLayer) -> None:
         if spec.keep_checkpoints:
-            path = store.checkpoint_path(name, run, step)
-            store.write_network(path, network, seed=spec.seeds[run], step=step)
+            store.write_network(network, run, step)
 
     with journal.timed(f"trained {label}"), journal.bar(f"training {label}", spec.steps) as bar:
         train(
@@ -131,12 +142,12 @@ def _train_network(
             examples=(len(examples["train"]), len(examples["test"])),
             checkpoint=checkpoint,
             save=lambda progress, stack: store.save_progress(name, progress, stack),
-            save_every=float(os.environ.get("NEARZERO_SAVE_EVERY", SAVE_EVERY)),
+            save_every=_save_every(),
             advanced=bar,
         )
     stack = engine.stack()
     for run in range(spec.runs):
-        store.write_network(store.network_path(name, run), stack[run], seed=spec.seeds[run], step=spec.steps)
+        store.write_network(stack[run], run)
     store.save_progress(name, progress, stack)
     for line in _divergences(label, progress.history.diverged_at):
         journal.warn(line)
@@ -153,14 +164,24 @@ def _engine(spec: Spec, stack: Stack, examples: dict[str, Examples]) -> Engine:
         from nearzero.training.fused import FusedEngine
 
         return FusedEngine(stack, examples["train"], examples["test"], **arguments)
-    _check_device(spec.device)
     from nearzero.training.stacked import StackedEngine
 
     return StackedEngine(stack, examples["train"], examples["test"], device=spec.device, **arguments)
 
 
+def _save_every() -> float:
+    """Seconds between saves: NEARZERO_SAVE_EVERY, or 20."""
+    given = os.environ.get("NEARZERO_SAVE_EVERY", str(SAVE_EVERY))
+    try:
+        return float(given)
+    except ValueError:
+        raise InputError(f"NEARZERO_SAVE_EVERY must be a number of seconds; got {given!r}") from None
+
+
 def _check_device(device: str) -> None:
     """Refuse a device that PyTorch can't reach here."""
+    if device == "cpu":
+        return
     import torch
 
     try:
@@ -264,7 +285,7 @@ def _sweep_network(store: Store, name: str, run: int, splits: list[Examples]) ->
     if arrays is not None and set(arrays) == set(RESPONSE):
         return arrays
     spec = store.spec
-    network = store.read_network(store.network_path(name, run))
+    network = store.read_network(name, run)
     if not network.finite:  # it diverged after the last measurement
         return {}
     ranges = None

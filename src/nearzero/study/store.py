@@ -13,9 +13,11 @@ The steps that produce these things are in `nearzero.study.steps`.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -31,7 +33,7 @@ from safetensors.numpy import save
 from nearzero.errors import InputError
 from nearzero.files import explained, make_folder, write_bytes, write_text
 from nearzero.networks import Stack, TwoLayer
-from nearzero.study.spec import Spec, load_spec, spec_text
+from nearzero.study.spec import REPORT_ONLY, Spec, differing_key, load_complete_spec, spec_text
 from nearzero.training.train import History, Progress
 
 __all__ = ["Arrays", "Store"]
@@ -58,7 +60,11 @@ class Store:
         """
         store = cls(folder)
         if (folder / SPEC).exists():
-            store.check_spec(spec)
+            if store.begun:
+                store.check_spec(spec)
+            if store.begun and store.spec == spec:
+                return store
+            write_text(folder / SPEC, spec_text(spec))
             return store
         if folder.is_dir() and any(
             each.name != ".lock" and not each.name.endswith(".part") for each in folder.iterdir()
@@ -86,18 +92,29 @@ class Store:
     @property
     def spec(self) -> Spec:
         """The spec, resolved."""
-        return load_spec(self.folder / SPEC)
+        return load_complete_spec(self.folder / SPEC)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was computed; until then the spec may change."""
+        return any((self.folder / each).exists() for each in ("networks", "state", "results.nc"))
 
     def check_spec(self, spec: Spec) -> None:
         """Refuse to go on with another spec than the one the study was begun with."""
-        there = self.spec
-        for key in Spec.model_fields:
-            old, new = getattr(there, key), getattr(spec, key)
-            if old != new:
-                raise InputError(
-                    f"{self.folder} holds a study with {key} = {old!r}, but {new!r} is asked for; "
-                    "choose another folder, or delete this one"
-                )
+        there, asked = self.spec.model_dump(), spec.model_dump()
+        key = differing_key(there, asked)
+        if key is not None:
+            raise InputError(
+                f"{self.folder} holds a study with {key} = {there[key]!r}, but {asked[key]!r} is asked for; "
+                "choose another folder, or delete this one"
+            )
+
+    def _spec_digest(self) -> str:
+        """A digest of what matters to results in the spec."""
+        values = {
+            key: value for key, value in self.spec.model_dump(mode="json").items() if key not in REPORT_ONLY
+        }
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -146,25 +163,46 @@ class Store:
         """Where a checkpoint of a run lies."""
         return self.folder / "networks" / "checkpoints" / f"{activation}-{run:02d}-step{step:06d}.safetensors"
 
-    def write_network(self, path: Path, network: TwoLayer, **about: object) -> None:
-        """Write one network; `about` becomes metadata."""
+    def _network_file(self, activation: str, run: int, step: int | None) -> tuple[Path, dict[str, Any]]:
+        """Where a network lies, trained or at a checkpoint, and what its metadata must say."""
+        spec = self.spec
+        last = spec.steps if step is None else step
+        path = (
+            self.network_path(activation, run)
+            if step is None
+            else self.checkpoint_path(activation, run, step)
+        )
+        return path, {"activation": activation, "seed": spec.seeds[run], "step": last}
+
+    def write_network(self, network: TwoLayer, run: int, step: int | None = None) -> None:
+        """Write the network of a run, trained (None) or at a checkpoint."""
+        path, about = self._network_file(network.activation, run, step)
         make_folder(path.parent)
-        metadata = {"activation": network.activation} | {key: str(value) for key, value in about.items()}
+        # one key of metadata, since safetensors keeps several in no order
+        metadata = {"network": json.dumps(about, sort_keys=True)}
         write_bytes(path, save({name: getattr(network, name) for name in WEIGHTS}, metadata))
 
-    def read_network(self, path: Path) -> TwoLayer:
-        """Read one network.
+    def read_network(self, activation: str, run: int, step: int | None = None) -> TwoLayer:
+        """Read the network of a run, trained (None) or at a checkpoint.
 
         Raises:
-            InputError: it isn't there or isn't such a file.
+            InputError: it isn't there, isn't such a file, or is another network.
         """
+        path, about = self._network_file(activation, run, step)
         arrays, metadata = _read_tensors(path)
-        if not set(WEIGHTS) <= set(arrays) or "activation" not in metadata:
+        try:
+            found = json.loads(metadata["network"])
+            w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)
+            network = TwoLayer(w1, b1, w2, b2, found["activation"])
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path} isn't a network of a study: it lacks w1, b1, w2, b2 or the activation's name"
+                f"{path} isn't a network of a study ({error}); delete it and train again"
+            ) from error
+        if found != about:
+            raise InputError(
+                f"{path} holds another network, {found}, than {about}; delete it and train again"
             )
-        w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)
-        return TwoLayer(w1, b1, w2, b2, metadata["activation"])
+        return network
 
     # --- what an interrupted command goes on from ---
 
@@ -179,11 +217,12 @@ class Store:
         )
 
     def read_state(self, name: str) -> Arrays | None:
-        """Arrays kept under a name; None if there are none, or if they are damaged and the work is to do again."""
+        """Arrays kept under a name; None if there are none, if they are damaged, or are of another spec."""
         try:
-            return _read_tensors(self._state(name))[0]
+            arrays, metadata = _read_tensors(self._state(name))
         except InputError:
             return None
+        return arrays if metadata.get("spec") == self._spec_digest() else None
 
     def clear_state(self) -> None:
         """Forget what only an interrupted command needs."""
@@ -212,14 +251,19 @@ class Store:
         return self.folder / "results.nc"
 
     def write_results(self, history: xr.Dataset, response: xr.Dataset | None = None) -> None:
-        """Write the training history, and the responses if there are any."""
+        """Write the training history, and the responses if there are any; both carry the spec they belong to."""
+        for each in (history, response):
+            if each is not None:
+                each.attrs["spec"] = spec_text(self.spec)
         tree = xr.DataTree.from_dict(
             {"/": response, "/history": history} if response is not None else {"/history": history}
         )
         packed = {
             name: {"zlib": True, "shuffle": True} for name in history.data_vars if history[name].ndim == 3
         }
-        content = tree.to_netcdf(engine="h5netcdf", encoding={"/history": packed})
+        content = tree.to_netcdf(
+            engine="h5netcdf", encoding={"/history": packed}, write_inherited_coords=True
+        )
         write_bytes(self.results_path, bytes(content))
 
     def read_results(self, group: str) -> xr.Dataset | None:
@@ -240,7 +284,26 @@ class Store:
             raise InputError(
                 f"{self.results_path} can't be read ({reason}); delete it and run the same command again"
             ) from error
-        return loaded if loaded.data_vars else None
+        if not loaded.data_vars:
+            return None
+        self._check_results(loaded)
+        return loaded
+
+    def _check_results(self, results: xr.Dataset) -> None:
+        """Refuse results that belong to another spec than the one that lies beside them."""
+        try:
+            made_with = tomllib.loads(results.attrs["spec"])
+        except (KeyError, TypeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(
+                f"{self.results_path} doesn't say which spec it belongs to; delete it"
+            ) from error
+        here = self.spec.model_dump(mode="json")
+        key = differing_key(made_with, here)
+        if key is not None:
+            raise InputError(
+                f"{self.results_path} was made with {key} = {made_with.get(key)!r}, but {SPEC} says {here[key]!r}; "
+                f"restore {SPEC}, or begin another study"
+            )
 
 
 def _read(path: Path) -> bytes:
@@ -257,4 +320,4 @@ def _read_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:
         with safe_open(path, framework="numpy") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+        raise InputError(f"{path} is damaged ({error}); delete it and train again") from error

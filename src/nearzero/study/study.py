@@ -152,13 +152,7 @@ class Study:
                 f"the study has runs 0 to {self.spec.runs - 1} of {', '.join(self.spec.activations)}; "
                 f"got run {run} of {activation!r}"
             )
-        store = self._store
-        path = (
-            store.network_path(activation, run)
-            if step is None
-            else store.checkpoint_path(activation, run, step)
-        )
-        return store.read_network(path)
+        return self._store.read_network(activation, run, step)
 
     # --- what can be done with it ---
 

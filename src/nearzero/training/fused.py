@@ -32,7 +32,6 @@ from nearzero.kernels.descent import (
     Plan,
     Shape,
     Weights,
-    add_gradients,
     derive,
     descend,
     make_arrays,
@@ -53,6 +52,7 @@ __all__ = ["FusedEngine"]
 
 SHARDS = 16  # parts of a set of examples whose sums are taken apart
 GROUP = 4  # runs whose shards are in work at the same time
+PIECES = 4  # in which the sums of shards are added up
 
 Order = npt.NDArray[np.int32]
 
@@ -135,7 +135,8 @@ class FusedEngine:
             "train": _Prepared.of(train, gradients=batch_size is None),
             "test": _Prepared.of(test, gradients=False),
         }
-        self._gradients: dict[int, Arrays] = {}  # of runs whose gradient at the present weights is known
+        self._gradients: dict[int, Arrays] = {}
+        self._known: set[int] = set()  # runs whose gradient is that of their present weights
         self._parts: list[Arrays] = []
         self._epochs: dict[int, tuple[int, Order, Order]] = {}
 
@@ -152,9 +153,10 @@ class FusedEngine:
             return
         rate = np.float32(self._rate / len(self._train))
         for _ in range(step, stop):
-            self._pass("train", [run for run in runs if run not in self._gradients])
+            self._pass("train", [run for run in runs if run not in self._known])
+            self._known.difference_update(runs)
             parallel(
-                lambda run: update(self._weights[run], self._gradients.pop(run), self._shape, rate),
+                lambda run: update(self._weights[run], self._gradients[run], self._shape, rate),
                 runs,
                 self._threads,
             )
@@ -205,8 +207,12 @@ class FusedEngine:
         """(group, shards): losses and correct predictions of a few runs; keeps gradients, given the tiles for it."""
         shards, backward = data.shards, data.tiles.arrays.masks.size > 0
         losses, rights = np.zeros((len(group), shards)), np.zeros((len(group), shards), np.int64)
-        while backward and len(self._parts) < len(group) * shards:
-            self._parts.append(make_arrays(self._shape))
+        if backward:
+            missing = len(group) * shards - len(self._parts)
+            self._parts += [make_arrays(self._shape) for _ in range(missing)]
+            self._gradients.update(
+                {run: make_arrays(self._shape) for run in group if run not in self._gradients}
+            )
 
         def work(item: tuple[int, int]) -> None:
             place, shard = item
@@ -228,15 +234,19 @@ class FusedEngine:
                 gradient,
             )
 
-        def gather(place: int) -> None:
-            total = make_arrays(self._shape)
-            for part in self._parts[place * shards : (place + 1) * shards]:
-                add_gradients(part, total)
-            self._gradients[group[place]] = total
+        def gather(item: tuple[int, int]) -> None:
+            place, piece = item
+            parts = self._parts[place * shards : (place + 1) * shards]
+            for total, *summands in zip(self._gradients[group[place]], *parts, strict=True):
+                inside = slice(piece * total.size // PIECES, (piece + 1) * total.size // PIECES)
+                total[inside] = summands[0][inside]
+                for summand in summands[1:]:
+                    total[inside] += summand[inside]
 
         parallel(work, product(range(len(group)), range(shards)), self._threads)
         if backward:
-            parallel(gather, range(len(group)), self._threads)
+            parallel(gather, product(range(len(group)), range(PIECES)), self._threads)
+            self._known.update(group)
         return losses, rights
 
     def _finite(self, run: int) -> bool:
