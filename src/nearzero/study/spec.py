@@ -22,6 +22,7 @@ from nearzero.families import Conduct, make_family
 from nearzero.training.recipe import Recipe
 
 __all__ = [
+    "CONDUCT",
     "PRESETS",
     "REPORT_ONLY",
     "Spec",
@@ -34,6 +35,8 @@ __all__ = [
     "spec_text",
 ]
 
+# The named switches between the published and the corrected conduct.
+CONDUCT = ("pixels", "offset", "clip", "clip_threshold", "range", "ttest_baseline")
 REPORT_ONLY = {"ttest_baseline"}  # these may be changed in a study that's finished
 
 # Strict: `true` isn't 1. The bounds are far beyond any study; they keep a slip of the hand from filling the memory.

@@ -24,7 +24,7 @@ from nearzero.networks import Stack, TwoLayer, initial_stack
 from nearzero.pixels import Pixels
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import sitting
-from nearzero.study.spec import Spec
+from nearzero.study.spec import CONDUCT, Spec
 from nearzero.study.store import Arrays, Store
 from nearzero.sweep import respond
 from nearzero.threads import thread_count
@@ -34,7 +34,6 @@ from nearzero.training.train import NEVER, History, Progress, train
 __all__ = ["begin", "load_data", "sweep_networks", "train_networks"]
 
 SAVE_EVERY = 20.0  # seconds of training that a kill can cost at most, about
-CONDUCT = {"pixels", "offset", "clip", "clip_threshold", "range", "ttest_baseline"}
 RESPONSE = {
     "accuracy": ("family", "level", "split"),
     "agreement": ("family", "level", "split"),
@@ -270,7 +269,7 @@ def sweep_networks(store: Store, data: Dataset, journal: Journal) -> None:
         "split": splits,
     }
     attributes = {
-        **spec.model_dump(include=CONDUCT),
+        **spec.model_dump(include=set(CONDUCT)),
         "data": data.name,
         "notices": list(_notices(data, history)),
     }

@@ -13,7 +13,7 @@ import xarray as xr
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
 from nearzero.study.journal import Journal
-from nearzero.study.spec import Spec, resolve
+from nearzero.study.spec import CONDUCT, Spec, resolve
 from nearzero.study.store import Store
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ class Study:
     @property
     def conduct(self) -> dict[str, str]:
         """Which reading of the protocol was followed: the named switches and their values."""
-        names = ("pixels", "offset", "clip", "clip_threshold", "range", "ttest_baseline")
-        return {name: getattr(self.spec, name) for name in names}
+        return {name: getattr(self.spec, name) for name in CONDUCT}
 
     @cached_property
     def response(self) -> xr.Dataset:
