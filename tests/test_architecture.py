@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "nearzero"
 # A part may import the parts that stand in an earlier line, and its own; nothing may import a later one.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"arrays", "files", "threads", "activations", "pixels", "perturbation", "statistics"},
+    {"arrays", "files", "memory", "threads", "activations", "pixels", "perturbation", "statistics"},
     {"kernels", "ranges", "metrics", "datasets", "paper"},
     {"families", "networks"},
     {"hidden", "training"},
