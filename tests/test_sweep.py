@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import nearzero as nz
+from nearzero.networks import initial_stack
 from nearzero.networks.modules import PerturbationLayer, activation_module
 
 NEAR = 1e-5  # two greatest logits nearer than this share of the greatest may change places in float32
@@ -263,3 +264,19 @@ def test_as_run_is_refused_for_tanh_with_its_reason() -> None:
     network = nz.TwoLayer([[1.0]], [0.0], [[1.0]], [0.0], "tanh")
     with pytest.raises(nz.InputError, match="offset=as-run isn't defined for tanh"):
         nz.sweep(network, np.ones((2, 1)), conduct=nz.Conduct())
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_memory_changes_no_number(pixels):
+    """A memory so small that z is computed block by block, against all at once."""
+    rng = np.random.default_rng(0)
+    network = initial_stack([0], "relu", inputs=9, units=64, classes=5)[0]
+    x = rng.integers(0, 256, (40_001, 9)) if pixels else rng.normal(size=(40_001, 9))
+    y = rng.integers(0, 5, len(x))
+    hidden = nz.HiddenLayer(network, x, memory="16 MB")
+    assert len(list(hidden.blocks(325))) > 3
+    whole, parts = (
+        nz.sweep(network, x, y, memory=memory, keep_predictions=True) for memory in ("1 GB", "16 MB")
+    )
+    assert parts.equals(whole) if pixels else np.mean(parts.predictions == whole.predictions) > 0.999999
+    np.testing.assert_array_equal(hidden.unperturbed, nz.HiddenLayer(network, x).unperturbed)

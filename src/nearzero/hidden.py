@@ -7,7 +7,7 @@ answers. The loops themselves are in `nearzero.kernels`; what the levels mean is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ from nearzero.errors import InputError
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS
 from nearzero.kernels.forward import preactivations
 from nearzero.kernels.respond import BLOCK, GROUP, respond, respond_scaled
+from nearzero.memory import memory_limit
 from nearzero.networks import TwoLayer
 from nearzero.perturbation import Perturbation
 from nearzero.pixels import Pixels
@@ -37,13 +38,20 @@ class HiddenLayer:
         network: the network, with finite weights.
         inputs: `Pixels`, or an array (N, D) of real numbers; whole numbers from 0 to 255 are raw pixels.
         threads: how many to use; all that this process may use unless given. The results don't depend on it.
+        memory: what z and the predictions may take, as `nearzero.memory.memory_limit` reads it. Where they
+            would take more, z isn't kept but computed again for each block of examples.
 
     Raises:
         InputError: inputs of another width than the network's, none at all, or values that aren't finite.
     """
 
     def __init__(
-        self, network: TwoLayer, inputs: Pixels | npt.ArrayLike, *, threads: int | None = None
+        self,
+        network: TwoLayer,
+        inputs: Pixels | npt.ArrayLike,
+        *,
+        threads: int | None = None,
+        memory: int | str | None = None,
     ) -> None:
         if not network.finite:
             raise InputError(
@@ -51,55 +59,80 @@ class HiddenLayer:
             )
         self.network = network
         self.threads = thread_count(threads)
-        self.z = _preactivations(network, _as_inputs(inputs), self.threads)
+        self._memory = memory_limit(memory)
+        self._inputs = _as_inputs(inputs, network.inputs)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def blocks(self, levels: int = 1) -> Iterator[slice]:
+        """Consecutive blocks of examples whose z, and predictions at so many levels, fit in memory."""
+        # z in two layouts, float32; predictions twice, uint16
+        rows = self._memory // (8 * self.network.units + 4 * levels) // BLOCK * BLOCK
+        for first in range(0, len(self), max(rows, BLOCK)):
+            yield slice(first, min(first + max(rows, BLOCK), len(self)))
+
+    @cached_property
+    def z(self) -> Floats:
+        """(N, U): the pre-activations of all examples."""
+        return self._preactivations(slice(0, len(self)))
 
     @cached_property
     def ranges(self) -> Ranges:
         """The unit ranges over these examples."""
-        return Ranges.of(self.z, self.network.act)
+        blocks = (self.z if self._is_whole(rows) else self._preactivations(rows) for rows in self.blocks())
+        return Ranges.of(blocks, self.network.act)
 
     @cached_property
     def unperturbed(self) -> Predictions:
         """(N,): the predictions of the network as it is."""
         return np.asarray(self.predict([Perturbation()])[0])
 
-    def predict(self, perturbations: Sequence[Perturbation]) -> Predictions:
+    def predict(self, perturbations: Sequence[Perturbation], rows: slice | None = None) -> Predictions:
         """(L, N): the class with the greatest logit, the first of equals, under each perturbation.
 
         A common positive scale of all units, where the activation is positively homogeneous, is taken through
         to the logits: argmax(s W2 act(z) + b2), one product for all such perturbations.
+
+        Args:
+            perturbations: L of them.
+            rows: one of `blocks`, to be given predictions for it alone, (L, n).
         """
         if not all(isinstance(each, Perturbation) for each in perturbations):
             raise InputError("predict takes a sequence of perturbations")
         units = self.network.units
         parameters = [each.per_unit(units) for each in perturbations]
         scale, offset, clip = (
-            np.stack(rows) if rows else np.empty((0, units), np.float32) for rows in _columns(parameters)
+            np.stack(column) if column else np.empty((0, units), np.float32)
+            for column in _columns(parameters)
         )
         post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
-        out = np.empty((len(perturbations), len(self.z)), np.uint16)
         common = self._common_scale(scale, offset, clip)
         closed = ~np.isnan(common)
-        self._run(respond_scaled, (common[closed],), out, closed)
         rest = ~closed
         flat = (scale[rest].ravel(), offset[rest].ravel(), clip[rest].ravel(), post[rest])
-        self._run(respond, flat, out, rest)
-        return out
+        parts = []
+        for part in [rows] if rows else self.blocks(len(perturbations)):
+            out = np.empty((len(perturbations), part.stop - part.start), np.uint16)
+            z = self._blocked(part)
+            self._run(respond_scaled, z, (common[closed],), out, closed)
+            self._run(respond, z, flat, out, rest)
+            parts.append(out)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def _run(self, kernel, arguments, out, rows) -> None:  # type: ignore[no-untyped-def]
-        """Let a kernel fill the given rows of `out`, threads sharing the blocks of examples."""
-        if not rows.any():
+    def _run(self, kernel, z, arguments, out, levels) -> None:  # type: ignore[no-untyped-def]
+        """Let a kernel fill the given levels of `out`, threads sharing the blocks of examples."""
+        if not levels.any():
             return
         act = KERNEL_ACTIVATIONS[self.network.activation]
-        blocks = -(-len(self.z) // BLOCK)
-        part = np.empty((int(rows.sum()), out.shape[1]), np.uint16)
-        edges = np.linspace(0, blocks, 4 * self.threads + 1).astype(int)
+        part = np.empty((int(levels.sum()), out.shape[1]), np.uint16)
+        edges = np.linspace(0, -(-out.shape[1] // BLOCK), 4 * self.threads + 1).astype(int)
 
         def work(index: int) -> None:
-            kernel(act, self._blocked, *arguments, *self._readout, part, edges[index], edges[index + 1])
+            kernel(act, z, *arguments, *self._readout, part, edges[index], edges[index + 1])
 
         parallel(work, range(4 * self.threads), self.threads)
-        out[rows] = part
+        out[levels] = part
 
     def _common_scale(self, scale: Floats, offset: Floats, clip: Floats) -> Floats:
         """(L,): the scale that all units share where a perturbation is nothing but that; else NaN.
@@ -115,17 +148,26 @@ class HiddenLayer:
         same = (scale[:, speaking] == first[:, None]).all(axis=1)
         return np.where(plain & same, first, np.float32(np.nan))
 
+    def _is_whole(self, rows: slice) -> bool:
+        return rows == slice(0, len(self))
+
+    def _preactivations(self, rows: slice) -> Floats:
+        """z = w1 x + b1 of some examples, (n, U)."""
+        network, inputs = self.network, self._inputs
+        if isinstance(inputs, Pixels):
+            part = Pixels(inputs.values[rows], inputs.gain, inputs.shift)
+            return preactivations(network.w1, network.b1, part, threads=self.threads)
+        z = inputs[rows] @ network.w1.T
+        z += network.b1
+        return z
+
+    def _blocked(self, rows: slice) -> Floats:
+        """z of some examples as `_in_blocks`; kept if they are all."""
+        return self._whole if self._is_whole(rows) else _in_blocks(self._preactivations(rows))
+
     @cached_property
-    def _blocked(self) -> Floats:
-        """z as flat (blocks, U, 32): the same unit of 32 examples side by side; the last block is padded with 0."""
-        examples, units = self.z.shape
-        blocks = -(-examples // BLOCK)
-        padded = np.zeros((blocks, units, BLOCK), np.float32)
-        whole = examples // BLOCK
-        padded[:whole] = self.z[: whole * BLOCK].reshape(whole, BLOCK, units).transpose(0, 2, 1)
-        if whole < blocks:
-            padded[whole, :, : examples - whole * BLOCK] = self.z[whole * BLOCK :].T
-        return padded.ravel()
+    def _whole(self) -> Floats:
+        return _in_blocks(self.z)
 
     @cached_property
     def _readout(self) -> tuple[Floats, Floats]:
@@ -142,9 +184,28 @@ def _columns(parameters: list[tuple[Floats, ...]]) -> list[list[Floats]]:
     return [[each[column] for each in parameters] for column in range(3)]
 
 
-def _as_inputs(inputs: Pixels | npt.ArrayLike) -> Pixels | Floats:
-    if isinstance(inputs, Pixels):
-        return inputs
+def _in_blocks(z: Floats) -> Floats:
+    """z (n, U) as flat (blocks, U, 32): the same unit of 32 examples side by side; the last block is padded with 0."""
+    examples, units = z.shape
+    blocks = -(-examples // BLOCK)
+    padded = np.zeros((blocks, units, BLOCK), np.float32)
+    whole = examples // BLOCK
+    padded[:whole] = z[: whole * BLOCK].reshape(whole, BLOCK, units).transpose(0, 2, 1)
+    if whole < blocks:
+        padded[whole, :, : examples - whole * BLOCK] = z[whole * BLOCK :].T
+    return padded.ravel()
+
+
+def _as_inputs(inputs: Pixels | npt.ArrayLike, width: int) -> Pixels | Floats:
+    """The inputs as whole-number pixels where they are that, else as float32, (N, D)."""
+    known = inputs if isinstance(inputs, Pixels) else _as_floats_or_pixels(inputs)
+    seen = (known.values if isinstance(known, Pixels) else known).shape[1]
+    if seen != width:
+        raise InputError(f"inputs have {seen} values an example, but the network takes {width}")
+    return known
+
+
+def _as_floats_or_pixels(inputs: npt.ArrayLike) -> Pixels | Floats:
     array = as_numbers(inputs, "inputs")
     if array.ndim > 2 and array.size:
         array = array.reshape(len(array), -1)
@@ -157,15 +218,3 @@ def _as_inputs(inputs: Pixels | npt.ArrayLike) -> Pixels | Floats:
         if np.array_equal(pixels, array):  # raw pixels in whatever type: one way to sum them, and the fastest
             return Pixels(pixels)
         return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _preactivations(network: TwoLayer, inputs: Pixels | Floats, threads: int) -> Floats:
-    """z = w1 x + b1, (N, U)."""
-    width = (inputs.values if isinstance(inputs, Pixels) else inputs).shape[1]
-    if width != network.inputs:
-        raise InputError(f"inputs have {width} values an example, but the network takes {network.inputs}")
-    if isinstance(inputs, Pixels):
-        return preactivations(network.w1, network.b1, inputs, threads=threads)
-    z = inputs @ network.w1.T
-    z += network.b1
-    return z

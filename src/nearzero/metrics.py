@@ -10,7 +10,17 @@ import numpy.typing as npt
 
 from nearzero.errors import InputError
 
-__all__ = ["accuracy", "agreement"]
+__all__ = ["accuracy", "agreement", "matches"]
+
+
+def matches(
+    predictions: npt.NDArray[np.integer], reference: npt.NDArray[np.integer]
+) -> npt.NDArray[np.int64]:
+    """How many examples are predicted as the reference says: (..., N) and (N,) give (...)."""
+    # row by row: the comparison of one level stays in cache, that of all would be as large as the predictions
+    rows = predictions.reshape(-1, reference.size)
+    equal = np.array([np.count_nonzero(row == reference) for row in rows], dtype=np.int64)
+    return equal.reshape(predictions.shape[:-1])
 
 
 def _share_equal(
@@ -23,10 +33,7 @@ def _share_equal(
         )
     if not reference.size:
         raise InputError("a metric needs at least one example; got none")
-    # row by row: the comparison of one level stays in cache, that of all would be as large as the predictions
-    rows = predictions.reshape(-1, reference.size)
-    equal = np.array([np.count_nonzero(row == reference) for row in rows], dtype=np.float64)
-    return (equal / reference.size).reshape(predictions.shape[:-1])
+    return np.asarray(matches(predictions, reference) / reference.size)
 
 
 def accuracy(

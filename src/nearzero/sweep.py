@@ -20,6 +20,7 @@ from nearzero.errors import InputError
 from nearzero.families import Conduct, make_family
 from nearzero.hidden import HiddenLayer
 from nearzero.networks import TwoLayer
+from nearzero.perturbation import Perturbation
 from nearzero.pixels import Pixels
 from nearzero.ranges import Ranges
 
@@ -61,6 +62,7 @@ def sweep(
     conduct: Conduct | None = None,
     keep_predictions: bool = False,
     threads: int | None = None,
+    memory: int | str | None = None,
 ) -> xr.Dataset:
     """Perturb the hidden layer of one network at every level of one or more families, and see what it
     predicts.
@@ -74,6 +76,9 @@ def sweep(
         ranges: the unit ranges the levels refer to; taken over x unless given.
         conduct: which reading of the protocol; `Conduct.default` of the activation unless given.
         keep_predictions: also return the predicted classes, 4 bytes for each example, family and level of the axis.
+        threads: how many to use; all that this process may use unless given. The results don't depend on it.
+        memory: what it may take besides the inputs and what it returns, "2 GB" say; `NEARZERO_MEMORY` or 3 GB
+            unless given.
 
     Returns:
         A Dataset with `accuracy` and `agreement` (the share of predictions that stay as they were), both 0 to
@@ -90,11 +95,11 @@ def sweep(
         raise InputError(f"conduct must be an nz.Conduct; got {type(conduct).__name__}")
     if levels is not None and len(names) != 1:
         raise InputError(f"levels can be given for one family only; got {len(names)} families")
-    hidden = HiddenLayer(network, x, threads=threads)
+    hidden = HiddenLayer(network, x, threads=threads, memory=memory)
     given = None if levels is None else {names[0]: _as_levels(levels)}
     result = respond(
         hidden,
-        None if y is None else _as_labels(y, len(hidden.z), network.classes),
+        None if y is None else _as_labels(y, len(hidden), network.classes),
         families=names,
         levels=given,
         ranges=ranges or hidden.ranges,
@@ -120,7 +125,10 @@ def respond(
     grids = [(levels or {}).get(each.name, each.levels) for each in made]
     axis = np.unique(np.concatenate(grids)) if grids else np.empty(0)
     perturbations = [each.at(level, ranges) for each, grid in zip(made, grids, strict=True) for level in grid]
-    predictions = hidden.predict(perturbations)
+    references: dict[str, npt.NDArray[np.integer]] = {"agreement": hidden.unperturbed}
+    if labels is not None:
+        references["accuracy"] = labels
+    shares, predictions = _compare(hidden, perturbations, references, keep_predictions)
     places = (
         np.repeat(np.arange(len(made)), [len(grid) for grid in grids]),
         np.searchsorted(axis, np.concatenate(grids)),
@@ -132,16 +140,31 @@ def respond(
         return full
 
     curve = ("family", "level")
-    data: dict[str, Any] = {
-        "agreement": (curve, on_axis(metrics.agreement(predictions, hidden.unperturbed), np.nan)),
-        "dead_units": ((), ranges.dead_units),
-    }
+    data: dict[str, Any] = {name: (curve, on_axis(share, np.nan)) for name, share in shares.items()}
+    data["dead_units"] = ((), ranges.dead_units)
     if labels is not None:
-        data["accuracy"] = (curve, on_axis(metrics.accuracy(predictions, labels), np.nan))
         data["unperturbed_accuracy"] = ((), metrics.accuracy(hidden.unperturbed, labels))
-    if keep_predictions:
-        data["predictions"] = ((*curve, "example"), on_axis(predictions.astype(np.int32), -1))
+    if predictions is not None:
+        data["predictions"] = ((*curve, "example"), on_axis(predictions, -1))
     return xr.Dataset(data, coords={"family": list(families), "level": axis}, attrs=asdict(conduct))
+
+
+def _compare(
+    hidden: HiddenLayer,
+    perturbations: Sequence[Perturbation],
+    references: Mapping[str, npt.NDArray[np.integer]],
+    keep: bool,
+) -> tuple[dict[str, npt.NDArray[np.float64]], npt.NDArray[np.int32] | None]:
+    """The share of examples predicted as each reference (N,) says, (L,) each, and the predictions (L, N) if asked."""
+    matches = {name: np.zeros(len(perturbations)) for name in references}
+    kept = np.empty((len(perturbations), len(hidden)), np.int32) if keep else None
+    for rows in hidden.blocks(len(perturbations)):
+        predictions = hidden.predict(perturbations, rows)
+        for name, reference in references.items():
+            matches[name] += metrics.matches(predictions, reference[rows])
+        if kept is not None:
+            kept[:, rows] = predictions
+    return {name: count / len(hidden) for name, count in matches.items()}, kept
 
 
 def _as_names(family: str | Sequence[str]) -> list[str]:
