@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"hidden", "training"},
     {"sweep"},
     {"report"},
-    {"study"},
+    {"study", "probing"},
     {"cli"},
     {"__main__"},
 ]

@@ -5,7 +5,10 @@ import nearzero as nz
 study = nz.reproduce("quick")             # or nz.Study.open(folder)
 study.response                            # xarray.Dataset
 nz.sweep(network, x, y, family="offset")  # one network, from arrays or an nn.Module of this shape
+nz.probe(model, loader)                   # any layers of any PyTorch model
 """
+
+from typing import TYPE_CHECKING, Any
 
 from nearzero import datasets
 from nearzero.activations import ACTIVATIONS, Activation, activation
@@ -19,6 +22,9 @@ from nearzero.ranges import Ranges, UnitRange
 from nearzero.study import Spec, Study, reproduce
 from nearzero.sweep import sweep, unit_ranges
 
+if TYPE_CHECKING:
+    from nearzero.probing import Layer, ProbeResult, layers, probe
+
 __all__ = [
     "ACTIVATIONS",
     "FAMILIES",
@@ -28,9 +34,11 @@ __all__ = [
     "Family",
     "HiddenLayer",
     "InputError",
+    "Layer",
     "Offset",
     "Perturbation",
     "Pixels",
+    "ProbeResult",
     "Ranges",
     "Scale",
     "Spec",
@@ -40,8 +48,19 @@ __all__ = [
     "UnitRange",
     "activation",
     "datasets",
+    "layers",
     "make_family",
+    "probe",
     "reproduce",
     "sweep",
     "unit_ranges",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs PyTorch from the start, which takes a while to import, waits until it's asked for."""
+    if name in {"Layer", "ProbeResult", "layers", "probe"}:
+        from nearzero import probing
+
+        return getattr(probing, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,140 @@
+"""What can be probed in a model: its layers, found by watching one forward pass, and chosen by name.
+
+A layer is a place where a pre-activation comes by: the input of an activation (a module, or a function like
+`F.relu` called in some module's forward), or the output of a linear, convolution or normalisation module.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from nearzero.errors import InputError
+from nearzero.probing.batches import Batch
+from nearzero.probing.layer import Layer
+from nearzero.probing.model import Model
+from nearzero.probing.watch import Watch
+
+__all__ = ["Found", "find_layers", "select_layers"]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What one forward pass showed.
+
+    Attributes:
+        layers: in the order in which the forward pass comes by them.
+        examples: how many were watched.
+        bytes: what the operations of the pass gave, for all of these.
+        called: the paths of modules that were called.
+        problems: by path, why a module that was called can't be probed.
+    """
+
+    layers: tuple[Layer, ...]
+    examples: int
+    bytes: int
+    called: frozenset[str]
+    problems: dict[str, str]
+
+
+def find_layers(model: Model, batch: Batch) -> Found:
+    """Watch one forward pass on a batch.
+
+    Raises:
+        InputError: the model can't be run on the batch.
+    """
+    watch = Watch(model.module)
+    handles = []
+    try:
+        for each in model.module.modules():
+            handles.append(each.register_forward_pre_hook(watch.enter, with_kwargs=True, prepend=True))
+            handles.append(each.register_forward_hook(watch.leave, with_kwargs=True))
+        with watch:
+            model.logits(batch)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a stranger's forward may raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"the model can't be run on a batch of {batch.describe()}: {reason}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Found(
+        tuple(_numbered(watch.layers)), len(batch), watch.bytes, frozenset(watch.calls), watch.problems
+    )
+
+
+def _numbered(layers: Sequence[Layer]) -> list[Layer]:
+    """Names that are used more than once get @1, @2, ... in the order of the pass."""
+    total, seen = Counter(each.name for each in layers), Counter[str]()
+    named = {}
+    for each in layers:
+        seen[each.name] += 1
+        name = f"{each.name}@{seen[each.name]}" if total[each.name] > 1 else each.name
+        named[id(each)] = replace(each, name=name)
+    return [replace(each, follows=named.get(id(each.follows))) for each in named.values()]
+
+
+def select_layers(model: Model, found: Found, wanted: Sequence[str] | None) -> list[Layer]:
+    """The layers that names or globs stand for, in the order of the pass; all activations if None.
+
+    A module or function that is called several times stands for all of its calls; name@k is one of them.
+
+    Raises:
+        InputError: a name that stands for none, and why.
+    """
+    if wanted is None:
+        chosen = [each for each in found.layers if each.kind in ("activation", "function")]
+        if not chosen:
+            raise InputError(
+                "no activation was found in a forward pass; name the layers whose output is a pre-activation"
+            )
+        return chosen
+    names: set[str] = set()
+    for name in wanted:
+        matched = {each.name for each in found.layers if name in (each.name, each.name.split("@")[0])} or {
+            each.name
+            for each in found.layers
+            if any(mark in name for mark in "*?[") and fnmatchcase(each.name, name)
+        }
+        if not matched:
+            raise InputError(_why_not(model, found, name))
+        names |= matched
+    return [each for each in found.layers if each.name in names]
+
+
+def _why_not(model: Model, found: Found, name: str) -> str:
+    """Why there is no layer of a name, and what to do."""
+    names = [each.name for each in found.layers]
+    if any(mark in name for mark in "*?["):
+        return f"no layer matches {name!r}; the layers are {_some(names)}"
+    path = name.split("@")[0]
+    modules = dict(model.module.named_modules(remove_duplicate=False))
+    if path in modules:
+        path = next(known for known, each in model.module.named_modules() if each is modules[path])
+        alias = [each for each in names if each.split("@")[0] == path]
+        if alias:
+            return f"layer {name!r} is known as {_some(alias)}"
+        if path not in found.called:
+            return (
+                f"layer {name!r} isn't called in a forward pass, so nothing can be perturbed there (its weights may be "
+                f"used directly); layers that are: {_some(names)}"
+            )
+        kind = type(modules[path]).__name__
+        why = found.problems.get(
+            path, "it is neither an activation nor a linear, convolution or normalization layer"
+        )
+        inside = [each for each in names if each.startswith((f"{path}.", f"{path}:"))]
+        instead = f"; layers in it: {_some(inside)}" if inside else f"; layers are: {_some(names)}"
+        return f"layer {name!r} ({kind}) can't be probed: {why}{instead}"
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"there is no layer {name!r}: {hint}the layers are {_some(names)}"
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most]) or "none"
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown
