@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
-from nearzero.families import Conduct
+from nearzero.families import Conduct, make_family
 from nearzero.memory import memory_limit, memory_text
 from nearzero.probing.batches import Batch, Prepare, as_batches, read_batch
 from nearzero.probing.layer import Layer
@@ -120,6 +120,8 @@ def probe(
     if method not in ("auto", "suffix", "full"):
         raise InputError(f"method must be auto, suffix or full; got {method!r}")
     _check_quantiles(quantiles)
+    for name in names:
+        make_family(name, conduct or Conduct())
     module = as_module(model)
     known = Model(module, output)
     with untouched(module):

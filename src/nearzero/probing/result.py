@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 
 from nearzero.errors import InputError
@@ -56,6 +57,40 @@ class ProbeResult:
         ]
         return [*found, *dead]
 
+    def summary(self) -> list[dict[str, str]]:
+        """A row for each layer, as words: what it is, and the extreme response in each family and its level."""
+        data, metric = self.response, str(self.response.attrs["metrics"][0])
+        rows = []
+        for name in self.layers:
+            layer = data.sel(layer=name)
+            row = {
+                "layer": name,
+                "activation": str(layer.activation.item()),
+                "units": f"{layer.units.item():,}",
+                "dead": f"{layer.dead_units.item():,}",
+                "by": str(layer.method.item()),
+            }
+            for family in map(str, data.family.values):
+                curve = layer[metric].sel(family=family).dropna("level")
+                if curve.size:
+                    values, levels = curve.values, curve.level.values
+                    far = int(np.abs(values - float(data[f"unperturbed_{metric}"])).argmax())
+                    row[family] = f"{_shown(metric, values[far])} at {levels[far]:.3g}"
+                else:
+                    row[family] = ""
+            rows.append(row)
+        return rows
+
+    @property
+    def headline(self) -> str:
+        """What was measured without any perturbation."""
+        data = self.response
+        words = (
+            f"{str(metric).replace('_', ' ')} {_shown(str(metric), float(data[f'unperturbed_{metric}']))}"
+            for metric in data.attrs["metrics"]
+        )
+        return f"{data.attrs['model']}, {int(data.attrs['items']):,} items, unperturbed: {', '.join(words)}"
+
     def plot(self, metric: str | None = None) -> Figure:
         """A map of layers against families: a panel for each family, a row for each layer, the metric as colour.
 
@@ -103,6 +138,11 @@ class ProbeResult:
         if response.attrs.get("format") != FORMAT:
             raise InputError(f"{path} isn't a probe's result (format {response.attrs.get('format')!r})")
         return cls(response)
+
+
+def _shown(metric: str, value: float) -> str:
+    """A metric's value for people."""
+    return f"{100 * value:.2f} %" if metric in ("accuracy", "agreement") else f"{value:.4g}"
 
 
 def _to_bytes(dataset: xr.Dataset) -> bytes:
