@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"kernels", "ranges", "metrics", "datasets", "paper"},
     {"families", "networks"},
     {"hidden", "training"},
-    {"sweep"},
+    {"sweep", "critical"},
     {"report"},
     {"study", "probing"},
     {"cli"},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearzero import datasets
 from nearzero.activations import ACTIVATIONS, Activation, activation
+from nearzero.critical import CriticalLevels, critical_levels
 from nearzero.errors import InputError
 from nearzero.families import FAMILIES, Clip, Conduct, Family, Offset, Scale, make_family
 from nearzero.hidden import HiddenLayer
@@ -31,6 +32,7 @@ __all__ = [
     "Activation",
     "Clip",
     "Conduct",
+    "CriticalLevels",
     "Family",
     "HiddenLayer",
     "InputError",
@@ -47,6 +49,7 @@ __all__ = [
     "TwoLayer",
     "UnitRange",
     "activation",
+    "critical_levels",
     "datasets",
     "layers",
     "make_family",

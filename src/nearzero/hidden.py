@@ -77,6 +77,15 @@ class HiddenLayer:
         """(N, U): the pre-activations of all examples."""
         return self._preactivations(slice(0, len(self)))
 
+    def exact(self, rows: slice) -> npt.NDArray[np.float64]:
+        """z of some examples in float64, (n, U)."""
+        network, inputs = self.network, self._inputs
+        if isinstance(inputs, Pixels):
+            x = inputs.values[rows].astype(np.float64) * inputs.gain + inputs.shift
+        else:
+            x = inputs[rows].astype(np.float64)
+        return np.asarray(x @ network.w1.T.astype(np.float64) + network.b1)
+
     @cached_property
     def ranges(self) -> Ranges:
         """The unit ranges over these examples."""

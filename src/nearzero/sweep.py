@@ -19,7 +19,7 @@ from nearzero.arrays import as_array, as_numbers
 from nearzero.errors import InputError
 from nearzero.families import Conduct, make_family
 from nearzero.hidden import HiddenLayer
-from nearzero.networks import TwoLayer
+from nearzero.networks import TwoLayer, as_network
 from nearzero.perturbation import Perturbation
 from nearzero.pixels import Pixels
 from nearzero.ranges import Ranges
@@ -32,23 +32,9 @@ __all__ = ["respond", "sweep", "unit_ranges"]
 PAPER_FAMILIES = ("offset", "scale", "clip")
 
 
-def _as_network(network: TwoLayer | nn.Module) -> TwoLayer:
-    if isinstance(network, TwoLayer):
-        return network
-    from torch import nn
-
-    if isinstance(network, nn.Module):
-        from nearzero.networks.modules import from_module
-
-        return from_module(network)
-    raise InputError(
-        f"a network is a TwoLayer or a PyTorch module Linear, activation, Linear; got {type(network).__name__}"
-    )
-
-
 def unit_ranges(network: TwoLayer | nn.Module, x: Pixels | npt.ArrayLike) -> Ranges:
     """The unit ranges of a network's hidden layer over the examples x, (N, D)."""
-    return HiddenLayer(_as_network(network), x).ranges
+    return HiddenLayer(as_network(network), x).ranges
 
 
 def sweep(
@@ -89,7 +75,7 @@ def sweep(
     Raises:
         InputError: shapes that don't fit, an unknown family, a conduct that the activation doesn't allow.
     """
-    network = _as_network(network)
+    network = as_network(network)
     names = _as_names(family)
     if conduct is not None and not isinstance(conduct, Conduct):
         raise InputError(f"conduct must be an nz.Conduct; got {type(conduct).__name__}")

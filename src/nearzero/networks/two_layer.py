@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     ArrayLike = npt.ArrayLike | Tensor
 
-__all__ = ["Stack", "TwoLayer", "initial_stack"]
+__all__ = ["Stack", "TwoLayer", "as_network", "initial_stack"]
 
 Floats = npt.NDArray[np.float32]
 ARRAYS = ("w1", "b1", "w2", "b2")
@@ -175,3 +175,22 @@ def initial_stack(
         return TwoLayer(*hidden, *output, activation=activation_name)
 
     return Stack.of([network(seed) for seed in seeds])
+
+
+def as_network(network: TwoLayer | nn.Module) -> TwoLayer:
+    """A network as it is, or read from a PyTorch module Linear, activation, Linear.
+
+    Raises:
+        InputError: neither of the two.
+    """
+    if isinstance(network, TwoLayer):
+        return network
+    from torch import nn
+
+    if isinstance(network, nn.Module):
+        from nearzero.networks.modules import from_module
+
+        return from_module(network)
+    raise InputError(
+        f"a network is a TwoLayer or a PyTorch module Linear, activation, Linear; got {type(network).__name__}"
+    )
