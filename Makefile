@@ -44,8 +44,10 @@ lint: install-dev    ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install-dev   ## ratios against plain PyTorch, in one process
-	$(BIN)/python benchmarks/training.py
+bench: install-dev   ## speed against plain PyTorch, how it grows, and memory
+	$(BIN)/python benchmarks/training.py --growth $(ARGS)
+	$(BIN)/python benchmarks/sweep.py --growth $(ARGS)
+	$(BIN)/python benchmarks/memory.py $(ARGS)
 
 clean:               ## remove the virtual environment and caches; studies stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage build dist

@@ -2,26 +2,21 @@
 
 The baseline does what the published study does: one network at a time through autograd, the whole training
 set as one batch, train accuracy from the same logits, test accuracy at every step. The engine does the same
-for one run and for several. Rounds alternate between them, and the best time of each counts.
+for one run and for several.
 
-    python benchmarks/training.py [--data-dir DIR] [--steps 5] [--runs 4] [--growth]
+    python benchmarks/training.py [--data-dir DIR] [--rounds 5] [--runs 4] [--growth]
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 
-from nearzero.datasets import load
+import timing
 from nearzero.networks import TwoLayer, initial_stack
-from nearzero.pixels import Pixels
 from nearzero.threads import thread_count
 from nearzero.training.engine import Examples
 from nearzero.training.fused import FusedEngine
@@ -30,32 +25,11 @@ LEARNING_RATE = 0.001
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="mnist", help="a data set's name (mnist)")
-    parser.add_argument("--data-dir", type=Path, help="the folder of its files")
-    parser.add_argument("--steps", type=int, default=5, help="rounds of timing (5)")
+    parser = timing.options_for(__doc__.splitlines()[0], rounds=5)
     parser.add_argument("--runs", type=int, default=4, help="runs in the stacked case (4)")
     parser.add_argument("--batch-size", type=int, default=256, help="of the mini-batch case (256)")
     parser.add_argument("--activation", default="abs", help="abs, relu, ... (abs)")
-    parser.add_argument(
-        "--growth", action="store_true", help="also time other numbers of runs, units and examples"
-    )
     return parser.parse_args()
-
-
-def seconds(function: Callable[[], object]) -> float:
-    time.sleep(0.25)  # PyTorch's threads go on spinning for a while after their work
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def best(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The best time of each, the rounds alternating between them; a first round warms up."""
-    for function in functions.values():
-        function()
-    times = [{name: seconds(function) for name, function in functions.items()} for _ in range(rounds)]
-    return {name: min(each[name] for each in times) for name in functions}
 
 
 class Plain:
@@ -72,7 +46,7 @@ class Plain:
         self.optimizer.zero_grad()
         logits = self.module(self.x)
         loss = torch.nn.functional.cross_entropy(logits, self.y)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         (logits.argmax(1) == self.y).float().mean().item()
         loss.item()
@@ -84,7 +58,8 @@ class Plain:
         for step in range(steps):
             rows = order[step * size : (step + 1) * size]
             self.optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(self.module(self.x[rows]), self.y[rows]).backward()
+            loss = torch.nn.functional.cross_entropy(self.module(self.x[rows]), self.y[rows])
+            loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
 
 
@@ -124,12 +99,6 @@ class Fused:
         self.step += steps
 
 
-def products_rate() -> float:
-    """GFLOP/s of PyTorch's float32 matrix product, all threads."""
-    a = torch.randn(2048, 2048)
-    return 2 * 2048**3 / best({"product": lambda: a @ a}, 5)["product"] / 1e9
-
-
 def flops(train: Examples, test: Examples, units: int = 128) -> tuple[float, float]:
     """Of one network's full-batch step with its measurements: (dense, on non-zeros)."""
     classes = int(train.labels.max()) + 1
@@ -142,29 +111,25 @@ def flops(train: Examples, test: Examples, units: int = 128) -> tuple[float, flo
     return float(dense), float(sparse)
 
 
-def row(name: str, time_: float, plain: float, note: str = "") -> None:
-    print(f"  {name:<34}{1e3 * time_:>10.2f} ms{plain / time_:>8.2f} x  {note}")
-
-
 def full_batch(train: Examples, test: Examples, options: argparse.Namespace) -> None:
     plain = Plain(initial_stack([0], options.activation)[0], train, test)
     one = Fused(train, test, options.activation, runs=1)
     many = Fused(train, test, options.activation, runs=options.runs)
     cases = {"plain": plain.full_step, "one": one.full_step, "many": many.full_step}
-    times = best(cases, options.steps)
+    times = timing.best(cases, options.rounds)
     per_network = times["many"] / options.runs
     dense, sparse = flops(train, test)
-    rate = products_rate()
 
     def rates(time_: float) -> str:
         return f"{dense / time_ / 1e9:.0f} GFLOP/s dense, {sparse / time_ / 1e9:.0f} on non-zeros"
 
-    print(f"full batch, {len(train):,} images: one network, one step, both accuracies")
-    row("plain PyTorch", times["plain"], times["plain"], rates(times["plain"]))
-    row("nearzero, 1 run", times["one"], times["plain"], rates(times["one"]))
-    row(f"nearzero, {options.runs} runs, per network", per_network, times["plain"], rates(per_network))
-    print(f"  this machine's matrix product: {rate:.0f} GFLOP/s; at that rate the non-zeros take", end=" ")
-    print(f"{1e3 * sparse / rate / 1e9:.1f} ms, {times['plain'] * rate * 1e9 / sparse:.1f} x")
+    print(f"{options.activation}, full batch, {len(train):,} images: one network, one step, both accuracies")
+    timing.print_row("plain PyTorch", times["plain"], times["plain"], rates(times["plain"]))
+    timing.print_row("nearzero, 1 run", times["one"], times["plain"], rates(times["one"]))
+    timing.print_row(
+        f"nearzero, {options.runs} runs, per network", per_network, times["plain"], rates(per_network)
+    )
+    timing.print_machine(sparse, times["plain"])
     print(f"  network-steps per second: plain {1 / times['plain']:.1f}, nearzero {1 / per_network:.1f}")
 
 
@@ -173,19 +138,19 @@ def mini_batches(train: Examples, test: Examples, options: argparse.Namespace) -
     plain = Plain(initial_stack([0], options.activation)[0], train, test)
     one = Fused(train, test, options.activation, runs=1, batch_size=size)
     many = Fused(train, test, options.activation, runs=options.runs, batch_size=size)
-    times = best(
+    times = timing.best(
         {
             "plain": lambda: plain.batch_steps(size, steps),
             "one": lambda: one.batch_steps(steps),
             "many": lambda: many.batch_steps(steps),
             "measure": lambda: many.engine.measure("train"),
         },
-        options.steps,
+        options.rounds,
     )
-    print(f"batches of {size}: one network, one step")
-    row("plain PyTorch", times["plain"] / steps, times["plain"] / steps)
-    row("nearzero, 1 run", times["one"] / steps, times["plain"] / steps)
-    row(
+    print(f"{options.activation}, batches of {size}: one network, one step")
+    timing.print_row("plain PyTorch", times["plain"] / steps, times["plain"] / steps)
+    timing.print_row("nearzero, 1 run", times["one"] / steps, times["plain"] / steps)
+    timing.print_row(
         f"nearzero, {options.runs} runs, per network",
         times["many"] / steps / options.runs,
         times["plain"] / steps,
@@ -196,39 +161,27 @@ def mini_batches(train: Examples, test: Examples, options: argparse.Namespace) -
 
 
 def growth(train: Examples, test: Examples, options: argparse.Namespace) -> None:
-    """Time per step and network for other numbers of runs, units, examples and threads."""
-    print("how cost grows (full batch, per network and step)")
+    """How a step's time grows with runs, units and examples, and what a second thread and more gain."""
+    fused = partial(Fused, test=test, activation=options.activation)
     sizes = [len(train) // 4, len(train) // 2, len(train)]
-    subsets = {n: Examples(Pixels(train.pixels.values[:n]), train.labels[:n]) for n in sizes}
-    threads = thread_count()
-    cases: dict[str, tuple[Fused, int]] = {}
-    for runs in (1, 2, 4, 8):
-        cases[f"{runs} runs"] = Fused(train, test, options.activation, runs=runs), runs
-    for units in (64, 256, 512):
-        cases[f"{units} units"] = Fused(train, test, options.activation, runs=1, units=units), 1
-    for n in sizes:
-        cases[f"{n:,} examples"] = Fused(subsets[n], test, options.activation, runs=1), 1
-    for count in sorted({1, threads}):
-        cases[f"{count} threads"] = Fused(train, test, options.activation, runs=1, threads=count), 1
-    times = best({name: fused.full_step for name, (fused, _) in cases.items()}, options.steps)
-    for name, (_, runs) in cases.items():
-        print(f"  {name:<34}{1e3 * times[name] / runs:>10.2f} ms")
+    engines = {
+        **{("runs", runs): fused(train, runs=runs) for runs in (1, 2, 4, 8)},
+        **{("units", units): fused(train, units=units) for units in (64, 128, 256, 512)},
+        **{("examples", size): fused(timing.first_examples(train, size)) for size in sizes},
+        **{("threads", threads): fused(train, threads=threads) for threads in {1, thread_count()}},
+    }
+    print(f"how a full-batch step's cost grows, from 1 run, 128 units and {len(train):,} examples")
+    timing.print_growth({name: engine.full_step for name, engine in engines.items()}, options.rounds)
 
 
 def main() -> None:
     options = arguments()
-    data = load(options.data, data_dir=options.data_dir)
-    train, test = (Examples(Pixels(each.pixels), each.labels) for each in (data.train, data.test))
-    torch.set_num_threads(thread_count())
-    print(f"{data.name}; {thread_count()} threads; activation {options.activation}")
+    train, test = timing.begin(options)
     full_batch(train, test, options)
     mini_batches(train, test, options)
     if options.growth:
         growth(train, test, options)
-    unit = 1 if sys.platform == "darwin" else 1024
-    print(
-        f"memory at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB, PyTorch's included"
-    )
+    timing.print_memory()
 
 
 if __name__ == "__main__":
