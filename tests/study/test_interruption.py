@@ -13,6 +13,7 @@ import xarray as xr
 from safetensors.numpy import load_file
 
 import nearzero as nz
+from nearzero.study.store import Store
 
 SETTINGS = {
     "data": "digits",
@@ -111,6 +112,29 @@ def test_killed_again_and_again(uninterrupted: nz.Study, tmp_path: Path) -> None
         run_until_killed(kind, count, folder)
     assert_same(complete(folder), uninterrupted)
     assert len(nz.Study.open(folder).provenance["sittings"]) == 5
+
+
+def test_it_does_go_on_where_it_was(uninterrupted: nz.Study, tmp_path: Path) -> None:
+    """And not from the start, which would end with the same numbers."""
+    folder = tmp_path / "study"
+    run_until_killed("state/training-relu", 5, folder)
+    begun = Store.open(folder).load_progress("relu")
+    assert begun is not None
+    assert 0 < begun[0].step < SETTINGS["steps"]
+    complete(folder)
+    lines = (folder / "log").read_text()
+    assert f"training ReLU: 3 runs, 120 steps, going on from step {begun[0].step}" in lines
+    assert "training Abs: 3 runs, 120 steps, going on from step 120" in lines
+    assert_same(nz.Study.open(folder), uninterrupted)
+
+
+def test_interrupted_work_of_another_spec_is_done_again(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    run_until_killed("state/training-relu", 5, folder)
+    path = folder / "spec.toml"
+    path.write_text(path.read_text().replace("learning_rate = 0.01", "learning_rate = 0.02"))
+    for name in ("abs", "relu"):
+        assert Store.open(folder).load_progress(name) is None
 
 
 def test_a_finished_study_is_not_computed_again(

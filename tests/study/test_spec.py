@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 from nearzero import InputError
-from nearzero.study.spec import PRESETS, Spec, load_spec, parse_setting, resolve, spec_text
+from nearzero.study.spec import (
+    PRESETS,
+    Spec,
+    differing_key,
+    load_spec,
+    parse_setting,
+    resolve,
+    spec_digest,
+    spec_text,
+)
 from nearzero.training.recipe import Recipe
 
 
@@ -91,12 +102,40 @@ def test_settings_of_the_command_line() -> None:
             "test_every must be a multiple of evaluate_every; got 30 and 20",
         ),
         ({"device": "gpu"}, "device must be cpu, cuda, cuda:N or mps; got 'gpu'"),
+        ({"precision": "float16"}, "^precision = 'float16' in the settings can't be used: input should be"),
+        (
+            {"precision": "tf32"},
+            "^precision = 'tf32' can't be had with device = 'cpu': the processor's engine is exact; "
+            "take precision = 'float32', or device = 'cuda'",
+        ),
+        ({"precision": "bfloat16", "device": "mps"}, "can't be had with device = 'mps': it's made for CUDA"),
     ],
 )
 def test_what_is_refused_and_how(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         resolve(None, settings)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_precision_is_a_setting(precision: str, device: str) -> None:
+    settings = dict(map(parse_setting, (f"precision={precision}", f"device={device}")))
+    assert resolve("paper", settings).precision == precision
+    assert resolve("paper").precision == "float32"
+
+
+def test_a_later_key_at_its_default_is_no_other_spec() -> None:
+    """Results and interrupted work from before the key stay what they are; with another value they don't."""
+    now, rounded = resolve("paper"), resolve("paper", {"device": "cuda", "precision": "tf32"})
+    before = {key: value for key, value in now.model_dump(mode="json").items() if key != "precision"}
+    assert differing_key(before, now.model_dump(mode="json")) is None
+    assert differing_key(now.model_dump(mode="json"), before) is None
+    assert differing_key(before | {"device": "cuda"}, rounded.model_dump(mode="json")) == "precision"
+    without = {key: value for key, value in before.items() if key != "ttest_baseline"}
+    assert spec_digest(now) == hashlib.sha256(json.dumps(without, sort_keys=True).encode()).hexdigest()
+    digests = {spec_digest(each) for each in (now, rounded, resolve("paper", {"device": "cuda"}))}
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize(

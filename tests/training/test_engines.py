@@ -237,7 +237,7 @@ def test_products_that_runs_share_give_the_same_to_rounding(batch_size, monkeypa
 def test_precision_of_products_is_left_as_it_was_found():
     train, stack = examples(50), initial_stack([1], "relu", inputs=77, units=20)
     before = torch.get_float32_matmul_precision()
-    make("stacked", stack, train, tf32=True).advance(0, 1)
+    make("stacked", stack, train, precision="tf32").advance(0, 1)
     assert torch.get_float32_matmul_precision() == before
 
 

@@ -7,6 +7,8 @@ kept with the results as `spec.toml`. What is done with it is in `nearzero.study
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -19,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nearzero.activations import activation
 from nearzero.errors import InputError
 from nearzero.families import Conduct, make_family
+from nearzero.training.engine import Precision
 from nearzero.training.recipe import Recipe
 
 __all__ = [
@@ -32,12 +35,15 @@ __all__ = [
     "parse_setting",
     "read_settings",
     "resolve",
+    "spec_digest",
     "spec_text",
 ]
 
 # The named switches between the published and the corrected conduct.
 CONDUCT = ("pixels", "offset", "clip", "clip_threshold", "range", "ttest_baseline")
 REPORT_ONLY = {"ttest_baseline"}  # these may be changed in a study that's finished
+# Keys that came later, and what a study from before them was: their defaults, and never anything else.
+LATER: dict[str, Any] = {"precision": "float32"}
 
 # Strict: `true` isn't 1. The bounds are far beyond any study; they keep a slip of the hand from filling the memory.
 Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
@@ -72,6 +78,7 @@ class Spec(BaseModel):
         test: whether the test data are swept as well.
         ttest_baseline: which t-test leads in the tables; both are always shown.
         device: "cpu", or a PyTorch device for training ("cuda", "cuda:1", "mps").
+        precision: of the products in training on CUDA, see `nearzero.training.products`; float32 elsewhere.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
@@ -98,6 +105,7 @@ class Spec(BaseModel):
     test: Annotated[bool, Field(strict=True)] = False
     ttest_baseline: Literal["identity", "published"] = "identity"
     device: str = "cpu"
+    precision: Precision = "float32"
 
     @field_validator("activations", "families")
     @classmethod
@@ -122,6 +130,12 @@ class Spec(BaseModel):
         if self.test_every % self.evaluate_every:
             raise InputError(
                 f"test_every must be a multiple of evaluate_every; got {self.test_every} and {self.evaluate_every}"
+            )
+        if self.precision != "float32" and not self.device.startswith("cuda"):
+            exact = "the processor's engine is exact" if self.device == "cpu" else "it's made for CUDA"
+            raise InputError(
+                f"precision = {self.precision!r} can't be had with device = {self.device!r}: {exact}; "
+                "take precision = 'float32', or device = 'cuda'"
             )
         return self
 
@@ -239,14 +253,14 @@ def load_spec(path: Path) -> Spec:
 
 
 def load_complete_spec(path: Path) -> Spec:
-    """Read the spec of a study, in which nothing may be missing.
+    """Read the spec of a study, in which nothing may be missing but what came after it.
 
     Raises:
         InputError: as for `load_spec`, or a key that's missing.
     """
     settings = read_settings(path)
     spec = resolve(settings=settings, origin=str(path))
-    missing = [key for key in Spec.model_fields if key not in settings]
+    missing = [key for key in Spec.model_fields if key not in settings and key not in LATER]
     if missing:
         raise InputError(
             f"{path} lacks the keys {', '.join(missing)}: a study's spec is complete; restore it"
@@ -257,7 +271,18 @@ def load_complete_spec(path: Path) -> Spec:
 def differing_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """The first key in which two specs differ, of those that matter to results; None if they're the same."""
     keys = (key for key in Spec.model_fields if key not in REPORT_ONLY)
+    one, other = LATER | dict(one), LATER | dict(other)
     return next((key for key in keys if one.get(key) != other.get(key)), None)
+
+
+def spec_digest(spec: Spec) -> str:
+    """A digest of what matters to results in a spec; a later key at its default doesn't change it."""
+    values = {
+        key: value
+        for key, value in spec.model_dump(mode="json").items()
+        if key not in REPORT_ONLY and (key not in LATER or value != LATER[key])
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def spec_text(spec: Spec) -> str:

@@ -165,7 +165,14 @@ def _engine(spec: Spec, stack: Stack, examples: dict[str, Examples]) -> Engine:
         return FusedEngine(stack, examples["train"], examples["test"], **arguments)
     from nearzero.training.stacked import StackedEngine
 
-    return StackedEngine(stack, examples["train"], examples["test"], device=spec.device, **arguments)
+    return StackedEngine(
+        stack,
+        examples["train"],
+        examples["test"],
+        device=spec.device,
+        precision=spec.precision,
+        **arguments,
+    )
 
 
 def _save_every() -> float:

@@ -13,7 +13,6 @@ The steps that produce these things are in `nearzero.study.steps`.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -33,7 +32,7 @@ from safetensors.numpy import save
 from nearzero.errors import InputError
 from nearzero.files import explained, make_folder, write_bytes, write_text
 from nearzero.networks import Stack, TwoLayer
-from nearzero.study.spec import REPORT_ONLY, Spec, differing_key, load_complete_spec, spec_text
+from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
 from nearzero.training.train import History, Progress
 
 __all__ = ["Arrays", "Store"]
@@ -108,13 +107,6 @@ class Store:
                 f"{self.folder} holds a study with {key} = {there[key]!r}, but {asked[key]!r} is asked for; "
                 "choose another folder, or delete this one"
             )
-
-    def _spec_digest(self) -> str:
-        """A digest of what matters to results in the spec."""
-        values = {
-            key: value for key, value in self.spec.model_dump(mode="json").items() if key not in REPORT_ONLY
-        }
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -210,11 +202,10 @@ class Store:
         return self.folder / "state" / f"{name}.safetensors"
 
     def write_state(self, name: str, arrays: Arrays) -> None:
-        """Keep arrays under a name until `clear_state`."""
+        """Keep arrays under a name until `clear_state`, with the spec that they belong to."""
         make_folder(self.folder / "state")
-        write_bytes(
-            self._state(name), save({key: np.asarray(value, order="C") for key, value in arrays.items()})
-        )
+        kept = {key: np.asarray(value, order="C") for key, value in arrays.items()}
+        write_bytes(self._state(name), save(kept, {"spec": spec_digest(self.spec)}))
 
     def read_state(self, name: str) -> Arrays | None:
         """Arrays kept under a name; None if there are none, if they are damaged, or are of another spec."""
@@ -222,7 +213,7 @@ class Store:
             arrays, metadata = _read_tensors(self._state(name))
         except InputError:
             return None
-        return arrays if metadata.get("spec") == self._spec_digest() else None
+        return arrays if metadata.get("spec") == spec_digest(self.spec) else None
 
     def clear_state(self) -> None:
         """Forget what only an interrupted command needs."""

@@ -1,14 +1,15 @@
-"""What every engine refuses: sets, seeds and batches that don't fit its stack."""
+"""What every engine refuses: sets, seeds and batches that don't fit its stack, and stacks that don't fit the memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from nearzero.errors import InputError
+from nearzero.memory import memory_text
 from nearzero.networks import Stack
 from nearzero.training.engine import Examples
 
-__all__ = ["check_engine"]
+__all__ = ["check_engine", "check_memory"]
 
 
 def check_engine(
@@ -40,3 +41,16 @@ def check_engine(
             )
     if (train.pixels.gain, train.pixels.shift) != (test.pixels.gain, test.pixels.shift):
         raise InputError("the training and the test set must be seen through the same affine map")
+
+
+def check_memory(needed: int, allowed: int, runs: int, units: int) -> None:
+    """Refuse work that would need more bytes than it may take, however it's cut.
+
+    Raises:
+        InputError: with what's needed, what's allowed, and what to do.
+    """
+    if needed > allowed:
+        raise InputError(
+            f"to train {runs:,} runs of {units:,} hidden units at least {memory_text(needed)} is needed, and "
+            f"{memory_text(allowed)} may be taken; raise NEARZERO_MEMORY, or take fewer runs or units"
+        )

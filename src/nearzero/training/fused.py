@@ -13,7 +13,8 @@ takes it: to record the training curve at every step costs nothing.
 
 Memory, for MNIST: 21 MB for the training images' lists, 56 MB more for a full batch; per run about 1 MB
 (weights, gradient) and, with mini-batches, 0.5 MB (the epoch's order); 30 MB for the sums of shards. Forty
-runs come to less than 250 MB.
+runs come to less than 250 MB. What grows with the networks is held to `nearzero.memory`: the sums of shards
+are as large as the gradients of 64 runs, or where that's too much, of 48, 32 or 16, one run in work at a time.
 """
 
 from __future__ import annotations
@@ -42,16 +43,17 @@ from nearzero.kernels.layout import even, from_strips, to_strips
 from nearzero.kernels.matching import similar_order
 from nearzero.kernels.readout import ACTIVATION_CODES, Room, make_room
 from nearzero.kernels.tiles import TILE, TileArrays, Tiles, tile_room
+from nearzero.memory import memory_limit
 from nearzero.networks import Stack
 from nearzero.threads import parallel, thread_count
 from nearzero.training.batches import epoch_order, steps_per_epoch
-from nearzero.training.checks import check_engine
+from nearzero.training.checks import check_engine, check_memory
 from nearzero.training.engine import Examples, Measurement
 
 __all__ = ["FusedEngine"]
 
 SHARDS = 16  # parts of a set of examples whose sums are taken apart
-GROUP = 4  # runs whose shards are in work at the same time
+GROUP = 4  # runs whose shards are in work at the same time, if memory allows
 PIECES = 4  # in which the sums of shards are added up
 
 Order = npt.NDArray[np.int32]
@@ -104,7 +106,7 @@ class FusedEngine:
             it.
 
     Raises:
-        InputError: sets or seeds that don't fit the stack.
+        InputError: sets or seeds that don't fit the stack, or a stack that doesn't fit the memory.
     """
 
     def __init__(
@@ -126,10 +128,11 @@ class FusedEngine:
         self._activation = stack.activation
         self._code = ACTIVATION_CODES[stack.activation]
         self._shape = Shape(inputs, units, classes, np.float32(pixels.gain), np.float32(pixels.shift))
-        self._weights = [self._load(stack, run) for run in range(runs)]
         self._train, self._seeds, self._batch = train, list(seeds), batch_size
         self._rate = float(learning_rate)
         self._threads = thread_count(threads)
+        self._group = self._runs_at_once(runs)
+        self._weights = [self._load(stack, run) for run in range(runs)]
         self._local = threading.local()
         self._sets = {
             "train": _Prepared.of(train, gradients=batch_size is None),
@@ -178,6 +181,23 @@ class FusedEngine:
             activation=self._activation,
         )
 
+    def _runs_at_once(self, runs: int) -> int:
+        """How many runs' shards may be in work at the same time: as many as memory allows, up to `GROUP`.
+
+        In arrays of the size of a network: the weights of a run as given, as trained, with the affine map folded in,
+        and two on the way into a file; its gradient, on a full batch, and while it's in work those of its shards.
+        Each thread has a gradient and three arrays (64, U); a run of mini-batches has the order of an epoch.
+        """
+        inputs, units, classes, gain, shift = self._shape
+        one = 4 * units * (inputs + classes + 1)
+        full = self._batch is None
+        each = (4 + full + (gain != 1 or shift != 0)) * one + (0 if full else 8 * len(self._train))
+        fixed = runs * each + self._threads * (one + 3 * 4 * TILE * units)
+        shards = min(SHARDS, -(-len(self._train) // TILE)) if full else 0
+        allowed = memory_limit()
+        check_memory(fixed + shards * one, allowed, runs, units)
+        return min(GROUP, (allowed - fixed) // (shards * one)) if full else GROUP
+
     def _load(self, stack: Stack, run: int) -> Weights:
         weights = make_weights(self._shape)
         to_strips(stack.w1[run].T, weights.own.w1)
@@ -193,8 +213,8 @@ class FusedEngine:
         """Measure some runs; on a full batch, keep their gradients."""
         data = self._sets[which]
         loss, correct = np.full(len(self.active), np.nan), np.zeros(len(self.active), np.int64)
-        for first in range(0, len(runs), GROUP):
-            group = runs[first : first + GROUP]
+        for first in range(0, len(runs), self._group):
+            group = runs[first : first + self._group]
             losses, rights = self._shard_sums(data, group)
             for place, run in enumerate(group):
                 loss[run] = sum(losses[place].tolist()) / len(data.labels) if self._finite(run) else np.nan

@@ -1,9 +1,14 @@
 """The engine in PyTorch, for any device: all runs in a few large products.
 
-The gradients of a two-layer network are written out by hand, so no graph is kept. Pixels live on the device
-as bytes and become floats a chunk of examples at a time, which bounds memory. Nothing waits for the device
-between measurements. The processor's own engine is `nearzero.training.fused`; this one serves CUDA and MPS,
-and on the CPU it is the same mathematics by another road.
+The gradients of a two-layer network are written out by hand, so no graph is kept. The processor's own engine
+is `nearzero.training.fused`; this one serves CUDA, and on the CPU it is the same mathematics by another road.
+
+Where the time of a full-batch step goes, for the paper's study (20 runs of 128 units, 60,000 examples) on a
+card like the H100. The products are 2 x 2 * 60,000 * 784 * 2,560 = 0.48e12 operations: 10 ms in float32 at 50e12
+a second, under 2 ms in tf32, under 1 ms in bfloat16 (`products`). All else is memory: one pass over an array as
+large as z is 0.6 GB, or 0.3 GB in bfloat16, so 0.2 or 0.1 ms at 3 TB/s; about ten are made (`readout`). About
+80 kernels are launched, which takes the host some 0.5 ms while the device works at those before; so to capture
+them as a graph would gain nothing, as long as the host never waits. It waits once in `ahead` measurements.
 
 How far runs are independent: on the CPU they are taken one at a time, so run k alone is run k among twenty,
 bit for bit. On other devices all runs share each product, and libraries choose the order of its sums by its
@@ -12,73 +17,77 @@ size: run k then agrees with run k alone to rounding, which training carries on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nearzero.networks import Stack
 from nearzero.training.batches import epoch_order, steps_per_epoch
 from nearzero.training.checks import check_engine
-from nearzero.training.engine import Examples, Measurement
+from nearzero.training.engine import Examples, Look, Measurement, Precision
+from nearzero.training.products import (
+    factor_type,
+    first_layer,
+    pixel_columns,
+    product,
+    products_in,
+)
+from nearzero.training.readout import Readout, read_out, reader_for
+from nearzero.training.room import room_for
 
 __all__ = ["StackedEngine"]
 
-CHUNK_BYTES = 1 << 29  # of pre-activations at a time; about six times as much is in use
-Function = Callable[[Tensor], Tensor]
 
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The arrays of all runs, as views of one array with a row for each run: (R, U D + U + K U + K) float32."""
 
-def _gelu_slope(z: Tensor) -> Tensor:
-    below: Tensor = torch.special.ndtr(z)
-    return below + z * torch.exp(-0.5 * z * z) * 0.3989422804014327
-
-
-def _silu_slope(z: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
-    return s * (1 + z * (1 - s))
-
-
-_ACTIVATIONS: dict[str, tuple[Function, Function]] = {
-    "relu": (torch.relu, lambda z: (z > 0).to(z.dtype)),
-    "abs": (torch.abs, torch.sign),
-    "leaky_relu": (F.leaky_relu, lambda z: torch.where(z > 0, 1.0, 0.01).to(z.dtype)),
-    "gelu": (F.gelu, _gelu_slope),
-    "silu": (F.silu, _silu_slope),
-    "tanh": (torch.tanh, lambda z: 1 - torch.tanh(z) ** 2),
-    "sigmoid": (torch.sigmoid, lambda z: torch.sigmoid(z) * (1 - torch.sigmoid(z))),
-    "softplus": (F.softplus, torch.sigmoid),
-    "elu": (F.elu, lambda z: torch.exp(torch.clamp(z, max=0))),
-}
-
-
-@dataclass(eq=False)
-class _OnDevice:
-    """A set of examples: bytes (N, D), labels (N,)."""
-
-    values: Tensor
-    labels: Tensor
-    gain: float
-    shift: float
+    flat: Tensor
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
 
     @classmethod
-    def of(cls, examples: Examples, device: torch.device) -> _OnDevice:
-        pixels = examples.pixels
-        values, labels = (torch.from_numpy(each).to(device) for each in (pixels.values, examples.labels))
-        return cls(values, labels, pixels.gain, pixels.shift)
+    def over(cls, flat: Tensor, units: int, inputs: int, classes: int) -> _Rows:
+        """Views of an array that is there."""
+        shapes = (units, inputs), (units,), (classes, units), (classes,)
+        parts = torch.split(flat, [math.prod(shape) for shape in shapes], dim=1)
+        w1, b1, w2, b2 = (part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
+        return cls(flat, w1, b1, w2, b2)
 
-    def inputs(self, rows: slice | Tensor) -> Tensor:
-        """x of some examples, (..., D) float32."""
-        x = self.values[rows].float()
-        return x if (self.gain, self.shift) == (1.0, 0.0) else x.mul_(self.gain).add_(self.shift)
+    def like(self, flat: Tensor) -> _Rows:
+        """The same views of another array."""
+        _, units, inputs = self.w1.shape
+        return _Rows.over(flat, units, inputs, self.b2.shape[1])
+
+    def of(self, group: slice) -> _Rows:
+        """Some of the runs."""
+        return self.like(self.flat[group])
+
+
+@dataclass(frozen=True, eq=False)
+class _OnDevice:
+    """A set of examples: columns (N, width) as `products` has them, labels (N,)."""
+
+    columns: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, examples: Examples, device: torch.device, dtype: torch.dtype) -> _OnDevice:
+        values, labels = (
+            torch.from_numpy(each).to(device) for each in (examples.pixels.values, examples.labels)
+        )
+        return cls(pixel_columns(values, dtype), labels)
 
 
 class StackedEngine:
-    """Stochastic gradient descent on a stack of runs; see `nearzero.training.engine.Engine`.
+    """Stochastic gradient descent on a stack of runs; see `nearzero.training.engine.LooksAhead`.
 
     Args:
         stack: the weights to begin with; copied.
@@ -87,10 +96,14 @@ class StackedEngine:
         learning_rate: w <- w - learning_rate * gradient of the batch's mean cross-entropy.
         batch_size: examples in a batch; None is the whole training set.
         device: "cpu", "cuda", "cuda:1", "mps", ...
-        tf32: let CUDA round the factors of products to 10 bits, which is faster and no longer float32.
+        precision: of products, see `nearzero.training.products`; tf32 is float32 on all devices but CUDA.
+        kernel: whether one kernel may do the second layer, where it can (`nearzero.training.readout_kernel`).
+
+    Attributes:
+        kernel: whether it does.
 
     Raises:
-        InputError: sets or seeds that don't fit the stack.
+        InputError: sets or seeds that don't fit the stack, or too little memory.
     """
 
     def __init__(
@@ -103,71 +116,103 @@ class StackedEngine:
         learning_rate: float,
         batch_size: int | None,
         device: str | torch.device = "cuda",
-        tf32: bool = False,
+        precision: Precision = "float32",
+        kernel: bool = True,
     ) -> None:
         check_engine(stack, train, test, seeds, batch_size)
-        self._device = torch.device(device)
-        self._precision = "high" if tf32 else "highest"
-        arrays = (stack.w1, stack.b1, stack.w2, stack.b2)
-        self._weights = [torch.from_numpy(array.copy()).to(self._device) for array in arrays]
-        self._act, self._slope = _ACTIVATIONS[stack.activation]
+        self._device, self._precision = torch.device(device), precision
+        self._factor = factor_type(precision)
         self._activation = stack.activation
-        self._sets = {"train": _OnDevice.of(train, self._device), "test": _OnDevice.of(test, self._device)}
+        self._affine = train.pixels.gain, train.pixels.shift
+        arrays = (torch.from_numpy(array) for array in (stack.w1, stack.b1, stack.w2, stack.b2))
+        flat = torch.cat([array.flatten(1) for array in arrays], dim=1).to(self._device)
+        runs, units, inputs = stack.w1.shape
+        shape = runs, units, stack.b2.shape[1]
+        self._weights = _Rows.over(flat, units, inputs, shape[2])
+        sets = {"train": train, "test": test}
+        self._sets = {name: _OnDevice.of(each, self._device, self._factor) for name, each in sets.items()}
         self._seeds, self._rate, self._batch = list(seeds), learning_rate, batch_size
         self._epoch: tuple[int, Tensor] | None = None
-        self._gradients: list[Tensor] | None = None
-        self._gradients_of = np.zeros(len(stack), dtype=np.bool_)
-        self.active = np.ones(len(stack), dtype=np.bool_)
+        self._gradient: _Rows | None = None
+        self._gradient_of = np.zeros(runs, dtype=np.bool_)  # runs whose gradient it has
+        self._kept: list[Tensor] = []
+        self.active = np.ones(runs, dtype=np.bool_)
+        self._mask = self.active.copy(), torch.ones(runs, dtype=torch.bool, device=self._device)
+        with torch.no_grad(), products_in(precision):
+            like = flat.new_empty(0, dtype=self._factor)
+            self._reader = reader_for(
+                self._activation, like, shape, rounded=kernel and precision != "float32"
+            )
+        self.kernel = self._reader.func is not read_out
+        self._room = room_for(
+            self._device,
+            shape,
+            weights=flat.nbytes,
+            sets=sum(each.columns.nbytes for each in self._sets.values()),
+            factor=self._factor.itemsize,
+        )
+        self.ahead = self._room.ahead
 
-    @property
-    def _groups(self) -> list[slice]:
-        """The runs that share products: all of them, or on the CPU each active one by itself."""
-        if self._device.type != "cpu":
-            return [slice(0, len(self.active))] if self.active.any() else []
-        return [slice(run, run + 1) for run in np.flatnonzero(self.active).tolist()]
+    # --- what an engine does -----------------------------------------------------------------------------
 
     def measure(self, which: str) -> Measurement:
         """The current weights on all of "train" or "test"; a full batch's gradients are kept for the update."""
-        with self._exact():
-            loss, correct = self._pass(which, gradients=which == "train" and self._batch is None)
-        losses = loss.cpu().numpy().astype(np.float64) / len(self._sets[which].labels)
-        rights: npt.NDArray[np.int64] = correct.cpu().numpy()
-        finite = torch.stack([each.flatten(1).isfinite().all(1) for each in self._weights])
-        numbers = finite.all(0).cpu().numpy()
-        return Measurement(np.where(self.active & numbers, losses, np.nan), np.where(self.active, rights, 0))
+        with torch.no_grad(), products_in(self._precision):
+            return self._measurement(which, self._marks(which).cpu().numpy())
 
     def advance(self, step: int, stop: int) -> None:
         """Apply updates step, step + 1, ..., stop - 1 to every active run."""
-        with self._exact():
-            for number in range(step, stop):
-                if self._batch is not None:
-                    for group in self._groups:
-                        self._update(group, *self._batch_gradients(group, number))
-                    continue
-                if self._gradients is None or not self._gradients_of[self.active].all():
-                    self._pass("train", gradients=True)
-                assert self._gradients is not None
-                for group in self._groups:
-                    self._update(
-                        group, [each[group] for each in self._gradients], len(self._sets["train"].labels)
-                    )
-                self._gradients = None
+        with torch.no_grad(), products_in(self._precision):
+            self._advance(step, stop)
+
+    def look_ahead(self, step: int, plan: Sequence[tuple[int, bool]]) -> list[Look]:
+        """Advance from `step` to each of the planned steps, and measure; the device is waited for at the end."""
+        marks, self._kept = [], []
+        with torch.no_grad(), products_in(self._precision):
+            for stop, tested in plan:
+                self._advance(step, stop)
+                step = stop
+                marks += [self._marks(which) for which in ("train", "test")[: 1 + tested]]
+                self._kept.append(self._weights.flat.clone())
+            numbers = iter(torch.stack(marks).cpu().numpy())
+        return [
+            Look(
+                self._measurement("train", next(numbers)),
+                self._measurement("test", next(numbers)) if tested else None,
+            )
+            for _, tested in plan
+        ]
+
+    def look_back(self, place: int) -> Stack:
+        """A copy of the weights at look `place` of the last plan."""
+        return self._as_stack(self._kept[place])
+
+    def go_back(self, place: int) -> None:
+        """Have the weights again that were at look `place` of the last plan."""
+        self._weights.flat.copy_(self._kept[place])
+        self._gradient = None
 
     def stack(self) -> Stack:
         """A copy of the current weights."""
-        w1, b1, w2, b2 = (each.cpu().numpy().copy() for each in self._weights)
+        return self._as_stack(self._weights.flat)
+
+    def _as_stack(self, flat: Tensor) -> Stack:
+        rows = self._weights.like(flat.cpu())
+        w1, b1, w2, b2 = (each.numpy().copy() for each in (rows.w1, rows.b1, rows.w2, rows.b2))
         return Stack(w1, b1, w2, b2, activation=self._activation)
 
-    @contextmanager
-    def _exact(self) -> Iterator[None]:
-        """Without gradients of PyTorch's own, and with products as precise as was asked for."""
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(self._precision)
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+    # --- measurements ------------------------------------------------------------------------------------
+
+    def _marks(self, which: str) -> Tensor:
+        """(3, R) on the device: sum of losses, correct predictions, whether every weight is a number."""
+        loss, correct = self._pass(which, gradients=which == "train" and self._batch is None)
+        return torch.stack([loss, correct.to(loss), self._weights.flat.isfinite().all(1).to(loss)])
+
+    def _measurement(self, which: str, marks: npt.NDArray[np.floating]) -> Measurement:
+        """What marks say of the active runs."""
+        loss = marks[0].astype(np.float64) / len(self._sets[which].labels)
+        correct = np.where(self.active, marks[1], 0).astype(np.int64)
+        return Measurement(np.where(self.active & (marks[2] != 0), loss, np.nan), correct)
 
     def _pass(self, which: str, *, gradients: bool) -> tuple[Tensor, Tensor]:
         """(R,) sum of losses and number of correct predictions over a whole set; keeps gradients if asked."""
@@ -176,28 +221,40 @@ class StackedEngine:
         loss = torch.zeros(runs, dtype=exact, device=self._device)
         correct = torch.zeros(runs, dtype=torch.int64, device=self._device)
         if gradients:
-            self._gradients = [torch.zeros_like(each) for each in self._weights]
-            self._gradients_of = self.active.copy()
+            self._gradient = self._weights.like(torch.zeros_like(self._weights.flat))
+            self._gradient_of = self.active.copy()
+        parts = -(-len(data.labels) // self._room.chunk)
+        size = -(-len(data.labels) // parts)
         for group in self._groups:
-            units = (group.stop - group.start) * self._weights[1].shape[1]
-            chunk = max(64, CHUNK_BYTES // (4 * units)) if self._device.type != "cpu" else 4096
-            for first in range(0, len(data.labels), chunk):
-                rows = slice(first, first + chunk)
-                parts = self._forward(group, data.inputs(rows))
-                logits, labels = parts[2], data.labels[rows].expand(group.stop - group.start, -1)
-                losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-                loss[group] += losses.view(labels.shape).sum(1, dtype=exact)
-                correct[group] += (logits.argmax(2) == labels).sum(1)
+            factors = self._factors(group)
+            for first in range(0, len(data.labels), size):
+                rows = slice(first, first + size)
+                x, labels = data.columns[rows], data.labels[rows]
+                found = self._read_out(factors, x, labels, gradients=gradients)
+                loss[group] += found.loss
+                correct[group] += found.correct
                 if gradients:
-                    assert self._gradients is not None
-                    for total, part in zip(
-                        self._gradients, self._backward(group, parts, labels), strict=True
-                    ):
-                        total[group] += part
+                    assert self._gradient is not None
+                    self._add(self._gradient.of(group), found, x)
         return loss, correct
 
-    def _batch_gradients(self, group: slice, step: int) -> tuple[list[Tensor], int]:
-        """Gradients of one group's mini-batch, and its size."""
+    # --- updates -----------------------------------------------------------------------------------------
+
+    def _advance(self, step: int, stop: int) -> None:
+        for number in range(step, stop):
+            if self._batch is not None:
+                for group in self._groups:
+                    self._update(group, *self._batch_gradient(group, number))
+                continue
+            if self._gradient is None or not self._gradient_of[self.active].all():
+                self._pass("train", gradients=True)
+            assert self._gradient is not None
+            for group in self._groups:
+                self._update(group, self._gradient.of(group), len(self._sets["train"].labels))
+            self._gradient = None
+
+    def _batch_gradient(self, group: slice, step: int) -> tuple[_Rows, int]:
+        """Gradient of one group's mini-batch, and its size."""
         assert self._batch is not None
         data = self._sets["train"]
         epoch, place = divmod(step, steps_per_epoch(len(data.labels), self._batch))
@@ -205,34 +262,62 @@ class StackedEngine:
             orders = np.stack([epoch_order(seed, epoch, len(data.labels)) for seed in self._seeds])
             self._epoch = (epoch, torch.from_numpy(orders).to(self._device))
         rows = self._epoch[1][group, place * self._batch : (place + 1) * self._batch]
-        return self._backward(group, self._forward(group, data.inputs(rows)), data.labels[rows]), rows.shape[
-            1
-        ]
+        x = data.columns[rows]
+        gradient = self._weights.like(torch.zeros_like(self._weights.flat[group]))
+        self._add(gradient, self._read_out(self._factors(group), x, data.labels[rows], gradients=True), x)
+        return gradient, rows.shape[1]
 
-    def _forward(self, group: slice, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (n, D) for all runs of the group or (R, n, D); returns x, z (R, n, U) and logits (R, n, K)."""
-        w1, b1, w2, b2 = (each[group] for each in self._weights)
-        if x.ndim == 2:
-            z = (x @ w1.flatten(0, 1).T).view(len(x), *b1.shape).transpose(0, 1) + b1[:, None]
-        else:
-            z = torch.baddbmm(b1[:, None], x, w1.transpose(1, 2))
-        return x, z, torch.baddbmm(b2[:, None], self._act(z), w2.transpose(1, 2))
-
-    def _backward(self, group: slice, parts: tuple[Tensor, Tensor, Tensor], labels: Tensor) -> list[Tensor]:
-        """Gradients of the sum of losses: w1 (R, U, D), b1 (R, U), w2 (R, K, U), b2 (R, K)."""
-        x, z, logits = parts
-        residual = torch.softmax(logits, 2)
-        residual.scatter_add_(
-            2, labels[..., None], torch.full_like(labels[..., None], -1, dtype=residual.dtype)
-        )
-        w2 = torch.bmm(residual.transpose(1, 2), self._act(z))
-        dz = torch.bmm(residual, self._weights[2][group]) * self._slope(z)
-        return [torch.matmul(dz.transpose(1, 2), x), dz.sum(1), w2, residual.sum(1)]
-
-    def _update(self, group: slice, gradients: list[Tensor], examples: int) -> None:
+    def _update(self, group: slice, gradient: _Rows, examples: int) -> None:
         """w <- w - rate * gradient / examples, for the active runs of a group."""
-        active = torch.from_numpy(self.active[group]).to(self._device, non_blocking=True)
-        for weight, gradient in zip(self._weights, gradients, strict=True):
-            moved = weight[group] - gradient * (self._rate / examples)
-            shape = (-1,) + (1,) * (weight.ndim - 1)
-            weight[group] = torch.where(active.view(shape), moved, weight[group])
+        if not np.array_equal(
+            self._mask[0], self.active
+        ):  # seldom: the device's copy would have to be waited for
+            host = self.active.copy()
+            self._mask = host, torch.from_numpy(host).to(self._device)
+        flat = self._weights.flat[group]
+        moved = torch.sub(flat, gradient.flat, alpha=self._rate / examples)
+        torch.where(self._mask[1][group, None], moved, flat, out=flat)
+
+    # --- products ----------------------------------------------------------------------------------------
+
+    @property
+    def _groups(self) -> list[slice]:
+        """The runs that share products: all of them, or on the CPU each active one by itself."""
+        if self._device.type != "cpu":
+            return [slice(0, len(self.active))] if self.active.any() else []
+        return [slice(run, run + 1) for run in np.flatnonzero(self.active).tolist()]
+
+    def _factors(self, group: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Both layers of a group as factors of products: (R, U, width), (R, K, U); and b2 (R, K)."""
+        rows = self._weights.of(group)
+        w1 = first_layer(rows.w1, rows.b1, *self._affine, self._factor)
+        return w1, rows.w2.to(self._factor, copy=True), rows.b2
+
+    def _read_out(
+        self, factors: tuple[Tensor, Tensor, Tensor], x: Tensor, labels: Tensor, *, gradients: bool
+    ) -> Readout:
+        """Forward, and back to z. x: (n, width) for all runs of the group, or (R, n, width)."""
+        w1, w2, b2 = factors
+        if x.ndim == 2:
+            z = torch.mm(x, w1.flatten(0, 1).T).view(-1, *w1.shape[:2]).transpose(0, 1)
+        else:
+            z = torch.bmm(x, w1.transpose(1, 2))
+        return self._reader(z, labels, w2, b2, gradients=gradients)
+
+    def _add(self, gradient: _Rows, found: Readout, x: Tensor) -> None:
+        """Add what some examples contribute to the gradient of a group."""
+        dz, (gain, shift), inputs = found.dz, self._affine, gradient.w1.shape[2]
+        assert dz is not None
+        assert found.w2 is not None
+        assert found.b2 is not None
+        if x.ndim == 2:
+            first = product(dz.transpose(0, 1).flatten(1).T, x).view(*dz.shape[::2], -1)
+        else:
+            first = product(dz.transpose(1, 2), x)
+        bias = first[:, :, inputs]
+        gradient.w1.add_(first[:, :, :inputs], alpha=gain)
+        if shift != 0:
+            gradient.w1.add_(bias[:, :, None], alpha=shift)
+        gradient.b1.add_(bias)
+        gradient.w2.add_(found.w2)
+        gradient.b2.add_(found.b2)

@@ -3,6 +3,11 @@
 The engine moves the weights; this module decides when to stop and look. It writes no files: what must outlive
 the process is handed to the caller through two functions, so that a study can be interrupted anywhere and go
 on.
+
+To look is to wait for the engine, and an engine on a GPU mustn't be waited for at each step. It is asked for a
+stretch of looks at once (`LooksAhead`), as if nothing would happen on the way; and since almost always nothing
+does, that is almost always right. Where a threshold was reached, the engine still has the weights of that step;
+where a run diverged, training goes back to that step. So the results are those of looking at each step alone.
 """
 
 from __future__ import annotations
@@ -10,18 +15,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from nearzero.networks import Stack, TwoLayer
-from nearzero.training.engine import Engine
+from nearzero.training.engine import Engine, Look, LooksAhead
 from nearzero.training.recipe import Recipe
 
 __all__ = ["History", "Progress", "train"]
 
 NEVER = -1
 CHUNK_SECONDS = 2.0  # about how long the engine runs before the caller is asked whether to save
+MOST_UPDATES = 1 << 20  # at a time, however fast they are
 
 
 @dataclass(eq=False)
@@ -86,58 +93,86 @@ def train(
         save_every: seconds.
         advanced: called with the step after each stretch of updates, for progress bars.
     """
-    history = progress.history
-    engine.active[:] = history.diverged_at == NEVER
+    engine.active[:] = progress.history.diverged_at == NEVER
+    schedule = recipe.schedule
+    course = _Course(engine, recipe, progress.history, examples, checkpoint)
     saved = time.monotonic()
-    stretch = 1
-    for index, step in enumerate(recipe.schedule):
-        if step < progress.step or np.isfinite(history.loss[:, index]).any():
-            continue
-        while progress.step < step:
-            stop = min(step, progress.step + stretch)
-            began = time.monotonic()
-            engine.advance(progress.step, stop)
-            progress.step = stop
-            advanced(stop)
-            stretch = _next_stretch(stretch, time.monotonic() - began)
-            if time.monotonic() - saved > save_every:
-                save(progress, engine.stack())
-                saved = time.monotonic()
-        _measure(engine, recipe, history, index, examples, checkpoint)
+    stretch, index = 1, _first_unmeasured(progress, schedule)
+    while index < len(schedule):
+        step, began = progress.step, time.monotonic()
+        if schedule[index] > step + stretch:
+            engine.advance(step, step + stretch)
+            progress.step = step + stretch
+        else:
+            index = course.look(step, index, step + stretch)
+            progress.step = schedule[index - 1]
+        advanced(progress.step)
+        stretch = _next_stretch(stretch, time.monotonic() - began)
+        if time.monotonic() - saved > save_every:
+            save(progress, engine.stack())
+            saved = time.monotonic()
+
+
+def _first_unmeasured(progress: Progress, schedule: tuple[int, ...]) -> int:
+    """The place in the schedule of the first step that's still to be measured."""
+    measured = np.isfinite(progress.history.loss)
+    left = (k for k, step in enumerate(schedule) if step >= progress.step and not measured[:, k].any())
+    return next(left, len(schedule))
 
 
 def _next_stretch(stretch: int, seconds: float) -> int:
     """How many updates to ask for next; it only decides how often there is a chance to save."""
     if seconds < CHUNK_SECONDS / 2:
-        return 2 * stretch
+        return min(2 * stretch, MOST_UPDATES)
     return max(1, stretch // 2) if seconds > 2 * CHUNK_SECONDS else stretch
 
 
-def _measure(
-    engine: Engine,
-    recipe: Recipe,
-    history: History,
-    index: int,
-    examples: tuple[int, int],
-    checkpoint: Callable[[int, int, TwoLayer], None],
-) -> None:
-    """Measure the stack at one step of the schedule; keep checkpoints; mask runs that have diverged."""
-    step = recipe.schedule[index]
-    active = engine.active.copy()
-    train = engine.measure("train")
-    history.loss[active, index] = train.loss[active]
-    history.train_accuracy[active, index] = train.correct[active] / examples[0]
-    if recipe.tests_at(step):
-        history.test_accuracy[active, index] = engine.measure("test").correct[active] / examples[1]
-    diverged = active & ~np.isfinite(train.loss)
-    history.diverged_at[diverged] = step
-    engine.active[diverged] = False
-    # whole numbers: 99 % of 60,000 examples is 59,400 of them, whatever floats make of 0.99
-    needed = np.ceil(np.array(recipe.thresholds) * examples[0] / 100 - 1e-9)
-    reached = train.correct[:, None] >= needed
-    new = reached & (history.checkpoint_step == NEVER) & (active & ~diverged)[:, None]
-    history.checkpoint_step[new] = step
-    if new.any():
-        stack = engine.stack()
-        for run in np.flatnonzero(new.any(axis=1)):
-            checkpoint(int(run), step, stack[int(run)])
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """What is done at the steps of the schedule, which stand here by their place in it."""
+
+    engine: Engine
+    recipe: Recipe
+    history: History
+    examples: tuple[int, int]
+    checkpoint: Callable[[int, int, TwoLayer], None]
+
+    def look(self, step: int, index: int, end: int) -> int:
+        """Advance from `step` and measure, at one place from `index` on or, with an engine that looks ahead,
+        at several up to the step `end`; enter what was seen. Returns the first place that's still to be measured.
+        """
+        engine, tests_at = self.engine, self.recipe.tests_at
+        if not isinstance(engine, LooksAhead):
+            stop = self.recipe.schedule[index]
+            engine.advance(step, stop)
+            look = Look(engine.measure("train"), engine.measure("test") if tests_at(stop) else None)
+            self._enter(index, look, engine.stack)
+            return index + 1
+        steps = [each for each in self.recipe.schedule[index : index + engine.ahead] if each <= end]
+        for place, look in enumerate(engine.look_ahead(step, [(each, tests_at(each)) for each in steps])):
+            if self._enter(index + place, look, partial(engine.look_back, place)) and place < len(steps) - 1:
+                engine.go_back(place)  # what was seen from here on is of runs that should have been masked
+                return index + place + 1
+        return index + len(steps)
+
+    def _enter(self, index: int, look: Look, stack: Callable[[], Stack]) -> bool:
+        """Enter one look into the history; keep checkpoints; mask runs that have diverged, and say if any has."""
+        step, history = self.recipe.schedule[index], self.history
+        active, train = self.engine.active, look.train
+        history.loss[active, index] = train.loss[active]
+        history.train_accuracy[active, index] = train.correct[active] / self.examples[0]
+        if look.test is not None:
+            history.test_accuracy[active, index] = look.test.correct[active] / self.examples[1]
+        diverged = active & ~np.isfinite(train.loss)
+        history.diverged_at[diverged] = step
+        active[diverged] = False
+        # whole numbers: 99 % of 60,000 examples is 59,400 of them, whatever floats make of 0.99
+        needed = np.ceil(np.array(self.recipe.thresholds) * self.examples[0] / 100 - 1e-9)
+        reached = train.correct[:, None] >= needed
+        new = reached & (history.checkpoint_step == NEVER) & active[:, None]
+        history.checkpoint_step[new] = step
+        if new.any():
+            weights = stack()
+            for run in np.flatnonzero(new.any(axis=1)):
+                self.checkpoint(int(run), step, weights[int(run)])
+        return bool(diverged.any())

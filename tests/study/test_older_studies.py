@@ -1,0 +1,142 @@
+"""A study from before a key was added to the spec is read, gone on with and reported as before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+from safetensors.numpy import load_file
+
+import nearzero as nz
+import nearzero.study.store
+from nearzero.study.spec import LATER, Spec
+from nearzero.training.engine import Examples
+from nearzero.training.stacked import StackedEngine
+
+SETTINGS = {
+    "data": "digits",
+    "runs": 2,
+    "units": 16,
+    "steps": 60,
+    "batch_size": 64,
+    "evaluate_every": 20,
+    "learning_rate": 0.01,
+}
+
+
+def older(text: str) -> str:
+    """A spec as it was written before the later keys."""
+    kept = [line for line in text.splitlines() if line.partition(" =")[0] not in LATER]
+    assert len(kept) == len(text.splitlines()) - len(LATER)
+    return "\n".join(kept) + "\n"
+
+
+def make_older(folder: Path) -> None:
+    """Take the later keys out of a study: out of its spec, and of what its results say of their spec."""
+    path = folder / "spec.toml"
+    path.write_text(older(path.read_text()))
+    if (folder / "results.nc").exists():
+        with h5py.File(folder / "results.nc", "r+") as file:
+            for group in (file, file["history"]):
+                if "spec" in group.attrs:
+                    group.attrs["spec"] = older(str(group.attrs["spec"]))
+
+
+def make(folder: Path) -> nz.Study:
+    return nz.Study.create(folder, "quick", SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def now(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
+    return make(tmp_path_factory.mktemp("now") / "study").train().sweep()
+
+
+def assert_same_results(found: nz.Study, expected: nz.Study) -> None:
+    for one, other in ((found.history, expected.history), (found.response, expected.response)):
+        xr.testing.assert_equal(one, other)
+    for path in expected.folder.glob("networks/**/*.safetensors"):
+        one, other = load_file(found.folder / path.relative_to(expected.folder)), load_file(path)
+        assert all(one[key].tobytes() == other[key].tobytes() for key in other)
+
+
+@pytest.mark.parametrize("how", ["opened", "created"])
+def test_a_finished_one(how: str, now: nz.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "study"
+    make(folder).train().sweep()
+    make_older(folder)
+    text = (folder / "spec.toml").read_text()
+    monkeypatch.setattr("nearzero.study.steps._train_network", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("nearzero.study.steps._sweep_network", lambda *_: pytest.fail("swept again"))
+    study = nz.Study.open(folder) if how == "opened" else make(folder)
+    assert study.spec == now.spec
+    assert study.spec.precision == "float32"
+    assert_same_results(study.train().sweep(), now)
+    study.report()
+    assert (folder / "tables" / "table1_baseline.md").exists()
+    assert study.summary()["done"] == "trained, swept"
+    assert (folder / "spec.toml").read_text() == text  # what's done is left as it is
+
+
+def test_one_that_is_trained_and_not_swept(now: nz.Study, tmp_path: Path) -> None:
+    make(tmp_path / "study").train()
+    make_older(tmp_path / "study")
+    assert_same_results(make(tmp_path / "study").train().sweep(), now)
+
+
+def train_and_be_interrupted(study: nz.Study) -> None:
+    """Train until the progress of the second network was saved for the fourth time."""
+    write, saved = nearzero.study.store.write_bytes, []
+
+    def write_and_stop(path: Path, content: bytes) -> None:
+        write(path, content)
+        saved.extend([path] if path.name.startswith("training-relu") else [])
+        if len(saved) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("NEARZERO_SAVE_EVERY", "0")
+        patched.setattr(nearzero.study.store, "write_bytes", write_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            study.train()
+
+
+def test_one_that_was_interrupted(now: nz.Study, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    study = make(folder)
+    make_older(folder)
+    train_and_be_interrupted(study)
+    assert "precision" not in (folder / "spec.toml").read_text()
+    assert_same_results(make(folder).train().sweep(), now)
+    assert "ReLU: 2 runs, 60 steps, going on from step" in (folder / "log").read_text()
+
+
+def test_another_precision_is_another_study(now: nz.Study, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    make(folder).train()
+    make_older(folder)
+    rounded = SETTINGS | {"device": "cuda", "precision": "tf32"}
+    with pytest.raises(nz.InputError, match="holds a study with device = 'cpu', but 'cuda' is asked for"):
+        nz.Study.create(folder, "quick", rounded)
+
+
+def test_the_engine_in_pytorch_through_a_study(
+    now: nz.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with --device cuda, but on CPU tensors: it looks ahead, is interrupted, and goes on to the same numbers."""
+
+    def engine(spec: Spec, stack: nz.Stack, examples: dict[str, Examples]) -> StackedEngine:
+        arguments = {"seeds": spec.seeds, "learning_rate": spec.learning_rate, "batch_size": spec.batch_size}
+        return StackedEngine(stack, examples["train"], examples["test"], device="cpu", **arguments)
+
+    monkeypatch.setattr("nearzero.study.steps._engine", engine)
+    whole = make(tmp_path / "whole").train()
+    study = make(tmp_path / "study")
+    train_and_be_interrupted(study)
+    again = study.train()
+    xr.testing.assert_identical(again.history, whole.history)
+    for run in range(2):
+        assert np.array_equal(again.network("relu", run).w1, whole.network("relu", run).w1)
+    np.testing.assert_allclose(again.history.loss, now.history.loss, rtol=1e-3)

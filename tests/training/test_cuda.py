@@ -1,0 +1,78 @@
+"""What only a GPU can show. The rest of the engine's tests run on the CPU, with the same code."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from nearzero.networks import initial_stack
+from nearzero.pixels import Pixels
+from nearzero.training.engine import Examples
+from nearzero.training.stacked import StackedEngine
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there's no GPU here")
+
+STEPS = 20
+PLAN = [(step, step % 10 == 0) for step in range(STEPS)]
+
+
+def engine(device: str, precision: str = "float32", activation: str = "abs", **more: object) -> StackedEngine:
+    rng = np.random.default_rng(0)
+    kinds, labels = rng.integers(0, 60, (10, 100)), rng.integers(0, 10, 2000)
+    train = Examples(Pixels((kinds[labels] * (rng.random((2000, 100)) < 0.5)).astype(np.uint8)), labels)
+    arguments = {"seeds": range(3), "learning_rate": 0.001, "batch_size": None} | more
+    stack = initial_stack(range(3), activation, inputs=100, units=128)
+    made = StackedEngine(stack, train, train, device=device, precision=precision, **arguments)
+    made.ahead = STEPS
+    return made
+
+
+def curve(made: StackedEngine) -> np.ndarray:
+    return np.stack([look.train.loss for look in made.look_ahead(0, PLAN)], axis=1)
+
+
+@pytest.mark.parametrize("batch_size", [None, 300])
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-4), ("tf32", 1e-2), ("bfloat16", 3e-2)])
+def test_the_curve_is_the_processors(precision, bound, batch_size):
+    exact = curve(engine("cpu", batch_size=batch_size))
+    found = curve(engine("cuda", precision, batch_size=batch_size))
+    assert (np.abs(found - exact) / exact).max() < bound
+    assert np.array_equal(found, curve(engine("cuda", precision, batch_size=batch_size)))
+
+
+@pytest.mark.parametrize("activation", ["abs", "relu", "leaky_relu"])
+@pytest.mark.parametrize(("precision", "bound"), [("tf32", 1e-2), ("bfloat16", 3e-2)])
+def test_the_kernel_gives_what_pytorch_gives(precision, bound, activation):
+    pytest.importorskip("triton")
+    one, other = (engine("cuda", precision, activation, kernel=each) for each in (True, False))
+    assert one.kernel
+    assert not other.kernel
+    found, expected = curve(one), curve(other)
+    assert (np.abs(found - expected) / expected).max() < bound
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_the_host_waits_once_for_many_steps(precision):
+    made = engine("cuda", precision)
+    curve(made)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            curve(made)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert sum("called a synchronizing" in str(each.message) for each in caught) == 1
+
+
+def test_a_masked_run_is_left_alone():
+    made = engine("cuda")
+    before = made.stack()
+    made.active[1] = False
+    made.advance(0, 3)
+    after = made.stack()
+    np.testing.assert_array_equal(after.w1[1], before.w1[1])
+    assert (after.w1[0] != before.w1[0]).any()
