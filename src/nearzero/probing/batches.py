@@ -1,30 +1,28 @@
-"""Data as a probe sees it: batches that can be gone through more than once, each with its inputs, targets and mask.
+"""One batch as a probe sees it: the model's inputs, targets, and which tokens count.
 
-What a batch may be: a tensor of inputs; a pair (inputs, targets); a mapping of named inputs, as tokenizers give
-it, in which "labels" are the targets and "attention_mask" is the mask. Anything else goes through the user's
-own `prepare`.
+What a batch may be: a tensor of inputs; a pair (inputs, targets), where inputs may be a tuple or list of
+arguments; a mapping of named inputs, as tokenizers give it, in which "labels" are the targets and
+"attention_mask" is the mask. Anything else goes through the user's own `prepare`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torch.utils.data import default_collate as collate
 
 from nearzero.errors import InputError
-from nearzero.memory import memory_text
 
-__all__ = ["Batch", "as_batches", "read_batch"]
+__all__ = ["IGNORED", "Batch", "Prepare", "as_tensor", "leaves", "read_batch"]
 
 IGNORED = -100  # the target that counts in nothing, as in torch.nn.functional.cross_entropy
 TARGETS = ("labels", "label", "targets", "target", "y")
-DEFAULT_BATCH = 256
+DECODER = ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask")
 
 Prepare = Callable[[Any], tuple[Any, Any, Any]]
 
@@ -37,40 +35,43 @@ class Batch:
         arguments, keywords: the model's inputs.
         target: (B,) or (B, S, ...) whole numbers, or None.
         mask: (B,) or (B, S) bool, True where an example or token counts; None if all do.
+        two_sided: whether it's for an encoder and a decoder, whose tokens are other ones; `mask` is the encoder's.
+        decoder_mask: the mask of the decoder's tokens.
     """
 
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
     target: Tensor | None = None
     mask: Tensor | None = None
+    two_sided: bool = False
+    decoder_mask: Tensor | None = None
 
     @property
     def inputs(self) -> list[Tensor]:
         """The tensors among the inputs."""
-        return [each for each in (*self.arguments, *self.keywords.values()) if isinstance(each, Tensor)]
+        return list(_tensors((*self.arguments, *self.keywords.values())))
 
     def __len__(self) -> int:
-        known = self.target if self.target is not None else self.inputs[0]
-        return known.shape[0] if known.ndim else 1
+        known = [each for each in (self.target, self.mask, *self.inputs) if each is not None]
+        return known[0].shape[0] if known and known[0].ndim else 1
+
+    @property
+    def elements(self) -> int:
+        """How many numbers its inputs hold, for each example."""
+        return max(1, sum(each.numel() for each in self.inputs) // max(len(self), 1))
 
     @property
     def divisible(self) -> bool:
-        """Whether its examples can be taken apart: every tensor has them as first dimension."""
-        return all(each.ndim > 0 and each.shape[0] == len(self) for each in self.inputs)
+        """Whether its examples can be taken apart: every input is a tensor that has them as first dimension."""
+        plain = all(
+            isinstance(each, Tensor) or not any(True for _ in _tensors(each))
+            for each in (*self.arguments, *self.keywords.values())
+        )
+        return plain and all(each.ndim > 0 and each.shape[0] == len(self) for each in self.inputs)
 
     def rows(self, part: slice) -> Batch:
         """Some of its examples."""
-
-        def cut(value: Any) -> Any:
-            return value[part] if isinstance(value, Tensor) else value
-
-        return replace(
-            self,
-            arguments=tuple(cut(each) for each in self.arguments),
-            keywords={name: cut(each) for name, each in self.keywords.items()},
-            target=cut(self.target),
-            mask=cut(self.mask),
-        )
+        return self._each(lambda tensor: tensor[part])
 
     def blocks(self, rows: int) -> Iterator[Batch]:
         """The batch in blocks of at most so many examples, if it can be taken apart."""
@@ -80,18 +81,38 @@ class Batch:
         for first in range(0, len(self), rows):
             yield self.rows(slice(first, first + rows))
 
-    def to(self, device: torch.device) -> Batch:
-        """On another device."""
-
-        def move(value: Any) -> Any:
-            return value.to(device) if isinstance(value, Tensor) else value
-
+    def copy(self) -> Batch:
+        """Its inputs as copies, for a model that writes into them."""
         return replace(
             self,
-            arguments=tuple(move(each) for each in self.arguments),
-            keywords={name: move(each) for name, each in self.keywords.items()},
-            target=move(self.target),
-            mask=move(self.mask),
+            arguments=_mapped(self.arguments, torch.clone),
+            keywords=_mapped(dict(self.keywords), torch.clone),
+        )
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
+        """On another device; inputs that are floating-point numbers or bytes as `dtype`, if given."""
+
+        def move(tensor: Tensor) -> Tensor:
+            tensor = tensor.to(device)
+            return tensor.clone() if tensor.is_inference() else tensor
+
+        moved = self._each(move)
+        if dtype is None:
+            return moved
+        return replace(
+            moved,
+            arguments=_mapped(moved.arguments, lambda tensor: _as(tensor, dtype)),
+            keywords=_mapped(dict(moved.keywords), lambda tensor: _as(tensor, dtype)),
+        )
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(
+            self,
+            arguments=_mapped(self.arguments, function),
+            keywords=_mapped(dict(self.keywords), function),
+            target=None if self.target is None else function(self.target),
+            mask=None if self.mask is None else function(self.mask),
+            decoder_mask=None if self.decoder_mask is None else function(self.decoder_mask),
         )
 
     def describe(self) -> str:
@@ -100,74 +121,66 @@ class Batch:
             f"{str(each.dtype).removeprefix('torch.')} {tuple(each.shape)}" for each in self.inputs
         )
 
+    def counted(self, decoder: bool) -> list[tuple[Tensor, bool]]:
+        """What says which tokens count, (B,) or (B, S) bool each, and whether it must fit whatever it's used on.
 
-def as_batches(data: Any, batch_size: int | None, limit: int) -> Iterable[Any]:
-    """What can be iterated over again and again, from what a user has.
-
-    Args:
-        data: an iterable of batches (a DataLoader, a list), a `Dataset` of examples, an array of inputs, or a
-            pair of arrays (inputs, targets). What can be read only once (a generator) is kept in memory.
-        batch_size: for data that come as examples; 256 unless given.
-        limit: bytes that batches read only once may take.
-
-    Raises:
-        InputError: none of these, or too much to be kept.
-    """
-    size = DEFAULT_BATCH if batch_size is None else batch_size
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise InputError(f"batch_size must be a whole number, at least 1; got {batch_size!r}")
-    if isinstance(data, (Tensor, np.ndarray)):
-        return DataLoader(TensorDataset(_tensor(data)), size)
-    if isinstance(data, tuple) and data and all(isinstance(each, (Tensor, np.ndarray)) for each in data):
-        if len({len(each) for each in data}) > 1:
-            raise InputError(f"inputs and targets must have one length; got {[len(each) for each in data]}")
-        return DataLoader(TensorDataset(*map(_tensor, data)), size)
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return DataLoader(data, size)
-    if isinstance(data, Iterator):
-        return _kept(data, limit)
-    if isinstance(data, IterableDataset):
-        return DataLoader(data, size)
-    if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
-        raise InputError(
-            f"data must be an iterable of batches, a Dataset, or arrays; got {type(data).__name__}"
-        )
-    return data
+        Args:
+            decoder: whether the decoder's tokens are meant, in a two-sided batch.
+        """
+        masks = [] if self.two_sided and decoder else [(self.mask, True)]
+        if not self.two_sided or decoder:
+            masks += [(self.decoder_mask, False), (_not_ignored(self.target), False)]
+        return [(mask, strict) for mask, strict in masks if mask is not None]
 
 
-def _tensor(values: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    if values.dtype.kind not in "fiub":
-        raise InputError(f"arrays must be of numbers; got {values.dtype}")
-    return torch.from_numpy(np.ascontiguousarray(values))
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() or tensor.dtype == torch.uint8 else tensor
 
 
-def _kept(data: Iterator[Any], limit: int) -> list[Any]:
-    """The batches of what can be read only once."""
-    kept, size = [], 0
-    for item in data:
-        kept.append(item)
-        size += sum(each.nbytes for each in _leaves(item) if isinstance(each, (Tensor, np.ndarray)))
-        if size > limit:
-            raise InputError(
-                f"data can be read only once, and keeping them takes more than {memory_text(limit)}; give a "
-                "DataLoader, a Dataset or a list of batches, or raise NEARZERO_MEMORY"
-            )
-    return kept
+def _not_ignored(target: Tensor | None) -> Tensor | None:
+    """Where a target isn't -100; None if nowhere."""
+    if target is None or target.is_floating_point():
+        return None
+    counted = target != IGNORED
+    return None if bool(counted.all()) else counted
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A value with all tensors in it mapped."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_mapped(each, function) for each in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_mapped(each, function) for each in value)
+    if type(value) is dict:
+        return {name: _mapped(each, function) for name, each in value.items()}
+    return value
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """What mappings, tuples and lists hold, however deep."""
     if isinstance(value, Mapping):
         value = tuple(value.values())
     if isinstance(value, (tuple, list)):
         for each in value:
-            yield from _leaves(each)
+            yield from leaves(each)
     else:
         yield value
 
 
-def read_batch(item: Any, device: torch.device, prepare: Prepare | None = None) -> Batch:
+def _tensors(value: Any) -> Iterator[Tensor]:
+    return (each for each in leaves(value) if isinstance(each, Tensor))
+
+
+def read_batch(
+    item: Any,
+    device: torch.device,
+    prepare: Prepare | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    keep_labels: bool = False,
+) -> Batch:
     """A batch as inputs, target and mask, on a device.
 
     Args:
@@ -175,6 +188,8 @@ def read_batch(item: Any, device: torch.device, prepare: Prepare | None = None) 
         device: where the model is.
         prepare: from such an item to (inputs, target or None, mask or None), where inputs are a tensor, a
             tuple of arguments or a mapping of keywords.
+        dtype: what inputs that are floating-point numbers or bytes are converted to.
+        keep_labels: whether a model gets the labels too, since it makes its decoder's inputs from them.
 
     Raises:
         InputError: an item of another kind, without tensors, or without examples.
@@ -182,39 +197,55 @@ def read_batch(item: Any, device: torch.device, prepare: Prepare | None = None) 
     if prepare is not None:
         parts = prepare(item)
         if not isinstance(parts, tuple) or len(parts) != 3:
-            raise InputError(f"prepare must return (inputs, target, mask); got {type(parts).__name__}")
+            raise InputError(
+                f"prepare must return a tuple of three, (inputs, target, mask), where target and mask may be None; "
+                f"got {_shown(parts)}"
+            )
         inputs, target, mask = parts
     else:
-        inputs, target, mask = _take_apart(item)
-    target = _as_tensor(target)
-    if isinstance(target, Tensor) and not target.is_floating_point():
-        target = target.long()
-    arguments: tuple[Any, ...] = inputs if isinstance(inputs, tuple) else (inputs,)
-    keywords: Mapping[str, Any] = {}
-    if isinstance(inputs, Mapping):
-        arguments, keywords = (), {name: _as_tensor(each) for name, each in inputs.items()}
-        if mask is None:
-            mask = _attention(keywords)
-    batch = Batch(tuple(_as_tensor(each) for each in arguments), keywords, target, _as_tensor(mask))
-    if not batch.inputs or not all(
-        isinstance(each, (Tensor, type(None))) for each in (batch.target, batch.mask)
-    ):
+        inputs, target, mask = _take_apart(item, keep_labels)
+    target, mask = as_tensor(target), as_tensor(mask)
+    arguments, keywords = _as_arguments(inputs)
+    if mask is None:
+        mask = _two_dimensional(keywords.get("attention_mask"))
+    batch = Batch(
+        arguments,
+        keywords,
+        target,
+        mask,
+        two_sided=any(name in keywords for name in DECODER) or (keep_labels and "labels" in keywords),
+        decoder_mask=_two_dimensional(keywords.get("decoder_attention_mask")),
+    )
+    _check(batch, item, prepare is not None)
+    return _settled(batch).to(device, dtype)
+
+
+def _check(batch: Batch, item: Any, prepared: bool) -> None:
+    """Refuse what no model could be called with, or held against."""
+    labels = (batch.target, batch.mask)
+    strange = not all(isinstance(each, (Tensor, type(None))) for each in labels)
+    if strange or (not batch.inputs and not prepared):
         raise InputError(
             f"a batch must be inputs, (inputs, targets) or a mapping, of tensors; got {_shown(item)}; "
             "prepare=... can take it apart"
         )
     if len(batch) == 0 or any(each.ndim and not each.shape[0] for each in batch.inputs):
-        raise InputError("a batch is empty")
-    if batch.target is not None and batch.target.ndim > 1 and not batch.target.is_floating_point():
-        counted = batch.target != IGNORED
-        fits = batch.mask is not None and batch.mask.shape == counted.shape
-        batch = replace(batch, mask=(batch.mask.bool() & counted) if fits else counted)  # type: ignore[union-attr]
-    elif batch.mask is not None:
-        batch = replace(batch, mask=batch.mask.bool())
-    return batch.to(device)
+        raise InputError("a batch is empty; leave it out of the data")
 
 
-def _take_apart(item: Any) -> tuple[Any, Any, Any]:
+def _settled(batch: Batch) -> Batch:
+    """Targets and masks in the types they're used in; a mask that leaves nothing out is none."""
+    target = batch.target
+    if target is not None and not target.is_floating_point():
+        target = target.long()
+
+    def plain(mask: Tensor | None) -> Tensor | None:
+        return None if mask is None or bool(mask.bool().all()) else mask.bool()
+
+    return replace(batch, target=target, mask=plain(batch.mask), decoder_mask=plain(batch.decoder_mask))
+
+
+def _take_apart(item: Any, keep_labels: bool) -> tuple[Any, Any, Any]:
     """(inputs, target, mask) of a batch of one of the usual kinds."""
     target = None
     if isinstance(item, (tuple, list)):
@@ -228,20 +259,36 @@ def _take_apart(item: Any) -> tuple[Any, Any, Any]:
         named = dict(item)
         for name in TARGETS:
             if target is None and name in named:
-                target = named.pop(name)
+                target = named[name] if keep_labels else named.pop(name)
         return named, target, None
     return item, target, None
 
 
-def _attention(keywords: Mapping[str, Any]) -> Tensor | None:
-    mask = keywords.get("attention_mask")
+def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Inputs as arguments and keywords; a list of tensors is what a DataLoader makes of several arguments."""
+    if isinstance(inputs, Mapping):
+        return (), {name: as_tensor(each) for name, each in inputs.items()}
+    several = isinstance(inputs, list) and any(isinstance(each, Tensor) for each in inputs)
+    if isinstance(inputs, tuple) or several:
+        return tuple(as_tensor(each) for each in inputs), {}
+    return (as_tensor(inputs),), {}
+
+
+def _two_dimensional(mask: Any) -> Tensor | None:
     return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
-def _as_tensor(value: Any) -> Any:
-    """Arrays, numbers and lists of numbers as tensors; anything else as it is."""
+def as_tensor(value: Any) -> Any:
+    """Arrays and lists of numbers as tensors; anything else as it is.
+
+    Raises:
+        InputError: an array of something else than numbers.
+    """
     if isinstance(value, np.ndarray):
-        return _tensor(value)
+        if value.dtype.kind not in "fiub":
+            raise InputError(f"arrays must be of numbers; got {value.dtype}")
+        # PyTorch warns of arrays that can't be written to
+        return torch.from_numpy(np.require(value, requirements=["C", "W"]))
     if isinstance(value, list) and value:
         try:
             return collate(value)
@@ -252,5 +299,5 @@ def _as_tensor(value: Any) -> Any:
 
 def _shown(item: Any) -> str:
     if isinstance(item, (tuple, list)):
-        return f"{type(item).__name__} of {', '.join(type(each).__name__ for each in item[:4])}"
+        return f"{type(item).__name__} of {', '.join(type(each).__name__ for each in item[:4]) or 'nothing'}"
     return type(item).__name__

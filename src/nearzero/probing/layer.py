@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from nearzero.perturbation import Side
+
 __all__ = ["Layer"]
 
 
@@ -23,7 +25,8 @@ class Layer:
         unit_axis: the dimension of `shape` that the units are on.
         activation: what is applied to them: a name; None if no activation follows directly.
         path, call: the module and which of its calls in a forward pass, from 1.
-        operation, ordinal: for functions, the operation and which of its calls in a forward pass, from 0.
+        operation, ordinal: for functions, the operation and which of its calls within that call of the module,
+            from 0.
         in_place: whether the activation writes into its argument.
         act: a = act(z) on tensors of z's shape; None if no activation follows.
         follows: the layer of the activation that takes the output of this one.
@@ -47,3 +50,14 @@ class Layer:
     def units(self) -> int:
         """How many units it has."""
         return self.shape[self.unit_axis]
+
+    def place(self, side: Side) -> tuple[Layer, bool]:
+        """The module or function that is watched for one side's values, and whether after it (else before it)."""
+        post = side == "post"
+        if self.kind in ("activation", "function"):
+            return self, post
+        return (self.follows, True) if post and self.follows is not None else (self, True)
+
+    def axis_of(self, values: Tensor) -> int:
+        """The dimension of units of some values; the last where they have another number of dimensions."""
+        return self.unit_axis if values.ndim == len(self.shape) else values.ndim - 1

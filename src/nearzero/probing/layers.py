@@ -9,8 +9,12 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.probing.batches import Batch
@@ -18,7 +22,7 @@ from nearzero.probing.layer import Layer
 from nearzero.probing.model import Model
 from nearzero.probing.watch import Watch
 
-__all__ = ["Found", "find_layers", "select_layers"]
+__all__ = ["CannotRunError", "Found", "find_layers", "select_layers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,44 +31,68 @@ class Found:
 
     Attributes:
         layers: in the order in which the forward pass comes by them.
-        examples: how many were watched.
-        bytes: what the operations of the pass gave, for all of these.
+        batch: what was watched.
+        bytes: what the operations of the pass gave in new memory, for all of its examples.
+        logits: bytes of the logits as float32.
         called: the paths of modules that were called.
         problems: by path, why a module that was called can't be probed.
     """
 
     layers: tuple[Layer, ...]
-    examples: int
+    batch: Batch
     bytes: int
+    logits: int
     called: frozenset[str]
     problems: dict[str, str]
 
 
+class CannotRunError(InputError):
+    """The model can't be run on a batch."""
+
+
 def find_layers(model: Model, batch: Batch) -> Found:
-    """Watch one forward pass on a batch.
+    """Watch one forward pass on a batch; also finds whether the model writes into its inputs.
 
     Raises:
-        InputError: the model can't be run on the batch.
+        CannotRunError: the model can't be run on the batch.
+        InputError: what it returns holds no logits, or it changes its weights.
     """
+    copy = batch.copy()
+    versions = [each._version for each in copy.inputs]
     watch = Watch(model.module)
-    handles = []
     try:
-        for each in model.module.modules():
-            handles.append(each.register_forward_pre_hook(watch.enter, with_kwargs=True, prepend=True))
-            handles.append(each.register_forward_hook(watch.leave, with_kwargs=True))
-        with watch:
-            model.logits(batch)
+        try:
+            logits = _watched(model, copy, watch, follow=True)
+        except InputError:
+            raise
+        except Exception:  # some operations can't be followed; modules can nevertheless
+            watch = Watch(model.module)
+            logits = _watched(model, copy, watch, follow=False)
     except InputError:
         raise
     except Exception as error:  # whatever a stranger's forward may raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"the model can't be run on a batch of {batch.describe()}: {reason}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
+        raise CannotRunError(
+            f"the model can't be run on a batch of {batch.describe()}: {reason}; prepare=... makes what it takes"
+        ) from error
+    model.writes_inputs = versions != [each._version for each in copy.inputs]
     return Found(
-        tuple(_numbered(watch.layers)), len(batch), watch.bytes, frozenset(watch.calls), watch.problems
-    )
+        tuple(_numbered(watch.layers)), batch, watch.bytes, 4 * logits.numel(), frozenset(watch.calls),
+        watch.problems,
+    )  # fmt: skip
+
+
+def _watched(model: Model, batch: Batch, watch: Watch, *, follow: bool) -> Tensor:
+    """The logits of a pass in which a watch sees modules, and operations too if it's to follow them."""
+    with ExitStack() as stack:
+        for each in model.module.modules():
+            if not isinstance(each, torch.jit.ScriptModule):  # these take no hooks
+                handle = each.register_forward_pre_hook(watch.enter, with_kwargs=True, prepend=True)
+                stack.callback(handle.remove)
+                stack.callback(each.register_forward_hook(watch.leave, with_kwargs=True).remove)
+        if follow:
+            stack.enter_context(watch)
+        return model.logits(batch)
 
 
 def _numbered(layers: Sequence[Layer]) -> list[Layer]:

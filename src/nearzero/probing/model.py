@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
 from nearzero.probing.batches import Batch
+from nearzero.probing.randomness import RandomStates, seed_all
 
-__all__ = ["Model", "as_module", "untouched"]
+__all__ = ["Model", "Output", "as_module", "untouched"]
 
 Output = Callable[[Any], Tensor]
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def as_module(model: object) -> nn.Module:
-    """The module that is probed: what `torch.compile` wraps, or the model itself.
+    """The module that is probed: what `torch.compile` or `DataParallel` wraps, or the model itself.
 
     Raises:
         InputError: not a PyTorch module, TorchScript, without weights in memory, or on several devices.
@@ -30,18 +31,21 @@ def as_module(model: object) -> nn.Module:
     if isinstance(model, TwoLayer):
         return model.to_module()
     if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+        raise InputError(f"model must be a torch.nn.Module; got {_article(model)}{_hint(model)}")
     original = getattr(model, "_orig_mod", None)
     if isinstance(original, nn.Module):  # torch.compile
-        model = original
+        return as_module(original)
+    if isinstance(model, WRAPPERS):
+        return as_module(model.module)
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
             "the model is a TorchScript module, inside of which nothing can be perturbed; give the Python module "
             "that it was made from"
         )
-    if any(nn.parameter.is_lazy(each) for each in model.parameters()):
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(nn.parameter.is_lazy(each) for each in tensors):
         raise InputError("the model has lazy layers without weights; run it once on a batch first")
-    devices = sorted({str(each.device) for each in (*model.parameters(), *model.buffers())})
+    devices = sorted({str(each.device) for each in tensors})
     if "meta" in devices:
         raise InputError("the model has weights on the meta device, without values; load them first")
     if len(devices) > 1:
@@ -51,17 +55,93 @@ def as_module(model: object) -> nn.Module:
     return model
 
 
-@dataclass(frozen=True, eq=False)
+def _article(model: object) -> str:
+    return f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+
+
+def _hint(model: object) -> str:
+    """What to do with something that isn't a module."""
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        return "; give an instance of it"
+    if isinstance(model, torch.export.ExportedProgram):
+        return "; give its module()"
+    if isinstance(model, Mapping):
+        return ", as a state dict is; load it into a module first"
+    return ""
+
+
+class _Snapshot:
+    """What a forward pass may change in a module: its attributes, and the values of its buffers.
+
+    Parameters aren't copied, since nobody writes to them: `Watch` refuses a pass that does.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parts = [
+            (each.__dict__, dict(each.__dict__))
+            for each in module.modules()
+            if not isinstance(each, torch.jit.ScriptModule)
+        ]
+        nested = ("_buffers", "_parameters", "_modules")
+        self._parts += [(own[name], dict(own[name])) for own, _ in list(self._parts) for name in nested]
+        self._data = [(each, each.data, _place(each)) for each in module.parameters()]
+        self._buffers = [(each, each.detach().clone(), _version(each)) for each in module.buffers()]
+
+    def restore(self) -> None:
+        """Put it back, where it's known to have changed."""
+        for now, before in self._parts:
+            if len(now) != len(before) or any(
+                now.get(name, now) is not each for name, each in before.items()
+            ):
+                now.clear()
+                now.update(before)
+        for parameter, data, place in self._data:
+            if _place(parameter) != place:
+                parameter.data = data
+        self._buffers = [_put_back(*each) for each in self._buffers]
+
+    def restore_all(self) -> None:
+        """Put it back; buffers are looked at value by value, since some kernels write without counting a version."""
+        self.restore()
+        for buffer, before, _ in self._buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+
+
+def _put_back(buffer: Tensor, before: Tensor, version: int) -> tuple[Tensor, Tensor, int]:
+    if _version(buffer) != version:
+        buffer.copy_(before)
+    return buffer, before, _version(buffer)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written to; tensors of inference mode don't count that."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _place(tensor: Tensor) -> int:
+    """Where a tensor's values lie; 0 where it has no plain storage."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        return 0
+
+
+@dataclass(eq=False)
 class Model:
     """A module, and how logits are had from it.
 
     Attributes:
         module: in evaluation mode, within `untouched`.
+        before: the module as it was.
         output: from what it returns to the logits; found if None.
+        writes_inputs: whether it writes into what it's given, and so must be given copies.
     """
 
     module: nn.Module
+    before: _Snapshot
     output: Output | None = None
+    writes_inputs: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -69,13 +149,35 @@ class Model:
         first = next((each for each in (*self.module.parameters(), *self.module.buffers())), None)
         return torch.device("cpu") if first is None else first.device
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The one precision of its weights; None if they have several, or there are none."""
+        found = {each.dtype for each in self.module.parameters() if each.is_floating_point()}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether its logits are of the next token, by the name of its class, as in Hugging Face's library."""
+        return type(self.module).__name__.endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"))
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether it makes its decoder's inputs from the labels, as Hugging Face's encoder-decoders do."""
+        config = getattr(self.module, "config", None)
+        return bool(getattr(config, "is_encoder_decoder", False))
+
     def logits(self, batch: Batch) -> Tensor:
         """The logits of a batch, from a full forward pass.
+
+        A pass is a function of the batch alone: attributes and random states are as in the first.
 
         Raises:
             InputError: what comes out holds no logits.
         """
-        torch.manual_seed(0)  # a pass that draws random numbers draws the same ones at every level
+        self.before.restore()
+        seed_all()
+        if self.writes_inputs:
+            batch = batch.copy()
         output = self.module(*batch.arguments, **batch.keywords)
         logits = self.output(output) if self.output is not None else _logits(output)
         if not isinstance(logits, Tensor) or not logits.is_floating_point() or not logits.ndim:
@@ -105,61 +207,40 @@ def _logits(output: Any) -> Any:
 
 def _shown(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"{value.dtype} of shape {tuple(value.shape)}"
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return f"{type(value).__name__} with {', '.join(map(str, value))}"
+        return f"{type(value).__name__} with {', '.join(map(str, value)) or 'nothing in it'}"
     return type(value).__name__
 
 
 @contextlib.contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
+def untouched(module: nn.Module) -> Iterator[_Snapshot]:
     """Evaluation mode without gradients; afterwards, also after an exception, all is as before.
 
-    That is: training flags, buffers, the states of random generators (PyTorch's on every device in use,
-    NumPy's, Python's), and PyTorch's switches. Attention takes its ordinary path, since the fused one skips the
-    modules in it; compiled parts run uncompiled.
-
-    Raises:
-        InputError: the forward pass has changed a parameter, which can't be put back.
+    That is: training flags, attributes, buffers, the states of random generators (PyTorch's on every device in
+    use, NumPy's, Python's), and PyTorch's switches. Attention takes its ordinary path, since the fused one skips
+    the modules in it; compiled parts run uncompiled.
     """
     flags = [(each, each.training) for each in module.modules()]
-    buffers = [(each, each._version, each.detach().clone()) for each in module.buffers()]
-    versions = [(name, each, each._version) for name, each in module.named_parameters()]
     fastpath = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_random_states())
+        stack.callback(RandomStates().restore)
+        # Inference mode would hide the operations that functions consist of.
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        if hasattr(torch.compiler, "set_stance"):
+        # Without it nothing is compiled, and importing it takes seconds.
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
-        stack.callback(_put_back, flags, buffers)
+        stack.callback(_set_back, flags)
         torch.backends.mha.set_fastpath_enabled(False)
         for each, _ in flags:
             each.training = False
-        yield
-    changed = [name for name, each, version in versions if each._version != version]
-    if changed:
-        raise InputError(
-            f"the model's forward pass changes its parameter {changed[0]}; a model that trains itself can't be probed"
-        )
+        before = _Snapshot(module)
+        stack.callback(before.restore_all)
+        yield before
 
 
-def _put_back(flags: list[tuple[nn.Module, bool]], buffers: list[tuple[Tensor, int, Tensor]]) -> None:
+def _set_back(flags: list[tuple[nn.Module, bool]]) -> None:
     for each, flag in flags:
         each.training = flag
-    for buffer, version, before in buffers:
-        if buffer._version != version:
-            buffer.copy_(before)
-
-
-@contextlib.contextmanager
-def _random_states() -> Iterator[None]:
-    """Put the states of all random generators back."""
-    ours, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 (a user's data set may draw from it)
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(ours)
-            np.random.set_state(numpys)  # noqa: NPY002

@@ -16,7 +16,7 @@ from nearzero.perturbation import Perturbation, Side
 from nearzero.probing.layer import Layer
 from nearzero.ranges import Ranges
 
-__all__ = ["Levels", "Plan", "make_plan"]
+__all__ = ["Levels", "Plan", "check_levels", "make_plan"]
 
 Levels = Mapping[str, npt.ArrayLike] | npt.ArrayLike | int | None
 Grid = npt.NDArray[np.float64]
@@ -53,36 +53,64 @@ def make_plan(
     """The perturbations of one layer.
 
     Raises:
-        InputError: an unknown family, levels that it hasn't, or a conduct that the activation doesn't allow.
+        InputError: an unknown family, levels that it hasn't, or a conduct that the layer doesn't allow.
     """
     published = layer.activation in ("relu", "abs")
     own = conduct or (Conduct() if published else Conduct(offset="shift", range="pre"))
     try:
-        if "offset" in families and layer.activation in ACTIVATIONS:
-            own.check([str(layer.activation)])
+        if "offset" in families:
+            _check_offset(own, layer)
         made = [make_family(name, own) for name in families]
         grids = {each.name: _grid(each.name, each.levels, levels) for each in made}
         perturbations = [each.at(level, ranges) for each in made for level in grids[each.name]]
     except InputError as error:
         raise InputError(f"layer {layer.name!r}: {error}") from error
+    if any(each.side == "post" for each in perturbations) and layer.act is not None and not _is_placed(layer):
+        raise InputError(
+            f"layer {layer.name!r}: clip=post acts after the activation, and where in the model that is isn't known; "
+            "name the activation's own layer, or use clip=pre"
+        )
     return Plan(layer, ranges, own, grids, perturbations)
+
+
+def _is_placed(layer: Layer) -> bool:
+    """Whether it's known where in the model its activation is."""
+    return layer.kind in ("activation", "function") or layer.follows is not None
+
+
+def _check_offset(conduct: Conduct, layer: Layer) -> None:
+    """Refuse "as-run" where the activation isn't ReLU or Abs, known by name or not."""
+    if layer.activation in ACTIVATIONS:
+        conduct.check([str(layer.activation)])
+    elif conduct.offset == "as-run" and layer.activation is not None:
+        raise InputError(
+            f"offset=as-run isn't defined for {layer.activation}, but for relu and abs alone; use offset=shift"
+        )
+
+
+def check_levels(families: Sequence[str], levels: Levels) -> None:
+    """Refuse levels that no family of those named can have."""
+    if not isinstance(levels, Mapping):
+        return
+    unknown = [name for name in levels if name not in families]
+    if unknown:
+        raise InputError(
+            f"levels are given for {unknown[0]!r}, which isn't among the families {', '.join(families)}"
+        )
 
 
 def _grid(family: str, own: Grid, levels: Levels) -> Grid:
     """The levels of a family: its own, so many of them, or those given."""
     if isinstance(levels, Mapping):
-        unknown = [name for name in levels if not isinstance(name, str)]
-        if unknown:
-            raise InputError(f"levels are named by family; got {unknown[0]!r}")
         levels = levels.get(family)
     if levels is None:
         return own
-    if isinstance(levels, int) and not isinstance(levels, bool):
+    if isinstance(levels, (int, np.integer)) and not isinstance(levels, bool):
         if levels < 1:
             raise InputError(f"levels must be at least 1; got {levels}")
-        places = np.linspace(0, len(own) - 1, min(levels, len(own))).round().astype(int)
+        places = np.linspace(0, len(own) - 1, min(int(levels), len(own))).round().astype(int)
         return np.asarray(own[np.unique(places)])
-    grid = np.unique(np.atleast_1d(as_numbers(levels, "levels")).astype(np.float64))
-    if grid.ndim != 1 or not grid.size:
-        raise InputError(f"levels of {family} must be a flat array of at least one; got shape {grid.shape}")
-    return grid
+    given = np.atleast_1d(as_numbers(levels, "levels")).astype(np.float64)
+    if given.ndim != 1 or not given.size:
+        raise InputError(f"levels of {family} must be a flat array of at least one; got shape {given.shape}")
+    return np.unique(given)

@@ -7,35 +7,33 @@ them, in `scores`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nearzero.errors import InputError
-from nearzero.families import Conduct, make_family
-from nearzero.memory import memory_limit, memory_text
-from nearzero.probing.batches import Batch, Prepare, as_batches, read_batch
+from nearzero.families import FAMILIES, Conduct
+from nearzero.probing.batches import Batch, Prepare, read_batch
 from nearzero.probing.layer import Layer
-from nearzero.probing.layers import Found, find_layers, select_layers
+from nearzero.probing.layers import CannotRunError, Found, find_layers, select_layers
 from nearzero.probing.model import Model, Output, as_module, untouched
 from nearzero.probing.passes import Method
 from nearzero.probing.plan import Levels, make_plan
 from nearzero.probing.ranges import layer_ranges
+from nearzero.probing.request import Names, Request
 from nearzero.probing.result import ProbeResult
-from nearzero.probing.scores import choose_metrics
+from nearzero.probing.scores import Metrics, choose_metrics
+from nearzero.probing.source import Room, Source
 from nearzero.probing.two_layer import exact_data
 from nearzero.probing.work import Work, dataset
 
 __all__ = ["layers", "probe"]
 
-PAPER_FAMILIES = ("offset", "scale", "clip")
 SAMPLE = 2  # examples on which a model's layers are found
-# A recording keeps up to what a pass computes; a level's values and logits, the look at the first batch and
-# what operations need for themselves come on top.
-SHARE = 3
+# While a pass is recorded, all that it computes is kept; then what the suffix needs of that, and what it computes.
+# Metrics need several copies of the logits.
+PASSES, LOGITS = 2, 8
 
 
 def layers(
@@ -49,21 +47,21 @@ def layers(
     Raises:
         InputError: a model that can't be probed, or data that it can't be run on.
     """
+    request = Request(prepare=prepare, output=output)
     module = as_module(model)
-    with untouched(module):
-        known = Model(module, output)
-        batches = as_batches(data, None, memory_limit())
-        return _look(known, _first(batches, known, prepare)).layers
+    with untouched(module) as before:
+        known = Model(module, before, output)
+        return _look(known, [_source(known, data, request)]).layers
 
 
 def probe(
     model: object,
     data: Any,
-    layers: str | Sequence[str] | None = None,
+    layers: Names = None,
     *,
-    families: str | Sequence[str] = PAPER_FAMILIES,
+    families: str | Iterable[str] = tuple(FAMILIES),
     levels: Levels = None,
-    metrics: str | Sequence[str] | Mapping[str, Callable[..., Any]] | None = None,
+    metrics: Metrics = None,
     ranges_from: Any = None,
     quantiles: tuple[float, float] | None = None,
     conduct: Conduct | None = None,
@@ -85,20 +83,20 @@ def probe(
 
     Args:
         model: a `torch.nn.Module`. It's run in evaluation mode, and afterwards is bitwise as it was.
-        data: batches (a DataLoader, a list), a `Dataset`, or arrays; see `nearzero.probing.batches`. Labels are
-            optional.
+        data: batches (a DataLoader, a list), a `Dataset`, or arrays; see `nearzero.probing.batches`. Targets
+            are optional; those of -100 are ignored.
         layers: names or globs, as `nz.layers` lists them; all activations if None.
         families: "offset", "scale", "clip".
         levels: in place of each family's own: a mapping from family to levels, levels for all, or how many of
             each family's own to take, evenly spaced.
-        metrics: names ("accuracy", "agreement", "cross_entropy", "margin", "kl_divergence"), or a mapping from
-            names to functions of (logits (n, K), target (n,)), whose value is one number or (n,). If None,
-            accuracy and agreement; without labels, agreement and KL divergence.
+        metrics: "accuracy", "agreement", "cross_entropy", "margin", "kl_divergence", or functions of (logits
+            (n, K), target (n,)), whose value is one number or (n,); or a mapping from names to these. If
+            None, accuracy and agreement; without targets, agreement and KL divergence.
         ranges_from: other data to take the unit ranges from.
         quantiles: (low, high) in place of minimum and maximum as a unit's range, (0.001, 0.999) say.
         conduct: which reading of the protocol; if None, the published one for ReLU and Abs, and for all else
             a shift by the pre-activation range.
-        activation: what follows the layers, where it isn't found: one of the nine names, or a function.
+        activation: what follows linear layers, where it isn't found: one of the nine names, or a function.
         unit_axis: the dimension of the units, where it isn't found rightly.
         prepare: from a batch of another kind to (inputs, target, mask).
         output: from what the model returns to its logits, where they aren't found.
@@ -115,103 +113,91 @@ def probe(
     Raises:
         InputError: a model, a layer, data or settings that can't be used, with why and what to do.
     """
-    names = [families] if isinstance(families, str) else list(families)
-    limit = memory_limit(memory)
-    if method not in ("auto", "suffix", "full"):
-        raise InputError(f"method must be auto, suffix or full; got {method!r}")
-    _check_quantiles(quantiles)
-    for name in names:
-        make_family(name, conduct or Conduct())
-    module = as_module(model)
-    known = Model(module, output)
-    with untouched(module):
-        source = as_batches(data, batch_size, limit)
-        ranging = source if ranges_from is None else as_batches(ranges_from, batch_size, limit)
-        first = _first(source, known, prepare)
-        found = _look(known, first)
-        chosen = select_layers(known, found, [layers] if isinstance(layers, str) else layers)
-        chosen = [_as_told(each, activation, unit_axis) for each in chosen]
-        scores = choose_metrics(metrics, first.target)
-        causal = _is_causal(module) if causal is None else causal
-        rows = _rows(found, limit)
+    request = Request(
+        layers=layers, families=families, levels=levels, metrics=metrics, quantiles=quantiles, conduct=conduct,
+        activation=activation, unit_axis=unit_axis, prepare=prepare, output=output, causal=causal,
+        batch_size=batch_size, memory=memory, method=method, keep_items=keep_items,
+    )  # fmt: skip
+    return _probed(as_module(model), data, ranges_from, request, advanced)
 
-        def blocks(batches: Iterable[Any]) -> Iterator[Batch]:
-            for item in batches:
-                yield from read_batch(item, known.device, prepare).blocks(rows)
 
-        ranges = layer_ranges(known, chosen, lambda: blocks(ranging), quantiles)
-        plans = [
-            make_plan(layer, each, names, levels, conduct) for layer, each in zip(chosen, ranges, strict=True)
-        ]
-        work = [Work(known, plan, scores, causal, method, keep_items) for plan in plans]
-        exact = exact_data(module, lambda: blocks(source), causal, limit) if method == "auto" else None
-        if exact is not None:
-            told = ranges_from is not None or quantiles is not None
-            for each in work:
-                exact.answer(each, each.plan.ranges if told else None)
+def _probed(
+    module: torch.nn.Module, data: Any, ranges_from: Any, request: Request, advanced: Callable[[int], None]
+) -> ProbeResult:
+    """The probe as it was asked for."""
+    with untouched(module) as before:
+        model = Model(module, before, request.output)
+        source = _source(model, data, request)
+        ranging = source if ranges_from is None else _source(model, ranges_from, request)
+        found = _look(model, [source, ranging])
+        chosen = [request.told(each) for each in select_layers(model, found, request.wanted)]
+        metrics = choose_metrics(request.metrics, found.batch.target)
+        causal = model.is_causal if request.causal is None else request.causal
+        room = _room(found, request.limit)
+        ranges = layer_ranges(model, chosen, ranging, room, request.quantiles)
+        work = [
+            Work(
+                model, make_plan(layer, each, request.names, request.levels, request.conduct), metrics, causal,
+                request.method, request.keep_items,
+            )
+            for layer, each in zip(chosen, ranges, strict=True)
+        ]  # fmt: skip
+        if request.method == "auto" and not causal:
+            _answer_exactly(work, model, source, request, given=ranging is not source)
         rest = [each for each in work if each.open]
-        for batch in blocks(source) if rest else ():
+        for batch in source if rest else ():
             for each in rest:
-                each.take(batch)
+                room.each(batch, each.take)
             advanced(len(batch))
     return ProbeResult(dataset(work, type(module).__name__))
 
 
-def _first(batches: Iterable[Any], model: Model, prepare: Prepare | None) -> Batch:
-    """The first batch.
+def _source(model: Model, data: Any, request: Request) -> Source:
+    """Data as batches that the model takes."""
 
-    Raises:
-        InputError: there is none.
+    def read(item: Any, dtype: torch.dtype | None) -> Batch:
+        return read_batch(item, model.device, request.prepare, dtype=dtype, keep_labels=model.takes_labels)
+
+    return Source(data, read, request.batch_size, request.limit)
+
+
+def _look(model: Model, sources: list[Source]) -> Found:
+    """The layers, found on a few examples of the first batch.
+
+    Where the model can't be run on them, all of the batch is tried, and inputs in the precision of its weights.
     """
-    for item in batches:
-        return read_batch(item, model.device, prepare)
-    raise InputError("data hold no batches")
+    problem: CannotRunError | None = None
+    for dtype in (None, model.dtype):
+        first = sources[0].first(dtype)
+        for rows in (SAMPLE, len(first)):
+            try:
+                found = find_layers(model, next(first.blocks(rows)))
+            except CannotRunError as error:
+                problem = problem or error
+            else:
+                for each in sources:
+                    each.dtype = dtype
+                return found
+    assert problem is not None
+    raise problem
 
 
-def _look(model: Model, first: Batch) -> Found:
-    """The layers, found on a few examples of the first batch."""
-    return find_layers(model, next(first.blocks(SAMPLE)))
+def _room(found: Found, limit: int) -> Room:
+    """How many examples fit in memory at a time."""
+    example = (PASSES * found.bytes + LOGITS * found.logits) / len(found.batch)
+    return Room(example, found.batch.elements, limit)
 
 
-def _rows(found: Found, limit: int) -> int:
-    """Examples that fit in memory at a time."""
-    each = SHARE * found.bytes / found.examples
-    if each > limit:
-        raise InputError(
-            f"one example takes about {memory_text(each)} in this model, more than the {memory_text(limit)} that are "
-            "allowed; raise NEARZERO_MEMORY or give memory=..."
-        )
-    return int(limit // max(each, 1))
+def _answer_exactly(
+    work: list[Work], model: Model, batches: Iterable[Batch], request: Request, *, given: bool
+) -> None:
+    """Have the engine that sweeps the paper's networks answer what it can, if the model is one of those.
 
-
-def _check_quantiles(quantiles: tuple[float, float] | None) -> None:
-    if quantiles is None:
+    Args:
+        given: whether the unit ranges are of other data.
+    """
+    exact = exact_data(model, batches, request.limit)
+    if exact is None:
         return
-    pair = tuple(quantiles)
-    if len(pair) != 2 or not 0 <= pair[0] < pair[1] <= 1:
-        raise InputError(f"quantiles must be two numbers from 0 to 1, the lower first; got {quantiles!r}")
-
-
-def _as_told(
-    layer: Layer, activation: str | Callable[[Tensor], Tensor] | None, unit_axis: int | None
-) -> Layer:
-    """A layer with what the user says of it."""
-    if unit_axis is not None:
-        if not -len(layer.shape) <= unit_axis < len(layer.shape) or unit_axis % len(layer.shape) == 0:
-            raise InputError(
-                f"unit_axis={unit_axis} isn't a dimension of units of layer {layer.name!r}, whose values are "
-                f"{layer.shape} with the examples first"
-            )
-        layer = replace(layer, unit_axis=unit_axis % len(layer.shape))
-    if activation is None or layer.kind in ("activation", "function"):
-        return layer
-    if callable(activation):
-        return replace(layer, act=activation, activation=getattr(activation, "__name__", "given"))
-    from nearzero.networks.modules import activation_module
-
-    return replace(layer, act=activation_module(activation), activation=activation)
-
-
-def _is_causal(module: torch.nn.Module) -> bool:
-    """Whether a model's logits are of the next token, by the name of its class, as in Hugging Face's library."""
-    return type(module).__name__.endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"))
+    for each in work:
+        exact.answer(each, each.plan.ranges if given or request.quantiles is not None else None)

@@ -8,7 +8,8 @@ that doesn't grow with the data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,62 +19,108 @@ from nearzero.perturbation import Side
 from nearzero.probing.batches import Batch
 from nearzero.probing.layer import Layer
 from nearzero.probing.model import Model
-from nearzero.probing.passes import Tap, tapped
+from nearzero.probing.source import Room
+from nearzero.probing.taps import Tap, tapped
 from nearzero.ranges import Ranges, UnitRange
 
 __all__ = ["by_unit", "layer_ranges"]
 
 BINS = 256
 ROUNDS = 3
+CHUNK = 2**18  # values that are sorted into bins at a time
 SIDES: tuple[Side, Side] = ("pre", "post")
 
-Observe = Callable[[Tensor], None]
+
+class _Observer(Protocol):
+    """Someone who gathers something of a layer's values, a block (n, U) at a time."""
+
+    def of(self, rows: Tensor) -> Any:
+        """What is to be gathered of a block."""
+
+    def add(self, part: Any) -> None:
+        """Gather it."""
 
 
-def by_unit(values: Tensor, layer: Layer, mask: Tensor | None) -> Tensor:
-    """(n, U): the values of a layer, units last, without what the mask leaves out.
+def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
+    """(n, U): the values of a layer, units last, without what the masks of a batch leave out.
+
+    A value that is of a whole example (a pooled one, say) counts if any of its tokens does. Targets that are
+    ignored (-100) leave out what they fit.
 
     Raises:
         InputError: a mask over tokens, and values that have neither these nor one row an example.
     """
-    axis = layer.unit_axis if values.ndim == len(layer.shape) else values.ndim - 1
-    rows = values.movedim(axis, -1)
-    if mask is None:
-        return rows.reshape(-1, rows.shape[-1])
-    lead = rows.shape[:-1]
+    rows = values.movedim(layer.axis_of(values), -1)
+    chosen: Tensor | None = None
+    for mask, strict in batch.counted("decoder" in layer.path):
+        fitted = _fitted(mask, rows.shape[:-1])
+        if fitted is None and strict:
+            raise InputError(
+                f"the mask {tuple(mask.shape)} doesn't fit layer {layer.name!r}, whose values are "
+                f"{tuple(values.shape)}; leave the layer out, or give data without a mask by prepare=..."
+            )
+        if fitted is not None:
+            chosen = fitted if chosen is None else chosen & fitted
+    return rows.reshape(-1, rows.shape[-1]) if chosen is None else rows[chosen]
+
+
+def _fitted(mask: Tensor, lead: torch.Size) -> Tensor | None:
+    """A mask on values of some leading dimensions; None if it doesn't fit."""
     if lead[: mask.ndim] == mask.shape:
-        return rows[mask].reshape(-1, rows.shape[-1])
-    if len(lead) == 1 and lead[0] == mask.numel():
-        return rows[mask.reshape(-1)]
-    if lead[0] == mask.shape[0] and len(lead) == 1:  # pooled: one row an example
-        return rows
-    raise InputError(
-        f"the mask {tuple(mask.shape)} doesn't fit layer {layer.name!r}, whose values are {tuple(values.shape)}; "
-        "prepare=... can leave it out"
-    )
+        return mask.reshape(*mask.shape, *[1] * (len(lead) - mask.ndim)).expand(lead)
+    if len(lead) != 1:
+        return None
+    if lead[0] == mask.numel():
+        return mask.reshape(-1)
+    return mask.flatten(1).any(1) if lead[0] == mask.shape[0] else None
 
 
 def layer_ranges(
     model: Model,
     layers: Sequence[Layer],
-    batches: Callable[[], Iterable[Batch]],
+    batches: Iterable[Batch],
+    room: Room,
     quantiles: tuple[float, float] | None = None,
 ) -> list[Ranges]:
-    """The unit ranges of each layer over all batches; `batches()` goes through them once.
+    """The unit ranges of each layer over all batches, which are gone through once, or four times for quantiles.
 
     Raises:
         InputError: no batches, or values that aren't finite.
     """
     extremes = {(index, side): _Extremes() for index in range(len(layers)) for side in SIDES}
-    _stream(model, layers, batches, {key: each.observe for key, each in extremes.items()})
+    _stream(model, layers, batches, room, {key: [each] for key, each in extremes.items()})
     for (index, side), each in extremes.items():
         each.check(layers[index], side)
     bounds = {key: (each.low, each.high) for key, each in extremes.items()}
     if quantiles is not None:
-        bounds = _quantiles(model, layers, batches, bounds, quantiles)
+        for some in _groups(layers, room.limit // 4):
+            searches = {
+                (index, side): [_Search(*bounds[index, side], quantile) for quantile in quantiles]
+                for index in some
+                for side in SIDES
+            }
+            for _ in range(ROUNDS):
+                _stream(model, layers, batches, room, searches)
+                for search in (each for both in searches.values() for each in both):
+                    search.narrow()
+            bounds |= {key: (low.high, high.high) for key, (low, high) in searches.items()}
     return [
         Ranges(*(_unit_range(*bounds[index, side], side) for side in SIDES)) for index in range(len(layers))
     ]
+
+
+def _groups(layers: Sequence[Layer], limit: int) -> Iterator[list[int]]:
+    """The numbers of layers whose histograms fit in memory together."""
+    some: list[int] = []
+    size = 0
+    for index, layer in enumerate(layers):
+        each = layer.units * (BINS + 2) * 8 * 2 * 2 * len(SIDES)  # of a block and of all, for two quantiles
+        if some and size + each > limit:
+            yield some
+            some, size = [], 0
+        some.append(index)
+        size += each
+    yield some
 
 
 def _unit_range(low: Tensor, high: Tensor, side: Side) -> UnitRange:
@@ -83,28 +130,44 @@ def _unit_range(low: Tensor, high: Tensor, side: Side) -> UnitRange:
 def _stream(
     model: Model,
     layers: Sequence[Layer],
-    batches: Callable[[], Iterable[Batch]],
-    observers: dict[tuple[int, Side], Observe],
+    batches: Iterable[Batch],
+    room: Room,
+    observers: Mapping[tuple[int, Side], Sequence[_Observer]],
 ) -> None:
-    """One pass over the data in which every layer's values are shown to its observers, (n, U)."""
-    for batch in batches():
+    """One pass over the data in which layers' values are shown to their observers."""
 
-        def visit_of(index: int, batch: Batch = batch) -> Callable[[Tensor, bool], None]:
+    def observe(batch: Batch) -> None:
+        parts: list[tuple[_Observer, Any]] = []  # gathered once the pass has gone through
+
+        def visit_of(index: int) -> Callable[[Tensor], None]:
             layer = layers[index]
 
-            def visit(values: Tensor, in_place: bool) -> None:
+            def visit(values: Tensor) -> None:
                 after = layer.act(values) if layer.act is not None else values
                 for side, each in zip(SIDES, (values, after), strict=True):
-                    observers[index, side](by_unit(each, layer, batch.mask))
+                    if each.shape != values.shape:
+                        raise InputError(
+                            f"the activation of layer {layer.name!r} must keep the shape of its values"
+                        )
+                    rows = by_unit(each, layer, batch)
+                    parts.extend((observer, observer.of(rows)) for observer in observers[index, side])
 
             return visit
 
-        taps = [Tap(layer, "pre", visit_of(index)) for index, layer in enumerate(layers)]
+        taps = [Tap(layers[index], "pre", visit_of(index)) for index, side in observers if side == "pre"]
         with tapped(model.module, taps):
             model.logits(batch)
         missed = [tap.layer.name for tap in taps if not tap.seen]
         if missed:
-            raise InputError(f"layer {missed[0]!r} isn't reached on every batch; leave it out")
+            raise InputError(
+                f"layer {missed[0]!r} isn't reached on every batch; {batch.describe()} goes another way, so leave "
+                "the layer out"
+            )
+        for observer, part in parts:
+            observer.add(part)
+
+    for batch in batches:
+        room.each(batch, observe)
 
 
 class _Extremes:
@@ -113,10 +176,15 @@ class _Extremes:
     def __init__(self) -> None:
         self.low = self.high = torch.empty(0)
 
-    def observe(self, rows: Tensor) -> None:
-        if not len(rows):
+    def of(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Those of a block; None if it's empty."""
+        return (rows.amin(0), rows.amax(0)) if len(rows) else None
+
+    def add(self, part: tuple[Tensor, Tensor] | None) -> None:
+        """Those of one block more."""
+        if part is None:
             return
-        low, high = rows.amin(0), rows.amax(0)
+        low, high = part
         if self.low.numel():
             low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
         self.low, self.high = low, high
@@ -127,59 +195,45 @@ class _Extremes:
             raise InputError("ranges need at least one example or token that counts; the mask leaves none")
         if not bool(self.low.isfinite().all() and self.high.isfinite().all()):
             raise InputError(
-                f"layer {layer.name!r} has values that aren't finite ({side}-activation); nothing can be measured there"
+                f"layer {layer.name!r} has values that aren't finite ({side}-activation), so nothing can be measured "
+                "there; did the model diverge, or overflow in half precision?"
             )
-
-
-def _quantiles(
-    model: Model,
-    layers: Sequence[Layer],
-    batches: Callable[[], Iterable[Batch]],
-    bounds: dict[tuple[int, Side], tuple[Tensor, Tensor]],
-    quantiles: tuple[float, float],
-) -> dict[tuple[int, Side], tuple[Tensor, Tensor]]:
-    """Two quantiles of each unit in place of its minimum and maximum."""
-    searches = {key: [_Search(*each, quantile) for quantile in quantiles] for key, each in bounds.items()}
-
-    def observer(both: list[_Search]) -> Observe:
-        def observe(rows: Tensor) -> None:
-            for each in both:
-                each.observe(rows)
-
-        return observe
-
-    for _ in range(ROUNDS):
-        _stream(model, layers, batches, {key: observer(each) for key, each in searches.items()})
-        for both in searches.values():
-            for each in both:
-                each.narrow()
-    return {key: (each[0].high, each[1].high) for key, each in searches.items()}
 
 
 class _Search:
     """The smallest value that at least a share q of a unit's values don't exceed, in an ever narrower interval."""
 
     def __init__(self, low: Tensor, high: Tensor, quantile: float) -> None:
-        self.low, self.high = low.double(), high.double()
+        self.low, self.high = low.cpu().double(), high.cpu().double()
         self._quantile = quantile
-        self._begin()
+        self._counts = self._none()
 
-    def _begin(self) -> None:
-        self._counts = torch.zeros(len(self.low), BINS + 2, dtype=torch.int64, device=self.low.device)
+    def _none(self) -> Tensor:
+        return torch.zeros(len(self.low), BINS + 2, dtype=torch.int64)
 
-    def observe(self, rows: Tensor) -> None:
-        width = (self.high - self.low).clamp(min=torch.finfo(torch.float64).tiny)
-        # a bin holds its upper edge: 0 is everything up to low, BINS + 1 everything beyond high
-        place = ((rows.double() - self.low) / width * BINS).ceil().clamp(0, BINS + 1).long()
-        flat = place + torch.arange(len(self.low), device=place.device) * (BINS + 2)
-        self._counts += torch.bincount(flat.reshape(-1), minlength=self._counts.numel()).view_as(self._counts)
+    def of(self, rows: Tensor) -> Tensor:
+        """(U, BINS + 2): how many of each unit's values lie in each bin."""
+        rows = rows.cpu() if rows.device.type == "mps" else rows  # which has no float64
+        counts = self._none().to(rows.device)
+        low, high = self.low.to(rows.device), self.high.to(rows.device)
+        width = (high - low).clamp(min=torch.finfo(torch.float64).tiny)
+        first = torch.arange(len(low), device=rows.device) * (BINS + 2)
+        for part in rows.split(max(1, CHUNK // rows.shape[1])):
+            # a bin holds its upper edge: 0 is everything up to low, BINS + 1 everything beyond high
+            place = ((part.double() - low) / width * BINS).ceil_().clamp_(0, BINS + 1).long()
+            counts += torch.bincount((place + first).reshape(-1), minlength=counts.numel()).view_as(counts)
+        return counts
+
+    def add(self, part: Tensor) -> None:
+        """Count one block more."""
+        self._counts += part.cpu()
 
     def narrow(self) -> None:
         """Take the bin in which the quantile lies."""
         total = self._counts.sum(1, keepdim=True)
-        reached = self._counts.cumsum(1) >= (self._quantile * total).ceil().clamp(min=1)
+        reached = self._counts.cumsum(1) >= (self._quantile * total.double()).ceil().clamp(min=1)
         place = reached.int().argmax(1)
         step = (self.high - self.low) / BINS
         self.high = torch.where(place == 0, self.low, self.low + place.clamp(max=BINS) * step)
         self.low = torch.where(place == 0, self.low, self.high - step)
-        self._begin()
+        self._counts = self._none()

@@ -7,8 +7,9 @@ operations again, and nothing before them.
 
 The operations are those that PyTorch dispatches (ATen), after Python and modules have done their part: the
 same kernels on the same shapes as in the full forward pass, so the logits are the same to the last bit. What
-a recording can't know is whether the model would have taken another path: numbers that leave tensors (`.item()`,
-a condition) are noticed here; for all else, `nearzero.probing.passes` holds the first batch against the full pass.
+a recording can't know is whether the model would have taken another path: values that leave tensors (`.item()`,
+a condition, `.tolist()`) and shapes that depend on values are noticed here; for all else,
+`nearzero.probing.passes` holds the suffix against the full pass.
 
 Operations that write into their arguments are followed by storage: a storage that is written to after the cut
 is copied before the first time, and each run of the suffix begins with a fresh copy.
@@ -16,57 +17,41 @@ is copied before the first time, and each run of the suffix begins with a fresh 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Recorder", "Suffix"]
+__all__ = ["Recorder", "Suffix", "storage_key", "written"]
 
-# What a tensor's value decides outside of tensors; after one of these another level may take another path.
-ESCAPES = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal", "aten::allclose"}
+# Ways out of tensors that aren't dispatched.
+READERS = ("tolist", "numpy", "__array__", "__dlpack__")
+SELECTORS = ("aten::index", "aten::masked_select")  # whose shape depends on what selects alone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Slot:
-    """A tensor that depends on the layer, by number."""
+    """A tensor that isn't the same in every run, by number."""
 
     index: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Kept:
-    """A tensor that doesn't."""
-
-    tensor: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _View:
-    """A tensor on a storage that is written to, by the storage's key."""
-
-    storage: int
-    like: Tensor
-
-
-_Reference = _Slot | _Kept | _View
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Operation:
-    """function(*arguments, **keywords), references in place of tensors."""
+class _Noted:
+    """An operation as it came by: function(*arguments, **keywords), and what it gave."""
 
     function: Any
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     results: tuple[int, ...]  # slots of the tensors that come out, in order
-    done: tuple[int, ...] = ()  # slots that nothing reads afterwards
 
 
-def _storage_key(tensor: Tensor) -> int:
+def storage_key(tensor: Tensor) -> int:
     """What tensors on the same storage have in common."""
     try:
         return int(tensor.untyped_storage()._cdata)
@@ -81,7 +66,7 @@ def _view(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in an operation's arguments or results: lists of them are at most one deep."""
+    """The tensors in an operation's arguments or results."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -89,7 +74,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-def _written(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Iterator[Tensor]:
+def written(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Iterator[Tensor]:
     """The tensors that an operation writes to, by its schema."""
     schema = function._schema
     if not schema.is_mutable:
@@ -103,13 +88,17 @@ def _written(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
 class Recorder(TorchDispatchMode):
     """Writes down the operations that depend on a layer, from `cut` to `finish`.
 
-    It is entered around one forward pass; `cut` is called by whoever sees the layer's value come by.
+    One forward pass runs within `running`; `cut` is called by whoever sees the layer's values come by.
+
+    Attributes:
+        escape: why another level may take another path through the model; "" if there is no such reason.
+        random: an operation that draws random numbers, if a dependent one may; else "".
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.escape: str | None = None  # the operation through which a dependent value left
-        self._operations: list[_Operation] = []
+        self.escape = self.random = ""
+        self._noted: list[_Noted] = []
         self._slots: dict[int, int] = {}  # of tensors, by id
         self._alive: list[Tensor] = []  # so that no id is given twice
         self._dependent: set[int] = set()  # storages
@@ -117,20 +106,21 @@ class Recorder(TorchDispatchMode):
         self._value: Tensor | None = None
         self._in_place, self._entry = False, 0
 
-    @property
-    def started(self) -> bool:
-        """Whether the layer's value has come by."""
-        return self._value is not None
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around the forward pass."""
+        with self, _Readers(self):
+            yield
 
     def cut(self, value: Tensor, *, in_place: bool) -> Tensor:
-        """Begin with the layer's value; returns what the model is to go on with in its place.
+        """Begin with the layer's values; returns what the model is to go on with in their place.
 
         Args:
             value: z, as the model computed it.
             in_place: whether what follows writes into z, so that others who hold it see that. The values of
                 a level are then written into it as well, in place of being handed on beside it.
         """
-        assert not self.started
+        assert self._value is None
         if in_place:
             self._save(value)
         handed_on = value if in_place else value.clone()
@@ -138,59 +128,82 @@ class Recorder(TorchDispatchMode):
         self._value, self._in_place = value, in_place  # from here on operations are written down
         return handed_on
 
-    def finish(self, *wanted: Tensor) -> Suffix:
-        """The recording; `wanted` are the tensors that each run of it returns."""
+    def finish(self, wanted: Tensor) -> Suffix:
+        """The recording; `wanted` is what each run of it returns."""
         assert self._value is not None
-        value, *results = (
-            self._settled(each) for each in (_Kept(self._value), *map(self._reference, wanted))
-        )
-        operations = [
-            replace(
-                each,
-                arguments=self._settled(each.arguments),
-                keywords={name: self._settled(argument) for name, argument in each.keywords.items()},
+        views: dict[int, tuple[int, Tensor]] = {}
+        numbers: dict[int, int] = {}  # of views, by id of what they are like
+
+        def settled(value: Any) -> Any:
+            """With slots for what is on storages that were written to, perhaps later than it was read."""
+            if isinstance(value, Tensor):
+                key = storage_key(value)
+                if key not in self._initial:
+                    return value
+                number = numbers.setdefault(id(value), len(self._alive) + len(views))
+                views[number] = (key, value)
+                return _Slot(number)
+            if isinstance(value, (list, tuple)):
+                return type(value)(settled(each) for each in value)
+            return value
+
+        written_to = storage_key(self._value) in self._initial
+        value = _view(self._initial[storage_key(self._value)], self._value) if written_to else self._value
+        result = settled(self._marked(wanted))
+        noted = [
+            _Noted(
+                each.function, settled(each.arguments),
+                {name: settled(argument) for name, argument in each.keywords.items()}, each.results,
             )
-            for each in self._operations
-        ]
+            for each in self._noted
+        ]  # fmt: skip
+        home = (storage_key(self._value), self._value) if self._in_place else None
         return Suffix(
-            value=_view(self._initial[value.storage], value.like)
-            if isinstance(value, _View)
-            else value.tensor,
-            entry=self._entry,
-            written=value if self._in_place else None,
-            operations=_with_last_uses(operations, results),
-            results=tuple(results),
-            initial=self._initial,
-        )
+            value, self._entry, home, _steps(noted, result), result, self._initial, views,
+            slots=len(self._alive) + len(views),
+        )  # fmt: skip
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation, and write it down if it depends on the layer or writes to something."""
         kwargs = kwargs or {}
-        if not self.started:
+        if self._value is None:
             return func(*args, **kwargs)
-        written = list(_written(func, args, kwargs))
-        reads = any(self._depends(each) for each in (*_tensors(args), *_tensors(tuple(kwargs.values()))))
-        if not reads and not written:
+        writes = list(written(func, args, kwargs))
+        reads = any(map(self.depends, _tensors((*args, *kwargs.values()))))
+        if not reads and not writes:
             return func(*args, **kwargs)
-        if reads and func._schema.name in ESCAPES:
-            self.escape = func._schema.name.removeprefix("aten::")
-        for each in written:
+        if reads:
+            self._look_at(func, args)
+        for each in writes:
             self._save(each)
-        arguments = self._references(args)
-        keywords = {name: self._references(value) for name, value in kwargs.items()}
+        arguments, keywords = self._marked(args), {name: self._marked(each) for name, each in kwargs.items()}
         result = func(*args, **kwargs)
         slots = tuple(self._new_slot(each) for each in _tensors(result))
-        self._operations.append(_Operation(func, arguments, keywords, slots))
+        self._noted.append(_Noted(func, arguments, keywords, slots))
         return result
 
-    def _depends(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._slots or _storage_key(tensor) in self._dependent
+    def depends(self, tensor: Tensor) -> bool:
+        """Whether a tensor's values depend on the layer."""
+        return id(tensor) in self._slots or storage_key(tensor) in self._dependent
+
+    def _look_at(self, func: Any, args: tuple[Any, ...]) -> None:
+        """Notice what can't be repeated with other values."""
+        name = func._schema.name
+        if torch.Tag.data_dependent_output in func.tags or name == "aten::is_nonzero":
+            self.escape = self.escape or f"its values decide in Python what the model does ({name})"
+        if torch.Tag.dynamic_output_shape in func.tags:
+            selecting = [each for each in _tensors(args[1:]) if each.dtype in (torch.bool, torch.uint8)]
+            deciding = selecting if name in SELECTORS else _tensors(args)
+            if any(map(self.depends, deciding)):
+                self.escape = self.escape or f"its values decide the shape of what follows ({name})"
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.random = self.random or name
 
     def _save(self, tensor: Tensor) -> None:
         """Copy a storage before it's written to for the first time, unless it was made after the cut from the layer."""
-        key = _storage_key(tensor)
+        key = storage_key(tensor)
         if key not in self._dependent:
             self._dependent.add(key)
             self._initial[key] = tensor.untyped_storage().clone()
@@ -200,32 +213,64 @@ class Recorder(TorchDispatchMode):
         if id(tensor) not in self._slots:
             self._slots[id(tensor)] = len(self._alive)
             self._alive.append(tensor)
-            self._dependent.add(_storage_key(tensor))
+            self._dependent.add(storage_key(tensor))
         return self._slots[id(tensor)]
 
-    def _references(self, value: Any) -> Any:
-        """Arguments with slots and kept tensors in place of tensors."""
+    def _marked(self, value: Any) -> Any:
+        """Arguments with slots in place of the tensors that have one already: others may get one later."""
         if isinstance(value, Tensor):
-            return self._reference(value)
+            index = self._slots.get(id(value))
+            if index is not None:
+                return _Slot(index)
+            key = storage_key(value)
+            if key in self._dependent and key not in self._initial:
+                self.escape = (
+                    self.escape or "its values are reached in a way that PyTorch doesn't show (.data)"
+                )
+            return value
         if isinstance(value, (list, tuple)):
-            return type(value)(self._references(each) for each in value)
+            return type(value)(self._marked(each) for each in value)
         return value
 
-    def _reference(self, tensor: Tensor) -> _Reference:
-        index = self._slots.get(id(tensor))
-        if index is not None:
-            return _Slot(index)
-        key = _storage_key(tensor)
-        return _View(key, tensor) if key in self._initial else _Kept(tensor)
 
-    def _settled(self, value: Any) -> Any:
-        """References once all is known: what was kept may have been written to later."""
-        if isinstance(value, _Kept):
-            key = _storage_key(value.tensor)
-            return _View(key, value.tensor) if key in self._initial else value
-        if isinstance(value, (list, tuple)):
-            return type(value)(self._settled(each) for each in value)
-        return value
+class _Readers(TorchFunctionMode):
+    """Notices that values which depend on the layer are read outside of PyTorch."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a function of tensors."""
+        name = getattr(func, "__name__", "")
+        if name in READERS and any(map(self._recorder.depends, _tensors(args))):
+            self._recorder.escape = f"its values are read outside of PyTorch ({name})"
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """One operation of the suffix, ready to be run.
+
+    Attributes:
+        arguments, keywords: with anything where a slot's tensor goes.
+        places: pairs of where, and which slot's tensor goes there.
+        nested: pairs of where, and the list with slots that goes there.
+        named: pairs of a keyword, and the value with slots.
+        results: the slots of what comes out.
+        done: the slots that nothing reads afterwards.
+    """
+
+    function: Callable[..., Any]
+    arguments: list[Any]
+    keywords: dict[str, Any]
+    places: list[tuple[int, int]]
+    nested: list[tuple[int, Any]]
+    named: list[tuple[str, Any]]
+    results: tuple[int, ...]
+    done: tuple[int, ...]
 
 
 def _slots_in(value: Any) -> Iterator[int]:
@@ -236,15 +281,36 @@ def _slots_in(value: Any) -> Iterator[int]:
             yield from _slots_in(each)
 
 
-def _with_last_uses(operations: list[_Operation], results: list[_Reference]) -> list[_Operation]:
-    """The operations, each with the slots that may be let go of after it."""
-    seen = set(_slots_in(results))
-    marked = []
-    for each in reversed(operations):
+def _steps(noted: list[_Noted], result: Any) -> list[_Step]:
+    """What has to be run for the result, in order, each with the slots that may be let go of after it."""
+    needed = set(_slots_in(result))
+    steps = []
+    for each in reversed(noted):
+        if not each.function._schema.is_mutable and needed.isdisjoint(each.results):
+            continue
         touched = {*_slots_in(each.arguments), *_slots_in(list(each.keywords.values())), *each.results}
-        marked.append(replace(each, done=tuple(touched - seen)))
-        seen |= touched
-    return marked[::-1]
+        arguments, keywords = list(each.arguments), each.keywords
+        step = _Step(
+            each.function, arguments, keywords,
+            places=[(place, value.index) for place, value in enumerate(arguments) if isinstance(value, _Slot)],
+            nested=[
+                (place, value) for place, value in enumerate(arguments)
+                if isinstance(value, (list, tuple)) and any(True for _ in _slots_in(value))
+            ],
+            named=[(name, value) for name, value in keywords.items() if any(True for _ in _slots_in(value))],
+            results=each.results, done=tuple(touched - needed),
+        )  # fmt: skip
+        steps.append(step)
+        needed |= touched
+    return steps[::-1]
+
+
+def _filled(value: Any, slots: list[Any]) -> Any:
+    if isinstance(value, _Slot):
+        return slots[value.index]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_filled(each, slots) for each in value)
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,37 +319,51 @@ class Suffix:
 
     Attributes:
         value: z as it was.
+        entry: the slot of the layer's values.
+        home: where they are written into z itself, its storage and how it lies there.
+        steps, result: what is run, and the slot of what comes out.
+        initial: the storages that are written to, as they were before.
+        views: the slots of tensors on these.
+        slots: how many there are.
     """
 
     value: Tensor
     entry: int
-    written: _View | None
-    operations: list[_Operation]
-    results: tuple[_Reference, ...]
+    home: tuple[int, Tensor] | None
+    steps: list[_Step]
+    result: Any
     initial: dict[int, torch.UntypedStorage]
+    views: dict[int, tuple[int, Tensor]]
+    slots: int
 
-    def run(self, values: Tensor) -> tuple[Tensor, ...]:
-        """The wanted tensors where the layer has other values, of z's shape; `values` may be written to."""
+    def run(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """The result where the layer's values are changed; `change` gives new values and leaves the old ones."""
         storages = {key: storage.clone() for key, storage in self.initial.items()}
-        slots: dict[int, Tensor] = {}
-
-        def filled(value: Any) -> Any:
-            if isinstance(value, _Slot):
-                return slots[value.index]
-            if isinstance(value, _Kept):
-                return value.tensor
-            if isinstance(value, _View):
-                return _view(storages[value.storage], value.like)
-            if isinstance(value, (list, tuple)):
-                return type(value)(filled(each) for each in value)
-            return value
-
-        slots[self.entry] = values if self.written is None else filled(self.written).copy_(values)
-        for each in self.operations:
-            arguments = [filled(argument) for argument in each.arguments]
-            keywords = {name: filled(argument) for name, argument in each.keywords.items()}
-            result = each.function(*arguments, **keywords)
-            slots.update(zip(each.results, _tensors(result), strict=True))
-            for done in each.done:
-                del slots[done]
-        return tuple(filled(each) for each in self.results)
+        slots: list[Any] = [None] * self.slots
+        for slot, (storage, like) in self.views.items():
+            slots[slot] = _view(storages[storage], like)
+        values = change(self.value)
+        if self.home is not None:
+            storage, like = self.home
+            values = _view(storages[storage], like).copy_(values)
+        slots[self.entry] = values
+        for step in self.steps:
+            arguments = step.arguments.copy()
+            for place, slot in step.places:
+                arguments[place] = slots[slot]
+            for place, value in step.nested:
+                arguments[place] = _filled(value, slots)
+            keywords = step.keywords
+            if step.named:
+                keywords = {**keywords, **{name: _filled(value, slots) for name, value in step.named}}
+            result = step.function(*arguments, **keywords)
+            if isinstance(result, Tensor):
+                slots[step.results[0]] = result
+            else:
+                for slot, each in zip(step.results, _tensors(result), strict=True):
+                    slots[slot] = each
+            for slot in step.done:
+                slots[slot] = None
+        result = _filled(self.result, slots)
+        assert isinstance(result, Tensor)
+        return result

@@ -1,41 +1,39 @@
 """Watching one forward pass: which modules and functions are called, with what, and where the units are.
 
 Each tensor is followed through the operations that PyTorch dispatches. So it's known which dimension the units
-are on (a convolution puts them on the second, a matrix product on the last, and they're carried along through
-whatever comes after), and which activation takes what a linear layer gives.
+are on, and which activation takes what a linear layer gives.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nearzero.errors import InputError
+from nearzero.probing.axes import VIEWS, axis_after, usual_axis
+from nearzero.probing.kinds import (
+    ACTIVATION_OPERATIONS,
+    CLOSED,
+    elementwise,
+    is_known,
+    may_activate,
+    name_of,
+    producer,
+)
 from nearzero.probing.layer import Layer
+from nearzero.probing.suffix import storage_key, written
+from nearzero.probing.taps import plain_name
 
 __all__ = ["Watch"]
 
-ACTIVATION_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Softplus, nn.Softsign, nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid,
-    nn.Threshold, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink,
-)  # fmt: skip
-# Activations as operations, and how they're called; those that write into their argument have a trailing _.
-ACTIVATION_OPERATIONS = {
-    "relu": "relu", "leaky_relu": "leaky_relu", "_prelu_kernel": "prelu", "elu": "elu", "gelu": "gelu",
-    "silu": "silu", "mish": "mish", "softplus": "softplus", "tanh": "tanh", "sigmoid": "sigmoid", "abs": "abs",
-    "hardtanh": "hardtanh", "hardswish": "hardswish", "hardsigmoid": "hardsigmoid",
-    "log_sigmoid_forward": "log_sigmoid", "threshold": "threshold", "hardshrink": "hardshrink",
-    "softshrink": "softshrink", "celu": "celu",
-}  # fmt: skip
-CLOSED = (nn.RNNBase, nn.RNNCellBase)  # activations inside of these are gates, not layers
-PASSIVE = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)
+COMPILED = "_orig_mod"  # as torch.compile names what it wraps
+WEIGHTS = "parametrizations"  # modules in here work on weights
 
 
 @dataclass(eq=False)
@@ -45,29 +43,39 @@ class _Call:
     path: str
     module: nn.Module
     number: int
-    value: Tensor | None = None  # what it was given
-    before: Tensor | None = None  # a copy of that, if it may be written to
-    operations: list[tuple[str, Tensor]] = field(default_factory=list)
+    value: Tensor | None  # what it was given
+    before: Tensor | None  # a copy of that, if the module may be an activation
+    operations: Counter[str] = field(default_factory=Counter)
+    functions: list[tuple[Layer, Tensor, Tensor]] = field(default_factory=list)  # with argument and result
 
 
 class Watch(TorchDispatchMode):
-    """Follows tensors through one forward pass; tensors are known by id, and kept so that none is given twice."""
+    """Follows tensors through one forward pass; tensors are known by id, and kept so that none is given twice.
+
+    Attributes:
+        layers: what was found, in the order of the pass.
+        calls: how often the module at a path was called.
+        problems: by path, why a module that was called can't be probed.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.layers: list[Layer] = []
-        self.bytes = 0  # of all that operations gave
-        self.problems: dict[str, str] = {}  # why a module can't be probed
+        self._given = self._computed = 0  # bytes
+        self.calls: Counter[str] = Counter()
+        self.problems: dict[str, str] = {}
         self._names = {each: path for path, each in module.named_modules()}
+        self._weights = {storage_key(each): name for name, each in module.named_parameters()}
         self._axes: dict[int, int] = {}
-        self._sources: dict[
-            int, int
-        ] = {}  # tensor to the index of the layer whose output it is, views included
+        self._sources: dict[int, int] = {}  # tensor to the number of the layer that gave it, views included
         self._kept: list[Tensor] = []
         self._stack: list[_Call] = []
-        self.calls: Counter[str] = Counter()
         self._aside = False
-        self._operations: Counter[str] = Counter()
+
+    @property
+    def bytes(self) -> int:
+        """What operations gave in new memory; what modules gave, if those couldn't be followed."""
+        return self._computed or self._given
 
     # --- modules -------------------------------------------------------------------------------------------
 
@@ -76,84 +84,67 @@ class Watch(TorchDispatchMode):
         path = self._names[module]
         self.calls[path] += 1
         values = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-        call = _Call(path, module, self.calls[path], values[0] if len(values) == 1 else None)
-        if call.value is not None and _may_activate(module):
-            with self._unwatched():
-                call.before = call.value.clone()
-        self._stack.append(call)
+        value = values[0] if len(values) == 1 else None
+        with self._unwatched():
+            before = value.clone() if value is not None and may_activate(module) else None
+        self._stack.append(_Call(path, module, self.calls[path], value, before))
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """A module ends."""
+        """A module ends; those that ended by an exception which the model caught end with it."""
+        call = self._stack.pop()
+        while call.module is not module:
+            call = self._stack.pop()
         with self._unwatched():
-            self._leave(self._stack.pop(), output)
+            self._leave(call, output)
+        if isinstance(output, Tensor):
+            self._given += output.nbytes
 
     def _leave(self, call: _Call, output: Any) -> None:
-        module = call.module
-        if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
-            if (
-                call.before is not None
-                and output.shape == call.before.shape
-                and self._activates(call, output)
-            ):
-                self._add_activation(call, output)
-            elif (kind := _producer(module)) is not None:
-                layer = Layer(
-                    call.path, kind, type(module).__name__, tuple(output.shape), self._axis(output), None,
-                    call.path, call.number,
-                )  # fmt: skip
-                self._keep(output)
-                self._sources[id(output)] = len(self.layers)
-                self.layers.append(layer)
-        elif not isinstance(output, Tensor):
+        """Add the layer that a module is, if it's one."""
+        if WEIGHTS in call.path.split("."):
+            return
+        units = isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1
+        if units and call.before is not None and output.shape == call.before.shape:
+            shown = None if is_known(call.module) else elementwise(call.module, call.before)
+            if is_known(call.module) or shown is not None:
+                self._add_activation(call, output, name_of(call.module, shown))
+                return
+        for layer, value, result in call.functions:
+            self._add(layer, value, result)
+        if not isinstance(output, Tensor):
             self.problems[call.path] = f"it returns a {type(output).__name__}, not a tensor"
-        else:
-            self.problems[call.path] = (
-                f"it gives {output.dtype} of shape {tuple(output.shape)}, no units to perturb"
-            )
+        elif not units:
+            what = f"{str(output.dtype).removeprefix('torch.')} of shape {tuple(output.shape)}"
+            self.problems[call.path] = f"it gives {what}, no units to perturb"
+        elif (kind := producer(call.module)) is not None:
+            layer = Layer(
+                _shown(call.path), kind, type(call.module).__name__, tuple(output.shape), self._axis(output), None,
+                call.path, call.number,
+            )  # fmt: skip
+            self._kept.append(output)
+            self._sources[id(output)] = len(self.layers)
+            self.layers.append(layer)
 
-    def _activates(self, call: _Call, output: Tensor) -> bool:
-        """Whether a module works on each element by itself and changes something: tried on shuffled elements."""
-        if isinstance(call.module, ACTIVATION_MODULES):
-            return True
-        before = call.before
-        assert before is not None
-        if not before.is_floating_point() or torch.equal(before, output):
-            return False
-        order = torch.randperm(before.numel(), device=before.device)
-        shuffled = before.reshape(-1)[order].reshape(before.shape)
-        try:
-            again = call.module.forward(shuffled.clone())
-        except Exception:  # a stranger's forward that wants something else
-            return False
-        expected = output.reshape(-1)[order].reshape(before.shape)
-        return (
-            isinstance(again, Tensor)
-            and again.shape == before.shape
-            and torch.allclose(again, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
-        )
-
-    def _add_activation(self, call: _Call, output: Tensor) -> None:
-        value, before = call.value, call.before
+    def _add_activation(self, call: _Call, output: Tensor, name: str) -> None:
+        value, before, forward = call.value, call.before, call.module.forward
         assert value is not None
         assert before is not None
-        forward = call.module.forward
-        name = _activation_name(call.module, [operation for operation, _ in call.operations])
         self._add(
             Layer(
-                call.path, "activation", type(call.module).__name__, tuple(before.shape), self._axis(value), name,
-                call.path, call.number, in_place=not torch.equal(value, before),
-                act=lambda z: forward(z.clone()),
+                _shown(call.path), "activation", type(call.module).__name__, tuple(before.shape), self._axis(value),
+                name, call.path, call.number, in_place=not _same(value, before), act=lambda z: forward(z.clone()),
             ),
             value, output,
         )  # fmt: skip
 
     def _add(self, layer: Layer, value: Tensor, output: Tensor) -> None:
+        """Add an activation, and say so to the layer whose output it takes."""
         source = self._sources.get(id(value))
         if source is not None and self.layers[source].follows is None:
             self.layers[source] = replace(
                 self.layers[source], follows=layer, act=layer.act, activation=layer.activation
             )
-        self._keep(output)
+        self._kept.append(output)
         self._axes.setdefault(id(output), layer.unit_axis)
         self.layers.append(layer)
 
@@ -175,41 +166,56 @@ class Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         if self._aside:
             return func(*args, **kwargs)
+        self._refuse_training(func, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
-        plain = name.removesuffix("_") if name not in ACTIVATION_OPERATIONS else name
-        active = plain in ACTIVATION_OPERATIONS and args and isinstance(args[0], Tensor)
-        before = args[0].clone() if active and name != plain else None
+        plain = plain_name(func, ACTIVATION_OPERATIONS)
+        active = plain in ACTIVATION_OPERATIONS and isinstance(args[0], Tensor)
         result = func(*args, **kwargs)
         first = result[0] if isinstance(result, (tuple, list)) and result else result
         if isinstance(first, Tensor):
-            self.bytes += first.nbytes
-            self._follow(name, args, first)
-            if active:
-                self._function(plain, func, args, kwargs, before, first)
+            self._measure(args, kwargs, result)
+            for each in result if isinstance(result, (tuple, list)) else (result,):
+                if isinstance(each, Tensor):
+                    self._follow(name, args, each)
+            if active and self._stack:
+                self._function(plain, func, args, kwargs, name != plain, first)
         return result
+
+    def _refuse_training(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for each in written(func, args, kwargs):
+            name = self._weights.get(storage_key(each))
+            if name is not None:
+                raise InputError(
+                    f"the model's forward pass changes its parameter {name!r}; a model that trains itself can't be "
+                    "probed"
+                )
+
+    def _measure(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Count the bytes of results that aren't views of something."""
+        given = {storage_key(each) for each in (*args, *kwargs.values()) if isinstance(each, Tensor)}
+        for each in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(each, Tensor) and storage_key(each) not in given:
+                self._computed += each.nbytes
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         """Carry the axis of units, and what layer a tensor is the output of, from arguments to result."""
-        self._keep(result)
-        values = [each for each in args if isinstance(each, Tensor)]
-        axis = _axis_after(name, args, result, lambda tensor: self._axes.get(id(tensor)))
+        self._kept.append(result)
+        axis = axis_after(name, args, result, lambda tensor: self._axes.get(id(tensor)))
         if axis is not None:
             self._axes[id(result)] = axis
-        if values and name in VIEWS and id(values[0]) in self._sources:
-            self._sources[id(result)] = self._sources[id(values[0])]
+        first = args[0] if args else None
+        if isinstance(first, Tensor) and name in VIEWS and id(first) in self._sources:
+            self._sources[id(result)] = self._sources[id(first)]
 
     def _function(
-        self, plain: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], before: Tensor | None,
-        result: Tensor,
+        self, plain: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool, result: Tensor
     ) -> None:  # fmt: skip
         """An activation called as a function, unless a module of its own does it."""
-        ordinal = self._operations[plain]
-        self._operations[plain] += 1
-        value = args[0]
+        caller, value = self._stack[-1], args[0]
+        ordinal = caller.operations[plain]
         for call in self._stack:
-            call.operations.append((ACTIVATION_OPERATIONS[plain], value))
-        inside = [call.module for call in self._stack]
-        if any(isinstance(each, CLOSED) for each in inside) or (inside and _may_activate(inside[-1])):
+            call.operations[plain] += 1
+        if any(isinstance(each.module, CLOSED) for each in self._stack):
             return
         if not value.is_floating_point() or value.ndim < 2 or result.shape != value.shape:
             return
@@ -220,111 +226,24 @@ class Watch(TorchDispatchMode):
             first: Tensor = out[0] if isinstance(out, tuple) else out
             return first
 
-        path = self._stack[-1].path if self._stack else ""
         layer = Layer(
-            f"{path}:{name}", "function", name, tuple(value.shape), self._axis(value), name, path,
-            operation=plain, ordinal=ordinal, in_place=before is not None, act=act,
+            f"{_shown(caller.path)}:{name}", "function", name, tuple(value.shape), self._axis(value), name,
+            caller.path, caller.number, operation=plain, ordinal=ordinal, in_place=in_place, act=act,
         )  # fmt: skip
-        self._add(layer, value, result)
+        if may_activate(caller.module):  # it's known at the end whether the module itself is one
+            caller.functions.append((layer, value, result))
+        else:
+            self._add(layer, value, result)
 
     def _axis(self, tensor: Tensor) -> int:
-        """Where the units are: as followed, else 1 for images and volumes, and the last dimension for all else."""
-        return self._axes.get(id(tensor), 1 if tensor.ndim in (4, 5) else tensor.ndim - 1)
-
-    def _keep(self, tensor: Tensor) -> None:
-        self._kept.append(tensor)
+        """Where the units are, as followed, else as usual."""
+        return self._axes.get(id(tensor), usual_axis(tensor))
 
 
-VIEWS = {
-    "view",
-    "_unsafe_view",
-    "alias",
-    "detach",
-    "clone",
-    "contiguous",
-    "expand",
-    "unsqueeze",
-    "squeeze",
-    "dropout",
-}
-AXIS_1 = ("convolution", "batch_norm", "group_norm", "instance_norm")
-AXIS_LAST = (
-    "addmm",
-    "mm",
-    "bmm",
-    "baddbmm",
-    "linear",
-    "layer_norm",
-    "rms_norm",
-    "lstm",
-    "gru",
-    "mkldnn_rnn_layer",
-)
+def _same(one: Tensor, other: Tensor) -> bool:
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
-def _axis_after(
-    name: str, args: tuple[Any, ...], result: Tensor, known: Callable[[Tensor], int | None]
-) -> int | None:
-    """The dimension of units after an operation; None if unknown."""
-    if any(part in name for part in AXIS_1):
-        return 1
-    if any(name == part or part in name.split("native_")[-1] for part in AXIS_LAST):
-        return result.ndim - 1
-    sources = [each for each in args if isinstance(each, Tensor) and known(each) is not None]
-    if name in ("cat", "stack") and args and isinstance(args[0], (list, tuple)):
-        sources = [each for each in args[0] if isinstance(each, Tensor) and known(each) is not None]
-    if not sources:
-        return None
-    source = next((each for each in sources if each.ndim == result.ndim), sources[0])
-    axis = known(source)
-    assert axis is not None
-    if name == "permute":
-        return [dim % source.ndim for dim in args[1]].index(axis)
-    if name in ("transpose", "transpose_"):
-        swapped = [dim % source.ndim for dim in args[1:3]]
-        return swapped[1 - swapped.index(axis)] if axis in swapped else axis
-    if name == "t":
-        return 1 - axis if source.ndim == 2 else axis
-    if source.ndim == result.ndim:
-        return axis if result.shape[axis] == source.shape[axis] else None
-    if axis == source.ndim - 1 and result.ndim and result.shape[-1] == source.shape[-1]:
-        return result.ndim - 1
-    if axis < result.ndim and result.shape[: axis + 1] == source.shape[: axis + 1]:
-        return axis
-    return None
-
-
-def _may_activate(module: nn.Module) -> bool:
-    """Whether a module could be an activation: a known one, or one without parts and weights."""
-    if isinstance(module, ACTIVATION_MODULES):
-        return True
-    plain = not any(True for _ in module.children()) and not any(True for _ in module.parameters())
-    return plain and not isinstance(module, (*PASSIVE, nn.Softmax, nn.modules.pooling._MaxPoolNd))
-
-
-def _producer(module: nn.Module) -> str | None:
-    """What a module with weights is, if its output can be a pre-activation."""
-    if isinstance(module, nn.Linear) or type(module).__name__ in (
-        "Conv1D",
-        "NonDynamicallyQuantizableLinear",
-    ):
-        return "linear"
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return "convolution"
-    norm = type(module).__name__.rstrip("123d").endswith("Norm") or "LayerNorm" in type(module).__name__
-    leaf = not any(True for _ in module.children())
-    return "normalization" if norm and leaf else None
-
-
-def _activation_name(module: nn.Module, operations: list[str]) -> str:
-    """The activation's name: by class for PyTorch's, else the operation it consists of, else its class."""
-    known = {
-        nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.GELU: "gelu", nn.SiLU: "silu", nn.Tanh: "tanh",
-        nn.Sigmoid: "sigmoid", nn.Softplus: "softplus", nn.ELU: "elu",
-    }  # fmt: skip
-    if type(module) in known:
-        return known[type(module)]
-    if type(module).__name__.lower() == "abs" or operations == ["abs"]:
-        return "abs"
-    own = type(module).__module__.split(".")[0] == "torch"
-    return type(module).__name__ if own or len(operations) != 1 else operations[0]
+def _shown(path: str) -> str:
+    """A path without the wrappers of compiled modules."""
+    return ".".join(part for part in path.split(".") if part != COMPILED)

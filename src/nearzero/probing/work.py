@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,15 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from nearzero.errors import InputError
 from nearzero.perturbation import Perturbation
 from nearzero.probing.batches import Batch
+from nearzero.probing.items import Items
+from nearzero.probing.layer import Layer
 from nearzero.probing.model import Model
-from nearzero.probing.passes import Change, Method, Passes
+from nearzero.probing.passes import Change, Changed, Method, Passes
 from nearzero.probing.plan import Plan
 from nearzero.probing.result import FORMAT
-from nearzero.probing.scores import Items, Score
+from nearzero.probing.scores import Metric
 
 __all__ = ["Work", "dataset"]
 
@@ -42,13 +43,13 @@ class Work:
     Args:
         model: within `nearzero.probing.model.untouched`.
         plan: what is done to the layer.
-        scores: the metrics.
+        metrics: what is measured.
         causal, method, keep_items: as in `nearzero.probing.probe`.
 
     Attributes:
         open: the metrics that are measured on each batch.
         sums: for each metric, its sum over items at each perturbation, and last without one, (L + 1,).
-        items: how many items that was.
+        items, examples: how many that was.
         kept: for each metric, its values item by item, (L + 1, n) a batch, if they're kept.
         places: (n, 2) a batch, the example and the token of each item.
         passes: by side, how the logits are had.
@@ -58,21 +59,21 @@ class Work:
         self,
         model: Model,
         plan: Plan,
-        scores: Mapping[str, Score],
+        metrics: Mapping[str, Metric],
         causal: bool,
         method: Method,
         keep_items: bool,
     ) -> None:
         self.plan = plan
-        self.open = dict(scores)
-        self.sums: dict[str, Doubles] = {name: np.zeros(len(plan.perturbations) + 1) for name in scores}
+        self.open = dict(metrics)
+        self.sums: dict[str, Doubles] = {name: np.zeros(len(plan.perturbations) + 1) for name in metrics}
         self.items = self.examples = 0
         self.kept: defaultdict[str, list[npt.NDArray[Any]]] = defaultdict(list)
         self.places: list[npt.NDArray[np.int64]] = []
         self.passes = {side: Passes(model, plan.layer, side, method) for side, _ in plan.by_side()}
         self.keep_items = keep_items
         self._causal = causal
-        self._changes: dict[tuple[torch.device, torch.dtype], list[Change | None]] = {}
+        self._changes: dict[tuple[torch.device, torch.dtype, int], list[Change | None]] = {}
 
     def fill(
         self,
@@ -87,80 +88,85 @@ class Work:
             del self.open[name]
             self.sums[name] = each
             self.kept[name] = kept[name]
-        self.items = self.examples = len(places)
-        self.places = [places]
+        if not self.open:  # else they're counted as batches come
+            self.items = self.examples = len(places)
+            self.places = [places]
 
     def take(self, batch: Batch) -> None:
-        """Perturb the layer on one more batch; in halves where the device's memory doesn't hold it."""
-        part = None
-        try:
-            part = self._respond(batch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if len(batch) < 2 or not batch.divisible:
-                raise InputError(
-                    f"the device's memory doesn't hold a batch of {batch.describe()}; use smaller batches"
-                ) from error
-        if part is None:  # outside of the handler, whose traceback holds on to memory
-            half = len(batch) // 2
-            self.take(batch.rows(slice(0, half)))
-            self.take(batch.rows(slice(half, None)))
-            return
-        self._add(part, len(batch))
-
-    def _add(self, part: _Part, examples: int) -> None:
+        """Perturb the layer on one more batch."""
+        part = self._respond(batch)
         for name, sums in part.sums.items():
             self.sums[name] += sums
             self.kept[name] += [part.values[name]] if self.keep_items else []
         self.places.append(part.places + np.array([self.examples, 0]))
         self.items += len(part.places)
-        self.examples += examples
+        self.examples += len(batch)
 
     def _respond(self, batch: Batch) -> _Part:
         """The open metrics at each perturbation, and last without one."""
         levels = len(self.plan.perturbations)
-        sums = {name: np.zeros(levels + 1) for name in self.open}
-        values: dict[str, list[Any]] = {name: [None] * (levels + 1) for name in self.open}
+        scored: dict[str, list[Any]] = {name: [None] * (levels + 1) for name in self.open}
         items: Items | None = None
         for side, places in self.plan.by_side():
             changed = self.passes[side].on(batch)
-            items = items or Items.of(batch, changed.logits, self._causal)
+            items = self._items(batch, changed.logits) if items is None else items
             unperturbed = items.logits(changed.logits)
-            changes = self._changes_for(changed.values)
-            for place in (*places, levels):
-                change = changes[place] if place < levels else None
-                logits = unperturbed if change is None else items.logits(changed.run(change))
-                for name, score in self.open.items():
-                    scored = score(logits, items.target, unperturbed).detach().cpu().numpy()
-                    sums[name][place] = scored.sum(dtype=np.float64)
-                    if self.keep_items:
-                        values[name][place] = scored.astype(np.float32)
+            for place, logits in self._levels(changed, [*places, levels]):
+                rows = unperturbed if logits is None else items.logits(logits)
+                for name, metric in self.open.items():
+                    scored[name][place] = self._kept(metric.score(rows, items.target, unperturbed))
         assert items is not None
-        kept = {name: np.stack(each) for name, each in values.items()} if self.keep_items else {}
-        return _Part(sums, kept, items.place.cpu().numpy())
+        tables = {name: torch.stack(each).cpu().numpy() for name, each in scored.items()}
+        places_ = items.place.cpu().numpy()
+        if not self.keep_items:
+            return _Part(tables, {}, places_)
+        sums = {name: table.sum(axis=1, dtype=np.float64) for name, table in tables.items()}
+        return _Part(sums, {name: table.astype(np.float32) for name, table in tables.items()}, places_)
+
+    def _items(self, batch: Batch, logits: Tensor) -> Items:
+        """What counts in a batch."""
+        items = Items.of(batch, logits, self._causal)
+        if any(metric.of_classes for metric in self.open.values()):
+            items.check_classes(items.logits(logits).shape[1])
+        return items
+
+    def _levels(self, changed: Changed, places: Sequence[int]) -> Iterator[tuple[int, Tensor | None]]:
+        """The logits at each perturbation, by its number; None where nothing changes."""
+        changes = [*self._changes_for(changed.values), None]
+        moved = [(place, change) for place in places if (change := changes[place]) is not None]
+        yield from ((place, None) for place in places if changes[place] is None)
+        logits = changed.each([change for _, change in moved])
+        yield from zip((place for place, _ in moved), logits, strict=True)
+
+    def _kept(self, score: Tensor) -> Tensor:
+        """What is kept of an item's score at one level: itself, or the sum over all."""
+        score = score.detach()
+        if self.keep_items:
+            return score
+        score = score.cpu() if score.device.type == "mps" else score  # which has no float64
+        return score.sum(dtype=torch.float64)
 
     def _changes_for(self, values: Tensor) -> list[Change | None]:
         """The perturbations as functions of tensors like `values`; None where nothing changes."""
-        key = (values.device, values.dtype)
+        key = (values.device, values.dtype, values.ndim)
         if key not in self._changes:
             layer = self.plan.layer
             self._changes[key] = [
-                None if each.is_identity else _change(each, values, layer.units, layer.unit_axis)
-                for each in self.plan.perturbations
+                None if each.is_identity else _change(each, values, layer) for each in self.plan.perturbations
             ]
         return self._changes[key]
 
 
-def _change(perturbation: Perturbation, like: Tensor, units: int, axis: int) -> Change:
+def _change(perturbation: Perturbation, like: Tensor, layer: Layer) -> Change:
     """y = min(scale * x + offset, clip) along one dimension; half precision is computed in float32."""
     exact = torch.float64 if like.dtype == torch.float64 else torch.float32
     shape = [1] * like.ndim
-    shape[axis if like.ndim > axis else -1] = units
+    shape[layer.axis_of(like)] = layer.units
     parameters = (perturbation.scale, perturbation.offset, perturbation.clip)
     scale, offset, clip = (
-        torch.from_numpy(np.broadcast_to(np.asarray(each), (units,)).copy())
-        .to(like.device, exact)
+        torch.from_numpy(np.broadcast_to(np.asarray(each), (layer.units,)).copy())
+        .to(exact)
+        .to(like.device)
         .view(shape)
         for each in parameters
     )
@@ -181,10 +187,6 @@ def _change(perturbation: Perturbation, like: Tensor, units: int, axis: int) -> 
         return x.to(values.dtype, copy=x is values)
 
     return change
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def dataset(work: Sequence[Work], model: str) -> xr.Dataset:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from nearzero.errors import InputError
+from nearzero.statistics.words import ALL_RUNS_EQUAL, FEWER_THAN_TWO_RUNS
 
 __all__ = ["Summary", "count", "mean", "standard_deviation", "summarise", "t_interval"]
 
@@ -39,6 +40,13 @@ class Summary:
     low: float
     high: float
     confidence: float
+
+    @property
+    def words(self) -> str:
+        """What to say in place of an interval: too few runs, or no variance; empty where there is one."""
+        if self.n < 2:
+            return FEWER_THAN_TWO_RUNS
+        return ALL_RUNS_EQUAL if self.sd == 0.0 else ""
 
 
 def summarise(values: ArrayLike, confidence: float = 0.95) -> Summary:

@@ -1,0 +1,84 @@
+"""Simultaneous bands: between pointwise and Bonferroni, and how often they hold the whole curve."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nearzero.errors import InputError
+from nearzero.statistics import simultaneous_band
+
+
+def curves(rng, runs, levels=40, reach=5.0):
+    """Smooth random curves with mean 0: neighbours are alike over `reach` levels."""
+    distance = np.subtract.outer(np.arange(levels), np.arange(levels))
+    root = np.linalg.cholesky(np.exp(-0.5 * (distance / reach) ** 2) + 1e-6 * np.eye(levels))
+    return rng.standard_normal((runs, levels)) @ root.T
+
+
+def test_one_level_is_the_t_interval():
+    x = np.random.default_rng(0).standard_normal((12, 1))
+    for method in ("sup-t", "bonferroni"):
+        band = simultaneous_band(x, rng=np.random.default_rng(1), method=method)
+        low, high = stats.t.interval(0.95, 11, x.mean(), stats.sem(x)[0])
+        assert (band.low[0], band.high[0]) == pytest.approx((low, high), rel=1e-10)
+
+
+def test_bonferroni_by_hand():
+    band = simultaneous_band(
+        curves(np.random.default_rng(2), 8, 10), rng=np.random.default_rng(0), method="bonferroni"
+    )
+    assert band.critical_value == pytest.approx(stats.t.ppf(1 - 0.05 / 20, 7), rel=1e-10)
+
+
+def test_it_lies_between_pointwise_and_bonferroni():
+    x = curves(np.random.default_rng(3), 20)
+    sup = simultaneous_band(x, rng=np.random.default_rng(4)).critical_value
+    most = simultaneous_band(x, rng=np.random.default_rng(4), method="bonferroni").critical_value
+    assert stats.t.ppf(0.975, 19) < sup < most
+
+
+def test_levels_that_are_all_alike_need_no_more_than_one():
+    x = np.random.default_rng(5).standard_normal((15, 1)) * np.ones((15, 30))
+    band = simultaneous_band(x, rng=np.random.default_rng(6), draws=20_000)
+    assert band.critical_value == pytest.approx(stats.t.ppf(0.975, 14), rel=0.03)
+
+
+@pytest.mark.parametrize("runs", [5, 20])
+def test_how_often_the_whole_curve_is_covered(runs):
+    """300 simulated studies: nominally 95 %, bounds three binomial errors around that."""
+    rng = np.random.default_rng(runs)
+    hits = 0
+    for _ in range(300):
+        band = simultaneous_band(curves(rng, runs), rng=rng, draws=1000)
+        hits += bool(((band.low <= 0) & (band.high >= 0)).all())
+    assert 0.91 <= hits / 300 <= 0.995
+
+
+def test_flat_levels_and_lost_runs():
+    x = curves(np.random.default_rng(7), 9, 6)
+    x[:, 2], x[4] = 0.25, np.nan
+    band = simultaneous_band(x, rng=np.random.default_rng(8))
+    assert (band.n, band.left_out) == (8, 1)
+    assert band.flat.tolist() == [False, False, True, False, False, False]
+    assert band.low[2] == band.mean[2] == band.high[2] == 0.25
+    x[1, 5] = np.nan
+    assert np.isnan(simultaneous_band(x, rng=np.random.default_rng(8)).low[5])
+
+
+def test_words_and_refusals():
+    rng = np.random.default_rng(0)
+    assert "fewer than two runs" in simultaneous_band(np.ones((1, 4)), rng=rng).words
+    assert "no variance" in simultaneous_band(np.ones((5, 4)), rng=rng).words
+    for change, message in (
+        ({"draws": 5}, "at least 100 draws"),
+        ({"method": "scheffe"}, "the method of a band is"),
+        ({"confidence": 0.0}, "confidence lies strictly"),
+    ):
+        with pytest.raises(InputError, match=message):
+            simultaneous_band(np.ones((3, 4)), **{"rng": rng, **change})
+    with pytest.raises(InputError, match=r"shape \(R, L\); it saw the shape \(4,\)"):
+        simultaneous_band(np.ones(4), rng=rng)
+    with pytest.raises(InputError, match="rng is a NumPy Generator"):
+        simultaneous_band(np.ones((3, 4)), rng=7)

@@ -1,0 +1,119 @@
+"""The crossed bootstrap against its variance in closed form, plain loops, and simulated studies."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from nearzero.errors import InputError
+from nearzero.statistics import bootstrap_means, crossed_bootstrap
+
+BOTH = "new runs and new examples"
+FIXED = "new runs, data fixed"
+
+
+def crossed(rng, runs, examples, of_runs=1.0, of_examples=1.0, noise=1.0):
+    return (
+        of_runs * rng.standard_normal((runs, 1))
+        + of_examples * rng.standard_normal(examples)
+        + noise * rng.standard_normal((runs, examples))
+    )
+
+
+def test_the_variance_of_the_means_is_known():
+    """E(mean*^2) over the multinomial weights, in closed form for small R and N."""
+    x = crossed(np.random.default_rng(0), 4, 6)
+    runs, examples = x.shape
+    # weights have mean 1, variance 1 - 1/n and covariance -1/n
+    second = {n: np.ones((n, n)) + np.eye(n) - 1 / n for n in (runs, examples)}
+    exact = np.einsum("rn,sm,rs,nm->", x, x, second[runs], second[examples]) / (runs * examples) ** 2
+    found = bootstrap_means(x, rng=np.random.default_rng(1), population=BOTH, resamples=200_000)
+    assert found.mean() == pytest.approx(x.mean(), abs=5 * found.std() / math.sqrt(200_000))
+    assert found.var() == pytest.approx(exact - x.mean() ** 2, rel=0.02)
+
+
+def test_with_the_data_fixed_it_is_the_bootstrap_of_run_means():
+    x = crossed(np.random.default_rng(2), 12, 50)
+    found = crossed_bootstrap(x, rng=np.random.default_rng(3), population=FIXED, resamples=50_000)
+    assert found.standard_error == pytest.approx(x.mean(axis=1).std(ddof=1) / math.sqrt(12), rel=0.01)
+    assert found.df == 11
+    assert found.mean == x.mean()
+
+
+def test_new_examples_widen_the_interval():
+    x = crossed(np.random.default_rng(4), 10, 40, of_examples=3.0)
+    wide, narrow = (
+        crossed_bootstrap(x, rng=np.random.default_rng(5), population=each) for each in (BOTH, FIXED)
+    )
+    assert wide.standard_error > 1.4 * narrow.standard_error
+    assert wide.population == BOTH
+
+
+def test_the_generator_decides_and_pairs_are_differences():
+    rng = np.random.default_rng(6)
+    first, second = crossed(rng, 6, 30), crossed(rng, 6, 30)
+    one, two = (crossed_bootstrap(first, second, rng=np.random.default_rng(7)) for _ in range(2))
+    assert one == two
+    assert one == crossed_bootstrap(first - second, rng=np.random.default_rng(7))
+    assert one != crossed_bootstrap(first, second, rng=np.random.default_rng(8))
+
+
+def test_runs_without_a_value_are_left_out_and_degenerate_data_get_words():
+    x = crossed(np.random.default_rng(9), 5, 20)
+    x[2] = np.nan
+    assert crossed_bootstrap(x, rng=np.random.default_rng(0)).left_out == 1
+    x[1, 3] = np.nan
+    with pytest.raises(InputError, match="1 runs have a value for some examples and not for others"):
+        crossed_bootstrap(x, rng=np.random.default_rng(0))
+    for values, words in (
+        (np.ones((1, 9)), "fewer than two runs"),
+        (np.ones((9, 1)), "fewer than two examples"),
+        (np.ones((4, 9)), "no variance"),
+    ):
+        found = crossed_bootstrap(values, rng=np.random.default_rng(0))
+        assert words in found.words
+        assert found.t_low is found.percentile_high is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resamples": 10}, "at least 100 resamples"),
+        ({"confidence": 1.0}, "confidence lies strictly between 0 and 1"),
+        ({"population": "all"}, "the population is"),
+        ({"rng": 3}, "rng is a NumPy Generator"),
+    ],
+)
+def test_refusals(change, message):
+    with pytest.raises(InputError, match=message):
+        crossed_bootstrap(np.ones((3, 4)), **{"rng": np.random.default_rng(0), **change})
+    with pytest.raises(InputError, match=r"shape \(R, N\); it saw \(3,\)"):
+        crossed_bootstrap(np.ones(3), rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("runs", "percentile", "t"), [(5, (0.89, 0.97), (0.92, 0.98)), (20, (0.91, 0.97), (0.92, 0.98))]
+)
+def test_how_often_the_truth_is_covered(runs, percentile, t):
+    """300 simulated studies; bounds are some three binomial errors around what the module's head says."""
+    rng = np.random.default_rng(runs)
+    hits = np.zeros(2)
+    for _ in range(300):
+        found = crossed_bootstrap(crossed(rng, runs, 100, noise=3.0), rng=rng, resamples=400)
+        hits += found.percentile_low <= 0 <= found.percentile_high, found.t_low <= 0 <= found.t_high
+    assert percentile[0] <= hits[0] / 300 <= percentile[1] + 0.03
+    assert t[0] <= hits[1] / 300 <= 1.0
+
+
+@pytest.mark.parametrize("runs", [5, 20])
+def test_covered_near_100_percent_accuracy(runs):
+    """Ten wrong of 500: difficulty belongs to examples and runs together."""
+    rng = np.random.default_rng(100 + runs)
+    hits = 0
+    for _ in range(200):
+        x = (rng.random((runs, 500)) < 0.98).astype(float)
+        found = crossed_bootstrap(x, rng=rng, resamples=300)
+        hits += found.t_low <= 0.98 <= found.t_high
+    assert hits / 200 >= 0.9
