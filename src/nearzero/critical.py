@@ -18,7 +18,7 @@ import numpy.typing as npt
 from nearzero.activations import Activation
 from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
-from nearzero.families import Clip, Conduct, Family, Scale, make_family
+from nearzero.families import BY_FORMULA, Clip, Conduct, Family, Scale, make_family
 from nearzero.hidden import HiddenLayer
 from nearzero.kernels.critical import walk
 from nearzero.networks import TwoLayer, as_network
@@ -145,7 +145,7 @@ def critical_levels(
     network = as_network(network)
     conduct = conduct or Conduct.default([network.activation])
     made = make_family(family, conduct)
-    if family == "offset":
+    if family in BY_FORMULA:
         conduct.check([network.activation])
     begin, end = DECLARED[family]
     begin, end = (begin if low is None else float(low)), (end if high is None else float(high))

@@ -1,14 +1,16 @@
 """Families: what turns a level and the unit ranges into a perturbation.
 
-Here are the paper's three, with its levels, each in the published conduct and in the corrected ones. A
-`Conduct` names which. How a sweep applies them is in `nearzero.sweep`.
+Here are the paper's three, with its levels, each in the published conduct and in the corrected ones; a
+`Conduct` names which. And the controls, which differ from those in one respect each: what a pure shift does,
+what gains do that aren't the same for all units, what is left if signs are drawn or units swapped. Noise, which is
+drawn for each example, is in `nearzero.noise`. How a sweep applies families is in `nearzero.sweep`.
 """
 
 from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final, get_args
 
@@ -20,13 +22,31 @@ from nearzero.errors import InputError
 from nearzero.perturbation import Perturbation, Side
 from nearzero.ranges import Ranges
 
-__all__ = ["FAMILIES", "Clip", "Conduct", "Family", "Offset", "Scale", "make_family"]
+__all__ = [
+    "BY_FORMULA",
+    "FAMILIES",
+    "PAPER_FAMILIES",
+    "Cap",
+    "Clip",
+    "Conduct",
+    "Family",
+    "Gains",
+    "Offset",
+    "PermutedShift",
+    "Scale",
+    "Shift",
+    "SignedOffset",
+    "SignedShift",
+    "make_family",
+]
 
 OffsetFormula = Literal["as-run", "as-written", "shift"]
 ClipThreshold = Literal["min+pr", "pr"]
 Levels = npt.NDArray[np.float64]
 
 AS_RUN_FOR = ("relu", "abs")
+PAPER_FAMILIES = ("offset", "scale", "clip")
+BY_FORMULA = frozenset({"offset", "signed_offset"})  # what `Conduct.offset` is about
 
 
 def _log_levels() -> Levels:
@@ -93,10 +113,15 @@ class Family(ABC):
     Attributes:
         name: how specs, files and the command line call it.
         identity: the level at which nothing changes; None where there is no such level.
+        sides: on each side of the identity ("below", "above"), two levels: where the search for a displacement
+            begins, the identity or the nearest level to it, and where it ends.
+        random: whether something is drawn for each unit; then there is a `seed`.
     """
 
     name: ClassVar[str]
     identity: ClassVar[float | None]
+    sides: ClassVar[Mapping[str, tuple[float, float]]]
+    random: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -135,6 +160,7 @@ class Scale(Family):
 
     name: ClassVar[str] = "scale"
     identity: ClassVar[float | None] = 1.0
+    sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (1.0, 0.01), "above": (1.0, 10.0)}
 
     @property
     def levels(self) -> Levels:
@@ -162,6 +188,7 @@ class Clip(Family):
 
     name: ClassVar[str] = "clip"
     identity: ClassVar[float | None] = np.inf
+    sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (1.0, 0.0)}
 
     @property
     def levels(self) -> Levels:
@@ -190,6 +217,7 @@ class Offset(Family):
         Conduct(offset=self.formula, range=self.range)  # refuses unknown words
 
     name: ClassVar[str] = "offset"
+    sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 1.0)}
 
     @property
     def identity(self) -> float | None:  # type: ignore[override]
@@ -218,15 +246,156 @@ class Offset(Family):
         return Perturbation(scale=scale, offset=move)
 
 
-FAMILIES: dict[str, Callable[[Conduct], Family]] = {
-    "offset": lambda conduct: Offset(conduct.offset, conduct.range),
-    "scale": lambda conduct: Scale(),
-    "clip": lambda conduct: Clip(conduct.clip_threshold, conduct.clip, conduct.range),
+# --- the controls -------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class Shift(Family):
+    """Pure boundary shift: y = z + p r, slopes as they were; r = max - min."""
+
+    range: Side = "post"
+
+    name: ClassVar[str] = "shift"
+    identity: ClassVar[float | None] = 0.0
+    sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 8.0)}
+
+    @property
+    def levels(self) -> Levels:
+        """Those of the paper's offset."""
+        return _offset_levels()
+
+    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+        return Perturbation(offset=level * ranges.on(self.range).width)
+
+
+class _Drawn(Family):
+    """A family in which something is drawn for each unit; one draw is one seed, whatever the level."""
+
+    identity: ClassVar[float | None] = 0.0
+    sides: ClassVar[Mapping[str, tuple[float, float]]] = {"above": (0.0, 8.0)}
+    random: ClassVar[bool] = True
+    seed: int
+
+    @property
+    def levels(self) -> Levels:
+        """From 0 to 1 in steps of 0.01."""
+        return np.arange(101) / 100
+
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *self.name.encode()])
+
+    def _signs(self, ranges: Ranges) -> npt.NDArray[np.float64]:
+        return self._generator().choice([-1.0, 1.0], ranges.live.shape)
+
+
+@final
+@dataclass(frozen=True)
+class SignedShift(_Drawn):
+    """A shift whose sign is drawn for each unit: y = z + p e r, e = -1 or 1."""
+
+    range: Side = "post"
+    seed: int = 0
+
+    name: ClassVar[str] = "signed_shift"
+
+    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+        return Perturbation(offset=level * self._signs(ranges) * ranges.on(self.range).width)
+
+
+@final
+@dataclass(frozen=True)
+class SignedOffset(_Drawn):
+    """The offset with a level of drawn sign for each unit: p e in place of p, e = -1 or 1, in any of its formulas."""
+
+    formula: OffsetFormula = "as-run"
+    range: Side = "post"
+    seed: int = 0
+
+    name: ClassVar[str] = "signed_offset"
+
+    @property
+    def identity(self) -> float | None:  # type: ignore[override]
+        """As the offset's."""
+        return Offset(self.formula, self.range).identity
+
+    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+        offset = Offset(self.formula, self.range)
+        plus, minus = (offset._live(sign * level, ranges) for sign in (1.0, -1.0))
+        up = self._signs(ranges) > 0
+        return Perturbation(
+            scale=np.where(up, plus.scale, minus.scale), offset=np.where(up, plus.offset, minus.offset)
+        )
+
+
+@final
+@dataclass(frozen=True)
+class PermutedShift(_Drawn):
+    """A shift by the range of another unit: y_u = z_u + p r_q(u), q a permutation of the live units."""
+
+    range: Side = "post"
+    seed: int = 0
+
+    name: ClassVar[str] = "permuted_shift"
+    sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 8.0)}
+
+    @property
+    def levels(self) -> Levels:
+        """Those of the paper's offset."""
+        return _offset_levels()
+
+    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+        moves = ranges.on(self.range).width.copy()
+        moves[ranges.live] = self._generator().permutation(moves[ranges.live])
+        return Perturbation(offset=level * moves)
+
+
+@final
+@dataclass(frozen=True)
+class Gains(_Drawn):
+    """A gain for each unit, the fair counterpart of scale: y = z exp(p g), g from the standard normal distribution."""
+
+    seed: int = 0
+
+    name: ClassVar[str] = "gains"
+
+    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+        return Perturbation(scale=np.exp(level * self._generator().standard_normal(ranges.live.shape)))
+
+
+@final
+@dataclass(frozen=True)
+class Cap(Family):
+    """Post-activation cap: a' = min(a, min + p r) with the post-activation range, on both sides of Abs alike."""
+
+    name: ClassVar[str] = "cap"
+    identity: ClassVar[float | None] = np.inf
+    sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (1.0, 0.0)}
+
+    @property
+    def levels(self) -> Levels:
+        """From 0 to 1 in steps of 0.01."""
+        return np.arange(101) / 100
+
+    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+        return Clip("min+pr", "post", "post")._live(level, ranges)
+
+
+FAMILIES: dict[str, Callable[[Conduct, int], Family]] = {
+    "offset": lambda conduct, seed: Offset(conduct.offset, conduct.range),
+    "scale": lambda conduct, seed: Scale(),
+    "clip": lambda conduct, seed: Clip(conduct.clip_threshold, conduct.clip, conduct.range),
+    "shift": lambda conduct, seed: Shift(conduct.range),
+    "signed_shift": lambda conduct, seed: SignedShift(conduct.range, seed),
+    "signed_offset": lambda conduct, seed: SignedOffset(conduct.offset, conduct.range, seed),
+    "permuted_shift": lambda conduct, seed: PermutedShift(conduct.range, seed),
+    "gains": lambda conduct, seed: Gains(seed),
+    "cap": lambda conduct, seed: Cap(),
 }
 
 
-def make_family(name: str, conduct: Conduct) -> Family:
-    """The family called `name`, in the given conduct.
+def make_family(name: str, conduct: Conduct, seed: int = 0) -> Family:
+    """The family called `name`, in the given conduct; `seed` is of what is drawn, if anything is.
 
     Raises:
         InputError: there is none of that name.
@@ -235,4 +404,4 @@ def make_family(name: str, conduct: Conduct) -> Family:
         close = difflib.get_close_matches(str(name), FAMILIES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(f"unknown family {name!r}: {hint}known are {', '.join(FAMILIES)}")
-    return FAMILIES[name](conduct)
+    return FAMILIES[name](conduct, seed)

@@ -17,7 +17,7 @@ import xarray as xr
 from nearzero import metrics
 from nearzero.arrays import as_array, as_numbers
 from nearzero.errors import InputError
-from nearzero.families import Conduct, make_family
+from nearzero.families import BY_FORMULA, PAPER_FAMILIES, Conduct, make_family
 from nearzero.hidden import HiddenLayer
 from nearzero.networks import TwoLayer, as_network
 from nearzero.perturbation import Perturbation
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["respond", "sweep", "unit_ranges"]
-
-PAPER_FAMILIES = ("offset", "scale", "clip")
 
 
 def unit_ranges(network: TwoLayer | nn.Module, x: Pixels | npt.ArrayLike) -> Ranges:
@@ -57,7 +55,7 @@ def sweep(
         network: a `TwoLayer`, or a PyTorch module Linear, activation, Linear.
         x: the examples, (N, D); uint8 pixels are the fastest.
         y: the labels, (N,); without them there is agreement and no accuracy.
-        family: one name, or several: "offset", "scale", "clip".
+        family: one name, or several: "offset", "scale", "clip", or a control (see `nearzero.families`).
         levels: in place of the family's own, for one family only.
         ranges: the unit ranges the levels refer to; taken over x unless given.
         conduct: which reading of the protocol; `Conduct.default` of the activation unless given.
@@ -106,7 +104,7 @@ def respond(
     keep_predictions: bool = False,
 ) -> xr.Dataset:
     """`sweep` for a hidden layer that is at hand; see there."""
-    conduct.check([hidden.network.activation] if "offset" in families else [])
+    conduct.check([] if BY_FORMULA.isdisjoint(families) else [hidden.network.activation])
     made = [make_family(name, conduct) for name in families]
     grids = [(levels or {}).get(each.name, each.levels) for each in made]
     axis = np.unique(np.concatenate(grids)) if grids else np.empty(0)

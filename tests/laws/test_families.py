@@ -17,7 +17,10 @@ CONDUCTS = [
     for threshold in ("min+pr", "pr")
     for side in ("pre", "post")
 ]
-EVERY = [(name, conduct) for name in nz.FAMILIES for conduct in CONDUCTS]
+# One case for each family that differs: most switches say nothing to most families.
+EVERY = list(
+    {nz.make_family(name, conduct): (name, conduct) for name in nz.FAMILIES for conduct in CONDUCTS}.values()
+)
 RELU = nz.activation("relu")
 
 layers = hnp.arrays(
@@ -93,7 +96,7 @@ def test_shifts_compose_by_addition(z: np.ndarray, first: float, second: float) 
 
 
 @pytest.mark.parametrize("case", EVERY, ids=ids)
-def test_levels_ascend_and_are_the_papers(case: tuple[str, nz.Conduct]) -> None:
+def test_levels_ascend_and_the_papers_are_the_papers(case: tuple[str, nz.Conduct]) -> None:
     levels = nz.make_family(*case).levels
     assert np.all(np.diff(levels) > 0)
     if case[0] == "offset":
@@ -101,7 +104,7 @@ def test_levels_ascend_and_are_the_papers(case: tuple[str, nz.Conduct]) -> None:
         assert (levels[0], levels[32], levels[-13], levels[-1]) == (-2.0, -0.4, 0.4, 1.0)
         assert 0.0 in levels
         assert levels[50] == -0.22  # the entry that the published t-tests took for "no perturbation"
-    else:
+    elif case[0] in ("scale", "clip"):
         assert len(levels) == 100
         np.testing.assert_allclose(levels, 0.01 * 1000 ** (np.arange(100) / 99), rtol=1e-12)
 
@@ -116,3 +119,54 @@ def test_a_level_that_means_nothing_is_refused(
         return
     with pytest.raises(nz.InputError, match=f"a level of {case[0]} must be finite"):
         family.at(level, nz.Ranges.of(rng.normal(size=(5, 3)), RELU))
+
+
+DRAWN = [name for name in nz.FAMILIES if nz.make_family(name, nz.Conduct()).random]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_draw_is_its_seeds_and_of_all_levels(name: str, rng: np.random.Generator) -> None:
+    """Two levels of one seed have the same signs, gains or permutation; another seed has others."""
+    ranges = nz.Ranges.of(rng.standard_normal((50, 64)).astype(np.float32), RELU)
+    one, again, other = (nz.make_family(name, nz.Conduct(), seed) for seed in (1, 1, 2))
+    for parameter in ("scale", "offset"):
+        first, second, third = (getattr(each.at(0.5, ranges), parameter) for each in (one, again, other))
+        np.testing.assert_array_equal(first, second)
+        if first.ndim and np.ptp(first):
+            assert not np.array_equal(first, third)
+    small, large = (one.at(level, ranges) for level in (0.25, 0.5))
+    np.testing.assert_allclose(
+        np.log(large.scale), 2 * np.log(small.scale), atol=1e-12
+    ) if name == "gains" else None
+    np.testing.assert_allclose(large.offset, 2 * small.offset, rtol=1e-12)
+
+
+def test_what_is_drawn(rng: np.random.Generator) -> None:
+    """Signs in equal shares, standard normal gains, a permutation of the shifts of live units."""
+    z = rng.standard_normal((50, 4000)).astype(np.float32)
+    z[:, :100] = -1.0  # dead
+    ranges = nz.Ranges.of(z, RELU)
+    live = ranges.live
+    shift = nz.make_family("shift", nz.Conduct()).at(0.5, ranges).offset
+    np.testing.assert_array_equal(shift, 0.5 * ranges.post.width)
+    signed = nz.make_family("signed_shift", nz.Conduct()).at(0.5, ranges).offset
+    np.testing.assert_array_equal(np.abs(signed), shift)
+    assert abs(np.sign(signed[live]).mean()) < 4 / np.sqrt(live.sum())
+    permuted = nz.make_family("permuted_shift", nz.Conduct()).at(0.5, ranges).offset
+    np.testing.assert_array_equal(np.sort(permuted), np.sort(shift))
+    assert not permuted[~live].any()
+    gains = np.log(nz.make_family("gains", nz.Conduct()).at(2.0, ranges).scale[live]) / 2
+    assert abs(gains.mean()) < 4 / np.sqrt(live.sum())
+    assert abs(gains.std() - 1) < 4 / np.sqrt(2 * live.sum())
+    offset = nz.Offset().at(0.5, ranges), nz.Offset().at(-0.5, ranges)
+    drawn = nz.make_family("signed_offset", nz.Conduct()).at(0.5, ranges)
+    up = drawn.offset > 0
+    np.testing.assert_array_equal(drawn.scale, np.where(up, offset[0].scale, offset[1].scale))
+
+
+def test_the_cap_acts_on_both_sides_of_abs() -> None:
+    z = np.array([[-4.0], [-1.0], [0.0], [2.0]])
+    act = nz.activation("abs")
+    cap = nz.make_family("cap", nz.Conduct()).at(0.25, nz.Ranges.of(z, act))
+    assert cap.side == "post"
+    np.testing.assert_array_equal(cap(act(z)).ravel(), [1.0, 1.0, 0.0, 1.0])

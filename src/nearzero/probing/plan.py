@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nearzero.activations import ACTIVATIONS
 from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
-from nearzero.families import Conduct, make_family
+from nearzero.families import BY_FORMULA, Conduct, make_family
 from nearzero.perturbation import Perturbation, Side
 from nearzero.probing.layer import Layer
 from nearzero.ranges import Ranges
@@ -58,7 +58,7 @@ def make_plan(
     published = layer.activation in ("relu", "abs")
     own = conduct or (Conduct() if published else Conduct(offset="shift", range="pre"))
     try:
-        if "offset" in families:
+        if not BY_FORMULA.isdisjoint(families):
             _check_offset(own, layer)
         made = [make_family(name, own) for name in families]
         grids = {each.name: _grid(each.name, each.levels, levels) for each in made}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearzero.families import FAMILIES, Conduct
+from nearzero.families import PAPER_FAMILIES, Conduct
 from nearzero.probing.batches import Batch, Prepare, read_batch
 from nearzero.probing.layer import Layer
 from nearzero.probing.layers import CannotRunError, Found, find_layers, select_layers
@@ -59,7 +59,7 @@ def probe(
     data: Any,
     layers: Names = None,
     *,
-    families: str | Iterable[str] = tuple(FAMILIES),
+    families: str | Iterable[str] = PAPER_FAMILIES,
     levels: Levels = None,
     metrics: Metrics = None,
     ranges_from: Any = None,
@@ -86,7 +86,7 @@ def probe(
         data: batches (a DataLoader, a list), a `Dataset`, or arrays; see `nearzero.probing.batches`. Targets
             are optional; those of -100 are ignored.
         layers: names or globs, as `nz.layers` lists them; all activations if None.
-        families: "offset", "scale", "clip".
+        families: "offset", "scale", "clip"; or controls, see `nearzero.families`.
         levels: in place of each family's own: a mapping from family to levels, levels for all, or how many of
             each family's own to take, evenly spaced.
         metrics: "accuracy", "agreement", "cross_entropy", "margin", "kl_divergence", or functions of (logits

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from nearzero.errors import InputError
-from nearzero.families import FAMILIES, Conduct, make_family
+from nearzero.families import FAMILIES, PAPER_FAMILIES, Conduct, make_family
 from nearzero.memory import memory_limit
 from nearzero.networks.modules import activation_module
 from nearzero.probing.batches import Prepare
@@ -38,7 +38,7 @@ class Request:
     """
 
     layers: Names = None
-    families: str | Iterable[str] = tuple(FAMILIES)
+    families: str | Iterable[str] = PAPER_FAMILIES
     levels: Levels = None
     metrics: Metrics = None
     quantiles: tuple[float, float] | None = None

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nearzero.activations import activation
 from nearzero.errors import InputError
-from nearzero.families import Conduct, make_family
+from nearzero.families import BY_FORMULA, Conduct, make_family
 from nearzero.training.engine import Precision
 from nearzero.training.recipe import Recipe
 
@@ -125,7 +125,7 @@ class Spec(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
-        if "offset" in self.families:
+        if not BY_FORMULA.isdisjoint(self.families):
             self.conduct.check(self.activations)
         if self.test_every % self.evaluate_every:
             raise InputError(
