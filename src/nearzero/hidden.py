@@ -8,6 +8,7 @@ answers. The loops themselves are in `nearzero.kernels`; what the levels mean is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS
+from nearzero.kernels.changes import add_changes
 from nearzero.kernels.forward import preactivations
 from nearzero.kernels.respond import BLOCK, GROUP, respond, respond_scaled
 from nearzero.memory import memory_limit
@@ -26,6 +28,8 @@ from nearzero.ranges import Ranges
 from nearzero.threads import parallel, thread_count
 
 __all__ = ["HiddenLayer"]
+
+SHARDS = 16  # parts of a set of examples whose sums are taken apart, however many threads there are
 
 Floats = npt.NDArray[np.float32]
 Predictions = npt.NDArray[np.uint16]
@@ -61,6 +65,25 @@ class HiddenLayer:
         self.threads = thread_count(threads)
         self._memory = memory_limit(memory)
         self._inputs = _as_inputs(inputs, network.inputs)
+        self._given: Floats | None = None
+
+    def part(self, rows: npt.NDArray[np.integer]) -> HiddenLayer:
+        """The same layer on some of the examples."""
+        inputs = self._inputs
+        chosen = (
+            Pixels(inputs.values[rows], inputs.gain, inputs.shift)
+            if isinstance(inputs, Pixels)
+            else inputs[rows]
+        )
+        return HiddenLayer(self.network, chosen, threads=self.threads, memory=self._memory)
+
+    def with_z(self, z: Floats) -> HiddenLayer:
+        """The same layer on as many examples, with other pre-activations (N, U)."""
+        if z.shape != (len(self), self.network.units):
+            raise InputError(f"z must be ({len(self)}, {self.network.units}); got {z.shape}")
+        other = HiddenLayer(self.network, self._inputs, threads=self.threads, memory=self._memory)
+        other._given = np.ascontiguousarray(z, dtype=np.float32)
+        return other
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -79,6 +102,8 @@ class HiddenLayer:
 
     def exact(self, rows: slice) -> npt.NDArray[np.float64]:
         """z of some examples in float64, (n, U)."""
+        if self._given is not None:
+            return self._given[rows].astype(np.float64)
         network, inputs = self.network, self._inputs
         if isinstance(inputs, Pixels):
             x = inputs.values[rows].astype(np.float64) * inputs.gain + inputs.shift
@@ -97,6 +122,40 @@ class HiddenLayer:
         """(N,): the predictions of the network as it is."""
         return np.asarray(self.predict([Perturbation()])[0])
 
+    def changes(
+        self, perturbations: Sequence[Perturbation]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """What perturbations do to the activations: sums over examples of (a' - a)^2 and of a' - a, (L, U) each."""
+        units = self.network.units
+        scale, offset, clip = _stacked(perturbations, units)
+        flat = (scale.ravel(), offset.ravel(), clip.ravel())
+        post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
+        act = KERNEL_ACTIVATIONS[self.network.activation]
+        total = np.zeros((2, len(perturbations), units))
+        for rows in self.blocks():
+            z, examples = self._blocked(rows), rows.stop - rows.start
+            edges = np.linspace(0, -(-examples // BLOCK), SHARDS + 1).astype(int)
+            parts = np.zeros((SHARDS, *total.shape))
+
+            def work(shard: int, z=z, examples=examples, edges=edges, parts=parts) -> None:  # type: ignore[no-untyped-def]
+                squares, sums = parts[shard]
+                add_changes(
+                    act, z, *flat, post, examples, squares, sums, edges[shard], edges[shard + 1]
+                )  # fmt: skip
+
+            parallel(work, range(SHARDS), self.threads)
+            total += parts.sum(axis=0)
+        return total[0], total[1]
+
+    def with_b2(self, b2: npt.NDArray[np.floating]) -> HiddenLayer:
+        """The same layer, z included if it's there, before other output biases (K,)."""
+        network = self.network
+        other = copy(self)
+        other.network = TwoLayer(network.w1, network.b1, network.w2, b2, network.activation)
+        for name in ("_readout", "unperturbed"):
+            other.__dict__.pop(name, None)
+        return other
+
     def predict(self, perturbations: Sequence[Perturbation], rows: slice | None = None) -> Predictions:
         """(L, N): the class with the greatest logit, the first of equals, under each perturbation.
 
@@ -109,12 +168,7 @@ class HiddenLayer:
         """
         if not all(isinstance(each, Perturbation) for each in perturbations):
             raise InputError("predict takes a sequence of perturbations")
-        units = self.network.units
-        parameters = [each.per_unit(units) for each in perturbations]
-        scale, offset, clip = (
-            np.stack(column) if column else np.empty((0, units), np.float32)
-            for column in _columns(parameters)
-        )
+        scale, offset, clip = _stacked(perturbations, self.network.units)
         post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
         common = self._common_scale(scale, offset, clip)
         closed = ~np.isnan(common)
@@ -162,6 +216,8 @@ class HiddenLayer:
 
     def _preactivations(self, rows: slice) -> Floats:
         """z = w1 x + b1 of some examples, (n, U)."""
+        if self._given is not None:
+            return self._given[rows]
         network, inputs = self.network, self._inputs
         if isinstance(inputs, Pixels):
             part = Pixels(inputs.values[rows], inputs.gain, inputs.shift)
@@ -189,8 +245,12 @@ class HiddenLayer:
         return np.ascontiguousarray(w2.reshape(groups, GROUP, units).transpose(0, 2, 1)).ravel(), b2
 
 
-def _columns(parameters: list[tuple[Floats, ...]]) -> list[list[Floats]]:
-    return [[each[column] for each in parameters] for column in range(3)]
+def _stacked(perturbations: Sequence[Perturbation], units: int) -> tuple[Floats, Floats, Floats]:
+    """Scale, offset and clip of L perturbations, (L, U) each."""
+    parameters = np.empty((3, len(perturbations), units), np.float32)
+    for level, each in enumerate(perturbations):
+        parameters[:, level] = each.per_unit(units)
+    return parameters[0], parameters[1], parameters[2]
 
 
 def _in_blocks(z: Floats) -> Floats:

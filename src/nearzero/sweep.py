@@ -27,7 +27,7 @@ from nearzero.ranges import Ranges
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["respond", "sweep", "unit_ranges"]
+__all__ = ["as_labels", "respond", "sweep", "unit_ranges"]
 
 
 def unit_ranges(network: TwoLayer | nn.Module, x: Pixels | npt.ArrayLike) -> Ranges:
@@ -83,7 +83,7 @@ def sweep(
     given = None if levels is None else {names[0]: _as_levels(levels)}
     result = respond(
         hidden,
-        None if y is None else _as_labels(y, len(hidden), network.classes),
+        None if y is None else as_labels(y, len(hidden), network.classes),
         families=names,
         levels=given,
         ranges=ranges or hidden.ranges,
@@ -167,7 +167,12 @@ def _as_levels(levels: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.unique(array)
 
 
-def _as_labels(y: npt.ArrayLike, examples: int, classes: int) -> npt.NDArray[np.int64]:
+def as_labels(y: npt.ArrayLike, examples: int, classes: int) -> npt.NDArray[np.int64]:
+    """Labels (N,), checked: one for each example, each a class.
+
+    Raises:
+        InputError: labels that aren't that.
+    """
     labels = as_array(y, "y")
     if labels.shape != (examples,):
         raise InputError(f"y must have one label per example, shape ({examples},); got {labels.shape}")

@@ -30,7 +30,7 @@ from nearzero.kernels.simd import (
     vmin,
 )
 
-__all__ = ["BLOCK", "GROUP", "respond", "respond_scaled"]
+__all__ = ["BLOCK", "GROUP", "perturb", "respond", "respond_scaled"]
 
 BLOCK = 32  # examples in a block
 GROUP = 10  # classes whose sums are in registers together
@@ -40,7 +40,8 @@ _NEVER = _F(-np.inf)
 
 
 @jit
-def _perturb(act, z, scale, offset, clip, post):  # type: ignore[no-untyped-def]
+def perturb(act, z, scale, offset, clip, post):  # type: ignore[no-untyped-def]
+    """The perturbed activations of sixteen examples, all arguments vectors but `post`."""
     if post:
         return vmin(fma(scale, activate(act, z), offset), clip)
     return activate(act, vmin(fma(scale, z, offset), clip))
@@ -83,8 +84,8 @@ def respond(act, z, scale, offset, clip, post, w2, b2, out, first_block, last_bl
                     o = splat(offset[level * units + unit])
                     c = splat(clip[level * units + unit])
                     weights = (group * units + unit) * 10
-                    a0 = _perturb(act, load(z, base + unit * 32), s, o, c, after)
-                    a1 = _perturb(act, load(z, base + unit * 32 + 16), s, o, c, after)
+                    a0 = perturb(act, load(z, base + unit * 32), s, o, c, after)
+                    a1 = perturb(act, load(z, base + unit * 32 + 16), s, o, c, after)
                     sums0 = outer_n(w2, weights, a0, sums0)
                     sums1 = outer_n(w2, weights, a1, sums1)
                 bias = _bias_n(b2, group * 10)

@@ -1,0 +1,219 @@
+"""The size of a perturbation, d, and levels matched to a size: what makes families comparable.
+
+d = sqrt(sum ||a' - a||^2 / sum ||a||^2), sums over examples and live units, a = act(z), a' the perturbed
+activations. At equal levels the families move activations by different amounts; at equal d they don't, and
+what is left is in which direction they move them. How a network responds at matched levels is in
+`nearzero.matched`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize
+
+from nearzero.errors import InputError
+from nearzero.families import Family
+from nearzero.hidden import HiddenLayer
+from nearzero.perturbation import Perturbation
+from nearzero.ranges import Ranges
+
+__all__ = ["TARGETS", "Displacements", "Match", "Whitening", "displacement", "example_displacements", "match"]
+
+Doubles = npt.NDArray[np.float64]
+TARGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
+STEPS = 40  # of the search for a bracket, from the identity outwards
+TOLERANCE = 1e-4  # relative, of the displacement at a matched level
+
+
+def displacement(
+    activations: npt.ArrayLike, changed: npt.ArrayLike, live: npt.NDArray[np.bool_] | None = None
+) -> float:
+    """d = sqrt(sum ||a' - a||^2 / sum ||a||^2), sums over examples and live units.
+
+    Args:
+        activations, changed: a and a', (N, U).
+        live: (U,), which units count; all unless given.
+
+    Returns:
+        A number without a unit; NaN where a is 0 everywhere.
+
+    Raises:
+        InputError: two arrays of different shapes.
+    """
+    a, b = _two(activations, changed, live)
+    energy = float(np.square(a).sum())
+    return float(np.sqrt(np.square(b - a).sum() / energy)) if energy > 0 else float("nan")
+
+
+def example_displacements(
+    activations: npt.ArrayLike, changed: npt.ArrayLike, live: npt.NDArray[np.bool_] | None = None
+) -> Doubles:
+    """||a' - a|| / ||a|| of each example, (N,); NaN where a = 0, for which it isn't defined.
+
+    Args:
+        activations, changed, live: as for `displacement`.
+
+    Raises:
+        InputError: two arrays of different shapes.
+    """
+    a, b = _two(activations, changed, live)
+    size = np.sqrt(np.square(a).sum(axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(size > 0, np.sqrt(np.square(b - a).sum(axis=1)) / size, np.nan)
+
+
+def _two(first: Any, second: Any, live: npt.NDArray[np.bool_] | None) -> tuple[Doubles, Doubles]:
+    a, b = (np.asarray(each, dtype=np.float64) for each in (first, second))
+    if a.ndim != 2 or a.shape != b.shape:
+        raise InputError(
+            f"a displacement is between two arrays (examples, units) of one shape; got {a.shape} and {b.shape}"
+        )
+    return (a, b) if live is None else (a[:, live], b[:, live])
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """A measure of change in which directions that vary much count for little.
+
+    d = sqrt(sum (a' - a)' C^-1 (a' - a) / sum (a - m)' C^-1 (a - m)), with m the mean of the activations over
+    examples and C their covariance by Ledoit and Wolf (2004), which is never singular.
+
+    Attributes:
+        live: (U,) the units that count.
+        inverse: C^-1 of these.
+        energy: the mean over examples of (a - m)' C^-1 (a - m).
+    """
+
+    live: npt.NDArray[np.bool_]
+    inverse: Doubles
+    energy: float
+
+    @classmethod
+    def of(cls, activations: npt.NDArray[np.floating], live: npt.NDArray[np.bool_]) -> Whitening:
+        """From activations, (N, U)."""
+        from sklearn.covariance import ledoit_wolf
+
+        a = activations[:, live].astype(np.float64)
+        covariance, _ = ledoit_wolf(a)
+        inverse = np.linalg.inv(covariance)
+        a -= a.mean(axis=0)
+        energy = float(np.einsum("nu,uv,nv->", a, inverse, a, optimize=True)) / len(a)
+        return cls(live, inverse, energy)
+
+    def displacement(self, moment: Doubles) -> float:
+        """d, from the mean over examples of (a' - a)(a' - a)', (U, U)."""
+        part = moment[np.ix_(self.live, self.live)]
+        return float(np.sqrt(max(0.0, float((self.inverse * part).sum())) / self.energy))
+
+
+@dataclass(frozen=True)
+class Match:
+    """A level at which a family has a displacement.
+
+    Attributes:
+        level: the nearest to the identity on its side; NaN if the displacement isn't reached.
+        displacement: at that level, measured; NaN likewise.
+    """
+
+    level: float
+    displacement: float
+
+    @property
+    def reached(self) -> bool:
+        """Whether there is such a level within the family's side."""
+        return bool(np.isfinite(self.level))
+
+
+def match(
+    size: Callable[[npt.ArrayLike], npt.NDArray[np.floating]],
+    begin: float,
+    end: float,
+    targets: Sequence[float],
+) -> list[Match]:
+    """For each target, the level nearest to `begin` at which a continuous size first comes up to it.
+
+    The first of 40 steps at which the size is at least the target (they widen with the distance from
+    `begin`), then Brent's method between that and the step before. A size that rises beyond the target and falls back
+    within one step isn't seen.
+
+    Args:
+        size: from levels to sizes, d(p).
+        begin, end: where the search begins, the identity, and where it ends.
+        targets: the sizes, positive.
+
+    Raises:
+        InputError: targets that aren't positive and finite.
+    """
+    if not all(np.isfinite(each) and each > 0 for each in targets):
+        raise InputError(f"displacements must be positive numbers, 0.1 for 10 %; got {list(targets)}")
+    levels = begin + (end - begin) * (np.arange(STEPS + 1) / STEPS) ** 2
+    sizes = np.asarray(size(levels), dtype=np.float64)
+    return [_refined(size, levels, sizes, target) for target in targets]
+
+
+def _refined(
+    size: Callable[[npt.ArrayLike], npt.NDArray[np.floating]],
+    levels: Doubles,
+    sizes: Doubles,
+    target: float,
+) -> Match:
+    beyond = np.flatnonzero(sizes >= target)
+    if not beyond.size or beyond[0] == 0:  # never, or the side begins with a leap
+        return Match(float("nan"), float("nan"))
+    step = int(beyond[0])
+    known = {float(level): float(found) for level, found in zip(levels, sizes, strict=True)}
+
+    def beyond_target(level: float) -> float:
+        if level not in known:
+            known[level] = float(size([level])[0])
+        return 0.0 if abs(known[level] - target) <= TOLERANCE * target else known[level] - target
+
+    level = optimize.brentq(beyond_target, levels[step - 1], levels[step], xtol=1e-14, rtol=1e-14)
+    return Match(float(level), known[float(level)])
+
+
+class Displacements:
+    """How far perturbations move the activations of a hidden layer.
+
+    Args:
+        hidden: the layer on the examples that count.
+        ranges: of its units; dead ones don't count.
+
+    Raises:
+        InputError: activations that are 0 everywhere, which can't be displaced by a share of themselves.
+    """
+
+    def __init__(self, hidden: HiddenLayer, ranges: Ranges) -> None:
+        self.hidden, self.ranges = hidden, ranges
+        squares, _ = hidden.changes([Perturbation(scale=0.0, side="post")])
+        self.energy = float(squares[0, ranges.live].sum())
+        if not self.energy > 0:
+            raise InputError("the activations of all live units are 0; there is nothing to displace")
+
+    def of(self, perturbations: Sequence[Perturbation]) -> Doubles:
+        """(L,): d under each perturbation."""
+        squares, _ = self.hidden.changes(perturbations)
+        return np.asarray(np.sqrt(squares[:, self.ranges.live].sum(axis=1) / self.energy))
+
+    def match(self, family: Family, side: str, targets: Sequence[float] = TARGETS) -> list[Match]:
+        """The level of each displacement on one side of a family.
+
+        Raises:
+            InputError: a family without an identity, or without that side.
+        """
+        if family.identity is None:
+            raise InputError(
+                f"{family.name} has no identity level, so no side of it; its sizes can't be matched"
+            )
+        if side not in family.sides:
+            raise InputError(f"{family.name} has the sides {', '.join(family.sides)}; got {side!r}")
+        begin, end = family.sides[side]
+        return match(lambda levels: self._sizes(family, levels), begin, end, targets)
+
+    def _sizes(self, family: Family, levels: npt.ArrayLike) -> Doubles:
+        return self.of([family.at(float(level), self.ranges) for level in np.asarray(levels)])
