@@ -13,15 +13,33 @@ from typing import TYPE_CHECKING, Any
 from nearzero import datasets
 from nearzero.activations import ACTIVATIONS, Activation, activation
 from nearzero.critical import CriticalLevels, critical_levels
+from nearzero.displacement import displacement
 from nearzero.errors import InputError
-from nearzero.families import FAMILIES, Clip, Conduct, Family, Offset, Scale, make_family
+from nearzero.families import (
+    FAMILIES,
+    PAPER_FAMILIES,
+    Cap,
+    Clip,
+    Conduct,
+    Family,
+    Gains,
+    Offset,
+    PermutedShift,
+    Scale,
+    Shift,
+    SignedOffset,
+    SignedShift,
+    make_family,
+)
 from nearzero.hidden import HiddenLayer
+from nearzero.matched import Design, matched
 from nearzero.networks import Stack, TwoLayer
 from nearzero.perturbation import Perturbation
 from nearzero.pixels import Pixels
 from nearzero.ranges import Ranges, UnitRange
 from nearzero.study import Spec, Study, reproduce
 from nearzero.sweep import sweep, unit_ranges
+from nearzero.verdict import Rules, Verdict, verdict
 
 if TYPE_CHECKING:
     from nearzero.probing import Layer, ProbeResult, layers, probe
@@ -29,34 +47,47 @@ if TYPE_CHECKING:
 __all__ = [
     "ACTIVATIONS",
     "FAMILIES",
+    "PAPER_FAMILIES",
     "Activation",
+    "Cap",
     "Clip",
     "Conduct",
     "CriticalLevels",
+    "Design",
     "Family",
+    "Gains",
     "HiddenLayer",
     "InputError",
     "Layer",
     "Offset",
+    "PermutedShift",
     "Perturbation",
     "Pixels",
     "ProbeResult",
     "Ranges",
+    "Rules",
     "Scale",
+    "Shift",
+    "SignedOffset",
+    "SignedShift",
     "Spec",
     "Stack",
     "Study",
     "TwoLayer",
     "UnitRange",
+    "Verdict",
     "activation",
     "critical_levels",
     "datasets",
+    "displacement",
     "layers",
     "make_family",
+    "matched",
     "probe",
     "reproduce",
     "sweep",
     "unit_ranges",
+    "verdict",
 ]
 
 

@@ -27,6 +27,7 @@ __all__ = ["TARGETS", "Displacements", "Match", "Whitening", "displacement", "ex
 Doubles = npt.NDArray[np.float64]
 TARGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
 STEPS = 40  # of the search for a bracket, from the identity outwards
+AT_ONCE = (9, 17, STEPS + 1)  # sizes known after the first, second and third part of the search
 TOLERANCE = 1e-4  # relative, of the displacement at a matched level
 
 
@@ -152,8 +153,12 @@ def match(
     if not all(np.isfinite(each) and each > 0 for each in targets):
         raise InputError(f"displacements must be positive numbers, 0.1 for 10 %; got {list(targets)}")
     levels = begin + (end - begin) * (np.arange(STEPS + 1) / STEPS) ** 2
-    sizes = np.asarray(size(levels), dtype=np.float64)
-    return [_refined(size, levels, sizes, target) for target in targets]
+    sizes = np.empty(0)
+    for upto in AT_ONCE:  # most targets lie near the identity, and what lies beyond the greatest isn't asked for
+        sizes = np.append(sizes, np.asarray(size(levels[len(sizes) : upto]), dtype=np.float64))
+        if (sizes >= max(targets, default=0.0)).any():
+            break
+    return [_refined(size, levels[: len(sizes)], sizes, target) for target in targets]
 
 
 def _refined(

@@ -30,7 +30,7 @@ from nearzero.sweep import as_labels
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["SIDES", "Design", "halves", "matched"]
+__all__ = ["MEASURES", "SIDES", "Design", "halves", "matched"]
 
 Doubles = npt.NDArray[np.float64]
 Changed = Callable[[slice], npt.NDArray[np.float32]]

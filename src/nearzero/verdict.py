@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from nearzero.statistics import (
     sign_flip_test,
 )
 
-__all__ = ["Comparison", "Finding", "Rules", "Verdict", "costs", "gathered", "judge"]
+__all__ = ["Comparison", "Finding", "Measured", "Rules", "Verdict", "costs", "gathered", "judge", "verdict"]
 
 Finding = Literal[
     "distance costs more",
@@ -340,3 +340,60 @@ def gathered(parts: Sequence[Sequence[xr.Dataset]], networks: Sequence[str]) -> 
     """Responses of single networks, run by run for each network, as one Dataset on (network, run, ...)."""
     rows = [xr.concat(list(runs), "run", combine_attrs="drop_conflicts") for runs in parts]
     return xr.concat(rows, "network", combine_attrs="drop_conflicts").assign_coords(network=list(networks))
+
+
+class Measured(Protocol):
+    """What holds responses at matched displacement: a study on (network, run, ...), a probe on (layer, ...)."""
+
+    @property
+    def matched(self) -> xr.Dataset: ...  # noqa: D102 (documented above)
+
+
+def verdict(
+    source: Measured | xr.Dataset | Sequence[Measured | xr.Dataset], rules: Rules | None = None
+) -> Verdict:
+    """Whether distance or intensity costs more, by rules.
+
+    Args:
+        source: a study; or one probe, or one result of `nz.matched`, for each run of one model, in order.
+        rules: the default ones if None, or a study's own.
+
+    Raises:
+        InputError: a source without responses at matched displacement, runs that don't fit together, or responses in
+            which a family or a displacement of the rules is missing.
+    """
+    own = getattr(source, "verdict", None)
+    if callable(own):
+        return cast("Verdict", own(rules))
+    if not isinstance(source, (list, tuple)):
+        source = [source]  # type: ignore[list-item]
+    if not source:
+        raise InputError("a verdict needs at least one run; got none")
+    runs = [_responses(each) for each in source]
+    if len(runs) == 1 and {"network", "run"} <= set(runs[0].dims):
+        return judge(runs[0], rules)
+    first = runs[0]
+    for each in runs:
+        for name in ("network", "family", "side", "target"):
+            if not np.array_equal(each[name].values, first[name].values):
+                raise InputError(
+                    f"the runs don't fit together: {name} is {list(each[name].values)} in one and "
+                    f"{list(first[name].values)} in another"
+                )
+    return judge(
+        xr.concat(runs, "run", combine_attrs="drop_conflicts").transpose("network", "run", ...), rules
+    )
+
+
+def _responses(source: Any) -> xr.Dataset:
+    """What one run has, with networks as a dimension: a probe's layers are that."""
+    found = source if isinstance(source, xr.Dataset) else getattr(source, "matched", None)
+    if not isinstance(found, xr.Dataset) or not {"family", "side", "target"} <= set(found.dims):
+        raise InputError(
+            f"a verdict is on responses at matched displacement, as nz.matched gives them; got {type(source).__name__}"
+        )
+    if "layer" in found.dims:
+        return found.rename(layer="network")
+    if "network" in found.dims:
+        return found
+    return found.expand_dims(network=[str(found.attrs.get("activation", "network"))])

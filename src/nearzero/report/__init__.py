@@ -9,7 +9,7 @@ from nearzero.report.comparison import Comparison, Verdict, compare_baseline, co
 from nearzero.report.results import StudyResults
 from nearzero.report.table import Column, Table
 from nearzero.report.tables import baseline_table, differing_table, heldout_table, response_table, tables
-from nearzero.report.write import print_tables, write_report
+from nearzero.report.write import print_tables, print_verdict, write_report, write_verdict
 
 __all__ = [
     "Column",
@@ -23,8 +23,10 @@ __all__ = [
     "differing_table",
     "heldout_table",
     "print_tables",
+    "print_verdict",
     "response_table",
     "tables",
     "verdict",
     "write_report",
+    "write_verdict",
 ]

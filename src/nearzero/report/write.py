@@ -4,21 +4,36 @@ Every file is whole or not there (`nearzero.files`), and tables come before figu
 imported where they are needed: reading numbers from a report needs neither.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearzero.files import make_folder, write_bytes
 from nearzero.report.captions import figure_captions
+from nearzero.report.judged import judged_tables
 from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.results import StudyResults
+from nearzero.report.table import Table
 from nearzero.report.tables import tables
+from nearzero.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_tables", "write_report"]
+__all__ = ["print_tables", "print_verdict", "write_report", "write_verdict"]
+
+
+def write_verdict(verdict: Verdict, title: str, folder: Path, notices: tuple[str, ...] = ()) -> list[Path]:
+    """Write the tables of a verdict, `tables/verdict.*` and `costs.*`, and `figures/figure5_matched.*`, under a folder.
+
+    Returns:
+        The paths written, tables first.
+
+    Raises:
+        InputError: where a file can't be written; those before it stay.
+    """
+    return _write(chain(_files_of(judged_tables(verdict, title)), _matched_files(verdict, notices)), folder)
 
 
 def write_report(study: StudyResults, folder: Path) -> list[Path]:
@@ -32,8 +47,30 @@ def write_report(study: StudyResults, folder: Path) -> list[Path]:
     Raises:
         InputError: where a file can't be written; those before it stay.
     """
+    return _write(chain(_files_of(tables(study)), _figure_files(study)), folder)
+
+
+def print_tables(study: StudyResults, console: "Console") -> None:
+    """Print every table to a rich console; the last says how many rows agree with the paper."""
+    _print(tables(study), console)
+
+
+def print_verdict(verdict: Verdict, title: str, console: "Console") -> None:
+    """Print the tables of a verdict to a rich console, and the verdict itself."""
+    _print(judged_tables(verdict, title), console)
+    console.print(verdict.text(), highlight=False, markup=False, style="bold")
+
+
+def _print(some: Iterable[Table], console: "Console") -> None:
+    from nearzero.report.render.terminal import print_table
+
+    for table in some:
+        print_table(table, console)
+
+
+def _write(files: Iterable[tuple[str, bytes]], folder: Path) -> list[Path]:
     written = []
-    for name, content in chain(_table_files(study), _figure_files(study)):
+    for name, content in files:
         path = Path(folder) / name
         make_folder(path.parent)
         write_bytes(path, content)
@@ -41,18 +78,20 @@ def write_report(study: StudyResults, folder: Path) -> list[Path]:
     return written
 
 
-def print_tables(study: StudyResults, console: "Console") -> None:
-    """Print every table to a rich console; the last says how many rows agree with the paper."""
-    from nearzero.report.render.terminal import print_table
-
-    for table in tables(study):
-        print_table(table, console)
-
-
-def _table_files(study: StudyResults) -> Iterator[tuple[str, bytes]]:
-    for table in tables(study):
+def _files_of(some: Iterable[Table]) -> Iterator[tuple[str, bytes]]:
+    for table in some:
         for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
             yield f"tables/{table.name}.{suffix}", render(table).encode()
+
+
+def _matched_files(verdict: Verdict, notices: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    from nearzero.report.figures import png_bytes
+    from nearzero.report.figures.matched import matched_figure
+    from nearzero.report.figures.style import pdf_bytes
+
+    figure = matched_figure(verdict, notices)
+    yield "figures/figure5_matched.png", png_bytes(figure)
+    yield "figures/figure5_matched.pdf", pdf_bytes(figure)
 
 
 def _figure_files(study: StudyResults) -> Iterator[tuple[str, bytes]]:

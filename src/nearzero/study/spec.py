@@ -21,13 +21,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nearzero.activations import activation
 from nearzero.errors import InputError
 from nearzero.families import BY_FORMULA, Conduct, make_family
+from nearzero.matched import Design
 from nearzero.training.engine import Precision
 from nearzero.training.recipe import Recipe
+from nearzero.verdict import Rules
 
 __all__ = [
     "CONDUCT",
     "PRESETS",
     "REPORT_ONLY",
+    "VERDICT",
     "Spec",
     "differing_key",
     "load_complete_spec",
@@ -41,9 +44,17 @@ __all__ = [
 
 # The named switches between the published and the corrected conduct.
 CONDUCT = ("pixels", "offset", "clip", "clip_threshold", "range", "ttest_baseline")
-REPORT_ONLY = {"ttest_baseline"}  # these may be changed in a study that's finished
+VERDICT = ("verdict_distance", "verdict_intensity", "verdict_targets", "verdict_margin", "verdict_draws")
+REPORT_ONLY = {"ttest_baseline", *VERDICT}  # these may be changed in a study that's finished
 # Keys that came later, and what a study from before them was: their defaults, and never anything else.
-LATER: dict[str, Any] = {"precision": "float32"}
+LATER: dict[str, Any] = {
+    "precision": "float32",
+    "verdict_distance": list(Rules().distance),
+    "verdict_intensity": list(Rules().intensity),
+    "verdict_targets": list(Rules().targets),
+    "verdict_margin": Rules().margin,
+    "verdict_draws": Design().draws,
+}
 
 # Strict: `true` isn't 1. The bounds are far beyond any study; they keep a slip of the hand from filling the memory.
 Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
@@ -79,6 +90,9 @@ class Spec(BaseModel):
         ttest_baseline: which t-test leads in the tables; both are always shown.
         device: "cpu", or a PyTorch device for training ("cuda", "cuda:1", "mps").
         precision: of the products in training on CUDA, see `nearzero.training.products`; float32 elsewhere.
+        verdict_distance, verdict_intensity, verdict_targets, verdict_margin: by which rules a verdict is reached, see
+            `nearzero.verdict.Rules`.
+        verdict_draws: of families in which something is drawn for each unit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
@@ -106,6 +120,11 @@ class Spec(BaseModel):
     ttest_baseline: Literal["identity", "published"] = "identity"
     device: str = "cpu"
     precision: Precision = "float32"
+    verdict_distance: tuple[str, ...] = Rules().distance
+    verdict_intensity: tuple[str, ...] = Rules().intensity
+    verdict_targets: tuple[float, ...] = Rules().targets
+    verdict_margin: float = Rules().margin
+    verdict_draws: Annotated[int, Field(strict=True, ge=1, le=1000)] = Design().draws
 
     @field_validator("activations", "families")
     @classmethod
@@ -127,6 +146,7 @@ class Spec(BaseModel):
     def _consistent(self) -> Spec:
         if not BY_FORMULA.isdisjoint(self.families):
             self.conduct.check(self.activations)
+        _ = self.rules, self.design  # refuses what can't be
         if self.test_every % self.evaluate_every:
             raise InputError(
                 f"test_every must be a multiple of evaluate_every; got {self.test_every} and {self.evaluate_every}"
@@ -138,6 +158,21 @@ class Spec(BaseModel):
                 "take precision = 'float32', or device = 'cuda'"
             )
         return self
+
+    @property
+    def rules(self) -> Rules:
+        """By which a verdict is reached."""
+        return Rules(
+            distance=self.verdict_distance,
+            intensity=self.verdict_intensity,
+            targets=self.verdict_targets,
+            margin=self.verdict_margin,
+        )
+
+    @property
+    def design(self) -> Design:
+        """What is measured for a verdict: every family there is, whether it decides or not."""
+        return Design(targets=self.verdict_targets, draws=self.verdict_draws, conduct=self.conduct)
 
     @property
     def conduct(self) -> Conduct:

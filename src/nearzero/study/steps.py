@@ -31,7 +31,7 @@ from nearzero.threads import thread_count
 from nearzero.training.engine import Engine, Examples
 from nearzero.training.train import NEVER, History, Progress, train
 
-__all__ = ["begin", "load_data", "sweep_networks", "train_networks"]
+__all__ = ["begin", "examples_of", "load_data", "sweep_networks", "train_networks"]
 
 SAVE_EVERY = 20.0  # seconds of training that a kill can cost at most, about
 RESPONSE = {
@@ -76,7 +76,7 @@ def begin(store: Store, data: Dataset) -> None:
         store.note(record)
 
 
-def _examples(spec: Spec, data: Dataset) -> dict[str, Examples]:
+def examples_of(spec: Spec, data: Dataset) -> dict[str, Examples]:
     """Training and test set as the networks of a spec see them."""
     gain, shift = (1.0, 0.0) if spec.pixels == "raw" else (1 / (data.white * data.std), -data.mean / data.std)
     splits = {"train": data.train, "test": data.test}
@@ -93,7 +93,7 @@ def train_networks(store: Store, data: Dataset, journal: Journal) -> None:
         journal.note("training: nothing to do")
         return
     _check_device(spec.device)
-    examples = _examples(spec, data)
+    examples = examples_of(spec, data)
     histories = [_train_network(store, name, examples, data.classes, journal) for name in spec.activations]
     store.write_results(_history_dataset(spec, histories))
     store.clear_state()
@@ -254,7 +254,7 @@ def sweep_networks(store: Store, data: Dataset, journal: Journal) -> None:
         raise InputError(
             f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
         )
-    examples = _examples(spec, data)
+    examples = examples_of(spec, data)
     splits = ["train", "test"] if spec.test else ["train"]
     each = [(name, run) for name in spec.activations for run in range(spec.runs)]
     diverged = history.diverged_at.transpose("network", "run").values.ravel() != NEVER

@@ -5,6 +5,7 @@
     log                  what happened, with times
     networks/            one safetensors file a run; checkpoints/ those of its checkpoints
     results.nc           responses (root group) and training history (group "history")
+    analysis.nc          responses at matched displacement, trained (group "matched") and not ("untrained")
     tables/, figures/    written by `nearzero.report`
     state/               what an interrupted command goes on from; gone when it isn't needed
 
@@ -17,7 +18,7 @@ import io
 import json
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -261,38 +262,57 @@ class Store:
         """The "response" or the "history"; None if it isn't there yet.
 
         Raises:
-            InputError: the file is damaged.
+            InputError: the file is damaged, or of another spec.
         """
-        if not self.results_path.exists():
+        return self._read_group(self.results_path, "/" if group == "response" else group)
+
+    @property
+    def analysis_path(self) -> Path:
+        """Where the analysis lies."""
+        return self.folder / "analysis.nc"
+
+    def write_analysis(self, groups: Mapping[str, xr.Dataset]) -> None:
+        """Write what an analysis found, group by group."""
+        for each in groups.values():
+            each.attrs["spec"] = spec_text(self.spec)
+        tree = xr.DataTree.from_dict({f"/{name}": each for name, each in groups.items()})
+        write_bytes(self.analysis_path, bytes(tree.to_netcdf(engine="h5netcdf", write_inherited_coords=True)))
+
+    def read_analysis(self, group: str) -> xr.Dataset | None:
+        """A group of the analysis; None if it isn't there yet.
+
+        Raises:
+            InputError: the file is damaged, or of another spec.
+        """
+        return self._read_group(self.analysis_path, group)
+
+    def _read_group(self, path: Path, group: str) -> xr.Dataset | None:
+        if not path.exists():
             return None
         try:
-            content = io.BytesIO(_read(self.results_path))
-            with xr.open_datatree(content, engine="h5netcdf") as tree:
-                found = tree if group == "response" else tree["history"]
-                loaded = found.to_dataset().load()
+            with xr.open_datatree(io.BytesIO(_read(path)), engine="h5netcdf") as tree:
+                loaded = (tree if group == "/" else tree[group]).to_dataset().load()
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"{self.results_path} can't be read ({reason}); delete it and run the same command again"
+                f"{path} can't be read ({reason}); delete it and run the same command again"
             ) from error
         if not loaded.data_vars:
             return None
-        self._check_results(loaded)
+        self._check_results(path, loaded)
         return loaded
 
-    def _check_results(self, results: xr.Dataset) -> None:
+    def _check_results(self, path: Path, results: xr.Dataset) -> None:
         """Refuse results that belong to another spec than the one that lies beside them."""
         try:
             made_with = tomllib.loads(results.attrs["spec"])
         except (KeyError, TypeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(
-                f"{self.results_path} doesn't say which spec it belongs to; delete it"
-            ) from error
+            raise InputError(f"{path} doesn't say which spec it belongs to; delete it") from error
         here = self.spec.model_dump(mode="json")
         key = differing_key(made_with, here)
         if key is not None:
             raise InputError(
-                f"{self.results_path} was made with {key} = {made_with.get(key)!r}, but {SPEC} says {here[key]!r}; "
+                f"{path} was made with {key} = {made_with.get(key)!r}, but {SPEC} says {here[key]!r}; "
                 f"restore {SPEC}, or begin another study"
             )
 

@@ -13,8 +13,9 @@ import xarray as xr
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
 from nearzero.study.journal import Journal
-from nearzero.study.spec import CONDUCT, Spec, resolve
+from nearzero.study.spec import CONDUCT, VERDICT, Spec, resolve
 from nearzero.study.store import Store
+from nearzero.verdict import Rules, Verdict, judge
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,6 +97,42 @@ class Study:
         """
         return self._results("history", "train")
 
+    @cached_property
+    def matched(self) -> xr.Dataset:
+        """Responses at matched displacement on (network, run, family, side, target), see `nearzero.matched`.
+
+        Raises:
+            InputError: they haven't been measured yet.
+        """
+        return self._analysis("matched")
+
+    @cached_property
+    def untrained(self) -> xr.Dataset:
+        """The same of the networks before their first step, for the families that decide.
+
+        Raises:
+            InputError: they haven't been measured yet.
+        """
+        return self._analysis("untrained")
+
+    def verdict(self, rules: Rules | None = None) -> Verdict:
+        """Whether distance or intensity costs more, by the rules of the spec unless others are given.
+
+        Raises:
+            InputError: the study hasn't been measured at matched displacement yet.
+        """
+        return judge(self.matched, rules or self.spec.rules)
+
+    def _analysis(self, group: str) -> xr.Dataset:
+        from nearzero.study.analysis import analysis_of
+
+        found = analysis_of(self._store, group)
+        if found is None:
+            raise InputError(
+                f"{self.folder} hasn't been measured at matched displacement yet; run `nearzero verdict {self.folder}`"
+            )
+        return found
+
     def _results(self, group: str, step: str) -> xr.Dataset:
         found = self._store.read_results(group)
         if found is None:
@@ -163,12 +200,17 @@ class Study:
         """Sweep what isn't swept yet."""
         return self._work("sweep", data_dir, console)
 
+    def analyse(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
+        """Measure at matched displacement what isn't measured yet."""
+        return self._work("analyse", data_dir, console)
+
     def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Train, sweep and report."""
         self._work("train sweep", data_dir, console)
         return self.report(console=console)
 
     def _work(self, steps: str, data_dir: str | None, console: Console | None) -> Study:
+        from nearzero.study.analysis import analyse_networks
         from nearzero.study.steps import begin, load_data, sweep_networks, train_networks
 
         store, journal = self._store, self._journal(console)
@@ -179,7 +221,9 @@ class Study:
                 train_networks(store, data, journal)
             if "sweep" in steps:
                 sweep_networks(store, data, journal)
-        for name in ("response", "history"):
+            if "analyse" in steps:
+                analyse_networks(store, data, journal)
+        for name in ("response", "history", "matched", "untrained"):
             self.__dict__.pop(name, None)
         return self
 
@@ -194,6 +238,29 @@ class Study:
         if console is not None:
             print_tables(self, console)
         return self
+
+    def judge(self, *, data_dir: str | None = None, console: Console | None = None) -> Verdict:
+        """Measure what isn't measured yet, write the verdict's tables and figure, and print it on a console."""
+        from nearzero.report import print_verdict, write_verdict
+
+        found = self.analyse(data_dir=data_dir, console=console).verdict()
+        with self._store.locked():
+            write_verdict(found, self.title, self.folder, self.notices)
+        if console is not None:
+            print_verdict(found, self.title, console)
+        return found
+
+    def with_rules(self, settings: Mapping[str, Any]) -> Study:
+        """The same study under other rules for its verdict, which its spec then says.
+
+        Raises:
+            InputError: keys that have nothing to do with the verdict, or values that can't be.
+        """
+        other = [key for key in settings if key not in VERDICT]
+        if other:
+            raise InputError(f"a verdict's rules are {', '.join(VERDICT)}; got {other[0]!r}")
+        spec = resolve(settings=self.spec.model_dump(mode="json") | dict(settings))
+        return Study(Store.create(self.folder, spec))
 
     def _journal(self, console: Console | None) -> Journal:
         return Journal(console, self.folder / "log")

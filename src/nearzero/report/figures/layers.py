@@ -1,4 +1,9 @@
-"""The figure of a probe: a map of layers against families, the metric as colour."""
+"""The figure of a probe: a map of layers against families, the metric as colour.
+
+What is measured is in `nearzero.probing`; here it's only drawn.
+"""
+
+import textwrap
 
 import matplotlib as mpl
 import numpy as np
@@ -11,6 +16,7 @@ from matplotlib.patheffects import Stroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from nearzero.families import FAMILIES, Conduct, make_family
 from nearzero.report.figures.style import INK, styled
 
 __all__ = ["layer_map"]
@@ -18,11 +24,16 @@ __all__ = ["layer_map"]
 SHARES = ("accuracy", "agreement")  # shown from 0 to 100 %
 LOSSES = ("cross_entropy", "kl_divergence")  # less is better: dark is harm in every map
 UNITS = {"cross_entropy": "nats", "kl_divergence": "nats", "margin": "logits"}
-TITLES = {"offset": "offset (distance)", "scale": "scale (intensity)", "clip": "clip (intensity)"}
-LABELS = {"offset": "level, in unit ranges", "scale": "level (factor)", "clip": "level, in unit ranges"}
+READINGS = {
+    "offset": "distance", "shift": "distance", "scale": "intensity", "clip": "intensity", "gains": "intensity",
+    "cap": "intensity",
+}  # fmt: skip
+LABELS = {"scale": "level (factor)", "gains": "level (deviation of ln gain)"}
+ABREAST, FOLDED = 4, 3  # panels beside each other at most; and where they don't fit in one row
 SHORT = 34  # letters of a layer's name that have room
 WIDE = 20  # letters from which the figure grows
-ROW, TALLEST = 0.16, 11.0  # inches
+ROW, LEAST, TALLEST = 0.16, 1.1, 11.0  # inches: a layer, a panel at least, the figure at most
+HEAD, FOOT = 0.35, 0.7  # inches: over all panels; over and under each
 SMALLEST = 4.5  # points; where names would be smaller, not every row has one
 TAIL = 0.02  # share of values beyond either end of a scale without bounds
 ALIKE = 1e-4  # nats within which losses look alike
@@ -41,38 +52,57 @@ def layer_map(response: xr.Dataset, metric: str) -> Figure:
     values = (100 if share else 1) * response[metric]
     base = (100 if share else 1) * float(response[f"unperturbed_{metric}"])
     low, high = (0.0, 100.0) if share else _scale(values.values, base, ALIKE if metric in LOSSES else 0.0)
+    columns = len(families) if len(families) <= ABREAST else FOLDED
+    rows = -(-len(families) // columns)
     with styled():
         width = 7.2 + 0.05 * max(max(map(len, names)) - WIDE, 0)
-        height = min(1.15 + ROW * max(len(names), 4), TALLEST)
+        height = min(HEAD + rows * (FOOT + max(ROW * len(names), LEAST)), TALLEST)
         figure = Figure(figsize=(width, height), layout="constrained")
-        panels = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        for axes in grid.flat[len(families) :]:
+            axes.remove()
+        panels = list(grid.flat[: len(families)])
         meshes = [
             _panel(axes, values.sel(family=family), family, low, high, metric in LOSSES)
             for axes, family in zip(panels, families, strict=True)
         ]
-        for axes, family in zip(panels, families, strict=True):
-            _mark_identity(axes, family, response)
-        _name_rows(panels[0], names, height)
-        for axes in panels[1:]:
-            axes.tick_params(axis="y", length=0, labelleft=False)
+        marked = [
+            _mark_identity(axes, family, response) for axes, family in zip(panels, families, strict=True)
+        ]
+        room = 72 * ((height - HEAD) / rows - FOOT) / len(names)  # points for a name
+        for place, axes in enumerate(panels):
+            if place % columns == 0:
+                _name_rows(axes, names, room)
+            else:
+                axes.tick_params(axis="y", length=0, labelleft=False)
         _bar(figure, panels, meshes[0], values.values, metric, base)
-        title = f"{response.attrs['model']}, {int(response.attrs['items']):,} items"
-        if np.isfinite(base):
-            unit = "%" if share else UNITS.get(metric, "")
-            title += (
-                f"; {_spoken(metric)} without perturbation {_number(base)} {unit}".rstrip()
-                + " (arrow at the bar)"
-            )
-        figure.suptitle(title, fontsize=7.0, x=0.01, ha="left")
+        lines = _caption(response, metric, base, any(marked))
+        wrapped = (textwrap.fill(line, int(16 * width)) for line in lines)
+        figure.suptitle("\n".join(wrapped), fontsize=7.0, x=0.01, ha="left")
     return figure
+
+
+def _caption(response: xr.Dataset, metric: str, base: float, marked: bool) -> list[str]:
+    """What is drawn, in words."""
+    items, examples = (int(response.attrs[each]) for each in ("items", "examples"))
+    over = f"{examples:,} examples" if items == examples else f"{items:,} items of {examples:,} examples"
+    spoken = _spoken(metric)
+    what = f"{spoken[0].upper()}{spoken[1:]} of {response.attrs['model']}, one layer perturbed at a time, on {over}."
+    unit = "%" if metric in SHARES else UNITS.get(metric, "")
+    notes = [
+        f"Unperturbed: {_number(base)} {unit}".rstrip() + " (arrow at the bar)." if np.isfinite(base) else "",
+        "Dashed: the level at which nothing changes." if marked else "",
+    ]
+    return [what, *filter(None, [" ".join(filter(None, notes))])]
 
 
 def _panel(axes: Axes, values: xr.DataArray, family: str, low: float, high: float, reverse: bool) -> QuadMesh:
     """One family: levels across, layers down."""
     measured = values.isel(level=np.isfinite(values.level.values)).dropna("level", how="all")
     levels = measured.level.values
-    axes.set_title(TITLES.get(family, family))
-    axes.set_xlabel(LABELS.get(family, "level"))
+    reading = READINGS.get(family)
+    axes.set_title(_spoken(family) + (f" ({reading})" if reading else ""))
+    axes.set_xlabel(LABELS.get(family, "level, in unit ranges" if family in FAMILIES else "level"))
     axes.spines[:].set_visible(False)
     logarithmic = len(levels) > 1 and levels.min() > 0 and levels.max() / levels.min() > 20
     if logarithmic:
@@ -89,20 +119,21 @@ def _panel(axes: Axes, values: xr.DataArray, family: str, low: float, high: floa
     )
 
 
-def _mark_identity(axes: Axes, family: str, response: xr.Dataset) -> None:
-    """A line at the level at which nothing changes, where there is one."""
-    identity = {"offset": 0.0, "scale": 1.0}.get(family)
-    if family == "offset" and "as-written" in response.offset.values:
-        return
+def _mark_identity(axes: Axes, family: str, response: xr.Dataset) -> bool:
+    """A line at the level at which nothing changes, where there is one; whether there is."""
+    written = "as-written" in response.offset.values
+    conduct = Conduct(offset="as-written" if written else "shift")
+    identity = make_family(family, conduct).identity if family in FAMILIES else None
     left, right = axes.get_xlim()
-    if identity is not None and left < identity < right:
-        line = axes.axvline(identity, color=INK, linewidth=0.7, linestyle=(0, (2, 2)))
-        line.set_path_effects([Stroke(linewidth=1.6, foreground="white", alpha=0.8), Stroke()])
+    if identity is None or not left < identity < right:
+        return False
+    line = axes.axvline(identity, color=INK, linewidth=0.7, linestyle=(0, (2, 2)))
+    line.set_path_effects([Stroke(linewidth=1.6, foreground="white", alpha=0.8), Stroke()])
+    return True
 
 
-def _name_rows(axes: Axes, names: list[str], height: float) -> None:
+def _name_rows(axes: Axes, names: list[str], room: float) -> None:
     """Names of the layers, in letters that don't meet; of every second, third, ... where there are too many."""
-    room = 72 * (height - 1.15) / len(names)  # points
     step = int(np.ceil(1.2 * SMALLEST / room))
     rows = range(0, len(names), step)
     size = min(6.0, max(step * room / 1.2, SMALLEST))
@@ -113,7 +144,7 @@ def _name_rows(axes: Axes, names: list[str], height: float) -> None:
 
 def _bar(
     figure: Figure,
-    panels: npt.NDArray[np.object_],
+    panels: list[Axes],
     mesh: QuadMesh,
     values: npt.NDArray[np.float64],
     metric: str,
@@ -124,7 +155,7 @@ def _bar(
     finite = values[np.isfinite(values)]
     beyond = (bool((finite < low).any()), bool((finite > high).any()))
     extend = {(False, False): "neither", (True, False): "min", (False, True): "max"}.get(beyond, "both")
-    bar = figure.colorbar(mesh, ax=list(panels), fraction=0.03, pad=0.02, extend=extend)
+    bar = figure.colorbar(mesh, ax=panels, fraction=0.03, pad=0.02, extend=extend)
     unit = "%" if metric in SHARES else UNITS.get(metric, "")
     bar.set_label(_spoken(metric) + (f" ({unit})" if unit else ""))
     if np.isfinite(base):

@@ -1,0 +1,71 @@
+"""The command line: parse, call, print. No science.
+
+Whatever a user can cause ends as one line on standard error and exit code 2; the heavy imports wait until a
+command needs them. The commands are in `studies`, `models` and `data`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import typer
+
+from nearzero.cli import data, models, studies
+from nearzero.cli.common import app
+from nearzero.errors import InputError
+
+__all__ = ["app", "data", "main", "models", "studies"]
+
+INTERRUPTED = "interrupted; the same command goes on where it was"
+
+
+def main() -> None:
+    """Run the command line; what a user can cause ends in one line and exit code 2, Ctrl-C in one and 130."""
+    interrupted = []
+
+    def interrupt(*_: object) -> None:
+        interrupted.append(True)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except KeyboardInterrupt:
+        _fail(INTERRUPTED, 130)
+    except Exception as error:
+        # a library may turn an interruption that hits it into an error of its own
+        _fail(*((INTERRUPTED, 130) if interrupted else _explain(error)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """The line and the exit code for an error."""
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, typer.Abort):
+        return INTERRUPTED, 130
+    if hasattr(error, "format_message"):  # the command line's own: an unknown option, a missing argument
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        return f"{error.format_message()} Try `nearzero --help`.", 2
+    if isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename else ""
+        return f"{what}{error.strerror or error}", 2
+    if isinstance(error, MemoryError):
+        return "memory is used up; use fewer runs, fewer units or a smaller data set", 2
+    if os.environ.get("NEARZERO_DEBUG"):
+        raise error
+    return (
+        f"a bug in nearzero ({type(error).__name__}: {error}); please report it, with what NEARZERO_DEBUG=1 shows",
+        1,
+    )
+
+
+def _fail(line: str, code: int) -> None:
+    print("nearzero: " + " ".join(line.split()), file=sys.stderr)
+    sys.exit(code)

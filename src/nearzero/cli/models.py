@@ -1,0 +1,164 @@
+"""Commands about any model: what can be probed in it, and how it responds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from nearzero.cli.common import DataDir, Quiet, app, console_for
+from nearzero.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["layers", "probe"]
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="package.module:function or file.py:function that builds it.",
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Its weights: safetensors, or a state dict that PyTorch saved.", show_default=False),
+]
+DataName = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="A data set (mnist), a folder of IDX files, arrays x and y (.npz, .safetensors), or module:function.",
+        show_default=False,
+    ),
+]
+PixelOption = Annotated[str, typer.Option("--pixels", help="Of images: raw (0 to 255), unit or normalized.")]
+SplitOption = Annotated[str, typer.Option("--split", help="Of a data set: test or train.")]
+
+
+def _model_and_data(
+    model: str, weights: Path | None, data: str, pixels: str, split: str, data_dir: str | None
+) -> tuple[Any, Any]:
+    from nearzero.probing.loading import build_model, load_data, load_weights
+
+    built = build_model(model)
+    if weights is not None:
+        load_weights(built, weights)
+    return built, load_data(data, pixels=pixels, split=split, data_dir=data_dir)  # type: ignore[arg-type]
+
+
+@app.command()
+def layers(
+    model: ModelName,
+    data: DataName,
+    weights: Weights = None,
+    pixels: PixelOption = "raw",
+    split: SplitOption = "test",
+    data_dir: DataDir = None,
+) -> None:
+    """List what can be probed in a model: name, kind, shape, activation, units."""
+    from rich.table import Table
+
+    from nearzero.probing import layers as find
+
+    table = Table("layer", "kind", "type", "shape", "units", "on", "activation", box=None, pad_edge=False)
+    for each in find(*_model_and_data(model, weights, data, pixels, split, data_dir)):
+        shape = "x".join(("N", *map(str, each.shape[1:])))
+        row = (each.name, each.kind, each.type, shape, str(each.units), f"dim {each.unit_axis}")
+        table.add_row(*row, each.activation or "none")
+    console = console_for()
+    assert console is not None
+    console.print(table)
+
+
+@app.command()
+def probe(
+    model: ModelName,
+    data: DataName,
+    layer: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A name or glob; may be repeated.", show_default="all activations"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for the result.", show_default=False)] = None,
+    weights: Weights = None,
+    family: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="May be repeated.", show_default="offset, scale, clip"),
+    ] = None,
+    levels: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="How many of each family's levels.", show_default="all, 100 to 125"),
+    ] = None,
+    metric: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="May be repeated.", show_default="accuracy, agreement"),
+    ] = None,
+    pixels: PixelOption = "raw",
+    split: SplitOption = "test",
+    data_dir: DataDir = None,
+    batch_size: Annotated[Optional[int], typer.Option(help="Examples at a time.", show_default="256")] = None,  # noqa: UP045
+    device: Annotated[str, typer.Option(help="Where to run the model: cpu, cuda, mps.")] = "cpu",
+    memory: Annotated[
+        str | None, typer.Option(help='What it may take, "2 GB" say.', show_default="NEARZERO_MEMORY or 3 GB")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Perturb layers of a model, one at a time, at every level, and see what it predicts."""
+    from rich.table import Table
+
+    from nearzero.files import make_folder
+    from nearzero.probing import probe as run
+
+    if out is not None:
+        make_folder(out)  # better now than after the work
+    built, source = _model_and_data(model, weights, data, pixels, split, data_dir)
+    console = console_for(quiet)
+    with _counting(console, "probing") as count:
+        result = run(
+            _on_device(built, device), source, layer, families=family or ("offset", "scale", "clip"),
+            levels=levels, metrics=metric, batch_size=batch_size, memory=memory, advanced=count,
+        )  # fmt: skip
+    if out is not None:
+        result.save(out)
+    if console is None:
+        return
+    console.print(result.headline, highlight=False, markup=False)
+    rows = result.summary()
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+    for note in result.notes:
+        console.print(note, highlight=False, markup=False)
+    if out is not None:
+        console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
+
+
+@contextmanager
+def _counting(console: Console | None, what: str) -> Iterator[Callable[[int], None]]:
+    """A line that says how many examples are done, on a terminal; elsewhere nothing."""
+    if console is None or not console.is_terminal:
+        yield lambda examples: None
+        return
+    done = 0
+    with console.status(what) as status:
+
+        def count(examples: int) -> None:
+            nonlocal done
+            done += examples
+            status.update(f"{what}: {done:,} examples")
+
+        yield count
+
+
+def _on_device(model: Any, device: str) -> Any:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a build without CUDA
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device} isn't available here ({reason}); use --device cpu") from error

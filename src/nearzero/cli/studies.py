@@ -1,0 +1,125 @@
+"""Commands about studies: from nothing to the report, step by step, and the verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from nearzero.cli.common import DataDir, Quiet, Settings, StudyFolder, app, console_for, settings_from
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["new", "report", "reproduce", "show", "sweep", "train", "verdict"]
+
+
+@app.command()
+def reproduce(
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="quick (a minute or two) or paper (hours).", show_default="quick"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The study's folder.", show_default="studies/PRESET")
+    ] = None,
+    runs: Annotated[Optional[int], typer.Option(help="Runs of each network.", show_default="20")] = None,  # noqa: UP045
+    device: Annotated[
+        str | None, typer.Option(help="Where to train: cpu, cuda, mps.", show_default="cpu")
+    ] = None,
+    data_dir: DataDir = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="A spec file; the other options go over it.", show_default=False)
+    ] = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train, sweep and report: the whole paper, beside the published numbers.
+
+    Interrupted at any point, the same command goes on where it was.
+    """
+    from nearzero.study import reproduce as reproduce_study
+    from nearzero.study.spec import read_settings
+
+    given = (read_settings(spec) if spec is not None else {}) | settings_from(settings)
+    console = console_for(quiet)
+    study = reproduce_study(
+        preset, out, runs=runs, device=device, data_dir=data_dir, settings=given, console=console
+    )
+    _say_where(study.folder, console)
+
+
+@app.command()
+def train(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
+    """Train the networks of a study that aren't trained yet."""
+    _open(study).train(data_dir=data_dir, console=console_for(quiet))
+
+
+@app.command()
+def sweep(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
+    """Sweep the networks of a study that aren't swept yet."""
+    _open(study).sweep(data_dir=data_dir, console=console_for(quiet))
+
+
+@app.command()
+def report(study: StudyFolder, quiet: Quiet = False) -> None:
+    """Write the tables and figures of a study, and print the tables."""
+    console = console_for(quiet)
+    _open(study).report(console=console)
+    _say_where(study, console)
+
+
+@app.command()
+def verdict(
+    study: StudyFolder, data_dir: DataDir = None, settings: Settings = None, quiet: Quiet = False
+) -> None:
+    """Say whether distance or intensity costs more at equal displacement, by the rules of the study's spec.
+
+    Measures every network at matched displacement first, where that isn't done yet.
+    """
+    console = console_for(quiet)
+    _open(study).with_rules(settings_from(settings)).judge(data_dir=data_dir, console=console)
+    _say_where(study, console)
+
+
+@app.command()
+def show(study: StudyFolder) -> None:
+    """Print what a study is and its tables; nothing is written."""
+    from nearzero.report import print_tables
+
+    opened = _open(study)
+    console = console_for()
+    assert console is not None
+    console.print(opened.title, style="bold", highlight=False)
+    for key, value in opened.summary().items():
+        console.print(f"  {key:<14} {value}", highlight=False, markup=False)
+    print_tables(opened, console)
+
+
+@app.command()
+def new(
+    study: StudyFolder,
+    preset: Annotated[str, typer.Option(help="quick or paper.")] = "quick",
+    settings: Settings = None,
+) -> None:
+    """Begin a study: make its folder and its spec, for `nearzero train`, `sweep` and `report`."""
+    from nearzero.study import Study
+
+    Study.create(study, preset, settings_from(settings))
+    console = console_for()
+    assert console is not None
+    console.print(f"{study / 'spec.toml'} is written; `nearzero train {study}` comes next", highlight=False)
+
+
+def _open(folder: Path) -> Any:
+    from nearzero.study import Study
+
+    return Study.open(folder)
+
+
+def _say_where(folder: Path, console: Console | None) -> None:
+    if console is not None:
+        console.print(
+            f"\nTables are in {folder / 'tables'}, figures in {folder / 'figures'}.", highlight=False
+        )
