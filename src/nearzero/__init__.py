@@ -32,8 +32,10 @@ from nearzero.families import (
     make_family,
 )
 from nearzero.hidden import HiddenLayer
+from nearzero.invariance import ScaleAudit, scale_audit
 from nearzero.matched import Design, matched
 from nearzero.networks import Stack, TwoLayer
+from nearzero.parts import near_and_far
 from nearzero.perturbation import Perturbation
 from nearzero.pixels import Pixels
 from nearzero.ranges import Ranges, UnitRange
@@ -67,6 +69,7 @@ __all__ = [
     "Ranges",
     "Rules",
     "Scale",
+    "ScaleAudit",
     "Shift",
     "SignedOffset",
     "SignedShift",
@@ -83,8 +86,10 @@ __all__ = [
     "layers",
     "make_family",
     "matched",
+    "near_and_far",
     "probe",
     "reproduce",
+    "scale_audit",
     "sweep",
     "unit_ranges",
     "verdict",
