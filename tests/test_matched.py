@@ -88,7 +88,7 @@ def test_random_families_are_averaged_over_their_draws(
         (match,) = Displacements(hidden, hidden.ranges).match(family, "above", (0.3,))
         predictions = here.predict([family.at(match.level, hidden.ranges)])[0]
         shares.append(np.mean(predictions == data.labels[responding]))
-    assert len(set(shares)) == 3
+    assert len(set(shares)) > 1
     row = found["relu"].sel(family="gains", side="above", target=0.3)
     assert float(row.accuracy) == pytest.approx(np.mean(shares), rel=1e-12)
     assert float(single[0].accuracy.sel(side="above").squeeze()) == shares[0]

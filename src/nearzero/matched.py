@@ -166,11 +166,11 @@ class _Bench:
         self.ranges = reference.ranges
         self.sizes = Displacements(reference, self.ranges)
         self.activations = responding.network.act(responding.z)
-        self.sizes_here = np.square(self.activations[:, self.ranges.live]).sum(axis=1, dtype=np.float64)
+        self.sizes_here = np.square(self.activations[:, self.ranges.live], dtype=np.float64).sum(axis=1)
         self.speaks = self.sizes_here > 0
         self.whitening = Whitening.of(self.activations, self.ranges.live)
         logits = self._logits(self.activations)
-        self.logit_energy = float(np.square(logits - logits.mean(axis=0)).sum())
+        self.logit_energy = float(np.square(logits - logits.mean(axis=0), dtype=np.float64).sum())
         self.unperturbed = responding.unperturbed
 
     def measure(self, name: str, conduct: Conduct) -> Iterator[tuple[str, dict[str, Doubles]]]:

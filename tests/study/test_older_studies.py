@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import tomli_w
 import xarray as xr
 from safetensors.numpy import load_file
 
@@ -29,9 +31,9 @@ SETTINGS = {
 
 def older(text: str) -> str:
     """A spec as it was written before the later keys."""
-    kept = [line for line in text.splitlines() if line.partition(" =")[0] not in LATER]
-    assert len(kept) == len(text.splitlines()) - len(LATER)
-    return "\n".join(kept) + "\n"
+    values = tomllib.loads(text)
+    assert set(values) >= set(LATER)
+    return tomli_w.dumps({key: value for key, value in values.items() if key not in LATER})
 
 
 def make_older(folder: Path) -> None:

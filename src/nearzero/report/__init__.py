@@ -9,7 +9,14 @@ from nearzero.report.comparison import Comparison, Verdict, compare_baseline, co
 from nearzero.report.results import StudyResults
 from nearzero.report.table import Column, Table
 from nearzero.report.tables import baseline_table, differing_table, heldout_table, response_table, tables
-from nearzero.report.write import print_tables, print_verdict, write_report, write_verdict
+from nearzero.report.write import (
+    print_audit,
+    print_tables,
+    print_verdict,
+    write_audit,
+    write_report,
+    write_verdict,
+)
 
 __all__ = [
     "Column",
@@ -22,11 +29,13 @@ __all__ = [
     "compare_responses",
     "differing_table",
     "heldout_table",
+    "print_audit",
     "print_tables",
     "print_verdict",
     "response_table",
     "tables",
     "verdict",
+    "write_audit",
     "write_report",
     "write_verdict",
 ]

@@ -72,7 +72,8 @@ class Span:
         return cls(summary.low, summary.high, decimals) if summary.n >= 2 else None
 
     def __str__(self) -> str:
-        return f"{Number(self.low, self.decimals)}–{Number(self.high, self.decimals)}"
+        between = "–" if self.low >= 0 else " to "  # a dash beside a minus can't be read
+        return f"{Number(self.low, self.decimals)}{between}{Number(self.high, self.decimals)}"
 
 
 @dataclass(frozen=True)

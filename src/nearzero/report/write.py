@@ -9,7 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nearzero.audit import Audit
 from nearzero.files import make_folder, write_bytes
+from nearzero.report.audited import audited_tables, fault_tables, levels_table
 from nearzero.report.captions import figure_captions
 from nearzero.report.judged import judged_tables
 from nearzero.report.render import to_csv, to_latex, to_markdown
@@ -21,7 +23,19 @@ from nearzero.verdict import Verdict
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_tables", "print_verdict", "write_report", "write_verdict"]
+__all__ = ["print_audit", "print_tables", "print_verdict", "write_audit", "write_report", "write_verdict"]
+
+
+def write_audit(audit: Audit, folder: Path) -> list[Path]:
+    """Write the tables of an audit, `tables/audit*`, under a folder.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        InputError: where a file can't be written; those before it stay.
+    """
+    return _write(_files_of(audited_tables(audit)), folder)
 
 
 def write_verdict(verdict: Verdict, title: str, folder: Path, notices: tuple[str, ...] = ()) -> list[Path]:
@@ -59,6 +73,12 @@ def print_verdict(verdict: Verdict, title: str, console: "Console") -> None:
     """Print the tables of a verdict to a rich console, and the verdict itself."""
     _print(judged_tables(verdict, title), console)
     console.print(verdict.text(), highlight=False, markup=False, style="bold")
+
+
+def print_audit(audit: Audit, console: "Console") -> None:
+    """Print an audit to a rich console: the faults one by one, all rows, and what is left of the sentences."""
+    _print((*fault_tables(audit), levels_table(audit)), console)
+    console.print(audit.text(), highlight=False, markup=False, style="bold")
 
 
 def _print(some: Iterable[Table], console: "Console") -> None:

@@ -24,6 +24,7 @@ from nearzero.study.spec import Spec
 from nearzero.study.steps import examples_of
 from nearzero.study.store import Store
 from nearzero.training.engine import Examples
+from nearzero.training.train import NEVER
 from nearzero.verdict import gathered
 
 __all__ = ["analyse_networks", "analysis_of"]
@@ -41,7 +42,8 @@ def analyse_networks(store: Store, data: Dataset, journal: Journal) -> None:
     if analysis_of(store, "matched") is not None:
         journal.note("analysis: nothing to do")
         return
-    if store.read_results("history") is None:
+    history = store.read_results("history")
+    if history is None:
         raise InputError(
             f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
         )
@@ -55,11 +57,12 @@ def analyse_networks(store: Store, data: Dataset, journal: Journal) -> None:
         for name in spec.activations
     }
     each = [(name, run) for name in spec.activations for run in range(spec.runs)]
+    lost = history.diverged_at.transpose("network", "run").values.ravel() != NEVER
     journal.say(f"measuring {len(each)} networks at {len(design.targets)} displacements")
     parts: dict[str, list[xr.Dataset | None]] = {"matched": [], "untrained": []}
     with journal.timed("measured at matched displacement"), journal.bar("measuring", len(each)) as bar:
-        for name, run in each:
-            network = store.read_network(name, run)
+        for (name, run), diverged in zip(each, lost, strict=True):
+            network = None if diverged else store.read_network(name, run)
             parts["matched"].append(_measured(store, f"{name}-{run:02d}", network, examples, design))
             before = untrained[name][run]
             parts["untrained"].append(
@@ -72,10 +75,10 @@ def analyse_networks(store: Store, data: Dataset, journal: Journal) -> None:
 
 
 def _measured(
-    store: Store, what: str, network: TwoLayer, examples: Examples, design: Design
+    store: Store, what: str, network: TwoLayer | None, examples: Examples, design: Design
 ) -> xr.Dataset | None:
     """One network's responses; None if it has none, since it diverged."""
-    if not network.finite:
+    if network is None or not network.finite:
         return None
     kept = f"matched-{_digest(design)}-{what}"
     arrays = store.read_state(kept)

@@ -220,7 +220,7 @@ def resolve(
                 f"unknown key {key!r} in {origin}: {hint}known are {', '.join(Spec.model_fields)}"
             )
     values: dict[str, Any] = {**PRESETS[preset], **given, "preset": preset}
-    for key in ("activations", "families", "thresholds"):
+    for key in ("activations", "families", "thresholds", *VERDICT[:3]):  # the lists
         if isinstance(values.get(key), str):
             values[key] = [each.strip() for each in values[key].split(",") if each.strip()]
         elif isinstance(values.get(key), int | float):

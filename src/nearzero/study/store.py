@@ -6,6 +6,7 @@
     networks/            one safetensors file a run; checkpoints/ those of its checkpoints
     results.nc           responses (root group) and training history (group "history")
     analysis.nc          responses at matched displacement, trained (group "matched") and not ("untrained")
+    audit.nc             what the faults of the published study come to on these networks
     tables/, figures/    written by `nearzero.report`
     state/               what an interrupted command goes on from; gone when it isn't needed
 
@@ -19,7 +20,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -216,9 +217,16 @@ class Store:
             return None
         return arrays if metadata.get("spec") == spec_digest(self.spec) else None
 
-    def clear_state(self) -> None:
-        """Forget what only an interrupted command needs."""
-        shutil.rmtree(self.folder / "state", ignore_errors=True)
+    def clear_state(self, beginning: str = "") -> None:
+        """Forget what only an interrupted command needs: all of it, or what is kept under names with this beginning."""
+        folder = self.folder / "state"
+        if not beginning:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        for path in folder.glob(f"{beginning}*"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # another interrupted command still needs it
+            folder.rmdir()
 
     def save_progress(self, activation: str, progress: Progress, stack: Stack) -> None:
         """Keep where the training of one network's runs stands."""
@@ -285,6 +293,25 @@ class Store:
             InputError: the file is damaged, or of another spec.
         """
         return self._read_group(self.analysis_path, group)
+
+    @property
+    def audit_path(self) -> Path:
+        """Where the audit's measurements lie."""
+        return self.folder / "audit.nc"
+
+    def write_audit(self, measured: xr.Dataset) -> None:
+        """Write what an audit measured, with the spec it belongs to."""
+        measured.attrs["spec"] = spec_text(self.spec)
+        tree = xr.DataTree.from_dict({"/": measured})
+        write_bytes(self.audit_path, bytes(tree.to_netcdf(engine="h5netcdf")))
+
+    def read_audit(self) -> xr.Dataset | None:
+        """What an audit measured; None if it isn't there yet.
+
+        Raises:
+            InputError: the file is damaged, or of another spec.
+        """
+        return self._read_group(self.audit_path, "/")
 
     def _read_group(self, path: Path, group: str) -> xr.Dataset | None:
         if not path.exists():

@@ -20,6 +20,8 @@ from nearzero.verdict import Rules, Verdict, judge
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nearzero.audit import Audit
+
 __all__ = ["Study"]
 
 
@@ -123,6 +125,20 @@ class Study:
         """
         return judge(self.matched, rules or self.spec.rules)
 
+    def audited(self, against: Study | None = None) -> Audit:
+        """The faults of the published study on these networks, from what is on disk.
+
+        Args:
+            against: a study with the other conduct of the pixels, for the fault that is about them.
+
+        Raises:
+            InputError: these haven't been measured yet, or `against` doesn't fit.
+        """
+        from nearzero.audit import audit
+        from nearzero.study.auditing import evidence_of
+
+        return audit(evidence_of(self, against))
+
     def _analysis(self, group: str) -> xr.Dataset:
         from nearzero.study.analysis import analysis_of
 
@@ -211,6 +227,7 @@ class Study:
 
     def _work(self, steps: str, data_dir: str | None, console: Console | None) -> Study:
         from nearzero.study.analysis import analyse_networks
+        from nearzero.study.auditing import audit_networks
         from nearzero.study.steps import begin, load_data, sweep_networks, train_networks
 
         store, journal = self._store, self._journal(console)
@@ -223,6 +240,8 @@ class Study:
                 sweep_networks(store, data, journal)
             if "analyse" in steps:
                 analyse_networks(store, data, journal)
+            if "audit" in steps:
+                audit_networks(store, data, journal)
         for name in ("response", "history", "matched", "untrained"):
             self.__dict__.pop(name, None)
         return self
@@ -248,6 +267,30 @@ class Study:
             write_verdict(found, self.title, self.folder, self.notices)
         if console is not None:
             print_verdict(found, self.title, console)
+        return found
+
+    def audit(
+        self, against: Study | None = None, *, data_dir: str | None = None, console: Console | None = None
+    ) -> Audit:
+        """Measure the faults of the published study on these networks, write the tables, and print them on a console.
+
+        Args:
+            against: as for `audited`.
+            data_dir, console: as for the other steps.
+        """
+        from nearzero.report import print_audit, write_audit
+        from nearzero.study.auditing import check_against, check_swept, measurements_of
+
+        check_swept(self._store)
+        if against is not None:
+            check_against(self, against)
+        if measurements_of(self._store) is None:
+            self._work("audit", data_dir, console)
+        found = self.audited(against)
+        with self._store.locked():
+            write_audit(found, self.folder)
+        if console is not None:
+            print_audit(found, console)
         return found
 
     def with_rules(self, settings: Mapping[str, Any]) -> Study:

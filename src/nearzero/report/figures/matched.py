@@ -16,7 +16,7 @@ __all__ = ["matched_figure"]
 # Distance in blue, intensity in red and orange; what never decides is grey, told apart by its dashes.
 _DECIDING = ("#0077BB", "#CC3311", "#EE7733", "#AA3377", "#009988")
 _DASHES: tuple[Any, ...] = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), "-", (0, (6, 2, 1, 1, 1, 2)))
-_READ = ("offset", "scale", "clip", "noise", "signed_shift")
+_READ = ("offset", "clip", "noise", "signed_shift")  # scale is flat, on the axis
 SEED = 0
 
 

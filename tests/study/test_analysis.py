@@ -1,0 +1,141 @@
+"""The step behind a verdict: resumable, bound to its design, written into the study, and its command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import nearzero as nz
+
+SETTINGS = {
+    "data": "digits",
+    "runs": 6,
+    "units": 16,
+    "steps": 60,
+    "batch_size": 64,
+    "evaluate_every": 20,
+    "learning_rate": 0.01,
+    "activations": ["abs", "relu"],
+    "verdict_targets": [0.1, 0.3],
+    "verdict_draws": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
+    made = nz.Study.create(tmp_path_factory.mktemp("analysis") / "study", "quick", SETTINGS)
+    return made.train().sweep().analyse()
+
+
+def test_it_is_what_matched_gives_for_each_network(study: nz.Study) -> None:
+    data = nz.datasets.load("digits").train
+    for name in ("abs", "relu"):
+        for run in (0, 5):
+            alone = nz.matched(study.network(name, run), data.pixels, data.labels, design=study.spec.design)
+            kept = study.matched.sel(network=name, run=run)
+            for variable in alone.data_vars:
+                np.testing.assert_array_equal(alone[variable].values, kept[variable].values)
+    assert dict(study.matched.sizes) == {"network": 2, "run": 6, "family": 11, "side": 2, "target": 2}
+
+
+def test_the_untrained_are_those_before_the_first_step(study: nz.Study) -> None:
+    gained = study.matched.unperturbed_accuracy - study.untrained.unperturbed_accuracy
+    assert (gained > 0.3).all()
+    assert list(study.untrained.family.values) == ["shift", "gains", "cap"]
+
+
+def test_interrupted_it_goes_on_to_the_same_numbers(
+    study: nz.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nearzero.study import analysis
+
+    again = nz.Study.create(tmp_path / "again", "quick", SETTINGS).train().sweep()
+    real, calls = analysis.matched, []
+
+    def interrupted(*args: object, **kwargs: object) -> xr.Dataset:
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(analysis, "matched", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        again.analyse()
+    with pytest.raises(
+        nz.InputError, match="hasn't been measured at matched displacement yet; run `nearzero verdict"
+    ):
+        _ = again.matched
+    counted: list[int] = []
+    monkeypatch.setattr(
+        analysis, "matched", lambda *args, **kwargs: (counted.append(1), real(*args, **kwargs))[1]
+    )
+    xr.testing.assert_equal(again.analyse().matched, study.matched)
+    assert len(counted) == 24 - 5
+    counted.clear()
+    again.analyse()
+    assert not counted
+
+
+def test_another_design_is_measured_anew_and_other_rules_are_not(study: nz.Study) -> None:
+    wide = study.with_rules({"verdict_margin": 20.0})
+    assert wide.verdict().rules.changed == {"margin": 20.0, "targets": (0.1, 0.3)}
+    other = study.with_rules({"verdict_margin": 1.0, "verdict_targets": [0.2]})
+    with pytest.raises(nz.InputError, match="hasn't been measured at matched displacement yet"):
+        other.verdict()
+    study.with_rules({"verdict_targets": [0.1, 0.3]})
+    with pytest.raises(nz.InputError, match=r"a verdict's rules are verdict_distance, .*; got 'steps'"):
+        study.with_rules({"steps": 3})
+
+
+def test_a_run_that_diverged_is_left_out(study: nz.Study, tmp_path: Path) -> None:
+    wild = SETTINGS | {"learning_rate": 1e30, "activations": ["relu"], "runs": 2}
+    made = nz.Study.create(tmp_path / "wild", "quick", wild).train().sweep()
+    with pytest.raises(nz.InputError, match="no run of the study is left to be measured"):
+        made.analyse()
+
+
+def test_the_command_writes_and_prints(study: nz.Study) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nearzero", "verdict", str(study.folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert study.verdict().text().splitlines()[0] in done.stdout.replace("\n", " ").replace("  ", " ") or (
+        study.verdict().of("abs").split(" (")[0] in done.stdout
+    )
+    for name in (
+        "tables/verdict.md",
+        "tables/costs.csv",
+        "figures/figure5_matched.png",
+        "figures/figure5_matched.pdf",
+    ):
+        assert (study.folder / name).stat().st_size > 300
+    rows = (study.folder / "tables" / "verdict.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "verdict_margin=0"], "margin must be a positive number"),
+        (["--set", "verdict_intensity=loud"], "intensity must name families"),
+        (["--set", "runs=3"], "a verdict's rules are"),
+    ],
+)
+def test_bad_input_is_one_line(study: nz.Study, arguments: list[str], message: str) -> None:
+    before = (study.folder / "spec.toml").read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "nearzero", "verdict", str(study.folder), *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+    assert (study.folder / "spec.toml").read_text() == before
