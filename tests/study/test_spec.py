@@ -11,6 +11,7 @@ import pytest
 from nearzero import InputError
 from nearzero.study.spec import (
     PRESETS,
+    REPORT_ONLY,
     Spec,
     differing_key,
     load_spec,
@@ -132,7 +133,7 @@ def test_a_later_key_at_its_default_is_no_other_spec() -> None:
     assert differing_key(before, now.model_dump(mode="json")) is None
     assert differing_key(now.model_dump(mode="json"), before) is None
     assert differing_key(before | {"device": "cuda"}, rounded.model_dump(mode="json")) == "precision"
-    without = {key: value for key, value in before.items() if key != "ttest_baseline"}
+    without = {key: value for key, value in before.items() if key not in REPORT_ONLY}
     assert spec_digest(now) == hashlib.sha256(json.dumps(without, sort_keys=True).encode()).hexdigest()
     digests = {spec_digest(each) for each in (now, rounded, resolve("paper", {"device": "cuda"}))}
     assert len(digests) == 3

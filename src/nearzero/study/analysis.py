@@ -1,24 +1,26 @@
-"""The step that measures what a verdict rests on: every run of a study at matched displacement.
+"""The step that measures what a verdict rests on, and what stands beside it, for every run of a study.
 
-Like the other steps it looks at what is there and does what is missing. Untrained networks, the same runs before
-their first step, are measured beside the trained ones: what they show is not learned.
+Like the other steps it looks at what is there and does what is missing. Three groups: responses at matched
+displacement; the same of the untrained networks, the runs before their first step, for what they show isn't learned;
+and near zero against far out (`nearzero.parts`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from nearzero.datasets import Dataset
 from nearzero.errors import InputError
-from nearzero.matched import MEASURES, SIDES, Design, matched
+from nearzero.matched import Design, matched
 from nearzero.networks import TwoLayer, initial_stack
+from nearzero.parts import near_and_far
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
 from nearzero.study.steps import examples_of
@@ -29,17 +31,24 @@ from nearzero.verdict import gathered
 
 __all__ = ["analyse_networks", "analysis_of"]
 
+GROUPS = {
+    "matched": "responses at matched displacement",
+    "untrained": "the same before their first step",
+    "parts": "near zero against far out",
+}
+
 
 def analysis_of(store: Store, group: str) -> xr.Dataset | None:
-    """The analysis of the design that the spec asks for; None if there is none, or one of another design."""
+    """A group of the analysis; None if there is none, or one of another design than the spec asks for."""
     found = store.read_analysis(group)
     return found if found is not None and found.attrs.get("design") == _digest(store.spec.design) else None
 
 
 def analyse_networks(store: Store, data: Dataset, journal: Journal) -> None:
-    """Measure every run of every network at matched displacement, trained and untrained; ends with both on disk."""
+    """Measure every run of every network, group by group: "matched", "untrained" and "parts"; ends with all on disk."""
     spec = store.spec
-    if analysis_of(store, "matched") is not None:
+    groups = {group: analysis_of(store, group) for group in GROUPS}
+    if all(found is not None for found in groups.values()):
         journal.note("analysis: nothing to do")
         return
     history = store.read_results("history")
@@ -47,65 +56,77 @@ def analyse_networks(store: Store, data: Dataset, journal: Journal) -> None:
         raise InputError(
             f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
         )
-    examples = examples_of(spec, data)["train"]
-    design = spec.design
-    deciding = replace(design, families=(*spec.verdict_distance, *spec.verdict_intensity))
-    untrained = {
-        name: initial_stack(
-            spec.seeds, name, inputs=examples.pixels.values.shape[1], units=spec.units, classes=data.classes
-        )
-        for name in spec.activations
-    }
+    lost = history.diverged_at.transpose("network", "run").values != NEVER
+    bench = _Bench(store, examples_of(spec, data)["train"], data.classes)
     each = [(name, run) for name in spec.activations for run in range(spec.runs)]
-    lost = history.diverged_at.transpose("network", "run").values.ravel() != NEVER
-    journal.say(f"measuring {len(each)} networks at {len(design.targets)} displacements")
-    parts: dict[str, list[xr.Dataset | None]] = {"matched": [], "untrained": []}
-    with journal.timed("measured at matched displacement"), journal.bar("measuring", len(each)) as bar:
-        for (name, run), diverged in zip(each, lost, strict=True):
-            network = None if diverged else store.read_network(name, run)
-            parts["matched"].append(_measured(store, f"{name}-{run:02d}", network, examples, design))
-            before = untrained[name][run]
-            parts["untrained"].append(
-                _measured(store, f"untrained-{name}-{run:02d}", before, examples, deciding)
-            )
-            bar(len(parts["matched"]))
-    designs = {"matched": design, "untrained": deciding}
-    store.write_analysis({group: _assembled(found, spec, designs[group]) for group, found in parts.items()})
+    for group in (group for group in GROUPS if groups[group] is None):
+        journal.say(f"measuring {len(each)} networks: {GROUPS[group]}")
+        parts: list[xr.Dataset | None] = []
+        with journal.timed(f"measured, {group}"), journal.bar("measuring", len(each)) as bar:
+            for name, run in each:
+                diverged = bool(lost[spec.activations.index(name), run])
+                parts.append(None if diverged else bench.measured(group, name, run))
+                bar(len(parts))
+        groups[group] = _assembled(parts, spec)
+    store.write_analysis({group: found for group, found in groups.items() if found is not None})
     store.clear_state()
 
 
-def _measured(
-    store: Store, what: str, network: TwoLayer | None, examples: Examples, design: Design
-) -> xr.Dataset | None:
-    """One network's responses; None if it has none, since it diverged."""
-    if network is None or not network.finite:
-        return None
-    kept = f"matched-{_digest(design)}-{what}"
-    arrays = store.read_state(kept)
-    if arrays is None:
-        found = matched(network, examples.pixels, examples.labels, design=design)
-        arrays = {str(name): np.asarray(value.values) for name, value in found.data_vars.items()}
-        store.write_state(kept, arrays)
-    dims = ("family", "side", "target")
-    data: dict[str, Any] = {name: (dims if value.ndim else (), value) for name, value in arrays.items()}
-    coords = {"family": list(design.families), "side": list(SIDES), "target": list(design.targets)}
-    return xr.Dataset(data, coords)
+class _Bench:
+    """The networks of a study, and the examples on which they are measured."""
+
+    def __init__(self, store: Store, examples: Examples, classes: int) -> None:
+        self._store, self._spec, self._examples = store, store.spec, examples
+        inputs = examples.pixels.values.shape[1]
+        self._untrained = {
+            name: initial_stack(
+                self._spec.seeds, name, inputs=inputs, units=self._spec.units, classes=classes
+            )
+            for name in self._spec.activations
+        }
+
+    def measured(self, group: str, name: str, run: int) -> xr.Dataset | None:
+        """One network's responses, kept until the analysis is whole; None if it has none, since it diverged."""
+        kept = f"{group}-{_digest(self._spec.design)}-{name}-{run:02d}"
+        state = self._store.read_state(kept)
+        if state is not None:
+            return xr.load_dataset(io.BytesIO(state["dataset"].tobytes()), engine="h5netcdf")
+        network = self._untrained[name][run] if group == "untrained" else self._store.read_network(name, run)
+        if not network.finite:
+            return None
+        found = self._measure(group, network)
+        content = bytes(found.to_netcdf(engine="h5netcdf") or b"")
+        self._store.write_state(kept, {"dataset": np.frombuffer(content, np.uint8)})
+        return found
+
+    def _measure(self, group: str, network: TwoLayer) -> xr.Dataset:
+        x, y, design = self._examples.pixels, self._examples.labels, self._spec.design
+        if group == "parts":
+            found = near_and_far(network, x, y, targets=design.targets, draws=design.draws, seed=design.seed)
+        else:
+            if group == "untrained":
+                deciding = (*self._spec.verdict_distance, *self._spec.verdict_intensity)
+                design = replace(design, families=deciding)
+            found = matched(network, x, y, design=design)
+        # what differs from run to run is in the arrays
+        kept = {key: value for key, value in found.attrs.items() if isinstance(value, str | int | float)}
+        return found.drop_attrs(deep=False).assign_attrs(kept)
 
 
-def _assembled(parts: Sequence[xr.Dataset | None], spec: Spec, design: Design) -> xr.Dataset:
-    """Responses of all runs, in order, on (network, run, family, side, target); NaN for runs that diverged."""
+def _assembled(parts: Sequence[xr.Dataset | None], spec: Spec) -> xr.Dataset:
+    """Responses of all runs, in order, on (network, run, ...); NaN for runs that diverged."""
     present = [each for each in parts if each is not None]
     if not present:
         raise InputError("no run of the study is left to be measured; all of them diverged")
-    lost = xr.full_like(present[0].astype(np.float64), np.nan)
-    rows = [each if each is not None else lost for each in parts]
-    networks = [rows[first : first + spec.runs] for first in range(0, len(rows), spec.runs)]
+    numbers = [each.map(lambda values: values.astype(np.float64)) for each in present]
+    lost = xr.full_like(numbers[0], np.nan)
+    rows = iter(numbers)
+    every = [lost if each is None else next(rows) for each in parts]
+    networks = [every[first : first + spec.runs] for first in range(0, len(every), spec.runs)]
     found = gathered(networks, spec.activations).assign_coords(
         run=np.arange(spec.runs), seed=("run", list(spec.seeds))
     )
-    for name in found.data_vars:
-        found[name].attrs["long_name"] = MEASURES.get(str(name), str(name).replace("_", " "))
-    return found.assign_attrs(design=_digest(spec.design), draws=design.draws, **asdict(spec.conduct))
+    return found.assign_attrs(design=_digest(spec.design), **asdict(spec.conduct))
 
 
 def _digest(design: Design) -> str:

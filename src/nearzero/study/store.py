@@ -5,7 +5,7 @@
     log                  what happened, with times
     networks/            one safetensors file a run; checkpoints/ those of its checkpoints
     results.nc           responses (root group) and training history (group "history")
-    analysis.nc          responses at matched displacement, trained (group "matched") and not ("untrained")
+    analysis.nc          groups "matched", "untrained", "parts", see `nearzero.study.analysis`
     audit.nc             what the faults of the published study come to on these networks
     tables/, figures/    written by `nearzero.report`
     state/               what an interrupted command goes on from; gone when it isn't needed
@@ -318,6 +318,8 @@ class Store:
             return None
         try:
             with xr.open_datatree(io.BytesIO(_read(path)), engine="h5netcdf") as tree:
+                if group != "/" and group not in tree.children:
+                    return None
                 loaded = (tree if group == "/" else tree[group]).to_dataset().load()
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

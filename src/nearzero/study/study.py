@@ -117,6 +117,15 @@ class Study:
         """
         return self._analysis("untrained")
 
+    @cached_property
+    def parts(self) -> xr.Dataset:
+        """Near zero against far out, see `nearzero.parts`, on (network, run, part, replacement, fraction, ...).
+
+        Raises:
+            InputError: they haven't been measured yet.
+        """
+        return self._analysis("parts")
+
     def verdict(self, rules: Rules | None = None) -> Verdict:
         """Whether distance or intensity costs more, by the rules of the spec unless others are given.
 
@@ -242,7 +251,7 @@ class Study:
                 analyse_networks(store, data, journal)
             if "audit" in steps:
                 audit_networks(store, data, journal)
-        for name in ("response", "history", "matched", "untrained"):
+        for name in ("response", "history", "matched", "untrained", "parts"):
             self.__dict__.pop(name, None)
         return self
 

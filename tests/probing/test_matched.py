@@ -1,0 +1,109 @@
+"""Responses at matched displacement of any model's layers: levels by definition, halves, and the verdict on runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nearzero as nz
+
+DESIGN = nz.Design(families=("shift", "gains", "cap"), targets=(0.1, 0.3), draws=2)
+
+
+def small(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(36, 12),
+        nn.GELU(),
+        nn.Linear(12, 10),
+    )
+
+
+@pytest.fixture(scope="module")
+def images(digits: nz.datasets.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.from_numpy(digits.test.pixels).float().reshape(-1, 1, 8, 8) / 16
+    return x[:200], torch.from_numpy(digits.test.labels[:200])
+
+
+def probed(seed: int, images: tuple[torch.Tensor, torch.Tensor], **how: object) -> nz.ProbeResult:
+    return nz.probe(small(seed), images, ["1", "5"], levels=1, batch_size=64, design=DESIGN, **how)  # type: ignore[arg-type]
+
+
+def test_levels_and_responses_are_those_of_the_definition(images: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """By plain forward passes: d on the first half of each batch, accuracy on the second."""
+    x, y = images
+    model = small(0)
+    found = probed(0, images).matched
+    first = torch.cat([batch[: len(batch) // 2] for batch in x.split(64)])
+    second, labels = (torch.cat([batch[len(batch) // 2 :] for batch in each.split(64)]) for each in (x, y))
+    cuts = {"1": (model[:1], model[1], model[2:]), "5": (model[:5], model[5], model[6:])}
+    with torch.no_grad():
+        for name, (before, act, after) in cuts.items():
+            z, here = before(first), before(second)
+            axes = (0, 2, 3) if z.ndim == 4 else (0,)
+            kind = act(z) if name == "1" else z  # post-activation ranges for ReLU, pre for GELU
+            width = kind.amax(axes) - kind.amin(axes)
+            shape = (1, -1, 1, 1) if z.ndim == 4 else (1, -1)
+            for side in ("below", "above"):
+                for target in DESIGN.targets:
+                    row = found.sel(layer=name, family="shift", side=side, target=target)
+                    move = float(row.level) * width.view(shape)
+                    d = ((act(z + move) - act(z)).square().sum() / act(z).square().sum()).sqrt()
+                    assert float(d) == pytest.approx(target, rel=1e-3)
+                    right = (after(act(here + move)).argmax(1) == labels).float().mean()
+                    assert float(row.accuracy) == pytest.approx(float(right), abs=1e-6)
+        right = (model(second).argmax(1) == labels).float().mean()
+    np.testing.assert_allclose(found.unperturbed_accuracy, float(right), atol=1e-6)
+    assert found.level.sel(family="cap", side="above").isnull().all()
+    assert found.attrs["items"] == len(second)
+
+
+def test_a_verdict_on_several_runs(images: tuple[torch.Tensor, torch.Tensor], tmp_path: Path) -> None:
+    runs = [probed(seed, images) for seed in range(6)]
+    judged = nz.verdict(runs, nz.Rules(targets=DESIGN.targets))
+    assert judged.networks == ("1", "5")
+    assert {each.n for each in judged.comparisons} == {6}
+    again = nz.ProbeResult.open(runs[0].save(tmp_path / "probe"))
+    np.testing.assert_array_equal(again.matched.accuracy, runs[0].matched.accuracy)
+    assert nz.verdict(again, nz.Rules(targets=DESIGN.targets)).of("1").startswith("description only")
+
+
+def test_suffix_and_full_pass_agree(images: tuple[torch.Tensor, torch.Tensor]) -> None:
+    one, other = (probed(0, images, method=method).matched for method in ("suffix", "full"))
+    np.testing.assert_array_equal(one.accuracy, other.accuracy)
+
+
+def test_without_labels(images: tuple[torch.Tensor, torch.Tensor]) -> None:
+    found = nz.probe(small(0), images[0], "1", levels=1, design=DESIGN)
+    assert "accuracy" not in found.matched
+    judged = nz.verdict([found] * 6, nz.Rules(targets=DESIGN.targets, measure="agreement"))
+    assert len(judged.comparisons) == 4
+    with pytest.raises(nz.InputError, match="no accuracy; without labels there is agreement alone"):
+        nz.verdict([found] * 6, nz.Rules(targets=DESIGN.targets))
+
+
+def test_refusals(images: tuple[torch.Tensor, torch.Tensor]) -> None:
+    plain = nz.probe(small(0), images, "1", levels=1)
+    with pytest.raises(nz.InputError, match=r"probe with design=nz\.Design"):
+        nz.verdict(plain)
+    with pytest.raises(nz.InputError, match=r"design must be an nz\.Design; got dict"):
+        nz.probe(small(0), images, "1", design={"targets": 3})  # type: ignore[arg-type]
+    with pytest.raises(nz.InputError, match="take more than a quarter of"):
+        nz.probe(
+            small(0),
+            (images[0].repeat(300, 1, 1, 1), images[1].repeat(300)),
+            "1",
+            levels=1,
+            memory="16 MB",
+            design=DESIGN,
+        )
+    with pytest.raises(nz.InputError, match="one batch that can't be cut in two"):
+        nz.probe(small(0), (images[0][:1], images[1][:1]), "1", levels=1, design=DESIGN)
