@@ -97,8 +97,8 @@ def scale(study: nz.Study) -> str:
     levels = audits[0].curves.sizes["level"]
     differing = sum(int(each.curves.differences.sum()) for each in audits)
     return (
-        f"On {len(digits.labels):,} digits, {len(audits)} networks and {levels} levels the predictions computed by algebra "
-        f"differ from the measured ones at {differing} of {len(digits.labels) * len(audits) * levels:,}, "
+        f"On {len(digits.labels):,} digits, {len(audits)} networks and {levels} levels the predictions computed "
+        f"by algebra differ from the measured ones at {differing} of {len(digits.labels) * len(audits) * levels:,}, "
         f"{sum(each.unexplained for each in audits)} of them beyond near ties."
     )
 

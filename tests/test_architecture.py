@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"hidden", "training", "noise"},
     {"sweep", "critical", "displacement"},
     {"matched", "parts", "invariance", "verdict"},
-    {"mechanisms"},
+    {"mechanisms", "audit"},
     {"report"},
     {"study", "probing"},
     {"cli"},

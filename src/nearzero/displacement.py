@@ -27,7 +27,7 @@ __all__ = ["TARGETS", "Displacements", "Match", "Whitening", "displacement", "ex
 Doubles = npt.NDArray[np.float64]
 TARGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
 STEPS = 40  # of the search for a bracket, from the identity outwards
-AT_ONCE = (9, 17, STEPS + 1)  # sizes known after the first, second and third part of the search
+AT_ONCE = (7, 13, 21, STEPS + 1)  # sizes known after each part of the search
 TOLERANCE = 1e-4  # relative, of the displacement at a matched level
 
 

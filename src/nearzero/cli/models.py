@@ -111,14 +111,11 @@ def probe(
     """Perturb layers of a model, one at a time, at every level, and see what it predicts."""
     from rich.table import Table
 
-    from nearzero.files import make_folder
     from nearzero.probing import probe as run
 
-    if out is not None:
-        make_folder(out)  # better now than after the work
-    built, source = _model_and_data(model, weights, data, pixels, split, data_dir)
     console = console_for(quiet)
-    with _counting(console, "probing") as count:
+    with _folder(out), _counting(console, "probing") as count:
+        built, source = _model_and_data(model, weights, data, pixels, split, data_dir)
         result = run(
             _on_device(built, device), source, layer, families=family or ("offset", "scale", "clip"),
             levels=levels, metrics=metric, batch_size=batch_size, memory=memory, advanced=count,
@@ -137,6 +134,22 @@ def probe(
         console.print(note, highlight=False, markup=False)
     if out is not None:
         console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[None]:
+    """Make the folder of a result before the work, to know that it can be; gone again if that fails."""
+    from nearzero.files import make_folder
+
+    made = out is not None and not out.exists()
+    if out is not None:
+        make_folder(out)
+    try:
+        yield
+    except BaseException:
+        if made and out is not None:
+            out.rmdir()
+        raise
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from nearzero.cli.common import DataDir, Quiet, Settings, StudyFolder, app, cons
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["new", "report", "reproduce", "show", "sweep", "train", "verdict"]
+__all__ = ["audit", "new", "report", "reproduce", "show", "sweep", "train", "verdict"]
 
 
 @app.command()
@@ -80,6 +80,26 @@ def verdict(
     """
     console = console_for(quiet)
     _open(study).with_rules(settings_from(settings)).judge(data_dir=data_dir, console=console)
+    _say_where(study, console)
+
+
+@app.command()
+def audit(
+    study: StudyFolder,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STUDY", help="A study with the other pixels, raw or normalized.", show_default=False
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the faults of the published study on a study's own networks, and say which of its sentences survive."""
+    console = console_for(quiet)
+    opened = _open(study)
+    other = None if against is None else _open(against)
+    opened.audit(other, data_dir=data_dir, console=console)
     _say_where(study, console)
 
 

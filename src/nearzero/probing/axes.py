@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["VIEWS", "axis_after", "usual_axis"]
+__all__ = ["RESHAPED", "VIEWS", "axis_after", "usual_axis"]
 
 # What leaves values, and who computed them, as they are.
 VIEWS = {
@@ -16,6 +16,10 @@ VIEWS = {
 }  # fmt: skip
 SECOND = ("convolution", "batch_norm", "group_norm", "instance_norm")
 LAST = ("addmm", "mm", "bmm", "baddbmm", "linear", "lstm", "gru", "mkldnn_rnn_layer", "embedding")
+# What changes a tensor's own shape, so that what was known of it no longer holds.
+RESHAPED = {
+    "squeeze_", "unsqueeze_", "t_", "swapaxes_", "swapdims_", "resize_", "resize_as_", "set_", "as_strided_",
+}  # fmt: skip
 SHAPED = ("view", "_unsafe_view", "reshape", "as_strided")  # of which nothing is known but the shape
 
 

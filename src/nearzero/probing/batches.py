@@ -51,6 +51,12 @@ class Batch:
         """The tensors among the inputs."""
         return list(_tensors((*self.arguments, *self.keywords.values())))
 
+    @property
+    def named(self) -> list[tuple[str, Tensor]]:
+        """The tensors among the inputs, each with its keyword, or its number as text."""
+        known = [*((str(place), each) for place, each in enumerate(self.arguments)), *self.keywords.items()]
+        return [(name, tensor) for name, each in known for tensor in _tensors(each)]
+
     def __len__(self) -> int:
         known = [each for each in (self.target, self.mask, *self.inputs) if each is not None]
         return known[0].shape[0] if known and known[0].ndim else 1
@@ -121,16 +127,23 @@ class Batch:
             f"{str(each.dtype).removeprefix('torch.')} {tuple(each.shape)}" for each in self.inputs
         )
 
-    def counted(self, decoder: bool) -> list[tuple[Tensor, bool]]:
+    def counted(self, reads: frozenset[str] | None, named_decoder: bool) -> list[tuple[Tensor, bool]]:
         """What says which tokens count, (B,) or (B, S) bool each, and whether it must fit whatever it's used on.
 
         Args:
-            decoder: whether the decoder's tokens are meant, in a two-sided batch.
+            reads: the inputs that it's used on depends on; None if unknown.
+            named_decoder: whether its name says that the decoder's tokens are meant.
         """
+        decoder = named_decoder if reads is None else not reads.isdisjoint((*DECODER, "labels"))
         masks = [] if self.two_sided and decoder else [(self.mask, True)]
         if not self.two_sided or decoder:
             masks += [(self.decoder_mask, False), (_not_ignored(self.target), False)]
-        return [(mask, strict) for mask, strict in masks if mask is not None]
+        return [(mask, strict) for mask, strict in masks if mask is not None and self._concerns(mask, reads)]
+
+    def _concerns(self, mask: Tensor, reads: frozenset[str] | None) -> bool:
+        """Whether some values depend on the inputs that a mask is for, by its shape; images beside a text don't."""
+        fitting = {name for name, each in self.named if each.shape[: mask.ndim] == mask.shape}
+        return reads is None or not fitting or not fitting.isdisjoint(reads)
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:

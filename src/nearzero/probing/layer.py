@@ -28,6 +28,7 @@ class Layer:
         operation, ordinal: for functions, the operation and which of its calls within that call of the module,
             from 0.
         in_place: whether the activation writes into its argument.
+        reads: which of the model's inputs its values depend on, by name, or by number as text; None if unknown.
         act: a = act(z) on tensors of z's shape; None if no activation follows.
         follows: the layer of the activation that takes the output of this one.
     """
@@ -43,6 +44,7 @@ class Layer:
     operation: str = ""
     ordinal: int = -1
     in_place: bool = False
+    reads: frozenset[str] | None = field(default=None, repr=False)
     act: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     follows: Layer | None = field(default=None, repr=False)
 

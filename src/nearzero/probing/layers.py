@@ -59,27 +59,33 @@ def find_layers(model: Model, batch: Batch) -> Found:
     """
     copy = batch.copy()
     versions = [each._version for each in copy.inputs]
-    watch = Watch(model.module)
+    watch = Watch(model.module, copy.named)
     try:
         try:
             logits = _watched(model, copy, watch, follow=True)
         except InputError:
             raise
         except Exception:  # some operations can't be followed; modules can nevertheless
-            watch = Watch(model.module)
+            watch = Watch(model.module, copy.named)
             logits = _watched(model, copy, watch, follow=False)
     except InputError:
         raise
     except Exception as error:  # whatever a stranger's forward may raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CannotRunError(
-            f"the model can't be run on a batch of {batch.describe()}: {reason}; prepare=... makes what it takes"
+            f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}; prepare=... makes what it "
+            "takes"
         ) from error
     model.writes_inputs = versions != [each._version for each in copy.inputs]
     return Found(
         tuple(_numbered(watch.layers)), batch, watch.bytes, 4 * logits.numel(), frozenset(watch.calls),
         watch.problems,
     )  # fmt: skip
+
+
+def _reason(error: Exception, most: int = 200) -> str:
+    """The first line of what a stranger's code raises, or as much of it as a sentence can bear."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line if len(line) <= most else f"{line[:most].rsplit(' ', 1)[0]} ..."
 
 
 def _watched(model: Model, batch: Batch, watch: Watch, *, follow: bool) -> Tensor:
@@ -117,9 +123,12 @@ def select_layers(model: Model, found: Found, wanted: Sequence[str] | None) -> l
     if wanted is None:
         chosen = [each for each in found.layers if each.kind in ("activation", "function")]
         if not chosen:
-            raise InputError(
-                "no activation was found in a forward pass; name the layers whose output is a pre-activation"
+            instead = (
+                f"name layers whose output is a pre-activation, of {_some([each.name for each in found.layers])}"
+                if found.layers
+                else "nor any linear, convolution or normalization layer, so nothing can be probed"
             )
+            raise InputError(f"no activation was found in a forward pass; {instead}")
         return chosen
     names: set[str] = set()
     for name in wanted:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ __all__ = ["Model", "Output", "as_module", "untouched"]
 
 Output = Callable[[Any], Tensor]
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+PLAIN = (dict, OrderedDict, defaultdict, list, deque, set)  # what a module may hold things in
 
 
 def as_module(model: object) -> nn.Module:
@@ -71,7 +74,8 @@ def _hint(model: object) -> str:
 
 
 class _Snapshot:
-    """What a forward pass may change in a module: its attributes, and the values of its buffers.
+    """What a forward pass may change in a module: its attributes, what lists and the like in them hold, its hooks,
+    and the values of its buffers.
 
     Parameters aren't copied, since nobody writes to them: `Watch` refuses a pass that does.
     """
@@ -82,19 +86,29 @@ class _Snapshot:
             for each in module.modules()
             if not isinstance(each, torch.jit.ScriptModule)
         ]
-        nested = ("_buffers", "_parameters", "_modules")
-        self._parts += [(own[name], dict(own[name])) for own, _ in list(self._parts) for name in nested]
+        own = [(name, value) for part, _ in self._parts for name, value in part.items()]
+        self._hooks = [value for name, value in own if "_hooks" in name and isinstance(value, dict)]
+        holders = _holders([value for name, value in own if "_hooks" not in name], set())
+        self._holders = [(each, each.copy()) for each in holders]
         self._data = [(each, each.data, _place(each)) for each in module.parameters()]
         self._buffers = [(each, each.detach().clone(), _version(each)) for each in module.buffers()]
 
+    @contextlib.contextmanager
+    def same_hooks(self) -> Iterator[None]:
+        """Around a forward pass; hooks that it sets, as some models do in their first, are gone after it."""
+        before = [each.copy() if each else None for each in self._hooks]
+        try:
+            yield
+        finally:
+            for now, each in zip(self._hooks, before, strict=True):
+                if len(now) != len(each or ()):
+                    _refill(now, each or {})
+
     def restore(self) -> None:
         """Put it back, where it's known to have changed."""
-        for now, before in self._parts:
-            if len(now) != len(before) or any(
-                now.get(name, now) is not each for name, each in before.items()
-            ):
-                now.clear()
-                now.update(before)
+        for now, before in [*self._parts, *self._holders]:
+            if not _holds_the_same(now, before):
+                _refill(now, before)
         for parameter, data, place in self._data:
             if _place(parameter) != place:
                 parameter.data = data
@@ -106,6 +120,32 @@ class _Snapshot:
         for buffer, before, _ in self._buffers:
             if not torch.equal(buffer, before):
                 buffer.copy_(before)
+
+
+def _holders(value: Any, seen: set[int]) -> Iterator[Any]:
+    """The lists, dicts and the like in a value, however deep."""
+    if type(value) not in (*PLAIN, tuple) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if type(value) in PLAIN:
+        yield value
+    for each in list(value.values() if isinstance(value, dict) else value):
+        yield from _holders(each, seen)
+
+
+def _holds_the_same(now: Any, before: Any) -> bool:
+    """Whether a list or the like holds the very things that its copy does."""
+    if len(now) != len(before):
+        return False
+    if isinstance(now, dict):
+        return all(map(is_, now, before)) and all(map(is_, now.values(), before.values()))
+    return now == before if isinstance(now, set) else all(map(is_, now, before))
+
+
+def _refill(now: Any, before: Any) -> None:
+    """Give a list or the like what its copy holds."""
+    now.clear()
+    (now.update if isinstance(now, (dict, set)) else now.extend)(before)
 
 
 def _put_back(buffer: Tensor, before: Tensor, version: int) -> tuple[Tensor, Tensor, int]:
@@ -178,7 +218,8 @@ class Model:
         seed_all()
         if self.writes_inputs:
             batch = batch.copy()
-        output = self.module(*batch.arguments, **batch.keywords)
+        with self.before.same_hooks():
+            output = self.module(*batch.arguments, **batch.keywords)
         logits = self.output(output) if self.output is not None else _logits(output)
         if not isinstance(logits, Tensor) or not logits.is_floating_point() or not logits.ndim:
             raise InputError(
@@ -189,28 +230,34 @@ class Model:
 
 
 def _logits(output: Any) -> Any:
-    """The logits in what a model returns."""
+    """The logits in what a model returns: the tensor itself, what is called so, or the first of a tuple."""
     if isinstance(output, Tensor):
         return output
-    named = output.get("logits", output.get("out")) if isinstance(output, Mapping) else None
-    if named is None:
-        named = getattr(output, "logits", None)
-    if named is None and isinstance(output, (tuple, list)) and output:
-        named = output[0]
-    if not isinstance(named, Tensor):
+    found: Any = None
+    if isinstance(output, Mapping):
+        alike = [each for name, each in output.items() if str(name).endswith("logits")]
+        found = output.get("logits", output.get("out", alike[0] if len(alike) == 1 else None))
+    elif hasattr(output, "logits"):
+        found = output.logits
+    elif isinstance(output, tuple) or (isinstance(output, list) and len(output) == 1):
+        found = output[0] if output else None
+    if not isinstance(found, Tensor):
         raise InputError(
             f"the model returns {_shown(output)}, in which no logits are found; give output=..., a function from what "
             "the model returns to its logits"
         )
-    return named
+    return found
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return f"{type(value).__name__} with {', '.join(map(str, value)) or 'nothing in it'}"
-    return type(value).__name__
+        return f"{_article(value)} with {', '.join(map(str, value)) or 'nothing in it'}"
+    if isinstance(value, (tuple, list)):
+        kinds = ", ".join(type(each).__name__ for each in value[:4])
+        return f"{_article(value)} of {kinds or 'nothing'}{', ...' if len(value) > 4 else ''}"
+    return _article(value)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from nearzero.perturbation import Side
 from nearzero.probing.batches import Batch
 from nearzero.probing.layer import Layer
 from nearzero.probing.model import Model
+from nearzero.probing.source import is_out_of_memory
 from nearzero.probing.suffix import Recorder, Suffix
 from nearzero.probing.taps import Tap, tapped
 
@@ -108,6 +109,8 @@ class Passes:
                 return recorder.escape
             by_suffix = recorder.finish(logits).run(change)
         except Exception as error:  # an operation that can't be recorded or repeated
+            if is_out_of_memory(error):
+                raise
             return (
                 f"its operations can't be repeated ({str(error).splitlines()[0] if str(error) else error!r})"
             )

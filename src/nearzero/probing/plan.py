@@ -16,7 +16,7 @@ from nearzero.perturbation import Perturbation, Side
 from nearzero.probing.layer import Layer
 from nearzero.ranges import Ranges
 
-__all__ = ["Levels", "Plan", "check_levels", "make_plan"]
+__all__ = ["Levels", "Plan", "check_levels", "check_place", "conduct_of", "make_plan"]
 
 Levels = Mapping[str, npt.ArrayLike] | npt.ArrayLike | int | None
 Grid = npt.NDArray[np.float64]
@@ -55,8 +55,7 @@ def make_plan(
     Raises:
         InputError: an unknown family, levels that it hasn't, or a conduct that the layer doesn't allow.
     """
-    published = layer.activation in ("relu", "abs")
-    own = conduct or (Conduct() if published else Conduct(offset="shift", range="pre"))
+    own = conduct_of(layer, conduct)
     try:
         if not BY_FORMULA.isdisjoint(families):
             _check_offset(own, layer)
@@ -65,12 +64,27 @@ def make_plan(
         perturbations = [each.at(level, ranges) for each in made for level in grids[each.name]]
     except InputError as error:
         raise InputError(f"layer {layer.name!r}: {error}") from error
+    check_place(layer, perturbations)
+    return Plan(layer, ranges, own, grids, perturbations)
+
+
+def conduct_of(layer: Layer, conduct: Conduct | None) -> Conduct:
+    """The conduct asked for; else the published one for ReLU and Abs, and a shift by the pre-activation range."""
+    published = layer.activation in ("relu", "abs")
+    return conduct or (Conduct() if published else Conduct(offset="shift", range="pre"))
+
+
+def check_place(layer: Layer, perturbations: Sequence[Perturbation]) -> None:
+    """Refuse perturbations after an activation of which it isn't known where in the model it is.
+
+    Raises:
+        InputError: a layer with one, and what to do.
+    """
     if any(each.side == "post" for each in perturbations) and layer.act is not None and not _is_placed(layer):
         raise InputError(
-            f"layer {layer.name!r}: clip=post acts after the activation, and where in the model that is isn't known; "
-            "name the activation's own layer, or use clip=pre"
+            f"layer {layer.name!r}: clip=post and cap act after the activation, and where in the model that is isn't "
+            "known; name the activation's own layer, or use clip=pre"
         )
-    return Plan(layer, ranges, own, grids, perturbations)
 
 
 def _is_placed(layer: Layer) -> bool:

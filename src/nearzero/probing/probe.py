@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from nearzero.families import PAPER_FAMILIES, Conduct
+from nearzero.matched import Design
 from nearzero.probing.batches import Batch, Prepare, read_batch
 from nearzero.probing.layer import Layer
 from nearzero.probing.layers import CannotRunError, Found, find_layers, select_layers
+from nearzero.probing.matched import matched_responses
 from nearzero.probing.model import Model, Output, as_module, untouched
 from nearzero.probing.passes import Method
 from nearzero.probing.plan import Levels, make_plan
@@ -74,6 +76,7 @@ def probe(
     memory: int | str | None = None,
     method: Method = "auto",
     keep_items: bool = False,
+    design: Design | None = None,
     advanced: Callable[[int], None] = lambda examples: None,
 ) -> ProbeResult:
     """Perturb layers of a model, one at a time, and see what comes out.
@@ -105,6 +108,8 @@ def probe(
         memory: what it may take besides the model and the data, "2 GB" say; `NEARZERO_MEMORY` or 3 GB.
         method: "auto", "suffix" or "full"; see `nearzero.probing.passes`.
         keep_items: also return each metric for every single example or token, float32.
+        design: measure at matched displacement as well, with its families (noise left out), targets and draws; the
+            result's `matched` is then what `nz.verdict` takes.
         advanced: called with how many examples are done.
 
     Returns:
@@ -117,6 +122,7 @@ def probe(
         layers=layers, families=families, levels=levels, metrics=metrics, quantiles=quantiles, conduct=conduct,
         activation=activation, unit_axis=unit_axis, prepare=prepare, output=output, causal=causal,
         batch_size=batch_size, memory=memory, method=method, keep_items=keep_items,
+        design=design,
     )  # fmt: skip
     return _probed(as_module(model), data, ranges_from, request, advanced)
 
@@ -149,7 +155,12 @@ def _probed(
             for each in rest:
                 room.each(batch, each.take)
             advanced(len(batch))
-    return ProbeResult(dataset(work, type(module).__name__))
+        matched = None
+        if request.design is not None:
+            matched = matched_responses(
+                model, chosen, source, room, request.design, metrics, causal=causal, method=request.method
+            )
+    return ProbeResult(dataset(work, type(module).__name__), matched)
 
 
 def _source(model: Model, data: Any, request: Request) -> Source:

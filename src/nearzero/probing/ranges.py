@@ -32,7 +32,7 @@ SIDES: tuple[Side, Side] = ("pre", "post")
 
 
 class _Observer(Protocol):
-    """Someone who gathers something of a layer's values, a block (n, U) at a time."""
+    """Someone who gathers something of a layer's values, a block (..., U) at a time."""
 
     def of(self, rows: Tensor) -> Any:
         """What is to be gathered of a block."""
@@ -42,7 +42,7 @@ class _Observer(Protocol):
 
 
 def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
-    """(n, U): the values of a layer, units last, without what the masks of a batch leave out.
+    """(..., U): the values of a layer, units last, without what the masks of a batch leave out.
 
     A value that is of a whole example (a pooled one, say) counts if any of its tokens does. Targets that are
     ignored (-100) leave out what they fit.
@@ -52,7 +52,7 @@ def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
     """
     rows = values.movedim(layer.axis_of(values), -1)
     chosen: Tensor | None = None
-    for mask, strict in batch.counted("decoder" in layer.path):
+    for mask, strict in batch.counted(layer.reads, "decoder" in layer.path):
         fitted = _fitted(mask, rows.shape[:-1])
         if fitted is None and strict:
             raise InputError(
@@ -61,7 +61,7 @@ def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
             )
         if fitted is not None:
             chosen = fitted if chosen is None else chosen & fitted
-    return rows.reshape(-1, rows.shape[-1]) if chosen is None else rows[chosen]
+    return rows if chosen is None else rows[chosen]
 
 
 def _fitted(mask: Tensor, lead: torch.Size) -> Tensor | None:
@@ -178,7 +178,8 @@ class _Extremes:
 
     def of(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
         """Those of a block; None if it's empty."""
-        return (rows.amin(0), rows.amax(0)) if len(rows) else None
+        all_but_units = tuple(range(rows.ndim - 1))
+        return (rows.amin(all_but_units), rows.amax(all_but_units)) if rows.numel() else None
 
     def add(self, part: tuple[Tensor, Tensor] | None) -> None:
         """Those of one block more."""
@@ -213,6 +214,7 @@ class _Search:
 
     def of(self, rows: Tensor) -> Tensor:
         """(U, BINS + 2): how many of each unit's values lie in each bin."""
+        rows = rows.reshape(-1, rows.shape[-1])
         rows = rows.cpu() if rows.device.type == "mps" else rows  # which has no float64
         counts = self._none().to(rows.device)
         low, high = self.low.to(rows.device), self.high.to(rows.device)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["ProbeResult"]
 
 FORMAT = "nearzero probe 1"
-FILE = "probe.nc"
+FILE, MATCHED = "probe.nc", "matched.nc"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +31,27 @@ class ProbeResult:
             `units`, `dead_units`, `activation`, `unit_axis`, `method` (how its logits were had) and `reason`
             (why not by the suffix), `offset` and `range` (the conduct). With `keep_items`, also
             `<metric>_items` on (layer, family, level, item), and `sequence` and `token` of each item.
+        at_displacements: with a `design`, responses at matched displacement, see `matched`; else None.
     """
 
     response: xr.Dataset
+    at_displacements: xr.Dataset | None = None
+
+    @property
+    def matched(self) -> xr.Dataset:
+        """Responses on (layer, family, side, target) at levels that displace a layer's activations equally far.
+
+        They are measured on the second half of every batch, with unit ranges and levels of the first. What
+        `nz.verdict` takes, one result for each run of a model.
+
+        Raises:
+            InputError: they weren't asked for.
+        """
+        if self.at_displacements is None:
+            raise InputError(
+                "this probe has no responses at matched displacement; probe with design=nz.Design(...)"
+            )
+        return self.at_displacements
 
     @property
     def layers(self) -> list[str]:
@@ -115,6 +133,8 @@ class ProbeResult:
         folder = make_folder(Path(folder))
         figure = self.plot()
         write_bytes(folder / FILE, _to_bytes(self.response))
+        if self.at_displacements is not None:
+            write_bytes(folder / MATCHED, _to_bytes(self.at_displacements))
         table = self.response[[*self.response.attrs["metrics"]]].to_dataframe().dropna(how="all")
         write_text(folder / "response.csv", table.to_csv())
         write_bytes(folder / "layers.png", png_bytes(figure))
@@ -131,13 +151,15 @@ class ProbeResult:
         path = Path(folder) / FILE
         try:
             response = xr.load_dataset(path, engine="h5netcdf")
+            other = Path(folder) / MATCHED
+            matched = xr.load_dataset(other, engine="h5netcdf") if other.exists() else None
         except FileNotFoundError:
             raise InputError(f"{folder} holds no probe: there is no {FILE}") from None
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path} can't be read ({error}); probe again") from error
         if response.attrs.get("format") != FORMAT:
             raise InputError(f"{path} isn't a probe's result (format {response.attrs.get('format')!r})")
-        return cls(response)
+        return cls(response, matched)
 
 
 def _shown(metric: str, value: float) -> str:

@@ -1,12 +1,14 @@
 """What is measured on logits, item by item: an item is an example, or a token that counts.
 
-Metrics are functions of (logits (n, K), target (n,), unperturbed logits (n, K)) to (n,). Sums are float64.
+Metrics are functions of the logits of several levels at once (L, n, K), of targets (n,), and of the unperturbed
+logits (1, n, K), to (L, n). Users' own are called level by level. Sums are float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,39 +17,62 @@ from torch import Tensor
 
 from nearzero.errors import InputError
 
-__all__ = ["METRICS", "Metric", "Metrics", "choose_metrics"]
+__all__ = ["METRICS", "Metric", "Metrics", "Outputs", "choose_metrics"]
 
-Score = Callable[[Tensor, Tensor | None, Tensor], Tensor]
+
+@dataclass(eq=False)
+class Outputs:
+    """Logits (L, n, K) of L levels, with what more than one metric reads off them.
+
+    Attributes:
+        logits: as the model gave them.
+    """
+
+    logits: Tensor
+
+    @cached_property
+    def predictions(self) -> Tensor:
+        """(L, n): the class with the greatest logit."""
+        return self.logits.argmax(-1)
+
+    @cached_property
+    def log_probabilities(self) -> Tensor:
+        """(L, n, K), in float32 at least."""
+        logits = self.logits
+        return (logits.float() if logits.dtype.itemsize < 4 else logits).log_softmax(-1)
+
+
+Score = Callable[[Outputs, Tensor | None, Outputs], Tensor]
 Metrics = str | Callable[..., Any] | Iterable[str | Callable[..., Any]] | Mapping[str, Any] | None
 
 
-def _accuracy(logits: Tensor, target: Tensor, _: Tensor) -> Tensor:
-    return logits.argmax(1) == target
+def _accuracy(outputs: Outputs, target: Tensor, _: Outputs) -> Tensor:
+    return outputs.predictions == target
 
 
-def _agreement(logits: Tensor, _: Tensor | None, unperturbed: Tensor) -> Tensor:
-    return logits.argmax(1) == unperturbed.argmax(1)
+def _agreement(outputs: Outputs, _: Tensor | None, unperturbed: Outputs) -> Tensor:
+    return outputs.predictions == unperturbed.predictions
 
 
-def _cross_entropy(logits: Tensor, target: Tensor, _: Tensor) -> Tensor:
-    return F.cross_entropy(_wide(logits), target, reduction="none")
+def _cross_entropy(outputs: Outputs, target: Tensor, _: Outputs) -> Tensor:
+    return -_at(outputs.log_probabilities, target)
 
 
-def _kl_divergence(logits: Tensor, _: Tensor | None, unperturbed: Tensor) -> Tensor:
-    before, after = _wide(unperturbed).log_softmax(1), _wide(logits).log_softmax(1)
-    each = F.kl_div(after, before, reduction="none", log_target=True)
-    return each.masked_fill_(before == -torch.inf, 0.0).sum(1)  # 0 log 0
+def _kl_divergence(outputs: Outputs, _: Tensor | None, unperturbed: Outputs) -> Tensor:
+    before, after = unperturbed.log_probabilities, outputs.log_probabilities
+    each = F.kl_div(after, before.expand_as(after), reduction="none", log_target=True)
+    return each.masked_fill_(before == -torch.inf, 0.0).sum(-1)  # 0 log 0
 
 
-def _margin(logits: Tensor, target: Tensor | None, unperturbed: Tensor) -> Tensor:
-    place = (unperturbed.argmax(1) if target is None else target)[:, None]
-    others = logits.scatter(1, place, -torch.inf)
-    return logits.gather(1, place)[:, 0] - others.amax(1)
+def _margin(outputs: Outputs, target: Tensor | None, unperturbed: Outputs) -> Tensor:
+    logits, place = outputs.logits, unperturbed.predictions[0] if target is None else target
+    others = logits.scatter(-1, place.expand(logits.shape[:-1])[..., None], -torch.inf)
+    return _at(logits, place) - others.amax(-1)
 
 
-def _wide(logits: Tensor) -> Tensor:
-    """In float32 at least."""
-    return logits.float() if logits.dtype.itemsize < 4 else logits
+def _at(values: Tensor, place: Tensor) -> Tensor:
+    """(L, n): of values (L, n, K), those at places (n,) of the last dimension."""
+    return values.gather(-1, place.expand(values.shape[:-1])[..., None])[..., 0]
 
 
 @dataclass(frozen=True)
@@ -142,18 +167,25 @@ def _check_targets(name: str, metric: Metric, target: Tensor | None) -> None:
 def _users(name: str, function: Callable[..., Any]) -> Score:
     """A user's metric: (n,), or one number for all items, which then stands for each of them."""
 
-    def score(logits: Tensor, target: Tensor | None, unperturbed: Tensor) -> Tensor:
+    def score_level(logits: Tensor, target: Tensor | None) -> Tensor:
         before = logits._version
-        value = torch.as_tensor(function(logits, target), device=logits.device)
+        value = _as_scores(function(logits, target), logits)
         if logits._version != before:
             raise InputError(f"metric {name!r} writes into the logits that it's given; let it work on a copy")
-        if value.ndim == 0:
-            return value.expand(len(logits))
-        if value.shape != (len(logits),):
+        if not isinstance(value, Tensor) or value.shape not in ((), (len(logits),)):
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(
-                f"metric {name!r} must return one number, or one for each of {len(logits)} items; got shape "
-                f"{tuple(value.shape)}"
+                f"metric {name!r} must return one number, or one for each of {len(logits)} items; got {got}"
             )
-        return value
+        return value.expand(len(logits))
 
-    return score
+    return lambda outputs, target, _: torch.stack([score_level(each, target) for each in outputs.logits])
+
+
+def _as_scores(value: Any, like: Tensor) -> Any:
+    """Numbers as a tensor that NumPy knows the type of; anything else as it is."""
+    try:
+        scores = torch.as_tensor(value, device=like.device)
+    except (TypeError, ValueError, RuntimeError):  # None, texts, lists that are ragged
+        return value
+    return scores.float() if scores.is_floating_point() and scores.dtype.itemsize < 4 else scores

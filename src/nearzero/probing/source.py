@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from nearzero.errors import InputError
 from nearzero.memory import memory_text
 from nearzero.probing.batches import Batch, as_tensor, leaves
 from nearzero.probing.randomness import RandomStates
 
-__all__ = ["Room", "Source"]
+__all__ = ["Room", "Source", "is_out_of_memory"]
 
 DEFAULT_BATCH = 256
 END = object()
@@ -127,14 +128,25 @@ def _iterable(data: Any, batch_size: int | None, limit: int) -> Iterable[Any]:
     return data
 
 
+@dataclass(frozen=True, eq=False)
+class _Slices:
+    """Arrays as batches; what is on disk (`numpy.memmap`) is read a batch at a time."""
+
+    arrays: tuple[Any, ...]
+    size: int
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for first in range(0, len(self.arrays[0]), self.size):
+            yield [as_tensor(each[first : first + self.size]) for each in self.arrays]
+
+
 def _of_arrays(arrays: tuple[Any, ...], size: int) -> Iterable[Any]:
-    tensors = [as_tensor(each) for each in arrays]
-    lengths = [len(each) if each.ndim else 0 for each in tensors]
+    lengths = [len(each) if each.ndim else 0 for each in arrays]
     if len(set(lengths)) > 1:
         raise InputError(f"inputs and targets must be of one length; got {lengths}")
     if not lengths[0]:
         raise InputError("data hold no examples")
-    return DataLoader(TensorDataset(*tensors), size)
+    return _Slices(arrays, size)
 
 
 def _kept(data: Iterator[Any], limit: int) -> list[Any]:
@@ -201,7 +213,7 @@ class Room:
         try:
             work(part)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(part) < 2 or not part.divisible:
                 raise InputError(
@@ -212,7 +224,8 @@ class Room:
         return True
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory, of a device or the machine, doesn't hold what was tried."""
     known = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
     named = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
     return named or any(each in str(error) for each in known)

@@ -17,7 +17,7 @@ is copied before the first time, and each run of the suffix begins with a fresh 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +85,36 @@ def written(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any])
             yield from _tensors(value)
 
 
+class _Views:
+    """Slots for tensors on storages that are written to, perhaps later than they were read.
+
+    Args:
+        initial: these storages.
+        first: the first slot that is free.
+
+    Attributes:
+        likes: by slot, the storage and a tensor that lies on it as wanted.
+    """
+
+    def __init__(self, initial: Mapping[int, torch.UntypedStorage], first: int) -> None:
+        self.likes: dict[int, tuple[int, Tensor]] = {}
+        self._initial, self._first = initial, first
+        self._slots: dict[int, int] = {}  # by id of the tensor
+
+    def in_place_of(self, value: Any) -> Any:
+        """Arguments with slots in place of such tensors."""
+        if isinstance(value, Tensor):
+            key = storage_key(value)
+            if key not in self._initial:
+                return value
+            slot = self._slots.setdefault(id(value), self._first + len(self.likes))
+            self.likes[slot] = (key, value)
+            return _Slot(slot)
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.in_place_of(each) for each in value)
+        return value
+
+
 class Recorder(TorchDispatchMode):
     """Writes down the operations that depend on a layer, from `cut` to `finish`.
 
@@ -131,37 +161,24 @@ class Recorder(TorchDispatchMode):
     def finish(self, wanted: Tensor) -> Suffix:
         """The recording; `wanted` is what each run of it returns."""
         assert self._value is not None
-        views: dict[int, tuple[int, Tensor]] = {}
-        numbers: dict[int, int] = {}  # of views, by id of what they are like
-
-        def settled(value: Any) -> Any:
-            """With slots for what is on storages that were written to, perhaps later than it was read."""
-            if isinstance(value, Tensor):
-                key = storage_key(value)
-                if key not in self._initial:
-                    return value
-                number = numbers.setdefault(id(value), len(self._alive) + len(views))
-                views[number] = (key, value)
-                return _Slot(number)
-            if isinstance(value, (list, tuple)):
-                return type(value)(settled(each) for each in value)
-            return value
-
+        views = _Views(self._initial, len(self._alive))
         written_to = storage_key(self._value) in self._initial
         value = _view(self._initial[storage_key(self._value)], self._value) if written_to else self._value
-        result = settled(self._marked(wanted))
+        result = views.in_place_of(self._marked(wanted))
         noted = [
             _Noted(
-                each.function, settled(each.arguments),
-                {name: settled(argument) for name, argument in each.keywords.items()}, each.results,
+                each.function,
+                views.in_place_of(each.arguments),
+                {name: views.in_place_of(argument) for name, argument in each.keywords.items()},
+                each.results,
             )
             for each in self._noted
-        ]  # fmt: skip
+        ]
         home = (storage_key(self._value), self._value) if self._in_place else None
+        slots = len(self._alive) + len(views.likes)
         return Suffix(
-            value, self._entry, home, _steps(noted, result), result, self._initial, views,
-            slots=len(self._alive) + len(views),
-        )  # fmt: skip
+            value, self._entry, home, _steps(noted, result), result, self._initial, views.likes, slots
+        )
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -272,6 +289,24 @@ class _Step:
     results: tuple[int, ...]
     done: tuple[int, ...]
 
+    def run(self, slots: list[Any]) -> None:
+        """Run it on what the slots hold, and put there what comes out."""
+        arguments, keywords = self.arguments.copy(), self.keywords
+        for place, slot in self.places:
+            arguments[place] = slots[slot]
+        for place, value in self.nested:
+            arguments[place] = _filled(value, slots)
+        if self.named:
+            keywords = {**keywords, **{name: _filled(value, slots) for name, value in self.named}}
+        result = self.function(*arguments, **keywords)
+        if isinstance(result, Tensor):
+            slots[self.results[0]] = result
+        else:
+            for slot, each in zip(self.results, _tensors(result), strict=True):
+                slots[slot] = each
+        for slot in self.done:
+            slots[slot] = None
+
 
 def _slots_in(value: Any) -> Iterator[int]:
     if isinstance(value, _Slot):
@@ -342,28 +377,19 @@ class Suffix:
         slots: list[Any] = [None] * self.slots
         for slot, (storage, like) in self.views.items():
             slots[slot] = _view(storages[storage], like)
-        values = change(self.value)
-        if self.home is not None:
-            storage, like = self.home
-            values = _view(storages[storage], like).copy_(values)
-        slots[self.entry] = values
+        slots[self.entry] = self._entering(change, storages)
         for step in self.steps:
-            arguments = step.arguments.copy()
-            for place, slot in step.places:
-                arguments[place] = slots[slot]
-            for place, value in step.nested:
-                arguments[place] = _filled(value, slots)
-            keywords = step.keywords
-            if step.named:
-                keywords = {**keywords, **{name: _filled(value, slots) for name, value in step.named}}
-            result = step.function(*arguments, **keywords)
-            if isinstance(result, Tensor):
-                slots[step.results[0]] = result
-            else:
-                for slot, each in zip(step.results, _tensors(result), strict=True):
-                    slots[slot] = each
-            for slot in step.done:
-                slots[slot] = None
+            step.run(slots)
         result = _filled(self.result, slots)
         assert isinstance(result, Tensor)
         return result
+
+    def _entering(
+        self, change: Callable[[Tensor], Tensor], storages: Mapping[int, torch.UntypedStorage]
+    ) -> Tensor:
+        """What the first operation is to read, held by nobody else, so that it goes when it's no longer needed."""
+        values = change(self.value)
+        if self.home is None:
+            return values
+        storage, like = self.home
+        return _view(storages[storage], like).copy_(values)

@@ -1,22 +1,24 @@
 """Watching one forward pass: which modules and functions are called, with what, and where the units are.
 
 Each tensor is followed through the operations that PyTorch dispatches. So it's known which dimension the units
-are on, and which activation takes what a linear layer gives.
+are on, which activation takes what a linear layer gives, and which of the inputs a layer depends on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nearzero.errors import InputError
-from nearzero.probing.axes import VIEWS, axis_after, usual_axis
+from nearzero.probing.axes import RESHAPED, VIEWS, axis_after, usual_axis
+from nearzero.probing.batches import leaves
 from nearzero.probing.kinds import (
     ACTIVATION_OPERATIONS,
     CLOSED,
@@ -52,15 +54,20 @@ class _Call:
 class Watch(TorchDispatchMode):
     """Follows tensors through one forward pass; tensors are known by id, and kept so that none is given twice.
 
+    Args:
+        module: the model.
+        inputs: the names and tensors of what it's given.
+
     Attributes:
         layers: what was found, in the order of the pass.
         calls: how often the module at a path was called.
         problems: by path, why a module that was called can't be probed.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, inputs: Iterable[tuple[str, Tensor]]) -> None:
         super().__init__()
         self.layers: list[Layer] = []
+        self._reads = {storage_key(each): frozenset([name]) for name, each in inputs}  # by storage
         self._given = self._computed = 0  # bytes
         self.calls: Counter[str] = Counter()
         self.problems: dict[str, str] = {}
@@ -97,13 +104,13 @@ class Watch(TorchDispatchMode):
         with self._unwatched():
             self._leave(call, output)
         if isinstance(output, Tensor):
-            self._given += output.nbytes
+            self._given += _bytes(output)
 
     def _leave(self, call: _Call, output: Any) -> None:
         """Add the layer that a module is, if it's one."""
         if WEIGHTS in call.path.split("."):
             return
-        units = isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1
+        units = isinstance(output, Tensor) and _has_units(output)
         if units and call.before is not None and output.shape == call.before.shape:
             shown = None if is_known(call.module) else elementwise(call.module, call.before)
             if is_known(call.module) or shown is not None:
@@ -114,12 +121,14 @@ class Watch(TorchDispatchMode):
         if not isinstance(output, Tensor):
             self.problems[call.path] = f"it returns a {type(output).__name__}, not a tensor"
         elif not units:
-            what = f"{str(output.dtype).removeprefix('torch.')} of shape {tuple(output.shape)}"
-            self.problems[call.path] = f"it gives {what}, no units to perturb"
+            what = str(output.dtype if output.layout == torch.strided else output.layout)
+            self.problems[call.path] = (
+                f"it gives {what.removeprefix('torch.')} of shape {tuple(output.shape)}, no units to perturb"
+            )
         elif (kind := producer(call.module)) is not None:
             layer = Layer(
                 _shown(call.path), kind, type(call.module).__name__, tuple(output.shape), self._axis(output), None,
-                call.path, call.number,
+                call.path, call.number, reads=self._inputs_of(output),
             )  # fmt: skip
             self._kept.append(output)
             self._sources[id(output)] = len(self.layers)
@@ -132,7 +141,8 @@ class Watch(TorchDispatchMode):
         self._add(
             Layer(
                 _shown(call.path), "activation", type(call.module).__name__, tuple(before.shape), self._axis(value),
-                name, call.path, call.number, in_place=not _same(value, before), act=lambda z: forward(z.clone()),
+                name, call.path, call.number, in_place=not _same(value, before), reads=self._inputs_of(value),
+                act=lambda z: forward(z.clone()),
             ),
             value, output,
         )  # fmt: skip
@@ -171,6 +181,7 @@ class Watch(TorchDispatchMode):
         plain = plain_name(func, ACTIVATION_OPERATIONS)
         active = plain in ACTIVATION_OPERATIONS and isinstance(args[0], Tensor)
         result = func(*args, **kwargs)
+        self._note_inputs(func, args, kwargs, result)
         first = result[0] if isinstance(result, (tuple, list)) and result else result
         if isinstance(first, Tensor):
             self._measure(args, kwargs, result)
@@ -190,16 +201,29 @@ class Watch(TorchDispatchMode):
                     "probed"
                 )
 
+    def _note_inputs(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """What an operation gives, or writes to, depends on the inputs that any of its arguments does."""
+        given = [self._reads.get(key, frozenset()) for key in map(storage_key, _tensors((args, kwargs)))]
+        reads = frozenset[str]().union(*given)
+        for each in _tensors((result, *written(func, args, kwargs))):
+            self._kept.append(each)  # so that no storage is taken for another
+            self._reads[storage_key(each)] = reads | self._reads.get(storage_key(each), frozenset())
+
+    def _inputs_of(self, tensor: Tensor) -> frozenset[str] | None:
+        """The inputs that a tensor depends on; None if operations couldn't be followed."""
+        return self._reads.get(storage_key(tensor), frozenset()) if self._computed else None
+
     def _measure(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Count the bytes of results that aren't views of something."""
         given = {storage_key(each) for each in (*args, *kwargs.values()) if isinstance(each, Tensor)}
         for each in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(each, Tensor) and storage_key(each) not in given:
-                self._computed += each.nbytes
+                self._computed += _bytes(each)
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         """Carry the axis of units, and what layer a tensor is the output of, from arguments to result."""
-        self._kept.append(result)
+        if name in RESHAPED:
+            self._axes.pop(id(result), None)
         axis = axis_after(name, args, result, lambda tensor: self._axes.get(id(tensor)))
         if axis is not None:
             self._axes[id(result)] = axis
@@ -217,7 +241,7 @@ class Watch(TorchDispatchMode):
             call.operations[plain] += 1
         if any(isinstance(each.module, CLOSED) for each in self._stack):
             return
-        if not value.is_floating_point() or value.ndim < 2 or result.shape != value.shape:
+        if not _has_units(value) or result.shape != value.shape:
             return
         rest, name = args[1:], ACTIVATION_OPERATIONS[plain]
 
@@ -228,7 +252,8 @@ class Watch(TorchDispatchMode):
 
         layer = Layer(
             f"{_shown(caller.path)}:{name}", "function", name, tuple(value.shape), self._axis(value), name,
-            caller.path, caller.number, operation=plain, ordinal=ordinal, in_place=in_place, act=act,
+            caller.path, caller.number, operation=plain, ordinal=ordinal, in_place=in_place,
+            reads=self._inputs_of(value), act=act,
         )  # fmt: skip
         if may_activate(caller.module):  # it's known at the end whether the module itself is one
             caller.functions.append((layer, value, result))
@@ -238,6 +263,21 @@ class Watch(TorchDispatchMode):
     def _axis(self, tensor: Tensor) -> int:
         """Where the units are, as followed, else as usual."""
         return self._axes.get(id(tensor), usual_axis(tensor))
+
+
+def _bytes(tensor: Tensor) -> int:
+    """What a tensor takes; nothing for those that don't say, as sparse ones."""
+    return tensor.nbytes if tensor.layout == torch.strided else 0
+
+
+def _has_units(tensor: Tensor) -> bool:
+    """Whether there can be units: floating-point numbers in rows and columns, and not sparse or ragged."""
+    plain = tensor.layout == torch.strided and not tensor.is_nested
+    return plain and tensor.is_floating_point() and tensor.ndim > 1
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    return (each for each in leaves(value) if isinstance(each, Tensor))
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,20 +22,26 @@ from nearzero.probing.model import Model
 from nearzero.probing.passes import Change, Changed, Method, Passes
 from nearzero.probing.plan import Plan
 from nearzero.probing.result import FORMAT
-from nearzero.probing.scores import Metric
+from nearzero.probing.scores import Metric, Outputs
 
-__all__ = ["Work", "dataset"]
+__all__ = ["Work", "change_of", "dataset"]
 
 Doubles = npt.NDArray[np.float64]
+AT_ONCE = 2**18  # logits that are measured at a time; those of one level may be more
+
+
+_Operation = Callable[..., Tensor]
+_Step = tuple[_Operation, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """The metrics on one batch: sums (L + 1,), values (L + 1, n) if they're kept, places (n, 2)."""
+    """The metrics on one batch of n items: sums (L + 1,); if items are kept, values (L + 1, n) and places (n, 2)."""
 
     sums: dict[str, Doubles]
     values: dict[str, npt.NDArray[np.float32]]
-    places: npt.NDArray[np.int64]
+    items: int
+    places: npt.NDArray[np.int64] | None
 
 
 class Work:
@@ -51,7 +58,7 @@ class Work:
         sums: for each metric, its sum over items at each perturbation, and last without one, (L + 1,).
         items, examples: how many that was.
         kept: for each metric, its values item by item, (L + 1, n) a batch, if they're kept.
-        places: (n, 2) a batch, the example and the token of each item.
+        places: (n, 2) a batch, the example and the token of each item, if they're kept.
         passes: by side, how the logits are had.
     """
 
@@ -73,7 +80,7 @@ class Work:
         self.passes = {side: Passes(model, plan.layer, side, method) for side, _ in plan.by_side()}
         self.keep_items = keep_items
         self._causal = causal
-        self._changes: dict[tuple[torch.device, torch.dtype, int], list[Change | None]] = {}
+        self._steps = _all_steps(plan)
 
     def fill(
         self,
@@ -83,7 +90,7 @@ class Work:
         places: npt.NDArray[np.int64],
     ) -> None:
         """Take the sums of some metrics over all the data from elsewhere; they are no longer open."""
-        self.plan = plan
+        self.plan, self._steps = plan, _all_steps(plan)
         for name, each in sums.items():
             del self.open[name]
             self.sums[name] = each
@@ -97,9 +104,11 @@ class Work:
         part = self._respond(batch)
         for name, sums in part.sums.items():
             self.sums[name] += sums
-            self.kept[name] += [part.values[name]] if self.keep_items else []
-        self.places.append(part.places + np.array([self.examples, 0]))
-        self.items += len(part.places)
+        if part.places is not None:
+            for name, values in part.values.items():
+                self.kept[name].append(values)
+            self.places.append(part.places + np.array([self.examples, 0]))
+        self.items += part.items
         self.examples += len(batch)
 
     def _respond(self, batch: Batch) -> _Part:
@@ -108,20 +117,32 @@ class Work:
         scored: dict[str, list[Any]] = {name: [None] * (levels + 1) for name in self.open}
         items: Items | None = None
         for side, places in self.plan.by_side():
-            changed = self.passes[side].on(batch)
-            items = self._items(batch, changed.logits) if items is None else items
-            unperturbed = items.logits(changed.logits)
-            for place, logits in self._levels(changed, [*places, levels]):
-                rows = unperturbed if logits is None else items.logits(logits)
-                for name, metric in self.open.items():
-                    scored[name][place] = self._kept(metric.score(rows, items.target, unperturbed))
+            items = self._score(self.passes[side].on(batch), [*places, levels], batch, items, scored)
         assert items is not None
         tables = {name: torch.stack(each).cpu().numpy() for name, each in scored.items()}
-        places_ = items.place.cpu().numpy()
         if not self.keep_items:
-            return _Part(tables, {}, places_)
+            return _Part(tables, {}, len(items), None)
         sums = {name: table.sum(axis=1, dtype=np.float64) for name, table in tables.items()}
-        return _Part(sums, {name: table.astype(np.float32) for name, table in tables.items()}, places_)
+        values = {name: table.astype(np.float32) for name, table in tables.items()}
+        return _Part(sums, values, len(items), items.place.cpu().numpy())
+
+    def _score(
+        self,
+        changed: Changed,
+        places: Sequence[int],
+        batch: Batch,
+        items: Items | None,
+        scored: Mapping[str, list[Any]],
+    ) -> Items:
+        """Put in what is kept of the scores at some perturbations, by number; returns the batch's items."""
+        items = self._items(batch, changed.logits) if items is None else items
+        unperturbed = Outputs(items.logits(changed.logits)[None])
+        for some, outputs in self._levels(changed, places, items, unperturbed):
+            for name, metric in self.open.items():
+                score = self._kept(metric.score(outputs, items.target, unperturbed))
+                for place, row in zip(some, score.expand(len(some), *score.shape[1:]), strict=True):
+                    scored[name][place] = row
+        return items
 
     def _items(self, batch: Batch, logits: Tensor) -> Items:
         """What counts in a batch."""
@@ -130,61 +151,77 @@ class Work:
             items.check_classes(items.logits(logits).shape[1])
         return items
 
-    def _levels(self, changed: Changed, places: Sequence[int]) -> Iterator[tuple[int, Tensor | None]]:
-        """The logits at each perturbation, by its number; None where nothing changes."""
-        changes = [*self._changes_for(changed.values), None]
-        moved = [(place, change) for place in places if (change := changes[place]) is not None]
-        yield from ((place, None) for place in places if changes[place] is None)
-        logits = changed.each([change for _, change in moved])
-        yield from zip((place for place, _ in moved), logits, strict=True)
+    def _levels(
+        self, changed: Changed, places: Sequence[int], items: Items, unperturbed: Outputs
+    ) -> Iterator[tuple[list[int], Outputs]]:
+        """The logits at some perturbations, by number: small ones many at a time, as metrics are then few steps."""
+        yield [place for place in places if not self._steps[place]], unperturbed
+        moved = [place for place in places if self._steps[place]]
+        at_once = max(1, AT_ONCE // max(1, unperturbed.logits.numel()))
+        logits = changed.each(
+            _changes([self._steps[place] for place in moved], changed.values, self.plan.layer)
+        )
+        for first in range(0, len(moved), at_once):
+            some = moved[first : first + at_once]
+            rows = [items.logits(each) for each in islice(logits, len(some))]
+            yield some, Outputs(torch.stack(rows) if len(rows) > 1 else rows[0][None])
 
-    def _kept(self, score: Tensor) -> Tensor:
-        """What is kept of an item's score at one level: itself, or the sum over all."""
-        score = score.detach()
+    def _kept(self, scores: Tensor) -> Tensor:
+        """What is kept of the scores (L, n) of some levels: themselves, or their sums over items (L,)."""
+        scores = scores.detach()
         if self.keep_items:
-            return score
-        score = score.cpu() if score.device.type == "mps" else score  # which has no float64
-        return score.sum(dtype=torch.float64)
-
-    def _changes_for(self, values: Tensor) -> list[Change | None]:
-        """The perturbations as functions of tensors like `values`; None where nothing changes."""
-        key = (values.device, values.dtype, values.ndim)
-        if key not in self._changes:
-            layer = self.plan.layer
-            self._changes[key] = [
-                None if each.is_identity else _change(each, values, layer) for each in self.plan.perturbations
-            ]
-        return self._changes[key]
+            return scores
+        scores = scores.cpu() if scores.device.type == "mps" else scores  # which has no float64
+        return scores.sum(-1, dtype=torch.float64)
 
 
-def _change(perturbation: Perturbation, like: Tensor, layer: Layer) -> Change:
-    """y = min(scale * x + offset, clip) along one dimension; half precision is computed in float32."""
-    exact = torch.float64 if like.dtype == torch.float64 else torch.float32
+def change_of(perturbation: Perturbation, like: Tensor, layer: Layer) -> Change:
+    """A perturbation as a function of tensors like a layer's values."""
+    return _changes([_steps(perturbation)], like, layer)[0]
+
+
+def _all_steps(plan: Plan) -> list[list[_Step]]:
+    """Those of each perturbation, and last of none."""
+    return [*map(_steps, plan.perturbations), []]
+
+
+def _steps(perturbation: Perturbation) -> list[_Step]:
+    """y = min(scale * x + offset, clip) as operations, each with its parameter, without those that do nothing."""
+    scale, offset, clip = map(np.asarray, (perturbation.scale, perturbation.offset, perturbation.clip))
+    steps: list[tuple[_Operation, Doubles, float]] = [
+        (torch.mul, scale, 1.0), (torch.add, offset, 0.0), (torch.minimum, clip, np.inf)
+    ]  # fmt: skip
+    return [(operation, each) for operation, each, nothing in steps if np.any(each != nothing)]
+
+
+def _changes(several: Sequence[Sequence[_Step]], like: Tensor, layer: Layer) -> list[Change]:
+    """Perturbations, as steps, as functions of tensors like a layer's values; computed in float32 at least.
+
+    They're made anew for each batch, since those of all layers together would be large.
+    """
+    parameters = [parameter for steps in several for _, parameter in steps]
     shape = [1] * like.ndim
     shape[layer.axis_of(like)] = layer.units
-    parameters = (perturbation.scale, perturbation.offset, perturbation.clip)
-    scale, offset, clip = (
-        torch.from_numpy(np.broadcast_to(np.asarray(each), (layer.units,)).copy())
-        .to(exact)
-        .to(like.device)
-        .view(shape)
-        for each in parameters
+    table = np.empty(
+        (len(parameters), layer.units), np.float64 if like.dtype == torch.float64 else np.float32
     )
-    scales, moves, clips = (
-        bool((scale != 1).any()),
-        bool((offset != 0).any()),
-        bool((clip != torch.inf).any()),
-    )
+    with np.errstate(over="ignore"):  # a clip beyond float32 is no clip
+        for row, parameter in zip(table, parameters, strict=True):
+            row[:] = parameter
+    ready = iter(torch.from_numpy(table).to(like.device).view(len(parameters), *shape))
+    return [_change([(operation, next(ready)) for operation, _ in steps]) for steps in several]
+
+
+def _change(steps: Sequence[tuple[_Operation, Tensor]]) -> Change:
+    """Operations with their parameters, one after the other."""
 
     def change(values: Tensor) -> Tensor:
-        x = values.to(exact)
-        if scales:
-            x = scale * x
-        if moves:
-            x = x + offset
-        if clips:
-            x = torch.minimum(x, clip)
-        return x.to(values.dtype, copy=x is values)
+        if not steps:
+            return values.clone()
+        x, room = values, torch.empty_like(values, dtype=steps[0][1].dtype)
+        for operation, parameter in steps:
+            x = operation(x, parameter, out=room)
+        return x.to(values.dtype)
 
     return change
 

@@ -56,8 +56,9 @@ def faults_table(audit: Audit) -> Table:
         name="audit",
         title=f"Faults of the published study, measured: {audit.title}",
         caption=(
-            "As run: the paper's conduct on this study's own networks. Put right: the same networks without the "
-            "fault. Means over n runs; a dash: there is nothing to say, or the words say why."
+            "As run: this study's own networks in its conduct, which is the paper's unless a notice says otherwise. "
+            "Put right: the same networks without the fault. Means over n runs; a dash: there is nothing to say, or "
+            "the words say why."
         ),
         columns=_FAULTS,
         rows=tuple(map(_fault_row, audit.entries)),

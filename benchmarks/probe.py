@@ -1,0 +1,282 @@
+"""How fast any layer is probed, against a full forward pass for each level in the same process and minute.
+
+A convolutional network of ten hidden layers (nine convolutions and a linear layer, each with a ReLU) is probed at
+each of them. The baseline is plain PyTorch: for every level a pass of the whole model with a forward hook at the layer;
+it gets the perturbations for nothing. By default it does so at some levels of each family, evenly spaced, and its time
+is scaled to all of them; every pass costs the same. nearzero's time has everything in it that a call takes.
+
+    python benchmarks/probe.py [--data-dir DIR] [--rounds 2] [--examples 32] [--levels-timed 13] [--levels]
+
+With --levels: what it would gain to take several levels through the suffix at once, by `torch.vmap`, which the probe
+doesn't do. Timed are the recorded operations alone, level by level and at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import nearzero as nz
+import timing
+from nearzero.probing.suffix import Recorder, Suffix
+from nearzero.ranges import Ranges, UnitRange
+from nearzero.training.engine import Examples
+
+LEVELS = {name: nz.make_family(name, nz.Conduct()).levels for name in ("offset", "scale", "clip")}
+ALL_LEVELS = sum(len(levels) for levels in LEVELS.values())
+CHANNELS = (8, 8, 16, 16, 16, 32, 32, 32, 32)
+POOLED = (2, 5, 9)  # after so many convolutions
+AT_ONCE = 16
+TRAINING_STEPS = 100  # of 64 images, a few seconds: predictions are then those of a network that has learnt
+
+
+def arguments() -> argparse.Namespace:
+    parser = timing.options_for(__doc__.splitlines()[0], rounds=2)
+    parser.add_argument("--examples", type=int, default=32, help="how many, in one batch (32)")
+    parser.add_argument("--levels-timed", type=int, default=13, help="of a family, in plain PyTorch (13)")
+    parser.add_argument(
+        "--levels", action="store_true", help="time several levels at once in the suffix, too"
+    )
+    return parser.parse_args()
+
+
+def images(examples: Examples, first: int, count: int) -> tuple[Tensor, Tensor]:
+    pixels = torch.from_numpy(examples.pixels.values[first : first + count]).float() / 255
+    return pixels.view(-1, 1, 28, 28), torch.from_numpy(examples.labels[first : first + count])
+
+
+def convnet() -> nn.Sequential:
+    """Ten hidden layers, untrained."""
+    parts: list[nn.Module] = []
+    for number, (before, after) in enumerate(zip((1, *CHANNELS), CHANNELS, strict=False), start=1):
+        parts += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
+        parts += [nn.MaxPool2d(2)] if number in POOLED else []
+    parts += [nn.Flatten(), nn.Linear(9 * CHANNELS[-1], 128), nn.ReLU(), nn.Linear(128, 10)]
+    for part in parts:
+        if isinstance(part, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(part.weight)
+    return nn.Sequential(*parts).eval()
+
+
+def train(model: nn.Module, examples: Examples) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    for step in range(TRAINING_STEPS):
+        x, y = images(examples, 64 * step, 64)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+# --- against a full pass per level ----------------------------------------------------------------------------------
+
+
+class Plain:
+    """Full passes of a model, with a hook before one of its activations.
+
+    Args:
+        model, act: the model, and the activation in it.
+        x, y: inputs and labels.
+        count: at how many levels of each family, evenly spaced.
+    """
+
+    def __init__(self, model: nn.Module, act: nn.Module, x: Tensor, y: Tensor, count: int) -> None:
+        self.model, self.act, self.x, self.y = model, act, x, y
+        seen: list[Tensor] = []
+        self.logits(lambda _, args: seen.append(args[0]))
+        z = seen[0]
+        ranges = Ranges(unit_range(z, "pre"), unit_range(act(z), "post"))
+        shape = (-1, *[1] * (z.ndim - 2))
+        self.levels = {name: evenly(levels, count) for name, levels in LEVELS.items()}
+        self.hooks = [
+            Perturb(*(torch.from_numpy(each).view(shape) for each in at.per_unit(z.shape[1])))
+            for name, levels in self.levels.items()
+            for at in (nz.make_family(name, nz.Conduct()).at(level, ranges) for level in levels)
+        ]
+
+    @torch.no_grad()
+    def logits(self, hook: Callable[..., object]) -> Tensor:
+        handle = self.act.register_forward_pre_hook(hook)
+        try:
+            return self.model(self.x)  # type: ignore[no-any-return]
+        finally:
+            handle.remove()
+
+    def accuracies(self) -> list[float]:
+        return [(self.logits(hook).argmax(1) == self.y).float().mean().item() for hook in self.hooks]
+
+    def predictions(self) -> Tensor:
+        """(levels of all families, examples)."""
+        return torch.stack([self.logits(hook).argmax(1) for hook in self.hooks])
+
+
+@dataclass(frozen=True)
+class Perturb:
+    """A hook."""
+
+    scale: Tensor
+    offset: Tensor
+    clip: Tensor
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor]) -> Tensor:
+        return torch.minimum(self.scale * args[0] + self.offset, self.clip)
+
+
+def unit_range(values: Tensor, side: nz.Side) -> UnitRange:
+    rows = values.transpose(0, 1).flatten(1).double().numpy()
+    return UnitRange(rows.min(axis=1), rows.max(axis=1), side)
+
+
+def evenly(levels: np.ndarray, count: int) -> np.ndarray:
+    places = np.linspace(0, len(levels) - 1, min(count, len(levels)))
+    return np.asarray(levels[places.round().astype(int)])
+
+
+def prediction(logits: Tensor, _: Tensor) -> Tensor:
+    return logits.argmax(1)
+
+
+def differences(layer: str, plain: Plain) -> int:
+    """How many of the probe's predictions aren't those of plain PyTorch, at the levels that both have."""
+    result = nz.probe(
+        plain.model, [(plain.x, plain.y)], layer, levels=plain.levels, metrics=prediction, keep_items=True
+    )
+    curves = result.response.prediction_items.sel(layer=layer)
+    probed = np.concatenate([curves.sel(family=name, level=each) for name, each in plain.levels.items()])
+    return int((probed != plain.predictions().numpy()).sum())
+
+
+def against_plain(options: argparse.Namespace, trained: nn.Sequential, test: Examples) -> None:
+    """A line for each layer, and one for all of them in one call."""
+    x, y = images(test, 0, options.examples)
+    layers = {str(place): act for place, act in enumerate(trained) if isinstance(act, nn.ReLU)}
+    plain = {layer: Plain(trained, act, x, y, options.levels_timed) for layer, act in layers.items()}
+    cases: dict[tuple[str, str], Callable[[], object]] = {}
+    for layer, each in plain.items():
+        cases["plain", layer] = each.accuracies
+        cases["nearzero", layer] = partial(nz.probe, trained, [(x, y)], layer)
+    times = timing.best(cases, options.rounds)
+    levels = len(next(iter(plain.values())).hooks)
+    scaled = {layer: times["plain", layer] * ALL_LEVELS / levels for layer in layers}
+    each_pass = min(scaled.values()) / ALL_LEVELS
+    print(
+        f"ten-layer convolutional network, {len(x)} images, {ALL_LEVELS} levels, layer by layer: against a full pass "
+        f"of {1e3 * each_pass:.1f} ms per level, timed at {levels} levels"
+    )
+    for number, layer in enumerate(layers, start=1):
+        timing.print_row(f"hidden layer {number}", times["nearzero", layer], scaled[layer])
+    timing.print_row("all layers", sum(times["nearzero", layer] for layer in layers), sum(scaled.values()))
+    different = sum(differences(layer, each) for layer, each in plain.items())
+    print(f"  {levels * len(x) * len(layers):,} predictions compared: {different} differ", flush=True)
+
+
+# --- several levels at once in the suffix -----------------------------------------------------------------------------
+
+
+class Transformer(nn.Module):
+    """Four blocks on sixteen patches of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.TransformerEncoderLayer(
+            64, 4, 128, activation=nn.GELU(), batch_first=True, norm_first=True
+        )
+        self.patches, self.head = nn.Linear(49, 64), nn.Linear(64, 10)
+        self.blocks = nn.TransformerEncoder(block, 4, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.unfold(2, 7, 7).unfold(3, 7, 7).flatten(1, 3).flatten(2)
+        return self.head(self.blocks(self.patches(tokens)).mean(1))  # type: ignore[no-any-return]
+
+
+def networks() -> Iterator[tuple[str, nn.Module, tuple[int, ...], list[str]]]:
+    """Name, model, shape of an example, and activations early and late in it."""
+    yield "MLP", nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    ), (1, 28, 28), ["2", "4"]  # fmt: skip
+    model = convnet()
+    acts = [str(place) for place, each in enumerate(model) if isinstance(each, nn.ReLU)]
+    yield "convolutional", model, (1, 28, 28), [acts[0], acts[5], acts[8], acts[9]]
+    yield (
+        "transformer",
+        Transformer(),
+        (1, 28, 28),
+        [f"blocks.layers.{block}.activation" for block in (0, 2, 3)],
+    )
+    try:
+        from torchvision.models import resnet18  # type: ignore[import-untyped]
+    except (ImportError, RuntimeError):
+        return
+    model = resnet18()
+    for each in model.modules():
+        if isinstance(each, nn.ReLU):
+            each.inplace = False  # what is written into a tensor of one level can't be of several
+    yield "ResNet-18", model, (3, 96, 96), ["layer3.1.bn1", "layer4.1.bn1"]
+
+
+@torch.no_grad()
+def record(model: nn.Module, act: nn.Module, x: Tensor) -> Suffix:
+    recorder = Recorder()
+    handle = act.register_forward_pre_hook(lambda _, args: recorder.cut(args[0], in_place=False))
+    with recorder.running():
+        logits = model(x)
+    handle.remove()
+    suffix = recorder.finish(logits)
+    for step in suffix.steps:  # levels at once lie otherwise in memory, where not every view is possible
+        if step.function is torch.ops.aten.view.default:
+            object.__setattr__(step, "function", torch.ops.aten.reshape.default)
+    return suffix
+
+
+def levels_at_once(rounds: int) -> None:
+    """Time per level, one by one and all at once, and whether the logits are the same bits."""
+    print(f"several levels at once in the suffix: {AT_ONCE} levels, time of each")
+    print(f"  {'':<42}{'examples':>8}{'one by one':>14}{'at once':>14}{'':>11}logits")
+    torch.backends.mha.set_fastpath_enabled(False)  # it skips the modules in an attention block
+    for name, model, shape, acts in networks():
+        model.eval()
+        for act in acts:
+            for examples in (1, 8, 32, 128):
+                suffix = record(model, model.get_submodule(act), torch.rand(examples, *shape))
+                compare(f"{name}, {act}", suffix, examples, rounds)
+
+
+@torch.no_grad()
+def compare(name: str, suffix: Suffix, examples: int, rounds: int) -> None:
+    scales = torch.linspace(0.5, 1.5, AT_ONCE)
+
+    def one_by_one() -> Tensor:
+        return torch.stack([suffix.run(partial(torch.mul, scale)) for scale in scales])
+
+    def at_once() -> Tensor:
+        values = scales.view(-1, *[1] * suffix.value.ndim) * suffix.value
+        return torch.vmap(lambda each: suffix.run(lambda _: each))(values)
+
+    one, several = one_by_one(), at_once()
+    same = "same bits" if torch.equal(one, several) else f"{float((one - several).abs().max()):.0e} apart"
+    times = timing.best({"one": one_by_one, "several": at_once}, rounds)
+    columns = "".join(f"{1e3 * times[each] / AT_ONCE:>11.3f} ms" for each in ("one", "several"))
+    print(f"  {name:<42}{examples:>8}{columns}{times['one'] / times['several']:>8.2f} x  {same}", flush=True)
+
+
+def main() -> None:
+    options = arguments()
+    torch.manual_seed(0)
+    training, test = timing.begin(options)
+    model = convnet()
+    train(model, training)
+    against_plain(options, model, test)
+    if options.levels:
+        levels_at_once(options.rounds)
+    timing.print_memory()
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", "There is a performance drop")  # operations that vmap takes one by one
+    main()

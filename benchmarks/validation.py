@@ -1,0 +1,311 @@
+"""Is the verdict right where the answer is known? Studies of planted networks and of nulls, judged and counted.
+
+Every study is a function of its condition and its number, so the command can be stopped at any time and goes on where
+it was: what is measured is kept, a line a study, in the folder of `--state`. Then all is judged and counted into
+results/validation.json, from which the tables of docs/validation.md are made (`validation_tables`). After a change of
+the package, begin with another folder.
+
+    python benchmarks/validation.py [--state runs/validation] [--workers 2]   # measure what is missing, judge, count
+    python benchmarks/validation.py --table                                    # print the tables of what is kept
+    python benchmarks/validation.py --write                                    # put them into docs/validation.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+import validation_tables
+from nearzero import mechanisms
+from nearzero.matched import Design
+from nearzero.networks import TwoLayer
+from nearzero.verdict import Rules, Verdict, costs, judge
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "results" / "validation.json"
+SEED = 20250  # of everything: [SEED, what is drawn, condition, study, run]
+DRAWS = 1  # in place of five: the costs of drawn families are then noisier, and differences harder to find
+RUNS = (6, 10, 20)
+MEASURES = ("accuracy", "centred_accuracy")
+DEFAULT = ("shift", "gains", "cap")
+RULES = {
+    "default": Rules(),
+    "signed shift": Rules(distance=("signed_shift",)),
+    "centred": Rules(measure="centred_accuracy"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """Studies of one kind.
+
+    Attributes:
+        mechanism: "distance", "template" or "mixed".
+        activation, strength, share: of the networks and of their task; a share where they are mixed.
+        null: "" for networks as they are; "one family" or "chance labels" of `nearzero.mechanisms.nulls`, or "common
+            draws": one family with the same three seeds in all runs.
+        studies, runs: how many, and of how many runs; a study of fewer runs has the first of these.
+        families: what is measured.
+    """
+
+    mechanism: str
+    activation: str
+    strength: float = 8.0
+    share: float | None = None
+    null: str = ""
+    studies: int = 200
+    runs: int = 20
+    families: tuple[str, ...] = DEFAULT
+
+    @property
+    def name(self) -> str:
+        parts = [self.mechanism, self.activation, f"strength {self.strength:g}"]
+        parts += [] if self.share is None else [f"share {self.share:g}"]
+        return ", ".join([*parts, *([self.null] if self.null else [])])
+
+    @property
+    def number(self) -> int:
+        """A seed of its own, the same whatever else is run."""
+        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big")
+
+    def generator(self, what: str, *numbers: int) -> np.random.Generator:
+        return np.random.default_rng([SEED, self.number, *what.encode(), *numbers])
+
+
+BOTH = (*DEFAULT, "signed_shift")
+HEADLINE = [
+    Condition(mechanism="distance", activation="abs", families=BOTH),
+    Condition(mechanism="template", activation="relu", families=BOTH),
+]
+CONDITIONS = [
+    *HEADLINE,
+    Condition(mechanism="template", activation="relu", strength=6, null="one family", studies=400, runs=10),
+    Condition(mechanism="distance", activation="relu", families=BOTH, studies=100, runs=10),
+    Condition(mechanism="template", activation="abs", families=BOTH, studies=100, runs=10),
+    Condition(mechanism="distance", activation="abs", null="chance labels", studies=400, runs=6),
+    *(
+        Condition(
+            mechanism=each.mechanism, activation=each.activation, strength=strength, studies=40, runs=10
+        )
+        for each in HEADLINE
+        for strength in (2, 4, 16)
+    ),
+    *(
+        Condition(mechanism="mixed", activation="abs", share=share, studies=40, runs=10)
+        for share in (0.25, 0.5, 0.75)
+    ),
+    Condition(mechanism="template", activation="relu", strength=6, null="common draws", studies=40),
+]
+
+
+# --- measuring ----------------------------------------------------------------------------------------------
+
+
+def measured(condition: Condition, study: int) -> dict[str, Any]:
+    """One study as plain data: costs (run, family, target) by measure, and unperturbed accuracies."""
+    begin = time.process_time()
+    task = mechanisms.prototype_task(condition.generator("task", study), strength=condition.strength)
+    networks = [
+        _network(condition, task, condition.generator("network", study, run)) for run in range(condition.runs)
+    ]
+    responses = _responses(condition, study, task, networks)
+    found = {name: costs(responses, name) for name in MEASURES if name in responses}
+    return {
+        "condition": condition.name,
+        "study": study,
+        **{name: each.isel(network=0).transpose("run", ...).values.tolist() for name, each in found.items()},
+        "unperturbed": responses.unperturbed_accuracy.isel(network=0).values.tolist(),
+        "families": responses.family.values.tolist(),
+        "cpu_seconds": time.process_time() - begin,
+    }
+
+
+def _network(condition: Condition, task: mechanisms.Task, generator: np.random.Generator) -> TwoLayer:
+    activation = condition.activation
+    if condition.mechanism == "mixed":
+        assert condition.share is not None
+        return mechanisms.mixed_network(task, generator, share=condition.share, activation=activation)
+    make = {"distance": mechanisms.distance_network, "template": mechanisms.template_network}
+    return make[condition.mechanism](task, generator, activation=activation)
+
+
+def _responses(
+    condition: Condition, study: int, task: mechanisms.Task, networks: list[TwoLayer]
+) -> xr.Dataset:
+    seed = int(condition.generator("design", study).integers(2**31))
+    design = Design(families=condition.families, draws=DRAWS, seed=seed)
+    generator = condition.generator("null", study)
+    if condition.null in ("one family", "common draws"):
+        common = condition.null == "common draws"
+        return mechanisms.one_family(task, networks, generator, design=design, common=common)
+    labels = None
+    if condition.null == "chance labels":
+        labels = mechanisms.chance_labels(task, len(networks), generator)
+    return mechanisms.measure_study(task, networks, design, labels=labels)
+
+
+class State:
+    """What has been measured: a file for each condition, a line for each study."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, condition: Condition) -> Path:
+        """By everything that a study depends on but its number; what belongs to other settings isn't found."""
+        settings = asdict(replace(condition, studies=1)) | {"seed": SEED, "draws": DRAWS}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        return self.folder / f"{condition.name.replace(', ', '_').replace(' ', '-')}-{digest}.jsonl"
+
+    def of(self, condition: Condition) -> dict[int, dict[str, Any]]:
+        """The studies of a condition, by number; a line that was cut off is measured again."""
+        found = {}
+        if self.path(condition).exists():
+            for line in self.path(condition).read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                if record["study"] < condition.studies:
+                    found[record["study"]] = record
+        return found
+
+    def add(self, condition: Condition, record: dict[str, Any]) -> None:
+        with self.path(condition).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def measure(state: State, workers: int) -> None:
+    """Every study that isn't there yet."""
+    with ProcessPoolExecutor(workers) as pool:
+        for condition in CONDITIONS:
+            missing = sorted(set(range(condition.studies)) - set(state.of(condition)))
+            jobs = [pool.submit(measured, condition, study) for study in missing]
+            for done, job in enumerate(as_completed(jobs), 1):
+                state.add(condition, job.result())
+                if done % 20 == 0 or done == len(jobs):
+                    print(f"{condition.name}: {done} of {len(jobs)}", flush=True)
+
+
+# --- judging and counting -----------------------------------------------------------------------------------
+
+
+def counted(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Everything the tables need of a condition: how often each finding, by rules and number of runs."""
+    studies = [records[number] for number in range(condition.studies)]
+    out: dict[str, Any] = {
+        "condition": asdict(condition),
+        "cpu_seconds": round(sum(each["cpu_seconds"] for each in studies)),
+        "unperturbed": float(np.mean([each["unperturbed"] for each in studies])),
+        "families": studies[0]["families"],
+        "costs": np.mean([each["accuracy"] for each in studies], axis=(0, 1)).tolist(),
+        "verdicts": [],
+    }
+    for name, rules in RULES.items():
+        if rules.measure in studies[0] and set(rules.distance) <= set(studies[0]["families"]):
+            for runs in (each for each in RUNS if each <= condition.runs):
+                verdicts = [judge(_again(each, rules, runs), rules) for each in studies]
+                out["verdicts"].append({"rules": name, "runs": runs, **_counts(verdicts)})
+    return out
+
+
+def dealt(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """The null in which the costs of a planted study are dealt out to its families at random."""
+    out: dict[str, Any] = {
+        "condition": asdict(replace(condition, null="dealt", families=DEFAULT)),
+        "verdicts": [],
+    }
+    shuffled = []
+    for number in range(condition.studies):
+        responses = _again(records[number], Rules(), condition.runs)
+        found = costs(responses).sel(family=list(DEFAULT))
+        new = mechanisms.dealt(found, condition.generator("dealt", number))
+        shuffled.append(mechanisms.as_responses(new, responses.unperturbed_accuracy))
+    for runs in (each for each in RUNS if each <= condition.runs):
+        verdicts = [judge(each.isel(run=slice(0, runs))) for each in shuffled]
+        out["verdicts"].append({"rules": "default", "runs": runs, **_counts(verdicts)})
+    return out
+
+
+def _again(record: dict[str, Any], rules: Rules, runs: int) -> xr.Dataset:
+    """The first runs of a study as responses."""
+    network = {"network": [record["condition"].split(", ")[1]]}
+    coordinates = {**network, "family": record["families"], "target": list(rules.targets)}
+    values = np.array(record[rules.measure], dtype=float)[None, :runs]
+    found = xr.DataArray(values, coordinates, ("network", "run", "family", "target"))
+    whole = xr.DataArray(np.array(record["unperturbed"])[None, :runs], network, ("network", "run"))
+    return mechanisms.as_responses(found, whole, measure=rules.measure)
+
+
+def _counts(verdicts: list[Verdict]) -> dict[str, Any]:
+    """How many studies came to each overall finding, and in how many any adjusted p was below alpha."""
+    overall = Counter(each.of(each.networks[0]).split(" (")[0] for each in verdicts)
+    below = [
+        any(one.p_adjusted is not None and one.p_adjusted < each.rules.alpha for one in each.comparisons)
+        for each in verdicts
+    ]
+    findings = Counter(one.finding for each in verdicts for one in each.comparisons)
+    return {
+        "studies": len(verdicts),
+        "overall": dict(sorted(overall.items())),
+        "comparisons": dict(sorted(findings.items())),
+        "any_p_below_alpha": sum(below),
+    }
+
+
+def summary(state: State) -> dict[str, Any]:
+    """What is kept."""
+    records = {condition.name: state.of(condition) for condition in CONDITIONS}
+    for condition in CONDITIONS:
+        if len(records[condition.name]) < condition.studies:
+            raise SystemExit(
+                f"{condition.name}: {len(records[condition.name])} of {condition.studies} studies measured"
+            )
+    return {
+        "command": "python benchmarks/validation.py",
+        "seed": SEED,
+        "draws": DRAWS,
+        "rules": {each.name: each.default for each in fields(Rules)},
+        "results": [
+            *(counted(condition, records[condition.name]) for condition in CONDITIONS),
+            *(dealt(condition, records[condition.name]) for condition in HEADLINE),
+        ],
+    }
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--state", type=Path, default=ROOT / "runs" / "validation", help="(runs/validation)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (2)")
+    parser.add_argument(
+        "--table", action="store_true", help="print the tables of what is kept, measure nothing"
+    )
+    parser.add_argument("--write", action="store_true", help="put them into docs/validation.md")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    if not options.table and not options.write:
+        state = State(options.state)
+        measure(state, options.workers)
+        KEPT.write_text(json.dumps(summary(state), indent=1) + "\n")
+    kept = json.loads(KEPT.read_text())
+    if options.write:
+        validation_tables.write(kept)
+    else:
+        print("\n\n".join(validation_tables.tables(kept).values()))
+
+
+if __name__ == "__main__":
+    main()

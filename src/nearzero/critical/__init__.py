@@ -1,0 +1,11 @@
+"""Critical levels: for each example, every interval of levels on which the prediction stays the same.
+
+`find` is the way in. `pieces` and `nearzero.kernels.critical` give the intervals exactly, where the logits are
+piecewise linear in the level; `search` finds them on a grid elsewhere. `levels` is what comes out, with what can be
+asked of it, and `storage` its file.
+"""
+
+from nearzero.critical.find import critical_levels
+from nearzero.critical.levels import CriticalLevels
+
+__all__ = ["CriticalLevels", "critical_levels"]

@@ -1,0 +1,118 @@
+"""The way to critical levels: what is looked at, which method is fit for it, and the blocks of examples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from nearzero.arrays import as_numbers
+from nearzero.critical.levels import CriticalLevels
+from nearzero.critical.pieces import by_pieces, is_piecewise_linear
+from nearzero.critical.search import by_search, grid_of
+from nearzero.errors import InputError
+from nearzero.families import BY_FORMULA, Conduct, make_family
+from nearzero.hidden import HiddenLayer
+from nearzero.networks import TwoLayer, as_network
+from nearzero.pixels import Pixels
+from nearzero.ranges import Ranges
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["DECLARED", "critical_levels"]
+
+# The levels looked at unless others are asked for.
+DECLARED = {
+    "scale": (0.01, 10.0),
+    "clip": (0.0, 1.0),
+    "offset": (-2.0, 1.0),
+    "shift": (-2.0, 1.0),
+    "signed_shift": (0.0, 1.0),
+    "signed_offset": (0.0, 1.0),
+    "permuted_shift": (-2.0, 1.0),
+    "gains": (0.0, 1.0),
+    "cap": (0.0, 1.0),
+}
+
+
+def critical_levels(
+    network: TwoLayer | nn.Module,
+    x: Pixels | npt.ArrayLike,
+    *,
+    family: str = "offset",
+    ranges: Ranges | None = None,
+    conduct: Conduct | None = None,
+    seed: int = 0,
+    low: float | None = None,
+    high: float | None = None,
+    grid: int = 501,
+    threads: int | None = None,
+    memory: int | str | None = None,
+) -> CriticalLevels:
+    """Every interval of levels on which an example's prediction stays the same.
+
+    The prediction at level p is argmax over k of (W2 a'(p) + b2)_k, the first of equals, a'(p) being the activations
+    perturbed at p, all in float64. For ReLU, Abs and leaky ReLU and all families but gains the logits are piecewise
+    linear in p, and the intervals are exact up to the rounding of float64. For scale this is the closed form
+    argmax(W2 a + b2 / p). Elsewhere they're searched for on a grid; the result's `assumption` says what that may miss.
+
+    Args:
+        network: a `TwoLayer`, or a PyTorch module Linear, activation, Linear.
+        x: the examples, (N, D).
+        family: "offset", "scale", "clip", or a control (see `nearzero.families`).
+        ranges: the unit ranges the levels refer to; taken over x unless given.
+        conduct: which reading of the protocol; `Conduct.default` of the activation unless given.
+        seed: of what is drawn, for families that draw.
+        low, high: the levels looked at; the family's declared range unless given: scale 0.01 to 10, clip and cap 0
+            to 1, offset, shift and permuted shift -2 to 1, other controls 0 to 1.
+        grid: how many levels are searched where the intervals aren't exact, besides the family's own.
+        threads: how many to use; all unless given. The results don't depend on it.
+        memory: what it may take besides the inputs and what it returns, as `nz.sweep`.
+
+    Raises:
+        InputError: as `nz.sweep`; low and high that aren't finite and in order, or for scale not positive; or a grid of
+            fewer than two levels.
+    """
+    network = as_network(network)
+    if conduct is not None and not isinstance(conduct, Conduct):
+        raise InputError(f"conduct must be an nz.Conduct; got {type(conduct).__name__}")
+    conduct = conduct or Conduct.default([network.activation])
+    made = make_family(family, conduct, seed)
+    if family in BY_FORMULA:
+        conduct.check([network.activation])
+    begin, end = _bounds(family, low, high)
+    if not isinstance(grid, int) or grid < 2:
+        raise InputError(f"grid must be a whole number, at least 2; got {grid!r}")
+    hidden = HiddenLayer(network, x, threads=threads, memory=memory)
+    ranges = ranges or hidden.ranges
+    searched = 0
+    if is_piecewise_linear(made, network.act):
+        found = by_pieces(hidden, made, ranges, begin, end)
+    else:
+        levels = grid_of(made, begin, end, grid)
+        searched = len(levels)
+        found = by_search(hidden, made, ranges, levels)
+    return CriticalLevels(
+        family=family, low=begin, high=end, identity=made.identity, grid=searched, conduct=conduct, seed=seed,
+        first=np.concatenate([[0], np.cumsum(found.counts)]), starts=found.starts, classes=found.classes,
+        unperturbed=found.unperturbed,
+    )  # fmt: skip
+
+
+def _bounds(family: str, low: float | None, high: float | None) -> tuple[float, float]:
+    declared = zip(("low", "high"), (low, high), DECLARED[family], strict=True)
+    begin, end = (usual if given is None else _as_level(given, name) for name, given, usual in declared)
+    if not (np.isfinite([begin, end]).all() and begin < end) or (family == "scale" and begin <= 0):
+        raise InputError(
+            f"levels must be finite and ascending, for scale positive; got low {begin} and high {end}"
+        )
+    return begin, end
+
+
+def _as_level(given: object, name: str) -> float:
+    number = as_numbers(given, name)
+    if number.ndim:
+        raise InputError(f"{name} must be one level; got an array of shape {number.shape}")
+    return float(number)

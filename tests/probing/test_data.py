@@ -1,0 +1,396 @@
+"""What a probe takes: data, ranges, metrics, settings; each in many forms, or refused with one line."""
+
+from __future__ import annotations
+
+from collections import UserDict, namedtuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import nearzero as nz
+
+LEVELS = {"offset": [-0.4, 0.3], "scale": [0.5, 2.0], "clip": [0.4]}
+CLASSES = 3
+
+
+def model() -> nn.Sequential:
+    """Two hidden layers, so that it isn't a network of the paper's."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, CLASSES))
+
+
+def data(count: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(4)
+    return torch.randn(count, 6, generator=random), torch.randint(CLASSES, (count,), generator=random)
+
+
+X, Y = data()
+
+
+def probed(given, layer="1", **how) -> nz.ProbeResult:
+    return nz.probe(model(), given, layer, **{"levels": LEVELS, "batch_size": 7, **how})
+
+
+def assert_same(one: nz.ProbeResult, other: nz.ProbeResult, slack: float = 0.0) -> None:
+    assert set(one.response.data_vars) == set(other.response.data_vars)
+    assert one.response.attrs["items"] == other.response.attrs["items"]
+    for name in one.response.attrs["metrics"]:
+        np.testing.assert_allclose(one.response[name], other.response[name], rtol=0, atol=slack, err_msg=name)
+
+
+# --- forms of data --------------------------------------------------------------------------------------------------
+
+Pair = namedtuple("Pair", "inputs targets")
+
+
+class Examples(Dataset):
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, place):
+        return X[place].numpy(), int(Y[place])
+
+
+class Streamed(IterableDataset):
+    def __iter__(self):
+        yield from zip(X, Y, strict=True)
+
+
+class Again:
+    """Can be gone through again and again, and knows no length."""
+
+    def __iter__(self):
+        return iter(parts())
+
+
+def parts(size=7):
+    return list(zip(X.split(size), Y.split(size), strict=True))
+
+
+FORMS = {
+    "arrays": lambda: (X.numpy(), Y.numpy()),
+    "64 bits": lambda: (X.double().numpy(), Y.int().numpy()),
+    "not to be written to": lambda: (frozen(X.numpy()), frozen(Y.numpy())),
+    "a loader": lambda: DataLoader(TensorDataset(X, Y), 7),
+    "examples": Examples,
+    "streamed examples": Streamed,
+    "a list": parts,
+    "lists in a list": lambda: [list(each) for each in parts()],
+    "named pairs": lambda: [Pair(*each) for each in parts()],
+    "an iterable": Again,
+    "a generator": lambda: (each for each in parts()),
+    "mappings": lambda: [{"input": x, "labels": y} for x, y in parts()],
+    "mappings of another kind": lambda: [UserDict({"input": x, "label": y}) for x, y in parts()],
+    "arrays in batches": lambda: [(x.numpy(), y.numpy()) for x, y in parts()],
+    "arguments": lambda: [((x,), y) for x, y in parts()],
+    "inference tensors": lambda: inference(),
+    "tensors with gradients": lambda: [(x.clone().requires_grad_(), y) for x, y in parts()],
+}
+
+
+def frozen(array):
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+def inference():
+    with torch.inference_mode():
+        return [(x.clone(), y.clone()) for x, y in parts()]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_data(form):
+    # float64 inputs meet float32 weights, and are converted to these
+    assert_same(probed(FORMS[form]()), probed((X, Y)))
+
+
+@pytest.mark.parametrize("form", ["a list", "a generator", "a loader", "examples"])
+def test_ranges_from_other_data_in_the_same_forms(form):
+    wide = (5 * X, Y)
+    found = probed(wide, ranges_from=FORMS[form]())
+    assert_same(found, probed(wide, ranges_from=(X, Y)))
+    assert_same(found, probed(wide, ranges_from=[X]))
+    assert not found.response.accuracy.equals(probed(wide).response.accuracy)
+
+
+def test_batches_of_any_size_give_the_same():
+    whole = probed((X, Y), batch_size=50, metrics=["accuracy", "cross_entropy"])
+    for size in (1, 3, 49):
+        assert_same(probed((X, Y), batch_size=size, metrics=["accuracy", "cross_entropy"]), whole, 1e-6)
+
+
+def test_a_shuffled_loader_is_in_one_order_in_all_passes():
+    loader = DataLoader(TensorDataset(X, Y), 7, shuffle=True)
+    state = torch.get_rng_state()
+    found = probed(loader, keep_items=True, metrics={"label": lambda logits, target: target})
+    assert torch.equal(torch.get_rng_state(), state)
+    labels = found.response.label_items.sel(layer="1", family="scale", level=0.5).values
+    assert sorted(labels) == sorted(Y.tolist())
+    again = probed(
+        loader, ["1", "3"], keep_items=True, metrics={"label": lambda logits, target: target}
+    ).response
+    first, second = (
+        again.label_items.sel(layer=name, family="scale", level=0.5).values for name in ("1", "3")
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+def test_several_arguments_and_keywords():
+    class Sums(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model()
+
+        def forward(self, x, y, sign=None):
+            return self.inner(x + y) * (1 if sign is None else sign)
+
+    half = X / 2
+    expected = probed((X, Y)).response
+    given = {
+        "tuple": ([((half, half), Y)], {}),
+        "list": ([([half, half], Y)], {}),
+        "mapping": ([{"x": half, "y": half, "sign": torch.ones(50, 1), "target": Y}], {}),
+        "prepare": ([(half, half, Y)], {"prepare": lambda item: ((item[0], item[1]), item[2], None)}),
+        "prepared mapping": (
+            [(half, Y)],
+            {"prepare": lambda item: ({"x": item[0], "y": item[0]}, item[1], None)},
+        ),
+    }
+    for name, (batches, how) in given.items():
+        found = nz.probe(Sums(), batches, "inner.1", levels=LEVELS, **how).response
+        np.testing.assert_allclose(found.accuracy, expected.accuracy, atol=1 / 50, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "data hold no batches"),
+        (iter([]), "data hold no batches"),
+        (X[:0], "data hold no examples"),
+        ((X, Y[:3]), r"inputs and targets must be of one length; got \[50, 3\]"),
+        ([(X[:0], Y[:0])], "a batch is empty; leave it out of the data"),
+        (None, "data must be an iterable of batches, a Dataset, or arrays; got NoneType"),
+        ("digits", "data must be an iterable of batches, a Dataset, or arrays; got str"),
+        ({"input": X}, "a mapping is one batch: give"),
+        (
+            [("a", "b")],
+            r"a batch must be inputs, \(inputs, targets\) or a mapping, of tensors; got tuple of str, str",
+        ),
+        (
+            [(X, Y, Y)],
+            r"a batch of 3 parts: \(inputs,\) or \(inputs, targets\) is understood; prepare=\.\.\. can take",
+        ),
+        ([np.array(["a", "b"])], "arrays must be of numbers; got <U1"),
+        ([object()], "a batch must be inputs"),
+        ([(X, "labels")], "a batch must be inputs"),
+        (
+            [(X, Y + 1)],
+            "targets must be classes from 0 to 2, as the logits have them .* got values from 1 to 3",
+        ),
+        (
+            [(X, Y[:, None].expand(50, 2))],
+            r"there must be one target for each item, its class; got \(50, 2\)",
+        ),
+        ([(X, Y[:7])], r"targets \(2,\) don't fit logits|targets \(7,\) don't fit logits"),
+        ([(torch.full_like(X, torch.nan), Y)], r"layer '1' has values that aren't finite \(pre-activation\)"),
+        (
+            [(X, Y), (X * torch.inf, Y)],
+            "aren't finite .* did the model diverge, or overflow in half precision",
+        ),
+    ],
+)
+def test_data_that_cant_be_used(given, message):
+    with pytest.raises(nz.InputError, match=message) as caught:
+        probed(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_that_end_when_gone_through_again():
+    class Once:
+        def __init__(self):
+            self.items = iter(parts())
+
+        def __iter__(self):
+            return self.items
+
+    with pytest.raises(nz.InputError, match="when gone through again; give what can be read several times"):
+        probed(Once())
+
+
+def test_a_generator_that_is_too_large_to_be_kept():
+    big = (torch.zeros(1000, 6) for _ in range(10_000))
+    with pytest.raises(nz.InputError, match="can be read only once, and keeping them takes more than 20 MB"):
+        probed(big, memory="20 MB")
+
+
+# --- ranges ---------------------------------------------------------------------------------------------------------
+
+
+def widths(quantiles, batch_size=7):
+    """max - min of each unit as the probe takes them: read off a model that gives its layer's values as logits."""
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 8)
+    metrics = {f"unit {unit}": lambda logits, target, unit=unit: logits[:, unit] for unit in range(8)}
+    found = nz.probe(
+        nn.Sequential(layer), X, "0", families="offset", levels=[1.0], metrics=metrics, quantiles=quantiles,
+        conduct=nz.Conduct(offset="shift", range="pre"), keep_items=True, batch_size=batch_size,
+    ).response  # fmt: skip
+    with torch.no_grad():
+        z = layer(X).double().numpy()
+    moved = np.stack([found[f"{name}_items"].values[0, 0, 0] for name in metrics], axis=1)
+    return z, (moved - z).mean(axis=0)
+
+
+@pytest.mark.parametrize("quantiles", [None, (0.0, 1.0), (0.1, 0.9), (0.25, 0.5), (0.013, 0.987)])
+@pytest.mark.parametrize("batch_size", [50, 7])
+def test_ranges_are_numpys(quantiles, batch_size):
+    z, found = widths(quantiles, batch_size)
+    low, high = np.quantile(z, quantiles or (0.0, 1.0), axis=0, method="inverted_cdf")
+    # streamed quantiles are exact to 2^-24 of a unit's range; float32 logits to some 1e-6
+    np.testing.assert_allclose(found, high - low, atol=2e-6 * np.ptp(z))
+
+
+def test_quantiles_of_a_generator():
+    conduct = nz.Conduct(offset="shift", range="pre")
+    told = {"quantiles": (0.1, 0.9), "conduct": conduct}
+    assert_same(probed(iter(parts()), **told), probed((X, Y), **told))
+    assert_same(probed((X, Y), ranges_from=iter(parts()), **told), probed((X, Y), **told))
+
+
+@pytest.mark.parametrize(
+    "quantiles", [(0.9, 0.1), (0.5, 0.5), (-0.1, 1), (0.1,), 0.5, ("a", "b"), (0.1, np.nan)]
+)
+def test_quantiles_that_cant_be(quantiles):
+    with pytest.raises(
+        nz.InputError, match=r"quantiles must be two numbers from 0 to 1, the lower first; got"
+    ):
+        probed((X, Y), quantiles=quantiles)
+
+
+# --- metrics --------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_by_hand():
+    network = model()
+    found = nz.probe(
+        network, (X, Y), "1", families="scale", levels=[0.3],
+        metrics=["accuracy", "agreement", "cross_entropy", "margin", "kl_divergence"],
+    ).response  # fmt: skip
+    with torch.no_grad():
+        before = network(X).double()
+        after = network[2:](network[1](0.3 * network[0](X))).double()
+    rest = after.clone()
+    rest[torch.arange(50), Y] = -torch.inf
+    expected = {
+        "accuracy": (after.argmax(1) == Y).double().mean(),
+        "agreement": (after.argmax(1) == before.argmax(1)).double().mean(),
+        "cross_entropy": F.cross_entropy(after, Y),
+        "margin": (after[torch.arange(50), Y] - rest.amax(1)).mean(),
+        "kl_divergence": F.kl_div(
+            after.log_softmax(1), before.log_softmax(1), log_target=True, reduction="batchmean"
+        ),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name].item(), float(value), rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_metrics_of_ones_own():
+    def entropy(logits, target):
+        return torch.distributions.Categorical(logits=logits).entropy()
+
+    def share(logits, target):
+        return float((logits.argmax(1) == target).float().mean())
+
+    def right(logits, target):
+        return logits.argmax(1) == target
+
+    found = probed(
+        (X, Y), batch_size=50, metrics={"entropy": entropy, "share": share, "right": right, "a": "accuracy"}
+    )
+    response = found.response
+    assert response.attrs["metrics"] == ["entropy", "share", "right", "a"]
+    np.testing.assert_allclose(response.share, response.a, atol=1e-7)
+    np.testing.assert_array_equal(response.right, response.a)
+    assert probed((X, Y), metrics=entropy).response.attrs["metrics"] == ["entropy"]
+    targets = probed((X, X[:, :2]), metrics=lambda logits, target: (logits[:, :2] - target).square().sum(1))
+    assert targets.response.attrs["items"] == 50
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_metrics_in_other_precisions(dtype):
+    def first(logits, target):
+        return logits[:, 0]
+
+    for keep in (False, True):
+        found = nz.probe(model().to(dtype), X, "1", levels=LEVELS, metrics=first, keep_items=keep).response
+        assert np.isfinite(found["first"].sel(family="scale", level=0.5)).all()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ("accuracie", "unknown metric 'accuracie': known are accuracy, agreement, cross_entropy, margin"),
+        ([], "metrics must name at least one of accuracy"),
+        (3, r"metrics must be names, functions of \(logits, target\), or a mapping; got 3"),
+        ({"level": "accuracy"}, "a metric can't be called 'level', as something else in the result is; rename it"),
+        ({3: "accuracy"}, "metrics are called by texts; got 3"),
+        ({"two": lambda logits, target: logits}, r"'two' must return one number, or one for each of 7 items; got shape"),
+        ({"writes": lambda logits, target: logits.zero_()[:, 0]}, "'writes' writes into the logits that it's given"),
+        ({"none": lambda logits, target: None}, "'none' must return one number, or one for each of 7 .*; got NoneType"),
+        ({"words": lambda logits, target: "good"}, "'words' must return one number, .* got str"),
+    ],
+)  # fmt: skip
+def test_metrics_that_cant_be(metrics, message):
+    with pytest.raises(nz.InputError, match=message):
+        probed((X, Y), metrics=metrics)
+
+
+def test_metrics_that_need_what_isnt_there():
+    with pytest.raises(nz.InputError, match="'cross_entropy' needs targets, and the batches have none"):
+        probed(X, metrics="cross_entropy")
+    with pytest.raises(nz.InputError, match="needs whole numbers as targets, the classes; got float32"):
+        probed((X, X[:, 0]), metrics="accuracy")
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"families": "ofset"}, "unknown family 'ofset': did you mean 'offset'"),
+        ({"families": []}, r"families must be a name or names, of offset, scale, clip.*; got \[\]"),
+        ({"families": ["clip", "clip"]}, "families name one of them twice: clip, clip"),
+        (
+            {"levels": {"ofset": [1]}},
+            "levels are given for 'ofset', which isn't among the families offset, scale, clip",
+        ),
+        ({"levels": 0}, "levels must be at least 1; got 0"),
+        ({"levels": True}, "levels must be numbers, or how many of a family's own; got True"),
+        ({"levels": [[1.0]]}, r"levels of offset must be a flat array of at least one; got shape \(1, 1\)"),
+        ({"levels": []}, r"levels of offset must be a flat array of at least one; got shape \(0,\)"),
+        ({"levels": ["a"]}, "levels must be real numbers"),
+        ({"levels": [np.nan]}, "layer '1': "),
+        ({"method": "fast"}, "method must be auto, suffix or full; got 'fast'"),
+        ({"conduct": "as-run"}, "conduct must be an nz.Conduct; got str"),
+        ({"conduct": nz.Conduct()}, "layer '1': offset=as-run isn't defined for gelu"),
+        ({"prepare": 3}, "prepare must be a function; got int"),
+        ({"output": "logits"}, "output must be a function; got str"),
+        ({"prepare": lambda item: item}, r"prepare must return a tuple of three, \(inputs, target, mask\)"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1; got 0"),
+        ({"batch_size": 2.0}, r"batch_size must be a whole number, at least 1; got 2\.0"),
+        ({"memory": "lots"}, "memory"),
+        ({"memory": 1000}, "memory|allowed"),
+        ({"activation": 3}, "activation"),
+        ({"causal": "yes"}, "causal must be True, False or None; got 'yes'"),
+    ],
+)
+def test_settings_that_cant_be(how, message):
+    with pytest.raises(nz.InputError, match=message) as caught:
+        probed((X, Y), **how)
+    assert "\n" not in str(caught.value)

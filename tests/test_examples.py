@@ -1,0 +1,154 @@
+"""The examples in their small form: they run as they stand, and what they print and write can be right."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nearzero as nz
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FILES = {"probe.nc", "response.csv", "layers.png", "layers.pdf"}
+FAMILIES = ("offset", "scale", "clip")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_torch_thread() -> Iterator[None]:
+    """These products are small, and PyTorch's threads wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def packages() -> None:
+    """Makes torchvision importable, which timm and transformers import where it's installed.
+
+    Beside a build of PyTorch that isn't its own, its compiled operators can't be loaded, and its import ends where it
+    describes two of them to PyTorch. These are declared here, so that it goes on; no example calls them.
+    """
+    try:
+        import torchvision
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{name}", schema)
+        import torchvision  # noqa: F401
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_files(result: nz.ProbeResult, folder: Path) -> None:
+    """The folder holds the result, its table and a figure in which something is drawn."""
+    assert {path.name for path in folder.iterdir()} >= FILES
+    assert nz.ProbeResult.open(folder).response.identical(result.response)
+    picture = np.asarray(Image.open(folder / "layers.png").convert("RGB"))
+    assert picture.shape[1] >= 2000  # pixels across, 300 an inch
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50  # colours
+
+
+def check_table(result: nz.ProbeResult, printed: str, metric: str, shown: Callable[[float], str]) -> None:
+    """Each layer has a line with its extreme response in each family, as it's found here by another way."""
+    base = float(result.response[f"unperturbed_{metric}"])
+    for name in result.layers:
+        line = next(line for line in printed.splitlines() if line.split()[:1] == [name])
+        for family in FAMILIES:
+            curve = result.response[metric].sel(layer=name, family=family).to_series().dropna()
+            distance = (curve - base).abs()
+            words = {
+                f"{shown(curve[level])} at {level:.3g}" for level in curve[distance == distance.max()].index
+            }
+            assert any(each in line for each in words), (line, words)
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def nats(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def test_the_convolutional_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = load("convnet").main(["--quick", "--out", str(tmp_path)])
+    check_files(result, tmp_path)
+    check_table(result, capsys.readouterr().out, "accuracy", percent)
+    assert result.layers == ["features.1", "features.4", "features.6", "features.9", "act"]
+    data = result.response
+    assert data.attrs["items"] == 200
+    assert float(data.unperturbed_accuracy) > 0.7  # of ten classes
+    # At 1 the offset leaves every unit its maximum, whatever the image: all get one class or nearly so.
+    assert float(data.accuracy.sel(layer="act", family="offset", level=1.0)) < 0.25
+    # Beyond the range nothing is clipped, but where a test image exceeds all training images.
+    assert (data.agreement.sel(family="clip", level=10.0) == 1).all()
+
+
+def test_the_vision_transformer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = load("vision_transformer")
+    result = module.main(["--quick", "--out", str(tmp_path)])
+    check_files(result, tmp_path)
+    check_table(result, capsys.readouterr().out, "accuracy", percent)
+    assert (tmp_path / "right_probability.png").is_file()
+    assert result.layers == [f"blocks.{block}.mlp.act" for block in range(4)]
+    data = result.response
+    assert data.units.values.tolist() == [192] * 4
+    assert data.unit_axis.values.tolist() == [2] * 4  # (images, tokens, features)
+    assert float(data.unperturbed_accuracy) > 0.4  # of ten classes
+    assert 0.1 < float(data.unperturbed_right_probability) < float(data.unperturbed_accuracy) + 0.1
+    probability = module.right_probability(torch.tensor([[0.0, np.log(3.0)]]), torch.tensor([1]))
+    assert probability.item() == pytest.approx(0.75)
+
+
+@pytest.mark.usefixtures("packages")
+def test_the_language_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = load("language_model")
+    result = module.main(["--quick", "--out", str(tmp_path)])
+    check_files(result, tmp_path)
+    check_table(result, capsys.readouterr().out, "cross_entropy", nats)
+    assert result.layers == [f"transformer.h.{block}.mlp.act" for block in range(4)]
+    # The items are the tokens after the first of each text, and none of the padding.
+    texts = module.texts()
+    torch.manual_seed(0)
+    test = [texts[row] for row in torch.randperm(len(texts))[:16]]
+    assert result.response.attrs["items"] == sum(len(text) - 1 for text in test)
+    # It has learned more than how often each character comes.
+    counts = Counter("".join(text[1:] for text in test))
+    shares = np.array([*counts.values()]) / counts.total()
+    assert float(result.response.unperturbed_accuracy) > shares.max()
+    assert float(result.response.unperturbed_cross_entropy) < -(shares * np.log(shares)).sum()
+
+
+@pytest.mark.usefixtures("packages")
+def test_models_of_other_packages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = load("published_models").main(["--quick", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    for name, result in results.items():
+        check_files(result, tmp_path / name)
+        check_table(result, printed, "kl_divergence", nats)
+        data = result.response
+        assert float(data.unperturbed_agreement) == 1
+        assert float(data.kl_divergence.max()) > 0.01
+        assert float(data.kl_divergence.min()) > -1e-6
+        # Ten ranges above the minimum nothing is clipped.
+        assert (data.agreement.sel(family="clip", level=10.0) == 1).all()
+        assert abs(data.kl_divergence.sel(family="clip", level=10.0)).max() < 1e-6
+    assert len(results["resnet18"].layers) == 17
+    assert {"layer1.0.relu@1", "layer1.0.relu@2"} <= set(results["resnet18"].layers)
+    assert len(results["convnext"].layers) == 12
+    assert set(results["convnext"].response.activation.values) == {"gelu"}
