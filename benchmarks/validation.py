@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "results" / "validation.json"
 SEED = 20250  # of everything: [SEED, what is drawn, condition, study, run]
 DRAWS = 1  # in place of five: the costs of drawn families are then noisier, and differences harder to find
-RUNS = (6, 10, 20)
+RUNS = {"default": (6, 10, 20), "signed shift": (6, 10), "centred": (6, 10)}  # by rules
 MEASURES = ("accuracy", "centred_accuracy")
 DEFAULT = ("shift", "gains", "cap")
 RULES = {
@@ -208,12 +208,12 @@ def counted(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[st
         "cpu_seconds": round(sum(each["cpu_seconds"] for each in studies)),
         "unperturbed": float(np.mean([each["unperturbed"] for each in studies])),
         "families": studies[0]["families"],
-        "costs": np.mean([each["accuracy"] for each in studies], axis=(0, 1)).tolist(),
+        "costs": _mean([each["accuracy"] for each in studies]),
         "verdicts": [],
     }
     for name, rules in RULES.items():
         if rules.measure in studies[0] and set(rules.distance) <= set(studies[0]["families"]):
-            for runs in (each for each in RUNS if each <= condition.runs):
+            for runs in (each for each in RUNS[name] if each <= condition.runs):
                 verdicts = [judge(_again(each, rules, runs), rules) for each in studies]
                 out["verdicts"].append({"rules": name, "runs": runs, **_counts(verdicts)})
     return out
@@ -231,10 +231,20 @@ def dealt(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[str,
         found = costs(responses).sel(family=list(DEFAULT))
         new = mechanisms.dealt(found, condition.generator("dealt", number))
         shuffled.append(mechanisms.as_responses(new, responses.unperturbed_accuracy))
-    for runs in (each for each in RUNS if each <= condition.runs):
+    for runs in (each for each in RUNS["default"] if each <= condition.runs):
         verdicts = [judge(each.isel(run=slice(0, runs))) for each in shuffled]
         out["verdicts"].append({"rules": "default", "runs": runs, **_counts(verdicts)})
     return out
+
+
+def _mean(values: list[Any]) -> list[list[float | None]]:
+    """Costs (study, run, family, target) averaged over the runs that reach the displacement; None where none does."""
+    array = np.array(values, dtype=float)
+    reached = np.isfinite(array).sum(axis=(0, 1))
+    total = np.nansum(array, axis=(0, 1))
+    return [
+        [t / n if n else None for t, n in zip(*row, strict=True)] for row in zip(total, reached, strict=True)
+    ]
 
 
 def _again(record: dict[str, Any], rules: Rules, runs: int) -> xr.Dataset:
@@ -263,23 +273,21 @@ def _counts(verdicts: list[Verdict]) -> dict[str, Any]:
     }
 
 
-def summary(state: State) -> dict[str, Any]:
+def summary(state: State, workers: int) -> dict[str, Any]:
     """What is kept."""
     records = {condition.name: state.of(condition) for condition in CONDITIONS}
-    for condition in CONDITIONS:
-        if len(records[condition.name]) < condition.studies:
-            raise SystemExit(
-                f"{condition.name}: {len(records[condition.name])} of {condition.studies} studies measured"
-            )
+    with ProcessPoolExecutor(workers) as pool:
+        jobs = [
+            *(pool.submit(counted, each, records[each.name]) for each in CONDITIONS),
+            *(pool.submit(dealt, each, records[each.name]) for each in HEADLINE),
+        ]
+        results = [job.result() for job in jobs]
     return {
         "command": "python benchmarks/validation.py",
         "seed": SEED,
         "draws": DRAWS,
         "rules": {each.name: each.default for each in fields(Rules)},
-        "results": [
-            *(counted(condition, records[condition.name]) for condition in CONDITIONS),
-            *(dealt(condition, records[condition.name]) for condition in HEADLINE),
-        ],
+        "results": results,
     }
 
 
@@ -299,7 +307,7 @@ def main() -> None:
     if not options.table and not options.write:
         state = State(options.state)
         measure(state, options.workers)
-        KEPT.write_text(json.dumps(summary(state), indent=1) + "\n")
+        KEPT.write_text(json.dumps(summary(state, options.workers), indent=1) + "\n")
     kept = json.loads(KEPT.read_text())
     if options.write:
         validation_tables.write(kept)

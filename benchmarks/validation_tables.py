@@ -90,11 +90,14 @@ def _costs(results: list[dict[str, Any]]) -> Iterator[str]:
                 ACTIVATIONS[condition["activation"]],
                 f"{100 * each['unperturbed']:.1f}",
             )
-            yield _row(*first, family, *("–" if cost != cost else f"{cost:.1f}" for cost in costs))
+            yield _row(*first, family, *("–" if cost is None else f"{cost:.1f}" for cost in costs))
 
 
 def _strength(results: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| mechanism | activation | strength | accuracy, % | runs | studies | right, % | 95 % interval | wrong direction |"
+    yield (
+        "| mechanism | activation | strength | accuracy, % | runs | studies | right, % | 95 % interval "
+        "| wrong direction |"
+    )
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for mechanism, activation in (("distance", "abs"), ("template", "relu")):
         own = _of(results, mechanism=mechanism, activation=activation, share=None, null="")

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> nz.ProbeResult:
     )
     parser.add_argument("--quick", action="store_true", help="fewer steps, texts and levels")
     options = parser.parse_args(argv)
-    steps, examples, levels = (80, 16, 8) if options.quick else (250, 32, 32)
+    steps, examples, levels = (50, 16, 8) if options.quick else (250, 32, 32)
 
     torch.manual_seed(0)
     known = texts()

@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> nz.ProbeResult:
     )
     parser.add_argument("--quick", action="store_true", help="fewer images, steps and levels")
     options = parser.parse_args(argv)
-    steps, examples, levels = (100, 100, 8) if options.quick else (600, 400, 32)
+    steps, examples, levels = (80, 100, 8) if options.quick else (600, 400, 32)
 
     torch.manual_seed(0)
     data = nz.datasets.load("mnist-5k" if options.quick else "mnist")

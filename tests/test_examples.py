@@ -18,6 +18,7 @@ import nearzero as nz
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FILES = {"probe.nc", "response.csv", "layers.png", "layers.pdf"}
 FAMILIES = ("offset", "scale", "clip")
+pytestmark = pytest.mark.slow  # each trains a model, or builds large ones
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -206,13 +206,36 @@ def test_a_finer_grid_finds_what_a_coarse_one_misses():
     np.testing.assert_allclose(found[1].starts[1:], [0.571, 0.579], atol=1e-3)
 
 
+def test_the_grid_of_scale_is_as_fine_at_small_levels():
+    """tanh(2 u) - tanh(u), u being a multiple of the level, is near its greatest value for 4 % of a level of 0.0207."""
+    u = np.linspace(0.1, 2, 100_001)
+    hump = np.tanh(2 * u) - np.tanh(u)
+    peak, top = u[hump.argmax()], hump.max()
+    edge = u[np.flatnonzero(hump > np.tanh(2.04 * peak) - np.tanh(1.02 * peak))[[0, -1]]] / peak * 0.0207
+    gain = peak / 0.0207
+    level = np.tanh(2.04 * peak) - np.tanh(1.02 * peak)
+    network = nz.TwoLayer(
+        [[2 * gain], [gain]], [0, 0], 1000 * np.array([[0, 0], [1, -1]]), [0, -1000 * level], "tanh"
+    )
+    found = nz.critical_levels(network, [[1.0]], family="scale", ranges=ranges_of(1.0, 1.0))
+    assert top > level
+    np.testing.assert_array_equal(found.classes, [0, 1, 0])
+    np.testing.assert_allclose(found.starts[1:], edge, rtol=1e-3)
+
+
 def test_near_ties_of_float32_are_decided_in_float64():
-    """Inputs so large that float32 can't tell two logits apart at most levels; the search must still be float64's."""
-    net = network_of("gelu", units=20)
-    network = nz.TwoLayer(net.w1, net.b1, np.repeat(net.w2[:1], 4, axis=0), [1e-7, 0, 2e-7, 0], "gelu")
-    x = inputs_of(40)
-    found = nz.critical_levels(network, x, family="scale")
+    """Logits about 1e4, of which two differ by 2e-7: float32 takes the first, alone and after a change."""
+    net, x = network_of("gelu", units=20), 1e4 * inputs_of(40)
+    w2 = np.abs(np.repeat(net.w2[:1], 3, axis=0))
+    tied = nz.TwoLayer(np.abs(net.w1), net.b1, w2, [1e-7, 0, 2e-7], "gelu")
+    found = nz.critical_levels(tied, np.abs(x), family="scale")
+    assert (nz.HiddenLayer(tied, np.abs(x)).unperturbed == 0).all()
     np.testing.assert_array_equal(found.classes, np.full(40, 2))
+    w2[0] = 0
+    crossed = nz.TwoLayer(np.abs(net.w1), net.b1, w2, [1e4, 0, 2e-7], "gelu")
+    found = nz.critical_levels(crossed, np.abs(x), family="scale")
+    assert len(found.starts) > 70
+    assert set(found.classes) == {0, 2}
 
 
 def test_threads_and_memory_change_nothing():

@@ -340,6 +340,14 @@ def test_runs_alone_are_runs_among_others(evidence: Evidence, found: Audit) -> N
     assert "greatest difference 1 examples" in one.words
 
 
+def test_levels_that_another_machine_has_rounded_otherwise(evidence: Evidence, found: Audit) -> None:
+    level = evidence.response.level.values
+    other = evidence.response.assign_coords(
+        level=np.nextafter(level, np.where(np.arange(level.size) % 2, 9, -9))
+    )
+    assert audit(replace(evidence, response=other)).levels == found.levels
+
+
 def test_every_fault_has_entries_for_every_network(found: Audit) -> None:
     assert {(each.fault, each.network) for each in found.entries} == {
         (fault, network) for fault in FAULTS for network in ("abs", "relu")

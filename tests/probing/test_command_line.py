@@ -192,6 +192,8 @@ def test_bad_settings_are_one_line_and_leave_nothing(arguments, message, folder,
     assert err.count("\n") == 1
     assert message in err
     assert files(folder) == before
+    run(capsys, "probe", "kept_models:build", "--data", "data.npz", "--out", "a/b/c", *arguments)
+    assert files(folder) == before
 
 
 def test_a_folder_that_cant_be_written(folder, capsys):
@@ -262,17 +264,17 @@ def saved_whole(name):
 @pytest.mark.parametrize(
     ("write", "name", "message"),
     [
-        (pickled, "bad.pt", "bad.pt "),
+        (pickled, "bad.pt", "bad.pt holds more than tensors, and nothing is unpickled"),
         (saved_by_torch, "bad.pt", "bad.pt holds more than tensors, and nothing is unpickled; save model.state_dict()"),
         (saved_by_torch, "bad.pth", "bad.pth holds more than tensors"),
         (saved_whole, "whole.pt", "whole.pt holds more than tensors, and nothing is unpickled"),
         (lambda name: torch.save(torch.ones(3), name), "tensor.pt", "tensor.pt holds a Tensor, not a state dict"),
         (lambda name: Path(name).write_bytes(b"not weights"), "w.pt", "w.pt "),
-        (lambda name: Path(name).write_bytes(b"not weights"), "w.safetensors", "w.safetensors can't be read as weights"),
+        (lambda name: Path(name).write_bytes(b"not weights"), "w.safetensors", "can't be read as weights"),
         (lambda name: Path(name).write_bytes(b""), "w.bin", "w.bin can't be read as weights"),
-        (lambda name: Path(name).write_bytes(b""), "w.ckpt", "weights are read from .safetensors, .pt, .pth, .bin files"),
+        (lambda name: Path(name).write_bytes(b""), "w.ckpt", "weights are read from .safetensors, .pt, .pth, .bin"),
         (lambda name: torch.save({"0.weight": torch.ones(2, 2)}, name), "w.pt", "don't fit the model: size mismatch"),
-        (lambda name: torch.save({"a.b": torch.ones(2)}, name), "w.pt", "don't fit the model: it lacks 0.weight, 0.bias"),
+        (lambda name: torch.save({"a.b": torch.ones(2)}, name), "w.pt", "don't fit the model: it lacks 0.weight"),
         (lambda name: torch.save({**other_weights(), "z": torch.ones(2)}, name), "w.pt", "the model has no z"),
     ],
 )  # fmt: skip

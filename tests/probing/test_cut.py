@@ -110,6 +110,19 @@ class Gated(nn.Module):
         return x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
 
 
+class Split(nn.Module):
+    """Activations of views, whose numbers don't lie side by side in memory."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(CHANNELS, 2 * CHANNELS, 1), nn.GELU()
+        self.gate = nn.Hardswish(inplace=in_place)
+
+    def forward(self, x):
+        one, two = self.conv(x).split(CHANNELS, dim=1)
+        return self.act(one) * self.gate(two) + x.mean(1, keepdim=True).expand_as(x).sigmoid()
+
+
 class Recurrent(nn.Module):
     """A recurrent layer on tokens."""
 
@@ -157,6 +170,8 @@ IMAGE_PARTS = {
     "branches": Branches,
     "excitation": lambda: Gated(False),
     "glu": lambda: Gated(True),
+    "split": lambda: Split(False),
+    "split, in place": lambda: Split(True),
     "pool": lambda: nn.Sequential(nn.MaxPool2d(2, stride=1, padding=1), nn.Dropout2d(0.5)),
 }
 TOKEN_PARTS = {
@@ -264,6 +279,8 @@ def test_suffix_and_full_pass_give_the_same_logits_and_leave_all_as_it_was(made)
     for name in EVERY_LOGIT:
         suffix, full, auto = (each[f"{name}_items"].values for each in results)
         assert suffix.tobytes() == full.tobytes() == auto.tobytes()
+        plain = [each[f"unperturbed_{name}"].item() for each in results]
+        assert plain[0] == plain[1] == plain[2]
         assert np.isfinite(suffix[~np.isnan(suffix)]).all()
 
 

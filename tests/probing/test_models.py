@@ -427,6 +427,7 @@ def probed(model: Any, data: Any, known: Case) -> tuple[str, ...]:
         mine, theirs = auto[f"{name}_items"].values, full[f"{name}_items"].values
         assert mine.tobytes() == theirs.tobytes(), name
         assert np.isfinite(theirs).any()
+        assert auto[f"unperturbed_{name}"] == full[f"unperturbed_{name}"]
     first = full[full.attrs["metrics"][0]]
     assert (first != full[f"unperturbed_{first.name}"]).where(
         first.notnull()

@@ -16,7 +16,7 @@ import xarray as xr
 
 from nearzero.audit.measure import Row, bootstrap_row
 from nearzero.families import Conduct
-from nearzero.statistics import crossed_bootstrap, summarise
+from nearzero.statistics import crossed_bootstrap, mean
 from nearzero.verdict import Verdict
 
 __all__ = ["Evidence", "Other", "Runs", "gathered", "mean_of", "side_costs"]
@@ -104,8 +104,9 @@ class Evidence:
 
     def runs(self, name: str, network: str, row: int | None = None) -> Runs:
         """The same as it was measured."""
-        places = self._places  # by number, since one audit asks a thousand times
-        values = self.measured[name].transpose("network", "run", ...).values[places[network]]
+        if name not in self._arrays:
+            self._arrays[name] = self.measured[name].transpose("network", "run", ...).values
+        values = self._arrays[name][self._places[network]]
         return np.asarray(values if row is None else values[..., row], dtype=np.float64)
 
     def cost(self, network: str, row: int, name: str = "accuracy") -> Runs:
@@ -115,20 +116,43 @@ class Evidence:
 
     def swept(self, network: str, row: Row, name: str = "accuracy") -> Runs:
         """The study's own response of each run, (R,), in percent."""
-        values = self.response[name].sel(split="train").transpose("network", "family", "level", "run").values
-        wanted = {"network": network, "family": row.family, "level": row.grid}
-        place = tuple(self._swept[dimension].index(label) for dimension, label in wanted.items())
-        return 100.0 * np.asarray(values[place], dtype=np.float64)
+        levels, _ = self._curves(row.family)
+        return np.asarray(self.curve(network, row.family, name)[np.abs(levels - row.grid).argmin()])
+
+    def curve(self, network: str, family: str, name: str = "accuracy") -> Runs:
+        """The study's own responses at all levels of a family, ascending, (L, R), in percent."""
+        _, curves = self._curves(family)
+        return np.asarray(100.0 * curves[name][self._places[network]], dtype=np.float64)
+
+    def _curves(self, family: str) -> tuple[Runs, dict[str, Runs]]:
+        """The levels that a family has, and its responses at these, (K, L, R), by name.
+
+        Levels are looked for by nearness and not by value, since a logarithm can round otherwise on the machine that
+        a study was swept on; and among the family's own, since another's may be as near.
+        """
+        if family not in self._cache:
+            found = self.response.sel(family=family, split="train").dropna(
+                "level", how="all", subset=["accuracy"]
+            )
+            found = found.sel(network=self.measured.network.values).transpose("network", "level", "run", ...)
+            names = ("accuracy", "agreement")
+            self._cache[family] = (found.level.values, {name: found[name].values for name in names})
+        return self._cache[family]
+
+    @cached_property
+    def _cache(self) -> dict[str, tuple[Runs, dict[str, Runs]]]:
+        """Families' curves, once they were asked for: an audit asks for everything hundreds of times."""
+        return {}
+
+    @cached_property
+    def _arrays(self) -> dict[str, Runs]:
+        """What was measured, likewise."""
+        return {}
 
     @cached_property
     def _places(self) -> dict[str, int]:
         """Where each network stands in what was measured."""
         return {str(name): place for place, name in enumerate(self.measured.network.values)}
-
-    @cached_property
-    def _swept(self) -> dict[str, list[Any]]:
-        """The labels of the study's response, in their order."""
-        return {name: self.response[name].values.tolist() for name in ("network", "family", "level")}
 
     def unperturbed(self, network: str) -> Runs:
         """The study's own accuracy without perturbation, (R,), in percent."""
@@ -180,7 +204,7 @@ def _interval(runs: Sequence[xr.Dataset]) -> tuple[float, float, float]:
 
 def mean_of(values: Any) -> float | None:
     """The mean over the runs that have a value; None if none has."""
-    found = summarise(np.asarray(values, dtype=np.float64)).mean
+    found = mean(np.asarray(values, dtype=np.float64))
     return float(found) if np.isfinite(found) else None
 
 

@@ -188,9 +188,10 @@ def flat_scale(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> It
         float(differing[present].max()), None, n, 0,
         f"{words} by construction; most: of any run and of all levels; up to {ties:,} nearly tie",
     )  # fmt: skip
-    predicted = evidence.measured.predicted_accuracy.sel(network=network)
-    swept = evidence.response.accuracy.sel(network=network, family="scale", split="train")
-    apart = np.abs(swept.sel(level=predicted.scale_level.values).values - predicted.values)
+    unexplained = float(np.nanmax(evidence.runs("scale_unexplained", network)))
+    yield Entry(5, network, "those that don't nearly tie, most", None, unexplained, None, n, 0)
+    predicted = evidence.percent("predicted_accuracy", network)
+    apart = np.abs(evidence.curve(network, "scale").T - predicted) / 100
     yield Entry(
         5, network, "departure of the accuracy from that, examples, most", None,
         float(np.nanmax(apart) * examples), None, n, 0,

@@ -8,7 +8,7 @@ import numpy as np
 
 from nearzero.audit.evidence import Evidence, mean_of
 from nearzero.audit.measure import bootstrap_row
-from nearzero.audit.values import ALPHA, TOO_FEW, Entry, LevelRow
+from nearzero.audit.values import ALPHA, TOO_FEW, Entry, LevelRow, label
 from nearzero.statistics import summarise
 
 __all__ = ["crossing", "extremes", "no_effect", "order", "saturation", "sizes", "spots"]
@@ -73,7 +73,13 @@ def sizes(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> Iterato
                 quantity = f"points lost to {family} at d = {100 * MATCHED:g} %"
                 yield Entry(7, network, quantity, None, None, cost, int(np.isfinite(costs).sum()))
     short, _, detail = verdict.of(network).partition(" (")
-    yield Entry(7, network, "verdict at matched displacement", put_right=short, words=detail.rstrip(")"))
+    yield Entry(
+        7,
+        network,
+        "verdict at matched displacement",
+        put_right=short,
+        words=f"{label(network)}: {detail.rstrip(')')}",
+    )
 
 
 def no_effect(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> Iterator[Entry]:
@@ -106,12 +112,14 @@ def no_effect(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> Ite
 
 def extremes(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> Iterator[Entry]:
     """Fault 9: ranges without the outermost examples, and from examples other than those that respond."""
+    n = int(np.isfinite(evidence.runs("width", network)).sum())
     width, rare = evidence.percent("width", network), mean_of(evidence.runs("rare_units", network))
     yield Entry(
         9, network, "mean range of a unit, % of the full one", None, 100.0, mean_of(width),
-        int(np.isfinite(width).sum()), 1,
-        f"put right: quantiles 0.1 % to 99.9 %; {rare or 0:g} live units have none, mean over runs",
+        n, 1,
+        "put right: quantiles 0.1 % to 99.9 %",
     )  # fmt: skip
+    yield Entry(9, network, "live units whose range is then 0, mean over runs", None, 0.0, rare, n)
     family, levels = ("offset", (-0.1, 0.1)) if evidence.has("offset") else ("clip", (0.1, 0.5))
     if not evidence.has(family):
         yield Entry(9, network, "accuracy by other ranges", words="neither offset nor clip was swept")

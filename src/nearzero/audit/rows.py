@@ -12,7 +12,6 @@ import numpy as np
 from nearzero.audit.evidence import Evidence, mean_of
 from nearzero.audit.measure import Row
 from nearzero.audit.values import LevelRow
-from nearzero.families import make_family
 from nearzero.paper import PublishedResponse, published
 from nearzero.statistics import equivalence_test, holm, paired_t_test
 
@@ -38,8 +37,7 @@ def level_rows(evidence: Evidence) -> tuple[LevelRow, ...]:
 def _level_row(evidence: Evidence, network: str, number: int, row: Row) -> LevelRow:
     facts, whole = _published(network, row), evidence.unperturbed(network)
     here = evidence.swept(network, row)
-    levels = make_family(row.family, evidence.conduct).levels
-    entry = evidence.swept(network, replace(row, grid=float(levels[published().ttest_entry])))
+    entry = evidence.curve(network, row.family)[published().ttest_entry]
     against_entry, against_identity = paired_t_test(entry, here), paired_t_test(whole, here)
     equal = equivalence_test(whole, here, margin=evidence.margin)
     within = equal.equivalent
@@ -74,8 +72,8 @@ def _put_right(evidence: Evidence, network: str, number: int, row: Row) -> float
         return mean_of(evidence.percent(PUT_RIGHT[row.family], network, number))
     if not evidence.flat(network):
         return None
-    predicted = evidence.measured.predicted_accuracy.sel(network=network)
-    return mean_of(100.0 * predicted.sel(scale_level=row.grid).values)
+    place = int(np.abs(evidence.measured.scale_level.values - row.grid).argmin())
+    return mean_of(evidence.percent("predicted_accuracy", network, place))
 
 
 def _published(network: str, row: Row) -> PublishedResponse | None:

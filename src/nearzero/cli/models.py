@@ -141,14 +141,14 @@ def _folder(out: Path | None) -> Iterator[None]:
     """Make the folder of a result before the work, to know that it can be; gone again if that fails."""
     from nearzero.files import make_folder
 
-    made = out is not None and not out.exists()
+    made = [each for each in (out, *out.parents) if not each.exists()] if out is not None else []
     if out is not None:
         make_folder(out)
     try:
         yield
     except BaseException:
-        if made and out is not None:
-            out.rmdir()
+        for each in made:
+            each.rmdir()
         raise
 
 

@@ -168,6 +168,7 @@ def _stream(
 
     for batch in batches:
         room.each(batch, observe)
+        del batch  # so that it's gone when the next is made
 
 
 class _Extremes:

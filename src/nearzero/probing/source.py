@@ -19,6 +19,9 @@ from nearzero.probing.randomness import RandomStates
 __all__ = ["Room", "Source", "is_out_of_memory"]
 
 DEFAULT_BATCH = 256
+# Of the limit; the rest is for what isn't counted: what kernels take while they run, and what has been let go of but
+# isn't back with the system.
+SHARE = 0.75
 END = object()
 
 
@@ -72,6 +75,7 @@ class Source:
         for item in self._once():
             count += 1
             yield self._read(item, self.dtype)
+            del item  # so that it's gone when the next is made
         if not count or (self._length is not None and count != self._length):
             raise InputError(
                 f"data gave {self._length or 'some'} batches the first time and {count or 'none'} when gone through "
@@ -94,6 +98,7 @@ class Source:
             if item is END:
                 return
             yield item
+            del item
 
 
 def _generators_of(data: Any) -> tuple[torch.Generator, ...]:
@@ -185,11 +190,13 @@ class Room:
                 "that are allowed; raise NEARZERO_MEMORY or give memory=..."
             )
         self.limit = limit
-        self._each, self._limit = max(example, 1.0) / elements, float(limit)
+        self._each, self._most = max(example, 1.0) / elements, SHARE * limit
 
     def rows(self, batch: Batch) -> int:
-        """Examples of a batch that fit at a time."""
-        return max(1, int(self._limit / (self._each * batch.elements)))
+        """Examples of a batch that fit at a time, beside the batch itself and the next."""
+        batches = 2 * sum(each.nbytes for each in batch.inputs)
+        room = min(self._most, max(self.limit / 4, SHARE * self.limit - batches))
+        return max(1, int(room / (self._each * batch.elements)))
 
     def each(self, batch: Batch, work: Callable[[Batch], None]) -> None:
         """Do some work on a batch, in blocks; in smaller ones from where a device's memory doesn't hold them.
@@ -219,7 +226,7 @@ class Room:
                 raise InputError(
                     f"the device's memory doesn't hold a batch of {part.describe()}; use smaller batches"
                 ) from error
-            self._limit = self._each * part.elements * (len(part) // 2)
+            self._most = self._each * part.elements * (len(part) // 2)
             return False
         return True
 

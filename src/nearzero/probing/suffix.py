@@ -65,6 +65,12 @@ def _view(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
     return empty.set_(storage, like.storage_offset(), like.size(), like.stride())
 
 
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy that lies in memory as the tensor does, or kernels might round otherwise."""
+    copy = tensor.clone()
+    return copy if copy.stride() == tensor.stride() else _view(tensor.untyped_storage().clone(), tensor)
+
+
 def _tensors(value: Any) -> Iterator[Tensor]:
     """The tensors in an operation's arguments or results."""
     if isinstance(value, Tensor):
@@ -153,7 +159,7 @@ class Recorder(TorchDispatchMode):
         assert self._value is None
         if in_place:
             self._save(value)
-        handed_on = value if in_place else value.clone()
+        handed_on = value if in_place else _copy(value)
         self._entry = self._new_slot(handed_on)
         self._value, self._in_place = value, in_place  # from here on operations are written down
         return handed_on

@@ -102,7 +102,7 @@ def exact_data(model: Model, batches: Iterable[Batch], limit: int) -> Exact | No
     for batch in batches:
         array = _plain_inputs(batch)
         # A model may be of that shape on some inputs alone.
-        if array is None or not _same_logits(model.logits(batch), module(batch.arguments[0].flatten(1))):
+        if array is None or not _same_logits(model.logits(batch), module(batch.inputs[0].flatten(1))):
             return None
         size += array.nbytes
         if size > limit // 4:
@@ -128,9 +128,10 @@ def _same_logits(logits: Tensor, known: Tensor) -> bool:
 
 def _plain_inputs(batch: Batch) -> npt.NDArray[np.float32] | None:
     """(n, D): the inputs of a batch that holds nothing else than these and targets; None for all others."""
-    if len(batch.arguments) != 1 or batch.keywords or batch.mask is not None:
+    given = [*batch.arguments, *batch.keywords.values()]
+    if len(given) != 1 or batch.mask is not None:
         return None
-    (inputs,) = batch.arguments
+    (inputs,) = given
     if not isinstance(inputs, Tensor) or inputs.ndim < 2 or str(inputs.dtype) != "torch.float32":
         return None
     return np.asarray(inputs.reshape(len(batch), -1).cpu().numpy())

@@ -1,0 +1,251 @@
+"""How fast critical levels are found, beside a search of every level at 1e-4 in plain PyTorch, and what they take.
+
+The networks are those of the kept study; leaky ReLU and other activations are trained here for a few seconds. The search
+is what there is without the algebra: z once, then for each level of the family's declared range, in steps of 1e-4,
+the activation and the output layer in float64, and the first class with the greatest logit. It's timed on a few
+examples and its time scaled to all. nearzero's time has everything in it, from pixels to intervals. CPU seconds are
+those of all threads together, and mean more than the others on a busy machine.
+
+    python benchmarks/critical.py [--data-dir DIR] [--rounds 2] [--activations relu abs leaky_relu] [--searched 20]
+        [--check 300] [--figures FOLDER]
+
+With --check the intervals of so many examples are held against that search, level by level, and all examples
+against `nz.sweep` and a float64 sweep at its levels. With --figures the two figures are drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import nearzero as nz
+import timing
+from nearzero.networks.modules import activation_module
+from nearzero.threads import thread_count
+from nearzero.training.engine import Examples
+from sweep import trained
+
+FAMILIES = ("scale", "clip", "offset", "shift")
+RESOLUTION = 1e-4
+BATCH_BYTES = 2**25  # of the activations that the search holds at a time
+
+Doubles = npt.NDArray[np.float64]
+Classes = npt.NDArray[np.integer]
+
+
+def arguments() -> argparse.Namespace:
+    parser = timing.options_for(__doc__.splitlines()[0], rounds=2)
+    parser.add_argument(
+        "--activations", nargs="+", default=["relu", "abs", "leaky_relu"], help="(relu abs leaky_relu)"
+    )
+    parser.add_argument(
+        "--study", type=Path, default=Path("results/paper"), help="the kept study (results/paper)"
+    )
+    parser.add_argument("--run", type=int, default=0, help="which of its runs (0)")
+    parser.add_argument("--searched", type=int, default=20, help="examples of the plain search (20)")
+    parser.add_argument(
+        "--check", type=int, default=0, metavar="N", help="compare N examples with that search"
+    )
+    parser.add_argument("--figures", type=Path, help="a folder to draw the figures into")
+    return parser.parse_args()
+
+
+class Search:
+    """A search of a family's levels in plain PyTorch, float64, on some examples."""
+
+    def __init__(
+        self, network: nz.TwoLayer, pixels: npt.NDArray[np.uint8], family: nz.Family, ranges: nz.Ranges
+    ) -> None:
+        module = network.to_module().double()
+        self.act, self.output = activation_module(network.activation), module[2]
+        self.family, self.ranges = family, ranges
+        with torch.no_grad():
+            self.z = module[0](torch.from_numpy(pixels).double())
+
+    def levels(self, low: float, high: float) -> Doubles:
+        return low + np.arange(round((high - low) / RESOLUTION) + 1) / round(1 / RESOLUTION)
+
+    @torch.no_grad()
+    def logits(self, levels: Doubles) -> torch.Tensor:
+        """(L, n, K)."""
+        changes = [self.family.at(level, self.ranges) for level in levels]
+        scale, offset, clip = (
+            torch.from_numpy(
+                np.stack([np.broadcast_to(getattr(each, name), self.z.shape[1]) for each in changes])
+            )[:, None]
+            for name in ("scale", "offset", "clip")
+        )
+        x = self.z if changes[0].side == "pre" else self.act(self.z)
+        y = torch.minimum(scale * x + offset, clip)
+        return self.output(self.act(y) if changes[0].side == "pre" else y)
+
+    def predictions(self, levels: Doubles) -> Classes:
+        """(L, n)."""
+        size = max(1, BATCH_BYTES // (8 * self.z.numel()))
+        parts = np.split(levels, range(size, len(levels), size))
+        return np.concatenate([self.logits(part).argmax(dim=2).numpy() for part in parts])
+
+
+class Case:
+    """A network and a family."""
+
+    def __init__(self, network: nz.TwoLayer, examples: Examples, ranges: nz.Ranges, family: str) -> None:
+        self.network, self.examples, self.ranges, self.name = network, examples, ranges, family
+        self.conduct = nz.Conduct.default([network.activation])
+        self.family = nz.make_family(family, self.conduct)
+
+    def find(self, **bounds: float) -> nz.CriticalLevels:
+        return nz.critical_levels(
+            self.network, self.examples.pixels, family=self.name, conduct=self.conduct, **bounds
+        )
+
+    def search(self, rows: slice | Classes) -> Search:
+        return Search(self.network, self.examples.pixels.values[rows], self.family, self.ranges)
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def cpu_of(what: Callable[[], object]) -> float:
+    before = cpu_seconds()
+    what()
+    return cpu_seconds() - before
+
+
+def stored_bytes(found: nz.CriticalLevels) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        return found.save(Path(folder) / "levels.npz").stat().st_size
+
+
+def measure(case: Case, rounds: int, searched: int) -> nz.CriticalLevels:
+    """Print one line; gives what was found."""
+    count = len(case.examples)
+    found = case.find()
+    plain = case.search(slice(0, searched))
+    levels = plain.levels(found.low, found.high)
+    times = timing.best({"find": case.find, "search": partial(plain.predictions, levels)}, rounds)
+    cpu = min(cpu_of(case.find) for _ in range(rounds))
+    whole = times["search"] * count / searched
+    held = found.first.nbytes + found.starts.nbytes + found.classes.nbytes + found.unperturbed.nbytes
+    print(
+        f"  {case.name:<8}{times['find']:>8.2f} s{cpu:>8.2f} s{whole:>10.0f} s{whole / times['find']:>8.0f} x"
+        f"{len(found.starts) / count:>9.2f}{held / count:>10.1f}{stored_bytes(found) / count:>9.1f}",
+        flush=True,
+    )
+    return found
+
+
+def check_search(case: Case, found: nz.CriticalLevels, count: int) -> None:
+    """Hold evenly spaced examples against the search at every level, and their windows between two levels by middles."""
+    rows = np.linspace(0, len(found) - 1, count).astype(int)
+    plain = case.search(rows)
+    levels = plain.levels(found.low, found.high)
+    searched = plain.predictions(levels)
+    different = windows = wrong = 0
+    for column, n in enumerate(rows):
+        part = slice(found.first[n], found.first[n + 1])
+        starts, ends, classes = found.starts[part], found.ends[part], found.classes[part]
+        places = np.searchsorted(starts, levels, side="right") - 1
+        different += int((classes[places] != searched[:, column]).sum())
+        unseen = np.setdiff1d(np.arange(len(starts)), places)
+        windows += len(unseen)
+        if len(unseen):
+            one = case.search(np.array([n]))
+            wrong += int((one.predictions((starts + ends)[unseen] / 2)[:, 0] != classes[unseen]).sum())
+    print(
+        f"  {case.name:<8}{searched.size:>13,} predictions of the search: {different} differ; {windows} windows between two "
+        f"of its levels, {wrong} of them not confirmed in their middle",
+        flush=True,
+    )
+
+
+def check_sweep(case: Case) -> None:
+    """Hold all examples at the levels of the sweep against it, and against the same in float64."""
+    labels, grid = case.examples.labels, case.family.levels
+    found = case.find(low=grid[0], high=grid[-1])
+    sweep = nz.sweep(
+        case.network,
+        case.examples.pixels,
+        labels,
+        family=case.name,
+        conduct=case.conduct,
+        keep_predictions=True,
+    )
+    plain = case.search(slice(None))
+    different, exact, widest = 0, 0, 0.0
+    for place, level in enumerate(grid):
+        mine, theirs = found.predict(level), sweep.predictions.values[place]
+        logits = plain.logits(np.array([level]))[0].numpy()
+        exact += int((logits.argmax(axis=1) != mine).sum())
+        rows = np.flatnonzero(mine != theirs)
+        different += len(rows)
+        gaps = (logits[rows].max(axis=1) - logits[rows, theirs[rows]]) / np.abs(logits[rows]).max(axis=1)
+        widest = max(widest, float(gaps.max(initial=0.0)))
+    curve = np.abs(found.accuracy(grid, labels) - sweep.accuracy.values) * len(labels)
+    gap = f", whose two greatest logits differ by {widest:.1e} of the greatest at most" if different else ""
+    print(
+        f"  {case.name:<8}{len(grid) * len(labels):>13,} predictions of the sweep: in float64 {exact} differ, in float32 "
+        f"{different}{gap}; accuracies differ by {curve.sum():.0f} examples in all",
+        flush=True,
+    )
+
+
+def network_of(
+    activation: str, options: argparse.Namespace, train: Examples, test: Examples
+) -> tuple[nz.TwoLayer, str]:
+    if (
+        options.data == "mnist"
+        and (options.study / "networks" / f"{activation}-{options.run:02}.safetensors").exists()
+    ):
+        return nz.Study.open(options.study).network(
+            activation, options.run
+        ), f"run {options.run} of {options.study}"
+    return trained(train, test, activation), "trained here"
+
+
+def draw(folder: Path, found: dict[str, dict[str, nz.CriticalLevels]], examples: Examples) -> None:
+    from nearzero.report.figures import png_bytes
+    from nearzero.report.figures.critical import breaking_figure, critical_figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "critical_levels.png").write_bytes(png_bytes(critical_figure(found)))
+    for activation, each in found.items():
+        figure = breaking_figure(each, examples.pixels.values, examples.labels)
+        (folder / f"first_to_break_{activation}.png").write_bytes(png_bytes(figure))
+
+
+def main() -> None:
+    options = arguments()
+    train, test = timing.begin(options)
+    found: dict[str, dict[str, nz.CriticalLevels]] = {}
+    for activation in options.activations:
+        network, source = network_of(activation, options, train, test)
+        ranges = nz.unit_ranges(network, train.pixels)
+        cases = [Case(network, train, ranges, family) for family in FAMILIES]
+        print(f"{activation} ({source}), {len(train):,} examples, {thread_count()} threads")
+        print(
+            f"  {'':<8}{'time':>10}{'CPU':>10}{'search':>12}{'ratio':>10}{'intervals':>9}{'bytes':>10}{'on disk':>9}  an example"
+        )
+        found[activation] = {case.name: measure(case, options.rounds, options.searched) for case in cases}
+        if options.check:
+            for case in cases:
+                check_search(case, found[activation][case.name], options.check)
+            for case in cases:
+                check_sweep(case)
+    if options.figures:
+        draw(options.figures, found, train)
+    timing.print_memory()
+
+
+if __name__ == "__main__":
+    main()
