@@ -1,6 +1,6 @@
 """How fast critical levels are found, beside a search of every level at 1e-4 in plain PyTorch, and what they take.
 
-The networks are those of the kept study; leaky ReLU and other activations are trained here for a few seconds. The search
+The networks are those of the kept study; leaky ReLU and others are trained here for a few seconds. The search
 is what there is without the algebra: z once, then for each level of the family's declared range, in steps of 1e-4,
 the activation and the output layer in float64, and the first class with the greatest logit. It's timed on a few
 examples and its time scaled to all. nearzero's time has everything in it, from pixels to intervals. CPU seconds are
@@ -146,7 +146,7 @@ def measure(case: Case, rounds: int, searched: int) -> nz.CriticalLevels:
 
 
 def check_search(case: Case, found: nz.CriticalLevels, count: int) -> None:
-    """Hold evenly spaced examples against the search at every level, and their windows between two levels by middles."""
+    """Hold evenly spaced examples against the search at every level, and windows between two levels by middles."""
     rows = np.linspace(0, len(found) - 1, count).astype(int)
     plain = case.search(rows)
     levels = plain.levels(found.low, found.high)
@@ -163,7 +163,8 @@ def check_search(case: Case, found: nz.CriticalLevels, count: int) -> None:
             one = case.search(np.array([n]))
             wrong += int((one.predictions((starts + ends)[unseen] / 2)[:, 0] != classes[unseen]).sum())
     print(
-        f"  {case.name:<8}{searched.size:>13,} predictions of the search: {different} differ; {windows} windows between two "
+        f"  {case.name:<8}{searched.size:>13,} predictions of the search: {different} differ; {windows} windows "
+        f"between two "
         f"of its levels, {wrong} of them not confirmed in their middle",
         flush=True,
     )
@@ -194,7 +195,8 @@ def check_sweep(case: Case) -> None:
     curve = np.abs(found.accuracy(grid, labels) - sweep.accuracy.values) * len(labels)
     gap = f", whose two greatest logits differ by {widest:.1e} of the greatest at most" if different else ""
     print(
-        f"  {case.name:<8}{len(grid) * len(labels):>13,} predictions of the sweep: in float64 {exact} differ, in float32 "
+        f"  {case.name:<8}{len(grid) * len(labels):>13,} predictions of the sweep: in float64 {exact} differ, "
+        f"in float32 "
         f"{different}{gap}; accuracies differ by {curve.sum():.0f} examples in all",
         flush=True,
     )
@@ -234,7 +236,8 @@ def main() -> None:
         cases = [Case(network, train, ranges, family) for family in FAMILIES]
         print(f"{activation} ({source}), {len(train):,} examples, {thread_count()} threads")
         print(
-            f"  {'':<8}{'time':>10}{'CPU':>10}{'search':>12}{'ratio':>10}{'intervals':>9}{'bytes':>10}{'on disk':>9}  an example"
+            f"  {'':<8}{'time':>10}{'CPU':>10}{'search':>12}{'ratio':>10}{'intervals':>9}{'bytes':>10}{'on disk':>9}"
+            "  an example"
         )
         found[activation] = {case.name: measure(case, options.rounds, options.searched) for case in cases}
         if options.check:

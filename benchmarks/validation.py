@@ -90,21 +90,21 @@ HEADLINE = [
 CONDITIONS = [
     *HEADLINE,
     Condition(mechanism="template", activation="relu", strength=6, null="one family", studies=400, runs=10),
-    Condition(mechanism="distance", activation="relu", families=BOTH, studies=100, runs=10),
-    Condition(mechanism="template", activation="abs", families=BOTH, studies=100, runs=10),
-    Condition(mechanism="distance", activation="abs", null="chance labels", studies=400, runs=6),
+    Condition(mechanism="distance", activation="relu", families=BOTH, studies=30, runs=10),
+    Condition(mechanism="template", activation="abs", families=BOTH, studies=30, runs=10),
+    Condition(mechanism="distance", activation="abs", null="chance labels", studies=100, runs=6),
     *(
         Condition(
-            mechanism=each.mechanism, activation=each.activation, strength=strength, studies=40, runs=10
+            mechanism=each.mechanism, activation=each.activation, strength=strength, studies=20, runs=10
         )
         for each in HEADLINE
         for strength in (2, 4, 16)
     ),
     *(
-        Condition(mechanism="mixed", activation="abs", share=share, studies=40, runs=10)
+        Condition(mechanism="mixed", activation="abs", share=share, studies=20, runs=10)
         for share in (0.25, 0.5, 0.75)
     ),
-    Condition(mechanism="template", activation="relu", strength=6, null="common draws", studies=40),
+    Condition(mechanism="template", activation="relu", strength=6, null="common draws", studies=20),
 ]
 
 

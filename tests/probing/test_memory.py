@@ -6,15 +6,12 @@ has loaded its kernels, and the model is there.
 
 from __future__ import annotations
 
-import gc
 import json
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 

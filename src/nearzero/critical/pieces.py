@@ -7,7 +7,10 @@ the threshold passes zero and where it passes z. The walk over the pieces is in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 
 from nearzero.activations import Activation
 from nearzero.critical.blocks import Doubles, Found, Intervals, find_in_blocks, merged
@@ -88,7 +91,7 @@ def _bent(begin: Doubles, step: Doubles, slopes: tuple[float, float]) -> Pieces:
     )
 
 
-def _stacked(*columns: list[Doubles] | list[Doubles | float]) -> Pieces:
+def _stacked(*columns: Sequence[npt.ArrayLike]) -> Pieces:
     """Pieces side by side, (n, U, P): starts, slopes and intercepts, each given piece by piece."""
     shape = np.shape(columns[0][0])
     starts, slopes, intercepts = (

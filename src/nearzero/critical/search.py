@@ -81,8 +81,8 @@ class _Logits:
         x = z if zero.side == "pre" else np.asarray(act(z))
         y = scale * x + _between(zero.offset, one.offset, p)
         if self.cut.any():
-            ends = (np.where(self.cut, each.clip, 0.0) for each in (zero, one))
-            y = np.where(self.cut, np.minimum(y, _between(*ends, p)), y)
+            low, high = (np.where(self.cut, each.clip, 0.0) for each in (zero, one))
+            y = np.where(self.cut, np.minimum(y, _between(low, high, p)), y)
         return np.asarray(act(y) if zero.side == "pre" else y)
 
 
