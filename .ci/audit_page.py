@@ -59,8 +59,9 @@ def in_full(audit: Audit, name: str) -> str:
 
 def line_of(sentence: Sentence) -> str:
     """What is left of it for one network."""
-    held = f" ({sentence.held} of {sentence.conditions})" if sentence.conditions else ""
-    return f"- {display_name(sentence.network)}: **{sentence.finding}**{held}. {sentence.numbers}."
+    held = f" ({sentence.held} of {sentence.conditions} conditions)" if sentence.conditions else ""
+    numbers = sentence.numbers[:1].upper() + sentence.numbers[1:]
+    return f"- {display_name(sentence.network)}: **{sentence.finding}**{held}. {numbers}."
 
 
 def main() -> int:

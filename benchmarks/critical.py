@@ -16,10 +16,9 @@ against `nz.sweep` and a float64 sweep at its levels. With --figures the two fig
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
+import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -111,15 +110,15 @@ class Case:
         return Search(self.network, self.examples.pixels.values[rows], self.family, self.ranges)
 
 
-def cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def cpu_of(what: Callable[[], object]) -> float:
-    before = cpu_seconds()
-    what()
-    return cpu_seconds() - before
+def timed(what: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Seconds, and processor seconds of all threads, of the best rounds."""
+    times = []
+    for _ in range(rounds):
+        time.sleep(0.25)  # PyTorch's threads go on spinning for a while after their work
+        start, before = time.perf_counter(), time.process_time()
+        what()
+        times.append((time.perf_counter() - start, time.process_time() - before))
+    return min(wall for wall, _ in times), min(cpu for _, cpu in times)
 
 
 def stored_bytes(found: nz.CriticalLevels) -> int:
@@ -133,13 +132,14 @@ def measure(case: Case, rounds: int, searched: int) -> nz.CriticalLevels:
     found = case.find()
     plain = case.search(slice(0, searched))
     levels = plain.levels(found.low, found.high)
-    times = timing.best({"find": case.find, "search": partial(plain.predictions, levels)}, rounds)
-    cpu = min(cpu_of(case.find) for _ in range(rounds))
-    whole = times["search"] * count / searched
+    wall, cpu = timed(case.find, rounds)
+    plain_wall, plain_cpu = (
+        each * count / searched for each in timed(lambda: plain.predictions(levels), rounds)
+    )
     held = found.first.nbytes + found.starts.nbytes + found.classes.nbytes + found.unperturbed.nbytes
     print(
-        f"  {case.name:<8}{times['find']:>8.2f} s{cpu:>8.2f} s{whole:>10.0f} s{whole / times['find']:>8.0f} x"
-        f"{len(found.starts) / count:>9.2f}{held / count:>10.1f}{stored_bytes(found) / count:>9.1f}",
+        f"  {case.name:<8}{wall:>8.2f} s{cpu:>8.2f} s{plain_wall:>10,.0f} s{plain_cpu:>10,.0f} s{plain_wall / wall:>8,.0f} x"
+        f"{len(found.starts) / count:>10.2f}{held / count:>9.1f}{stored_bytes(found) / count:>9.1f}",
         flush=True,
     )
     return found
@@ -235,10 +235,8 @@ def main() -> None:
         ranges = nz.unit_ranges(network, train.pixels)
         cases = [Case(network, train, ranges, family) for family in FAMILIES]
         print(f"{activation} ({source}), {len(train):,} examples, {thread_count()} threads")
-        print(
-            f"  {'':<8}{'time':>10}{'CPU':>10}{'search':>12}{'ratio':>10}{'intervals':>9}{'bytes':>10}{'on disk':>9}"
-            "  an example"
-        )
+        heads = f"{'time':>10}{'CPU':>10}{'search':>12}{'its CPU':>12}{'ratio':>10}"
+        print(f"  {'':<8}{heads}{'intervals':>10}{'bytes':>9}{'on disk':>9}  an example")
         found[activation] = {case.name: measure(case, options.rounds, options.searched) for case in cases}
         if options.check:
             for case in cases:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nearzero.audit.evidence import Evidence, Runs, side_costs
-from nearzero.audit.values import ALPHA, UNDECIDED, Finding, LevelRow, Sentence, label
+from nearzero.audit.values import ALPHA, UNDECIDED, Finding, LevelRow, Sentence
 from nearzero.statistics import MINIMUM_RUNS, equivalence_test, summarise
 
 __all__ = ["sentences"]
@@ -202,7 +202,7 @@ def _scaling(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> Deci
             _equal("costs", f"{100 * level:g} %", evidence.cost(network, number), evidence.margin)
         )
     flat = evidence.flat(network)
-    words = [f"{'flat' if flat else 'not flat'} by construction"]
+    words = ["but the sweep is flat by construction" if flat else "the sweep isn't flat by construction"]
     verdict = evidence.verdict
     for target in (0.1, 0.5):
         if (
@@ -273,5 +273,5 @@ def _conclusion(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> D
     ]
     own = [each for each in evidence.verdict.comparisons if each.network == network]
     held = [_Condition("", "", each.finding == "distance costs more") for each in own]
-    numbers = f"{label(network)}: {short}; cost of distance minus intensity, points: " + "; ".join(parts)
+    numbers = f"{short}; cost of distance minus intensity, points: " + "; ".join(parts)
     return CONCLUSIONS[short], held, numbers
