@@ -154,9 +154,7 @@ def match(
         raise InputError(f"displacements must be positive numbers, 0.1 for 10 %; got {list(targets)}")
     levels = begin + (end - begin) * (np.arange(STEPS + 1) / STEPS) ** 2
     sizes = np.empty(0)
-    for (
-        upto
-    ) in AT_ONCE:  # most targets lie near the identity, and what lies beyond the greatest isn't asked for
+    for upto in AT_ONCE:  # most targets lie near the identity; what lies beyond the greatest isn't needed
         sizes = np.append(sizes, np.asarray(size(levels[len(sizes) : upto]), dtype=np.float64))
         if (sizes >= max(targets, default=0.0)).any():
             break

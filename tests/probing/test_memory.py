@@ -1,29 +1,33 @@
-"""A probe takes no more memory than it may, whatever passes through it, and backs off where there is less.
+"""A probe takes no more memory than it may, whatever passes through it, and takes fewer examples where there is less.
 
 What a process holds at most is measured in one of its own, above what it held after a small probe: by then PyTorch
-has loaded its kernels, and the model is there.
+has loaded its kernels, and the model is there. Unlimited, the same probe goes beyond the limit.
 """
 
 from __future__ import annotations
 
-import json
+import gc
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 import nearzero as nz
+from nearzero.probing.suffix import Recorder, Suffix
 
 STATUS = Path("/proc/self/status")
-CAP, BATCH, BATCHES, SIDE = 64 * 10**6, 512, 80, 64
-STREAMED = BATCH * BATCHES * SIDE * SIDE * 4
+LIMIT, BATCH, SIDE = 32 * 10**6, 512, 64
+BATCHES = 10 * LIMIT // (4 * BATCH * SIDE**2) + 1
+UNLIMITED = 2 * 10**9
 
 
 class Network(nn.Module):
-    """Two convolutions and two linear layers; 90 kB of activations for an example of 16 kB."""
+    """Two convolutions and two linear layers; 70 kB of activations for an example of 16 kB."""
 
     def __init__(self):
         super().__init__()
@@ -40,47 +44,187 @@ class Network(nn.Module):
 class Stream:
     """Batches that are made as they're asked for."""
 
-    def __init__(self, batches):
-        self.batches = batches
+    def __init__(self, batches, size=BATCH):
+        self.batches, self.size = batches, size
 
     def __iter__(self):
         for number in range(self.batches):
             generator = torch.Generator().manual_seed(number)
-            rows = torch.randn(BATCH, 1, 1, SIDE, generator=generator)
-            columns = torch.randn(BATCH, 1, SIDE, 1, generator=generator)
-            yield rows * columns, torch.randint(0, 5, (BATCH,), generator=generator)
+            rows = torch.randn(self.size, 1, 1, SIDE, generator=generator)
+            columns = torch.randn(self.size, 1, SIDE, 1, generator=generator)
+            yield rows * columns, torch.randint(0, 5, (self.size,), generator=generator)
+
+
+def probed(data, **settings):
+    how = {"layers": "parts.1", "families": "scale", "levels": [0.5], "batch_size": BATCH, **settings}
+    return nz.probe(Network(), data, **how)
 
 
 def held(name):
-    """Bytes that this process holds (VmRSS, RssAnon), or held at most (VmHWM)."""
+    """Bytes that this process holds (VmRSS; RssAnon without files), or held at most (VmHWM)."""
     line = next(each for each in STATUS.read_text().splitlines() if each.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])
 
 
-def probed(data, memory, **settings):
-    how = {"levels": 2, "batch_size": BATCH, **settings}
-    return nz.probe(Network(), data, ["parts.1", "parts.6"], memory=memory, **how)
-
-
-def work(kind, memory):
-    """Probe a stream, or an array on disk, within a process; prints what it took, and the responses."""
+def work(kind, memory, batches):
+    """Probe a stream, or an array on disk, within a process; prints what it took."""
     torch.set_num_threads(1)
-    probed(Stream(1), 16 * 10**6)
-    before = held("VmRSS")
-    most = [held("RssAnon")]
-    data = Stream(BATCHES) if kind == "stream" else np.load(kind, mmap_mode="r")
-    result = probed(data, memory, advanced=lambda _: most.append(held("RssAnon")))
-    # Pages of a file that was read are the system's, which takes them back as it likes.
-    taken = held("VmHWM") - before if kind == "stream" else max(most) - most[0]
-    print(json.dumps([taken, result.response.to_array().values.astype(str).tolist()]))
+    probed(Stream(1), memory=16 * 10**6)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # what it held at most begins anew
+    if kind == "stream":
+        before = held("VmRSS")
+        probed(Stream(batches), memory=memory)
+        print(held("VmHWM") - before)
+    else:  # pages of a file are the system's, which takes them back as it likes
+        most = [held("RssAnon")]
+        data = np.load(kind, mmap_mode="r")
+        probed(data, memory=memory, advanced=lambda _: most.append(held("RssAnon")))
+        print(max(most) - most[0])
 
 
-def taken_by(kind, memory):
-    command = [sys.executable, __file__, str(kind), str(memory)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    taken, responses = json.loads(done.stdout)
-    return taken, responses
+def taken(kind, memory, batches=0):
+    command = [sys.executable, __file__, str(kind), str(memory), str(batches)]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+linux = pytest.mark.skipif(not STATUS.exists(), reason="reads /proc")
+
+
+@linux
+@pytest.mark.slow
+def test_a_stream_ten_times_as_large_as_the_limit_stays_under_it():
+    assert BATCHES * BATCH * SIDE**2 * 4 > 10 * LIMIT
+    assert taken("stream", LIMIT, BATCHES) < LIMIT
+    assert taken("stream", UNLIMITED, 3) > 2 * LIMIT
+
+
+@linux
+def test_an_array_on_disk_is_read_a_batch_at_a_time(tmp_path):
+    path = tmp_path / "images.npy"
+    shape = (BATCHES * BATCH, 1, SIDE, SIDE)
+    array = np.lib.format.open_memmap(path, "w+", np.float32, shape)  # takes no room, being zero
+    array[:4] = np.random.default_rng(0).normal(size=(4, *shape[1:]))
+    del array
+    assert taken(path, LIMIT) < LIMIT
+
+
+def test_a_limit_changes_no_response():
+    low, high = (
+        probed(Stream(2), memory=memory, layers=["parts.1", "parts.6"], levels=4, families=["offset", "clip"])
+        for memory in (16 * 10**6, UNLIMITED)
+    )
+    assert low.response.equals(high.response)
+
+
+def test_nothing_grows_with_the_data_but_what_is_kept():
+    def growth(keep_items):
+        held = []
+        data = Stream(40, size=8)
+        tracemalloc.start()
+        probed(
+            data, keep_items=keep_items, advanced=lambda _: held.append(tracemalloc.get_traced_memory()[0])
+        )
+        tracemalloc.stop()
+        return held[-1] - held[9]
+
+    assert growth(keep_items=False) < 2000
+    assert growth(keep_items=True) > 10000
+
+
+def test_recordings_go_when_their_batch_is_done():
+    gc.collect()
+    gc.disable()
+    try:
+        probed(Stream(1, size=8), layers=["parts.1", "parts.3"])
+        assert not [each for each in gc.get_objects() if isinstance(each, (Recorder, Suffix))]
+    finally:
+        gc.enable()
+
+
+# --- where a device has less ---------------------------------------------------------------------------------------
+
+
+def out_of_memory():
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def not_enough():
+    return RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8000000000 bytes")
+
+
+class Small(nn.Module):
+    """What a device holds: so many examples."""
+
+    def __init__(self, most, error):
+        super().__init__()
+        torch.manual_seed(0)
+        self.parts, self.most, self.error = Network().parts, most, error
+        self.sizes = []
+
+    def forward(self, x):
+        self.sizes += [len(x)]
+        if len(x) > self.most:
+            raise self.error()
+        return self.parts(x)
+
+
+@pytest.mark.parametrize("error", [out_of_memory, not_enough, MemoryError])
+@pytest.mark.parametrize("method", ["suffix", "full"])
+def test_fewer_examples_are_taken_once_memory_ran_out(method, error):
+    data = list(Stream(2, size=24))
+    model = Small(5, error)
+    how = {"layers": ["parts.1", "parts.6"], "levels": 4, "method": method, "keep_items": True}
+    less = nz.probe(model, data, **how)
+    assert less.response.equals(nz.probe(Small(24, error), data, **how).response)
+    assert model.sizes.count(24) == model.sizes.count(12) == model.sizes.count(6) == 1
+    assert set(model.sizes) == {2, 24, 12, 6, 3}
+
+
+def test_a_metric_that_memory_doesnt_hold_is_measured_on_fewer():
+    sizes = []
+
+    def logit(logits, target):
+        sizes.append(len(logits))
+        if len(logits) > 5:
+            raise out_of_memory()
+        return logits[:, 0]
+
+    data = list(Stream(2, size=8))
+    result = nz.probe(Network(), data, "parts.1", metrics=logit, levels=4, keep_items=True)
+    plain = nz.probe(
+        Network(), data, "parts.1", metrics=lambda logits, target: logits[:, 0], levels=4, keep_items=True
+    )
+    np.testing.assert_allclose(result.response["logit"], plain.response["<lambda>"], rtol=1e-6)
+    assert result.response.attrs["items"] == 16
+    assert sizes.count(8) == 1
+
+
+def test_what_memory_never_holds_is_refused():
+    data = list(Stream(1, size=8))
+    with pytest.raises(
+        nz.InputError, match="memory doesn't hold a batch of float32 .1, 1, 64, 64.; use smaller batches"
+    ):
+        nz.probe(Fewer(), data, "parts.1", levels=1)
+    with pytest.raises(RuntimeError, match="something else"):
+        nz.probe(Small(4, lambda: RuntimeError("something else")), data, "parts.1", levels=1)
+    with pytest.raises(
+        nz.InputError, match="one example takes about .* raise NEARZERO_MEMORY or give memory="
+    ):
+        nz.probe(Network(), torch.randn(2, 1, 1024, 1024), "parts.1", memory="16 MB")
+
+
+class Fewer(Small):
+    """A device on which nothing fits any more."""
+
+    def __init__(self):
+        super().__init__(2, out_of_memory)
+
+    def forward(self, x):
+        logits = super().forward(x)
+        self.most = 0
+        return logits
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], int(sys.argv[2]))
+    work(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
