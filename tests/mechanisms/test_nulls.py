@@ -114,7 +114,7 @@ def test_one_family_is_measured_three_times(task: Task, networks: list[nz.TwoLay
 
 def test_one_family_favours_no_role(task: Task) -> None:
     differences = []
-    for study in range(5):
+    for study in range(3):
         generator = np.random.default_rng([5, study])
         own = [template_network(task, generator) for _ in range(6)]
         found = costs(one_family(task, own, generator, design=SMALL)).sel(target=0.5)
@@ -122,7 +122,7 @@ def test_one_family_favours_no_role(task: Task) -> None:
     values = np.concatenate(differences)
     assert np.abs(values).max() > 1.0  # there's something to find, were it not a null
     assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
-    assert 0.25 < (values > 0).mean() < 0.75
+    assert 0.2 < (values > 0).mean() < 0.8
 
 
 def test_common_draws_are_common(task: Task, networks: list[nz.TwoLayer]) -> None:

@@ -42,10 +42,10 @@ def kept() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def few(validation: ModuleType) -> dict[str, dict[int, dict[str, Any]]]:
-    """Eight studies of six runs of each mechanism."""
-    conditions = {each.mechanism: replace(each, studies=8, runs=6) for each in validation.HEADLINE}
+    """Six studies of six runs of each mechanism."""
+    conditions = {each.mechanism: replace(each, studies=6, runs=6) for each in validation.HEADLINE}
     return {
-        name: {study: validation.measured(condition, study) for study in range(8)}
+        name: {study: validation.measured(condition, study) for study in range(6)}
         for name, condition in conditions.items()
     }
 
@@ -66,14 +66,14 @@ def test_planted_mechanisms_are_found(
 ) -> None:
     for rules in (nz.Rules(), nz.Rules(distance=("signed_shift",))):
         found = [overall(validation._again(each, rules, 6), rules) for each in few[mechanism].values()]
-        assert found.count(right) >= 7
+        assert found.count(right) >= 5
         assert set(found) <= {right, "inconclusive"}
 
 
 def test_dealt_studies_find_nothing_as_a_rule(
     validation: ModuleType, few: dict[str, dict[int, dict[str, Any]]]
 ) -> None:
-    """Of 32 studies; six or more false ones have a probability below 0.005 at 5 %."""
+    """Of 24 studies; five or more false ones have a probability below 0.006 at 5 %."""
     false = 0
     for number, record in enumerate([each for own in few.values() for each in own.values()]):
         responses = validation._again(record, nz.Rules(), 6)
@@ -81,8 +81,8 @@ def test_dealt_studies_find_nothing_as_a_rule(
         for deal in range(2):
             after = dealt(before, np.random.default_rng([number, deal]))
             false += overall(as_responses(after, responses.unperturbed_accuracy)) in MORE
-    assert stats.binom.sf(5, 32, 0.05) < 0.005
-    assert false <= 5
+    assert stats.binom.sf(4, 24, 0.05) < 0.006
+    assert false <= 4
 
 
 def test_what_is_kept_of_a_study_gives_the_verdict_of_the_study(
