@@ -34,7 +34,7 @@ from sweep import trained
 
 FAMILIES = ("scale", "clip", "offset", "shift")
 RESOLUTION = 1e-4
-BATCH_BYTES = 2**25  # of the activations that the search holds at a time
+BATCH_BYTES = 2**22  # of the activations that the search holds at a time
 
 Doubles = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.integer]
@@ -58,14 +58,20 @@ def arguments() -> argparse.Namespace:
 
 
 class Search:
-    """A search of a family's levels in plain PyTorch, float64, on some examples."""
+    """A search of a family's levels in plain PyTorch and float64; parameters are affine in the level."""
 
     def __init__(
         self, network: nz.TwoLayer, pixels: npt.NDArray[np.uint8], family: nz.Family, ranges: nz.Ranges
     ) -> None:
         module = network.to_module().double()
         self.act, self.output = activation_module(network.activation), module[2]
-        self.family, self.ranges = family, ranges
+        zero, one = (family.at(level, ranges) for level in (0.0, 1.0))
+        self.after = zero.side == "post"
+        self.begin, self.step = {}, {}
+        for name in ("scale", "offset", "clip"):
+            begin, end = (np.broadcast_to(getattr(each, name), network.units) for each in (zero, one))
+            self.begin[name] = torch.from_numpy(begin.copy())
+            self.step[name] = torch.from_numpy(np.where(np.isfinite(begin), end - begin, 0.0))
         with torch.no_grad():
             self.z = module[0](torch.from_numpy(pixels).double())
 
@@ -75,16 +81,11 @@ class Search:
     @torch.no_grad()
     def logits(self, levels: Doubles) -> torch.Tensor:
         """(L, n, K)."""
-        changes = [self.family.at(level, self.ranges) for level in levels]
-        scale, offset, clip = (
-            torch.from_numpy(
-                np.stack([np.broadcast_to(getattr(each, name), self.z.shape[1]) for each in changes])
-            )[:, None]
-            for name in ("scale", "offset", "clip")
-        )
-        x = self.z if changes[0].side == "pre" else self.act(self.z)
+        p = torch.from_numpy(levels)[:, None, None]
+        scale, offset, clip = (self.begin[name] + p * self.step[name] for name in ("scale", "offset", "clip"))
+        x = self.act(self.z) if self.after else self.z
         y = torch.minimum(scale * x + offset, clip)
-        return self.output(self.act(y) if changes[0].side == "pre" else y)
+        return self.output(y if self.after else self.act(y))
 
     def predictions(self, levels: Doubles) -> Classes:
         """(L, n)."""
@@ -138,7 +139,8 @@ def measure(case: Case, rounds: int, searched: int) -> nz.CriticalLevels:
     )
     held = found.first.nbytes + found.starts.nbytes + found.classes.nbytes + found.unperturbed.nbytes
     print(
-        f"  {case.name:<8}{wall:>8.2f} s{cpu:>8.2f} s{plain_wall:>10,.0f} s{plain_cpu:>10,.0f} s{plain_wall / wall:>8,.0f} x"
+        f"  {case.name:<8}{wall:>8.2f} s{cpu:>8.2f} s{plain_wall:>10,.0f} s{plain_cpu:>10,.0f} s"
+        f"{plain_wall / wall:>8,.0f} x"
         f"{len(found.starts) / count:>10.2f}{held / count:>9.1f}{stored_bytes(found) / count:>9.1f}",
         flush=True,
     )

@@ -118,13 +118,13 @@ def text(labels: str = "", padding: int = 3, **more: Callable[[], Any]):
     return batch
 
 
-SLOW = ("densenet121", "googlenet", "inception_v3", "swin_t")
+SLOW = ("densenet121", "googlenet", "inception_v3")
 
 # --- torchvision ----------------------------------------------------------------------------------------------------
 
 for name, how in {
     "resnet18": {}, "mobilenet_v3_small": {}, "vit_b_16": {"image_size": 32}, "densenet121": {},
-    "googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}, "swin_t": {},
+    "googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False},
     "shufflenet_v2_x0_5": {}, "squeezenet1_1": {}, "efficientnet_b0": {},
 }.items():  # fmt: skip
     side = {"googlenet": 64, "inception_v3": 96}.get(name, 32)
