@@ -48,6 +48,7 @@ bench: install-dev   ## speed against plain PyTorch, how it grows, and memory
 	$(BIN)/python benchmarks/training.py --growth $(ARGS)
 	$(BIN)/python benchmarks/sweep.py --growth $(ARGS)
 	$(BIN)/python benchmarks/memory.py $(ARGS)
+	$(BIN)/python benchmarks/probe.py
 
 clean:               ## remove the virtual environment and caches; studies stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage build dist
