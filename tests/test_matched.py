@@ -73,10 +73,13 @@ def test_random_families_are_averaged_over_their_draws(
     data = mnist_5k.train
     single = [
         nz.matched(
-            trained["relu"], data.pixels, data.labels,
-            design=nz.Design(families=("gains",), targets=(0.3,), draws=1, seed=0),
+            trained["relu"],
+            data.pixels,
+            data.labels,
+            design=nz.Design(families=("gains",), targets=(0.3,), draws=1, first_draw=draw),
         )
-    ]  # fmt: skip
+        for draw in range(3)
+    ]
     reference, responding = halves(len(data.labels), 0)
     hidden = nz.HiddenLayer(trained["relu"], data.pixels[reference])
     here = nz.HiddenLayer(trained["relu"], data.pixels[responding])
@@ -91,7 +94,7 @@ def test_random_families_are_averaged_over_their_draws(
     assert len(set(shares)) > 1
     row = found["relu"].sel(family="gains", side="above", target=0.3)
     assert float(row.accuracy) == pytest.approx(np.mean(shares), rel=1e-12)
-    assert float(single[0].accuracy.sel(side="above").squeeze()) == shares[0]
+    assert [float(each.accuracy.sel(side="above").squeeze()) for each in single] == shares
 
 
 def test_noise_displaces_as_far_and_scale_of_relu_changes_nothing(found: dict[str, xr.Dataset]) -> None:
@@ -137,6 +140,8 @@ def test_examples_without_activation_are_counted() -> None:
         ({"families": ("shfit",)}, "unknown family 'shfit': did you mean 'shift'"),
         ({"targets": (0.1, -1.0)}, "targets must be positive displacements"),
         ({"draws": 0}, "draws must be a whole number, at least 1; got 0"),
+        ({"first_draw": -1}, "first_draw must be a whole number, at least 0; got -1"),
+        ({"seed": 0.5}, "seed must be a whole number, at least 0; got 0.5"),
     ],
 )
 def test_refusals(change: dict[str, object], message: str) -> None:

@@ -60,16 +60,19 @@ class Design:
         targets: the displacements, 0.1 for 10 %.
         draws: of each family in which something is drawn for each unit; noise, drawn for each example, is drawn once.
         seed: of the draws, and of which examples are the reference.
+        first_draw: the number of the first draw. Runs of one model should have draws of their own (number of the run
+            times draws, say): what a draw costs is then no part of what the runs have in common.
         conduct: the reading of the protocol; `Conduct.default` of the activation if None.
 
     Raises:
-        InputError: unknown families, none, targets that aren't positive, or less than one draw.
+        InputError: unknown families, none, targets that aren't positive, less than one draw, or a negative number.
     """
 
     families: tuple[str, ...] = (*(name for name in FAMILIES), *NOISES)
     targets: tuple[float, ...] = TARGETS
     draws: int = 5
     seed: int = 0
+    first_draw: int = 0
     conduct: Conduct | None = field(default=None)
 
     def __post_init__(self) -> None:
@@ -84,6 +87,21 @@ class Design:
             )
         if not isinstance(self.draws, int) or self.draws < 1:
             raise InputError(f"draws must be a whole number, at least 1; got {self.draws!r}")
+        for name in ("seed", "first_draw"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
+                raise InputError(f"{name} must be a whole number, at least 0; got {getattr(self, name)!r}")
+
+    def drawn(self, name: str, conduct: Conduct) -> list[Family]:
+        """A family of `nearzero.families` in all its draws; one if nothing is drawn in it."""
+        first = make_family(name, conduct, self.draw_seed)
+        if not first.random:
+            return [first]
+        return [make_family(name, conduct, self.draw_seed + draw) for draw in range(self.draws)]
+
+    @property
+    def draw_seed(self) -> int:
+        """Of the first draw; those that follow have the next ones."""
+        return self.seed + self.first_draw
 
 
 def halves(examples: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -178,12 +196,10 @@ class _Bench:
         if name in NOISES:
             yield "above", self._noise(name)
             return
-        first = make_family(name, conduct)
-        if first.identity is None:
+        families = self.design.drawn(name, conduct)
+        if families[0].identity is None:
             return
-        draws = range(self.design.draws if first.random else 1)
-        families = [make_family(name, conduct, self.design.seed + draw) for draw in draws]
-        for side in first.sides:
+        for side in families[0].sides:
             yield side, self._side(families, side)
 
     def _side(self, families: Sequence[Family], side: str) -> dict[str, Doubles]:
@@ -214,7 +230,7 @@ class _Bench:
     def _noise(self, shape: NoiseShape) -> dict[str, Doubles]:
         """The measures of noise on the pre-activations."""
         act, w2 = self.reference.network.act, self.reference.network.w2.astype(np.float64)
-        noise = Noise.of(shape, self.reference.z, self.ranges.live, self.design.seed)
+        noise = Noise.of(shape, self.reference.z, self.ranges.live, self.design.draw_seed)
         drawn, drawn_here = noise.draw(len(self.reference)), noise.draw(len(self.responding), part=1)
 
         def changes(level: float) -> Iterator[npt.NDArray[np.floating]]:
@@ -302,9 +318,14 @@ class _Bench:
         design = self.design
         coords = {"family": list(design.families), "side": list(SIDES), "target": list(design.targets)}
         attributes = {
-            **asdict(conduct), "activation": self.responding.network.activation, "draws": design.draws,
-            "seed": design.seed, "examples": len(self.responding), "reference_examples": len(self.reference),
-        }  # fmt: skip
+            **asdict(conduct),
+            "activation": self.responding.network.activation,
+            "draws": design.draws,
+            "seed": design.seed,
+            "first_draw": design.first_draw,
+            "examples": len(self.responding),
+            "reference_examples": len(self.reference),
+        }
         return xr.Dataset(data, coords, attributes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,16 @@ def test_levels_and_responses_are_those_of_the_definition(images: tuple[torch.Te
     np.testing.assert_allclose(found.unperturbed_accuracy, float(right), atol=1e-6)
     assert found.level.sel(family="cap", side="above").isnull().all()
     assert found.attrs["items"] == len(second)
+
+
+def test_later_draws_are_others_on_the_same_halves(images: tuple[torch.Tensor, torch.Tensor]) -> None:
+    found = probed(0, images).matched
+    later = nz.probe(
+        small(0), images, ["1", "5"], levels=1, batch_size=64, design=replace(DESIGN, first_draw=2)
+    ).matched
+    same = (found.level == later.level).sel(side="above", target=0.1)
+    assert same.sel(family="shift").all()
+    assert not same.sel(family="gains").any()
 
 
 def test_a_verdict_on_several_runs(images: tuple[torch.Tensor, torch.Tensor], tmp_path: Path) -> None:

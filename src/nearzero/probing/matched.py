@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nearzero.displacement import match
 from nearzero.errors import InputError
-from nearzero.families import Family, make_family
+from nearzero.families import Family
 from nearzero.matched import SIDES, Design
 from nearzero.memory import memory_text
 from nearzero.noise import NOISES
@@ -149,13 +149,12 @@ def _conditions(
     conduct = conduct_of(layer, design.conduct)
     size_of = _sizes(layer, ranges, values)
     for name in families:
-        first = make_family(name, conduct)
-        if first.identity is None:
+        drawn = design.drawn(name, conduct)
+        if drawn[0].identity is None:
             continue
-        for draw in range(design.draws if first.random else 1):
-            family = make_family(name, conduct, design.seed + draw)
+        for draw, family in enumerate(drawn):
             check_place(
-                layer, [family.at(first.sides["below"][1] if "below" in first.sides else 0.5, ranges)]
+                layer, [family.at(family.sides["below"][1] if "below" in family.sides else 0.5, ranges)]
             )
             for side, (begin, end) in family.sides.items():
                 found = match(size_of(family), begin, end, design.targets)
@@ -218,7 +217,7 @@ def _dataset(
             tables["displacement"][place] += each.displacement
             for name, sums in work.sums.items():
                 tables[name][place] += sums[index] / max(work.items, 1)
-    drawn = [design.draws if make_family(name, works[0].plan.conduct).random else 1 for name in families]
+    drawn = [len(design.drawn(name, works[0].plan.conduct)) for name in families]
     complete = reached == np.array(drawn)[None, :, None, None]
     dims = ("layer", "family", "side", "target")
     data: dict[str, Any] = {
@@ -235,5 +234,10 @@ def _dataset(
         "side": list(SIDES),
         "target": list(design.targets),
     }
-    attributes = {"draws": design.draws, "seed": design.seed, "items": works[0].items}
+    attributes = {
+        "draws": design.draws,
+        "seed": design.seed,
+        "first_draw": design.first_draw,
+        "items": works[0].items,
+    }
     return xr.Dataset(data, coords, attributes)

@@ -94,15 +94,22 @@ class _Bench:
         network = self._untrained[name][run] if group == "untrained" else self._store.read_network(name, run)
         if not network.finite:
             return None
-        found = self._measure(group, network)
+        found = self._measure(group, network, self._design(run))
         content = bytes(found.to_netcdf(engine="h5netcdf") or b"")
         self._store.write_state(kept, {"dataset": np.frombuffer(content, np.uint8)})
         return found
 
-    def _measure(self, group: str, network: TwoLayer) -> xr.Dataset:
-        x, y, design = self._examples.pixels, self._examples.labels, self._spec.design
+    def _design(self, run: int) -> Design:
+        """That of the spec, with draws of the run's own; they go with its seed."""
+        design = self._spec.design
+        return replace(design, first_draw=self._spec.seeds[run] * design.draws)
+
+    def _measure(self, group: str, network: TwoLayer, design: Design) -> xr.Dataset:
+        x, y = self._examples.pixels, self._examples.labels
         if group == "parts":
-            found = near_and_far(network, x, y, targets=design.targets, draws=design.draws, seed=design.seed)
+            found = near_and_far(
+                network, x, y, targets=design.targets, draws=design.draws, seed=design.draw_seed
+            )
         else:
             if group == "untrained":
                 deciding = (*self._spec.verdict_distance, *self._spec.verdict_intensity)
@@ -110,6 +117,7 @@ class _Bench:
             found = matched(network, x, y, design=design)
         # what differs from run to run is in the arrays
         kept = {key: value for key, value in found.attrs.items() if isinstance(value, str | int | float)}
+        kept = {key: value for key, value in kept.items() if key not in ("seed", "first_draw")}
         return found.drop_attrs(deep=False).assign_attrs(kept)
 
 
