@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
     {"mechanisms", "audit"},
     {"report"},
     {"study", "probing"},
+    {"grid"},
     {"cli"},
     {"__main__"},
 ]

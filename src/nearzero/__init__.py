@@ -44,6 +44,7 @@ from nearzero.sweep import sweep, unit_ranges
 from nearzero.verdict import Rules, Verdict, verdict
 
 if TYPE_CHECKING:
+    from nearzero.grid import Grid, GridSpec
     from nearzero.probing import Layer, ProbeResult, layers, probe
 
 __all__ = [
@@ -58,6 +59,8 @@ __all__ = [
     "Design",
     "Family",
     "Gains",
+    "Grid",
+    "GridSpec",
     "HiddenLayer",
     "InputError",
     "Layer",
@@ -102,4 +105,8 @@ def __getattr__(name: str) -> Any:
         from nearzero import probing
 
         return getattr(probing, name)
+    if name in {"Grid", "GridSpec"}:
+        from nearzero import grid
+
+        return getattr(grid, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

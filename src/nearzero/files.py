@@ -14,10 +14,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 from nearzero.errors import InputError
 
-__all__ = ["CACHE_VARIABLE", "atomic", "cache_root", "explained", "make_folder", "write_bytes", "write_text"]
+__all__ = [
+    "CACHE_VARIABLE",
+    "atomic",
+    "cache_root",
+    "explained",
+    "locked",
+    "make_folder",
+    "write_bytes",
+    "write_text",
+]
 
 CACHE_VARIABLE = "NEARZERO_CACHE"
 
@@ -49,6 +59,25 @@ def explained(path: Path) -> Iterator[None]:
         number = error.errno or next((n for n in _REASONS if f"errno = {n}," in str(error)), None)
         reason = _REASONS.get(number or 0, error.strerror or str(error).splitlines()[0])
         raise InputError(f"can't write {path}: {reason}") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from working in a folder; a process that's killed lets go.
+
+    Raises:
+        InputError: another process is at work, or the folder can't be written.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    with explained(folder):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(f"another process is working on {folder}; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -7,14 +7,15 @@ threads changes how long a result takes and nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
 from nearzero.errors import InputError
 
-__all__ = ["parallel", "thread_count"]
+__all__ = ["one_torch_thread", "parallel", "thread_count"]
 
 Item = TypeVar("Item")
 
@@ -30,6 +31,19 @@ def thread_count(requested: int | None = None) -> int:
     if not isinstance(requested, int) or requested < 1:
         raise InputError(f"threads must be a whole number, at least 1; got {requested!r}")
     return requested
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Keep PyTorch from spreading small operations over threads, which on a busy machine wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache

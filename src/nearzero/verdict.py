@@ -236,7 +236,8 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
     """The verdict on the networks of several runs.
 
     Args:
-        responses: as `nearzero.matched` gives them, on (network, run, family, side, target).
+        responses: as `nearzero.matched` gives them, on (network, run, family, side, target); networks are called by
+            their activations, or have them as a coordinate `activation`.
         rules: the default ones if None.
 
     Raises:
@@ -256,7 +257,7 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
     for network in responses.network.values:
         own = all_costs.sel(network=network)
         distance = own.sel(family=list(rules.distance)).mean("family", skipna=False)
-        kept, flat = _deciders(str(network), rules)
+        kept, flat = _deciders(_activation_of(responses, str(network)), rules)
         if flat:
             left_out[str(network)] = flat
         for target in rules.targets:
@@ -270,9 +271,16 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
     return Verdict(rules, decided, left_out, all_costs)
 
 
-def _deciders(network: str, rules: Rules) -> tuple[list[str], tuple[str, ...]]:
+def _activation_of(responses: xr.Dataset, network: str) -> str:
+    """What follows the pre-activations: where several networks have the same, they are told apart by their names."""
+    if "activation" not in responses.coords:
+        return network
+    return str(responses.activation.sel(network=network).item())
+
+
+def _deciders(activation: str, rules: Rules) -> tuple[list[str], tuple[str, ...]]:
     """The families of intensity that may decide on a network, and why others may not."""
-    known = ACTIVATIONS.get(network)
+    known = ACTIVATIONS.get(activation)
     flat = [name for name in rules.intensity if name == "scale" and (known is None or known.homogeneous)]
     why = "scale is left out: it's flat by construction, argmax(W2 a + b2 / s) for every s > 0"
     return [name for name in rules.intensity if name not in flat], (why,) if flat else ()

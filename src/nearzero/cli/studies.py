@@ -12,7 +12,7 @@ from nearzero.cli.common import DataDir, Quiet, Settings, StudyFolder, app, cons
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["audit", "new", "report", "reproduce", "show", "sweep", "train", "verdict"]
+__all__ = ["audit", "grid", "new", "report", "reproduce", "show", "sweep", "train", "verdict"]
 
 
 @app.command()
@@ -101,6 +101,39 @@ def audit(
     other = None if against is None else _open(against)
     opened.audit(other, data_dir=data_dir, console=console)
     _say_where(study, console)
+
+
+@app.command()
+def grid(
+    spec: Annotated[
+        Path,
+        typer.Argument(metavar="SPEC", help="A grid's spec, such as grids/width.toml.", show_default=False),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The grid's folder.", show_default="studies/grids/NAME")
+    ] = None,
+    networks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where its networks lie; grids can share them.", show_default="networks, beside it"
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train and measure many networks that differ in one thing, and say what becomes of the verdict.
+
+    Interrupted at any point, the same command goes on where it was.
+    """
+    from nearzero.grid import Grid
+    from nearzero.report import print_grid
+
+    console = console_for(quiet)
+    made = Grid.create(out or Path("studies") / "grids" / spec.stem, spec)
+    made.run(networks=networks, data_dir=data_dir, console=console)
+    if console is not None:
+        print_grid(made, console)
+    _say_where(made.folder, console)
 
 
 @app.command()

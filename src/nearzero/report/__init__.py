@@ -11,9 +11,11 @@ from nearzero.report.table import Column, Table
 from nearzero.report.tables import baseline_table, differing_table, heldout_table, response_table, tables
 from nearzero.report.write import (
     print_audit,
+    print_grid,
     print_tables,
     print_verdict,
     write_audit,
+    write_grid,
     write_report,
     write_verdict,
 )
@@ -30,12 +32,14 @@ __all__ = [
     "differing_table",
     "heldout_table",
     "print_audit",
+    "print_grid",
     "print_tables",
     "print_verdict",
     "response_table",
     "tables",
     "verdict",
     "write_audit",
+    "write_grid",
     "write_report",
     "write_verdict",
 ]

@@ -13,6 +13,7 @@ from nearzero.audit import Audit
 from nearzero.files import make_folder, write_bytes
 from nearzero.report.audited import audited_tables, fault_tables, levels_table
 from nearzero.report.captions import figure_captions
+from nearzero.report.grids import GridResults, grid_table
 from nearzero.report.judged import judged_tables
 from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.results import StudyResults
@@ -23,7 +24,16 @@ from nearzero.verdict import Verdict
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_audit", "print_tables", "print_verdict", "write_audit", "write_report", "write_verdict"]
+__all__ = [
+    "print_audit",
+    "print_grid",
+    "print_tables",
+    "print_verdict",
+    "write_audit",
+    "write_grid",
+    "write_report",
+    "write_verdict",
+]
 
 
 def write_audit(audit: Audit, folder: Path) -> list[Path]:
@@ -50,6 +60,19 @@ def write_verdict(verdict: Verdict, title: str, folder: Path, notices: tuple[str
     return _write(chain(_files_of(judged_tables(verdict, title)), _matched_files(verdict, notices)), folder)
 
 
+def write_grid(grid: GridResults, folder: Path) -> list[Path]:
+    """Write the tables of a grid, `tables/grid.*`, `verdict.*` and `costs.*`, and `figures/grid.*`, under a folder.
+
+    Returns:
+        The paths written, tables first.
+
+    Raises:
+        InputError: where a file can't be written; those before it stay.
+    """
+    tables = (grid_table(grid), *judged_tables(grid.verdict(), grid.title))
+    return _write(chain(_files_of(tables), _grid_files(grid)), folder)
+
+
 def write_report(study: StudyResults, folder: Path) -> list[Path]:
     """Write `tables/*.md|csv|tex`, `figures/*.png|pdf` and the figures' captions under a folder.
 
@@ -73,6 +96,11 @@ def print_verdict(verdict: Verdict, title: str, console: "Console") -> None:
     """Print the tables of a verdict to a rich console, and the verdict itself."""
     _print(judged_tables(verdict, title), console)
     console.print(verdict.text(), highlight=False, markup=False, style="bold")
+
+
+def print_grid(grid: GridResults, console: "Console") -> None:
+    """Print what becomes of the verdict in a grid to a rich console."""
+    _print([grid_table(grid)], console)
 
 
 def print_audit(audit: Audit, console: "Console") -> None:
@@ -112,6 +140,16 @@ def _matched_files(verdict: Verdict, notices: tuple[str, ...]) -> Iterator[tuple
     figure = matched_figure(verdict, notices)
     yield "figures/figure5_matched.png", png_bytes(figure)
     yield "figures/figure5_matched.pdf", pdf_bytes(figure)
+
+
+def _grid_files(grid: GridResults) -> Iterator[tuple[str, bytes]]:
+    from nearzero.report.figures import png_bytes
+    from nearzero.report.figures.grid import grid_figure
+    from nearzero.report.figures.style import pdf_bytes
+
+    figure = grid_figure(grid)
+    yield "figures/grid.png", png_bytes(figure)
+    yield "figures/grid.pdf", pdf_bytes(figure)
 
 
 def _figure_files(study: StudyResults) -> Iterator[tuple[str, bytes]]:

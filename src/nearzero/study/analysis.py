@@ -94,15 +94,10 @@ class _Bench:
         network = self._untrained[name][run] if group == "untrained" else self._store.read_network(name, run)
         if not network.finite:
             return None
-        found = self._measure(group, network, self._design(run))
+        found = self._measure(group, network, self._spec.design_of(run))
         content = bytes(found.to_netcdf(engine="h5netcdf") or b"")
         self._store.write_state(kept, {"dataset": np.frombuffer(content, np.uint8)})
         return found
-
-    def _design(self, run: int) -> Design:
-        """That of the spec, with draws of the run's own; they go with its seed."""
-        design = self._spec.design
-        return replace(design, first_draw=self._spec.seeds[run] * design.draws)
 
     def _measure(self, group: str, network: TwoLayer, design: Design) -> xr.Dataset:
         x, y = self._examples.pixels, self._examples.labels

@@ -12,6 +12,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,7 @@ __all__ = [
     "differing_key",
     "load_complete_spec",
     "load_spec",
+    "one_line",
     "parse_setting",
     "read_settings",
     "resolve",
@@ -174,6 +176,10 @@ class Spec(BaseModel):
         """What is measured for a verdict: every family there is, whether it decides or not."""
         return Design(targets=self.verdict_targets, draws=self.verdict_draws, conduct=self.conduct)
 
+    def design_of(self, run: int) -> Design:
+        """The same for one run, with draws of its own; they go with its seed."""
+        return replace(self.design, first_draw=self.seeds[run] * self.verdict_draws)
+
     @property
     def conduct(self) -> Conduct:
         """The reading of the protocol, as the families take it."""
@@ -234,10 +240,10 @@ def resolve(
     try:
         return Spec.model_validate(values)
     except ValidationError as error:
-        raise InputError(_one_line(error, origin)) from error
+        raise InputError(one_line(error, origin)) from error
 
 
-def _one_line(error: ValidationError, origin: str) -> str:
+def one_line(error: ValidationError, origin: str) -> str:
     """The first of pydantic's complaints, in one line: which key, what was seen, what is wanted."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")

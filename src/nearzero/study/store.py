@@ -27,12 +27,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from nearzero.errors import InputError
-from nearzero.files import explained, make_folder, write_bytes, write_text
+from nearzero.files import locked, make_folder, write_bytes, write_text
 from nearzero.networks import Stack, TwoLayer
 from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
 from nearzero.training.train import History, Progress
@@ -117,18 +116,8 @@ class Store:
         Raises:
             InputError: another process is at work.
         """
-        lock = FileLock(self.folder / ".lock", timeout=0)
-        with explained(self.folder):
-            try:
-                lock.acquire()
-            except Timeout:
-                raise InputError(
-                    f"another process is working on {self.folder}; wait for it, or stop it"
-                ) from None
-        try:
+        with locked(self.folder):
             yield
-        finally:
-            lock.release()
 
     def note(self, record: dict[str, Any]) -> None:
         """Replace what is known of where the study comes from."""

@@ -1,0 +1,220 @@
+"""A grid as its user holds it, and its folder.
+
+    grid.toml         the spec, complete
+    provenance.json   versions, platform, data hashes and git state, for each sitting
+    log               what happened, with times
+    responses.nc      what was measured, for all networks
+    tables/, figures/
+    state/            what an interrupted command goes on from; gone when it isn't needed
+
+Networks lie elsewhere (`nearzero.grid.networks`), so that grids can share them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from dataclasses import replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from nearzero.datasets import Dataset
+from nearzero.errors import InputError
+from nearzero.files import locked, make_folder, write_bytes, write_text
+from nearzero.grid.spec import GridSpec, Point, grid_text, load_grid
+from nearzero.study.journal import Journal
+from nearzero.study.provenance import sitting
+from nearzero.study.steps import examples_of, load_data
+from nearzero.threads import thread_count
+from nearzero.verdict import Rules, Verdict, judge
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Grid"]
+
+SPEC, RESPONSES = "grid.toml", "responses.nc"
+
+
+class Grid:
+    """A grid on disk.
+
+    Attributes:
+        folder: where it lies.
+        spec: what it's made from.
+    """
+
+    def __init__(self, folder: Path, spec: GridSpec) -> None:
+        self.folder, self.spec = folder, spec
+
+    def __repr__(self) -> str:
+        return f"Grid({str(self.folder)!r}: {self.title})"
+
+    @classmethod
+    def open(cls, folder: str | PathLike[str]) -> Grid:
+        """Open the grid in a folder.
+
+        Raises:
+            InputError: there is none.
+        """
+        path = Path(folder) / SPEC
+        if not path.is_file():
+            raise InputError(
+                f"{folder} isn't a grid: it has no {SPEC}; `nearzero grid SPEC --out {folder}` makes one"
+            )
+        return cls(Path(folder), load_grid(path))
+
+    @classmethod
+    def create(cls, folder: str | PathLike[str], spec: GridSpec | str | PathLike[str]) -> Grid:
+        """Begin a grid, or take up the one of the same spec that is there.
+
+        Raises:
+            InputError: a spec that can't be used, or a folder that holds something else or can't be written.
+        """
+        folder = Path(folder)
+        spec = spec if isinstance(spec, GridSpec) else load_grid(Path(spec))
+        if (folder / SPEC).exists():
+            there = load_grid(folder / SPEC)
+            if there != spec:
+                key = next(key for key in GridSpec.model_fields if getattr(there, key) != getattr(spec, key))
+                raise InputError(
+                    f"{folder} holds a grid with another {key}, {getattr(there, key)!r}, than {getattr(spec, key)!r}; "
+                    "choose another folder, or delete this one"
+                )
+        elif folder.is_dir() and any(not each.name.endswith((".lock", ".part")) for each in folder.iterdir()):
+            raise InputError(f"{folder} holds other files and no {SPEC}; choose an empty or a new folder")
+        else:
+            make_folder(folder)
+            write_text(folder / SPEC, grid_text(spec))
+        return cls(folder, spec)
+
+    @property
+    def title(self) -> str:
+        """A line that says what was studied."""
+        one = self.spec.points[0].spec
+        batch = "the whole training set" if one.batch_size == "all" else f"{one.batch_size}"
+        about = f"{one.runs} runs each, {one.steps:,} steps, batches of {batch}"
+        return f"{self.spec.title}; {about}; {self.spec.split} data"
+
+    @cached_property
+    def responses(self) -> xr.Dataset:
+        """Responses at matched displacement, see `nearzero.matched`, on (network, run, family, side, target).
+
+        Raises:
+            InputError: they haven't been measured yet.
+        """
+        path = self.folder / RESPONSES
+        if not path.is_file():
+            raise InputError(
+                f"{self.folder} hasn't been measured yet; run `nearzero grid {self.folder / SPEC}`"
+            )
+        try:
+            return xr.load_dataset(path, engine="h5netcdf")
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path} can't be read ({error}); delete it and run again") from error
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a reader must know before the numbers: substituted data, runs that are missing."""
+        return tuple(json.loads(self.responses.attrs["notices"]))
+
+    def verdict(self, rules: Rules | None = None) -> Verdict:
+        """Whether distance or intensity costs more, network by network; Holm's adjustment is over all of the grid."""
+        return judge(self.responses, rules or self.spec.points[0].spec.rules)
+
+    def read(self) -> dict[str, Verdict]:
+        """What the verdict would be with each family that's to be read in the place of distance."""
+        rules = self.spec.points[0].spec.rules
+        return {name: self.verdict(replace(rules, distance=(name,))) for name in self.spec.read}
+
+    def run(
+        self,
+        *,
+        networks: str | PathLike[str] | None = None,
+        data_dir: str | None = None,
+        console: Console | None = None,
+    ) -> Grid:
+        """Train and measure what isn't there yet, and write tables and figure.
+
+        Args:
+            networks: where the networks lie; "networks" beside the grid's folder if None.
+            data_dir: a folder with data files.
+            console: where to print.
+        """
+        from nearzero.report import write_grid
+
+        with locked(self.folder):
+            if not (self.folder / RESPONSES).exists():
+                place = Path(networks) if networks is not None else self.folder.parent / "networks"
+                self._measure(place, data_dir, Journal(console, self.folder / "log"))
+            self.__dict__.pop("responses", None)
+            write_grid(self, self.folder)
+        return self
+
+    def _measure(self, networks: Path, data_dir: str | None, journal: Journal) -> None:
+        """Every run of every network of every point; ends with the responses on disk."""
+        from nearzero.grid.measure import assembled
+        from nearzero.grid.networks import Networks
+
+        shelf, loaded = Networks(networks), self._data(data_dir, journal)
+        parts: dict[tuple[Point, str], list[xr.Dataset | None]] = {}
+        for point in self.spec.points:
+            data = loaded[point.spec.data]
+            shelf.train(point, data, journal, data_dir=data_dir, console=journal.console)
+            for name in point.spec.activations:
+                what = self.spec.name(name, point)
+                with journal.timed(f"measured {what}"), journal.bar(what, point.spec.runs) as bar:
+                    parts[point, name] = []
+                    for run in range(point.spec.runs):
+                        parts[point, name].append(self._measured(shelf, point, name, run, data))
+                        bar(run + 1)
+        found = assembled(parts, self.spec)
+        notices = [data.notice for data in loaded.values() if data.notice]
+        for (point, name), runs in parts.items():
+            missing = sum(each is None for each in runs)
+            if missing:
+                what = self.spec.name(name, point)
+                notices.append(f"{missing} of {len(runs)} runs of {what} diverged or didn't get there")
+        found.attrs |= {"title": self.title, "vary": self.spec.vary, "notices": json.dumps(notices)}
+        write_bytes(self.folder / RESPONSES, bytes(found.to_netcdf(engine="h5netcdf") or b""))
+        shutil.rmtree(self.folder / "state", ignore_errors=True)
+
+    def _measured(self, shelf: Any, point: Point, name: str, run: int, data: Dataset) -> xr.Dataset | None:
+        """One network's responses, kept until the grid is whole."""
+        from nearzero.grid.measure import measured
+
+        place = self.spec.points.index(point)
+        path = self.folder / "state" / f"{place:02d}-{name}-{run:02d}.nc"
+        if path.exists():
+            return xr.load_dataset(io.BytesIO(path.read_bytes()), engine="h5netcdf")
+        network = shelf.read(point, name, run, data)
+        if network is None:
+            return None
+        examples = examples_of(point.spec, data)[self.spec.split]
+        found = measured(network, examples, self.spec.design(point.spec, run))
+        make_folder(path.parent)
+        write_bytes(path, bytes(found.to_netcdf(engine="h5netcdf") or b""))
+        return found
+
+    def _data(self, data_dir: str | None, journal: Journal) -> dict[str, Dataset]:
+        """The data of all points, by name; their hashes are noted."""
+        specs = {point.spec.data: point.spec for point in self.spec.points}
+        loaded = {name: load_data(spec, data_dir, journal) for name, spec in specs.items()}
+        path = self.folder / "provenance.json"
+        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"sittings": []}
+        hashes = {name: dict(data.hashes) for name, data in loaded.items()}
+        if record.get("data", hashes) != hashes:
+            raise InputError(
+                f"{self.folder} was begun with other data; give the same, or choose another folder"
+            )
+        record |= {"data": hashes}
+        now = sitting(self.spec.points[0].spec.device, thread_count())
+        if now not in record["sittings"]:
+            record["sittings"].append(now)
+        write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
+        return loaded

@@ -1,0 +1,99 @@
+"""What becomes of the verdict in a grid, as a table: a row for each network."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import xarray as xr
+
+from nearzero.report.results import display_name
+from nearzero.report.table import Column, Number, Table
+from nearzero.verdict import Rules, Verdict
+
+__all__ = ["GridResults", "grid_table", "judgements"]
+
+SHOWN = 0.2  # the smallest displacement that a table shows
+
+
+class GridResults(Protocol):
+    """All that a report knows of a grid."""
+
+    @property
+    def title(self) -> str: ...  # noqa: D102 (as `nearzero.grid.Grid` has them)
+
+    @property
+    def notices(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def responses(self) -> xr.Dataset: ...  # noqa: D102
+
+    def verdict(self, rules: Rules | None = None) -> Verdict: ...  # noqa: D102
+
+    def read(self) -> dict[str, Verdict]: ...  # noqa: D102
+
+
+def judgements(grid: GridResults) -> Mapping[str, Verdict]:
+    """By the rules, and with each family that's to be read in the place of distance, by its name."""
+    verdict = grid.verdict()
+    return {", ".join(verdict.rules.distance): verdict} | grid.read()
+
+
+def grid_table(grid: GridResults) -> Table:
+    """A row for each network of a grid: what it is, and what the rules say of it."""
+    judged = judgements(grid)
+    verdict = grid.verdict()
+    rules = verdict.rules
+    shown = [each for each in rules.targets if each >= SHOWN] or list(rules.targets)[-1:]
+    pairs = [(name, target) for name in rules.intensity for target in shown]
+    rows = []
+    for network in verdict.networks:
+        runs = 100 * grid.responses.unperturbed_accuracy.sel(network=network).values
+        own = {(each.intensity, each.target): each for each in verdict.comparisons if each.network == network}
+        found = (own.get(pair) for pair in pairs)
+        rows.append(
+            (
+                display_name(network),
+                int(np.isfinite(runs).sum()),
+                Number.of(float(np.nanmean(runs))),
+                *(each.of(network).split(" (")[0] for each in judged.values()),
+                *(None if each is None else Number.of(each.difference, signed=True) for each in found),
+            )
+        )
+    return Table(
+        name="grid",
+        title=grid.title,
+        caption=(
+            f"D is the cost of distance ({', '.join(rules.distance)}, sides averaged) minus that of intensity, at "
+            f"equal displacement of the activations, in points of {rules.measure.replace('_', ' ')}, mean over runs; a "
+            "dash: one of the two doesn't reach it. Verdicts are by the rules, over all displacements, Holm over "
+            f"all networks here; margin {rules.margin:g} points."
+        ),
+        columns=(
+            Column("network", "network", kind="text"),
+            Column("runs", "runs", kind="count", spare=1),
+            Column("accuracy", "accuracy, %", "accuracy\n%", unit="percent"),
+            *(
+                Column(f"verdict_{name}", f"verdict, distance = {name}", f"verdict\n{name}", kind="text")
+                for name in judged
+            ),
+            *(
+                Column(
+                    f"D_{name}_{100 * target:g}",
+                    f"D, {name}, {100 * target:g} %",
+                    f"D, {name}\n{100 * target:g} %",
+                    unit="points",
+                    spare=2 if target < max(shown) else 0,
+                )
+                for name, target in pairs
+            ),
+        ),
+        rows=tuple(rows),
+        notices=(*grid.notices, *_changed(rules)),
+        group="runs",  # one block, mostly
+    )
+
+
+def _changed(rules: Rules) -> list[str]:
+    return (
+        [f"these rules aren't the default ones: {', '.join(rules.changed)} changed"] if rules.changed else []
+    )

@@ -1,0 +1,89 @@
+"""Fully connected networks of any depth, trained one at a time in plain PyTorch.
+
+The stacked engines are for the paper's shape and fast; these networks are for seeing what becomes of a verdict with
+depth, where none of that speed is needed. Recipe, initialisation and batch order are the same: with one hidden layer
+this is the network that the engines train from the same seed, up to the order of float32 sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nearzero.networks.modules import activation_module
+from nearzero.training.batches import epoch_order, steps_per_epoch
+from nearzero.training.engine import Examples
+from nearzero.training.recipe import Recipe
+
+__all__ = ["deep_network", "train_deep"]
+
+ASKED_EVERY = 100  # steps between looks at whether the loss is still finite; each look waits for the device
+
+
+def deep_network(
+    activation: str, layers: int, *, inputs: int, units: int, classes: int, seed: int = 0
+) -> nn.Sequential:
+    """Linear, activation, `layers` times, and Linear; initialised as PyTorch does after ``torch.manual_seed(seed)``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        widths = [inputs, *[units] * layers]
+        hidden = [nn.Linear(*pair) for pair in pairwise(widths)]
+        output = nn.Linear(units, classes)
+    between = [module for linear in hidden for module in (linear, activation_module(activation))]
+    return nn.Sequential(*between, output)
+
+
+def train_deep(
+    network: nn.Sequential,
+    examples: Examples,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: str = "cpu",
+    advanced: Callable[[int], None] = lambda step: None,
+) -> bool:
+    """Train a network in place, by plain SGD on the mean cross-entropy of each batch; it's on the processor afterwards.
+
+    Args:
+        network: as `deep_network` makes it.
+        examples: the training set.
+        recipe: its learning rate, steps and batch size; nothing is measured on the way.
+        seed: of the batch order.
+        device: where to train.
+        advanced: called with the step, now and then.
+
+    Returns:
+        Whether the loss stayed finite. If not, training has stopped.
+    """
+    network.to(device)
+    weights = list(network.parameters())
+    for step, (x, y) in enumerate(_batches(examples, recipe, seed)):
+        loss = functional.cross_entropy(network(x.to(device)), y.to(device))
+        gradients = torch.autograd.grad(loss, weights)
+        with torch.no_grad():
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.sub_(gradient, alpha=recipe.learning_rate)
+        if step % ASKED_EVERY == 0:
+            advanced(step)
+            if not torch.isfinite(loss):
+                break
+    network.cpu()
+    return all(bool(torch.isfinite(weight).all()) for weight in weights)
+
+
+def _batches(examples: Examples, recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batch of every step: inputs (B, D) float32, labels (B,)."""
+    count, size = len(examples), recipe.batch_size or len(examples)
+    epoch = steps_per_epoch(count, size)
+    order = np.arange(count)
+    for step in range(recipe.steps):
+        place = step % epoch
+        if place == 0 and recipe.batch_size is not None:
+            order = epoch_order(seed, step // epoch, count)
+        rows = order[place * size : (place + 1) * size]
+        yield torch.from_numpy(examples.pixels.dense(rows)), torch.from_numpy(examples.labels[rows])
