@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
 
 from nearzero.activations import activation
 from nearzero.errors import InputError
@@ -86,7 +95,7 @@ class GridSpec(BaseModel):
     title: str = Field(min_length=1)
     question: str = ""
     vary: str
-    values: tuple[str | int | float, ...] = Field(min_length=1)
+    values: tuple[StrictStr | StrictInt | StrictFloat, ...] = Field(min_length=1)
     split: Literal["train", "test"] = "test"
     read: tuple[str, ...] = ("signed_shift",)
     study: dict[str, Any] = {}

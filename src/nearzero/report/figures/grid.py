@@ -24,7 +24,9 @@ _MARKS: dict[Finding, tuple[str, bool]] = {
 
 
 def grid_figure(grid: GridResults) -> Figure:
-    """D with its interval, points; a row for each network, a panel for each pair of distance and intensity."""
+    """D with its interval, points: the cost of distance minus that of intensity. A row for each network, a panel for
+    each pair of them.
+    """
     judged = judgements(grid)
     verdict = grid.verdict()
     names, shown = verdict.networks, sorted(verdict.rules.targets)[-len(_COLOURS) :]
@@ -33,13 +35,10 @@ def grid_figure(grid: GridResults) -> Figure:
         figure = Figure(figsize=(1.4 + 1.6 * len(pairs), 1.2 + 0.34 * len(names)), layout="constrained")
         panels = figure.subplots(1, len(pairs), sharex=True, sharey=True, squeeze=False).ravel()
         for axes, (distance, intensity) in zip(panels, pairs, strict=True):
-            axes.set_title(f"{distance} against {intensity}")
+            axes.set(title=f"{distance} against {intensity}", xlabel="D, points")
             _panel(axes, judged[distance], intensity, shown)
         panels[0].set_yticks(range(len(names)), [display_name(each) for each in names])
         panels[0].set_ylim(len(names) - 0.5, -0.5)
-        figure.supxlabel(
-            "D, points: cost of distance minus cost of intensity, with its interval", fontsize=7.0
-        )
         figure.legend(handles=_legend(shown), loc="outside lower center", ncols=len(shown) + 3)
         add_notices(figure, grid.notices)
     return figure

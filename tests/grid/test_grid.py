@@ -1,0 +1,230 @@
+"""Grids: what is measured is what a study and a probe say of the same networks; interrupted they go on; their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nearzero as nz
+from nearzero.displacement import displacement
+from nearzero.grid import grid as grid_module
+from nearzero.grid.networks import Networks
+from nearzero.grid.spec import resolve_grid
+
+STUDY = {
+    "data": "digits",
+    "activations": ["relu", "gelu"],
+    "runs": 2,
+    "units": 12,
+    "steps": 80,
+    "batch_size": 64,
+    "learning_rate": 0.01,
+    "evaluate_every": 10,
+    "verdict_targets": [0.1, 0.3],
+    "verdict_draws": 2,
+}
+TARGETS = tuple(STUDY["verdict_targets"])  # type: ignore[arg-type]
+
+
+def spec_of(vary: str, values: list[object], **study: object) -> nz.GridSpec:
+    common = {key: value for key, value in (STUDY | study).items() if key != vary}
+    return resolve_grid({"title": vary, "vary": vary, "values": values, "study": common})
+
+
+def made(folder: Path, spec: nz.GridSpec) -> nz.Grid:
+    return nz.Grid.create(folder / spec.vary, spec).run(networks=folder / "networks")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("grids")
+
+
+@pytest.fixture(scope="module")
+def width(folder: Path) -> nz.Grid:
+    return made(folder, spec_of("units", [6, 12]))
+
+
+@pytest.fixture(scope="module")
+def depth(folder: Path) -> nz.Grid:
+    return made(folder, spec_of("layers", [1, 2]))
+
+
+def test_responses_are_those_of_matched(width: nz.Grid, folder: Path, digits: nz.datasets.Dataset) -> None:
+    shelf = Networks(folder / "networks")
+    assert list(width.responses.network.values) == [
+        "ReLU, 6 units",
+        "GELU, 6 units",
+        "ReLU, 12 units",
+        "GELU, 12 units",
+    ]
+    point = width.spec.points[1]
+    for name in ("relu", "gelu"):
+        network = shelf.read(point, name, 1, digits)
+        assert isinstance(network, nz.TwoLayer)
+        assert network.units == 12
+        design = width.spec.design(point.spec, 1)
+        alone = nz.matched(network, digits.test.pixels, digits.test.labels, design=design)
+        kept = width.responses.sel(network=width.spec.name(name, point), run=1)
+        for variable in ("level", "accuracy", "agreement", "unperturbed_accuracy"):
+            np.testing.assert_array_equal(kept[variable].values, alone[variable].values)
+
+
+def test_every_layer_of_a_deep_network_is_measured(
+    depth: nz.Grid, folder: Path, digits: nz.datasets.Dataset
+) -> None:
+    """Against a plain forward pass with the shift put in."""
+    names = ["ReLU, 1 layer, layer 1", "GELU, 1 layer, layer 1"]
+    names += [f"{name}, 2 layers, layer {layer}" for name in ("ReLU", "GELU") for layer in (1, 2)]
+    assert list(depth.responses.network.values) == names
+    network = Networks(folder / "networks").read(depth.spec.points[1], "relu", 0, digits)
+    assert isinstance(network, torch.nn.Sequential)
+    x, y = torch.from_numpy(digits.test.pixels).float(), digits.test.labels
+    half = len(x) // 2
+    for layer in (1, 2):
+        row = depth.responses.sel(network=f"ReLU, 2 layers, layer {layer}", run=0)
+        with torch.no_grad():
+            z = network[: 2 * layer - 1](x)
+            a = z.clamp(min=0)
+            moved = (z[:half].amax(0) - z[:half].amin(0)) * (
+                a[:half].amax(0) > a[:half].amin(0)
+            )  # of live units
+            for side in ("below", "above"):
+                for target in TARGETS:
+                    one = row.sel(family="shift", side=side, target=target)
+                    there = (z + float(one.level) * moved).clamp(min=0)
+                    assert displacement(a[:half].numpy(), there[:half].numpy()) == pytest.approx(
+                        target, rel=1e-3
+                    )
+                    right = network[2 * layer :](there[half:]).argmax(1).numpy() == y[half:]
+                    assert float(one.accuracy) == pytest.approx(right.mean(), abs=1e-12)
+
+
+def test_the_verdict_is_over_the_whole_grid(width: nz.Grid) -> None:
+    judged = width.verdict()
+    assert len(judged.comparisons) == 4 * 2 * 2
+    assert {each.finding for each in judged.comparisons} == {"description only"}  # two runs
+    assert list(width.read()) == ["signed_shift"]
+    rules = nz.Rules(targets=TARGETS, intensity=("scale", "cap"))
+    flat = nz.verdict(width.responses.assign(), nz.Rules(targets=TARGETS)).left_out
+    assert flat == {}
+    with pytest.raises(nz.InputError, match="the rules ask for family scale, which wasn't measured"):
+        width.verdict(rules)
+
+
+def test_scale_is_left_out_where_the_activation_makes_it_flat(width: nz.Grid) -> None:
+    renamed = width.responses.assign_coords(family=["shift", "scale", "cap", "signed_shift"])
+    left_out = nz.verdict(renamed, nz.Rules(targets=TARGETS, intensity=("scale", "cap"))).left_out
+    assert set(left_out) == {"ReLU, 6 units", "ReLU, 12 units"}
+
+
+def test_grids_share_networks(width: nz.Grid, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("nearzero.study.steps._train_network", refuse)
+    again = made(folder, spec_of("pixels", ["raw"]))
+    kept, mine = (
+        each.responses.sel(network=name)
+        for each, name in ((width, "ReLU, 12 units"), (again, "ReLU, raw pixels"))
+    )
+    np.testing.assert_array_equal(kept.accuracy, mine.accuracy)
+
+
+def test_checkpoints_and_runs_that_never_get_there(folder: Path, digits: nz.datasets.Dataset) -> None:
+    grid = made(folder, spec_of("checkpoint", [20, 50, 100], activations=["relu"]))
+    assert list(grid.responses.network.values) == ["ReLU, at 20 %", "ReLU, at 50 %"]
+    assert grid.notices == ("2 of 2 runs of ReLU, at 100 % diverged or didn't get there",)
+    accuracy = grid.responses.unperturbed_accuracy.mean("run")
+    assert 0.1 < accuracy[0] < accuracy[1] < 0.95
+
+
+def test_interrupted_it_goes_on_to_the_same_numbers(
+    width: nz.Grid, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nearzero.grid import measure
+
+    real, calls = measure.measured, []
+
+    def interrupted(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measure, "measured", interrupted)
+    again = nz.Grid.create(tmp_path / "again", width.spec)
+    with pytest.raises(KeyboardInterrupt):
+        again.run(networks=folder / "networks")
+    assert len(list((tmp_path / "again" / "state").iterdir())) == 3
+    with pytest.raises(nz.InputError, match="hasn't been measured yet; run `nearzero grid"):
+        _ = again.responses
+    again.run(networks=folder / "networks")
+    assert len(calls) == 4 + 8 - 3
+    assert again.responses.equals(width.responses)
+    assert not (tmp_path / "again" / "state").exists()
+    again.run(networks=folder / "networks")  # nothing left to do
+    assert len(calls) == 9
+
+
+def test_what_lies_in_its_folder(width: nz.Grid) -> None:
+    found = {str(path.relative_to(width.folder)) for path in width.folder.rglob("*") if path.is_file()}
+    tables = {f"tables/{name}.{end}" for name in ("grid", "verdict", "costs") for end in ("md", "csv", "tex")}
+    files = {
+        "grid.toml",
+        "provenance.json",
+        "log",
+        "responses.nc",
+        "figures/grid.png",
+        "figures/grid.pdf",
+        ".lock",
+    }
+    assert found <= tables | files
+    assert tables < found
+    table = (width.folder / "tables" / "grid.md").read_text()
+    assert table.count("\n| ReLU, ") == 2
+    again = nz.Grid.open(width.folder)
+    assert again.spec == width.spec
+    assert again.title == "units; 2 runs each, 80 steps, batches of 64; test data"
+
+
+def test_another_spec_or_folder_is_refused(width: nz.Grid, tmp_path: Path) -> None:
+    with pytest.raises(nz.InputError, match="holds a grid with another values"):
+        nz.Grid.create(width.folder, spec_of("units", [6, 13]))
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(nz.InputError, match=r"holds other files and no grid\.toml"):
+        nz.Grid.create(tmp_path, width.spec)
+    with pytest.raises(nz.InputError, match=r"isn't a grid: it has no grid\.toml"):
+        nz.Grid.open(tmp_path)
+
+
+def test_a_network_that_isnt_one_is_refused(
+    depth: nz.Grid, folder: Path, digits: nz.datasets.Dataset
+) -> None:
+    point = depth.spec.points[1]
+    path = Networks(folder / "networks")._path(point, "gelu", 1)
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:100])
+        with pytest.raises(nz.InputError, match=r"isn't a network of this grid .*; delete it and run again"):
+            Networks(folder / "networks").read(point, "gelu", 1, digits)
+    finally:
+        path.write_bytes(content)
+
+
+def test_all_lost_is_said(tmp_path: Path) -> None:
+    grid = nz.Grid.create(
+        tmp_path / "lost", spec_of("checkpoint", [100], activations=["relu"], steps=2, runs=1)
+    )
+    with pytest.raises(nz.InputError, match="no run of the grid is left to be measured"):
+        grid.run()
+
+
+def test_a_kept_file_that_cant_be_read(width: nz.Grid, tmp_path: Path) -> None:
+    grid = nz.Grid.create(tmp_path / "grid", width.spec)
+    (grid.folder / grid_module.RESPONSES).write_bytes(b"no")
+    with pytest.raises(nz.InputError, match="can't be read"):
+        _ = grid.responses

@@ -1,0 +1,95 @@
+"""The spec of a grid: what may vary, what its points are, and what is said of specs that can't be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import nearzero as nz
+from nearzero.grid.spec import grid_text, load_grid, resolve_grid
+
+ROOT = Path(__file__).parents[2]
+WIDTH = {"title": "Width", "vary": "units", "values": [4, 8], "study": {"data": "digits", "runs": 2}}
+
+
+def test_each_point_is_a_study_that_differs_in_one_thing() -> None:
+    spec = resolve_grid(WIDTH)
+    assert [point.label for point in spec.points] == ["4 units", "8 units"]
+    assert [point.spec.units for point in spec.points] == [4, 8]
+    assert {point.spec.model_copy(update={"units": 4}) for point in spec.points} == {spec.points[0].spec}
+    assert spec.name("relu", spec.points[1]) == "ReLU, 8 units"
+    assert spec.name("abs", spec.points[0], 2) == "Abs, 4 units, layer 2"
+
+
+def test_activations_checkpoints_and_layers_are_points_too() -> None:
+    base = {"title": "t", "study": {"runs": 2}}
+    spec = resolve_grid(base | {"vary": "activations", "values": ["gelu", "relu"]})
+    assert [spec.name(*point.spec.activations, point) for point in spec.points] == ["GELU", "ReLU"]
+    assert [point.spec.offset for point in spec.points] == [
+        "shift",
+        "as-run",
+    ]  # as a study of its own would have it
+    spec = resolve_grid(base | {"vary": "checkpoint", "values": [50, 99]})
+    assert [(point.checkpoint, point.label) for point in spec.points] == [
+        (50.0, "at 50 %"),
+        (99.0, "at 99 %"),
+    ]
+    spec = resolve_grid(base | {"vary": "layers", "values": [1, 3]})
+    assert [(point.layers, point.label) for point in spec.points] == [(1, "1 layer"), (3, "3 layers")]
+    spec = resolve_grid(base | {"vary": "learning_rate", "values": [0.1]})
+    assert spec.points[0].label == "learning rate 0.1"
+
+
+def test_every_run_has_draws_of_its_own() -> None:
+    spec = resolve_grid(WIDTH)
+    (point, _) = spec.points
+    designs = [spec.design(point.spec, run) for run in range(2)]
+    assert [each.first_draw for each in designs] == [0, 5]
+    assert designs[0].families == ("shift", "gains", "cap", "signed_shift")
+
+
+def test_it_is_kept_and_read_back(tmp_path: Path) -> None:
+    spec = resolve_grid(WIDTH)
+    (tmp_path / "grid.toml").write_text(grid_text(spec))
+    assert load_grid(tmp_path / "grid.toml") == spec
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "grids").glob("*.toml")), ids=lambda path: path.stem)
+def test_those_of_the_repository_can_be_read(path: Path) -> None:
+    assert len(load_grid(path).points) > 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vary": "unit"}, r"vary = 'unit' can't be: did you mean 'units'\?"),
+        ({"vary": "runs"}, "vary = 'runs' can't be"),
+        ({"vary": None}, "vary = None in the settings can't be used"),
+        ({"values": []}, r"values = \[\] in the settings can't be used"),
+        ({"values": [4, 4]}, "values must be named once each"),
+        ({"values": [0]}, "units = 0 in .study. with units = 0 can't be used"),
+        ({"values": ["many"]}, "units = 'many' in .study. with units = 'many'"),
+        ({"values": 4}, "values = 4 in the settings can't be used"),
+        ({"study": {"units": 3}}, r"units varies, so it can't stand under \[study\] as well"),
+        ({"study": {"unit": 3}}, r"unknown key 'unit' in \[study\] with units = 4: did you mean 'units'\?"),
+        ({"study": 3}, "study = 3 in the settings can't be used"),
+        ({"units": 3}, "unknown key 'units' in the settings: keys of a study belong under .study."),
+        ({"valeus": [3]}, "unknown key 'valeus' in the settings: did you mean 'values'"),
+        ({"split": "all"}, "split = 'all' in the settings can't be used"),
+        ({"read": ["shfit"]}, "unknown family 'shfit'"),
+        ({"read": ["gains"]}, "gains decides already; read is for families that don't"),
+        (
+            {"vary": "checkpoint", "values": [42]},
+            "a checkpoint is one of the study's thresholds, 10, 20, .*; got 42",
+        ),
+        ({"vary": "layers", "values": [0]}, "layers must be whole numbers from 1 to 32; got 0"),
+        ({"vary": "layers", "values": [True]}, "True in the settings can't be used"),
+        ({"vary": "activations", "values": ["rleu"]}, "unknown activation 'rleu': did you mean 'relu'"),
+        ({"vary": "data", "values": [3], "study": {}}, "data = 3 in"),
+    ],
+)
+def test_what_cant_be_is_refused_in_one_line(change: dict[str, object], message: str) -> None:
+    with pytest.raises(nz.InputError, match=message) as caught:
+        resolve_grid(WIDTH | change)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,72 @@
+"""Deep networks: one hidden layer is the engines' network, and a run is a function of its seed alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nearzero as nz
+from nearzero.networks import initial_stack
+from nearzero.training.deep import deep_network, train_deep
+from nearzero.training.engine import Examples
+from nearzero.training.recipe import Recipe
+from nearzero.training.stacked import StackedEngine
+
+
+@pytest.fixture(scope="module")
+def examples(digits: nz.datasets.Dataset) -> Examples:
+    return Examples(nz.Pixels(digits.train.pixels[:500]), digits.train.labels[:500])
+
+
+def small(activation: str, layers: int, seed: int) -> nn.Sequential:
+    return deep_network(activation, layers, inputs=64, units=12, classes=10, seed=seed)
+
+
+@pytest.mark.parametrize("batch_size", [64, None])
+@pytest.mark.parametrize("activation", ["relu", "abs", "gelu"])
+def test_one_hidden_layer_is_what_the_engine_trains(
+    activation: str, batch_size: int | None, examples: Examples
+) -> None:
+    recipe = Recipe(learning_rate=0.01, steps=40, batch_size=batch_size)
+    stack = initial_stack([3, 4], activation, inputs=64, units=12, classes=10)
+    engine = StackedEngine(
+        stack, examples, examples, seeds=(3, 4), learning_rate=0.01, batch_size=batch_size, device="cpu"
+    )
+    engine.advance(0, recipe.steps)
+    for run, seed in enumerate((3, 4)):
+        network = small(activation, 1, seed)
+        np.testing.assert_array_equal(network[0].weight.detach().numpy(), stack[run].w1)
+        assert train_deep(network, examples, recipe, seed=seed)
+        trained = engine.stack()[run]
+        for mine, theirs in zip(
+            network.parameters(), (trained.w1, trained.b1, trained.w2, trained.b2), strict=True
+        ):
+            np.testing.assert_allclose(mine.detach().numpy(), theirs, atol=2e-5)
+        assert np.abs(trained.w1 - stack[run].w1).max() > 0.01
+
+
+def test_layers_are_as_many_as_asked_for_and_learn(examples: Examples) -> None:
+    network = small("relu", 3, 0)
+    assert [type(each) for each in network] == [nn.Linear, nn.ReLU] * 3 + [nn.Linear]
+    random_state = torch.get_rng_state()
+    again = small("relu", 3, 0)
+    assert torch.equal(random_state, torch.get_rng_state())
+    recipe = Recipe(learning_rate=0.02, steps=300, batch_size=50)
+    seen: list[int] = []
+    assert train_deep(network, examples, recipe, seed=0, advanced=seen.append)
+    assert seen == [0, 100, 200]
+    x = torch.from_numpy(examples.pixels.dense())
+    assert (network(x).argmax(1).numpy() == examples.labels).mean() > 0.8
+    assert train_deep(again, examples, recipe, seed=0)
+    assert all(torch.equal(*pair) for pair in zip(network.parameters(), again.parameters(), strict=True))
+    other = small("relu", 3, 0)
+    train_deep(other, examples, recipe, seed=1)  # another order of the batches
+    assert not torch.equal(other[0].weight, network[0].weight)
+
+
+def test_divergence_is_said(examples: Examples) -> None:
+    assert not train_deep(
+        small("relu", 2, 0), examples, Recipe(learning_rate=1e6, steps=300, batch_size=50), seed=0
+    )
