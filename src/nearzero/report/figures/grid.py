@@ -75,7 +75,7 @@ def _legend(shown: Sequence[float]) -> list[Line2D]:
         Line2D([], [], color=colour, label=f"d = {100 * target:g} %")
         for target, colour in zip(shown, _COLOURS[-len(shown) :], strict=True)
     ]
-    words = {"one costs more": ("o", PALE), "equivalent": ("s", PALE), "not decided": ("o", "w")}
+    words = {"one costs more": ("o", PALE), "equivalent": ("s", PALE), "no finding": ("o", "w")}
     marks = [
         Line2D(
             [],

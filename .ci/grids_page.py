@@ -1,0 +1,57 @@
+"""The page of the grids: `docs/grids.md`, words from `docs/grids_words.md`, tables from what is kept in `results/grids`.
+
+python .ci/grids_page.py --write    # make the page
+python .ci/grids_page.py            # see whether it is what the grids say
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import nearzero as nz
+from nearzero.report.grids import grid_table
+from nearzero.report.render import to_markdown
+
+KEPT, PAGE, WORDS = Path("results/grids"), Path("docs/grids.md"), Path("docs/grids_words.md")
+
+
+def section(name: str) -> str:
+    """The question, the table and the figure of one grid; `{name}` in the words becomes this."""
+    grid = nz.Grid.open(KEPT / name)
+    spec = nz.Grid.create(KEPT / name, f"grids/{name}.toml").spec  # refuses a kept grid of another spec
+    table = re.sub(r"^## .*\n+", "", to_markdown(grid_table(grid))).strip()
+    return "\n\n".join(
+        (
+            f"*{spec.question}* Spec: [grids/{name}.toml](../grids/{name}.toml); {grid.title[len(spec.title) + 2 :]}.",
+            f"![D for each network](../results/grids/{name}/figures/grid.png)",
+            table,
+        )
+    )
+
+
+def page() -> str:
+    """The whole page."""
+    words = WORDS.read_text(encoding="utf-8").strip()
+    names = re.findall(r"^\{(\w+)\}$", words, re.MULTILINE)
+    missing = {path.stem for path in Path("grids").glob("*.toml")} ^ set(names)
+    if missing:
+        raise SystemExit(f"{WORDS} and grids/ don't name the same grids: {', '.join(sorted(missing))}")
+    for name in names:
+        words = words.replace(f"{{{name}}}", section(name))
+    return f"{words}\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or say whether it's up to date."""
+    if "--write" in arguments:
+        PAGE.write_text(page(), encoding="utf-8")
+        return 0
+    fresh = PAGE.read_text(encoding="utf-8") == page()
+    print(f"{PAGE} {'is' if fresh else 'is NOT'} what {KEPT} says")
+    return 0 if fresh else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
