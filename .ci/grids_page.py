@@ -1,4 +1,4 @@
-"""The page of the grids: `docs/grids.md`, words from `docs/grids_words.md`, tables from what is kept in `results/grids`.
+"""The page of the grids: `docs/grids.md`, words from `docs/grids_words.md`, tables from `results/grids`.
 
 python .ci/grids_page.py --write    # make the page
 python .ci/grids_page.py            # see whether it is what the grids say

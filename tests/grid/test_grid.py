@@ -137,7 +137,7 @@ def test_grids_share_networks(width: nz.Grid, folder: Path, monkeypatch: pytest.
 def test_checkpoints_and_runs_that_never_get_there(folder: Path, digits: nz.datasets.Dataset) -> None:
     grid = made(folder, spec_of("checkpoint", [20, 50, 100], activations=["relu"]))
     assert list(grid.responses.network.values) == ["ReLU, at 20 %", "ReLU, at 50 %"]
-    assert grid.notices == ("2 of 2 runs of ReLU, at 100 % diverged or didn't get there",)
+    assert grid.notices == ("2 of 2 runs of ReLU, at 100 % diverged or never came so far",)
     accuracy = grid.responses.unperturbed_accuracy.mean("run")
     assert 0.1 < accuracy[0] < accuracy[1] < 0.95
 

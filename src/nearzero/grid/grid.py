@@ -179,7 +179,8 @@ class Grid:
             missing = sum(each is None for each in runs)
             if missing:
                 what = self.spec.name(name, point)
-                notices.append(f"{missing} of {len(runs)} runs of {what} diverged or didn't get there")
+                why = "diverged" if point.checkpoint is None else "diverged or never came so far"
+                notices.append(f"{missing} of {len(runs)} runs of {what} {why}")
         found.attrs |= {"title": self.title, "vary": self.spec.vary, "notices": json.dumps(notices)}
         write_bytes(self.folder / RESPONSES, bytes(found.to_netcdf(engine="h5netcdf") or b""))
         shutil.rmtree(self.folder / "state", ignore_errors=True)

@@ -58,7 +58,7 @@ def assembled(parts: Mapping[tuple[Point, str], Sequence[xr.Dataset | None]], sp
             layers.append(int(layer))
     if not rows:
         raise InputError(
-            "no run of the grid is left to be measured; all of them diverged or didn't get there"
+            "no run of the grid is left to be measured; all of them diverged or never came so far"
         )
     found = gathered(rows, names)
     return found.assign_coords(
