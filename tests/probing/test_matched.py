@@ -77,6 +77,36 @@ def test_later_draws_are_others_on_the_same_halves(images: tuple[torch.Tensor, t
     assert not same.sel(family="gains").any()
 
 
+def test_centred_metrics_are_without_the_mean_logit_shift(
+    images: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """By plain forward passes: the shift from the first half of each batch, taken out of the second."""
+    x, y = 20 * images[0], images[1]  # so that an untrained model says more than one thing
+    model = small(0)
+    found = probed(0, (x, y)).matched
+    first = torch.cat([batch[: len(batch) // 2] for batch in x.split(64)])
+    second, labels = (torch.cat([batch[len(batch) // 2 :] for batch in each.split(64)]) for each in (x, y))
+    before, act, after = model[:5], model[5], model[6:]
+    changed = 0
+    with torch.no_grad():
+        width = before(first).amax(0) - before(first).amin(0)
+        whole = model(second).argmax(1)
+        for side in ("below", "above"):
+            row = found.sel(layer="5", family="shift", side=side, target=0.3)
+            there, here = (after(act(before(each) + float(row.level) * width)) for each in (first, second))
+            centred = (here - (there - model(first)).mean(0)).argmax(1)
+            assert float(row.centred_accuracy) == pytest.approx(
+                float((centred == labels).float().mean()), abs=1e-6
+            )
+            assert float(row.centred_agreement) == pytest.approx(
+                float((centred == whole).float().mean()), abs=1e-6
+            )
+            changed += int((centred != here.argmax(1)).sum())
+    assert changed
+    rules = nz.Rules(targets=(0.3,), measure="centred_accuracy")
+    assert nz.verdict([probed(seed, images) for seed in range(6)], rules).networks == ("1", "5")
+
+
 def test_a_verdict_on_several_runs(images: tuple[torch.Tensor, torch.Tensor], tmp_path: Path) -> None:
     runs = [probed(seed, images) for seed in range(6)]
     judged = nz.verdict(runs, nz.Rules(targets=DESIGN.targets))

@@ -38,7 +38,7 @@ def measured(network: TwoLayer | nn.Sequential, examples: Examples, design: Desi
 
 def assembled(parts: Mapping[tuple[Point, str], Sequence[xr.Dataset | None]], spec: GridSpec) -> xr.Dataset:
     """Everything on (network, run, family, side, target), a network for each layer of each point; NaN for runs that
-    diverged or didn't get there. Networks of which no run is left are left out.
+    diverged or never came so far. Networks of which no run is left are left out.
 
     Raises:
         InputError: nothing is left.

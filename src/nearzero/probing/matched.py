@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,9 @@ def matched_responses(
     causal: bool,
     method: Method,
 ) -> xr.Dataset:
-    """The metrics on (layer, family, side, target), NaN where a displacement isn't reached; levels likewise.
+    """The metrics on (layer, family, side, target), NaN where a displacement isn't reached; levels likewise. Each
+    metric stands there a second time, as "centred_...", with the mean change of the logits on the first halves
+    taken out.
 
     Families of noise, which is drawn for each example, are left out.
 
@@ -106,10 +109,28 @@ def matched_responses(
             layer, each, conduct_of(layer, design.conduct), {}, [c.perturbation for c in conditions[-1]]
         )
         works.append(Work(model, plan, metrics, causal, method, keep_items=False))
+    for work, shifts in zip(works, _logit_shifts(works, reference, room), strict=True):
+        work.centre(shifts)
     for batch in responding:
         for work in works:
             room.each(batch, work.take)
     return _dataset(works, conditions, families, design)
+
+
+def _logit_shifts(works: Sequence[Work], reference: Iterable[Batch], room: Room) -> list[Doubles]:
+    """For each layer, the mean change of the logits at each perturbation, (L + 1, K), on the reference half."""
+    sums: list[Doubles | float] = [0.0] * len(works)
+    items = [0] * len(works)
+
+    def gather(number: int, batch: Batch) -> None:
+        changes, count = works[number].logit_changes(batch)
+        sums[number] = sums[number] + changes
+        items[number] += count
+
+    for batch in reference:
+        for number in range(len(works)):
+            room.each(batch, partial(gather, number))
+    return [np.asarray(total) / max(count, 1) for total, count in zip(sums, items, strict=True)]
 
 
 def _values(model: Model, layer: Layer, batches: Iterable[Batch], room: Room) -> Tensor:
@@ -224,7 +245,7 @@ def _dataset(
         name: (dims, np.where(complete, table / np.maximum(reached, 1), np.nan))
         for name, table in tables.items()
     }
-    for name in works[0].sums:
+    for name in (name for name in works[0].sums if not name.startswith("centred_")):
         unperturbed = [work.sums[name][-1] / max(work.items, 1) for work in works]
         data[f"unperturbed_{name}"] = (("layer",), np.array(unperturbed))
     data["dead_units"] = (("layer",), np.array([work.plan.ranges.dead_units for work in works]))

@@ -54,6 +54,8 @@ class Work:
         causal, method, keep_items: as in `nearzero.probing.probe`.
 
     Attributes:
+        shifts: (L + 1, K), what is taken out of the logits at each perturbation for the metrics called "centred_...";
+            there are none if None.
         open: the metrics that are measured on each batch.
         sums: for each metric, its sum over items at each perturbation, and last without one, (L + 1,).
         items, examples: how many that was.
@@ -79,6 +81,7 @@ class Work:
         self.places: list[npt.NDArray[np.int64]] = []
         self.passes = {side: Passes(model, plan.layer, side, method) for side, _ in plan.by_side()}
         self.keep_items = keep_items
+        self.shifts: Tensor | None = None
         self._causal = causal
         self._steps = _all_steps(plan)
 
@@ -99,6 +102,28 @@ class Work:
             self.items = self.examples = len(places)
             self.places = [places]
 
+    def centre(self, shifts: Doubles) -> None:
+        """Measure everything a second time, with these logits (L + 1, K) taken out; to be said at the start."""
+        self.shifts = torch.from_numpy(shifts)
+        self.sums |= {f"centred_{name}": np.zeros_like(sums) for name, sums in self.sums.items()}
+
+    def logit_changes(self, batch: Batch) -> tuple[Doubles, int]:
+        """What each perturbation does to the logits, summed over the n items of a batch: (L + 1, K), last 0; and n."""
+        sums: Doubles | None = None
+        items: Items | None = None
+        for side, places in self.plan.by_side():
+            changed = self.passes[side].on(batch)
+            items = self._items(batch, changed.logits) if items is None else items
+            unperturbed = Outputs(items.logits(changed.logits)[None])
+            if sums is None:
+                sums = np.zeros((len(self.plan.perturbations) + 1, unperturbed.logits.shape[-1]))
+            for some, outputs in self._levels(changed, places, items, unperturbed):
+                change = (outputs.logits - unperturbed.logits).detach().float().cpu()
+                sums[some] = change.sum(dim=1, dtype=torch.float64).numpy()
+        assert sums is not None
+        assert items is not None
+        return sums, len(items)
+
     def take(self, batch: Batch) -> None:
         """Perturb the layer on one more batch."""
         part = self._respond(batch)
@@ -114,7 +139,8 @@ class Work:
     def _respond(self, batch: Batch) -> _Part:
         """The open metrics at each perturbation, and last without one."""
         levels = len(self.plan.perturbations)
-        scored: dict[str, list[Any]] = {name: [None] * (levels + 1) for name in self.open}
+        names = [*self.open, *(f"centred_{name}" for name in self.open if self.shifts is not None)]
+        scored: dict[str, list[Any]] = {name: [None] * (levels + 1) for name in names}
         items: Items | None = None
         for side, places in self.plan.by_side():
             items = self._score(self.passes[side].on(batch), [*places, levels], batch, items, scored)
@@ -138,10 +164,17 @@ class Work:
         items = self._items(batch, changed.logits) if items is None else items
         unperturbed = Outputs(items.logits(changed.logits)[None])
         for some, outputs in self._levels(changed, places, items, unperturbed):
+            kinds = {"": outputs}
+            if self.shifts is not None:
+                shifts = self.shifts[some, None].to(
+                    outputs.logits.device, torch.float32
+                )  # MPS has no float64
+                kinds["centred_"] = Outputs(outputs.logits - shifts)
             for name, metric in self.open.items():
-                score = self._kept(metric.score(outputs, items.target, unperturbed))
-                for place, row in zip(some, score.expand(len(some), *score.shape[1:]), strict=True):
-                    scored[name][place] = row
+                for prefix, each in kinds.items():
+                    score = self._kept(metric.score(each, items.target, unperturbed))
+                    for place, row in zip(some, score.expand(len(some), *score.shape[1:]), strict=True):
+                        scored[prefix + name][place] = row
         return items
 
     def _items(self, batch: Batch, logits: Tensor) -> Items:
