@@ -120,8 +120,9 @@ def _arrays(path: Path) -> Any:
         if path.suffix in SAFE:
             arrays: Mapping[str, Any] = load_file(path)
         else:
-            loaded = np.load(path, allow_pickle=False)
-            arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+            with path.open("rb") as file:  # np.load doesn't close what it can't read to the end
+                loaded = np.load(file, allow_pickle=False)
+                arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except (OSError, ValueError, SafetensorError, EOFError) as error:
         raise InputError(f"{path} can't be read as arrays ({str(error).splitlines()[0]})") from error
     if "x" not in arrays:
