@@ -5,6 +5,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= studies/quick
 ARGS   ?=
+WORKERS ?= auto
+PYTEST  = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 .PHONY: help install install-dev reproduce test test-fast lint coverage bench clean
 
@@ -31,13 +33,13 @@ reproduce: install   ## the paper's study, quick preset: tables on the screen, f
 	$(BIN)/nearzero reproduce --out $(OUT) $(ARGS)
 
 test: install-dev    ## all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: install-dev  ## the tests that take less than ten seconds each
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 coverage: install-dev   ## all tests, with branch coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 lint: install-dev    ## ruff and mypy
 	$(BIN)/ruff check .

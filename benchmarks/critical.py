@@ -1,16 +1,19 @@
 """How fast critical levels are found, beside a search of every level at 1e-4 in plain PyTorch, and what they take.
 
-The networks are those of the kept study; leaky ReLU and others are trained here for a few seconds. The search
-is what there is without the algebra: z once, then for each level of the family's declared range, in steps of 1e-4,
-the activation and the output layer in float64, and the first class with the greatest logit. It's timed on a few
-examples and its time scaled to all. nearzero's time has everything in it, from pixels to intervals. CPU seconds are
-those of all threads together, and mean more than the others on a busy machine.
+The networks are those of the kept study; leaky ReLU and others are trained here for a few seconds. The search is what
+there is without the algebra: z once, then for each level of the family's declared range, in steps of 1e-4, the
+activation and the output layer in float64, and the first class with the greatest logit. It has one thread, and its
+processor seconds on a few examples are scaled to all. nearzero's time has everything in it, from pixels to intervals;
+its processor seconds are those of all threads together, and the ratio is between the two.
 
     python benchmarks/critical.py [--data-dir DIR] [--rounds 2] [--activations relu abs leaky_relu] [--searched 20]
         [--check 300] [--figures FOLDER]
 
-With --check the intervals of so many examples are held against that search, level by level, and all examples
-against `nz.sweep` and a float64 sweep at its levels. With --figures the two figures are drawn.
+With --check the intervals of so many examples are held against that search, level by level: how many predictions
+differ, and how many intervals lie between two of its levels; these windows are listed. All examples are held against
+a sweep at the family's own levels, in float64 and in float32 (`nz.sweep`): how many predictions differ; where they do
+in float32, the widest gap between the two logits in question, as a share of the greatest; and by how many examples the
+accuracies differ, summed over levels. With --figures the two figures are drawn.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from sweep import trained
 
 FAMILIES = ("scale", "clip", "offset", "shift")
 RESOLUTION = 1e-4
+DOTS_PER_INCH = 200  # of the figures, for a page
 BATCH_BYTES = 2**22  # of the activations that the search holds at a time
 
 Doubles = npt.NDArray[np.float64]
@@ -69,9 +73,10 @@ class Search:
         self.after = zero.side == "post"
         self.begin, self.step = {}, {}
         for name in ("scale", "offset", "clip"):
-            begin, end = (np.broadcast_to(getattr(each, name), network.units) for each in (zero, one))
-            self.begin[name] = torch.from_numpy(begin.copy())
-            self.step[name] = torch.from_numpy(np.where(np.isfinite(begin), end - begin, 0.0))
+            begin, end = (np.broadcast_to(getattr(each, name), network.units).copy() for each in (zero, one))
+            self.begin[name] = torch.from_numpy(begin)
+            end[~np.isfinite(begin)] = 0.0  # no clip, at any level
+            self.step[name] = torch.from_numpy(end - np.where(np.isfinite(begin), begin, 0.0))
         with torch.no_grad():
             self.z = module[0](torch.from_numpy(pixels).double())
 
@@ -134,55 +139,50 @@ def measure(case: Case, rounds: int, searched: int) -> nz.CriticalLevels:
     plain = case.search(slice(0, searched))
     levels = plain.levels(found.low, found.high)
     wall, cpu = timed(case.find, rounds)
-    plain_wall, plain_cpu = (
-        each * count / searched for each in timed(lambda: plain.predictions(levels), rounds)
-    )
+    search = timed(lambda: plain.predictions(levels), rounds)[1] * count / searched
     held = found.first.nbytes + found.starts.nbytes + found.classes.nbytes + found.unperturbed.nbytes
     print(
-        f"  {case.name:<8}{wall:>8.2f} s{cpu:>8.2f} s{plain_wall:>10,.0f} s{plain_cpu:>10,.0f} s"
-        f"{plain_wall / wall:>8,.0f} x"
-        f"{len(found.starts) / count:>10.2f}{held / count:>9.1f}{stored_bytes(found) / count:>9.1f}",
+        f"  {case.name:<8}{wall:>8.2f} s{cpu:>8.2f} s{search:>11,.0f} s{search / cpu:>8,.0f} x"
+        f"{len(found.starts) / count:>11.2f}{held / count:>8.1f}{stored_bytes(found) / count:>10.1f}",
         flush=True,
     )
     return found
 
 
-def check_search(case: Case, found: nz.CriticalLevels, count: int) -> None:
-    """Hold evenly spaced examples against the search at every level, and windows between two levels by middles."""
+def check_search(case: Case, found: nz.CriticalLevels, count: int) -> list[str]:
+    """Print one line: evenly spaced examples against the search at every level.
+
+    Gives the windows that lie between two of its levels, each in words; they're looked at in their middle.
+    """
     rows = np.linspace(0, len(found) - 1, count).astype(int)
     plain = case.search(rows)
     levels = plain.levels(found.low, found.high)
     searched = plain.predictions(levels)
-    different = windows = wrong = 0
+    different = 0
+    windows = []
     for column, n in enumerate(rows):
         part = slice(found.first[n], found.first[n + 1])
         starts, ends, classes = found.starts[part], found.ends[part], found.classes[part]
         places = np.searchsorted(starts, levels, side="right") - 1
         different += int((classes[places] != searched[:, column]).sum())
-        unseen = np.setdiff1d(np.arange(len(starts)), places)
-        windows += len(unseen)
-        if len(unseen):
-            one = case.search(np.array([n]))
-            wrong += int((one.predictions((starts + ends)[unseen] / 2)[:, 0] != classes[unseen]).sum())
-    print(
-        f"  {case.name:<8}{searched.size:>13,} predictions of the search: {different} differ; {windows} windows "
-        f"between two "
-        f"of its levels, {wrong} of them not confirmed in their middle",
-        flush=True,
-    )
+        for unseen in np.setdiff1d(np.arange(len(starts)), places):
+            middle = (starts[unseen : unseen + 1] + ends[unseen]) / 2
+            held = case.search(np.array([n])).predictions(middle)[0, 0] == classes[unseen]
+            windows.append(
+                f"{case.name}, example {n}: {classes[unseen]} from {starts[unseen]:.9f} to {ends[unseen]:.9f}, "
+                f"{'confirmed' if held else 'NOT CONFIRMED'} in its middle"
+            )
+    print(f"  {case.name:<8}{count:>10,}{searched.size:>14,}{different:>9}{len(windows):>11}", flush=True)
+    return windows
 
 
 def check_sweep(case: Case) -> None:
-    """Hold all examples at the levels of the sweep against it, and against the same in float64."""
+    """Print one line: all examples against the sweep at its levels, and against the same in float64."""
     labels, grid = case.examples.labels, case.family.levels
     found = case.find(low=grid[0], high=grid[-1])
+    pixels = case.examples.pixels
     sweep = nz.sweep(
-        case.network,
-        case.examples.pixels,
-        labels,
-        family=case.name,
-        conduct=case.conduct,
-        keep_predictions=True,
+        case.network, pixels, labels, family=case.name, conduct=case.conduct, keep_predictions=True
     )
     plain = case.search(slice(None))
     different, exact, widest = 0, 0, 0.0
@@ -195,59 +195,69 @@ def check_sweep(case: Case) -> None:
         gaps = (logits[rows].max(axis=1) - logits[rows, theirs[rows]]) / np.abs(logits[rows]).max(axis=1)
         widest = max(widest, float(gaps.max(initial=0.0)))
     curve = np.abs(found.accuracy(grid, labels) - sweep.accuracy.values) * len(labels)
-    gap = f", whose two greatest logits differ by {widest:.1e} of the greatest at most" if different else ""
+    gap = f"{widest:.1e}" if different else "-"
     print(
-        f"  {case.name:<8}{len(grid) * len(labels):>13,} predictions of the sweep: in float64 {exact} differ, "
-        f"in float32 "
-        f"{different}{gap}; accuracies differ by {curve.sum():.0f} examples in all",
+        f"  {case.name:<8}{len(labels):>10,}{len(grid) * len(labels):>14,}{exact:>9}{different:>11}{gap:>12}"
+        f"{curve.sum():>10.0f}",
         flush=True,
     )
+
+
+def check(cases: list[Case], found: dict[str, nz.CriticalLevels], count: int) -> None:
+    """Two tables: against the search, with the windows below it, and against the sweep."""
+    print(f"  {'search':<8}{'examples':>10}{'predictions':>14}{'differ':>9}{'windows':>11}")
+    windows = [line for case in cases for line in check_search(case, found[case.name], count)]
+    print(*(f"    {line}" for line in windows), sep="\n", end="\n" if windows else "")
+    print(
+        f"  {'sweep':<8}{'examples':>10}{'predictions':>14}{'float64':>9}{'float32':>11}{'gap':>12}", end=""
+    )
+    print(f"{'accuracy':>10}")
+    for case in cases:
+        check_sweep(case)
 
 
 def network_of(
     activation: str, options: argparse.Namespace, train: Examples, test: Examples
 ) -> tuple[nz.TwoLayer, str]:
-    if (
-        options.data == "mnist"
-        and (options.study / "networks" / f"{activation}-{options.run:02}.safetensors").exists()
-    ):
-        return nz.Study.open(options.study).network(
-            activation, options.run
-        ), f"run {options.run} of {options.study}"
+    kept = options.study / "networks" / f"{activation}-{options.run:02}.safetensors"
+    if options.data == "mnist" and kept.exists():
+        network = nz.Study.open(options.study).network(activation, options.run)
+        return network, f"run {options.run} of {options.study}"
     return trained(train, test, activation), "trained here"
 
 
 def draw(folder: Path, found: dict[str, dict[str, nz.CriticalLevels]], examples: Examples) -> None:
-    from nearzero.report.figures import png_bytes
     from nearzero.report.figures.critical import breaking_figure, critical_figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "critical_levels.png").write_bytes(png_bytes(critical_figure(found)))
+    critical_figure(found).savefig(folder / "critical_levels.png", dpi=DOTS_PER_INCH)
     for activation, each in found.items():
         figure = breaking_figure(each, examples.pixels.values, examples.labels)
-        (folder / f"first_to_break_{activation}.png").write_bytes(png_bytes(figure))
+        figure.savefig(folder / f"first_to_break_{activation}.png", dpi=DOTS_PER_INCH)
 
 
 def main() -> None:
     options = arguments()
     train, test = timing.begin(options)
+    torch.set_num_threads(1)
+    cases: dict[str, list[Case]] = {}
     found: dict[str, dict[str, nz.CriticalLevels]] = {}
     for activation in options.activations:
         network, source = network_of(activation, options, train, test)
         ranges = nz.unit_ranges(network, train.pixels)
-        cases = [Case(network, train, ranges, family) for family in FAMILIES]
+        cases[activation] = [Case(network, train, ranges, family) for family in FAMILIES]
         print(f"{activation} ({source}), {len(train):,} examples, {thread_count()} threads")
-        heads = f"{'time':>10}{'CPU':>10}{'search':>12}{'its CPU':>12}{'ratio':>10}"
-        print(f"  {'':<8}{heads}{'intervals':>10}{'bytes':>9}{'on disk':>9}  an example")
-        found[activation] = {case.name: measure(case, options.rounds, options.searched) for case in cases}
-        if options.check:
-            for case in cases:
-                check_search(case, found[activation][case.name], options.check)
-            for case in cases:
-                check_sweep(case)
+        print(f"  {'':<8}{'time':>10}{'CPU':>10}{'search, CPU':>13}{'ratio':>10}", end="")
+        print(f"{'intervals':>11}{'bytes':>8}{'on disk':>10}  an example")
+        found[activation] = {
+            case.name: measure(case, options.rounds, options.searched) for case in cases[activation]
+        }
+    timing.print_memory()
+    for activation in options.activations if options.check else ():
+        print(f"{activation}, checked")
+        check(cases[activation], found[activation], options.check)
     if options.figures:
         draw(options.figures, found, train)
-    timing.print_memory()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ KEPT = Path(__file__).parents[2] / "results" / "paper"
 RESOLUTION = 1e-4
 BOUNDS = {"scale": (0.01, 10.0), "clip": (0.0, 1.0), "offset": (-2.0, 1.0), "shift": (-2.0, 1.0)}
 EXAMPLES = {"scale": 4, "clip": 30, "offset": 12, "shift": 8}  # of each kind, see `chosen`
+BLOCK = 2**15  # activations at a time: few enough to stay in the cache
 NARROWEST = 1e-11  # of a window whose middle can be looked at in float64
 
 Doubles = npt.NDArray[np.float64]
@@ -79,7 +80,8 @@ class Plain:
         self, family: str, levels: Doubles, rows: npt.NDArray[np.integer] | slice
     ) -> npt.NDArray[np.intp]:
         """(L, n): the predictions of some images at every level."""
-        parts = np.array_split(levels, max(1, len(levels) // 200))
+        size = max(1, BLOCK // self.z[rows].size)
+        parts = np.split(levels, range(size, len(levels), size))
         return np.concatenate([self.logits(family, p[:, None, None], rows).argmax(axis=2) for p in parts])
 
     def rounding(self, family: str, p: Doubles, rows: npt.NDArray[np.integer]) -> Doubles:
@@ -141,6 +143,32 @@ def test_intervals_are_what_a_search_at_1e_4_finds(activation, family, networks,
     print(f"{len(windows)} windows narrower than the resolution", *windows, sep="\n")
     assert (found.ends[every][missed] - found.starts[every][missed] < RESOLUTION).all()
     assert_first_changes_agree(found, rows, levels, searched, set(owner[missed]))
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="no more than float64 here")
+@pytest.mark.parametrize("family", BOUNDS)
+@pytest.mark.parametrize("activation", ["relu", "abs"])
+def test_changes_are_placed_to_1e_12(activation, family, networks, plain):
+    """In extended precision the two logits that meet there do so within 1e-12 of a level."""
+    network, search = networks[activation], plain[activation]
+    found = nz.critical_levels(network, search.pixels, family=family, ranges=search.ranges)
+    inner = np.setdiff1d(np.arange(len(found.starts)), found.first)
+    place = inner[:: max(1, len(inner) // 100)]
+    rows = np.searchsorted(found.first, place, side="right") - 1
+    w1, b1, w2, b2 = (each.astype(np.longdouble) for each in (search.w1, search.b1, search.w2, search.b2))
+    z = search.pixels[rows].astype(np.longdouble) @ w1.T + b1
+    least, most = search.least.astype(np.longdouble), search.most.astype(np.longdouble)
+
+    def lead(p):
+        """Of the class that follows over the class before."""
+        logits = ACT[activation](MOVE[family](z, p[:, None], least, most)) @ w2.T + b2
+        n = np.arange(len(rows))
+        return logits[n, found.classes[place]] - logits[n, found.classes[place - 1]]
+
+    at, step = found.starts[place].astype(np.longdouble), np.longdouble(1e-9)
+    slope = (lead(at + step) - lead(at)) / step
+    assert (slope > 0).all()
+    assert (np.abs(lead(at)) / slope).max() < 1e-12
 
 
 def chosen(found: nz.CriticalLevels, count: int) -> npt.NDArray[np.integer]:

@@ -51,10 +51,11 @@ def test_curves_are_shares_of_examples(digits_found):
 
 def test_what_never_changes_is_said(digits_found):
     figure = critical_figure({"abs": digits_found["abs"]})
-    texts = [text.get_text() for panel in figure.axes for text in panel.texts]
-    assert len(texts) == 5, "two sides of scale and shift, one of clip"
-    share = 100 * digits_found["abs"]["clip"].censored("below") / 300
-    assert f"never changes:\nAbs {share:.1f} %" in texts
+    words = {panel.get_title(loc="left"): panel.get_title(loc="right") for panel in figure.axes}
+    found = digits_found["abs"]
+    below, above = (100 * found["shift"].censored(side) / 300 for side in ("below", "above"))
+    assert words["shift"] == f"never changes below | above\nAbs {below:.1f} % | {above:.1f} %"
+    assert words["clip"] == f"never changes below\nAbs {100 * found['clip'].censored('below') / 300:.1f} %"
 
 
 def test_nearly_all_isnt_all():
@@ -64,8 +65,8 @@ def test_nearly_all_isnt_all():
         first=np.array([*range(3000), 3001]), starts=np.array([-1.0] * 3000 + [0.5]),
         classes=np.array([0] * 3000 + [1], np.uint16), unperturbed=np.zeros(3000, np.uint16),
     )  # fmt: skip
-    texts = [text.get_text() for text in critical_figure({"relu": {"shift": found}}).axes[0].texts]
-    assert texts == ["never changes:\nReLU 100.0 %", "never changes:\nReLU over 99.9 %"]
+    words = critical_figure({"relu": {"shift": found}}).axes[0].get_title(loc="right")
+    assert words == "never changes below | above\nReLU 100.0 % | over 99.9 %"
 
 
 def test_the_first_to_break_are_shown(digits_found, digits):

@@ -123,7 +123,7 @@ SLOW = ("densenet121", "googlenet", "inception_v3")
 # --- torchvision ----------------------------------------------------------------------------------------------------
 
 for name, how in {
-    "resnet18": {}, "mobilenet_v3_small": {}, "vit_b_16": {"image_size": 32}, "densenet121": {},
+    "resnet18": {}, "mobilenet_v3_small": {}, "densenet121": {},
     "googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False},
     "shufflenet_v2_x0_5": {}, "squeezenet1_1": {}, "efficientnet_b0": {},
 }.items():  # fmt: skip
@@ -134,6 +134,11 @@ for name, how in {
         images(side=side),
         slow=name in SLOW,
     )(lambda name=name, how=how: getattr(torchvision(), name)(weights=None, **how))
+
+
+@case("VisionTransformer (the class of vit_b_16)", "torchvision", images())
+def _():
+    return torchvision().VisionTransformer(32, 8, num_layers=3, num_heads=4, hidden_dim=32, mlp_dim=48)
 
 
 @case("fcn_resnet50 (a dict, logits for each pixel)", "torchvision", images(2), slow=True)

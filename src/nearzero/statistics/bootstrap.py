@@ -9,19 +9,9 @@ The bootstrap's variance counts the interaction of run and example three times (
 the variance there is, intervals are up to sqrt(3) too wide. That errs to the safe side, and is nothing where R
 and N are large and either main effect exists.
 
-How often intervals of nominally 95 % covered the truth, in 2,000 simulated studies of R runs each; where there
-were words, the truth counts as missed:
-
-    simulated                                          R = 5: percentile, t     R = 20: percentile, t
-    runs and examples matter alike, N = 100                   93.1 %, 95.5 %           94.3 %, 95.3 %
-    runs matter most, N = 100                                 83.7 %, 95.0 %           93.6 %, 95.5 %
-    examples matter most, N = 100                             96.4 %, 97.0 %           95.3 %, 96.1 %
-    interaction alone, N = 100                                99.6 %, 99.8 %           99.8 %, 99.8 %
-    accuracy 98 %, N = 500 (10 wrong in a run)                96.8 %, 96.5 %           94.6 %, 94.1 %
-    accuracy 99.8 %, N = 500 (one wrong in a run)             93.6 %, 87.7 %           89.6 %, 86.1 %
-
-So: with five runs take the t interval, as the percentile interval is too narrow; with about one wrong example
-in a run neither has what it claims. t intervals over runs alone covered the truth about new examples in 36 to 95 %.
+How often these intervals cover the truth is simulated by `benchmarks/intervals.py`; docs/instrument.md has its table.
+In short: with five runs take the t interval, as the percentile interval is too narrow; with about one wrong example in
+a run, the same in all runs, neither has what it claims.
 """
 
 from dataclasses import dataclass, replace

@@ -41,7 +41,7 @@ def critical_figure(found: Mapping[str, Mapping[str, CriticalLevels]]) -> Figure
         raise InputError("there are no critical levels to draw: give at least one network with one family")
     rows = -(-len(families) // COLUMNS)
     with styled():
-        figure = Figure(figsize=(7.0, 0.35 + 2.15 * rows), layout="constrained")
+        figure = Figure(figsize=(7.0, 0.35 + 2.3 * rows), layout="constrained")
         panels = figure.subplots(rows, COLUMNS, squeeze=False)
         for panel, family in zip(panels.flat, families, strict=False):
             _panel(panel, family, {name: each[family] for name, each in found.items() if family in each})
@@ -60,7 +60,6 @@ def _panel(axes: Axes, family: str, found: Mapping[str, CriticalLevels]) -> None
         axes.set_xscale("log")
     axes.set_yticks(range(0, 101, 20))
     axes.grid(True)
-    never: dict[str, list[str]] = {"below": [], "above": []}
     for name, each in found.items():
         colour = colours(found)[name]
         spaced = np.geomspace if family == "scale" else np.linspace
@@ -69,24 +68,22 @@ def _panel(axes: Axes, family: str, found: Mapping[str, CriticalLevels]) -> None
         axes.plot(levels, 100 * agreement, color=colour, linewidth=0.8, linestyle=DOTTED)
         for side in each.sides:
             axes.plot(*_survival(each, side, levels), color=colour)
-            never[side].append(f"{display_name(name)} {_share(each.censored(side), len(each))}")
     for identity in {each.identity for each in found.values() if len(each.sides) == 2}:
         axes.axvline(float(identity or 0.0), color=PALE, linewidth=0.7, zorder=1)
-    for side, names in never.items():
-        if names:
-            least = min(each.censored(side) / len(each) for each in found.values() if side in each.sides)
-            # where the curves aren't: over them if they end low
-            height, align = (0.96, "top") if least < 0.5 and side in _two_sided(found) else (0.05, "bottom")
-            place, towards = (0.03, "left") if side == "below" else (0.97, "right")
-            words = "\n".join(["never changes:", *names])
-            axes.text(
-                place, height, words, transform=axes.transAxes, ha=towards, va=align, fontsize=6.0,
-                multialignment=towards, linespacing=1.3,
-            )  # fmt: skip
+    # over the panel, since there is no place in it that no curve goes through
+    axes.set_title(_never(found), loc="right", fontsize=6.0, linespacing=1.25)
 
 
-def _two_sided(found: Mapping[str, CriticalLevels]) -> set[str]:
-    return {side for each in found.values() if len(each.sides) == 2 for side in each.sides}
+def _never(found: Mapping[str, CriticalLevels]) -> str:
+    """In words: the share of each network's examples that never change, on each side."""
+    sides = list(dict.fromkeys(side for each in found.values() for side in each.sides))
+    if not sides:
+        return ""
+    lines = [f"never changes {' | '.join(sides)}"]
+    for name, each in found.items():
+        shares = (_share(each.censored(side), len(each)) if side in each.sides else "–" for side in sides)
+        lines.append(f"{display_name(name)} {' | '.join(shares)}")
+    return "\n".join(lines)
 
 
 def _share(count: int, examples: int) -> str:
