@@ -238,7 +238,7 @@ class HiddenLayer:
 
     @cached_property
     def _readout(self) -> tuple[Floats, Floats]:
-        """W2 as flat (groups, U, GROUP) b2 as (groups, GROUP); classes that fill up the last group never win."""
+        """W2 as flat (groups, U, GROUP), b2 as (groups, GROUP); classes that fill up the last group never win."""
         classes, units = self.network.w2.shape
         groups = -(-classes // GROUP)
         w2 = np.zeros((groups * GROUP, units), np.float32)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from nearzero.kernels.simd import LANES, jit
 
 __all__ = [
+    "BYTES",
     "MANY_REGISTERS",
     "STRIPS",
     "aligned",
@@ -45,6 +46,7 @@ def _many_registers() -> bool:
 
 MANY_REGISTERS = _many_registers()
 WIDEST = 128 if MANY_REGISTERS else 32  # what the registers hold: the sums of two examples
+BYTES = np.arange(256, dtype=np.float32)  # a byte as float32 by one load, which is quicker than a conversion
 STRIPS = tuple(width for width in (128, 64, 32, 16) if width <= WIDEST)
 
 
