@@ -19,7 +19,8 @@ from nearzero.errors import InputError
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS
 from nearzero.kernels.changes import add_changes
 from nearzero.kernels.forward import preactivations
-from nearzero.kernels.respond import BLOCK, GROUP, respond, respond_scaled
+from nearzero.kernels.layout import aligned
+from nearzero.kernels.respond import BLOCK, GROUP, make_room, respond, respond_scaled
 from nearzero.memory import memory_limit
 from nearzero.networks import TwoLayer
 from nearzero.perturbation import Perturbation
@@ -187,12 +188,13 @@ class HiddenLayer:
         """Let a kernel fill the given levels of `out`, threads sharing the blocks of examples."""
         if not levels.any():
             return
-        act = KERNEL_ACTIVATIONS[self.network.activation]
+        act, (w2, b2) = KERNEL_ACTIVATIONS[self.network.activation], self._readout
         part = np.empty((int(levels.sum()), out.shape[1]), np.uint16)
         edges = np.linspace(0, -(-out.shape[1] // BLOCK), 4 * self.threads + 1).astype(int)
 
         def work(index: int) -> None:
-            kernel(act, z, *arguments, *self._readout, part, edges[index], edges[index + 1])
+            room = make_room(self.network.units, b2.size)
+            kernel(act, z, *arguments, w2, b2, room, part, edges[index], edges[index + 1])
 
         parallel(work, range(4 * self.threads), self.threads)
         out[levels] = part
@@ -236,7 +238,7 @@ class HiddenLayer:
 
     @cached_property
     def _readout(self) -> tuple[Floats, Floats]:
-        """W2 as flat (groups, U, 10) and b2 as flat (groups, 10); classes that fill up the last group never win."""
+        """W2 as flat (groups, U, GROUP), b2 as (groups, GROUP); classes that fill up the last group never win."""
         classes, units = self.network.w2.shape
         groups = -(-classes // GROUP)
         w2 = np.zeros((groups * GROUP, units), np.float32)
@@ -257,12 +259,13 @@ def _in_blocks(z: Floats) -> Floats:
     """z (n, U) as flat (blocks, U, 32): the same unit of 32 examples side by side; the last block is padded with 0."""
     examples, units = z.shape
     blocks = -(-examples // BLOCK)
-    padded = np.zeros((blocks, units, BLOCK), np.float32)
+    flat: Floats = aligned(blocks * units * BLOCK)
+    padded = flat.reshape(blocks, units, BLOCK)
     whole = examples // BLOCK
     padded[:whole] = z[: whole * BLOCK].reshape(whole, BLOCK, units).transpose(0, 2, 1)
     if whole < blocks:
         padded[whole, :, : examples - whole * BLOCK] = z[whole * BLOCK :].T
-    return padded.ravel()
+    return flat
 
 
 def _as_inputs(inputs: Pixels | npt.ArrayLike, width: int) -> Pixels | Floats:

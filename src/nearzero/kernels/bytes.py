@@ -1,9 +1,8 @@
 """Images as bytes, sixty-four at a time: what the sparse products need beside the float vectors of `simd`.
 
-Three things are done with the bytes of images, each by one intrinsic that LLVM maps to a few instructions:
-the pixels where either image of a pair isn't zero are listed, blocks are turned so that the examples of one
-pixel lie together, and the non-zeros of sixty-four bytes become the bits of a mask. As in `simd`, indices are
-not checked.
+Two things are done with the bytes of images, each by one intrinsic that LLVM maps to a few instructions:
+blocks are turned so that the examples of one pixel lie together, and the non-zeros of sixty-four bytes become
+the bits of a mask, which is then walked bit by bit. As in `simd`, indices are not checked.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["copy_bytes", "list_pair", "nonzero_mask", "prefetch", "trailing_zeros", "transpose_block"]
+__all__ = ["copy_bytes", "nonzero_mask", "prefetch", "trailing_zeros", "transpose_block"]
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
@@ -84,49 +83,6 @@ def nonzero_mask(_typing, array, index):  # type: ignore[no-untyped-def]
         return builder.bitcast(builder.icmp_unsigned("!=", value, ir.Constant(row, None)), _I64)
 
     return types.uint64(array, types.intp), codegen
-
-
-@intrinsic
-def list_pair(_typing, rows, first, second, column, entries, cursor):  # type: ignore[no-untyped-def]
-    """Append the non-zeros of sixteen pixels of two images to a list; returns the new end of the list.
-
-    The images' pixels are ``rows[first:first+16]`` and ``rows[second:second+16]``, in columns `column` and
-    following. An entry is column << 16 | second pixel << 8 | first pixel. Sixteen are written, of which the
-    first so many count.
-    """
-    if not (_is_flat(rows, types.uint8) and _is_flat(entries, types.uint32)):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        rows_value, first_value, second_value, column_value, entries_value, cursor_value = args
-        small, wide = ir.VectorType(_I8, 16), ir.VectorType(_I32, 16)
-
-        def constant(values: list[int]) -> Any:
-            return ir.Constant(wide, values)
-
-        def pixels(index: Any) -> Any:
-            at = _pointer(context, builder, signature.args[0], rows_value, index, small)
-            return builder.zext(builder.load(at, align=1), wide)
-
-        one, two = pixels(first_value), pixels(second_value)
-        start = builder.shl(builder.trunc(column_value, _I32), ir.Constant(_I32, 16))
-        undefined = ir.Constant(wide, ir.Undefined)
-        columns = builder.insert_element(undefined, start, ir.Constant(_I32, 0))
-        columns = builder.shuffle_vector(columns, undefined, constant([0] * 16))
-        columns = builder.add(columns, constant([k << 16 for k in range(16)]))
-        word = builder.or_(builder.or_(one, builder.shl(two, constant([8] * 16))), columns)
-        there = builder.icmp_unsigned("!=", builder.or_(one, two), constant([0] * 16))
-        signature_ = ir.FunctionType(wide, [wide, there.type, wide])
-        compress = cgutils.get_or_insert_function(
-            builder.module, signature_, "llvm.experimental.vector.compress.v16i32"
-        )
-        packed = builder.call(compress, [word, there, undefined])
-        to = _pointer(context, builder, signature.args[4], entries_value, cursor_value, wide)
-        builder.store(packed, to, align=4)
-        count = builder.ctpop(builder.bitcast(there, ir.IntType(16)))
-        return builder.add(cursor_value, builder.zext(count, cursor_value.type))
-
-    return types.intp(rows, types.intp, types.intp, types.intp, entries, types.intp), codegen
 
 
 @intrinsic

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
-from nearzero.kernels.layout import aligned, by_strip, padded, strip_width
+from nearzero.kernels.layout import BYTES, aligned, by_strip, padded, strip_width
 from nearzero.kernels.registers import axpy_pair, inlined
-from nearzero.kernels.simd import fma, jit, load, load_n, splat, store, store_n
+from nearzero.kernels.simd import fma, jit, load, load_n, splat, splat_at, store, store_n
 from nearzero.kernels.tiles import TILE, build_tile, check_inputs, tile_room
 from nearzero.pixels import Pixels
 from nearzero.threads import parallel, thread_count
@@ -30,8 +30,8 @@ def _strip(entries, starts, first, pairs, w, base, bias, z, at, width):  # type:
     for pair in range(first, first + pairs):
         sums = bias + bias
         for k in range(starts[pair], starts[pair + 1]):
-            entry = np.int64(entries[k])
-            one, two = np.float32(entry & 255), np.float32((entry >> 8) & 255)
+            entry = np.int64(entries[np.uint64(k)])
+            one, two = splat_at(BYTES, entry & 255), splat_at(BYTES, (entry >> 8) & 255)
             sums = axpy_pair(one, two, w, base + (entry >> 16) * width, sums)
         store_n(z, at + 2 * (pair - first) * width, sums)
 

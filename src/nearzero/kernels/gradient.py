@@ -1,9 +1,8 @@
 """The gradient of the first layer, sum over examples of dz x^T, a tile of sixty-four examples at a time.
 
 The tile's dz stays in the first-level cache, and the sums of a pixel's row in registers. Pixels are taken
-two at a time: in the examples where both aren't zero, which are most, one load of dz serves two rows of
-sums; those where only one of them isn't follow. Rows of pixels that are zero in the whole tile aren't
-touched.
+two at a time: in the examples where either isn't zero, and that's mostly both, one load of dz serves two rows
+of sums. Rows of pixels that are zero in the whole tile aren't touched.
 """
 
 from __future__ import annotations
@@ -11,24 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from nearzero.kernels.bytes import prefetch, trailing_zeros
-from nearzero.kernels.layout import strip_width
-from nearzero.kernels.registers import inlined, load_like
-from nearzero.kernels.simd import add_n, axpy_n, jit, splat_n, store_n
+from nearzero.kernels.layout import BYTES, strip_width
+from nearzero.kernels.registers import axpy_pair, halves, inlined, load_like
+from nearzero.kernels.simd import add_n, jit, splat_at, splat_n, store_n
 
 __all__ = ["pixel_gradient"]
 
 _F = np.float32
 _ONE, _TILE = np.uint64(1), np.uint64(64)
-
-
-@inlined
-def _walk(mask, columns, first, dz, base, width, sums):  # type: ignore[no-untyped-def]
-    """Add pixel times dz over the examples of a mask."""
-    while mask:
-        e = trailing_zeros(mask)
-        mask &= mask - _ONE
-        sums = axpy_n(_F(columns[first + e]), dz, base + np.int64(e) * width, sums)
-    return sums
 
 
 @inlined
@@ -46,19 +35,16 @@ def _strip(tiles, first, ahead, inputs, dz, base, g_w1, start, width, none, fres
         one, two = masks[first + p], masks[first + p + 1]
         if one | two == 0 and not fresh:
             continue
-        at = np.uint64((first + p) * 64)
-        sums, others, both = none, none, one & two
-        while both:
-            e = trailing_zeros(both)
-            both &= both - _ONE
-            row = base + np.int64(e) * width
-            sums = axpy_n(_F(columns[at + e]), dz, row, sums)
-            others = axpy_n(_F(columns[at + _TILE + e]), dz, row, others)
-        sums = _walk(one & ~two, columns, at, dz, base, width, sums)
-        others = _walk(two & ~one, columns, at + _TILE, dz, base, width, others)
-        _put(g_w1, start + p * width, sums, fresh)
+        at, either, sums = np.uint64((first + p) * 64), one | two, none + none
+        while either:
+            e = trailing_zeros(either)
+            either &= either - _ONE
+            factors = splat_at(BYTES, columns[at + e]), splat_at(BYTES, columns[at + e + _TILE])
+            sums = axpy_pair(*factors, dz, base + np.int64(e) * width, sums)
+        its, other = halves(sums)
+        _put(g_w1, start + p * width, its, fresh)
         if p + 1 < inputs:
-            _put(g_w1, start + (p + 1) * width, others, fresh)
+            _put(g_w1, start + (p + 1) * width, other, fresh)
 
 
 @jit

@@ -23,6 +23,8 @@ import numpy.typing as npt
 from nearzero.kernels.simd import LANES, jit
 
 __all__ = [
+    "BYTES",
+    "MANY_REGISTERS",
     "STRIPS",
     "aligned",
     "by_strip",
@@ -37,13 +39,14 @@ __all__ = [
 Floats = npt.NDArray[np.float32]
 
 
-def _widest() -> int:
-    """What the registers of this processor hold: the sums of two examples, 2 x 128 units, with AVX-512."""
-    features = numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()
-    return 128 if "+avx512f" in features else 32
+def _many_registers() -> bool:
+    """Whether thirty-two vectors of sixteen floats fit in the registers, as with AVX-512; else it's about eight."""
+    return "+avx512f" in (numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten())
 
 
-WIDEST = _widest()
+MANY_REGISTERS = _many_registers()
+WIDEST = 128 if MANY_REGISTERS else 32  # what the registers hold: the sums of two examples
+BYTES = np.arange(256, dtype=np.float32)  # a byte as float32 by one load, which is quicker than a conversion
 STRIPS = tuple(width for width in (128, 64, 32, 16) if width <= WIDEST)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.kernels.activations import FUNCTIONS, KERNEL_ACTIVATIONS, vexp, vlog
-from nearzero.kernels.layout import aligned, padded, strip_width
+from nearzero.kernels.layout import MANY_REGISTERS, aligned, padded, strip_width
 from nearzero.kernels.registers import (
     axpy_pair,
     first_equal,
@@ -32,6 +32,7 @@ from nearzero.kernels.simd import (
     load,
     select_gt,
     splat,
+    splat_at,
     splat_n,
     store,
     store_n,
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 MISSING = np.float32(-1e30)  # the bias of a class that isn't there: it never wins, and its probability is 0
+ROWS = 8 if MANY_REGISTERS else 4  # examples whose logits are summed together
 _TINY = np.float32(1e-30)  # lesser probabilities count as 0: their products would leave the normal numbers
 _F = np.float32
 Floats = npt.NDArray[np.float32]
@@ -144,8 +146,8 @@ def logit_tile(a, w2t, units, classes, logits):  # type: ignore[no-untyped-def]
     """
     strip_units = a.size // 64
     for block in range(0, classes, 16):
-        for k in range(0, 64, 8):
-            sums = splat_n(_F(0.0), 8)
+        for k in range(0, 64, ROWS):
+            sums = splat_n(_F(0.0), ROWS)
             unit = 0
             while unit < units:
                 width = strip_width(strip_units - unit)
@@ -222,7 +224,8 @@ def _hidden_strip(room, stride, examples, w2, classes, base, first, width, none)
         one, at = e * stride, first + e * width
         sums = none + none
         for k in range(classes):
-            sums = axpy_pair(residuals[one + k], residuals[one + stride + k], w2, base + k * width, sums)
+            factors = splat_at(residuals, one + k), splat_at(residuals, one + stride + k)
+            sums = axpy_pair(*factors, w2, base + k * width, sums)
         store_n(room.dz, at, mul_n(sums, load_like(room.z, at, sums)))
 
 
@@ -256,7 +259,8 @@ def _output_strip(room, stride, examples, rows, unit, width, none, g_w2, g_b1): 
         sums = none + none
         for e in range(examples):
             one = e * stride + k
-            sums = axpy_pair(residuals[one], residuals[one + 1], room.a, base + e * width, sums)
+            factors = splat_at(residuals, one), splat_at(residuals, one + 1)
+            sums = axpy_pair(*factors, room.a, base + e * width, sums)
         store_n(g_w2, at, add_n(load_like(g_w2, at, sums), sums))
     total = none
     for e in range(examples):

@@ -14,6 +14,7 @@ from nearzero.kernels.simd import LANES, _float_array, _fma, _load, _pointer, _s
 __all__ = [
     "axpy_pair",
     "first_equal",
+    "halves",
     "hmax",
     "inlined",
     "load_like",
@@ -30,12 +31,12 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @intrinsic
 def axpy_pair(_typing, first, second, array, index, sums):  # type: ignore[no-untyped-def]
-    """`axpy_n` for two scalars at once: the first half of `sums` belongs to `first`, the other to `second`."""
-    if not (_float_array(array) and _tuples(sums)):
+    """`fma_n` for two vectors and one row: the first half of `sums` belongs to `first`, the other to `second`."""
+    if not (_vecs(first, second) and _float_array(array) and _tuples(sums)):
         return None
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        factors = _splat(builder, args[0]), _splat(builder, args[1])
+        factors = args[:2]
         half = sums.count // 2
         rows = [_load(context, builder, signature.args[2], args[2], args[3], k * LANES) for k in range(half)]
         values = [
@@ -44,7 +45,7 @@ def axpy_pair(_typing, first, second, array, index, sums):  # type: ignore[no-un
         ]
         return context.make_tuple(builder, signature.return_type, values)
 
-    return sums(types.float32, types.float32, array, types.intp, sums), codegen
+    return sums(first, second, array, types.intp, sums), codegen
 
 
 @intrinsic
@@ -94,6 +95,21 @@ def load_like(_typing, array, index, sums):  # type: ignore[no-untyped-def]
         return context.make_tuple(builder, sums, values)
 
     return sums(array, types.intp, sums), codegen
+
+
+@intrinsic
+def halves(_typing, values):  # type: ignore[no-untyped-def]
+    """The first half of a tuple's vectors, and the other."""
+    if not _tuples(values):
+        return None
+    half = types.UniTuple(values.dtype, values.count // 2)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        each = [builder.extract_value(args[0], k) for k in range(values.count)]
+        parts = [context.make_tuple(builder, half, each[k : k + half.count]) for k in (0, half.count)]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    return types.UniTuple(half, 2)(values), codegen
 
 
 @intrinsic

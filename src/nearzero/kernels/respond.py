@@ -1,8 +1,9 @@
 """From pre-activations to predictions, for many perturbations at once: the sweep's inner loop.
 
-A block is 32 examples side by side: one vector holds the same unit of 16 examples, so that per-unit
-parameters are scalars and no sum runs across lanes. The block, a quarter of the first-level cache, stays
-there while every level goes over it; sums for ten classes stay in registers while the units go by.
+Examples lie side by side, 32 in a block: one vector holds the same unit of 16 of them, so that per-unit
+parameters are scalars and no sum runs across lanes. A block, or half of it where registers are few, stays in the
+first-level cache while every level goes over it. Each level is two loops over the units: the first writes down
+perturbed activations, the second keeps the sums of `GROUP` classes in registers while the units go by.
 
 Sums have one order, the same everywhere in nearzero: over units ascending from 0 by fused multiply-adds, the
 bias added last. So a prediction doesn't depend on which path, block or thread it was made in. What is
@@ -12,31 +13,58 @@ their arrays.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 
 from nearzero.kernels.activations import activate
+from nearzero.kernels.layout import MANY_REGISTERS, aligned
 from nearzero.kernels.simd import (
-    add_n,
-    argmax_n,
-    axpy_n,
     fma,
     jit,
     load,
+    load_n,
     outer_n,
+    select_gt,
     splat,
+    splat_at,
     splat_n,
     store,
     store_n,
+    vmax,
     vmin,
 )
 
-__all__ = ["BLOCK", "GROUP", "perturb", "respond", "respond_scaled"]
+__all__ = ["BLOCK", "GROUP", "make_room", "perturb", "respond", "respond_scaled"]
 
 BLOCK = 32  # examples in a block
-GROUP = 10  # classes whose sums are in registers together
+# classes, and vectors of examples, whose sums are in registers together: 20 of 32 registers, or 10 of 16
+GROUP, VECTORS = (10, 2) if MANY_REGISTERS else (5, 1)
+SUMS, WIDTH = GROUP * VECTORS, 16 * VECTORS
 
 _F = np.float32
 _NEVER = _F(-np.inf)
+Floats = npt.NDArray[np.float32]
+
+
+class Room(NamedTuple):
+    """What a thread works in.
+
+    Attributes:
+        a: perturbed activations, (U, WIDTH).
+        sums: W2 a, (classes, WIDTH), classes filled up to whole groups.
+        places: (WIDTH,), the classes chosen.
+    """
+
+    a: Floats
+    sums: Floats
+    places: Floats
+
+
+def make_room(units: int, classes: int) -> Room:
+    """Room for so many units, and classes in whole groups."""
+    return Room(aligned(units * WIDTH), aligned(classes * WIDTH), aligned(WIDTH))
 
 
 @jit
@@ -48,56 +76,60 @@ def perturb(act, z, scale, offset, clip, post):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _bias_n(b2, first):  # type: ignore[no-untyped-def]
-    """The biases of ten classes, each in all lanes."""
-    return outer_n(b2, first, splat(_F(1.0)), splat_n(_F(0.0), 10))
+def _perturb_units(act, z, base, scale, offset, clip, first, post, units, a):  # type: ignore[no-untyped-def]
+    """Write perturbed activations, (U, WIDTH), of examples whose z begins at `base`; `first`: of the level."""
+    for unit in range(units):
+        s, o, c = splat_at(scale, first + unit), splat_at(offset, first + unit), splat_at(clip, first + unit)
+        for lane in range(0, WIDTH, 16):
+            value = load(z, base + unit * 32 + lane)
+            store(a, unit * WIDTH + lane, perturb(act, value, s, o, c, post))
 
 
 @jit
-def _write(places, out, level, start, stop):  # type: ignore[no-untyped-def]
-    for lane in range(stop - start):
-        out[level, start + lane] = np.uint16(places[lane])
+def _sum_units(room, w2, units):  # type: ignore[no-untyped-def]
+    """Sum up a room's activations over the units, for every class."""
+    for group in range(w2.size // (units * GROUP)):
+        total = splat_n(_F(0.0), SUMS)
+        for unit in range(units):
+            values = load_n(room.a, unit * WIDTH, VECTORS)
+            total = outer_n(w2, (group * units + unit) * GROUP, values, total)
+        store_n(room.sums, group * GROUP * WIDTH, total)
 
 
 @jit
-def respond(act, z, scale, offset, clip, post, w2, b2, out, first_block, last_block):  # type: ignore[no-untyped-def]
+def _choose(room, factor, b2, out, level, start):  # type: ignore[no-untyped-def]
+    """Write the class with the greatest ``factor * sum + b2``, the first of equals, of examples from `start` on."""
+    gain = splat(factor)
+    for lane in range(0, WIDTH, 16):
+        best, where = splat(_NEVER), splat(_F(0.0))
+        for k in range(b2.size):
+            logit = fma(gain, load(room.sums, k * WIDTH + lane), splat_at(b2, k))
+            where = select_gt(logit, best, splat(_F(k)), where)
+            best = vmax(logit, best)
+        store(room.places, lane, where)
+    for i in range(min(WIDTH, out.shape[1] - start)):
+        out[level, start + i] = np.uint16(room.places[i])
+
+
+@jit
+def respond(act, z, scale, offset, clip, post, w2, b2, room, out, first_block, last_block):  # type: ignore[no-untyped-def]
     """Predictions under every perturbation, for blocks `first_block` to `last_block` (excluded).
 
     act: kernel activation; z: flat (blocks, U, 32); scale, offset, clip: flat (L, U); post: (L,) bool,
-    whether the perturbation acts on activations; w2: flat (groups, U, 10), missing classes 0; b2: flat
-    (groups, 10), missing classes -inf; out: (L, N) uint16, written.
+    whether the perturbation acts on activations; w2: flat (groups, U, GROUP), missing classes 0; b2: flat
+    (groups, GROUP), missing classes -inf; room: of this thread; out: (L, N) uint16, written.
     """
-    groups = b2.size // 10
-    units = w2.size // (10 * groups)
-    places = np.empty(32, np.float32)
-    for block in range(first_block, last_block):
-        base = block * units * 32
-        stop = min(block * 32 + 32, out.shape[1])
+    units = w2.size // b2.size
+    for start in range(first_block * 32, min(last_block * 32, out.shape[1]), WIDTH):
+        base = start // 32 * units * 32 + start % 32
         for level in range(out.shape[0]):
-            after = post[level]
-            best0, best1 = splat(_NEVER), splat(_NEVER)
-            where0, where1 = splat(_F(0.0)), splat(_F(0.0))
-            for group in range(groups):
-                sums0, sums1 = splat_n(_F(0.0), 10), splat_n(_F(0.0), 10)
-                for unit in range(units):
-                    s = splat(scale[level * units + unit])
-                    o = splat(offset[level * units + unit])
-                    c = splat(clip[level * units + unit])
-                    weights = (group * units + unit) * 10
-                    a0 = perturb(act, load(z, base + unit * 32), s, o, c, after)
-                    a1 = perturb(act, load(z, base + unit * 32 + 16), s, o, c, after)
-                    sums0 = outer_n(w2, weights, a0, sums0)
-                    sums1 = outer_n(w2, weights, a1, sums1)
-                bias = _bias_n(b2, group * 10)
-                best0, where0 = argmax_n(add_n(sums0, bias), _F(group * 10), best0, where0)
-                best1, where1 = argmax_n(add_n(sums1, bias), _F(group * 10), best1, where1)
-            store(places, 0, where0)
-            store(places, 16, where1)
-            _write(places, out, level, block * 32, stop)
+            _perturb_units(act, z, base, scale, offset, clip, level * units, post[level], units, room.a)
+            _sum_units(room, w2, units)
+            _choose(room, _F(1.0), b2, out, level, start)
 
 
 @jit
-def respond_scaled(act, z, scales, w2, b2, out, first_block, last_block):  # type: ignore[no-untyped-def]
+def respond_scaled(act, z, scales, w2, b2, room, out, first_block, last_block):  # type: ignore[no-untyped-def]
     """Predictions when every activation is multiplied by s: argmax(s * W2 act(z) + b2), one product for all
     s.
 
@@ -106,25 +138,12 @@ def respond_scaled(act, z, scales, w2, b2, out, first_block, last_block):  # typ
     scales: (L,) float32; the rest as in `respond`. At s = 1 the logits are the unperturbed ones to the last
         bit.
     """
-    groups = b2.size // 10
-    units = w2.size // (10 * groups)
-    places = np.empty(16, np.float32)
-    sums = np.empty(groups * 160, np.float32)
-    for half in range(2 * first_block, 2 * last_block):
-        base = (half // 2) * units * 32 + (half % 2) * 16
-        start, stop = half * 16, min(half * 16 + 16, out.shape[1])
-        if start >= stop:
-            continue
-        for group in range(groups):
-            total = splat_n(_F(0.0), 10)
-            for unit in range(units):
-                a = activate(act, load(z, base + unit * 32))
-                total = outer_n(w2, (group * units + unit) * 10, a, total)
-            store_n(sums, group * 160, total)
+    units = w2.size // b2.size
+    for start in range(first_block * 32, min(last_block * 32, out.shape[1]), WIDTH):
+        base = start // 32 * units * 32 + start % 32
+        for unit in range(units):
+            for lane in range(0, WIDTH, 16):
+                store(room.a, unit * WIDTH + lane, activate(act, load(z, base + unit * 32 + lane)))
+        _sum_units(room, w2, units)
         for level in range(out.shape[0]):
-            best, where = splat(_NEVER), splat(_F(0.0))
-            for group in range(groups):
-                logits = axpy_n(scales[level], sums, group * 160, _bias_n(b2, group * 10))
-                best, where = argmax_n(logits, _F(group * 10), best, where)
-            store(places, 0, where)
-            _write(places, out, level, start, stop)
+            _choose(room, scales[level], b2, out, level, start)

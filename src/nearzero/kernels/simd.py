@@ -11,6 +11,7 @@ Inside ``@jit`` functions, `Vec` supports ``+ - * /`` and unary minus, and these
 ``load(a, i)``          lanes ``a[i:i+16]`` of a flat float32 array
 ``store(a, i, v)``      the reverse
 ``splat(x)``            sixteen times the scalar ``x``
+``splat_at(a, i)``      sixteen times ``a[i]``
 ``fma(a, b, c)``        ``a * b + c``, fused where the machine can
 ``vmax, vmin, vabs``    lane by lane; ``vmax(a, b)`` is b where a is NaN
 ``select_gt(a,b,x,y)``  ``x`` where ``a > b``, else ``y``
@@ -19,8 +20,7 @@ Inside ``@jit`` functions, `Vec` supports ``+ - * /`` and unary minus, and these
 ``axpy_n(s, a, i, t)``  ``t[k] + s * a[i+16k : i+16k+16]`` for every k: the inner step of a product
 ``add_n(t, u)``         tuples added, lane by lane
 ``fma_n(w, v, t)``      ``t[k] + w * v[k]``
-``outer_n(a, i, v, t)`` ``t[k] + a[i+k] * v`` for every k: one unit's share of N sums
-``argmax_n(...)``       the greatest of N vectors so far, and which it was; see there
+``outer_n(a, i, v, t)`` ``t[k*n+j] + a[i+k] * v[j]`` for every k and the n vectors of v: a unit's share of sums
 ``hsum(v)``             the sum of the lanes, in a fixed order
 ``exp2i(v)``            2**v for lanes that hold whole numbers in [-126, 127]
 ``split_exponent(v)``   ``(m, e)`` with v = m * 2**e, m in [0.5, 1), for positive normal v
@@ -46,7 +46,6 @@ from nearzero.kernels.compile import jit
 __all__ = [
     "LANES",
     "add_n",
-    "argmax_n",
     "axpy_n",
     "exp2i",
     "fma",
@@ -58,6 +57,7 @@ __all__ = [
     "outer_n",
     "select_gt",
     "splat",
+    "splat_at",
     "splat_n",
     "split_exponent",
     "store",
@@ -121,6 +121,12 @@ def _splat(builder: Any, scalar: Any) -> Any:
     return builder.shuffle_vector(first, undefined, _iconstant(0))
 
 
+def _splat_at(context: Any, builder: Any, array_type: Any, array: Any, index: Any, offset: int = 0) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    place = builder.add(index, ir.Constant(index.type, offset))
+    return _splat(builder, builder.load(builder.gep(data, [place])))
+
+
 def _call(builder: Any, name: str, *args: Any) -> Any:
     signature = ir.FunctionType(_VEC, [_VEC] * len(args))
     return builder.call(
@@ -180,6 +186,17 @@ def splat(_typing, x):  # type: ignore[no-untyped-def]
         return _splat(builder, args[0])
 
     return vec(types.float32), codegen
+
+
+@intrinsic
+def splat_at(_typing, array, index):  # type: ignore[no-untyped-def]
+    if not _float_array(array):
+        return None
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return _splat_at(context, builder, signature.args[0], *args)
+
+    return vec(array, types.intp), codegen
 
 
 @intrinsic
@@ -377,39 +394,17 @@ def fma_n(_typing, weight, values, sums):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def outer_n(_typing, array, index, value, sums):  # type: ignore[no-untyped-def]
-    if not (_float_array(array) and _vecs(value) and _tuples(sums)):
+def outer_n(_typing, array, index, values, sums):  # type: ignore[no-untyped-def]
+    if not (_float_array(array) and _tuples(values, sums) and sums.count % values.count == 0):
         return None
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
         result = []
-        for k in range(sums.count):
-            place = builder.add(args[1], ir.Constant(args[1].type, k))
-            weight = _splat(builder, builder.load(builder.gep(data, [place])))
-            result.append(_fma(builder, weight, args[2], builder.extract_value(args[3], k)))
+        for k in range(sums.count // values.count):
+            weight = _splat_at(context, builder, signature.args[0], args[0], args[1], k)
+            for j in range(values.count):
+                total = builder.extract_value(args[3], k * values.count + j)
+                result.append(_fma(builder, weight, builder.extract_value(args[2], j), total))
         return context.make_tuple(builder, signature.return_type, result)
 
-    return sums(array, types.intp, value, sums), codegen
-
-
-@intrinsic
-def argmax_n(_typing, values, first, best, where):  # type: ignore[no-untyped-def]
-    """Go on with an argmax: ``(best, where)`` after ``values[k]``, numbered ``first + k``, have been seen.
-
-    Lanes are independent; the first of equals stays; a NaN never wins.
-    """
-    if not (_tuples(values) and _vecs(best, where)):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        best, where = args[2], args[3]
-        for k in range(values.count):
-            value = builder.extract_value(args[0], k)
-            number = builder.fadd(args[1], ir.Constant(_F32, float(k)))
-            greater = builder.fcmp_ordered(">", value, best)
-            best = builder.select(greater, value, best)
-            where = builder.select(greater, _splat(builder, number), where)
-        return context.make_tuple(builder, signature.return_type, [best, where])
-
-    return types.UniTuple(vec, 2)(values, types.float32, best, where), codegen
+    return sums(array, types.intp, values, sums), codegen

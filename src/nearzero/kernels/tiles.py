@@ -24,13 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
-from nearzero.kernels.bytes import copy_bytes, list_pair, nonzero_mask, prefetch, transpose_block
+from nearzero.kernels.bytes import copy_bytes, nonzero_mask, prefetch, trailing_zeros, transpose_block
 from nearzero.kernels.layout import aligned
 from nearzero.kernels.simd import jit
 
 __all__ = ["TILE", "TileArrays", "Tiles", "build_tile", "tile_room"]
 
 TILE = 64  # examples in a tile
+_ONE = np.uint64(1)
 MAX_INPUTS = 1 << 16  # an entry of a pair's list keeps the column in 16 bits
 
 
@@ -61,11 +62,31 @@ def tile_room(inputs: int) -> TileArrays:
     stride = row_stride(inputs)
     return TileArrays(
         aligned(TILE * stride, np.uint8),
-        aligned(TILE // 2 * stride + 16, np.uint32),
+        aligned(TILE // 2 * stride, np.uint32),
         np.zeros(TILE // 2 + 1, np.int64),
         aligned(TILE * stride, np.uint8),
         aligned(stride, np.uint64),
     )
+
+
+@jit
+def _list_pair(rows, first, stride, entries, cursor):  # type: ignore[no-untyped-def]
+    """Append the pixels where either of two images isn't zero to a list; returns the new end of the list.
+
+    The images are ``rows[first : first + stride]`` and the `stride` bytes that follow. An entry is
+    column << 16 | second pixel << 8 | first pixel.
+    """
+    for block in range(first, first + stride, 64):
+        mask = nonzero_mask(rows, block) | nonzero_mask(rows, block + stride)
+        column = np.uint64(block - first)
+        while mask:
+            k = trailing_zeros(mask)
+            mask &= mask - _ONE
+            at = np.uint64(block) + k
+            one, two = np.uint64(rows[at]), np.uint64(rows[at + np.uint64(stride)])
+            entries[cursor] = (column + k) << np.uint64(16) | two << np.uint64(8) | one
+            cursor += _ONE
+    return cursor
 
 
 @jit
@@ -86,13 +107,11 @@ def build_tile(tile, values, inputs, order, first, count, turned):  # type: igno
         row = np.int64(order[k]) * inputs
         for p in range(0, inputs + 63, 64):
             prefetch(values, row + p)
-    cursor = 0
+    cursor = np.uint64(0)
     tile.starts[0] = 0
     for pair in range(32):
         if 2 * pair < count:
-            row = 2 * pair * stride
-            for p in range(0, inputs, 16):
-                cursor = list_pair(tile.rows, row + p, row + stride + p, p, tile.entries, cursor)
+            cursor = _list_pair(tile.rows, 2 * pair * stride, stride, tile.entries, cursor)
         tile.starts[pair + 1] = cursor
     if turned:
         for p in range(0, stride, 64):
