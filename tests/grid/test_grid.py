@@ -223,6 +223,17 @@ def test_all_lost_is_said(tmp_path: Path) -> None:
         grid.run()
 
 
+def test_damaged_files_are_measured_again_or_refused(width: nz.Grid, folder: Path, tmp_path: Path) -> None:
+    grid = nz.Grid.create(tmp_path / "grid", width.spec)
+    (grid.folder / "state").mkdir()
+    (grid.folder / "state" / "00-relu-00.nc").write_bytes(b"no")
+    assert grid.run(networks=folder / "networks").responses.equals(width.responses)
+    (grid.folder / "responses.nc").unlink()
+    (grid.folder / "provenance.json").write_text("[")
+    with pytest.raises(nz.InputError, match=r"provenance\.json isn't a record of nearzero"):
+        grid.run(networks=folder / "networks")
+
+
 def test_a_kept_file_that_cant_be_read(width: nz.Grid, tmp_path: Path) -> None:
     grid = nz.Grid.create(tmp_path / "grid", width.spec)
     (grid.folder / grid_module.RESPONSES).write_bytes(b"no")

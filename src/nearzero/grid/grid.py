@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -123,6 +124,21 @@ class Grid:
         """What a reader must know before the numbers: substituted data, runs that are missing."""
         return tuple(json.loads(self.responses.attrs["notices"]))
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Versions, platform, data hashes and git state, for each sitting; empty at the start.
+
+        Raises:
+            InputError: the record isn't one.
+        """
+        path = self.folder / "provenance.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{path} isn't a record of nearzero: {error}; delete the folder and begin again"
+            ) from error
+
     def verdict(self, rules: Rules | None = None) -> Verdict:
         """Whether distance or intensity costs more, network by network; Holm's adjustment is over all of the grid."""
         return judge(self.responses, rules or self.spec.points[0].spec.rules)
@@ -192,7 +208,8 @@ class Grid:
         place = self.spec.points.index(point)
         path = self.folder / "state" / f"{place:02d}-{name}-{run:02d}.nc"
         if path.exists():
-            return xr.load_dataset(io.BytesIO(path.read_bytes()), engine="h5netcdf")
+            with suppress(OSError, ValueError, KeyError):  # one that can't be read is measured again
+                return xr.load_dataset(io.BytesIO(path.read_bytes()), engine="h5netcdf")
         network = shelf.read(point, name, run, data)
         if network is None:
             return None
@@ -206,16 +223,18 @@ class Grid:
         """The data of all points, by name; their hashes are noted."""
         specs = {point.spec.data: point.spec for point in self.spec.points}
         loaded = {name: load_data(spec, data_dir, journal) for name, spec in specs.items()}
-        path = self.folder / "provenance.json"
-        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"sittings": []}
+        path, record = self.folder / "provenance.json", self.provenance
         hashes = {name: dict(data.hashes) for name, data in loaded.items()}
         if record.get("data", hashes) != hashes:
             raise InputError(
                 f"{self.folder} was begun with other data; give the same, or choose another folder"
             )
         record |= {"data": hashes}
-        now = sitting(self.spec.points[0].spec.device, thread_count())
-        if now not in record["sittings"]:
-            record["sittings"].append(now)
+        sittings, now = (
+            record.setdefault("sittings", []),
+            sitting(self.spec.points[0].spec.device, thread_count()),
+        )
+        if now not in sittings:
+            sittings.append(now)
         write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
         return loaded
