@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 import nearzero as nz
 from nearzero.networks import initial_stack
+from nearzero.threads import parallel
 from nearzero.training.deep import deep_network, train_deep
 from nearzero.training.engine import Examples
 from nearzero.training.recipe import Recipe
@@ -64,6 +67,19 @@ def test_layers_are_as_many_as_asked_for_and_learn(examples: Examples) -> None:
     other = small("relu", 3, 0)
     train_deep(other, examples, recipe, seed=1)  # another order of the batches
     assert not torch.equal(other[0].weight, network[0].weight)
+
+
+def test_initial_weights_are_pytorchs_also_on_several_threads() -> None:
+    made: dict[int, nn.Sequential] = {}
+    parallel(lambda seed: made.update({seed: small("relu", 6, seed)}), range(40), 4)
+    for seed, network in made.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            widths = [64, *[12] * 6, 10]
+            expected = [nn.Linear(*pair) for pair in pairwise(widths)]
+        for mine, theirs in zip(network[::2], expected, strict=True):
+            assert torch.equal(mine.weight, theirs.weight)
+            assert torch.equal(mine.bias, theirs.bias)
 
 
 def test_divergence_is_said(examples: Examples) -> None:

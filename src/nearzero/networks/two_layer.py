@@ -19,11 +19,12 @@ from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     ArrayLike = npt.ArrayLike | Tensor
 
-__all__ = ["Stack", "TwoLayer", "as_network", "initial_stack"]
+__all__ = ["Stack", "TwoLayer", "as_network", "initial_linear", "initial_stack"]
 
 Floats = npt.NDArray[np.float32]
 ARRAYS = ("w1", "b1", "w2", "b2")
@@ -162,19 +163,23 @@ def initial_stack(
     """
     import torch
 
-    def linear(generator: torch.Generator, fan_in: int, fan_out: int) -> tuple[Floats, Floats]:
-        bound = 1 / fan_in**0.5
-        weight = torch.empty(fan_out, fan_in)
-        torch.nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
-        bias = torch.empty(fan_out).uniform_(-bound, bound, generator=generator)
-        return weight.numpy(), bias.numpy()
-
     def network(seed: int) -> TwoLayer:
         generator = torch.Generator().manual_seed(seed)
-        hidden, output = linear(generator, inputs, units), linear(generator, units, classes)
-        return TwoLayer(*hidden, *output, activation=activation_name)
+        hidden = initial_linear(generator, inputs, units)
+        return TwoLayer(*hidden, *initial_linear(generator, units, classes), activation=activation_name)
 
     return Stack.of([network(seed) for seed in seeds])
+
+
+def initial_linear(generator: torch.Generator, fan_in: int, fan_out: int) -> tuple[Floats, Floats]:
+    """Weights (fan_out, fan_in) and biases (fan_out,) as ``nn.Linear`` draws them, from a generator of one's own."""
+    import torch
+
+    bound = 1 / fan_in**0.5
+    weight = torch.empty(fan_out, fan_in)
+    torch.nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
+    bias = torch.empty(fan_out).uniform_(-bound, bound, generator=generator)
+    return weight.numpy(), bias.numpy()
 
 
 def as_network(network: TwoLayer | nn.Module) -> TwoLayer:
