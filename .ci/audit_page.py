@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from pages import write_or_check
+
 import nearzero as nz
 from nearzero.audit import Audit, Sentence
 from nearzero.report.audited import fault_tables, levels_table
@@ -68,12 +70,7 @@ def main() -> int:
     """Write the page, or say whether it's up to date."""
     folders = [Path(each) for each in sys.argv[1:] if each != "--write"]
     folder = folders[0] if folders else KEPT
-    if "--write" in sys.argv:
-        PAGE.write_text(page(folder), encoding="utf-8")
-        return 0
-    fresh = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page(folder)
-    print(f"{PAGE} {'is' if fresh else 'is NOT'} what {folder} says")
-    return 0 if fresh else 1
+    return write_or_check(PAGE, page(folder), folder, sys.argv[1:])
 
 
 if __name__ == "__main__":

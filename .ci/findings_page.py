@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from pages import write_or_check
 
 import nearzero as nz
 from nearzero.report.comparison import verdict as agreement
@@ -149,12 +150,7 @@ def main(arguments: Sequence[str]) -> int:
         for name, text in found.items():
             print(f"{name}: {text}")
         return 0
-    if "--write" in arguments:
-        PAGE.write_text(page(found), encoding="utf-8")
-        return 0
-    fresh = PAGE.read_text(encoding="utf-8") == page(found)
-    print(f"{PAGE} {'is' if fresh else 'is NOT'} what {KEPT} says")
-    return 0 if fresh else 1
+    return write_or_check(PAGE, page(found), KEPT, arguments)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+from pages import write_or_check
+
 import nearzero as nz
 from nearzero.report.grids import grid_table
 from nearzero.report.render import to_markdown
@@ -43,15 +45,5 @@ def page() -> str:
     return f"{words}\n"
 
 
-def main(arguments: list[str]) -> int:
-    """Write the page, or say whether it's up to date."""
-    if "--write" in arguments:
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    fresh = PAGE.read_text(encoding="utf-8") == page()
-    print(f"{PAGE} {'is' if fresh else 'is NOT'} what {KEPT} says")
-    return 0 if fresh else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(PAGE, page(), KEPT, sys.argv[1:]))

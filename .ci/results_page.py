@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from pages import write_or_check
 
 import nearzero as nz
 from nearzero.report.comparison import compare_baseline, verdict
@@ -48,15 +49,5 @@ def far_end(study: nz.Study) -> str:
     )
 
 
-def main() -> int:
-    """Write the page, or say whether it's up to date."""
-    if "--write" in sys.argv:
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    fresh = PAGE.read_text(encoding="utf-8") == page()
-    print(f"{PAGE} {'is' if fresh else 'is NOT'} what {KEPT} says")
-    return 0 if fresh else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, page(), KEPT, sys.argv[1:]))

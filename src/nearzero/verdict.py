@@ -344,9 +344,20 @@ def _decided(each: Comparison, p_adjusted: float, rules: Rules) -> Comparison:
     return replace(each, p_adjusted=p_adjusted, finding=finding)
 
 
-def gathered(parts: Sequence[Sequence[xr.Dataset]], networks: Sequence[str]) -> xr.Dataset:
-    """Responses of single networks, run by run for each network, as one Dataset on (network, run, ...)."""
-    rows = [xr.concat(list(runs), "run", combine_attrs="drop_conflicts") for runs in parts]
+def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[str]) -> xr.Dataset:
+    """Responses of single networks, run by run for each network, as one float64 Dataset on (network, run, ...).
+
+    A run that is None, since it diverged say, is NaN throughout; at least one isn't.
+    """
+    numbers = [
+        [None if each is None else each.map(lambda values: values.astype(np.float64)) for each in runs]
+        for runs in parts
+    ]
+    lost = xr.full_like(next(each for runs in numbers for each in runs if each is not None), np.nan)
+    rows = [
+        xr.concat([lost if each is None else each for each in runs], "run", combine_attrs="drop_conflicts")
+        for runs in numbers
+    ]
     return xr.concat(rows, "network", combine_attrs="drop_conflicts").assign_coords(network=list(networks))
 
 

@@ -29,7 +29,7 @@ from nearzero.errors import InputError
 from nearzero.files import locked, make_folder, write_bytes, write_text
 from nearzero.grid.spec import GridSpec, Point, grid_text, load_grid
 from nearzero.study.journal import Journal
-from nearzero.study.provenance import sitting
+from nearzero.study.provenance import read_record, sitting
 from nearzero.study.steps import examples_of, load_data
 from nearzero.threads import thread_count
 from nearzero.verdict import Rules, Verdict, judge
@@ -131,13 +131,7 @@ class Grid:
         Raises:
             InputError: the record isn't one.
         """
-        path = self.folder / "provenance.json"
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(
-                f"{path} isn't a record of nearzero: {error}; delete the folder and begin again"
-            ) from error
+        return read_record(self.folder / "provenance.json")
 
     def verdict(self, rules: Rules | None = None) -> Verdict:
         """Whether distance or intensity costs more, network by network; Holm's adjustment is over all of the grid."""

@@ -45,13 +45,11 @@ def assembled(parts: Mapping[tuple[Point, str], Sequence[xr.Dataset | None]], sp
     """
     rows, names, activations, values, layers = [], [], [], [], []
     for (point, name), runs in parts.items():
-        present = [each.map(lambda values: values.astype(np.float64)) for each in runs if each is not None]
-        if not present:
+        present = next((each for each in runs if each is not None), None)
+        if present is None:
             continue
-        lost, rest = xr.full_like(present[0], np.nan), iter(present)
-        whole = [lost if each is None else next(rest) for each in runs]
-        for layer in present[0].layer.values:
-            rows.append([each.sel(layer=layer, drop=True) for each in whole])
+        for layer in present.layer.values:
+            rows.append([None if each is None else each.sel(layer=layer, drop=True) for each in runs])
             names.append(spec.name(name, point, int(layer) if point.layers is not None else None))
             activations.append(name)
             values.append(str(point.value))

@@ -110,22 +110,20 @@ class _Bench:
                 deciding = (*self._spec.verdict_distance, *self._spec.verdict_intensity)
                 design = replace(design, families=deciding)
             found = matched(network, x, y, design=design)
-        # what differs from run to run is in the arrays
-        kept = {key: value for key, value in found.attrs.items() if isinstance(value, str | int | float)}
-        kept = {key: value for key, value in kept.items() if key not in ("seed", "first_draw")}
+        kept = {
+            key: value
+            for key, value in found.attrs.items()
+            if isinstance(value, str | int | float)
+            and key not in ("seed", "first_draw")  # which runs differ in
+        }
         return found.drop_attrs(deep=False).assign_attrs(kept)
 
 
 def _assembled(parts: Sequence[xr.Dataset | None], spec: Spec) -> xr.Dataset:
     """Responses of all runs, in order, on (network, run, ...); NaN for runs that diverged."""
-    present = [each for each in parts if each is not None]
-    if not present:
+    if all(each is None for each in parts):
         raise InputError("no run of the study is left to be measured; all of them diverged")
-    numbers = [each.map(lambda values: values.astype(np.float64)) for each in present]
-    lost = xr.full_like(numbers[0], np.nan)
-    rows = iter(numbers)
-    every = [lost if each is None else next(rows) for each in parts]
-    networks = [every[first : first + spec.runs] for first in range(0, len(every), spec.runs)]
+    networks = [parts[first : first + spec.runs] for first in range(0, len(parts), spec.runs)]
     found = gathered(networks, spec.activations).assign_coords(
         run=np.arange(spec.runs), seed=("run", list(spec.seeds))
     )

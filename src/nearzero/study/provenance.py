@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["sitting"]
+from nearzero.errors import InputError
+
+__all__ = ["read_record", "sitting"]
 
 # A sitting is a process, however many steps of a study it takes.
 STARTED = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 PACKAGES = ("nearzero", "torch", "numpy", "numba", "scipy", "xarray", "h5netcdf", "safetensors")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What is known of where results come from; empty where nothing is.
+
+    Raises:
+        InputError: the file can't be read, or isn't such a record.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} isn't a record of nearzero: {error}; delete the folder and begin again"
+        ) from error
 
 
 def sitting(device: str, threads: int) -> dict[str, Any]:

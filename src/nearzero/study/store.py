@@ -19,8 +19,8 @@ import io
 import json
 import shutil
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from safetensors.numpy import save
 from nearzero.errors import InputError
 from nearzero.files import locked, make_folder, write_bytes, write_text
 from nearzero.networks import Stack, TwoLayer
+from nearzero.study.provenance import read_record
 from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
 from nearzero.training.train import History, Progress
 
@@ -109,15 +110,13 @@ class Store:
                 "choose another folder, or delete this one"
             )
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep other processes from working on the study; a process that's killed lets go.
 
         Raises:
             InputError: another process is at work.
         """
-        with locked(self.folder):
-            yield
+        return locked(self.folder)
 
     def note(self, record: dict[str, Any]) -> None:
         """Replace what is known of where the study comes from."""
@@ -126,15 +125,7 @@ class Store:
     @property
     def provenance(self) -> dict[str, Any]:
         """What is known of where the study comes from; empty at the start."""
-        path = self.folder / "provenance.json"
-        if not path.exists():
-            return {}
-        try:
-            return dict(json.loads(_read(path)))
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"{path} isn't a record of nearzero: {error}; delete the folder and begin again"
-            ) from error
+        return read_record(self.folder / "provenance.json")
 
     # --- networks ---
 

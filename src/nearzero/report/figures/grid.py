@@ -28,7 +28,7 @@ def grid_figure(grid: GridResults) -> Figure:
     each pair of them.
     """
     judged = judgements(grid)
-    verdict = grid.verdict()
+    verdict = next(iter(judged.values()))
     names, shown = verdict.networks, sorted(verdict.rules.targets)[-len(_COLOURS) :]
     pairs = [(distance, each) for distance in judged for each in verdict.rules.intensity]
     with styled():

@@ -1,0 +1,18 @@
+"""What the scripts that make a page of `docs/` from kept results have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["write_or_check"]
+
+
+def write_or_check(page: Path, content: str, kept: Path, arguments: Sequence[str]) -> int:
+    """Write the page if `--write` is among the arguments, else say whether it's up to date; gives the exit status."""
+    if "--write" in arguments:
+        page.write_text(content, encoding="utf-8")
+        return 0
+    fresh = page.is_file() and page.read_text(encoding="utf-8") == content
+    print(f"{page} {'is' if fresh else 'is NOT'} what {kept} says")
+    return 0 if fresh else 1
