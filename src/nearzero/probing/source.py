@@ -21,7 +21,7 @@ __all__ = ["Room", "Source", "is_out_of_memory"]
 DEFAULT_BATCH = 256
 # Of the limit; the rest is for what isn't counted: what kernels take while they run, and what has been let go of but
 # isn't back with the system.
-SHARE = 0.75
+SHARE = 0.5
 END = object()
 
 
