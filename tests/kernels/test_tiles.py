@@ -1,12 +1,14 @@
 """The sparse forms hold what the images hold, whatever the images."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from nearzero.errors import InputError
 from nearzero.kernels import matching
 from nearzero.kernels.matching import similar_order
-from nearzero.kernels.tiles import TILE, Tiles, row_stride
+from nearzero.kernels.tiles import PARTS, TILE, Tiles, row_stride
 
 
 def _sparse(examples, inputs, density=0.2, seed=0):
@@ -30,8 +32,9 @@ IMAGES = {
 def _from_lists(tiles, inputs):
     arrays = tiles.arrays
     dense = np.zeros((len(tiles) * TILE, inputs), np.uint8)
-    for pair in range(len(arrays.starts) - 1):
-        entries = arrays.entries[arrays.starts[pair] : arrays.starts[pair + 1]]
+    for pair, (first, last) in enumerate(pairwise(arrays.starts[::PARTS])):
+        assert (np.diff(arrays.starts[pair * PARTS : (pair + 1) * PARTS + 1]) >= 0).all()
+        entries = arrays.entries[first:last]
         columns = entries >> 16
         assert (np.diff(columns.astype(np.int64)) > 0).all()
         dense[2 * pair, columns] = entries & 255

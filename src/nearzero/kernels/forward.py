@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from nearzero.errors import InputError
 from nearzero.kernels.layout import BYTES, aligned, by_strip, padded, strip_width
-from nearzero.kernels.registers import axpy_pair, inlined
+from nearzero.kernels.registers import axpy_pair, inlined, load_like
 from nearzero.kernels.simd import fma, jit, load, load_n, splat, splat_at, store, store_n
-from nearzero.kernels.tiles import TILE, build_tile, check_inputs, tile_room
+from nearzero.kernels.tiles import PARTS, TILE, build_tile, check_inputs, tile_room
 from nearzero.pixels import Pixels
 from nearzero.threads import parallel, thread_count
 
@@ -27,13 +27,16 @@ CHUNK = 16  # tiles that a thread takes at a time
 
 @inlined
 def _strip(entries, starts, first, pairs, w, base, bias, z, at, width):  # type: ignore[no-untyped-def]
-    for pair in range(first, first + pairs):
-        sums = bias + bias
-        for k in range(starts[pair], starts[pair + 1]):
-            entry = np.int64(entries[np.uint64(k)])
-            one, two = splat_at(BYTES, entry & 255), splat_at(BYTES, (entry >> 8) & 255)
-            sums = axpy_pair(one, two, w, base + (entry >> 16) * width, sums)
-        store_n(z, at + 2 * (pair - first) * width, sums)
+    for part in range(PARTS):
+        for pair in range(pairs):
+            its, to, sums = (first + pair) * PARTS + part, at + 2 * pair * width, bias + bias
+            if part:
+                sums = load_like(z, to, sums)
+            for k in range(starts[its], starts[its + 1]):
+                entry = np.int64(entries[np.uint64(k)])
+                one, two = splat_at(BYTES, entry & 255), splat_at(BYTES, (entry >> 8) & 255)
+                sums = axpy_pair(one, two, w, base + (entry >> 16) * width, sums)
+            store_n(z, to, sums)
 
 
 @jit

@@ -4,8 +4,9 @@ Most pixels of most images are zero, so both products with the images go over no
 that suits each:
 
 - *forward*, z = W1 x + b1: examples are taken in pairs, and for each pair the pixels where either isn't
-  zero are listed, ascending. One row of W1 serves both, and the sums of 2 x 128 units stay in registers to
-  the end of the list.
+  zero are listed, ascending. One row of W1 serves both, and the sums of a strip's units stay in registers to
+  the end of the list. Where strips are narrow, lists are cut in two in the middle of the image: the rows of W1
+  that the upper halves of a tile's pairs need are few enough to stay in the first-level cache.
 - *gradient*, sum of dz x^T: pixel by pixel, over the tile's examples. Their bytes are turned to lie
   together, and a mask of 64 bits says which of them aren't zero. The sums of 128 units stay in registers
   while the mask is walked.
@@ -25,12 +26,14 @@ import numpy.typing as npt
 
 from nearzero.errors import InputError
 from nearzero.kernels.bytes import copy_bytes, nonzero_mask, prefetch, trailing_zeros, transpose_block
-from nearzero.kernels.layout import aligned
+from nearzero.kernels.layout import MANY_REGISTERS, aligned
 from nearzero.kernels.simd import jit
 
-__all__ = ["TILE", "TileArrays", "Tiles", "build_tile", "tile_room"]
+__all__ = ["PARTS", "TILE", "TileArrays", "Tiles", "build_tile", "tile_room"]
 
 TILE = 64  # examples in a tile
+PARTS = 1 if MANY_REGISTERS else 2  # of a pair's list
+LISTS = TILE // 2 * PARTS
 _ONE = np.uint64(1)
 MAX_INPUTS = 1 << 16  # an entry of a pair's list keeps the column in 16 bits
 
@@ -40,7 +43,8 @@ class TileArrays(NamedTuple):
 
     Attributes:
         rows: 64 images, padded with zeros to a multiple of 64 pixels; what the rest is made from.
-        entries, starts: the lists of the 32 pairs; list j is ``entries[starts[j]:starts[j + 1]]``.
+        entries, starts: the lists of the 32 pairs, in `PARTS`; part k of list j is ``entries[starts[i]:starts[i + 1]]``
+            with i = j PARTS + k.
         columns, masks: for each pixel, padded likewise, the bytes of 64 examples, and which of them aren't
             zero.
     """
@@ -63,20 +67,20 @@ def tile_room(inputs: int) -> TileArrays:
     return TileArrays(
         aligned(TILE * stride, np.uint8),
         aligned(TILE // 2 * stride, np.uint32),
-        np.zeros(TILE // 2 + 1, np.int64),
+        np.zeros(LISTS + 1, np.int64),
         aligned(TILE * stride, np.uint8),
         aligned(stride, np.uint64),
     )
 
 
 @jit
-def _list_pair(rows, first, stride, entries, cursor):  # type: ignore[no-untyped-def]
-    """Append the pixels where either of two images isn't zero to a list; returns the new end of the list.
+def _list_pair(rows, first, stride, start, stop, entries, cursor):  # type: ignore[no-untyped-def]
+    """Append the pixels, from `start` to `stop`, where either of two images isn't zero; returns the list's new end.
 
     The images are ``rows[first : first + stride]`` and the `stride` bytes that follow. An entry is
     column << 16 | second pixel << 8 | first pixel.
     """
-    for block in range(first, first + stride, 64):
+    for block in range(first + start, first + stop, 64):
         mask = nonzero_mask(rows, block) | nonzero_mask(rows, block + stride)
         column = np.uint64(block - first)
         while mask:
@@ -109,10 +113,13 @@ def build_tile(tile, values, inputs, order, first, count, turned):  # type: igno
             prefetch(values, row + p)
     cursor = np.uint64(0)
     tile.starts[0] = 0
+    part = -(-stride // 64 // PARTS) * 64
     for pair in range(32):
-        if 2 * pair < count:
-            cursor = _list_pair(tile.rows, 2 * pair * stride, stride, tile.entries, cursor)
-        tile.starts[pair + 1] = cursor
+        for k in range(PARTS):
+            if 2 * pair < count:
+                start, stop = k * part, min((k + 1) * part, stride)
+                cursor = _list_pair(tile.rows, 2 * pair * stride, stride, start, stop, tile.entries, cursor)
+            tile.starts[pair * PARTS + k + 1] = cursor
     if turned:
         for p in range(0, stride, 64):
             for k in range(0, 64, 16):
@@ -148,14 +155,14 @@ class Tiles:
         stride, count = row_stride(inputs), -(-examples // TILE)
         kept = count if gradients else 0
         columns, masks = aligned(kept * TILE * stride, np.uint8), aligned(kept * stride, np.uint64)
-        starts = np.zeros(count * TILE // 2 + 1, np.int64)
+        starts = np.zeros(count * LISTS + 1, np.int64)
         one, flat, parts = tile_room(inputs), values.reshape(-1), []
         for tile in range(count):
             first = tile * TILE
             build_tile(one, flat, inputs, order, first, min(TILE, examples - first), gradients)
             parts.append(one.entries[: one.starts[-1]].copy())
-            pair = first // 2
-            starts[pair : pair + TILE // 2 + 1] = starts[pair] + one.starts
+            place = tile * LISTS
+            starts[place : place + LISTS + 1] = starts[place] + one.starts
             if gradients:
                 columns[first * stride : (first + TILE) * stride] = one.columns
                 masks[tile * stride : (tile + 1) * stride] = one.masks

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -70,9 +71,13 @@ class _Prepared:
 
     @classmethod
     def of(cls, examples: Examples, *, gradients: bool) -> _Prepared:
-        order = similar_order(examples.pixels.values)
-        tiles = Tiles.build(examples.pixels.values, order, gradients=gradients)
-        return cls(tiles, examples.labels[order].astype(np.int32))
+        """Prepared once for all engines that train on the same examples one after the other."""
+        known = _prepared.setdefault(examples, {})
+        if gradients not in known:
+            order = similar_order(examples.pixels.values)
+            tiles = Tiles.build(examples.pixels.values, order, gradients=gradients)
+            known[gradients] = cls(tiles, examples.labels[order].astype(np.int32))
+        return known[gradients]
 
     @property
     def shard(self) -> int:
@@ -83,6 +88,10 @@ class _Prepared:
     def shards(self) -> int:
         """How many there are."""
         return -(-len(self.labels) // self.shard)
+
+
+# as long as the examples live
+_prepared: WeakKeyDictionary[Examples, dict[bool, _Prepared]] = WeakKeyDictionary()
 
 
 class _Desk(NamedTuple):
