@@ -161,7 +161,8 @@ class HiddenLayer:
         """(L, N): the class with the greatest logit, the first of equals, under each perturbation.
 
         A common positive scale of all units, where the activation is positively homogeneous, is taken through
-        to the logits: argmax(s W2 act(z) + b2), one product for all such perturbations.
+        to the logits: argmax(s W2 act(z) + b2), one product for all such perturbations. So is a clip that no
+        example reaches, being a scale of 1.
 
         Args:
             perturbations: L of them.
@@ -171,6 +172,7 @@ class HiddenLayer:
             raise InputError("predict takes a sequence of perturbations")
         scale, offset, clip = _stacked(perturbations, self.network.units)
         post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
+        clip[self._unreached(scale, offset, clip) & ~post[:, None]] = np.inf
         common = self._common_scale(scale, offset, clip)
         closed = ~np.isnan(common)
         rest = ~closed
@@ -198,6 +200,10 @@ class HiddenLayer:
 
         parallel(work, range(4 * self.threads), self.threads)
         out[levels] = part
+
+    def _unreached(self, scale: Floats, offset: Floats, clip: Floats) -> npt.NDArray[np.bool_]:
+        """(L, U): where z is only clipped, and no example reaches the clip: it changes nothing."""
+        return np.asarray((scale == 1) & (offset == 0) & (clip >= self.ranges.pre.maximum))
 
     def _common_scale(self, scale: Floats, offset: Floats, clip: Floats) -> Floats:
         """(L,): the scale that all units share where a perturbation is nothing but that; else NaN.

@@ -11,7 +11,7 @@ import re
 
 from nearzero.errors import InputError
 
-__all__ = ["DEFAULT_MEMORY", "memory_limit", "memory_text"]
+__all__ = ["DEFAULT_MEMORY", "LEAST", "memory_limit", "memory_text"]
 
 # Python with PyTorch, MNIST and the compiled kernels hold about 0.6 GB, so that a process stays below 4 GB.
 DEFAULT_MEMORY = 3 * 10**9

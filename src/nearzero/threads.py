@@ -52,10 +52,19 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def parallel(function: Callable[[Item], object], items: Iterable[Item], threads: int) -> None:
-    """Call `function` on every item, on `threads` threads; an exception in one of them is raised here."""
+    """Call `function` on every item, on `threads` threads; an exception in one of them is raised here.
+
+    What wasn't begun by then never is. A function called on several threads mustn't call this with as many: it
+    would wait for itself.
+    """
     if threads == 1:
         for item in items:
             function(item)
         return
-    for future in [_pool(threads).submit(function, item) for item in items]:
-        future.result()
+    futures = [_pool(threads).submit(function, item) for item in items]
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()

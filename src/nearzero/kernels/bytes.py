@@ -1,22 +1,38 @@
 """Images as bytes, sixty-four at a time: what the sparse products need beside the float vectors of `simd`.
 
-Two things are done with the bytes of images, each by one intrinsic that LLVM maps to a few instructions:
-blocks are turned so that the examples of one pixel lie together, and the non-zeros of sixty-four bytes become
-the bits of a mask, which is then walked bit by bit. As in `simd`, indices are not checked.
+Three things are done with the bytes of images, each by one intrinsic that LLVM maps to a few instructions:
+blocks are turned so that the examples of one pixel lie together; the non-zeros of sixty-four bytes become the
+bits of a mask, which is then walked bit by bit; and the non-zeros of two rows are listed, eight pixels at a time
+and without a branch, since where an image has ink can't be predicted. As in `simd`, indices are not checked.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["copy_bytes", "nonzero_mask", "prefetch", "trailing_zeros", "transpose_block"]
+from nearzero.kernels.compile import has_feature
+
+__all__ = [
+    "FIRST",
+    "copy_bytes",
+    "list_eight",
+    "nonzero_mask",
+    "prefetch",
+    "trailing_zeros",
+    "transpose_block",
+]
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+# row m: the places of the bits that are set in the byte m, ascending, then the others
+FIRST = np.argsort(1 - _BITS, axis=1, kind="stable").astype(np.uint32).ravel()
 
 
 def _is_flat(array: Any, dtype: Any) -> bool:
@@ -83,6 +99,59 @@ def nonzero_mask(_typing, array, index):  # type: ignore[no-untyped-def]
         return builder.bitcast(builder.icmp_unsigned("!=", value, ir.Constant(row, None)), _I64)
 
     return types.uint64(array, types.intp), codegen
+
+
+def _permuted(builder: Any, values: Any, places: Any) -> Any:
+    """values[places[k]] for each of eight k: one instruction with AVX2."""
+    if has_feature("avx2"):
+        kind = ir.FunctionType(values.type, [values.type, values.type])
+        permute = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.permd")
+        return builder.call(permute, [values, places])
+    result = ir.Constant(values.type, ir.Undefined)
+    for k in range(8):
+        place = ir.Constant(_I32, k)
+        value = builder.extract_element(values, builder.extract_element(places, place))
+        result = builder.insert_element(result, value, place)
+    return result
+
+
+@intrinsic
+def list_eight(_typing, rows, index, stride, column, first, entries, cursor):  # type: ignore[no-untyped-def]
+    """List those of eight pixels that aren't zero in both of two rows, as ``column << 16 | second << 8 | first``.
+
+    The pixels are ``rows[index + k]`` and ``rows[index + stride + k]``, of columns column + k. Eight entries are
+    written at ``entries[cursor]``, of which the first ones count. Returns how many.
+    first: the table `FIRST`.
+    """
+    if not (
+        _is_flat(rows, types.uint8) and _is_flat(first, types.uint32) and _is_flat(entries, types.uint32)
+    ):
+        return None
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        rows_value, index_value, stride_value, column_value, first_value, entries_value, cursor_value = args
+        eight, bytes_ = ir.VectorType(_I32, 8), ir.VectorType(_I8, 8)
+
+        def row(index: Any) -> Any:
+            where = _pointer(context, builder, signature.args[0], rows_value, index, bytes_)
+            return builder.zext(builder.load(where, align=1), eight)
+
+        one, two = row(index_value), row(builder.add(index_value, stride_value))
+        pixels = builder.or_(one, builder.shl(two, ir.Constant(eight, [8] * 8)))
+        zeros = ir.Constant(eight, None)
+        mask = builder.bitcast(builder.icmp_unsigned("!=", pixels, zeros), _I8)
+        start = builder.insert_element(zeros, builder.trunc(column_value, _I32), ir.Constant(_I32, 0))
+        columns = builder.add(builder.shuffle_vector(start, zeros, zeros), ir.Constant(eight, list(range(8))))
+        values = builder.or_(pixels, builder.shl(columns, ir.Constant(eight, [16] * 8)))
+        line = builder.mul(builder.zext(mask, _I64), ir.Constant(_I64, 8))
+        places = builder.load(
+            _pointer(context, builder, signature.args[4], first_value, line, eight), align=4
+        )
+        to = _pointer(context, builder, signature.args[5], entries_value, cursor_value, eight)
+        builder.store(_permuted(builder, values, places), to, align=4)
+        return builder.zext(builder.ctpop(mask), _I64)
+
+    return types.int64(rows, types.intp, types.intp, types.intp, first, entries, types.intp), codegen
 
 
 @intrinsic

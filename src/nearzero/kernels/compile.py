@@ -14,12 +14,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numba
 from numba.core.caching import FunctionCache
 
 from nearzero.files import cache_root
 
-__all__ = ["jit"]
+__all__ = ["has_feature", "jit"]
+
+
+def has_feature(name: str) -> bool:
+    """Whether kernels are compiled for processors that have a feature, as LLVM calls it: "avx2", say."""
+    known = numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()
+    return f"+{name}" in known.split(",")
 
 
 @cache

@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import llvmlite.binding
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from nearzero.kernels.compile import has_feature
 from nearzero.kernels.simd import LANES, jit
 
 __all__ = [
@@ -39,12 +38,8 @@ __all__ = [
 Floats = npt.NDArray[np.float32]
 
 
-def _many_registers() -> bool:
-    """Whether thirty-two vectors of sixteen floats fit in the registers, as with AVX-512; else it's about eight."""
-    return "+avx512f" in (numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten())
-
-
-MANY_REGISTERS = _many_registers()
+# thirty-two vectors of sixteen floats fit in the registers with AVX-512; else it's about eight
+MANY_REGISTERS = has_feature("avx512f")
 WIDEST = 128 if MANY_REGISTERS else 32  # what the registers hold: the sums of two examples
 BYTES = np.arange(256, dtype=np.float32)  # a byte as float32 by one load, which is quicker than a conversion
 STRIPS = tuple(width for width in (128, 64, 32, 16) if width <= WIDEST)

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
-from nearzero.kernels.bytes import copy_bytes, nonzero_mask, prefetch, trailing_zeros, transpose_block
+from nearzero.kernels.bytes import FIRST, copy_bytes, list_eight, nonzero_mask, prefetch, transpose_block
 from nearzero.kernels.layout import MANY_REGISTERS, aligned
 from nearzero.kernels.simd import jit
 
@@ -34,7 +34,6 @@ __all__ = ["PARTS", "TILE", "TileArrays", "Tiles", "build_tile", "tile_room"]
 TILE = 64  # examples in a tile
 PARTS = 1 if MANY_REGISTERS else 2  # of a pair's list
 LISTS = TILE // 2 * PARTS
-_ONE = np.uint64(1)
 MAX_INPUTS = 1 << 16  # an entry of a pair's list keeps the column in 16 bits
 
 
@@ -77,19 +76,11 @@ def tile_room(inputs: int) -> TileArrays:
 def _list_pair(rows, first, stride, start, stop, entries, cursor):  # type: ignore[no-untyped-def]
     """Append the pixels, from `start` to `stop`, where either of two images isn't zero; returns the list's new end.
 
-    The images are ``rows[first : first + stride]`` and the `stride` bytes that follow. An entry is
-    column << 16 | second pixel << 8 | first pixel.
+    The images are ``rows[first : first + stride]`` and the `stride` bytes that follow; start and stop are multiples
+    of 8. An entry is column << 16 | second pixel << 8 | first pixel.
     """
-    for block in range(first + start, first + stop, 64):
-        mask = nonzero_mask(rows, block) | nonzero_mask(rows, block + stride)
-        column = np.uint64(block - first)
-        while mask:
-            k = trailing_zeros(mask)
-            mask &= mask - _ONE
-            at = np.uint64(block) + k
-            one, two = np.uint64(rows[at]), np.uint64(rows[at + np.uint64(stride)])
-            entries[cursor] = (column + k) << np.uint64(16) | two << np.uint64(8) | one
-            cursor += _ONE
+    for column in range(start, stop, 8):
+        cursor += list_eight(rows, first + column, stride, column, FIRST, entries, cursor)
     return cursor
 
 
@@ -111,13 +102,13 @@ def build_tile(tile, values, inputs, order, first, count, turned):  # type: igno
         row = np.int64(order[k]) * inputs
         for p in range(0, inputs + 63, 64):
             prefetch(values, row + p)
-    cursor = np.uint64(0)
+    cursor = 0
     tile.starts[0] = 0
     part = -(-stride // 64 // PARTS) * 64
     for pair in range(32):
         for k in range(PARTS):
             if 2 * pair < count:
-                start, stop = k * part, min((k + 1) * part, stride)
+                start, stop = k * part, min((k + 1) * part, -(-inputs // 8) * 8)
                 cursor = _list_pair(tile.rows, 2 * pair * stride, stride, start, stop, tile.entries, cursor)
             tile.starts[pair * PARTS + k + 1] = cursor
     if turned:

@@ -8,7 +8,7 @@ again. Arithmetic is elsewhere (`nearzero.training`, `nearzero.sweep`), and so a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from nearzero.datasets import Dataset, load
 from nearzero.errors import InputError
 from nearzero.families import make_family
 from nearzero.hidden import HiddenLayer
+from nearzero.memory import LEAST, memory_limit
 from nearzero.networks import Stack, TwoLayer, initial_stack
 from nearzero.pixels import Pixels
 from nearzero.study.journal import Journal
@@ -27,7 +28,7 @@ from nearzero.study.provenance import sitting
 from nearzero.study.spec import CONDUCT, Spec
 from nearzero.study.store import Arrays, Store
 from nearzero.sweep import respond
-from nearzero.threads import thread_count
+from nearzero.threads import parallel, thread_count
 from nearzero.training.engine import Engine, Examples
 from nearzero.training.train import NEVER, History, Progress, train
 
@@ -260,13 +261,16 @@ def sweep_networks(store: Store, data: Dataset, journal: Journal) -> None:
     diverged = history.diverged_at.transpose("network", "run").values.ravel() != NEVER
     grids = [make_family(name, spec.conduct).levels for name in spec.families]
     journal.say(f"sweeping {len(each)} networks over {sum(map(len, grids))} levels")
-    parts = []
+    sets, parts = [examples[split] for split in splits], dict[int, Arrays]()
+    # a network for each thread: what isn't in kernels then costs no more than its share
+    workers = thread_count() if len(each) >= thread_count() else 1
     with journal.timed("swept"), journal.bar("sweeping", len(each)) as bar:
-        for (name, run), lost in zip(each, diverged, strict=True):
-            parts.append(
-                {} if lost else _sweep_network(store, name, run, [examples[split] for split in splits])
-            )
+
+        def work(place: int) -> None:
+            parts[place] = {} if diverged[place] else _sweep_network(store, *each[place], sets, workers)
             bar(len(parts))
+
+        parallel(work, range(len(each)), workers)
     coords = {
         "network": list(spec.activations),
         "run": np.arange(spec.runs),
@@ -280,12 +284,12 @@ def sweep_networks(store: Store, data: Dataset, journal: Journal) -> None:
         "data": data.name,
         "notices": list(_notices(data, history)),
     }
-    store.write_results(history, _response_dataset(parts, coords, attributes))
+    store.write_results(history, _response_dataset([parts[k] for k in range(len(each))], coords, attributes))
     store.clear_state()
 
 
-def _sweep_network(store: Store, name: str, run: int, splits: list[Examples]) -> Arrays:
-    """All responses of one run; ranges are those of the first split, the training set."""
+def _sweep_network(store: Store, name: str, run: int, splits: Sequence[Examples], beside: int) -> Arrays:
+    """All responses of one run, while so many are at work; ranges are those of the first split, the training set."""
     kept = f"response-{name}-{run:02d}"
     arrays = store.read_state(kept)
     if arrays is not None and set(arrays) == set(RESPONSE):
@@ -294,10 +298,10 @@ def _sweep_network(store: Store, name: str, run: int, splits: list[Examples]) ->
     network = store.read_network(name, run)
     if not network.finite:  # it diverged after the last measurement
         return {}
-    ranges = None
-    responses = []
+    ranges, responses = None, []
+    threads, memory = (None if beside == 1 else 1), max(memory_limit() // beside, LEAST)
     for split in splits:
-        hidden = HiddenLayer(network, split.pixels)
+        hidden = HiddenLayer(network, split.pixels, threads=threads, memory=memory)
         ranges = ranges or hidden.ranges
         responses.append(
             respond(hidden, split.labels, families=spec.families, ranges=ranges, conduct=spec.conduct)

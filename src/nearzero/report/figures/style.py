@@ -111,4 +111,5 @@ def _bytes(figure: Figure, kind: str, metadata: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     with styled():
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+        figure.set_layout_engine("none")  # laid out once, the same in every format
     return buffer.getvalue()
