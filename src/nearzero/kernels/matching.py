@@ -18,6 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from nearzero.kernels.simd import jit
+from nearzero.threads import parallel, thread_count
 
 __all__ = ["similar_order"]
 
@@ -124,6 +125,6 @@ def similar_order(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
             counts = np.zeros(128 * bits.shape[1] + 2, np.int64)
             _halve(bits, members, members.copy(), np.empty(size, np.int64), counts)
             pending += [members[:middle], members[middle:]]
-    for first in range(0, len(order), WINDOW):
-        _pair_up(bits, order[first : first + WINDOW])
+    windows = [order[first : first + WINDOW] for first in range(0, len(order), WINDOW)]
+    parallel(lambda window: _pair_up(bits, window), windows, thread_count())
     return order
