@@ -20,7 +20,7 @@ from numba.core.caching import FunctionCache
 
 from nearzero.files import cache_root
 
-__all__ = ["has_feature", "jit"]
+__all__ = ["any_compiled", "has_feature", "jit"]
 
 
 def has_feature(name: str) -> bool:
@@ -36,6 +36,11 @@ def _folder() -> str:
         digest.update(source.name.encode())
         digest.update(source.read_bytes())
     return str(cache_root() / "kernels" / digest.hexdigest()[:16])
+
+
+def any_compiled() -> bool:
+    """Whether machine code of these kernels is kept from an earlier process, or was made and kept by this one."""
+    return any(Path(_folder()).glob("**/*.nbc"))
 
 
 class _ForgivingCache(FunctionCache):  # type: ignore[misc]

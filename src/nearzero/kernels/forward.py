@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
-from nearzero.kernels.layout import BYTES, aligned, by_strip, padded, strip_width
+from nearzero.kernels.layout import BYTES, MANY_REGISTERS, aligned, by_strip, padded, strip_width
 from nearzero.kernels.registers import axpy_pair, inlined, load_like
 from nearzero.kernels.simd import fma, jit, load, load_n, splat, splat_at, store, store_n
 from nearzero.kernels.tiles import PARTS, TILE, build_tile, check_inputs, tile_room
@@ -50,9 +50,9 @@ def forward_tile(tiles, tile, pairs, w, b, inputs, z):  # type: ignore[no-untype
     while unit < b.size:
         width = strip_width(b.size - unit)
         base, at = unit * inputs, unit * 64
-        if width == 128:
+        if MANY_REGISTERS and width == 128:
             _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 8), z, at, 128)
-        elif width == 64:
+        elif MANY_REGISTERS and width == 64:
             _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 4), z, at, 64)
         elif width == 32:
             _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 2), z, at, 32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from nearzero.kernels.bytes import prefetch, trailing_zeros
-from nearzero.kernels.layout import BYTES, strip_width
+from nearzero.kernels.layout import BYTES, MANY_REGISTERS, strip_width
 from nearzero.kernels.registers import axpy_pair, halves, inlined, load_like
 from nearzero.kernels.simd import add_n, jit, splat_at, splat_n, store_n
 
@@ -60,9 +60,9 @@ def pixel_gradient(tiles, tile, inputs, dz, units, fresh, g_w1):  # type: ignore
     while unit < units:
         width = strip_width(units - unit)
         base, start = unit * 64, unit * inputs
-        if width == 128:
+        if MANY_REGISTERS and width == 128:
             _strip(tiles, first, ahead, inputs, dz, base, g_w1, start, 128, splat_n(none, 8), fresh)
-        elif width == 64:
+        elif MANY_REGISTERS and width == 64:
             _strip(tiles, first, ahead, inputs, dz, base, g_w1, start, 64, splat_n(none, 4), fresh)
         elif width == 32:
             _strip(tiles, first, ahead, inputs, dz, base, g_w1, start, 32, splat_n(none, 2), fresh)

@@ -240,9 +240,9 @@ def hidden_gradient(room, stride, examples, w2, classes):  # type: ignore[no-unt
     while unit < units:
         width = strip_width(units - unit)
         base, first = unit * rows, unit * 64
-        if width == 128:
+        if MANY_REGISTERS and width == 128:
             _hidden_strip(room, stride, examples, w2, classes, base, first, 128, splat_n(none, 8))
-        elif width == 64:
+        elif MANY_REGISTERS and width == 64:
             _hidden_strip(room, stride, examples, w2, classes, base, first, 64, splat_n(none, 4))
         elif width == 32:
             _hidden_strip(room, stride, examples, w2, classes, base, first, 32, splat_n(none, 2))
@@ -276,9 +276,9 @@ def output_gradient(room, stride, examples, classes, gradient):  # type: ignore[
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
-        if width == 128:
+        if MANY_REGISTERS and width == 128:
             _output_strip(room, stride, examples, rows, unit, 128, splat_n(none, 8), g_w2, g_b1)
-        elif width == 64:
+        elif MANY_REGISTERS and width == 64:
             _output_strip(room, stride, examples, rows, unit, 64, splat_n(none, 4), g_w2, g_b1)
         elif width == 32:
             _output_strip(room, stride, examples, rows, unit, 32, splat_n(none, 2), g_w2, g_b1)

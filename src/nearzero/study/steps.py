@@ -20,6 +20,7 @@ from nearzero.datasets import Dataset, load
 from nearzero.errors import InputError
 from nearzero.families import make_family
 from nearzero.hidden import HiddenLayer
+from nearzero.kernels.compile import any_compiled
 from nearzero.memory import LEAST, memory_limit
 from nearzero.networks import Stack, TwoLayer, initial_stack
 from nearzero.pixels import Pixels
@@ -94,6 +95,8 @@ def train_networks(store: Store, data: Dataset, journal: Journal) -> None:
         journal.note("training: nothing to do")
         return
     _check_device(spec.device)
+    if spec.device == "cpu" and not any_compiled():
+        journal.say("compiling kernels for this processor, once; `nearzero compile` does it beforehand")
     examples = examples_of(spec, data)
     histories = [_train_network(store, name, examples, data.classes, journal) for name in spec.activations]
     store.write_results(_history_dataset(spec, histories))

@@ -1,0 +1,54 @@
+"""The kernels of a study, compiled before there is one: all that is asked of them is asked of sixty random images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nearzero.errors import InputError
+from nearzero.families import Conduct
+from nearzero.files import cache_root
+from nearzero.hidden import HiddenLayer
+from nearzero.kernels.compile import any_compiled
+from nearzero.networks import initial_stack
+from nearzero.pixels import Pixels
+from nearzero.sweep import respond
+from nearzero.training.engine import Examples
+
+__all__ = ["compile_kernels"]
+
+
+def compile_kernels(activations: Sequence[str] = ("abs", "relu")) -> None:
+    """Compile what training and sweeping on this processor need, and keep it in the user's cache.
+
+    Else the first study of a machine does so on its way. What is there already isn't compiled again.
+
+    Args:
+        activations: of the networks that will be swept; training is compiled for all at once.
+
+    Raises:
+        InputError: the cache can't be written, so that nothing could be kept.
+    """
+    from nearzero.training.fused import FusedEngine
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (60, 32), dtype=np.uint8)
+    examples = Examples(Pixels(pixels, 1.0, 0.0), rng.integers(0, 2, 60))
+    for name in activations:
+        stack = initial_stack([0], name, inputs=32, units=16, classes=2)
+        for batch_size in (None, 32):
+            engine = FusedEngine(
+                stack, examples, examples, seeds=[0], learning_rate=1e-3, batch_size=batch_size
+            )
+            engine.advance(0, 1)
+            engine.measure("train")
+        hidden = HiddenLayer(stack[0], examples.pixels)
+        families = ("offset", "scale", "clip")
+        conduct = Conduct.default([name])
+        respond(hidden, examples.labels, families=families, ranges=hidden.ranges, conduct=conduct)
+    if not any_compiled():
+        raise InputError(
+            f"nothing can be kept in {cache_root()}, so each process will compile for itself; make that folder "
+            "writable, or name another in NEARZERO_CACHE"
+        )
