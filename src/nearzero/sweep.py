@@ -145,7 +145,8 @@ def _compare(
     for rows in hidden.blocks(len(perturbations)):
         predictions = hidden.predict(perturbations, rows)
         for name, reference in references.items():
-            matches[name] += metrics.matches(predictions, reference[rows])
+            # of the same type, or each row would be converted before it's compared
+            matches[name] += metrics.matches(predictions, reference[rows].astype(predictions.dtype))
         if kept is not None:
             kept[:, rows] = predictions
     return {name: count / len(hidden) for name, count in matches.items()}, kept

@@ -103,10 +103,11 @@ def _write_rows(z, units, all_units, order, first, count, out):  # type: ignore[
 @jit
 def _forward_rows(tile, values, inputs, order, first, last, w, b, units, z, out):  # type: ignore[no-untyped-def]
     """z of tiles `first` to `last` (excluded), each built here, written to `out`."""
+    number, turned = np.int64(0), np.bool_(False)  # as literals they'd have both functions compiled once more
     for t in range(first, last):
         count = min(64, order.size - t * 64)
-        build_tile(tile, values, inputs, order, t * 64, count, False)
-        forward_tile(tile, 0, (count + 1) // 2, w, b, inputs, z)
+        build_tile(tile, values, inputs, order, t * 64, count, turned)
+        forward_tile(tile, number, (count + 1) // 2, w, b, inputs, z)
         _write_rows(z, units, b.size, order, t * 64, count, out)
 
 
