@@ -47,13 +47,9 @@ class Perturbation:
         lengths = set()
         for name in PARAMETERS:
             value = np.array(getattr(self, name), dtype=np.float64)
-            if value.ndim > 1 or np.isnan(value).any():
-                seen = f"shape {value.shape}" if value.ndim > 1 else "NaN"
-                raise InputError(f"{name} must be a number or an array (units,) without NaN; got {seen}")
             greatest = np.inf if name == "clip" else FLOAT32_MAX
-            if (value < -FLOAT32_MAX).any() or (value > greatest).any():
-                far = float(value.flat[np.abs(value).argmax()])
-                raise InputError(f"{name} must stay within float32, in which networks compute; got {far}")
+            if value.ndim > 1 or (value.size and not -FLOAT32_MAX <= value.min() <= value.max() <= greatest):
+                raise _refusal(name, value)
             value.setflags(write=False)
             object.__setattr__(self, name, value)
             lengths |= {value.size} if value.ndim else set()
@@ -110,3 +106,12 @@ class Perturbation:
             clip=np.minimum(carried, other.clip),
             side=self.side,
         )
+
+
+def _refusal(name: str, value: npt.NDArray[np.float64]) -> InputError:
+    """What is wrong with a parameter."""
+    if value.ndim > 1 or np.isnan(value).any():
+        seen = f"shape {value.shape}" if value.ndim > 1 else "NaN"
+        return InputError(f"{name} must be a number or an array (units,) without NaN; got {seen}")
+    far = float(value.flat[np.abs(value).argmax()])
+    return InputError(f"{name} must stay within float32, in which networks compute; got {far}")
