@@ -129,6 +129,21 @@ def test_a_dead_unit_that_speaks_on_other_data_is_not_scaled() -> None:
     assert int(found.dead_units) == 1
 
 
+@pytest.mark.parametrize("name", ["relu", "abs", "leaky_relu"])
+def test_a_clip_acts_from_the_greatest_z_down(name: str) -> None:
+    """A clip that no example reaches isn't computed; one that is the next number below the greatest z must be."""
+    top = np.float32(3.7)
+    below = np.nextafter(top, np.float32(0))
+    logit = np.float32(activation_module(name)(torch.tensor(below)))
+    unit = np.array([[1.0]], np.float32)
+    network = nz.TwoLayer(unit, [0.0], np.array([[0.0], [1.0]], np.float32), [logit, 0.0], name)
+    hidden = nz.HiddenLayer(network, np.array([[0.5], [top]], np.float32))
+    clips = [np.inf, 5.0, float(top), float(below), 1.0]
+    predictions = hidden.predict([nz.Perturbation(clip=clip) for clip in clips])
+    assert predictions[:, 1].tolist() == [1, 1, 1, 0, 0]  # of two equal logits the first wins
+    assert predictions[:, 0].tolist() == [0] * 5
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_and_company_change_no_prediction(
     threads: int, trained: dict, mnist_5k: nz.datasets.Dataset

@@ -7,6 +7,7 @@ threads changes how long a result takes and nothing else.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from nearzero.errors import InputError
 __all__ = ["one_torch_thread", "parallel", "thread_count"]
 
 Item = TypeVar("Item")
+POOL = "nearzero-worker"
 
 
 def thread_count(requested: int | None = None) -> int:
@@ -48,16 +50,16 @@ def one_torch_thread() -> Iterator[None]:
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="nearzero")
+    return ThreadPoolExecutor(threads, thread_name_prefix=POOL)
 
 
 def parallel(function: Callable[[Item], object], items: Iterable[Item], threads: int) -> None:
     """Call `function` on every item, on `threads` threads; an exception in one of them is raised here.
 
-    What wasn't begun by then never is. A function called on several threads mustn't call this with as many: it
-    would wait for itself.
+    What wasn't begun by then never is. Where such a function calls this in turn, its items stay on its thread: to
+    wait for others that wait as well could take for ever.
     """
-    if threads == 1:
+    if threads == 1 or threading.current_thread().name.startswith(POOL):
         for item in items:
             function(item)
         return

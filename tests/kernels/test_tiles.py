@@ -1,5 +1,8 @@
 """The sparse forms hold what the images hold, whatever the images."""
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -59,6 +62,30 @@ def test_lists_and_columns_give_the_images_back(name):
     )
     bits = np.unpackbits(tiles.arrays.masks.view(np.uint8), bitorder="little").reshape(columns.shape)
     np.testing.assert_array_equal(bits, columns != 0)
+
+
+LISTED = """
+import sys
+import numpy as np
+from nearzero.kernels.compile import has_feature
+from nearzero.kernels.tiles import Tiles
+
+assert not has_feature("avx2")
+images = np.load(sys.argv[1])
+order = np.arange(len(images), dtype=np.int32)
+np.save(sys.argv[2], Tiles.build(images, order, gradients=False).arrays.entries)
+"""
+
+
+def test_any_processor_lists_the_same(tmp_path):
+    """Compiled without the instructions of this one, as Numba can be told to."""
+    images, order = IMAGES["odd"], np.arange(131, dtype=np.int32)
+    np.save(tmp_path / "images.npy", images)
+    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NEARZERO_CACHE": str(tmp_path)}
+    paths = [str(tmp_path / name) for name in ("images.npy", "entries.npy")]
+    subprocess.run([sys.executable, "-c", LISTED, *paths], env=plain, check=True)
+    here = Tiles.build(images, order, gradients=False).arrays
+    np.testing.assert_array_equal(np.load(paths[1]), here.entries)
 
 
 def test_columns_are_made_only_for_gradients():

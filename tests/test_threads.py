@@ -1,0 +1,41 @@
+"""Work on threads: what is raised, what is no longer begun, and calls within calls."""
+
+import threading
+import time
+
+import pytest
+
+from nearzero.threads import parallel
+
+
+def test_an_exception_is_raised_and_ends_what_wasnt_begun():
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            raise ValueError("the first")
+        time.sleep(0.05)
+
+    with pytest.raises(ValueError, match="the first"):
+        parallel(work, range(200), 2)
+    seen = len(begun)
+    time.sleep(0.3)
+    assert seen < 20
+    assert len(begun) <= seen + 2
+
+
+def test_calls_within_calls_dont_wait_for_each_other():
+    done = []
+
+    def inner(item):
+        done.append((item, threading.current_thread().name))
+
+    def outer(item):
+        parallel(lambda k: inner((item, k)), range(3), 2)
+
+    waiting = threading.Thread(target=lambda: parallel(outer, range(4), 2), daemon=True)
+    waiting.start()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    assert sorted(item for item, _ in done) == [(item, k) for item in range(4) for k in range(3)]
