@@ -15,7 +15,7 @@ import numpy as np
 from pages import write_or_check
 
 import nearzero as nz
-from nearzero.report.comparison import verdict as agreement
+from nearzero.report.comparison import reproduction
 
 KEPT, PAGE, WORDS = Path("results/paper"), Path("docs/findings.md"), Path("docs/findings_words.md")
 TABLES = ("verdict", "costs")
@@ -30,7 +30,7 @@ def numbers() -> dict[str, str]:
     found = {name: judged.of(name).split(" (")[0] for name in NETWORKS}
     found |= {f"{name}_more": more(judged, name) for name in NETWORKS}
     found |= {f"{name}_count": counted(judged, name) for name in NETWORKS}
-    found["reproduces"] = str(agreement(study))
+    found["reproduces"] = str(reproduction(study))
     cost = judged.costs.sel(target=FAR).mean("run")
     for family in ("noise", "shift", "signed_shift"):
         found[family] = both(cost.sel(family=family).to_series().to_dict())

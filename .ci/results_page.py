@@ -13,7 +13,7 @@ import numpy as np
 from pages import write_or_check
 
 import nearzero as nz
-from nearzero.report.comparison import compare_baseline, verdict
+from nearzero.report.comparison import compare_baseline, reproduction
 
 KEPT, PAGE = Path("results/paper"), Path("docs/results.md")
 WORDS = Path("docs/results_words.md")
@@ -27,7 +27,7 @@ def page() -> str:
     agreeing = sum(row.agrees for row in baseline)
     head = (
         f"{agreeing} of the 6 numbers of table 1 lie within 3 standard errors and half a unit of the last digit. "
-        f"{verdict(study)}"
+        f"{reproduction(study)}"
     )
     tables = [(KEPT / "tables" / f"{name}.md").read_text(encoding="utf-8").strip() for name in TABLES]
     words = WORDS.read_text(encoding="utf-8").strip()

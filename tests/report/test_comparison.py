@@ -4,13 +4,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nearzero.report import StudyResults, compare_baseline, compare_responses, verdict
+from nearzero.report import StudyResults, compare_baseline, compare_responses, reproduction
 from nearzero.report.comparison import Comparison
 from nearzero.statistics import summarise
 
 
 def test_every_published_accuracy_is_compared(study: StudyResults) -> None:
-    found = verdict(study)
+    found = reproduction(study)
     assert len(found.comparisons) == 72
     assert len({(row.network, row.quantity, row.level) for row in found.comparisons}) == 72
     assert (len(found.agreeing), found.differing, found.unmeasured) == (72, (), ())
@@ -66,7 +66,7 @@ def test_table_1_has_both_deviations(study: StudyResults) -> None:
 
 
 def test_rows_that_differ_are_found_and_named(study_of: Callable) -> None:
-    found = verdict(study_of(shift=-1.6))
+    found = reproduction(study_of(shift=-1.6))
     assert 0 < len(found.differing) < 72
     assert len(found.agreeing) + len(found.differing) == 72
     for row in found.differing:
@@ -78,7 +78,7 @@ def test_rows_that_differ_are_found_and_named(study_of: Callable) -> None:
 
 
 def test_what_was_not_measured_does_not_agree(study_of: Callable) -> None:
-    found = verdict(study_of(networks=("relu", "gelu"), families=("scale", "offset")))
+    found = reproduction(study_of(networks=("relu", "gelu"), families=("scale", "offset")))
     assert len(found.comparisons) == 72
     assert len(found.unmeasured) == 72 - 7 - 20
     assert str(found).endswith("of ours; 45 were not measured.")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from nearzero.paper import FIGURE_2, FIGURE_3, PeakUnit, published
-from nearzero.report import verdict
+from nearzero.report import reproduction
 from nearzero.report.figures import (
     activations_figure,
     agreement_figure,
@@ -148,7 +148,7 @@ def points(axes: Axes) -> np.ndarray:
 
 def test_figure_4_draws_every_row(study) -> None:
     above, below = agreement_figure(study).axes[:2]
-    rows = verdict(study).comparisons
+    rows = reproduction(study).comparisons
     measured = points(above)
     assert measured.shape == (72 + 4, 2)
     np.testing.assert_allclose(measured[:72, 0], [row.published for row in rows])
@@ -164,7 +164,7 @@ def test_figure_4_fills_what_differs(study_of: Callable) -> None:
     figure = agreement_figure(study)
     filled = [drawn for drawn in figure.axes[1].lines if drawn.get_marker() != "None"]
     filled = [drawn for drawn in filled if drawn.get_markerfacecolor() != "none"]
-    assert len(filled) == len(verdict(study).differing) > 0
+    assert len(filled) == len(reproduction(study).differing) > 0
     legend = figure.axes[0].get_legend()
     assert legend is not None
     assert "outside both" in [text.get_text() for text in legend.get_texts()]

@@ -7,7 +7,7 @@ import pytest
 
 import nearzero as nz
 from nearzero.paper import published
-from nearzero.report.comparison import compare_baseline, verdict
+from nearzero.report.comparison import compare_baseline, reproduction
 
 KEPT = Path(__file__).parents[2] / "results" / "paper"
 MOST_BYTES = 20_000_000
@@ -40,7 +40,7 @@ def test_table_1_is_reproduced(kept):
 
 
 def test_tables_2_to_4_are_reproduced(kept):
-    found = verdict(kept)
+    found = reproduction(kept)
     assert len(found.comparisons) == 2 * sum(map(len, published().families.values())) == 72
     assert not found.unmeasured
     assert len(found.agreeing) >= 0.9 * 72
@@ -49,7 +49,7 @@ def test_tables_2_to_4_are_reproduced(kept):
 def test_every_row_that_differs_is_listed(kept):
     text = (KEPT / "tables" / "differing_rows.md").read_text(encoding="utf-8")
     page = (KEPT.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
-    for row in verdict(kept).differing:
+    for row in reproduction(kept).differing:
         assert f"{row.published:.2f}" in text
         assert f"{row.published:.2f}" in page
 

@@ -5,7 +5,13 @@ builds the tables, `captions` explains them and `render` shows them; `figures` d
 disk and on the screen. Importing this package imports neither matplotlib nor rich.
 """
 
-from nearzero.report.comparison import Comparison, Verdict, compare_baseline, compare_responses, verdict
+from nearzero.report.comparison import (
+    Comparison,
+    Reproduction,
+    compare_baseline,
+    compare_responses,
+    reproduction,
+)
 from nearzero.report.results import StudyResults
 from nearzero.report.table import Column, Table
 from nearzero.report.tables import baseline_table, differing_table, heldout_table, response_table, tables
@@ -23,9 +29,9 @@ from nearzero.report.write import (
 __all__ = [
     "Column",
     "Comparison",
+    "Reproduction",
     "StudyResults",
     "Table",
-    "Verdict",
     "baseline_table",
     "compare_baseline",
     "compare_responses",
@@ -35,9 +41,9 @@ __all__ = [
     "print_grid",
     "print_tables",
     "print_verdict",
+    "reproduction",
     "response_table",
     "tables",
-    "verdict",
     "write_audit",
     "write_grid",
     "write_report",

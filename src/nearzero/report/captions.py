@@ -6,7 +6,7 @@ It stands apart so that `tables` and `figures` hold numbers alone. Plain text; t
 from collections.abc import Mapping
 
 from nearzero.paper import published
-from nearzero.report.comparison import POINTS, STANDARD_ERRORS, verdict
+from nearzero.report.comparison import POINTS, STANDARD_ERRORS, reproduction
 from nearzero.report.results import StudyResults
 
 __all__ = [
@@ -84,6 +84,6 @@ def figure_captions(study: StudyResults) -> str:
         "the activation, taken over the centres of the peaks, for a plain shift y = z + p r.",
         "**Figure 4.** Measured over published mean accuracy, tables 1 to 4; below, measured less published. "
         f"Shaded: {POINTS:g} points. Bars: {STANDARD_ERRORS:g} standard errors of the difference of two "
-        f"means, our deviation taken for both sides in tables 2 to 4. {verdict(study)} {conduct}",
+        f"means, our deviation taken for both sides in tables 2 to 4. {reproduction(study)} {conduct}",
     ]
     return "\n\n".join(paragraphs) + "\n"

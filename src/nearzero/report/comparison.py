@@ -19,7 +19,7 @@ from nearzero.report.results import (
 )
 from nearzero.statistics import Summary, summarise
 
-__all__ = ["Comparison", "Verdict", "compare_baseline", "compare_responses", "verdict"]
+__all__ = ["Comparison", "Reproduction", "compare_baseline", "compare_responses", "reproduction"]
 
 POINTS = 1.5
 STANDARD_ERRORS = 3.0
@@ -82,7 +82,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Reproduction:
     """How far a set of comparisons agrees with the paper."""
 
     comparisons: tuple[Comparison, ...]
@@ -112,14 +112,14 @@ class Verdict:
         return text + (f"; {len(self.unmeasured)} were not measured." if self.unmeasured else ".")
 
 
-def verdict(study: StudyResults) -> Verdict:
+def reproduction(study: StudyResults) -> Reproduction:
     """Set all 72 accuracies of tables 2 to 4 beside ours; what was not measured counts as not agreeing."""
     rows = [
         compare_responses(study, network, family)
         for family in published().families
         for network in published().baseline
     ]
-    return Verdict(tuple(row for block in rows for row in block))
+    return Reproduction(tuple(row for block in rows for row in block))
 
 
 def compare_responses(study: StudyResults, network: str, family: str) -> tuple[Comparison, ...]:

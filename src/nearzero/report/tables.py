@@ -15,7 +15,7 @@ from nearzero.report.captions import (
     heldout_caption,
     response_caption,
 )
-from nearzero.report.comparison import Comparison, compare_baseline, compare_responses, verdict
+from nearzero.report.comparison import Comparison, compare_baseline, compare_responses, reproduction
 from nearzero.report.results import (
     Curve,
     Floats,
@@ -163,7 +163,7 @@ def differing_table(study: StudyResults) -> Table:
     Rows without a measured value are listed last, where the study has their network and family; the rest
     of them are counted in the title alone.
     """
-    found = verdict(study)
+    found = reproduction(study)
     missing = [
         row for row in found.unmeasured if row.network in networks(study) and row.quantity in families(study)
     ]

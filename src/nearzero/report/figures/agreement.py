@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nearzero.paper import published
-from nearzero.report.comparison import POINTS, STANDARD_ERRORS, Comparison, compare_baseline, verdict
+from nearzero.report.comparison import POINTS, STANDARD_ERRORS, Comparison, compare_baseline, reproduction
 from nearzero.report.figures.style import INK, PALE, add_notices, colours, styled
 from nearzero.report.results import StudyResults, display_name, networks
 
@@ -45,7 +45,7 @@ def agreement_figure(study: StudyResults) -> Figure:
             axes.plot([0, 102], [0, 102], color=PALE, linewidth=0.7, zorder=1)
         _draw(above, inset, below, rows, colours(networks(study)))
         _limits(below, rows)
-        found = verdict(study)
+        found = reproduction(study)
         count = f"{len(found.agreeing)} of {len(found.comparisons)}"
         below.set_title(
             f"{count} within ±{POINTS:g} points (shaded) or ±{STANDARD_ERRORS:g} s.e. (bars)", fontsize=6.5
@@ -60,7 +60,7 @@ def agreement_figure(study: StudyResults) -> Figure:
 
 def _rows(study: StudyResults) -> list[Comparison]:
     """Every accuracy of tables 1 to 4 that was measured."""
-    rows = list(verdict(study).comparisons)
+    rows = list(reproduction(study).comparisons)
     for network in networks(study):
         if network in published().baseline:
             rows += [row for row in compare_baseline(study, network) if row.quantity in _KINDS]
@@ -109,7 +109,7 @@ def _keys(study: StudyResults) -> list[Line2D]:
         if network in published().baseline
     ]
     kinds = [(marker, label, "none") for marker, label in dict.fromkeys(_KINDS.values())]
-    if verdict(study).differing:
+    if reproduction(study).differing:
         kinds.append(("o", "outside both", INK))
     for marker, label, face in kinds:
         keys.append(
