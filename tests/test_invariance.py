@@ -139,11 +139,11 @@ def test_what_is_measured_is_each_z_scaled(monkeypatch):
     # the prediction without perturbation is a scale of 1, by the shortcut: what remains is all by the long way
     plain = expected.curves.measured_agreement.values
 
-    def predict(self, perturbations, rows=None):
+    def predict(self, perturbations, rows=None, **how):
         if all(each.is_identity for each in perturbations):
             logits = np.maximum(self.z, 0) @ self.network.w2.T + self.network.b2
             return logits.argmax(axis=1)[None]
-        return unperturbed(self, perturbations, rows)
+        return unperturbed(self, perturbations, rows, **how)
 
     monkeypatch.setattr(nz.HiddenLayer, "predict", predict)
     np.testing.assert_array_equal(scale_audit(network_of("relu"), x, y).curves.measured_agreement, plain)

@@ -157,7 +157,9 @@ class HiddenLayer:
             other.__dict__.pop(name, None)
         return other
 
-    def predict(self, perturbations: Sequence[Perturbation], rows: slice | None = None) -> Predictions:
+    def predict(
+        self, perturbations: Sequence[Perturbation], rows: slice | None = None, *, by_algebra: bool = True
+    ) -> Predictions:
         """(L, N): the class with the greatest logit, the first of equals, under each perturbation.
 
         A common positive scale of all units, where the activation is positively homogeneous, is taken through
@@ -167,13 +169,16 @@ class HiddenLayer:
         Args:
             perturbations: L of them.
             rows: one of `blocks`, to be given predictions for it alone, (L, n).
+            by_algebra: False has every z perturbed, to see whether the algebra holds.
         """
         if not all(isinstance(each, Perturbation) for each in perturbations):
             raise InputError("predict takes a sequence of perturbations")
         scale, offset, clip = _stacked(perturbations, self.network.units)
         post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
-        clip[self._unreached(scale, offset, clip) & ~post[:, None]] = np.inf
-        common = self._common_scale(scale, offset, clip)
+        common = np.full(len(scale), np.nan, np.float32)
+        if by_algebra:
+            clip[self._unreached(scale, offset, clip) & ~post[:, None]] = np.inf
+            common = self._common_scale(scale, offset, clip)
         closed = ~np.isnan(common)
         rest = ~closed
         flat = (scale[rest].ravel(), offset[rest].ravel(), clip[rest].ravel(), post[rest])

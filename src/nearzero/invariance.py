@@ -30,7 +30,7 @@ from nearzero.errors import InputError
 from nearzero.families import Scale
 from nearzero.hidden import HiddenLayer
 from nearzero.networks import TwoLayer, as_network
-from nearzero.perturbation import FLOAT32_MAX, Perturbation
+from nearzero.perturbation import Perturbation
 from nearzero.pixels import Pixels
 from nearzero.sweep import as_labels
 
@@ -304,9 +304,9 @@ def scale_audit(
     algebra = _Algebra(network, live)
     tally, constant = Tally(scales), True
     tally.items = len(hidden)
-    perturbations = [_each_z(level, live) for level in scales]
+    perturbations = [Perturbation(scale=np.where(live, level, 1.0)) for level in scales]
     for rows in hidden.blocks(len(scales)):
-        measured = hidden.predict(perturbations, rows)
+        measured = hidden.predict(perturbations, rows, by_algebra=False)
         plain = hidden.predict([Perturbation()], rows)[0]
         for first in range(rows.start, rows.stop, ROWS):
             part = slice(first, min(first + ROWS, rows.stop))
@@ -326,11 +326,6 @@ def scale_audit(
         formula=("W2 a" if constant else "W2 a + b2 / s") if affine else "", logit_error=logit_error,
         normalisations=(), constant_from=float("nan"), curves=tally.curves(),
     )  # fmt: skip
-
-
-def _each_z(level: float, live: npt.NDArray[np.bool_]) -> Perturbation:
-    """A scale of the live units that is done to each z; with no clip at all it would be taken through to the logits."""
-    return Perturbation(scale=np.where(live, level, 1.0), clip=FLOAT32_MAX)
 
 
 class _Algebra:
