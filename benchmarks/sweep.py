@@ -114,12 +114,13 @@ class Case:
     def operations(self, names: Iterable[str]) -> float:
         """What sweeping these families multiplies and adds: z on the pixels that aren't zero, and the readouts.
 
-        A common scale of all units goes through Abs and ReLU to the logits: one readout does for all its levels.
+        A common scale of all units goes through Abs and ReLU to the logits: one readout does for all its levels. So
+        it does for the levels of clip beyond 100 %, which no example reaches.
         """
-        counts = {name: len(LEVELS[name]) for name in names}
-        if "scale" in counts and self.network.act.homogeneous:
-            counts["scale"] = 1
-        readouts = len(self.examples) * self.network.classes * sum(counts.values())
+        own = {name: levels if name in names else [] for name, levels in LEVELS.items()}
+        if self.network.act.homogeneous:
+            own |= {"scale": [], "clip": [level for level in own["clip"] if level <= 1]}
+        readouts = len(self.examples) * self.network.classes * (1 + sum(map(len, own.values())))
         return 2.0 * self.network.units * (np.count_nonzero(self.examples.pixels.values) + readouts)
 
     def dense_operations(self) -> float:
@@ -167,7 +168,7 @@ def growth(train: Examples, activation: str, rounds: int) -> None:
     network = initial(train, activation)
 
     def levels(count: int) -> None:
-        nz.sweep(network, train.pixels, train.labels, family="clip", levels=np.logspace(-2, 1, count))
+        nz.sweep(network, train.pixels, train.labels, family="clip", levels=np.logspace(-2, 0, count))
 
     def units(count: int) -> None:
         nz.sweep(wide[count], train.pixels, train.labels)
@@ -194,7 +195,7 @@ def growth(train: Examples, activation: str, rounds: int) -> None:
     print(
         f"how a sweep's cost grows, from 1 network, 128 units, {ALL_LEVELS} levels and {len(train):,} examples"
     )
-    print("(other numbers of levels: of clip alone)")
+    print("(other numbers of levels: of clip alone, up to 100 %)")
     timing.print_growth(
         {(what.__name__, size): partial(what, size) for what, each in sizes.items() for size in each}, rounds
     )
