@@ -102,7 +102,7 @@ def test_the_identity_level_is_the_unperturbed_network_exactly(
 def test_the_closed_form_of_scale_equals_the_general_way(
     trained: dict, mnist_5k: nz.datasets.Dataset
 ) -> None:
-    """For clips that no example reaches, the two are equal to the last bit: both are the network as it is."""
+    """Up to near ties; for clips that no example reaches, to the last bit: both are the network as it is."""
     for name in ("abs", "relu", "leaky_relu"):
         hidden = nz.HiddenLayer(trained[name], mnist_5k.test.pixels)
         scales = np.logspace(-2, 1, 25)

@@ -90,9 +90,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     with explained(path):
         temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}.part")
-        os.close(
-            os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        )  # less what the user's mask forbids
+        temporary.touch(exist_ok=False)  # with the permissions that the user's mask leaves
         try:
             yield temporary
             with temporary.open("rb+") as file:

@@ -175,10 +175,8 @@ class HiddenLayer:
             raise InputError("predict takes a sequence of perturbations")
         scale, offset, clip = _stacked(perturbations, self.network.units)
         post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
-        common = np.full(len(scale), np.nan, np.float32)
-        if by_algebra:
-            clip[self._unreached(scale, offset, clip) & ~post[:, None]] = np.inf
-            common = self._common_scale(scale, offset, clip)
+        unknown = np.full(len(scale), np.nan, np.float32)
+        common = self._common_scale(scale, offset, clip, post) if by_algebra else unknown
         closed = ~np.isnan(common)
         rest = ~closed
         flat = (scale[rest].ravel(), offset[rest].ravel(), clip[rest].ravel(), post[rest])
@@ -206,13 +204,12 @@ class HiddenLayer:
         parallel(work, range(4 * self.threads), self.threads)
         out[levels] = part
 
-    def _unreached(self, scale: Floats, offset: Floats, clip: Floats) -> npt.NDArray[np.bool_]:
-        """(L, U): where z is only clipped, and no example reaches the clip: it changes nothing."""
-        return np.asarray((scale == 1) & (offset == 0) & (clip >= self.ranges.pre.maximum))
-
-    def _common_scale(self, scale: Floats, offset: Floats, clip: Floats) -> Floats:
+    def _common_scale(
+        self, scale: Floats, offset: Floats, clip: Floats, post: npt.NDArray[np.bool_]
+    ) -> Floats:
         """(L,): the scale that all units share where a perturbation is nothing but that; else NaN.
 
+        A clip of otherwise unperturbed z counts as none where no example reaches it.
         Units that are silent on these examples (act(z) = 0 for all of them) may have any other positive
         scale.
         """
@@ -220,7 +217,9 @@ class HiddenLayer:
         if not self.network.act.homogeneous or not speaking.any():
             return np.full(len(scale), np.nan, np.float32)
         first = scale[:, int(speaking.argmax())]
-        plain = (offset == 0).all(axis=1) & (clip == np.inf).all(axis=1) & (scale > 0).all(axis=1)
+        unreached = (scale == 1) & ~post[:, None] & (clip >= self.ranges.pre.maximum)
+        unclipped = (clip == np.inf) | unreached
+        plain = (offset == 0).all(axis=1) & unclipped.all(axis=1) & (scale > 0).all(axis=1)
         same = (scale[:, speaking] == first[:, None]).all(axis=1)
         return np.where(plain & same, first, np.float32(np.nan))
 

@@ -20,11 +20,8 @@ import nearzero as nz
 from nearzero.probing.suffix import Recorder, Suffix
 
 STATUS = Path("/proc/self/status")
-LIMIT, BATCH, SIDE = (
-    64 * 10**6,
-    512,
-    64,
-)  # what the allocator keeps varies by some 20 MB from process to process
+# what the allocator keeps varies by some 20 MB from process to process
+LIMIT, BATCH, SIDE = 64 * 10**6, 512, 64
 BATCHES = 10 * LIMIT // (4 * BATCH * SIDE**2) + 1
 UNLIMITED = 2 * 10**9
 

@@ -110,11 +110,11 @@ class _Bench:
                 deciding = (*self._spec.verdict_distance, *self._spec.verdict_intensity)
                 design = replace(design, families=deciding)
             found = matched(network, x, y, design=design)
+        of_runs = ("seed", "first_draw")  # in which they differ
         kept = {
             key: value
             for key, value in found.attrs.items()
-            if isinstance(value, str | int | float)
-            and key not in ("seed", "first_draw")  # which runs differ in
+            if isinstance(value, str | int | float) and key not in of_runs
         }
         return found.drop_attrs(deep=False).assign_attrs(kept)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -264,14 +265,17 @@ def sweep_networks(store: Store, data: Dataset, journal: Journal) -> None:
     diverged = history.diverged_at.transpose("network", "run").values.ravel() != NEVER
     grids = [make_family(name, spec.conduct).levels for name in spec.families]
     journal.say(f"sweeping {len(each)} networks over {sum(map(len, grids))} levels")
-    sets, parts = [examples[split] for split in splits], dict[int, Arrays]()
-    # a network for each thread: what isn't in kernels then costs no more than its share
+    sets, done = [examples[split] for split in splits], count(1)
+    parts: list[Arrays] = [{} for _ in each]
+    # a network on each thread: what isn't in kernels then costs no more than its share
     workers = thread_count() if len(each) >= thread_count() else 1
+    memory = max(memory_limit() // workers, LEAST)
     with journal.timed("swept"), journal.bar("sweeping", len(each)) as bar:
 
         def work(place: int) -> None:
-            parts[place] = {} if diverged[place] else _sweep_network(store, *each[place], sets, workers)
-            bar(len(parts))
+            if not diverged[place]:
+                parts[place] = _sweep_network(store, *each[place], sets, memory)
+            bar(next(done))
 
         parallel(work, range(len(each)), workers)
     coords = {
@@ -287,12 +291,12 @@ def sweep_networks(store: Store, data: Dataset, journal: Journal) -> None:
         "data": data.name,
         "notices": list(_notices(data, history)),
     }
-    store.write_results(history, _response_dataset([parts[k] for k in range(len(each))], coords, attributes))
+    store.write_results(history, _response_dataset(parts, coords, attributes))
     store.clear_state()
 
 
-def _sweep_network(store: Store, name: str, run: int, splits: Sequence[Examples], beside: int) -> Arrays:
-    """All responses of one run, while so many are at work; ranges are those of the first split, the training set."""
+def _sweep_network(store: Store, name: str, run: int, splits: Sequence[Examples], memory: int) -> Arrays:
+    """All responses of one run; ranges are those of the first split, the training set. memory: bytes it may take."""
     kept = f"response-{name}-{run:02d}"
     arrays = store.read_state(kept)
     if arrays is not None and set(arrays) == set(RESPONSE):
@@ -302,9 +306,8 @@ def _sweep_network(store: Store, name: str, run: int, splits: Sequence[Examples]
     if not network.finite:  # it diverged after the last measurement
         return {}
     ranges, responses = None, []
-    threads, memory = (None if beside == 1 else 1), max(memory_limit() // beside, LEAST)
     for split in splits:
-        hidden = HiddenLayer(network, split.pixels, threads=threads, memory=memory)
+        hidden = HiddenLayer(network, split.pixels, memory=memory)
         ranges = ranges or hidden.ranges
         responses.append(
             respond(hidden, split.labels, families=spec.families, ranges=ranges, conduct=spec.conduct)
