@@ -181,6 +181,5 @@ def _open(folder: Path) -> Any:
 
 def _say_where(folder: Path, console: Console | None) -> None:
     if console is not None:
-        console.print(
-            f"\nTables are in {folder / 'tables'}, figures in {folder / 'figures'}.", highlight=False
-        )
+        where = f"\nTables are in {folder / 'tables'}, figures in {folder / 'figures'}."
+        console.print(where, highlight=False, soft_wrap=True)  # a path that's broken can't be copied
