@@ -1,5 +1,6 @@
 """The paper's two-layer networks: one, or a stack of runs."""
 
-from nearzero.networks.two_layer import Stack, TwoLayer, as_network, initial_linear, initial_stack
+from nearzero.networks.initial import generator, initial_linear, initial_stack
+from nearzero.networks.two_layer import Stack, TwoLayer, as_network
 
-__all__ = ["Stack", "TwoLayer", "as_network", "initial_linear", "initial_stack"]
+__all__ = ["Stack", "TwoLayer", "as_network", "generator", "initial_linear", "initial_stack"]

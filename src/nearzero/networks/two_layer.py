@@ -19,12 +19,11 @@ from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     ArrayLike = npt.ArrayLike | Tensor
 
-__all__ = ["Stack", "TwoLayer", "as_network", "initial_linear", "initial_stack"]
+__all__ = ["Stack", "TwoLayer", "as_network"]
 
 Floats = npt.NDArray[np.float32]
 ARRAYS = ("w1", "b1", "w2", "b2")
@@ -151,35 +150,6 @@ class Stack:
         """Stack networks of one shape and activation."""
         w1, b1, w2, b2 = (np.stack([getattr(network, name) for network in networks]) for name in ARRAYS)
         return cls(w1, b1, w2, b2, networks[0].activation)
-
-
-def initial_stack(
-    seeds: Sequence[int], activation_name: str, *, inputs: int = 784, units: int = 128, classes: int = 10
-) -> Stack:
-    """Networks as PyTorch initialises them, one per seed.
-
-    The weights of seed k are those of ``torch.manual_seed(k); nn.Linear(inputs, units); nn.Linear(units,
-    classes)``: uniform on +-1 / sqrt(fan in), weights before biases. The global generator is left alone.
-    """
-    import torch
-
-    def network(seed: int) -> TwoLayer:
-        generator = torch.Generator().manual_seed(seed)
-        hidden = initial_linear(generator, inputs, units)
-        return TwoLayer(*hidden, *initial_linear(generator, units, classes), activation=activation_name)
-
-    return Stack.of([network(seed) for seed in seeds])
-
-
-def initial_linear(generator: torch.Generator, fan_in: int, fan_out: int) -> tuple[Floats, Floats]:
-    """Weights (fan_out, fan_in) and biases (fan_out,) as ``nn.Linear`` draws them, from a generator of one's own."""
-    import torch
-
-    bound = 1 / fan_in**0.5
-    weight = torch.empty(fan_out, fan_in)
-    torch.nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
-    bias = torch.empty(fan_out).uniform_(-bound, bound, generator=generator)
-    return weight.numpy(), bias.numpy()
 
 
 def as_network(network: TwoLayer | nn.Module) -> TwoLayer:

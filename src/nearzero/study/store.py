@@ -215,9 +215,11 @@ class Store:
         self.write_state(f"training-{activation}", arrays | {"step": np.array([progress.step])})
 
     def load_progress(self, activation: str) -> tuple[Progress, Stack] | None:
-        """Where the training of one network's runs stands; None at the start."""
+        """Where the training of one network's runs stands; None at the start, or if it was measured at other steps."""
         arrays = self.read_state(f"training-{activation}")
         if arrays is None or not {*WEIGHTS, "step"} <= set(arrays):
+            return None
+        if arrays["loss"].shape[1] != len(self.spec.recipe.schedule):
             return None
         history = History(**{each.name: arrays[each.name] for each in fields(History)})
         w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nearzero.networks import initial_linear
+from nearzero.networks import generator, initial_linear
 from nearzero.networks.modules import activation_module
 from nearzero.training.batches import epoch_order, steps_per_epoch
 from nearzero.training.engine import Examples
@@ -29,20 +29,17 @@ ASKED_EVERY = 100  # steps between looks at whether the loss is still finite; ea
 def deep_network(
     activation: str, layers: int, *, inputs: int, units: int, classes: int, seed: int = 0
 ) -> nn.Sequential:
-    """Linear, activation, `layers` times, and Linear; initialised as PyTorch does after ``torch.manual_seed(seed)``.
-
-    The global generator isn't used: networks are made on several threads at once.
-    """
-    generator = torch.Generator().manual_seed(seed)
+    """Linear, activation, `layers` times, and Linear; initialised as PyTorch does after ``torch.manual_seed(seed)``."""
+    draws = generator(seed)
     modules: list[nn.Module] = []
     for fan_in, fan_out in pairwise([inputs, *[units] * layers]):
-        modules += [_linear(generator, fan_in, fan_out), activation_module(activation)]
-    return nn.Sequential(*modules, _linear(generator, units, classes))
+        modules += [_linear(draws, fan_in, fan_out), activation_module(activation)]
+    return nn.Sequential(*modules, _linear(draws, units, classes))
 
 
-def _linear(generator: torch.Generator, fan_in: int, fan_out: int) -> nn.Linear:
+def _linear(draws: np.random.RandomState, fan_in: int, fan_out: int) -> nn.Linear:
     linear = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")  # draws nothing
-    weight, bias = map(torch.from_numpy, initial_linear(generator, fan_in, fan_out))
+    weight, bias = map(torch.from_numpy, initial_linear(draws, fan_in, fan_out))
     linear.load_state_dict({"weight": weight, "bias": bias})
     return linear
 

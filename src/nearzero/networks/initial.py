@@ -1,0 +1,58 @@
+"""Initial weights: those that PyTorch draws for the same seed, without PyTorch, whose import takes two seconds.
+
+PyTorch's generator on the processor is the Mersenne twister MT19937, seeded with the lower 32 bits of the seed, as
+NumPy's `RandomState` is. A float32 from low to high is made of the lower 24 bits k of a draw: low + (high - low) k /
+2^24, rounded once. So the weights are the same on every machine; PyTorch's own are these where it uses fused
+multiply-adds (with AVX2, say), and elsewhere may differ in the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from nearzero.networks.two_layer import Stack, TwoLayer
+
+__all__ = ["generator", "initial_linear", "initial_stack"]
+
+Floats = npt.NDArray[np.float32]
+
+
+def initial_stack(
+    seeds: Sequence[int], activation_name: str, *, inputs: int = 784, units: int = 128, classes: int = 10
+) -> Stack:
+    """Networks as PyTorch initialises them, one per seed.
+
+    The weights of seed k are those of ``torch.manual_seed(k); nn.Linear(inputs, units); nn.Linear(units,
+    classes)``: uniform on +-1 / sqrt(fan in), weights before biases.
+    """
+
+    def network(seed: int) -> TwoLayer:
+        draws = generator(seed)
+        hidden = initial_linear(draws, inputs, units)
+        return TwoLayer(*hidden, *initial_linear(draws, units, classes), activation=activation_name)
+
+    return Stack.of([network(seed) for seed in seeds])
+
+
+def generator(seed: int) -> np.random.RandomState:
+    """Draws what PyTorch draws after ``torch.manual_seed(seed)``."""
+    return np.random.RandomState(seed % 2**32)
+
+
+def initial_linear(draws: np.random.RandomState, fan_in: int, fan_out: int) -> tuple[Floats, Floats]:
+    """Weights (fan_out, fan_in) and biases (fan_out,) as ``nn.Linear`` draws them."""
+    # kaiming_uniform_ with a = sqrt(5); the bound is 1 / sqrt(fan in), by a way round that rounds otherwise
+    bound = sqrt(3) * (sqrt(2 / (1 + sqrt(5) ** 2)) / sqrt(fan_in))
+    weight = _uniform(draws, bound, fan_out * fan_in).reshape(fan_out, fan_in)
+    return weight, _uniform(draws, 1 / sqrt(fan_in), fan_out)
+
+
+def _uniform(draws: np.random.RandomState, bound: float, count: int) -> Floats:
+    high = np.float32(bound)
+    low, width = -high, high - -high  # float32
+    share = (draws.randint(0, 2**32, count, dtype=np.uint32) & 0xFFFFFF) / 2.0**24
+    return (float(low) + share * float(width)).astype(np.float32)  # float64 holds the product and the sum exactly
