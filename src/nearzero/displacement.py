@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 
 from nearzero.errors import InputError
 from nearzero.families import Family
@@ -167,6 +166,8 @@ def _refined(
     sizes: Doubles,
     target: float,
 ) -> Match:
+    from scipy import optimize  # a quarter of a second that not every command needs
+
     beyond = np.flatnonzero(sizes >= target)
     if not beyond.size or beyond[0] == 0:  # never, or the side begins with a leap
         return Match(float("nan"), float("nan"))

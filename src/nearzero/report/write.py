@@ -154,14 +154,14 @@ def _grid_files(grid: GridResults) -> Iterator[tuple[str, bytes]]:
 
 def _figure_files(study: StudyResults) -> Iterator[tuple[str, bytes]]:
     from nearzero.report import figures
+    from nearzero.report.figures.ahead import computed_figures
 
-    drawn = {
-        "figure1_response": figures.response_figure(study),
-        "figure2_activations": figures.activations_figure(),
-        "figure3_offsets": figures.offsets_figure(),
-        "figure4_agreement": figures.agreement_figure(study),
-    }
-    for name, figure in drawn.items():
-        yield f"figures/{name}.png", figures.png_bytes(figure)
-        yield f"figures/{name}.pdf", figures.pdf_bytes(figure)
+    files = dict(computed_figures())  # before others are drawn: two threads mustn't draw at the same time
+    for name, figure in (
+        ("figure1_response", figures.response_figure(study)),
+        ("figure4_agreement", figures.agreement_figure(study)),
+    ):
+        files[f"{name}.png"], files[f"{name}.pdf"] = figures.png_bytes(figure), figures.pdf_bytes(figure)
+    for name in sorted(files, key=lambda name: Path(name).stem):
+        yield f"figures/{name}", files[name]
     yield "figures/captions.md", figure_captions(study).encode()

@@ -65,7 +65,7 @@ Percent = Annotated[float, Field(gt=0, le=100)]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"batch_size": "all", "evaluate_every": 1, "test_every": 10},
-    "quick": {"batch_size": 256, "evaluate_every": 1000, "test_every": 1000},
+    "quick": {"batch_size": 256, "evaluate_every": 2500, "test_every": 2500},
 }
 
 
@@ -109,8 +109,8 @@ class Spec(BaseModel):
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
     steps: Positive = 5000
     batch_size: Positive | Literal["all"] = 256
-    evaluate_every: Positive = 1000
-    test_every: Positive = 1000
+    evaluate_every: Positive = 2500
+    test_every: Positive = 2500
     thresholds: tuple[Percent, ...] = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 100)
     keep_checkpoints: Annotated[bool, Field(strict=True)] = True
     families: Annotated[tuple[str, ...], Field(min_length=1)] = ("offset", "scale", "clip")

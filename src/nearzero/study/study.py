@@ -231,6 +231,9 @@ class Study:
 
     def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Train, sweep and report."""
+        from nearzero.report.figures.ahead import draw_ahead
+
+        draw_ahead()
         self._work("train sweep", data_dir, console)
         return self.report(console=console)
 
