@@ -10,6 +10,7 @@ from nearzero.activations import ACTIVATIONS
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS, apply_activation, verfc, vexp, vlog, vtanh
 from nearzero.kernels.readout import ACTIVATION_CODES, activate_tile
 from nearzero.kernels.simd import load, store
+from nearzero.kernels.tiles import TILE
 
 
 @njit(error_model="numpy")
@@ -58,10 +59,10 @@ def test_activations_and_slopes_are_pytorchs(name, values):
     (slopes,) = torch.autograd.grad(expected.sum(), z)
     a, da = np.array(values), np.empty_like(values)
     # training's own path: act(z) beside, act'(z) in the place of z
-    padded = np.zeros(-(-values.size // 1024) * 1024, np.float32)
+    padded = np.zeros(-(-values.size // (16 * TILE)) * 16 * TILE, np.float32)
     padded[: values.size] = values
     beside = np.empty_like(padded)
-    activate_tile(ACTIVATION_CODES[name], padded, beside, 64, padded.size // 64)
+    activate_tile(ACTIVATION_CODES[name], padded, beside, TILE, padded.size // TILE)
     a, da = beside[: values.size], padded[: values.size]
     tolerance = {"rtol": 3e-6 if name != "gelu" else 3e-5, "atol": 3e-7}
     np.testing.assert_allclose(a, expected.detach().numpy(), **tolerance)
@@ -70,9 +71,9 @@ def test_activations_and_slopes_are_pytorchs(name, values):
 
 @pytest.mark.parametrize("name", ["relu", "softplus"])
 def test_typed_and_numbered_activations_are_the_same(name, values):
-    z = values[:1024].copy()
+    z = values[: 16 * TILE].copy()
     a, da, beside = np.empty_like(z), np.empty_like(z), np.empty_like(z)
     apply_activation(KERNEL_ACTIVATIONS[name], z, a, da)
-    activate_tile(ACTIVATION_CODES[name], z, beside, 64, 16)
+    activate_tile(ACTIVATION_CODES[name], z, beside, TILE, 16)
     np.testing.assert_array_equal(beside, a)
     np.testing.assert_array_equal(z, da)

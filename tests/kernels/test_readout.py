@@ -6,6 +6,7 @@ import pytest
 from nearzero.hidden import HiddenLayer
 from nearzero.kernels.layout import aligned, padded, to_strips
 from nearzero.kernels.readout import logit_tile, make_room
+from nearzero.kernels.tiles import TILE
 from nearzero.networks import initial_stack
 from nearzero.pixels import Pixels
 from nearzero.training.engine import Examples
@@ -16,14 +17,14 @@ from nearzero.training.fused import FusedEngine
 def test_logits_are_sums_over_units_ascending_by_fused_multiply_adds(units, classes):
     """Against an emulation: products are exact in float64, and sums rounded twice only seldom."""
     rng = np.random.default_rng(0)
-    a, w2 = (rng.standard_normal(shape).astype(np.float32) for shape in ((64, units), (classes, units)))
+    a, w2 = (rng.standard_normal(shape).astype(np.float32) for shape in ((TILE, units), (classes, units)))
     room = make_room(units, classes)
     to_strips(a, room.a)
     w2t = aligned(units * padded(classes))
     w2t.reshape(units, -1)[:, :classes] = w2.T
-    logit_tile(room.a, w2t, units, padded(classes), room.logits)
-    logits = room.logits.reshape(64, -1)[:, :classes]
-    expected = np.zeros((64, classes), np.float32)
+    logit_tile(room.a, TILE, w2t, units, padded(classes), room.logits)
+    logits = room.logits.reshape(TILE, -1)[:, :classes]
+    expected = np.zeros((TILE, classes), np.float32)
     for unit in range(units):
         product = a[:, unit, None].astype(np.float64) * w2[:, unit].astype(np.float64)
         expected = (product + expected).astype(np.float32)

@@ -11,7 +11,7 @@ import pytest
 from nearzero.errors import InputError
 from nearzero.kernels import matching
 from nearzero.kernels.matching import similar_order
-from nearzero.kernels.tiles import PARTS, TILE, Tiles, row_stride
+from nearzero.kernels.tiles import PARTS, TILE, Tiles
 
 
 def _sparse(examples, inputs, density=0.2, seed=0):
@@ -27,7 +27,8 @@ IMAGES = {
     "all zero": np.zeros((70, 50), np.uint8),
     "all 255": np.full((67, 130), 255, np.uint8),
     "odd": _sparse(131, 77),
-    "whole tiles": _sparse(128, 64),
+    "whole tiles": _sparse(2 * TILE, 64),
+    "many tiles": _sparse(5 * TILE + 3, 31),
     "dense": _sparse(65, 100, density=0.9),
 }
 
@@ -46,8 +47,23 @@ def _from_lists(tiles, inputs):
     return dense
 
 
+def _from_turned_lists(tiles, inputs):
+    arrays, pairs = tiles.arrays, -(-inputs // 2)
+    dense = np.zeros((len(tiles) * TILE, 2 * pairs), np.uint8)
+    for place, (first, last) in enumerate(pairwise(arrays.turned_starts)):
+        tile, pair = divmod(place, pairs)
+        entries = arrays.turned[first:last]
+        examples = entries >> 16
+        assert (np.diff(examples.astype(np.int64)) > 0).all()
+        dense[tile * TILE + examples, 2 * pair] = entries & 255
+        dense[tile * TILE + examples, 2 * pair + 1] = (entries >> 8) & 255
+        assert (entries & 0xFFFF).all()
+    assert not dense[:, inputs:].any()
+    return dense[:, :inputs]
+
+
 @pytest.mark.parametrize("name", IMAGES)
-def test_lists_and_columns_give_the_images_back(name):
+def test_lists_give_the_images_back(name):
     values = IMAGES[name]
     examples, inputs = values.shape
     order = np.random.default_rng(1).permutation(examples).astype(np.int32)
@@ -56,12 +72,8 @@ def test_lists_and_columns_give_the_images_back(name):
     dense = _from_lists(tiles, inputs)
     np.testing.assert_array_equal(dense[:examples], values[order])
     assert not dense[examples:].any()
-    columns = tiles.arrays.columns.reshape(len(tiles), row_stride(inputs), TILE)
-    np.testing.assert_array_equal(
-        columns.transpose(0, 2, 1).reshape(-1, row_stride(inputs))[:, :inputs], dense
-    )
-    bits = np.unpackbits(tiles.arrays.masks.view(np.uint8), bitorder="little").reshape(columns.shape)
-    np.testing.assert_array_equal(bits, columns != 0)
+    np.testing.assert_array_equal(_from_turned_lists(tiles, inputs), dense)
+    assert Tiles.build(values, order, gradients=False).arrays.turned_starts.size == 1
 
 
 LISTED = """
@@ -86,11 +98,6 @@ def test_any_processor_lists_the_same(tmp_path):
     subprocess.run([sys.executable, "-c", LISTED, *paths], env=plain, check=True)
     here = Tiles.build(images, order, gradients=False).arrays
     np.testing.assert_array_equal(np.load(paths[1]), here.entries)
-
-
-def test_columns_are_made_only_for_gradients():
-    tiles = Tiles.build(IMAGES["odd"], np.arange(131, dtype=np.int32), gradients=False)
-    assert tiles.arrays.columns.size == tiles.arrays.masks.size == 0
 
 
 def test_too_many_pixels_are_refused():

@@ -1,9 +1,8 @@
-"""Images as bytes, sixty-four at a time: what the sparse products need beside the float vectors of `simd`.
+"""Images as bytes: what the sparse products need beside the float vectors of `simd`.
 
-Three things are done with the bytes of images, each by one intrinsic that LLVM maps to a few instructions:
-blocks are turned so that the examples of one pixel lie together; the non-zeros of sixty-four bytes become the
-bits of a mask, which is then walked bit by bit; and the non-zeros of two rows are listed, eight pixels at a time
-and without a branch, since where an image has ink can't be predicted. As in `simd`, indices are not checked.
+Two things are done with the bytes of images, each by one intrinsic that LLVM maps to a few instructions: blocks are
+turned so that the examples of one pixel lie together; and the non-zeros of two rows are listed, eight columns at a
+time and without a branch, since where an image has ink can't be predicted. As in `simd`, indices are not checked.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ __all__ = [
     "FIRST",
     "copy_bytes",
     "list_eight",
-    "nonzero_mask",
     "prefetch",
-    "trailing_zeros",
     "transpose_block",
 ]
 
@@ -77,30 +74,6 @@ def prefetch(_typing, source, index):  # type: ignore[no-untyped-def]
     return types.void(source, types.intp), codegen
 
 
-@intrinsic
-def trailing_zeros(_typing, mask):  # type: ignore[no-untyped-def]
-    """The number of the lowest bit that is set; `mask` isn't zero."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), codegen
-
-
-@intrinsic
-def nonzero_mask(_typing, array, index):  # type: ignore[no-untyped-def]
-    """Bit k is set where ``array[index + k]`` isn't zero, k = 0 ... 63."""
-    if not _is_flat(array, types.uint8):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        row = ir.VectorType(_I8, 64)
-        value = builder.load(_pointer(context, builder, signature.args[0], args[0], args[1], row), align=1)
-        return builder.bitcast(builder.icmp_unsigned("!=", value, ir.Constant(row, None)), _I64)
-
-    return types.uint64(array, types.intp), codegen
-
-
 def _permuted(builder: Any, values: Any, places: Any) -> Any:
     """values[places[k]] for each of eight k: one instruction with AVX2."""
     if has_feature("avx2"):
@@ -117,9 +90,9 @@ def _permuted(builder: Any, values: Any, places: Any) -> Any:
 
 @intrinsic
 def list_eight(_typing, rows, index, stride, column, first, entries, cursor):  # type: ignore[no-untyped-def]
-    """List those of eight pixels that aren't zero in both of two rows, as ``column << 16 | second << 8 | first``.
+    """List those of eight columns that aren't zero in both of two rows, as ``column << 16 | second << 8 | first``.
 
-    The pixels are ``rows[index + k]`` and ``rows[index + stride + k]``, of columns column + k. Eight entries are
+    The bytes are ``rows[index + k]`` and ``rows[index + stride + k]``, of columns column + k. Eight entries are
     written at ``entries[cursor]``, of which the first ones count. Returns how many.
     first: the table `FIRST`.
     """

@@ -25,7 +25,7 @@ from nearzero.kernels.readout import (
     residual_tile,
 )
 from nearzero.kernels.simd import fma, jit, load, splat, store
-from nearzero.kernels.tiles import build_tile
+from nearzero.kernels.tiles import TILE, build_tile
 
 __all__ = [
     "Arrays",
@@ -107,7 +107,7 @@ class Plan(NamedTuple):
     """Which batches to go through, and what for.
 
     Attributes:
-        batch: examples in a batch; where tiles aren't built on the way, a multiple of 64.
+        batch: examples in a batch; where tiles aren't built on the way, a multiple of `TILE`.
         first, last: the batches, `last` excluded.
         backward: whether to compute gradients.
         update: whether to move the weights after each batch, by `rate` times its mean gradient.
@@ -204,17 +204,16 @@ def descend(code, weights, shape, tiles, build, values, order, labels, plan, roo
         start = step * plan.batch
         stop = min(start + plan.batch, labels.size)
         _clear(gradient)
-        for at in range(start, stop, 64):
-            examples = min(64, stop - at)
-            pairs, tile = (examples + 1) // 2, at // 64
+        for at in range(start, stop, TILE):
+            examples = min(TILE, stop - at)
+            pairs, tile = (examples + 1) // 2, at // TILE
             if build:
                 build_tile(tiles, values, shape.inputs, order, at, examples, plan.backward)
                 tile = 0
             forward_tile(tiles, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
             activate_tile(code, room.z, room.a, 2 * pairs, units)
-            logit_tile(room.a, weights.w2t, shape.units, classes, room.logits)
-            some, right = loss_tile(room, own.b2, labels, at, examples)
-            loss += some
+            logit_tile(room.a, examples, weights.w2t, shape.units, classes, room.logits)
+            loss, right = loss_tile(room, own.b2, labels, at, examples, loss)
             correct += right
             if plan.backward:
                 residual_tile(room, classes, labels, at, examples)

@@ -41,15 +41,15 @@ def _strip(entries, starts, first, pairs, w, base, bias, z, at, width):  # type:
 
 @jit
 def forward_tile(tiles, tile, pairs, w, b, inputs, z):  # type: ignore[no-untyped-def]
-    """z of the first `pairs` pairs of tile number `tile`, as strips of 64 rows.
+    """z of the first `pairs` pairs of tile number `tile`, as strips of `TILE` rows.
 
     w: strips of `inputs` rows; b: (units,), units a multiple of 16.
     """
     entries, starts = tiles.entries, tiles.starts
-    first, unit = tile * 32, 0
+    first, unit = tile * (TILE // 2), 0
     while unit < b.size:
         width = strip_width(b.size - unit)
-        base, at = unit * inputs, unit * 64
+        base, at = unit * inputs, unit * TILE
         if MANY_REGISTERS and width == 128:
             _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 8), z, at, 128)
         elif MANY_REGISTERS and width == 64:
@@ -90,7 +90,7 @@ def _write_rows(z, units, all_units, order, first, count, out):  # type: ignore[
         width = strip_width(all_units - unit)
         for k in range(count):
             to = np.int64(order[first + k]) * units + unit
-            at = unit * 64 + k * width
+            at = unit * TILE + k * width
             for lane in range(0, width, 16):
                 if unit + lane + 16 <= units:
                     store(out, to + lane, load(z, at + lane))
@@ -105,10 +105,10 @@ def _forward_rows(tile, values, inputs, order, first, last, w, b, units, z, out)
     """z of tiles `first` to `last` (excluded), each built here, written to `out`."""
     number, turned = np.int64(0), np.bool_(False)  # as literals they'd have both functions compiled once more
     for t in range(first, last):
-        count = min(64, order.size - t * 64)
-        build_tile(tile, values, inputs, order, t * 64, count, turned)
+        count = min(TILE, order.size - t * TILE)
+        build_tile(tile, values, inputs, order, t * TILE, count, turned)
         forward_tile(tile, number, (count + 1) // 2, w, b, inputs, z)
-        _write_rows(z, units, b.size, order, t * 64, count, out)
+        _write_rows(z, units, b.size, order, t * TILE, count, out)
 
 
 def preactivations(

@@ -63,12 +63,12 @@ ACTIVATION_CODES = {name: code for code, name in enumerate(KERNEL_ACTIVATIONS)}
 
 
 class Room(NamedTuple):
-    """A tile on its way through the network: about 100 KB for 128 units.
+    """A tile on its way through the network: about 100 or 200 KB for 128 units.
 
     Attributes:
-        z: pre-activations, then slopes; a: activations; dz: the loss's derivative by z; strips of 64 rows.
-        logits: then exponentials, then residuals: flat (64, classes), padded to a multiple of 16.
-        sums, losses: (64,), of the exponentials, and each example's loss.
+        z: pre-activations, then slopes; a: activations; dz: the loss's derivative by z; strips of `TILE` rows.
+        logits: then exponentials, then residuals: flat (`TILE`, classes), padded to a multiple of 16.
+        sums, losses: (`TILE`,), of the exponentials, and each example's loss.
     """
 
     z: Floats
@@ -115,7 +115,7 @@ def activate_tile(code, z, a, examples, units):  # type: ignore[no-untyped-def]
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
-        first, last = unit * 64, unit * 64 + examples * width
+        first, last = unit * TILE, unit * TILE + examples * width
         if code == 0:
             _relu(z, a, first, last)
         elif code == 1:
@@ -138,20 +138,20 @@ def activate_tile(code, z, a, examples, units):  # type: ignore[no-untyped-def]
 
 
 @jit
-def logit_tile(a, w2t, units, classes, logits):  # type: ignore[no-untyped-def]
-    """Logits without their bias, flat (64, classes).
+def logit_tile(a, examples, w2t, units, classes, logits):  # type: ignore[no-untyped-def]
+    """Logits without their bias, flat (`TILE`, classes), of the first `examples`.
 
-    a: strips of 64 rows; units: how many there are, without padding; w2t: flat (units, classes), with
+    a: strips of `TILE` rows; units: how many there are, without padding; w2t: flat (units, classes), with
     classes padded to a multiple of 16.
     """
-    strip_units = a.size // 64
+    strip_units = a.size // TILE
     for block in range(0, classes, 16):
-        for k in range(0, 64, ROWS):
+        for k in range(0, examples, ROWS):
             sums = splat_n(_F(0.0), ROWS)
             unit = 0
             while unit < units:
                 width = strip_width(strip_units - unit)
-                base = unit * 64 + k * width
+                base = unit * TILE + k * width
                 for u in range(min(width, units - unit)):
                     sums = outer_rows_n(a, base + u, width, load(w2t, (unit + u) * classes + block), sums)
                 unit += width
@@ -159,11 +159,11 @@ def logit_tile(a, w2t, units, classes, logits):  # type: ignore[no-untyped-def]
 
 
 @jit
-def loss_tile(room, b2, labels, first, examples):  # type: ignore[no-untyped-def]
+def loss_tile(room, b2, labels, first, examples, loss):  # type: ignore[no-untyped-def]
     """Add biases to the logits, then put exp(logit - greatest) in their place.
 
-    labels: of the whole set, the tile's from `first` on. Returns the sum of the losses, and how many
-    predictions are right. A logit that isn't finite makes the loss NaN.
+    labels: of the whole set, the tile's from `first` on; loss: the sum so far. Returns the sum of the losses, and how
+    many predictions are right. A logit that isn't finite makes the loss NaN.
     """
     logits, sums, losses = room.logits, room.sums, room.losses
     classes = b2.size
@@ -192,10 +192,9 @@ def loss_tile(room, b2, labels, first, examples):  # type: ignore[no-untyped-def
             store(logits, row + block, value)
             total = total + value
         sums[e] = hsum(total)
-    for k in range(0, 64, 16):
+    for k in range(0, examples, 16):
         value = load(sums, k)
         store(losses, k, load(losses, k) + (vlog(value) + (value - value)))
-    loss = 0.0
     for e in range(examples):
         loss += np.float64(losses[e])
     return loss, correct
@@ -213,8 +212,9 @@ def residual_tile(room, classes, labels, first, examples):  # type: ignore[no-un
             value = load(logits, row + block) * factor
             store(logits, row + block, select_gt(tiny, value, zero, value))
         logits[row + labels[first + e]] -= _F(1.0)
-    for i in range(examples * classes, 64 * classes, 16):
-        store(logits, i, zero)
+    if examples % 2:  # rows are taken in pairs
+        for i in range(examples * classes, (examples + 1) * classes, 16):
+            store(logits, i, zero)
 
 
 @inlined
@@ -235,11 +235,11 @@ def hidden_gradient(room, stride, examples, w2, classes):  # type: ignore[no-unt
 
     stride: from one example's residuals to the next's; w2: strips of `even(classes)` rows.
     """
-    units, rows, none = room.z.size // 64, classes + classes % 2, _F(0.0)
+    units, rows, none = room.z.size // TILE, classes + classes % 2, _F(0.0)
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
-        base, first = unit * rows, unit * 64
+        base, first = unit * rows, unit * TILE
         if MANY_REGISTERS and width == 128:
             _hidden_strip(room, stride, examples, w2, classes, base, first, 128, splat_n(none, 8))
         elif MANY_REGISTERS and width == 64:
@@ -253,19 +253,19 @@ def hidden_gradient(room, stride, examples, w2, classes):  # type: ignore[no-unt
 
 @inlined
 def _output_strip(room, stride, examples, rows, unit, width, none, g_w2, g_b1):  # type: ignore[no-untyped-def]
-    residuals, base = room.logits, unit * 64
+    residuals, base = room.logits, unit * TILE
     for k in range(0, rows, 2):
         at = unit * rows + k * width
-        sums = none + none
+        sums = load_like(g_w2, at, none + none)
         for e in range(examples):
             one = e * stride + k
             factors = splat_at(residuals, one), splat_at(residuals, one + 1)
             sums = axpy_pair(*factors, room.a, base + e * width, sums)
-        store_n(g_w2, at, add_n(load_like(g_w2, at, sums), sums))
-    total = none
+        store_n(g_w2, at, sums)
+    total = load_like(g_b1, unit, none)
     for e in range(examples):
         total = add_n(total, load_like(room.dz, base + e * width, total))
-    store_n(g_b1, unit, add_n(load_like(g_b1, unit, total), total))
+    store_n(g_b1, unit, total)
 
 
 @jit

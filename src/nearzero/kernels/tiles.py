@@ -1,15 +1,13 @@
-"""Tiles: sixty-four examples made ready for products that skip their zeros.
+"""Tiles: a hundred or so examples made ready for products that skip their zeros.
 
-Most pixels of most images are zero, so both products with the images go over non-zeros only, in the form
-that suits each:
+Most pixels of most images are zero, so both products with the images go over lists of non-zeros:
 
 - *forward*, z = W1 x + b1: examples are taken in pairs, and for each pair the pixels where either isn't
   zero are listed, ascending. One row of W1 serves both, and the sums of a strip's units stay in registers to
   the end of the list. Where strips are narrow, lists are cut in two in the middle of the image: the rows of W1
   that the upper halves of a tile's pairs need are few enough to stay in the first-level cache.
-- *gradient*, sum of dz x^T: pixel by pixel, over the tile's examples. Their bytes are turned to lie
-  together, and a mask of 64 bits says which of them aren't zero. The sums of 128 units stay in registers
-  while the mask is walked.
+- *gradient*, sum of dz x^T: pixels are taken in pairs, and for each pair the examples where either isn't zero are
+  listed, ascending; to list them, the tile's bytes are turned. One row of dz serves both pixels.
 
 A full batch has its tiles built once (`Tiles`); mini-batches and evaluation build each tile where it's
 used, in some microseconds, by the same code. Pairs of similar images make shorter lists: see
@@ -25,13 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
-from nearzero.kernels.bytes import FIRST, copy_bytes, list_eight, nonzero_mask, prefetch, transpose_block
+from nearzero.kernels.bytes import FIRST, copy_bytes, list_eight, prefetch, transpose_block
 from nearzero.kernels.layout import MANY_REGISTERS, aligned
 from nearzero.kernels.simd import jit
 
 __all__ = ["PARTS", "TILE", "TileArrays", "Tiles", "build_tile", "tile_room"]
 
-TILE = 64  # examples in a tile
+# examples in a tile: the rows of dz of the widest strip fill half of the first-level cache; no sum depends on it
+TILE = 64 if MANY_REGISTERS else 128
 PARTS = 1 if MANY_REGISTERS else 2  # of a pair's list
 LISTS = TILE // 2 * PARTS
 MAX_INPUTS = 1 << 16  # an entry of a pair's list keeps the column in 16 bits
@@ -41,18 +40,20 @@ class TileArrays(NamedTuple):
     """One tile, built where it's used, or many one after the other.
 
     Attributes:
-        rows: 64 images, padded with zeros to a multiple of 64 pixels; what the rest is made from.
-        entries, starts: the lists of the 32 pairs, in `PARTS`; part k of list j is ``entries[starts[i]:starts[i + 1]]``
-            with i = j PARTS + k.
-        columns, masks: for each pixel, padded likewise, the bytes of 64 examples, and which of them aren't
-            zero.
+        rows: `TILE` images, padded with zeros to a multiple of 64 pixels; what the rest is made from.
+        entries, starts: the lists of pairs of examples, in `PARTS`; part k of list j is
+            ``entries[starts[i]:starts[i + 1]]`` with i = j PARTS + k. An entry is pixel << 16 | its value in the second
+            example << 8 | in the first.
+        columns: the bytes of `TILE` examples for each pixel.
+        turned, turned_starts: the lists of pairs of pixels, likewise: example << 16 | second pixel << 8 | first.
     """
 
     rows: npt.NDArray[np.uint8]
     entries: npt.NDArray[np.uint32]
     starts: npt.NDArray[np.int64]
     columns: npt.NDArray[np.uint8]
-    masks: npt.NDArray[np.uint64]
+    turned: npt.NDArray[np.uint32]
+    turned_starts: npt.NDArray[np.int64]
 
 
 def row_stride(inputs: int) -> int:
@@ -61,23 +62,30 @@ def row_stride(inputs: int) -> int:
 
 
 def tile_room(inputs: int) -> TileArrays:
-    """Room for one tile: about 300 KB for 784 pixels."""
+    """Room for one tile: about 400 or 600 KB for 784 pixels."""
     stride = row_stride(inputs)
     return TileArrays(
         aligned(TILE * stride, np.uint8),
         aligned(TILE // 2 * stride, np.uint32),
         np.zeros(LISTS + 1, np.int64),
         aligned(TILE * stride, np.uint8),
-        aligned(stride, np.uint64),
+        aligned(TILE // 2 * stride, np.uint32),
+        np.zeros(pixel_pairs(inputs) + 1, np.int64),
     )
 
 
 @jit
-def _list_pair(rows, first, stride, start, stop, entries, cursor):  # type: ignore[no-untyped-def]
-    """Append the pixels, from `start` to `stop`, where either of two images isn't zero; returns the list's new end.
+def pixel_pairs(inputs):  # type: ignore[no-untyped-def]
+    """Pairs of pixels; if their number is odd, the last one's partner is always zero."""
+    return (inputs + 1) // 2
 
-    The images are ``rows[first : first + stride]`` and the `stride` bytes that follow; start and stop are multiples
-    of 8. An entry is column << 16 | second pixel << 8 | first pixel.
+
+@jit
+def _list_pair(rows, first, stride, start, stop, entries, cursor):  # type: ignore[no-untyped-def]
+    """Append the columns, from `start` to `stop`, where either of two rows isn't zero; returns the list's new end.
+
+    The rows are ``rows[first : first + stride]`` and the `stride` bytes that follow; start and stop are multiples
+    of 8. An entry is column << 16 | byte of the second row << 8 | byte of the first.
     """
     for column in range(start, stop, 8):
         cursor += list_eight(rows, first + column, stride, column, FIRST, entries, cursor)
@@ -88,24 +96,24 @@ def _list_pair(rows, first, stride, start, stop, entries, cursor):  # type: igno
 def build_tile(tile, values, inputs, order, first, count, turned):  # type: ignore[no-untyped-def]
     """Fill a `TileArrays` with examples ``order[first : first + count]`` of `values`, flat (N * D,).
 
-    Absent ones are zero. Columns and masks, which the gradient alone needs, are made only if `turned`.
+    Absent ones are zero. The lists of pairs of pixels, which the gradient alone needs, are made only if `turned`.
     """
-    stride = tile.masks.size
-    for k in range(64):
+    stride, rows = tile.rows.size // TILE, -(-count // 16) * 16
+    for k in range(rows):
         row = k * stride
         if k < count:
             copy_bytes(values, np.int64(order[first + k]) * inputs, tile.rows, row, inputs)
         else:
             for p in range(row, row + inputs):
                 tile.rows[p] = 0
-    for k in range(first + count, min(first + count + 64, order.size)):  # probably the next tile
+    for k in range(first + count, min(first + count + TILE, order.size)):  # probably the next tile
         row = np.int64(order[k]) * inputs
         for p in range(0, inputs + 63, 64):
             prefetch(values, row + p)
     cursor = 0
     tile.starts[0] = 0
     part = -(-stride // 64 // PARTS) * 64
-    for pair in range(32):
+    for pair in range(TILE // 2):
         for k in range(PARTS):
             if 2 * pair < count:
                 start, stop = k * part, min((k + 1) * part, -(-inputs // 8) * 8)
@@ -113,23 +121,24 @@ def build_tile(tile, values, inputs, order, first, count, turned):  # type: igno
             tile.starts[pair * PARTS + k + 1] = cursor
     if turned:
         for p in range(0, stride, 64):
-            for k in range(0, 64, 16):
-                transpose_block(tile.rows, k * stride + p, stride, tile.columns, p * 64 + k, 64)
-        for p in range(inputs):
-            tile.masks[p] = nonzero_mask(tile.columns, p * 64)
+            for k in range(0, rows, 16):
+                transpose_block(tile.rows, k * stride + p, stride, tile.columns, p * TILE + k, TILE)
+        cursor = 0
+        for pair in range(pixel_pairs(inputs)):
+            cursor = _list_pair(tile.columns, 2 * pair * TILE, TILE, 0, rows, tile.turned, cursor)
+            tile.turned_starts[pair + 1] = cursor
 
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
     """All tiles of a data set, in a given order of its examples; the last one is filled up with zero images.
 
-    Memory for MNIST's 60,000 images: 21 MB of entries and, for the gradient, 50 MB of columns and 6 MB of
-    masks.
+    Memory for MNIST's 60,000 images: 21 MB of entries and, for the gradient, XX MB of turned ones.
 
     Attributes:
         order: (N,) which example stands where.
-        arrays: of all tiles one after the other; without rows, and without columns and masks unless made
-            for gradients.
+        arrays: of all tiles one after the other; without rows and columns, and without lists of pairs of pixels
+            unless made for gradients.
     """
 
     order: npt.NDArray[np.int32]
@@ -143,22 +152,25 @@ class Tiles:
         """Tiles of `values`, (N, D), whose entries are held twice meanwhile."""
         examples, inputs = len(order), values.shape[1]
         check_inputs(inputs)
-        stride, count = row_stride(inputs), -(-examples // TILE)
-        kept = count if gradients else 0
-        columns, masks = aligned(kept * TILE * stride, np.uint8), aligned(kept * stride, np.uint64)
-        starts = np.zeros(count * LISTS + 1, np.int64)
-        one, flat, parts = tile_room(inputs), values.reshape(-1), []
-        for tile in range(count):
-            first = tile * TILE
+        one, flat = tile_room(inputs), values.reshape(-1)
+        lists, turned = [], []
+        for first in range(0, examples, TILE):
             build_tile(one, flat, inputs, order, first, min(TILE, examples - first), gradients)
-            parts.append(one.entries[: one.starts[-1]].copy())
-            place = tile * LISTS
-            starts[place : place + LISTS + 1] = starts[place] + one.starts
+            lists.append((one.entries[: one.starts[-1]].copy(), one.starts.copy()))
             if gradients:
-                columns[first * stride : (first + TILE) * stride] = one.columns
-                masks[tile * stride : (tile + 1) * stride] = one.masks
+                turned.append((one.turned[: one.turned_starts[-1]].copy(), one.turned_starts.copy()))
         rows = np.empty(0, np.uint8)
-        return cls(order, TileArrays(rows, np.concatenate(parts), starts, columns, masks))
+        return cls(order, TileArrays(rows, *_joined(lists), rows, *_joined(turned)))
+
+
+def _joined(
+    lists: list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]],
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """The entries and starts of tiles, as those of all tiles one after the other."""
+    entries = [np.empty(0, np.uint32), *(each for each, _ in lists)]
+    begins = np.cumsum([len(each) for each in entries])
+    starts = [begin + each[1:] for begin, (_, each) in zip(begins, lists, strict=False)]
+    return np.concatenate(entries), np.concatenate([np.zeros(1, np.int64), *starts])
 
 
 def check_inputs(inputs: int) -> None:

@@ -11,7 +11,7 @@ that run k alone is run k among twenty, bit for bit. Two ways to cut:
 A measurement of the full batch leaves each run's gradient behind, and the next update at the same weights
 takes it: to record the training curve at every step costs nothing.
 
-Memory, for MNIST: 21 MB for the training images' lists, 56 MB more for a full batch; per run about 1 MB
+Memory, for MNIST: 21 MB for the training images' lists, 23 MB more for a full batch; per run about 1 MB
 (weights, gradient) and, with mini-batches, 0.5 MB (the epoch's order); 30 MB for the sums of shards. Forty
 runs come to less than 250 MB. What grows with the networks is held to `nearzero.memory`: the sums of shards
 are as large as the gradients of 64 runs, or where that's too much, of 48, 32 or 16, one run in work at a time.
@@ -55,6 +55,7 @@ __all__ = ["FusedEngine"]
 
 SHARDS = 16  # parts of a set of examples whose sums are taken apart
 GROUP = 4  # runs whose shards are in work at the same time, if memory allows
+LARGEST = 128  # examples in a tile, of the sizes that it has on one processor or another
 PIECES = 4  # in which the sums of shards are added up
 
 Order = npt.NDArray[np.int32]
@@ -81,8 +82,8 @@ class _Prepared:
 
     @property
     def shard(self) -> int:
-        """Examples in a shard: whole tiles."""
-        return -(-len(self.tiles) // SHARDS) * TILE
+        """Examples in a shard: whole tiles, and as many whatever their size."""
+        return -(-len(self.labels) // (SHARDS * LARGEST)) * LARGEST
 
     @property
     def shards(self) -> int:
@@ -195,14 +196,14 @@ class FusedEngine:
 
         In arrays of the size of a network: the weights of a run as given, as trained, with the affine map folded in,
         and two on the way into a file; its gradient, on a full batch, and while it's in work those of its shards.
-        Each thread has a gradient and three arrays (64, U); a run of mini-batches has the order of an epoch.
+        Each thread has a gradient and three arrays (`TILE`, U); a run of mini-batches has the order of an epoch.
         """
         inputs, units, classes, gain, shift = self._shape
         one = 4 * units * (inputs + classes + 1)
         full = self._batch is None
         each = (4 + full + (gain != 1 or shift != 0)) * one + (0 if full else 8 * len(self._train))
         fixed = runs * each + self._threads * (one + 3 * 4 * TILE * units)
-        shards = min(SHARDS, -(-len(self._train) // TILE)) if full else 0
+        shards = min(SHARDS, -(-len(self._train) // LARGEST)) if full else 0
         allowed = memory_limit()
         check_memory(fixed + shards * one, allowed, runs, units)
         return min(GROUP, (allowed - fixed) // (shards * one)) if full else GROUP
@@ -234,7 +235,7 @@ class FusedEngine:
         self, data: _Prepared, group: list[int]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """(group, shards): losses and correct predictions of a few runs; keeps gradients, given the tiles for it."""
-        shards, backward = data.shards, data.tiles.arrays.masks.size > 0
+        shards, backward = data.shards, data.tiles.arrays.turned_starts.size > 1
         losses, rights = np.zeros((len(group), shards)), np.zeros((len(group), shards), np.int64)
         if backward:
             missing = len(group) * shards - len(self._parts)

@@ -23,7 +23,7 @@ def computed_figures() -> Mapping[str, bytes]:
 
 
 def draw_ahead() -> None:
-    """Begin to draw them on a thread. What goes wrong there goes wrong again where they are needed, and is told there."""
+    """Begin to draw them on a thread. What goes wrong there goes wrong, and is told, where they are needed."""
 
     def draw() -> None:
         with suppress(Exception):
