@@ -23,6 +23,11 @@ hypothesis.settings.register_profile("patient", deadline=None, derandomize="CI" 
 hypothesis.settings.load_profile("patient")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: else one worker is at the last of them while the others have nothing to do."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
+
+
 @pytest.fixture(scope="session")
 def digits() -> nz.datasets.Dataset:
     """1,797 images of 8 x 8 pixels: small, real, always at hand."""

@@ -56,6 +56,7 @@ __all__ = ["FusedEngine"]
 SHARDS = 16  # parts of a set of examples whose sums are taken apart
 GROUP = 4  # runs whose shards are in work at the same time, if memory allows
 LARGEST = 128  # examples in a tile, of the sizes that it has on one processor or another
+TURNS = 8  # that each run takes in a stretch of mini-batches
 PIECES = 4  # in which the sums of shards are added up
 
 Order = npt.NDArray[np.int32]
@@ -162,7 +163,7 @@ class FusedEngine:
         """Apply updates step, step + 1, ..., stop - 1 to every active run."""
         runs = [int(run) for run in np.flatnonzero(self.active)]
         if self._batch is not None:
-            parallel(lambda run: self._descend(run, step, stop), runs, self._threads)
+            self._take_turns(runs, step, stop)
             return
         rate = np.float32(self._rate / len(self._train))
         for _ in range(step, stop):
@@ -293,6 +294,19 @@ class FusedEngine:
         return desk
 
     # --- mini-batches ------------------------------------------------------------------------------------
+
+    def _take_turns(self, runs: list[int], step: int, stop: int) -> None:
+        """Updates step ... stop - 1 of all runs, in turns, so that no thread waits long for the last run."""
+        each = -(-(stop - step) // TURNS)
+        done, locks = dict.fromkeys(runs, step), {run: threading.Lock() for run in runs}
+
+        def turn(run: int) -> None:
+            with locks[run]:  # its turn before may still be in work
+                last = min(done[run] + each, stop)
+                self._descend(run, done[run], last)
+                done[run] = last
+
+        parallel(turn, runs * TURNS, self._threads)
 
     def _descend(self, run: int, step: int, stop: int) -> None:
         """Apply updates step ... stop - 1 to one run, an epoch's stretch at a time."""
