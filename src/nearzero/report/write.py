@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nearzero.audit import Audit
 from nearzero.files import make_folder, write_bytes
+from nearzero.report.ahead import computed_figures
 from nearzero.report.audited import audited_tables, fault_tables, levels_table
 from nearzero.report.captions import figure_captions
 from nearzero.report.grids import GridResults, grid_table
@@ -154,7 +155,6 @@ def _grid_files(grid: GridResults) -> Iterator[tuple[str, bytes]]:
 
 def _figure_files(study: StudyResults) -> Iterator[tuple[str, bytes]]:
     from nearzero.report import figures
-    from nearzero.report.figures.ahead import computed_figures
 
     files = dict(computed_figures())  # before others are drawn: two threads mustn't draw at the same time
     for name, figure in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -231,13 +232,11 @@ class Study:
 
     def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Train, sweep and report."""
-        from nearzero.report.figures.ahead import draw_ahead
-
-        draw_ahead()
-        self._work("train sweep", data_dir, console)
+        self._work("draw train sweep", data_dir, console)
         return self.report(console=console)
 
     def _work(self, steps: str, data_dir: str | None, console: Console | None) -> Study:
+        from nearzero.report.ahead import drawn_ahead
         from nearzero.study.analysis import analyse_networks
         from nearzero.study.auditing import audit_networks
         from nearzero.study.steps import begin, load_data, sweep_networks, train_networks
@@ -246,14 +245,15 @@ class Study:
         with store.locked():
             data = load_data(self.spec, data_dir, journal)
             begin(store, data)
-            if "train" in steps:
-                train_networks(store, data, journal)
-            if "sweep" in steps:
-                sweep_networks(store, data, journal)
-            if "analyse" in steps:
-                analyse_networks(store, data, journal)
-            if "audit" in steps:
-                audit_networks(store, data, journal)
+            with drawn_ahead() if "draw" in steps else nullcontext():
+                if "train" in steps:
+                    train_networks(store, data, journal)
+                if "sweep" in steps:
+                    sweep_networks(store, data, journal)
+                if "analyse" in steps:
+                    analyse_networks(store, data, journal)
+                if "audit" in steps:
+                    audit_networks(store, data, journal)
         for name in ("response", "history", "matched", "untrained", "parts"):
             self.__dict__.pop(name, None)
         return self

@@ -1,0 +1,54 @@
+"""Figures 2 and 3 as files. No study changes them, so a process draws them once, on request while it still trains.
+
+Drawing them is half of what a report takes, and the interpreter has little to do while kernels run.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from threading import Event, Lock, Thread
+
+__all__ = ["computed_figures", "drawn_ahead"]
+
+_drawing = Lock()  # matplotlib's settings are the process's
+_drawn: dict[str, bytes] = {}
+
+
+def computed_figures() -> Mapping[str, bytes]:
+    """Name and content of figures 2 and 3, PNG and PDF each; waits for a thread that is at them already."""
+    _draw(Event())
+    return dict(_drawn)
+
+
+@contextmanager
+def drawn_ahead() -> Iterator[None]:
+    """Draw them on a thread meanwhile; after an error or an interrupt the figure in work is the last.
+
+    The thread isn't a daemon: one that is in C++ when the interpreter ends takes the process down with it.
+    """
+    stop = Event()
+
+    def draw() -> None:
+        with suppress(Exception):  # it will be raised again, and told, where the figures are needed
+            _draw(stop)
+
+    Thread(target=draw, name="nearzero-figures").start()
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise
+
+
+def _draw(stop: Event) -> None:
+    """Draw what isn't drawn yet, until told to stop."""
+    from nearzero.report import figures  # imports matplotlib, on this thread
+
+    with _drawing:
+        for name, figure_of in (
+            ("figure2_activations", figures.activations_figure),
+            ("figure3_offsets", figures.offsets_figure),
+        ):
+            if f"{name}.pdf" not in _drawn and not stop.is_set():
+                figure = figure_of()
+                png = figures.png_bytes(figure)
+                _drawn[f"{name}.png"], _drawn[f"{name}.pdf"] = png, figures.pdf_bytes(figure)

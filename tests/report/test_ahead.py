@@ -1,0 +1,63 @@
+"""Figures 2 and 3, drawn while something else is done, are those that are drawn when they're needed."""
+
+import threading
+
+import pytest
+
+from nearzero.report import ahead
+from nearzero.report.ahead import computed_figures, drawn_ahead
+
+NAMES = {
+    f"{name}.{suffix}" for name in ("figure2_activations", "figure3_offsets") for suffix in ("png", "pdf")
+}
+
+
+def drawing() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "nearzero-figures"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "_drawn", {})
+
+
+def test_ahead_or_not_they_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    with drawn_ahead():
+        pass
+    beside = computed_figures()
+    monkeypatch.setattr(ahead, "_drawn", {})
+    assert computed_figures() == beside
+    assert set(beside) == NAMES
+    assert not drawing()
+
+
+def test_after_an_error_nothing_more_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def png_bytes(figure: object) -> bytes:
+        at_work.set()
+        go_on.wait(60)
+        return b"png"
+
+    monkeypatch.setattr("nearzero.report.figures.png_bytes", png_bytes)
+    with pytest.raises(KeyboardInterrupt), drawn_ahead():
+        assert at_work.wait(60)
+        raise KeyboardInterrupt
+    go_on.set()
+    for thread in drawing():
+        thread.join(60)
+    assert set(ahead._drawn) == {"figure2_activations.png", "figure2_activations.pdf"}
+
+
+def test_what_fails_ahead_fails_where_it_is_needed(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    def png_bytes(figure: object) -> bytes:
+        raise OSError("no font")
+
+    monkeypatch.setattr("nearzero.report.figures.png_bytes", png_bytes)
+    with drawn_ahead():
+        pass
+    for thread in drawing():
+        thread.join(60)
+    with pytest.raises(OSError, match="no font"):
+        computed_figures()
+    assert capfd.readouterr() == ("", "")
