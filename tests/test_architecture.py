@@ -88,6 +88,32 @@ def test_import_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_study_on_the_processor_never_imports_pytorch(tmp_path: Path) -> None:
+    """It's two seconds of the quick study's ninety."""
+    settings = ["data=digits", "runs=1", "units=16", "steps=4", "learning_rate=0.01", "batch_size=64"]
+    arguments = [part for each in settings for part in ("--set", each)]
+    code = (
+        "import sys\n"
+        "from nearzero.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print('torch' in sys.modules)\n"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "reproduce",
+        "--quiet",
+        "--out",
+        str(tmp_path / "study"),
+        *arguments,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
+
+
 def test_the_names_of_the_package() -> None:
     import nearzero
 

@@ -40,9 +40,14 @@ def test_after_an_error_nothing_more_is_drawn(monkeypatch: pytest.MonkeyPatch) -
         return b"png"
 
     monkeypatch.setattr("nearzero.report.figures.png_bytes", png_bytes)
-    with pytest.raises(KeyboardInterrupt), drawn_ahead():
-        assert at_work.wait(60)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with drawn_ahead():
+            assert at_work.wait(60)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     go_on.set()
     for thread in drawing():
         thread.join(60)
