@@ -12,8 +12,11 @@ NAMES = {
 }
 
 
-def drawing() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "nearzero-figures"]
+def finish() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "nearzero-figures":
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +28,10 @@ def test_ahead_or_not_they_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     with drawn_ahead():
         pass
     beside = computed_figures()
+    finish()
     monkeypatch.setattr(ahead, "_drawn", {})
     assert computed_figures() == beside
     assert set(beside) == NAMES
-    assert not drawing()
 
 
 def test_after_an_error_nothing_more_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,8 +52,7 @@ def test_after_an_error_nothing_more_is_drawn(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     go_on.set()
-    for thread in drawing():
-        thread.join(60)
+    finish()
     assert set(ahead._drawn) == {"figure2_activations.png", "figure2_activations.pdf"}
 
 
@@ -61,8 +63,7 @@ def test_what_fails_ahead_fails_where_it_is_needed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("nearzero.report.figures.png_bytes", png_bytes)
     with drawn_ahead():
         pass
-    for thread in drawing():
-        thread.join(60)
+    finish()
     with pytest.raises(OSError, match="no font"):
         computed_figures()
     assert capfd.readouterr() == ("", "")

@@ -62,7 +62,7 @@ def row_stride(inputs: int) -> int:
 
 
 def tile_room(inputs: int) -> TileArrays:
-    """Room for one tile: about 400 or 600 KB for 784 pixels."""
+    """Room for one tile: 320 or 640 KB for 784 pixels."""
     stride = row_stride(inputs)
     return TileArrays(
         aligned(TILE * stride, np.uint8),

@@ -97,7 +97,7 @@ _prepared: WeakKeyDictionary[Examples, dict[bool, _Prepared]] = WeakKeyDictionar
 
 
 class _Desk(NamedTuple):
-    """What a thread needs for itself: about 1 MB."""
+    """What a thread needs for itself: about 1.3 MB."""
 
     room: Room
     tile: TileArrays
