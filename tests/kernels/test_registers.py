@@ -48,7 +48,9 @@ print(MANY_REGISTERS, digest.hexdigest())
 def test_networks_are_the_same_whatever_the_registers(tmp_path):
     found = []
     for which in ("own", "other"):
-        env = os.environ | {"NEARZERO_CACHE": str(tmp_path / which)}  # compiled for other constants
+        env = dict(os.environ)
+        if which == "other":  # compiled for other constants
+            env["NEARZERO_CACHE"] = str(tmp_path)
         done = subprocess.run(
             [sys.executable, "-c", TRAINED, which], env=env, capture_output=True, text=True, check=True
         )

@@ -219,7 +219,7 @@ def descend(code, weights, shape, tiles, build, values, order, labels, plan, roo
                 residual_tile(room, classes, labels, at, examples)
                 hidden_gradient(room, classes, examples, own.w2, shape.classes)
                 output_gradient(room, classes, examples, shape.classes, gradient)
-                pixel_gradient(tiles, tile, shape.inputs, room.dz, units, at == start, gradient.w1)
+                pixel_gradient(tiles, tile, shape.inputs, room.z, units, at == start, gradient.w1)
         if plan.update:
             update(weights, gradient, shape, np.float32(plan.rate / (stop - start)))
     return loss, correct

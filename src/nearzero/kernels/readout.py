@@ -63,17 +63,16 @@ ACTIVATION_CODES = {name: code for code, name in enumerate(KERNEL_ACTIVATIONS)}
 
 
 class Room(NamedTuple):
-    """A tile on its way through the network: about 100 or 200 KB for 128 units.
+    """A tile on its way through the network: about 70 or 140 KB for 128 units.
 
     Attributes:
-        z: pre-activations, then slopes; a: activations; dz: the loss's derivative by z; strips of `TILE` rows.
+        z: pre-activations, then slopes, then dz, the loss's derivative by z; a: activations; strips of `TILE` rows.
         logits: then exponentials, then residuals: flat (`TILE`, classes), padded to a multiple of 16.
         sums, losses: (`TILE`,), of the exponentials, and each example's loss.
     """
 
     z: Floats
     a: Floats
-    dz: Floats
     logits: Floats
     sums: Floats
     losses: Floats
@@ -81,7 +80,7 @@ class Room(NamedTuple):
 
 def make_room(units: int, classes: int) -> Room:
     """Room for one tile."""
-    sizes = [TILE * padded(units)] * 3 + [TILE * padded(classes), TILE, TILE]
+    sizes = [TILE * padded(units)] * 2 + [TILE * padded(classes), TILE, TILE]
     return Room(*(aligned(size) for size in sizes))
 
 
@@ -226,12 +225,12 @@ def _hidden_strip(room, stride, examples, w2, classes, base, first, width, none)
         for k in range(classes):
             factors = splat_at(residuals, one + k), splat_at(residuals, one + stride + k)
             sums = axpy_pair(*factors, w2, base + k * width, sums)
-        store_n(room.dz, at, mul_n(sums, load_like(room.z, at, sums)))
+        store_n(room.z, at, mul_n(sums, load_like(room.z, at, sums)))
 
 
 @jit
 def hidden_gradient(room, stride, examples, w2, classes):  # type: ignore[no-untyped-def]
-    """dz = (W2' residual) act'(z), an even number of rows of every strip.
+    """Put dz = (W2' residual) act'(z) in the place of act'(z), in an even number of rows of every strip.
 
     stride: from one example's residuals to the next's; w2: strips of `even(classes)` rows.
     """
@@ -264,7 +263,7 @@ def _output_strip(room, stride, examples, rows, unit, width, none, g_w2, g_b1): 
         store_n(g_w2, at, sums)
     total = load_like(g_b1, unit, none)
     for e in range(examples):
-        total = add_n(total, load_like(room.dz, base + e * width, total))
+        total = add_n(total, load_like(room.z, base + e * width, total))
     store_n(g_b1, unit, total)
 
 

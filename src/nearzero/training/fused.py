@@ -197,13 +197,13 @@ class FusedEngine:
 
         In arrays of the size of a network: the weights of a run as given, as trained, with the affine map folded in,
         and two on the way into a file; its gradient, on a full batch, and while it's in work those of its shards.
-        Each thread has a gradient and three arrays (`TILE`, U); a run of mini-batches has the order of an epoch.
+        Each thread has a gradient and two arrays (`TILE`, U); a run of mini-batches has the order of an epoch.
         """
         inputs, units, classes, gain, shift = self._shape
         one = 4 * units * (inputs + classes + 1)
         full = self._batch is None
         each = (4 + full + (gain != 1 or shift != 0)) * one + (0 if full else 8 * len(self._train))
-        fixed = runs * each + self._threads * (one + 3 * 4 * TILE * units)
+        fixed = runs * each + self._threads * (one + 2 * 4 * TILE * units)
         shards = min(SHARDS, -(-len(self._train) // LARGEST)) if full else 0
         allowed = memory_limit()
         check_memory(fixed + shards * one, allowed, runs, units)
