@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file
 
 import nearzero as nz
 from nearzero.study.store import Store
+from nearzero.training.train import History, Progress
 
 SETTINGS = {
     "data": "digits",
@@ -143,6 +145,24 @@ def test_it_does_go_on_where_it_was(
     lines = (folder / "log").read_text()
     assert f"training ReLU: 3 runs, 120 steps, going on from step {begun[0].step}" in lines
     assert "training Abs: 3 runs, 120 steps, going on from step 120" in lines
+    assert_same(nz.Study.open(folder), uninterrupted)
+
+
+def test_interrupted_work_that_was_measured_at_other_steps_is_done_again(
+    killed: Callable[[str, int, Path], None], uninterrupted: nz.Study, tmp_path: Path
+) -> None:
+    """By a version with another schedule, that is: the spec is the same."""
+    folder = tmp_path / "study"
+    killed("state/training-relu", 5, folder)
+    store = Store.open(folder)
+    for name in ("abs", "relu"):
+        begun = store.load_progress(name)
+        assert begun is not None
+        progress, stack = begun
+        other = dataclasses.replace(store.spec.recipe, evaluate_every=1)
+        store.save_progress(name, Progress(progress.step, History.empty(len(stack), other)), stack)
+        assert store.load_progress(name) is None
+    complete(folder)
     assert_same(nz.Study.open(folder), uninterrupted)
 
 
