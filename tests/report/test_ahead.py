@@ -42,7 +42,7 @@ def test_after_an_error_nothing_more_is_drawn(monkeypatch: pytest.MonkeyPatch) -
         go_on.wait(60)
         return b"png"
 
-    monkeypatch.setattr("nearzero.report.figures.png_bytes", png_bytes)
+    monkeypatch.setattr("nearzero.report.figures.style.png_bytes", png_bytes)
 
     def interrupted() -> None:
         with drawn_ahead():
@@ -60,7 +60,7 @@ def test_what_fails_ahead_fails_where_it_is_needed(monkeypatch: pytest.MonkeyPat
     def png_bytes(figure: object) -> bytes:
         raise OSError("no font")
 
-    monkeypatch.setattr("nearzero.report.figures.png_bytes", png_bytes)
+    monkeypatch.setattr("nearzero.report.figures.style.png_bytes", png_bytes)
     with drawn_ahead():
         pass
     finish()

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
-from nearzero.kernels.layout import BYTES, MANY_REGISTERS, aligned, by_strip, padded, strip_width
-from nearzero.kernels.registers import axpy_pair, inlined, load_like
-from nearzero.kernels.simd import fma, jit, load, load_n, splat, splat_at, store, store_n
-from nearzero.kernels.tiles import PARTS, TILE, build_tile, check_inputs, tile_room
+from nearzero.kernels.layout import MANY_REGISTERS, aligned, by_strip, padded, strip_width
+from nearzero.kernels.registers import inlined, load_like
+from nearzero.kernels.simd import fma, jit, load, load_n, splat, store, store_n
+from nearzero.kernels.tiles import PARTS, TILE, add_list, build_tile, check_inputs, tile_room
 from nearzero.pixels import Pixels
 from nearzero.threads import parallel, thread_count
 
@@ -32,11 +32,7 @@ def _strip(entries, starts, first, pairs, w, base, bias, z, at, width):  # type:
             its, to, sums = (first + pair) * PARTS + part, at + 2 * pair * width, bias + bias
             if part:
                 sums = load_like(z, to, sums)
-            for k in range(starts[its], starts[its + 1]):
-                entry = np.int64(entries[np.uint64(k)])
-                one, two = splat_at(BYTES, entry & 255), splat_at(BYTES, (entry >> 8) & 255)
-                sums = axpy_pair(one, two, w, base + (entry >> 16) * width, sums)
-            store_n(z, to, sums)
+            store_n(z, to, add_list(entries, starts[its], starts[its + 1], w, base, width, sums))
 
 
 @jit

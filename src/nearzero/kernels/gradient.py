@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearzero.kernels.layout import BYTES, MANY_REGISTERS, strip_width
-from nearzero.kernels.registers import axpy_pair, halves, inlined, load_like
-from nearzero.kernels.simd import jit, splat_at, splat_n, store_n
-from nearzero.kernels.tiles import TILE, pixel_pairs
+from nearzero.kernels.layout import MANY_REGISTERS, strip_width
+from nearzero.kernels.registers import halves, inlined, load_like
+from nearzero.kernels.simd import jit, splat_n, store_n
+from nearzero.kernels.tiles import TILE, add_list, pixel_pairs
 
 __all__ = ["pixel_gradient"]
 
@@ -32,12 +32,7 @@ def _strip(tiles, lists, inputs, dz, base, g_w1, start, width, none, fresh):  # 
             one = load_like(g_w1, row, none)
             if p + 1 < inputs:
                 other = load_like(g_w1, row + width, none)
-        sums = one + other
-        for k in range(starts[its], starts[its + 1]):
-            entry = np.int64(entries[np.uint64(k)])
-            factors = splat_at(BYTES, entry & 255), splat_at(BYTES, (entry >> 8) & 255)
-            sums = axpy_pair(*factors, dz, base + (entry >> 16) * width, sums)
-        one, other = halves(sums)
+        one, other = halves(add_list(entries, starts[its], starts[its + 1], dz, base, width, one + other))
         store_n(g_w1, row, one)
         if p + 1 < inputs:
             store_n(g_w1, row + width, other)

@@ -55,6 +55,5 @@ def _uniform(draws: np.random.RandomState, bound: float, count: int) -> Floats:
     high = np.float32(bound)
     low, width = -high, high - -high  # float32
     share = (draws.randint(0, 2**32, count, dtype=np.uint32) & 0xFFFFFF) / 2.0**24
-    return (float(low) + share * float(width)).astype(
-        np.float32
-    )  # float64 holds the product and the sum exactly
+    exact = float(low) + share * float(width)  # float64 holds the product and the sum
+    return exact.astype(np.float32)

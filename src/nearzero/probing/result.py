@@ -128,17 +128,17 @@ class ProbeResult:
         Raises:
             InputError: the folder can't be written.
         """
-        from nearzero.report.figures.style import pdf_bytes, png_bytes
+        from nearzero.report.figures.style import figure_files
 
         folder = make_folder(Path(folder))
-        figure = self.plot()
+        files = figure_files("layers", self.plot())  # first: what fails here leaves nothing half-written
         write_bytes(folder / FILE, _to_bytes(self.response))
         if self.at_displacements is not None:
             write_bytes(folder / MATCHED, _to_bytes(self.at_displacements))
         table = self.response[[*self.response.attrs["metrics"]]].to_dataframe().dropna(how="all")
         write_text(folder / "response.csv", table.to_csv())
-        write_bytes(folder / "layers.png", png_bytes(figure))
-        write_bytes(folder / "layers.pdf", pdf_bytes(figure))
+        for name, content in files.items():
+            write_bytes(folder / name, content)
         return folder
 
     @classmethod

@@ -49,6 +49,4 @@ def _draw(stop: Event) -> None:
             ("figure3_offsets", figures.offsets_figure),
         ):
             if f"{name}.pdf" not in _drawn and not stop.is_set():
-                figure = figure_of()
-                png = figures.png_bytes(figure)
-                _drawn[f"{name}.png"], _drawn[f"{name}.pdf"] = png, figures.pdf_bytes(figure)
+                _drawn.update(figures.figure_files(name, figure_of()))

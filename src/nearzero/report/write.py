@@ -134,34 +134,30 @@ def _files_of(some: Iterable[Table]) -> Iterator[tuple[str, bytes]]:
 
 
 def _matched_files(verdict: Verdict, notices: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    from nearzero.report.figures import png_bytes
+    from nearzero.report.figures import figure_files
     from nearzero.report.figures.matched import matched_figure
-    from nearzero.report.figures.style import pdf_bytes
 
-    figure = matched_figure(verdict, notices)
-    yield "figures/figure5_matched.png", png_bytes(figure)
-    yield "figures/figure5_matched.pdf", pdf_bytes(figure)
+    for name, content in figure_files("figure5_matched", matched_figure(verdict, notices)).items():
+        yield f"figures/{name}", content
 
 
 def _grid_files(grid: GridResults) -> Iterator[tuple[str, bytes]]:
-    from nearzero.report.figures import png_bytes
+    from nearzero.report.figures import figure_files
     from nearzero.report.figures.grid import grid_figure
-    from nearzero.report.figures.style import pdf_bytes
 
-    figure = grid_figure(grid)
-    yield "figures/grid.png", png_bytes(figure)
-    yield "figures/grid.pdf", pdf_bytes(figure)
+    for name, content in figure_files("grid", grid_figure(grid)).items():
+        yield f"figures/{name}", content
 
 
 def _figure_files(study: StudyResults) -> Iterator[tuple[str, bytes]]:
     from nearzero.report import figures
 
-    files = dict(computed_figures())  # before others are drawn: two threads mustn't draw at the same time
-    for name, figure in (
-        ("figure1_response", figures.response_figure(study)),
-        ("figure4_agreement", figures.agreement_figure(study)),
-    ):
-        files[f"{name}.png"], files[f"{name}.pdf"] = figures.png_bytes(figure), figures.pdf_bytes(figure)
-    for name in sorted(files, key=lambda name: Path(name).stem):
-        yield f"figures/{name}", files[name]
+    computed = computed_figures()  # before others are drawn: two threads mustn't draw at the same time
+    files = {
+        **figures.figure_files("figure1_response", figures.response_figure(study)),
+        **computed,
+        **figures.figure_files("figure4_agreement", figures.agreement_figure(study)),
+    }
+    for name, content in files.items():
+        yield f"figures/{name}", content
     yield "figures/captions.md", figure_captions(study).encode()

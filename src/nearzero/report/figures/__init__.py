@@ -7,11 +7,12 @@ Numbers come from `nearzero.report.results`, `nearzero.report.comparison` and `n
 from nearzero.report.figures.agreement import agreement_figure
 from nearzero.report.figures.peaks import activations_figure, offsets_figure
 from nearzero.report.figures.response import response_figure
-from nearzero.report.figures.style import pdf_bytes, png_bytes
+from nearzero.report.figures.style import figure_files, pdf_bytes, png_bytes
 
 __all__ = [
     "activations_figure",
     "agreement_figure",
+    "figure_files",
     "offsets_figure",
     "pdf_bytes",
     "png_bytes",

@@ -13,7 +13,17 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-__all__ = ["INK", "PALE", "add_notices", "colours", "pdf_bytes", "png_bytes", "signed", "styled"]
+__all__ = [
+    "INK",
+    "PALE",
+    "add_notices",
+    "colours",
+    "figure_files",
+    "pdf_bytes",
+    "png_bytes",
+    "signed",
+    "styled",
+]
 
 INK = "#222222"
 PALE = "#9A9A9A"
@@ -95,6 +105,11 @@ def add_notices(figure: Figure, notices: Sequence[str]) -> None:
     signs = int(figure.get_figwidth() * 16)
     lines = [line for notice in notices for line in textwrap.wrap(f"Notice: {notice}", signs)]
     figure.suptitle("\n".join(lines), fontsize=7.5, fontweight="bold", color="#A34700")
+
+
+def figure_files(name: str, figure: Figure) -> dict[str, bytes]:
+    """The figure as files of that name, PNG and PDF."""
+    return {f"{name}.png": png_bytes(figure), f"{name}.pdf": pdf_bytes(figure)}
 
 
 def png_bytes(figure: Figure) -> bytes:
