@@ -17,6 +17,7 @@ LAYERS: list[set[str]] = [
     {"arrays", "files", "memory", "threads", "activations", "pixels", "perturbation", "statistics"},
     {"kernels", "ranges", "metrics", "datasets", "paper"},
     {"families", "networks"},
+    {"lines"},
     {"hidden", "training", "noise"},
     {"sweep", "critical", "displacement"},
     {"matched", "parts", "invariance", "verdict"},

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +19,13 @@ import numpy.typing as npt
 from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS
+from nearzero.kernels.along import Line, respond_along
+from nearzero.kernels.along import make_room as make_room_along
 from nearzero.kernels.changes import add_changes
 from nearzero.kernels.forward import preactivations
 from nearzero.kernels.layout import aligned
 from nearzero.kernels.respond import BLOCK, GROUP, make_room, respond, respond_scaled
+from nearzero.lines import find_lines
 from nearzero.memory import memory_limit
 from nearzero.networks import TwoLayer
 from nearzero.perturbation import Perturbation
@@ -164,7 +169,7 @@ class HiddenLayer:
 
         A common positive scale of all units, where the activation is positively homogeneous, is taken through
         to the logits: argmax(s W2 act(z) + b2), one product for all such perturbations. So is a clip that no
-        example reaches, being a scale of 1.
+        example reaches, being a scale of 1. Perturbations on a line are followed along it (`nearzero.lines`).
 
         Args:
             perturbations: L of them.
@@ -179,30 +184,55 @@ class HiddenLayer:
         common = self._common_scale(scale, offset, clip, post) if by_algebra else unknown
         closed = ~np.isnan(common)
         rest = ~closed
-        flat = (scale[rest].ravel(), offset[rest].ravel(), clip[rest].ravel(), post[rest])
+        lines = list(find_lines(self.network, scale, offset, clip, post, rest)) if by_algebra else []
+        for places, _ in lines:
+            rest[places] = False
+
+        def flat(levels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+            return scale[levels].ravel(), offset[levels].ravel(), clip[levels].ravel(), post[levels]
+
         parts = []
         for part in [rows] if rows else self.blocks(len(perturbations)):
             out = np.empty((len(perturbations), part.stop - part.start), np.uint16)
-            z = self._blocked(part)
-            self._run(respond_scaled, z, (common[closed],), out, closed)
-            self._run(respond, z, flat, out, rest)
+            z, blocked = self._arranged(part)
+            self._run(respond_scaled, blocked, (common[closed],), out, np.flatnonzero(closed))
+            self._run(respond, blocked, flat(rest), out, np.flatnonzero(rest))
+            for places, line in lines:
+                undecided = self._follow(z, line, out, places)
+                self._run(respond, blocked, flat(places), out, places, undecided)
             parts.append(out)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def _run(self, kernel, z, arguments, out, levels) -> None:  # type: ignore[no-untyped-def]
-        """Let a kernel fill the given levels of `out`, threads sharing the blocks of examples."""
-        if not levels.any():
+    def _run(self, kernel, z, arguments, out, levels, blocks=None) -> None:  # type: ignore[no-untyped-def]
+        """Let a kernel fill the given levels of `out`, in all blocks or the given ones, threads sharing them."""
+        if not len(levels):
             return
         act, (w2, b2) = KERNEL_ACTIVATIONS[self.network.activation], self._readout
-        part = np.empty((int(levels.sum()), out.shape[1]), np.uint16)
-        edges = np.linspace(0, -(-out.shape[1] // BLOCK), 4 * self.threads + 1).astype(int)
 
-        def work(index: int) -> None:
+        def work(span: tuple[int, int]) -> None:
             room = make_room(self.network.units, b2.size)
-            kernel(act, z, *arguments, w2, b2, room, part, edges[index], edges[index + 1])
+            kernel(act, z, *arguments, w2, b2, room, out, levels, *span)
 
-        parallel(work, range(4 * self.threads), self.threads)
-        out[levels] = part
+        spans = self._spans(out.shape[1]) if blocks is None else [(block, block + 1) for block in blocks]
+        parallel(work, spans, self.threads)
+
+    def _follow(
+        self, z: Floats, line: Line, out: Predictions, levels: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.intp]:
+        """Fill the given levels of `out` along a line; the blocks for which that has to be done in the other way."""
+        act, flat = KERNEL_ACTIVATIONS[self.network.activation], z.reshape(-1)
+        left = np.zeros(-(-len(z) // BLOCK), np.bool_)
+
+        def work(span: tuple[int, int]) -> None:
+            respond_along(act, flat, line, make_room_along(line), out, levels, *span, left)
+
+        parallel(work, self._spans(len(z)), self.threads)
+        return np.flatnonzero(left)
+
+    def _spans(self, examples: int) -> list[tuple[int, int]]:
+        """Blocks of so many examples in a few parts for each thread: first and last (excluded)."""
+        edges = np.linspace(0, -(-examples // BLOCK), 4 * self.threads + 1).astype(int).tolist()
+        return list(pairwise(edges))
 
     def _common_scale(
         self, scale: Floats, offset: Floats, clip: Floats, post: npt.NDArray[np.bool_]
@@ -240,7 +270,14 @@ class HiddenLayer:
 
     def _blocked(self, rows: slice) -> Floats:
         """z of some examples as `_in_blocks`; kept if they are all."""
-        return self._whole if self._is_whole(rows) else _in_blocks(self._preactivations(rows))
+        return self._arranged(rows)[1]
+
+    def _arranged(self, rows: slice) -> tuple[Floats, Floats]:
+        """z of some examples, (n, U) and as `_in_blocks`; kept if they are all."""
+        if self._is_whole(rows):
+            return self.z, self._whole
+        z = self._preactivations(rows)
+        return z, _in_blocks(z)
 
     @cached_property
     def _whole(self) -> Floats:

@@ -20,6 +20,8 @@ from nearzero.kernels.compile import has_feature
 __all__ = [
     "FIRST",
     "copy_bytes",
+    "first_bit",
+    "groups_filled",
     "list_eight",
     "prefetch",
     "transpose_block",
@@ -113,18 +115,46 @@ def list_eight(_typing, rows, index, stride, column, first, entries, cursor):  #
         pixels = builder.or_(one, builder.shl(two, ir.Constant(eight, [8] * 8)))
         zeros = ir.Constant(eight, None)
         mask = builder.bitcast(builder.icmp_unsigned("!=", pixels, zeros), _I8)
-        start = builder.insert_element(zeros, builder.trunc(column_value, _I32), ir.Constant(_I32, 0))
-        columns = builder.add(builder.shuffle_vector(start, zeros, zeros), ir.Constant(eight, list(range(8))))
-        values = builder.or_(pixels, builder.shl(columns, ir.Constant(eight, [16] * 8)))
         line = builder.mul(builder.zext(mask, _I64), ir.Constant(_I64, 8))
         places = builder.load(
             _pointer(context, builder, signature.args[4], first_value, line, eight), align=4
         )
+        start = builder.insert_element(zeros, builder.trunc(column_value, _I32), ir.Constant(_I32, 0))
+        columns = builder.add(places, builder.shuffle_vector(start, zeros, zeros))
+        values = builder.or_(
+            _permuted(builder, pixels, places), builder.shl(columns, ir.Constant(eight, [16] * 8))
+        )
         to = _pointer(context, builder, signature.args[5], entries_value, cursor_value, eight)
-        builder.store(_permuted(builder, values, places), to, align=4)
+        builder.store(values, to, align=4)
         return builder.zext(builder.ctpop(mask), _I64)
 
     return types.int64(rows, types.intp, types.intp, types.intp, first, entries, types.intp), codegen
+
+
+@intrinsic
+def groups_filled(_typing, rows, index):  # type: ignore[no-untyped-def]
+    """Which of eight groups of eight bytes, from ``rows[index]`` on, aren't all zero, as the bits of a whole number."""
+    if not _is_flat(rows, types.uint8):
+        return None
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        groups = ir.VectorType(_I64, 8)
+        where = _pointer(context, builder, signature.args[0], args[0], args[1], groups)
+        loaded = builder.load(where, align=1)
+        filled = builder.icmp_unsigned("!=", loaded, ir.Constant(groups, None))
+        return builder.zext(builder.bitcast(filled, _I8), _I64)
+
+    return types.int64(rows, types.intp), codegen
+
+
+@intrinsic
+def first_bit(_typing, bits):  # type: ignore[no-untyped-def]
+    """The place of the lowest bit of `bits`, which isn't 0."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
 
 
 @intrinsic

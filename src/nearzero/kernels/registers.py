@@ -17,6 +17,8 @@ __all__ = [
     "halves",
     "hmax",
     "inlined",
+    "lanes_reaching",
+    "last_lane",
     "load_like",
     "mul_n",
     "outer_rows_n",
@@ -163,3 +165,28 @@ def first_equal(_typing, a, b):  # type: ignore[no-untyped-def]
         return builder.zext(number, ir.IntType(64))
 
     return types.int64(a, a), codegen
+
+
+@intrinsic
+def lanes_reaching(_typing, a, b):  # type: ignore[no-untyped-def]
+    """The lanes in which a is at least b, as the bits of a whole number."""
+    if not _vecs(a, b):
+        return None
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        lanes = builder.bitcast(builder.fcmp_ordered(">=", *args), ir.IntType(LANES))
+        return builder.zext(lanes, ir.IntType(64))
+
+    return types.int64(a, a), codegen
+
+
+@intrinsic
+def last_lane(_typing, a):  # type: ignore[no-untyped-def]
+    """The last of the lanes."""
+    if not _vecs(a):
+        return None
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.extract_element(args[0], ir.Constant(ir.IntType(32), LANES - 1))
+
+    return types.float32(a), codegen

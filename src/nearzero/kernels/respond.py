@@ -97,7 +97,7 @@ def _sum_units(room, w2, units):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _choose(room, factor, b2, out, level, start):  # type: ignore[no-untyped-def]
+def _choose(room, factor, b2, out, row, start):  # type: ignore[no-untyped-def]
     """Write the class with the greatest ``factor * sum + b2``, the first of equals, of examples from `start` on."""
     gain = splat(factor)
     for lane in range(0, WIDTH, 16):
@@ -108,28 +108,29 @@ def _choose(room, factor, b2, out, level, start):  # type: ignore[no-untyped-def
             best = vmax(logit, best)
         store(room.places, lane, where)
     for i in range(min(WIDTH, out.shape[1] - start)):
-        out[level, start + i] = np.uint16(room.places[i])
+        out[row, start + i] = np.uint16(room.places[i])
 
 
 @jit
-def respond(act, z, scale, offset, clip, post, w2, b2, room, out, first_block, last_block):  # type: ignore[no-untyped-def]
+def respond(act, z, scale, offset, clip, post, w2, b2, room, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
     """Predictions under every perturbation, for blocks `first_block` to `last_block` (excluded).
 
     act: kernel activation; z: flat (blocks, U, 32); scale, offset, clip: flat (L, U); post: (L,) bool,
     whether the perturbation acts on activations; w2: flat (groups, U, GROUP), missing classes 0; b2: flat
-    (groups, GROUP), missing classes -inf; room: of this thread; out: (L, N) uint16, written.
+    (groups, GROUP), missing classes -inf; room: of this thread; out: (..., N)
+    uint16, of which the given rows (L,) are written.
     """
     units = w2.size // b2.size
     for start in range(first_block * 32, min(last_block * 32, out.shape[1]), WIDTH):
         base = start // 32 * units * 32 + start % 32
-        for level in range(out.shape[0]):
+        for level in range(rows.size):
             _perturb_units(act, z, base, scale, offset, clip, level * units, post[level], units, room.a)
             _sum_units(room, w2, units)
-            _choose(room, _F(1.0), b2, out, level, start)
+            _choose(room, _F(1.0), b2, out, rows[level], start)
 
 
 @jit
-def respond_scaled(act, z, scales, w2, b2, room, out, first_block, last_block):  # type: ignore[no-untyped-def]
+def respond_scaled(act, z, scales, w2, b2, room, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
     """Predictions when every activation is multiplied by s: argmax(s * W2 act(z) + b2), one product for all
     s.
 
@@ -145,5 +146,5 @@ def respond_scaled(act, z, scales, w2, b2, room, out, first_block, last_block): 
             for lane in range(0, WIDTH, 16):
                 store(room.a, unit * WIDTH + lane, activate(act, load(z, base + unit * 32 + lane)))
         _sum_units(room, w2, units)
-        for level in range(out.shape[0]):
-            _choose(room, scales[level], b2, out, level, start)
+        for level in range(rows.size):
+            _choose(room, scales[level], b2, out, rows[level], start)

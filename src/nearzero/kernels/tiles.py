@@ -23,7 +23,15 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
-from nearzero.kernels.bytes import FIRST, copy_bytes, list_eight, prefetch, transpose_block
+from nearzero.kernels.bytes import (
+    FIRST,
+    copy_bytes,
+    first_bit,
+    groups_filled,
+    list_eight,
+    prefetch,
+    transpose_block,
+)
 from nearzero.kernels.layout import BYTES, MANY_REGISTERS, aligned
 from nearzero.kernels.registers import axpy_pair, inlined
 from nearzero.kernels.simd import jit, splat_at
@@ -85,11 +93,21 @@ def pixel_pairs(inputs):  # type: ignore[no-untyped-def]
 def _list_pair(rows, first, stride, start, stop, entries, cursor):  # type: ignore[no-untyped-def]
     """Append the columns, from `start` to `stop`, where either of two rows isn't zero; returns the list's new end.
 
-    The rows are ``rows[first : first + stride]`` and the `stride` bytes that follow; start and stop are multiples
-    of 8. An entry is column << 16 | byte of the second row << 8 | byte of the first.
+    The rows are ``rows[first : first + stride]`` and the `stride` bytes that follow; start is a multiple of 64, stop
+    of 8. An entry is column << 16 | byte of the second row << 8 | byte of the first. Half of all groups of eight
+    columns are empty, and passed over.
     """
-    for column in range(start, stop, 8):
-        cursor += list_eight(rows, first + column, stride, column, FIRST, entries, cursor)
+    for word in range(start, stop, 512):
+        filled = 0
+        for base in range(word, min(word + 512, stop), 64):
+            groups = groups_filled(rows, first + base) | groups_filled(rows, first + stride + base)
+            filled |= groups << ((base - word) >> 3)
+        if stop - word < 512:
+            filled &= (1 << ((stop - word) >> 3)) - 1
+        while filled:
+            column = word + 8 * first_bit(filled)
+            cursor += list_eight(rows, first + column, stride, column, FIRST, entries, cursor)
+            filled &= filled - 1
     return cursor
 
 
