@@ -49,7 +49,7 @@ def random_stack(options: argparse.Namespace, data: nz.datasets.Dataset) -> Stac
     runs, units, inputs, classes = options.runs, options.units, data.train.pixels.shape[1], data.classes
     shapes = (runs, units, inputs), (runs, units), (runs, classes, units), (runs, classes)
     w1, b1, w2, b2 = (rng.normal(0, 0.01, shape).astype(np.float32) for shape in shapes)
-    return Stack(w1, b1, w2, b2, "abs")
+    return Stack(w1, b1, w2, b2, ("abs",) * len(w1))
 
 
 def sweep(options: argparse.Namespace, data: nz.datasets.Dataset) -> None:

@@ -51,7 +51,7 @@ def test_reproduce(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, err = run(capsys, "reproduce", "--out", tmp_path / "study", "--runs", 3, *sets(SMALL))
     assert (code, err) == (0, "")
     for words in (
-        "training Abs: 3 runs, 40 steps",
+        "training Abs and ReLU: 3 runs each, 40 steps",
         "Table 1.",
         "Table 2.",
         "Table 3.",

@@ -65,6 +65,12 @@ def run_until_killed(kind: str, count: int, folder: Path) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+def steps_of(folder: Path) -> dict[str, int]:
+    """How far the training of each network is saved."""
+    found = {name: Store.open(folder).load_progress(name) for name in ("abs", "relu")}
+    return {name: begun[0].step for name, begun in found.items() if begun is not None}
+
+
 def assert_same(found: nz.Study, expected: nz.Study) -> None:
     xr.testing.assert_identical(found.response, expected.response)
     xr.testing.assert_identical(found.history, expected.history)
@@ -137,14 +143,27 @@ def test_it_does_go_on_where_it_was(
 ) -> None:
     """And not from the start, which would end with the same numbers."""
     folder = tmp_path / "study"
-    killed("state/training-relu", 5, folder)
-    begun = Store.open(folder).load_progress("relu")
-    assert begun is not None
-    assert 0 < begun[0].step < SETTINGS["steps"]
+    killed("state/training-abs", 5, folder)
+    steps = steps_of(folder)
+    assert 0 < steps["abs"] == steps["relu"] < SETTINGS["steps"]
     complete(folder)
     lines = (folder / "log").read_text()
-    assert f"training ReLU: 3 runs, 120 steps, going on from step {begun[0].step}" in lines
-    assert "training Abs: 3 runs, 120 steps, going on from step 120" in lines
+    assert f"training Abs and ReLU: 3 runs each, 120 steps, going on from step {steps['abs']}" in lines
+    assert_same(nz.Study.open(folder), uninterrupted)
+
+
+def test_networks_that_stand_at_different_steps_go_on_by_themselves(
+    killed: Callable[[str, int, Path], None], uninterrupted: nz.Study, tmp_path: Path
+) -> None:
+    """Killed when the progress of one was saved and that of the other wasn't."""
+    folder = tmp_path / "study"
+    killed("state/training-relu", 5, folder)
+    steps = steps_of(folder)
+    assert 0 < steps["relu"] < steps["abs"] < SETTINGS["steps"]
+    complete(folder)
+    lines = (folder / "log").read_text()
+    for name, label in (("abs", "Abs"), ("relu", "ReLU")):
+        assert f"training {label}: 3 runs, 120 steps, going on from step {steps[name]}" in lines
     assert_same(nz.Study.open(folder), uninterrupted)
 
 
@@ -182,7 +201,7 @@ def test_a_finished_study_is_not_computed_again(
 ) -> None:
     import nearzero.study.steps as steps
 
-    monkeypatch.setattr(steps, "_train_network", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(steps, "_train", lambda *arguments: pytest.fail("trained again"))
     monkeypatch.setattr(steps, "_sweep_network", lambda *arguments: pytest.fail("swept again"))
     complete(uninterrupted.folder)
 

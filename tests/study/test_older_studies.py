@@ -70,7 +70,7 @@ def test_a_finished_one(how: str, now: nz.Study, tmp_path: Path, monkeypatch: py
     make(folder).train().sweep()
     make_older(folder)
     text = (folder / "spec.toml").read_text()
-    monkeypatch.setattr("nearzero.study.steps._train_network", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("nearzero.study.steps._train", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr("nearzero.study.steps._sweep_network", lambda *_: pytest.fail("swept again"))
     study = nz.Study.open(folder) if how == "opened" else make(folder)
     assert study.spec == now.spec
@@ -112,7 +112,7 @@ def test_one_that_was_interrupted(now: nz.Study, tmp_path: Path) -> None:
     train_and_be_interrupted(study)
     assert "precision" not in (folder / "spec.toml").read_text()
     assert_same_results(make(folder).train().sweep(), now)
-    assert "ReLU: 2 runs, 60 steps, going on from step" in (folder / "log").read_text()
+    assert "Abs and ReLU: 2 runs each, 60 steps, going on from step" in (folder / "log").read_text()
 
 
 def test_another_precision_is_another_study(now: nz.Study, tmp_path: Path) -> None:
@@ -134,6 +134,7 @@ def test_the_engine_in_pytorch_through_a_study(
         return StackedEngine(stack, examples["train"], examples["test"], device="cpu", **arguments)
 
     monkeypatch.setattr("nearzero.study.steps._engine", engine)
+    monkeypatch.setattr("nearzero.study.steps._side_by_side", lambda spec, steps: [[name] for name in steps])
     whole = make(tmp_path / "whole").train()
     study = make(tmp_path / "study")
     train_and_be_interrupted(study)

@@ -178,6 +178,35 @@ def test_a_run_alone_is_that_run_among_others(engine, batch_size):
     assert not among.measure("train").correct[[0, 2]].any()
 
 
+@pytest.mark.parametrize("affine", [RAW, NORMALIZED], ids=["raw", "normalized"])
+@pytest.mark.parametrize("batch_size", [30, None])
+def test_networks_side_by_side_are_those_trained_alone(batch_size, affine):
+    """Of all activations, in one stack; those of a seed share their batches, and one of them is masked on the way."""
+    train = examples(101, affine=affine)
+    seeds = [7, 8] * len(ACTIVATIONS)
+    alone = [initial_stack([7, 8], name, inputs=77, units=33) for name in ACTIVATIONS]
+    together = make("fused", Stack.joined(alone), train, batch_size=batch_size, seeds=seeds)
+    together.advance(0, 5)
+    together.active[2] = False
+    together.advance(5, 9)
+    found, measured = together.stack(), together.measure("train")
+    assert found.activations == tuple(name for name in ACTIVATIONS for _ in range(2))
+    for place, stack in enumerate(alone):
+        engine = make("fused", stack, train, batch_size=batch_size, seeds=[7, 8])
+        engine.advance(0, 5)
+        engine.active[0] = place != 1
+        engine.advance(5, 9)
+        rows = slice(2 * place, 2 * place + 2)
+        assert_same(found.part(rows), engine.stack())
+        np.testing.assert_array_equal(measured.loss[rows], engine.measure("train").loss)
+
+
+def test_networks_of_several_activations_are_refused_where_they_cannot_be_trained_together():
+    stacks = [initial_stack([1], name, inputs=77) for name in ("relu", "abs")]
+    with pytest.raises(InputError, match="one activation; got abs, relu; train them one after the other"):
+        make("stacked", Stack.joined(stacks), examples(50))
+
+
 @pytest.mark.parametrize("batch_size", [None, 48])
 @pytest.mark.parametrize("affine", [RAW, NORMALIZED], ids=["raw", "normalized"])
 def test_threads_change_nothing(batch_size, affine):

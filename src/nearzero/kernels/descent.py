@@ -1,7 +1,8 @@
-"""Gradient descent on one network, tile by tile: forward, loss and backward while everything is in cache.
+"""Gradient descent on networks, tile by tile: forward, loss and backward while everything is in cache.
 
 The products themselves are in `forward`, `readout` and `gradient`; here they are put together into the loop
-that training is. A full batch goes through it in shards, each a batch without update; so do measurements.
+that training is. A full batch goes through it in shards, each a batch without update; so do measurements. Networks
+that see the same batches go through it together, and share the lists of non-zeros.
 Which run, which threads, which steps: that's `nearzero.training.fused`.
 """
 
@@ -32,11 +33,13 @@ __all__ = [
     "Plan",
     "Shape",
     "Weights",
+    "arrays_of",
     "derive",
     "descend",
     "make_arrays",
     "make_weights",
     "update",
+    "weights_of",
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -53,7 +56,7 @@ class Shape(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """The four arrays of a network, or their gradients, as kernels want them.
+    """The four arrays of a network, or their gradients, as kernels want them; or of several, a row for each.
 
     Attributes:
         w1: strips of D rows. b1: units padded to a multiple of 16.
@@ -68,7 +71,7 @@ class Arrays(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A network's arrays, and what is derived from them after each update.
+    """A network's arrays, and what is derived from them after each update; or several networks', a row for each.
 
     Attributes:
         own: the network's.
@@ -82,25 +85,22 @@ class Weights(NamedTuple):
     w2t: Floats
 
 
-def make_arrays(shape: Shape) -> Arrays:
-    """Zeros."""
+def make_arrays(shape: Shape, rows: int) -> Arrays:
+    """Zeros, for so many networks."""
     units = padded(shape.units)
-    return Arrays(
-        aligned(units * shape.inputs),
-        aligned(units),
-        aligned(units * even(shape.classes)),
-        aligned(padded(shape.classes)),
-    )
+    sizes = units * shape.inputs, units, units * even(shape.classes), padded(shape.classes)
+    return Arrays(*(aligned(rows * size).reshape(rows, size) for size in sizes))
 
 
-def make_weights(shape: Shape) -> Weights:
-    """Zeros, and `MISSING` where there's no class."""
-    own = make_arrays(shape)
-    own.b2[shape.classes :] = MISSING
+def make_weights(shape: Shape, rows: int) -> Weights:
+    """Zeros, and `MISSING` where there's no class, for so many networks."""
+    own = make_arrays(shape, rows)
+    own.b2[:, shape.classes :] = MISSING
     affine = shape.gain != 1 or shape.shift != 0
-    w = aligned(own.w1.size) if affine else own.w1
-    b = aligned(own.b1.size) if affine else own.b1
-    return Weights(own, w, b, aligned(shape.units * own.b2.size))
+    w = aligned(own.w1.size).reshape(own.w1.shape) if affine else own.w1
+    b = aligned(own.b1.size).reshape(own.b1.shape) if affine else own.b1
+    w2t = shape.units * own.b2.shape[1]
+    return Weights(own, w, b, aligned(rows * w2t).reshape(rows, w2t))
 
 
 class Plan(NamedTuple):
@@ -119,6 +119,18 @@ class Plan(NamedTuple):
     backward: bool
     update: bool
     rate: float
+
+
+@jit
+def arrays_of(arrays, row):  # type: ignore[no-untyped-def]
+    """One network's arrays of several's."""
+    return Arrays(arrays.w1[row], arrays.b1[row], arrays.w2[row], arrays.b2[row])
+
+
+@jit
+def weights_of(weights, row):  # type: ignore[no-untyped-def]
+    """One network's weights of several's."""
+    return Weights(arrays_of(weights.own, row), weights.w[row], weights.b[row], weights.w2t[row])
 
 
 @jit
@@ -181,45 +193,70 @@ def _clear(gradient):  # type: ignore[no-untyped-def]
 
 
 @jit
-def descend(code, weights, shape, tiles, build, values, order, labels, plan, room, gradient):  # type: ignore[no-untyped-def]
+def _go_through(code, weights, shape, tiles, tile, labels, at, examples, plan, fresh, room, gradient, loss):  # type: ignore[no-untyped-def]
+    """One network on one tile: forward and loss, and gradients if asked. Returns loss plus the tile's; correct ones."""
+    classes, units, pairs = weights.own.b2.size, weights.b.size, (examples + 1) // 2
+    forward_tile(tiles, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
+    activate_tile(code, room.z, room.a, 2 * pairs, units)
+    logit_tile(room.a, examples, weights.w2t, shape.units, classes, room.logits)
+    loss, correct = loss_tile(room, weights.own.b2, labels, at, examples, loss)
+    if plan.backward:
+        residual_tile(room, classes, labels, at, examples)
+        hidden_gradient(room, classes, examples, weights.own.w2, shape.classes)
+        output_gradient(room, classes, examples, shape.classes, gradient)
+        pixel_gradient(tiles, tile, shape.inputs, room.z, units, fresh, gradient.w1)
+    return loss, correct
+
+
+@jit
+def descend(  # type: ignore[no-untyped-def]
+    codes, rows, weights, shape, tiles, build, values, order, labels, plan, room, gradients, losses, correct
+):
     """Run through batches: forward and loss; if asked, gradients; if asked, an update after each batch.
 
     Args:
-        code: of the activation, in `ACTIVATION_CODES`.
-        weights, shape: of the network.
+        codes: (n,) of the networks' activations, in `ACTIVATION_CODES`.
+        rows: (n,) which of `weights` are these networks'.
+        weights, shape: of the networks, and what is the same for them all.
         tiles: the tiles of the set (`TileArrays`), or room for one if `build`.
         build: whether to build each tile from `values`, flat (N * D,), and `order`, (N,); else these aren't
             looked at.
         labels: (N,) in the order of the examples.
         plan: what to do, a `Plan`.
-        room: for one tile's way through the network.
-        gradient: of the last batch, afterwards.
-
-    Returns:
-        The sum of losses and the number of correct predictions, each batch measured before its update.
+        room: for one tile's way through a network.
+        gradients: of the last batch, afterwards, in its first n rows.
+        losses, correct: (n,), to which the losses and the numbers of correct predictions are added, each batch
+            measured before its update.
     """
-    loss, correct, own = 0.0, 0, weights.own
-    classes, units = own.b2.size, weights.b.size
     for step in range(plan.first, plan.last):
         start = step * plan.batch
         stop = min(start + plan.batch, labels.size)
-        _clear(gradient)
+        for k in range(rows.size):
+            _clear(arrays_of(gradients, k))
         for at in range(start, stop, TILE):
-            examples = min(TILE, stop - at)
-            pairs, tile = (examples + 1) // 2, at // TILE
+            examples, tile = min(TILE, stop - at), at // TILE
             if build:
                 build_tile(tiles, values, shape.inputs, order, at, examples, plan.backward)
                 tile = 0
-            forward_tile(tiles, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
-            activate_tile(code, room.z, room.a, 2 * pairs, units)
-            logit_tile(room.a, examples, weights.w2t, shape.units, classes, room.logits)
-            loss, right = loss_tile(room, own.b2, labels, at, examples, loss)
-            correct += right
-            if plan.backward:
-                residual_tile(room, classes, labels, at, examples)
-                hidden_gradient(room, classes, examples, own.w2, shape.classes)
-                output_gradient(room, classes, examples, shape.classes, gradient)
-                pixel_gradient(tiles, tile, shape.inputs, room.z, units, at == start, gradient.w1)
+            for k in range(rows.size):
+                one, gradient = weights_of(weights, rows[k]), arrays_of(gradients, k)
+                losses[k], right = _go_through(
+                    codes[k],
+                    one,
+                    shape,
+                    tiles,
+                    tile,
+                    labels,
+                    at,
+                    examples,
+                    plan,
+                    at == start,
+                    room,
+                    gradient,
+                    losses[k],
+                )
+                correct[k] += right
         if plan.update:
-            update(weights, gradient, shape, np.float32(plan.rate / (stop - start)))
-    return loss, correct
+            for k in range(rows.size):
+                rate = np.float32(plan.rate / (stop - start))
+                update(weights_of(weights, rows[k]), arrays_of(gradients, k), shape, rate)

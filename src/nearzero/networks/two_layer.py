@@ -125,14 +125,14 @@ class Stack:
 
     Attributes:
         w1: (R, U, D), b1: (R, U), w2: (R, K, U), b2: (R, K), float32.
-        activation: the same for all.
+        activations: (R,) of each.
     """
 
     w1: Floats
     b1: Floats
     w2: Floats
     b2: Floats
-    activation: str
+    activations: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.w1)
@@ -140,16 +140,26 @@ class Stack:
     def __getitem__(self, index: int) -> TwoLayer:
         """A copy of network `index`."""
         w1, b1, w2, b2 = (getattr(self, name)[index].copy() for name in ARRAYS)
-        return TwoLayer(w1, b1, w2, b2, self.activation)
+        return TwoLayer(w1, b1, w2, b2, self.activations[index])
 
     def __iter__(self) -> Iterator[TwoLayer]:
         return (self[index] for index in range(len(self)))
 
     @classmethod
     def of(cls, networks: Sequence[TwoLayer]) -> Stack:
-        """Stack networks of one shape and activation."""
+        """Stack networks of one shape."""
         w1, b1, w2, b2 = (np.stack([getattr(network, name) for network in networks]) for name in ARRAYS)
-        return cls(w1, b1, w2, b2, networks[0].activation)
+        return cls(w1, b1, w2, b2, tuple(network.activation for network in networks))
+
+    @classmethod
+    def joined(cls, stacks: Sequence[Stack]) -> Stack:
+        """One stack of several, of the same shape but for R."""
+        w1, b1, w2, b2 = (np.concatenate([getattr(stack, name) for stack in stacks]) for name in ARRAYS)
+        return cls(w1, b1, w2, b2, tuple(name for stack in stacks for name in stack.activations))
+
+    def part(self, rows: slice) -> Stack:
+        """Some of the networks; their arrays are views."""
+        return Stack(self.w1[rows], self.b1[rows], self.w2[rows], self.b2[rows], self.activations[rows])
 
 
 def as_network(network: TwoLayer | nn.Module) -> TwoLayer:

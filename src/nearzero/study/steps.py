@@ -36,6 +36,8 @@ from nearzero.training.train import NEVER, History, Progress, train
 
 __all__ = ["begin", "examples_of", "load_data", "sweep_networks", "train_networks"]
 
+Begun = tuple[Progress, Stack]
+
 SAVE_EVERY = 20.0  # seconds of training that a kill can cost at most, about
 RESPONSE = {
     "accuracy": ("family", "level", "split"),
@@ -99,8 +101,10 @@ def train_networks(store: Store, data: Dataset, journal: Journal) -> None:
     if spec.device == "cpu" and not any_compiled():
         journal.say("compiling kernels for this processor, once; `nearzero compile` does it beforehand")
     examples = examples_of(spec, data)
-    histories = [_train_network(store, name, examples, data.classes, journal) for name in spec.activations]
-    store.write_results(_history_dataset(spec, histories))
+    begun = {name: store.load_progress(name) or _at_step_0(spec, name, data) for name in spec.activations}
+    for names in _side_by_side(spec, {name: progress.step for name, (progress, _) in begun.items()}):
+        _train(store, {name: begun[name] for name in names}, examples, journal)
+    store.write_results(_history_dataset(spec, [begun[name][0].history for name in spec.activations]))
     store.clear_state()
 
 
@@ -116,51 +120,70 @@ def _all_sound(store: Store, journal: Journal) -> bool:
     return True
 
 
-def _train_network(
-    store: Store, name: str, examples: dict[str, Examples], classes: int, journal: Journal
-) -> History:
-    """Train all runs of one network, stacked, and write them."""
-    spec, recipe = store.spec, store.spec.recipe
-    begun = store.load_progress(name)
-    if begun is None:
-        inputs = examples["train"].pixels.values.shape[1]
-        stack = initial_stack(spec.seeds, name, inputs=inputs, units=spec.units, classes=classes)
-        begun = Progress(0, History.empty(spec.runs, recipe)), stack
-    progress, stack = begun
-    label = activation(name).label
+def _at_step_0(spec: Spec, name: str, data: Dataset) -> Begun:
+    inputs, classes = data.train.pixels.shape[1], data.classes
+    stack = initial_stack(spec.seeds, name, inputs=inputs, units=spec.units, classes=classes)
+    return Progress(0, History.empty(spec.runs, spec.recipe)), stack
+
+
+def _side_by_side(spec: Spec, steps: dict[str, int]) -> list[list[str]]:
+    """Which networks to train together: on the processor, where they share mini-batches, those at the same step."""
+    if spec.device != "cpu" or spec.batch_size == "all":
+        return [[name] for name in steps]
+    return [[name for name in steps if steps[name] == step] for step in dict.fromkeys(steps.values())]
+
+
+def _train(store: Store, begun: dict[str, Begun], examples: dict[str, Examples], journal: Journal) -> None:
+    """Train all runs of some networks that stand at the same step, and write them; their histories are kept up to date.
+
+    The progress of each network is saved by itself. If the process dies between two of these, they go on one by one.
+    """
+    spec, recipe, names = store.spec, store.spec.recipe, list(begun)
+    (step,) = {progress.step for progress, _ in begun.values()}
+    progress = Progress(step, History.joined([each.history for each, _ in begun.values()]))
+    stack = Stack.joined([each for _, each in begun.values()])
+    rows = {name: slice(k * spec.runs, (k + 1) * spec.runs) for k, name in enumerate(names)}
+    labels = " and ".join(activation(name).label for name in names)
+    runs = "1 run" if spec.runs == 1 else f"{spec.runs} runs"
     journal.say(
-        f"training {label}: {spec.runs} {'run' if spec.runs == 1 else 'runs'}, {spec.steps:,} steps"
-        + (f", going on from step {progress.step}" if progress.step else "")
+        f"training {labels}: {runs}{' each' if len(names) > 1 else ''}, {spec.steps:,} steps"
+        + (f", going on from step {step}" if step else "")
     )
     engine = _engine(spec, stack, examples)
 
     def checkpoint(run: int, step: int, network: TwoLayer) -> None:
         if spec.keep_checkpoints:
-            store.write_network(network, run, step)
+            store.write_network(network, run % spec.runs, step)
 
-    with journal.timed(f"trained {label}"), journal.bar(f"training {label}", spec.steps) as bar:
+    def save(progress: Progress, stack: Stack) -> None:
+        for name in names:
+            its = Progress(progress.step, progress.history.part(rows[name]))
+            store.save_progress(name, its, stack.part(rows[name]))
+
+    with journal.timed(f"trained {labels}"), journal.bar(f"training {labels}", spec.steps) as bar:
         train(
             engine,
             recipe,
             progress,
             examples=(len(examples["train"]), len(examples["test"])),
             checkpoint=checkpoint,
-            save=lambda progress, stack: store.save_progress(name, progress, stack),
+            save=save,
             save_every=_save_every(),
             advanced=bar,
         )
     stack = engine.stack()
-    for run in range(spec.runs):
-        store.write_network(stack[run], run)
-    store.save_progress(name, progress, stack)
-    for line in _divergences(label, progress.history.diverged_at):
-        journal.warn(line)
-    return progress.history
+    for place, network in enumerate(stack):
+        store.write_network(network, place % spec.runs)
+    save(progress, stack)
+    for name in names:
+        history = begun[name][0].history = progress.history.part(rows[name])
+        for line in _divergences(activation(name).label, history.diverged_at):
+            journal.warn(line)
 
 
 def _engine(spec: Spec, stack: Stack, examples: dict[str, Examples]) -> Engine:
     arguments: dict[str, Any] = {
-        "seeds": spec.seeds,
+        "seeds": spec.seeds * (len(stack) // spec.runs),
         "learning_rate": spec.learning_rate,
         "batch_size": spec.recipe.batch_size,
     }

@@ -223,7 +223,7 @@ class Store:
             return None
         history = History(**{each.name: arrays[each.name] for each in fields(History)})
         w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)
-        return Progress(int(arrays["step"][0]), history), Stack(w1, b1, w2, b2, activation)
+        return Progress(int(arrays["step"][0]), history), Stack(w1, b1, w2, b2, (activation,) * len(w1))
 
     # --- results ---
 

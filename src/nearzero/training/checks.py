@@ -9,7 +9,7 @@ from nearzero.memory import memory_text
 from nearzero.networks import Stack
 from nearzero.training.engine import Examples
 
-__all__ = ["check_engine", "check_memory"]
+__all__ = ["check_engine", "check_memory", "one_activation"]
 
 
 def check_engine(
@@ -41,6 +41,20 @@ def check_engine(
             )
     if (train.pixels.gain, train.pixels.shift) != (test.pixels.gain, test.pixels.shift):
         raise InputError("the training and the test set must be seen through the same affine map")
+
+
+def one_activation(stack: Stack) -> str:
+    """The activation of all of a stack's networks.
+
+    Raises:
+        InputError: they have several.
+    """
+    if len(set(stack.activations)) != 1:
+        raise InputError(
+            f"this engine trains networks of one activation; got {', '.join(sorted(set(stack.activations)))}; "
+            "train them one after the other"
+        )
+    return stack.activations[0]
 
 
 def check_memory(needed: int, allowed: int, runs: int, units: int) -> None:

@@ -6,13 +6,14 @@ same however many threads there are and whatever other runs do, and their sums a
 that run k alone is run k among twenty, bit for bit. Two ways to cut:
 
 - a full batch, and every measurement: into sixteen shards of the examples, each of whole tiles;
-- mini-batches: into runs, since a batch is too small to share.
+- mini-batches: into seeds, since a batch is too small to share. Runs of one seed, of networks that differ in their
+  activation, see the same batches, and share the lists that are made of them.
 
 A measurement of the full batch leaves each run's gradient behind, and the next update at the same weights
 takes it: to record the training curve at every step costs nothing.
 
 Memory, for MNIST: 21 MB for the training images' lists, 23 MB more for a full batch; per run about 1 MB
-(weights, gradient) and, with mini-batches, 0.5 MB (the epoch's order); 30 MB for the sums of shards. Forty
+(weights, gradient) and, with mini-batches, 0.5 MB a seed (the epoch's order); 30 MB for the sums of shards. Forty
 runs come to less than 250 MB. What grows with the networks is held to `nearzero.memory`: the sums of shards
 are as large as the gradients of 64 runs, or where that's too much, of 48, 32 or 16, one run in work at a time.
 """
@@ -34,11 +35,13 @@ from nearzero.kernels.descent import (
     Plan,
     Shape,
     Weights,
+    arrays_of,
     derive,
     descend,
     make_arrays,
     make_weights,
     update,
+    weights_of,
 )
 from nearzero.kernels.layout import even, from_strips, to_strips
 from nearzero.kernels.matching import similar_order
@@ -96,12 +99,26 @@ class _Prepared:
 _prepared: WeakKeyDictionary[Examples, dict[bool, _Prepared]] = WeakKeyDictionary()
 
 
+class _Team(NamedTuple):
+    """Runs of one seed.
+
+    Attributes:
+        runs: their places in the stack.
+        codes: of their activations.
+        weights: a row for each.
+    """
+
+    runs: list[int]
+    codes: npt.NDArray[np.int64]
+    weights: Weights
+
+
 class _Desk(NamedTuple):
-    """What a thread needs for itself: about 1.3 MB."""
+    """What a thread needs for itself: about 1.3 MB, and 0.4 MB for each run of a team beyond the first."""
 
     room: Room
     tile: TileArrays
-    gradient: Arrays
+    gradients: Arrays
 
 
 class FusedEngine:
@@ -110,7 +127,8 @@ class FusedEngine:
     Args:
         stack: the weights to begin with; copied.
         train, test: the sets of examples, seen through the same affine map.
-        seeds: one for each run, for the order of its examples.
+        seeds: one for each run, for the order of its examples. Runs of one seed are trained side by side, which
+            changes no bit.
         learning_rate: w <- w - learning_rate * gradient of the batch's mean cross-entropy.
         batch_size: examples in a batch; None is the whole training set.
         threads: how many to use; all that this process may use unless given. The results don't depend on
@@ -136,14 +154,17 @@ class FusedEngine:
         units, inputs = stack.w1.shape[1:]
         pixels = train.pixels
         self.active = np.ones(runs, dtype=np.bool_)
-        self._activation = stack.activation
-        self._code = ACTIVATION_CODES[stack.activation]
+        self._activations = stack.activations
         self._shape = Shape(inputs, units, classes, np.float32(pixels.gain), np.float32(pixels.shift))
         self._train, self._seeds, self._batch = train, list(seeds), batch_size
         self._rate = float(learning_rate)
         self._threads = thread_count(threads)
+        seeds_of = {seed: [run for run in range(runs) if seeds[run] == seed] for seed in dict.fromkeys(seeds)}
+        self._most = max(map(len, seeds_of.values()))
         self._group = self._runs_at_once(runs)
-        self._weights = [self._load(stack, run) for run in range(runs)]
+        self._teams = [self._load(stack, its) for its in seeds_of.values()]
+        self._place = {run: (team, row) for team in self._teams for row, run in enumerate(team.runs)}
+        self._weights = [weights_of(team.weights, row) for _, (team, row) in sorted(self._place.items())]
         self._local = threading.local()
         self._sets = {
             "train": _Prepared.of(train, gradients=batch_size is None),
@@ -163,7 +184,7 @@ class FusedEngine:
         """Apply updates step, step + 1, ..., stop - 1 to every active run."""
         runs = [int(run) for run in np.flatnonzero(self.active)]
         if self._batch is not None:
-            self._take_turns(runs, step, stop)
+            self._take_turns(step, stop)
             return
         rate = np.float32(self._rate / len(self._train))
         for _ in range(step, stop):
@@ -189,7 +210,7 @@ class FusedEngine:
             b1,
             w2[:, :classes].copy(),
             b2,
-            activation=self._activation,
+            self._activations,
         )
 
     def _runs_at_once(self, runs: int) -> int:
@@ -197,26 +218,28 @@ class FusedEngine:
 
         In arrays of the size of a network: the weights of a run as given, as trained, with the affine map folded in,
         and two on the way into a file; its gradient, on a full batch, and while it's in work those of its shards.
-        Each thread has a gradient and two arrays (`TILE`, U); a run of mini-batches has the order of an epoch.
+        Each thread has a team's gradients and two arrays (`TILE`, U); a run of mini-batches has the order of an epoch.
         """
         inputs, units, classes, gain, shift = self._shape
         one = 4 * units * (inputs + classes + 1)
         full = self._batch is None
         each = (4 + full + (gain != 1 or shift != 0)) * one + (0 if full else 8 * len(self._train))
-        fixed = runs * each + self._threads * (one + 2 * 4 * TILE * units)
+        fixed = runs * each + self._threads * (self._most * one + 2 * 4 * TILE * units)
         shards = min(SHARDS, -(-len(self._train) // LARGEST)) if full else 0
         allowed = memory_limit()
         check_memory(fixed + shards * one, allowed, runs, units)
         return min(GROUP, (allowed - fixed) // (shards * one)) if full else GROUP
 
-    def _load(self, stack: Stack, run: int) -> Weights:
-        weights = make_weights(self._shape)
-        to_strips(stack.w1[run].T, weights.own.w1)
-        to_strips(np.pad(stack.w2[run], ((0, stack.w2.shape[1] % 2), (0, 0))), weights.own.w2)
-        weights.own.b1[: self._shape.units] = stack.b1[run]
-        weights.own.b2[: self._shape.classes] = stack.b2[run]
-        derive(weights, self._shape)
-        return weights
+    def _load(self, stack: Stack, runs: list[int]) -> _Team:
+        team = make_weights(self._shape, len(runs))
+        for row, run in enumerate(runs):
+            weights = weights_of(team, row)
+            to_strips(stack.w1[run].T, weights.own.w1)
+            to_strips(np.pad(stack.w2[run], ((0, stack.w2.shape[1] % 2), (0, 0))), weights.own.w2)
+            weights.own.b1[: self._shape.units] = stack.b1[run]
+            weights.own.b2[: self._shape.classes] = stack.b2[run]
+            derive(weights, self._shape)
+        return _Team(runs, np.array([ACTIVATION_CODES[stack.activations[run]] for run in runs]), team)
 
     # --- whole sets --------------------------------------------------------------------------------------
 
@@ -240,29 +263,30 @@ class FusedEngine:
         losses, rights = np.zeros((len(group), shards)), np.zeros((len(group), shards), np.int64)
         if backward:
             missing = len(group) * shards - len(self._parts)
-            self._parts += [make_arrays(self._shape) for _ in range(missing)]
-            self._gradients.update(
-                {run: make_arrays(self._shape) for run in group if run not in self._gradients}
-            )
+            self._parts += [make_arrays(self._shape, 1) for _ in range(missing)]
+            new = [run for run in group if run not in self._gradients]
+            self._gradients.update({run: arrays_of(make_arrays(self._shape, 1), 0) for run in new})
 
         def work(item: tuple[int, int]) -> None:
             place, shard = item
-            desk = self._desk()
-            gradient = self._parts[place * shards + shard] if backward else desk.gradient
+            desk, (team, row) = self._desk(), self._place[group[place]]
+            gradients = self._parts[place * shards + shard] if backward else desk.gradients
             plan = Plan(data.shard, shard, shard + 1, backward, False, 0.0)
-            weights, arrays = self._weights[group[place]], data.tiles.arrays
-            losses[item], rights[item] = descend(
-                self._code,
-                weights,
+            descend(
+                team.codes[row : row + 1],
+                np.array([row]),
+                team.weights,
                 self._shape,
-                arrays,
+                data.tiles.arrays,
                 False,
                 _NO_BYTES,
                 _NO_ORDER,
                 data.labels,
                 plan,
                 desk.room,
-                gradient,
+                gradients,
+                losses[place, shard : shard + 1],
+                rights[place, shard : shard + 1],
             )
 
         def gather(item: tuple[int, int]) -> None:
@@ -270,9 +294,9 @@ class FusedEngine:
             parts = self._parts[place * shards : (place + 1) * shards]
             for total, *summands in zip(self._gradients[group[place]], *parts, strict=True):
                 inside = slice(piece * total.size // PIECES, (piece + 1) * total.size // PIECES)
-                total[inside] = summands[0][inside]
+                total[inside] = summands[0][0, inside]
                 for summand in summands[1:]:
-                    total[inside] += summand[inside]
+                    total[inside] += summand[0, inside]
 
         parallel(work, product(range(len(group)), range(shards)), self._threads)
         if backward:
@@ -288,64 +312,68 @@ class FusedEngine:
         if not hasattr(self._local, "desk"):
             shape = self._shape
             self._local.desk = _Desk(
-                make_room(shape.units, shape.classes), tile_room(shape.inputs), make_arrays(shape)
+                make_room(shape.units, shape.classes), tile_room(shape.inputs), make_arrays(shape, self._most)
             )
         desk: _Desk = self._local.desk
         return desk
 
     # --- mini-batches ------------------------------------------------------------------------------------
 
-    def _take_turns(self, runs: list[int], step: int, stop: int) -> None:
-        """Updates step ... stop - 1 of all runs, in turns, so that no thread waits long for the last run."""
+    def _take_turns(self, step: int, stop: int) -> None:
+        """Updates step ... stop - 1 of all runs, seeds in turns, so that no thread waits long for the last one."""
         each = -(-(stop - step) // TURNS)
-        done, locks = dict.fromkeys(runs, step), {run: threading.Lock() for run in runs}
+        teams = [place for place, team in enumerate(self._teams) if self.active[team.runs].any()]
+        done, locks = dict.fromkeys(teams, step), {place: threading.Lock() for place in teams}
 
-        def turn(run: int) -> None:
-            with locks[run]:  # its turn before may still be in work
-                last = min(done[run] + each, stop)
-                self._descend(run, done[run], last)
-                done[run] = last
+        def turn(place: int) -> None:
+            with locks[place]:  # its turn before may still be in work
+                last = min(done[place] + each, stop)
+                self._descend(self._teams[place], done[place], last)
+                done[place] = last
 
-        parallel(turn, runs * TURNS, self._threads)
+        parallel(turn, teams * TURNS, self._threads)
 
-    def _descend(self, run: int, step: int, stop: int) -> None:
-        """Apply updates step ... stop - 1 to one run, an epoch's stretch at a time."""
+    def _descend(self, team: _Team, step: int, stop: int) -> None:
+        """Apply updates step ... stop - 1 to the active runs of a team, an epoch's stretch at a time."""
         assert self._batch is not None
         per_epoch = steps_per_epoch(len(self._train), self._batch)
-        weights, desk, values = self._weights[run], self._desk(), self._train.pixels.values.reshape(-1)
+        desk, values = self._desk(), self._train.pixels.values.reshape(-1)
+        rows = np.flatnonzero(self.active[team.runs])
         while step < stop:
             epoch, first = divmod(step, per_epoch)
             last = min(first + stop - step, per_epoch)
-            order, labels = self._epoch(run, epoch)
-            plan = Plan(self._batch, first, last, True, True, self._rate)
+            order, labels = self._epoch(self._seeds[team.runs[0]], epoch)
             descend(
-                self._code,
-                weights,
+                team.codes[rows],
+                rows,
+                team.weights,
                 self._shape,
                 desk.tile,
                 True,
                 values,
                 order,
                 labels,
-                plan,
+                Plan(self._batch, first, last, True, True, self._rate),
                 desk.room,
-                desk.gradient,
+                desk.gradients,
+                np.zeros(len(rows)),
+                np.zeros(len(rows), np.int64),
             )
             step += last - first
 
-    def _epoch(self, run: int, epoch: int) -> tuple[Order, Order]:
+    def _epoch(self, seed: int, epoch: int) -> tuple[Order, Order]:
         """The examples of one epoch and their labels; within a batch those that are alike meet."""
-        known = self._epochs.get(run)
+        known = self._epochs.get(seed)
         if known is None or known[0] != epoch:
             assert self._batch is not None
             similar = self._sets["train"].tiles.order
             rank = np.empty_like(similar)
             rank[similar] = np.arange(len(similar), dtype=np.int32)
-            places = rank[epoch_order(self._seeds[run], epoch, len(similar))]
+            places = rank[epoch_order(seed, epoch, len(similar))]
             whole = len(places) // self._batch * self._batch
             places[:whole].reshape(-1, self._batch).sort(axis=1)
             places[whole:].sort()
             order = similar[places]
             known = (epoch, order, self._sets["train"].labels[places])
-            self._epochs[run] = known
+            self._epochs[seed] = known
         return known[1:]

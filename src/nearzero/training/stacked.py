@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nearzero.networks import Stack
 from nearzero.training.batches import epoch_order, steps_per_epoch
-from nearzero.training.checks import check_engine
+from nearzero.training.checks import check_engine, one_activation
 from nearzero.training.engine import Examples, Look, Measurement, Precision
 from nearzero.training.products import (
     factor_type,
@@ -122,7 +122,7 @@ class StackedEngine:
         check_engine(stack, train, test, seeds, batch_size)
         self._device, self._precision = torch.device(device), precision
         self._factor = factor_type(precision)
-        self._activation = stack.activation
+        self._activation = one_activation(stack)
         self._affine = train.pixels.gain, train.pixels.shift
         arrays = (torch.from_numpy(array) for array in (stack.w1, stack.b1, stack.w2, stack.b2))
         flat = torch.cat([array.flatten(1) for array in arrays], dim=1).to(self._device)
@@ -199,7 +199,7 @@ class StackedEngine:
     def _as_stack(self, flat: Tensor) -> Stack:
         rows = self._weights.like(flat.cpu())
         w1, b1, w2, b2 = (each.numpy().copy() for each in (rows.w1, rows.b1, rows.w2, rows.b2))
-        return Stack(w1, b1, w2, b2, activation=self._activation)
+        return Stack(w1, b1, w2, b2, (self._activation,) * len(w1))
 
     # --- measurements ------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ where a run diverged, training goes back to that step. So the results are those 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -54,6 +54,16 @@ class History:
         loss, train, test = (np.full((runs, len(recipe.schedule)), np.nan) for _ in range(3))
         checkpoints = np.full((runs, len(recipe.thresholds)), NEVER, np.int64)
         return cls(loss, train, test, checkpoints, np.full(runs, NEVER, np.int64))
+
+    @classmethod
+    def joined(cls, histories: Sequence[History]) -> History:
+        """One history of the runs of several."""
+        columns = ([getattr(history, each.name) for history in histories] for each in fields(cls))
+        return cls(*(np.concatenate(column) for column in columns))
+
+    def part(self, rows: slice) -> History:
+        """Of some of the runs; the arrays are views."""
+        return History(*(getattr(self, each.name)[rows] for each in fields(self)))
 
 
 @dataclass(eq=False)
