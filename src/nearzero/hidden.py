@@ -24,6 +24,7 @@ from nearzero.kernels.along import make_room as make_room_along
 from nearzero.kernels.changes import add_changes
 from nearzero.kernels.forward import preactivations
 from nearzero.kernels.layout import aligned
+from nearzero.kernels.matching import known_order
 from nearzero.kernels.respond import BLOCK, GROUP, make_room, respond, respond_scaled
 from nearzero.lines import find_lines
 from nearzero.memory import memory_limit
@@ -262,8 +263,10 @@ class HiddenLayer:
             return self._given[rows]
         network, inputs = self.network, self._inputs
         if isinstance(inputs, Pixels):
-            part = Pixels(inputs.values[rows], inputs.gain, inputs.shift)
-            return preactivations(network.w1, network.b1, part, threads=self.threads)
+            whole = self._is_whole(rows)
+            part = inputs if whole else Pixels(inputs.values[rows], inputs.gain, inputs.shift)
+            order = known_order(inputs) if whole else None
+            return preactivations(network.w1, network.b1, part, order=order, threads=self.threads)
         z = inputs[rows] @ network.w1.T
         z += network.b1
         return z

@@ -12,20 +12,27 @@ in whole numbers, so the same data give the same order everywhere.
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 
 from nearzero.kernels.simd import jit
+from nearzero.pixels import Pixels
 from nearzero.threads import parallel, thread_count
 
-__all__ = ["similar_order"]
+__all__ = ["known_order", "order_of", "similar_order"]
 
 LEAF = 16  # halving ends with so many
 WINDOW = 4000  # among so many neighbours each image's partner is sought
 TRIALS = 12  # pairs of pivots tried at each halving, on
 SAMPLE = 128  # so many of the examples
+
+Order = npt.NDArray[np.int32]
+
+_known: WeakKeyDictionary[Pixels, Order] = WeakKeyDictionary()  # as long as the pixels live
 
 
 @intrinsic
@@ -95,6 +102,22 @@ def _halve(bits, members, before, scores, counts):  # type: ignore[no-untyped-de
 
 
 @jit
+def _bring_together(bits, order):  # type: ignore[no-untyped-def]
+    """Halve the whole set, each half, and so on."""
+    pending, count = np.zeros((64, 2), np.int64), 1  # a stack; halves of halves are few at a time
+    pending[0, 1] = order.size
+    while count:
+        count -= 1
+        first, last = pending[count]
+        size, middle = last - first, first + (last - first) // 4 * 2
+        if size > LEAF:
+            members, counts = order[first:last], np.zeros(128 * bits.shape[1] + 2, np.int64)
+            _halve(bits, members, members.copy(), np.empty(size, np.int64), counts)
+            pending[count], pending[count + 1] = (first, middle), (middle, last)
+            count += 2
+
+
+@jit
 def _pair_up(bits, members):  # type: ignore[no-untyped-def]
     """Reorder members so that each at an even place is followed by the nearest of those then left."""
     for k in range(0, members.size - 1, 2):
@@ -109,7 +132,19 @@ def _pair_up(bits, members):  # type: ignore[no-untyped-def]
         members[k + 1] = taken
 
 
-def similar_order(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+def order_of(pixels: Pixels) -> Order:
+    """The `similar_order` of a set of examples, found once."""
+    if pixels not in _known:
+        _known[pixels] = similar_order(pixels.values)
+    return _known[pixels]
+
+
+def known_order(pixels: Pixels) -> Order | None:
+    """The same if it's been found: training pays for it, and a product or two wouldn't."""
+    return _known.get(pixels)
+
+
+def similar_order(values: npt.NDArray[np.uint8]) -> Order:
     """A permutation of the examples of `values`, (N, D), in which those at places 2k and 2k + 1 are alike.
 
     Half a second for 60,000 images, and N D / 8 bytes while it runs.
@@ -117,14 +152,7 @@ def similar_order(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     order = np.arange(len(values), dtype=np.int32)
     bits = np.zeros((len(values), -(-values.shape[1] // 64)), np.uint64)
     _supports(values, bits)
-    pending = [order]
-    while pending:
-        members = pending.pop()
-        size, middle = len(members), len(members) // 4 * 2
-        if size > LEAF:
-            counts = np.zeros(128 * bits.shape[1] + 2, np.int64)
-            _halve(bits, members, members.copy(), np.empty(size, np.int64), counts)
-            pending += [members[:middle], members[middle:]]
+    _bring_together(bits, order)
     windows = [order[first : first + WINDOW] for first in range(0, len(order), WINDOW)]
     parallel(lambda window: _pair_up(bits, window), windows, thread_count())
     return order

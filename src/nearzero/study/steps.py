@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,9 @@ ABOUT = {
 }
 SPLIT_VARIABLES = [name for name, dims in RESPONSE.items() if "split" in dims]
 
+# by data and by how their pixels are seen, so that what's prepared for them is found again
+_examples: WeakKeyDictionary[Dataset, dict[str, dict[str, Examples]]] = WeakKeyDictionary()
+
 
 def load_data(spec: Spec, data_dir: str | None, journal: Journal) -> Dataset:
     """The data of a spec. For the quick preset alone, 5,000 digits may take the place of MNIST, with a notice."""
@@ -82,10 +86,16 @@ def begin(store: Store, data: Dataset) -> None:
 
 
 def examples_of(spec: Spec, data: Dataset) -> dict[str, Examples]:
-    """Training and test set as the networks of a spec see them."""
-    gain, shift = (1.0, 0.0) if spec.pixels == "raw" else (1 / (data.white * data.std), -data.mean / data.std)
-    splits = {"train": data.train, "test": data.test}
-    return {name: Examples(Pixels(each.pixels, gain, shift), each.labels) for name, each in splits.items()}
+    """Training and test set as the networks of a spec see them; the same objects as long as the data live."""
+    known = _examples.setdefault(data, {})
+    if spec.pixels not in known:
+        raw = spec.pixels == "raw"
+        gain, shift = (1.0, 0.0) if raw else (1 / (data.white * data.std), -data.mean / data.std)
+        splits = {"train": data.train, "test": data.test}
+        known[spec.pixels] = {
+            name: Examples(Pixels(each.pixels, gain, shift), each.labels) for name, each in splits.items()
+        }
+    return known[spec.pixels]
 
 
 # --- training ---------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from nearzero.kernels.descent import (
     weights_of,
 )
 from nearzero.kernels.layout import even, from_strips, to_strips
-from nearzero.kernels.matching import similar_order
+from nearzero.kernels.matching import order_of
 from nearzero.kernels.readout import ACTIVATION_CODES, Room, make_room
 from nearzero.kernels.tiles import TILE, TileArrays, Tiles, tile_room
 from nearzero.memory import memory_limit
@@ -79,7 +79,7 @@ class _Prepared:
         """Prepared once for all engines that train on the same examples one after the other."""
         known = _prepared.setdefault(examples, {})
         if gradients not in known:
-            order = similar_order(examples.pixels.values)
+            order = order_of(examples.pixels)
             tiles = Tiles.build(examples.pixels.values, order, gradients=gradients)
             known[gradients] = cls(tiles, examples.labels[order].astype(np.int32))
         return known[gradients]
