@@ -115,13 +115,17 @@ class Case:
         """What sweeping these families multiplies and adds: z on the pixels that aren't zero, and the readouts.
 
         A common scale of all units goes through Abs and ReLU to the logits: one readout does for all its levels. So
-        it does for the levels of clip beyond 100 %, which no example reaches.
+        it does for the levels of clip beyond 100 %, which no example reaches. The others lie on lines: each unit is
+        added twice, in two pieces of two sums, and a level takes one product for each class.
         """
-        own = {name: levels if name in names else [] for name, levels in LEVELS.items()}
+        units, own = self.network.units, {name: LEVELS[name] for name in names}
         if self.network.act.homogeneous:
-            own |= {"scale": [], "clip": [level for level in own["clip"] if level <= 1]}
-        readouts = len(self.examples) * self.network.classes * (1 + sum(map(len, own.values())))
-        return 2.0 * self.network.units * (np.count_nonzero(self.examples.pixels.values) + readouts)
+            lines = [len([level for level in own[name] if level <= 1]) for name in own if name != "scale"]
+            each = units + sum(4 * units + levels for levels in lines)
+        else:
+            each = units * (1 + sum(map(len, own.values())))
+        readouts = len(self.examples) * self.network.classes * each
+        return 2.0 * (units * np.count_nonzero(self.examples.pixels.values) + readouts)
 
     def dense_operations(self) -> float:
         """What a full forward pass at every level does."""
