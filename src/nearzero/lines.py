@@ -11,9 +11,9 @@ that were added up to t. A float32 sum errs by at most n u times the sum of its 
 than n additions (N. J. Higham, Accuracy and Stability of Numerical Algorithms, section 4.2). In `respond` that's
 U + 1; here at most 3 U / 2 + 5: half of the first pieces, the events of one level, and the levels that have events. So
 the difference of two logits differs by at most 2 (5 U / 2 + 6) u M; 2 (3 U + 16) u leaves room for the rounding of M
-itself. To that come a few u of sum max_k |W2_ku| (|s z| + |o|), for the rounding of perturbed z and of parameters:
-`INPUTS`. It's taken of |i| + |t| |d|, and of what cancels in these. Where the greatest logit doesn't lead by more, the
-prediction is formed in the other way.
+itself. To that comes `INPUTS` of sum max_k |W2_ku| (|s z| + |o|), for the rounding of perturbed z and of parameters;
+it's taken of |i| + |t| |d|, and of what cancels in these. Where the greatest logit doesn't lead by more, the
+prediction is formed in the other way. Underflow is allowed for as well, by what comes to nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from nearzero.perturbation import FLOAT32_MAX
 
 __all__ = ["find_lines"]
 
-LEAST, MOST = (
-    32,
-    32_000,
-)  # levels: from which on following pays, and up to which their numbers fit in two bytes
+LEAST = 32  # levels, from which on following pays
+MOST = 32_000  # levels, whose numbers fit in two bytes
 CELLS = 4096  # at most, of the table in which an event's level is looked up
 SLACK = 4  # roundoffs by which parameters may lie beside the line
 ROUNDOFF = 2.0**-24
-INPUTS = 48 * ROUNDOFF  # of two logits, for the rounding of what is summed
-LATE = 16 * ROUNDOFF  # of a perturbed z, for that of the level at which it's zero
+LATE = 12 * ROUNDOFF  # of a perturbed z: more than it may differ by in the two ways, parameters included
+# of two logits, for the rounding of what is summed: 7 for z and its parameters; and where a unit has bent in one way
+# only, which lies within LATE and these 7 of zero, twice that, as the slope changes by 2 at most
+INPUTS = 2 * (7 + 2 * (12 + 7)) * ROUNDOFF * 1.25
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -71,7 +71,11 @@ def find_lines(
         path = _cut(clip[places]) if cut else _bend(scale[places], offset[places])
         if path is not None:
             order = np.argsort(path.t, kind="stable")
-            yield places[order], _line(network, path, order, parameters, bool(post[places[0]]))
+            with np.errstate(
+                over="ignore"
+            ):  # sums beyond float32 are infinite, and nothing is decided by them
+                line = _line(network, path, order, parameters, bool(post[places[0]]))
+            yield places[order], line
 
 
 class _Path(NamedTuple):
@@ -166,7 +170,7 @@ def _line(
         w2=_filled(rows),
         b2=_filled(b2),
         weights=_filled(weights),
-        base=np.float32(terms * np.abs(network.b2).max()),
+        base=np.float32(terms * np.abs(network.b2).max() + 2.0**-126 + 2.0**-140 * weights.sum(dtype=float)),
         terms=np.float32(terms),
         inputs=np.float32(INPUTS),
         late=np.float32(LATE),

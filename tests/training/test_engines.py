@@ -185,7 +185,9 @@ def test_networks_side_by_side_are_those_trained_alone(batch_size, affine):
     train = examples(101, affine=affine)
     seeds = [7, 8] * len(ACTIVATIONS)
     alone = [initial_stack([7, 8], name, inputs=77, units=33) for name in ACTIVATIONS]
+    # threads=2 of ENGINES, and two seeds: as many as are needed for runs to share batches
     together = make("fused", Stack.joined(alone), train, batch_size=batch_size, seeds=seeds)
+    assert len(together._teams) == 2
     together.advance(0, 5)
     together.active[2] = False
     together.advance(5, 9)
@@ -196,6 +198,7 @@ def test_networks_side_by_side_are_those_trained_alone(batch_size, affine):
         engine.advance(0, 5)
         engine.active[0] = place != 1
         engine.advance(5, 9)
+        assert len(engine._teams) == 2
         rows = slice(2 * place, 2 * place + 2)
         assert_same(found.part(rows), engine.stack())
         np.testing.assert_array_equal(measured.loss[rows], engine.measure("train").loss)

@@ -129,16 +129,10 @@ def _bend(act, line, room):  # type: ignore[no-untyped-def]
     still, moving, read, drift = zero, zero, zero, zero
     for u in range(0, line.at.size, 16):
         z, weight = load(room.row, u), load(line.weights, u)
-        at, step, gain, growth = (
-            load(line.at, u),
-            load(line.step, u),
-            load(line.gain, u),
-            load(line.growth, u),
-        )
-        i, d = (
-            fma(gain, z, at),
-            fma(growth, z, step) + zero,
-        )  # + 0 for -0, which would have its event at the wrong end
+        at, step = load(line.at, u), load(line.step, u)
+        gain, growth = load(line.gain, u), load(line.growth, u)
+        i = fma(gain, z, at)
+        d = fma(growth, z, step) + zero  # + 0 for -0, which would have its event at the wrong end
         size, rate = fma(vabs(gain), vabs(z), vabs(at)), fma(vabs(growth), vabs(z), vabs(step))
         # early by what rounding may make: whatever bends in the sums of `respond` has bent here
         early = late * fma(farthest, rate, size)
@@ -184,9 +178,8 @@ def _begin(line, room):  # type: ignore[no-untyped-def]
     i, s, other_i, other_s = load(line.start, 0), load(line.start, 16), zero, zero
     if line.cut:  # they are the same for all examples
         return i, s
-    for u in range(
-        0, line.at.size, 2
-    ):  # two chains of sums, or each product would wait for the one before it
+    # two chains of sums, or each product would wait for the one before it
+    for u in range(0, line.at.size, 2):
         row, other = load(line.w2, u * 16), load(line.w2, u * 16 + 16)
         i, s = fma(splat_at(room.i0, u), row, i), fma(splat_at(room.d0, u), row, s)
         other_i = fma(splat_at(room.i0, u + 1), other, other_i)
@@ -261,10 +254,8 @@ def _follow(act, line, room, still, moving, k, most):  # type: ignore[no-untyped
                 room.chosen[level * BLOCK + k] = first_bit(lead)
             else:
                 undecided = most
-        still, sign = (
-            still + _F(2.0) * last_lane(i),
-            _F(-1.0),
-        )  # from here on, what's added to I has the other sign
+        # behind the origin, what is added to I has the other sign
+        still, sign = still + _F(2.0) * last_lane(i), _F(-1.0)
         first, last = last, line.levels.size - 1
     return undecided
 
@@ -274,8 +265,8 @@ def respond_along(act, z, line, room, out, rows, first_block, last_block, left):
     """Predictions along a line, for blocks `first_block` to `last_block` (excluded).
 
     act: kernel activation; z: flat (N, U); line: a `Line`; room: of this thread; out: (..., N) uint16, of which
-    the given rows (L,) are written; left: (blocks,) bool, written:
-    whether a block has too much undecided, so that its part of `out` means nothing.
+    the given rows (L,) are written; left: (blocks,) bool, written: whether a block has too much undecided, so that
+    its part of `out` means nothing.
     """
     levels, examples = rows.size, out.shape[1]
     units = z.size // examples

@@ -12,6 +12,7 @@ from nearzero.files import cache_root
 from nearzero.hidden import HiddenLayer
 from nearzero.kernels.compile import any_compiled
 from nearzero.networks import initial_stack
+from nearzero.perturbation import Perturbation
 from nearzero.pixels import Pixels
 from nearzero.sweep import respond
 from nearzero.training.engine import Examples
@@ -47,6 +48,7 @@ def compile_kernels(activations: Sequence[str] = ("abs", "relu")) -> None:
         families = ("offset", "scale", "clip")
         conduct = Conduct.default([name])
         respond(hidden, examples.labels, families=families, ranges=hidden.ranges, conduct=conduct)
+        hidden.predict([Perturbation(offset=0.1)])  # these families' levels lie on lines, and this doesn't
     if not any_compiled():
         raise InputError(
             f"nothing can be kept in {cache_root()}, so each process will compile for itself; make that folder "

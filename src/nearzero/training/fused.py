@@ -100,7 +100,7 @@ _prepared: WeakKeyDictionary[Examples, dict[bool, _Prepared]] = WeakKeyDictionar
 
 
 class _Team(NamedTuple):
-    """Runs of one seed.
+    """Runs of one seed: all of them, or where there are fewer seeds than threads, one.
 
     Attributes:
         runs: their places in the stack.
@@ -159,10 +159,12 @@ class FusedEngine:
         self._train, self._seeds, self._batch = train, list(seeds), batch_size
         self._rate = float(learning_rate)
         self._threads = thread_count(threads)
-        seeds_of = {seed: [run for run in range(runs) if seeds[run] == seed] for seed in dict.fromkeys(seeds)}
-        self._most = max(map(len, seeds_of.values()))
+        teams = [[run for run in range(runs) if seeds[run] == seed] for seed in dict.fromkeys(seeds)]
+        if len(teams) < self._threads:  # to have something to do for all is worth more than to share
+            teams = [[run] for run in range(runs)]
+        self._most = max(map(len, teams))
         self._group = self._runs_at_once(runs)
-        self._teams = [self._load(stack, its) for its in seeds_of.values()]
+        self._teams = [self._load(stack, team) for team in teams]
         self._place = {run: (team, row) for team in self._teams for row, run in enumerate(team.runs)}
         self._weights = [weights_of(team.weights, row) for _, (team, row) in sorted(self._place.items())]
         self._local = threading.local()
