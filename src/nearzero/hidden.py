@@ -19,8 +19,7 @@ import numpy.typing as npt
 from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS
-from nearzero.kernels.along import Line, respond_along
-from nearzero.kernels.along import make_room as make_room_along
+from nearzero.kernels.along import Line, line_room, respond_along
 from nearzero.kernels.changes import add_changes
 from nearzero.kernels.forward import preactivations
 from nearzero.kernels.layout import aligned
@@ -140,7 +139,7 @@ class HiddenLayer:
         act = KERNEL_ACTIVATIONS[self.network.activation]
         total = np.zeros((2, len(perturbations), units))
         for rows in self.blocks():
-            z, examples = self._blocked(rows), rows.stop - rows.start
+            (_, z), examples = self._arranged(rows), rows.stop - rows.start
             edges = np.linspace(0, -(-examples // BLOCK), SHARDS + 1).astype(int)
             parts = np.zeros((SHARDS, *total.shape))
 
@@ -225,7 +224,7 @@ class HiddenLayer:
         left = np.zeros(-(-len(z) // BLOCK), np.bool_)
 
         def work(span: tuple[int, int]) -> None:
-            respond_along(act, flat, line, make_room_along(line), out, levels, *span, left)
+            respond_along(act, flat, line, line_room(line), out, levels, *span, left)
 
         parallel(work, self._spans(len(z)), self.threads)
         return np.flatnonzero(left)
@@ -270,10 +269,6 @@ class HiddenLayer:
         z = inputs[rows] @ network.w1.T
         z += network.b1
         return z
-
-    def _blocked(self, rows: slice) -> Floats:
-        """z of some examples as `_in_blocks`; kept if they are all."""
-        return self._arranged(rows)[1]
 
     def _arranged(self, rows: slice) -> tuple[Floats, Floats]:
         """z of some examples, (n, U) and as `_in_blocks`; kept if they are all."""

@@ -71,9 +71,7 @@ def find_lines(
         path = _cut(clip[places]) if cut else _bend(scale[places], offset[places])
         if path is not None:
             order = np.argsort(path.t, kind="stable")
-            with np.errstate(
-                over="ignore"
-            ):  # sums beyond float32 are infinite, and nothing is decided by them
+            with np.errstate(over="ignore"):  # what is infinite in float32 decides nothing
                 line = _line(network, path, order, parameters, bool(post[places[0]]))
             yield places[order], line
 

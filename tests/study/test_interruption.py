@@ -71,6 +71,12 @@ def steps_of(folder: Path) -> dict[str, int]:
     return {name: begun[0].step for name, begun in found.items() if begun is not None}
 
 
+def taken_up(folder: Path, expected: nz.Study) -> str:
+    """Complete an interrupted study, which must end as the one that wasn't; its log."""
+    assert_same(complete(folder), expected)
+    return (folder / "log").read_text()
+
+
 def assert_same(found: nz.Study, expected: nz.Study) -> None:
     xr.testing.assert_identical(found.response, expected.response)
     xr.testing.assert_identical(found.history, expected.history)
@@ -146,10 +152,8 @@ def test_it_does_go_on_where_it_was(
     killed("state/training-abs", 5, folder)
     steps = steps_of(folder)
     assert 0 < steps["abs"] == steps["relu"] < SETTINGS["steps"]
-    complete(folder)
-    lines = (folder / "log").read_text()
-    assert f"training Abs and ReLU: 3 runs each, 120 steps, going on from step {steps['abs']}" in lines
-    assert_same(nz.Study.open(folder), uninterrupted)
+    words = f"training Abs and ReLU: 3 runs each, 120 steps, going on from step {steps['abs']}"
+    assert words in taken_up(folder, uninterrupted)
 
 
 def test_networks_that_stand_at_different_steps_go_on_by_themselves(
@@ -160,11 +164,9 @@ def test_networks_that_stand_at_different_steps_go_on_by_themselves(
     killed("state/training-relu", 5, folder)
     steps = steps_of(folder)
     assert 0 < steps["relu"] < steps["abs"] < SETTINGS["steps"]
-    complete(folder)
-    lines = (folder / "log").read_text()
+    lines = taken_up(folder, uninterrupted)
     for name, label in (("abs", "Abs"), ("relu", "ReLU")):
         assert f"training {label}: 3 runs, 120 steps, going on from step {steps[name]}" in lines
-    assert_same(nz.Study.open(folder), uninterrupted)
 
 
 def test_interrupted_work_that_was_measured_at_other_steps_is_done_again(

@@ -24,7 +24,7 @@ from nearzero.kernels.registers import first_equal, hmax, lanes_reaching, last_l
 from nearzero.kernels.respond import BLOCK, perturb
 from nearzero.kernels.simd import fma, hsum, jit, load, select_gt, splat, splat_at, store, vabs
 
-__all__ = ["FOLLOWED_CLASSES", "Line", "make_room", "respond_along"]
+__all__ = ["FOLLOWED_CLASSES", "Line", "line_room", "respond_along"]
 
 FOLLOWED_CLASSES = 15  # a vector's last lane keeps the bound
 TURNS = 8  # rows for events before the levels, and behind: sums into one row would wait for each other
@@ -102,7 +102,7 @@ class Room(NamedTuple):
     chosen: npt.NDArray[np.uint16]
 
 
-def make_room(line: Line) -> Room:
+def line_room(line: Line) -> Room:
     """Room for the examples of a line, one after the other."""
     levels, units = len(line.levels) - 1, line.at.size
     row, when, cell, i0, d0, i1, d1 = (aligned(units) for _ in range(7))

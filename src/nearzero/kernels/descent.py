@@ -257,6 +257,6 @@ def descend(  # type: ignore[no-untyped-def]
                 )
                 correct[k] += right
         if plan.update:
+            rate = np.float32(plan.rate / (stop - start))
             for k in range(rows.size):
-                rate = np.float32(plan.rate / (stop - start))
                 update(weights_of(weights, rows[k]), arrays_of(gradients, k), shape, rate)

@@ -117,8 +117,8 @@ def respond(act, z, scale, offset, clip, post, w2, b2, room, out, rows, first_bl
 
     act: kernel activation; z: flat (blocks, U, 32); scale, offset, clip: flat (L, U); post: (L,) bool,
     whether the perturbation acts on activations; w2: flat (groups, U, GROUP), missing classes 0; b2: flat
-    (groups, GROUP), missing classes -inf; room: of this thread; out: (..., N)
-    uint16, of which the given rows (L,) are written.
+    (groups, GROUP), missing classes -inf; room: of this thread; out: (..., N) uint16, of which the given rows (L,)
+    are written.
     """
     units = w2.size // b2.size
     for start in range(first_block * 32, min(last_block * 32, out.shape[1]), WIDTH):
