@@ -18,7 +18,7 @@ def test_logits_are_sums_over_units_ascending_by_fused_multiply_adds(units, clas
     """Against an emulation: products are exact in float64, and sums rounded twice only seldom."""
     rng = np.random.default_rng(0)
     a, w2 = (rng.standard_normal(shape).astype(np.float32) for shape in ((TILE, units), (classes, units)))
-    room = make_room(units, classes)
+    room = make_room(1, units, classes)
     to_strips(a, room.a)
     w2t = aligned(units * padded(classes))
     w2t.reshape(units, -1)[:, :classes] = w2.T

@@ -26,7 +26,7 @@ from nearzero.kernels.readout import (
     residual_tile,
 )
 from nearzero.kernels.simd import fma, jit, load, splat, store
-from nearzero.kernels.tiles import TILE, build_tile
+from nearzero.kernels.tiles import TILE, build_tile, sift
 
 __all__ = [
     "Arrays",
@@ -201,10 +201,14 @@ def _go_through(code, weights, shape, tiles, tile, labels, at, examples, plan, f
     logit_tile(room.a, examples, weights.w2t, shape.units, classes, room.logits)
     loss, correct = loss_tile(room, weights.own.b2, labels, at, examples, loss)
     if plan.backward:
-        residual_tile(room, classes, labels, at, examples)
-        hidden_gradient(room, classes, examples, weights.own.w2, shape.classes)
-        output_gradient(room, classes, examples, shape.classes, gradient)
-        pixel_gradient(tiles, tile, shape.inputs, room.z, units, fresh, gradient.w1)
+        count = residual_tile(room, classes, labels, at, examples)
+        hidden_gradient(room, classes, count, weights.own.w2, shape.classes)
+        output_gradient(room, classes, count, shape.classes, gradient)
+        entries, starts = tiles.turned, tiles.turned_starts
+        if count < examples:
+            sift(tiles, tile, shape.inputs, room.taught, count, room.sifted)
+            entries, starts, tile = room.sifted.entries, room.sifted.starts, 0
+        pixel_gradient(entries, starts, tile, shape.inputs, room.z, units, fresh, gradient.w1)
     return loss, correct
 
 

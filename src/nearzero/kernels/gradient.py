@@ -21,8 +21,7 @@ _F = np.float32
 
 
 @inlined
-def _strip(tiles, lists, inputs, dz, base, g_w1, start, width, none, fresh):  # type: ignore[no-untyped-def]
-    entries, starts = tiles.turned, tiles.turned_starts
+def _strip(entries, starts, lists, inputs, dz, base, g_w1, start, width, none, fresh):  # type: ignore[no-untyped-def]
     for p in range(0, inputs, 2):
         its, row = lists + p // 2, start + p * width
         if starts[its] == starts[its + 1] and not fresh:
@@ -39,21 +38,22 @@ def _strip(tiles, lists, inputs, dz, base, g_w1, start, width, none, fresh):  # 
 
 
 @jit
-def pixel_gradient(tiles, tile, inputs, dz, units, fresh, g_w1):  # type: ignore[no-untyped-def]
+def pixel_gradient(entries, starts, tile, inputs, dz, units, fresh, g_w1):  # type: ignore[no-untyped-def]
     """Add the share of tile number `tile` to the gradient of w1, strips of `inputs` rows.
 
-    dz: strips of `TILE` rows; fresh: whether the gradient starts here, from 0.
+    entries, starts: lists of pairs of pixels; dz: strips of `TILE` rows; fresh: whether the gradient starts here,
+    from 0.
     """
     lists, none, unit = tile * pixel_pairs(inputs), _F(0.0), 0
     while unit < units:
         width = strip_width(units - unit)
         base, start = unit * TILE, unit * inputs
         if MANY_REGISTERS and width == 128:
-            _strip(tiles, lists, inputs, dz, base, g_w1, start, 128, splat_n(none, 8), fresh)
+            _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 128, splat_n(none, 8), fresh)
         elif MANY_REGISTERS and width == 64:
-            _strip(tiles, lists, inputs, dz, base, g_w1, start, 64, splat_n(none, 4), fresh)
+            _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 64, splat_n(none, 4), fresh)
         elif width == 32:
-            _strip(tiles, lists, inputs, dz, base, g_w1, start, 32, splat_n(none, 2), fresh)
+            _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 32, splat_n(none, 2), fresh)
         else:
-            _strip(tiles, lists, inputs, dz, base, g_w1, start, 16, splat_n(none, 1), fresh)
+            _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 16, splat_n(none, 1), fresh)
         unit += width

@@ -18,6 +18,7 @@ from nearzero.kernels.layout import MANY_REGISTERS, aligned, padded, strip_width
 from nearzero.kernels.registers import (
     axpy_pair,
     first_equal,
+    halves,
     hmax,
     inlined,
     load_like,
@@ -38,7 +39,7 @@ from nearzero.kernels.simd import (
     store_n,
     vmax,
 )
-from nearzero.kernels.tiles import TILE
+from nearzero.kernels.tiles import TILE, Sifted, sift_room
 
 __all__ = [
     "ACTIVATION_CODES",
@@ -56,6 +57,7 @@ __all__ = [
 MISSING = np.float32(-1e30)  # the bias of a class that isn't there: it never wins, and its probability is 0
 ROWS = 8 if MANY_REGISTERS else 4  # examples whose logits are summed together
 _TINY = np.float32(1e-30)  # lesser probabilities count as 0: their products would leave the normal numbers
+SPARED = 4  # lists are sifted where at least one example in so many adds nothing to a gradient
 _F = np.float32
 Floats = npt.NDArray[np.float32]
 
@@ -69,6 +71,8 @@ class Room(NamedTuple):
         z: pre-activations, then slopes, then dz, the loss's derivative by z; a: activations; strips of `TILE` rows.
         logits: then exponentials, then residuals: flat (`TILE`, classes), padded to a multiple of 16.
         sums, losses: (`TILE`,), of the exponentials, and each example's loss.
+        taught: (`TILE` + 1,), which examples gradients are made of; see `residual_tile`.
+        sifted: their part of the lists of pairs of pixels.
     """
 
     z: Floats
@@ -76,12 +80,14 @@ class Room(NamedTuple):
     logits: Floats
     sums: Floats
     losses: Floats
+    taught: npt.NDArray[np.int64]
+    sifted: Sifted
 
 
-def make_room(units: int, classes: int) -> Room:
+def make_room(inputs: int, units: int, classes: int) -> Room:
     """Room for one tile."""
     sizes = [TILE * padded(units)] * 2 + [TILE * padded(classes), TILE, TILE]
-    return Room(*(aligned(size) for size in sizes))
+    return Room(*(aligned(size) for size in sizes), np.zeros(TILE + 1, np.int64), sift_room(inputs))
 
 
 def _loop(name: str) -> Any:
@@ -201,36 +207,56 @@ def loss_tile(room, b2, labels, first, examples, loss):  # type: ignore[no-untyp
 
 @jit
 def residual_tile(room, classes, labels, first, examples):  # type: ignore[no-untyped-def]
-    """After `loss_tile`: put softmax - one-hot in the place of the exponentials: the loss's derivative."""
-    logits, sums = room.logits, room.sums
-    zero, tiny = splat(_F(0.0)), splat(_TINY)
+    """After `loss_tile`: put softmax - one-hot, the loss's derivative, in the place of the exponentials.
+
+    An example whose loss is 0 adds nothing to a gradient: the probabilities of all other classes are lost in float32
+    beside the label's, which is 1. Lists in `room.taught` the examples that do, and returns how many: all of them if
+    most do, with zeros for the others. If the number is odd the last one stands there once more, since rows are taken
+    in pairs.
+    """
+    logits, sums, taught = room.logits, room.sums, room.taught
+    zero, tiny, one = splat(_F(0.0)), splat(_TINY), _F(1.0)
+    count = 0
     for e in range(examples):
-        row = e * classes
-        factor = splat(_F(1.0) / sums[e])
+        row, label = e * classes, e * classes + labels[first + e]
+        if sums[e] == one and logits[label] == one:
+            for block in range(0, classes, 16):
+                store(logits, row + block, zero)
+            continue
+        factor = splat(one / sums[e])
         for block in range(0, classes, 16):
             value = load(logits, row + block) * factor
             store(logits, row + block, select_gt(tiny, value, zero, value))
-        logits[row + labels[first + e]] -= _F(1.0)
-    if examples % 2:  # rows are taken in pairs
-        for i in range(examples * classes, (examples + 1) * classes, 16):
-            store(logits, i, zero)
+        logits[label] -= one
+        taught[count] = e
+        count += 1
+    if SPARED * count > (SPARED - 1) * examples:
+        for e in range(examples):
+            taught[e] = e
+        count = examples
+    taught[count] = taught[max(count - 1, 0)]
+    return count
 
 
 @inlined
-def _hidden_strip(room, stride, examples, w2, classes, base, first, width, none):  # type: ignore[no-untyped-def]
-    residuals = room.logits
-    for e in range(0, examples, 2):
-        one, at = e * stride, first + e * width
+def _hidden_strip(room, stride, count, w2, classes, base, first, width, none):  # type: ignore[no-untyped-def]
+    residuals, z = room.logits, room.z
+    for k in range(0, count, 2):
+        e, f = room.taught[k], room.taught[k + 1]
         sums = none + none
-        for k in range(classes):
-            factors = splat_at(residuals, one + k), splat_at(residuals, one + stride + k)
-            sums = axpy_pair(*factors, w2, base + k * width, sums)
-        store_n(room.z, at, mul_n(sums, load_like(room.z, at, sums)))
+        for c in range(classes):
+            factors = splat_at(residuals, e * stride + c), splat_at(residuals, f * stride + c)
+            sums = axpy_pair(*factors, w2, base + c * width, sums)
+        one, two = halves(sums)
+        at, to = first + e * width, first + f * width
+        one, two = mul_n(one, load_like(z, at, one)), mul_n(two, load_like(z, to, two))
+        store_n(z, at, one)
+        store_n(z, to, two)
 
 
 @jit
-def hidden_gradient(room, stride, examples, w2, classes):  # type: ignore[no-untyped-def]
-    """Put dz = (W2' residual) act'(z) in the place of act'(z), in an even number of rows of every strip.
+def hidden_gradient(room, stride, count, w2, classes):  # type: ignore[no-untyped-def]
+    """Put dz = (W2' residual) act'(z) in the place of act'(z), in the rows of the first `count` of `room.taught`.
 
     stride: from one example's residuals to the next's; w2: strips of `even(classes)` rows.
     """
@@ -240,52 +266,52 @@ def hidden_gradient(room, stride, examples, w2, classes):  # type: ignore[no-unt
         width = strip_width(units - unit)
         base, first = unit * rows, unit * TILE
         if MANY_REGISTERS and width == 128:
-            _hidden_strip(room, stride, examples, w2, classes, base, first, 128, splat_n(none, 8))
+            _hidden_strip(room, stride, count, w2, classes, base, first, 128, splat_n(none, 8))
         elif MANY_REGISTERS and width == 64:
-            _hidden_strip(room, stride, examples, w2, classes, base, first, 64, splat_n(none, 4))
+            _hidden_strip(room, stride, count, w2, classes, base, first, 64, splat_n(none, 4))
         elif width == 32:
-            _hidden_strip(room, stride, examples, w2, classes, base, first, 32, splat_n(none, 2))
+            _hidden_strip(room, stride, count, w2, classes, base, first, 32, splat_n(none, 2))
         else:
-            _hidden_strip(room, stride, examples, w2, classes, base, first, 16, splat_n(none, 1))
+            _hidden_strip(room, stride, count, w2, classes, base, first, 16, splat_n(none, 1))
         unit += width
 
 
 @inlined
-def _output_strip(room, stride, examples, rows, unit, width, none, g_w2, g_b1):  # type: ignore[no-untyped-def]
-    residuals, base = room.logits, unit * TILE
-    for k in range(0, rows, 2):
-        at = unit * rows + k * width
+def _output_strip(room, stride, count, rows, unit, width, none, g_w2, g_b1):  # type: ignore[no-untyped-def]
+    residuals, taught, base = room.logits, room.taught, unit * TILE
+    for c in range(0, rows, 2):
+        at = unit * rows + c * width
         sums = load_like(g_w2, at, none + none)
-        for e in range(examples):
-            one = e * stride + k
+        for k in range(count):
+            one = taught[k] * stride + c
             factors = splat_at(residuals, one), splat_at(residuals, one + 1)
-            sums = axpy_pair(*factors, room.a, base + e * width, sums)
+            sums = axpy_pair(*factors, room.a, base + taught[k] * width, sums)
         store_n(g_w2, at, sums)
     total = load_like(g_b1, unit, none)
-    for e in range(examples):
-        total = add_n(total, load_like(room.z, base + e * width, total))
+    for k in range(count):
+        total = add_n(total, load_like(room.z, base + taught[k] * width, total))
     store_n(g_b1, unit, total)
 
 
 @jit
-def output_gradient(room, stride, examples, classes, gradient):  # type: ignore[no-untyped-def]
-    """Add a tile's share to the gradients of w2, b2 and b1 (`Arrays`)."""
+def output_gradient(room, stride, count, classes, gradient):  # type: ignore[no-untyped-def]
+    """Add the share of the first `count` of `room.taught` to the gradients of w2, b2 and b1 (`Arrays`)."""
     g_w2, g_b1, g_b2 = gradient.w2, gradient.b1, gradient.b2
     units, rows, none = g_b1.size, classes + classes % 2, _F(0.0)
     unit = 0
     while unit < units:
         width = strip_width(units - unit)
         if MANY_REGISTERS and width == 128:
-            _output_strip(room, stride, examples, rows, unit, 128, splat_n(none, 8), g_w2, g_b1)
+            _output_strip(room, stride, count, rows, unit, 128, splat_n(none, 8), g_w2, g_b1)
         elif MANY_REGISTERS and width == 64:
-            _output_strip(room, stride, examples, rows, unit, 64, splat_n(none, 4), g_w2, g_b1)
+            _output_strip(room, stride, count, rows, unit, 64, splat_n(none, 4), g_w2, g_b1)
         elif width == 32:
-            _output_strip(room, stride, examples, rows, unit, 32, splat_n(none, 2), g_w2, g_b1)
+            _output_strip(room, stride, count, rows, unit, 32, splat_n(none, 2), g_w2, g_b1)
         else:
-            _output_strip(room, stride, examples, rows, unit, 16, splat_n(none, 1), g_w2, g_b1)
+            _output_strip(room, stride, count, rows, unit, 16, splat_n(none, 1), g_w2, g_b1)
         unit += width
     for block in range(0, stride, 16):
         total = load(g_b2, block)
-        for e in range(examples):
-            total = total + load(room.logits, e * stride + block)
+        for k in range(count):
+            total = total + load(room.logits, room.taught[k] * stride + block)
         store(g_b2, block, total)

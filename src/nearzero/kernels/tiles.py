@@ -36,10 +36,22 @@ from nearzero.kernels.layout import BYTES, MANY_REGISTERS, aligned
 from nearzero.kernels.registers import axpy_pair, inlined
 from nearzero.kernels.simd import jit, splat_at
 
-__all__ = ["PARTS", "TILE", "TileArrays", "Tiles", "add_list", "build_tile", "pixel_pairs", "tile_room"]
+__all__ = [
+    "PARTS",
+    "TILE",
+    "Sifted",
+    "TileArrays",
+    "Tiles",
+    "add_list",
+    "build_tile",
+    "pixel_pairs",
+    "sift",
+    "sift_room",
+    "tile_room",
+]
 
 # examples in a tile: their rows of dz in the widest strip fit in the first-level cache; no sum depends on it
-TILE = 64 if MANY_REGISTERS else 128
+TILE = 64 if MANY_REGISTERS else 256
 PARTS = 1 if MANY_REGISTERS else 2  # of a pair's list
 LISTS = TILE // 2 * PARTS
 MAX_INPUTS = 1 << 16  # an entry of a pair's list keeps the column in 16 bits
@@ -146,6 +158,41 @@ def build_tile(tile, values, inputs, order, first, count, turned):  # type: igno
         for pair in range(pixel_pairs(inputs)):
             cursor = _list_pair(tile.columns, 2 * pair * TILE, TILE, 0, rows, tile.turned, cursor)
             tile.turned_starts[pair + 1] = cursor
+
+
+class Sifted(NamedTuple):
+    """The lists of pairs of pixels of one tile, without the examples that aren't wanted.
+
+    Attributes:
+        entries, starts: as `turned` and `turned_starts` of a `TileArrays`.
+        wanted: (`TILE`,), 1 or 0.
+    """
+
+    entries: npt.NDArray[np.uint32]
+    starts: npt.NDArray[np.int64]
+    wanted: npt.NDArray[np.uint8]
+
+
+def sift_room(inputs: int) -> Sifted:
+    """Room for the longest lists."""
+    pairs = pixel_pairs(inputs)
+    return Sifted(aligned(TILE * pairs, np.uint32), np.zeros(pairs + 1, np.int64), np.zeros(TILE, np.uint8))
+
+
+@jit
+def sift(tiles, tile, inputs, taught, count, sifted):  # type: ignore[no-untyped-def]
+    """Fill a `Sifted` with what the lists of tile number `tile` say of the examples ``taught[:count]``."""
+    entries, starts, wanted = sifted.entries, sifted.starts, sifted.wanted
+    wanted[:] = 0
+    for k in range(count):
+        wanted[taught[k]] = 1
+    first, cursor = tile * pixel_pairs(inputs), np.uint64(0)
+    for pair in range(pixel_pairs(inputs)):
+        for k in range(tiles.turned_starts[first + pair], tiles.turned_starts[first + pair + 1]):
+            entry = tiles.turned[np.uint64(k)]
+            entries[cursor] = entry
+            cursor += np.uint64(wanted[np.uint64(entry >> np.uint32(16))])
+        starts[pair + 1] = cursor
 
 
 @inlined

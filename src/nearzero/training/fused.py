@@ -58,7 +58,7 @@ __all__ = ["FusedEngine"]
 
 SHARDS = 16  # parts of a set of examples whose sums are taken apart
 GROUP = 4  # runs whose shards are in work at the same time, if memory allows
-LARGEST = 128  # examples in a tile, of the sizes that it has on one processor or another
+LARGEST = 256  # examples in a tile, of the sizes that it has on one processor or another
 TURNS = 8  # that each run takes in a stretch of mini-batches
 PIECES = 4  # in which the sums of shards are added up
 
@@ -314,7 +314,7 @@ class FusedEngine:
         if not hasattr(self._local, "desk"):
             shape = self._shape
             self._local.desk = _Desk(
-                make_room(shape.units, shape.classes), tile_room(shape.inputs), make_arrays(shape, self._most)
+                make_room(shape.inputs, shape.units, shape.classes), tile_room(shape.inputs), make_arrays(shape, self._most)
             )
         desk: _Desk = self._local.desk
         return desk
