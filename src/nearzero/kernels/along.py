@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.kernels.activations import activate, slope
-from nearzero.kernels.bytes import first_bit
+from nearzero.kernels.bytes import copy_items, first_bit
 from nearzero.kernels.layout import aligned
 from nearzero.kernels.registers import first_equal, hmax, lanes_reaching, last_lane
 from nearzero.kernels.respond import BLOCK, perturb
@@ -197,11 +197,12 @@ def _scatter(line, room):  # type: ignore[no-untyped-def]
         cell = select_gt(cell, splat(_F(0.0)), cell, splat(_F(0.0)))  # also of what is no number
         store(room.cell, u, select_gt(most, cell, cell, most))
     for u in range(line.at.size):  # without branches, which would be guessed wrong
-        when, place = room.when[u], np.int64(line.table[np.int64(room.cell[u])])
-        place += line.levels[place] < when
-        for _ in range(line.crowd - 1):
-            place += line.levels[place] < when
-        turn = u % TURNS
+        when, place = room.when[u], np.uint64(line.table[np.uint64(np.int64(room.cell[u]))])
+        for _ in range(line.crowd):
+            place += np.uint64(line.levels[place] < when)
+        room.rows[u] = place
+    for u in range(line.at.size):
+        place, turn = room.rows[u], u % TURNS
         room.rows[u] = 32 * (place + TURNS - 1 + (place == levels) * turn - (place == 0) * turn)
     for u in range(line.at.size):
         to, row = room.rows[u], load(line.w2, u * 16)
@@ -268,7 +269,7 @@ def respond_along(act, z, line, room, out, rows, first_block, last_block, left):
     the given rows (L,) are written; left: (blocks,) bool, written: whether a block has too much undecided, so that
     its part of `out` means nothing.
     """
-    levels, examples = rows.size, out.shape[1]
+    levels, examples, flat = rows.size, out.shape[1], out.reshape(-1)
     units = z.size // examples
     most = BLOCK * levels // SHARE
     for block in range(first_block, last_block):
@@ -283,5 +284,4 @@ def respond_along(act, z, line, room, out, rows, first_block, last_block, left):
                 undecided += _follow(act, line, room, still, moving, k, most)
         left[block] = undecided >= most
         for level in range(levels):
-            for k in range(count):
-                out[rows[level], start + k] = room.chosen[level * BLOCK + k]
+            copy_items(room.chosen, level * BLOCK, flat, rows[level] * examples + start, count)

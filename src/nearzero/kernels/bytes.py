@@ -19,7 +19,7 @@ from nearzero.kernels.compile import has_feature
 
 __all__ = [
     "FIRST",
-    "copy_bytes",
+    "copy_items",
     "first_bit",
     "groups_filled",
     "list_eight",
@@ -44,16 +44,18 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 
 
 @intrinsic
-def copy_bytes(_typing, source, index, out, at, count):  # type: ignore[no-untyped-def]
-    """``out[at : at + count] = source[index : index + count]``."""
-    if not (_is_flat(source, types.uint8) and _is_flat(out, types.uint8)):
+def copy_items(_typing, source, index, out, at, count):  # type: ignore[no-untyped-def]
+    """``out[at : at + count] = source[index : index + count]``, of arrays of one type of whole numbers."""
+    dtype = getattr(source, "dtype", None)
+    if not (isinstance(dtype, types.Integer) and _is_flat(source, dtype) and _is_flat(out, dtype)):
         return None
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         source_value, index_value, out_value, at_value, count_value = args
-        where = _pointer(context, builder, signature.args[0], source_value, index_value, _I8)
-        to = _pointer(context, builder, signature.args[2], out_value, at_value, _I8)
-        cgutils.raw_memcpy(builder, to, where, count_value, 1)
+        item = ir.IntType(dtype.bitwidth)
+        where = _pointer(context, builder, signature.args[0], source_value, index_value, item)
+        to = _pointer(context, builder, signature.args[2], out_value, at_value, item)
+        cgutils.raw_memcpy(builder, to, where, count_value, dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(source, types.intp, out, types.intp, types.intp), codegen

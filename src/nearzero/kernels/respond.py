@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from nearzero.kernels.activations import activate
 from nearzero.kernels.layout import MANY_REGISTERS, aligned
+from nearzero.kernels.registers import store_shorts
 from nearzero.kernels.simd import (
     fma,
     jit,
@@ -54,7 +55,7 @@ class Room(NamedTuple):
     Attributes:
         a: perturbed activations, (U, WIDTH).
         sums: W2 a, (classes, WIDTH), classes filled up to whole groups.
-        places: (WIDTH,), the classes chosen.
+        places: (16,), classes chosen for the last few examples.
     """
 
     a: Floats
@@ -64,7 +65,7 @@ class Room(NamedTuple):
 
 def make_room(units: int, classes: int) -> Room:
     """Room for so many units, and classes in whole groups."""
-    return Room(aligned(units * WIDTH), aligned(classes * WIDTH), aligned(WIDTH))
+    return Room(aligned(units * WIDTH), aligned(classes * WIDTH), aligned(16))
 
 
 @jit
@@ -97,8 +98,8 @@ def _sum_units(room, w2, units):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _choose(room, factor, b2, out, row, start):  # type: ignore[no-untyped-def]
-    """Write the class with the greatest ``factor * sum + b2``, the first of equals, of examples from `start` on."""
+def _choose(room, factor, b2, out, to, count):  # type: ignore[no-untyped-def]
+    """Write the classes with the greatest ``factor * sum + b2``, the first of equals, to ``out[to : to + count]``."""
     gain = splat(factor)
     for lane in range(0, WIDTH, 16):
         best, where = splat(_NEVER), splat(_F(0.0))
@@ -106,9 +107,12 @@ def _choose(room, factor, b2, out, row, start):  # type: ignore[no-untyped-def]
             logit = fma(gain, load(room.sums, k * WIDTH + lane), splat_at(b2, k))
             where = select_gt(logit, best, splat(_F(k)), where)
             best = vmax(logit, best)
-        store(room.places, lane, where)
-    for i in range(min(WIDTH, out.shape[1] - start)):
-        out[row, start + i] = np.uint16(room.places[i])
+        if lane + 16 <= count:
+            store_shorts(out, to + lane, where)
+        else:
+            store(room.places, 0, where)
+            for i in range(count - lane):
+                out[to + lane + i] = np.uint16(room.places[i])
 
 
 @jit
@@ -120,13 +124,13 @@ def respond(act, z, scale, offset, clip, post, w2, b2, room, out, rows, first_bl
     (groups, GROUP), missing classes -inf; room: of this thread; out: (..., N) uint16, of which the given rows (L,)
     are written.
     """
-    units = w2.size // b2.size
-    for start in range(first_block * 32, min(last_block * 32, out.shape[1]), WIDTH):
+    units, examples, flat = w2.size // b2.size, out.shape[1], out.reshape(-1)
+    for start in range(first_block * 32, min(last_block * 32, examples), WIDTH):
         base = start // 32 * units * 32 + start % 32
         for level in range(rows.size):
             _perturb_units(act, z, base, scale, offset, clip, level * units, post[level], units, room.a)
             _sum_units(room, w2, units)
-            _choose(room, _F(1.0), b2, out, rows[level], start)
+            _choose(room, _F(1.0), b2, flat, rows[level] * examples + start, examples - start)
 
 
 @jit
@@ -139,12 +143,12 @@ def respond_scaled(act, z, scales, w2, b2, room, out, rows, first_block, last_bl
     scales: (L,) float32; the rest as in `respond`. At s = 1 the logits are the unperturbed ones to the last
         bit.
     """
-    units = w2.size // b2.size
-    for start in range(first_block * 32, min(last_block * 32, out.shape[1]), WIDTH):
+    units, examples, flat = w2.size // b2.size, out.shape[1], out.reshape(-1)
+    for start in range(first_block * 32, min(last_block * 32, examples), WIDTH):
         base = start // 32 * units * 32 + start % 32
         for unit in range(units):
             for lane in range(0, WIDTH, 16):
                 store(room.a, unit * WIDTH + lane, activate(act, load(z, base + unit * 32 + lane)))
         _sum_units(room, w2, units)
         for level in range(rows.size):
-            _choose(room, scales[level], b2, out, rows[level], start)
+            _choose(room, scales[level], b2, flat, rows[level] * examples + start, examples - start)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from nearzero.errors import InputError
 from nearzero.kernels.bytes import (
     FIRST,
-    copy_bytes,
+    copy_items,
     first_bit,
     groups_filled,
     list_eight,
@@ -133,7 +133,7 @@ def build_tile(tile, values, inputs, order, first, count, turned):  # type: igno
     for k in range(rows):
         row = k * stride
         if k < count:
-            copy_bytes(values, np.int64(order[first + k]) * inputs, tile.rows, row, inputs)
+            copy_items(values, np.int64(order[first + k]) * inputs, tile.rows, row, inputs)
         else:
             for p in range(row, row + inputs):
                 tile.rows[p] = 0

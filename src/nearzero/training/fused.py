@@ -314,7 +314,9 @@ class FusedEngine:
         if not hasattr(self._local, "desk"):
             shape = self._shape
             self._local.desk = _Desk(
-                make_room(shape.inputs, shape.units, shape.classes), tile_room(shape.inputs), make_arrays(shape, self._most)
+                make_room(shape.inputs, shape.units, shape.classes),
+                tile_room(shape.inputs),
+                make_arrays(shape, self._most),
             )
         desk: _Desk = self._local.desk
         return desk
