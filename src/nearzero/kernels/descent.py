@@ -156,26 +156,34 @@ def _move(array, direction, rate):  # type: ignore[no-untyped-def]
 
 
 @jit
-def update(weights, gradient, shape, rate):  # type: ignore[no-untyped-def]
-    """w <- w - rate * gradient, and what is derived; by the chain rule w1's is gain * g_w1 + shift * g_b1 1'.
-
-    The rate is that of a sum over examples, so the learning rate over the size of the batch.
-    """
-    own = weights.own
-    down, gain, shift = splat(-rate), splat(shape.gain), splat(shape.shift)
-    unit = 0
-    while unit < own.b1.size:
-        width = strip_width(own.b1.size - unit)
+def _move_strip(weights, gradient, shape, unit, width, rate):  # type: ignore[no-untyped-def]
+    """w1 <- w1 - rate * its gradient, in one strip; by the chain rule that's gain * g_w1 + shift * g_b1 1'."""
+    w1, down, gain, shift = weights.own.w1, splat(-rate), splat(shape.gain), splat(shape.shift)
+    for row in range(unit * shape.inputs, (unit + width) * shape.inputs, width):
         for lane in range(0, width, 16):
-            common = shift * load(gradient.b1, unit + lane)
-            for at in range(unit * shape.inputs + lane, (unit + width) * shape.inputs, width):
-                slope = fma(gain, load(gradient.w1, at), common)
-                store(own.w1, at, fma(down, slope, load(own.w1, at)))
-        unit += width
-    _move(own.b1, gradient.b1, down)
-    _move(own.w2, gradient.w2, down)
-    _move(own.b2, gradient.b2, down)
+            slope = fma(gain, load(gradient.w1, row + lane), shift * load(gradient.b1, unit + lane))
+            store(w1, row + lane, fma(down, slope, load(w1, row + lane)))
+
+
+@jit
+def _move_rest(weights, gradient, shape, rate):  # type: ignore[no-untyped-def]
+    """The same for the other arrays; after that, what is derived."""
+    down = splat(-rate)
+    _move(weights.own.b1, gradient.b1, down)
+    _move(weights.own.w2, gradient.w2, down)
+    _move(weights.own.b2, gradient.b2, down)
     derive(weights, shape)
+
+
+@jit
+def update(weights, gradient, shape, rate):  # type: ignore[no-untyped-def]
+    """w <- w - rate * gradient, and what is derived. The rate is that of a sum over examples: the learning rate / N."""
+    units, unit = weights.own.b1.size, 0
+    while unit < units:
+        width = strip_width(units - unit)
+        _move_strip(weights, gradient, shape, unit, width, rate)
+        unit += width
+    _move_rest(weights, gradient, shape, rate)
 
 
 @jit
@@ -193,8 +201,13 @@ def _clear(gradient):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _go_through(code, weights, shape, tiles, tile, labels, at, examples, plan, fresh, room, gradient, loss):  # type: ignore[no-untyped-def]
-    """One network on one tile: forward and loss, and gradients if asked. Returns loss plus the tile's; correct ones."""
+def _go_through(
+    code, weights, shape, tiles, tile, labels, at, examples, plan, fresh, rate, room, gradient, loss
+):  # type: ignore[no-untyped-def]
+    """One network on one tile: forward and loss, gradients if asked, and an update by `rate` unless that's 0.
+
+    Returns loss plus the tile's; correct ones.
+    """
     classes, units, pairs = weights.own.b2.size, weights.b.size, (examples + 1) // 2
     forward_tile(tiles, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
     activate_tile(code, room.z, room.a, 2 * pairs, units)
@@ -208,7 +221,15 @@ def _go_through(code, weights, shape, tiles, tile, labels, at, examples, plan, f
         if count < examples:
             sift(tiles, tile, shape.inputs, room.taught, count, room.sifted)
             entries, starts, tile = room.sifted.entries, room.sifted.starts, 0
-        pixel_gradient(entries, starts, tile, shape.inputs, room.z, units, fresh, gradient.w1)
+        unit = 0
+        while unit < units:
+            width = strip_width(units - unit)
+            pixel_gradient(entries, starts, tile, shape.inputs, room.z, unit, width, fresh, gradient.w1)
+            if rate:  # while the strip is in the second-level cache
+                _move_strip(weights, gradient, shape, unit, width, rate)
+            unit += width
+        if rate:
+            _move_rest(weights, gradient, shape, rate)
     return loss, correct
 
 
@@ -239,6 +260,8 @@ def descend(  # type: ignore[no-untyped-def]
             _clear(arrays_of(gradients, k))
         for at in range(start, stop, TILE):
             examples, tile = min(TILE, stop - at), at // TILE
+            last = plan.update and at + examples == stop
+            rate = np.float32(plan.rate / (stop - start)) if last else np.float32(0.0)
             if build:
                 build_tile(tiles, values, shape.inputs, order, at, examples, plan.backward)
                 tile = 0
@@ -255,12 +278,9 @@ def descend(  # type: ignore[no-untyped-def]
                     examples,
                     plan,
                     at == start,
+                    rate,
                     room,
                     gradient,
                     losses[k],
                 )
                 correct[k] += right
-        if plan.update:
-            rate = np.float32(plan.rate / (stop - start))
-            for k in range(rows.size):
-                update(weights_of(weights, rows[k]), arrays_of(gradients, k), shape, rate)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearzero.kernels.layout import MANY_REGISTERS, strip_width
+from nearzero.kernels.layout import MANY_REGISTERS
 from nearzero.kernels.registers import halves, inlined, load_like
 from nearzero.kernels.simd import jit, splat_n, store_n
 from nearzero.kernels.tiles import TILE, add_list, pixel_pairs
@@ -38,22 +38,18 @@ def _strip(entries, starts, lists, inputs, dz, base, g_w1, start, width, none, f
 
 
 @jit
-def pixel_gradient(entries, starts, tile, inputs, dz, units, fresh, g_w1):  # type: ignore[no-untyped-def]
-    """Add the share of tile number `tile` to the gradient of w1, strips of `inputs` rows.
+def pixel_gradient(entries, starts, tile, inputs, dz, unit, width, fresh, g_w1):  # type: ignore[no-untyped-def]
+    """Add the share of tile number `tile` to the gradient of w1, in the strip of `width` units from `unit` on.
 
     entries, starts: lists of pairs of pixels; dz: strips of `TILE` rows; fresh: whether the gradient starts here,
-    from 0.
+    from 0; g_w1: strips of `inputs` rows.
     """
-    lists, none, unit = tile * pixel_pairs(inputs), _F(0.0), 0
-    while unit < units:
-        width = strip_width(units - unit)
-        base, start = unit * TILE, unit * inputs
-        if MANY_REGISTERS and width == 128:
-            _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 128, splat_n(none, 8), fresh)
-        elif MANY_REGISTERS and width == 64:
-            _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 64, splat_n(none, 4), fresh)
-        elif width == 32:
-            _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 32, splat_n(none, 2), fresh)
-        else:
-            _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 16, splat_n(none, 1), fresh)
-        unit += width
+    lists, none, base, start = tile * pixel_pairs(inputs), _F(0.0), unit * TILE, unit * inputs
+    if MANY_REGISTERS and width == 128:
+        _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 128, splat_n(none, 8), fresh)
+    elif MANY_REGISTERS and width == 64:
+        _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 64, splat_n(none, 4), fresh)
+    elif width == 32:
+        _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 32, splat_n(none, 2), fresh)
+    else:
+        _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 16, splat_n(none, 1), fresh)

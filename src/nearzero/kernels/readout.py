@@ -86,8 +86,8 @@ class Room(NamedTuple):
 
 def make_room(inputs: int, units: int, classes: int) -> Room:
     """Room for one tile."""
-    sizes = [TILE * padded(units)] * 2 + [TILE * padded(classes), TILE, TILE]
-    return Room(*(aligned(size) for size in sizes), np.zeros(TILE + 1, np.int64), sift_room(inputs))
+    z, a, logits = (aligned(TILE * padded(each)) for each in (units, units, classes))
+    return Room(z, a, logits, aligned(TILE), aligned(TILE), np.zeros(TILE + 1, np.int64), sift_room(inputs))
 
 
 def _loop(name: str) -> Any:
