@@ -201,9 +201,9 @@ def _clear(gradient):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _go_through(
+def _go_through(  # type: ignore[no-untyped-def]
     code, weights, shape, tiles, tile, labels, at, examples, plan, fresh, rate, room, gradient, loss
-):  # type: ignore[no-untyped-def]
+):
     """One network on one tile: forward and loss, gradients if asked, and an update by `rate` unless that's 0.
 
     Returns loss plus the tile's; correct ones.

@@ -1,4 +1,4 @@
-"""Tiles: a hundred or so examples made ready for products that skip their zeros.
+"""Tiles: a hundred examples or two made ready for products that skip their zeros.
 
 Most pixels of most images are zero, so both products with the images go over lists of non-zeros:
 
@@ -50,7 +50,7 @@ __all__ = [
     "tile_room",
 ]
 
-# examples in a tile: their rows of dz in the widest strip fit in the first-level cache; no sum depends on it
+# examples in a tile: their rows of dz in the widest strip are what the first-level cache holds; no sum depends on it
 TILE = 64 if MANY_REGISTERS else 256
 PARTS = 1 if MANY_REGISTERS else 2  # of a pair's list
 LISTS = TILE // 2 * PARTS
@@ -83,7 +83,7 @@ def row_stride(inputs: int) -> int:
 
 
 def tile_room(inputs: int) -> TileArrays:
-    """Room for one tile: 320 or 640 KB for 784 pixels."""
+    """Room for one tile: 0.3 or 1.3 MB for 784 pixels."""
     stride = row_stride(inputs)
     return TileArrays(
         aligned(TILE * stride, np.uint8),

@@ -114,7 +114,7 @@ class _Team(NamedTuple):
 
 
 class _Desk(NamedTuple):
-    """What a thread needs for itself: about 1.3 MB, and 0.4 MB for each run of a team beyond the first."""
+    """What a thread needs for itself: about 1 or 2.4 MB, and 0.4 MB for each run of a team beyond the first."""
 
     room: Room
     tile: TileArrays
