@@ -109,10 +109,7 @@ def respond(
     grids = [(levels or {}).get(each.name, each.levels) for each in made]
     axis = np.unique(np.concatenate(grids)) if grids else np.empty(0)
     perturbations = [each.at(level, ranges) for each, grid in zip(made, grids, strict=True) for level in grid]
-    references: dict[str, npt.NDArray[np.integer]] = {"agreement": hidden.unperturbed}
-    if labels is not None:
-        references["accuracy"] = labels
-    shares, predictions = _compare(hidden, perturbations, references, keep_predictions)
+    shares, unperturbed, predictions = _compare(hidden, perturbations, labels, keep_predictions)
     places = (
         np.repeat(np.arange(len(made)), [len(grid) for grid in grids]),
         np.searchsorted(axis, np.concatenate(grids)),
@@ -127,7 +124,7 @@ def respond(
     data: dict[str, Any] = {name: (curve, on_axis(share, np.nan)) for name, share in shares.items()}
     data["dead_units"] = ((), ranges.dead_units)
     if labels is not None:
-        data["unperturbed_accuracy"] = ((), metrics.accuracy(hidden.unperturbed, labels))
+        data["unperturbed_accuracy"] = ((), unperturbed)
     if predictions is not None:
         data["predictions"] = ((*curve, "example"), on_axis(predictions, -1))
     return xr.Dataset(data, coords={"family": list(families), "level": axis}, attrs=asdict(conduct))
@@ -136,20 +133,26 @@ def respond(
 def _compare(
     hidden: HiddenLayer,
     perturbations: Sequence[Perturbation],
-    references: Mapping[str, npt.NDArray[np.integer]],
+    labels: npt.NDArray[np.int64] | None,
     keep: bool,
-) -> tuple[dict[str, npt.NDArray[np.float64]], npt.NDArray[np.int32] | None]:
-    """The share of examples predicted as each reference (N,) says, (L,) each, and the predictions (L, N) if asked."""
-    matches = {name: np.zeros(len(perturbations)) for name in references}
-    kept = np.empty((len(perturbations), len(hidden)), np.int32) if keep else None
-    for rows in hidden.blocks(len(perturbations)):
-        predictions = hidden.predict(perturbations, rows)
-        for name, reference in references.items():
+) -> tuple[dict[str, npt.NDArray[np.float64]], float, npt.NDArray[np.int32] | None]:
+    """Agreement and, given labels (N,), accuracy, (L,) each; without perturbation; the predictions (L, N) if asked."""
+    count = len(perturbations)
+    swept = [*perturbations, Perturbation()]  # the identity among them: a family's sums may serve it too
+    agreeing, right = np.zeros((2, count + 1))
+    kept = np.empty((count, len(hidden)), np.int32) if keep else None
+    for rows in hidden.blocks(len(swept)):
+        predictions = hidden.predict(swept, rows)
+        agreeing += metrics.matches(predictions, predictions[-1])
+        if labels is not None:
             # of the same type, or each row would be converted before it's compared
-            matches[name] += metrics.matches(predictions, reference[rows].astype(predictions.dtype))
+            right += metrics.matches(predictions, labels[rows].astype(predictions.dtype))
         if kept is not None:
-            kept[:, rows] = predictions
-    return {name: count / len(hidden) for name, count in matches.items()}, kept
+            kept[:, rows] = predictions[:-1]
+    shares = {"agreement": agreeing[:count] / len(hidden)}
+    if labels is not None:
+        shares["accuracy"] = right[:count] / len(hidden)
+    return shares, float(right[-1] / len(hidden)), kept
 
 
 def _as_names(family: str | Sequence[str]) -> list[str]:
