@@ -5,7 +5,7 @@ import pytest
 
 from nearzero.hidden import HiddenLayer
 from nearzero.kernels.layout import aligned, padded, to_strips
-from nearzero.kernels.readout import logit_tile, make_room
+from nearzero.kernels.readout import MISSING, SPARED, logit_tile, loss_tile, make_room, residual_tile
 from nearzero.kernels.tiles import TILE
 from nearzero.networks import initial_stack
 from nearzero.pixels import Pixels
@@ -29,6 +29,32 @@ def test_logits_are_sums_over_units_ascending_by_fused_multiply_adds(units, clas
         product = a[:, unit, None].astype(np.float64) * w2[:, unit].astype(np.float64)
         expected = (product + expected).astype(np.float32)
     assert (logits == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize(("lossless", "spared"), [(0, False), (TILE // SPARED - 1, False), (TILE // 2, True)])
+def test_gradients_are_made_of_the_examples_that_have_a_loss(lossless, spared):
+    """Where they are few, all are taken, those without a loss with zeros."""
+    rng, classes = np.random.default_rng(3), 10
+    labels = rng.integers(0, classes, TILE).astype(np.int32)
+    logits = rng.standard_normal((TILE, classes)).astype(np.float32)
+    without = rng.permutation(TILE)[:lossless]
+    logits[without, labels[without]] = 25
+    room, b2 = make_room(1, 16, classes), np.full(padded(classes), MISSING, np.float32)
+    b2[:classes] = 0
+    room.logits.reshape(TILE, -1)[:, :classes] = logits
+    loss_tile(room, b2, labels, 0, TILE, 0.0)
+    assert (np.flatnonzero(room.losses == 0) == np.sort(without)).all()
+    count = residual_tile(room, padded(classes), labels, 0, TILE)
+    taught = np.setdiff1d(np.arange(TILE), without) if spared else np.arange(TILE)
+    np.testing.assert_array_equal(room.taught[:count], taught)
+    assert room.taught[count] == taught[-1]
+    residuals = room.logits.reshape(TILE, -1)
+    assert not residuals[without].any()
+    exact = np.exp(logits.astype(np.float64))
+    exact /= exact.sum(axis=1, keepdims=True)
+    exact[np.arange(TILE), labels] -= 1
+    np.testing.assert_allclose(residuals[:, :classes], exact, atol=3e-7)
+    assert not residuals[:, classes:].any()
 
 
 @pytest.mark.parametrize("activation", ["relu", "abs", "gelu"])

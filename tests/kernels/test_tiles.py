@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from nearzero.errors import InputError
 from nearzero.kernels import matching
 from nearzero.kernels.matching import similar_order
-from nearzero.kernels.tiles import PARTS, TILE, Tiles
+from nearzero.kernels.tiles import PARTS, TILE, Tiles, sift, sift_room
 
 
 def _sparse(examples, inputs, density=0.2, seed=0):
@@ -74,6 +75,23 @@ def test_lists_give_the_images_back(name):
     assert not dense[examples:].any()
     np.testing.assert_array_equal(_from_turned_lists(tiles, inputs), dense)
     assert Tiles.build(values, order, gradients=False).arrays.turned_starts.size == 1
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_sifted_lists_are_those_of_the_examples_that_are_wanted(name):
+    values = IMAGES[name]
+    examples, inputs = values.shape
+    tiles = Tiles.build(values, np.arange(examples, dtype=np.int32), gradients=True)
+    sifted, rng = sift_room(inputs), np.random.default_rng(2)
+    for tile in range(len(tiles)):
+        count = min(TILE, examples - tile * TILE)
+        wanted = np.flatnonzero(rng.random(count) < 0.5)
+        sift(tiles.arrays, tile, inputs, wanted, len(wanted), sifted)
+        kept = np.zeros((TILE, inputs), np.uint8)
+        kept[wanted] = values[tile * TILE + wanted]
+        of_one = tiles.arrays._replace(turned=sifted.entries, turned_starts=sifted.starts)
+        dense = _from_turned_lists(replace(tiles, arrays=of_one, order=np.arange(count)), inputs)
+        np.testing.assert_array_equal(dense, kept)
 
 
 LISTED = """

@@ -338,6 +338,37 @@ def test_loss_curves_differ_as_those_of_two_orders_of_sums_do(activation):
         assert np.abs(np.array(curve) - plain).max() < bound, engine
 
 
+@pytest.mark.parametrize("batch_size", [None, 256])
+def test_leaving_out_examples_without_a_loss_costs_no_precision(batch_size, mnist_5k):
+    """One gradient of a network that fits most of its examples; the error of plain float32, against float64."""
+    pixels, labels = mnist_5k.train.pixels[:1000], mnist_5k.train.labels[:1000].astype(np.int64)
+    train = Examples(Pixels(pixels), labels)
+    fitting = FusedEngine(
+        initial_stack([0], "abs"), train, train, seeds=[0], learning_rate=1e-3, batch_size=100, threads=1
+    )
+    fitting.advance(0, 300)
+    stack, rate = (
+        fitting.stack(),
+        1e8,
+    )  # so large that the weights before don't matter to what is added to them
+    (rows,) = batches(0, len(train), batch_size, 1)
+    engine = FusedEngine(stack, train, train, seeds=[0], learning_rate=rate, batch_size=batch_size, threads=1)
+    engine.advance(0, 1)
+    after = arrays(engine.stack())
+    gradients = {}
+    for dtype in (torch.float64, torch.float32):
+        module = stack[0].to_module().to(dtype)
+        logits = module(torch.from_numpy(train.pixels.values[rows]).to(dtype))
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]))
+        gradients[dtype] = [each.double() for each in torch.autograd.grad(loss, list(module.parameters()))]
+    each = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]), reduction="none")
+    assert (each == 0).float().mean() > 0.5  # of plain float32's losses, too
+    for before, moved, exact, plain in zip(arrays(stack), after, *gradients.values(), strict=True):
+        ours = (before[0].astype(np.float64) - moved[0]) / rate
+        allowed = 4 * torch.linalg.norm(plain - exact)
+        assert np.linalg.norm(ours - exact.numpy()) < allowed
+
+
 def float32_curve(network, train, steps, mirror):
     module, x, y = network.to_module(), torch.from_numpy(train.pixels.dense()), torch.from_numpy(train.labels)
     if mirror:
