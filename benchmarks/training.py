@@ -117,6 +117,16 @@ def flops(train: Examples, test: Examples, units: int = 128) -> tuple[float, flo
     return float(dense), float(sparse)
 
 
+def without_loss(network: TwoLayer, examples: Examples) -> float:
+    """The share of examples whose loss is 0 in float32."""
+    with torch.no_grad():
+        logits = network.to_module()(torch.from_numpy(examples.pixels.dense()))
+        losses = torch.nn.functional.cross_entropy(
+            logits, torch.from_numpy(examples.labels), reduction="none"
+        )
+    return float((losses == 0).float().mean())
+
+
 def full_batch(train: Examples, test: Examples, options: argparse.Namespace) -> None:
     plain = Plain(initial_stack([0], options.activation)[0], train, test)
     one = Fused(train, test, options.activation, runs=1)
@@ -142,6 +152,8 @@ def full_batch(train: Examples, test: Examples, options: argparse.Namespace) -> 
     )
     timing.print_machine(sparse, times["plain"])
     print(f"  network-steps per second: plain {1 / times['plain']:.1f}, nearzero {1 / per_network:.1f}")
+    left_out = without_loss(one.engine.stack()[0], train)
+    print(f"  examples without a loss, left out of gradients: {100 * left_out:.0f} %")
 
 
 def mini_batches(train: Examples, test: Examples, options: argparse.Namespace) -> None:

@@ -95,7 +95,9 @@ def test_the_identity_level_is_the_unperturbed_network_exactly(
     network, data = trained[name], mnist_5k.train
     for family, identity in (("offset", 0.0), ("scale", 1.0), ("clip", np.inf)):
         found = nz.sweep(network, data.pixels, data.labels, family=family, levels=[identity])
+        unperturbed = nz.HiddenLayer(network, data.pixels).unperturbed
         assert float(found.accuracy[0]) == float(found.unperturbed_accuracy)
+        assert float(found.accuracy[0]) == np.mean(unperturbed == data.labels)
         assert float(found.agreement[0]) == 1.0
 
 

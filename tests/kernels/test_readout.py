@@ -31,30 +31,55 @@ def test_logits_are_sums_over_units_ascending_by_fused_multiply_adds(units, clas
     assert (logits == expected).mean() > 0.999
 
 
-@pytest.mark.parametrize(("lossless", "spared"), [(0, False), (TILE // SPARED - 1, False), (TILE // 2, True)])
-def test_gradients_are_made_of_the_examples_that_have_a_loss(lossless, spared):
-    """Where they are few, all are taken, those without a loss with zeros."""
-    rng, classes = np.random.default_rng(3), 10
-    labels = rng.integers(0, classes, TILE).astype(np.int32)
-    logits = rng.standard_normal((TILE, classes)).astype(np.float32)
-    without = rng.permutation(TILE)[:lossless]
+@pytest.mark.parametrize("classes", [10, 37])
+@pytest.mark.parametrize(
+    ("examples", "lossless", "spared"),
+    [
+        (TILE, 0, False),
+        (TILE, TILE // SPARED - 1, False),
+        (TILE, TILE // SPARED, True),
+        (TILE, TILE // 2, True),
+        (TILE - 1, TILE // 2, True),
+        (TILE, TILE, True),
+        (1, 0, False),
+        (1, 1, True),
+    ],
+)
+def test_gradients_are_made_of_the_examples_that_have_a_loss(examples, lossless, spared, classes):
+    """Where those without are few, all are taken, these with zeros."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, classes, examples).astype(np.int32)
+    logits = rng.standard_normal((examples, classes)).astype(np.float32)
+    without = rng.permutation(examples)[:lossless]
     logits[without, labels[without]] = 25
     room, b2 = make_room(1, 16, classes), np.full(padded(classes), MISSING, np.float32)
     b2[:classes] = 0
-    room.logits.reshape(TILE, -1)[:, :classes] = logits
-    loss_tile(room, b2, labels, 0, TILE, 0.0)
-    assert (np.flatnonzero(room.losses == 0) == np.sort(without)).all()
-    count = residual_tile(room, padded(classes), labels, 0, TILE)
-    taught = np.setdiff1d(np.arange(TILE), without) if spared else np.arange(TILE)
+    room.logits.reshape(TILE, -1)[:examples, :classes] = logits
+    loss_tile(room, b2, labels, 0, examples, 0.0)
+    np.testing.assert_array_equal(np.flatnonzero(room.losses[:examples] == 0), np.sort(without))
+    count = residual_tile(room, padded(classes), labels, 0, examples)
+    taught = np.setdiff1d(np.arange(examples), without) if spared else np.arange(examples)
     np.testing.assert_array_equal(room.taught[:count], taught)
-    assert room.taught[count] == taught[-1]
-    residuals = room.logits.reshape(TILE, -1)
+    assert count == 0 or room.taught[count] == taught[-1]
+    residuals = room.logits.reshape(TILE, -1)[:examples]
     assert not residuals[without].any()
     exact = np.exp(logits.astype(np.float64))
     exact /= exact.sum(axis=1, keepdims=True)
-    exact[np.arange(TILE), labels] -= 1
+    exact[np.arange(examples), labels] -= 1
     np.testing.assert_allclose(residuals[:, :classes], exact, atol=3e-7)
     assert not residuals[:, classes:].any()
+
+
+def test_an_example_whose_logits_are_no_numbers_is_not_left_out():
+    room, b2, labels = make_room(1, 16, 10), np.zeros(16, np.float32), np.zeros(8, np.int32)
+    b2[10:] = MISSING
+    logits = room.logits.reshape(TILE, -1)
+    logits[:8, 0] = 50  # without a loss, all of them
+    logits[3, 4] = np.nan
+    loss_tile(room, b2, labels, 0, 8, 0.0)
+    assert residual_tile(room, 16, labels, 0, 8) == 1
+    assert room.taught[0] == 3
+    assert np.isnan(logits[3, :10]).all()
 
 
 @pytest.mark.parametrize("activation", ["relu", "abs", "gelu"])

@@ -2,7 +2,8 @@
 
 Two things are done with the bytes of images, each by one intrinsic that LLVM maps to a few instructions: blocks are
 turned so that the examples of one pixel lie together; and the non-zeros of two rows are listed, eight columns at a
-time and without a branch, since where an image has ink can't be predicted. As in `simd`, indices are not checked.
+time and without a branch, since where an image has ink can't be predicted. They are copied as well, for which
+`copy_items` takes whole numbers of any size. As in `simd`, indices are not checked.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class Plan(NamedTuple):
         batch: examples in a batch; where tiles aren't built on the way, a multiple of `TILE`.
         first, last: the batches, `last` excluded.
         backward: whether to compute gradients.
-        update: whether to move the weights after each batch, by `rate` times its mean gradient.
+        update: whether to move the weights after each batch, by `rate` times its mean gradient; only if `backward`.
     """
 
     batch: int

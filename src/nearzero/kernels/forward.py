@@ -22,7 +22,7 @@ from nearzero.threads import parallel, thread_count
 
 __all__ = ["fold", "forward_tile", "preactivations"]
 
-CHUNK = 16  # tiles that a thread takes at a time
+CHUNK = 2048 // TILE  # tiles that a thread takes at a time
 
 
 @inlined

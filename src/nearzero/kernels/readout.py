@@ -209,10 +209,11 @@ def loss_tile(room, b2, labels, first, examples, loss):  # type: ignore[no-untyp
 def residual_tile(room, classes, labels, first, examples):  # type: ignore[no-untyped-def]
     """After `loss_tile`: put softmax - one-hot, the loss's derivative, in the place of the exponentials.
 
-    An example whose loss is 0 adds nothing to a gradient: the probabilities of all other classes are lost in float32
-    beside the label's, which is 1. Lists in `room.taught` the examples that do, and returns how many: all of them if
-    most do, with zeros for the others. If the number is odd the last one stands there once more, since rows are taken
-    in pairs.
+    An example whose loss is 0 is left out of gradients. There the label's probability is 1, and those of all other
+    classes come to a few 2^-24 at most: as much as the derivative by the label's logit, p - 1, is wrong in any float32.
+    Lists in `room.taught` those that aren't left out, and returns how many. If they are more than three in four, all
+    examples are listed, the others with zeros. If the number is odd the last one stands there once more, since rows are
+    taken in pairs.
     """
     logits, sums, taught = room.logits, room.sums, room.taught
     zero, tiny, one = splat(_F(0.0)), splat(_TINY), _F(1.0)

@@ -99,7 +99,10 @@ def _sum_units(room, w2, units):  # type: ignore[no-untyped-def]
 
 @jit
 def _choose(room, factor, b2, out, to, count):  # type: ignore[no-untyped-def]
-    """Write the classes with the greatest ``factor * sum + b2``, the first of equals, to ``out[to : to + count]``."""
+    """Write the classes with the greatest ``factor * sum + b2``, the first of equals, to ``out[to:]``.
+
+    count: how many examples are left for it; it takes `WIDTH` at most.
+    """
     gain = splat(factor)
     for lane in range(0, WIDTH, 16):
         best, where = splat(_NEVER), splat(_F(0.0))

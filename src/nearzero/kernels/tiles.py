@@ -45,6 +45,7 @@ __all__ = [
     "add_list",
     "build_tile",
     "pixel_pairs",
+    "row_stride",
     "sift",
     "sift_room",
     "tile_room",

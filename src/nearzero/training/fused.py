@@ -5,7 +5,7 @@ Most pixels are zero, and a block of examples goes forward and back while it's i
 same however many threads there are and whatever other runs do, and their sums are added in one order, so
 that run k alone is run k among twenty, bit for bit. Two ways to cut:
 
-- a full batch, and every measurement: into sixteen shards of the examples, each of whole tiles;
+- a full batch, and every measurement: into at most sixteen shards of the examples, each of whole tiles;
 - mini-batches: into seeds, since a batch is too small to share. Runs of one seed, of networks that differ in their
   activation, see the same batches, and share the lists that are made of them.
 
@@ -46,7 +46,7 @@ from nearzero.kernels.descent import (
 from nearzero.kernels.layout import even, from_strips, to_strips
 from nearzero.kernels.matching import order_of
 from nearzero.kernels.readout import ACTIVATION_CODES, Room, make_room
-from nearzero.kernels.tiles import TILE, TileArrays, Tiles, tile_room
+from nearzero.kernels.tiles import TILE, TileArrays, Tiles, row_stride, tile_room
 from nearzero.memory import memory_limit
 from nearzero.networks import Stack
 from nearzero.threads import parallel, thread_count
@@ -220,13 +220,14 @@ class FusedEngine:
 
         In arrays of the size of a network: the weights of a run as given, as trained, with the affine map folded in,
         and two on the way into a file; its gradient, on a full batch, and while it's in work those of its shards.
-        Each thread has a team's gradients and two arrays (`TILE`, U); a run of mini-batches has the order of an epoch.
+        Each thread has a team's gradients, two arrays (`TILE`, U), and the lists of a tile and what is sifted of them,
+        eight bytes a pixel; a run of mini-batches has the order of an epoch.
         """
         inputs, units, classes, gain, shift = self._shape
         one = 4 * units * (inputs + classes + 1)
         full = self._batch is None
         each = (4 + full + (gain != 1 or shift != 0)) * one + (0 if full else 8 * len(self._train))
-        fixed = runs * each + self._threads * (self._most * one + 2 * 4 * TILE * units)
+        fixed = runs * each + self._threads * (self._most * one + 8 * TILE * (units + row_stride(inputs)))
         shards = min(SHARDS, -(-len(self._train) // LARGEST)) if full else 0
         allowed = memory_limit()
         check_memory(fixed + shards * one, allowed, runs, units)
