@@ -160,9 +160,9 @@ def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
     ("recipe", "schedule"),
     [
         (Recipe(steps=3, evaluate_every=1), (0, 1, 2, 3)),
-        (Recipe(steps=25, evaluate_every=10), (0, 1, 10, 20, 25)),
-        (Recipe(steps=10, evaluate_every=100), (0, 1, 10)),
-        (Recipe(steps=300, evaluate_every=1000), (0, 1, 10, 100, 300)),
+        (Recipe(steps=25, evaluate_every=10), (0, 10, 20, 25)),
+        (Recipe(steps=10, evaluate_every=100), (0, 10)),
+        (Recipe(steps=300, evaluate_every=1000), (0, 10, 100, 300)),
         (Recipe(steps=1, evaluate_every=100), (0, 1)),
     ],
 )

@@ -80,7 +80,7 @@ class Spec(BaseModel):
         units: hidden units.
         runs, first_seed: run k has seed first_seed + k, for initialisation and batch order.
         learning_rate, steps, batch_size: plain SGD; a batch size of "all" is the whole training set.
-        evaluate_every: steps between measurements on the whole training set; also at the powers of ten
+        evaluate_every: steps between measurements on the whole training set; also at 10, 100, ...
             below it.
         test_every: steps between measurements on the whole test set; a multiple of evaluate_every.
         thresholds: train accuracies in percent whose first reaching is a checkpoint.

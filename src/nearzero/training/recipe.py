@@ -17,7 +17,7 @@ class Recipe:
         steps: how many updates.
         batch_size: examples in a batch; None is the whole training set.
         evaluate_every: the stack is measured on the whole training set at steps 0, evaluate_every, 2
-            evaluate_every, ..., at the last step, and at 1, 10, 100, ... below evaluate_every, where training
+            evaluate_every, ..., at the last step, and at 10, 100, ... below evaluate_every, where training
             moves fast.
         test_every: and on the whole test set at step 0, at multiples of this, and at the last step.
         thresholds: train accuracies in percent; the first measurement at or above one of them is a
@@ -36,7 +36,7 @@ class Recipe:
         """The steps at which the stack is measured; step s is after s updates."""
         regular = range(0, self.steps + 1, self.evaluate_every)
         before = min(self.evaluate_every, self.steps)
-        early = takewhile(lambda step: step < before, (10**k for k in count()))
+        early = takewhile(lambda step: step < before, (10**k for k in count(1)))
         return tuple(sorted({*regular, *early, self.steps}))
 
     def tests_at(self, step: int) -> bool:
