@@ -347,10 +347,7 @@ def test_leaving_out_examples_without_a_loss_costs_no_precision(batch_size, mnis
         initial_stack([0], "abs"), train, train, seeds=[0], learning_rate=1e-3, batch_size=100, threads=1
     )
     fitting.advance(0, 300)
-    stack, rate = (
-        fitting.stack(),
-        1e8,
-    )  # so large that the weights before don't matter to what is added to them
+    stack, rate = fitting.stack(), 1e8  # the step is so long that the rounding of weights isn't seen in it
     (rows,) = batches(0, len(train), batch_size, 1)
     engine = FusedEngine(stack, train, train, seeds=[0], learning_rate=rate, batch_size=batch_size, threads=1)
     engine.advance(0, 1)

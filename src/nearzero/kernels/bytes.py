@@ -2,8 +2,8 @@
 
 Two things are done with the bytes of images, each by one intrinsic that LLVM maps to a few instructions: blocks are
 turned so that the examples of one pixel lie together; and the non-zeros of two rows are listed, eight columns at a
-time and without a branch, since where an image has ink can't be predicted. They are copied as well, for which
-`copy_items` takes whole numbers of any size. As in `simd`, indices are not checked.
+time and without a branch, since where an image has ink can't be predicted. What else has to do with arrays of whole
+numbers is here too. As in `simd`, indices are not checked.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nearzero.kernels.compile import has_feature
+from nearzero.kernels.simd import LANES, _vecs
 
 __all__ = [
     "FIRST",
@@ -25,6 +26,7 @@ __all__ = [
     "groups_filled",
     "list_eight",
     "prefetch",
+    "store_shorts",
     "transpose_block",
 ]
 
@@ -60,6 +62,22 @@ def copy_items(_typing, source, index, out, at, count):  # type: ignore[no-untyp
         return context.get_dummy_value()
 
     return types.void(source, types.intp, out, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_shorts(_typing, array, index, values):  # type: ignore[no-untyped-def]
+    """``a[i : i + 16] = values``, of a uint16 array: the lanes hold whole numbers below 2**16."""
+    if not (_is_flat(array, types.uint16) and _vecs(values)):
+        return None
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        whole = builder.fptosi(args[2], ir.VectorType(_I32, LANES))
+        short = builder.trunc(whole, ir.VectorType(ir.IntType(16), LANES))
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], short.type)
+        builder.store(short, pointer, align=2)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, values), codegen
 
 
 @intrinsic

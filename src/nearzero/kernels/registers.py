@@ -23,7 +23,6 @@ __all__ = [
     "mul_n",
     "outer_rows_n",
     "store_rows_n",
-    "store_shorts",
 ]
 
 
@@ -191,22 +190,3 @@ def last_lane(_typing, a):  # type: ignore[no-untyped-def]
         return builder.extract_element(args[0], ir.Constant(ir.IntType(32), LANES - 1))
 
     return types.float32(a), codegen
-
-
-@intrinsic
-def store_shorts(_typing, array, index, values):  # type: ignore[no-untyped-def]
-    """``a[i : i + 16] = values``, of a flat uint16 array: the lanes hold whole numbers below 2**16."""
-    if not (
-        isinstance(array, types.Array) and array.ndim == 1 and array.dtype == types.uint16 and _vecs(values)
-    ):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        whole = builder.fptosi(args[2], ir.VectorType(ir.IntType(32), LANES))
-        short = builder.trunc(whole, ir.VectorType(ir.IntType(16), LANES))
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.PointerType(short.type))
-        builder.store(short, pointer, align=2)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, values), codegen

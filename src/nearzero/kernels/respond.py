@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.kernels.activations import activate
+from nearzero.kernels.bytes import store_shorts
 from nearzero.kernels.layout import MANY_REGISTERS, aligned
-from nearzero.kernels.registers import store_shorts
 from nearzero.kernels.simd import (
     fma,
     jit,
