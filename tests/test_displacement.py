@@ -7,14 +7,8 @@ import pytest
 from sklearn.covariance import LedoitWolf
 
 import nearzero as nz
-from nearzero.displacement import (
-    TARGETS,
-    Displacements,
-    Whitening,
-    displacement,
-    example_displacements,
-    match,
-)
+from nearzero.displacement import TARGETS, Displacements, Whitening, displacement, match
+from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.noise import Noise
 
 
@@ -23,7 +17,6 @@ def test_by_hand() -> None:
     a = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, 0.0]])
     b = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 3.0]])
     assert displacement(a, b) == pytest.approx(np.sqrt(34 / 25), rel=1e-15)
-    np.testing.assert_array_equal(example_displacements(a, b), [1.0, np.nan, np.nan])
     live = np.array([True, False])
     assert displacement(a, b, live) == 1.0
     assert np.isnan(displacement(np.zeros((2, 2)), np.ones((2, 2))))
@@ -44,9 +37,9 @@ def test_matched_levels_give_the_displacement(
     name: str, trained: dict[str, nz.TwoLayer], mnist_5k: nz.datasets.Dataset
 ) -> None:
     """To 1e-3 relative, for every family and side, and no level nearer to the identity gives it."""
-    hidden = nz.HiddenLayer(trained[name], mnist_5k.train.pixels)
-    ranges = hidden.ranges
-    sizes = Displacements(hidden, ranges)
+    evaluator = TwoLayerEvaluator.of(trained[name], mnist_5k.train.pixels)
+    hidden, ranges = evaluator.hidden, evaluator.ranges
+    sizes = Displacements(evaluator, ranges)
     conduct = nz.Conduct.default([name])
     reached = 0
     for family in (nz.make_family(each, conduct) for each in nz.FAMILIES):
@@ -102,14 +95,14 @@ def test_a_side_that_begins_with_a_leap_reaches_nothing_below_it() -> None:
 
 
 def test_refusals(trained: dict[str, nz.TwoLayer], mnist_5k: nz.datasets.Dataset) -> None:
-    hidden = nz.HiddenLayer(trained["relu"], mnist_5k.test.pixels)
-    sizes = Displacements(hidden, hidden.ranges)
+    evaluator = TwoLayerEvaluator.of(trained["relu"], mnist_5k.test.pixels)
+    sizes = Displacements(evaluator, evaluator.ranges)
     with pytest.raises(nz.InputError, match="cap has the sides below; got 'above'"):
         sizes.match(nz.Cap(), "above")
     with pytest.raises(nz.InputError, match="offset has no identity level"):
         sizes.match(nz.Offset("as-written"), "below")
     silent = nz.TwoLayer(np.zeros((3, 784)), -np.ones(3), np.ones((2, 3)), np.zeros(2), "relu")
-    nothing = nz.HiddenLayer(silent, mnist_5k.test.pixels)
+    nothing = TwoLayerEvaluator.of(silent, mnist_5k.test.pixels)
     with pytest.raises(nz.InputError, match="activations of all live units are 0"):
         Displacements(nothing, nothing.ranges)
 
@@ -123,9 +116,9 @@ def test_whitening_is_the_metric_of_the_ledoit_wolf_covariance(rng: np.random.Ge
     energies = [
         np.einsum("nu,uv,nv->", x, inverse, x) for x in ((changed - a)[:, live], (a - a.mean(0))[:, live])
     ]
-    moment = (changed - a).T @ (changed - a) / len(a)
-    found = Whitening.of(a, live).displacement(moment)
-    assert found == pytest.approx(np.sqrt(energies[0] / energies[1]), rel=1e-9)
+    measure = Whitening.of(a, live)
+    found = np.sqrt(measure.squares(changed - a) / len(a) / measure.energy)
+    assert found == pytest.approx(np.sqrt(energies[0] / energies[1]), rel=1e-6)
 
 
 def test_noise_has_its_covariance_and_leaves_dead_units_alone(rng: np.random.Generator) -> None:
@@ -133,7 +126,7 @@ def test_noise_has_its_covariance_and_leaves_dead_units_alone(rng: np.random.Gen
     live = np.array([True, True, False, True, True])
     variances = z[:, live].var(axis=0)
     isotropic, shaped = (
-        Noise.of(shape, z, live, seed=3).draw(200_000) for shape in ("noise", "covariance_noise")
+        Noise.of(shape, z, live, seed=3).draw(np.arange(200_000)) for shape in ("noise", "covariance_noise")
     )
     for drawn in (isotropic, shaped):
         assert not drawn[:, 2].any()
@@ -142,10 +135,12 @@ def test_noise_has_its_covariance_and_leaves_dead_units_alone(rng: np.random.Gen
     )
     expected = np.cov(z[:, live].T, ddof=0)
     np.testing.assert_allclose(np.cov(shaped[:, live].T), expected, atol=0.03 * np.abs(expected).max())
-    one, again, other = (
-        Noise.of("noise", z, live, seed).draw(10, part) for seed, part in ((1, 0), (1, 0), (1, 1))
-    )
-    np.testing.assert_array_equal(one, again)
-    assert not np.array_equal(one, other)
+    noise = Noise.of("noise", z, live, 1)
+    drawn = noise.draw(np.arange(10))
+    np.testing.assert_array_equal(noise.draw(np.array([7, 2])), drawn[[7, 2]])  # an example has its own
+    two_rows_each = noise.draw(np.repeat([3, 5], 2))
+    np.testing.assert_array_equal(two_rows_each[::2], drawn[[3, 5]])
+    assert len(np.unique(np.concatenate([drawn, two_rows_each[1::2]])[:, 0])) == 12
+    assert not np.array_equal(drawn, Noise.of("noise", z, live, 2).draw(np.arange(10)))
     with pytest.raises(nz.InputError, match="noise is one of noise, covariance_noise; got 'pink'"):
         Noise.of("pink", z, live)  # type: ignore[arg-type]

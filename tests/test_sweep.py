@@ -214,7 +214,8 @@ def test_labels_are_optional_and_everything_is_labelled(trained: dict, mnist_5k:
     assert found.agreement.sel(family="offset").dropna("level").sizes == {"level": 125}
     assert found.agreement.sel(family="clip").dropna("level").sizes == {"level": 100}
     assert nz.sweep(network, x, family="clip").agreement.dims == ("level",)
-    assert found.attrs == {"offset": "as-run", "clip": "pre", "clip_threshold": "min+pr", "range": "post"}
+    conduct = {"offset": "as-run", "clip": "pre", "clip_threshold": "min+pr", "range": "post"}
+    assert found.attrs == conduct | {"backend": "two-layer", "layer": "hidden"}
 
 
 def test_modules_tensors_and_floats_give_what_arrays_give(
@@ -261,7 +262,7 @@ def test_modules_tensors_and_floats_give_what_arrays_give(
         ({"network": "model.pt"}, "a network is a TwoLayer or a PyTorch module .* got str"),
         (
             {"network": torch.nn.Linear(784, 10)},
-            "a two-layer network is Linear, activation, Linear; this module has Linear",
+            "no activation was found in a forward pass",
         ),
         ({"threads": 0}, "threads must be a whole number, at least 1; got 0"),
     ],

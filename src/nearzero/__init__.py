@@ -44,8 +44,9 @@ from nearzero.sweep import sweep, unit_ranges
 from nearzero.verdict import Rules, Verdict, verdict
 
 if TYPE_CHECKING:
+    from nearzero.analysis import ProbeResult, layers, probe
     from nearzero.grid import Grid, GridSpec
-    from nearzero.probing import Layer, ProbeResult, layers, probe
+    from nearzero.probing import Layer
 
 __all__ = [
     "ACTIVATIONS",
@@ -101,10 +102,14 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What needs PyTorch from the start, which takes a while to import, waits until it's asked for."""
-    if name in {"Layer", "ProbeResult", "layers", "probe"}:
-        from nearzero import probing
+    if name in {"ProbeResult", "layers", "probe"}:
+        from nearzero import analysis
 
-        return getattr(probing, name)
+        return getattr(analysis, name)
+    if name == "Layer":
+        from nearzero.probing import Layer
+
+        return Layer
     if name in {"Grid", "GridSpec"}:
         from nearzero import grid
 

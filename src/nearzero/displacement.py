@@ -10,18 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
 from nearzero.families import Family
-from nearzero.hidden import HiddenLayer
-from nearzero.perturbation import Perturbation
+from nearzero.noise import Noise
+from nearzero.perturbation import Addition, AnyPerturbation, Perturbation
 from nearzero.ranges import Ranges
 
-__all__ = ["TARGETS", "Displacements", "Match", "Whitening", "displacement", "example_displacements", "match"]
+if TYPE_CHECKING:
+    from nearzero.evaluators.base import LayerEvaluator
+
+__all__ = ["TARGETS", "Displacements", "Match", "Whitening", "displacement", "match"]
 
 Doubles = npt.NDArray[np.float64]
 TARGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
@@ -50,23 +53,6 @@ def displacement(
     return float(np.sqrt(np.square(b - a).sum() / energy)) if energy > 0 else float("nan")
 
 
-def example_displacements(
-    activations: npt.ArrayLike, changed: npt.ArrayLike, live: npt.NDArray[np.bool_] | None = None
-) -> Doubles:
-    """||a' - a|| / ||a|| of each example, (N,); NaN where a = 0, for which it isn't defined.
-
-    Args:
-        activations, changed, live: as for `displacement`.
-
-    Raises:
-        InputError: two arrays of different shapes.
-    """
-    a, b = _two(activations, changed, live)
-    size = np.sqrt(np.square(a).sum(axis=1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(size > 0, np.sqrt(np.square(b - a).sum(axis=1)) / size, np.nan)
-
-
 def _two(first: Any, second: Any, live: npt.NDArray[np.bool_] | None) -> tuple[Doubles, Doubles]:
     a, b = (np.asarray(each, dtype=np.float64) for each in (first, second))
     if a.ndim != 2 or a.shape != b.shape:
@@ -80,35 +66,34 @@ def _two(first: Any, second: Any, live: npt.NDArray[np.bool_] | None) -> tuple[D
 class Whitening:
     """A measure of change in which directions that vary much count for little.
 
-    d = sqrt(sum (a' - a)' C^-1 (a' - a) / sum (a - m)' C^-1 (a - m)), with m the mean of the activations over
-    examples and C their covariance by Ledoit and Wolf (2004), which is never singular.
+    d = sqrt(sum (a' - a)' C^-1 (a' - a) / sum (a - m)' C^-1 (a - m)), with m the mean of the activations over rows and
+    C their covariance by Ledoit and Wolf (2004), which is never singular. Both are those of the reference.
 
     Attributes:
-        live: (U,) the units that count.
-        inverse: C^-1 of these.
-        energy: the mean over examples of (a - m)' C^-1 (a - m).
+        live: (U,) the units that count, V of them.
+        root: (V, V) float32, with C^-1 = root root'.
+        energy: the mean over rows of (a - m)' C^-1 (a - m).
     """
 
     live: npt.NDArray[np.bool_]
-    inverse: Doubles
+    root: npt.NDArray[np.float32]
     energy: float
 
     @classmethod
     def of(cls, activations: npt.NDArray[np.floating], live: npt.NDArray[np.bool_]) -> Whitening:
-        """From activations, (N, U)."""
+        """Return the measure from activations of the reference, (R, U)."""
         from sklearn.covariance import ledoit_wolf
 
         a = activations[:, live].astype(np.float64)
         covariance, _ = ledoit_wolf(a)
-        inverse = np.linalg.inv(covariance)
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors / np.sqrt(values)
         a -= a.mean(axis=0)
-        energy = float(np.einsum("nu,uv,nv->", a, inverse, a, optimize=True)) / len(a)
-        return cls(live, inverse, energy)
+        return cls(live, root.astype(np.float32), float(np.square(a @ root).sum()) / len(a))
 
-    def displacement(self, moment: Doubles) -> float:
-        """d, from the mean over examples of (a' - a)(a' - a)', (U, U)."""
-        part = moment[np.ix_(self.live, self.live)]
-        return float(np.sqrt(max(0.0, float((self.inverse * part).sum())) / self.energy))
+    def squares(self, change: npt.NDArray[np.floating]) -> float:
+        """Return the sum over rows of (a' - a)' C^-1 (a' - a), from changes a' - a, (r, U)."""
+        return float(np.square(change[:, self.live] @ self.root, dtype=np.float64).sum())
 
 
 @dataclass(frozen=True)
@@ -184,30 +169,32 @@ def _refined(
 
 
 class Displacements:
-    """How far perturbations move the activations of a hidden layer.
+    """How far perturbations move the activations of a layer.
 
     Args:
-        hidden: the layer on the examples that count.
+        evaluator: the layer on the examples that count.
         ranges: of its units; dead ones don't count.
 
     Raises:
         InputError: activations that are 0 everywhere, which can't be displaced by a share of themselves.
     """
 
-    def __init__(self, hidden: HiddenLayer, ranges: Ranges) -> None:
-        self.hidden, self.ranges = hidden, ranges
-        squares, _ = hidden.changes([Perturbation(scale=0.0, side="post")])
+    def __init__(self, evaluator: LayerEvaluator, ranges: Ranges) -> None:
+        self.evaluator, self.ranges = evaluator, ranges
+        squares, _ = evaluator.changes([Perturbation(scale=0.0, side="post")])
         self.energy = float(squares[0, ranges.live].sum())
         if not self.energy > 0:
-            raise InputError("the activations of all live units are 0; there is nothing to displace")
+            raise InputError(
+                f"layer {evaluator.layer!r}: the activations of all live units are 0; there is nothing to displace"
+            )
 
-    def of(self, perturbations: Sequence[Perturbation]) -> Doubles:
-        """(L,): d under each perturbation."""
-        squares, _ = self.hidden.changes(perturbations)
+    def of(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
+        """Return d under each perturbation, (L,)."""
+        squares, _ = self.evaluator.changes(perturbations)
         return np.asarray(np.sqrt(squares[:, self.ranges.live].sum(axis=1) / self.energy))
 
     def match(self, family: Family, side: str, targets: Sequence[float] = TARGETS) -> list[Match]:
-        """The level of each displacement on one side of a family.
+        """Return the level of each displacement on one side of a family.
 
         Raises:
             InputError: a family without an identity, or without that side.
@@ -219,7 +206,17 @@ class Displacements:
         if side not in family.sides:
             raise InputError(f"{family.name} has the sides {', '.join(family.sides)}; got {side!r}")
         begin, end = family.sides[side]
-        return match(lambda levels: self._sizes(family, levels), begin, end, targets)
 
-    def _sizes(self, family: Family, levels: npt.ArrayLike) -> Doubles:
-        return self.of([family.at(float(level), self.ranges) for level in np.asarray(levels)])
+        def sizes(levels: npt.ArrayLike) -> Doubles:
+            return self.of([family.at(float(level), self.ranges) for level in np.asarray(levels)])
+
+        return match(sizes, begin, end, targets)
+
+    def match_noise(self, noise: Noise, targets: Sequence[float] = TARGETS) -> list[Match]:
+        """Return the level of each displacement for noise, from 0 to 8."""
+        drawn = noise.draw(self.evaluator.row_examples)
+
+        def sizes(levels: npt.ArrayLike) -> Doubles:
+            return self.of([Addition(drawn, float(level)) for level in np.asarray(levels)])
+
+        return match(sizes, 0.0, 8.0, targets)

@@ -128,6 +128,11 @@ class Family(ABC):
     def levels(self) -> Levels:
         """The levels it is swept over unless others are given, ascending."""
 
+    @property
+    def acts_on(self) -> Side:
+        """Return the side that is perturbed."""
+        return "pre"
+
     @abstractmethod
     def _live(self, level: float, ranges: Ranges) -> Perturbation:
         """The perturbation of live units; what it says of dead units is thrown away."""
@@ -194,6 +199,11 @@ class Clip(Family):
     def levels(self) -> Levels:
         """The paper's 100, from 0.01 to 10."""
         return _log_levels()
+
+    @property
+    def acts_on(self) -> Side:
+        """Return the side that is clipped."""
+        return self.side
 
     def _live(self, level: float, ranges: Ranges) -> Perturbation:
         unit = ranges.on(self.range)
@@ -376,6 +386,11 @@ class Cap(Family):
     def levels(self) -> Levels:
         """From 0 to 1 in steps of 0.01."""
         return np.arange(101) / 100
+
+    @property
+    def acts_on(self) -> Side:
+        """Return "post": activations are capped."""
+        return "post"
 
     def _live(self, level: float, ranges: Ranges) -> Perturbation:
         return Clip("min+pr", "post", "post")._live(level, ranges)

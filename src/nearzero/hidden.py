@@ -69,7 +69,7 @@ class HiddenLayer:
             )
         self.network = network
         self.threads = thread_count(threads)
-        self._memory = memory_limit(memory)
+        self.memory = memory_limit(memory)
         self._inputs = _as_inputs(inputs, network.inputs)
         self._given: Floats | None = None
 
@@ -81,13 +81,19 @@ class HiddenLayer:
             if isinstance(inputs, Pixels)
             else inputs[rows]
         )
-        return HiddenLayer(self.network, chosen, threads=self.threads, memory=self._memory)
+        return HiddenLayer(self.network, chosen, threads=self.threads, memory=self.memory)
+
+    def of_units(self, units: npt.NDArray[np.integer]) -> HiddenLayer:
+        """Return the layer of some units on the same examples."""
+        net = self.network
+        some = TwoLayer(net.w1[units], net.b1[units], net.w2[:, units], net.b2, net.activation)
+        return HiddenLayer(some, self._inputs, threads=self.threads, memory=self.memory)
 
     def with_z(self, z: Floats) -> HiddenLayer:
         """The same layer on as many examples, with other pre-activations (N, U)."""
         if z.shape != (len(self), self.network.units):
             raise InputError(f"z must be ({len(self)}, {self.network.units}); got {z.shape}")
-        other = HiddenLayer(self.network, self._inputs, threads=self.threads, memory=self._memory)
+        other = HiddenLayer(self.network, self._inputs, threads=self.threads, memory=self.memory)
         other._given = np.ascontiguousarray(z, dtype=np.float32)
         return other
 
@@ -97,7 +103,7 @@ class HiddenLayer:
     def blocks(self, levels: int = 1) -> Iterator[slice]:
         """Consecutive blocks of examples whose z, and predictions at so many levels, fit in memory."""
         # z in two layouts, float32; predictions twice, uint16
-        rows = self._memory // (8 * self.network.units + 4 * levels) // BLOCK * BLOCK
+        rows = self.memory // (8 * self.network.units + 4 * levels) // BLOCK * BLOCK
         for first in range(0, len(self), max(rows, BLOCK)):
             yield slice(first, min(first + max(rows, BLOCK), len(self)))
 
@@ -105,6 +111,10 @@ class HiddenLayer:
     def z(self) -> Floats:
         """(N, U): the pre-activations of all examples."""
         return self._preactivations(slice(0, len(self)))
+
+    def z_of(self, rows: slice) -> Floats:
+        """Return the pre-activations of some examples, (n, U); they are kept if they are of all."""
+        return self.z if self._is_whole(rows) else self._preactivations(rows)
 
     def exact(self, rows: slice) -> npt.NDArray[np.float64]:
         """z of some examples in float64, (n, U)."""
@@ -120,8 +130,7 @@ class HiddenLayer:
     @cached_property
     def ranges(self) -> Ranges:
         """The unit ranges over these examples."""
-        blocks = (self.z if self._is_whole(rows) else self._preactivations(rows) for rows in self.blocks())
-        return Ranges.of(blocks, self.network.act)
+        return Ranges.of((self.z_of(rows) for rows in self.blocks()), self.network.act)
 
     @cached_property
     def unperturbed(self) -> Predictions:
@@ -257,9 +266,11 @@ class HiddenLayer:
         return rows == slice(0, len(self))
 
     def _preactivations(self, rows: slice) -> Floats:
-        """z = w1 x + b1 of some examples, (n, U)."""
+        """Return z = w1 x + b1 of some examples, (n, U)."""
         if self._given is not None:
             return self._given[rows]
+        if "z" in self.__dict__:
+            return self.z[rows]
         network, inputs = self.network, self._inputs
         if isinstance(inputs, Pixels):
             whole = self._is_whole(rows)

@@ -11,42 +11,40 @@ common scale s of a layer's units goes through the activation, and what becomes 
 - neither. Then a scale sweep is a measurement.
 
 Nothing is taken on trust. Homogeneity is measured on real pre-activations, beside what the registry says, and
-predictions are compared example by example with those that algebra gives. Here is the paper's network;
-`nearzero.probing.invariance` has the same for any layer of a PyTorch model.
+predictions are compared item by item with those that algebra gives. What follows a layer is known as a formula in the
+paper's networks. Of other models it is measured. How far logits may be apart and yet be called the same is then counted
+in what the layer is worth: how much they change if each example gets another's values there. Otherwise a layer that
+hardly matters would seem to be normalised. And an operation that divides by what depends on the layer must follow,
+since a later function may as well be saturated on these data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from nearzero.activations import ACTIVATIONS
 from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
+from nearzero.evaluators.base import LayerEvaluator, ScaledBlock
+from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.families import Scale
-from nearzero.hidden import HiddenLayer
-from nearzero.networks import TwoLayer, as_network
-from nearzero.perturbation import Perturbation
-from nearzero.pixels import Pixels
-from nearzero.sweep import as_labels
+from nearzero.networks import TwoLayer
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["HALF", "Form", "ScaleAudit", "Tally", "as_scales", "homogeneity_error", "scale_audit"]
+__all__ = ["Form", "ScaleAudit", "Tally", "as_scales", "scale_audit", "scale_audit_of"]
 
 Form = Literal["affine", "normalised", "free"]
 Doubles = npt.NDArray[np.float64]
 
-HOMOGENEOUS = 1e-5  # of the greatest activation: how far act(s z) may be from s act(z) in float32
-ROUNDING = 2.0**-20  # of the sum of absolute terms: what float32 sums of them may be wrong by
-TESTED = (0.01, 0.1, 0.5, 2.0, 10.0)  # scales at which homogeneity and logits are tested
-SAMPLE = 2048  # examples on which they are
-ROWS = 4096  # examples at a time
+CONSTANT = 0.01  # of what another example's values would change
 HALF = 0.5  # logits that stay the same from this scale on are called constant
 NOTHING = "How flat the curve is says nothing about what the units measure."
 AFFINE = {
@@ -219,13 +217,6 @@ class Tally:
         for name, each in found.items():
             self._counts[name][place] += np.count_nonzero(each)
 
-    def add(self, other: Tally) -> None:
-        """Add what another has counted on other items."""
-        self.items += other.items
-        self.labelled |= other.labelled
-        for name, counts in other._counts.items():
-            self._counts[name] += counts
-
     def curves(self) -> xr.Dataset:
         """Everything as labelled arrays, as `ScaleAudit.curves` describes them."""
         data: dict[str, Any] = {name: ("level", self._counts[name]) for name in COUNTS}
@@ -233,26 +224,6 @@ class Tally:
             if self.labelled or "agreement" in name:
                 data[name] = ("level", self._counts[name] / max(self.items, 1))
         return xr.Dataset(data, {"level": self._levels}, {"items": self.items})
-
-
-def homogeneity_error(act: Callable[[Any], Any], z: Any, scales: Sequence[float] = TESTED) -> float:
-    """The greatest |act(s z) - s act(z)|, as a share of the greatest s |act(z)|, over some scales s > 0.
-
-    Args:
-        act: the activation, on arrays or tensors of z's kind.
-        z: pre-activations of any shape, at least one.
-        scales: s.
-
-    Returns:
-        0 for a positively homogeneous activation, but for rounding; 0 if act is 0 for all of them.
-    """
-    errors = []
-    for s in scales:
-        scaled, taken_out = act(s * z), s * act(z)
-        size = float(abs(taken_out).max())
-        apart = float(abs(scaled - taken_out).max())
-        errors.append(apart / size if size > 0 else float(np.inf) if apart > 0 else 0.0)
-    return max(errors)
 
 
 def as_scales(levels: npt.ArrayLike | None) -> Doubles:
@@ -271,85 +242,130 @@ def as_scales(levels: npt.ArrayLike | None) -> Doubles:
 
 def scale_audit(
     network: TwoLayer | nn.Module,
-    x: Pixels | npt.ArrayLike,
+    x: Any,
     y: npt.ArrayLike | None = None,
     *,
     levels: npt.ArrayLike | None = None,
     threads: int | None = None,
     memory: int | str | None = None,
+    **options: Unpack[ModelOptions],
 ) -> ScaleAudit:
-    """Hold a network's scale sweep against what algebra says of it, example by example.
+    """Find what algebra says of a layer's scale sweep, and hold the sweep against it, item by item.
 
-    With a homogeneous activation the logits under a scale s of the live units are s B + A, where B = W2 a over the
-    live units and A = b2, with what dead units add. These are computed in float64, from z on. The measured
-    predictions are those of the network itself, each z scaled, in float32; a sweep makes use of the algebra, and so
-    isn't asked.
+    With a homogeneous activation the logits of a two-layer network under a scale s of the live units are s B + A,
+    where B = W2 a over the live units and A = b2, with what dead units add; these are computed in float64, from z on.
+    Of other models B and A are measured: from the logits at the least and the greatest scale, held against those at
+    all scales between.
 
     Args:
-        network: a `TwoLayer`, or a PyTorch module Linear, activation, Linear.
-        x: the examples, (N, D).
-        y: the labels, (N,), for the accuracies.
+        network: a `TwoLayer`, or any `torch.nn.Module`.
+        x: inputs (N, D), or whatever `nz.probe` takes as data.
+        y: the labels of inputs that come as an array, (N,), for the accuracies.
         levels: the scales; the family's 100 unless given.
         threads, memory: as in `nz.sweep`.
+        options: of other models the layer, and what else is to be said, see
+            `nearzero.evaluators.select.ModelOptions`.
 
     Raises:
-        InputError: shapes that don't fit, or levels that aren't scales.
+        InputError: as `nz.sweep` and `nz.probe`; levels that aren't scales; logits that aren't finite.
     """
-    network, scales = as_network(network), as_scales(levels)
-    hidden = HiddenLayer(network, x, threads=threads, memory=memory)
-    labels = None if y is None else as_labels(y, len(hidden), network.classes)
-    live = hidden.ranges.live
-    few = hidden.exact(slice(0, SAMPLE)).astype(np.float32)
-    error = homogeneity_error(network.act, few)
-    algebra = _Algebra(network, live)
-    tally, constant = Tally(scales), True
-    tally.items = len(hidden)
-    perturbations = [Perturbation(scale=np.where(live, level, 1.0)) for level in scales]
-    for rows in hidden.blocks(len(scales)):
-        measured = hidden.predict(perturbations, rows, by_algebra=False)
-        plain = hidden.predict([Perturbation()], rows)[0]
-        for first in range(rows.start, rows.stop, ROWS):
-            part = slice(first, min(first + ROWS, rows.stop))
-            here = slice(part.start - rows.start, part.stop - rows.start)
-            slope, rest, size, base = algebra.of(network.act(hidden.exact(part)))
-            constant &= bool((rest.max(axis=1) - rest.min(axis=1) <= ROUNDING * base).all())
-            for place, s in enumerate(scales):
-                tally.compare(
-                    place, s * slope + rest, measured[place, here], ROUNDING * (s * size + base), plain[here],
-                    None if labels is None else labels[part],
-                )  # fmt: skip
-    logit_error = algebra.error(few)
-    affine = error <= HOMOGENEOUS and logit_error <= HOMOGENEOUS
+    scales = as_scales(levels)
+    with open_evaluator(network, x, y, options, threads=threads, memory=memory) as evaluator:
+        return scale_audit_of(evaluator, scales)
+
+
+def scale_audit_of(evaluator: LayerEvaluator, scales: Doubles) -> ScaleAudit:
+    """Return `scale_audit` for an evaluator that is at hand; see there."""
+    affine, constant = Tally(scales), Tally(scales)
+
+    def take(block: ScaledBlock) -> ScaledBlock:
+        labels, unperturbed = block.labels, block.unperturbed
+        for place in range(len(scales)):
+            measured = block.measured[place]
+            affine.compare(place, block.expected(place), measured, block.slack(place), unperturbed, labels)
+            if block.plain is not None:
+                slack = block.rounding * np.abs(block.plain).max(axis=1)
+                constant.compare(place, block.plain, measured, slack, unperturbed, labels)
+        affine.items = constant.items = affine.items + len(unperturbed)
+        return block.without_arrays()
+
+    seen = _Seen.of(evaluator.gather_scaled(scales, take))
+    normalisations = evaluator.normalisations
+    constant_from = _constant_from(scales, seen.moved) if seen.moved is not None else float("nan")
+    form, formula = _form(seen, scales, affine.items, normalisations, constant_from)
+    activation = evaluator.activation
+    registered = ACTIVATIONS.get(activation or "")
     return ScaleAudit(
-        layer="hidden", activation=network.activation, homogeneous=error <= HOMOGENEOUS, homogeneity_error=error,
-        registered=network.act.homogeneous, form="affine" if affine else "free",
-        formula=("W2 a" if constant else "W2 a + b2 / s") if affine else "", logit_error=logit_error,
-        normalisations=(), constant_from=float("nan"), curves=tally.curves(),
+        layer=evaluator.layer, activation=activation, homogeneous=seen.homogeneity <= seen.rounding,
+        homogeneity_error=seen.homogeneity,
+        registered=None if registered is None else registered.homogeneous, form=form, formula=formula,
+        logit_error=seen.logit_error, normalisations=normalisations, constant_from=constant_from,
+        curves=(constant if form == "normalised" else affine).curves(),
     )  # fmt: skip
 
 
-class _Algebra:
-    """What a two-layer network's logits are made of, in float64."""
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What all blocks came to; the attributes are those of `ScaledBlock`.
 
-    def __init__(self, network: TwoLayer, live: npt.NDArray[np.bool_]) -> None:
-        self._network, self._live = network, live
-        self._w2, self._b2 = network.w2.astype(np.float64), network.b2.astype(np.float64)
+    Attributes:
+        logit_error: the greatest departure of the logits from s B + A, as a share of the greatest logit of its scale.
+        moved: (S,), how far the logits are from those at s = 1, in what the layer is worth; None if not measured.
+    """
 
-    def of(self, a: npt.NDArray[np.floating]) -> tuple[Doubles, Doubles, Doubles, Doubles]:
-        """B and A, (n, K), and for each the greatest sum of absolute terms over classes, (n,)."""
-        w2, live = self._w2, self._live
-        parts = [(a[:, mask], w2[:, mask]) for mask in (live, ~live)]
-        slope, rest = (each @ weights.T for each, weights in parts)
-        size, base = ((np.abs(each) @ np.abs(weights).T) for each, weights in parts)
-        return slope, rest + self._b2, size.max(axis=1), (base + np.abs(self._b2)).max(axis=1)
+    rounding: float
+    homogeneity: float
+    logit_error: float
+    greatest: float
+    terms: Doubles
+    constant: bool | None
+    worth: float
+    moved: Doubles | None
 
-    def error(self, z: npt.NDArray[np.float32]) -> float:
-        """The greatest departure of the network's own logits from s B + A, as a share of the greatest logit."""
-        network = self._network
-        slope, rest, _, _ = self.of(network.act(z.astype(np.float64)))
-        errors = []
-        for s in TESTED:
-            scaled = np.where(self._live, np.float32(s) * z, z)
-            logits = network.act(scaled) @ network.w2.T + network.b2
-            errors.append(float(np.abs(logits - (s * slope + rest)).max() / np.abs(logits).max()))
-        return max(errors)
+    @classmethod
+    def of(cls, blocks: Sequence[ScaledBlock]) -> _Seen:
+        """Put blocks together."""
+        apart, sizes, terms = (
+            np.max([getattr(each, name) for each in blocks], axis=0) for name in ("apart", "sizes", "terms")
+        )
+        worth = sum(each.worth for each in blocks)
+        moved = None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = float(np.nanmax(np.where(sizes > 0, apart / sizes, 0.0)))
+            if blocks[0].moved is not None:
+                moved = np.sqrt(sum(each.moved for each in blocks if each.moved is not None) / worth)
+        known = [each.constant for each in blocks if each.constant is not None]
+        return cls(
+            rounding=max(each.rounding for each in blocks),
+            homogeneity=max(each.homogeneity for each in blocks),
+            logit_error=error,
+            greatest=float(sizes.max()),
+            terms=terms,
+            constant=all(known) if known else None,
+            worth=worth,
+            moved=moved,
+        )
+
+
+def _form(
+    seen: _Seen, scales: Doubles, items: int, normalisations: tuple[str, ...], constant_from: float
+) -> tuple[Form, str]:
+    """What the logits are as functions of the scale, and the formula of the prediction if they're affine."""
+    if normalisations:  # so they aren't affine, even where this layer hardly matters and it can't be seen
+        return ("normalised" if constant_from <= HALF else "free"), ""
+    if max(seen.homogeneity, seen.logit_error) > seen.rounding:
+        return "free", ""
+    if seen.constant is not None:  # the weights are known
+        return "affine", "W2 a" if seen.constant else "W2 a + b2 / s"
+    slope, rest = seen.terms
+    if scales[-1] * slope <= seen.rounding * rest:
+        matters = np.sqrt(seen.worth / max(items, 1)) > seen.rounding * seen.greatest
+        return ("free", "") if matters else ("affine", "A")
+    return "affine", "B" if rest <= seen.rounding * scales[0] * slope else "B + A / s"
+
+
+def _constant_from(levels: Doubles, moved: Doubles) -> float:
+    """The least level from which on logits have moved no further than they may; NaN if there is none."""
+    far = np.flatnonzero(~(moved <= CONSTANT))
+    first = int(far[-1]) + 1 if far.size else 0
+    return float(levels[first]) if first < len(levels) else float("nan")

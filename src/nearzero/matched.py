@@ -1,54 +1,59 @@
-"""Responses at matched displacement: how one network answers to families that move its activations equally far.
+"""Responses at matched displacement: how one layer answers to families that move its activations equally far.
 
 Unit ranges, the levels that give each displacement, and the mean shift of the logits come from one half of the
-examples, the *reference*; responses from the other, so that nothing is measured on what it was set by. Sizes and
-matching are in `nearzero.displacement`, the families in `nearzero.families` and `nearzero.noise`, what follows from
-many runs in `nearzero.verdict`.
+examples, the *reference*; responses from the other, so that nothing is measured on what it was set by. How halves are
+cut is in `nearzero.halves`, sizes and matching are in `nearzero.displacement`, the families in `nearzero.families` and
+`nearzero.noise`, what follows from many runs in `nearzero.verdict`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from threadpoolctl import threadpool_limits
 
-from nearzero.displacement import TARGETS, Displacements, Match, Whitening, match
+from nearzero.displacement import TARGETS, Displacements, Match, Whitening
 from nearzero.errors import InputError
-from nearzero.families import BY_FORMULA, FAMILIES, Conduct, Family, make_family
-from nearzero.hidden import HiddenLayer
-from nearzero.networks import TwoLayer, as_network
-from nearzero.noise import NOISES, Noise, NoiseShape
-from nearzero.perturbation import Perturbation
-from nearzero.pixels import Pixels
-from nearzero.sweep import as_labels
+from nearzero.evaluators.base import Block, LayerEvaluator
+from nearzero.evaluators.select import ModelOptions, open_evaluator
+from nearzero.families import FAMILIES, Conduct, Family, make_family
+from nearzero.halves import RULE, halves
+from nearzero.networks import TwoLayer
+from nearzero.noise import NOISES, Noise
+from nearzero.perturbation import Addition, AnyPerturbation
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MEASURES", "SIDES", "Design", "halves", "matched"]
+__all__ = ["MEASURES", "SIDES", "Design", "halves", "matched", "matched_of"]
 
 Doubles = npt.NDArray[np.float64]
-Changed = Callable[[slice], npt.NDArray[np.float32]]
 SIDES = ("below", "above")
-ROWS = 2048  # whose activations stay in cache
 MEASURES = {
     "level": "level that gives the displacement, mean over draws",
     "displacement": "displacement on the reference half, as matched",
     "displacement_here": "displacement on the half that responds",
     "median_displacement": "median over examples of ||a' - a|| / ||a||",
-    "whitened_displacement": "displacement in the metric of the activations' covariance",
+    "whitened_displacement": "displacement in the metric of the covariance of the reference half's activations",
     "logit_displacement": "sqrt(sum ||l' - l||^2 / sum ||l - mean||^2) of the logits l",
+    "centred_logit_displacement": "the same, the mean logit shift of the reference half taken out of l' - l",
     "accuracy": "share of examples predicted right",
     "centred_accuracy": "the same, the mean logit shift of the reference half taken out",
     "agreement": "share of predictions that are those of the unperturbed network",
     "centred_agreement": "the same, the mean logit shift of the reference half taken out",
 }
-GEOMETRY = ("displacement_here", "median_displacement", "whitened_displacement", "logit_displacement")
+GEOMETRY = (
+    "displacement_here",
+    "median_displacement",
+    "whitened_displacement",
+    "logit_displacement",
+    "centred_logit_displacement",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,97 +109,109 @@ class Design:
         return self.seed + self.first_draw
 
 
-def halves(examples: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The numbers of the examples of the reference half and of the half that responds, each ascending.
-
-    Raises:
-        InputError: fewer than two examples.
-    """
-    if examples < 2:
-        raise InputError(f"two halves need at least two examples; got {examples}")
-    order = np.random.default_rng([seed, *b"halves"]).permutation(examples)
-    return np.sort(order[: examples // 2]), np.sort(order[examples // 2 :])
-
-
 def matched(
-    network: TwoLayer | nn.Module,
-    x: Pixels | npt.ArrayLike,
+    model: TwoLayer | nn.Module,
+    data: Any,
     y: npt.ArrayLike | None = None,
     *,
     design: Design | None = None,
+    metrics: Any = None,
     threads: int | None = None,
     memory: int | str | None = None,
+    **options: Unpack[ModelOptions],
 ) -> xr.Dataset:
-    """How one network responds to families at levels that displace its activations equally far.
+    """Return how one layer responds to families at levels that displace its activations equally far.
 
     Args:
-        network: a `TwoLayer`, or a PyTorch module Linear, activation, Linear.
-        x: the examples, (N, D).
-        y: the labels, (N,); without them there is agreement and no accuracy.
+        model: a `TwoLayer`, or any `torch.nn.Module`.
+        data: inputs (N, D), or whatever `nz.probe` takes.
+        y: the labels of inputs that come as an array, (N,); without labels there is agreement and no accuracy.
         design: families, targets, draws; the default one if None.
+        metrics: names, or functions of (logits, target), as for `nz.probe`; accuracy and agreement if None.
         threads, memory: as for `nz.sweep`.
+        options: the layer, and what else is to be said of the model and its data, see
+            `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
-        A Dataset on (family, side, target) with the variables of `MEASURES`, NaN where a displacement isn't
-        reached; `unperturbed_accuracy` of the responding half; `dead_units`; `undefined_examples`, those of the
-        responding half with a = 0, for which no displacement of their own exists.
+        A Dataset on (family, side, target) with the variables of `MEASURES` (those of other metrics beside or in place
+        of accuracy and agreement), NaN where a displacement isn't reached; `unperturbed_<metric>` of the responding
+        half; `dead_units`; `undefined_examples`, those of the responding half with a = 0, for which no displacement of
+        their own exists. Its attributes say which backend measured, and by which rule the halves were cut.
 
     Raises:
-        InputError: as `nz.sweep`.
+        InputError: as `nz.sweep` and `nz.probe`.
     """
-    network, design = as_network(network), design or Design()
-    conduct = design.conduct or Conduct.default([network.activation])
-    if not BY_FORMULA.isdisjoint(design.families):
-        conduct.check([network.activation])
-    whole = HiddenLayer(network, x, threads=threads, memory=memory)
-    labels = None if y is None else as_labels(y, len(whole), network.classes)
-    # The products are small, and threads that wait for each other cost more than they bring.
-    with threadpool_limits(limits=1, user_api="blas"):
-        return _measured(whole, labels, design, conduct)
+    design = design or Design()
+    with open_evaluator(
+        model, data, y, options, metrics=metrics, threads=threads, memory=memory
+    ) as evaluator:
+        return matched_of(evaluator, design)
 
 
-def _measured(
-    whole: HiddenLayer, labels: npt.NDArray[np.int64] | None, design: Design, conduct: Conduct
-) -> xr.Dataset:
-    """All families on the two halves."""
-    reference, responding = halves(len(whole), design.seed)
-    bench = _Bench(
-        whole.part(reference), whole.part(responding), None if labels is None else labels[responding], design
-    )
+def matched_of(evaluator: LayerEvaluator, design: Design) -> xr.Dataset:
+    """Return `matched` for an evaluator that is at hand; see there."""
+    conduct = evaluator.conduct(design.conduct)
+    evaluator.check(conduct, design.families)
+    reference, responding = evaluator.split(design.seed)
+    bench = _Bench(reference, responding, design)
     shape = (len(design.families), len(SIDES), len(design.targets))
-    tables = {name: np.full(shape, np.nan) for name in MEASURES}
+    tables = {name: np.full(shape, np.nan) for name in bench.names}
     for number, name in enumerate(design.families):
-        for side, measures in bench.measure(name, conduct):
-            for measure, values in measures.items():
+        for side, measured in bench.measure(name, conduct):
+            for measure, values in measured.items():
                 tables[measure][number, SIDES.index(side)] = values
     return bench.dataset(tables, conduct)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sizes:
+    """What activations and logits of some examples come to, and what perturbations change of them.
+
+    Attributes:
+        whole: (n,), sum ||a||^2 of each example over its rows and live units.
+        logits: sum over items of l, (K,), and of ||l||^2.
+        items, rows: how many.
+        squares: (L, n), sum ||a' - a||^2 of each example.
+        whitened, logit, centred: (L,), sums over rows or items.
+    """
+
+    whole: Doubles
+    logits: tuple[Doubles, float]
+    items: int
+    rows: int
+    squares: Doubles
+    whitened: Doubles
+    logit: Doubles
+    centred: Doubles
 
 
 class _Bench:
     """The two halves of the examples, and what is needed of them again and again."""
 
-    def __init__(
-        self,
-        reference: HiddenLayer,
-        responding: HiddenLayer,
-        labels: npt.NDArray[np.int64] | None,
-        design: Design,
-    ) -> None:
-        self.reference, self.responding, self.labels, self.design = reference, responding, labels, design
+    def __init__(self, reference: LayerEvaluator, responding: LayerEvaluator, design: Design) -> None:
+        self.reference, self.responding, self.design = reference, responding, design
+        self.metrics = responding.metrics
         self.ranges = reference.ranges
-        self.sizes = Displacements(reference, self.ranges)
-        self.activations = responding.network.act(responding.z)
-        self.sizes_here = np.square(self.activations[:, self.ranges.live], dtype=np.float64).sum(axis=1)
-        self.speaks = self.sizes_here > 0
-        self.whitening = Whitening.of(self.activations, self.ranges.live)
-        logits = self._logits(self.activations)
-        self.logit_energy = float(np.square(logits - logits.mean(axis=0), dtype=np.float64).sum())
-        self.unperturbed = responding.unperturbed
+        self.displacements = Displacements(reference, self.ranges)
+        self.unperturbed: dict[str, float] = {}
+        self.items = self.undefined = 0
+        self.names = ["level", "displacement", *GEOMETRY, *self._scored]
+
+    @property
+    def _scored(self) -> list[str]:
+        return [f"{prefix}{name}" for name in self.metrics for prefix in ("", "centred_")]
+
+    @cached_property
+    def whitening(self) -> Whitening:
+        """Return the measure of the reference half's activations."""
+        return Whitening.of(self.reference.activations(), self.ranges.live)
 
     def measure(self, name: str, conduct: Conduct) -> Iterator[tuple[str, dict[str, Doubles]]]:
-        """For each side of a family, the measures at all targets, (T,) each."""
+        """Return for each side of a family the measures at all targets, (T,) each."""
         if name in NOISES:
-            yield "above", self._noise(name)
+            z = self.reference.preactivations()
+            noise = Noise.of(name, z, self.ranges.live, self.design.draw_seed)
+            yield "above", self._noise(noise)
             return
         families = self.design.drawn(name, conduct)
         if families[0].identity is None:
@@ -204,133 +221,130 @@ class _Bench:
 
     def _side(self, families: Sequence[Family], side: str) -> dict[str, Doubles]:
         """The measures of one side, averaged over draws; NaN where a draw doesn't reach the displacement."""
-        parts = [self._draw(family, side, first=draw == 0) for draw, family in enumerate(families)]
+        parts = []
+        for draw, family in enumerate(families):
+            found = self.displacements.match(family, side, self.design.targets)
+            perturbations = [family.at(each.level, self.ranges) for each in found if each.reached]
+            # what doesn't decide anything is measured on one draw
+            parts.append(self._measured(found, perturbations, perturbations, geometry=draw == 0))
         mean = {name: np.mean([part[name] for part in parts if name in part], axis=0) for name in parts[0]}
         lost = np.isnan(mean["level"])
         return {name: np.where(lost, np.nan, values) for name, values in mean.items()}
 
-    def _draw(self, family: Family, side: str, *, first: bool) -> dict[str, Doubles]:
-        found = self.sizes.match(family, side, self.design.targets)
+    def _noise(self, noise: Noise) -> dict[str, Doubles]:
+        """The measures of noise on the pre-activations."""
+        found = self.displacements.match_noise(noise, self.design.targets)
+        levels = [each.level for each in found if each.reached]
+        there, here = (noise.draw(each.row_examples) for each in (self.reference, self.responding))
+        return self._measured(
+            found,
+            [Addition(there, level) for level in levels],
+            [Addition(here, level) for level in levels],
+            geometry=True,
+        )
+
+    def _measured(
+        self,
+        found: Sequence[Match],
+        there: Sequence[AnyPerturbation],
+        here: Sequence[AnyPerturbation],
+        *,
+        geometry: bool,
+    ) -> dict[str, Doubles]:
+        """All measures of perturbations at matched levels; `there` on the reference half, `here` on the other."""
+        out = {
+            "level": np.array([each.level for each in found]),
+            "displacement": np.array([each.displacement for each in found]),
+        }
         reached = [each.reached for each in found]
-        perturbations = [family.at(each.level, self.ranges) for each in found if each.reached]
-        out = {"level": _levels(found), "displacement": np.array([each.displacement for each in found])}
-        if not perturbations:
-            return out | {name: np.full(len(found), np.nan) for name in self._names(first=first)}
-        _, sums = self.reference.changes(perturbations)
-        shifts = (sums / len(self.reference)) @ self.reference.network.w2.T.astype(np.float64)
-        predictions = self.responding.predict(perturbations)
-        centred = [
-            self._before(shift).predict([each])[0] for shift, each in zip(shifts, perturbations, strict=True)
-        ]
-        measured = self._shares(predictions, centred)
-        if first:  # what doesn't decide anything is measured on one draw
-            measured |= _columns([self._geometry(self._perturbed(each)) for each in perturbations])
+        names = [*self._scored, *(GEOMETRY if geometry else ())]
+        if not here:
+            return out | {name: np.full(len(found), np.nan) for name in names}
+        shift = self.reference.mean_logit_change(there)
+        scores = self.responding.scores(here, self.metrics, logit_shift=shift)
+        self.unperturbed, self.items = scores.unperturbed, scores.items
+        measured = {name: scores.means[name] for name in self._scored}
+        if geometry:
+            measured |= self._geometry(here, shift)
         return out | {name: _spread(values, reached) for name, values in measured.items()}
 
-    def _noise(self, shape: NoiseShape) -> dict[str, Doubles]:
-        """The measures of noise on the pre-activations."""
-        act, w2 = self.reference.network.act, self.reference.network.w2.astype(np.float64)
-        noise = Noise.of(shape, self.reference.z, self.ranges.live, self.design.draw_seed)
-        drawn, drawn_here = noise.draw(len(self.reference)), noise.draw(len(self.responding), part=1)
-
-        def changes(level: float) -> Iterator[npt.NDArray[np.floating]]:
-            for first in range(0, len(drawn), ROWS):
-                z = self.reference.z[first : first + ROWS]
-                yield act(z + np.float32(level) * drawn[first : first + ROWS]) - act(z)
-
-        def size(levels: npt.ArrayLike) -> Doubles:  # dead units don't change
-            energies = [sum(np.vdot(part, part) for part in changes(each)) for each in np.asarray(levels)]
-            return np.sqrt(np.array(energies) / self.sizes.energy)
-
-        found = match(size, 0.0, 8.0, self.design.targets)
-        rows = [dict.fromkeys(self._names(first=True), np.nan) for _ in found]
-        for row, level in ((row, each.level) for row, each in zip(rows, found, strict=True) if each.reached):
-            moved = self.responding.z + np.float32(level) * drawn_here
-            total = sum(part.sum(axis=0, dtype=np.float64) for part in changes(level))
-            layers = self.responding, self._before(w2 @ total / len(drawn))
-            shares = self._shares(*([layer.with_z(moved).unperturbed] for layer in layers))
-            row |= {name: values[0] for name, values in shares.items()}
-            row |= self._geometry(lambda rows, moved=moved: act(moved[rows]))  # type: ignore[misc]
-        out = {"level": _levels(found), "displacement": np.array([each.displacement for each in found])}
-        return out | _columns(rows)
-
-    def _before(self, shift: Doubles) -> HiddenLayer:
-        """The responding layer before output biases from which a mean logit shift is taken out."""
-        return self.responding.with_b2(self.responding.network.b2 - shift)
-
-    def _perturbed(self, perturbation: Perturbation) -> Changed:
-        """a' of some rows of the responding half."""
-        act, layer = self.responding.network.act, self.responding
-        if perturbation.side == "post":
-            return lambda rows: perturbation(self.activations[rows])
-        return lambda rows: np.asarray(act(perturbation(layer.z[rows])))
-
-    def _logits(self, activations: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        network = self.responding.network
-        return np.asarray(activations @ network.w2.T + network.b2)
-
-    def _geometry(self, changed: Changed) -> dict[str, float]:
-        """Sizes of a change, in several measures."""
-        count, units = self.activations.shape
-        moment, squares = np.zeros((units, units)), np.empty(count)
-        for first in range(0, count, ROWS):
-            rows = slice(first, first + ROWS)
-            change = changed(rows) - self.activations[rows]
-            moment += change.T @ change
-            squares[rows] = np.einsum("nu,nu->n", change, change)
-        w2 = self.responding.network.w2.astype(np.float64)
-        logits = float(np.einsum("ku,uv,kv->", w2, moment, w2, optimize=True))
+    def _geometry(self, perturbations: Sequence[AnyPerturbation], shift: Doubles) -> dict[str, Doubles]:
+        """Sizes of changes on the responding half, in several measures, (L,) each."""
+        parts = self.responding.gather(lambda block: self._sizes(block, perturbations, shift))
+        whole = np.concatenate([each.whole for each in parts])
+        squares = np.concatenate([each.squares for each in parts], axis=1)
+        rows, items = (sum(getattr(each, name) for each in parts) for name in ("rows", "items"))
+        total = np.asarray(sum(each.logits[0] for each in parts))
+        spread = sum(each.logits[1] for each in parts) - float(total @ total) / items
+        speaks = whole > 0
+        self.undefined = int((~speaks).sum())
+        whitened, logit, centred = (
+            np.asarray(sum(getattr(each, name) for each in parts))
+            for name in ("whitened", "logit", "centred")
+        )
         return {
-            "displacement_here": float(np.sqrt(squares.sum() / self.sizes_here.sum())),
-            "median_displacement": float(
-                np.median(np.sqrt(squares[self.speaks] / self.sizes_here[self.speaks]))
-            ),
-            "whitened_displacement": self.whitening.displacement(moment / count),
-            "logit_displacement": float(np.sqrt(max(logits, 0.0) / self.logit_energy)),
+            "displacement_here": np.sqrt(squares.sum(axis=1) / whole.sum()),
+            "median_displacement": np.median(np.sqrt(squares[:, speaks] / whole[speaks]), axis=1),
+            "whitened_displacement": np.sqrt(whitened / rows / self.whitening.energy),
+            "logit_displacement": np.sqrt(logit / spread),
+            "centred_logit_displacement": np.sqrt(centred / spread),
         }
 
-    def _shares(self, predictions: Any, centred: Any) -> dict[str, Doubles]:
-        """Accuracy and agreement of predictions (L, N), with and without the mean logit shift."""
-        both = {"": np.asarray(predictions), "centred_": np.asarray(centred)}
-        out = {}
-        for prefix, each in both.items():
-            out[f"{prefix}agreement"] = np.mean(each == self.unperturbed, axis=1)
-            if self.labels is not None:
-                out[f"{prefix}accuracy"] = np.mean(each == self.labels, axis=1)
-        return out
+    def _sizes(self, block: Block, perturbations: Sequence[AnyPerturbation], shift: Doubles) -> _Sizes:
+        """The sizes of one block of examples."""
+        live, owners, count = self.ranges.live, block.row_examples, int(block.row_examples.max()) + 1
 
-    def _names(self, *, first: bool) -> list[str]:
-        """What is measured beyond levels and displacements."""
-        names = [name for name in MEASURES if name not in ("level", "displacement")]
-        if self.labels is None:
-            names = [name for name in names if "accuracy" not in name]
-        return names if first else [name for name in names if name not in GEOMETRY]
+        def by_example(rows: npt.NDArray[Any]) -> Doubles:
+            each = np.einsum("ru,ru->r", rows[:, live], rows[:, live], dtype=np.float64)
+            return np.asarray(np.bincount(owners, each, minlength=count), dtype=np.float64)
+
+        squares = np.empty((len(perturbations), count))
+        whitened, logit, centred = np.empty((3, len(perturbations)))
+        for level, each in enumerate(perturbations):
+            activations, logits = block.under(each)
+            change, moved = activations - block.activations, (logits - block.logits).astype(np.float64)
+            squares[level] = by_example(change)
+            whitened[level] = self.whitening.squares(change)
+            logit[level] = np.square(moved).sum()
+            centred[level] = np.square(moved - shift[level]).sum()
+        plain = block.logits.astype(np.float64)
+        return _Sizes(
+            by_example(block.activations), (plain.sum(axis=0), float(np.square(plain).sum())), len(plain),
+            len(owners), squares, whitened, logit, centred,
+        )  # fmt: skip
 
     def dataset(self, tables: dict[str, Doubles], conduct: Conduct) -> xr.Dataset:
-        """Everything as labelled arrays."""
+        """Return everything as labelled arrays."""
         dims = ("family", "side", "target")
-        names = ["level", "displacement", *self._names(first=True)]
-        data: dict[str, Any] = {name: (dims, tables[name], {"long_name": MEASURES[name]}) for name in names}
+        data: dict[str, Any] = {
+            name: (dims, table, {"long_name": MEASURES[name]} if name in MEASURES else {})
+            for name, table in tables.items()
+        }
         data["dead_units"] = ((), self.ranges.dead_units)
-        data["undefined_examples"] = ((), int((~self.speaks).sum()))
-        if self.labels is not None:
-            data["unperturbed_accuracy"] = ((), float(np.mean(self.unperturbed == self.labels)))
+        if not self.items:  # no displacement was reached
+            scores = self.responding.scores([], self.metrics)
+            self.unperturbed, self.items = scores.unperturbed, scores.items
+            self._geometry([], np.empty((0, 1)))
+        data["undefined_examples"] = ((), self.undefined)
+        for name, value in self.unperturbed.items():
+            if not name.startswith("centred_") and name != "agreement":
+                data[f"unperturbed_{name}"] = ((), value)
         design = self.design
         coords = {"family": list(design.families), "side": list(SIDES), "target": list(design.targets)}
         attributes = {
             **asdict(conduct),
-            "activation": self.responding.network.activation,
+            "activation": self.responding.activation or "none",
+            "backend": self.responding.backend,
+            "layer": self.responding.layer,
+            "halves": RULE if self.responding.halves == "example" else RULE.replace("examples", "batches"),
             "draws": design.draws,
             "seed": design.seed,
             "first_draw": design.first_draw,
-            "examples": len(self.responding),
-            "reference_examples": len(self.reference),
+            "examples": len(self.responding.examples),
+            "reference_examples": len(self.reference.examples),
+            "items": self.items,
         }
         return xr.Dataset(data, coords, attributes)
-
-
-def _levels(found: Sequence[Match]) -> Doubles:
-    return np.array([each.level for each in found])
 
 
 def _spread(values: npt.ArrayLike, reached: Sequence[bool]) -> Doubles:
@@ -338,7 +352,3 @@ def _spread(values: npt.ArrayLike, reached: Sequence[bool]) -> Doubles:
     out = np.full(len(reached), np.nan)
     out[np.array(reached)] = values
     return out
-
-
-def _columns(rows: Sequence[dict[str, float]]) -> dict[str, Doubles]:
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}

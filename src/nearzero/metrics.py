@@ -1,6 +1,7 @@
-"""Per-example metrics of predictions, gathered to one number per level.
+"""Metrics of predictions and logits, in NumPy.
 
-They take predictions, never models. Accuracy saturates near 100 %; agreement doesn't need labels.
+They take predictions or logits, never models. Accuracy saturates near 100 %; agreement doesn't need labels. The same
+metrics for PyTorch's tensors are in `nearzero.probing.scores`; a law holds the two against each other.
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ import numpy.typing as npt
 
 from nearzero.errors import InputError
 
-__all__ = ["accuracy", "agreement", "matches"]
+__all__ = ["BY_LOGITS", "NAMES", "accuracy", "agreement", "default_metrics", "matches", "score"]
+
+Doubles = npt.NDArray[np.float64]
+NAMES = ("accuracy", "agreement", "cross_entropy", "kl_divergence", "margin")
+BY_LOGITS = ("cross_entropy", "kl_divergence", "margin")  # predictions aren't enough for these
+
+
+def default_metrics(labelled: bool) -> tuple[str, ...]:
+    """Return the names of the metrics that are measured unless others are asked for."""
+    return ("accuracy", "agreement") if labelled else ("agreement",)
 
 
 def matches(
@@ -48,3 +58,32 @@ def agreement(
 ) -> npt.NDArray[np.float64]:
     """The share of examples predicted as without perturbation: (..., N) and (N,) give (...), in 0 to 1."""
     return _share_equal(predictions, unperturbed, "unperturbed predictions")
+
+
+def score(
+    name: str,
+    logits: npt.NDArray[np.floating],
+    unperturbed: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer] | None,
+) -> Doubles:
+    """Return a metric of logits (n, K) example by example, (n,): nats, or for the margin the units of logits.
+
+    - cross_entropy: -log softmax(logits) of the label.
+    - kl_divergence: sum p (log p - log q), p of the unperturbed logits and q of these.
+    - margin: the logit of the label less the greatest other; without labels, that of the unperturbed prediction.
+    """
+    logits, rows = logits.astype(np.float64), np.arange(len(logits))
+    if name == "kl_divergence":
+        before, after = _log_softmax(unperturbed.astype(np.float64)), _log_softmax(logits)
+        return np.asarray((np.exp(before) * (before - after)).sum(axis=1))
+    own = unperturbed.argmax(axis=1) if labels is None else labels
+    if name == "cross_entropy":
+        return np.asarray(-_log_softmax(logits)[rows, own])
+    mine = logits[rows, own].copy()
+    logits[rows, own] = -np.inf
+    return np.asarray(mine - logits.max(axis=1))
+
+
+def _log_softmax(logits: npt.NDArray[np.floating]) -> Doubles:
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))

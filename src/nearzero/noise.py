@@ -1,8 +1,9 @@
 """Noise on pre-activations, drawn for each example: controls that no per-unit perturbation can be.
 
 z' = z + p E. Isotropic: the entries of E are independent and normal, with one standard deviation for all live
-units, the root mean square of theirs over examples. Covariance-shaped: the rows of E are normal with the
-covariance of z. Dead units get none. Families of per-unit perturbations are in `nearzero.families`.
+units, the root mean square of theirs over rows. Covariance-shaped: the rows of E are normal with the covariance of z.
+Dead units get none. What an example gets is drawn by (seed, number of the example) alone: the same draws whatever
+batches, halves or backend it comes in. Families of per-unit perturbations are in `nearzero.families`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Noise:
     def of(
         cls, shape: NoiseShape, z: npt.NDArray[np.floating], live: npt.NDArray[np.bool_], seed: int = 0
     ) -> Noise:
-        """The noise of a layer with pre-activations z, (N, U).
+        """Return the noise of a layer with pre-activations z, (R, U).
 
         Raises:
             InputError: an unknown shape.
@@ -57,8 +58,22 @@ class Noise:
         root[np.ix_(live, live)] = own
         return cls(root, seed)
 
-    def draw(self, examples: int, part: int = 0) -> npt.NDArray[np.float32]:
-        """E, (N, U) float32; `part` tells one set of examples from another."""
-        generator = np.random.default_rng([self.seed, part])
-        normal = generator.standard_normal((examples, len(self.root)), dtype=np.float32)
+    def draw(self, examples: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+        """Return E for rows that belong to these examples, (R, U) float32.
+
+        Args:
+            examples: (R,), the number of each row's example in the data. The rows of an example follow each other;
+                they are drawn one after the other from its own generator.
+        """
+        normal = np.empty((len(examples), len(self.root)), np.float32)
+        firsts = np.flatnonzero(np.diff(examples, prepend=-1))
+        ends = np.append(firsts[1:], len(examples))
+        key = np.random.SeedSequence([self.seed, *b"noise"]).generate_state(2, np.uint64)
+        bits = np.random.Philox(key=key)
+        generator, state = np.random.Generator(bits), bits.state
+        for number, first, end in zip(examples[firsts].tolist(), firsts, ends, strict=True):
+            # a counter of its own for each example: a generator made anew would take ten times as long
+            state["state"]["counter"][:] = (0, number, 0, 0)
+            bits.state = state
+            generator.standard_normal(out=normal[first:end], dtype=np.float32)
         return np.asarray(normal @ self.root.astype(np.float32))

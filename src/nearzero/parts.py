@@ -1,13 +1,14 @@
 """Near zero against far out: what the values near a unit's boundary are worth, and those far from it.
 
-The paper's claim is about where on z the features lie: near zero. Here that is asked directly. For each live
-unit by itself, its part is the f N examples with the smallest |z| ("near") or the largest ("far"). Within the
-part the activations are replaced, a' = (1 - t) a + t r, and all else stays. What is replaced differs in number
-and in size, so there are two comparisons: at equal numbers of examples, and at equal displacement.
+The paper's claim is about where on z the features lie: near zero. Here that is asked directly. For each live unit by
+itself, its part is the f R rows with the smallest |z| ("near") or the largest ("far"); a row is an example, or a token
+or pixel of one. Within the part the activations are replaced, a' = (1 - t) a + t r, and all else stays. What is
+replaced differs in number and in size, so there are two comparisons: at equal numbers of rows, and at equal
+displacement.
 
 Displacement is linear in t: a' - a = t (r - a) within the part and 0 outside, and r doesn't depend on t. So
 d(t) = sqrt(sum ||a' - a||^2 / sum ||a||^2) = t d(1), and a displacement d is had at t = d / d(1), without a search,
-if that is at most 1. The logits are linear in t as well: W2 a' + b2 = (W2 a + b2) + t W2 (r - a).
+if that is at most 1. The logits of a two-layer network are linear in t as well: (W2 a + b2) + t W2 (r - a).
 
 Perturbations of whole units are in `nearzero.families`; levels matched to a size, in `nearzero.matched`.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +27,10 @@ import xarray as xr
 from nearzero.arrays import as_numbers
 from nearzero.displacement import TARGETS
 from nearzero.errors import InputError
-from nearzero.hidden import HiddenLayer
-from nearzero.memory import memory_limit
-from nearzero.networks import TwoLayer, as_network
-from nearzero.pixels import Pixels
-from nearzero.sweep import as_labels
+from nearzero.evaluators.base import LayerEvaluator
+from nearzero.evaluators.select import ModelOptions, open_evaluator
+from nearzero.networks import TwoLayer
+from nearzero.perturbation import Addition, Perturbation
 from nearzero.threads import parallel
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ CHUNK = 4096  # examples whose logits are in cache together
 
 def near_and_far(
     network: TwoLayer | nn.Module,
-    x: Pixels | npt.ArrayLike,
+    x: Any,
     y: npt.ArrayLike | None = None,
     *,
     fractions: Sequence[float] = FRACTIONS,
@@ -61,28 +61,33 @@ def near_and_far(
     seed: int = 0,
     threads: int | None = None,
     memory: int | str | None = None,
+    **options: Unpack[ModelOptions],
 ) -> xr.Dataset:
-    """Replace what a network's units say near their boundaries, or far from them, and see what it predicts.
+    """Replace what a layer's units say near their boundaries, or far from them, and see what the model predicts.
 
-    z and a are float32, as in a sweep; logits are summed by NumPy, in an order of its own, so that examples whose
-    two greatest logits nearly tie may be predicted otherwise than in a sweep.
+    z and a are float32, as in a sweep. Logits of a two-layer network are summed by NumPy, in an order of its own, so
+    that examples whose two greatest logits nearly tie may be predicted otherwise than in a sweep.
 
     Args:
-        network: a `TwoLayer`, or a PyTorch module Linear, activation, Linear.
-        x: the examples, (N, D).
-        y: the labels, (N,); without them there is agreement and no accuracy.
-        fractions: f, the shares of the examples that a part holds: f N, rounded, at least one, of each unit. Of
-            equal |z| the first in the data are the nearer. Above 0.5 the two parts overlap.
+        network: a `TwoLayer`, or any `torch.nn.Module`.
+        x: inputs (N, D), or whatever `nz.probe` takes as data.
+        y: the labels of inputs that come as an array, (N,); without labels there is agreement and no accuracy.
+        fractions: f, the shares of the rows that a part holds: f R, rounded, at least one, of each unit. A row is an
+            example, or a token or pixel of one. Of equal |z| the first in the data are the nearer. Above 0.5 the two
+            parts overlap.
         targets: the displacements at which the parts are compared.
         replacements: what values are replaced by, unit by unit. "resample": the part's own values, permuted among
-            its examples, so that the unit's values over the part stay the same and only whose they are changes.
+            its rows, so that the unit's values over the part stay the same and only whose they are changes.
             "mean": their mean. "noise": independent normal numbers with their mean and standard deviation (which
             are negative at times, also for ReLU).
         draws: how many times a resample and noise are drawn; results are means over these.
         seed: of what is drawn. Each draw, part, fraction and unit has a generator of its own.
         threads: how many to use; all that this process may use unless given. The results don't depend on it.
-        memory: what it may take besides the inputs, "2 GB" say; `NEARZERO_MEMORY` or 3 GB unless given. At
-            the least it takes 8 N K bytes for the logits of two parts, and 4 N (4 + threads) for a unit.
+        memory: what it may take besides the inputs, "2 GB" say; `NEARZERO_MEMORY` or 3 GB unless given. Of a two-layer
+            network it takes at the least 8 N K bytes for the logits of two parts, and 4 N (4 + threads) for a unit; of
+            other models, 8 R U for the changes of two parts.
+        options: of other models the layer, and what else is to be said, see
+            `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
         A Dataset. At equal numbers, t = 1, on (part, replacement, fraction): `accuracy`, `agreement` (with the
@@ -90,36 +95,38 @@ def near_and_far(
         `matched_accuracy` and `matched_agreement`; NaN where the part doesn't reach the target at t = 1, in any of
         the draws. At `reach` (replacement, fraction), the greatest displacement that both parts reach, one of them
         at t = 1: `reach_t`, `reach_accuracy`, `reach_agreement`. `zeros` (part, fraction) is the share of the
-        part's places (unit, example) where a = 0; `unchanged` (part, replacement, fraction), that of places where
+        part's places (unit, row) where a = 0; `unchanged` (part, replacement, fraction), that of places where
         a' = a at t = 1; `attrs["notes"]` says it in words. Also `dead_units`, `unperturbed_accuracy`.
 
     Raises:
         InputError: shapes that don't fit, fractions, targets, replacements or draws that can't be, or no live unit.
     """
-    network = as_network(network)
     plan = _Plan(
         _numbers(fractions, "fractions", 1.0), _numbers(targets, "targets", np.inf), _names(replacements),
         _whole(draws, "draws", 1), _whole(seed, "seed", 0),
     )  # fmt: skip
-    hidden = HiddenLayer(network, x, threads=threads, memory=memory)
-    labels = None if y is None else as_labels(y, len(hidden), network.classes)
-    live = np.flatnonzero(hidden.ranges.live)
+    with open_evaluator(network, x, y, options, threads=threads, memory=memory) as evaluator:
+        return near_and_far_of(evaluator, plan)
+
+
+def near_and_far_of(evaluator: LayerEvaluator, plan: _Plan) -> xr.Dataset:
+    """Return `near_and_far` for an evaluator that is at hand; see there."""
+    live = np.flatnonzero(evaluator.ranges.live)
     if not live.size:
         raise InputError(
             "no unit is live on these examples (each gives one value for all), so none has parts"
         )
-    work = _Work(hidden, x, live, plan, memory_limit(memory))
-    references: dict[str, npt.NDArray[Any]] = {"agreement": work.unperturbed}
-    if labels is not None:
-        references["accuracy"] = labels
+    evaluator.check(evaluator.conduct(None), ["cap"])  # which acts after the activation too
+    work = _Work(evaluator, live, plan)
     found: dict[_Case, _Row] = {}
     for changes in work.changes():
 
         def measure(case: _Case, changes=changes) -> None:  # type: ignore[no-untyped-def]
-            found[case] = work.measure(changes[case], references)
+            found[case] = work.measure(changes[case])
 
-        parallel(measure, changes, hidden.threads)
-    return _dataset(found, plan, hidden, {name: work.share(each) for name, each in references.items()})
+        # a model's passes go one at a time
+        parallel(measure, changes, evaluator.threads if evaluator.readout is not None else 1)
+    return _dataset(found, plan, evaluator, work.unperturbed)
 
 
 @dataclass(frozen=True)
@@ -164,12 +171,13 @@ class _Change:
     """What a case does to one part.
 
     Attributes:
-        logits: (K, N), W2 (r - a), the change of the logits at t = 1.
-        energy: sum ||r - a||^2 over examples and live units.
-        places, zeros, same: how many places (unit, example) the part has; at how many a = 0, and r = a.
+        moves: where the logits are linear in the activations, their change at t = 1, W2 (r - a), (K, R); else r - a
+            itself, (R, U).
+        energy: sum ||r - a||^2 over rows and live units.
+        places, zeros, same: how many places (unit, row) the part has; at how many a = 0, and r = a.
     """
 
-    logits: Floats
+    moves: Floats
     energy: float = 0.0
     places: int = 0
     zeros: int = 0
@@ -178,31 +186,37 @@ class _Change:
 
 @dataclass(frozen=True, eq=False)
 class _Units:
-    """Some live units on all examples.
+    """Some live units on all rows.
 
     Attributes:
-        units: (U,) their numbers.
-        order: (U, N), the examples of each unit by |z|, ascending, of equals the first before the others.
-        a: (U, N), the activations, in that order.
-        w2: (K, U).
+        units: (V,) their numbers.
+        order: (V, R), the rows of each unit by |z|, ascending, of equals the first before the others.
+        a: (V, R), the activations, in that order.
+        w2: (K, V), where the logits are linear in the activations; else None.
     """
 
     units: npt.NDArray[np.intp]
     order: npt.NDArray[np.int32]
     a: Floats
-    w2: Floats
+    w2: Floats | None
 
     @classmethod
-    def of(cls, hidden: HiddenLayer, z: Floats, units: npt.NDArray[np.intp]) -> _Units:
-        """From their pre-activations, (U, N)."""
-        order, a = np.empty(z.shape, np.int32), np.empty_like(z)
+    def of(cls, evaluator: LayerEvaluator, units: npt.NDArray[np.intp], *, whole: bool) -> _Units:
+        """Sort some live units; `whole` says that these are all of them."""
+        both = (evaluator.preactivations, evaluator.activations)
+        z, a = (
+            np.ascontiguousarray((each()[:, units] if whole else each(units)).T, dtype=np.float32)
+            for each in both
+        )
+        order = np.empty(z.shape, np.int32)
 
         def sort(row: int) -> None:
             order[row] = _by_distance(z[row])
-            a[row] = hidden.network.act(z[row, order[row]])
+            a[row] = a[row, order[row]]
 
-        parallel(sort, range(len(units)), hidden.threads)
-        return cls(units, order, a, np.ascontiguousarray(hidden.network.w2[:, units]))
+        parallel(sort, range(len(units)), evaluator.threads)
+        readout = evaluator.readout
+        return cls(units, order, a, None if readout is None else np.ascontiguousarray(readout[0][:, units]))
 
     def add_to(self, change: _Change, plan: _Plan, case: _Case, part: str) -> None:
         """Add to a change what these units contribute."""
@@ -218,7 +232,10 @@ class _Units:
             change.zeros += int(np.count_nonzero(values == 0))
             change.same += int(np.count_nonzero(move == 0))
         change.places += size * len(self.units)
-        change.logits += self.w2 @ moves
+        if self.w2 is None:
+            change.moves[:, self.units] = moves.T
+        else:
+            change.moves += self.w2 @ moves
 
 
 def _by_distance(z: Floats) -> npt.NDArray[np.int32]:
@@ -244,41 +261,36 @@ def _replaced(replacement: str, values: Floats, generator: np.random.Generator) 
 
 
 class _Work:
-    """One network's live units on all examples, and what is done to them.
+    """One layer's live units on all rows, and what is done to them.
 
     Attributes:
-        base: (K, N), the logits without replacement.
-        unperturbed: (N,), the predictions from these.
-        energy: sum ||a||^2 over examples and live units.
+        unperturbed: by metric, without replacement.
     """
 
-    def __init__(
-        self,
-        hidden: HiddenLayer,
-        x: Pixels | npt.ArrayLike,
-        live: npt.NDArray[np.intp],
-        plan: _Plan,
-        memory: int,
-    ) -> None:
-        self._hidden, self._x, self._live, self._plan, self._memory = hidden, x, live, plan, memory
-        network = hidden.network
-        self.base = np.empty((network.classes, len(hidden)), np.float32)
-        self.energy = 0.0
-        for rows in hidden.blocks():
-            whole = rows == slice(0, len(hidden))
-            z = hidden.z if whole else hidden.part(np.arange(rows.start, rows.stop)).z
-            a = network.act(z)
-            self.base[:, rows] = network.w2 @ a.T + network.b2[:, None]
-            self.energy += float(np.einsum("nu,nu->u", a, a, dtype=np.float64)[live].sum())
-        self.unperturbed = _winners(self.base)
+    def __init__(self, evaluator: LayerEvaluator, live: npt.NDArray[np.intp], plan: _Plan) -> None:
+        self._evaluator, self._live, self._plan = evaluator, live, plan
+        squares, _ = evaluator.changes([Perturbation(scale=0.0, side="post")])
+        self._energy = float(squares[0, live].sum())
+        self._base: Floats | None = None
+        if evaluator.readout is None:
+            self.unperturbed = evaluator.scores([], evaluator.metrics).unperturbed
+            return
+        self._base = np.concatenate(evaluator.gather(lambda block: block.logits)).T.copy()
+        predictions = _winners(self._base)
+        self._references: dict[str, npt.NDArray[Any]] = {"agreement": predictions}
+        if evaluator.labels is not None:
+            self._references["accuracy"] = evaluator.labels
+        self.unperturbed = {
+            name: float(np.mean(predictions == each)) for name, each in self._references.items()
+        }
 
     def changes(self) -> Iterator[dict[_Case, dict[str, _Change]]]:
         """What each case does to each part; as many cases at a time as fit in half of the memory."""
-        cases = self._plan.all_cases()
-        count = max(1, self._memory // 2 // (len(PARTS) * self.base.nbytes))
+        cases, shape = self._plan.all_cases(), self._shape
+        count = max(1, self._evaluator.limit // 2 // (len(PARTS) * 4 * int(np.prod(shape))))
         for first in range(0, len(cases), count):
             group = {
-                case: {part: _Change(np.zeros_like(self.base)) for part in PARTS}
+                case: {part: _Change(np.zeros(shape, np.float32)) for part in PARTS}
                 for case in cases[first : first + count]
             }
             for units in self._units():
@@ -286,29 +298,32 @@ class _Work:
                 def work(job: tuple[_Case, str], group=group, units=units) -> None:  # type: ignore[no-untyped-def]
                     units.add_to(group[job[0]][job[1]], self._plan, *job)
 
-                parallel(work, product(group, PARTS), self._hidden.threads)
+                parallel(work, product(group, PARTS), self._evaluator.threads)
             yield group
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Of the moves of a part."""
+        if self._base is not None:
+            return self._base.shape
+        return len(self._evaluator.row_examples), self._evaluator.units
 
     def _units(self) -> Iterator[_Units]:
         """The live units, as many at a time as fit in the other half."""
-        hidden, network = self._hidden, self._hidden.network
+        evaluator = self._evaluator
         # z in two layouts, a and the order, and in each thread the moves; 4 bytes each
-        count = max(1, self._memory // 2 // (4 * len(hidden) * (4 + hidden.threads)))
-        if count >= network.units:
-            yield _Units.of(hidden, np.ascontiguousarray(hidden.z.T[self._live]), self._live)
+        rows = len(evaluator.row_examples)
+        count = max(1, evaluator.limit // 2 // (4 * rows * (4 + evaluator.threads)))
+        if count >= evaluator.units:
+            yield _Units.of(evaluator, self._live, whole=True)
             return
         for first in range(0, len(self._live), count):
-            units = self._live[first : first + count]
-            some = TwoLayer(
-                network.w1[units], network.b1[units], network.w2[:, units], network.b2, network.activation
-            )
-            z = HiddenLayer(some, self._x, threads=hidden.threads, memory=self._memory).z
-            yield _Units.of(hidden, np.ascontiguousarray(z.T), units)
+            yield _Units.of(evaluator, self._live[first : first + count], whole=False)
 
-    def measure(self, changes: Mapping[str, _Change], references: Mapping[str, npt.NDArray[Any]]) -> _Row:
+    def measure(self, changes: Mapping[str, _Change]) -> _Row:
         """What one case does: by name, (parts,) numbers or (parts, 2 + targets) at t = 1, the reach, the targets."""
         both = [changes[part] for part in PARTS]
-        sizes = np.sqrt(np.array([change.energy for change in both]) / self.energy)
+        sizes = np.sqrt(np.array([change.energy for change in both]) / self._energy)
         reach = sizes.min()
         with np.errstate(divide="ignore", invalid="ignore"):
             wanted = [
@@ -317,27 +332,35 @@ class _Work:
             ]
         t = np.stack([np.ones_like(sizes), *wanted], axis=1)
         t[~(t <= 1)] = np.nan
-        row = {name: np.full(t.shape, np.nan) for name in references} | {"t": t, "displacement": sizes}
-        for place in zip(*np.nonzero(t <= 1), strict=True):
-            predictions = self.predict(both[place[0]], t[place])
-            for name, reference in references.items():
-                row[name][place] = np.mean(predictions == reference)
+        row = {name: np.full(t.shape, np.nan) for name in self.unperturbed} | {"t": t, "displacement": sizes}
+        for part, change in enumerate(both):
+            reached = np.flatnonzero(t[part] <= 1)
+            for name, values in self._scores(change, t[part, reached]).items():
+                row[name][part, reached] = values
         places = np.array([change.places for change in both])
         row["zeros"] = np.array([change.zeros for change in both]) / places
         row["unchanged"] = np.array([change.same for change in both]) / places
         return row | {"reach": np.full_like(sizes, reach)}
 
-    def predict(self, change: _Change, t: float) -> npt.NDArray[np.uint16]:
-        """(N,): the predictions at t."""
-        out = np.empty(self.base.shape[1], np.uint16)
+    def _scores(self, change: _Change, t: Doubles) -> dict[str, Doubles]:
+        """The metrics at some t, (len(t),) each."""
+        if self._base is None:
+            additions = [Addition(change.moves, float(each), "post") for each in t]
+            return self._evaluator.scores(additions, self.unperturbed).means
+        predictions = [self._predict(change.moves, each) for each in t]
+        return {
+            name: np.array([np.mean(each == reference) for each in predictions])
+            for name, reference in self._references.items()
+        }
+
+    def _predict(self, moves: Floats, t: float) -> npt.NDArray[np.uint16]:
+        """(N,): the predictions at t, where the logits are linear in it."""
+        assert self._base is not None
+        out = np.empty(self._base.shape[1], np.uint16)
         for first in range(0, len(out), CHUNK):
             rows = slice(first, first + CHUNK)
-            out[rows] = _winners(self.base[:, rows] + np.float32(t) * change.logits[:, rows])
+            out[rows] = _winners(self._base[:, rows] + np.float32(t) * moves[:, rows])
         return out
-
-    def share(self, reference: npt.NDArray[Any]) -> float:
-        """The share of examples that are predicted without replacement as a reference says."""
-        return float(np.mean(self.unperturbed == reference))
 
 
 def _winners(logits: Floats) -> npt.NDArray[np.uint16]:
@@ -350,7 +373,7 @@ def _winners(logits: Floats) -> npt.NDArray[np.uint16]:
 
 
 def _dataset(
-    found: Mapping[_Case, _Row], plan: _Plan, hidden: HiddenLayer, unperturbed: Mapping[str, float]
+    found: Mapping[_Case, _Row], plan: _Plan, evaluator: LayerEvaluator, unperturbed: Mapping[str, float]
 ) -> xr.Dataset:
     """Means over draws, as labelled arrays."""
 
@@ -373,7 +396,7 @@ def _dataset(
         "reached": (targets, np.isfinite(t[..., 2:])),
         "zeros": (("part", "fraction"), mean("zeros")[:, 0]),  # whatever they're replaced by
         "unchanged": (parts, mean("unchanged")),
-        "dead_units": ((), hidden.ranges.dead_units),
+        "dead_units": ((), evaluator.ranges.dead_units),
     }
     for name in unperturbed:
         values = mean(name)
@@ -386,7 +409,8 @@ def _dataset(
         "target": list(plan.targets),
     }  # fmt: skip
     attributes = {
-        "activation": hidden.network.activation, "examples": len(hidden), "draws": plan.draws, "seed": plan.seed,
+        "activation": evaluator.activation or "none", "examples": len(evaluator.examples), "draws": plan.draws,
+        "seed": plan.seed, "backend": evaluator.backend, "layer": evaluator.layer,
     }  # fmt: skip
     result = xr.Dataset(data, coords, attributes)
     return result.assign_attrs(notes=_notes(result))
@@ -402,7 +426,7 @@ def _notes(result: xr.Dataset) -> list[str]:
             left = ", ".join(f"{replacement} {100 * share:.1f} %" for replacement, share in same)
             notes.append(
                 f"{part} part at {100 * fraction:g} % of the examples: a = 0 at {100 * float(here.zeros):.1f} % of its "
-                f"places (unit, example); of all its places, a' = a after: {left}"
+                f"places (unit, row); of all its places, a' = a after: {left}"
             )
     if not notes:
         return ["a = 0 nowhere in the parts"]

@@ -1,7 +1,8 @@
-"""A perturbation of units, y = min(scale * x + offset, clip), as a value.
+"""Perturbations as values: y = min(scale * x + offset, clip) per unit, and y = x + factor * values per row.
 
-This is the paper's perturbation layer and nothing more: which numbers a family puts into it at which level is
-in `nearzero.families`, what it does to a network in `nearzero.sweep`.
+The first is the paper's perturbation layer. The second has a number for each row, that is for each position of each
+example, and serves noise (`nearzero.noise`) and replaced activations (`nearzero.parts`). Which numbers a family puts
+into a perturbation at which level is in `nearzero.families`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from nearzero.errors import InputError
 
-__all__ = ["Perturbation", "Side"]
+__all__ = ["Addition", "AnyPerturbation", "Perturbation", "Side"]
 
 Side = Literal["pre", "post"]
 Float = TypeVar("Float", bound=np.floating)
@@ -63,6 +64,10 @@ class Perturbation:
         scale, offset, clip = (np.asarray(getattr(self, name)).astype(x.dtype) for name in PARAMETERS)
         return np.asarray(np.minimum(scale * x + offset, clip))
 
+    def apply(self, x: npt.NDArray[Float], rows: slice) -> npt.NDArray[Float]:
+        """Return y for x (r, U), whatever rows these are."""
+        return self(x)
+
     @property
     def is_identity(self) -> bool:
         """Whether it changes nothing, whatever it is applied to."""
@@ -106,6 +111,37 @@ class Perturbation:
             clip=np.minimum(carried, other.clip),
             side=self.side,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Addition:
+    """y = x + factor * values, row by row: what differs between examples, as noise does.
+
+    Attributes:
+        values: (R, U) float32, for each row of the examples that are perturbed, in their order.
+        factor: the number that the values are multiplied by.
+        side: whether x is the pre-activation z ("pre") or the activation act(z) ("post").
+    """
+
+    values: npt.NDArray[np.float32]
+    factor: float = 1.0
+    side: Side = "pre"
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing."""
+        return self.factor == 0
+
+    def apply(self, x: npt.NDArray[Float], rows: slice) -> npt.NDArray[Float]:
+        """Return y for some rows of x, (r, U)."""
+        return np.asarray(x + self.added(rows))
+
+    def added(self, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
+        """Return factor * values of some rows, (r, U) float32."""
+        return np.float32(self.factor) * self.values[rows]
+
+
+AnyPerturbation = Perturbation | Addition
 
 
 def _refusal(name: str, value: npt.NDArray[np.float64]) -> InputError:

@@ -10,8 +10,11 @@ import torch
 
 import nearzero as nz
 from nearzero.displacement import displacement
+from nearzero.halves import halves
 from nearzero.grid import grid as grid_module
+from nearzero.halves import halves
 from nearzero.grid.networks import Networks
+from nearzero.halves import halves
 from nearzero.grid.spec import resolve_grid
 
 STUDY = {
@@ -83,23 +86,21 @@ def test_every_layer_of_a_deep_network_is_measured(
     network = Networks(folder / "networks").read(depth.spec.points[1], "relu", 0, digits)
     assert isinstance(network, torch.nn.Sequential)
     x, y = torch.from_numpy(digits.test.pixels).float(), digits.test.labels
-    half = len(x) // 2
+    there, here = halves(len(x), 0)
     for layer in (1, 2):
         row = depth.responses.sel(network=f"ReLU, 2 layers, layer {layer}", run=0)
         with torch.no_grad():
             z = network[: 2 * layer - 1](x)
             a = z.clamp(min=0)
-            moved = (z[:half].amax(0) - z[:half].amin(0)) * (
-                a[:half].amax(0) > a[:half].amin(0)
-            )  # of live units
+            live = a[there].amax(0) > a[there].amin(0)
+            moved = (z[there].amax(0) - z[there].amin(0)) * live
             for side in ("below", "above"):
                 for target in TARGETS:
                     one = row.sel(family="shift", side=side, target=target)
-                    there = (z + float(one.level) * moved).clamp(min=0)
-                    assert displacement(a[:half].numpy(), there[:half].numpy()) == pytest.approx(
-                        target, rel=1e-3
-                    )
-                    right = network[2 * layer :](there[half:]).argmax(1).numpy() == y[half:]
+                    changed = (z + float(one.level) * moved).clamp(min=0)
+                    d = displacement(a[there].numpy(), changed[there].numpy())
+                    assert d == pytest.approx(target, rel=1e-3)
+                    right = network[2 * layer :](changed[here]).argmax(1).numpy() == y[here]
                     assert float(one.accuracy) == pytest.approx(right.mean(), abs=1e-12)
 
 
@@ -145,7 +146,8 @@ def test_checkpoints_and_runs_that_never_get_there(folder: Path, digits: nz.data
 def test_interrupted_it_goes_on_to_the_same_numbers(
     width: nz.Grid, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nearzero.grid import measure
+    from nearzero.halves import halves
+from nearzero.grid import measure
 
     real, calls = measure.measured, []
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import nearzero as nz
+from nearzero.halves import halves
 
 DESIGN = nz.Design(families=("shift", "gains", "cap"), targets=(0.1, 0.3), draws=2)
 
@@ -39,12 +40,12 @@ def probed(seed: int, images: tuple[torch.Tensor, torch.Tensor], **how: object) 
 
 
 def test_levels_and_responses_are_those_of_the_definition(images: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """By plain forward passes: d on the first half of each batch, accuracy on the second."""
+    """By plain forward passes: d on the reference half, accuracy on the other."""
     x, y = images
     model = small(0)
     found = probed(0, images).matched
-    first = torch.cat([batch[: len(batch) // 2] for batch in x.split(64)])
-    second, labels = (torch.cat([batch[len(batch) // 2 :] for batch in each.split(64)]) for each in (x, y))
+    reference, responding = halves(len(x), DESIGN.seed)
+    first, second, labels = x[reference], x[responding], y[responding]
     cuts = {"1": (model[:1], model[1], model[2:]), "5": (model[:5], model[5], model[6:])}
     with torch.no_grad():
         for name, (before, act, after) in cuts.items():
@@ -80,12 +81,12 @@ def test_later_draws_are_others_on_the_same_halves(images: tuple[torch.Tensor, t
 def test_centred_metrics_are_without_the_mean_logit_shift(
     images: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    """By plain forward passes: the shift from the first half of each batch, taken out of the second."""
+    """By plain forward passes: the shift from the reference half, taken out of the other."""
     x, y = 20 * images[0], images[1]  # so that an untrained model says more than one thing
     model = small(0)
     found = probed(0, (x, y)).matched
-    first = torch.cat([batch[: len(batch) // 2] for batch in x.split(64)])
-    second, labels = (torch.cat([batch[len(batch) // 2 :] for batch in each.split(64)]) for each in (x, y))
+    reference, responding = halves(len(x), DESIGN.seed)
+    first, second, labels = x[reference], x[responding], y[responding]
     before, act, after = model[:5], model[5], model[6:]
     changed = 0
     with torch.no_grad():
@@ -146,5 +147,5 @@ def test_refusals(images: tuple[torch.Tensor, torch.Tensor]) -> None:
             memory="16 MB",
             design=DESIGN,
         )
-    with pytest.raises(nz.InputError, match="one batch that can't be cut in two"):
+    with pytest.raises(nz.InputError, match="two halves need at least two examples; got 1"):
         nz.probe(small(0), (images[0][:1], images[1][:1]), "1", levels=1, design=DESIGN)

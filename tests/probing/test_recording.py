@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nearzero as nz
 from nearzero.probing import work
+from nearzero.probing.batches import Batch
 from nearzero.probing.scores import METRICS, Outputs
 from nearzero.probing.suffix import Recorder
 
@@ -140,13 +141,12 @@ def test_levels_measured_together_and_alone_give_one_result(monkeypatch):
 def test_a_parameter_beyond_float32_is_no_clip():
     like = torch.randn(4, 3)
     layer = nz.layers(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.randn(4, 2))[0]
-    change = work.change_of(
-        nz.Perturbation(scale=2.0, offset=np.array([0.0, 1.0, 0.0]), clip=1e300), like, layer
-    )
+    some = [nz.Perturbation(scale=2.0, offset=np.array([0.0, 1.0, 0.0]), clip=1e300), nz.Perturbation()]
+    change, nothing = work.changes_of(some, like, layer, Batch((like,), {}), 0)
     torch.testing.assert_close(change(like), 2 * like + torch.tensor([0.0, 1.0, 0.0]), rtol=0, atol=0)
     half = change(like.half())
     assert half.dtype == torch.half
     assert torch.equal(half, (2 * like.half().float() + torch.tensor([0.0, 1.0, 0.0])).half())
-    same = work.change_of(nz.Perturbation(), like, layer)(like)
+    same = nothing(like)
     assert torch.equal(same, like)
     assert same.data_ptr() != like.data_ptr()

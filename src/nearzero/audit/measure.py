@@ -7,28 +7,26 @@ measured on the other, both ways around, so that the accuracy is one over all of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from threadpoolctl import threadpool_limits
 
-from nearzero import metrics
-from nearzero.activations import Activation
 from nearzero.displacement import Displacements
+from nearzero.evaluators.base import LayerEvaluator
+from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.families import Conduct, Scale, make_family
-from nearzero.hidden import HiddenLayer
-from nearzero.invariance import scale_audit
-from nearzero.matched import halves
+from nearzero.invariance import scale_audit_of
 from nearzero.networks import TwoLayer
 from nearzero.paper import published
 from nearzero.perturbation import Perturbation
-from nearzero.pixels import Pixels
 from nearzero.ranges import Ranges, UnitRange
-from nearzero.sweep import as_labels
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "MEASURED",
@@ -43,7 +41,7 @@ __all__ = [
 
 Doubles = npt.NDArray[np.float64]
 QUANTILE = 0.001  # and 0.999: ranges without the outermost examples
-ROWS = 2048  # whose activations stay in cache
+METRICS = ("accuracy", "agreement", "cross_entropy", "margin")
 BOOTSTRAPPED = (("offset", 0.01), ("clip", 0.5), ("scale", 0.1))  # the first of these that was swept
 MEASURED = {
     "accuracy": "share of training examples predicted right",
@@ -86,23 +84,27 @@ def bootstrap_row(rows: Sequence[Row]) -> int | None:
     return next((places.index(each) for each in BOOTSTRAPPED if each in places), None)
 
 
-def quantile_ranges(z: npt.NDArray[np.floating], act: Activation, share: float = QUANTILE) -> Ranges:
-    """Unit ranges from the quantiles `share` and 1 - `share` of z, (N, U), and of act(z), in place of the extremes."""
-    sides = (np.quantile(each, [share, 1 - share], axis=0).astype(np.float64) for each in (z, act(z)))
-    pre, post = sides
+def quantile_ranges(
+    z: npt.NDArray[np.floating], activations: npt.NDArray[np.floating], share: float = QUANTILE
+) -> Ranges:
+    """Return unit ranges from the quantiles `share` and 1 - `share` of z and of act(z), (R, U) each."""
+    pre, post = (
+        np.quantile(each, [share, 1 - share], axis=0).astype(np.float64) for each in (z, activations)
+    )
     return Ranges(UnitRange(pre[0], pre[1], "pre"), UnitRange(post[0], post[1], "post"))
 
 
 def measure(
-    network: TwoLayer,
-    train: tuple[Pixels | npt.ArrayLike, npt.ArrayLike],
-    test: tuple[Pixels | npt.ArrayLike, npt.ArrayLike],
+    network: TwoLayer | nn.Module,
+    train: tuple[Any, npt.ArrayLike],
+    test: tuple[Any, npt.ArrayLike],
     *,
     rows: Sequence[Row],
     conduct: Conduct,
     seed: int = 0,
     threads: int | None = None,
     memory: int | str | None = None,
+    **options: Unpack[ModelOptions],
 ) -> xr.Dataset:
     """Measure one network.
 
@@ -113,6 +115,7 @@ def measure(
         conduct: the reading of the protocol that the study followed.
         seed: of which examples are the first half.
         threads, memory: as for `nz.sweep`.
+        options: of other models than a `TwoLayer`, see `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
         A Dataset with
@@ -123,120 +126,137 @@ def measure(
           ones whose quantile range is 0; `width`, the mean over live units of the quantile range over the full one;
         - of scale: `predicted_accuracy` on `scale_level`, what algebra says; `scale_differences`,
           `scale_unexplained`, `scale_near_ties`, the greatest numbers of examples at any level; `flat`, 0 or 1;
-        - `silent_accuracy`, what is right if every logit is NaN; `no_bias_accuracy`, without the output bias;
+        - `silent_accuracy`, what is right if every logit is NaN; `no_bias_accuracy`, without the output bias, NaN where
+          that isn't known;
         - `right`, packed bits, (2, ceil(N / 8)): which examples are predicted right without perturbation, and at
           `bootstrap_row`.
 
     Raises:
         InputError: as `nz.sweep`.
     """
-    hidden = HiddenLayer(network, train[0], threads=threads, memory=memory)
-    labels = as_labels(train[1], len(hidden), network.classes)
-    bench = _Bench(hidden, labels, tuple(rows), conduct, seed)
-    # The products are small, and threads that wait for each other cost more than they bring.
-    with threadpool_limits(limits=1, user_api="blas"):
-        found = bench.unperturbed() | bench.levels() | bench.halved() | bench.ranged() | bench.clipped()
-        found |= bench.logits() | bench.scaled((train[0], labels))
-    held_out = HiddenLayer(network, test[0], threads=threads, memory=memory)
-    test_labels = as_labels(test[1], len(held_out), network.classes)
-    found["test_accuracy"] = metrics.accuracy(held_out.predict(bench.perturbations), test_labels)
-    found["unperturbed_test_accuracy"] = metrics.accuracy(held_out.unperturbed, test_labels)
+    how: dict[str, Any] = {"options": options, "metrics": METRICS, "threads": threads, "memory": memory}
+    with open_evaluator(network, *train, **how) as evaluator:
+        bench = _Bench(evaluator, np.asarray(train[1]), tuple(rows), conduct, seed)
+        found = (
+            bench.levels()
+            | bench.units()
+            | bench.halved()
+            | bench.ranged()
+            | bench.clipped()
+            | bench.scaled()
+        )
+    with open_evaluator(network, *test, **how) as held_out:
+        scores = held_out.scores(bench.perturbations, ["accuracy"])
+    found["test_accuracy"] = scores.means["accuracy"]
+    found["unperturbed_test_accuracy"] = scores.unperturbed["accuracy"]
     return as_dataset(found, rows)
 
 
 class _Bench:
-    """One network on its training set, and the perturbations of all rows."""
+    """One layer on its training set, and the perturbations of all rows."""
 
     def __init__(
         self,
-        hidden: HiddenLayer,
-        labels: npt.NDArray[np.int64],
+        evaluator: LayerEvaluator,
+        labels: npt.NDArray[np.integer],
         rows: tuple[Row, ...],
         conduct: Conduct,
         seed: int,
     ) -> None:
-        self.hidden, self.labels, self.rows, self.conduct, self.seed = hidden, labels, rows, conduct, seed
-        self.ranges = hidden.ranges
+        self.evaluator, self.labels, self.rows, self.conduct, self.seed = (
+            evaluator,
+            labels,
+            rows,
+            conduct,
+            seed,
+        )
+        self.ranges = evaluator.ranges
         self.perturbations = self.at(self.ranges)
 
     def at(self, ranges: Ranges) -> list[Perturbation]:
-        """The perturbations of all rows by these ranges."""
+        """Return the perturbations of all rows by these ranges."""
         return [make_family(row.family, self.conduct).at(row.grid, ranges) for row in self.rows]
 
     def of(self, family: str) -> list[int]:
-        """The numbers of a family's rows."""
+        """Return the numbers of a family's rows."""
         return [number for number, row in enumerate(self.rows) if row.family == family]
 
-    def unperturbed(self) -> dict[str, Any]:
-        """The network as it is, and its units."""
-        hidden, labels, post = self.hidden, self.labels, self.ranges.post
-        with np.errstate(divide="ignore", invalid="ignore"):
-            by_formula = (post.maximum - 0.1 * post.width) / post.maximum
-        without = hidden.with_b2(np.zeros(hidden.network.classes))
-        return {
-            "unperturbed_accuracy": metrics.accuracy(hidden.unperturbed, labels),
-            "no_bias_accuracy": metrics.accuracy(without.unperturbed, labels),
-            "silent_accuracy": float(
-                np.mean(labels == 0)
-            ),  # of logits that are all NaN the first is the greatest
-            "dead_units": self.ranges.dead_units,
-            "nan_units": int(np.isnan(by_formula).sum()),
-            "examples": len(hidden),
-        }
+    def accuracy(self, perturbations: Sequence[Perturbation]) -> Doubles:
+        """Return the accuracy under each perturbation."""
+        return self.evaluator.scores(perturbations, ["accuracy"]).means["accuracy"]
 
     def levels(self) -> dict[str, Any]:
-        """Every row in the study's conduct."""
-        hidden, labels = self.hidden, self.labels
-        predictions = hidden.predict(self.perturbations)
-        number = bootstrap_row(self.rows)
-        kept = hidden.unperturbed if number is None else predictions[number]
+        """Return every row in the study's conduct, and the network as it is."""
+        scores = self.evaluator.scores(self.perturbations, METRICS)
+        number, names = bootstrap_row(self.rows), {"cross_entropy": "loss"}
+        kept = [Perturbation(), Perturbation() if number is None else self.perturbations[number]]
+        right = self.evaluator.scores(kept, ["accuracy"], keep_items=True).values["accuracy"]
         sizes = np.full(len(self.rows), np.nan)
         if self.ranges.live.any():
-            sizes = Displacements(hidden, self.ranges).of(self.perturbations)
-        return {
-            "accuracy": metrics.accuracy(predictions, labels),
-            "agreement": metrics.agreement(predictions, hidden.unperturbed),
+            sizes = Displacements(self.evaluator, self.ranges).of(self.perturbations)
+        found: dict[str, Any] = {names.get(name, name): each for name, each in scores.means.items()}
+        found |= {
+            f"unperturbed_{names.get(name, name)}": each
+            for name, each in scores.unperturbed.items()
+            if name != "agreement"
+        }
+        return found | {
             "displacement": sizes,
-            "right": np.packbits([hidden.unperturbed == labels, kept == labels], axis=1),
+            "examples": scores.items,
+            "right": np.packbits(right.astype(np.bool_), axis=1),
+        }
+
+    def units(self) -> dict[str, Any]:
+        """Return what is special about units and about the output bias."""
+        post, readout = self.ranges.post, self.evaluator.readout
+        with np.errstate(divide="ignore", invalid="ignore"):
+            by_formula = (post.maximum - 0.1 * post.width) / post.maximum
+        without = np.nan
+        if readout is not None:
+            shift = readout[1].astype(np.float64)[None]
+            scores = self.evaluator.scores([Perturbation()], ["accuracy"], logit_shift=shift)
+            without = float(scores.means["centred_accuracy"][0])
+        return {
+            "no_bias_accuracy": without,
+            # of logits that are all NaN the first is the greatest
+            "silent_accuracy": float(np.mean(self.labels == 0)),
+            "dead_units": self.ranges.dead_units,
+            "nan_units": int(np.isnan(by_formula).sum()),
         }
 
     def halved(self) -> dict[str, Any]:
-        """Accuracies for which one half sets and the other responds, both ways around."""
-        hidden, offsets = self.hidden, self.of("offset")
+        """Return accuracies for which one half sets and the other responds, both ways around."""
+        offsets = self.of("offset")
+        some = [self.perturbations[number] for number in offsets]
         centred, other = np.full(len(self.rows), np.nan), np.zeros(len(self.rows))
         centred[offsets] = 0.0
-        w2 = hidden.network.w2.astype(np.float64)
-        first, second = halves(len(hidden), self.seed)
-        for reference, responding in ((first, second), (second, first)):
-            setting, here = hidden.part(reference), hidden.part(responding)
-            labels = self.labels[responding]
-            # first, so that the copies with other biases have z and the ranges too
-            other += metrics.matches(here.predict(self.at(setting.ranges)), labels)
-            _, sums = setting.changes([self.perturbations[number] for number in offsets])
-            for number, shift in zip(offsets, (sums / len(setting)) @ w2.T, strict=True):
-                moved = here.with_b2(hidden.network.b2 - shift)
-                predicted = moved.predict([self.perturbations[number]])[0]
-                centred[number] += np.count_nonzero(predicted == labels)
-        return {"centred_accuracy": centred / len(hidden), "other_half_accuracy": other / len(hidden)}
+        first, second = self.evaluator.split(self.seed)
+        items = 0
+        for setting, here in ((first, second), (second, first)):
+            scores = here.scores(self.at(setting.ranges), ["accuracy"])
+            other += scores.means["accuracy"] * scores.items
+            items += scores.items
+            if some:
+                shift = setting.mean_logit_change(some)
+                moved = here.scores(some, ["accuracy"], logit_shift=shift)
+                centred[offsets] += moved.means["centred_accuracy"] * moved.items
+        return {"centred_accuracy": centred / items, "other_half_accuracy": other / items}
 
     def ranged(self) -> dict[str, Any]:
-        """What becomes of it without the outermost examples of each unit."""
-        hidden, live = self.hidden, self.ranges.live
-        without = quantile_ranges(hidden.z, hidden.network.act)
+        """Return what becomes of it without the outermost rows of each unit."""
+        live = self.ranges.live
+        without = quantile_ranges(self.evaluator.preactivations(), self.evaluator.activations())
         full, part = (each.on(self.conduct.range).width[live] for each in (self.ranges, without))
-        predictions = hidden.predict(self.at(without))
         return {
-            "quantile_accuracy": metrics.accuracy(predictions, self.labels),
+            "quantile_accuracy": self.accuracy(self.at(without)),
             "rare_units": int((live & ~without.live).sum()),
             "width": float(np.mean(part / full)) if live.any() else np.nan,
         }
 
     def clipped(self) -> dict[str, Any]:
-        """The clip before the activation and after it, by the range after it."""
-        found = {
-            name: np.full(len(self.rows), np.nan)
-            for name in ("clip_pre_accuracy", "clip_post_accuracy", "untouched")
-        }
+        """Return the clip before the activation and after it, by the range after it."""
+        names = ("clip_pre_accuracy", "clip_post_accuracy", "untouched")
+        found = {name: np.full(len(self.rows), np.nan) for name in names}
         numbers = self.of("clip")
         if not numbers:
             return found
@@ -246,52 +266,21 @@ class _Bench:
             [family.at(self.rows[number].grid, self.ranges) for number in numbers] for family in (pre, post)
         )
         for name, some in (("clip_pre_accuracy", before), ("clip_post_accuracy", after)):
-            found[name][numbers] = metrics.accuracy(self.hidden.predict(some), self.labels)
-        counts = np.zeros((2, len(numbers)))
-        for z, a, _ in self.parts():
-            for place, each in enumerate(before):
-                above = a > each.clip
-                counts[:, place] += above.sum(), (above & (z <= each.clip)).sum()
-        with np.errstate(invalid="ignore"):
-            found["untouched"][numbers] = counts[1] / counts[0]
+            found[name][numbers] = self.accuracy(some)
+        z, a = self.evaluator.preactivations(), self.evaluator.activations()
+        for number, each in zip(numbers, before, strict=True):
+            above = a > each.clip
+            with np.errstate(invalid="ignore"):
+                found["untouched"][number] = np.divide((above & (z <= each.clip)).sum(), above.sum())
         return found
 
-    def logits(self) -> dict[str, Any]:
-        """Loss and margin, which see what accuracy doesn't."""
-        network = self.hidden.network
-        perturbations = [Perturbation(), *self.perturbations]
-        loss, margin = np.zeros(len(perturbations)), np.zeros(len(perturbations))
-        for z, a, labels in self.parts():
-            own = np.arange(len(labels)), labels
-            for number, each in enumerate(perturbations):
-                changed = each(a) if each.side == "post" else network.act(each(z))
-                logits = (changed @ network.w2.T + network.b2).astype(np.float64)
-                logits -= logits[own][:, None]
-                greatest = logits.max(axis=1)
-                loss[number] += (greatest + np.log(np.exp(logits - greatest[:, None]).sum(axis=1))).sum()
-                logits[own] = -np.inf
-                margin[number] -= logits.max(axis=1).sum()
-        loss, margin = loss / len(self.labels), margin / len(self.labels)
-        return {
-            "loss": loss[1:],
-            "margin": margin[1:],
-            "unperturbed_loss": loss[0],
-            "unperturbed_margin": margin[0],
-        }
-
-    def parts(self) -> Iterator[tuple[Any, Any, Any]]:
-        """z, act(z) and labels of some examples after others."""
-        for first in range(0, len(self.hidden), ROWS):
-            z = self.hidden.z[first : first + ROWS]
-            yield z, self.hidden.network.act(z), self.labels[first : first + ROWS]
-
-    def scaled(self, train: tuple[Any, npt.NDArray[np.int64]]) -> dict[str, Any]:
-        """What algebra says of the scale sweep, example by example."""
+    def scaled(self) -> dict[str, Any]:
+        """Return what algebra says of the scale sweep, example by example."""
         names = ("scale_differences", "scale_unexplained", "scale_near_ties", "flat")
         levels = Scale().levels
         if not self.of("scale"):
             return dict.fromkeys(names, np.nan) | {"predicted_accuracy": np.full(len(levels), np.nan)}
-        found = scale_audit(self.hidden.network, *train, levels=levels, threads=self.hidden.threads)
+        found = scale_audit_of(self.evaluator, levels)
         counts = (found.greatest_difference, found.unexplained, int(found.curves.near_ties.max()), found.flat)
         return dict(zip(names, counts, strict=True)) | {
             "predicted_accuracy": found.curves.predicted_accuracy.values

@@ -64,7 +64,7 @@ def layers(
     """List what can be probed in a model: name, kind, shape, activation, units."""
     from rich.table import Table
 
-    from nearzero.probing import layers as find
+    from nearzero.analysis import layers as find
 
     table = Table("layer", "kind", "type", "shape", "units", "on", "activation", box=None, pad_edge=False)
     for each in find(*_model_and_data(model, weights, data, pixels, split, data_dir)):
@@ -111,7 +111,7 @@ def probe(
     """Perturb layers of a model, one at a time, at every level, and see what it predicts."""
     from rich.table import Table
 
-    from nearzero.probing import probe as run
+    from nearzero.analysis import probe as run
 
     console = console_for(quiet)
     with _folder(out), _counting(console, "probing") as count:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
 from nearzero.arrays import as_numbers
 from nearzero.critical.levels import CriticalLevels
 from nearzero.critical.pieces import by_pieces, is_piecewise_linear
 from nearzero.critical.search import by_search, grid_of
 from nearzero.errors import InputError
-from nearzero.families import BY_FORMULA, Conduct, make_family
-from nearzero.hidden import HiddenLayer
-from nearzero.networks import TwoLayer, as_network
-from nearzero.pixels import Pixels
+from nearzero.evaluators.select import ModelOptions, open_evaluator
+from nearzero.evaluators.two_layer import TwoLayerEvaluator
+from nearzero.families import Conduct, make_family
+from nearzero.networks import TwoLayer
 from nearzero.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ DECLARED = {
 
 def critical_levels(
     network: TwoLayer | nn.Module,
-    x: Pixels | npt.ArrayLike,
+    x: Any,
     *,
     family: str = "offset",
     ranges: Ranges | None = None,
@@ -50,50 +49,53 @@ def critical_levels(
     grid: int = 501,
     threads: int | None = None,
     memory: int | str | None = None,
+    **options: Unpack[ModelOptions],
 ) -> CriticalLevels:
-    """Every interval of levels on which an example's prediction stays the same.
+    """Find every interval of levels on which an item's prediction stays the same.
 
-    The prediction at level p is argmax over k of (W2 a'(p) + b2)_k, the first of equals, a'(p) being the activations
-    perturbed at p, all in float64. For ReLU, Abs and leaky ReLU and all families but gains the logits are piecewise
+    The prediction at level p is the argmax of the logits with the layer perturbed at p, the first of equals. In a
+    two-layer network with ReLU, Abs or leaky ReLU and for all families but gains the logits W2 a'(p) + b2 are piecewise
     linear in p, and the intervals are exact up to the rounding of float64. For scale this is the closed form
-    argmax(W2 a + b2 / p). Elsewhere they're searched for on a grid; the result's `assumption` says what that may miss.
+    argmax(W2 a + b2 / p). Elsewhere they're searched for on a grid, in float64 for a two-layer network and in its own
+    precision for any other model; the result's `assumption` says what that may miss.
 
     Args:
-        network: a `TwoLayer`, or a PyTorch module Linear, activation, Linear.
-        x: the examples, (N, D).
+        network: a `TwoLayer`, or any `torch.nn.Module`.
+        x: inputs (N, D), or whatever `nz.probe` takes as data.
         family: "offset", "scale", "clip", or a control (see `nearzero.families`).
         ranges: the unit ranges the levels refer to; taken over x unless given.
-        conduct: which reading of the protocol; `Conduct.default` of the activation unless given.
+        conduct: which reading of the protocol; the default one of the activation unless given.
         seed: of what is drawn, for families that draw.
         low, high: the levels looked at; the family's declared range unless given: scale 0.01 to 10, clip and cap 0
             to 1, offset, shift and permuted shift -2 to 1, other controls 0 to 1.
         grid: how many levels are searched where the intervals aren't exact, besides the family's own.
         threads: how many to use; all unless given. The results don't depend on it.
         memory: what it may take besides the inputs and what it returns, as `nz.sweep`.
+        options: of other models the layer, and what else is to be said, see
+            `nearzero.evaluators.select.ModelOptions`.
 
     Raises:
-        InputError: as `nz.sweep`; low and high that aren't finite and in order, or for scale not positive; or a grid of
-            fewer than two levels.
+        InputError: as `nz.sweep`; low and high that aren't finite and in order, or for scale not positive; a grid of
+            fewer than two levels; or examples that can't be told apart.
     """
-    network = as_network(network)
     if conduct is not None and not isinstance(conduct, Conduct):
         raise InputError(f"conduct must be an nz.Conduct; got {type(conduct).__name__}")
-    conduct = conduct or Conduct.default([network.activation])
-    made = make_family(family, conduct, seed)
-    if family in BY_FORMULA:
-        conduct.check([network.activation])
+    make_family(family, Conduct())  # refuses unknown names
     begin, end = _bounds(family, low, high)
     if not isinstance(grid, int) or grid < 2:
         raise InputError(f"grid must be a whole number, at least 2; got {grid!r}")
-    hidden = HiddenLayer(network, x, threads=threads, memory=memory)
-    ranges = ranges or hidden.ranges
-    searched = 0
-    if is_piecewise_linear(made, network.act):
-        found = by_pieces(hidden, made, ranges, begin, end)
-    else:
-        levels = grid_of(made, begin, end, grid)
-        searched = len(levels)
-        found = by_search(hidden, made, ranges, levels)
+    with open_evaluator(network, x, None, options, threads=threads, memory=memory) as evaluator:
+        conduct = evaluator.conduct(conduct)
+        evaluator.check(conduct, [family])
+        made = make_family(family, conduct, seed)
+        ranges, searched = ranges or evaluator.ranges, 0
+        known = evaluator if isinstance(evaluator, TwoLayerEvaluator) else None
+        if known is not None and is_piecewise_linear(made, known.hidden.network.act):
+            found = by_pieces(known, made, ranges, begin, end)
+        else:
+            levels = grid_of(made, begin, end, grid)
+            searched = len(levels)
+            found = by_search(evaluator, made, ranges, levels)
     return CriticalLevels(
         family=family, low=begin, high=end, identity=made.identity, grid=searched, conduct=conduct, seed=seed,
         first=np.concatenate([[0], np.cumsum(found.counts)]), starts=found.starts, classes=found.classes,

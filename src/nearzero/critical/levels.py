@@ -23,7 +23,7 @@ from nearzero.families import Conduct, make_family
 __all__ = ["CriticalLevels"]
 
 Doubles = npt.NDArray[np.float64]
-Classes = npt.NDArray[np.uint16]
+Classes = npt.NDArray[np.unsignedinteger[Any]]
 Places = npt.NDArray[np.int64]
 
 SIDES = ("below", "above")

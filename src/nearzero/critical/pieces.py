@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.activations import Activation
-from nearzero.critical.blocks import Doubles, Found, Intervals, find_in_blocks, merged
+from nearzero.critical.blocks import Doubles, Found, joined, merged
+from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.families import Cap, Clip, Family, Gains
-from nearzero.hidden import HiddenLayer
 from nearzero.kernels.critical import walk
 from nearzero.ranges import Ranges
 
@@ -32,24 +32,25 @@ def is_piecewise_linear(family: Family, act: Activation) -> bool:
     return act.name in SLOPES and not isinstance(family, Gains)
 
 
-def by_pieces(hidden: HiddenLayer, family: Family, ranges: Ranges, low: float, high: float) -> Found:
-    """The intervals of all examples from `low` to `high`."""
-    act = hidden.network.act
-    w2 = np.ascontiguousarray(hidden.network.w2.T.astype(np.float64))
-    b2 = hidden.network.b2.astype(np.float64)
+def by_pieces(evaluator: TwoLayerEvaluator, family: Family, ranges: Ranges, low: float, high: float) -> Found:
+    """Return the intervals of all examples from `low` to `high`."""
+    network = evaluator.hidden.network
+    w2 = np.ascontiguousarray(network.w2.T.astype(np.float64))
+    b2 = network.b2.astype(np.float64)
 
-    def find(z: Doubles, _: slice) -> Intervals:
-        pieces = _pieces(z, act, family, ranges)
+    def find(z: Doubles, _: slice) -> Found:
+        pieces = _pieces(z, network.act, family, ranges)
+        unperturbed = evaluator.exact_logits(network.act(z)).argmax(axis=1).astype(np.uint16)
         counts = np.empty(len(z), np.int64)
         room = ROOM * len(z)
         while True:
             levels, classes = np.empty(room), np.empty(room, np.uint16)
             total = walk(*pieces, w2, b2, low, high, counts, levels, classes)
             if total <= room:
-                return merged(counts, levels[:total], classes[:total])
+                return Found(*merged(counts, levels[:total], classes[:total]), unperturbed)
             room = total
 
-    return find_in_blocks(hidden, find, slice(0, len(hidden)))
+    return joined(evaluator.gather_exact(find))
 
 
 def _pieces(z: Doubles, act: Activation, family: Family, ranges: Ranges) -> Pieces:

@@ -21,7 +21,7 @@ from nearzero.files import atomic
 __all__ = ["read", "write"]
 
 FORMAT = "nearzero critical levels 1"
-Classes = npt.NDArray[np.uint16]
+Classes = npt.NDArray[np.unsignedinteger[Any]]
 
 
 def write(
@@ -85,5 +85,6 @@ def _packed(classes: Classes, bits: int) -> npt.NDArray[np.uint8]:
 
 
 def _unpacked(packed: npt.NDArray[np.uint8], bits: int, count: int) -> Classes:
-    values = np.unpackbits(packed, count=bits * count).reshape(count, bits).astype(np.uint16)
-    return np.asarray((values << np.arange(bits, dtype=np.uint16)).sum(axis=1), dtype=np.uint16)
+    kind: Any = np.uint16 if bits <= 16 else np.uint32
+    values = np.unpackbits(packed, count=bits * count).reshape(count, bits).astype(kind)
+    return np.asarray((values << np.arange(bits, dtype=kind)).sum(axis=1), dtype=kind)

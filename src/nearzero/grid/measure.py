@@ -8,11 +8,11 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from nearzero.analysis import probe
 from nearzero.errors import InputError
 from nearzero.grid.spec import GridSpec, Point
 from nearzero.matched import Design, matched
 from nearzero.networks import TwoLayer
-from nearzero.probing import probe
 from nearzero.threads import one_torch_thread
 from nearzero.training.engine import Examples
 from nearzero.verdict import gathered

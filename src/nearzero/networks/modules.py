@@ -87,14 +87,14 @@ def _name_of(module: nn.Module) -> str:
 
 
 def from_module(module: nn.Module) -> TwoLayer:
-    """Read a network of the shape Linear, activation, Linear; flatten, identity and dropout are passed over.
+    """Read a network of the shape Linear, activation, Linear; flatten and dropout are passed over.
 
     The module is run once on a few inputs, to see that it computes what its layers say.
 
     Raises:
         InputError: the module has another shape, or computes something else, and what was seen instead.
     """
-    passive = (nn.Flatten, nn.Identity, nn.Dropout)
+    passive = (nn.Flatten, nn.Dropout)
     leaves = [each for each in module.modules() if not any(True for _ in each.children())]
     parts = [each for each in leaves if not isinstance(each, passive)]
     shape = [type(each).__name__ for each in parts]

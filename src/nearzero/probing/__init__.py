@@ -1,11 +1,8 @@
-"""Any layer of any PyTorch model: what can be probed in it, and how it responds.
+"""A user's model and data: layers found, hooked and cut, states restored, batches read.
 
-`layers` lists a model's layers, `probe` perturbs them, `ProbeResult` is what comes out; `loading` finds models,
-weights and data by name.
+`nearzero.probing.loading` finds models, weights and data by name.
 """
 
 from nearzero.probing.layer import Layer
-from nearzero.probing.probe import layers, probe
-from nearzero.probing.result import ProbeResult
 
-__all__ = ["Layer", "ProbeResult", "layers", "probe"]
+__all__ = ["Layer"]

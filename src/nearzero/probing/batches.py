@@ -79,6 +79,10 @@ class Batch:
         """Some of its examples."""
         return self._each(lambda tensor: tensor[part])
 
+    def take(self, places: Tensor) -> Batch:
+        """Return the examples at some places (m,), each as often as it is named; only if `divisible`."""
+        return self._each(lambda tensor: tensor[places.to(tensor.device)])
+
     def blocks(self, rows: int) -> Iterator[Batch]:
         """The batch in blocks of at most so many examples, if it can be taken apart."""
         if rows >= len(self) or not self.divisible:

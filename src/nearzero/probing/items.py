@@ -71,6 +71,14 @@ class Items:
         rows = last.reshape(-1, last.shape[-1]) if self.chosen is None else last[self.chosen]
         return F.pad(rows, (1, 0)) if rows.shape[1] == 1 else rows
 
+    def at(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Return the logits (B, K) of one token of each example of a batch; tokens (B,) as `place` numbers them."""
+        last = _classes_last(logits, self.batch.target)
+        if self.causal:
+            last = last[:, :-1]
+        rows = last.reshape(len(tokens), -1, last.shape[-1])[torch.arange(len(tokens)), tokens]
+        return F.pad(rows, (1, 0)) if rows.shape[1] == 1 else rows
+
     def check_classes(self, classes: int) -> None:
         """Refuse targets that are no classes.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,12 @@ import numpy.typing as npt
 from nearzero.activations import ACTIVATIONS
 from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
-from nearzero.families import BY_FORMULA, Conduct, make_family
-from nearzero.perturbation import Perturbation, Side
+from nearzero.families import BY_FORMULA, FAMILIES, Conduct, make_family
+from nearzero.perturbation import AnyPerturbation, Side
 from nearzero.probing.layer import Layer
 from nearzero.ranges import Ranges
 
-__all__ = ["Levels", "Plan", "check_levels", "check_place", "conduct_of", "make_plan"]
+__all__ = ["Levels", "Plan", "check_families", "check_levels", "conduct_of", "make_plan"]
 
 Levels = Mapping[str, npt.ArrayLike] | npt.ArrayLike | int | None
 Grid = npt.NDArray[np.float64]
@@ -36,7 +36,7 @@ class Plan:
     ranges: Ranges
     conduct: Conduct
     grids: Mapping[str, Grid]
-    perturbations: Sequence[Perturbation]
+    perturbations: Sequence[AnyPerturbation]
 
     def by_side(self) -> Iterator[tuple[Side, list[int]]]:
         """For each side that is perturbed, the numbers of its perturbations."""
@@ -56,15 +56,13 @@ def make_plan(
         InputError: an unknown family, levels that it hasn't, or a conduct that the layer doesn't allow.
     """
     own = conduct_of(layer, conduct)
+    check_families(layer, own, families)
     try:
-        if not BY_FORMULA.isdisjoint(families):
-            _check_offset(own, layer)
         made = [make_family(name, own) for name in families]
         grids = {each.name: _grid(each.name, each.levels, levels) for each in made}
         perturbations = [each.at(level, ranges) for each in made for level in grids[each.name]]
     except InputError as error:
         raise InputError(f"layer {layer.name!r}: {error}") from error
-    check_place(layer, perturbations)
     return Plan(layer, ranges, own, grids, perturbations)
 
 
@@ -74,13 +72,20 @@ def conduct_of(layer: Layer, conduct: Conduct | None) -> Conduct:
     return conduct or (Conduct() if published else Conduct(offset="shift", range="pre"))
 
 
-def check_place(layer: Layer, perturbations: Sequence[Perturbation]) -> None:
-    """Refuse perturbations after an activation of which it isn't known where in the model it is.
+def check_families(layer: Layer, conduct: Conduct, families: Iterable[str]) -> None:
+    """Refuse families that have no meaning at a layer.
 
     Raises:
-        InputError: a layer with one, and what to do.
+        InputError: an offset as run where the activation isn't ReLU or Abs, or a perturbation after an activation of
+            which it isn't known where in the model it is; and what to do.
     """
-    if any(each.side == "post" for each in perturbations) and layer.act is not None and not _is_placed(layer):
+    made = [make_family(name, conduct) for name in families if name in FAMILIES]
+    if any(each.name in BY_FORMULA for each in made):
+        try:
+            _check_offset(conduct, layer)
+        except InputError as error:
+            raise InputError(f"layer {layer.name!r}: {error}") from error
+    if any(each.acts_on == "post" for each in made) and layer.act is not None and not _is_placed(layer):
         raise InputError(
             f"layer {layer.name!r}: clip=post and cap act after the activation, and where in the model that is isn't "
             "known; name the activation's own layer, or use clip=pre"

@@ -23,7 +23,7 @@ from nearzero.probing.source import Room
 from nearzero.probing.taps import Tap, tapped
 from nearzero.ranges import Ranges, UnitRange
 
-__all__ = ["by_unit", "layer_ranges"]
+__all__ = ["by_unit", "counted_rows", "layer_ranges", "row_owners"]
 
 BINS = 256
 ROUNDS = 3
@@ -42,7 +42,7 @@ class _Observer(Protocol):
 
 
 def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
-    """(..., U): the values of a layer, units last, without what the masks of a batch leave out.
+    """Return the values of a layer, units last, without what the masks of a batch leave out, (..., U).
 
     A value that is of a whole example (a pooled one, say) counts if any of its tokens does. Targets that are
     ignored (-100) leave out what they fit.
@@ -51,9 +51,16 @@ def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
         InputError: a mask over tokens, and values that have neither these nor one row an example.
     """
     rows = values.movedim(layer.axis_of(values), -1)
+    chosen = counted_rows(values, layer, batch)
+    return rows if chosen is None else rows[chosen]
+
+
+def counted_rows(values: Tensor, layer: Layer, batch: Batch) -> Tensor | None:
+    """Return which rows of a layer's values count, of their shape without the units; None if all do."""
+    lead = values.movedim(layer.axis_of(values), -1).shape[:-1]
     chosen: Tensor | None = None
     for mask, strict in batch.counted(layer.reads, "decoder" in layer.path):
-        fitted = _fitted(mask, rows.shape[:-1])
+        fitted = _fitted(mask, lead)
         if fitted is None and strict:
             raise InputError(
                 f"the mask {tuple(mask.shape)} doesn't fit layer {layer.name!r}, whose values are "
@@ -61,7 +68,26 @@ def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
             )
         if fitted is not None:
             chosen = fitted if chosen is None else chosen & fitted
-    return rows if chosen is None else rows[chosen]
+    return chosen
+
+
+def row_owners(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
+    """Return the place in the batch of each row's example, of the values' shape without the units.
+
+    Where the values have the tokens of all examples one after the other as first dimension, each example has as many.
+
+    Raises:
+        InputError: rows that can't be shared out among the examples.
+    """
+    lead = values.movedim(layer.axis_of(values), -1).shape[:-1]
+    each, rest = divmod(lead[0], len(batch))
+    if rest or not each:
+        raise InputError(
+            f"layer {layer.name!r} has values {tuple(values.shape)} for {len(batch)} examples, so it isn't known which "
+            "are whose; leave the layer out"
+        )
+    owners = torch.arange(len(batch), device=values.device).repeat_interleave(each)
+    return owners.view(-1, *[1] * (len(lead) - 1)).expand(lead)
 
 
 def _fitted(mask: Tensor, lead: torch.Size) -> Tensor | None:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.families import FAMILIES, PAPER_FAMILIES, Conduct, make_family
-from nearzero.matched import Design
 from nearzero.memory import memory_limit
 from nearzero.networks.modules import activation_module
 from nearzero.probing.batches import Prepare
@@ -53,7 +52,6 @@ class Request:
     memory: int | str | None = None
     method: Method = "auto"
     keep_items: bool = False
-    design: Design | None = None
 
     def __post_init__(self) -> None:
         self.wanted = _layer_names(self.layers)
@@ -65,8 +63,6 @@ class Request:
         self._check_quantiles()
         if self.method not in get_args(Method):
             raise InputError(f"method must be auto, suffix or full; got {self.method!r}")
-        if self.design is not None and not isinstance(self.design, Design):
-            raise InputError(f"design must be an nz.Design; got {type(self.design).__name__}")
         if self.conduct is not None and not isinstance(self.conduct, Conduct):
             raise InputError(f"conduct must be an nz.Conduct; got {type(self.conduct).__name__}")
         if self.unit_axis is not None and not _is_whole(self.unit_axis):

@@ -11,20 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import xarray as xr
 from torch import Tensor
 
-from nearzero.perturbation import Perturbation
+from nearzero.perturbation import Addition, AnyPerturbation, Perturbation
 from nearzero.probing.batches import Batch
 from nearzero.probing.items import Items
 from nearzero.probing.layer import Layer
 from nearzero.probing.model import Model
 from nearzero.probing.passes import Change, Changed, Method, Passes
 from nearzero.probing.plan import Plan
-from nearzero.probing.result import FORMAT
+from nearzero.probing.ranges import counted_rows
 from nearzero.probing.scores import Metric, Outputs
 
-__all__ = ["Work", "change_of", "dataset"]
+__all__ = ["Work", "changes_of", "count_rows"]
 
 Doubles = npt.NDArray[np.float64]
 AT_ONCE = 2**18  # logits that are measured at a time; those of one level may be more
@@ -41,6 +40,7 @@ class _Part:
     sums: dict[str, Doubles]
     values: dict[str, npt.NDArray[np.float32]]
     items: int
+    rows: int
     places: npt.NDArray[np.int64] | None
 
 
@@ -56,9 +56,9 @@ class Work:
     Attributes:
         shifts: (L + 1, K), what is taken out of the logits at each perturbation for the metrics called "centred_...";
             there are none if None.
-        open: the metrics that are measured on each batch.
+        metrics: by name.
         sums: for each metric, its sum over items at each perturbation, and last without one, (L + 1,).
-        items, examples: how many that was.
+        items, examples, rows: how many that was.
         kept: for each metric, its values item by item, (L + 1, n) a batch, if they're kept.
         places: (n, 2) a batch, the example and the token of each item, if they're kept.
         passes: by side, how the logits are had.
@@ -74,7 +74,7 @@ class Work:
         keep_items: bool,
     ) -> None:
         self.plan = plan
-        self.open = dict(metrics)
+        self.metrics = metrics
         self.sums: dict[str, Doubles] = {name: np.zeros(len(plan.perturbations) + 1) for name in metrics}
         self.items = self.examples = 0
         self.kept: defaultdict[str, list[npt.NDArray[Any]]] = defaultdict(list)
@@ -82,47 +82,32 @@ class Work:
         self.passes = {side: Passes(model, plan.layer, side, method) for side, _ in plan.by_side()}
         self.keep_items = keep_items
         self.shifts: Tensor | None = None
+        self.rows = 0
         self._causal = causal
-        self._steps = _all_steps(plan)
-
-    def fill(
-        self,
-        plan: Plan,
-        sums: Mapping[str, Doubles],
-        kept: Mapping[str, list[npt.NDArray[Any]]],
-        places: npt.NDArray[np.int64],
-    ) -> None:
-        """Take the sums of some metrics over all the data from elsewhere; they are no longer open."""
-        self.plan, self._steps = plan, _all_steps(plan)
-        for name, each in sums.items():
-            del self.open[name]
-            self.sums[name] = each
-            self.kept[name] = kept[name]
-        if not self.open:  # else they're counted as batches come
-            self.items = self.examples = len(places)
-            self.places = [places]
 
     def centre(self, shifts: Doubles) -> None:
         """Measure everything a second time, with these logits (L + 1, K) taken out; to be said at the start."""
         self.shifts = torch.from_numpy(shifts)
         self.sums |= {f"centred_{name}": np.zeros_like(sums) for name, sums in self.sums.items()}
 
-    def logit_changes(self, batch: Batch) -> tuple[Doubles, int]:
-        """What each perturbation does to the logits, summed over the n items of a batch: (L + 1, K), last 0; and n."""
+    def logit_changes(self, batch: Batch) -> tuple[Doubles, int, int]:
+        """Return what perturbations do to the logits of a batch, summed over items, (L + 1, K); items; rows."""
         sums: Doubles | None = None
         items: Items | None = None
+        rows = 0
         for side, places in self.plan.by_side():
             changed = self.passes[side].on(batch)
             items = self._items(batch, changed.logits) if items is None else items
             unperturbed = Outputs(items.logits(changed.logits)[None])
+            rows = count_rows(changed.values, self.plan.layer, batch)
             if sums is None:
                 sums = np.zeros((len(self.plan.perturbations) + 1, unperturbed.logits.shape[-1]))
-            for some, outputs in self._levels(changed, places, items, unperturbed):
-                change = (outputs.logits - unperturbed.logits).detach().float().cpu()
+            for some, outputs in self._levels(changed, places, items, unperturbed, batch):
+                change = (outputs.logits - unperturbed.logits).detach().cpu()
                 sums[some] = change.sum(dim=1, dtype=torch.float64).numpy()
         assert sums is not None
         assert items is not None
-        return sums, len(items)
+        return sums, len(items), rows
 
     def take(self, batch: Batch) -> None:
         """Perturb the layer on one more batch."""
@@ -135,22 +120,26 @@ class Work:
             self.places.append(part.places + np.array([self.examples, 0]))
         self.items += part.items
         self.examples += len(batch)
+        self.rows += part.rows
 
     def _respond(self, batch: Batch) -> _Part:
         """The open metrics at each perturbation, and last without one."""
         levels = len(self.plan.perturbations)
-        names = [*self.open, *(f"centred_{name}" for name in self.open if self.shifts is not None)]
+        names = [*self.metrics, *(f"centred_{name}" for name in self.metrics if self.shifts is not None)]
         scored: dict[str, list[Any]] = {name: [None] * (levels + 1) for name in names}
         items: Items | None = None
+        rows = 0
         for side, places in self.plan.by_side():
-            items = self._score(self.passes[side].on(batch), [*places, levels], batch, items, scored)
+            changed = self.passes[side].on(batch)
+            items = self._score(changed, [*places, levels], batch, items, scored)
+            rows = count_rows(changed.values, self.plan.layer, batch)
         assert items is not None
         tables = {name: torch.stack(each).cpu().numpy() for name, each in scored.items()}
         if not self.keep_items:
-            return _Part(tables, {}, len(items), None)
+            return _Part(tables, {}, len(items), rows, None)
         sums = {name: table.sum(axis=1, dtype=np.float64) for name, table in tables.items()}
         values = {name: table.astype(np.float32) for name, table in tables.items()}
-        return _Part(sums, values, len(items), items.place.cpu().numpy())
+        return _Part(sums, values, len(items), rows, items.place.cpu().numpy())
 
     def _score(
         self,
@@ -163,14 +152,13 @@ class Work:
         """Put in what is kept of the scores at some perturbations, by number; returns the batch's items."""
         items = self._items(batch, changed.logits) if items is None else items
         unperturbed = Outputs(items.logits(changed.logits)[None])
-        for some, outputs in self._levels(changed, places, items, unperturbed):
+        for some, outputs in self._levels(changed, places, items, unperturbed, batch):
             kinds = {"": outputs}
             if self.shifts is not None:
-                shifts = self.shifts[some, None].to(
-                    outputs.logits.device, torch.float32
-                )  # MPS has no float64
+                exact = torch.float64 if outputs.logits.dtype == torch.float64 else torch.float32
+                shifts = self.shifts[some, None].to(outputs.logits.device, exact)
                 kinds["centred_"] = Outputs(outputs.logits - shifts)
-            for name, metric in self.open.items():
+            for name, metric in self.metrics.items():
                 for prefix, each in kinds.items():
                     score = self._kept(metric.score(each, items.target, unperturbed))
                     for place, row in zip(some, score.expand(len(some), *score.shape[1:]), strict=True):
@@ -180,20 +168,23 @@ class Work:
     def _items(self, batch: Batch, logits: Tensor) -> Items:
         """What counts in a batch."""
         items = Items.of(batch, logits, self._causal)
-        if any(metric.of_classes for metric in self.open.values()):
+        if any(metric.of_classes for metric in self.metrics.values()):
             items.check_classes(items.logits(logits).shape[1])
         return items
 
     def _levels(
-        self, changed: Changed, places: Sequence[int], items: Items, unperturbed: Outputs
+        self, changed: Changed, places: Sequence[int], items: Items, unperturbed: Outputs, batch: Batch
     ) -> Iterator[tuple[list[int], Outputs]]:
         """The logits at some perturbations, by number: small ones many at a time, as metrics are then few steps."""
-        yield [place for place in places if not self._steps[place]], unperturbed
-        moved = [place for place in places if self._steps[place]]
+        known = [*self.plan.perturbations, Perturbation()]
+        same = {place for place in places if known[place].is_identity}
+        yield [place for place in places if place in same], unperturbed
+        moved = [place for place in places if place not in same]
         at_once = max(1, AT_ONCE // max(1, unperturbed.logits.numel()))
-        logits = changed.each(
-            _changes([self._steps[place] for place in moved], changed.values, self.plan.layer)
+        some_changes = changes_of(
+            [known[place] for place in moved], changed.values, self.plan.layer, batch, self.rows
         )
+        logits = changed.each(some_changes)
         for first in range(0, len(moved), at_once):
             some = moved[first : first + at_once]
             rows = [items.logits(each) for each in islice(logits, len(some))]
@@ -208,14 +199,51 @@ class Work:
         return scores.sum(-1, dtype=torch.float64)
 
 
-def change_of(perturbation: Perturbation, like: Tensor, layer: Layer) -> Change:
-    """A perturbation as a function of tensors like a layer's values."""
-    return _changes([_steps(perturbation)], like, layer)[0]
+def changes_of(
+    perturbations: Sequence[AnyPerturbation], like: Tensor, layer: Layer, batch: Batch, first_row: int
+) -> Iterator[Change]:
+    """Return perturbations as functions of tensors like a layer's values on a batch.
+
+    Args:
+        perturbations: of one side.
+        like: the values.
+        layer: whose they are.
+        batch: what they are of.
+        first_row: how many rows came before the batch.
+    """
+    per_unit = iter(
+        _changes([_steps(each) for each in perturbations if isinstance(each, Perturbation)], like, layer)
+    )
+    chosen = counted_rows(like, layer, batch)
+    for each in perturbations:
+        if isinstance(each, Addition):
+            yield _added(each, like, layer, chosen, first_row)
+        else:
+            yield next(per_unit)
 
 
-def _all_steps(plan: Plan) -> list[list[_Step]]:
-    """Those of each perturbation, and last of none."""
-    return [*map(_steps, plan.perturbations), []]
+def _added(addition: Addition, like: Tensor, layer: Layer, chosen: Tensor | None, first_row: int) -> Change:
+    """Numbers of their own added to each row that counts."""
+    axis = layer.axis_of(like)
+    count = like.numel() // like.shape[axis] if chosen is None else int(chosen.sum())
+
+    def change(values: Tensor) -> Tensor:
+        rows = torch.from_numpy(addition.added(slice(first_row, first_row + count))).to(values)
+        out = values.clone()
+        by_unit = out.movedim(axis, -1)
+        if chosen is None:
+            by_unit += rows.view(by_unit.shape)
+        else:
+            by_unit[chosen] += rows
+        return out
+
+    return change
+
+
+def count_rows(values: Tensor, layer: Layer, batch: Batch) -> int:
+    """Return how many rows of a layer's values on a batch count."""
+    chosen = counted_rows(values, layer, batch)
+    return values.numel() // values.shape[layer.axis_of(values)] if chosen is None else int(chosen.sum())
 
 
 def _steps(perturbation: Perturbation) -> list[_Step]:
@@ -257,60 +285,3 @@ def _change(steps: Sequence[tuple[_Operation, Tensor]]) -> Change:
         return x.to(values.dtype)
 
     return change
-
-
-def dataset(work: Sequence[Work], model: str) -> xr.Dataset:
-    """All layers' responses as labelled arrays."""
-    plans = [each.plan for each in work]
-    families = list(plans[0].grids)
-    axis = np.unique(np.concatenate([grid for plan in plans for grid in plan.grids.values()]))
-    metrics = list(work[0].sums)
-
-    def on_axis(values: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """(L, ...) of each layer on (layer, family, level, ...), NaN where a family hasn't a level."""
-        full = np.full((len(work), len(families), len(axis), *values[0].shape[1:]), np.nan, values[0].dtype)
-        for index, (plan, rows) in enumerate(zip(plans, values, strict=True)):
-            first = 0
-            for number, grid in enumerate(plan.grids.values()):
-                full[index, number, np.searchsorted(axis, grid)] = rows[first : first + len(grid)]
-                first += len(grid)
-        return full
-
-    curve, layer = ("layer", "family", "level"), ("layer",)
-    data: dict[str, Any] = {}
-    for name in metrics:
-        data[name] = (curve, on_axis([each.sums[name][:-1] / max(each.items, 1) for each in work]))
-        data[f"unperturbed_{name}"] = ((), work[0].sums[name][-1] / max(work[0].items, 1))
-    about: dict[str, list[Any]] = {
-        "kind": [plan.layer.kind for plan in plans],
-        "type": [plan.layer.type for plan in plans],
-        "activation": [plan.layer.activation or "none" for plan in plans],
-        "units": [plan.layer.units for plan in plans],
-        "unit_axis": [plan.layer.unit_axis for plan in plans],
-        "dead_units": [plan.ranges.dead_units for plan in plans],
-        "offset": [plan.conduct.offset for plan in plans],
-        "range": [plan.conduct.range for plan in plans],
-        "method": [_method(each) for each in work],
-        "reason": ["; ".join({each.reason for each in each.passes.values() if each.reason}) for each in work],
-    }
-    data |= {name: (layer, np.array(values)) for name, values in about.items()}
-    coords: dict[str, Any] = {"layer": [plan.layer.name for plan in plans], "family": families, "level": axis}
-    if work[0].keep_items:
-        places = np.concatenate(work[0].places)
-        coords |= {"sequence": ("item", places[:, 0]), "token": ("item", places[:, 1])}
-        for name in metrics:
-            values = [np.concatenate(each.kept[name], axis=1)[:-1].astype(np.float32) for each in work]
-            data[f"{name}_items"] = ((*curve, "item"), on_axis(values))
-    attributes = {
-        "format": FORMAT, "model": model, "metrics": metrics, "examples": work[0].examples,
-        "items": work[0].items,
-    }  # fmt: skip
-    return xr.Dataset(data, coords, attributes)
-
-
-def _method(work: Work) -> str:
-    """How the logits of a layer were had: the slower way of its sides."""
-    if not work.open:
-        return "two-layer"
-    methods = {each.method for each in work.passes.values()}
-    return "full" if "full" in methods else next(iter(methods))

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nearzero.errors import InputError
-from nearzero.families import Conduct
+from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.files import cache_root
-from nearzero.hidden import HiddenLayer
 from nearzero.kernels.compile import any_compiled
 from nearzero.networks import initial_stack
 from nearzero.perturbation import Perturbation
@@ -44,11 +43,12 @@ def compile_kernels(activations: Sequence[str] = ("abs", "relu")) -> None:
             )
             engine.advance(0, 1)
             engine.measure("train")
-        hidden = HiddenLayer(stack[0], examples.pixels)
+        evaluator = TwoLayerEvaluator.of(stack[0], examples.pixels, examples.labels)
         families = ("offset", "scale", "clip")
-        conduct = Conduct.default([name])
-        respond(hidden, examples.labels, families=families, ranges=hidden.ranges, conduct=conduct)
-        hidden.predict([Perturbation(offset=0.1)])  # these families' levels lie on lines, and this doesn't
+        respond(evaluator, families=families)
+        evaluator.hidden.predict(
+            [Perturbation(offset=0.1)]
+        )  # these families' levels lie on lines, and this doesn't
     if not any_compiled():
         raise InputError(
             f"nothing can be kept in {cache_root()}, so each process will compile for itself; make that folder "

@@ -20,8 +20,8 @@ import xarray as xr
 from nearzero.activations import activation
 from nearzero.datasets import Dataset, load
 from nearzero.errors import InputError
+from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.families import make_family
-from nearzero.hidden import HiddenLayer
 from nearzero.kernels.compile import any_compiled
 from nearzero.memory import LEAST, memory_limit
 from nearzero.networks import Stack, TwoLayer, initial_stack
@@ -340,11 +340,9 @@ def _sweep_network(store: Store, name: str, run: int, splits: Sequence[Examples]
         return {}
     ranges, responses = None, []
     for split in splits:
-        hidden = HiddenLayer(network, split.pixels, memory=memory)
-        ranges = ranges or hidden.ranges
-        responses.append(
-            respond(hidden, split.labels, families=spec.families, ranges=ranges, conduct=spec.conduct)
-        )
+        evaluator = TwoLayerEvaluator.of(network, split.pixels, split.labels, memory=memory)
+        ranges = ranges or evaluator.ranges
+        responses.append(respond(evaluator, families=spec.families, ranges=ranges, conduct=spec.conduct))
     arrays = {name: np.stack([each[name].values for each in responses], axis=-1) for name in SPLIT_VARIABLES}
     arrays["dead_units"] = np.array(float(ranges.dead_units) if ranges else np.nan)
     store.write_state(kept, arrays)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from nearzero.errors import InputError
+from nearzero.evaluators.base import Scores
 from nearzero.files import make_folder, write_bytes, write_text
+from nearzero.probing.plan import Plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ProbeResult"]
+__all__ = ["LayerResponse", "ProbeResult", "dataset"]
 
 FORMAT = "nearzero probe 1"
 FILE, MATCHED = "probe.nc", "matched.nc"
@@ -41,7 +45,7 @@ class ProbeResult:
     def matched(self) -> xr.Dataset:
         """Responses on (layer, family, side, target) at levels that displace a layer's activations equally far.
 
-        They are measured on the second half of every batch, with unit ranges and levels of the first. What
+        They are measured on one half of the examples, with unit ranges and levels of the other. What
         `nz.verdict` takes, one result for each run of a model.
 
         Raises:
@@ -171,3 +175,69 @@ def _to_bytes(dataset: xr.Dataset) -> bytes:
     data = dataset.to_netcdf(engine="h5netcdf")
     assert data is not None
     return bytes(data)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerResponse:
+    """What was measured of one layer.
+
+    Attributes:
+        plan: what was done to it.
+        scores: under its perturbations.
+        method: how the logits were had: "suffix", "full" or "two-layer".
+        reason: why it's full passes, if it is.
+    """
+
+    plan: Plan
+    scores: Scores
+    method: str
+    reason: str
+
+
+def dataset(found: Sequence[LayerResponse], model: str) -> xr.Dataset:
+    """Return all layers' responses as labelled arrays."""
+    plans, scores = [each.plan for each in found], [each.scores for each in found]
+    families = list(plans[0].grids)
+    axis = np.unique(np.concatenate([grid for plan in plans for grid in plan.grids.values()]))
+    metrics = list(scores[0].means)
+
+    def on_axis(values: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """(L, ...) of each layer on (layer, family, level, ...), NaN where a family hasn't a level."""
+        full = np.full((len(found), len(families), len(axis), *values[0].shape[1:]), np.nan, values[0].dtype)
+        for index, (plan, rows) in enumerate(zip(plans, values, strict=True)):
+            first = 0
+            for number, grid in enumerate(plan.grids.values()):
+                full[index, number, np.searchsorted(axis, grid)] = rows[first : first + len(grid)]
+                first += len(grid)
+        return full
+
+    curve, layer = ("layer", "family", "level"), ("layer",)
+    data: dict[str, Any] = {}
+    for name in metrics:
+        data[name] = (curve, on_axis([each.means[name] for each in scores]))
+        data[f"unperturbed_{name}"] = ((), scores[0].unperturbed[name])
+    about: dict[str, list[Any]] = {
+        "kind": [plan.layer.kind for plan in plans],
+        "type": [plan.layer.type for plan in plans],
+        "activation": [plan.layer.activation or "none" for plan in plans],
+        "units": [plan.layer.units for plan in plans],
+        "unit_axis": [plan.layer.unit_axis for plan in plans],
+        "dead_units": [plan.ranges.dead_units for plan in plans],
+        "offset": [plan.conduct.offset for plan in plans],
+        "range": [plan.conduct.range for plan in plans],
+        "method": [each.method for each in found],
+        "reason": [each.reason for each in found],
+    }
+    data |= {name: (layer, np.array(values)) for name, values in about.items()}
+    coords: dict[str, Any] = {"layer": [plan.layer.name for plan in plans], "family": families, "level": axis}
+    places = scores[0].places
+    if places is not None:
+        coords |= {"sequence": ("item", places[:, 0]), "token": ("item", places[:, 1])}
+        for name in metrics:
+            values = [each.values[name].astype(np.float32) for each in scores]
+            data[f"{name}_items"] = ((*curve, "item"), on_axis(values))
+    attributes = {
+        "format": FORMAT, "model": model, "metrics": metrics, "examples": scores[0].examples,
+        "items": scores[0].items,
+    }  # fmt: skip
+    return xr.Dataset(data, coords, attributes)

@@ -1,0 +1,291 @@
+"""The protocol that both backends answer: one layer of one model on a set of examples, under any perturbation.
+
+Terms. A *unit* is a coordinate of the layer: a column of a dense layer, a feature of a token, a channel. A *row* is one
+position of one example: the example itself in a dense layer, a token, a pixel. Ranges and displacement are taken over
+rows. An *item* is what is predicted and scored: an example, or a token that counts. Masked positions are neither rows
+nor items. The backends are `nearzero.evaluators.two_layer` and `nearzero.evaluators.model`, and
+`nearzero.evaluators.select` picks one. An analysis asks an evaluator and never knows which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nearzero.evaluators.levels import LevelParameters
+from nearzero.families import Conduct
+from nearzero.perturbation import AnyPerturbation
+from nearzero.ranges import Ranges
+
+__all__ = [
+    "Backend",
+    "Block",
+    "Classes",
+    "Doubles",
+    "Floats",
+    "Integers",
+    "LayerEvaluator",
+    "PinnedBlock",
+    "PinnedLogits",
+    "ScaledBlock",
+    "Scores",
+]
+
+Backend = Literal["two-layer", "model"]
+Floats = npt.NDArray[np.floating[Any]]
+Doubles = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Classes = npt.NDArray[np.integer[Any]]
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Metrics under L perturbations.
+
+    Attributes:
+        means: by metric, the mean over items, (L,); with a logit shift also as "centred_<metric>".
+        unperturbed: by metric, the same without perturbation.
+        examples, items: how many examples and items were scored, N and n.
+        values: by metric, item by item, (L, n), if asked for.
+        places: (n, 2), the example and the token of each item, if asked for.
+        predictions: (L, n), the predicted classes, if asked for.
+    """
+
+    means: dict[str, Doubles]
+    unperturbed: dict[str, float]
+    examples: int
+    items: int
+    values: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    places: Integers | None = None
+    predictions: Classes | None = None
+
+
+class Block(Protocol):
+    """Some examples of an evaluator, with activations and logits at hand."""
+
+    @property
+    def row_examples(self) -> Integers:
+        """Return for each row the place of its example within the block, (r,), from 0."""
+        ...
+
+    @property
+    def activations(self) -> Floats:
+        """Return a = act(z), (r, U)."""
+        ...
+
+    @property
+    def logits(self) -> Floats:
+        """Return the logits of the items, (n, K)."""
+        ...
+
+    def under(self, perturbation: AnyPerturbation) -> tuple[Floats, Floats]:
+        """Return activations (r, U) and logits (n, K) under a perturbation."""
+        ...
+
+
+class PinnedLogits(Protocol):
+    """Logits of m items, each at a level of its own."""
+
+    def __call__(self, places: Integers, levels: Doubles) -> Floats:
+        """Return the logits (k, K) of those at some places among the m, at levels (k,)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PinnedBlock:
+    """Some items whose logits can be had at levels of their own.
+
+    Attributes:
+        pin: from places of items in the block, repeated as needed, to their logits at any levels.
+        most: how many may be pinned at a time.
+        unperturbed: the predictions without perturbation.
+        rows: which of the evaluator's items the block holds.
+    """
+
+    pin: Callable[[Integers], PinnedLogits]
+    most: int
+    unperturbed: Classes
+    rows: slice
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScaledBlock:
+    """Some items under S common scales of a layer's live units, and what algebra says of them.
+
+    Algebra says that logits are s B + A, with B linear in the activations and A constant or of other paths.
+
+    Attributes:
+        expected: from the number of a scale to the logits that algebra gives, (n, K).
+        slack: from the number of a scale to what two of these may differ by and nearly tie, (n,).
+        measured: (S, n), the predictions of the model itself.
+        unperturbed: (n,), the predictions without perturbation.
+        labels: (n,), or None.
+        plain: (n, K), the logits without perturbation, where the model may normalise them; else None.
+        rounding: what rounding may be, as a share of the greatest logit or activation.
+        homogeneity: the greatest |act(s z) - s act(z)|, as a share of the greatest s |act(z)|.
+        apart, sizes: at some scales, the greatest departure of the logits from s B + A, and the greatest logit.
+        terms: the greatest of B, and of A.
+        constant: whether A is the same for all classes, where that is known from the weights; else None.
+        moved: (S,), the sum over items and classes of the squared change of the logits from s = 1.
+        worth: the same with another example's values in the layer.
+    """
+
+    expected: Callable[[int], Floats]
+    slack: Callable[[int], Floats]
+    measured: Classes
+    unperturbed: Classes
+    labels: Classes | None
+    rounding: float
+    homogeneity: float
+    apart: Doubles
+    sizes: Doubles
+    terms: Doubles
+    constant: bool | None = None
+    plain: Floats | None = None
+    moved: Doubles | None = None
+    worth: float = 0.0
+
+    def without_arrays(self) -> ScaledBlock:
+        """Return what doesn't grow with the items."""
+        none = np.empty(0, np.int64)
+        return replace(
+            self, expected=_nothing, slack=_nothing, measured=none, unperturbed=none, labels=None, plain=None
+        )
+
+
+def _nothing(place: int) -> Floats:
+    return np.empty(0)
+
+
+class LayerEvaluator(Protocol):
+    """One layer of one model on a set of examples, under any perturbation.
+
+    Attributes:
+        backend: which backend it is.
+        layer: the name of the layer.
+        activation: the name of what follows the pre-activations; None if nothing does.
+        units: U.
+        halves: what `split` divides: "example", or "batch" where examples can't be told apart within batches.
+        limit: bytes that work may take.
+        threads: how many to use.
+        metrics: the names of those that were asked for; accuracy, where there are labels, and agreement unless others.
+    """
+
+    backend: Backend
+    layer: str
+    activation: str | None
+    units: int
+    halves: Literal["example", "batch"]
+    limit: int
+    threads: int
+    metrics: tuple[str, ...]
+
+    @property
+    def examples(self) -> Integers:
+        """Return the numbers of the examples in the data, (N,)."""
+        ...
+
+    @property
+    def ranges(self) -> Ranges:
+        """Return the unit ranges over these examples."""
+        ...
+
+    @property
+    def row_examples(self) -> Integers:
+        """Return the number in the data of each row's example, (R,)."""
+        ...
+
+    @property
+    def readout(self) -> tuple[Floats, Floats] | None:
+        """Return W2 (K, U) and b2 (K,) where the logits are W2 a + b2; None where that isn't known."""
+        ...
+
+    @property
+    def labels(self) -> Classes | None:
+        """Return the labels (N,) of a layer with a `readout`; else None, the batches have them."""
+        ...
+
+    @property
+    def normalisations(self) -> tuple[str, ...]:
+        """Return the operations after the layer that divide by what depends on it."""
+        ...
+
+    def conduct(self, conduct: Conduct | None) -> Conduct:
+        """Return the conduct asked for, or the default one of the layer's activation."""
+        ...
+
+    def check(self, conduct: Conduct, families: Iterable[str]) -> None:
+        """Refuse families that have no meaning at this layer.
+
+        Raises:
+            InputError: an offset as run for another activation than ReLU and Abs, or a perturbation after an activation
+                whose place in the model isn't known.
+        """
+        ...
+
+    def split(self, seed: int) -> tuple[LayerEvaluator, LayerEvaluator]:
+        """Return the layer on the reference half and on the half that responds, see `nearzero.halves`."""
+        ...
+
+    def preactivations(self, units: Integers | None = None) -> Floats:
+        """Return z of all rows, (R, U), or of some units, (R, len(units)).
+
+        Raises:
+            InputError: they take more memory than allowed.
+        """
+        ...
+
+    def activations(self, units: Integers | None = None) -> Floats:
+        """Return act(z) of all units, (R, U), or of some, (R, len(units)).
+
+        Raises:
+            InputError: they take more memory than allowed.
+        """
+        ...
+
+    def changes(self, perturbations: Sequence[AnyPerturbation]) -> tuple[Doubles, Doubles]:
+        """Return the sums over rows of (a' - a)^2 and of a' - a, (L, U) each."""
+        ...
+
+    def mean_logit_change(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
+        """Return the mean over items of l' - l, (L, K)."""
+        ...
+
+    def scores(
+        self,
+        perturbations: Sequence[AnyPerturbation],
+        metrics: Iterable[str],
+        *,
+        logit_shift: Doubles | None = None,
+        keep_items: bool = False,
+        keep_predictions: bool = False,
+    ) -> Scores:
+        """Return metrics under each perturbation.
+
+        Args:
+            perturbations: L of them.
+            metrics: names of `nearzero.metrics.NAMES`, or of those of a user's own that the evaluator was made with.
+            logit_shift: (L, K), taken out of the logits for the metrics called "centred_...".
+            keep_items: also return the values item by item.
+            keep_predictions: also return the predicted classes.
+        """
+        ...
+
+    def gather(self, function: Callable[[Block], Part]) -> list[Part]:
+        """Return what a function gives for each block of examples, in order."""
+        ...
+
+    def gather_scaled(self, scales: Doubles, function: Callable[[ScaledBlock], Part]) -> list[Part]:
+        """Return what a function gives for each block of items under common scales, in order."""
+        ...
+
+    def gather_pinned(
+        self, parameters: LevelParameters, function: Callable[[PinnedBlock], Part]
+    ) -> list[Part]:
+        """Return what a function gives for each block of items under perturbations at levels of their own, in order."""
+        ...

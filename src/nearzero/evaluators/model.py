@@ -1,0 +1,559 @@
+"""The backend of any `torch.nn.Module`: a layer's values by hooks, logits by the recorded suffix or a full pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nearzero.errors import InputError
+from nearzero.evaluators.base import (
+    Backend,
+    Block,
+    Classes,
+    Doubles,
+    Floats,
+    Integers,
+    PinnedBlock,
+    ScaledBlock,
+    Scores,
+)
+from nearzero.evaluators.homogeneity import homogeneity_error
+from nearzero.evaluators.levels import LevelParameters
+from nearzero.evaluators.session import Half, Session
+from nearzero.families import Conduct
+from nearzero.memory import memory_text
+from nearzero.metrics import default_metrics
+from nearzero.perturbation import AnyPerturbation, Perturbation, Side
+from nearzero.probing.batches import Batch
+from nearzero.probing.items import Items
+from nearzero.probing.layer import Layer
+from nearzero.probing.passes import Change, Changed, Passes
+from nearzero.probing.plan import Plan, check_families, conduct_of
+from nearzero.probing.ranges import by_unit, counted_rows, layer_ranges, row_owners
+from nearzero.probing.scores import METRICS, Metric
+from nearzero.probing.suffix import Recorder, Suffix
+from nearzero.probing.taps import Tap, tapped
+from nearzero.probing.work import Work, changes_of, count_rows
+from nearzero.ranges import Ranges
+from nearzero.threads import thread_count
+
+__all__ = ["ModelEvaluator", "scores_of"]
+
+Part = TypeVar("Part")
+ROWS = 2**18  # numbers that are changed at a time
+FEW = 4  # examples on which what follows the layer is looked at
+# As a share of the greatest logit, or activation: what rounding may be, by bytes a number; fewer bytes, more rounding.
+ROUNDING = {8: 1e-5, 4: 1e-5, 2: 5e-2}
+NORMALISING = ("native_layer_norm", "native_group_norm", "rms_norm", "_fused_rms_norm", "rsqrt")
+PREDICTION = {
+    "prediction": Metric("predicted class", lambda outputs, target, unperturbed: outputs.predictions)
+}
+
+
+class ModelEvaluator:
+    """One layer of a user's model on data, or on one half of them; it works within its session.
+
+    Args:
+        session: the model and the data.
+        layer: one of the session's layers.
+        half: of the data; all of them if None.
+        ranges: the unit ranges, where they aren't those of the examples.
+        metrics: the names of those that were asked for.
+    """
+
+    backend: Backend = "model"
+    readout: tuple[Floats, Floats] | None = None
+    labels: Classes | None = None
+
+    def __init__(
+        self,
+        session: Session,
+        layer: Layer,
+        half: Half | None = None,
+        ranges: Ranges | None = None,
+        metrics: Sequence[str] | None = None,
+    ) -> None:
+        self.session, self.place, self._half, self._ranges = session, layer, half, ranges
+        self.metrics = tuple(metrics or default_metrics(session.found.batch.target is not None))
+        self.layer, self.activation, self.units = layer.name, layer.activation, layer.units
+        self.limit, self.threads = session.request.limit, thread_count()
+        self.halves: Literal["example", "batch"] = session.halves
+        self._passes: dict[Side, Passes] = {}
+
+    # --- what it is ---
+
+    @cached_property
+    def examples(self) -> Integers:
+        """Return the numbers of the examples in the data."""
+        return np.concatenate([numbers for numbers, _ in self.session.batches(self._half)])
+
+    @property
+    def ranges(self) -> Ranges:
+        """Return the unit ranges over the examples, taken in one pass over the data."""
+        if self._ranges is None:
+            (self._ranges,) = layer_ranges(
+                self.session.model, [self.place], self._Batches(self), self.session.room
+            )
+        return self._ranges
+
+    class _Batches:
+        """The batches of an evaluator, each time anew."""
+
+        def __init__(self, evaluator: ModelEvaluator) -> None:
+            self._evaluator = evaluator
+
+        def __iter__(self) -> Iterator[Batch]:
+            return (batch for _, batch in self._evaluator.session.batches(self._evaluator._half))
+
+    def conduct(self, conduct: Conduct | None) -> Conduct:
+        """Return the conduct asked for, or the default one of the layer's activation."""
+        return conduct_of(self.place, conduct)
+
+    def check(self, conduct: Conduct, families: Iterable[str]) -> None:
+        """Refuse families that have no meaning at this layer."""
+        check_families(self.place, conduct, families)
+
+    def _act(self, z: Tensor) -> Tensor:
+        return z if self.place.act is None else self.place.act(z)
+
+    def split(self, seed: int) -> tuple[ModelEvaluator, ModelEvaluator]:
+        """Return the layer on the reference half and on the half that responds."""
+        if self._half is not None:
+            raise InputError("the half of some data can't be split again")
+        first, second = (
+            ModelEvaluator(
+                self.session, self.place, Half(seed, reference, self.halves), self._ranges, self.metrics
+            )
+            for reference in (True, False)
+        )
+        return first, second
+
+    # --- values of the layer ---
+
+    @cached_property
+    def _stored(self) -> tuple[Tensor, Integers]:
+        """z of all rows, (R, U) in float32 or float64, and the numbers of their examples, (R,).
+
+        Raises:
+            InputError: they take more than a quarter of the memory.
+        """
+        values: list[Tensor] = []
+        owners: list[Integers] = []
+        size = 0
+        for numbers, batch in self.session.batches(self._half):
+            first = 0
+
+            def gather(piece: Batch, numbers: Integers = numbers) -> None:
+                nonlocal size, first
+                rows, places = self._rows_of(piece)
+                size += rows.nbytes
+                if size > self.limit // 4:
+                    raise InputError(
+                        f"the values of layer {self.layer!r} take more than a quarter of {memory_text(self.limit)}, "
+                        "and levels are matched on all of them; give fewer examples, or more memory by "
+                        "NEARZERO_MEMORY or memory=..."
+                    )
+                values.append(rows)
+                owners.append(numbers[first + places])
+                first += len(piece)
+
+            self.session.room.each(batch, gather)
+        return torch.cat(values), np.concatenate(owners)
+
+    def _rows_of(self, batch: Batch) -> tuple[Tensor, Integers]:
+        """The rows of a batch, (r, U), and the places of their examples in it."""
+        seen: list[tuple[Tensor, Integers]] = []
+
+        def visit(values: Tensor) -> None:
+            rows = _exact(by_unit(values, self.place, batch)).reshape(-1, self.units)
+            seen.append((rows.clone(), _owners(values, self.place, batch)))
+
+        with tapped(self.session.model.module, [Tap(self.place, "pre", visit)]):
+            self.session.model.logits(batch)
+        if not seen:
+            raise InputError(f"layer {self.layer!r} isn't reached on every batch, so leave the layer out")
+        return seen[0]
+
+    @property
+    def row_examples(self) -> Integers:
+        """Return the number of each row's example in the data."""
+        return self._stored[1]
+
+    def preactivations(self, units: Integers | None = None) -> Floats:
+        """Return z of all units, (R, U), or of some, (R, len(units))."""
+        return _of_units(self._stored[0], units)
+
+    def activations(self, units: Integers | None = None) -> Floats:
+        """Return act(z) of all units, (R, U), or of some, (R, len(units))."""
+        return _of_units(self._act(self._stored[0]), units)
+
+    def changes(self, perturbations: Sequence[AnyPerturbation]) -> tuple[Doubles, Doubles]:
+        """Return the sums over rows of (a' - a)^2 and of a' - a, (L, U) each."""
+        z = self._stored[0]
+        size = max(1, ROWS // self.units)
+        squares, sums = np.zeros((2, len(perturbations), self.units))
+        flat = Layer("", "activation", "", (1, self.units), 1, None, "", act=self.place.act)
+        rows = Batch((z,), {})
+        for first in range(0, len(z), size):
+            block = z[first : first + size]
+            a = self._act(block)
+            for level, each in enumerate(perturbations):
+                before = block if each.side == "pre" else a
+                (change,) = changes_of([each], before, flat, rows, first)
+                after = self._act(change(before)) if each.side == "pre" else change(before)
+                moved = (after - a).double()
+                squares[level] += moved.square().sum(0).cpu().numpy()
+                sums[level] += moved.sum(0).cpu().numpy()
+        return squares, sums
+
+    # --- logits ---
+
+    def _pass(self, side: Side) -> Passes:
+        """The passes with one side of the layer changed; whether it can be cut is tried once."""
+        if side not in self._passes:
+            self._passes[side] = Passes(self.session.model, self.place, side, self.session.request.method)
+        return self._passes[side]
+
+    def _items(self, batch: Batch, logits: Tensor) -> Items:
+        return Items.of(batch, logits, self.session.causal)
+
+    def _work(
+        self, perturbations: Sequence[AnyPerturbation], metrics: Mapping[str, Metric], *, keep_items: bool
+    ) -> Work:
+        plan = Plan(self.place, self.ranges, Conduct(), {}, list(perturbations) or [Perturbation()])
+        method = self.session.request.method
+        return Work(self.session.model, plan, metrics, self.session.causal, method, keep_items)
+
+    def mean_logit_change(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
+        """Return the mean over items of l' - l, (L, K)."""
+        work = self._work(perturbations, {}, keep_items=False)
+        sums: list[Doubles] = []
+        items = 0
+
+        def gather(batch: Batch) -> None:
+            nonlocal items
+            changes, count, rows = work.logit_changes(batch)
+            sums.append(changes)
+            items, work.rows = items + count, work.rows + rows
+
+        for _, batch in self.session.batches(self._half):
+            self.session.room.each(batch, gather)
+        return np.asarray(sum(sums))[: len(perturbations)] / max(items, 1)
+
+    def scores(
+        self,
+        perturbations: Sequence[AnyPerturbation],
+        names: Iterable[str],
+        *,
+        logit_shift: Doubles | None = None,
+        keep_items: bool = False,
+        keep_predictions: bool = False,
+    ) -> Scores:
+        """Return metrics under each perturbation, see `nearzero.evaluators.base.LayerEvaluator`."""
+        known = METRICS | self.session.metrics | PREDICTION
+        names = [*names, *(PREDICTION if keep_predictions else ())]
+        keep = keep_items or keep_predictions
+        work = self._work(perturbations, {name: known[name] for name in names}, keep_items=keep)
+        if logit_shift is not None:
+            none = np.zeros((1, logit_shift.shape[1]))
+            work.centre(np.concatenate([logit_shift, none]))
+        for _, batch in self.session.batches(self._half):
+            self.session.room.each(batch, work.take)
+        scores = scores_of(work, levels=len(perturbations))
+        if not keep_predictions:
+            return scores
+        predictions = scores.values.pop("prediction").astype(np.int64)
+        for each in (scores.means, scores.unperturbed):
+            for name in [name for name in each if "prediction" in name]:
+                del each[name]
+        return replace(scores, predictions=predictions, values=scores.values if keep_items else {})
+
+    def _gather(self, function: Callable[[Batch, int], tuple[Part, int]]) -> list[Part]:
+        """What a function of a block of examples and the number of rows before it gives, beside its rows."""
+        parts: list[Part] = []
+        first_row = 0
+
+        def gather(piece: Batch) -> None:
+            nonlocal first_row
+            part, rows = function(piece, first_row)
+            parts.append(part)
+            first_row += rows
+
+        for _, batch in self.session.batches(self._half):
+            self.session.room.each(batch, gather)
+        return parts
+
+    def gather(self, function: Callable[[Block], Part]) -> list[Part]:
+        """Return what a function gives for each block of examples, in order."""
+
+        def work(batch: Batch, first_row: int) -> tuple[Part, int]:
+            block = _Block(self, batch, first_row)
+            return function(block), block.rows
+
+        return self._gather(work)
+
+    # --- common scales ---
+
+    @cached_property
+    def normalisations(self) -> tuple[str, ...]:
+        """Return the operations after the layer that divide by what depends on it; none if it can't be recorded."""
+        _, batch = next(self.session.batches(self._half))
+        recorder = Recorder()
+        in_place = self.place.place("pre")[0].in_place
+        tap = Tap(self.place, "pre", lambda values: recorder.cut(values, in_place=in_place))
+        try:
+            with recorder.running(), tapped(self.session.model.module, [tap]):
+                logits = self.session.model.logits(next(batch.blocks(FEW)))
+            return tuple(dict.fromkeys(_normalisers(recorder.finish(logits))))
+        except Exception:  # an operation that can't be recorded
+            return ()
+
+    def gather_scaled(self, scales: Doubles, function: Callable[[ScaledBlock], Part]) -> list[Part]:
+        """Return what a function gives for each block of items under common scales, in order.
+
+        What follows the layer isn't known as a formula, so it is measured. All logits of an item are centred, since a
+        constant for all classes changes no prediction. From those at the least and the greatest scale B and A follow,
+        and with them the expected logits s B + A for all scales between.
+        """
+        live = self.ranges.live
+
+        def work(batch: Batch, _: int) -> tuple[Part, int]:
+            changed = self._pass("pre").on(batch)
+            block = _scaled(self, batch, changed, scales, live)
+            return function(block), count_rows(changed.values, self.place, batch)
+
+        return self._gather(work)
+
+    # --- levels of their own ---
+
+    def gather_pinned(
+        self, parameters: LevelParameters, function: Callable[[PinnedBlock], Part]
+    ) -> list[Part]:
+        """Return what a function gives for each block of items whose logits can be had at levels of their own.
+
+        An item at a level of its own is a copy of its example, of which the layer is perturbed at that level.
+        """
+        if self.halves == "batch":
+            raise InputError(
+                f"layer {self.layer!r}: critical levels need examples that can be told apart, and the inputs of this "
+                "model don't all have them as first dimension"
+            )
+        done = 0
+
+        def work(batch: Batch, _: int) -> tuple[Part, int]:
+            nonlocal done
+            logits = self.session.model.logits(batch)
+            items = self._items(batch, logits)
+            rows, unperturbed = slice(done, done + len(items)), items.logits(logits).argmax(-1).cpu().numpy()
+            part = function(
+                PinnedBlock(
+                    lambda places: _Pinned(self, parameters, batch, items.place[places]),
+                    len(batch),
+                    unperturbed,
+                    rows,
+                )
+            )
+            done += len(items)
+            return part, 0
+
+        return self._gather(work)
+
+
+def scores_of(work: Work, levels: int | None = None) -> Scores:
+    """Return what the work on a layer has come to, at its first levels or at all."""
+    count = max(work.items, 1)
+    levels = len(work.plan.perturbations) if levels is None else levels
+    return Scores(
+        means={name: sums[:levels] / count for name, sums in work.sums.items()},
+        unperturbed={name: float(sums[-1] / count) for name, sums in work.sums.items()},
+        examples=work.examples,
+        items=work.items,
+        values={name: np.concatenate(each, axis=1)[:levels] for name, each in work.kept.items()},
+        places=np.concatenate(work.places) if work.keep_items else None,
+    )
+
+
+class _Block:
+    """Some examples of a model, see `nearzero.evaluators.base.Block`."""
+
+    def __init__(self, evaluator: ModelEvaluator, batch: Batch, first_row: int) -> None:
+        self._evaluator, self._batch, self._first_row = evaluator, batch, first_row
+        self._changed: dict[Side, Changed] = {}
+        changed = self._on("pre")
+        self._items = evaluator._items(batch, changed.logits)
+        self.row_examples = _owners(changed.values, evaluator.place, batch)
+        self.rows = len(self.row_examples)
+        self.activations = self._rows(evaluator._act(changed.values))
+        self.logits = _numpy(self._items.logits(changed.logits))
+
+    def _on(self, side: Side) -> Changed:
+        if side not in self._changed:
+            self._changed[side] = self._evaluator._pass(side).on(self._batch)
+        return self._changed[side]
+
+    def _rows(self, values: Tensor) -> Floats:
+        return _numpy(by_unit(values, self._evaluator.place, self._batch)).reshape(-1, self._evaluator.units)
+
+    def under(self, perturbation: AnyPerturbation) -> tuple[Floats, Floats]:
+        """Return activations and logits under a perturbation."""
+        changed = self._on(perturbation.side)
+        place = self._evaluator.place
+        (change,) = changes_of([perturbation], changed.values, place, self._batch, self._first_row)
+        after = change(changed.values)
+        (logits,) = changed.each([change])
+        activations = self._evaluator._act(after) if perturbation.side == "pre" else after
+        return self._rows(activations), _numpy(self._items.logits(logits))
+
+
+class _Pinned:
+    """Logits of items at levels of their own: copies of their examples, the layer of each perturbed at its level."""
+
+    def __init__(
+        self, evaluator: ModelEvaluator, parameters: LevelParameters, batch: Batch, places: Tensor
+    ) -> None:
+        self._place, self._parameters = evaluator.place, parameters
+        examples, self._tokens = places[:, 0], places[:, 1]
+        self._batch = batch.take(examples)
+        self._changed = evaluator._pass(parameters.side).on(self._batch)
+        self._items = evaluator._items(self._batch, self._changed.logits)
+        self._levels = np.zeros(len(places))
+
+    def __call__(self, places: Integers, levels: Doubles) -> Floats:
+        """Return the logits (k, K) of those at some places, at levels (k,)."""
+        self._levels[places] = levels
+        (logits,) = self._changed.each([self._change])
+        return _numpy(self._items.at(logits, self._tokens)[torch.from_numpy(places)])
+
+    def _change(self, values: Tensor) -> Tensor:
+        axis = self._place.axis_of(values)
+        owners = row_owners(values, self._place, self._batch)
+        exact = torch.float64 if values.dtype == torch.float64 else torch.float32
+        x = values.movedim(axis, -1).to(exact)
+        with np.errstate(over="ignore"):
+            scale, offset, clip = (
+                torch.from_numpy(np.broadcast_to(each, (len(self._levels), self._place.units)).copy()).to(x)[
+                    owners
+                ]
+                for each in self._parameters.at(self._levels)
+            )
+        changed = torch.minimum(scale * x + offset, clip).movedim(-1, axis)
+        return torch.empty_like(values).copy_(changed)
+
+
+def _scaled(
+    evaluator: ModelEvaluator, batch: Batch, changed: Changed, scales: Doubles, live: npt.NDArray[np.bool_]
+) -> ScaledBlock:
+    """One block of items under all scales."""
+    items = evaluator._items(batch, changed.logits)
+    order = [
+        0,
+        len(scales) - 1,
+        *range(1, len(scales) - 1),
+    ]  # the two ends first: what is between is held against them
+    logits = changed.each([_of_another, *(_scaling(evaluator.place, live, scales[place]) for place in order)])
+    plain = _centred(items, changed.logits)
+    other, first, last = (_centred(items, next(logits)) for _ in range(3))
+    slope = (last - first) / (scales[-1] - scales[0])
+    rest = first - scales[0] * slope
+    apart, sizes, moved = np.zeros((3, len(scales)))
+    measured = np.empty((len(scales), len(plain)), np.int64)
+    between = (_centred(items, each) for each in logits)
+    for place, each in zip(order, (first, last, *between), strict=True):
+        measured[place] = each.argmax(axis=1)
+        apart[place] = np.abs(each - (scales[place] * slope + rest)).max(initial=0.0)
+        sizes[place] = np.abs(each).max(initial=0.0)
+        moved[place] = np.square(each - plain).sum()
+    rounding = ROUNDING[min(changed.logits.dtype.itemsize, changed.values.dtype.itemsize)]
+    act = evaluator.place.act
+    return ScaledBlock(
+        expected=lambda place: scales[place] * slope + rest,
+        slack=lambda place: rounding * (scales[place] * np.abs(slope).max(axis=1) + np.abs(rest).max(axis=1)),
+        measured=measured,
+        unperturbed=plain.argmax(axis=1),
+        labels=_labels(items, plain.shape[1]),
+        rounding=rounding,
+        homogeneity=0.0 if act is None else homogeneity_error(act, changed.values),
+        apart=apart,
+        sizes=sizes,
+        terms=np.array([np.abs(each).max(initial=0.0) for each in (slope, rest)]),
+        plain=plain,
+        moved=moved,
+        worth=float(np.square(other - plain).sum()),
+    )
+
+
+def _scaling(layer: Layer, live: npt.NDArray[np.bool_], level: float) -> Change:
+    """The live units' values times a level, computed in float32 at least."""
+    factors = np.where(live, level, 1.0)
+
+    def change(values: Tensor) -> Tensor:
+        shape = [1] * values.ndim
+        shape[layer.axis_of(values)] = len(factors)
+        factor = torch.from_numpy(factors).to(_exact(values).dtype).to(values.device).view(shape)
+        return (values * factor).to(values.dtype)
+
+    return change
+
+
+def _of_another(values: Tensor) -> Tensor:
+    """Each example's values in the place of the next one's; of a single example, those of another place in it."""
+    return values.roll(1, 0) if values.shape[0] > 1 else values.flip(tuple(range(1, values.ndim)))
+
+
+def _centred(items: Items, logits: Tensor) -> Doubles:
+    """(n, K): the logits of the items in float64, less their mean over classes.
+
+    Raises:
+        InputError: logits that aren't finite.
+    """
+    rows = items.logits(logits).cpu().double().numpy()
+    if not np.isfinite(rows).all():
+        raise InputError(
+            "an audit needs finite logits, and some are infinite or NaN; output=... can leave these classes out"
+        )
+    return np.asarray(rows - rows.mean(axis=1, keepdims=True))
+
+
+def _labels(items: Items, classes: int) -> npt.NDArray[np.int64] | None:
+    """(n,): the targets, if they're classes."""
+    if items.target is None or items.target.is_floating_point() or items.target.ndim > 1:
+        return None
+    items.check_classes(classes)
+    return np.asarray(items.target.cpu().numpy(), dtype=np.int64)
+
+
+def _normalisers(suffix: Suffix) -> Iterator[str]:
+    for step in suffix.steps:
+        operation: Any = step.function
+        name = operation._schema.name.removeprefix("aten::")
+        by_dependent = name in ("div", "div_") and any(place == 1 for place, _ in step.places)
+        # of a batch or instance, not those that were kept: then it's affine
+        own_statistics = "batch_norm" in name and len(step.arguments) > 5 and step.arguments[5] is True
+        if name in NORMALISING or by_dependent or own_statistics:
+            yield name
+
+
+def _owners(values: Tensor, layer: Layer, batch: Batch) -> Integers:
+    """The place in the batch of the example of each row that counts, (r,)."""
+    owners, chosen = row_owners(values, layer, batch), counted_rows(values, layer, batch)
+    return (owners.reshape(-1) if chosen is None else owners[chosen]).cpu().numpy()
+
+
+def _of_units(values: Tensor, units: Integers | None) -> Floats:
+    return _numpy(values if units is None else values[:, torch.from_numpy(units).to(values.device)])
+
+
+def _exact(values: Tensor) -> Tensor:
+    """Values in float32 at least."""
+    return values.float() if values.dtype.itemsize < 4 else values
+
+
+def _numpy(values: Tensor) -> Floats:
+    return np.asarray(_exact(values.detach()).cpu().numpy())

@@ -1,0 +1,164 @@
+"""A user's model and data, opened for a while: layers found, batches that can be read again, memory shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from nearzero.errors import InputError
+from nearzero.evaluators.base import Integers
+from nearzero.halves import in_reference
+from nearzero.probing.batches import Batch, read_batch
+from nearzero.probing.layer import Layer
+from nearzero.probing.layers import CannotRunError, Found, find_layers, select_layers
+from nearzero.probing.model import Model, as_module, untouched
+from nearzero.probing.request import Request
+from nearzero.probing.scores import Metric, choose_metrics
+from nearzero.probing.source import Room, Source
+
+__all__ = ["Half", "Session", "open_session"]
+
+SAMPLE = 2  # examples on which a model's layers are found
+# While a pass is recorded, all that it computes is kept; then what the suffix needs of that, and what it computes.
+# Metrics need several copies of the logits.
+PASSES, LOGITS = 2, 8
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of the data, see `nearzero.halves`: of the examples, or of the batches where these can't be cut."""
+
+    seed: int
+    reference: bool
+    of: str
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A user's model and data, as all layers of one analysis share them.
+
+    Attributes:
+        model: within `nearzero.probing.model.untouched`.
+        source: the data.
+        request: what the user said of both.
+        found: what one pass showed.
+        room: how many examples fit in memory at a time.
+        layers: those that were asked for, with what the user said of them.
+        metrics: by name.
+        causal: whether logits are of the next token.
+    """
+
+    model: Model
+    source: Source
+    request: Request
+    found: Found
+    room: Room
+    layers: list[Layer]
+    metrics: dict[str, Metric]
+    causal: bool
+    others: Mapping[str, Source] = field(default_factory=dict)
+
+    @property
+    def halves(self) -> Literal["example", "batch"]:
+        """Return what halves are cut from: "example", or "batch" where examples can't be told apart."""
+        return "example" if self.found.batch.divisible else "batch"
+
+    def batches(self, half: Half | None = None) -> Iterator[tuple[Integers, Batch]]:
+        """Return the batches, or what one half has of each, with the numbers of their examples in the data.
+
+        Raises:
+            InputError: a half without examples, or batches of which some can be cut and some can't.
+        """
+        first, count, found = 0, 0, 0
+        for number, batch in enumerate(self.source):
+            numbers = np.arange(first, first + len(batch))
+            first, count = first + len(batch), count + 1
+            if half is None:
+                yield numbers, batch
+                continue
+            if half.of == "batch":
+                if in_reference(np.array([number]), half.seed)[0] == half.reference:
+                    found += 1
+                    yield numbers, batch
+                continue
+            if not batch.divisible:
+                raise InputError(
+                    f"batch {number} ({batch.describe()}) can't be cut into examples, and earlier ones could; give "
+                    "batches of one kind"
+                )
+            own = np.flatnonzero(in_reference(numbers, half.seed) == half.reference)
+            if len(own):
+                found += 1
+                part = batch if len(own) == len(batch) else batch.take(torch.from_numpy(own))
+                yield numbers[own], part
+        if half is not None and not found:
+            seen = f"{count}, whose examples can't be told apart" if half.of == "batch" else str(first)
+            kind = "batches" if half.of == "batch" else "examples"
+            raise InputError(f"two halves need at least two {kind}; got {seen}")
+
+
+@contextmanager
+def open_session(model: object, data: Any, request: Request, **others: Any) -> Iterator[Session]:
+    """Within, a model can be run on data with its layers changed; afterwards it is bitwise as it was.
+
+    Args:
+        model, data: as in `nearzero.probe`.
+        request: what the user said of both.
+        others: further data that the model takes, by name; None for those that aren't given.
+
+    Raises:
+        InputError: a model, a layer or data that can't be used, with why and what to do.
+    """
+    module = as_module(model)
+    with untouched(module) as before:
+        known = Model(module, before, request.output)
+        source = source_of(known, data, request)
+        more = {name: source_of(known, each, request) for name, each in others.items() if each is not None}
+        found = look(known, [source, *more.values()])
+        example = (PASSES * found.bytes + LOGITS * found.logits) / len(found.batch)
+        yield Session(
+            known,
+            source,
+            request,
+            found,
+            Room(example, found.batch.elements, request.limit),
+            [request.told(each) for each in select_layers(known, found, request.wanted)],
+            choose_metrics(request.metrics, found.batch.target),
+            known.is_causal if request.causal is None else request.causal,
+            more,
+        )
+
+
+def source_of(model: Model, data: Any, request: Request) -> Source:
+    """Return data as batches that the model takes."""
+
+    def read(item: Any, dtype: torch.dtype | None) -> Batch:
+        return read_batch(item, model.device, request.prepare, dtype=dtype, keep_labels=model.takes_labels)
+
+    return Source(data, read, request.batch_size, request.limit)
+
+
+def look(model: Model, sources: list[Source]) -> Found:
+    """Return the layers, found on a few examples of the first batch.
+
+    Where the model can't be run on them, all of the batch is tried, and inputs in the precision of its weights.
+    """
+    problem: CannotRunError | None = None
+    for dtype in (None, model.dtype):
+        first = sources[0].first(dtype)
+        for rows in (SAMPLE, len(first)):
+            try:
+                found = find_layers(model, next(first.blocks(rows)))
+            except CannotRunError as error:
+                problem = problem or error
+            else:
+                for each in sources:
+                    each.dtype = dtype
+                return found
+    assert problem is not None
+    raise problem
