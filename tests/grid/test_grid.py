@@ -10,12 +10,10 @@ import torch
 
 import nearzero as nz
 from nearzero.displacement import displacement
-from nearzero.halves import halves
 from nearzero.grid import grid as grid_module
-from nearzero.halves import halves
 from nearzero.grid.networks import Networks
-from nearzero.halves import halves
 from nearzero.grid.spec import resolve_grid
+from nearzero.halves import halves
 
 STUDY = {
     "data": "digits",
@@ -146,8 +144,7 @@ def test_checkpoints_and_runs_that_never_get_there(folder: Path, digits: nz.data
 def test_interrupted_it_goes_on_to_the_same_numbers(
     width: nz.Grid, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nearzero.halves import halves
-from nearzero.grid import measure
+    from nearzero.grid import measure
 
     real, calls = measure.measured, []
 
