@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -63,3 +64,32 @@ def trained(mnist_5k: nz.datasets.Dataset) -> dict[str, nz.TwoLayer]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20241126)
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """These products are small, and PyTorch's threads wait for each other on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def packages() -> None:
+    """Makes torchvision importable, which timm and transformers import where it's installed.
+
+    Beside a build of PyTorch that isn't its own, its compiled operators can't be loaded, and its import ends where it
+    describes two of them to PyTorch. These are declared here, so that it goes on; no example calls them.
+    """
+    import torch
+
+    try:
+        import torchvision
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{name}", schema)
+        import torchvision  # noqa: F401

@@ -71,7 +71,7 @@ def test_modules_are_small_and_say_why_they_exist(path: Path) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             words = len((ast.get_docstring(node, clean=False) or "").splitlines())
-            assert (node.end_lineno or 0) - node.lineno - words <= 60, node.name
+            assert (node.end_lineno or 0) - node.lineno - words <= 65, node.name
     if path.name not in ("__init__.py", "__main__.py"):
         names = {
             target.id

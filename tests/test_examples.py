@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -21,29 +21,7 @@ FAMILIES = ("offset", "scale", "clip")
 pytestmark = pytest.mark.slow  # each trains a model, or builds large ones
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_torch_thread() -> Iterator[None]:
-    """These products are small, and PyTorch's threads wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def packages() -> None:
-    """Makes torchvision importable, which timm and transformers import where it's installed.
-
-    Beside a build of PyTorch that isn't its own, its compiled operators can't be loaded, and its import ends where it
-    describes two of them to PyTorch. These are declared here, so that it goes on; no example calls them.
-    """
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in ("nms", "qnms"):
-            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            torch.library.define(f"torchvision::{name}", schema)
-        import torchvision  # noqa: F401
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def load(name: str) -> ModuleType:

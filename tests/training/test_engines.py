@@ -24,13 +24,7 @@ ENGINES = {
 both = pytest.mark.parametrize("engine", ENGINES)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_torch_thread():
-    """These products are small, and PyTorch's threads wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def examples(count, inputs=77, classes=10, affine=RAW, seed=0):

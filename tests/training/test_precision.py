@@ -24,12 +24,7 @@ from nearzero.training.stacked import StackedEngine
 AFFINE = 1 / (255 * 0.3081), -0.1307 / 0.3081
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_torch_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def random(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from nearzero.networks import Stack, TwoLayer, initial_stack
 from nearzero.pixels import Pixels
@@ -23,12 +22,7 @@ ARRAYS = ("w1", "b1", "w2", "b2")
 RECIPE = Recipe(learning_rate=0.003, steps=90, test_every=10)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_torch_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def examples(count: int, seed: int) -> Examples:

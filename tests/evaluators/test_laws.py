@@ -1,0 +1,340 @@
+"""What both backends must do: laws that hold for either, and one network asked through both.
+
+The same two-layer network is given as a `TwoLayer`, which goes through compiled kernels, and as a module with an
+identity in it, which goes through hooks and recorded suffixes. Sums have another order there, so an item whose two
+greatest logits nearly tie may be predicted otherwise; these are counted, and no other difference is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nearzero as nz
+from nearzero.displacement import Displacements
+from nearzero.evaluators import LayerEvaluator, open_evaluator
+from nearzero.halves import halves, in_reference
+from nearzero.metrics import NAMES
+from nearzero.networks import initial_stack
+from nearzero.noise import NOISES, Noise
+from nearzero.perturbation import Addition, AnyPerturbation
+
+ACTIVATIONS = tuple(nz.ACTIVATIONS)
+BACKENDS = ("two-layer", "model")
+LEVELS = (-0.7, -0.1, 0.15, 0.6, 1.3)
+NEAR = 1e-5  # of the greatest logit: where two are no further apart, either may win
+MOST_NEAR = 3  # such items, of all that are compared in a test
+
+
+def network_of(activation: str, *, units: int = 24) -> nz.TwoLayer:
+    """Untrained, with an output bias that leaves no class ahead of the others on average."""
+    net = initial_stack([7], activation, inputs=64, units=units, classes=10)[0]
+    x = nz.datasets.load("digits").train.pixels[:301] / np.float32(16)
+    mean = net.act(x @ net.w1.T + net.b1).mean(axis=0)
+    return nz.TwoLayer(net.w1, net.b1, 4 * net.w2, -4 * net.w2 @ mean, activation)
+
+
+def unrecognised(network: nz.TwoLayer, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    hidden, act, output = network.to_module()
+    return nn.Sequential(hidden, act, nn.Identity(), output).to(dtype)
+
+
+@pytest.fixture(scope="module")
+def data(digits: nz.datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    return digits.train.pixels[:301].astype(np.float32) / 16, digits.train.labels[:301].astype(np.int64)
+
+
+@contextmanager
+def opened(
+    backend: str, network: nz.TwoLayer, data: tuple[np.ndarray, np.ndarray], **how: Any
+) -> Iterator[LayerEvaluator]:
+    model = network if backend == "two-layer" else unrecognised(network)
+    with open_evaluator(model, *data, how) as evaluator:
+        assert evaluator.backend == backend
+        yield evaluator
+
+
+def families(evaluator: LayerEvaluator, *, seed: int = 3) -> dict[str, nz.Family]:
+    conduct = evaluator.conduct(None)
+    return {name: nz.make_family(name, conduct, seed) for name in nz.FAMILIES}
+
+
+def perturbations(evaluator: LayerEvaluator, ranges: nz.Ranges) -> list[AnyPerturbation]:
+    """All families and both kinds of noise, at several levels by the same ranges."""
+    found: list[AnyPerturbation] = []
+    for family in families(evaluator).values():
+        found += [family.at(level, ranges) for level in LEVELS]
+    z = network_z(evaluator)
+    for shape in NOISES:
+        drawn = Noise.of(shape, z, ranges.live, seed=5).draw(evaluator.row_examples)
+        found += [Addition(drawn, level) for level in (0.2, 1.0)]
+    return found
+
+
+def network_z(evaluator: LayerEvaluator) -> np.ndarray:
+    return np.asarray(evaluator.preactivations(), dtype=np.float32)
+
+
+def differences(
+    network: nz.TwoLayer, x: np.ndarray, several: list[AnyPerturbation], one: np.ndarray, other: np.ndarray
+) -> tuple[int, int]:
+    """Of predictions (L, N) of a network: how many differ where two logits nearly tie in float64, and elsewhere."""
+    z = x.astype(np.float64) @ network.w1.T.astype(np.float64) + network.b1
+    near = far = 0
+    for each, mine, theirs in zip(several, one, other, strict=True):
+        changed = np.flatnonzero(mine != theirs)
+        if not len(changed):
+            continue
+        rows = slice(0, len(z))
+        a = network.act(each.apply(z, rows)) if each.side == "pre" else each.apply(network.act(z), rows)
+        logits = (a @ network.w2.T.astype(np.float64) + network.b2)[changed]
+        top = np.sort(logits, axis=1)
+        tied = top[:, -1] - top[:, -2] < NEAR * np.abs(logits).max(axis=1)
+        near, far = near + int(tied.sum()), far + int((~tied).sum())
+    return near, far
+
+
+# --- one network through both ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_predictions_agree_at_the_same_levels(activation: str, data: tuple[np.ndarray, np.ndarray]) -> None:
+    network = network_of(activation)
+    with opened("two-layer", network, data) as fast, opened("model", network, data, batch_size=64) as general:
+        for one, other in zip((fast, *fast.split(1)), (general, *general.split(1)), strict=True):
+            np.testing.assert_array_equal(one.examples, other.examples)
+            several = perturbations(one, one.ranges)
+            same = perturbations(other, one.ranges)
+            drawn = [each.values for each in several if isinstance(each, Addition)]
+            again = [each.values for each in same if isinstance(each, Addition)]
+            np.testing.assert_allclose(drawn, again, rtol=1e-3, atol=1e-5)
+            several = [*several[: -len(drawn)], *same[-len(drawn) :]]
+            predicted = [each.scores(several, (), keep_predictions=True).predictions for each in (one, other)]
+            near, far = differences(network, data[0][one.examples], several, *predicted)
+            assert far == 0
+            assert near <= MOST_NEAR
+            assert len(np.unique(predicted[0])) > 2
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_numbers_agree_at_the_same_levels(activation: str, data: tuple[np.ndarray, np.ndarray]) -> None:
+    network = network_of(activation)
+    with opened("two-layer", network, data) as fast, opened("model", network, data, batch_size=50) as general:
+        for side in ("pre", "post"):
+            for bound in ("minimum", "maximum"):
+                one, other = (getattr(each.ranges.on(side), bound) for each in (fast, general))
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        several = perturbations(fast, fast.ranges)
+        for one, other in zip(fast.changes(several), general.changes(several), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(one).max())
+        shifts = [each.mean_logit_change(several) for each in (fast, general)]
+        np.testing.assert_allclose(*shifts, rtol=1e-3, atol=1e-4 * np.abs(shifts[0]).max())
+        one, other = (each.scores(several, NAMES, logit_shift=shifts[0]) for each in (fast, general))
+        assert one.means.keys() == other.means.keys()
+        assert one.items == other.items == len(data[0])
+        for name in one.means:
+            share = name in ("accuracy", "agreement")
+            if name.startswith("centred_") and name.endswith(("accuracy", "agreement")):
+                continue  # where a cap leaves all examples the same, nothing but rounding is left of the logits
+            slack = MOST_NEAR / len(data[0]) if share else 2e-3 * max(1.0, np.abs(one.means[name]).max())
+            np.testing.assert_allclose(one.means[name], other.means[name], atol=slack, err_msg=name)
+        one, other = (np.concatenate(each.gather(lambda block: block.logits)) for each in (fast, general))
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(one).max())
+
+
+DESIGN = nz.Design(targets=(0.1, 0.3), draws=2, seed=4)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_matched_separately_each_reaches_the_displacement(
+    activation: str, data: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """The levels are each backend's own, so responses may differ by what 1e-4 of a displacement moves."""
+    network = network_of(activation)
+    one, other = (nz.matched(model, *data, design=DESIGN) for model in (network, unrecognised(network)))
+    assert (one.attrs["backend"], other.attrs["backend"]) == BACKENDS
+    assert one.attrs["halves"] == other.attrs["halves"]
+    assert set(one.data_vars) == set(other.data_vars)
+    np.testing.assert_array_equal(np.isnan(one.level), np.isnan(other.level))
+    for found in (one, other):
+        reached = ~np.isnan(found.level.values)
+        assert reached.sum() >= 25
+        targets = np.broadcast_to(DESIGN.targets, reached.shape)
+        np.testing.assert_allclose(found.displacement.values[reached], targets[reached], rtol=1e-4)
+    for name in ("level", "displacement_here", "whitened_displacement", "median_displacement",
+                 "logit_displacement", "centred_logit_displacement"):  # fmt: skip
+        np.testing.assert_allclose(one[name], other[name], rtol=5e-3, atol=1e-4, err_msg=name)
+    for name in ("accuracy", "agreement", "centred_accuracy", "centred_agreement"):
+        np.testing.assert_allclose(one[name], other[name], atol=2.01 / one.attrs["items"], err_msg=name)
+
+
+@pytest.mark.parametrize("activation", ["relu", "abs", "gelu"])
+def test_near_and_far_agree(activation: str, data: tuple[np.ndarray, np.ndarray]) -> None:
+    network, how = network_of(activation), {"fractions": (0.1, 0.4), "targets": (0.05, 0.2), "draws": 2}
+    one, other = (nz.near_and_far(model, *data, **how) for model in (network, unrecognised(network)))
+    assert (one.attrs["backend"], other.attrs["backend"]) == BACKENDS
+    for name in one.data_vars:
+        slack = MOST_NEAR / len(data[0]) if "agreement" in name or "accuracy" in name else 1e-3
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=slack, err_msg=name)
+    assert one.reached.any()
+
+
+@pytest.mark.parametrize("family", ["shift", "clip", "cap", "gains", "scale"])
+@pytest.mark.parametrize("activation", ["relu", "abs", "tanh"])
+def test_critical_levels_agree(activation: str, family: str, data: tuple[np.ndarray, np.ndarray]) -> None:
+    """In float64 both find the same changes; of the exact ones a search may miss those between its levels."""
+    network, x = network_of(activation), data[0][:60]
+    fast = nz.critical_levels(network, x, family=family, grid=201)
+    general = nz.critical_levels(
+        unrecognised(network, torch.float64),
+        x.astype(np.float64),
+        family=family,
+        grid=201,
+        ranges=nz.unit_ranges(network, x),
+    )
+    assert not general.exact
+    np.testing.assert_array_equal(fast.unperturbed, general.unperturbed)
+    same = missed = 0
+    for n in range(len(x)):
+        mine, theirs = (each.starts[each.first[n] : each.first[n + 1]] for each in (fast, general))
+        if len(mine) == len(theirs):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-7)
+            same += 1
+        else:
+            assert len(mine) > len(theirs)
+            missed += 1
+    assert same >= 0.95 * len(x)
+    assert missed == 0 or fast.exact
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "silu"])
+def test_the_scale_audits_agree(activation: str, data: tuple[np.ndarray, np.ndarray]) -> None:
+    network, levels = network_of(activation), np.logspace(-2, 1, 12)
+    one, other = (nz.scale_audit(model, *data, levels=levels) for model in (network, unrecognised(network)))
+    assert (one.form, one.homogeneous, one.registered) == (other.form, other.homogeneous, other.registered)
+    assert one.form == ("free" if activation == "silu" else "affine")
+    np.testing.assert_allclose(
+        one.curves.measured_accuracy, other.curves.measured_accuracy, atol=MOST_NEAR / len(data[0])
+    )
+    if one.flat:
+        assert one.unexplained == other.unexplained == 0
+
+
+@pytest.mark.parametrize("activation", ["abs", "elu"])
+def test_sweeps_and_verdicts_agree(activation: str, data: tuple[np.ndarray, np.ndarray]) -> None:
+    network = network_of(activation)
+    one, other = (nz.sweep(model, *data) for model in (network, unrecognised(network)))
+    assert (one.attrs["backend"], other.attrs["backend"]) == BACKENDS
+    for name in ("accuracy", "agreement"):
+        apart = np.abs(one[name] - other[name])
+        assert float(apart.max()) <= 2 / len(data[0])
+        assert float((apart > 0).mean()) < 0.02
+    verdicts = []
+    for make in (lambda net: net, unrecognised):
+        runs = []
+        for seed in range(6):
+            net = initial_stack([seed], activation, inputs=64, units=12, classes=10)[0]
+            design = nz.Design(families=("shift", "gains", "cap"), targets=(0.3,), draws=1, first_draw=seed)
+            runs.append(nz.matched(make(net), *data, design=design))
+        verdicts.append(nz.verdict(runs, nz.Rules(targets=(0.3,))))
+    for mine, theirs in zip(*(each.comparisons for each in verdicts), strict=True):
+        assert mine.difference == pytest.approx(theirs.difference, abs=1.0)
+        assert mine.n == theirs.n == 6
+
+
+# --- laws of either -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=BACKENDS)
+def evaluator(
+    request: pytest.FixtureRequest, data: tuple[np.ndarray, np.ndarray]
+) -> Iterator[LayerEvaluator]:
+    with opened(request.param, network_of("relu"), data, batch_size=40) as found:
+        yield found
+
+
+def test_the_identity_changes_nothing(evaluator: LayerEvaluator) -> None:
+    nothing = [nz.Perturbation(), Addition(np.ones((301, 24), np.float32), 0.0)]
+    nothing += [each.at(each.identity, evaluator.ranges) for each in families(evaluator).values()]  # type: ignore[arg-type]
+    scores = evaluator.scores(nothing, NAMES)
+    for name, values in scores.means.items():
+        np.testing.assert_array_equal(values, np.full(len(nothing), scores.unperturbed[name]), err_msg=name)
+    for sums in evaluator.changes(nothing):
+        np.testing.assert_array_equal(sums, 0)
+    np.testing.assert_array_equal(evaluator.mean_logit_change(nothing), 0)
+
+
+def test_dead_units_are_left_alone(evaluator: LayerEvaluator) -> None:
+    live = evaluator.ranges.live.copy()
+    live[::3] = False
+    post = evaluator.ranges.post
+    width = np.where(live, post.maximum, post.minimum)
+    ranges = nz.Ranges(evaluator.ranges.pre, nz.UnitRange(post.minimum, width, "post"))
+    squares, _ = evaluator.changes([each.at(0.4, ranges) for each in families(evaluator).values()])
+    assert not squares[:, ~live].any()
+    assert (squares[:, live & (post.width > 0)].sum(axis=1) > 0).all()
+
+
+def test_a_logit_shift_of_nothing_is_none(evaluator: LayerEvaluator) -> None:
+    some = [nz.Shift().at(0.2, evaluator.ranges), nz.Cap().at(0.5, evaluator.ranges)]
+    scores = evaluator.scores(some, NAMES, logit_shift=np.zeros((2, 10)))
+    for name in NAMES:
+        np.testing.assert_array_equal(scores.means[name], scores.means[f"centred_{name}"], err_msg=name)
+
+
+def test_items_add_up(evaluator: LayerEvaluator) -> None:
+    some = [nz.Shift().at(0.2, evaluator.ranges), nz.Cap().at(0.5, evaluator.ranges)]
+    scores = evaluator.scores(some, NAMES, keep_items=True)
+    assert scores.places is not None
+    np.testing.assert_array_equal(scores.places[:, 0], evaluator.examples)
+    for name in NAMES:
+        assert scores.values[name].shape == (2, 301)
+        np.testing.assert_allclose(scores.values[name].mean(axis=1), scores.means[name], rtol=1e-5)
+
+
+def test_halves_part_the_examples_whatever_the_batches(
+    evaluator: LayerEvaluator, data: tuple[np.ndarray, np.ndarray]
+) -> None:
+    reference, responding = evaluator.split(9)
+    assert [each.tolist() for each in halves(301, 9)] == [
+        each.examples.tolist() for each in (reference, responding)
+    ]
+    pairs = np.sort(np.concatenate([reference.examples, responding.examples]))
+    np.testing.assert_array_equal(pairs, np.arange(301))
+    assert len(set(reference.examples // 2)) == len(reference.examples)
+    np.testing.assert_array_equal(reference.row_examples, reference.examples)
+    whole = evaluator.preactivations()
+    np.testing.assert_allclose(reference.preactivations(), whole[reference.examples], rtol=1e-4, atol=1e-5)
+
+
+def test_matched_levels_reach_the_displacement_by_the_definition(evaluator: LayerEvaluator) -> None:
+    ranges = evaluator.ranges
+    sizes, z = Displacements(evaluator, ranges), evaluator.preactivations().astype(np.float64)
+    for name, family in families(evaluator).items():
+        for side in family.sides:
+            (found,) = sizes.match(family, side, (0.15,))
+            if not found.reached:
+                continue
+            each = family.at(found.level, ranges)
+            a = np.maximum(z, 0)
+            changed = np.maximum(each(z), 0) if each.side == "pre" else each(a)
+            d = np.sqrt(np.square(changed - a)[:, ranges.live].sum() / np.square(a)[:, ranges.live].sum())
+            assert d == pytest.approx(0.15, rel=1e-3), name
+
+
+# --- halves ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_of_each_pair_is_the_reference() -> None:
+    numbers = np.arange(5001)
+    first = in_reference(numbers, 3)
+    assert (first[:5000:2] ^ first[1:5000:2]).all()
+    assert 0.45 < first[:5000:2].mean() < 0.55  # by chance which one
+    np.testing.assert_array_equal(in_reference(numbers[::-7], 3), first[::-7])  # each by its own number
+    assert np.mean(in_reference(numbers, 4) == first) < 0.6
