@@ -6,9 +6,9 @@ BIN    := $(VENV)/bin
 OUT    ?= studies/quick
 ARGS   ?=
 WORKERS ?= auto
-PYTEST  = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
+PYTEST  = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -r s
 
-.PHONY: help install install-dev reproduce test test-fast lint coverage bench clean
+.PHONY: help install install-dev reproduce test test-fast test-long lint coverage bench clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -33,11 +33,16 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 reproduce: install   ## the paper's study, quick preset: tables on the screen, figures in studies/quick
 	$(BIN)/nearzero reproduce --out $(OUT) $(ARGS)
 
-test: install-dev    ## all tests
+test: install-dev    ## all tests but the long ones
+	$(BIN)/nearzero compile  # once, or each worker compiles for itself
 	$(PYTEST)
 
 test-fast: install-dev  ## the tests that take less than ten seconds each
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not long"
+
+test-long: install-dev  ## laws at full size, minutes; the outcome is kept in results/test-long.txt
+	$(BIN)/nearzero compile
+	$(BIN)/python .ci/long_tests.py --run
 
 coverage: install-dev   ## all tests, with branch coverage
 	$(PYTEST) --cov --cov-report=term

@@ -1,10 +1,11 @@
-"""List what the gate left out, and why. Nothing is skipped silently."""
+"""List what the gate left out, and why. Tests that skip themselves are listed by `make test`."""
 
 from __future__ import annotations
 
 import os
 
 import torch
+from long_tests import KEPT, long_tests
 
 REASONS = {
     "training on a CUDA device": None
@@ -18,3 +19,7 @@ REASONS = {
 
 for what, reason in REASONS.items():
     print(f"{'ran' if reason is None else 'skipped':8} {what}" + (f": {reason}" if reason else ""))
+for test, law in long_tests().items():
+    print(f"{'skipped':8} {test}: {law}; minutes, so run by `make test-long`")
+print(f"The last `make test-long`, kept in {KEPT}:")
+print(KEPT.read_text(encoding="utf-8") if KEPT.is_file() else "none")

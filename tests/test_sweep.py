@@ -42,8 +42,8 @@ def clear_differences(
 
 @pytest.mark.parametrize("name", ["abs", "relu"])
 def test_every_prediction_at_all_325_levels(name: str, trained: dict, mnist_5k: nz.datasets.Dataset) -> None:
-    network, x = trained[name], mnist_5k.train.pixels
-    swept = nz.sweep(network, x, mnist_5k.train.labels, keep_predictions=True)
+    network, x, labels = trained[name], mnist_5k.train.pixels[:2000], mnist_5k.train.labels[:2000]
+    swept = nz.sweep(network, x, labels, keep_predictions=True)
     ranges = nz.unit_ranges(network, x)
     clear = near = levels = 0
     for family in ("offset", "scale", "clip"):
@@ -52,7 +52,7 @@ def test_every_prediction_at_all_325_levels(name: str, trained: dict, mnist_5k: 
             predictions = swept.predictions.sel(family=family, level=level).values
             found = clear_differences(network, x, made.at(level, ranges), predictions)
             clear, near, levels = clear + found[0], near + found[1], levels + 1
-            right = np.mean(predictions == mnist_5k.train.labels)
+            right = np.mean(predictions == labels)
             assert float(swept.accuracy.sel(family=family, level=level)) == right
     print(f"{name}: {near} near ties of {levels * len(x)} predictions")
     assert levels == 325

@@ -224,8 +224,12 @@ def test_the_curve_is_the_sweeps_to_the_last_example(activation, family, network
     assert differing.sum() <= len(rows) + 1e-6
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("activation", "family"), [("relu", "offset"), ("abs", "clip")])
+OFFSET = pytest.mark.long("the paper's curves rebuilt from critical levels of all 60,000 images, for offset")
+
+
+@pytest.mark.parametrize(
+    ("activation", "family"), [pytest.param("relu", "offset", marks=OFFSET), ("abs", "clip")]
+)
 def test_the_curves_of_the_papers_study_are_rebuilt(activation, family, networks):
     """All 60,000 images, against what `results/paper` holds; `benchmarks/critical.py --check` has all families."""
     try:

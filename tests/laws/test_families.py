@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -38,6 +38,7 @@ def ids(case: tuple[str, nz.Conduct]) -> str:
 
 @pytest.mark.parametrize("case", EVERY, ids=ids)
 @given(z=layers)
+@settings(max_examples=30)  # for each of some thirty families
 def test_identity_level_changes_nothing_to_the_last_bit(case: tuple[str, nz.Conduct], z: np.ndarray) -> None:
     family = nz.make_family(*case)
     if family.identity is None:
@@ -51,6 +52,7 @@ def test_identity_level_changes_nothing_to_the_last_bit(case: tuple[str, nz.Cond
 
 @pytest.mark.parametrize("case", EVERY, ids=ids)
 @given(z=layers, level=st.floats(0.01, 0.99))
+@settings(max_examples=30)
 def test_dead_units_are_left_alone_and_nothing_is_nan(
     case: tuple[str, nz.Conduct], z: np.ndarray, level: float
 ) -> None:

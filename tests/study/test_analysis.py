@@ -15,7 +15,7 @@ import nearzero as nz
 
 SETTINGS = {
     "data": "digits",
-    "runs": 6,
+    "runs": 4,
     "units": 16,
     "steps": 60,
     "batch_size": 64,
@@ -36,13 +36,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
 def test_it_is_what_matched_gives_for_each_network(study: nz.Study) -> None:
     data = nz.datasets.load("digits").train
     for name in ("abs", "relu"):
-        for run in (0, 5):
+        for run in (0, 3):
             design = replace(study.spec.design, first_draw=2 * run)  # draws of its own
             alone = nz.matched(study.network(name, run), data.pixels, data.labels, design=design)
             kept = study.matched.sel(network=name, run=run)
             for variable in alone.data_vars:
                 np.testing.assert_array_equal(alone[variable].values, kept[variable].values)
-    assert dict(study.matched.sizes) == {"network": 2, "run": 6, "family": 11, "side": 2, "target": 2}
+    assert dict(study.matched.sizes) == {"network": 2, "run": 4, "family": 11, "side": 2, "target": 2}
 
 
 def test_the_untrained_are_those_before_the_first_step(study: nz.Study) -> None:
@@ -77,7 +77,7 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
         analysis, "matched", lambda *args, **kwargs: (counted.append(1), real(*args, **kwargs))[1]
     )
     xr.testing.assert_equal(again.analyse().matched, study.matched)
-    assert len(counted) == 24 - 5
+    assert len(counted) == 16 - 5
     counted.clear()
     again.analyse()
     assert not counted

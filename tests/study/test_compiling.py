@@ -20,7 +20,9 @@ def compiled(cache):
     return {path: path.stat().st_mtime_ns for path in cache.glob("kernels/**/*.nb*")}
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "a study after `nearzero compile` compiles nothing; tests/kernels/test_registers.py, for one network"
+)
 def test_a_study_compiles_nothing_more(tmp_path):
     cache = tmp_path / "cache"
     assert nearzero("compile", cache=cache).returncode == 0
@@ -33,7 +35,6 @@ def test_a_study_compiles_nothing_more(tmp_path):
     assert compiled(cache) == before
 
 
-@pytest.mark.slow
 def test_a_cache_that_cant_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
     done = nearzero("compile", cache=tmp_path / "file" / "cache")

@@ -10,6 +10,7 @@ from nearzero.errors import InputError
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.files import cache_root
 from nearzero.kernels.compile import any_compiled
+from nearzero.kernels.layout import strip_width
 from nearzero.networks import initial_stack
 from nearzero.perturbation import Perturbation
 from nearzero.pixels import Pixels
@@ -32,6 +33,12 @@ def compile_kernels(activations: Sequence[str] = ("abs", "relu")) -> None:
     """
     from nearzero.training.fused import FusedEngine
 
+    strip_width(16)  # the smallest kernel: where it can't be kept, none can, which is said at once
+    if not any_compiled():
+        raise InputError(
+            f"nothing can be kept in {cache_root()}, so each process will compile for itself; make that folder "
+            "writable, or name another in NEARZERO_CACHE"
+        )
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (60, 32), dtype=np.uint8)
     examples = Examples(Pixels(pixels, 1.0, 0.0), rng.integers(0, 2, 60))
@@ -46,11 +53,5 @@ def compile_kernels(activations: Sequence[str] = ("abs", "relu")) -> None:
         evaluator = TwoLayerEvaluator.of(stack[0], examples.pixels, examples.labels)
         families = ("offset", "scale", "clip")
         respond(evaluator, families=families)
-        evaluator.hidden.predict(
-            [Perturbation(offset=0.1)]
-        )  # these families' levels lie on lines, and this doesn't
-    if not any_compiled():
-        raise InputError(
-            f"nothing can be kept in {cache_root()}, so each process will compile for itself; make that folder "
-            "writable, or name another in NEARZERO_CACHE"
-        )
+        # these families' levels lie on lines, and this doesn't
+        evaluator.hidden.predict([Perturbation(offset=0.1)])

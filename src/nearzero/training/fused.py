@@ -216,22 +216,28 @@ class FusedEngine:
         )
 
     def _runs_at_once(self, runs: int) -> int:
-        """How many runs' shards may be in work at the same time: as many as memory allows, up to `GROUP`.
+        """Return how many runs' shards may be in work at the same time: up to `GROUP`, fewer if memory is short."""
+        allowed = memory_limit()
+        taken = [self._bytes_taken(runs, group) for group in range(1, GROUP + 1)]
+        check_memory(taken[0], allowed, runs, self._shape.units)
+        return sum(each <= allowed for each in taken)
+
+    def _bytes_taken(self, runs: int, group: int) -> int:
+        """Return the bytes that training takes while the shards of `group` runs are in work at the same time.
 
         In arrays of the size of a network: the weights of a run as given, as trained, with the affine map folded in,
         and two on the way into a file; its gradient, on a full batch, and while it's in work those of its shards.
         Each thread has a team's gradients, two arrays (`TILE`, U), and the lists of a tile and what is sifted of them,
-        eight bytes a pixel; a run of mini-batches has the order of an epoch.
+        eight bytes a pixel; a run of mini-batches has the order of an epoch. `TILE` depends on the processor.
         """
         inputs, units, classes, gain, shift = self._shape
         one = 4 * units * (inputs + classes + 1)
         full = self._batch is None
         each = (4 + full + (gain != 1 or shift != 0)) * one + (0 if full else 8 * len(self._train))
-        fixed = runs * each + self._threads * (self._most * one + 8 * TILE * (units + row_stride(inputs)))
+        threads = self._threads * (self._most * one + 8 * TILE * (units + row_stride(inputs)))
         shards = min(SHARDS, -(-len(self._train) // LARGEST)) if full else 0
-        allowed = memory_limit()
-        check_memory(fixed + shards * one, allowed, runs, units)
-        return min(GROUP, (allowed - fixed) // (shards * one)) if full else GROUP
+        taken: int = runs * each + threads + group * shards * one
+        return taken
 
     def _load(self, stack: Stack, runs: list[int]) -> _Team:
         team = make_weights(self._shape, len(runs))
