@@ -20,20 +20,17 @@ from nearzero.statistics.words import (
     ALL_DIFFERENCES_EQUAL,
     ALL_PAIRS_EQUAL,
     ALL_RUNS_EQUAL,
-    FEWER_THAN_MINIMUM_RUNS,
     FEWER_THAN_THREE_RUNS,
     FEWER_THAN_TWO_EXAMPLES,
     FEWER_THAN_TWO_RUNS,
     MINIMUM_RUNS,
     NO_VARIANCE,
-    description_only,
 )
 
 __all__ = [
     "ALL_DIFFERENCES_EQUAL",
     "ALL_PAIRS_EQUAL",
     "ALL_RUNS_EQUAL",
-    "FEWER_THAN_MINIMUM_RUNS",
     "FEWER_THAN_THREE_RUNS",
     "FEWER_THAN_TWO_EXAMPLES",
     "FEWER_THAN_TWO_RUNS",
@@ -55,7 +52,6 @@ __all__ = [
     "bootstrap_means",
     "count",
     "crossed_bootstrap",
-    "description_only",
     "effect_size",
     "equivalence_test",
     "holm",
