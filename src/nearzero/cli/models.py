@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from nearzero.cli.common import DataDir, Quiet, app, console_for
+from nearzero.cli.common import DataDir, Quiet, app, console_for, result_folder
 from nearzero.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def probe(
     from nearzero.probing import probe as run
 
     console = console_for(quiet)
-    with _folder(out), _counting(console, "probing") as count:
+    with result_folder(out), _counting(console, "probing") as count:
         built, source = _model_and_data(model, weights, data, pixels, split, data_dir)
         result = run(
             _on_device(built, device), source, layer, families=family or ("offset", "scale", "clip"),
@@ -134,22 +134,6 @@ def probe(
         console.print(note, highlight=False, markup=False)
     if out is not None:
         console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
-
-
-@contextmanager
-def _folder(out: Path | None) -> Iterator[None]:
-    """Make the folder of a result before the work, to know that it can be; gone again if that fails."""
-    from nearzero.files import make_folder
-
-    made = [each for each in (out, *out.parents) if not each.exists()] if out is not None else []
-    if out is not None:
-        make_folder(out)
-    try:
-        yield
-    except BaseException:
-        for each in made:
-            each.rmdir()
-        raise
 
 
 @contextmanager
