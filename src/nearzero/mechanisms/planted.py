@@ -15,7 +15,7 @@ from nearzero.errors import InputError
 from nearzero.mechanisms.tasks import Task
 from nearzero.networks import TwoLayer
 
-__all__ = ["distance_network", "known_activation", "mixed_network", "template_network"]
+__all__ = ["distance_network", "mixed_network", "template_network"]
 
 Doubles = npt.NDArray[np.float64]
 
@@ -69,9 +69,7 @@ def distance_network(
     Raises:
         InputError: another activation, or no units.
     """
-    return _distance(task, generator, known_activation(activation), units_per_class).network(
-        activation, generator
-    )
+    return _distance(task, generator, _known(activation), units_per_class).network(activation, generator)
 
 
 def template_network(
@@ -98,7 +96,7 @@ def template_network(
     Raises:
         InputError: another activation, no units, or a negative jitter.
     """
-    units = _template(task, generator, known_activation(activation), units_per_class, jitter)
+    units = _template(task, generator, _known(activation), units_per_class, jitter)
     return units.network(activation, generator)
 
 
@@ -125,7 +123,7 @@ def mixed_network(
     """
     if not 0 <= share <= 1:
         raise InputError(f"share must lie between 0 and 1; got {share}")
-    distance = _distance(task, generator, known_activation(activation), units_per_class)
+    distance = _distance(task, generator, _known(activation), units_per_class)
     template = _template(task, generator, activation, units_per_class, jitter)
     parts = []
     for units, own in ((distance, share), (template, 1 - share)):
@@ -169,12 +167,7 @@ def _owners(task: Task, units_per_class: int) -> npt.NDArray[np.int64]:
     return np.repeat(np.arange(task.classes), units_per_class)
 
 
-def known_activation(activation: str) -> str:
-    """Return the activation.
-
-    Raises:
-        InputError: nothing is planted with it.
-    """
+def _known(activation: str) -> str:
     if activation not in ("abs", "relu"):
         raise InputError(f"mechanisms are planted with abs or relu; got {activation!r}")
     return activation
