@@ -36,7 +36,7 @@ def found() -> Power:
 
 
 def by_what(found: Power, what: str, runs: int = 6) -> Counts:
-    (one,) = (each for each in found.counts if each.what == what and each.runs == runs)
+    (one,) = (each for each in found.counts if each.row["mechanism"] == what and each.runs == runs)
     return one
 
 
@@ -44,14 +44,17 @@ def by_what(found: Power, what: str, runs: int = 6) -> Counts:
 
 
 def test_counts_add_up(found: Power) -> None:
-    assert Counter(each.what for each in found.counts) == dict.fromkeys(
+    assert Counter(each.row["mechanism"] for each in found.counts) == dict.fromkeys(
         ("distance", "template", "mixed", "null"), 2
     )
     assert [each.runs for each in found.counts] == [6, 7] * 4
     for each in found.counts:
-        assert sum(each.findings.values()) == each.undecided.studies == 2
-        if each.right is not None and each.wrong is not None:
-            assert each.right.count + each.wrong.count + each.undecided.count == 2
+        assert sum(each.findings.values()) == 2
+        known = [rate for rate in each.rates.values() if rate is not None]
+        assert len(known) == (1 if each.condition.mechanism == "mixed" else 3)
+        assert {rate.studies for rate in known} == {2}
+        if len(known) == 3:
+            assert sum(rate.count for rate in known) == 2
 
 
 def test_planted_mechanisms_are_found(found: Power) -> None:
@@ -64,7 +67,7 @@ def test_a_study_is_a_function_of_its_seed_and_number(found: Power) -> None:
     alone = power(RULES, design=DESIGN, activations=("abs",), runs=(6,), studies=1, workers=2)
     assert len(alone.counts) == 4
     for one in alone.counts:
-        assert Counter(one.findings) <= Counter(by_what(found, one.what).findings)
+        assert Counter(one.findings) <= Counter(by_what(found, one.row["mechanism"]).findings)
     condition = Condition(mechanism="distance", activation="abs", runs=3)
     design = nz.Design(targets=TARGETS, draws=1)
     three, two, other = (
@@ -81,7 +84,7 @@ def test_rules_that_cant_be_wrong_never_are() -> None:
     strict = power(rules, design=DESIGN, runs=(6,), activations=("relu",), studies=2)
     for each in strict.counts:
         assert each.findings == {"no effect to compare": 2}
-        assert each.undecided == Rate(2, 2)
+        assert each.rates["undecided"] == Rate(2, 2)
     assert "no number of runs tried was enough" in strict.sentences()[0]
 
 
@@ -95,6 +98,12 @@ def test_a_mixture_that_cant_be_planted_is_counted_as_such() -> None:
     hard = power(RULES, design=DESIGN, runs=(6,), strengths=(0.5,), activations=("abs",), studies=1)
     assert by_what(hard, "mixed").findings == {"too hard to plant": 1}
     assert "too hard to plant" not in by_what(hard, "distance").findings
+    for arguments, message in (
+        ({"strengths": (0.0,)}, "strength must be positive"),
+        ({"activations": ("gelu",)}, "planted with abs or relu; got 'gelu'"),
+    ):
+        with pytest.raises(nz.InputError, match=message):
+            power(studies=1, **arguments)
 
 
 @pytest.mark.parametrize(("count", "studies"), [(0, 20), (3, 20), (20, 20), (197, 200)])
@@ -126,10 +135,10 @@ ALL = {
     ],
 )
 def test_right_wrong_and_undecided(condition: Condition, expected: tuple[int | None, ...]) -> None:
-    counts = Counts(condition, 6, ALL)
-    rates = counts.right, counts.wrong, counts.undecided
-    assert tuple(None if each is None else each.count for each in rates) == expected
-    assert all(each is None or each.studies == 15 for each in rates)
+    rates = Counts(condition, 6, ALL).rates
+    assert list(rates) == ["right", "wrong direction", "undecided"]
+    assert tuple(None if each is None else each.count for each in rates.values()) == expected
+    assert all(each is None or each.studies == 15 for each in rates.values())
 
 
 def test_the_fewest_runs_that_are_enough() -> None:
@@ -188,10 +197,8 @@ def test_runs_have_draws_of_their_own() -> None:
     ("settings", "message"),
     [
         ({"mechanism": "magic"}, "mechanisms are distance, template and mixed; got 'magic'"),
-        ({"activation": "gelu"}, "planted with abs or relu; got 'gelu'"),
         ({"share": 0.5}, "mixed networks have a share, and no others"),
         ({"mechanism": "mixed"}, "mixed networks have a share, and no others"),
-        ({"strength": 0.0}, "strength must be positive"),
     ],
 )
 def test_conditions_that_cant_be(settings: dict[str, Any], message: str) -> None:
@@ -241,14 +248,14 @@ def test_the_command_prints_a_table_and_what_follows(command: Command, tmp_path:
     assert (code, err) == (0, "")
     words = " ".join(text.split())
     assert "mechanism activation strength runs studies right wrong direction undecided findings" in words
-    for row in found.table():
-        assert " ".join(row.values()).replace(",", "") in words.replace(",", "")
+    for each in found.counts:
+        assert " ".join(each.row.values()) in words
     for sentence in found.sentences():
         assert sentence in words
     kept = json.loads((out / "power.json").read_text())
     assert (kept["rules"]["targets"], kept["draws"], kept["seed"]) == ([0.5], 1, 0)
-    assert [each["findings"] for each in kept["rows"]] == [each.findings for each in found.counts]
-    assert kept["rows"][0]["right"] == {"count": 2, "interval": list(Rate(2, 2).interval)}
+    assert [each["findings"] for each in kept["counts"]] == [each.findings for each in found.counts]
+    assert kept["table"] == [each.row for each in found.counts]
 
 
 def test_the_rules_are_a_studys(command: Command, tmp_path: Path) -> None:
@@ -271,7 +278,7 @@ def test_the_rules_are_a_studys(command: Command, tmp_path: Path) -> None:
     assert command(*arguments, "--quiet") == (0, "", "")
     kept = json.loads((tmp_path / "out" / "power.json").read_text())
     assert (kept["rules"]["margin"], kept["rules"]["targets"]) == (99, [0.3])
-    assert all(each["findings"] == {"no effect to compare": 1} for each in kept["rows"])
+    assert all(each["findings"] == {"no effect to compare": 1} for each in kept["counts"])
     assert command(*arguments, "--quiet", "--set", "verdict_margin=98") == (0, "", "")
     assert json.loads((tmp_path / "out" / "power.json").read_text())["rules"]["margin"] == 98
     assert (study / "spec.toml").read_bytes() == before  # another rule is asked about, not written down

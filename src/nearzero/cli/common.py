@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -22,6 +22,7 @@ __all__ = [
     "StudyFolder",
     "app",
     "console_for",
+    "counting",
     "settings_from",
 ]
 
@@ -83,6 +84,23 @@ def result_folder(out: Path | None) -> Iterator[None]:
         for each in made:
             each.rmdir()
         raise
+
+
+@contextmanager
+def counting(console: Console | None, what: str, things: str) -> Iterator[Callable[[int], None]]:
+    """Show a line that says how many things are done, on a terminal; elsewhere nothing."""
+    if console is None or not console.is_terminal:
+        yield lambda more: None
+        return
+    done = 0
+    with console.status(what) as status:
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            status.update(f"{what}: {done:,} {things}")
+
+        yield count
 
 
 @app.callback(invoke_without_command=True)

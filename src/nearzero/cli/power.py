@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nearzero.cli.common import Interrupted, Quiet, Settings, app, console_for, result_folder, settings_from
+from nearzero.cli.common import (
+    Interrupted,
+    Quiet,
+    Settings,
+    app,
+    console_for,
+    counting,
+    result_folder,
+    settings_from,
+)
 from nearzero.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from nearzero.study import Spec
 
 __all__ = ["power"]
+
+NOTE = (
+    "Shares of studies, with 95 % intervals (Clopper-Pearson). In the null nothing differs: equivalent is right, any "
+    "direction is wrong. Of a mixture neither is known.\n"
+)
 
 
 @app.command()
 def power(
     study: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Argument(
-            metavar="[STUDY]", help="A study's folder, for its rules.", show_default="the default rules"
-        ),
+        Path | None, typer.Argument(metavar="[STUDY]", help="Whose rules.", show_default="the default rules")
     ] = None,
     settings: Settings = None,
     runs: Annotated[
-        Optional[list[int]],  # noqa: UP045
-        typer.Option(help="Runs of a study; may be repeated.", show_default="6, 10"),
+        list[int] | None, typer.Option(help="Runs; may be repeated.", show_default="6, 10")
     ] = None,
     strength: Annotated[
-        Optional[list[float]],  # noqa: UP045
-        typer.Option(help="How easy the planted task is; may be repeated.", show_default="8"),
+        list[float] | None, typer.Option(help="Of the task; may be repeated.", show_default="8")
     ] = None,
     activation: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="abs or relu; may be repeated.", show_default="both"),
+        list[str] | None, typer.Option(help="abs or relu; may be repeated.", show_default="both")
     ] = None,
     studies: Annotated[int, typer.Option(help="Studies of each kind.")] = 20,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="A folder for the counts, power.json.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for power.json.", show_default=False)] = None,
     quiet: Quiet = False,
 ) -> None:
     """Say how many runs a design needs, and how often its rules are wrong where the answer is known.
@@ -59,28 +63,22 @@ def power(
     from nearzero.threads import thread_count
 
     console, spec = console_for(quiet), _spec(study, settings)
-    with result_folder(out), _begun_anew(), _counting(console) as advanced:
+    with result_folder(out), _begun_anew(), counting(console, "planting", "studies") as count:
         found = run(
             spec.rules, design=spec.design, runs=runs or (6, 10), strengths=strength or (8.0,),
             activations=activation or ("abs", "relu"), studies=studies, seed=seed, workers=thread_count(),
-            advanced=advanced,
+            advanced=count,
         )  # fmt: skip
     if out is not None:
         found.save(out)
     if console is None:
         return
-    rows = found.table()
-    table = Table(*rows[0], box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row.values())
+    table = Table(*found.counts[0].row, box=None, pad_edge=False)
+    for each in found.counts:
+        table.add_row(*each.row.values())
     console.print(table)
-    console.print(
-        "Shares of studies, with 95 % intervals (Clopper-Pearson). In the null nothing differs: equivalent is "
-        "right, any direction is wrong. Of a mixture neither is known.\n",
-        highlight=False,
-    )
-    for sentence in found.sentences():
-        console.print(sentence, highlight=False, soft_wrap=True)
+    for line in (NOTE, *found.sentences()):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _spec(study: Path | None, settings: list[str] | None) -> Spec:
@@ -101,13 +99,3 @@ def _begun_anew() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted; nothing is kept, the same command begins anew") from error
-
-
-@contextmanager
-def _counting(console: Console | None) -> Iterator[Callable[[int, int], None]]:
-    """Show how many studies are done, on a terminal; elsewhere nothing."""
-    if console is None or not console.is_terminal:
-        yield lambda done, of: None
-        return
-    with console.status("planting") as status:
-        yield lambda done, of: status.update(f"{done} of {of} studies")

@@ -17,7 +17,6 @@ from nearzero.matched import Design
 from nearzero.mechanisms.nulls import chance_labels, one_family
 from nearzero.mechanisms.planted import (
     distance_network,
-    known_activation,
     mixed_network,
     template_network,
 )
@@ -45,7 +44,7 @@ class Condition:
         families: what is measured.
 
     Raises:
-        InputError: an unknown mechanism or activation, or a share without a mixture.
+        InputError: an unknown mechanism, or a share without a mixture.
     """
 
     mechanism: str
@@ -64,9 +63,6 @@ class Condition:
             raise InputError(
                 f"mixed networks have a share, and no others; got {self.mechanism}, {self.share}"
             )
-        if not 0 < self.strength < np.inf:
-            raise InputError(f"strength must be positive and finite; got {self.strength}")
-        known_activation(self.activation)
 
     @property
     def name(self) -> str:

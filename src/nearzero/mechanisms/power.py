@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from scipy import stats
 
@@ -26,7 +27,12 @@ __all__ = ["Counts", "Power", "Rate", "overall_findings", "power"]
 
 DIRECTIONS = ("distance costs more", "intensity costs more")
 FOUND = 0.9  # of the studies: as often a planted mechanism should be found
-SHARE = 0.5  # of distance in the mixtures
+KINDS: tuple[dict[str, Any], ...] = (
+    {"mechanism": "distance"},
+    {"mechanism": "template"},
+    {"mechanism": "mixed", "share": 0.5},
+    {"mechanism": "template", "null": "one family"},
+)
 TOO_HARD = "too hard to plant"  # a share, in a task that one mechanism alone doesn't solve
 NO_COMPARISON = "nothing to compare"  # all families of intensity are flat by construction
 Job = tuple[Condition, int]
@@ -70,37 +76,36 @@ class Counts:
     findings: Mapping[str, int]
 
     @property
-    def right(self) -> Rate | None:
-        """Return how many say what is so; None for a mixture, of which nothing is known."""
-        return None if self.condition.truth is None else self._rate([self.condition.truth])
+    def rates(self) -> dict[str, Rate | None]:
+        """Return how many studies are right, find the wrong direction, and are neither; None where nothing is known.
 
-    @property
-    def wrong(self) -> Rate | None:
-        """Return how many find the other direction; of a null, any direction. None for a mixture."""
-        if self.condition.truth is None:
-            return None
-        false = [name for name in DIRECTIONS if name != self.condition.truth]
-        return self._rate([*false, "mixed"] if self.condition.null else false)
-
-    @property
-    def undecided(self) -> Rate:
-        """Return how many are neither right nor wrong; of a mixture, how many name no direction."""
-        known = [self.right, self.wrong]
-        decided = sum(each.count for each in known if each is not None)
-        if self.condition.truth is None:
-            decided = self._rate(DIRECTIONS).count
-        studies = sum(self.findings.values())
-        return Rate(studies - decided, studies)
-
-    @property
-    def what(self) -> str:
-        """Return the mechanism, in words."""
-        return {"": self.condition.mechanism, "one family": "null"}.get(
-            self.condition.null, self.condition.null
+        Of a null, in which nothing differs, "equivalent" is right and any direction is wrong. Nothing is known of a
+        mixture: undecided are the studies that name no direction.
+        """
+        truth, studies = self.condition.truth, sum(self.findings.values())
+        false = {*DIRECTIONS, "mixed"} if self.condition.null else {*DIRECTIONS} - {truth}
+        right, wrong = (
+            sum(count for name, count in self.findings.items() if name in names) for names in ({truth}, false)
         )
+        return {
+            "right": Rate(right, studies) if truth else None,
+            "wrong direction": Rate(wrong, studies) if truth else None,
+            "undecided": Rate(studies - right - wrong, studies),
+        }
 
-    def _rate(self, findings: Iterable[str]) -> Rate:
-        return Rate(sum(self.findings.get(name, 0) for name in findings), sum(self.findings.values()))
+    @property
+    def row(self) -> dict[str, str]:
+        """Return the counts as words, with 95 % intervals."""
+        condition, findings = self.condition, self.findings.items()
+        return {
+            "mechanism": "null" if condition.null else condition.mechanism,
+            "activation": ACTIVATIONS[condition.activation].label,
+            "strength": f"{condition.strength:g}",
+            "runs": str(self.runs),
+            "studies": str(sum(self.findings.values())),
+            **{name: "–" if rate is None else str(rate) for name, rate in self.rates.items()},
+            "findings": ", ".join(f"{name.removesuffix(' costs more')} {count}" for name, count in findings),
+        }
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Power:
         rules: which.
         draws: of families in which something is drawn.
         seed: of everything.
-        counts: for each condition and number of runs.
+        counts: for each condition and number of runs, the runs ascending.
     """
 
     rules: Rules
@@ -119,73 +124,34 @@ class Power:
     seed: int
     counts: tuple[Counts, ...]
 
-    def table(self) -> list[dict[str, str]]:
-        """Return a row for each condition and number of runs, as words, with 95 % intervals."""
-        return [
-            {
-                "mechanism": each.what,
-                "activation": ACTIVATIONS[each.condition.activation].label,
-                "strength": f"{each.condition.strength:g}",
-                "runs": str(each.runs),
-                "studies": str(sum(each.findings.values())),
-                "right": "–" if each.right is None else str(each.right),
-                "wrong direction": "–" if each.wrong is None else str(each.wrong),
-                "undecided": str(each.undecided),
-                "findings": ", ".join(
-                    f"{name.removesuffix(' costs more')} {count}" for name, count in each.findings.items()
-                ),
-            }
-            for each in self.counts
-        ]
-
     def sentences(self) -> list[str]:
-        """Return what follows for each condition: how often the rules are right with the most runs, and the fewest."""
+        """Return a sentence for each condition with a known answer: what the rules find with the most runs."""
         said = []
-        for condition in dict.fromkeys(each.condition for each in self.counts):
+        for condition in dict.fromkeys(each.condition for each in self.counts if each.condition.truth):
             own = [each for each in self.counts if each.condition == condition]
-            most = max(own, key=lambda each: each.runs)
-            if most.right is None or most.wrong is None:
-                continue
-            where = f"({ACTIVATIONS[condition.activation].label}, strength {condition.strength:g})"
+            row = own[-1].row
+            where, wrong = f"({row['activation']}, strength {row['strength']})", row["wrong direction"]
+            what = f"With {row['runs']} runs these rules find"
             if condition.null:
-                said.append(
-                    f"With {most.runs} runs these rules find a difference that isn't there {where} in "
-                    f"{most.wrong} of studies."
-                )
+                said.append(f"{what} a difference that isn't there {where} in {wrong} of studies.")
                 continue
-            enough = [each.runs for each in own if each.right is not None and each.right.share >= FOUND]
+            enough = [each.runs for each in own if (rate := each.rates["right"]) and rate.share >= FOUND]
+            needed = f"{enough[0]} runs are enough" if enough else "no number of runs tried was enough"
             said.append(
-                f"With {most.runs} runs these rules find planted {most.what} {where} in {most.right} of studies and "
-                f"the wrong direction in {most.wrong}; "
-                + (
-                    f"{min(enough)} runs are enough for {100 * FOUND:.0f} %."
-                    if enough
-                    else f"no number of runs tried was enough for {100 * FOUND:.0f} %."
-                )
+                f"{what} planted {row['mechanism']} {where} in {row['right']} of studies and the wrong direction in "
+                f"{wrong}; {needed} for {100 * FOUND:.0f} %."
             )
         return said
 
     def save(self, folder: str | Path) -> Path:
-        """Write rules, settings and counts into a folder, as power.json; return the file.
+        """Write rules, settings, counts and the rows of the table into a folder, as power.json; return the file.
 
         Raises:
             InputError: the folder can't be written.
         """
-        rows = [
-            {"condition": asdict(each.condition), "runs": each.runs, "findings": dict(each.findings)}
-            | {
-                name: None if rate is None else {"count": rate.count, "interval": rate.interval}
-                for name, rate in (
-                    ("right", each.right),
-                    ("wrong", each.wrong),
-                    ("undecided", each.undecided),
-                )
-            }
-            for each in self.counts
-        ]
-        kept = {"rules": asdict(self.rules), "draws": self.draws, "seed": self.seed, "rows": rows}
         path = make_folder(Path(folder)) / "power.json"
-        write_text(path, json.dumps(kept, indent=1) + "\n")
+        kept = asdict(self) | {"table": [each.row for each in self.counts]}
+        write_text(path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
         return path
 
 
@@ -208,7 +174,7 @@ def power(
     studies: int = 20,
     seed: int = 0,
     workers: int = 1,
-    advanced: Callable[[int, int], None] = lambda done, of: None,
+    advanced: Callable[[int], None] = lambda studies: None,
 ) -> Power:
     """Count how often rules are right on studies of planted networks, and how often they are wrong.
 
@@ -225,7 +191,7 @@ def power(
         seed: of everything. Results don't depend on anything else, nor on the number of workers.
         workers: processes. With more than one, a script that calls this must be importable
             (``if __name__ == "__main__":``).
-        advanced: called with how many studies are done, and of how many.
+        advanced: called with how many studies more are done.
 
     Raises:
         InputError: no runs, fewer than the rules ask for, or other numbers that can't be.
@@ -233,41 +199,28 @@ def power(
     Example:
         >>> from nearzero.mechanisms import power
         >>> found = power(runs=(6,), activations=("abs",), studies=1)
-        >>> found.counts[0].undecided.studies
-        1
+        >>> found.counts[0].condition.name
+        'distance, abs, strength 8'
     """
     rules, design = rules or Rules(), design or Design()
     _check(rules, runs, studies, seed, workers)
+    families = (*rules.distance, *rules.intensity)
     conditions = [
-        Condition(
-            mechanism=mechanism,
-            activation=activation,
-            strength=strength,
-            share=SHARE if mechanism == "mixed" else None,
-            null=null,
-            studies=studies,
-            runs=max(runs),
-            families=(*rules.distance, *rules.intensity),
-        )
-        for strength in dict.fromkeys(strengths)
-        for activation in dict.fromkeys(activations)
-        for mechanism, null in (("distance", ""), ("template", ""), ("mixed", ""), ("template", "one family"))
+        Condition(activation=name, strength=each, studies=studies, runs=max(runs), families=families, **kind)
+        for each in dict.fromkeys(strengths)
+        for name in dict.fromkeys(activations)
+        for kind in KINDS
     ]
     design = Design(targets=rules.targets, draws=design.draws, conduct=design.conduct)
     numbers = sorted(set(runs))
     jobs = [(condition, study) for study in range(studies) for condition in conditions]
-    found: dict[tuple[Condition, int], Counter[str]] = {
-        (condition, each): Counter() for condition in conditions for each in numbers
-    }
+    found = {(condition, each): Counter[str]() for condition in conditions for each in numbers}
     judged = partial(_judged, rules=rules, design=design, seed=seed, runs=numbers)
-    for done, (condition, findings) in enumerate(_results(judged, jobs, workers), 1):
+    for condition, findings in _results(judged, jobs, workers):
         for each, finding in zip(numbers, findings, strict=True):
             found[condition, each][finding] += 1
-        advanced(done, len(jobs))
-    counts = (
-        Counts(condition, each, dict(sorted(findings.items())))
-        for (condition, each), findings in found.items()
-    )
+        advanced(1)
+    counts = (Counts(*key, dict(sorted(findings.items()))) for key, findings in found.items())
     return Power(rules, design.draws, seed, tuple(counts))
 
 
