@@ -18,7 +18,7 @@ import json
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import xarray as xr
 import validation_tables
 from nearzero import mechanisms
 from nearzero.matched import Design
-from nearzero.networks import TwoLayer
+from nearzero.mechanisms import Condition, overall_findings, study_responses
 from nearzero.verdict import Rules, Verdict, costs, judge
 
 ROOT = Path(__file__).parents[1]
@@ -37,49 +37,12 @@ SEED = 20250  # of everything: [SEED, what is drawn, condition, study, run]
 DRAWS = 1  # in place of five: the costs of drawn families are then noisier, and differences harder to find
 RUNS = {"default": (6, 10, 20), "signed shift": (6, 10), "centred": (6, 10)}  # by rules
 MEASURES = ("accuracy", "centred_accuracy")
-DEFAULT = ("shift", "gains", "cap")
+DEFAULT = Condition(mechanism="distance", activation="abs").families
 RULES = {
     "default": Rules(),
     "signed shift": Rules(distance=("signed_shift",)),
     "centred": Rules(measure="centred_accuracy"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Condition:
-    """Studies of one kind.
-
-    Attributes:
-        mechanism: "distance", "template" or "mixed".
-        activation, strength, share: of the networks and of their task; a share where they are mixed.
-        null: "" for networks as they are; "one family" or "chance labels" of `nearzero.mechanisms.nulls`, or "common
-            draws": one family with the same three seeds in all runs.
-        studies, runs: how many, and of how many runs; a study of fewer runs has the first of these.
-        families: what is measured.
-    """
-
-    mechanism: str
-    activation: str
-    strength: float = 8.0
-    share: float | None = None
-    null: str = ""
-    studies: int = 200
-    runs: int = 20
-    families: tuple[str, ...] = DEFAULT
-
-    @property
-    def name(self) -> str:
-        parts = [self.mechanism, self.activation, f"strength {self.strength:g}"]
-        parts += [] if self.share is None else [f"share {self.share:g}"]
-        return ", ".join([*parts, *([self.null] if self.null else [])])
-
-    @property
-    def number(self) -> int:
-        """A seed of its own, the same whatever else is run."""
-        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big")
-
-    def generator(self, what: str, *numbers: int) -> np.random.Generator:
-        return np.random.default_rng([SEED, self.number, *what.encode(), *numbers])
 
 
 BOTH = (*DEFAULT, "signed_shift")
@@ -114,11 +77,7 @@ CONDITIONS = [
 def measured(condition: Condition, study: int) -> dict[str, Any]:
     """One study as plain data: costs (run, family, target) by measure, and unperturbed accuracies."""
     begin = time.process_time()
-    task = mechanisms.prototype_task(condition.generator("task", study), strength=condition.strength)
-    networks = [
-        _network(condition, task, condition.generator("network", study, run)) for run in range(condition.runs)
-    ]
-    responses = _responses(condition, study, task, networks)
+    responses = study_responses(condition, study, seed=SEED, design=Design(draws=DRAWS))
     found = {name: costs(responses, name) for name in MEASURES if name in responses}
     return {
         "condition": condition.name,
@@ -128,30 +87,6 @@ def measured(condition: Condition, study: int) -> dict[str, Any]:
         "families": responses.family.values.tolist(),
         "cpu_seconds": time.process_time() - begin,
     }
-
-
-def _network(condition: Condition, task: mechanisms.Task, generator: np.random.Generator) -> TwoLayer:
-    activation = condition.activation
-    if condition.mechanism == "mixed":
-        assert condition.share is not None
-        return mechanisms.mixed_network(task, generator, share=condition.share, activation=activation)
-    make = {"distance": mechanisms.distance_network, "template": mechanisms.template_network}
-    return make[condition.mechanism](task, generator, activation=activation)
-
-
-def _responses(
-    condition: Condition, study: int, task: mechanisms.Task, networks: list[TwoLayer]
-) -> xr.Dataset:
-    seed = int(condition.generator("design", study).integers(2**31))
-    design = Design(families=condition.families, draws=DRAWS, seed=seed)
-    generator = condition.generator("null", study)
-    if condition.null in ("one family", "common draws"):
-        common = condition.null == "common draws"
-        return mechanisms.one_family(task, networks, generator, design=design, common=common)
-    labels = None
-    if condition.null == "chance labels":
-        labels = mechanisms.chance_labels(task, len(networks), generator)
-    return mechanisms.measure_study(task, networks, design, labels=labels)
 
 
 class State:
@@ -229,7 +164,7 @@ def dealt(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[str,
     for number in range(condition.studies):
         responses = _again(records[number], Rules(), condition.runs)
         found = costs(responses).sel(family=list(DEFAULT))
-        new = mechanisms.dealt(found, condition.generator("dealt", number))
+        new = mechanisms.dealt(found, condition.generator(SEED, "dealt", number))
         shuffled.append(mechanisms.as_responses(new, responses.unperturbed_accuracy))
     for runs in (each for each in RUNS["default"] if each <= condition.runs):
         verdicts = [judge(each.isel(run=slice(0, runs))) for each in shuffled]
@@ -259,7 +194,6 @@ def _again(record: dict[str, Any], rules: Rules, runs: int) -> xr.Dataset:
 
 def _counts(verdicts: list[Verdict]) -> dict[str, Any]:
     """How many studies came to each overall finding, and in how many any adjusted p was below alpha."""
-    overall = Counter(each.of(each.networks[0]).split(" (")[0] for each in verdicts)
     below = [
         any(one.p_adjusted is not None and one.p_adjusted < each.rules.alpha for one in each.comparisons)
         for each in verdicts
@@ -267,7 +201,7 @@ def _counts(verdicts: list[Verdict]) -> dict[str, Any]:
     findings = Counter(one.finding for each in verdicts for one in each.comparisons)
     return {
         "studies": len(verdicts),
-        "overall": dict(sorted(overall.items())),
+        "overall": overall_findings(verdicts),
         "comparisons": dict(sorted(findings.items())),
         "any_p_below_alpha": sum(below),
     }

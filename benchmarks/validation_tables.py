@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
+from nearzero.mechanisms import Rate
 
 __all__ = ["PAGE", "tables", "write"]
 
@@ -144,8 +144,9 @@ def _network(result: dict[str, Any]) -> str:
 
 def _share(count: int, studies: int) -> tuple[str, str]:
     """A share, and its Clopper-Pearson interval, in per cent."""
-    interval = stats.binomtest(count, studies).proportion_ci(0.95, method="exact")
-    return f"{100 * count / studies:.1f}", f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
+    rate = Rate(count, studies)
+    low, high = rate.interval
+    return f"{100 * rate.share:.1f}", f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def _row(*cells: object) -> str:

@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 import nearzero as nz
-from nearzero.mechanisms import as_responses, dealt, measure_study, prototype_task
+from nearzero.mechanisms import as_responses, dealt, study_responses
 from nearzero.verdict import costs, judge
 
 ROOT = Path(__file__).parents[2]
@@ -89,13 +89,8 @@ def test_what_is_kept_of_a_study_gives_the_verdict_of_the_study(
     validation: ModuleType, few: dict[str, dict[int, dict[str, Any]]]
 ) -> None:
     condition = replace(validation.HEADLINE[0], runs=6)
-    task = prototype_task(condition.generator("task", 3), strength=condition.strength)
-    networks = [
-        validation._network(condition, task, condition.generator("network", 3, run)) for run in range(6)
-    ]
-    seed = int(condition.generator("design", 3).integers(2**31))
-    design = nz.Design(families=condition.families, draws=validation.DRAWS, seed=seed)
-    direct = judge(measure_study(task, networks, design))
+    design = nz.Design(draws=validation.DRAWS)
+    direct = judge(study_responses(condition, 3, seed=validation.SEED, design=design))
     record = json.loads(json.dumps(few["distance"][3]))
     again = judge(validation._again(record, nz.Rules(), 6))
     for one, other in zip(direct.comparisons, again.comparisons, strict=True):
@@ -118,7 +113,8 @@ def test_a_study_cut_off_is_measured_again(validation: ModuleType, tmp_path: Pat
 def test_conditions_are_told_apart(validation: ModuleType) -> None:
     names = [each.name for each in validation.CONDITIONS]
     assert len(set(names)) == len(names)
-    assert len({each.number for each in validation.CONDITIONS}) == len(names)
+    drawn = [each.generator(validation.SEED, "task", 0).integers(2**62) for each in validation.CONDITIONS]
+    assert len(set(drawn)) == len(names)
 
 
 # --- what is kept -------------------------------------------------------------------------------------------

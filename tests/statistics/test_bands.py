@@ -19,24 +19,15 @@ def curves(rng, runs, levels=40, reach=5.0):
 
 def test_one_level_is_the_t_interval():
     x = np.random.default_rng(0).standard_normal((12, 1))
-    for method in ("sup-t", "bonferroni"):
-        band = simultaneous_band(x, rng=np.random.default_rng(1), method=method)
-        low, high = stats.t.interval(0.95, 11, x.mean(), stats.sem(x)[0])
-        assert (band.low[0], band.high[0]) == pytest.approx((low, high), rel=1e-10)
-
-
-def test_bonferroni_by_hand():
-    band = simultaneous_band(
-        curves(np.random.default_rng(2), 8, 10), rng=np.random.default_rng(0), method="bonferroni"
-    )
-    assert band.critical_value == pytest.approx(stats.t.ppf(1 - 0.05 / 20, 7), rel=1e-10)
+    band = simultaneous_band(x, rng=np.random.default_rng(1))
+    low, high = stats.t.interval(0.95, 11, x.mean(), stats.sem(x)[0])
+    assert (band.low[0], band.high[0]) == pytest.approx((low, high), rel=1e-10)
 
 
 def test_it_lies_between_pointwise_and_bonferroni():
     x = curves(np.random.default_rng(3), 20)
     sup = simultaneous_band(x, rng=np.random.default_rng(4)).critical_value
-    most = simultaneous_band(x, rng=np.random.default_rng(4), method="bonferroni").critical_value
-    assert stats.t.ppf(0.975, 19) < sup < most
+    assert stats.t.ppf(0.975, 19) < sup < stats.t.ppf(1 - 0.05 / 80, 19)
 
 
 def test_levels_that_are_all_alike_need_no_more_than_one():
@@ -62,7 +53,6 @@ def test_words_and_refusals():
     assert "no variance" in simultaneous_band(np.ones((5, 4)), rng=rng).words
     for change, message in (
         ({"draws": 5}, "at least 100 draws"),
-        ({"method": "scheffe"}, "the method of a band is"),
         ({"confidence": 0.0}, "confidence lies strictly"),
     ):
         with pytest.raises(InputError, match=message):

@@ -44,8 +44,10 @@ def noncentral_t(t: float, df: int, nc: float) -> float:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
-@pytest.mark.parametrize(("n", "d_z"), [(3, 0.5), (5, 3.0), (20, 0.01), (20, 1.2), (20, 40.0), (6, 500.0)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize(
+    ("n", "d_z"), [(3, 0.5), (5, 3.0), (3, 21.44192580278687), (20, 0.01), (20, 1.2), (20, 40.0), (6, 500.0)]
+)
 def test_the_interval_is_where_the_noncentral_t_has_its_tails(n: int, d_z: float, confidence: float) -> None:
     found = effect_size(sample(n, d_z), confidence=confidence)
     assert found.low is not None
@@ -62,6 +64,12 @@ def test_at_the_edge_of_significance_the_interval_touches_zero() -> None:
     t = stats.t.isf(0.025, 9)
     found = effect_size(sample(10, t / math.sqrt(10)))
     assert found.low == pytest.approx(0.0, abs=1e-9)
+
+
+def test_no_effect_has_the_normal_distributions_interval() -> None:
+    found = effect_size([-1.0, 0.0, 1.0])
+    assert found.high == pytest.approx(special.ndtri(0.975) / math.sqrt(3), rel=1e-12)
+    assert found.low == pytest.approx(-special.ndtri(0.975) / math.sqrt(3), rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [3, 20])

@@ -1,18 +1,7 @@
 import numpy as np
-import pytest
 
 from nearzero import statistics
-from nearzero.statistics import MINIMUM_RUNS, description_only, sign_flip_test
-
-
-@pytest.mark.parametrize("runs", [0, 1, 5])
-def test_few_runs_are_described_only(runs: int) -> None:
-    assert description_only(runs) == "fewer than six runs, description only"
-
-
-@pytest.mark.parametrize("runs", [6, 20, 1000])
-def test_enough_runs_have_no_words(runs: int) -> None:
-    assert description_only(runs) == ""
+from nearzero.statistics import MINIMUM_RUNS, sign_flip_test
 
 
 def test_the_minimum_is_where_the_sign_flip_test_can_first_be_significant() -> None:

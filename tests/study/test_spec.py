@@ -14,7 +14,7 @@ from nearzero.study.spec import (
     REPORT_ONLY,
     Spec,
     differing_key,
-    load_spec,
+    load_complete_spec,
     parse_setting,
     resolve,
     spec_digest,
@@ -28,7 +28,7 @@ def test_a_spec_comes_back_from_its_file(preset: str, tmp_path: Path) -> None:
     spec = resolve(preset, {"activations": ["relu", "tanh"], "learning_rate": 0.5})
     path = tmp_path / "spec.toml"
     path.write_text(spec_text(spec))
-    assert load_spec(path) == spec
+    assert load_complete_spec(path) == spec
     assert set(spec_text(spec).split()) >= {
         f"{key}" for key in Spec.model_fields
     }  # complete: every key is there
@@ -151,9 +151,9 @@ def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "spec.toml"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        load_spec(path)
+        load_complete_spec(path)
     with pytest.raises(InputError, match=r"can't read .*: No such file"):
-        load_spec(tmp_path / "nothing.toml")
+        load_complete_spec(tmp_path / "nothing.toml")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The command line: parse, call, print. No science.
 
 Whatever a user can cause ends as one line on standard error and exit code 2; the heavy imports wait until a
-command needs them. The commands are in `studies`, `models` and `data`.
+command needs them. The commands are in `studies`, `models`, `power` and `data`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 
 import typer
 
-from nearzero.cli import data, models, studies
-from nearzero.cli.common import app
+from nearzero.cli import data, models, power, studies
+from nearzero.cli.common import Interrupted, app
 from nearzero.errors import InputError
 
-__all__ = ["app", "data", "main", "models", "studies"]
+__all__ = ["app", "data", "main", "models", "power", "studies"]
 
 INTERRUPTED = "interrupted; the same command goes on where it was"
 
@@ -32,7 +32,11 @@ def main() -> None:
     before = signal.signal(signal.SIGINT, interrupt)
     try:
         code = app(standalone_mode=False)
+        if interrupted:  # typer makes an exit code of it
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
+    except Interrupted as error:
+        _fail(str(error), 130)
     except KeyboardInterrupt:
         _fail(INTERRUPTED, 130)
     except Exception as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -12,7 +14,17 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["DataDir", "Quiet", "Settings", "StudyFolder", "app", "console_for", "settings_from"]
+__all__ = [
+    "DataDir",
+    "Interrupted",
+    "Quiet",
+    "Settings",
+    "StudyFolder",
+    "app",
+    "console_for",
+    "counting",
+    "settings_from",
+]
 
 app = typer.Typer(
     name="nearzero",
@@ -36,6 +48,10 @@ Settings = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
+class Interrupted(Exception):
+    """An interruption of a command that doesn't go on where it was; the message is for the user."""
+
+
 def console_for(quiet: bool = False) -> Console | None:
     """Where to print; None if nothing is to be printed."""
     from rich.console import Console
@@ -52,6 +68,39 @@ def settings_from(pairs: list[str] | None) -> dict[str, Any]:
     from nearzero.study.spec import parse_setting
 
     return dict(parse_setting(pair) for pair in pairs or [])
+
+
+@contextmanager
+def result_folder(out: Path | None) -> Iterator[None]:
+    """Make the folder of a result before the work, to know that it can be; gone again if that fails."""
+    from nearzero.files import make_folder
+
+    made = [each for each in (out, *out.parents) if not each.exists()] if out is not None else []
+    if out is not None:
+        make_folder(out)
+    try:
+        yield
+    except BaseException:
+        for each in made:
+            each.rmdir()
+        raise
+
+
+@contextmanager
+def counting(console: Console | None, what: str, things: str) -> Iterator[Callable[[int], None]]:
+    """Show a line that says how many things are done, on a terminal; elsewhere nothing."""
+    if console is None or not console.is_terminal:
+        yield lambda more: None
+        return
+    done = 0
+    with console.status(what) as status:
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            status.update(f"{what}: {done:,} {things}")
+
+        yield count
 
 
 @app.callback(invoke_without_command=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from nearzero.cli.common import DataDir, Quiet, app, console_for
+from nearzero.cli.common import DataDir, Quiet, app, console_for, counting, result_folder
 from nearzero.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 __all__ = ["layers", "probe"]
 
@@ -114,7 +112,7 @@ def probe(
     from nearzero.analysis import probe as run
 
     console = console_for(quiet)
-    with _folder(out), _counting(console, "probing") as count:
+    with result_folder(out), counting(console, "probing", "examples") as count:
         built, source = _model_and_data(model, weights, data, pixels, split, data_dir)
         result = run(
             _on_device(built, device), source, layer, families=family or ("offset", "scale", "clip"),
@@ -134,39 +132,6 @@ def probe(
         console.print(note, highlight=False, markup=False)
     if out is not None:
         console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
-
-
-@contextmanager
-def _folder(out: Path | None) -> Iterator[None]:
-    """Make the folder of a result before the work, to know that it can be; gone again if that fails."""
-    from nearzero.files import make_folder
-
-    made = [each for each in (out, *out.parents) if not each.exists()] if out is not None else []
-    if out is not None:
-        make_folder(out)
-    try:
-        yield
-    except BaseException:
-        for each in made:
-            each.rmdir()
-        raise
-
-
-@contextmanager
-def _counting(console: Console | None, what: str) -> Iterator[Callable[[int], None]]:
-    """A line that says how many examples are done, on a terminal; elsewhere nothing."""
-    if console is None or not console.is_terminal:
-        yield lambda examples: None
-        return
-    done = 0
-    with console.status(what) as status:
-
-        def count(examples: int) -> None:
-            nonlocal done
-            done += examples
-            status.update(f"{what}: {done:,} examples")
-
-        yield count
 
 
 def _on_device(model: Any, device: str) -> Any:

@@ -20,11 +20,9 @@ from nearzero.kernels.simd import (
     exp2i,
     fma,
     jit,
-    load,
     select_gt,
     splat,
     split_exponent,
-    store,
     vabs,
     vmax,
     vmin,
@@ -34,7 +32,6 @@ __all__ = [
     "FUNCTIONS",
     "KERNEL_ACTIVATIONS",
     "activate",
-    "apply_activation",
     "slope",
     "verfc",
     "vexp",
@@ -338,12 +335,3 @@ def _overload_activate(act, z):  # type: ignore[no-untyped-def]
 def _overload_slope(act, z):  # type: ignore[no-untyped-def]
     function = FUNCTIONS[act.instance_class][1]
     return lambda act, z: function(act, z)
-
-
-@jit
-def apply_activation(act, z, a, da):  # type: ignore[no-untyped-def]
-    """Write act(z) to `a` and act'(z) to `da`; flat float32 arrays whose size is a multiple of sixteen."""
-    for i in range(0, z.size, 16):
-        value = load(z, i)
-        store(a, i, activate(act, value))
-        store(da, i, slope(act, value))

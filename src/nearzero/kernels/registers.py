@@ -33,7 +33,7 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @intrinsic
 def axpy_pair(_typing, first, second, array, index, sums):  # type: ignore[no-untyped-def]
-    """`fma_n` for two vectors and one row: the first half of `sums` belongs to `first`, the other to `second`."""
+    """`sums` + vector * row, lane by lane: the first half of `sums` belongs to `first`, the other to `second`."""
     if not (_vecs(first, second) and _float_array(array) and _tuples(sums)):
         return None
 

@@ -17,9 +17,7 @@ Inside ``@jit`` functions, `Vec` supports ``+ - * /`` and unary minus, and these
 ``select_gt(a,b,x,y)``  ``x`` where ``a > b``, else ``y``
 ``load_n, store_n``     a tuple of N vectors from, or to, ``a[i:i+16*N]``
 ``splat_n(x, n)``       a tuple of n times ``splat(x)``
-``axpy_n(s, a, i, t)``  ``t[k] + s * a[i+16k : i+16k+16]`` for every k: the inner step of a product
 ``add_n(t, u)``         tuples added, lane by lane
-``fma_n(w, v, t)``      ``t[k] + w * v[k]``
 ``outer_n(a, i, v, t)`` ``t[k*n+j] + a[i+k] * v[j]`` for every k and the n vectors of v: a unit's share of sums
 ``hsum(v)``             the sum of the lanes, in a fixed order
 ``exp2i(v)``            2**v for lanes that hold whole numbers in [-126, 127]
@@ -46,10 +44,8 @@ from nearzero.kernels.compile import jit
 __all__ = [
     "LANES",
     "add_n",
-    "axpy_n",
     "exp2i",
     "fma",
-    "fma_n",
     "hsum",
     "jit",
     "load",
@@ -344,27 +340,6 @@ def splat_n(_typing, x, n):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def axpy_n(_typing, scalar, array, index, sums):  # type: ignore[no-untyped-def]
-    if not (_float_array(array) and _tuples(sums)):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        factor = _splat(builder, args[0])
-        values = [
-            _fma(
-                builder,
-                factor,
-                _load(context, builder, signature.args[1], args[1], args[2], k * LANES),
-                builder.extract_value(args[3], k),
-            )
-            for k in range(sums.count)
-        ]
-        return context.make_tuple(builder, signature.return_type, values)
-
-    return sums(types.float32, array, types.intp, sums), codegen
-
-
-@intrinsic
 def add_n(_typing, a, b):  # type: ignore[no-untyped-def]
     if not (_tuples(a, b) and a.count == b.count):
         return None
@@ -376,21 +351,6 @@ def add_n(_typing, a, b):  # type: ignore[no-untyped-def]
         return context.make_tuple(builder, signature.return_type, [builder.fadd(x, y) for x, y in pairs])
 
     return a(a, b), codegen
-
-
-@intrinsic
-def fma_n(_typing, weight, values, sums):  # type: ignore[no-untyped-def]
-    if not (_vecs(weight) and _tuples(values, sums) and values.count == sums.count):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        result = [
-            _fma(builder, args[0], builder.extract_value(args[1], k), builder.extract_value(args[2], k))
-            for k in range(sums.count)
-        ]
-        return context.make_tuple(builder, signature.return_type, result)
-
-    return sums(weight, values, sums), codegen
 
 
 @intrinsic

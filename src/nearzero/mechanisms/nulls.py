@@ -22,8 +22,6 @@ from nearzero.verdict import Rules, costs
 
 __all__ = ["chance_labels", "dealt", "one_family"]
 
-ROLES = (*Rules().distance, *Rules().intensity)  # shift, gains, cap
-
 
 def dealt(found: xr.DataArray, generator: np.random.Generator) -> xr.DataArray:
     """Costs, on (network, run, family, target), those of each run dealt out to its families at random.
@@ -44,19 +42,22 @@ def one_family(
     *,
     family: str = "gains",
     design: Design | None = None,
+    rules: Rules | None = None,
     common: bool = False,
 ) -> xr.Dataset:
-    """Responses in which shift, gains and cap are three measurements of one family, each with seeds of its own.
+    """Return responses in which all families of the rules are measurements of one family, each with seeds of its own.
 
-    Given its network, the three costs of a run are independent and have one distribution.
+    By the default rules they are called shift, gains and cap. Given its network, the costs of a run are independent
+    and have one distribution.
 
     Args:
         task, networks: as for `measure_study`.
-        generator: draws the seeds, of the draws and of the halves, three for each run.
+        generator: draws the seeds, of the draws and of the halves, one for each run and family of the rules.
         family: one in which something is drawn for each unit.
         design: targets and draws; its families and its seed aren't used.
-        common: the same three seeds in all runs. That isn't a null: what a draw costs is then the same for all of
-            them, and one of three draws is the worst.
+        rules: whose families they are called by, and by whose measure costs are taken; the default ones if None.
+        common: the same seeds in all runs. That isn't a null: what a draw costs is then the same for all of
+            them, and one of these draws is the worst.
 
     Returns:
         Accuracies that have the measured costs; all are given the unperturbed accuracy of the first measurement.
@@ -64,15 +65,21 @@ def one_family(
     Raises:
         InputError: as `measure_study`.
     """
+    rules = rules or Rules()
+    roles = (*rules.distance, *rules.intensity)
     base = replace(design or Design(), families=(family,))
-    seeds = generator.integers(2**31, size=(len(networks), len(ROLES)))
+    seeds = generator.integers(2**31, size=(len(networks), len(roles)))
     if common:
         seeds[:] = seeds[0]
     runs = []
     for network, own in zip(networks, seeds, strict=True):
         found = [measure_study(task, [network], replace(base, seed=int(seed))) for seed in own]
-        named = [costs(each).assign_coords(family=[role]) for role, each in zip(ROLES, found, strict=True)]
-        runs.append(as_responses(xr.concat(named, "family"), found[0].unperturbed_accuracy))
+        named = [
+            costs(each, rules.measure).assign_coords(family=[role])
+            for role, each in zip(roles, found, strict=True)
+        ]
+        whole = found[0].unperturbed_accuracy
+        runs.append(as_responses(xr.concat(named, "family"), whole, measure=rules.measure))
     return xr.concat(runs, "run")
 
 

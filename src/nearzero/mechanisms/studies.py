@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ def measure_study(
     design: Design | None = None,
     *,
     labels: Sequence[npt.NDArray[np.integer]] | None = None,
+    own_draws: bool = False,
 ) -> xr.Dataset:
     """A study: responses at matched displacement of several runs, on (network, run, family, side, target).
 
@@ -31,6 +33,8 @@ def measure_study(
         networks: one for each run, of one activation, by which the network is called.
         design: what is measured; the default one if None.
         labels: for each run, in place of the task's.
+        own_draws: whether each run has the draws that follow those of the run before it, as in a real study, and not
+            the same draws as all others.
 
     Raises:
         InputError: no networks, or several activations.
@@ -39,21 +43,25 @@ def measure_study(
     if len(names) != 1:
         raise InputError(f"a study has runs of one activation; got {', '.join(names) or 'no runs'}")
     truths = [task.y] * len(networks) if labels is None else labels
+    base = design or Design()
+    step = base.draws if own_draws else 0
+    designs = [replace(base, first_draw=base.first_draw + run * step) for run in range(len(networks))]
     runs = [
-        matched(network, task.x, y, design=design, threads=1)
-        for network, y in zip(networks, truths, strict=True)
+        matched(network, task.x, y, design=own, threads=1)
+        for network, y, own in zip(networks, truths, designs, strict=True)
     ]
     return gathered([runs], names)
 
 
 def as_responses(costs: xr.DataArray, unperturbed: xr.DataArray, *, measure: str = "accuracy") -> xr.Dataset:
-    """Responses whose costs are these: on each side of a family the accuracy is what is left.
+    """Return responses whose costs are these: on each side of a family the measure is what is left.
 
     Args:
         costs: points, on (network, run, family, target), as `nearzero.verdict.costs` gives them.
         unperturbed: the accuracy of the unperturbed networks, (network, run).
         measure: the variable they are costs of.
     """
-    left = (unperturbed - costs / 100.0).expand_dims(side=list(SIDES))
+    whole = unperturbed if "accuracy" in measure else xr.ones_like(unperturbed)
+    left = (whole - costs / 100.0).expand_dims(side=list(SIDES))
     dims = ("network", "run", "family", "side", "target")
     return xr.Dataset({measure: left.transpose(*dims), "unperturbed_accuracy": unperturbed})

@@ -7,41 +7,36 @@ at once: `multiplicity`. `differences` is what the tests start from, `words` wha
 number. Runs are the unit of inference; what the numbers are shown as lives in `nearzero.report`.
 """
 
-from nearzero.statistics.bands import BandMethod, SimultaneousBand, simultaneous_band
+from nearzero.statistics.bands import SimultaneousBand, simultaneous_band
 from nearzero.statistics.bootstrap import CrossedBootstrap, Population, bootstrap_means, crossed_bootstrap
 from nearzero.statistics.differences import Differences, paired_differences, rounding_tolerance
 from nearzero.statistics.effects import EffectSize, effect_size
 from nearzero.statistics.equivalence import EquivalenceTest, equivalence_test
 from nearzero.statistics.multiplicity import HolmAdjustment, holm
 from nearzero.statistics.paired import PairedTest, paired_t_test
-from nearzero.statistics.sign_flip import MOST_RUNS, Alternative, SignFlipTest, sign_flip_test
+from nearzero.statistics.sign_flip import MOST_RUNS, SignFlipTest, sign_flip_test
 from nearzero.statistics.summaries import Summary, count, mean, standard_deviation, summarise, t_interval
 from nearzero.statistics.words import (
     ALL_DIFFERENCES_EQUAL,
     ALL_PAIRS_EQUAL,
     ALL_RUNS_EQUAL,
-    FEWER_THAN_MINIMUM_RUNS,
     FEWER_THAN_THREE_RUNS,
     FEWER_THAN_TWO_EXAMPLES,
     FEWER_THAN_TWO_RUNS,
     MINIMUM_RUNS,
     NO_VARIANCE,
-    description_only,
 )
 
 __all__ = [
     "ALL_DIFFERENCES_EQUAL",
     "ALL_PAIRS_EQUAL",
     "ALL_RUNS_EQUAL",
-    "FEWER_THAN_MINIMUM_RUNS",
     "FEWER_THAN_THREE_RUNS",
     "FEWER_THAN_TWO_EXAMPLES",
     "FEWER_THAN_TWO_RUNS",
     "MINIMUM_RUNS",
     "MOST_RUNS",
     "NO_VARIANCE",
-    "Alternative",
-    "BandMethod",
     "CrossedBootstrap",
     "Differences",
     "EffectSize",
@@ -55,7 +50,6 @@ __all__ = [
     "bootstrap_means",
     "count",
     "crossed_bootstrap",
-    "description_only",
     "effect_size",
     "equivalence_test",
     "holm",

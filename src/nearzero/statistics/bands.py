@@ -5,7 +5,6 @@ misses anywhere in one study of twenty. Pointwise intervals live in `summaries`.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,10 +14,9 @@ from nearzero.errors import InputError
 from nearzero.statistics.summaries import mean, standard_deviation
 from nearzero.statistics.words import FEWER_THAN_TWO_RUNS, NO_VARIANCE
 
-__all__ = ["BandMethod", "SimultaneousBand", "simultaneous_band"]
+__all__ = ["SimultaneousBand", "simultaneous_band"]
 
 Floats = NDArray[np.float64]
-BandMethod = Literal["sup-t", "bonferroni"]
 BLOCK = 1 << 21  # numbers at a time
 
 
@@ -34,7 +32,6 @@ class SimultaneousBand:
         flat: shape `(L,)`; levels at which all runs are equal up to rounding. Their interval has no width, and
             the band says nothing about them.
         critical_value: how many standard errors the band reaches to either side; None where `words` say why.
-        method: "sup-t" or "bonferroni".
         confidence: that the mean curve lies within the band at all levels that aren't flat.
         words: empty, or `FEWER_THAN_TWO_RUNS` or `NO_VARIANCE` (where every level is flat).
     """
@@ -46,7 +43,6 @@ class SimultaneousBand:
     high: Floats
     flat: NDArray[np.bool_]
     critical_value: float | None
-    method: BandMethod
     confidence: float
     words: str = ""
 
@@ -56,33 +52,30 @@ def simultaneous_band(
     *,
     rng: np.random.Generator,
     confidence: float = 0.95,
-    method: BandMethod = "sup-t",
     draws: int = 4000,
 ) -> SimultaneousBand:
     """Band for the mean of curves over runs that holds at all levels at once.
 
-    mean_l +- c * sd_l / sqrt(n), ddof 1, with one c for all levels. For sup-t, c is the `confidence` quantile
-    of max_l |t_l|, the t statistics of n runs drawn from a normal distribution with mean 0 and the
-    correlation of levels that was estimated; each drawn t_l has its own drawn standard deviation. (The
-    usual sup-t divides by the standard error found, which is right for many runs only.) For Bonferroni,
-    c = t(n - 1, 1 - (1 - confidence) / (2 L)), L the levels that aren't flat; it needs no correlation, no
-    draws, and is wider. c of sup-t is kept between the pointwise quantile and Bonferroni's.
+    mean_l +- c * sd_l / sqrt(n), ddof 1, with one c for all levels (sup-t): the `confidence` quantile of
+    max_l |t_l|, the t statistics of n runs drawn from a normal distribution with mean 0 and the correlation of
+    levels that was estimated; each drawn t_l has its own drawn standard deviation. (The usual sup-t divides by
+    the standard error found, which is right for many runs only.) c is kept between the pointwise quantile and
+    Bonferroni's, t(n - 1, 1 - (1 - confidence) / (2 L)), L the levels that aren't flat.
 
     Args:
         curves: shape `(R, L)`. A run without a finite value diverged and is left out; a level at which one of
             the others has no value gets no band.
-        rng: `numpy.random.default_rng(seed)`; not used for Bonferroni.
+        rng: `numpy.random.default_rng(seed)`.
         confidence: strictly between 0 and 1.
-        method: see above.
         draws: at least 100.
 
     Raises:
-        InputError: where a shape, `rng`, the method, the draws or the confidence is wrong.
+        InputError: where a shape, `rng`, the draws or the confidence is wrong.
 
     Source: Montiel Olea and Plagborg-Møller (2019), Simultaneous confidence bands: theory, implementation,
     and an application to SVARs, Journal of Applied Econometrics 34.
     """
-    _check(rng, confidence, method, draws)
+    _check(rng, confidence, draws)
     array = np.asarray(curves, dtype=np.float64)
     if array.ndim != 2:
         raise InputError(f"a band takes runs by levels, shape (R, L); it saw the shape {array.shape}")
@@ -97,15 +90,13 @@ def simultaneous_band(
     if n < 2 or not live.any():
         words = FEWER_THAN_TWO_RUNS if n < 2 else NO_VARIANCE
         nothing = np.full(array.shape[1], np.nan)
-        return SimultaneousBand(n, left_out, centre, nothing, nothing, flat, None, method, confidence, words)
+        return SimultaneousBand(n, left_out, centre, nothing, nothing, flat, None, confidence, words)
     tail = (1.0 - confidence) / 2.0
     pointwise, bonferroni = special.stdtrit(n - 1, [1.0 - tail, 1.0 - tail / np.count_nonzero(live)])
-    c = float(bonferroni)
-    if method == "sup-t":
-        residuals = (runs[:, live] - centre[live]) / (sd[live] * np.sqrt(n - 1))
-        c = float(np.clip(np.quantile(_greatest_t(residuals, rng, draws), confidence), pointwise, bonferroni))
+    residuals = (runs[:, live] - centre[live]) / (sd[live] * np.sqrt(n - 1))
+    c = float(np.clip(np.quantile(_greatest_t(residuals, rng, draws), confidence), pointwise, bonferroni))
     half = np.where(flat, 0.0, c * sd / np.sqrt(n))
-    return SimultaneousBand(n, left_out, centre, centre - half, centre + half, flat, c, method, confidence)
+    return SimultaneousBand(n, left_out, centre, centre - half, centre + half, flat, c, confidence)
 
 
 def _greatest_t(residuals: Floats, rng: np.random.Generator, draws: int) -> Floats:
@@ -131,14 +122,12 @@ def _equal(runs: Floats) -> NDArray[np.bool_]:
         return np.asarray(np.ptp(runs, axis=0) <= 8.0 * np.finfo(np.float64).eps * np.abs(runs).max(axis=0))
 
 
-def _check(rng: object, confidence: float, method: str, draws: int) -> None:
+def _check(rng: object, confidence: float, draws: int) -> None:
     if not isinstance(rng, np.random.Generator):
         raise InputError(
             f"rng is a NumPy Generator, such as numpy.random.default_rng(0); it was {type(rng).__name__}"
         )
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence lies strictly between 0 and 1, for example 0.95; it was {confidence!r}")
-    if method not in ("sup-t", "bonferroni"):
-        raise InputError(f'the method of a band is "sup-t" or "bonferroni"; it was {method!r}')
     if draws < 100:
         raise InputError(f"a band takes at least 100 draws, better 4,000; it was {draws}")

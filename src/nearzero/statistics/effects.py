@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
+from scipy.optimize import brentq
 
 from nearzero.errors import InputError
 from nearzero.statistics.differences import paired_differences
@@ -91,27 +92,24 @@ def _hedges(df: int) -> float:
 
 
 def _noncentrality(t: float, df: int, p: float) -> float:
-    """Find the noncentrality at which P(T <= t) = p, by bisection: P falls as the noncentrality rises."""
+    """Return the noncentrality at which P(T <= t) = p.
+
+    For t >= 0 it is bracketed: P(T <= t) >= P(Z + noncentrality <= 0), and P(T <= t) <= P(V > v) +
+    P(Z + noncentrality <= t v) for every v, with v chosen so that both terms are p / 2 at the upper end.
+    """
     if t < 0.0:
         return -_noncentrality(-t, df, 1.0 - p)
-    low, high = t - 1.0, t + 1.0
-    step = 1.0
-    while _below(t, df, low) < p:
-        low, step = low - step, 2.0 * step
-    step = 1.0
-    while _below(t, df, high) > p:
-        high, step = high + step, 2.0 * step
-    while high - low > 1e-14 * max(1.0, abs(low), abs(high)):
-        middle = low + (high - low) / 2.0
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if _below(t, df, middle) > p else (low, middle)
-    return low + (high - low) / 2.0
+    low = -special.ndtri(p)
+    high = t * np.sqrt(special.chdtri(df, p / 2.0) / df) - special.ndtri(p / 2.0)
+    # One more on both sides: at an end of the bracket rounding could give the difference the other sign.
+    root = brentq(lambda each: _below(t, df, each) - p, low - 1.0, high + 1.0, xtol=1e-14, rtol=1e-14)
+    return float(root)
 
 
 def _below(t: float, df: int, noncentrality: float) -> float:
     """P(T <= t) for t >= 0, where T = (Z + noncentrality) / V with Z normal and V^2 = chi^2 / df."""
     if t <= LARGE_T:
-        return float(special.nctdtr(df, noncentrality, t))
+        p = float(special.nctdtr(df, noncentrality, t))
+        return p if np.isfinite(p) else float(noncentrality < t)  # SciPy has NaN at places far in the tails
     v = np.maximum(NODES + noncentrality, 0.0) / t
     return float(WEIGHTS @ special.chdtrc(df, df * v**2) / np.sqrt(2.0 * np.pi))

@@ -44,11 +44,6 @@ class EquivalenceTest:
     words: str = ""
 
     @property
-    def df(self) -> int:
-        """Degrees of freedom, n - 1 (0 where there is no run)."""
-        return max(self.n - 1, 0)
-
-    @property
     def p(self) -> float | None:
         """The greater of the two p values; None where there are none."""
         return None if self.p_lower is None or self.p_upper is None else max(self.p_lower, self.p_upper)

@@ -32,11 +32,6 @@ class PairedTest:
     p: float | None
     words: str = ""
 
-    @property
-    def df(self) -> int:
-        """Degrees of freedom, n - 1 (0 where there is no pair)."""
-        return max(self.n - 1, 0)
-
 
 def paired_t_test(
     first: ArrayLike, second: ArrayLike | None = None, *, tolerance: float | None = None

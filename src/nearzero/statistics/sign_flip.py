@@ -5,7 +5,6 @@ well have had the other sign. All 2^n ways of it are gone through, so p is a cou
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,9 +13,8 @@ from nearzero.errors import InputError
 from nearzero.statistics.differences import paired_differences
 from nearzero.statistics.words import ALL_PAIRS_EQUAL, FEWER_THAN_TWO_RUNS
 
-__all__ = ["MOST_RUNS", "Alternative", "SignFlipTest", "sign_flip_test"]
+__all__ = ["MOST_RUNS", "SignFlipTest", "sign_flip_test"]
 
-Alternative = Literal["two-sided", "greater", "less"]
 MOST_RUNS = 20
 
 
@@ -29,9 +27,8 @@ class SignFlipTest:
         zeros: those of them whose difference is 0, which no flip changes.
         mean_difference: in the unit of the values; NaN where n is 0.
         p: None where `words` say why there is none.
-        smallest_p: the smallest p that differences of these sizes could have given: 2^(1 - n) two-sided and
-            2^-n one-sided, where n counts no zeros. None where p is.
-        alternative: "two-sided", "greater" (mean above 0) or "less".
+        smallest_p: the smallest p that differences of these sizes could have given, 2^(1 - n), where n counts no
+            zeros. None where p is.
         words: empty, or `FEWER_THAN_TWO_RUNS` or `ALL_PAIRS_EQUAL`.
     """
 
@@ -40,27 +37,16 @@ class SignFlipTest:
     mean_difference: float
     p: float | None
     smallest_p: float | None
-    alternative: Alternative
     words: str = ""
-
-    def __str__(self) -> str:
-        if self.p is None or self.smallest_p is None:
-            return self.words
-        return f"p = {self.p:.3g} (with {self.n} runs the smallest attainable is {self.smallest_p:.3g})"
 
 
 def sign_flip_test(
-    first: ArrayLike,
-    second: ArrayLike | None = None,
-    *,
-    alternative: Alternative = "two-sided",
-    tolerance: float | None = None,
+    first: ArrayLike, second: ArrayLike | None = None, *, tolerance: float | None = None
 ) -> SignFlipTest:
     """Test by sign flips whether the mean of first - second is 0, over runs.
 
-    p is the fraction of the 2^n sums S = sum of s_i d_i, s_i = +1 or -1, with S >= S_observed ("greater"),
-    S <= S_observed ("less"), or |S| >= |S_observed| ("two-sided"). Sums that would be equal in exact
-    arithmetic count as equal: differences that are all the same have a p, 2^(1 - n) two-sided.
+    p is the fraction of the 2^n sums S = sum of s_i d_i, s_i = +1 or -1, with |S| >= |S_observed|. Sums that would
+    be equal in exact arithmetic count as equal: differences that are all the same have a p, 2^(1 - n).
 
     Two sums count as equal within n (tolerance + eps sum |d_i|). Of that, n tolerance covers the rounding
     that the differences came with, and n eps sum |d_i| the roundings of two sums of n numbers, each of at
@@ -71,18 +57,14 @@ def sign_flip_test(
     Args:
         first: one value per run, shape `(R,)`; runs in which a value is not finite are left out.
         second: the same runs in the same order, shape `(R,)`; None where `first` holds differences already.
-        alternative: see above.
         tolerance: differences no further apart are the same number; see `paired_differences`.
 
     Raises:
-        InputError: where the two are not vectors of one length, the alternative is unknown, or more than
-            `MOST_RUNS` runs are left.
+        InputError: where the two are not vectors of one length, or more than `MOST_RUNS` runs are left.
 
     Source: Fisher (1935), The Design of Experiments, section 21; Pitman (1937).
     `scipy.stats.permutation_test(..., permutation_type="samples")` gives the same.
     """
-    if alternative not in ("two-sided", "greater", "less"):
-        raise InputError(f'the alternative is "two-sided", "greater" or "less"; it was {alternative!r}')
     found = paired_differences(first, second, tolerance=tolerance)
     if found.n > MOST_RUNS:
         raise InputError(
@@ -93,19 +75,14 @@ def sign_flip_test(
     zeros = int(zero.sum())
     if found.n < 2 or zeros == found.n:
         words = FEWER_THAN_TWO_RUNS if found.n < 2 else ALL_PAIRS_EQUAL
-        return SignFlipTest(found.n, zeros, found.mean, None, None, alternative, words)
-    moving = found.values[~zero] * (-1.0 if alternative == "less" else 1.0)
+        return SignFlipTest(found.n, zeros, found.mean, None, None, words)
+    moving = found.values[~zero]
     slack = found.n * (found.tolerance + float(np.finfo(np.float64).eps) * float(np.abs(moving).sum()))
     # A zero doubles the number of patterns and of those that count: the fraction stays.
     patterns = 2.0**moving.size
     half = _sums(moving)
-    observed = half[0]
-    if alternative == "two-sided":
-        extreme = 2 * np.count_nonzero(np.abs(half) >= abs(observed) - slack)
-    else:
-        extreme = np.count_nonzero(half >= observed - slack) + np.count_nonzero(-half >= observed - slack)
-    smallest = (2.0 if alternative == "two-sided" else 1.0) / patterns
-    return SignFlipTest(found.n, zeros, found.mean, extreme / patterns, smallest, alternative)
+    extreme = 2 * np.count_nonzero(np.abs(half) >= abs(half[0]) - slack)
+    return SignFlipTest(found.n, zeros, found.mean, extreme / patterns, 2.0 / patterns)
 
 
 def _sums(values: NDArray[np.float64]) -> NDArray[np.float64]:

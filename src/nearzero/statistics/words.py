@@ -8,13 +8,11 @@ __all__ = [
     "ALL_DIFFERENCES_EQUAL",
     "ALL_PAIRS_EQUAL",
     "ALL_RUNS_EQUAL",
-    "FEWER_THAN_MINIMUM_RUNS",
     "FEWER_THAN_THREE_RUNS",
     "FEWER_THAN_TWO_EXAMPLES",
     "FEWER_THAN_TWO_RUNS",
     "MINIMUM_RUNS",
     "NO_VARIANCE",
-    "description_only",
 ]
 
 ALL_PAIRS_EQUAL = "all pairs equal"
@@ -28,9 +26,3 @@ FEWER_THAN_TWO_EXAMPLES = "fewer than two examples"
 # With five runs the smallest two-sided p of the sign-flip test is 2 / 2^5 = 0.0625: no outcome whatever could
 # be significant at 0.05. With six it is 0.03125.
 MINIMUM_RUNS = 6
-FEWER_THAN_MINIMUM_RUNS = "fewer than six runs, description only"
-
-
-def description_only(runs: int) -> str:
-    """Words where there are too few runs for a verdict, fewer than `MINIMUM_RUNS`; else an empty string."""
-    return FEWER_THAN_MINIMUM_RUNS if runs < MINIMUM_RUNS else ""

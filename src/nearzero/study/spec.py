@@ -35,7 +35,6 @@ __all__ = [
     "Spec",
     "differing_key",
     "load_complete_spec",
-    "load_spec",
     "one_line",
     "parse_setting",
     "read_settings",
@@ -284,20 +283,11 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} isn't a TOML file: {error}") from error
 
 
-def load_spec(path: Path) -> Spec:
-    """Read and resolve a spec file.
-
-    Raises:
-        InputError: it can't be read, isn't TOML, or holds an unknown key or value.
-    """
-    return resolve(settings=read_settings(path), origin=str(path))
-
-
 def load_complete_spec(path: Path) -> Spec:
     """Read the spec of a study, in which nothing may be missing but what came after it.
 
     Raises:
-        InputError: as for `load_spec`, or a key that's missing.
+        InputError: it can't be read, isn't TOML, lacks a key, or holds an unknown key or value.
     """
     settings = read_settings(path)
     spec = resolve(settings=settings, origin=str(path))
@@ -327,5 +317,5 @@ def spec_digest(spec: Spec) -> str:
 
 
 def spec_text(spec: Spec) -> str:
-    """The complete spec as TOML; `load_spec` gives it back."""
+    """Return the complete spec as TOML; `load_complete_spec` reads it."""
     return tomli_w.dumps(spec.model_dump(mode="json"))
