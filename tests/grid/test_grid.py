@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,12 @@ import torch
 import nearzero as nz
 from nearzero.displacement import displacement
 from nearzero.grid import grid as grid_module
-from nearzero.grid.networks import Networks
+from nearzero.grid.measure import grid_jobs
+from nearzero.grid.networks import DeepJob, Networks
 from nearzero.grid.spec import resolve_grid
 from nearzero.halves import halves
+from nearzero.study.data import Source
+from nearzero.study.jobs import complete
 
 STUDY = {
     "data": "digits",
@@ -64,7 +69,7 @@ def test_responses_are_those_of_matched(width: nz.Grid, folder: Path, digits: nz
     ]
     point = width.spec.points[1]
     for name in ("relu", "gelu"):
-        network = shelf.read(point, name, 1, digits)
+        network = shelf.read(point, name, 1, Source.of(digits, None))
         assert isinstance(network, nz.TwoLayer)
         assert network.units == 12
         design = width.spec.design(point.spec, 1)
@@ -81,7 +86,8 @@ def test_every_layer_of_a_deep_network_is_measured(
     names = ["ReLU, 1 layer, layer 1", "GELU, 1 layer, layer 1"]
     names += [f"{name}, 2 layers, layer {layer}" for name in ("ReLU", "GELU") for layer in (1, 2)]
     assert list(depth.responses.network.values) == names
-    network = Networks(folder / "networks").read(depth.spec.points[1], "relu", 0, digits)
+    data = Source.of(digits, None)
+    network = Networks(folder / "networks").read(depth.spec.points[1], "relu", 0, data)
     assert isinstance(network, torch.nn.Sequential)
     x, y = torch.from_numpy(digits.test.pixels).float(), digits.test.labels
     there, here = halves(len(x), 0)
@@ -204,12 +210,13 @@ def test_a_network_that_isnt_one_is_refused(
     depth: nz.Grid, folder: Path, digits: nz.datasets.Dataset
 ) -> None:
     point = depth.spec.points[1]
-    path = Networks(folder / "networks")._path(point, "gelu", 1)
+    job = DeepJob(folder / "networks", "gelu", 1, point, Source.of(digits, None))
+    path = job.path
     content = path.read_bytes()
     try:
         path.write_bytes(content[:100])
         with pytest.raises(nz.InputError, match=r"isn't a network of this grid .*; delete it and run again"):
-            Networks(folder / "networks").read(point, "gelu", 1, digits)
+            Networks(folder / "networks").read(point, "gelu", 1, job.data)
     finally:
         path.write_bytes(content)
 
@@ -238,3 +245,33 @@ def test_a_kept_file_that_cant_be_read(width: nz.Grid, tmp_path: Path) -> None:
     (grid.folder / grid_module.RESPONSES).write_bytes(b"no")
     with pytest.raises(nz.InputError, match="can't be read"):
         _ = grid.responses
+
+
+@pytest.mark.parametrize("kind", ["width", "depth"])
+def test_its_jobs_are_plain_data(
+    kind: str, folder: Path, digits: nz.datasets.Dataset, request: pytest.FixtureRequest
+) -> None:
+    grid: nz.Grid = request.getfixturevalue(kind)
+    shelf, point = Networks(folder / "networks"), grid.spec.points[1]
+    jobs = list(grid_jobs(grid.spec, grid.folder, shelf, point, Source.of(digits, None)))
+    again = pickle.loads(pickle.dumps(jobs[1]))
+    assert again == jobs[1]
+    assert len({job.path for job in jobs}) == len({job.work for job in jobs}) * 2 == 4
+    found = again.measure()
+    assert found is not None
+    for layer in found.layer.values:
+        name = grid.spec.name("relu", point, None if point.layers is None else layer)
+        kept = grid.responses.sel(network=name, run=1)
+        np.testing.assert_array_equal(found.accuracy.sel(layer=layer), kept.accuracy)
+
+
+def test_training_a_deep_network_is_a_job(
+    depth: nz.Grid, folder: Path, digits: nz.datasets.Dataset, tmp_path: Path
+) -> None:
+    """The same bits elsewhere, whatever the number of PyTorch's threads there."""
+    job = DeepJob(folder / "networks", "gelu", 1, depth.spec.points[1], Source.of(digits, None))
+    elsewhere = replace(pickle.loads(pickle.dumps(job)), folder=tmp_path)
+    assert job.done
+    assert not elsewhere.done
+    complete(elsewhere)
+    assert elsewhere.path.read_bytes() == job.path.read_bytes()

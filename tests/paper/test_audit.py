@@ -25,7 +25,6 @@ from nearzero.matched import halves
 from nearzero.report.audited import audited_tables, fault_tables
 from nearzero.report.tables import response_table
 from nearzero.study import auditing
-from nearzero.study.store import Store
 from nearzero.verdict import judge
 
 SETTINGS = {
@@ -55,7 +54,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
 
 @pytest.fixture(scope="module")
 def evidence(study: nz.Study) -> Evidence:
-    return auditing.evidence_of(study)
+    return study.evidence()
 
 
 @pytest.fixture(scope="module")
@@ -557,8 +556,8 @@ def test_an_interrupted_audit_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         return measure(*arguments, **named)
 
     monkeypatch.setattr(auditing, "measure", counted)
-    store = Store.open(study.folder)
-    store.write_state("another-command", {"x": np.zeros(1)})
+    (study.folder / "state").mkdir()
+    (study.folder / "state" / "another-command.nc").write_bytes(b"its file")
     with pytest.raises(KeyboardInterrupt):
         study.audit()
     assert not (study.folder / "audit.nc").exists()
@@ -566,7 +565,7 @@ def test_an_interrupted_audit_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         study.audited()
     study.audit()
     assert len(calls) == 3  # the first was kept, the second is measured again
-    assert [path.name for path in (study.folder / "state").iterdir()] == ["another-command.safetensors"]
+    assert [path.name for path in (study.folder / "state").iterdir()] == ["another-command.nc"]
     at_once.audit()
     assert len(calls) == 5
     assert at_once.audited() == study.audited()

@@ -204,7 +204,7 @@ def test_a_finished_study_is_not_computed_again(
     import nearzero.study.steps as steps
 
     monkeypatch.setattr(steps, "_train", lambda *arguments: pytest.fail("trained again"))
-    monkeypatch.setattr(steps, "_sweep_network", lambda *arguments: pytest.fail("swept again"))
+    monkeypatch.setattr(steps, "respond", lambda *arguments, **named: pytest.fail("swept again"))
     complete(uninterrupted.folder)
 
 

@@ -71,7 +71,7 @@ def test_a_finished_one(how: str, now: nz.Study, tmp_path: Path, monkeypatch: py
     make_older(folder)
     text = (folder / "spec.toml").read_text()
     monkeypatch.setattr("nearzero.study.steps._train", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr("nearzero.study.steps._sweep_network", lambda *_: pytest.fail("swept again"))
+    monkeypatch.setattr("nearzero.study.steps.respond", lambda *_, **__: pytest.fail("swept again"))
     study = nz.Study.open(folder) if how == "opened" else make(folder)
     assert study.spec == now.spec
     assert study.spec.precision == "float32"

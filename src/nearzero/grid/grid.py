@@ -12,12 +12,11 @@ Networks lie elsewhere (`nearzero.grid.networks`), so that grids can share them.
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +25,13 @@ import xarray as xr
 
 from nearzero.datasets import Dataset
 from nearzero.errors import InputError
-from nearzero.files import locked, make_folder, write_bytes, write_text
-from nearzero.grid.spec import GridSpec, Point, grid_text, load_grid
+from nearzero.files import locked, make_folder, write_text
+from nearzero.grid.spec import CHECKPOINT, GridSpec, grid_text, load_grid
+from nearzero.study.data import Source, load_data
+from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
-from nearzero.study.provenance import read_record, sitting
-from nearzero.study.steps import examples_of, load_data
-from nearzero.threads import thread_count
+from nearzero.study.provenance import add_sitting, read_record
+from nearzero.study.store import write_dataset
 from nearzero.verdict import Rules, Verdict, judge
 
 if TYPE_CHECKING:
@@ -161,74 +161,48 @@ class Grid:
         with locked(self.folder):
             if not (self.folder / RESPONSES).exists():
                 place = Path(networks) if networks is not None else self.folder.parent / "networks"
-                self._measure(place, data_dir, Journal(console, self.folder / "log"))
+                with Journal.opened(console, self.folder / "log") as journal:
+                    self._measure(place, data_dir, journal)
             self.__dict__.pop("responses", None)
             write_grid(self, self.folder)
         return self
 
     def _measure(self, networks: Path, data_dir: str | None, journal: Journal) -> None:
         """Every run of every network of every point; ends with the responses on disk."""
-        from nearzero.grid.measure import assembled
+        from nearzero.grid.measure import GridJob, assembled, grid_jobs
         from nearzero.grid.networks import Networks
 
         shelf, loaded = Networks(networks), self._data(data_dir, journal)
-        parts: dict[tuple[Point, str], list[xr.Dataset | None]] = {}
+        jobs: list[GridJob] = []
         for point in self.spec.points:
-            data = loaded[point.spec.data]
-            shelf.train(point, data, journal, data_dir=data_dir, console=journal.console)
-            for name in point.spec.activations:
-                what = self.spec.name(name, point)
-                with journal.timed(f"measured {what}"), journal.bar(what, point.spec.runs) as bar:
-                    parts[point, name] = []
-                    for run in range(point.spec.runs):
-                        parts[point, name].append(self._measured(shelf, point, name, run, data))
-                        bar(run + 1)
-        found = assembled(parts, self.spec)
+            data = Source.of(loaded[point.spec.data], data_dir)
+            shelf.train(point, data, journal)
+            ours = list(grid_jobs(self.spec, self.folder, shelf, point, data))
+            for what, some in groupby(ours, key=attrgetter("network")):
+                run(list(some), journal, doing=what, did=f"measured {what}")
+            jobs += ours
+        measured = results(jobs)
+        found = assembled(self.spec, jobs, measured)
         notices = [data.notice for data in loaded.values() if data.notice]
-        for (point, name), runs in parts.items():
-            missing = sum(each is None for each in runs)
-            if missing:
-                what = self.spec.name(name, point)
-                why = "diverged" if point.checkpoint is None else "diverged or never came so far"
-                notices.append(f"{missing} of {len(runs)} runs of {what} {why}")
+        why = "diverged or never came so far" if self.spec.vary == CHECKPOINT else "diverged"
+        for what, runs in measured.items():
+            lost = sum(each is None for each in runs)
+            notices += [f"{lost} of {len(runs)} runs of {what} {why}"] if lost else []
         found.attrs |= {"title": self.title, "vary": self.spec.vary, "notices": json.dumps(notices)}
-        write_bytes(self.folder / RESPONSES, bytes(found.to_netcdf(engine="h5netcdf") or b""))
-        shutil.rmtree(self.folder / "state", ignore_errors=True)
-
-    def _measured(self, shelf: Any, point: Point, name: str, run: int, data: Dataset) -> xr.Dataset | None:
-        """One network's responses, kept until the grid is whole."""
-        from nearzero.grid.measure import measured
-
-        place = self.spec.points.index(point)
-        path = self.folder / "state" / f"{place:02d}-{name}-{run:02d}.nc"
-        if path.exists():
-            with suppress(OSError, ValueError, KeyError):  # one that can't be read is measured again
-                return xr.load_dataset(io.BytesIO(path.read_bytes()), engine="h5netcdf")
-        network = shelf.read(point, name, run, data)
-        if network is None:
-            return None
-        examples = examples_of(point.spec, data)[self.spec.split]
-        found = measured(network, examples, self.spec.design(point.spec, run))
-        make_folder(path.parent)
-        write_bytes(path, bytes(found.to_netcdf(engine="h5netcdf") or b""))
-        return found
+        write_dataset(self.folder / RESPONSES, found)
+        forget(jobs)
 
     def _data(self, data_dir: str | None, journal: Journal) -> dict[str, Dataset]:
         """The data of all points, by name; their hashes are noted."""
         specs = {point.spec.data: point.spec for point in self.spec.points}
         loaded = {name: load_data(spec, data_dir, journal) for name, spec in specs.items()}
-        path, record = self.folder / "provenance.json", self.provenance
+        record = self.provenance
         hashes = {name: dict(data.hashes) for name, data in loaded.items()}
         if record.get("data", hashes) != hashes:
             raise InputError(
                 f"{self.folder} was begun with other data; give the same, or choose another folder"
             )
         record |= {"data": hashes}
-        sittings, now = (
-            record.setdefault("sittings", []),
-            sitting(self.spec.points[0].spec.device, thread_count()),
-        )
-        if now not in sittings:
-            sittings.append(now)
-        write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
+        add_sitting(record, self.spec.points[0].spec.device)
+        write_text(self.folder / "provenance.json", json.dumps(record, indent=2, sort_keys=True) + "\n")
         return loaded

@@ -1,23 +1,28 @@
-"""What is measured on one network of a grid, and how the measurements of all become one Dataset."""
+"""What is measured on one network of a grid, as a job, and how the measurements of all become one Dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from torch import nn
 
 from nearzero.analysis import probe
-from nearzero.errors import InputError
+from nearzero.grid.networks import Networks
 from nearzero.grid.spec import GridSpec, Point
 from nearzero.matched import Design, matched
 from nearzero.networks import TwoLayer
+from nearzero.study.data import Source
+from nearzero.study.jobs import Measurement, Results, digest, gather
+from nearzero.study.spec import spec_digest
 from nearzero.threads import one_torch_thread
 from nearzero.training.engine import Examples
 from nearzero.verdict import gathered
 
-__all__ = ["assembled", "measured"]
+__all__ = ["GridJob", "assembled", "grid_jobs", "measured"]
 
 KEPT = ("level", "displacement", "accuracy", "agreement", "unperturbed_accuracy", "dead_units")
 BATCH = 2000  # examples of a deep network at a time
@@ -36,32 +41,65 @@ def measured(network: TwoLayer | nn.Sequential, examples: Examples, design: Desi
     return found[list(KEPT)].drop_attrs()
 
 
-def assembled(parts: Mapping[tuple[Point, str], Sequence[xr.Dataset | None]], spec: GridSpec) -> xr.Dataset:
-    """Everything on (network, run, family, side, target), a network for each layer of each point; NaN for runs that
-    diverged or never came so far. Networks of which no run is left are left out.
+@dataclass(frozen=True)
+class GridJob(Measurement):
+    """The responses of one run of one network of a point.
+
+    Attributes:
+        activation, point: which network.
+        data: of the point's study.
+        shelf: where networks lie.
+        split, design: what is measured.
+    """
+
+    activation: str
+    point: Point
+    data: Source
+    shelf: Networks
+    split: str
+    design: Design
+
+    def measure(self) -> xr.Dataset | None:
+        """Return its responses; None if it diverged or never reached the checkpoint."""
+        network = self.shelf.read(self.point, self.activation, self.run, self.data)
+        if network is None:
+            return None
+        return measured(network, self.data.examples(self.point.spec)[self.split], self.design)
+
+
+def grid_jobs(spec: GridSpec, folder: Path, shelf: Networks, point: Point, data: Source) -> Iterator[GridJob]:
+    """Return a job for every run of every network of a point of a grid."""
+    place, one = spec.points.index(point), point.spec
+    for activation in one.activations:
+        network = spec.name(activation, point)
+        for run in range(one.runs):
+            design, name = spec.design(one, run), f"{place:02d}-{activation}-{run:02d}"
+            work = digest([spec_digest(one), spec.vary, point.value, spec.split, asdict(design), data.hashes])
+            what = (activation, point, data, shelf, spec.split, design)
+            yield GridJob(folder, network, run, name, work, *what)
+
+
+def assembled(spec: GridSpec, jobs: Sequence[GridJob], found: Results) -> xr.Dataset:
+    """Return the results of jobs on (network, run, family, side, target), a network for each layer of each point.
+
+    Runs that diverged or never came so far are NaN; networks of which no run is left are left out.
 
     Raises:
         InputError: nothing is left.
     """
-    rows, names, activations, values, layers = [], [], [], [], []
-    for (point, name), runs in parts.items():
-        present = next((each for each in runs if each is not None), None)
-        if present is None:
-            continue
-        for layer in present.layer.values:
-            rows.append([None if each is None else each.sel(layer=layer, drop=True) for each in runs])
-            names.append(spec.name(name, point, int(layer) if point.layers is not None else None))
-            activations.append(name)
-            values.append(str(point.value))
-            layers.append(int(layer))
-    if not rows:
-        raise InputError(
-            "no run of the grid is left to be measured; all of them diverged or never came so far"
-        )
-    found = gathered(rows, names)
-    return found.assign_coords(
-        activation=("network", activations),
-        value=("network", values),
-        layer=("network", layers),
-        run=np.arange(found.sizes["run"]),
-    )
+    job_of = {job.network: job for job in jobs}
+
+    def by_layer(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[str]) -> xr.Dataset:
+        rows, names, coords = [], [], []
+        for network, runs in zip(networks, parts, strict=True):
+            job = job_of[network]
+            for layer in next((each.layer.values for each in runs if each is not None), ()):
+                rows.append([None if each is None else each.sel(layer=layer, drop=True) for each in runs])
+                numbered = layer if job.point.layers is not None else None
+                names.append(spec.name(job.activation, job.point, numbered))
+                coords.append((job.activation, str(job.point.value), int(layer)))
+        columns = zip(("activation", "value", "layer"), zip(*coords, strict=True), strict=True)
+        return gathered(rows, names).assign_coords({key: ("network", list(each)) for key, each in columns})
+
+    refusal = "no run of the grid is left to be measured; all of them diverged or never came so far"
+    return gather(found, by_layer, refusal=refusal)

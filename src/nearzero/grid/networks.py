@@ -6,35 +6,84 @@ study in common train it once. Deeper ones lie beside it, a file each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from nearzero.datasets import Dataset
 from nearzero.errors import InputError
 from nearzero.files import make_folder, write_bytes
 from nearzero.grid.spec import Point
 from nearzero.networks import TwoLayer
 from nearzero.study import Study
-from nearzero.study.journal import Bar, Journal
+from nearzero.study.data import Source
+from nearzero.study.jobs import Job, missing, run
+from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
-from nearzero.study.steps import examples_of
 from nearzero.study.store import Store
-from nearzero.threads import one_torch_thread, parallel, thread_count
+from nearzero.threads import one_torch_thread, thread_count
 from nearzero.training.deep import deep_network, train_deep
 from nearzero.training.train import NEVER
 
-if TYPE_CHECKING:
-    from rich.console import Console
+__all__ = ["DeepJob", "Networks"]
 
-__all__ = ["Networks"]
+
+@dataclass(frozen=True)
+class DeepJob(Job):
+    """The training of one network of several hidden layers, which leaves its file.
+
+    Attributes:
+        point: of the grid.
+        data: of the point's study.
+    """
+
+    point: Point
+    data: Source
+
+    @property
+    def path(self) -> Path:
+        """Return the path of the network."""
+        folder = f"{spec_digest(self.point.spec)[:12]}-{self.point.layers}-layers"
+        return self.folder / folder / f"{self.network}-{self.run:02d}.safetensors"
+
+    @property
+    def done(self) -> bool:
+        """Return whether the file is there; `read` refuses a damaged one."""
+        return self.path.exists()
+
+    def do(self) -> None:
+        """Train, and write the network."""
+        spec, network = self.point.spec, self._initial()
+        examples = self.data.examples(spec)["train"]
+        with one_torch_thread():
+            train_deep(network, examples, spec.recipe, seed=spec.seeds[self.run], device=spec.device)
+        make_folder(self.path.parent)
+        write_bytes(self.path, save_tensors(network.state_dict()))
+
+    def read(self) -> nn.Sequential | None:
+        """Return the trained network; None if it diverged.
+
+        Raises:
+            InputError: its file isn't one.
+        """
+        network = self._initial()
+        try:
+            network.load_state_dict(load_tensors(self.path.read_bytes()))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise InputError(
+                f"{self.path} isn't a network of this grid ({str(error).splitlines()[0]}); delete it and run again"
+            ) from error
+        finite = all(bool(weights.isfinite().all()) for weights in network.parameters())
+        return network if finite else None
+
+    def _initial(self) -> nn.Sequential:
+        assert self.point.layers is not None
+        spec, data = self.point.spec, self.data.load()
+        shape = {"inputs": data.train.pixels.shape[1], "units": spec.units, "classes": data.classes}
+        return deep_network(self.network, self.point.layers, seed=spec.seeds[self.run], **shape)
 
 
 @dataclass(frozen=True)
@@ -43,43 +92,29 @@ class Networks:
 
     folder: Path
 
-    def train(
-        self, point: Point, data: Dataset, journal: Journal, *, data_dir: str | None, console: Console | None
-    ) -> None:
+    def train(self, point: Point, data: Source, journal: Journal) -> None:
         """Train what isn't there yet of a point."""
         if point.layers is None:
-            self._study(point.spec).train(data_dir=data_dir, console=console)
+            self._study(point.spec).train(data_dir=data.data_dir, console=journal.console)
             return
-        spec, examples = point.spec, examples_of(point.spec, data)["train"]
+        spec = point.spec
         for name in spec.activations:
-            missing = [run for run in range(spec.runs) if not self._path(point, name, run).exists()]
-            if not missing:
+            jobs = missing(DeepJob(self.folder, name, number, point, data) for number in range(spec.runs))
+            if not jobs:
                 continue
-            journal.say(f"training {name}, {point.label}: {len(missing)} runs, {spec.steps:,} steps")
-            with (
-                journal.timed(f"trained {name}, {point.label}"),
-                journal.bar(point.label, len(missing)) as bar,
-            ):
-                make_folder(self._path(point, name, 0).parent)
-                done = count(1)
+            journal.say(f"training {name}, {point.label}: {len(jobs)} runs, {spec.steps:,} steps")
+            with one_torch_thread():  # before there are threads, each of which sets it and sets it back
+                what = f"trained {name}, {point.label}"
+                run(jobs, journal, doing=point.label, did=what, threads=thread_count())
 
-                def work(run: int, name: str = name, done: Iterator[int] = done, bar: Bar = bar) -> None:
-                    network = self._empty(point, name, run, data)
-                    train_deep(network, examples, spec.recipe, seed=spec.seeds[run], device=spec.device)
-                    write_bytes(self._path(point, name, run), save_tensors(network.state_dict()))
-                    bar(next(done))
-
-                with one_torch_thread():
-                    parallel(work, missing, thread_count())
-
-    def read(self, point: Point, name: str, run: int, data: Dataset) -> TwoLayer | nn.Sequential | None:
-        """A network of a point; None if it diverged or never reached the checkpoint.
+    def read(self, point: Point, name: str, run: int, data: Source) -> TwoLayer | nn.Sequential | None:
+        """Return a network of a point; None if it diverged or never reached the checkpoint.
 
         Raises:
             InputError: its file isn't one.
         """
         if point.layers is not None:
-            return self._deep(point, name, run, data)
+            return DeepJob(self.folder, name, run, point, data).read()
         study = self._study(point.spec)
         if int(study.history.diverged_at.sel(network=name, run=run)) != NEVER:
             return None
@@ -93,29 +128,3 @@ class Networks:
 
     def _study(self, spec: Spec) -> Study:
         return Study(Store.create(self.folder / spec_digest(spec)[:12], spec))
-
-    def _path(self, point: Point, name: str, run: int) -> Path:
-        folder = f"{spec_digest(point.spec)[:12]}-{point.layers}-layers"
-        return self.folder / folder / f"{name}-{run:02d}.safetensors"
-
-    def _empty(self, point: Point, name: str, run: int, data: Dataset) -> nn.Sequential:
-        assert point.layers is not None
-        return deep_network(
-            name,
-            point.layers,
-            inputs=data.train.pixels.shape[1],
-            units=point.spec.units,
-            classes=data.classes,
-            seed=point.spec.seeds[run],
-        )
-
-    def _deep(self, point: Point, name: str, run: int, data: Dataset) -> nn.Sequential | None:
-        network, path = self._empty(point, name, run, data), self._path(point, name, run)
-        try:
-            network.load_state_dict(load_tensors(path.read_bytes()))
-        except (SafetensorError, RuntimeError, OSError) as error:
-            raise InputError(
-                f"{path} isn't a network of this grid ({str(error).splitlines()[0]}); delete it and run again"
-            ) from error
-        finite = all(bool(weights.isfinite().all()) for weights in network.parameters())
-        return network if finite else None

@@ -39,7 +39,7 @@ from nearzero.families import Conduct, make_family
 from nearzero.matched import Design
 from nearzero.study.spec import VERDICT, Spec, one_line, read_settings, resolve
 
-__all__ = ["GridSpec", "Point", "grid_text", "load_grid", "resolve_grid"]
+__all__ = ["CHECKPOINT", "GridSpec", "Point", "grid_text", "load_grid", "resolve_grid"]
 
 CHECKPOINT, LAYERS = "checkpoint", "layers"
 MOST_LAYERS = 32

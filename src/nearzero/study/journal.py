@@ -1,8 +1,12 @@
-"""What the user sees while a study runs: bars with the time left, and a few lines that also go into its log."""
+"""What the user sees while a study runs: bars with the time left, and a few lines that also go into its log.
+
+The log is the standard library's: below the logger "nearzero" each log file has a logger of its own, so that the log of
+a grid and those of its studies stay apart. It has a handler only while work is done.
+"""
 
 from __future__ import annotations
 
-import datetime
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,17 +28,49 @@ class Bar(Protocol):
         ...
 
 
+class _LogFile(logging.FileHandler):
+    """A log file; a full disk mustn't end a study here, nor be told line by line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # of the file being opened
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Journal:
-    """Lines for a console (None: quiet) and for a log file (None: no log)."""
+    """Lines for a console (None: quiet) and for a log."""
 
-    console: Console | None = None
-    log: Path | None = None
+    console: Console | None
+    logger: logging.Logger
 
-    def say(self, line: str, *, style: str | None = None) -> None:
+    @classmethod
+    @contextmanager
+    def opened(cls, console: Console | None, log: Path) -> Iterator[Journal]:
+        """A journal whose lines go to the end of a log file until the block is left."""
+        name = str(log.absolute()).replace(".", ":")  # a dot would begin another logger's name
+        logger = logging.getLogger(f"nearzero.{name}")
+        logger.setLevel(logging.INFO)
+        # the user's own handlers get these lines if the user asked for lines of this level
+        logger.propagate = logging.getLogger("nearzero").isEnabledFor(logging.INFO)
+        handler = _LogFile(log, encoding="utf-8", delay=True)
+        formatter = logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%dT%H:%M:%S+00:00")
+        formatter.converter = time.gmtime
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+        try:
+            yield cls(console, logger)
+        finally:
+            logger.removeHandler(handler)
+            with suppress(OSError):
+                handler.close()
+
+    def say(self, line: str) -> None:
         """Print a line and log it."""
         if self.console is not None:
-            self.console.print(line, style=style, highlight=False, markup=False)
+            self.console.print(line, highlight=False, markup=False)
         self.note(line)
 
     def warn(self, line: str) -> None:
@@ -43,18 +79,11 @@ class Journal:
             from rich.panel import Panel
 
             self.console.print(Panel(line, title="NOTICE", style="bold yellow"))
-        self.note(f"NOTICE: {line}")
+        self.logger.warning("NOTICE: %s", line)
 
     def note(self, line: str) -> None:
         """Log a line."""
-        if self.log is None:
-            return
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with (
-            suppress(OSError),
-            self.log.open("a", encoding="utf-8") as file,
-        ):  # a full disk mustn't end a study here
-            file.write(f"{now}  {line}\n")
+        self.logger.info("%s", line)
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nearzero.errors import InputError
+from nearzero.threads import thread_count
 
-__all__ = ["read_record", "sitting"]
+__all__ = ["add_sitting", "read_record"]
 
 # A sitting is a process, however many steps of a study it takes.
 STARTED = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -37,18 +38,23 @@ def read_record(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def sitting(device: str, threads: int) -> dict[str, Any]:
-    """A record of this process, for one sitting of a study."""
-    return {
+def add_sitting(record: dict[str, Any], device: str) -> bool:
+    """Add this process to the sittings of a record; return whether it wasn't there yet."""
+    now = {
         "started": STARTED,
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "processor": _processor(),
         "device": device,
-        "threads": threads,
+        "threads": thread_count(),
         "versions": {name: _version(name) for name in PACKAGES},
         "git": _git_state(),
     }
+    sittings = record.setdefault("sittings", [])
+    new = now not in sittings
+    if new:
+        sittings.append(now)
+    return new
 
 
 def _version(package: str) -> str:

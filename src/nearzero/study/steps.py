@@ -8,126 +8,76 @@ again. Arithmetic is elsewhere (`nearzero.training`, `nearzero.sweep`), and so a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from nearzero.activations import activation
-from nearzero.datasets import Dataset, load
+from nearzero.datasets import Dataset
 from nearzero.errors import InputError
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.families import make_family
 from nearzero.kernels.compile import any_compiled
 from nearzero.memory import LEAST, memory_limit
 from nearzero.networks import Stack, TwoLayer, initial_stack
-from nearzero.pixels import Pixels
+from nearzero.study.data import Source
+from nearzero.study.jobs import StudyJob, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
-from nearzero.study.provenance import sitting
 from nearzero.study.spec import CONDUCT, Spec
-from nearzero.study.store import Arrays, Store
+from nearzero.study.store import Store
 from nearzero.sweep import respond
-from nearzero.threads import parallel, thread_count
+from nearzero.threads import thread_count
 from nearzero.training.engine import Engine, Examples
 from nearzero.training.train import NEVER, History, Progress, train
 
-__all__ = ["begin", "examples_of", "load_data", "sweep_networks", "train_networks"]
+__all__ = ["SweepJob", "sweep_networks", "train_networks"]
 
 Begun = tuple[Progress, Stack]
 
 SAVE_EVERY = 20.0  # seconds of training that a kill can cost at most, about
-RESPONSE = {
-    "accuracy": ("family", "level", "split"),
-    "agreement": ("family", "level", "split"),
-    "unperturbed_accuracy": ("split",),
-    "dead_units": (),
-}
 ABOUT = {
     "accuracy": {"long_name": "share of examples predicted right"},
     "agreement": {"long_name": "share of predictions that are those of the unperturbed network"},
     "unperturbed_accuracy": {"long_name": "accuracy under the identity"},
     "dead_units": {"long_name": "hidden units whose post-activation range over the training set is 0"},
 }
-SPLIT_VARIABLES = [name for name, dims in RESPONSE.items() if "split" in dims]
-
-# by data and by how their pixels are seen, so that what's prepared for them is found again
-_examples: WeakKeyDictionary[Dataset, dict[str, dict[str, Examples]]] = WeakKeyDictionary()
-
-
-def load_data(spec: Spec, data_dir: str | None, journal: Journal) -> Dataset:
-    """The data of a spec. For the quick preset alone, 5,000 digits may take the place of MNIST, with a notice."""
-    data = load(spec.data, data_dir=data_dir, substitute=spec.preset == "quick", report=journal.say)
-    if data.notice:
-        journal.warn(data.notice)
-    return data
-
-
-def begin(store: Store, data: Dataset) -> None:
-    """Record this sitting; refuse to go on with other data than the study was begun with."""
-    record = store.provenance
-    about = {"name": data.name, "source": data.source, "notice": data.notice, "sha256": dict(data.hashes)}
-    if not store.begun:
-        record.pop("data", None)
-    before = record.get("data", about)
-    if before["sha256"] != about["sha256"]:
-        raise InputError(
-            f"{store.folder} was begun with {before['name']} from {before['source']}, and now {data.name} from "
-            f"{data.source} has other contents; give the same data, or choose another folder"
-        )
-    record.setdefault("data", about)
-    sittings, now = record.setdefault("sittings", []), sitting(store.spec.device, thread_count())
-    if now not in sittings:
-        sittings.append(now)
-        store.note(record)
-
-
-def examples_of(spec: Spec, data: Dataset) -> dict[str, Examples]:
-    """Training and test set as the networks of a spec see them; the same objects as long as the data live."""
-    known = _examples.setdefault(data, {})
-    if spec.pixels not in known:
-        raw = spec.pixels == "raw"
-        gain, shift = (1.0, 0.0) if raw else (1 / (data.white * data.std), -data.mean / data.std)
-        splits = {"train": data.train, "test": data.test}
-        known[spec.pixels] = {
-            name: Examples(Pixels(each.pixels, gain, shift), each.labels) for name, each in splits.items()
-        }
-    return known[spec.pixels]
 
 
 # --- training ---------------------------------------------------------------------------------------------
 
 
-def train_networks(store: Store, data: Dataset, journal: Journal) -> None:
+def train_networks(store: Store, data: Source, journal: Journal) -> None:
     """Train every run of every network that isn't there yet; ends with networks and history on disk."""
     spec = store.spec
-    if store.read_results("history") is not None and _all_sound(store, journal):
+    if store.read("history") is not None and not _missing(store, journal):
         journal.note("training: nothing to do")
         return
     _check_device(spec.device)
     if spec.device == "cpu" and not any_compiled():
         journal.say("compiling kernels for this processor, once; `nearzero compile` does it beforehand")
-    examples = examples_of(spec, data)
-    begun = {name: store.load_progress(name) or _at_step_0(spec, name, data) for name in spec.activations}
+    examples, loaded = data.examples(spec), data.load()
+    begun = {name: store.load_progress(name) or _at_step_0(spec, name, loaded) for name in spec.activations}
     for names in _side_by_side(spec, {name: progress.step for name, (progress, _) in begun.items()}):
         _train(store, {name: begun[name] for name in names}, examples, journal)
-    store.write_results(_history_dataset(spec, [begun[name][0].history for name in spec.activations]))
+    store.write({"history": _history_dataset(spec, [begun[name][0].history for name in spec.activations])})
     store.clear_state()
 
 
-def _all_sound(store: Store, journal: Journal) -> bool:
-    """Whether the network of every run is there and whole."""
+def _missing(store: Store, journal: Journal) -> bool:
+    """Return whether the network of any run is missing or damaged."""
     try:
         for name in store.spec.activations:
-            for run in range(store.spec.runs):
-                store.read_network(name, run)
+            for place in range(store.spec.runs):
+                store.read_network(name, place)
     except InputError as error:
         journal.say(f"training again: {error}")
-        return False
-    return True
+        return True
+    return False
 
 
 def _at_step_0(spec: Spec, name: str, data: Dataset) -> Begun:
@@ -192,6 +142,7 @@ def _train(store: Store, begun: dict[str, Begun], examples: dict[str, Examples],
 
 
 def _engine(spec: Spec, stack: Stack, examples: dict[str, Examples]) -> Engine:
+    splits = (examples["train"], examples["test"])
     arguments: dict[str, Any] = {
         "seeds": spec.seeds * (len(stack) // spec.runs),
         "learning_rate": spec.learning_rate,
@@ -200,17 +151,10 @@ def _engine(spec: Spec, stack: Stack, examples: dict[str, Examples]) -> Engine:
     if spec.device == "cpu":
         from nearzero.training.fused import FusedEngine
 
-        return FusedEngine(stack, examples["train"], examples["test"], **arguments)
+        return FusedEngine(stack, *splits, **arguments)
     from nearzero.training.stacked import StackedEngine
 
-    return StackedEngine(
-        stack,
-        examples["train"],
-        examples["test"],
-        device=spec.device,
-        precision=spec.precision,
-        **arguments,
-    )
+    return StackedEngine(stack, *splits, device=spec.device, precision=spec.precision, **arguments)
 
 
 def _save_every() -> float:
@@ -247,27 +191,19 @@ def _divergences(label: str, diverged_at: npt.NDArray[np.int64]) -> list[str]:
 
 def _history_dataset(spec: Spec, histories: list[History]) -> xr.Dataset:
     """Histories of all networks as one labelled data set, on (network, run, step)."""
-    curve, each = ("network", "run", "step"), ("network", "run")
-
-    def stacked(name: str) -> np.ndarray[Any, Any]:
-        return np.stack([getattr(history, name) for history in histories])
-
+    each = ("network", "run")
+    dims: dict[str, tuple[str, ...]] = dict.fromkeys(
+        ("loss", "train_accuracy", "test_accuracy"), (*each, "step")
+    )
+    dims |= {"checkpoint_step": (*each, "threshold"), "diverged_at": each}
+    about = {
+        "loss": {"long_name": "mean cross-entropy on the training set", "units": "nats"},
+        "checkpoint_step": {"long_name": "-1: never reached"},
+        "diverged_at": {"long_name": "step; -1: never"},
+    }
+    curves = {name: np.stack([getattr(history, name) for history in histories]) for name in dims}
     return xr.Dataset(
-        {
-            "loss": (
-                curve,
-                stacked("loss"),
-                {"long_name": "mean cross-entropy on the training set", "units": "nats"},
-            ),
-            "train_accuracy": (curve, stacked("train_accuracy")),
-            "test_accuracy": (curve, stacked("test_accuracy")),
-            "checkpoint_step": (
-                (*each, "threshold"),
-                stacked("checkpoint_step"),
-                {"long_name": "-1: never reached"},
-            ),
-            "diverged_at": (each, stacked("diverged_at"), {"long_name": "step; -1: never"}),
-        },
+        {name: (dims[name], curve, about.get(name, {})) for name, curve in curves.items()},
         coords={
             "network": list(spec.activations),
             "run": np.arange(spec.runs),
@@ -281,89 +217,73 @@ def _history_dataset(spec: Spec, histories: list[History]) -> xr.Dataset:
 # --- sweeping ---------------------------------------------------------------------------------------------
 
 
-def sweep_networks(store: Store, data: Dataset, journal: Journal) -> None:
+@dataclass(frozen=True)
+class SweepJob(StudyJob):
+    """The responses of one run at all levels of all families.
+
+    Attributes:
+        memory: bytes that it may take.
+    """
+
+    memory: int
+
+    def measured(self, network: TwoLayer) -> xr.Dataset:
+        """Return the responses on (family, level, split); ranges are those of the first split, the training set."""
+        spec, ranges, responses = self.spec, None, []
+        for split in _splits(spec):
+            examples = self.examples[split]
+            evaluator = TwoLayerEvaluator.of(network, examples.pixels, examples.labels, memory=self.memory)
+            ranges = ranges or evaluator.ranges
+            found = respond(evaluator, families=spec.families, ranges=ranges, conduct=spec.conduct)
+            responses.append(found)
+        whole = xr.concat(responses, "split").assign_coords(split=_splits(spec))
+        return whole.assign(dead_units=responses[0].dead_units).transpose("family", "level", "split")
+
+
+def sweep_networks(store: Store, data: Source, journal: Journal) -> None:
     """Sweep every run of every network that isn't swept yet; ends with the responses on disk."""
     spec = store.spec
-    if store.read_results("response") is not None:
+    if store.read("response") is not None:
         journal.note("sweep: nothing to do")
         return
-    history = store.read_results("history")
-    if history is None:
-        raise InputError(
-            f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
-        )
-    examples = examples_of(spec, data)
-    splits = ["train", "test"] if spec.test else ["train"]
-    each = [(name, run) for name in spec.activations for run in range(spec.runs)]
-    diverged = history.diverged_at.transpose("network", "run").values.ravel() != NEVER
-    grids = [make_family(name, spec.conduct).levels for name in spec.families]
-    journal.say(f"sweeping {len(each)} networks over {sum(map(len, grids))} levels")
-    sets, done = [examples[split] for split in splits], count(1)
-    parts: list[Arrays] = [{} for _ in each]
     # a network on each thread: what isn't in kernels then costs no more than its share
-    workers = thread_count() if len(each) >= thread_count() else 1
+    count = len(spec.activations) * spec.runs
+    workers = thread_count() if count >= thread_count() else 1
     memory = max(memory_limit() // workers, LEAST)
-    with journal.timed("swept"), journal.bar("sweeping", len(each)) as bar:
-
-        def work(place: int) -> None:
-            if not diverged[place]:
-                parts[place] = _sweep_network(store, *each[place], sets, memory)
-            bar(next(done))
-
-        parallel(work, range(len(each)), workers)
-    coords = {
-        "network": list(spec.activations),
-        "run": np.arange(spec.runs),
-        "seed": ("run", list(spec.seeds)),
-        "family": list(spec.families),
-        "level": np.unique(np.concatenate(grids)),
-        "split": splits,
-    }
-    attributes = {
+    jobs = study_jobs(partial(SweepJob, memory=memory), store, data, "response")
+    levels = sum(len(make_family(name, spec.conduct).levels) for name in spec.families)
+    journal.say(f"sweeping {count} networks over {levels} levels")
+    run(jobs, journal, doing="sweeping", did="swept", threads=workers)
+    response = gather(results(jobs), lost=_no_response(spec)).assign_coords(seed=("run", list(spec.seeds)))
+    for name, about in ABOUT.items():
+        response[name].attrs = dict(about)
+    history = store.read("history")
+    assert history is not None
+    response.attrs = {
         **spec.model_dump(include=set(CONDUCT)),
         "data": data.name,
         "notices": list(_notices(data, history)),
     }
-    store.write_results(history, _response_dataset(parts, coords, attributes))
+    store.write({"response": response, "history": history})
     store.clear_state()
 
 
-def _sweep_network(store: Store, name: str, run: int, splits: Sequence[Examples], memory: int) -> Arrays:
-    """All responses of one run; ranges are those of the first split, the training set. memory: bytes it may take."""
-    kept = f"response-{name}-{run:02d}"
-    arrays = store.read_state(kept)
-    if arrays is not None and set(arrays) == set(RESPONSE):
-        return arrays
-    spec = store.spec
-    network = store.read_network(name, run)
-    if not network.finite:  # it diverged after the last measurement
-        return {}
-    ranges, responses = None, []
-    for split in splits:
-        evaluator = TwoLayerEvaluator.of(network, split.pixels, split.labels, memory=memory)
-        ranges = ranges or evaluator.ranges
-        responses.append(respond(evaluator, families=spec.families, ranges=ranges, conduct=spec.conduct))
-    arrays = {name: np.stack([each[name].values for each in responses], axis=-1) for name in SPLIT_VARIABLES}
-    arrays["dead_units"] = np.array(float(ranges.dead_units) if ranges else np.nan)
-    store.write_state(kept, arrays)
-    return arrays
+def _splits(spec: Spec) -> list[str]:
+    return ["train", "test"] if spec.test else ["train"]
 
 
-def _response_dataset(parts: list[Arrays], coords: dict[str, Any], attributes: dict[str, Any]) -> xr.Dataset:
-    """Responses of all runs, in order, as one labelled data set; NaN for runs that diverged."""
-    networks, runs = len(coords["network"]), len(coords["run"])
-    sizes = {name: len(coords[name]) for name in ("family", "level", "split")}
-
-    def gathered(name: str) -> np.ndarray[Any, Any]:
-        missing = np.full([sizes[dim] for dim in RESPONSE[name]], np.nan)
-        rows = np.stack([part.get(name, missing) for part in parts])
-        return rows.reshape(networks, runs, *rows.shape[1:])
-
-    data = {name: (("network", "run", *dims), gathered(name), ABOUT[name]) for name, dims in RESPONSE.items()}
-    return xr.Dataset(data, coords, attributes)
+def _no_response(spec: Spec) -> xr.Dataset:
+    """Return the response of a run that is lost: NaN at all levels."""
+    levels = [make_family(name, spec.conduct).levels for name in spec.families]
+    axes = {"family": list(spec.families), "level": np.unique(np.concatenate(levels)), "split": _splits(spec)}
+    curve = xr.DataArray(np.nan, axes, list(axes))
+    alone = curve.isel(family=0, level=0, drop=True)
+    return xr.Dataset(
+        {"accuracy": curve, "agreement": curve, "unperturbed_accuracy": alone, "dead_units": np.nan}
+    )
 
 
-def _notices(data: Dataset, history: xr.Dataset) -> Iterator[str]:
+def _notices(data: Source, history: xr.Dataset) -> Iterator[str]:
     """What a reader of the results must know before the numbers."""
     if data.notice:
         yield data.notice

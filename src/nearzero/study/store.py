@@ -8,7 +8,7 @@
     analysis.nc          groups "matched", "untrained", "parts", see `nearzero.study.analysis`
     audit.nc             what the faults of the published study come to on these networks
     tables/, figures/    written by `nearzero.report`
-    state/               what an interrupted command goes on from; gone when it isn't needed
+    state/               what an interrupted command goes on from, see `nearzero.study.jobs`; gone when it isn't needed
 
 The steps that produce these things are in `nearzero.study.steps`.
 """
@@ -20,7 +20,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,19 @@ from nearzero.study.provenance import read_record
 from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
 from nearzero.training.train import History, Progress
 
-__all__ = ["Arrays", "Store"]
+__all__ = ["UNREADABLE", "Arrays", "Store", "dataset_from", "write_dataset"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 WEIGHTS = ("w1", "b1", "w2", "b2")
 SPEC = "spec.toml"
+# In which file a group of results lies, and where in it.
+GROUPS = {
+    "response": ("results.nc", "/"),
+    "history": ("results.nc", "/history"),
+    **{group: ("analysis.nc", f"/{group}") for group in ("matched", "untrained", "parts")},
+    "audit": ("audit.nc", "/"),
+}
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError)  # what damaged netCDF files raise
 
 
 @dataclass(frozen=True)
@@ -129,24 +137,18 @@ class Store:
 
     # --- networks ---
 
-    def network_path(self, activation: str, run: int) -> Path:
-        """Where the trained network of a run lies."""
-        return self.folder / "networks" / f"{activation}-{run:02d}.safetensors"
-
-    def checkpoint_path(self, activation: str, run: int, step: int) -> Path:
-        """Where a checkpoint of a run lies."""
-        return self.folder / "networks" / "checkpoints" / f"{activation}-{run:02d}-step{step:06d}.safetensors"
-
     def _network_file(self, activation: str, run: int, step: int | None) -> tuple[Path, dict[str, Any]]:
         """Where a network lies, trained or at a checkpoint, and what its metadata must say."""
-        spec = self.spec
-        last = spec.steps if step is None else step
-        path = (
-            self.network_path(activation, run)
-            if step is None
-            else self.checkpoint_path(activation, run, step)
-        )
-        return path, {"activation": activation, "seed": spec.seeds[run], "step": last}
+        spec, name, folder = self.spec, f"{activation}-{run:02d}", self.folder / "networks"
+        if step is None:
+            step = spec.steps
+        else:
+            name, folder = f"{name}-step{step:06d}", folder / "checkpoints"
+        return folder / f"{name}.safetensors", {
+            "activation": activation,
+            "seed": spec.seeds[run],
+            "step": step,
+        }
 
     def write_network(self, network: TwoLayer, run: int, step: int | None = None) -> None:
         """Write the network of a run, trained (None) or at a checkpoint."""
@@ -180,44 +182,32 @@ class Store:
 
     # --- what an interrupted command goes on from ---
 
-    def _state(self, name: str) -> Path:
-        return self.folder / "state" / f"{name}.safetensors"
+    def clear_state(self) -> None:
+        """Forget what only an interrupted command needs."""
+        shutil.rmtree(self.folder / "state", ignore_errors=True)
 
-    def write_state(self, name: str, arrays: Arrays) -> None:
-        """Keep arrays under a name until `clear_state`, with the spec that they belong to."""
-        make_folder(self.folder / "state")
-        kept = {key: np.asarray(value, order="C") for key, value in arrays.items()}
-        write_bytes(self._state(name), save(kept, {"spec": spec_digest(self.spec)}))
-
-    def read_state(self, name: str) -> Arrays | None:
-        """Arrays kept under a name; None if there are none, if they are damaged, or are of another spec."""
-        try:
-            arrays, metadata = _read_tensors(self._state(name))
-        except InputError:
-            return None
-        return arrays if metadata.get("spec") == spec_digest(self.spec) else None
-
-    def clear_state(self, beginning: str = "") -> None:
-        """Forget what only an interrupted command needs: all of it, or what is kept under names with this beginning."""
-        folder = self.folder / "state"
-        if not beginning:
-            shutil.rmtree(folder, ignore_errors=True)
-            return
-        for path in folder.glob(f"{beginning}*"):
-            path.unlink(missing_ok=True)
-        with suppress(OSError):  # another interrupted command still needs it
-            folder.rmdir()
+    def _progress_path(self, activation: str) -> Path:
+        return self.folder / "state" / f"training-{activation}.safetensors"
 
     def save_progress(self, activation: str, progress: Progress, stack: Stack) -> None:
         """Keep where the training of one network's runs stands."""
         arrays = {name: getattr(stack, name) for name in WEIGHTS}
         arrays |= {each.name: getattr(progress.history, each.name) for each in fields(History)}
-        self.write_state(f"training-{activation}", arrays | {"step": np.array([progress.step])})
+        arrays["step"] = np.array([progress.step])
+        make_folder(self.folder / "state")
+        kept = {key: np.asarray(value, order="C") for key, value in arrays.items()}
+        write_bytes(self._progress_path(activation), save(kept, {"spec": spec_digest(self.spec)}))
 
     def load_progress(self, activation: str) -> tuple[Progress, Stack] | None:
-        """Where the training of one network's runs stands; None at the start, or if it was measured at other steps."""
-        arrays = self.read_state(f"training-{activation}")
-        if arrays is None or not {*WEIGHTS, "step"} <= set(arrays):
+        """Where the training of one network's runs stands; None at the start, or if it was measured at other steps.
+
+        What is damaged, or belongs to another spec, is no start either.
+        """
+        try:
+            arrays, metadata = _read_tensors(self._progress_path(activation))
+        except InputError:
+            return None
+        if metadata.get("spec") != spec_digest(self.spec) or not {*WEIGHTS, "step"} <= set(arrays):
             return None
         if arrays["loss"].shape[1] != len(self.spec.recipe.schedule):
             return None
@@ -227,83 +217,37 @@ class Store:
 
     # --- results ---
 
-    @property
-    def results_path(self) -> Path:
-        """Where the results lie."""
-        return self.folder / "results.nc"
-
-    def write_results(self, history: xr.Dataset, response: xr.Dataset | None = None) -> None:
-        """Write the training history, and the responses if there are any; both carry the spec they belong to."""
-        for each in (history, response):
-            if each is not None:
-                each.attrs["spec"] = spec_text(self.spec)
-        tree = xr.DataTree.from_dict(
-            {"/": response, "/history": history} if response is not None else {"/history": history}
-        )
+    def write(self, groups: Mapping[str, xr.Dataset]) -> None:
+        """Write the groups of one file, see `GROUPS`; each carries the spec it belongs to."""
+        (name,) = {GROUPS[group][0] for group in groups}
+        here = {"spec": spec_text(self.spec)}
+        nodes = {GROUPS[group][1]: found.assign_attrs(here) for group, found in groups.items()}
         packed = {
-            name: {"zlib": True, "shuffle": True} for name in history.data_vars if history[name].ndim == 3
+            node: {key: {"zlib": True, "shuffle": True} for key in found.data_vars if found[key].ndim == 3}
+            for node, found in nodes.items()
+            if node == "/history"
         }
-        content = tree.to_netcdf(
-            engine="h5netcdf", encoding={"/history": packed}, write_inherited_coords=True
+        content = xr.DataTree.from_dict(nodes).to_netcdf(
+            engine="h5netcdf", encoding=packed, write_inherited_coords=True
         )
-        write_bytes(self.results_path, bytes(content))
+        write_bytes(self.folder / name, bytes(content))
 
-    def read_results(self, group: str) -> xr.Dataset | None:
-        """The "response" or the "history"; None if it isn't there yet.
-
-        Raises:
-            InputError: the file is damaged, or of another spec.
-        """
-        return self._read_group(self.results_path, "/" if group == "response" else group)
-
-    @property
-    def analysis_path(self) -> Path:
-        """Where the analysis lies."""
-        return self.folder / "analysis.nc"
-
-    def write_analysis(self, groups: Mapping[str, xr.Dataset]) -> None:
-        """Write what an analysis found, group by group."""
-        for each in groups.values():
-            each.attrs["spec"] = spec_text(self.spec)
-        tree = xr.DataTree.from_dict({f"/{name}": each for name, each in groups.items()})
-        write_bytes(self.analysis_path, bytes(tree.to_netcdf(engine="h5netcdf", write_inherited_coords=True)))
-
-    def read_analysis(self, group: str) -> xr.Dataset | None:
-        """A group of the analysis; None if it isn't there yet.
+    def read(self, group: str) -> xr.Dataset | None:
+        """Return one of `GROUPS`; None if it isn't there yet.
 
         Raises:
             InputError: the file is damaged, or of another spec.
         """
-        return self._read_group(self.analysis_path, group)
-
-    @property
-    def audit_path(self) -> Path:
-        """Where the audit's measurements lie."""
-        return self.folder / "audit.nc"
-
-    def write_audit(self, measured: xr.Dataset) -> None:
-        """Write what an audit measured, with the spec it belongs to."""
-        measured.attrs["spec"] = spec_text(self.spec)
-        tree = xr.DataTree.from_dict({"/": measured})
-        write_bytes(self.audit_path, bytes(tree.to_netcdf(engine="h5netcdf")))
-
-    def read_audit(self) -> xr.Dataset | None:
-        """What an audit measured; None if it isn't there yet.
-
-        Raises:
-            InputError: the file is damaged, or of another spec.
-        """
-        return self._read_group(self.audit_path, "/")
-
-    def _read_group(self, path: Path, group: str) -> xr.Dataset | None:
+        name, node = GROUPS[group]
+        path = self.folder / name
         if not path.exists():
             return None
         try:
             with xr.open_datatree(io.BytesIO(_read(path)), engine="h5netcdf") as tree:
-                if group != "/" and group not in tree.children:
+                if node != "/" and group not in tree.children:
                     return None
-                loaded = (tree if group == "/" else tree[group]).to_dataset().load()
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
+                loaded = tree[node].to_dataset().load()
+        except UNREADABLE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"{path} can't be read ({reason}); delete it and run the same command again"
@@ -326,6 +270,20 @@ class Store:
                 f"{path} was made with {key} = {made_with.get(key)!r}, but {SPEC} says {here[key]!r}; "
                 f"restore {SPEC}, or begin another study"
             )
+
+
+def write_dataset(path: Path, dataset: xr.Dataset) -> None:
+    """Write a Dataset as a netCDF file."""
+    write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf") or b""))
+
+
+def dataset_from(content: bytes) -> xr.Dataset:
+    """Return the Dataset in the content of a netCDF file.
+
+    Raises:
+        UNREADABLE: it isn't one.
+    """
+    return xr.load_dataset(io.BytesIO(content), engine="h5netcdf").drop_encoding()
 
 
 def _read(path: Path) -> bytes:

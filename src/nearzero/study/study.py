@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -13,17 +13,24 @@ import xarray as xr
 
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
+from nearzero.study.analysis import analyse_networks, analysis_of
+from nearzero.study.data import Source, begin, load_data
 from nearzero.study.journal import Journal
 from nearzero.study.spec import CONDUCT, VERDICT, Spec, resolve
+from nearzero.study.steps import sweep_networks, train_networks
 from nearzero.study.store import Store
 from nearzero.verdict import Rules, Verdict, judge
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nearzero.audit import Audit
+    from nearzero.audit import Audit, Evidence, Other
 
 __all__ = ["Study"]
+
+Step = Callable[[Store, Source, Journal], None]
+# Keys of the spec in which an audit tells a study with the other pixels from this one.
+TRAINING = ("data", "units", "runs", "first_seed", "learning_rate", "steps", "batch_size", "precision")
 
 
 class Study:
@@ -145,13 +152,53 @@ class Study:
             InputError: these haven't been measured yet, or `against` doesn't fit.
         """
         from nearzero.audit import audit
-        from nearzero.study.auditing import evidence_of
 
-        return audit(evidence_of(self, against))
+        return audit(self.evidence(against))
+
+    def evidence(self, against: Study | None = None) -> Evidence:
+        """Return what an audit rests on; `against` as for `audited`.
+
+        Raises:
+            InputError: as for `audited`.
+        """
+        from nearzero.audit import Evidence
+        from nearzero.study.auditing import measurements_of
+
+        measured = measurements_of(self._store)
+        if measured is None:
+            raise InputError(f"{self.folder} hasn't been audited yet; run `nearzero audit {self.folder}`")
+        matched = analysis_of(self._store, "matched")
+        return Evidence(
+            title=self.title,
+            response=self.response,
+            history=self.history,
+            measured=measured,
+            pixels=self.spec.pixels,
+            device=self.spec.device,
+            conduct=self.spec.conduct,
+            margin=self.spec.verdict_margin,
+            matched=matched,
+            verdict=None if matched is None else judge(matched, self.spec.rules),
+            other=None if against is None else self._other(against),
+            notices=self.notices,
+        )
+
+    def _other(self, against: Study) -> Other:
+        """Return what an audit takes from a study with the other pixels.
+
+        Raises:
+            InputError: it has the same pixels, or isn't trained.
+        """
+        from nearzero.audit import Other
+
+        if self.spec.pixels == against.spec.pixels:
+            raise InputError(
+                f"{against.folder} has {against.spec.pixels} pixels, as {self.folder} has; give a study with the others"
+            )
+        differing = [key for key in TRAINING if getattr(self.spec, key) != getattr(against.spec, key)]
+        return Other(against.title, against.history, tuple(differing))
 
     def _analysis(self, group: str) -> xr.Dataset:
-        from nearzero.study.analysis import analysis_of
-
         found = analysis_of(self._store, group)
         if found is None:
             raise InputError(
@@ -160,7 +207,7 @@ class Study:
         return found
 
     def _results(self, group: str, step: str) -> xr.Dataset:
-        found = self._store.read_results(group)
+        found = self._store.read(group)
         if found is None:
             raise InputError(
                 f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first"
@@ -183,7 +230,7 @@ class Study:
         record = self.provenance
         data, sittings = record.get("data", {}), record.get("sittings", [])
         steps = {"trained": "history", "swept": "response"}
-        done = [word for word, group in steps.items() if self._store.read_results(group) is not None]
+        done = [word for word, group in steps.items() if self._store.read(group) is not None]
         versions = sittings[-1]["versions"] if sittings else {}
         return {
             "folder": str(self.folder),
@@ -220,40 +267,33 @@ class Study:
 
     def train(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Train what isn't trained yet."""
-        return self._work("train", data_dir, console)
+        return self._work(train_networks, data_dir, console)
 
     def sweep(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Sweep what isn't swept yet."""
-        return self._work("sweep", data_dir, console)
+        return self._work(sweep_networks, data_dir, console)
 
     def analyse(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Measure at matched displacement what isn't measured yet."""
-        return self._work("analyse", data_dir, console)
+        return self._work(analyse_networks, data_dir, console)
 
     def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Train, sweep and report."""
-        self._work("draw train sweep", data_dir, console)
+        from nearzero.report.ahead import drawn_ahead
+
+        def step(store: Store, data: Source, journal: Journal) -> None:
+            with drawn_ahead():
+                train_networks(store, data, journal)
+                sweep_networks(store, data, journal)
+
+        self._work(step, data_dir, console)
         return self.report(console=console)
 
-    def _work(self, steps: str, data_dir: str | None, console: Console | None) -> Study:
-        from nearzero.report.ahead import drawn_ahead
-        from nearzero.study.analysis import analyse_networks
-        from nearzero.study.auditing import audit_networks
-        from nearzero.study.steps import begin, load_data, sweep_networks, train_networks
-
-        store, journal = self._store, self._journal(console)
-        with store.locked():
+    def _work(self, step: Step, data_dir: str | None, console: Console | None) -> Study:
+        with self._store.locked(), self._journal(console) as journal:
             data = load_data(self.spec, data_dir, journal)
-            begin(store, data)
-            with drawn_ahead() if "draw" in steps else nullcontext():
-                if "train" in steps:
-                    train_networks(store, data, journal)
-                if "sweep" in steps:
-                    sweep_networks(store, data, journal)
-                if "analyse" in steps:
-                    analyse_networks(store, data, journal)
-                if "audit" in steps:
-                    audit_networks(store, data, journal)
+            begin(self._store, data)
+            step(self._store, Source.of(data, data_dir), journal)
         for name in ("response", "history", "matched", "untrained", "parts"):
             self.__dict__.pop(name, None)
         return self
@@ -263,8 +303,11 @@ class Study:
         from nearzero.report import print_tables, write_report
 
         _ = self.response
-        journal = self._journal(console)
-        with self._store.locked(), journal.timed("tables and figures written"):
+        with (
+            self._store.locked(),
+            self._journal(console) as journal,
+            journal.timed("tables and figures written"),
+        ):
             write_report(self, self.folder)
         if console is not None:
             print_tables(self, console)
@@ -291,13 +334,13 @@ class Study:
             data_dir, console: as for the other steps.
         """
         from nearzero.report import print_audit, write_audit
-        from nearzero.study.auditing import check_against, check_swept, measurements_of
+        from nearzero.study.auditing import audit_networks, check_swept, measurements_of
 
         check_swept(self._store)
         if against is not None:
-            check_against(self, against)
+            self._other(against)
         if measurements_of(self._store) is None:
-            self._work("audit", data_dir, console)
+            self._work(audit_networks, data_dir, console)
         found = self.audited(against)
         with self._store.locked():
             write_audit(found, self.folder)
@@ -317,5 +360,5 @@ class Study:
         spec = resolve(settings=self.spec.model_dump(mode="json") | dict(settings))
         return Study(Store.create(self.folder, spec))
 
-    def _journal(self, console: Console | None) -> Journal:
-        return Journal(console, self.folder / "log")
+    def _journal(self, console: Console | None) -> AbstractContextManager[Journal]:
+        return Journal.opened(console, self.folder / "log")
