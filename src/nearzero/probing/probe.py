@@ -8,6 +8,7 @@ them, in `scores`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from nearzero.probing.layer import Layer
 from nearzero.probing.layers import CannotRunError, Found, find_layers, select_layers
 from nearzero.probing.matched import matched_responses
 from nearzero.probing.model import Model, Output, as_module, untouched
-from nearzero.probing.passes import Method
+from nearzero.probing.passes import Method, SharedPasses
 from nearzero.probing.plan import Levels, make_plan
 from nearzero.probing.ranges import layer_ranges
 from nearzero.probing.request import Names, Request
@@ -28,7 +29,7 @@ from nearzero.probing.result import ProbeResult
 from nearzero.probing.scores import Metrics, choose_metrics
 from nearzero.probing.source import Room, Source
 from nearzero.probing.two_layer import exact_data
-from nearzero.probing.work import Work, dataset
+from nearzero.probing.work import Work, dataset, take_batch
 
 __all__ = ["layers", "probe"]
 
@@ -151,9 +152,9 @@ def _probed(
         if request.method == "auto" and not causal:
             _answer_exactly(work, model, source, request, given=ranging is not source)
         rest = [each for each in work if each.open]
+        passes = SharedPasses([each for work in rest for each in work.passes.values()], room.recording)
         for batch in source if rest else ():
-            for each in rest:
-                room.each(batch, each.take)
+            room.each(batch, partial(take_batch, rest, passes))
             advanced(len(batch))
         matched = None
         if request.design is not None:

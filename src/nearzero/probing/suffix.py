@@ -624,9 +624,9 @@ class Suffix:
             alike
             and like.storage_offset() == 0
             and own.nbytes() == initial.nbytes()
-            and values is not self.value
+            and storage_key(values) != storage_key(self.value)
         ):
             return own
-        storage = initial.clone()
+        storage: torch.UntypedStorage = initial.clone()
         _view(storage, like).copy_(values)
         return storage
