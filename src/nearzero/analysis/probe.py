@@ -8,6 +8,7 @@ level. What a layer is, is in `nearzero.probing.layers`; how logits are had with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import xarray as xr
@@ -24,12 +25,12 @@ from nearzero.matched import Design, matched_of
 from nearzero.probing.batches import Prepare
 from nearzero.probing.layer import Layer
 from nearzero.probing.model import Model, Output, as_module, untouched
-from nearzero.probing.passes import Method
+from nearzero.probing.passes import Method, SharedPasses
 from nearzero.probing.plan import Levels, Plan, make_plan
 from nearzero.probing.ranges import layer_ranges
 from nearzero.probing.request import Names, Request
 from nearzero.probing.scores import Metrics
-from nearzero.probing.work import Work
+from nearzero.probing.work import Work, take_batch
 
 __all__ = ["layers", "probe"]
 
@@ -145,9 +146,10 @@ def _responses(
         for number, each in enumerate(evaluators)
         if each.backend == "model"
     }
+    several = list(work.values())
+    passes = SharedPasses([each for one in several for each in one.passes.values()], session.room.recording)
     for batch in session.source if work else ():
-        for each in work.values():
-            session.room.each(batch, each.take)
+        session.room.each(batch, partial(take_batch, several, passes))
         advanced(len(batch))
     out = []
     for number, (evaluator, plan) in enumerate(zip(evaluators, plans, strict=True)):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,14 +28,14 @@ class Items:
         target: (n,), or (n, ...) if each has several; None if there are none.
         place: (n, 2) int64, the example in the batch, and the token in it whose logits they are (0 where there
             are none).
-        chosen: which count, of the leading shape of the logits; None if all do.
+        number: (n,) int64, the same as the number of a row, where all logits of the batch are in rows.
     """
 
     batch: Batch
     causal: bool
     target: Tensor | None
     place: Tensor
-    chosen: Tensor | None
+    number: Tensor
 
     @classmethod
     def of(cls, batch: Batch, logits: Tensor, causal: bool) -> Items:
@@ -58,26 +62,38 @@ class Items:
         whole = bool(chosen.all())
         if target is not None:
             target = target.flatten(0, len(shape) - 1) if whole else target[chosen]
-        return cls(batch, causal, target, place, None if whole else chosen)
+        rows = prod(shape[1:]) + causal  # of an example; the last token's logits are of none that is there
+        return cls(batch, causal, target, place, place[:, 0] * rows + place[:, 1])
 
     def __len__(self) -> int:
         return len(self.place)
 
     def logits(self, logits: Tensor) -> Tensor:
-        """(n, K): those of the items; one logit alone is read as that of the second of two classes."""
+        """Return those of the items, (n, K)."""
+        return self.rows(self.flat(logits), slice(0, len(self)))
+
+    def flat(self, logits: Tensor) -> Tensor:
+        """Return all logits of the batch in rows, as a view where they lie so; one alone is the second of two."""
         last = _classes_last(logits, self.batch.target)
-        if self.causal:
-            last = last[:, :-1]
-        rows = last.reshape(-1, last.shape[-1]) if self.chosen is None else last[self.chosen]
+        rows = last.reshape(-1, last.shape[-1])
         return F.pad(rows, (1, 0)) if rows.shape[1] == 1 else rows
 
     def at(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Return the logits (B, K) of one token of each example of a batch; tokens (B,) as `place` numbers them."""
-        last = _classes_last(logits, self.batch.target)
-        if self.causal:
-            last = last[:, :-1]
-        rows = last.reshape(len(tokens), -1, last.shape[-1])[torch.arange(len(tokens)), tokens]
-        return F.pad(rows, (1, 0)) if rows.shape[1] == 1 else rows
+        flat = self.flat(logits)
+        return flat.view(len(tokens), -1, flat.shape[-1])[torch.arange(len(tokens)), tokens]
+
+    def rows(self, flat: Tensor, part: slice) -> Tensor:
+        """Return the rows of some items, as a view where these follow each other."""
+        numbers = self._numbers[part]
+        if not len(numbers) or int(numbers[-1] - numbers[0]) >= len(numbers):
+            return flat.index_select(0, self.number[part])
+        return flat[int(numbers[0]) : int(numbers[-1]) + 1]
+
+    @cached_property
+    def _numbers(self) -> npt.NDArray[np.int64]:
+        """Their numbers in the processor's memory."""
+        return np.asarray(self.number.cpu().numpy())
 
     def check_classes(self, classes: int) -> None:
         """Refuse targets that are no classes.

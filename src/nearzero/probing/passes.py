@@ -1,6 +1,7 @@
 """Forward passes with a layer's values changed, by one of two ways that give equal logits.
 
-- *suffix*: one full pass on a batch is recorded from the layer on, and only what comes after it runs again.
+- *suffix*: one full pass on a batch is recorded, for all layers at once, and only what comes after a layer runs
+  again.
 - *full*: the whole model runs again, with a hook at the layer.
 
 Before the first batch both ways are tried on a few of its examples; where they don't agree, or a value of the
@@ -9,9 +10,9 @@ layer decides in Python what the model does, the full pass is taken and the resu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from nearzero.probing.source import is_out_of_memory
 from nearzero.probing.suffix import Recorder, Suffix
 from nearzero.probing.taps import Tap, tapped
 
-__all__ = ["Change", "Changed", "Method", "Passes"]
+__all__ = ["Change", "Changed", "Method", "Passes", "SharedPasses"]
 
 Method = Literal["auto", "suffix", "full"]
 Change = Callable[[Tensor], Tensor]
@@ -39,7 +40,8 @@ class Changed:
     Attributes:
         values: of the layer, unchanged.
         logits: of the model, unchanged.
-        each: from changes, functions of the values that don't write to them, to the logits under each.
+        each: from changes to the logits under each. A change is a function of the values that doesn't write to
+            them; it gives new ones, which the suffix may write into.
     """
 
     values: Tensor
@@ -56,98 +58,199 @@ class Passes:
         method: "suffix" and "full" as above; "auto" takes the first where both agree.
 
     Attributes:
+        model, layer, side: as given.
         method: which way is taken, once a batch was run.
         reason: why it's the full pass although the suffix was to be tried; else "".
+        tried: whether both ways were held against each other.
     """
 
     def __init__(self, model: Model, layer: Layer, side: Side, method: Method = "auto") -> None:
+        self.model, self.layer, self.side = model, layer, side
         self.method: Method = method
         self.reason = ""
-        self._insists, self._tried = method == "suffix", False
-        self._model, self._layer, self._side = model, layer, side
+        self.tried = method == "full"
+        self._insists = method == "suffix"
 
     def on(self, batch: Batch) -> Changed:
-        """The passes on one batch.
+        """Return the passes on one batch.
 
         Raises:
             InputError: the layer isn't reached, or the suffix was asked for and can't be taken.
         """
-        if not self._tried and self.method != "full":
-            self._choose(self._try(batch))
-            self._tried = True
-        if self.method == "suffix":
-            recorder, logits = self._record(batch)
-            if not recorder.escape:
-                return _by_suffix(recorder.finish(logits), logits)
-            self._choose(recorder.escape)
-        return self._whole(batch)
+        ((_, changed),) = SharedPasses([self]).on(batch)
+        return changed
 
-    def _choose(self, reason: str) -> None:
-        """The suffix, unless there is a reason against it."""
+    def choose(self, reason: str) -> None:
+        """Take the suffix, unless there is a reason against it.
+
+        Raises:
+            InputError: the suffix was asked for.
+        """
         if reason and self._insists:
-            raise InputError(f"layer {self._layer.name!r} can't be cut: {reason}; use method='auto'")
+            raise InputError(f"layer {self.layer.name!r} can't be cut: {reason}; use method='auto'")
         self.method, self.reason = ("full", reason) if reason else ("suffix", "")
 
-    def _try(self, batch: Batch) -> str:
-        """Why the suffix can't be trusted, as seen on a few examples; "" if it can."""
+    def logits(self, batch: Batch, change: Change) -> Tensor:
+        """Return the logits of one full pass with the layer changed."""
+        return _visited(self.model, batch, [Tap(self.layer, self.side, change)])
+
+    def whole(self, batch: Batch) -> Changed:
+        """Return the passes on one batch, each a full one."""
+        seen: list[Tensor] = []
+        tap = Tap(self.layer, self.side, lambda values: seen.append(values.clone()))
+        logits = _visited(self.model, batch, [tap])
+        return Changed(seen[0], logits, lambda changes: (self.logits(batch, change) for change in changes))
+
+
+class SharedPasses:
+    """The passes of one model with several layers changed, one at a time, whose suffixes share recordings.
+
+    One recording a batch serves all layers, unless it takes more memory than it may: then fewer layers share one.
+
+    Args:
+        several: of the same model.
+        limit: bytes that a recording may take which is of more than one layer.
+    """
+
+    def __init__(self, several: Sequence[Passes], limit: float = float("inf")) -> None:
+        self._several, self._limit = several, limit
+        self._most = len(several)  # that share a recording
+        self._apart: set[Passes] = set()  # those that share none
+
+    def on(self, batch: Batch) -> Iterator[tuple[Passes, Changed]]:
+        """Yield each of them with its passes on one batch; they're to be used before the next is asked for.
+
+        Raises:
+            InputError: as `Passes.on`.
+        """
+        untried = [each for each in self._several if not each.tried]
+        if untried:
+            for passes, reason in self._try(batch, untried).items():
+                passes.choose(reason)
+                passes.tried = True
+        for each in self._recorded(batch, [each for each in self._several if each.method == "suffix"]):
+            if each.escape:
+                each.passes.choose(each.escape)
+            else:
+                yield each.passes, _by_suffix(each.suffix, each.logits)
+        for passes in self._several:
+            if passes.method == "full":
+                yield passes, passes.whole(batch)
+
+    def _recorded(self, batch: Batch, several: Sequence[Passes]) -> Iterator[_Recorded]:
+        """Yield each of several as recorded, many at a time."""
+        rest = list(several)
+        while rest:
+            together = [each for each in rest if each not in self._apart][: self._most] or rest[:1]
+            alone = len(together) == 1
+            recorder = Recorder(float("inf") if alone else self._limit)
+            with recorder.running():
+                logits = _visited(together[0].model, batch, [_cutting(recorder, each) for each in together])
+            suffixes = recorder.suffixes(logits)
+            if recorder.overflowed:
+                self._most = (len(together) + 1) // 2
+            elif recorder.entangled and not alone:
+                self._apart |= {each for each in together if each in recorder.entangled}
+            else:
+                for each in together:
+                    rest.remove(each)
+                    yield _Recorded(
+                        each, suffixes.pop(each), logits, recorder.escapes.get(each, ""),
+                        recorder.random.get(each, ""),
+                    )  # fmt: skip
+
+    def _try(self, batch: Batch, several: Sequence[Passes]) -> dict[Passes, str]:
+        """Return why the suffix of each can't be trusted, as seen on a few examples; "" if it can."""
         few = next(batch.blocks(FEW))
         try:
-            return self._doubt(few)
+            return self._doubts(few, several)
         except Exception:  # some models take batches of one size only
             if few is batch:
                 raise
-            return self._doubt(batch)
+            return self._doubts(batch, several)
 
-    def _doubt(self, batch: Batch) -> str:
-        def change(values: Tensor) -> Tensor:
-            return 0.75 * values + 0.25 * values.abs().mean()
-
-        full = self._pass(batch, change)
+    def _doubts(self, batch: Batch, several: Sequence[Passes]) -> dict[Passes, str]:
+        """Return the same for one batch; those that can be trusted only alone will share no recording."""
         try:
-            recorder, logits = self._record(batch)
-            if recorder.escape:
-                return recorder.escape
-            by_suffix = recorder.finish(logits).run(change)
-        except Exception as error:  # an operation that can't be recorded or repeated
+            doubts = {each.passes: each.doubt(batch) for each in self._recorded(batch, several)}
+        except Exception as error:  # an operation that can't be recorded, or the model itself
             if is_out_of_memory(error):
                 raise
-            return (
-                f"its operations can't be repeated ({str(error).splitlines()[0] if str(error) else error!r})"
-            )
+            if len(several) == 1:
+                several[0].logits(batch, _moved)
+                return {several[0]: _unrepeatable(error)}
+            doubts = dict.fromkeys(several, "unknown")
+        if len(several) > 1:
+            for passes in [each for each, doubt in doubts.items() if doubt]:
+                doubts |= self._doubts(batch, [passes])
+                if not doubts[passes]:
+                    self._apart.add(passes)
+        return doubts
+
+
+@dataclass(frozen=True, eq=False)
+class _Recorded:
+    """The suffix of one of several layers, with the logits of the pass, and what `Recorder` says of it."""
+
+    passes: Passes
+    suffix: Suffix
+    logits: Tensor
+    escape: str
+    random: str
+
+    def doubt(self, batch: Batch) -> str:
+        """Return why the suffix can't be trusted, by the logits of one change on its batch; "" if it can."""
+        if self.escape:
+            return self.escape
+        full = self.passes.logits(batch, _moved)
+        try:
+            by_suffix = self.suffix.run(_moved)
+        except Exception as error:  # an operation that can't be repeated
+            if is_out_of_memory(error):
+                raise
+            return _unrepeatable(error)
         slack = 0.0
         if batch.inputs and full.device.type != "cpu":  # sums there may have no fixed order
-            slack = min(2 * _distance(full, self._pass(batch, change)), 1e-3 * float(full.abs().max()))
+            again = self.passes.logits(batch, _moved)
+            slack = min(2 * _distance(full, again), 1e-3 * float(full.abs().max()))
         apart = _distance(by_suffix, full)
         if apart <= slack:
             return ""
-        why = f", perhaps since {recorder.random} draws random numbers" if recorder.random else ""
+        why = f", perhaps since {self.random} draws random numbers" if self.random else ""
         return f"its suffix gives other logits than the full pass (by {apart:.3g}{why})"
 
-    def _record(self, batch: Batch) -> tuple[Recorder, Tensor]:
-        """A full pass, recorded from the layer on, and its logits."""
-        recorder = Recorder()
-        in_place = self._layer.place(self._side)[0].in_place
-        with recorder.running():
-            logits = self._pass(batch, lambda values: recorder.cut(values, in_place=in_place))
-        return recorder, logits
 
-    def _whole(self, batch: Batch) -> Changed:
-        """By full passes."""
-        seen: list[Tensor] = []
-        logits = self._pass(batch, lambda values: seen.append(values.clone()))
-        return Changed(seen[0], logits, lambda changes: (self._pass(batch, change) for change in changes))
+def _moved(values: Tensor) -> Tensor:
+    """Return other values, as both ways are tried on."""
+    return 0.75 * values + 0.25 * values.abs().mean()
 
-    def _pass(self, batch: Batch, visit: Callable[[Tensor], Any]) -> Tensor:
-        """The logits of one full pass with a visitor at the layer."""
-        tap = Tap(self._layer, self._side, visit)
-        with tapped(self._model.module, [tap]):
-            logits = self._model.logits(batch)
-        if not tap.seen:
-            raise InputError(
-                f"layer {self._layer.name!r} isn't reached on every batch; {batch.describe()} goes another way, "
-                "so leave the layer out"
-            )
-        return logits
+
+def _unrepeatable(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else repr(error)
+    return f"its operations can't be repeated ({text})"
+
+
+def _cutting(recorder: Recorder, passes: Passes) -> Tap:
+    """Return a tap that cuts a recording at a layer."""
+    in_place = passes.layer.place(passes.side)[0].in_place
+    return Tap(passes.layer, passes.side, lambda values: recorder.cut(values, in_place=in_place, name=passes))
+
+
+def _visited(model: Model, batch: Batch, taps: Sequence[Tap]) -> Tensor:
+    """Return the logits of one full pass with visitors at some layers.
+
+    Raises:
+        InputError: one of the layers isn't reached.
+    """
+    with tapped(model.module, taps):
+        logits = model.logits(batch)
+    missed = [tap.layer.name for tap in taps if not tap.seen]
+    if missed:
+        raise InputError(
+            f"layer {missed[0]!r} isn't reached on every batch; {batch.describe()} goes another way, so leave the "
+            "layer out"
+        )
+    return logits
 
 
 def _by_suffix(suffix: Suffix, logits: Tensor) -> Changed:

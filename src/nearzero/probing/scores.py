@@ -1,23 +1,27 @@
 """What is measured on logits, item by item: an item is an example, or a token that counts.
 
 Metrics are functions of the logits of several levels at once (L, n, K), of targets (n,), and of the unperturbed
-logits (1, n, K), to (L, n). Users' own are called level by level. Sums are float64.
+logits (1, n, K), to (L, n). Users' own are called level by level. Sums are float64. Large logits are scored in
+pieces, some items at a time: all that is read off a piece is had while the processor's cache holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nearzero.errors import InputError
+from nearzero.probing.items import Items
 
-__all__ = ["METRICS", "Metric", "Metrics", "Outputs", "choose_metrics"]
+__all__ = ["METRICS", "Metric", "Metrics", "Outputs", "Scorer", "choose_metrics"]
+
+PIECE = 2**18  # logits in a piece; those of one item may be more
+BLOCK = 256  # classes whose greatest logit is found first, since PyTorch's argmax is slow on processors
 
 
 @dataclass(eq=False)
@@ -32,14 +36,33 @@ class Outputs:
 
     @cached_property
     def predictions(self) -> Tensor:
-        """(L, n): the class with the greatest logit."""
-        return self.logits.argmax(-1)
+        """(L, n): the class with the greatest logit, the first of several."""
+        logits = self.logits
+        if logits.device.type != "cpu" or logits.shape[-1] < 2 * BLOCK:
+            return logits.argmax(-1)
+        blocks = logits.split(BLOCK, -1)[:-1]  # the last one may be smaller
+        most = logits[..., : BLOCK * len(blocks)].unflatten(-1, (-1, BLOCK)).amax(-1)
+        most = torch.cat([most, logits[..., BLOCK * len(blocks) :].amax(-1, keepdim=True)], -1)
+        first = BLOCK * most.argmax(-1, keepdim=True)
+        places = (first + torch.arange(BLOCK)).clamp_(max=logits.shape[-1] - 1)
+        return first[..., 0] + logits.gather(-1, places).argmax(-1)
 
     @cached_property
     def log_probabilities(self) -> Tensor:
         """(L, n, K), in float32 at least."""
         logits = self.logits
         return (logits.float() if logits.dtype.itemsize < 4 else logits).log_softmax(-1)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """(L, n, K), in float32 at least."""
+        return self.log_probabilities.exp()
+
+    @cached_property
+    def impossible(self) -> Tensor | None:
+        """(L, n, K): which classes have no probability at all; None if there are none."""
+        found = self.log_probabilities == -torch.inf
+        return found if bool(found.any()) else None
 
 
 Score = Callable[[Outputs, Tensor | None, Outputs], Tensor]
@@ -59,9 +82,11 @@ def _cross_entropy(outputs: Outputs, target: Tensor, _: Outputs) -> Tensor:
 
 
 def _kl_divergence(outputs: Outputs, _: Tensor | None, unperturbed: Outputs) -> Tensor:
-    before, after = unperturbed.log_probabilities, outputs.log_probabilities
-    each = F.kl_div(after, before.expand_as(after), reduction="none", log_target=True)
-    return each.masked_fill_(before == -torch.inf, 0.0).sum(-1)  # 0 log 0
+    each = unperturbed.log_probabilities - outputs.log_probabilities
+    each.mul_(unperturbed.probabilities)
+    if unperturbed.impossible is not None:
+        each.masked_fill_(unperturbed.impossible, 0.0)  # 0 log 0
+    return each.sum(-1)
 
 
 def _margin(outputs: Outputs, target: Tensor | None, unperturbed: Outputs) -> Tensor:
@@ -77,21 +102,32 @@ def _at(values: Tensor, place: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: what it is, whether it reads targets as classes, whether it can do without, and the function."""
+    """A metric.
+
+    Attributes:
+        label: what it is.
+        score: the function.
+        of_classes: whether it reads targets as classes.
+        needs_target: whether it can't do without them.
+        by_item: whether the score of an item depends on that item alone.
+    """
 
     label: str
     score: Score
     of_classes: bool = False
     needs_target: bool = False
+    by_item: bool = False
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("share predicted right", _accuracy, True, True),  # type: ignore[arg-type]
-    "agreement": Metric("share predicted as without perturbation", _agreement),
-    "cross_entropy": Metric("mean cross-entropy, nats", _cross_entropy, True, True),  # type: ignore[arg-type]
-    "margin": Metric("mean logit of the target minus the greatest other", _margin, True),
+    "accuracy": Metric("share predicted right", _accuracy, True, True, True),  # type: ignore[arg-type]
+    "agreement": Metric("share predicted as without perturbation", _agreement, by_item=True),
+    "cross_entropy": Metric("mean cross-entropy, nats", _cross_entropy, True, True, True),  # type: ignore[arg-type]
+    "margin": Metric("mean logit of the target minus the greatest other", _margin, True, by_item=True),
     "kl_divergence": Metric(
-        "mean KL divergence of the unperturbed from the perturbed output, nats", _kl_divergence
+        "mean KL divergence of the unperturbed from the perturbed output, nats",
+        _kl_divergence,
+        by_item=True,
     ),
 }
 # What a result calls other things.
@@ -189,3 +225,64 @@ def _as_scores(value: Any, like: Tensor) -> Any:
     except (TypeError, ValueError, RuntimeError):  # None, texts, lists that are ragged
         return value
     return scores.float() if scores.is_floating_point() and scores.dtype.itemsize < 4 else scores
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Some items of a batch, by number, with their targets and unperturbed logits (1, r, K)."""
+
+    part: slice
+    target: Tensor | None
+    unperturbed: Outputs
+
+
+class Scorer:
+    """Scores logits under perturbations, item by item, against the unperturbed ones of the same batch.
+
+    Args:
+        items: of the batch.
+        logits: of the model, unperturbed.
+
+    Attributes:
+        items, logits: as given.
+        own: scores (1, n) of the unperturbed logits themselves, by metric, once they're known.
+    """
+
+    def __init__(self, items: Items, logits: Tensor) -> None:
+        self.items, self.logits = items, logits
+        self.own: dict[str, Tensor] = {}
+        flat = items.flat(logits)
+        count, size = len(items), max(1, PIECE // flat.shape[1])
+        self._pieces = [
+            self._piece(flat, slice(first, min(first + size, count)))
+            for first in range(0, max(1, count), size)
+        ]
+        self._whole = self._pieces if len(self._pieces) == 1 else [self._piece(flat, slice(0, count))]
+
+    def score(
+        self, metrics: Mapping[str, Metric], logits: Sequence[Tensor], shifts: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the score of each item at each of L levels, (L, n), by metric.
+
+        Args:
+            metrics: what is measured.
+            logits: of each level, as the model gave them.
+            shifts: (L, K), taken out of them first.
+        """
+        flats = list(map(self.items.flat, logits))
+        scores: dict[str, list[Tensor]] = {name: [] for name in metrics}
+        for pieces, by_item in ((self._pieces, True), (self._whole, False)):
+            some = {name: each for name, each in metrics.items() if each.by_item is by_item}
+            for piece in pieces if some else ():
+                rows = [self.items.rows(each, piece.part) for each in flats]
+                outputs = Outputs(torch.stack(rows) if len(rows) > 1 else rows[0][None])
+                if shifts is not None:
+                    outputs = Outputs(outputs.logits - shifts[:, None])
+                for name, metric in some.items():
+                    scores[name].append(metric.score(outputs, piece.target, piece.unperturbed).detach())
+        return {name: torch.cat(each, 1) if len(each) > 1 else each[0] for name, each in scores.items()}
+
+    def _piece(self, flat: Tensor, part: slice) -> _Piece:
+        target = self.items.target
+        rows = self.items.rows(flat, part)[None]
+        return _Piece(part, None if target is None else target[part], Outputs(rows))

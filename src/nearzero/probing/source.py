@@ -178,6 +178,7 @@ class Room:
 
     Attributes:
         limit: as given.
+        recording: bytes that a recording may take if it can be made of fewer layers; one layer's takes what it must.
 
     Raises:
         InputError: not even one example fits.
@@ -190,6 +191,7 @@ class Room:
                 "that are allowed; raise NEARZERO_MEMORY or give memory=..."
             )
         self.limit = limit
+        self.recording = 0.75 * SHARE * limit
         self._each, self._most = max(example, 1.0) / elements, SHARE * limit
 
     def rows(self, batch: Batch) -> int:

@@ -1,23 +1,24 @@
 """The suffix of a forward pass: what comes after a layer, recorded once and run again for every level.
 
-While the model runs on a batch, every operation after the cut that depends on the layer is written down, with
-what it reads: a *recording*. Everything else that crosses the cut (other branches, weights, earlier outputs
-of a residual path) is kept as it was. To run the suffix on other values of the layer is to run those
-operations again, and nothing before them.
+While the model runs on a batch, every operation after the first of some cuts that depends on one of the layers
+there is written down, with what it reads: a *recording*. The suffix of each layer is picked out of it: what
+depends on that layer. Everything else that crosses the cut (other branches, weights, earlier outputs of a
+residual path) is kept as it was. To run the suffix on other values of the layer is to run those operations again,
+and nothing before them.
 
 The operations are those that PyTorch dispatches (ATen), after Python and modules have done their part: the
 same kernels on the same shapes as in the full forward pass, so the logits are the same to the last bit. What
 a recording can't know is whether the model would have taken another path: values that leave tensors (`.item()`,
-a condition, `.tolist()`) and shapes that depend on values are noticed here; for all else,
+a condition, `.tolist()`) and shapes that depend on values are noticed here, for each layer; for all else,
 `nearzero.probing.passes` holds the suffix against the full pass.
 
-Operations that write into their arguments are followed by storage: a storage that is written to after the cut
+Operations that write into their arguments are followed by storage: a storage that is written to after a cut
 is copied before the first time, and each run of the suffix begins with a fresh copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = ["Recorder", "Suffix", "storage_key", "written"]
 # Ways out of tensors that aren't dispatched.
 READERS = ("tolist", "numpy", "__array__", "__dlpack__")
 SELECTORS = ("aten::index", "aten::masked_select")  # whose shape depends on what selects alone
+ENTRY = 1024  # bytes that an operation takes in a recording, and again in each suffix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,16 +45,42 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Noted:
-    """An operation as it came by: function(*arguments, **keywords), and what it gave."""
+    """An operation as it came by: function(*arguments, **keywords), and what it gave.
+
+    Attributes:
+        function: the operation; None where values were read outside of PyTorch.
+        results: the tensors that come out, in order.
+        writes: by storage that it writes to, the values there before; None if no cut needed them.
+        name: of the operation, or of what has read.
+    """
 
     function: Any
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
-    results: tuple[int, ...]  # slots of the tensors that come out, in order
+    results: tuple[Tensor, ...]
+    writes: Mapping[int, torch.UntypedStorage | None]
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cut:
+    """A layer's values as they came by.
+
+    Attributes:
+        value: z, as the model computed it.
+        entry: what the model goes on with.
+        saved: the storage of z at the cut, if what follows writes into it.
+        start: how many operations were noted before.
+    """
+
+    value: Tensor
+    entry: Tensor
+    saved: torch.UntypedStorage | None
+    start: int
 
 
 def storage_key(tensor: Tensor) -> int:
-    """What tensors on the same storage have in common."""
+    """Return what tensors on the same storage have in common."""
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse, nested: never shared
@@ -60,19 +88,19 @@ def storage_key(tensor: Tensor) -> int:
 
 
 def _view(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
-    """The tensor that `like` is, on another storage of the same layout."""
+    """Return the tensor that `like` is, on another storage of the same layout."""
     empty = torch.empty(0, dtype=like.dtype, device=like.device)
     return empty.set_(storage, like.storage_offset(), like.size(), like.stride())
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """A copy that lies in memory as the tensor does, or kernels might round otherwise."""
+    """Return a copy that lies in memory as the tensor does, or kernels might round otherwise."""
     copy = tensor.clone()
     return copy if copy.stride() == tensor.stride() else _view(tensor.untyped_storage().clone(), tensor)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in an operation's arguments or results."""
+    """Yield the tensors in an operation's arguments or results."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -80,8 +108,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-def written(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Iterator[Tensor]:
-    """The tensors that an operation writes to, by its schema."""
+def written(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Yield the tensors that an operation writes to, by its schema."""
     schema = function._schema
     if not schema.is_mutable:
         return
@@ -89,6 +117,215 @@ def written(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any])
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = arguments[place] if place < len(arguments) else keywords.get(argument.name)
             yield from _tensors(value)
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down the operations that depend on layers, from the `cut` at each to `finish`.
+
+    One forward pass runs within `running`; `cut` is called by whoever sees a layer's values come by. A copy of them
+    goes on in their place, so that it's known who reads the layer and who reads what was before it. For the other
+    cuts the copy has to be what was copied. It isn't where one of the two is written to and the other still used;
+    then the cut is *entangled*, and wants a recording of its own.
+
+    Args:
+        limit: bytes that the recording may take; beyond, it's given up.
+
+    Attributes:
+        escapes: by cut, why another level may take another path through the model.
+        random: by cut, an operation that draws random numbers and depends on it.
+        entangled: cuts that the others can't be recorded with.
+        overflowed: whether it was given up.
+    """
+
+    def __init__(self, limit: float = float("inf")) -> None:
+        super().__init__()
+        self.escapes: dict[Hashable, str] = {}
+        self.random: dict[Hashable, str] = {}
+        self.entangled: set[Hashable] = set()
+        self._limit, self._bytes = limit, 0
+        self._cuts: dict[Hashable, _Cut] = {}
+        self._noted: list[_Noted] = []
+        self._marks: dict[int, int] = {}  # by storage, the cuts that it depends on
+        self._before: dict[int, torch.UntypedStorage] = {}  # copies of storages, until they're written to
+        self._written: set[int] = set()
+        self._twins: dict[int, dict[int, Hashable]] = {}  # by storage, its copies and originals, and the cuts
+        self._stale: dict[int, Hashable] = {}  # storages whose copy or original was written to
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether the recording takes more than it may."""
+        return self._bytes > self._limit
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Record what runs within."""
+        with self, _Readers(self):
+            yield
+
+    def cut(self, value: Tensor, *, in_place: bool, name: Hashable = None) -> Tensor:
+        """Begin with a layer's values, and return what the model is to go on with in their place.
+
+        Args:
+            value: z, as the model computed it.
+            in_place: whether what follows writes into z, so that others who hold it see that. The values of
+                a level are then written into it as well, in place of being handed on beside it.
+            name: what the suffix is called.
+        """
+        if self.overflowed:
+            return value
+        assert name not in self._cuts
+        key, start = storage_key(value), len(self._noted)
+        before, bit = self._marks.get(key, 0), 1 << len(self._cuts)
+        self._look_for_twins([key])
+        saved = self._saved(value) if in_place else None
+        entry = value if in_place else _copy(value)
+        self._cuts[name] = _Cut(value, entry, saved, start)
+        if not in_place:
+            self._bytes += _size(entry)
+            self._pair(key, storage_key(entry), name)
+            self._marks[storage_key(entry)] = bit
+            if before:  # for the cuts before, a copy is an operation as others
+                self._note(_Noted(_copy, (value,), {}, (entry,), {}, "copy"), before)
+        else:
+            self._marks[key] = before | bit
+        return entry
+
+    def finish(self, wanted: Tensor) -> Suffix:
+        """Return the suffix at the only cut; `wanted` is what each run of it returns."""
+        (suffix,) = self.suffixes(wanted).values()
+        return suffix
+
+    def suffixes(self, wanted: Tensor) -> dict[Hashable, Suffix]:
+        """Return the suffix at each cut. What none of them needs is let go of."""
+        self._look_for_twins([storage_key(wanted)])
+        suffixes = {}
+        for name, cut in self._cuts.items():
+            excerpt = _Excerpt(cut, self._written)
+            for each in self._noted[cut.start :]:
+                excerpt.read(each)
+            if excerpt.random:
+                self.random[name] = excerpt.random
+            suffixes[name] = excerpt.suffix(wanted)
+            if excerpt.escape:
+                self.escapes[name] = excerpt.escape
+        self._clear()
+        return suffixes
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation, and write it down if it depends on a layer or writes to something."""
+        kwargs = kwargs or {}
+        if not self._cuts or self.overflowed:
+            return func(*args, **kwargs)
+        read = list(map(storage_key, _tensors((*args, *kwargs.values()))))
+        writes = list(written(func, args, kwargs))
+        if self._stale:
+            self._look_for_twins(read)
+        marks = 0
+        for key in read:
+            marks |= self._marks.get(key, 0)
+        if not marks and not writes:
+            return func(*args, **kwargs)
+        before: dict[int, torch.UntypedStorage | None] = {}
+        for each in writes:
+            if storage_key(each) not in before:
+                before[storage_key(each)] = self._before_writing(each)
+        result = func(*args, **kwargs)
+        marks = self._every_cut if writes else marks
+        name = func._schema.name
+        self._note(_Noted(func, args, kwargs, tuple(_tensors(result)), before, name), marks)
+        return result
+
+    def note_reading(self, name: str, args: tuple[Any, ...]) -> None:
+        """Write down that values are read outside of PyTorch, if they depend on a layer."""
+        read = tuple(_tensors(args))
+        self._look_for_twins(map(storage_key, read))
+        if self._cuts and not self.overflowed and any(self._marks.get(storage_key(each)) for each in read):
+            self._noted.append(_Noted(None, read, {}, (), {}, name))
+
+    @property
+    def _every_cut(self) -> int:
+        return (1 << len(self._cuts)) - 1
+
+    def _note(self, noted: _Noted, marks: int) -> None:
+        """Write an operation down; its results depend on the cuts that are marked."""
+        self._noted.append(noted)
+        self._bytes += ENTRY * (1 + marks.bit_count())
+        for each in noted.results:
+            key = storage_key(each)
+            if key not in self._marks:
+                self._bytes += _size(each)
+            self._marks[key] = self._marks.get(key, 0) | marks
+        if self.overflowed:
+            self._clear()
+
+    def _before_writing(self, tensor: Tensor) -> torch.UntypedStorage | None:
+        """Copy a storage that is written to, if there are cuts on which it doesn't depend yet; now it does."""
+        key = storage_key(tensor)
+        missing = self._every_cut & ~self._marks.get(key, 0)
+        saved = self._saved(tensor) if missing else None
+        self._marks[key] = self._every_cut
+        self._before.pop(key, None)
+        self._written.add(key)
+        self._stale |= self._twins.get(key, {})
+        return saved
+
+    def _saved(self, tensor: Tensor) -> torch.UntypedStorage:
+        """Return a copy of a storage as it is now."""
+        key = storage_key(tensor)
+        if key not in self._before:
+            self._before[key] = tensor.untyped_storage().clone()
+            self._bytes += self._before[key].nbytes()
+        return self._before[key]
+
+    def _pair(self, original: int, copy: int, name: Hashable) -> None:
+        """Remember that a storage is a copy of another, and of all that this one is a copy of."""
+        others = {**self._twins.get(original, {}), original: name}
+        for each in others:
+            self._twins.setdefault(each, {})[copy] = name
+        self._twins[copy] = others
+
+    def _look_for_twins(self, keys: Iterable[int]) -> None:
+        self.entangled.update(self._stale[key] for key in keys if key in self._stale)
+
+    def _clear(self) -> None:
+        """Let go of the tensors."""
+        for each in (
+            self._noted,
+            self._marks,
+            self._before,
+            self._written,
+            self._twins,
+            self._stale,
+            self._cuts,
+        ):
+            each.clear()
+
+
+def _size(tensor: Tensor) -> int:
+    """Return the bytes of a tensor's storage; 0 where there is none of the plain kind."""
+    try:
+        return tensor.untyped_storage().nbytes()
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
+class _Readers(TorchFunctionMode):
+    """Notices that values which depend on a layer are read outside of PyTorch."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a function of tensors."""
+        name = getattr(func, "__name__", "")
+        if name in READERS:
+            self._recorder.note_reading(name, args)
+        return func(*args, **(kwargs or {}))
 
 
 class _Views:
@@ -108,7 +345,7 @@ class _Views:
         self._slots: dict[int, int] = {}  # by id of the tensor
 
     def in_place_of(self, value: Any) -> Any:
-        """Arguments with slots in place of such tensors."""
+        """Return arguments with slots in place of such tensors."""
         if isinstance(value, Tensor):
             key = storage_key(value)
             if key not in self._initial:
@@ -121,126 +358,124 @@ class _Views:
         return value
 
 
-class Recorder(TorchDispatchMode):
-    """Writes down the operations that depend on a layer, from `cut` to `finish`.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Marked:
+    """An operation of one suffix, with slots for the tensors that have one."""
 
-    One forward pass runs within `running`; `cut` is called by whoever sees the layer's values come by.
+    function: Any
+    mutable: bool
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    results: tuple[int, ...]
+
+
+class _Excerpt:
+    """What depends on one cut, read off a recording operation by operation.
+
+    Args:
+        cut: the cut.
+        written: the storages that anything in the recording writes to.
 
     Attributes:
         escape: why another level may take another path through the model; "" if there is no such reason.
         random: an operation that draws random numbers, if a dependent one may; else "".
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, cut: _Cut, written: set[int]) -> None:
         self.escape = self.random = ""
-        self._noted: list[_Noted] = []
-        self._slots: dict[int, int] = {}  # of tensors, by id
-        self._alive: list[Tensor] = []  # so that no id is given twice
+        self._cut, self._written = cut, written
+        self._marked: list[_Marked] = []
+        self._slots: dict[
+            int, int
+        ] = {}  # of tensors, by id; a recording keeps them, so that no id is given twice
+        self._count = 0
         self._dependent: set[int] = set()  # storages
         self._initial: dict[int, torch.UntypedStorage] = {}  # of those written to, before the first time
-        self._value: Tensor | None = None
-        self._in_place, self._entry = False, 0
+        if cut.saved is not None:
+            self._initial[storage_key(cut.value)] = cut.saved
+        self._new_slot(cut.entry)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Around the forward pass."""
-        with self, _Readers(self):
-            yield
+    def read(self, noted: _Noted) -> None:
+        """Take an operation if it depends on the cut, or writes to something."""
+        reads = any(map(self._depends, _tensors((*noted.arguments, *noted.keywords.values()))))
+        if noted.function is None and reads:
+            self.escape = f"its values are read outside of PyTorch ({noted.name})"
+        if noted.function is None or not (reads or noted.writes) or self._is_alias(noted):
+            return
+        if reads and noted.function is not _copy:
+            self._look_at(noted)
+        for key, before in noted.writes.items():
+            if key not in self._dependent:
+                assert before is not None
+                self._dependent.add(key)
+                self._initial[key] = before
+        arguments = self._with_slots(noted.arguments)
+        keywords = {name: self._with_slots(each) for name, each in noted.keywords.items()}
+        results = tuple(map(self._new_slot, noted.results))
+        self._marked.append(_Marked(noted.function, bool(noted.writes), arguments, keywords, results))
 
-    def cut(self, value: Tensor, *, in_place: bool) -> Tensor:
-        """Begin with the layer's values; returns what the model is to go on with in their place.
-
-        Args:
-            value: z, as the model computed it.
-            in_place: whether what follows writes into z, so that others who hold it see that. The values of
-                a level are then written into it as well, in place of being handed on beside it.
-        """
-        assert self._value is None
-        if in_place:
-            self._save(value)
-        handed_on = value if in_place else _copy(value)
-        self._entry = self._new_slot(handed_on)
-        self._value, self._in_place = value, in_place  # from here on operations are written down
-        return handed_on
-
-    def finish(self, wanted: Tensor) -> Suffix:
-        """The recording; `wanted` is what each run of it returns."""
-        assert self._value is not None
-        views = _Views(self._initial, len(self._alive))
-        written_to = storage_key(self._value) in self._initial
-        value = _view(self._initial[storage_key(self._value)], self._value) if written_to else self._value
-        result = views.in_place_of(self._marked(wanted))
-        noted = [
-            _Noted(
+    def suffix(self, wanted: Tensor) -> Suffix:
+        """Return what was taken, ready to be run."""
+        value, key = self._cut.value, storage_key(self._cut.value)
+        views = _Views(self._initial, self._count)
+        result = views.in_place_of(self._with_slots(wanted))
+        marked = [
+            _Marked(
                 each.function,
+                each.mutable,
                 views.in_place_of(each.arguments),
                 {name: views.in_place_of(argument) for name, argument in each.keywords.items()},
                 each.results,
             )
-            for each in self._noted
+            for each in self._marked
         ]
-        home = (storage_key(self._value), self._value) if self._in_place else None
-        slots = len(self._alive) + len(views.likes)
         return Suffix(
-            value, self._entry, home, _steps(noted, result), result, self._initial, views.likes, slots
-        )
+            _view(self._initial[key], value) if key in self._initial else value,
+            self._slots[id(self._cut.entry)],
+            None if self._cut.saved is None else (key, value),
+            _steps(marked, result), result, self._initial, views.likes, self._count + len(views.likes),
+        )  # fmt: skip
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run an operation, and write it down if it depends on the layer or writes to something."""
-        kwargs = kwargs or {}
-        if self._value is None:
-            return func(*args, **kwargs)
-        writes = list(written(func, args, kwargs))
-        reads = any(map(self.depends, _tensors((*args, *kwargs.values()))))
-        if not reads and not writes:
-            return func(*args, **kwargs)
-        if reads:
-            self._look_at(func, args)
-        for each in writes:
-            self._save(each)
-        arguments, keywords = self._marked(args), {name: self._marked(each) for name, each in kwargs.items()}
-        result = func(*args, **kwargs)
-        slots = tuple(self._new_slot(each) for each in _tensors(result))
-        self._noted.append(_Noted(func, arguments, keywords, slots))
-        return result
+    def _is_alias(self, noted: _Noted) -> bool:
+        """Whether it's the copy at another cut that can do without: then both have one slot."""
+        if noted.function is not _copy:
+            return False
+        (original,), (copy,) = noted.arguments, noted.results
+        if id(original) not in self._slots or not self._written.isdisjoint(
+            map(storage_key, (original, copy))
+        ):
+            return False
+        self._slots[id(copy)] = self._slots[id(original)]
+        self._dependent.add(storage_key(copy))
+        return True
 
-    def depends(self, tensor: Tensor) -> bool:
+    def _depends(self, tensor: Tensor) -> bool:
         """Whether a tensor's values depend on the layer."""
-        return id(tensor) in self._slots or storage_key(tensor) in self._dependent
+        return storage_key(tensor) in self._dependent
 
-    def _look_at(self, func: Any, args: tuple[Any, ...]) -> None:
+    def _look_at(self, noted: _Noted) -> None:
         """Notice what can't be repeated with other values."""
-        name = func._schema.name
-        if torch.Tag.data_dependent_output in func.tags or name == "aten::is_nonzero":
+        name, tags = noted.name, noted.function.tags
+        if torch.Tag.data_dependent_output in tags or name == "aten::is_nonzero":
             self.escape = self.escape or f"its values decide in Python what the model does ({name})"
-        if torch.Tag.dynamic_output_shape in func.tags:
-            selecting = [each for each in _tensors(args[1:]) if each.dtype in (torch.bool, torch.uint8)]
-            deciding = selecting if name in SELECTORS else _tensors(args)
-            if any(map(self.depends, deciding)):
+        if torch.Tag.dynamic_output_shape in tags:
+            selecting = [
+                each for each in _tensors(noted.arguments[1:]) if each.dtype in (torch.bool, torch.uint8)
+            ]
+            deciding = selecting if name in SELECTORS else _tensors(noted.arguments)
+            if any(map(self._depends, deciding)):
                 self.escape = self.escape or f"its values decide the shape of what follows ({name})"
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in tags:
             self.random = self.random or name
 
-    def _save(self, tensor: Tensor) -> None:
-        """Copy a storage before it's written to for the first time, unless it was made after the cut from the layer."""
-        key = storage_key(tensor)
-        if key not in self._dependent:
-            self._dependent.add(key)
-            self._initial[key] = tensor.untyped_storage().clone()
-            self._alive.append(tensor)
-
     def _new_slot(self, tensor: Tensor) -> int:
-        if id(tensor) not in self._slots:
-            self._slots[id(tensor)] = len(self._alive)
-            self._alive.append(tensor)
-            self._dependent.add(storage_key(tensor))
-        return self._slots[id(tensor)]
+        self._dependent.add(storage_key(tensor))
+        slot = self._slots.setdefault(id(tensor), self._count)
+        self._count = max(self._count, slot + 1)
+        return slot
 
-    def _marked(self, value: Any) -> Any:
-        """Arguments with slots in place of the tensors that have one already: others may get one later."""
+    def _with_slots(self, value: Any) -> Any:
+        """Return arguments with slots in place of the tensors that have one already: others may get one later."""
         if isinstance(value, Tensor):
             index = self._slots.get(id(value))
             if index is not None:
@@ -252,25 +487,8 @@ class Recorder(TorchDispatchMode):
                 )
             return value
         if isinstance(value, (list, tuple)):
-            return type(value)(self._marked(each) for each in value)
+            return type(value)(self._with_slots(each) for each in value)
         return value
-
-
-class _Readers(TorchFunctionMode):
-    """Notices that values which depend on the layer are read outside of PyTorch."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run a function of tensors."""
-        name = getattr(func, "__name__", "")
-        if name in READERS and any(map(self._recorder.depends, _tensors(args))):
-            self._recorder.escape = f"its values are read outside of PyTorch ({name})"
-        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -322,12 +540,12 @@ def _slots_in(value: Any) -> Iterator[int]:
             yield from _slots_in(each)
 
 
-def _steps(noted: list[_Noted], result: Any) -> list[_Step]:
+def _steps(marked: list[_Marked], result: Any) -> list[_Step]:
     """What has to be run for the result, in order, each with the slots that may be let go of after it."""
     needed = set(_slots_in(result))
     steps = []
-    for each in reversed(noted):
-        if not each.function._schema.is_mutable and needed.isdisjoint(each.results):
+    for each in reversed(marked):
+        if not each.mutable and needed.isdisjoint(each.results):
             continue
         touched = {*_slots_in(each.arguments), *_slots_in(list(each.keywords.values())), *each.results}
         arguments, keywords = list(each.arguments), each.keywords
@@ -378,24 +596,37 @@ class Suffix:
     slots: int
 
     def run(self, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """The result where the layer's values are changed; `change` gives new values and leaves the old ones."""
-        storages = {key: storage.clone() for key, storage in self.initial.items()}
+        """Return the result where the layer's values are changed.
+
+        Args:
+            change: gives new values, which the suffix may write into, and leaves the old ones.
+        """
+        values = change(self.value)
+        storages = {self.home[0]: self._home(values, self.home[1])} if self.home is not None else {}
+        storages |= {key: storage.clone() for key, storage in self.initial.items() if key not in storages}
         slots: list[Any] = [None] * self.slots
         for slot, (storage, like) in self.views.items():
             slots[slot] = _view(storages[storage], like)
-        slots[self.entry] = self._entering(change, storages)
+        slots[self.entry] = values if self.home is None else _view(storages[self.home[0]], self.home[1])
+        del values  # so that they go when they're no longer needed
         for step in self.steps:
             step.run(slots)
         result = _filled(self.result, slots)
         assert isinstance(result, Tensor)
         return result
 
-    def _entering(
-        self, change: Callable[[Tensor], Tensor], storages: Mapping[int, torch.UntypedStorage]
-    ) -> Tensor:
-        """What the first operation is to read, held by nobody else, so that it goes when it's no longer needed."""
-        values = change(self.value)
-        if self.home is None:
-            return values
-        storage, like = self.home
-        return _view(storages[storage], like).copy_(values)
+    def _home(self, values: Tensor, like: Tensor) -> torch.UntypedStorage:
+        """Return a storage with a level's values where z was: their own, if nothing else is on either."""
+        initial = self.initial[storage_key(like)]
+        own: torch.UntypedStorage = values.untyped_storage()
+        alike = (values.dtype, values.stride(), values.storage_offset()) == (like.dtype, like.stride(), 0)
+        if (
+            alike
+            and like.storage_offset() == 0
+            and own.nbytes() == initial.nbytes()
+            and storage_key(values) != storage_key(self.value)
+        ):
+            return own
+        storage: torch.UntypedStorage = initial.clone()
+        _view(storage, like).copy_(values)
+        return storage

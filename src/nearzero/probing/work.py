@@ -13,17 +13,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nearzero.perturbation import Addition, AnyPerturbation, Perturbation
+from nearzero.perturbation import Addition, AnyPerturbation, Perturbation, Side
 from nearzero.probing.batches import Batch
 from nearzero.probing.items import Items
 from nearzero.probing.layer import Layer
 from nearzero.probing.model import Model
-from nearzero.probing.passes import Change, Changed, Method, Passes
+from nearzero.probing.passes import Change, Changed, Method, Passes, SharedPasses
 from nearzero.probing.plan import Plan
 from nearzero.probing.ranges import counted_rows
-from nearzero.probing.scores import Metric, Outputs
+from nearzero.probing.scores import Metric, Scorer
 
-__all__ = ["Work", "changes_of", "count_rows"]
+__all__ = ["Work", "changes_of", "count_rows", "take_batch"]
 
 Doubles = npt.NDArray[np.float64]
 AT_ONCE = 2**18  # logits that are measured at a time; those of one level may be more
@@ -98,20 +98,24 @@ class Work:
         for side, places in self.plan.by_side():
             changed = self.passes[side].on(batch)
             items = self._items(batch, changed.logits) if items is None else items
-            unperturbed = Outputs(items.logits(changed.logits)[None])
+            unperturbed = items.logits(changed.logits)
             rows = count_rows(changed.values, self.plan.layer, batch)
             if sums is None:
-                sums = np.zeros((len(self.plan.perturbations) + 1, unperturbed.logits.shape[-1]))
-            for some, outputs in self._levels(changed, places, items, unperturbed, batch):
-                change = (outputs.logits - unperturbed.logits).detach().cpu()
-                sums[some] = change.sum(dim=1, dtype=torch.float64).numpy()
+                sums = np.zeros((len(self.plan.perturbations) + 1, unperturbed.shape[-1]))
+            for some, logits in self._levels(changed, places, batch):
+                for place, each in zip(some, logits, strict=False):  # one for all that are the identity
+                    change = (items.logits(each) - unperturbed).detach().cpu()
+                    sums[place] = change.sum(dim=0, dtype=torch.float64).numpy()
         assert sums is not None
         assert items is not None
         return sums, len(items), rows
 
     def take(self, batch: Batch) -> None:
         """Perturb the layer on one more batch."""
-        part = self._respond(batch)
+        take_batch([self], SharedPasses(list(self.passes.values())), batch)
+
+    def add(self, part: _Part, examples: int) -> None:
+        """Take the metrics on one more batch."""
         for name, sums in part.sums.items():
             self.sums[name] += sums
         if part.places is not None:
@@ -119,76 +123,78 @@ class Work:
                 self.kept[name].append(values)
             self.places.append(part.places + np.array([self.examples, 0]))
         self.items += part.items
-        self.examples += len(batch)
         self.rows += part.rows
+        self.examples += examples
 
-    def _respond(self, batch: Batch) -> _Part:
-        """The open metrics at each perturbation, and last without one."""
-        levels = len(self.plan.perturbations)
-        names = [*self.metrics, *(f"centred_{name}" for name in self.metrics if self.shifts is not None)]
-        scored: dict[str, list[Any]] = {name: [None] * (levels + 1) for name in names}
-        items: Items | None = None
-        rows = 0
-        for side, places in self.plan.by_side():
-            changed = self.passes[side].on(batch)
-            items = self._score(changed, [*places, levels], batch, items, scored)
-            rows = count_rows(changed.values, self.plan.layer, batch)
-        assert items is not None
-        tables = {name: torch.stack(each).cpu().numpy() for name, each in scored.items()}
+    def scorer(self, batch: Batch, logits: Tensor) -> Scorer:
+        """Return what scores a batch, by its unperturbed logits."""
+        return Scorer(self._items(batch, logits), logits)
+
+    def score(self, changed: Changed, side: Side, scorer: Scorer) -> dict[str, list[Tensor]]:
+        """Return what is kept of the metrics' scores, by number of the perturbation, and last without one.
+
+        Perturbations of the other side have none.
+        """
+        count = len(self.plan.perturbations)
+        scored: dict[str, list[Any]] = defaultdict(lambda: [None] * (count + 1))
+        places = [*dict(self.plan.by_side())[side], count]
+        for some, logits in self._levels(changed, places, scorer.items.batch):
+            found = (
+                self._unperturbed(scorer)
+                if logits[0] is changed.logits
+                else scorer.score(self.metrics, logits)
+            )
+            if self.shifts is not None:
+                exact = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
+                shifts = self.shifts[some].to(logits[0].device, exact)
+                centred = scorer.score(self.metrics, logits, shifts)
+                found = found | {f"centred_{name}": each for name, each in centred.items()}
+            for name, scores in found.items():
+                kept = self._kept(scores)
+                for place, row in zip(some, kept.expand(len(some), *kept.shape[1:]), strict=True):
+                    scored[name][place] = row
+        return scored
+
+    def part(self, scored: Mapping[str, Sequence[Tensor]], items: Items, rows: int) -> _Part:
+        """Return what is gathered of the scores of one batch and its rows."""
+        tables = {name: torch.stack(list(each)).cpu().numpy() for name, each in scored.items()}
         if not self.keep_items:
             return _Part(tables, {}, len(items), rows, None)
         sums = {name: table.sum(axis=1, dtype=np.float64) for name, table in tables.items()}
         values = {name: table.astype(np.float32) for name, table in tables.items()}
         return _Part(sums, values, len(items), rows, items.place.cpu().numpy())
 
-    def _score(
-        self,
-        changed: Changed,
-        places: Sequence[int],
-        batch: Batch,
-        items: Items | None,
-        scored: Mapping[str, list[Any]],
-    ) -> Items:
-        """Put in what is kept of the scores at some perturbations, by number; returns the batch's items."""
-        items = self._items(batch, changed.logits) if items is None else items
-        unperturbed = Outputs(items.logits(changed.logits)[None])
-        for some, outputs in self._levels(changed, places, items, unperturbed, batch):
-            kinds = {"": outputs}
-            if self.shifts is not None:
-                exact = torch.float64 if outputs.logits.dtype == torch.float64 else torch.float32
-                shifts = self.shifts[some, None].to(outputs.logits.device, exact)
-                kinds["centred_"] = Outputs(outputs.logits - shifts)
-            for name, metric in self.metrics.items():
-                for prefix, each in kinds.items():
-                    score = self._kept(metric.score(each, items.target, unperturbed))
-                    for place, row in zip(some, score.expand(len(some), *score.shape[1:]), strict=True):
-                        scored[prefix + name][place] = row
-        return items
+    def _unperturbed(self, scorer: Scorer) -> dict[str, Tensor]:
+        """Return the scores without a perturbation, (1, n) each, which layers share."""
+        missing = {name: each for name, each in self.metrics.items() if name not in scorer.own}
+        if missing:
+            scorer.own |= scorer.score(missing, [scorer.logits])
+        return {name: scorer.own[name] for name in self.metrics}
 
     def _items(self, batch: Batch, logits: Tensor) -> Items:
         """What counts in a batch."""
         items = Items.of(batch, logits, self._causal)
         if any(metric.of_classes for metric in self.metrics.values()):
-            items.check_classes(items.logits(logits).shape[1])
+            items.check_classes(items.flat(logits).shape[1])
         return items
 
     def _levels(
-        self, changed: Changed, places: Sequence[int], items: Items, unperturbed: Outputs, batch: Batch
-    ) -> Iterator[tuple[list[int], Outputs]]:
-        """The logits at some perturbations, by number: small ones many at a time, as metrics are then few steps."""
+        self, changed: Changed, places: Sequence[int], batch: Batch
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """The logits at some perturbations, by number: small ones many at a time, as metrics are then few steps.
+
+        Where nothing is done, the unperturbed ones stand for all.
+        """
         known = [*self.plan.perturbations, Perturbation()]
-        same = {place for place in places if known[place].is_identity}
-        yield [place for place in places if place in same], unperturbed
-        moved = [place for place in places if place not in same]
-        at_once = max(1, AT_ONCE // max(1, unperturbed.logits.numel()))
-        some_changes = changes_of(
-            [known[place] for place in moved], changed.values, self.plan.layer, batch, self.rows
-        )
-        logits = changed.each(some_changes)
+        if still := [place for place in places if known[place].is_identity]:
+            yield still, [changed.logits]
+        moved = [place for place in places if not known[place].is_identity]
+        at_once = max(1, AT_ONCE // max(1, changed.logits.numel()))
+        several = [known[place] for place in moved]
+        logits = changed.each(changes_of(several, changed.values, self.plan.layer, batch, self.rows))
         for first in range(0, len(moved), at_once):
             some = moved[first : first + at_once]
-            rows = [items.logits(each) for each in islice(logits, len(some))]
-            yield some, Outputs(torch.stack(rows) if len(rows) > 1 else rows[0][None])
+            yield some, list(islice(logits, len(some)))
 
     def _kept(self, scores: Tensor) -> Tensor:
         """What is kept of the scores (L, n) of some levels: themselves, or their sums over items (L,)."""
@@ -197,6 +203,32 @@ class Work:
             return scores
         scores = scores.cpu() if scores.device.type == "mps" else scores  # which has no float64
         return scores.sum(-1, dtype=torch.float64)
+
+
+def take_batch(works: Sequence[Work], passes: SharedPasses, batch: Batch) -> None:
+    """Perturb several layers of one model on one more batch; where that fails, nothing of it is kept.
+
+    Args:
+        works: of the layers.
+        passes: those of all sides of all layers.
+        batch: the batch.
+    """
+    owners = {each: (work, side) for work in works for side, each in work.passes.items()}
+    scored: dict[Work, dict[str, list[Any]]] = {work: {} for work in works}
+    counts: dict[Work, int] = {}
+    scorer: Scorer | None = None
+    for each, changed in passes.on(batch):
+        work, side = owners[each]
+        counts[work] = count_rows(changed.values, work.plan.layer, batch)
+        if scorer is None or scorer.logits is not changed.logits:
+            scorer = work.scorer(batch, changed.logits)
+        for name, rows in work.score(changed, side, scorer).items():
+            before = scored[work].get(name, rows)
+            scored[work][name] = [old if new is None else new for old, new in zip(before, rows, strict=True)]
+        del changed
+    assert scorer is not None
+    for work, part in [(work, work.part(scored[work], scorer.items, counts[work])) for work in works]:
+        work.add(part, len(batch))
 
 
 def changes_of(
