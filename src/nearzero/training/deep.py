@@ -7,7 +7,7 @@ this is the network that the engines train from the same seed, up to the order o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -51,7 +51,6 @@ def train_deep(
     *,
     seed: int,
     device: str = "cpu",
-    advanced: Callable[[int], None] = lambda step: None,
 ) -> bool:
     """Train a network in place, by plain SGD on the mean cross-entropy of each batch; it's on the processor afterwards.
 
@@ -61,7 +60,6 @@ def train_deep(
         recipe: its learning rate, steps and batch size; nothing is measured on the way.
         seed: of the batch order.
         device: where to train.
-        advanced: called with the step, now and then.
 
     Returns:
         Whether the loss stayed finite. If not, training has stopped.
@@ -74,10 +72,8 @@ def train_deep(
         with torch.no_grad():
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.sub_(gradient, alpha=recipe.learning_rate)
-        if step % ASKED_EVERY == 0:
-            advanced(step)
-            if not torch.isfinite(loss):
-                break
+        if step % ASKED_EVERY == 0 and not torch.isfinite(loss):
+            break
     network.cpu()
     return all(bool(torch.isfinite(weight).all()) for weight in weights)
 
