@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from nearzero.datasets import Dataset, load
 from nearzero.errors import InputError
+from nearzero.networks import Stack, initial_stack
 from nearzero.pixels import Pixels
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import add_sitting
@@ -61,6 +63,12 @@ class Source:
                 name: Examples(Pixels(each.pixels, gain, shift), each.labels) for name, each in splits.items()
             }
         return known[spec.pixels]
+
+    def initial(self, spec: Spec, activation: str, seeds: Sequence[int]) -> Stack:
+        """Return the networks of some runs of a spec before their first step on these data."""
+        data = self.load()
+        inputs, classes = data.train.pixels.shape[1], data.classes
+        return initial_stack(seeds, activation, inputs=inputs, units=spec.units, classes=classes)
 
 
 _loaded: WeakValueDictionary[Source, Dataset] = WeakValueDictionary()
