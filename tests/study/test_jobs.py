@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -209,3 +209,11 @@ def test_data_at_hand_are_not_loaded_again(
     assert source.load() is digits
     again = pickle.loads(pickle.dumps(source))
     assert again.load() is digits
+
+
+def test_examples_are_the_same_objects_for_all_threads(swept: nz.Study, source: Source) -> None:
+    """What's prepared for them is found by object."""
+    with ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(lambda _: source.examples(swept.spec)["train"], range(40)))
+    assert all(each is found[0] for each in found)
+    assert source.examples(swept.spec.model_copy(update={"pixels": "normalized"}))["train"] is not found[0]
