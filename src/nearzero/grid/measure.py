@@ -16,7 +16,7 @@ from nearzero.matched import Design, matched
 from nearzero.networks import TwoLayer
 from nearzero.probing import probe
 from nearzero.study.data import Source
-from nearzero.study.jobs import Measurement, Results, digest, gather
+from nearzero.study.jobs import MeasureJob, Results, digest, gather
 from nearzero.study.spec import spec_digest
 from nearzero.threads import one_torch_thread
 from nearzero.training.engine import Examples
@@ -42,7 +42,7 @@ def measured(network: TwoLayer | nn.Sequential, examples: Examples, design: Desi
 
 
 @dataclass(frozen=True)
-class GridJob(Measurement):
+class GridJob(MeasureJob):
     """The responses of one run of one network of a point.
 
     Attributes:

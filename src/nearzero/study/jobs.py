@@ -32,7 +32,7 @@ from nearzero.verdict import gathered
 
 __all__ = [
     "Job",
-    "Measurement",
+    "MeasureJob",
     "Results",
     "StudyJob",
     "complete",
@@ -84,7 +84,7 @@ class Job(ABC):
 
 
 @dataclass(frozen=True)
-class Measurement(Job):
+class MeasureJob(Job):
     """A job that measures a network; its file is kept in the folder's `state/` until all are gathered.
 
     Attributes:
@@ -131,7 +131,7 @@ class Measurement(Job):
 
 
 @dataclass(frozen=True)
-class StudyJob(Measurement):
+class StudyJob(MeasureJob):
     """A measurement of one run of a study.
 
     Attributes:
@@ -215,7 +215,7 @@ def run(jobs: Sequence[Job], journal: Journal, *, doing: str, did: str, threads:
         parallel(work, jobs, threads)
 
 
-def results(jobs: Iterable[Measurement]) -> Results:
+def results(jobs: Iterable[MeasureJob]) -> Results:
     """Return the results of jobs that are done, of each network in the order of its runs."""
     found: Results = {}
     for job in jobs:
