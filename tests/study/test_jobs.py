@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from safetensors.numpy import save
 
 import nearzero as nz
+from nearzero.files import write_bytes
 from nearzero.study import steps
 from nearzero.study.analysis import AnalysisJob
 from nearzero.study.auditing import AuditJob
 from nearzero.study.data import Source
 from nearzero.study.jobs import StudyJob, complete, forget, gather, missing, results, study_jobs
 from nearzero.study.steps import SweepJob
-from nearzero.study.store import Store
+from nearzero.study.store import Store, write_kept
 
 SETTINGS = {
     "data": "digits",
@@ -91,18 +93,22 @@ def test_what_is_done_is_not_done_again(trained: nz.Study, source: Source) -> No
     before = jobs[2].path.stat().st_mtime_ns
     complete(jobs[2])
     assert jobs[2].path.stat().st_mtime_ns == before
-    with pytest.raises(nz.InputError, match=r"response-abs-00\.nc isn't there, or belongs to other work"):
+    with pytest.raises(
+        nz.InputError, match=r"response-abs-00\.safetensors isn't there, or belongs to other work"
+    ):
         results(jobs)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "no digest"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "no digest", "other arrays"])
 def test_damaged_files_are_done_again(damage: str, trained: nz.Study, source: Source) -> None:
     job = sweep_jobs(trained, source)[0]
     complete(job)
     content, found = job.path.read_bytes(), job.result()
     assert found is not None
     if damage == "no digest":
-        found.to_netcdf(job.path, engine="h5netcdf")
+        write_kept(job.path, found)
+    elif damage == "other arrays":
+        write_bytes(job.path, save({"w1": np.zeros(3)}))
     else:
         job.path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
     assert not job.done
@@ -178,7 +184,7 @@ def test_forgotten_files(trained: nz.Study, source: Source) -> None:
     for job in jobs[:2]:
         complete(job)
     (state / "another.nc").write_bytes(b"of another command")
-    (state / ".response-abs-00.nc-0123.part").write_bytes(b"of a process that was killed")
+    (state / ".response-abs-00.safetensors-0123.part").write_bytes(b"of a process that was killed")
     forget(jobs)
     assert (state / "another.nc").exists()
     assert missing(jobs) == jobs
@@ -203,3 +209,11 @@ def test_data_at_hand_are_not_loaded_again(
     assert source.load() is digits
     again = pickle.loads(pickle.dumps(source))
     assert again.load() is digits
+
+
+def test_examples_are_the_same_objects_for_all_threads(swept: nz.Study, source: Source) -> None:
+    """What's prepared for them is found by object."""
+    with ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(lambda _: source.examples(swept.spec)["train"], range(40)))
+    assert all(each is found[0] for each in found)
+    assert source.examples(swept.spec.model_copy(update={"pixels": "normalized"}))["train"] is not found[0]

@@ -125,14 +125,14 @@ def test_no_such_network(study: nz.Study, run: int) -> None:
 def test_a_run_that_diverges_is_reported_and_leaves_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import nearzero.study.steps as steps
+    import nearzero.study.data as data
 
     def one_hot_start(seeds: object, name: str, **shape: int) -> nz.Stack:
         stack = nz.networks.initial_stack(seeds, name, **shape)
         stack.w2[1] *= 1e30
         return stack
 
-    monkeypatch.setattr(steps, "initial_stack", one_hot_start)
+    monkeypatch.setattr(data, "initial_stack", one_hot_start)
     found = make(tmp_path / "hot", activations="relu", runs=3).train().sweep()
     monkeypatch.undo()
     calm = make(tmp_path / "calm", activations="relu", runs=3).train().sweep()

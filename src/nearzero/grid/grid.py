@@ -5,7 +5,7 @@
     log               what happened, with times
     responses.nc      what was measured, for all networks
     tables/, figures/
-    state/            what an interrupted command goes on from; gone when it isn't needed
+    state/            what an interrupted command goes on from, see `nearzero.study.jobs`; gone when it isn't needed
 
 Networks lie elsewhere (`nearzero.grid.networks`), so that grids can share them.
 """
@@ -15,8 +15,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cached_property
-from itertools import groupby
-from operator import attrgetter
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +23,12 @@ import xarray as xr
 
 from nearzero.datasets import Dataset
 from nearzero.errors import InputError
-from nearzero.files import locked, make_folder, write_text
+from nearzero.files import locked, make_folder, write_bytes, write_text
 from nearzero.grid.spec import CHECKPOINT, GridSpec, grid_text, load_grid
 from nearzero.study.data import Source, load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import add_sitting, read_record
-from nearzero.study.store import write_dataset
 from nearzero.verdict import Rules, Verdict, judge
 
 if TYPE_CHECKING:
@@ -177,10 +174,11 @@ class Grid:
         for point in self.spec.points:
             data = Source.of(loaded[point.spec.data], data_dir)
             shelf.train(point, data, journal)
-            ours = list(grid_jobs(self.spec, self.folder, shelf, point, data))
-            for what, some in groupby(ours, key=attrgetter("network")):
-                run(list(some), journal, doing=what, did=f"measured {what}")
-            jobs += ours
+            for activation in point.spec.activations:
+                ours = grid_jobs(self.spec, self.folder, shelf, point, activation, data)
+                what = ours[0].network
+                run(ours, journal, doing=what, did=f"measured {what}")
+                jobs += ours
         measured = results(jobs)
         found = assembled(self.spec, jobs, measured)
         notices = [data.notice for data in loaded.values() if data.notice]
@@ -189,7 +187,7 @@ class Grid:
             lost = sum(each is None for each in runs)
             notices += [f"{lost} of {len(runs)} runs of {what} {why}"] if lost else []
         found.attrs |= {"title": self.title, "vary": self.spec.vary, "notices": json.dumps(notices)}
-        write_dataset(self.folder / RESPONSES, found)
+        write_bytes(self.folder / RESPONSES, bytes(found.to_netcdf(engine="h5netcdf") or b""))
         forget(jobs)
 
     def _data(self, data_dir: str | None, journal: Journal) -> dict[str, Dataset]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from nearzero.grid.spec import GridSpec, Point
 from nearzero.matched import Design, matched
 from nearzero.networks import TwoLayer
 from nearzero.study.data import Source
-from nearzero.study.jobs import Measurement, Results, digest, gather
+from nearzero.study.jobs import MeasureJob, Results, digest, gather
 from nearzero.study.spec import spec_digest
 from nearzero.threads import one_torch_thread
 from nearzero.training.engine import Examples
@@ -42,7 +42,7 @@ def measured(network: TwoLayer | nn.Sequential, examples: Examples, design: Desi
 
 
 @dataclass(frozen=True)
-class GridJob(Measurement):
+class GridJob(MeasureJob):
     """The responses of one run of one network of a point.
 
     Attributes:
@@ -67,16 +67,17 @@ class GridJob(Measurement):
         return measured(network, self.data.examples(self.point.spec)[self.split], self.design)
 
 
-def grid_jobs(spec: GridSpec, folder: Path, shelf: Networks, point: Point, data: Source) -> Iterator[GridJob]:
-    """Return a job for every run of every network of a point of a grid."""
-    place, one = spec.points.index(point), point.spec
-    for activation in one.activations:
-        network = spec.name(activation, point)
-        for run in range(one.runs):
-            design, name = spec.design(one, run), f"{place:02d}-{activation}-{run:02d}"
-            work = digest([spec_digest(one), spec.vary, point.value, spec.split, asdict(design), data.hashes])
-            what = (activation, point, data, shelf, spec.split, design)
-            yield GridJob(folder, network, run, name, work, *what)
+def grid_jobs(
+    spec: GridSpec, folder: Path, shelf: Networks, point: Point, activation: str, data: Source
+) -> list[GridJob]:
+    """Return a job for every run of a network of a point of a grid."""
+    one, jobs = point.spec, []
+    for run in range(one.runs):
+        name, design = f"{spec.points.index(point):02d}-{activation}-{run:02d}", spec.design(one, run)
+        work = digest([spec_digest(one), spec.vary, point.value, spec.split, asdict(design), data.hashes])
+        what = (activation, point, data, shelf, spec.split, design)
+        jobs.append(GridJob(folder, spec.name(activation, point), run, name, work, *what))
+    return jobs
 
 
 def assembled(spec: GridSpec, jobs: Sequence[GridJob], found: Results) -> xr.Dataset:

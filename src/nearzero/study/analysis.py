@@ -13,7 +13,7 @@ from functools import partial
 import xarray as xr
 
 from nearzero.matched import matched
-from nearzero.networks import TwoLayer, initial_stack
+from nearzero.networks import TwoLayer
 from nearzero.parts import near_and_far
 from nearzero.study.data import Source
 from nearzero.study.jobs import StudyJob, digest, forget, gather, results, run, study_jobs
@@ -44,9 +44,7 @@ class AnalysisJob(StudyJob):
         """Return the network that is measured: the trained one, or the same before its first step."""
         if self.group != "untrained":
             return super().subject()
-        data, seed = self.data.load(), self.spec.seeds[self.run]
-        inputs, units = data.train.pixels.shape[1], self.spec.units
-        return initial_stack([seed], self.network, inputs=inputs, units=units, classes=data.classes)[0]
+        return self.data.initial(self.spec, self.network, [self.spec.seeds[self.run]])[0]
 
     def measured(self, network: TwoLayer) -> xr.Dataset:
         """Return its responses, on the training set."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from nearzero.datasets import Dataset, load
 from nearzero.errors import InputError
+from nearzero.networks import Stack, initial_stack
 from nearzero.pixels import Pixels
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import add_sitting
@@ -52,15 +54,19 @@ class Source:
     def examples(self, spec: Spec) -> dict[str, Examples]:
         """Return training and test set as a spec's networks see them: the same objects as long as the data live."""
         data = self.load()
-        known = _examples.setdefault(data, {})
-        if spec.pixels not in known:
-            raw = spec.pixels == "raw"
-            gain, shift = (1.0, 0.0) if raw else (1 / (data.white * data.std), -data.mean / data.std)
-            splits = {"train": data.train, "test": data.test}
-            known[spec.pixels] = {
-                name: Examples(Pixels(each.pixels, gain, shift), each.labels) for name, each in splits.items()
-            }
-        return known[spec.pixels]
+        raw = spec.pixels == "raw"
+        gain, shift = (1.0, 0.0) if raw else (1 / (data.white * data.std), -data.mean / data.std)
+        made = {
+            name: Examples(Pixels(each.pixels, gain, shift), each.labels)
+            for name, each in (("train", data.train), ("test", data.test))
+        }
+        return _examples.setdefault(data, {}).setdefault(spec.pixels, made)  # jobs on threads get one of them
+
+    def initial(self, spec: Spec, activation: str, seeds: Sequence[int]) -> Stack:
+        """Return the networks of some runs of a spec before their first step on these data."""
+        data = self.load()
+        inputs, classes = data.train.pixels.shape[1], data.classes
+        return initial_stack(seeds, activation, inputs=inputs, units=spec.units, classes=classes)
 
 
 _loaded: WeakValueDictionary[Source, Dataset] = WeakValueDictionary()

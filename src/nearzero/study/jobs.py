@@ -20,12 +20,11 @@ import numpy as np
 import xarray as xr
 
 from nearzero.errors import InputError
-from nearzero.files import make_folder
 from nearzero.networks import TwoLayer
 from nearzero.study.data import Source
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
-from nearzero.study.store import UNREADABLE, Store, dataset_from, write_dataset
+from nearzero.study.store import Store, read_kept, write_kept
 from nearzero.threads import parallel
 from nearzero.training.engine import Examples
 from nearzero.training.train import NEVER
@@ -33,7 +32,7 @@ from nearzero.verdict import gathered
 
 __all__ = [
     "Job",
-    "Measurement",
+    "MeasureJob",
     "Results",
     "StudyJob",
     "complete",
@@ -85,7 +84,7 @@ class Job(ABC):
 
 
 @dataclass(frozen=True)
-class Measurement(Job):
+class MeasureJob(Job):
     """A job that measures a network; its file is kept in the folder's `state/` until all are gathered.
 
     Attributes:
@@ -103,7 +102,7 @@ class Measurement(Job):
     @property
     def path(self) -> Path:
         """Return the path of the job's file."""
-        return self.folder / "state" / f"{self.name}.nc"
+        return self.folder / "state" / f"{self.name}.safetensors"
 
     @property
     def done(self) -> bool:
@@ -113,8 +112,7 @@ class Measurement(Job):
     def do(self) -> None:
         """Measure, and write the file: without variables if the run is lost."""
         found = self.measure()
-        make_folder(self.path.parent)
-        write_dataset(self.path, (xr.Dataset() if found is None else found).assign_attrs(work=self.work))
+        write_kept(self.path, (xr.Dataset() if found is None else found).assign_attrs(work=self.work))
 
     def result(self) -> xr.Dataset | None:
         """Return the measurements from the file; None if the run is lost.
@@ -128,15 +126,12 @@ class Measurement(Job):
         return found if found.data_vars else None
 
     def _kept(self) -> xr.Dataset | None:
-        try:
-            found = dataset_from(self.path.read_bytes())
-        except UNREADABLE:
-            return None
-        return found if found.attrs.pop("work", None) == self.work else None
+        found = read_kept(self.path)
+        return found if found is not None and found.attrs.pop("work", None) == self.work else None
 
 
 @dataclass(frozen=True)
-class StudyJob(Measurement):
+class StudyJob(MeasureJob):
     """A measurement of one run of a study.
 
     Attributes:
@@ -204,24 +199,23 @@ def missing(jobs: Iterable[AnyJob]) -> list[AnyJob]:
 
 def complete(job: Job) -> None:
     """Do a job unless it is done; any process can call this, in any order."""
-    for each in missing([job]):
-        each.do()
+    if not job.done:
+        job.do()
 
 
 def run(jobs: Sequence[Job], journal: Journal, *, doing: str, did: str, threads: int = 1) -> None:
     """Do the jobs that are missing, with a bar called `doing`, and log how long it took with the words `did`."""
+    finished = count(1)
     with journal.timed(did), journal.bar(doing, len(jobs)) as bar:
-        left = missing(jobs)
-        finished = count(len(jobs) - len(left) + 1)
 
         def work(job: Job) -> None:
-            job.do()
+            complete(job)
             bar(next(finished))
 
-        parallel(work, left, threads)
+        parallel(work, jobs, threads)
 
 
-def results(jobs: Iterable[Measurement]) -> Results:
+def results(jobs: Iterable[MeasureJob]) -> Results:
     """Return the results of jobs that are done, of each network in the order of its runs."""
     found: Results = {}
     for job in jobs:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Bar", "Journal"]
 
 
-class Bar(Protocol):
-    """Where a stretch of work stands."""
-
-    def __call__(self, completed: int) -> None:
-        """Say how much is done."""
-        ...
+Bar = Callable[[int], None]  # is told how much of a stretch of work is done
 
 
 class _LogFile(logging.FileHandler):
@@ -101,12 +96,8 @@ class Journal:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
-        columns = (
-            TextColumn("{task.description:<28}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, TextColumn("left"), Remaining(), console=self.console) as progress:
+        name, left = TextColumn("{task.description:<28}"), TextColumn("left")
+        columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, Remaining())
+        with Progress(*columns, console=self.console) as progress:
             task = progress.add_task(description, total=total)
             yield lambda completed: progress.update(task, completed=completed)

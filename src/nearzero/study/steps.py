@@ -1,8 +1,8 @@
 """The steps of a study: train its networks, sweep them, report.
 
 Each step looks at what is there and does what is missing, so an interrupted step is taken up by calling it
-again. Arithmetic is elsewhere (`nearzero.training`, `nearzero.sweep`), and so are files
-(`nearzero.study.store`).
+again. Arithmetic is elsewhere (`nearzero.training`, `nearzero.sweep`), and so are files (`nearzero.study.store`) and
+how jobs are run (`nearzero.study.jobs`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero.activations import activation
-from nearzero.datasets import Dataset
 from nearzero.errors import InputError
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.families import make_family
 from nearzero.kernels.compile import any_compiled
 from nearzero.memory import LEAST, memory_limit
-from nearzero.networks import Stack, TwoLayer, initial_stack
+from nearzero.networks import Stack, TwoLayer
 from nearzero.study.data import Source
 from nearzero.study.jobs import StudyJob, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
@@ -60,8 +59,8 @@ def train_networks(store: Store, data: Source, journal: Journal) -> None:
     _check_device(spec.device)
     if spec.device == "cpu" and not any_compiled():
         journal.say("compiling kernels for this processor, once; `nearzero compile` does it beforehand")
-    examples, loaded = data.examples(spec), data.load()
-    begun = {name: store.load_progress(name) or _at_step_0(spec, name, loaded) for name in spec.activations}
+    examples = data.examples(spec)
+    begun = {name: store.load_progress(name) or _at_step_0(spec, name, data) for name in spec.activations}
     for names in _side_by_side(spec, {name: progress.step for name, (progress, _) in begun.items()}):
         _train(store, {name: begun[name] for name in names}, examples, journal)
     store.write({"history": _history_dataset(spec, [begun[name][0].history for name in spec.activations])})
@@ -80,10 +79,8 @@ def _missing(store: Store, journal: Journal) -> bool:
     return False
 
 
-def _at_step_0(spec: Spec, name: str, data: Dataset) -> Begun:
-    inputs, classes = data.train.pixels.shape[1], data.classes
-    stack = initial_stack(spec.seeds, name, inputs=inputs, units=spec.units, classes=classes)
-    return Progress(0, History.empty(spec.runs, spec.recipe)), stack
+def _at_step_0(spec: Spec, name: str, data: Source) -> Begun:
+    return Progress(0, History.empty(spec.runs, spec.recipe)), data.initial(spec, name, spec.seeds)
 
 
 def _side_by_side(spec: Spec, steps: dict[str, int]) -> list[list[str]]:

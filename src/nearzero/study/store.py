@@ -37,7 +37,7 @@ from nearzero.study.provenance import read_record
 from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
 from nearzero.training.train import History, Progress
 
-__all__ = ["UNREADABLE", "Arrays", "Store", "dataset_from", "write_dataset"]
+__all__ = ["Arrays", "Store", "read_kept", "write_kept"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 WEIGHTS = ("w1", "b1", "w2", "b2")
@@ -49,7 +49,6 @@ GROUPS = {
     **{group: ("analysis.nc", f"/{group}") for group in ("matched", "untrained", "parts")},
     "audit": ("audit.nc", "/"),
 }
-UNREADABLE = (OSError, ValueError, KeyError, RuntimeError)  # what damaged netCDF files raise
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,9 @@ class Store:
         if (folder / SPEC).exists():
             if store.begun:
                 store.check_spec(spec)
-            if store.begun and store.spec == spec:
-                return store
-            write_text(folder / SPEC, spec_text(spec))
-            return store
-        if folder.is_dir() and any(
+                if store.spec == spec:
+                    return store
+        elif folder.is_dir() and any(
             each.name != ".lock" and not each.name.endswith(".part") for each in folder.iterdir()
         ):
             raise InputError(f"{folder} holds other files and no {SPEC}; choose an empty or a new folder")
@@ -144,11 +141,8 @@ class Store:
             step = spec.steps
         else:
             name, folder = f"{name}-step{step:06d}", folder / "checkpoints"
-        return folder / f"{name}.safetensors", {
-            "activation": activation,
-            "seed": spec.seeds[run],
-            "step": step,
-        }
+        about = {"activation": activation, "seed": spec.seeds[run], "step": step}
+        return folder / f"{name}.safetensors", about
 
     def write_network(self, network: TwoLayer, run: int, step: int | None = None) -> None:
         """Write the network of a run, trained (None) or at a checkpoint."""
@@ -247,7 +241,7 @@ class Store:
                 if node != "/" and group not in tree.children:
                     return None
                 loaded = tree[node].to_dataset().load()
-        except UNREADABLE as error:
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"{path} can't be read ({reason}); delete it and run the same command again"
@@ -272,18 +266,30 @@ class Store:
             )
 
 
-def write_dataset(path: Path, dataset: xr.Dataset) -> None:
-    """Write a Dataset as a netCDF file."""
-    write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf") or b""))
+def write_kept(path: Path, dataset: xr.Dataset) -> None:
+    """Write a Dataset for `read_kept`, as safetensors, some twenty times as fast as netCDF."""
+    about = dataset.to_dict(data=False)
+    places, arrays = about["coords"] | about["data_vars"], {}
+    for name, variable in dataset.variables.items():
+        if variable.dtype.kind in "biuf":
+            arrays[str(name)] = np.asarray(variable.values, order="C")
+        else:
+            places[name]["data"] = variable.values.tolist()
+    make_folder(path.parent)
+    write_bytes(path, save(arrays, {"dataset": json.dumps(about)}))
 
 
-def dataset_from(content: bytes) -> xr.Dataset:
-    """Return the Dataset in the content of a netCDF file.
-
-    Raises:
-        UNREADABLE: it isn't one.
-    """
-    return xr.load_dataset(io.BytesIO(content), engine="h5netcdf").drop_encoding()
+def read_kept(path: Path) -> xr.Dataset | None:
+    """Return the Dataset that `write_kept` wrote; None if it isn't there, or is damaged."""
+    try:
+        arrays, metadata = _read_tensors(path)
+        about = json.loads(metadata["dataset"])
+        places = about["coords"] | about["data_vars"]
+        for name, values in arrays.items():
+            places[name]["data"] = values
+        return xr.Dataset.from_dict(about)
+    except (InputError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _read(path: Path) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -290,7 +289,7 @@ class Study:
         return self.report(console=console)
 
     def _work(self, step: Step, data_dir: str | None, console: Console | None) -> Study:
-        with self._store.locked(), self._journal(console) as journal:
+        with self._store.locked(), Journal.opened(console, self.folder / "log") as journal:
             data = load_data(self.spec, data_dir, journal)
             begin(self._store, data)
             step(self._store, Source.of(data, data_dir), journal)
@@ -305,7 +304,7 @@ class Study:
         _ = self.response
         with (
             self._store.locked(),
-            self._journal(console) as journal,
+            Journal.opened(console, self.folder / "log") as journal,
             journal.timed("tables and figures written"),
         ):
             write_report(self, self.folder)
@@ -359,6 +358,3 @@ class Study:
             raise InputError(f"a verdict's rules are {', '.join(VERDICT)}; got {other[0]!r}")
         spec = resolve(settings=self.spec.model_dump(mode="json") | dict(settings))
         return Study(Store.create(self.folder, spec))
-
-    def _journal(self, console: Console | None) -> AbstractContextManager[Journal]:
-        return Journal.opened(console, self.folder / "log")
