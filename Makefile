@@ -8,10 +8,10 @@ ARGS   ?=
 WORKERS ?= auto
 PYTEST  = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -r s
 
-.PHONY: help install install-dev reproduce test test-fast test-long lint coverage bench clean
+.PHONY: help install install-dev reproduce test test-fast test-avx2 test-long lint coverage bench clean
 
 help:            ## what can be made
-	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 install: $(VENV)/.installed          ## a virtual environment with nearzero in it
 install-dev: $(VENV)/.installed-dev  ## the same, with what the tests and linters need
@@ -39,6 +39,9 @@ test: install-dev    ## all tests but the long ones
 
 test-fast: install-dev  ## the tests that take less than ten seconds each
 	$(PYTEST) -m "not slow and not long"
+
+test-avx2: install-dev  ## all tests but the long ones, compiled as for a processor without AVX-512
+	env $$($(BIN)/python .ci/avx2.py) $(MAKE) test
 
 test-long: install-dev  ## laws at full size, minutes; the outcome is kept in results/test-long.txt
 	$(BIN)/nearzero compile
