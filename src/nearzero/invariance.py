@@ -20,7 +20,6 @@ since a later function may as well be saturated on these data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -278,90 +277,54 @@ def scale_audit_of(evaluator: LayerEvaluator, scales: Doubles) -> ScaleAudit:
     """Return `scale_audit` for an evaluator that is at hand; see there."""
     affine, constant = Tally(scales), Tally(scales)
 
-    def take(block: ScaledBlock) -> ScaledBlock:
+    def take(block: ScaledBlock) -> tuple[Any, ...]:
         labels, unperturbed = block.labels, block.unperturbed
-        for place in range(len(scales)):
-            measured = block.measured[place]
+        for place, measured in enumerate(block.measured):
             affine.compare(place, block.expected(place), measured, block.slack(place), unperturbed, labels)
             if block.plain is not None:
                 slack = block.rounding * np.abs(block.plain).max(axis=1)
                 constant.compare(place, block.plain, measured, slack, unperturbed, labels)
         affine.items = constant.items = affine.items + len(unperturbed)
-        return block.without_arrays()
+        return (
+            block.apart, block.sizes, block.terms, block.moved, block.worth, block.homogeneity, block.rounding,
+            block.constant,
+        )  # fmt: skip
 
-    seen = _Seen.of(evaluator.gather_scaled(scales, take))
+    parts = list(zip(*evaluator.gather_scaled(scales, take), strict=True))
+    apart, sizes, terms = (np.max(each, axis=0) for each in parts[:3])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = float(np.nanmax(np.where(sizes > 0, apart / sizes, 0.0)))
+        moved = None if parts[3][0] is None else np.sqrt(np.sum(parts[3], axis=0) / np.sum(parts[4]))
+    homogeneity, rounding = (max(each) for each in parts[5:7])
     normalisations = evaluator.normalisations
-    constant_from = _constant_from(scales, seen.moved) if seen.moved is not None else float("nan")
-    form, formula = _form(seen, scales, affine.items, normalisations, constant_from)
-    activation = evaluator.activation
-    registered = ACTIVATIONS.get(activation or "")
+    constant_from = float("nan") if moved is None else _constant_from(scales, moved)
+    form: Form = "free"
+    formula = ""
+    if normalisations:  # so they aren't affine, even where this layer hardly matters and it can't be seen
+        form = "normalised" if constant_from <= HALF else "free"
+    elif max(homogeneity, error) <= rounding:
+        if parts[7][0] is not None:  # the weights are known
+            formula = "W2 a" if all(parts[7]) else "W2 a + b2 / s"
+        else:
+            matters = np.sqrt(np.sum(parts[4]) / max(affine.items, 1)) > rounding * sizes.max()
+            formula = _formula(scales, terms, rounding, matters=bool(matters))
+        form = "affine" if formula else "free"
+    registered = ACTIVATIONS.get(evaluator.activation or "")
     return ScaleAudit(
-        layer=evaluator.layer, activation=activation, homogeneous=seen.homogeneity <= seen.rounding,
-        homogeneity_error=seen.homogeneity,
+        layer=evaluator.layer, activation=evaluator.activation, homogeneous=homogeneity <= rounding,
+        homogeneity_error=homogeneity,
         registered=None if registered is None else registered.homogeneous, form=form, formula=formula,
-        logit_error=seen.logit_error, normalisations=normalisations, constant_from=constant_from,
+        logit_error=error, normalisations=normalisations, constant_from=constant_from,
         curves=(constant if form == "normalised" else affine).curves(),
     )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """What all blocks came to; the attributes are those of `ScaledBlock`.
-
-    Attributes:
-        logit_error: the greatest departure of the logits from s B + A, as a share of the greatest logit of its scale.
-        moved: (S,), how far the logits are from those at s = 1, in what the layer is worth; None if not measured.
-    """
-
-    rounding: float
-    homogeneity: float
-    logit_error: float
-    greatest: float
-    terms: Doubles
-    constant: bool | None
-    worth: float
-    moved: Doubles | None
-
-    @classmethod
-    def of(cls, blocks: Sequence[ScaledBlock]) -> _Seen:
-        """Put blocks together."""
-        apart, sizes, terms = (
-            np.max([getattr(each, name) for each in blocks], axis=0) for name in ("apart", "sizes", "terms")
-        )
-        worth = sum(each.worth for each in blocks)
-        moved = None
-        with np.errstate(divide="ignore", invalid="ignore"):
-            error = float(np.nanmax(np.where(sizes > 0, apart / sizes, 0.0)))
-            if blocks[0].moved is not None:
-                moved = np.sqrt(sum(each.moved for each in blocks if each.moved is not None) / worth)
-        known = [each.constant for each in blocks if each.constant is not None]
-        return cls(
-            rounding=max(each.rounding for each in blocks),
-            homogeneity=max(each.homogeneity for each in blocks),
-            logit_error=error,
-            greatest=float(sizes.max()),
-            terms=terms,
-            constant=all(known) if known else None,
-            worth=worth,
-            moved=moved,
-        )
-
-
-def _form(
-    seen: _Seen, scales: Doubles, items: int, normalisations: tuple[str, ...], constant_from: float
-) -> tuple[Form, str]:
-    """What the logits are as functions of the scale, and the formula of the prediction if they're affine."""
-    if normalisations:  # so they aren't affine, even where this layer hardly matters and it can't be seen
-        return ("normalised" if constant_from <= HALF else "free"), ""
-    if max(seen.homogeneity, seen.logit_error) > seen.rounding:
-        return "free", ""
-    if seen.constant is not None:  # the weights are known
-        return "affine", "W2 a" if seen.constant else "W2 a + b2 / s"
-    slope, rest = seen.terms
-    if scales[-1] * slope <= seen.rounding * rest:
-        matters = np.sqrt(seen.worth / max(items, 1)) > seen.rounding * seen.greatest
-        return ("free", "") if matters else ("affine", "A")
-    return "affine", "B" if rest <= seen.rounding * scales[0] * slope else "B + A / s"
+def _formula(scales: Doubles, terms: Doubles, rounding: float, *, matters: bool) -> str:
+    """What the prediction is the argmax of, by the greatest of B and A; "" if a layer that matters adds nothing."""
+    slope, rest = terms
+    if scales[-1] * slope <= rounding * rest:
+        return "" if matters else "A"
+    return "B" if rest <= rounding * scales[0] * slope else "B + A / s"
 
 
 def _constant_from(levels: Doubles, moved: Doubles) -> float:

@@ -261,7 +261,7 @@ class _Bench:
         if not here:
             return out | {name: np.full(len(found), np.nan) for name in names}
         shift = self.reference.mean_logit_change(there)
-        scores = self.responding.scores(here, self.metrics, logit_shift=shift)
+        scores = self.responding.scores(here, self.metrics, shift)
         self.unperturbed, self.items = scores.unperturbed, scores.items
         measured = {name: scores.means[name] for name in self._scored}
         if geometry:

@@ -119,7 +119,8 @@ def respond(
     grids = [(levels or {}).get(each.name, each.levels) for each in made]
     axis = np.unique(np.concatenate(grids)) if grids else np.empty(0)
     perturbations = [each.at(level, ranges) for each, grid in zip(made, grids, strict=True) for level in grid]
-    scores = evaluator.scores(perturbations, evaluator.metrics, keep_predictions=keep_predictions)
+    kept = ("prediction",) if keep_predictions else ()
+    scores = evaluator.scores(perturbations, (*evaluator.metrics, *kept))
     places = (
         np.repeat(np.arange(len(made)), [len(grid) for grid in grids]),
         np.searchsorted(axis, np.concatenate(grids)),
@@ -131,7 +132,7 @@ def respond(
         return full
 
     curve = ("family", "level")
-    data: dict[str, Any] = {name: (curve, on_axis(share, np.nan)) for name, share in scores.means.items()}
+    data: dict[str, Any] = {name: (curve, on_axis(scores.means[name], np.nan)) for name in evaluator.metrics}
     data["dead_units"] = ((), ranges.dead_units)
     if "accuracy" in scores.unperturbed:
         data["unperturbed_accuracy"] = ((), scores.unperturbed["accuracy"])

@@ -115,7 +115,7 @@ def test_predictions_agree_at_the_same_levels(activation: str, data: tuple[np.nd
             again = [each.values for each in same if isinstance(each, Addition)]
             np.testing.assert_allclose(drawn, again, rtol=1e-3, atol=1e-5)
             several = [*several[: -len(drawn)], *same[-len(drawn) :]]
-            predicted = [each.scores(several, (), keep_predictions=True).predictions for each in (one, other)]
+            predicted = [each.scores(several, ["prediction"]).predictions for each in (one, other)]
             near, far = differences(network, data[0][one.examples], several, *predicted)
             assert far == 0
             assert near <= MOST_NEAR
@@ -135,7 +135,7 @@ def test_numbers_agree_at_the_same_levels(activation: str, data: tuple[np.ndarra
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(one).max())
         shifts = [each.mean_logit_change(several) for each in (fast, general)]
         np.testing.assert_allclose(*shifts, rtol=1e-3, atol=1e-4 * np.abs(shifts[0]).max())
-        one, other = (each.scores(several, NAMES, logit_shift=shifts[0]) for each in (fast, general))
+        one, other = (each.scores(several, NAMES, shift=shifts[0]) for each in (fast, general))
         assert one.means.keys() == other.means.keys()
         assert one.items == other.items == len(data[0])
         for name in one.means:
@@ -283,14 +283,14 @@ def test_dead_units_are_left_alone(evaluator: LayerEvaluator) -> None:
 
 def test_a_logit_shift_of_nothing_is_none(evaluator: LayerEvaluator) -> None:
     some = [nz.Shift().at(0.2, evaluator.ranges), nz.Cap().at(0.5, evaluator.ranges)]
-    scores = evaluator.scores(some, NAMES, logit_shift=np.zeros((2, 10)))
+    scores = evaluator.scores(some, NAMES, shift=np.zeros((2, 10)))
     for name in NAMES:
         np.testing.assert_array_equal(scores.means[name], scores.means[f"centred_{name}"], err_msg=name)
 
 
 def test_items_add_up(evaluator: LayerEvaluator) -> None:
     some = [nz.Shift().at(0.2, evaluator.ranges), nz.Cap().at(0.5, evaluator.ranges)]
-    scores = evaluator.scores(some, NAMES, keep_items=True)
+    scores = evaluator.scores(some, NAMES, keep=True)
     assert scores.places is not None
     np.testing.assert_array_equal(scores.places[:, 0], evaluator.examples)
     for name in NAMES:

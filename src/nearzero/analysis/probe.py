@@ -160,7 +160,7 @@ def _responses(
             out.append(LayerResponse(plan, scores_of(work[number]), method, "; ".join(reasons)))
         else:
             names, keep = list(session.metrics), request.keep_items
-            scores = evaluator.scores(plan.perturbations, names, keep_items=keep)
+            scores = evaluator.scores(plan.perturbations, names, keep=keep)
             out.append(LayerResponse(plan, scores, evaluator.backend, ""))
     return out
 

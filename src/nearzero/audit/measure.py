@@ -190,7 +190,7 @@ class _Bench:
         scores = self.evaluator.scores(self.perturbations, METRICS)
         number, names = bootstrap_row(self.rows), {"cross_entropy": "loss"}
         kept = [Perturbation(), Perturbation() if number is None else self.perturbations[number]]
-        right = self.evaluator.scores(kept, ["accuracy"], keep_items=True).values["accuracy"]
+        right = self.evaluator.scores(kept, ["accuracy"], keep=True).values["accuracy"]
         sizes = np.full(len(self.rows), np.nan)
         if self.ranges.live.any():
             sizes = Displacements(self.evaluator, self.ranges).of(self.perturbations)
@@ -214,7 +214,7 @@ class _Bench:
         without = np.nan
         if readout is not None:
             shift = readout[1].astype(np.float64)[None]
-            scores = self.evaluator.scores([Perturbation()], ["accuracy"], logit_shift=shift)
+            scores = self.evaluator.scores([Perturbation()], ["accuracy"], shift)
             without = float(scores.means["centred_accuracy"][0])
         return {
             "no_bias_accuracy": without,
@@ -238,7 +238,7 @@ class _Bench:
             items += scores.items
             if some:
                 shift = setting.mean_logit_change(some)
-                moved = here.scores(some, ["accuracy"], logit_shift=shift)
+                moved = here.scores(some, ["accuracy"], shift)
                 centred[offsets] += moved.means["centred_accuracy"] * moved.items
         return {"centred_accuracy": centred / items, "other_half_accuracy": other / items}
 

@@ -40,7 +40,7 @@ def grid_of(family: Family, low: float, high: float, count: int) -> Doubles:
 def by_search(evaluator: LayerEvaluator, family: Family, ranges: Ranges, grid: Doubles) -> Found:
     """Return the intervals of all items between the first and the last level of the grid."""
     perturbations = [family.at(level, ranges) for level in grid]
-    table = evaluator.scores(perturbations, (), keep_predictions=True).predictions
+    table = evaluator.scores(perturbations, ["prediction"]).predictions
     assert table is not None
 
     kind: type[np.unsignedinteger[Any]] = np.uint16 if table.max(initial=0) < 2**16 else np.uint32

@@ -9,9 +9,10 @@ nor items. The backends are `nearzero.evaluators.two_layer` and `nearzero.evalua
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,19 +22,7 @@ from nearzero.families import Conduct
 from nearzero.perturbation import AnyPerturbation
 from nearzero.ranges import Ranges
 
-__all__ = [
-    "Backend",
-    "Block",
-    "Classes",
-    "Doubles",
-    "Floats",
-    "Integers",
-    "LayerEvaluator",
-    "PinnedBlock",
-    "PinnedLogits",
-    "ScaledBlock",
-    "Scores",
-]
+__all__ = ["Backend", "Block", "LayerEvaluator", "PinnedBlock", "PinnedLogits", "ScaledBlock", "Scores"]
 
 Backend = Literal["two-layer", "model"]
 Floats = npt.NDArray[np.floating[Any]]
@@ -41,6 +30,8 @@ Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Classes = npt.NDArray[np.integer[Any]]
 Part = TypeVar("Part")
+Perturbations = Sequence[AnyPerturbation]
+PinnedLogits = Callable[[Integers, Doubles], Floats]  # of some of m items, at levels of their own: (k, K)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,35 +56,22 @@ class Scores:
     predictions: Classes | None = None
 
 
-class Block(Protocol):
-    """Some examples of an evaluator, with activations and logits at hand."""
+class Block(ABC):
+    """Some examples of an evaluator, with activations and logits at hand.
 
-    @property
-    def row_examples(self) -> Integers:
-        """Return for each row the place of its example within the block, (r,), from 0."""
-        ...
+    Attributes:
+        row_examples: for each row the place of its example within the block, (r,), from 0.
+        activations: a = act(z), (r, U).
+        logits: of the items, (n, K).
+    """
 
-    @property
-    def activations(self) -> Floats:
-        """Return a = act(z), (r, U)."""
-        ...
+    row_examples: Integers
+    activations: Floats
+    logits: Floats
 
-    @property
-    def logits(self) -> Floats:
-        """Return the logits of the items, (n, K)."""
-        ...
-
+    @abstractmethod
     def under(self, perturbation: AnyPerturbation) -> tuple[Floats, Floats]:
         """Return activations (r, U) and logits (n, K) under a perturbation."""
-        ...
-
-
-class PinnedLogits(Protocol):
-    """Logits of m items, each at a level of its own."""
-
-    def __call__(self, places: Integers, levels: Doubles) -> Floats:
-        """Return the logits (k, K) of those at some places among the m, at levels (k,)."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,19 +128,8 @@ class ScaledBlock:
     moved: Doubles | None = None
     worth: float = 0.0
 
-    def without_arrays(self) -> ScaledBlock:
-        """Return what doesn't grow with the items."""
-        none = np.empty(0, np.int64)
-        return replace(
-            self, expected=_nothing, slack=_nothing, measured=none, unperturbed=none, labels=None, plain=None
-        )
 
-
-def _nothing(place: int) -> Floats:
-    return np.empty(0)
-
-
-class LayerEvaluator(Protocol):
+class LayerEvaluator(ABC):
     """One layer of one model on a set of examples, under any perturbation.
 
     Attributes:
@@ -170,55 +137,50 @@ class LayerEvaluator(Protocol):
         layer: the name of the layer.
         activation: the name of what follows the pre-activations; None if nothing does.
         units: U.
-        halves: what `split` divides: "example", or "batch" where examples can't be told apart within batches.
         limit: bytes that work may take.
         threads: how many to use.
         metrics: the names of those that were asked for; accuracy, where there are labels, and agreement unless others.
+        halves: what `split` divides: "example", or "batch" where examples can't be told apart within batches.
+        readout: W2 (K, U) and b2 (K,) where the logits are W2 a + b2; None where that isn't known.
+        labels: (N,), of a layer with a readout; else None, since batches have them.
     """
 
     backend: Backend
     layer: str
     activation: str | None
     units: int
-    halves: Literal["example", "batch"]
     limit: int
     threads: int
     metrics: tuple[str, ...]
+    halves: Literal["example", "batch"] = "example"
+    readout: tuple[Floats, Floats] | None = None
+    labels: Integers | None = None
 
     @property
+    @abstractmethod
     def examples(self) -> Integers:
         """Return the numbers of the examples in the data, (N,)."""
-        ...
 
     @property
-    def ranges(self) -> Ranges:
-        """Return the unit ranges over these examples."""
-        ...
-
-    @property
+    @abstractmethod
     def row_examples(self) -> Integers:
         """Return the number in the data of each row's example, (R,)."""
-        ...
 
     @property
-    def readout(self) -> tuple[Floats, Floats] | None:
-        """Return W2 (K, U) and b2 (K,) where the logits are W2 a + b2; None where that isn't known."""
-        ...
-
-    @property
-    def labels(self) -> Classes | None:
-        """Return the labels (N,) of a layer with a `readout`; else None, the batches have them."""
-        ...
+    @abstractmethod
+    def ranges(self) -> Ranges:
+        """Return the unit ranges over these examples."""
 
     @property
     def normalisations(self) -> tuple[str, ...]:
         """Return the operations after the layer that divide by what depends on it."""
-        ...
+        return ()
 
+    @abstractmethod
     def conduct(self, conduct: Conduct | None) -> Conduct:
         """Return the conduct asked for, or the default one of the layer's activation."""
-        ...
 
+    @abstractmethod
     def check(self, conduct: Conduct, families: Iterable[str]) -> None:
         """Refuse families that have no meaning at this layer.
 
@@ -226,66 +188,60 @@ class LayerEvaluator(Protocol):
             InputError: an offset as run for another activation than ReLU and Abs, or a perturbation after an activation
                 whose place in the model isn't known.
         """
-        ...
 
+    @abstractmethod
     def split(self, seed: int) -> tuple[LayerEvaluator, LayerEvaluator]:
         """Return the layer on the reference half and on the half that responds, see `nearzero.halves`."""
-        ...
 
+    @abstractmethod
     def preactivations(self, units: Integers | None = None) -> Floats:
         """Return z of all rows, (R, U), or of some units, (R, len(units)).
 
         Raises:
             InputError: they take more memory than allowed.
         """
-        ...
 
+    @abstractmethod
     def activations(self, units: Integers | None = None) -> Floats:
-        """Return act(z) of all units, (R, U), or of some, (R, len(units)).
+        """Return act(z) likewise."""
 
-        Raises:
-            InputError: they take more memory than allowed.
-        """
-        ...
-
-    def changes(self, perturbations: Sequence[AnyPerturbation]) -> tuple[Doubles, Doubles]:
+    @abstractmethod
+    def changes(self, perturbations: Perturbations) -> tuple[Doubles, Doubles]:
         """Return the sums over rows of (a' - a)^2 and of a' - a, (L, U) each."""
-        ...
 
-    def mean_logit_change(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
+    @abstractmethod
+    def mean_logit_change(self, perturbations: Perturbations) -> Doubles:
         """Return the mean over items of l' - l, (L, K)."""
-        ...
 
+    @abstractmethod
     def scores(
         self,
-        perturbations: Sequence[AnyPerturbation],
-        metrics: Iterable[str],
+        perturbations: Perturbations,
+        names: Iterable[str],
+        shift: Doubles | None = None,
         *,
-        logit_shift: Doubles | None = None,
-        keep_items: bool = False,
-        keep_predictions: bool = False,
+        keep: bool = False,
     ) -> Scores:
         """Return metrics under each perturbation.
 
         Args:
             perturbations: L of them.
-            metrics: names of `nearzero.metrics.NAMES`, or of those of a user's own that the evaluator was made with.
-            logit_shift: (L, K), taken out of the logits for the metrics called "centred_...".
-            keep_items: also return the values item by item.
-            keep_predictions: also return the predicted classes.
+            names: of metrics: those of `nearzero.metrics.NAMES`, or of a user's own that the evaluator was made with;
+                "prediction" asks for the predicted classes.
+            shift: (L, K), taken out of the logits for the metrics called "centred_...".
+            keep: also return the values item by item.
         """
-        ...
 
+    @abstractmethod
     def gather(self, function: Callable[[Block], Part]) -> list[Part]:
         """Return what a function gives for each block of examples, in order."""
-        ...
 
+    @abstractmethod
     def gather_scaled(self, scales: Doubles, function: Callable[[ScaledBlock], Part]) -> list[Part]:
         """Return what a function gives for each block of items under common scales, in order."""
-        ...
 
+    @abstractmethod
     def gather_pinned(
         self, parameters: LevelParameters, function: Callable[[PinnedBlock], Part]
     ) -> list[Part]:
         """Return what a function gives for each block of items under perturbations at levels of their own, in order."""
-        ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,12 @@ from nearzero.errors import InputError
 from nearzero.evaluators.base import (
     Backend,
     Block,
-    Classes,
     Doubles,
     Floats,
     Integers,
+    LayerEvaluator,
+    Part,
+    Perturbations,
     PinnedBlock,
     ScaledBlock,
     Scores,
@@ -46,7 +48,6 @@ from nearzero.threads import thread_count
 
 __all__ = ["ModelEvaluator", "scores_of"]
 
-Part = TypeVar("Part")
 ROWS = 2**18  # numbers that are changed at a time
 FEW = 4  # examples on which what follows the layer is looked at
 # As a share of the greatest logit, or activation: what rounding may be, by bytes a number; fewer bytes, more rounding.
@@ -57,7 +58,7 @@ PREDICTION = {
 }
 
 
-class ModelEvaluator:
+class ModelEvaluator(LayerEvaluator):
     """One layer of a user's model on data, or on one half of them; it works within its session.
 
     Args:
@@ -69,8 +70,6 @@ class ModelEvaluator:
     """
 
     backend: Backend = "model"
-    readout: tuple[Floats, Floats] | None = None
-    labels: Classes | None = None
 
     def __init__(
         self,
@@ -194,7 +193,7 @@ class ModelEvaluator:
         """Return act(z) of all units, (R, U), or of some, (R, len(units))."""
         return _of_units(self._act(self._stored[0]), units)
 
-    def changes(self, perturbations: Sequence[AnyPerturbation]) -> tuple[Doubles, Doubles]:
+    def changes(self, perturbations: Perturbations) -> tuple[Doubles, Doubles]:
         """Return the sums over rows of (a' - a)^2 and of a' - a, (L, U) each."""
         z = self._stored[0]
         size = max(1, ROWS // self.units)
@@ -224,14 +223,12 @@ class ModelEvaluator:
     def _items(self, batch: Batch, logits: Tensor) -> Items:
         return Items.of(batch, logits, self.session.causal)
 
-    def _work(
-        self, perturbations: Sequence[AnyPerturbation], metrics: Mapping[str, Metric], *, keep_items: bool
-    ) -> Work:
+    def _work(self, perturbations: Perturbations, metrics: Mapping[str, Metric], *, keep_items: bool) -> Work:
         plan = Plan(self.place, self.ranges, Conduct(), {}, list(perturbations) or [Perturbation()])
         method = self.session.request.method
         return Work(self.session.model, plan, metrics, self.session.causal, method, keep_items)
 
-    def mean_logit_change(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
+    def mean_logit_change(self, perturbations: Perturbations) -> Doubles:
         """Return the mean over items of l' - l, (L, K)."""
         work = self._work(perturbations, {}, keep_items=False)
         sums: list[Doubles] = []
@@ -249,31 +246,27 @@ class ModelEvaluator:
 
     def scores(
         self,
-        perturbations: Sequence[AnyPerturbation],
+        perturbations: Perturbations,
         names: Iterable[str],
+        shift: Doubles | None = None,
         *,
-        logit_shift: Doubles | None = None,
-        keep_items: bool = False,
-        keep_predictions: bool = False,
+        keep: bool = False,
     ) -> Scores:
         """Return metrics under each perturbation, see `nearzero.evaluators.base.LayerEvaluator`."""
         known = METRICS | self.session.metrics | PREDICTION
-        names = [*names, *(PREDICTION if keep_predictions else ())]
-        keep = keep_items or keep_predictions
-        work = self._work(perturbations, {name: known[name] for name in names}, keep_items=keep)
-        if logit_shift is not None:
-            none = np.zeros((1, logit_shift.shape[1]))
-            work.centre(np.concatenate([logit_shift, none]))
+        chosen = {name: known[name] for name in names}
+        predicted = "prediction" in chosen
+        work = self._work(perturbations, chosen, keep_items=keep or predicted)
+        if shift is not None:
+            work.centre(np.concatenate([shift, np.zeros((1, shift.shape[1]))]))
         for _, batch in self.session.batches(self._half):
             self.session.room.each(batch, work.take)
         scores = scores_of(work, levels=len(perturbations))
-        if not keep_predictions:
+        if not predicted:
             return scores
-        predictions = scores.values.pop("prediction").astype(np.int64)
-        for each in (scores.means, scores.unperturbed):
-            for name in [name for name in each if "prediction" in name]:
-                del each[name]
-        return replace(scores, predictions=predictions, values=scores.values if keep_items else {})
+        predictions = scores.values["prediction"].astype(np.int64)
+        rest = {name: each for name, each in scores.values.items() if keep and "prediction" not in name}
+        return replace(scores, predictions=predictions, values=rest)
 
     def _gather(self, function: Callable[[Batch, int], tuple[Part, int]]) -> list[Part]:
         """What a function of a block of examples and the number of rows before it gives, beside its rows."""
@@ -380,7 +373,7 @@ def scores_of(work: Work, levels: int | None = None) -> Scores:
     )
 
 
-class _Block:
+class _Block(Block):
     """Some examples of a model, see `nearzero.evaluators.base.Block`."""
 
     def __init__(self, evaluator: ModelEvaluator, batch: Batch, first_row: int) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
-from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,9 @@ from nearzero.evaluators.base import (
     Doubles,
     Floats,
     Integers,
+    LayerEvaluator,
+    Part,
+    Perturbations,
     PinnedBlock,
     ScaledBlock,
     Scores,
@@ -37,7 +39,6 @@ from nearzero.threads import parallel
 
 __all__ = ["TwoLayerEvaluator", "as_labels"]
 
-Part = TypeVar("Part")
 ROWS = 2048  # examples whose activations stay in cache
 SCALED_ROWS = 4096
 PINNED_ROWS = 512  # examples whose logits are pinned to levels at a time
@@ -49,7 +50,7 @@ HOMOGENEOUS = 1e-5  # of the greatest activation or logit: how far float32 may b
 ROUNDING = 2.0**-20  # of the sum of absolute terms: what float32 sums of them may be wrong by
 
 
-class TwoLayerEvaluator:
+class TwoLayerEvaluator(LayerEvaluator):
     """The hidden layer of a network W2 act(W1 x + b1) + b2 on N examples; a row and an item is an example.
 
     Args:
@@ -62,8 +63,6 @@ class TwoLayerEvaluator:
     """
 
     backend: Backend = "two-layer"
-    halves: Literal["example", "batch"] = "example"
-    normalisations: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -76,11 +75,12 @@ class TwoLayerEvaluator:
         metrics: Sequence[str] | None = None,
     ) -> None:
         self.hidden, self.labels, self.layer = hidden, labels, layer
+        self.readout: tuple[Floats, Floats] = (hidden.network.w2, hidden.network.b2)
         self.metrics = tuple(metrics or known.default_metrics(labels is not None))
         self.activation: str | None = hidden.network.activation
         self.units = hidden.network.units
         self.limit, self.threads = hidden.memory, hidden.threads
-        self.examples = np.arange(len(hidden)) if examples is None else examples
+        self._examples = np.arange(len(hidden)) if examples is None else examples
         self._ranges = ranges
 
     @classmethod
@@ -106,6 +106,11 @@ class TwoLayerEvaluator:
     # --- what it is ---
 
     @property
+    def examples(self) -> Integers:
+        """Return the numbers of the examples in the data."""
+        return self._examples
+
+    @property
     def ranges(self) -> Ranges:
         """Return the unit ranges over the examples."""
         return self._ranges or self.hidden.ranges
@@ -114,11 +119,6 @@ class TwoLayerEvaluator:
     def row_examples(self) -> Integers:
         """Return the number of each example in the data."""
         return self.examples
-
-    @property
-    def readout(self) -> tuple[Floats, Floats]:
-        """Return W2 (K, U) and b2 (K,)."""
-        return self.hidden.network.w2, self.hidden.network.b2
 
     def conduct(self, conduct: Conduct | None) -> Conduct:
         """Return the conduct asked for, or the default one of the activation."""
@@ -158,7 +158,7 @@ class TwoLayerEvaluator:
 
     # --- how far perturbations move activations and logits ---
 
-    def changes(self, perturbations: Sequence[AnyPerturbation]) -> tuple[Doubles, Doubles]:
+    def changes(self, perturbations: Perturbations) -> tuple[Doubles, Doubles]:
         """Return the sums over examples of (a' - a)^2 and of a' - a, (L, U) each."""
         if not any(isinstance(each, Addition) for each in perturbations):
             return self.hidden.changes([each for each in perturbations if isinstance(each, Perturbation)])
@@ -170,7 +170,7 @@ class TwoLayerEvaluator:
                 sums[level] += change.sum(axis=0, dtype=np.float64)
         return squares, sums
 
-    def mean_logit_change(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
+    def mean_logit_change(self, perturbations: Perturbations) -> Doubles:
         """Return the mean over examples of l' - l, (L, K)."""
         _, sums = self.changes(perturbations)
         return np.asarray((sums / len(self.hidden)) @ self.hidden.network.w2.T.astype(np.float64))
@@ -200,26 +200,23 @@ class TwoLayerEvaluator:
 
     def scores(
         self,
-        perturbations: Sequence[AnyPerturbation],
+        perturbations: Perturbations,
         names: Iterable[str],
+        shift: Doubles | None = None,
         *,
-        logit_shift: Doubles | None = None,
-        keep_items: bool = False,
-        keep_predictions: bool = False,
+        keep: bool = False,
     ) -> Scores:
         """Return metrics under each perturbation, see `nearzero.evaluators.base.LayerEvaluator`."""
-        names = list(names)
-        tally = _Tally(self, len(perturbations), names, keep_items, keep_predictions)
-        for shift in (None,) if logit_shift is None else (None, logit_shift):
-            prefix = "" if shift is None else "centred_"
-            for rows, classes in self._classes(perturbations, shift):
+        tally = _Tally(self, len(perturbations), list(names), keep)
+        for prefix, taken in {"": None, "centred_": shift}.items() if shift is not None else [("", None)]:
+            for rows, classes in self._classes(perturbations, taken):
                 tally.add_classes(prefix, rows, classes)
-            if any(name in known.BY_LOGITS for name in names):
-                self.gather(lambda block, p=prefix, s=shift: tally.add_logits(p, block, perturbations, s))  # type: ignore[misc]
+            if tally.by_logits:
+                self.gather(lambda block, p=prefix, s=taken: tally.add_logits(p, block, perturbations, s))  # type: ignore[misc]
         return tally.scores()
 
     def _classes(
-        self, perturbations: Sequence[AnyPerturbation], shift: Doubles | None = None
+        self, perturbations: Perturbations, shift: Doubles | None = None
     ) -> Iterator[tuple[slice, npt.NDArray[np.uint16]]]:
         """Predictions under each perturbation and last without one, (L + 1, n), block by block."""
         plain = [each for each in perturbations if isinstance(each, Perturbation)]
@@ -319,17 +316,13 @@ class TwoLayerEvaluator:
         return np.asarray(activations @ w2.T.astype(np.float64) + b2)
 
 
-class _Block:
+class _Block(Block):
     """Some examples, see `nearzero.evaluators.base.Block`."""
 
     def __init__(self, evaluator: TwoLayerEvaluator, rows: slice, z: Floats, a: Floats) -> None:
         self.rows, self.activations, self.row_examples = rows, a, np.arange(len(a))
         self._evaluator, self._z = evaluator, z
-
-    @cached_property
-    def logits(self) -> Floats:
-        """Return W2 a + b2, (n, K)."""
-        return self._logits(self.activations)
+        self.logits = self._logits(a)
 
     def under(self, perturbation: AnyPerturbation) -> tuple[Floats, Floats]:
         """Return activations and logits under a perturbation."""
@@ -344,14 +337,17 @@ class _Block:
 class _Tally:
     """The scores of a two-layer network, gathered block by block."""
 
-    def __init__(
-        self, evaluator: TwoLayerEvaluator, levels: int, names: Sequence[str], keep: bool, predictions: bool
-    ) -> None:
-        self._evaluator, self._names, self._keep = evaluator, names, keep
-        self._predictions = np.empty((levels, len(evaluator.hidden)), np.uint16) if predictions else None
-        self._sums: dict[str, Doubles] = {}
-        self._values: dict[str, npt.NDArray[np.floating]] = {}
-        self._shape = levels + 1, len(evaluator.hidden)
+    def __init__(self, evaluator: TwoLayerEvaluator, levels: int, names: Sequence[str], keep: bool) -> None:
+        self._evaluator, self._keep, self._shape = evaluator, keep, (levels + 1, len(evaluator.hidden))
+        self.by_logits = [name for name in names if name in known.BY_LOGITS]
+        self._by_classes = [name for name in names if name in ("accuracy", "agreement")]
+        if evaluator.labels is None and not {"accuracy", "cross_entropy"}.isdisjoint(names):
+            raise InputError("accuracy and cross-entropy need labels, and there are none")
+        self._predictions = np.empty((levels, self._shape[1]), np.uint16) if "prediction" in names else None
+        self._sums: defaultdict[str, Doubles] = defaultdict(lambda: np.zeros(self._shape[0]))
+        self._values: defaultdict[str, npt.NDArray[np.floating]] = defaultdict(
+            lambda: np.empty(self._shape, np.float32)
+        )
 
     def add_classes(self, prefix: str, rows: slice, classes: npt.NDArray[np.uint16]) -> None:
         """Add accuracy and agreement of predictions (L + 1, n)."""
@@ -361,15 +357,13 @@ class _Tally:
         if self._evaluator.labels is not None:
             # of the same type, or each row would be converted before it's compared
             references["accuracy"] = self._evaluator.labels[rows].astype(classes.dtype)
-        for name in (name for name in self._names if name not in known.BY_LOGITS):
-            if name not in references:
-                raise InputError(f"metric {name!r} needs labels, and there are none")
-            self._sum(prefix + name)[:] += known.matches(classes, references[name])
+        for name in self._by_classes:
+            self._sums[prefix + name] += known.matches(classes, references[name])
             if self._keep:
-                self._kept(prefix + name)[:, rows] = classes == references[name]
+                self._values[prefix + name][:, rows] = classes == references[name]
 
     def add_logits(
-        self, prefix: str, block: Block, perturbations: Sequence[AnyPerturbation], shift: Doubles | None
+        self, prefix: str, block: Block, perturbations: Perturbations, shift: Doubles | None
     ) -> None:
         """Add what needs logits."""
         assert isinstance(block, _Block)
@@ -379,19 +373,11 @@ class _Tally:
             logits = block.logits if last else block.under(perturbations[level])[1]
             if shift is not None and not last:
                 logits = logits - shift[level]
-            for name in (name for name in self._names if name in known.BY_LOGITS):
-                if name == "cross_entropy" and labels is None:
-                    raise InputError(f"metric {name!r} needs labels, and there are none")
+            for name in self.by_logits:
                 values = known.score(name, logits, block.logits, labels)
-                self._sum(prefix + name)[level] += values.sum()
+                self._sums[prefix + name][level] += values.sum()
                 if self._keep:
-                    self._kept(prefix + name)[level, block.rows] = values
-
-    def _sum(self, name: str) -> Doubles:
-        return self._sums.setdefault(name, np.zeros(self._shape[0]))
-
-    def _kept(self, name: str) -> npt.NDArray[np.floating]:
-        return self._values.setdefault(name, np.empty(self._shape, np.float32))
+                    self._values[prefix + name][level, block.rows] = values
 
     def scores(self) -> Scores:
         """Return everything."""
