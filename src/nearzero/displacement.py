@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from nearzero.errors import InputError
 from nearzero.families import Family
-from nearzero.noise import Noise
 from nearzero.perturbation import Addition, AnyPerturbation, Perturbation
 from nearzero.ranges import Ranges
 
@@ -93,7 +92,8 @@ class Whitening:
 
     def squares(self, change: npt.NDArray[np.floating]) -> float:
         """Return the sum over rows of (a' - a)' C^-1 (a' - a), from changes a' - a, (r, U)."""
-        return float(np.square(change[:, self.live] @ self.root, dtype=np.float64).sum())
+        whitened = (change if self.live.all() else change[:, self.live]) @ self.root
+        return float(np.vdot(whitened, whitened))
 
 
 @dataclass(frozen=True)
@@ -212,9 +212,8 @@ class Displacements:
 
         return match(sizes, begin, end, targets)
 
-    def match_noise(self, noise: Noise, targets: Sequence[float] = TARGETS) -> list[Match]:
-        """Return the level of each displacement for noise, from 0 to 8."""
-        drawn = noise.draw(self.evaluator.row_examples)
+    def match_noise(self, drawn: npt.NDArray[np.float32], targets: Sequence[float] = TARGETS) -> list[Match]:
+        """Return the level of each displacement for noise E, (R, U), from 0 to 8."""
 
         def sizes(levels: npt.ArrayLike) -> Doubles:
             return self.of([Addition(drawn, float(level)) for level in np.asarray(levels)])

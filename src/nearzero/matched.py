@@ -9,6 +9,7 @@ cut is in `nearzero.halves`, sizes and matching are in `nearzero.displacement`, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from nearzero.displacement import TARGETS, Displacements, Match, Whitening
 from nearzero.errors import InputError
@@ -153,14 +155,16 @@ def matched_of(evaluator: LayerEvaluator, design: Design) -> xr.Dataset:
     conduct = evaluator.conduct(design.conduct)
     evaluator.check(conduct, design.families)
     reference, responding = evaluator.split(design.seed)
-    bench = _Bench(reference, responding, design)
-    shape = (len(design.families), len(SIDES), len(design.targets))
-    tables = {name: np.full(shape, np.nan) for name in bench.names}
-    for number, name in enumerate(design.families):
-        for side, measured in bench.measure(name, conduct):
-            for measure, values in measured.items():
-                tables[measure][number, SIDES.index(side)] = values
-    return bench.dataset(tables, conduct)
+    # NumPy's products are small, and threads that wait for each other cost more than they bring
+    with threadpool_limits(limits=1, user_api="blas") if evaluator.backend == "two-layer" else nullcontext():
+        bench = _Bench(reference, responding, design)
+        shape = (len(design.families), len(SIDES), len(design.targets))
+        tables = {name: np.full(shape, np.nan) for name in bench.names}
+        for number, name in enumerate(design.families):
+            for side, measured in bench.measure(name, conduct):
+                for measure, values in measured.items():
+                    tables[measure][number, SIDES.index(side)] = values
+        return bench.dataset(tables, conduct)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,9 +237,9 @@ class _Bench:
 
     def _noise(self, noise: Noise) -> dict[str, Doubles]:
         """The measures of noise on the pre-activations."""
-        found = self.displacements.match_noise(noise, self.design.targets)
-        levels = [each.level for each in found if each.reached]
         there, here = (noise.draw(each.row_examples) for each in (self.reference, self.responding))
+        found = self.displacements.match_noise(there, self.design.targets)
+        levels = [each.level for each in found if each.reached]
         return self._measured(
             found,
             [Addition(there, level) for level in levels],
@@ -295,7 +299,8 @@ class _Bench:
         live, owners, count = self.ranges.live, block.row_examples, int(block.row_examples.max()) + 1
 
         def by_example(rows: npt.NDArray[Any]) -> Doubles:
-            each = np.einsum("ru,ru->r", rows[:, live], rows[:, live], dtype=np.float64)
+            own = rows if live.all() else rows[:, live]
+            each = np.einsum("ru,ru->r", own, own)
             return np.asarray(np.bincount(owners, each, minlength=count), dtype=np.float64)
 
         squares = np.empty((len(perturbations), count))

@@ -166,8 +166,8 @@ class TwoLayerEvaluator(LayerEvaluator):
         for rows, z, a in self._pieces(ROWS):
             for level, each in enumerate(perturbations):
                 change = self._changed(each, rows, z, a) - a
-                squares[level] += np.square(change).sum(axis=0, dtype=np.float64)
-                sums[level] += change.sum(axis=0, dtype=np.float64)
+                squares[level] += np.einsum("ru,ru->u", change, change)
+                sums[level] += change.sum(axis=0)
         return squares, sums
 
     def mean_logit_change(self, perturbations: Perturbations) -> Doubles:
@@ -353,7 +353,7 @@ class _Tally:
         """Add accuracy and agreement of predictions (L + 1, n)."""
         if self._predictions is not None and not prefix:
             self._predictions[:, rows] = classes[:-1]
-        references: dict[str, Classes] = {"agreement": self._evaluator.hidden.unperturbed[rows]}
+        references: dict[str, Classes] = {"agreement": classes[-1]}
         if self._evaluator.labels is not None:
             # of the same type, or each row would be converted before it's compared
             references["accuracy"] = self._evaluator.labels[rows].astype(classes.dtype)
