@@ -46,7 +46,8 @@ class Outputs:
             most = torch.cat([most, logits[..., whole:].amax(-1, keepdim=True)], -1)
         first = BLOCK * most.argmax(-1, keepdim=True)
         places = (first + torch.arange(BLOCK)).clamp_(max=logits.shape[-1] - 1)
-        return first[..., 0] + logits.gather(-1, places).argmax(-1)
+        found: Tensor = first[..., 0] + logits.gather(-1, places).argmax(-1)
+        return found
 
     @cached_property
     def log_probabilities(self) -> Tensor:
