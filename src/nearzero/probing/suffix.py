@@ -328,36 +328,6 @@ class _Readers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Views:
-    """Slots for tensors on storages that are written to, perhaps later than they were read.
-
-    Args:
-        initial: these storages.
-        first: the first slot that is free.
-
-    Attributes:
-        likes: by slot, the storage and a tensor that lies on it as wanted.
-    """
-
-    def __init__(self, initial: Mapping[int, torch.UntypedStorage], first: int) -> None:
-        self.likes: dict[int, tuple[int, Tensor]] = {}
-        self._initial, self._first = initial, first
-        self._slots: dict[int, int] = {}  # by id of the tensor
-
-    def in_place_of(self, value: Any) -> Any:
-        """Return arguments with slots in place of such tensors."""
-        if isinstance(value, Tensor):
-            key = storage_key(value)
-            if key not in self._initial:
-                return value
-            slot = self._slots.setdefault(id(value), self._first + len(self.likes))
-            self.likes[slot] = (key, value)
-            return _Slot(slot)
-        if isinstance(value, (list, tuple)):
-            return type(value)(self.in_place_of(each) for each in value)
-        return value
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Marked:
     """An operation of one suffix, with slots for the tensors that have one."""
@@ -388,6 +358,9 @@ class _Excerpt:
         self._slots: dict[
             int, int
         ] = {}  # of tensors, by id; a recording keeps them, so that no id is given twice
+        # By slot, storages that are written to somewhere, each with a tensor on it.
+        self._views: dict[int, tuple[int, Tensor]] = {}
+        self._view_slots: dict[int, int] = {}  # of the same, by id
         self._count = 0
         self._dependent: set[int] = set()  # storages
         self._initial: dict[int, torch.UntypedStorage] = {}  # of those written to, before the first time
@@ -417,23 +390,12 @@ class _Excerpt:
     def suffix(self, wanted: Tensor) -> Suffix:
         """Return what was taken, ready to be run."""
         value, key = self._cut.value, storage_key(self._cut.value)
-        views = _Views(self._initial, self._count)
-        result = views.in_place_of(self._with_slots(wanted))
-        marked = [
-            _Marked(
-                each.function,
-                each.mutable,
-                views.in_place_of(each.arguments),
-                {name: views.in_place_of(argument) for name, argument in each.keywords.items()},
-                each.results,
-            )
-            for each in self._marked
-        ]
+        result = self._with_slots(wanted)
         return Suffix(
             _view(self._initial[key], value) if key in self._initial else value,
             self._slots[id(self._cut.entry)],
             None if self._cut.saved is None else (key, value),
-            _steps(marked, result), result, self._initial, views.likes, self._count + len(views.likes),
+            _steps(self._marked, result), result, self._initial, self._views, self._count,
         )  # fmt: skip
 
     def _is_alias(self, noted: _Noted) -> bool:
@@ -470,7 +432,10 @@ class _Excerpt:
 
     def _new_slot(self, tensor: Tensor) -> int:
         self._dependent.add(storage_key(tensor))
-        slot = self._slots.setdefault(id(tensor), self._count)
+        return self._slot(self._slots, tensor)
+
+    def _slot(self, slots: dict[int, int], tensor: Tensor) -> int:
+        slot = slots.setdefault(id(tensor), self._count)
         self._count = max(self._count, slot + 1)
         return slot
 
@@ -485,7 +450,11 @@ class _Excerpt:
                 self.escape = (
                     self.escape or "its values are reached in a way that PyTorch doesn't show (.data)"
                 )
-            return value
+            if key not in self._written:
+                return value
+            slot = self._slot(self._view_slots, value)  # it may be written to later than it's read
+            self._views[slot] = (key, value)
+            return _Slot(slot)
         if isinstance(value, (list, tuple)):
             return type(value)(self._with_slots(each) for each in value)
         return value
@@ -582,7 +551,7 @@ class Suffix:
         home: where they are written into z itself, its storage and how it lies there.
         steps, result: what is run, and the slot of what comes out.
         initial: the storages that are written to, as they were before.
-        views: the slots of tensors on these.
+        views: by slot, the tensors on these; and others, that are as they were.
         slots: how many there are.
     """
 
@@ -606,7 +575,7 @@ class Suffix:
         storages |= {key: storage.clone() for key, storage in self.initial.items() if key not in storages}
         slots: list[Any] = [None] * self.slots
         for slot, (storage, like) in self.views.items():
-            slots[slot] = _view(storages[storage], like)
+            slots[slot] = _view(storages[storage], like) if storage in storages else like
         slots[self.entry] = values if self.home is None else _view(storages[self.home[0]], self.home[1])
         del values  # so that they go when they're no longer needed
         for step in self.steps:
