@@ -5,7 +5,13 @@ each of them. The baseline is plain PyTorch: for every level a pass of the whole
 it gets the perturbations for nothing. By default it does so at some levels of each family, evenly spaced, and its time
 is scaled to all of them; every pass costs the same. nearzero's time has everything in it that a call takes.
 
-    python benchmarks/probe.py [--data-dir DIR] [--rounds 2] [--examples 32] [--levels-timed 13] [--levels]
+    python benchmarks/probe.py [--rounds 2] [--examples 32] [--levels-timed 13] [--published] [--levels]
+
+A GPT-2 of six layers and a ResNet-18 with random weights are probed at all of their activations, at sixteen levels,
+all in one call. That is held against a hook per level, and against the *suffix bound*: for each batch, layer and
+level the recorded operations alone, on values made beforehand. What else a probe does (ranges, recordings, the check
+against the full pass, perturbations, metrics) is the rest, listed by where the time goes. With --published nothing
+else is timed, and no data set is needed.
 
 With --levels: what it would gain to take several levels through the suffix at once, by `torch.vmap`, which the probe
 doesn't do. Timed are the recorded operations alone, level by level and at once.
@@ -14,19 +20,29 @@ doesn't do. Timed are the recorded operations alone, level by level and at once.
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial, wraps
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nearzero as nz
 import timing
+from nearzero.probing.passes import SharedPasses
+from nearzero.probing.scores import Scorer
 from nearzero.probing.suffix import Recorder, Suffix
+from nearzero.probing.taps import Tap, tapped
 from nearzero.ranges import Ranges, UnitRange
+from nearzero.threads import thread_count
 from nearzero.training.engine import Examples
 
 LEVELS = {name: nz.make_family(name, nz.Conduct()).levels for name in ("offset", "scale", "clip")}
@@ -34,6 +50,7 @@ ALL_LEVELS = sum(len(levels) for levels in LEVELS.values())
 CHANNELS = (8, 8, 16, 16, 16, 32, 32, 32, 32)
 POOLED = (2, 5, 9)  # after so many convolutions
 AT_ONCE = 16
+SHIFTS = np.linspace(0.05, 0.8, 16)
 TRAINING_STEPS = 100  # of 64 images, a few seconds: predictions are then those of a network that has learnt
 
 
@@ -41,6 +58,7 @@ def arguments() -> argparse.Namespace:
     parser = timing.options_for(__doc__.splitlines()[0], rounds=2)
     parser.add_argument("--examples", type=int, default=32, help="how many, in one batch (32)")
     parser.add_argument("--levels-timed", type=int, default=13, help="of a family, in plain PyTorch (13)")
+    parser.add_argument("--published", action="store_true", help="time the GPT-2 and the ResNet-18 alone")
     parser.add_argument(
         "--levels", action="store_true", help="time several levels at once in the suffix, too"
     )
@@ -176,6 +194,165 @@ def against_plain(options: argparse.Namespace, trained: nn.Sequential, test: Exa
     print(f"  {levels * len(x) * len(layers):,} predictions compared: {different} differ", flush=True)
 
 
+# --- against a hook per level and the suffix bound, on published architectures ----------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """A model with random weights and data for it, probed at all activations with its usual metrics."""
+
+    name: str
+    model: nn.Module
+    data: list[Any]
+    metrics: tuple[str, str]
+
+    @cached_property
+    def layers(self) -> list[nz.Layer]:
+        return [each for each in nz.layers(self.model, self.data) if each.kind in ("activation", "function")]
+
+    def probe(self) -> None:
+        nz.probe(self.model, self.data, families="offset", levels=SHIFTS, metrics=self.metrics)
+
+    @torch.no_grad()
+    def hooks(self) -> None:
+        """A full pass for each batch, layer and level, and the metrics in plain PyTorch."""
+        for batch in self.data:
+            logits, target = self.logits(batch)
+            before = logits.argmax(-1), logits.log_softmax(-1)
+            for layer in self.layers:
+                for shift in SHIFTS:
+                    with tapped(self.model, [Tap(layer, "pre", partial(torch.add, float(shift)))]):
+                        scores = self.scores(self.logits(batch)[0], target, *before)
+                    [each.item() for each in scores]
+
+    def logits(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """(n, K) and (n,): of the images, or of the tokens whose next one is there."""
+        if isinstance(batch, dict):
+            logits = self.model(batch["input_ids"]).logits[:, :-1]
+            return logits.reshape(-1, logits.shape[-1]), batch["input_ids"][:, 1:].reshape(-1)
+        return self.model(batch[0]), batch[1]
+
+    def scores(
+        self, logits: Tensor, target: Tensor, predicted: Tensor, before: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if "accuracy" in self.metrics:
+            return (logits.argmax(-1) == target).float().mean(), F.cross_entropy(logits, target)
+        after = logits.log_softmax(-1)
+        divergence = F.kl_div(after, before, reduction="none", log_target=True).sum(-1).mean()
+        return (logits.argmax(-1) == predicted).float().mean(), divergence
+
+    @torch.no_grad()
+    def bound(self) -> float:
+        """Seconds that the recorded operations take, for each batch, layer and level."""
+        seconds = 0.0
+        for batch in self.data:
+            recorder = Recorder()
+            taps = [
+                Tap(each, "pre", partial(recorder.cut, in_place=each.in_place, name=each))
+                for each in self.layers
+            ]
+            with recorder.running(), tapped(self.model, taps):
+                logits, _ = self.logits(batch)
+            suffixes = recorder.suffixes(logits)
+            del logits
+            for layer in self.layers:
+                suffix = suffixes.pop(layer)
+                values = [suffix.value + shift for shift in SHIFTS.tolist()]
+                start = time.perf_counter()
+                while values:
+                    changed = values.pop()
+                    suffix.run(lambda _, changed=changed: changed)  # type: ignore[misc]
+                seconds += time.perf_counter() - start
+        return seconds
+
+
+def published() -> Iterator[Published]:
+    """The two models, as far as their packages are installed."""
+    try:
+        models = torchvision_models()
+        from transformers import GPT2Config, GPT2LMHeadModel  # type: ignore[import-untyped]
+    except ImportError as error:
+        print(f"the published architectures are left out: {error}")
+        return
+    # a third of the smallest GPT-2's width and vocabulary
+    config = GPT2Config(
+        vocab_size=16384, n_positions=64, n_embd=256, n_layer=6, n_head=4, bos_token_id=0, eos_token_id=0
+    )
+    tokens = torch.randint(0, config.vocab_size, (3, 8, 32))
+    texts = [{"input_ids": each} for each in tokens]
+    yield Published("GPT-2", GPT2LMHeadModel(config).eval(), texts, ("agreement", "kl_divergence"))
+    batches = [(torch.randn(16, 3, 64, 64), torch.randint(0, 1000, (16,))) for _ in range(2)]
+    yield Published("ResNet-18", models.resnet18().eval(), batches, ("accuracy", "cross_entropy"))
+
+
+def torchvision_models() -> Any:
+    """The package's models, also beside a PyTorch that its compiled operators don't fit."""
+    try:
+        import torchvision  # type: ignore[import-untyped]
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou) -> Tensor")
+        import torchvision
+    return torchvision.models
+
+
+def against_bound(rounds: int) -> None:
+    """A line for each model, the rounds alternating between the probe, hooks and the bound; and where time goes."""
+    print(f"all activations in one call, {len(SHIFTS)} levels, {torch.get_num_threads()} threads")
+    for case in published():
+        case.probe()
+        probe, hooks, bound = (
+            min(each)
+            for each in zip(
+                *[
+                    (timing.seconds(case.probe), timing.seconds(case.hooks), case.bound())
+                    for _ in range(rounds)
+                ],
+                strict=True,
+            )
+        )
+        name = f"{case.name}, {len(case.layers)} layers"
+        timing.print_row(
+            name, probe, hooks, f"than a hook per level; {bound / probe:.0%} is the suffix bound"
+        )
+        print("    " + ", ".join(f"{part} {share:.1%}" for part, share in where(case).items()), flush=True)
+
+
+def where(case: Published) -> dict[str, float]:
+    """Shares of a probe's time by what it's spent on."""
+    probing = sys.modules["nearzero.probing.probe"]
+    spent: Counter[str] = Counter()
+    inner = [0.0]
+
+    def timed(owner: Any, name: str, part: str) -> Any:
+        function = getattr(owner, name)
+
+        @wraps(function)
+        def run(*args: Any, **keywords: Any) -> Any:
+            start = time.perf_counter()
+            inner.append(0.0)
+            try:
+                return function(*args, **keywords)
+            finally:
+                whole = time.perf_counter() - start
+                spent[part] += whole - inner.pop()
+                inner[-1] += whole
+
+        return mock.patch.object(owner, name, run)
+
+    with (
+        timed(Published, "probe", "other"),
+        timed(Suffix, "run", "suffixes"),
+        timed(Scorer, "score", "metrics"),
+        timed(SharedPasses, "_try", "full passes of the check"),
+        timed(Recorder, "suffixes", "cutting"),
+        timed(probing, "layer_ranges", "ranges"),
+        timed(probing, "_look", "finding layers"),
+    ):
+        case.probe()
+    return {part: seconds / spent.total() for part, seconds in spent.most_common()}
+
+
 # --- several levels at once in the suffix -----------------------------------------------------------------------------
 
 
@@ -210,10 +387,9 @@ def networks() -> Iterator[tuple[str, nn.Module, tuple[int, ...], list[str]]]:
         [f"blocks.layers.{block}.activation" for block in (0, 2, 3)],
     )
     try:
-        from torchvision.models import resnet18  # type: ignore[import-untyped]
-    except (ImportError, RuntimeError):
+        model = torchvision_models().resnet18()
+    except ImportError:
         return
-    model = resnet18()
     for each in model.modules():
         if isinstance(each, nn.ReLU):
             each.inplace = False  # what is written into a tensor of one level can't be of several
@@ -268,10 +444,13 @@ def compare(name: str, suffix: Suffix, examples: int, rounds: int) -> None:
 def main() -> None:
     options = arguments()
     torch.manual_seed(0)
-    training, test = timing.begin(options)
-    model = convnet()
-    train(model, training)
-    against_plain(options, model, test)
+    torch.set_num_threads(thread_count())
+    if not options.published:
+        training, test = timing.begin(options)
+        model = convnet()
+        train(model, training)
+        against_plain(options, model, test)
+    against_bound(options.rounds)
     if options.levels:
         levels_at_once(options.rounds)
     timing.print_memory()

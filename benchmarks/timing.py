@@ -48,11 +48,12 @@ def best(cases: Mapping[Case, Callable[[], object]], rounds: int) -> dict[Case, 
     """Seconds that each case takes at best, the rounds alternating between them; a first round warms up."""
     for case in cases.values():
         case()
-    times = [{name: _seconds(case) for name, case in cases.items()} for _ in range(rounds)]
+    times = [{name: seconds(case) for name, case in cases.items()} for _ in range(rounds)]
     return {name: min(each[name] for each in times) for name in cases}
 
 
-def _seconds(case: Callable[[], object]) -> float:
+def seconds(case: Callable[[], object]) -> float:
+    """Seconds that a case takes."""
     time.sleep(0.25)  # PyTorch's threads go on spinning for a while after their work
     start = time.perf_counter()
     case()

@@ -74,12 +74,12 @@ def work(kind, memory, batches):
     Path("/proc/self/clear_refs").write_text("5")  # what it held at most begins anew
     if kind == "stream":
         before = held("VmRSS")
-        probed(Stream(batches), memory=memory)
+        probed(Stream(batches), layers="parts.*", memory=memory)
         print(held("VmHWM") - before)
     else:  # pages of a file are the system's, which takes them back as it likes
         most = [held("RssAnon")]
         data = np.load(kind, mmap_mode="r")
-        probed(data, memory=memory, advanced=lambda _: most.append(held("RssAnon")))
+        probed(data, layers="parts.*", memory=memory, advanced=lambda _: most.append(held("RssAnon")))
         print(max(most) - most[0])
 
 

@@ -20,7 +20,7 @@ from nearzero.probing.items import Items
 
 __all__ = ["METRICS", "Metric", "Metrics", "Outputs", "Scorer", "choose_metrics"]
 
-PIECE = 2**18  # logits in a piece; those of one item may be more
+PIECE = 2**19  # logits in a piece; those of one item may be more
 BLOCK = 256  # classes whose greatest logit is found first, since PyTorch's argmax is slow on processors
 
 
@@ -40,12 +40,14 @@ class Outputs:
         logits = self.logits
         if logits.device.type != "cpu" or logits.shape[-1] < 2 * BLOCK:
             return logits.argmax(-1)
-        blocks = logits.split(BLOCK, -1)[:-1]  # the last one may be smaller
-        most = logits[..., : BLOCK * len(blocks)].unflatten(-1, (-1, BLOCK)).amax(-1)
-        most = torch.cat([most, logits[..., BLOCK * len(blocks) :].amax(-1, keepdim=True)], -1)
+        whole = logits.shape[-1] // BLOCK * BLOCK
+        most = logits[..., :whole].unflatten(-1, (-1, BLOCK)).amax(-1)
+        if whole < logits.shape[-1]:
+            most = torch.cat([most, logits[..., whole:].amax(-1, keepdim=True)], -1)
         first = BLOCK * most.argmax(-1, keepdim=True)
         places = (first + torch.arange(BLOCK)).clamp_(max=logits.shape[-1] - 1)
-        return first[..., 0] + logits.gather(-1, places).argmax(-1)
+        found: Tensor = first[..., 0] + logits.gather(-1, places).argmax(-1)
+        return found
 
     @cached_property
     def log_probabilities(self) -> Tensor:

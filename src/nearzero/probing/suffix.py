@@ -18,7 +18,7 @@ is copied before the first time, and each run of the suffix begins with a fresh 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,19 +28,22 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nearzero.probing.operations import (
+    Marked,
+    Slot,
+    Suffix,
+    ordered_steps,
+    storage_key,
+    tensors_in,
+    view_on,
+)
+
 __all__ = ["Recorder", "Suffix", "storage_key", "written"]
 
 # Ways out of tensors that aren't dispatched.
 READERS = ("tolist", "numpy", "__array__", "__dlpack__")
 SELECTORS = ("aten::index", "aten::masked_select")  # whose shape depends on what selects alone
 ENTRY = 1024  # bytes that an operation takes in a recording, and again in each suffix
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Slot:
-    """A tensor that isn't the same in every run, by number."""
-
-    index: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,33 +82,10 @@ class _Cut:
     start: int
 
 
-def storage_key(tensor: Tensor) -> int:
-    """Return what tensors on the same storage have in common."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse, nested: never shared
-        return id(tensor)
-
-
-def _view(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
-    """Return the tensor that `like` is, on another storage of the same layout."""
-    empty = torch.empty(0, dtype=like.dtype, device=like.device)
-    return empty.set_(storage, like.storage_offset(), like.size(), like.stride())
-
-
 def _copy(tensor: Tensor) -> Tensor:
     """Return a copy that lies in memory as the tensor does, or kernels might round otherwise."""
     copy = tensor.clone()
-    return copy if copy.stride() == tensor.stride() else _view(tensor.untyped_storage().clone(), tensor)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in an operation's arguments or results."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _tensors(each)
+    return copy if copy.stride() == tensor.stride() else view_on(tensor.untyped_storage().clone(), tensor)
 
 
 def written(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Iterator[Tensor]:
@@ -116,7 +96,7 @@ def written(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, An
     for place, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = arguments[place] if place < len(arguments) else keywords.get(argument.name)
-            yield from _tensors(value)
+            yield from tensors_in(value)
 
 
 class Recorder(TorchDispatchMode):
@@ -218,7 +198,7 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if not self._cuts or self.overflowed:
             return func(*args, **kwargs)
-        read = list(map(storage_key, _tensors((*args, *kwargs.values()))))
+        read = list(map(storage_key, tensors_in((*args, *kwargs.values()))))
         writes = list(written(func, args, kwargs))
         if self._stale:
             self._look_for_twins(read)
@@ -234,12 +214,12 @@ class Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         marks = self._every_cut if writes else marks
         name = func._schema.name
-        self._note(_Noted(func, args, kwargs, tuple(_tensors(result)), before, name), marks)
+        self._note(_Noted(func, args, kwargs, tuple(tensors_in(result)), before, name), marks)
         return result
 
     def note_reading(self, name: str, args: tuple[Any, ...]) -> None:
         """Write down that values are read outside of PyTorch, if they depend on a layer."""
-        read = tuple(_tensors(args))
+        read = tuple(tensors_in(args))
         self._look_for_twins(map(storage_key, read))
         if self._cuts and not self.overflowed and any(self._marks.get(storage_key(each)) for each in read):
             self._noted.append(_Noted(None, read, {}, (), {}, name))
@@ -328,47 +308,6 @@ class _Readers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Views:
-    """Slots for tensors on storages that are written to, perhaps later than they were read.
-
-    Args:
-        initial: these storages.
-        first: the first slot that is free.
-
-    Attributes:
-        likes: by slot, the storage and a tensor that lies on it as wanted.
-    """
-
-    def __init__(self, initial: Mapping[int, torch.UntypedStorage], first: int) -> None:
-        self.likes: dict[int, tuple[int, Tensor]] = {}
-        self._initial, self._first = initial, first
-        self._slots: dict[int, int] = {}  # by id of the tensor
-
-    def in_place_of(self, value: Any) -> Any:
-        """Return arguments with slots in place of such tensors."""
-        if isinstance(value, Tensor):
-            key = storage_key(value)
-            if key not in self._initial:
-                return value
-            slot = self._slots.setdefault(id(value), self._first + len(self.likes))
-            self.likes[slot] = (key, value)
-            return _Slot(slot)
-        if isinstance(value, (list, tuple)):
-            return type(value)(self.in_place_of(each) for each in value)
-        return value
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Marked:
-    """An operation of one suffix, with slots for the tensors that have one."""
-
-    function: Any
-    mutable: bool
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-    results: tuple[int, ...]
-
-
 class _Excerpt:
     """What depends on one cut, read off a recording operation by operation.
 
@@ -384,10 +323,13 @@ class _Excerpt:
     def __init__(self, cut: _Cut, written: set[int]) -> None:
         self.escape = self.random = ""
         self._cut, self._written = cut, written
-        self._marked: list[_Marked] = []
+        self._marked: list[Marked] = []
         self._slots: dict[
             int, int
         ] = {}  # of tensors, by id; a recording keeps them, so that no id is given twice
+        # By slot, storages that are written to somewhere, each with a tensor on it.
+        self._views: dict[int, tuple[int, Tensor]] = {}
+        self._view_slots: dict[int, int] = {}  # of the same, by id
         self._count = 0
         self._dependent: set[int] = set()  # storages
         self._initial: dict[int, torch.UntypedStorage] = {}  # of those written to, before the first time
@@ -397,7 +339,7 @@ class _Excerpt:
 
     def read(self, noted: _Noted) -> None:
         """Take an operation if it depends on the cut, or writes to something."""
-        reads = any(map(self._depends, _tensors((*noted.arguments, *noted.keywords.values()))))
+        reads = any(map(self._depends, tensors_in((*noted.arguments, *noted.keywords.values()))))
         if noted.function is None and reads:
             self.escape = f"its values are read outside of PyTorch ({noted.name})"
         if noted.function is None or not (reads or noted.writes) or self._is_alias(noted):
@@ -412,28 +354,17 @@ class _Excerpt:
         arguments = self._with_slots(noted.arguments)
         keywords = {name: self._with_slots(each) for name, each in noted.keywords.items()}
         results = tuple(map(self._new_slot, noted.results))
-        self._marked.append(_Marked(noted.function, bool(noted.writes), arguments, keywords, results))
+        self._marked.append(Marked(noted.function, bool(noted.writes), arguments, keywords, results))
 
     def suffix(self, wanted: Tensor) -> Suffix:
         """Return what was taken, ready to be run."""
         value, key = self._cut.value, storage_key(self._cut.value)
-        views = _Views(self._initial, self._count)
-        result = views.in_place_of(self._with_slots(wanted))
-        marked = [
-            _Marked(
-                each.function,
-                each.mutable,
-                views.in_place_of(each.arguments),
-                {name: views.in_place_of(argument) for name, argument in each.keywords.items()},
-                each.results,
-            )
-            for each in self._marked
-        ]
+        result = self._with_slots(wanted)
         return Suffix(
-            _view(self._initial[key], value) if key in self._initial else value,
+            view_on(self._initial[key], value) if key in self._initial else value,
             self._slots[id(self._cut.entry)],
             None if self._cut.saved is None else (key, value),
-            _steps(marked, result), result, self._initial, views.likes, self._count + len(views.likes),
+            ordered_steps(self._marked, result), result, self._initial, self._views, self._count,
         )  # fmt: skip
 
     def _is_alias(self, noted: _Noted) -> bool:
@@ -460,9 +391,9 @@ class _Excerpt:
             self.escape = self.escape or f"its values decide in Python what the model does ({name})"
         if torch.Tag.dynamic_output_shape in tags:
             selecting = [
-                each for each in _tensors(noted.arguments[1:]) if each.dtype in (torch.bool, torch.uint8)
+                each for each in tensors_in(noted.arguments[1:]) if each.dtype in (torch.bool, torch.uint8)
             ]
-            deciding = selecting if name in SELECTORS else _tensors(noted.arguments)
+            deciding = selecting if name in SELECTORS else tensors_in(noted.arguments)
             if any(map(self._depends, deciding)):
                 self.escape = self.escape or f"its values decide the shape of what follows ({name})"
         if torch.Tag.nondeterministic_seeded in tags:
@@ -470,7 +401,10 @@ class _Excerpt:
 
     def _new_slot(self, tensor: Tensor) -> int:
         self._dependent.add(storage_key(tensor))
-        slot = self._slots.setdefault(id(tensor), self._count)
+        return self._slot(self._slots, tensor)
+
+    def _slot(self, slots: dict[int, int], tensor: Tensor) -> int:
+        slot = slots.setdefault(id(tensor), self._count)
         self._count = max(self._count, slot + 1)
         return slot
 
@@ -479,154 +413,17 @@ class _Excerpt:
         if isinstance(value, Tensor):
             index = self._slots.get(id(value))
             if index is not None:
-                return _Slot(index)
+                return Slot(index)
             key = storage_key(value)
             if key in self._dependent and key not in self._initial:
                 self.escape = (
                     self.escape or "its values are reached in a way that PyTorch doesn't show (.data)"
                 )
-            return value
+            if key not in self._written:
+                return value
+            slot = self._slot(self._view_slots, value)  # it may be written to later than it's read
+            self._views[slot] = (key, value)
+            return Slot(slot)
         if isinstance(value, (list, tuple)):
             return type(value)(self._with_slots(each) for each in value)
         return value
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Step:
-    """One operation of the suffix, ready to be run.
-
-    Attributes:
-        arguments, keywords: with anything where a slot's tensor goes.
-        places: pairs of where, and which slot's tensor goes there.
-        nested: pairs of where, and the list with slots that goes there.
-        named: pairs of a keyword, and the value with slots.
-        results: the slots of what comes out.
-        done: the slots that nothing reads afterwards.
-    """
-
-    function: Callable[..., Any]
-    arguments: list[Any]
-    keywords: dict[str, Any]
-    places: list[tuple[int, int]]
-    nested: list[tuple[int, Any]]
-    named: list[tuple[str, Any]]
-    results: tuple[int, ...]
-    done: tuple[int, ...]
-
-    def run(self, slots: list[Any]) -> None:
-        """Run it on what the slots hold, and put there what comes out."""
-        arguments, keywords = self.arguments.copy(), self.keywords
-        for place, slot in self.places:
-            arguments[place] = slots[slot]
-        for place, value in self.nested:
-            arguments[place] = _filled(value, slots)
-        if self.named:
-            keywords = {**keywords, **{name: _filled(value, slots) for name, value in self.named}}
-        result = self.function(*arguments, **keywords)
-        if isinstance(result, Tensor):
-            slots[self.results[0]] = result
-        else:
-            for slot, each in zip(self.results, _tensors(result), strict=True):
-                slots[slot] = each
-        for slot in self.done:
-            slots[slot] = None
-
-
-def _slots_in(value: Any) -> Iterator[int]:
-    if isinstance(value, _Slot):
-        yield value.index
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _slots_in(each)
-
-
-def _steps(marked: list[_Marked], result: Any) -> list[_Step]:
-    """What has to be run for the result, in order, each with the slots that may be let go of after it."""
-    needed = set(_slots_in(result))
-    steps = []
-    for each in reversed(marked):
-        if not each.mutable and needed.isdisjoint(each.results):
-            continue
-        touched = {*_slots_in(each.arguments), *_slots_in(list(each.keywords.values())), *each.results}
-        arguments, keywords = list(each.arguments), each.keywords
-        step = _Step(
-            each.function, arguments, keywords,
-            places=[(place, value.index) for place, value in enumerate(arguments) if isinstance(value, _Slot)],
-            nested=[
-                (place, value) for place, value in enumerate(arguments)
-                if isinstance(value, (list, tuple)) and any(True for _ in _slots_in(value))
-            ],
-            named=[(name, value) for name, value in keywords.items() if any(True for _ in _slots_in(value))],
-            results=each.results, done=tuple(touched - needed),
-        )  # fmt: skip
-        steps.append(step)
-        needed |= touched
-    return steps[::-1]
-
-
-def _filled(value: Any, slots: list[Any]) -> Any:
-    if isinstance(value, _Slot):
-        return slots[value.index]
-    if isinstance(value, (list, tuple)):
-        return type(value)(_filled(each, slots) for each in value)
-    return value
-
-
-@dataclass(frozen=True, eq=False)
-class Suffix:
-    """What comes after a layer in one forward pass on one batch.
-
-    Attributes:
-        value: z as it was.
-        entry: the slot of the layer's values.
-        home: where they are written into z itself, its storage and how it lies there.
-        steps, result: what is run, and the slot of what comes out.
-        initial: the storages that are written to, as they were before.
-        views: the slots of tensors on these.
-        slots: how many there are.
-    """
-
-    value: Tensor
-    entry: int
-    home: tuple[int, Tensor] | None
-    steps: list[_Step]
-    result: Any
-    initial: dict[int, torch.UntypedStorage]
-    views: dict[int, tuple[int, Tensor]]
-    slots: int
-
-    def run(self, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the result where the layer's values are changed.
-
-        Args:
-            change: gives new values, which the suffix may write into, and leaves the old ones.
-        """
-        values = change(self.value)
-        storages = {self.home[0]: self._home(values, self.home[1])} if self.home is not None else {}
-        storages |= {key: storage.clone() for key, storage in self.initial.items() if key not in storages}
-        slots: list[Any] = [None] * self.slots
-        for slot, (storage, like) in self.views.items():
-            slots[slot] = _view(storages[storage], like)
-        slots[self.entry] = values if self.home is None else _view(storages[self.home[0]], self.home[1])
-        del values  # so that they go when they're no longer needed
-        for step in self.steps:
-            step.run(slots)
-        result = _filled(self.result, slots)
-        assert isinstance(result, Tensor)
-        return result
-
-    def _home(self, values: Tensor, like: Tensor) -> torch.UntypedStorage:
-        """Return a storage with a level's values where z was: their own, if nothing else is on either."""
-        initial = self.initial[storage_key(like)]
-        own: torch.UntypedStorage = values.untyped_storage()
-        alike = (values.dtype, values.stride(), values.storage_offset()) == (like.dtype, like.stride(), 0)
-        if (
-            alike
-            and like.storage_offset() == 0
-            and own.nbytes() == initial.nbytes()
-            and storage_key(values) != storage_key(self.value)
-        ):
-            return own
-        storage: torch.UntypedStorage = initial.clone()
-        _view(storage, like).copy_(values)
-        return storage

@@ -1,0 +1,96 @@
+"""Metrics of large logits: read off in pieces, as views where they lie so, and the same as of all at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nearzero as nz
+from nearzero.probing import scores
+from nearzero.probing.batches import Batch
+from nearzero.probing.items import Items
+from nearzero.probing.scores import METRICS, Outputs
+
+
+@pytest.mark.parametrize("classes", [3, 511, 512, 513, 767, 1000, 1024, 2049])
+def test_predictions_are_the_first_greatest(classes):
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(2, 9, classes, generator=generator)
+    logits[1] = logits[1].round()  # many are equal
+    logits[0, 0, classes // 2] = logits[0, 1, -1] = logits[0, 2, 0] = torch.nan
+    logits[0, 3] = -torch.inf
+    logits[0, 4] = 0.0
+    logits[0, 5, -1] = logits[0, 5, 1] = 99.0
+    logits[0, 6, -1] = 99.0
+    told = [[row.numpy().argmax() for row in level] for level in logits]
+    assert Outputs(logits).predictions.tolist() == np.array(told).tolist()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_items_are_read_as_views_where_they_follow_each_other(masked):
+    logits = torch.randn(4, 6, 5)
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    if masked:
+        mask[1, 4:] = mask[2, :2] = False
+    tokens = torch.randint(0, 5, (4, 6))
+    items = Items.of(Batch((tokens,), {}, tokens, mask), logits, True)
+    counted = mask[:, :-1] & mask[:, 1:]
+    told = logits[:, :-1][counted]
+    assert torch.equal(items.logits(logits), told)
+    flat = items.flat(logits)
+    assert flat.data_ptr() == logits.data_ptr()
+    first = items.rows(flat, slice(0, 5))
+    assert first.data_ptr() == logits.data_ptr()
+    across = items.rows(flat, slice(3, 8))
+    assert torch.equal(first, told[:5])
+    assert torch.equal(across, told[3:8])
+    assert items.rows(flat, slice(2, 2)).shape == (0, 5)
+
+
+class Tokens(nn.Module):
+    """A language model of two words of context."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.hidden, self.act = nn.Embedding(40, 8), nn.Linear(8, 16), nn.GELU()
+        self.head = nn.Linear(16, 40)
+
+    def forward(self, input_ids, attention_mask=None):
+        x = self.embed(input_ids)
+        return self.head(self.act(self.hidden(x + x.roll(1, 1))))
+
+
+@pytest.mark.parametrize("keep_items", [False, True])
+def test_pieces_of_any_size_give_one_result(monkeypatch, keep_items):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 40, (6, 7), generator=generator)
+    mask = torch.ones_like(tokens)
+    mask[2, 5:] = mask[4, 3:] = 0
+    data = [{"input_ids": tokens, "attention_mask": mask, "labels": tokens.masked_fill(tokens < 4, -100)}]
+    metrics = {**{name: name for name in METRICS}, "own": lambda logits, target: logits[:, 0] - target}
+
+    def response(piece):
+        monkeypatch.setattr(scores, "PIECE", piece)
+        return nz.probe(
+            Tokens(), data, metrics=metrics, levels=5, causal=True, keep_items=keep_items
+        ).response
+
+    whole = response(2**19)
+    for piece in (1, 5 * 40, 13 * 40):
+        pieces = response(piece)
+        for name in whole.data_vars:
+            if whole[name].dtype.kind == "f":  # a row alone may be summed in another order
+                np.testing.assert_allclose(pieces[name], whole[name], rtol=1e-5, atol=1e-6)
+        for name in ("accuracy", "agreement", "margin", "own"):
+            assert pieces[name].equals(whole[name])
+
+
+def test_no_change_is_no_divergence():
+    logits = torch.randn(1, 4, 600)
+    logits[0, 0, 5] = logits[0, 1, :] = -torch.inf
+    logits[0, 1, 7] = 0.0
+    divergence = METRICS["kl_divergence"].score(Outputs(logits.clone()), None, Outputs(logits))
+    assert divergence.tolist() == [[0.0] * 4]
