@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from nearzero.errors import InputError
 
-__all__ = ["RULE", "halves", "in_reference"]
+__all__ = ["EARLIER_RULE", "RULE", "halves", "in_reference"]
 
 RULE = "of the examples 2k and 2k + 1 one is the reference, drawn by (seed, k)"
+EARLIER_RULE = "by the earlier rule: a seeded permutation of all examples, or the first half of every batch"
 DRAWN = 1024  # pairs whose draws come from one generator
 
 

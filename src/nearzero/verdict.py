@@ -20,6 +20,7 @@ from nearzero.activations import ACTIVATIONS
 from nearzero.displacement import TARGETS
 from nearzero.errors import InputError
 from nearzero.families import FAMILIES, Conduct, make_family
+from nearzero.halves import EARLIER_RULE
 from nearzero.noise import NOISES
 from nearzero.statistics import (
     MINIMUM_RUNS,
@@ -151,12 +152,14 @@ class Verdict:
         comparisons: all of them, network by network.
         left_out: by network, families of intensity that are flat by construction, and why.
         costs: of every family at every displacement, points, on (network, run, family, target); for reading.
+        halves: by which rule the examples were halved; "" if that isn't known.
     """
 
     rules: Rules
     comparisons: tuple[Comparison, ...]
     left_out: dict[str, tuple[str, ...]]
     costs: xr.DataArray
+    halves: str = ""
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -190,6 +193,10 @@ class Verdict:
             lines.append(f"These rules aren't the default ones: {', '.join(rules.changed)} changed.")
         for network, reasons in self.left_out.items():
             lines += [f"{network}: {reason}" for reason in reasons]
+        if self.halves == EARLIER_RULE:
+            lines.append(
+                f"The halves of the examples were cut {EARLIER_RULE}; measured anew, they would differ."
+            )
         return "\n".join(lines)
 
 
@@ -268,7 +275,7 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
     tested = np.array([np.nan if each.p is None else each.p for each in compared])
     adjusted = holm(tested).adjusted if len(tested) else tested
     decided = tuple(_decided(each, float(p), rules) for each, p in zip(compared, adjusted, strict=True))
-    return Verdict(rules, decided, left_out, all_costs)
+    return Verdict(rules, decided, left_out, all_costs, str(responses.attrs.get("halves", "")))
 
 
 def _activation_of(responses: xr.Dataset, network: str) -> str:

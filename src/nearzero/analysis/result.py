@@ -14,6 +14,7 @@ import xarray as xr
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Scores
 from nearzero.files import make_folder, write_bytes, write_text
+from nearzero.halves import EARLIER_RULE
 from nearzero.probing.plan import Plan
 
 if TYPE_CHECKING:
@@ -157,6 +158,8 @@ class ProbeResult:
             response = xr.load_dataset(path, engine="h5netcdf")
             other = Path(folder) / MATCHED
             matched = xr.load_dataset(other, engine="h5netcdf") if other.exists() else None
+            if matched is not None:
+                matched.attrs.setdefault("halves", EARLIER_RULE)
         except FileNotFoundError:
             raise InputError(f"{folder} holds no probe: there is no {FILE}") from None
         except (OSError, ValueError, KeyError) as error:

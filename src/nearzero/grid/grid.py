@@ -25,6 +25,7 @@ from nearzero.datasets import Dataset
 from nearzero.errors import InputError
 from nearzero.files import locked, make_folder, write_bytes, write_text
 from nearzero.grid.spec import CHECKPOINT, GridSpec, grid_text, load_grid
+from nearzero.halves import EARLIER_RULE
 from nearzero.study.data import Source, load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
@@ -112,9 +113,11 @@ class Grid:
                 f"{self.folder} hasn't been measured yet; run `nearzero grid {self.folder / SPEC}`"
             )
         try:
-            return xr.load_dataset(path, engine="h5netcdf")
+            found = xr.load_dataset(path, engine="h5netcdf")
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path} can't be read ({error}); delete it and run again") from error
+        found.attrs.setdefault("halves", EARLIER_RULE)
+        return found
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from nearzero.analysis import probe
 from nearzero.grid.networks import Networks
 from nearzero.grid.spec import GridSpec, Point
+from nearzero.halves import RULE
 from nearzero.matched import Design, matched
 from nearzero.networks import TwoLayer
 from nearzero.study.data import Source
@@ -36,9 +36,10 @@ def measured(network: TwoLayer | nn.Sequential, examples: Examples, design: Desi
         names = [str(place) for place in range(1, len(network) - 1, 2)]  # the activations
         whole = (examples.pixels.dense(), examples.labels)
         with one_torch_thread():
-            result = probe(network, whole, names, families="shift", levels=1, batch_size=BATCH, design=design)
-        found = result.matched.assign_coords(layer=np.arange(1, len(names) + 1))
-    return found[list(KEPT)].drop_attrs()
+            each = [matched(network, whole, layer=name, batch_size=BATCH, design=design) for name in names]
+        found = xr.concat(each, "layer", combine_attrs="drop_conflicts")
+        found = found.assign_coords(layer=np.arange(1, len(names) + 1))
+    return found[list(KEPT)].drop_attrs().assign_attrs(halves=found.attrs["halves"])
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def grid_jobs(
     one, jobs = point.spec, []
     for run in range(one.runs):
         name, design = f"{spec.points.index(point):02d}-{activation}-{run:02d}", spec.design(one, run)
-        work = digest([spec_digest(one), spec.vary, point.value, spec.split, asdict(design), data.hashes])
+        work = digest(
+            [spec_digest(one), spec.vary, point.value, spec.split, asdict(design), data.hashes, RULE]
+        )
         what = (activation, point, data, shelf, spec.split, design)
         jobs.append(GridJob(folder, spec.name(activation, point), run, name, work, *what))
     return jobs

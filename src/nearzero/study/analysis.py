@@ -12,6 +12,7 @@ from functools import partial
 
 import xarray as xr
 
+from nearzero.halves import EARLIER_RULE
 from nearzero.matched import matched
 from nearzero.networks import TwoLayer
 from nearzero.parts import near_and_far
@@ -71,7 +72,10 @@ class AnalysisJob(StudyJob):
 def analysis_of(store: Store, group: str) -> xr.Dataset | None:
     """Return a group of the analysis; None if there is none, or one of another design than the spec asks for."""
     found = store.read(group)
-    return found if found is not None and found.attrs.get("design") == _design(store.spec) else None
+    if found is None or found.attrs.get("design") != _design(store.spec):
+        return None
+    found.attrs.setdefault("halves", EARLIER_RULE)
+    return found
 
 
 def analyse_networks(store: Store, data: Source, journal: Journal) -> None:

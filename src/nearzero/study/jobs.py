@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from nearzero.errors import InputError
+from nearzero.halves import RULE
 from nearzero.networks import TwoLayer
 from nearzero.study.data import Source
 from nearzero.study.journal import Journal
@@ -184,7 +185,7 @@ def study_jobs(
             f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
         )
     lost = history.diverged_at.transpose("network", "run").values != NEVER
-    what = (digest([spec_digest(spec), data.hashes, design]), spec, data)
+    what = (digest([spec_digest(spec), data.hashes, design, RULE]), spec, data)
     return [
         kind(store.folder, network, run, f"{group}-{network}-{run:02d}", *what, bool(lost[place, run]))
         for place, network in enumerate(spec.activations)
