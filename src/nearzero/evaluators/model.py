@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -95,19 +95,9 @@ class ModelEvaluator(LayerEvaluator):
     def ranges(self) -> Ranges:
         """Return the unit ranges over the examples, taken in one pass over the data."""
         if self._ranges is None:
-            (self._ranges,) = layer_ranges(
-                self.session.model, [self.place], self._Batches(self), self.session.room
-            )
+            batches = (batch for _, batch in self.session.batches(self._half))
+            (self._ranges,) = layer_ranges(self.session.model, [self.place], batches, self.session.room)
         return self._ranges
-
-    class _Batches:
-        """The batches of an evaluator, each time anew."""
-
-        def __init__(self, evaluator: ModelEvaluator) -> None:
-            self._evaluator = evaluator
-
-        def __iter__(self) -> Iterator[Batch]:
-            return (batch for _, batch in self._evaluator.session.batches(self._evaluator._half))
 
     def conduct(self, conduct: Conduct | None) -> Conduct:
         """Return the conduct asked for, or the default one of the layer's activation."""
@@ -124,13 +114,23 @@ class ModelEvaluator(LayerEvaluator):
         """Return the layer on the reference half and on the half that responds."""
         if self._half is not None:
             raise InputError("the half of some data can't be split again")
-        first, second = (
-            ModelEvaluator(
-                self.session, self.place, Half(seed, reference, self.halves), self._ranges, self.metrics
-            )
-            for reference in (True, False)
-        )
-        return first, second
+        one, other = (Half(seed, reference, self.halves) for reference in (True, False))
+        return self._on_half(one), self._on_half(other)
+
+    def _on_half(self, half: Half) -> ModelEvaluator:
+        return ModelEvaluator(self.session, self.place, half, self._ranges, self.metrics)
+
+    def _each(self, function: Callable[[Batch, Integers], None]) -> None:
+        """Call a function on each block of examples and their numbers; where it raises, it must have left no trace."""
+        for numbers, batch in self.session.batches(self._half):
+            first = 0
+
+            def work(piece: Batch, numbers: Integers = numbers) -> None:
+                nonlocal first
+                function(piece, numbers[first : first + len(piece)])
+                first += len(piece)
+
+            self.session.room.each(batch, work)
 
     # --- values of the layer ---
 
@@ -143,25 +143,19 @@ class ModelEvaluator(LayerEvaluator):
         """
         values: list[Tensor] = []
         owners: list[Integers] = []
-        size = 0
-        for numbers, batch in self.session.batches(self._half):
-            first = 0
 
-            def gather(piece: Batch, numbers: Integers = numbers) -> None:
-                nonlocal size, first
-                rows, places = self._rows_of(piece)
-                size += rows.nbytes
-                if size > self.limit // 4:
-                    raise InputError(
-                        f"the values of layer {self.layer!r} take more than a quarter of {memory_text(self.limit)}, "
-                        "and levels are matched on all of them; give fewer examples, or more memory by "
-                        "NEARZERO_MEMORY or memory=..."
-                    )
-                values.append(rows)
-                owners.append(numbers[first + places])
-                first += len(piece)
+        def gather(piece: Batch, numbers: Integers) -> None:
+            rows, places = self._rows_of(piece)
+            if sum(each.nbytes for each in (*values, rows)) > self.limit // 4:
+                raise InputError(
+                    f"the values of layer {self.layer!r} take more than a quarter of {memory_text(self.limit)}, and "
+                    "all of them are needed at once; give fewer examples, or more memory by NEARZERO_MEMORY or "
+                    "memory=..."
+                )
+            values.append(rows)
+            owners.append(numbers[places])
 
-            self.session.room.each(batch, gather)
+        self._each(gather)
         return torch.cat(values), np.concatenate(owners)
 
     def _rows_of(self, batch: Batch) -> tuple[Tensor, Integers]:
@@ -232,14 +226,13 @@ class ModelEvaluator(LayerEvaluator):
         sums: list[Doubles] = []
         items = 0
 
-        def gather(batch: Batch) -> None:
+        def gather(batch: Batch, _: Integers) -> None:
             nonlocal items
             changes, count, rows = work.logit_changes(batch)
             sums.append(changes)
             items, work.rows = items + count, work.rows + rows
 
-        for _, batch in self.session.batches(self._half):
-            self.session.room.each(batch, gather)
+        self._each(gather)
         return np.asarray(sum(sums))[: len(perturbations)] / max(items, 1)
 
     def scores(
@@ -257,8 +250,7 @@ class ModelEvaluator(LayerEvaluator):
         work = self._work(perturbations, chosen, keep_items=keep or predicted)
         if shift is not None:
             work.centre(np.concatenate([shift, np.zeros((1, shift.shape[1]))]))
-        for _, batch in self.session.batches(self._half):
-            self.session.room.each(batch, work.take)
+        self._each(lambda batch, _: work.take(batch))
         scores = scores_of(work, levels=len(perturbations))
         if not predicted:
             return scores
@@ -271,14 +263,13 @@ class ModelEvaluator(LayerEvaluator):
         parts: list[Part] = []
         first_row = 0
 
-        def gather(piece: Batch) -> None:
+        def gather(piece: Batch, _: Integers) -> None:
             nonlocal first_row
             part, rows = function(piece, first_row)
             parts.append(part)
             first_row += rows
 
-        for _, batch in self.session.batches(self._half):
-            self.session.room.each(batch, gather)
+        self._each(gather)
         return parts
 
     def gather(self, function: Callable[[Block], Part]) -> list[Part]:
@@ -343,14 +334,10 @@ class ModelEvaluator(LayerEvaluator):
             logits = self.session.model.logits(batch)
             items = self._items(batch, logits)
             rows, unperturbed = slice(done, done + len(items)), items.logits(logits).argmax(-1).cpu().numpy()
-            part = function(
-                PinnedBlock(
-                    lambda places: _Pinned(self, parameters, batch, items.place[places]),
-                    len(batch),
-                    unperturbed,
-                    rows,
-                )
+            block = PinnedBlock(
+                partial(_Pinned, self, parameters, batch, items), len(batch), unperturbed, rows
             )
+            part = function(block)
             done += len(items)
             return part, 0
 
@@ -407,9 +394,15 @@ class _Pinned:
     """Logits of items at levels of their own: copies of their examples, the layer of each perturbed at its level."""
 
     def __init__(
-        self, evaluator: ModelEvaluator, parameters: LevelParameters, batch: Batch, places: Tensor
+        self,
+        evaluator: ModelEvaluator,
+        parameters: LevelParameters,
+        batch: Batch,
+        items: Items,
+        rows: Integers,
     ) -> None:
         self._place, self._parameters = evaluator.place, parameters
+        places = items.place[rows]
         examples, self._tokens = places[:, 0], places[:, 1]
         self._batch = batch.take(examples)
         self._changed = evaluator._pass(parameters.side).on(self._batch)

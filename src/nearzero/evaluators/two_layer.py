@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -286,22 +288,21 @@ class TwoLayerEvaluator(LayerEvaluator):
 
         def work(z: Doubles, rows: slice) -> Part:
             unperturbed = self.exact_logits(self.act(z)).argmax(axis=1)
-            return function(
-                PinnedBlock(lambda places: _Pinned(self, parameters, z[places]), PINNED, unperturbed, rows)
+            block = PinnedBlock(
+                lambda places: partial(self._pinned, parameters, z[places]), PINNED, unperturbed, rows
             )
+            return function(block)
 
         return self.gather_exact(work)
 
     def gather_exact(self, function: Callable[[Doubles, slice], Part]) -> list[Part]:
         """Return what a function gives for z (n, U) in float64 of each block, in order; threads share the blocks."""
         network = self.hidden.network
-        each = 8 * (
-            network.inputs + 10 * network.units
-        )  # x in float64, and about ten arrays of the size of z
+        # x in float64, and about ten arrays of the size of z
+        each = 8 * (network.inputs + 10 * network.units)
         size = max(1, min(PINNED_ROWS, PINNED_BYTES // each))
-        blocks = [
-            slice(first, min(first + size, len(self.hidden))) for first in range(0, len(self.hidden), size)
-        ]
+        edges = [*range(0, len(self.hidden), size), len(self.hidden)]
+        blocks = [slice(*pair) for pair in pairwise(edges)]
         found: dict[int, Part] = {}
 
         def work(index: int) -> None:
@@ -309,6 +310,16 @@ class TwoLayerEvaluator(LayerEvaluator):
 
         parallel(work, range(len(blocks)), self.threads)
         return [found[index] for index in range(len(blocks))]
+
+    def _pinned(self, parameters: LevelParameters, z: Doubles, places: Integers, levels: Doubles) -> Doubles:
+        """The logits in float64 of the examples z (m, U) at some places, each at a level of its own."""
+        size, pre, parts = max(1, CHUNK_BYTES // (8 * self.units)), parameters.side == "pre", []
+        for first in range(0, len(places), size):
+            some = z[places[first : first + size]]
+            scale, offset, clip = parameters.at(levels[first : first + size])
+            changed = np.minimum(scale * (some if pre else self.act(some)) + offset, clip)
+            parts.append(self.exact_logits(self.act(changed) if pre else changed))
+        return np.concatenate(parts) if parts else np.empty((0, self.hidden.network.classes))
 
     def exact_logits(self, activations: Floats) -> Doubles:
         """Return W2 a + b2 in float64, (n, K)."""
@@ -395,28 +406,6 @@ class _Tally:
             places=places,
             predictions=self._predictions,
         )
-
-
-class _Pinned:
-    """Logits in float64 of examples z (m, U) at levels of their own."""
-
-    def __init__(self, evaluator: TwoLayerEvaluator, parameters: LevelParameters, z: Doubles) -> None:
-        self._evaluator, self._parameters, self._z = evaluator, parameters, z
-
-    def __call__(self, places: Integers, levels: Doubles) -> Doubles:
-        """Return the logits (k, K) of those at some places, at levels (k,)."""
-        rows = max(1, CHUNK_BYTES // (8 * self._evaluator.units))
-        parts = [
-            self._logits(self._z[places[at : at + rows]], levels[at : at + rows])
-            for at in range(0, len(places), rows)
-        ]
-        return np.concatenate(parts) if parts else np.empty((0, self._evaluator.hidden.network.classes))
-
-    def _logits(self, z: Doubles, levels: Doubles) -> Doubles:
-        act, pre = self._evaluator.act, self._parameters.side == "pre"
-        scale, offset, clip = self._parameters.at(levels)
-        changed = np.minimum(scale * (z if pre else act(z)) + offset, clip)
-        return self._evaluator.exact_logits(act(changed) if pre else changed)
 
 
 class _Algebra:
