@@ -320,7 +320,7 @@ def against_bound(rounds: int) -> None:
 
 def where(case: Published) -> dict[str, float]:
     """Shares of a probe's time by what it's spent on."""
-    probing = sys.modules["nearzero.probing.probe"]
+    probe, session = (sys.modules[f"nearzero.{name}"] for name in ("analysis.probe", "evaluators.session"))
     spent: Counter[str] = Counter()
     inner = [0.0]
 
@@ -346,8 +346,8 @@ def where(case: Published) -> dict[str, float]:
         timed(Scorer, "score", "metrics"),
         timed(SharedPasses, "_try", "full passes of the check"),
         timed(Recorder, "suffixes", "cutting"),
-        timed(probing, "layer_ranges", "ranges"),
-        timed(probing, "_look", "finding layers"),
+        timed(probe, "layer_ranges", "ranges"),
+        timed(session, "look", "finding layers"),
     ):
         case.probe()
     return {part: seconds / spent.total() for part, seconds in spent.most_common()}

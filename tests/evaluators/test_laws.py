@@ -338,3 +338,36 @@ def test_one_of_each_pair_is_the_reference() -> None:
     assert 0.45 < first[:5000:2].mean() < 0.55  # by chance which one
     np.testing.assert_array_equal(in_reference(numbers[::-7], 3), first[::-7])  # each by its own number
     assert np.mean(in_reference(numbers, 4) == first) < 0.6
+
+
+# --- which backend --------------------------------------------------------------------------------------------------
+
+
+def test_one_place_picks_the_backend(data: tuple[np.ndarray, np.ndarray]) -> None:
+    """By what the model is and what is asked; the attribute says it."""
+    network, (x, y) = network_of("relu"), data
+    module = nn.Sequential(nn.Flatten(), *network.to_module())
+
+    def picked(model: Any, given: Any, *labels: Any, **how: Any) -> str:
+        return str(nz.sweep(model, given, *labels, family="scale", levels=[0.5], **how).attrs["backend"])
+
+    loader = [(torch.from_numpy(x[:100]), torch.from_numpy(y[:100]))]
+    assert picked(network, x, y) == picked(module, x, y) == picked(module, loader) == "two-layer"
+    assert picked(network, loader) == picked(network, x.tolist()) == "two-layer"
+    assert picked(network, x, layer="hidden") == picked(module, loader, layer="1") == "two-layer"
+    assert picked(module, x, layer="3") == "model"  # its readout
+    assert picked(module, x, y, backend="model") == picked(module, x, method="full") == "model"
+    assert (
+        picked(unrecognised(network), x, y)
+        == picked(module, loader, output=lambda logits: 2 * logits)
+        == "model"
+    )
+    with pytest.raises(nz.InputError, match="backend must be 'two-layer', 'model' or None; got 'fast'"):
+        picked(network, x, backend="fast")
+    with pytest.raises(nz.InputError, match="can't be evaluated by backend='two-layer'"):
+        picked(module, loader, layer="3", backend="two-layer")
+    deep = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
+    with pytest.raises(
+        nz.InputError, match=r"the model has 2 activations; say which layer, layer=\.\.\.: one of 1, 3"
+    ):
+        picked(deep, x)

@@ -187,4 +187,5 @@ def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[Plan]
 def _by_layer(found: Sequence[xr.Dataset], layers: Sequence[str]) -> xr.Dataset:
     """Responses at matched displacement of several layers, on (layer, family, side, target)."""
     whole = xr.concat(found, "layer", combine_attrs="drop_conflicts")
-    return whole.assign_coords(layer=list(layers))
+    backends = [each.attrs["backend"] for each in found]
+    return whole.assign_coords(layer=list(layers)).assign(backend=("layer", backends))

@@ -26,14 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["ModelOptions", "evaluators_of", "open_evaluator"]
 
 SAME = 1e-4  # of the largest logit: above what float32 sums in another order differ by
-SAID = (
-    "layer",
-    "activation",
-    "unit_axis",
-    "prepare",
-    "output",
-    "causal",
-)  # of which arrays alone say nothing
+# options of which an array of inputs alone says nothing
+SAID = ("layer", "activation", "unit_axis", "prepare", "output", "causal", "method")
 
 
 class ModelOptions(TypedDict, total=False):
@@ -89,7 +83,9 @@ def open_evaluator(
     options = options or {}
     backend = options.get("backend")
     _check_backend(backend)
-    said = any(options.get(name) is not None for name in SAID)
+    if isinstance(model, TwoLayer) and options.get("layer") == "hidden":  # as results call it
+        options = {**options, "layer": None}
+    said = any(options.get(name) not in (None, "auto") for name in SAID)
     names = [metrics] if isinstance(metrics, str) else metrics
     known = names is None or (not isinstance(names, Mapping) and _all_known(names))
     if (y is not None or _is_array(data)) and known and not said and backend != "model":
