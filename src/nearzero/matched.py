@@ -8,10 +8,12 @@ cut is in `nearzero.halves`, sizes and matching are in `nearzero.displacement`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -49,6 +51,7 @@ MEASURES = {
     "agreement": "share of predictions that are those of the unperturbed network",
     "centred_agreement": "the same, the mean logit shift of the reference half taken out",
 }
+LEVELS = ("level", "displacement")
 GEOMETRY = (
     "displacement_here",
     "median_displacement",
@@ -154,17 +157,33 @@ def matched_of(evaluator: LayerEvaluator, design: Design) -> xr.Dataset:
     """Return `matched` for an evaluator that is at hand; see there."""
     conduct = evaluator.conduct(design.conduct)
     evaluator.check(conduct, design.families)
-    reference, responding = evaluator.split(design.seed)
     # NumPy's products are small, and threads that wait for each other cost more than they bring
     with threadpool_limits(limits=1, user_api="blas") if evaluator.backend == "two-layer" else nullcontext():
-        bench = _Bench(reference, responding, design)
-        shape = (len(design.families), len(SIDES), len(design.targets))
-        tables = {name: np.full(shape, np.nan) for name in bench.names}
-        for number, name in enumerate(design.families):
-            for side, measured in bench.measure(name, conduct):
-                for measure, values in measured.items():
-                    tables[measure][number, SIDES.index(side)] = values
-        return bench.dataset(tables, conduct)
+        return _Bench(*evaluator.split(design.seed), design, conduct).dataset()
+
+
+@dataclass(frozen=True, eq=False)
+class _Condition:
+    """One draw of a family on one side, and the levels of all displacements.
+
+    Attributes:
+        place: the numbers of the family and of the side.
+        draw: its number.
+        found: a level for each displacement.
+        there, here: the perturbations at the levels that were reached, of the reference half and of the other.
+    """
+
+    place: tuple[int, int]
+    draw: int
+    found: Sequence[Match]
+    there: Sequence[AnyPerturbation]
+    here: Sequence[AnyPerturbation]
+
+    def spread(self, values: Doubles) -> Doubles:
+        """Return values of the levels that were reached, with NaN at the others, (T,)."""
+        out = np.full(len(self.found), np.nan)
+        out[[each.reached for each in self.found]] = values
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,90 +209,107 @@ class _Sizes:
 
 
 class _Bench:
-    """The two halves of the examples, and what is needed of them again and again."""
+    """The two halves of the examples, and what is measured on them, in few passes over the data."""
 
-    def __init__(self, reference: LayerEvaluator, responding: LayerEvaluator, design: Design) -> None:
-        self.reference, self.responding, self.design = reference, responding, design
-        self.metrics = responding.metrics
+    def __init__(
+        self, reference: LayerEvaluator, responding: LayerEvaluator, design: Design, conduct: Conduct
+    ) -> None:
+        self.reference, self.responding, self.design, self.conduct = reference, responding, design, conduct
         self.ranges = reference.ranges
-        self.displacements = Displacements(reference, self.ranges)
-        self.unperturbed: dict[str, float] = {}
-        self.items = self.undefined = 0
-        self.names = ["level", "displacement", *GEOMETRY, *self._scored]
-
-    @property
-    def _scored(self) -> list[str]:
-        return [f"{prefix}{name}" for name in self.metrics for prefix in ("", "centred_")]
 
     @cached_property
     def whitening(self) -> Whitening:
         """Return the measure of the reference half's activations."""
         return Whitening.of(self.reference.activations(), self.ranges.live)
 
-    def measure(self, name: str, conduct: Conduct) -> Iterator[tuple[str, dict[str, Doubles]]]:
-        """Return for each side of a family the measures at all targets, (T,) each."""
-        if name in NOISES:
-            z = self.reference.preactivations()
-            noise = Noise.of(name, z, self.ranges.live, self.design.draw_seed)
-            yield "above", self._noise(noise)
-            return
-        families = self.design.drawn(name, conduct)
-        if families[0].identity is None:
-            return
-        for side in families[0].sides:
-            yield side, self._side(families, side)
+    def conditions(self) -> Iterator[_Condition]:
+        """Return every draw of every family on each of its sides."""
+        sizes, targets = Displacements(self.reference, self.ranges), self.design.targets
+        for number, name in enumerate(self.design.families):
+            if name in NOISES:
+                z, seed = self.reference.preactivations(), self.design.draw_seed
+                noise = Noise.of(name, z, self.ranges.live, seed)
+                there, here = (noise.draw(each.row_examples) for each in (self.reference, self.responding))
+                found = sizes.match_noise(there, targets)
+                levels = [each.level for each in found if each.reached]
+                halves = ([Addition(drawn, level) for level in levels] for drawn in (there, here))
+                yield _Condition((number, SIDES.index("above")), 0, found, *halves)
+                continue
+            for draw, family in enumerate(self.design.drawn(name, self.conduct)):
+                for side in family.sides if family.identity is not None else ():
+                    found = sizes.match(family, side, targets)
+                    both = [family.at(each.level, self.ranges) for each in found if each.reached]
+                    yield _Condition((number, SIDES.index(side)), draw, found, both, both)
 
-    def _side(self, families: Sequence[Family], side: str) -> dict[str, Doubles]:
-        """The measures of one side, averaged over draws; NaN where a draw doesn't reach the displacement."""
-        parts = []
-        for draw, family in enumerate(families):
-            found = self.displacements.match(family, side, self.design.targets)
-            perturbations = [family.at(each.level, self.ranges) for each in found if each.reached]
-            # what doesn't decide anything is measured on one draw
-            parts.append(self._measured(found, perturbations, perturbations, geometry=draw == 0))
-        mean = {name: np.mean([part[name] for part in parts if name in part], axis=0) for name in parts[0]}
-        lost = np.isnan(mean["level"])
-        return {name: np.where(lost, np.nan, values) for name, values in mean.items()}
-
-    def _noise(self, noise: Noise) -> dict[str, Doubles]:
-        """The measures of noise on the pre-activations."""
-        there, here = (noise.draw(each.row_examples) for each in (self.reference, self.responding))
-        found = self.displacements.match_noise(there, self.design.targets)
-        levels = [each.level for each in found if each.reached]
-        return self._measured(
-            found,
-            [Addition(there, level) for level in levels],
-            [Addition(here, level) for level in levels],
-            geometry=True,
+    def dataset(self) -> xr.Dataset:
+        """Return everything as labelled arrays."""
+        conditions = list(self.conditions())
+        there, here = (
+            [each for one in conditions for each in getattr(one, half)] for half in ("there", "here")
         )
-
-    def _measured(
-        self,
-        found: Sequence[Match],
-        there: Sequence[AnyPerturbation],
-        here: Sequence[AnyPerturbation],
-        *,
-        geometry: bool,
-    ) -> dict[str, Doubles]:
-        """All measures of perturbations at matched levels; `there` on the reference half, `here` on the other."""
-        out = {
-            "level": np.array([each.level for each in found]),
-            "displacement": np.array([each.displacement for each in found]),
-        }
-        reached = [each.reached for each in found]
-        names = [*self._scored, *(GEOMETRY if geometry else ())]
-        if not here:
-            return out | {name: np.full(len(found), np.nan) for name in names}
         shift = self.reference.mean_logit_change(there)
-        scores = self.responding.scores(here, self.metrics, shift)
-        self.unperturbed, self.items = scores.unperturbed, scores.items
-        measured = {name: scores.means[name] for name in self._scored}
-        if geometry:
-            measured |= self._geometry(here, shift)
-        return out | {name: _spread(values, reached) for name, values in measured.items()}
+        scores = self.responding.scores(here, self.responding.metrics, shift)
+        first = np.array([one.draw == 0 for one in conditions for _ in one.here], np.bool_)
+        # what doesn't decide anything is measured on one draw
+        sizes, undefined = self._geometry(list(compress(here, first)), shift[first])
+        names = [f"{prefix}{name}" for name in self.responding.metrics for prefix in ("", "centred_")]
+        measured = {name: scores.means[name] for name in names}
+        for name, values in sizes.items():
+            measured[name] = np.full(len(here), np.nan)
+            measured[name][first] = values
+        tables = self._tables(conditions, measured)
+        dims = ("family", "side", "target")
+        data: dict[str, Any] = {
+            name: (dims, table, {"long_name": MEASURES[name]} if name in MEASURES else {})
+            for name, table in tables.items()
+        }
+        data |= {"dead_units": ((), self.ranges.dead_units), "undefined_examples": ((), undefined)}
+        data |= {
+            f"unperturbed_{name}": ((), scores.unperturbed[name])
+            for name in self.responding.metrics
+            if name != "agreement"
+        }
+        design, responding = self.design, self.responding
+        coords = {"family": list(design.families), "side": list(SIDES), "target": list(design.targets)}
+        attributes = {
+            **asdict(self.conduct),
+            "activation": responding.activation or "none",
+            "backend": responding.backend,
+            "layer": responding.layer,
+            "halves": RULE if responding.halves == "example" else RULE.replace("examples", "batches"),
+            "draws": design.draws,
+            "seed": design.seed,
+            "first_draw": design.first_draw,
+            "examples": len(responding.examples),
+            "reference_examples": len(self.reference.examples),
+            "items": scores.items,
+        }
+        return xr.Dataset(data, coords, attributes)
 
-    def _geometry(self, perturbations: Sequence[AnyPerturbation], shift: Doubles) -> dict[str, Doubles]:
-        """Sizes of changes on the responding half, in several measures, (L,) each."""
+    def _tables(
+        self, conditions: Sequence[_Condition], measured: Mapping[str, Doubles]
+    ) -> dict[str, Doubles]:
+        """Means over draws, (family, side, target); NaN where a draw doesn't reach the displacement."""
+        shape = len(self.design.families), len(SIDES), len(self.design.targets)
+        tables = {name: np.full(shape, np.nan) for name in (*LEVELS, *measured)}
+        done = 0
+        rows: defaultdict[tuple[int, int], list[dict[str, Doubles]]] = defaultdict(list)
+        for one in conditions:
+            part = slice(done, done := done + len(one.here))
+            row = {name: np.array([getattr(each, name) for each in one.found]) for name in LEVELS}
+            row |= {name: one.spread(values[part]) for name, values in measured.items()}
+            rows[one.place].append(row)
+        for place, draws in rows.items():
+            lost = np.isnan(np.mean([row["level"] for row in draws], axis=0))
+            for name, table in tables.items():
+                some = draws[:1] if name in GEOMETRY else draws
+                table[place] = np.where(lost, np.nan, np.mean([row[name] for row in some], axis=0))
+        return tables
+
+    def _geometry(
+        self, perturbations: Sequence[AnyPerturbation], shift: Doubles
+    ) -> tuple[dict[str, Doubles], int]:
+        """Sizes of changes on the responding half, in several measures, (L,) each; and how many examples have a = 0."""
         parts = self.responding.gather(lambda block: self._sizes(block, perturbations, shift))
         whole = np.concatenate([each.whole for each in parts])
         squares = np.concatenate([each.squares for each in parts], axis=1)
@@ -281,18 +317,18 @@ class _Bench:
         total = np.asarray(sum(each.logits[0] for each in parts))
         spread = sum(each.logits[1] for each in parts) - float(total @ total) / items
         speaks = whole > 0
-        self.undefined = int((~speaks).sum())
         whitened, logit, centred = (
             np.asarray(sum(getattr(each, name) for each in parts))
             for name in ("whitened", "logit", "centred")
         )
-        return {
+        found = {
             "displacement_here": np.sqrt(squares.sum(axis=1) / whole.sum()),
             "median_displacement": np.median(np.sqrt(squares[:, speaks] / whole[speaks]), axis=1),
             "whitened_displacement": np.sqrt(whitened / rows / self.whitening.energy),
             "logit_displacement": np.sqrt(logit / spread),
             "centred_logit_displacement": np.sqrt(centred / spread),
         }
+        return found, int((~speaks).sum())
 
     def _sizes(self, block: Block, perturbations: Sequence[AnyPerturbation], shift: Doubles) -> _Sizes:
         """The sizes of one block of examples."""
@@ -317,43 +353,3 @@ class _Bench:
             by_example(block.activations), (plain.sum(axis=0), float(np.square(plain).sum())), len(plain),
             len(owners), squares, whitened, logit, centred,
         )  # fmt: skip
-
-    def dataset(self, tables: dict[str, Doubles], conduct: Conduct) -> xr.Dataset:
-        """Return everything as labelled arrays."""
-        dims = ("family", "side", "target")
-        data: dict[str, Any] = {
-            name: (dims, table, {"long_name": MEASURES[name]} if name in MEASURES else {})
-            for name, table in tables.items()
-        }
-        data["dead_units"] = ((), self.ranges.dead_units)
-        if not self.items:  # no displacement was reached
-            scores = self.responding.scores([], self.metrics)
-            self.unperturbed, self.items = scores.unperturbed, scores.items
-            self._geometry([], np.empty((0, 1)))
-        data["undefined_examples"] = ((), self.undefined)
-        for name, value in self.unperturbed.items():
-            if not name.startswith("centred_") and name != "agreement":
-                data[f"unperturbed_{name}"] = ((), value)
-        design = self.design
-        coords = {"family": list(design.families), "side": list(SIDES), "target": list(design.targets)}
-        attributes = {
-            **asdict(conduct),
-            "activation": self.responding.activation or "none",
-            "backend": self.responding.backend,
-            "layer": self.responding.layer,
-            "halves": RULE if self.responding.halves == "example" else RULE.replace("examples", "batches"),
-            "draws": design.draws,
-            "seed": design.seed,
-            "first_draw": design.first_draw,
-            "examples": len(self.responding.examples),
-            "reference_examples": len(self.reference.examples),
-            "items": self.items,
-        }
-        return xr.Dataset(data, coords, attributes)
-
-
-def _spread(values: npt.ArrayLike, reached: Sequence[bool]) -> Doubles:
-    """Values of the targets that were reached, NaN at the others."""
-    out = np.full(len(reached), np.nan)
-    out[np.array(reached)] = values
-    return out

@@ -229,16 +229,20 @@ class TwoLayerEvaluator(LayerEvaluator):
                 yield rows, self.hidden.predict(everything, rows)
             return
         out = np.empty((len(perturbations) + 1, len(self.hidden)), np.uint16)
+        if shift is None:
+            out[[isinstance(each, Perturbation) for each in perturbations] + [False]] = self.hidden.predict(
+                plain
+            )
         for level, each in enumerate(perturbations):
             b2 = self.readout[1] if shift is None else self.readout[1] - shift[level]
-            if isinstance(each, Perturbation):
-                out[level] = self.hidden.with_b2(b2).predict([each])[0]
-            elif each.side == "pre":
+            if isinstance(each, Addition) and each.side == "pre":
                 moved = self.hidden.with_z(self.hidden.z + each.added())
                 out[level] = moved.with_b2(b2).unperturbed
-            else:
+            elif isinstance(each, Addition):
                 logits = np.concatenate(self.gather(lambda block, p=each: block.under(p)[1]))  # type: ignore[misc]
                 out[level] = (logits + (b2 - self.readout[1])).argmax(axis=1)
+            elif shift is not None:
+                out[level] = self.hidden.with_b2(b2).predict([each])[0]
         out[-1] = self.hidden.unperturbed
         yield slice(0, len(self.hidden)), out
 
