@@ -81,12 +81,13 @@ class Whitening:
     @classmethod
     def of(cls, activations: npt.NDArray[np.floating], live: npt.NDArray[np.bool_]) -> Whitening:
         """Return the measure from activations of the reference, (R, U)."""
+        from scipy.linalg import solve_triangular
         from sklearn.covariance import ledoit_wolf
 
         a = activations[:, live].astype(np.float64)
         covariance, _ = ledoit_wolf(a)
-        values, vectors = np.linalg.eigh(covariance)
-        root = vectors / np.sqrt(values)
+        lower = np.linalg.cholesky(covariance)
+        root = solve_triangular(lower, np.eye(len(lower)), lower=True).T
         a -= a.mean(axis=0)
         return cls(live, root.astype(np.float32), float(np.square(a @ root).sum()) / len(a))
 

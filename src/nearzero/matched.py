@@ -52,6 +52,7 @@ MEASURES = {
     "centred_agreement": "the same, the mean logit shift of the reference half taken out",
 }
 LEVELS = ("level", "displacement")
+MOST_WHITENED = 4096  # live units, beyond which the whitened displacement is NaN
 GEOMETRY = (
     "displacement_here",
     "median_displacement",
@@ -139,9 +140,10 @@ def matched(
 
     Returns:
         A Dataset on (family, side, target) with the variables of `MEASURES` (those of other metrics beside or in place
-        of accuracy and agreement), NaN where a displacement isn't reached; `unperturbed_<metric>` of the responding
-        half; `dead_units`; `undefined_examples`, those of the responding half with a = 0, for which no displacement of
-        their own exists. Its attributes say which backend measured, and by which rule the halves were cut.
+        of accuracy and agreement), NaN where a displacement isn't reached, and for the whitened displacement of more
+        than 4,096 live units; `unperturbed_<metric>` of the responding half; `dead_units`; `undefined_examples`, those
+        of the responding half with a = 0, for which no displacement of their own exists. Its attributes say which
+        backend measured, and by which rule the halves were cut.
 
     Raises:
         InputError: as `nz.sweep` and `nz.probe`.
@@ -218,8 +220,10 @@ class _Bench:
         self.ranges = reference.ranges
 
     @cached_property
-    def whitening(self) -> Whitening:
-        """Return the measure of the reference half's activations."""
+    def whitening(self) -> Whitening | None:
+        """Return the measure of the reference half's activations; None where its matrices are too large."""
+        if self.ranges.live.sum() > MOST_WHITENED:
+            return None
         return Whitening.of(self.reference.activations(), self.ranges.live)
 
     def conditions(self) -> Iterator[_Condition]:
@@ -324,7 +328,9 @@ class _Bench:
         found = {
             "displacement_here": np.sqrt(squares.sum(axis=1) / whole.sum()),
             "median_displacement": np.median(np.sqrt(squares[:, speaks] / whole[speaks]), axis=1),
-            "whitened_displacement": np.sqrt(whitened / rows / self.whitening.energy),
+            "whitened_displacement": np.sqrt(
+                whitened / rows / (self.whitening.energy if self.whitening else 1.0)
+            ),
             "logit_displacement": np.sqrt(logit / spread),
             "centred_logit_displacement": np.sqrt(centred / spread),
         }
@@ -345,7 +351,7 @@ class _Bench:
             activations, logits = block.under(each)
             change, moved = activations - block.activations, (logits - block.logits).astype(np.float64)
             squares[level] = by_example(change)
-            whitened[level] = self.whitening.squares(change)
+            whitened[level] = self.whitening.squares(change) if self.whitening is not None else np.nan
             logit[level] = np.square(moved).sum()
             centred[level] = np.square(moved - shift[level]).sum()
         plain = block.logits.astype(np.float64)
