@@ -240,16 +240,32 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def test_the_command_prints_a_table_and_what_follows(command: Command, tmp_path: Path, found: Power) -> None:
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_command_prints_a_table_and_what_follows(
+    width: int, command: Command, tmp_path: Path, found: Power, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
     out = tmp_path / "new" / "power"
     code, text, err = command(
         "power", *SETTINGS, "--runs", 6, "--runs", 7, "--activation", "abs", "--studies", 2, "--out", out
     )
     assert (code, err) == (0, "")
     words = " ".join(text.split())
-    assert "mechanism activation strength runs studies right wrong direction undecided findings" in words
+    table = text[: text.index("Shares of studies")]
+    assert all(len(line) <= width for line in table.splitlines())
+    assert words.startswith("networks runs right wrong undecided findings")
     for each in found.counts:
-        assert " ".join(each.row.values()) in words
+        shares = " ".join(each.row[name] for name in ("runs", "right", "wrong direction", "undecided"))
+        assert f"{each.row['mechanism']}, {each.row['activation']} {shares}" in words
+        assert f"strength {each.row['strength']}" in table
+    shown = [
+        each.row | {"strength": f"strength {each.row['strength']}", "studies": ""} for each in found.counts
+    ]
+    whole = [
+        "networks runs right wrong undecided findings",
+        *(cell for row in shown for cell in row.values()),
+    ]
+    assert Counter(table.replace(",", " ").split()) == Counter(" ".join(whole).replace(",", " ").split())
     for sentence in found.sentences():
         assert sentence in words
     kept = json.loads((out / "power.json").read_text())

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Column
 
 __all__ = [
     "DataDir",
@@ -23,7 +24,11 @@ __all__ = [
     "app",
     "console_for",
     "counting",
+    "option",
+    "print_rows",
+    "result_folder",
     "settings_from",
+    "the_console",
 ]
 
 app = typer.Typer(
@@ -34,16 +39,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def option(words: str, shown: bool | str = False, *names: str, metavar: str | None = None) -> Any:
+    """Describe an option: what it is, what stands for its default, and names in place of the parameter's."""
+    return typer.Option(*names, help=words, show_default=shown, metavar=metavar)
+
+
 StudyFolder = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder.", show_default=False)]
-DataDir = Annotated[
-    Optional[str],  # noqa: UP045 (typer reads the annotation)
-    typer.Option(help="A folder with the data files; also NEARZERO_DATA.", show_default=False),
-]
+DataDir = Annotated[str | None, option("A folder with the data files; also NEARZERO_DATA.")]
 Settings = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Any key of the spec; may be repeated.", show_default=False
-    ),
+    list[str] | None, option("Any key of the spec; may be repeated.", False, "--set", metavar="KEY=VALUE")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
@@ -52,15 +57,28 @@ class Interrupted(Exception):
     """An interruption of a command that doesn't go on where it was; the message is for the user."""
 
 
-def console_for(quiet: bool = False) -> Console | None:
+def console_for(quiet: bool) -> Console | None:
     """Where to print; None if nothing is to be printed."""
+    return None if quiet else the_console()
+
+
+def the_console() -> Console:
+    """Where to print."""
     from rich.console import Console
 
-    if quiet:
-        return None
     width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
     # tables need some 110 columns; what isn't a terminal (a file, a pipe) has no width of its own
     return Console(width=width or (None if sys.stdout.isatty() else 120))
+
+
+def print_rows(console: Console, headings: Iterable[str | Column], rows: Iterable[Iterable[str]]) -> None:
+    """Print a table without lines."""
+    from rich.table import Table
+
+    table = Table(*headings, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def settings_from(pairs: list[str] | None) -> dict[str, Any]:

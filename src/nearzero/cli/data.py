@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from nearzero.cli.common import DataDir, app, console_for
+from nearzero.cli.common import DataDir, app, print_rows, the_console
 
 __all__ = ["data_app"]
 
@@ -16,14 +16,13 @@ app.add_typer(data_app, name="data")
 
 @data_app.command("fetch")
 def data_fetch(
-    names: Annotated[Optional[list[str]], typer.Argument(metavar="[NAME]...", show_default="mnist")] = None,  # noqa: UP045
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default="mnist")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Put the files of data sets into the cache, checked."""
     from nearzero.datasets import fetch
 
-    console = console_for()
-    assert console is not None
+    console = the_console()
     for name in names or ["mnist"]:
         for file in fetch(name, data_dir=data_dir, report=console.print):
             console.print(f"{name}: {file.name} from {file.source}", highlight=False)
@@ -32,16 +31,10 @@ def data_fetch(
 @data_app.command("list")
 def data_list() -> None:
     """List the data sets that nearzero knows."""
-    from rich.table import Table
-
     from nearzero.datasets import entries
 
-    table = Table("name", "what it is", box=None, pad_edge=False)
-    for entry in entries():
-        table.add_row(entry.name, entry.description)
-    console = console_for()
-    assert console is not None
-    console.print(table)
+    rows = [(entry.name, entry.description) for entry in entries()]
+    print_rows(the_console(), ("name", "what it is"), rows)
 
 
 @data_app.command("verify")
@@ -52,16 +45,10 @@ def data_verify(
     data_dir: DataDir = None,
 ) -> None:
     """Check every file against its SHA-256; exit code 2 if one is wrong."""
-    from rich.table import Table
-
     from nearzero.datasets import verify
 
-    rows = verify(name, data_dir=data_dir)
-    table = Table("data set", "file", "status", "detail", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(row.dataset, row.file, row.status, row.detail)
-    console = console_for()
-    assert console is not None
-    console.print(table)
-    if any(row.status in ("wrong hash", "unreadable") for row in rows):
+    found = verify(name, data_dir=data_dir)
+    rows = [(row.dataset, row.file, row.status, row.detail) for row in found]
+    print_rows(the_console(), ("data set", "file", "status", "detail"), rows)
+    if any(row.status in ("wrong hash", "unreadable") for row in found):
         raise typer.Exit(2)

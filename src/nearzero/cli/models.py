@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
-from nearzero.cli.common import DataDir, Quiet, app, console_for, counting, result_folder
+from nearzero.cli.common import (
+    DataDir,
+    Quiet,
+    app,
+    console_for,
+    counting,
+    option,
+    print_rows,
+    result_folder,
+    the_console,
+)
 from nearzero.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["layers", "probe"]
 
@@ -23,20 +30,15 @@ ModelName = Annotated[
         show_default=False,
     ),
 ]
-Weights = Annotated[
-    Path | None,
-    typer.Option(help="Its weights: safetensors, or a state dict that PyTorch saved.", show_default=False),
-]
+Weights = Annotated[Path | None, option("Its weights: safetensors, or a state dict that PyTorch saved.")]
 DataName = Annotated[
     str,
-    typer.Option(
-        "--data",
-        help="A data set (mnist), a folder of IDX files, arrays x and y (.npz, .safetensors), or module:function.",
-        show_default=False,
+    option(
+        "A data set (mnist), a folder of IDX files, arrays x and y (.npz, .safetensors), or module:function."
     ),
 ]
-PixelOption = Annotated[str, typer.Option("--pixels", help="Of images: raw (0 to 255), unit or normalized.")]
-SplitOption = Annotated[str, typer.Option("--split", help="Of a data set: test or train.")]
+PixelOption = Annotated[str, option("Of images: raw (0 to 255), unit or normalized.", True)]
+SplitOption = Annotated[str, option("Of a data set: test or train.", True)]
 
 
 def _model_and_data(
@@ -60,55 +62,35 @@ def layers(
     data_dir: DataDir = None,
 ) -> None:
     """List what can be probed in a model: name, kind, shape, activation, units."""
-    from rich.table import Table
-
     from nearzero.analysis import layers as find
 
-    table = Table("layer", "kind", "type", "shape", "units", "on", "activation", box=None, pad_edge=False)
+    rows = []
     for each in find(*_model_and_data(model, weights, data, pixels, split, data_dir)):
         shape = "x".join(("N", *map(str, each.shape[1:])))
         row = (each.name, each.kind, each.type, shape, str(each.units), f"dim {each.unit_axis}")
-        table.add_row(*row, each.activation or "none")
-    console = console_for()
-    assert console is not None
-    console.print(table)
+        rows.append((*row, each.activation or "none"))
+    print_rows(the_console(), ("layer", "kind", "type", "shape", "units", "on", "activation"), rows)
 
 
 @app.command()
 def probe(
     model: ModelName,
     data: DataName,
-    layer: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A name or glob; may be repeated.", show_default="all activations"),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder for the result.", show_default=False)] = None,
+    layer: Annotated[list[str] | None, option("A name or glob; may be repeated.", "all activations")] = None,
+    out: Annotated[Path | None, option("A folder for the result.")] = None,
     weights: Weights = None,
-    family: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="May be repeated.", show_default="offset, scale, clip"),
-    ] = None,
-    levels: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="How many of each family's levels.", show_default="all, 100 to 125"),
-    ] = None,
-    metric: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="May be repeated.", show_default="accuracy, agreement"),
-    ] = None,
+    family: Annotated[list[str] | None, option("May be repeated.", "offset, scale, clip")] = None,
+    levels: Annotated[int | None, option("How many of each family's levels.", "all, 100 to 125")] = None,
+    metric: Annotated[list[str] | None, option("May be repeated.", "accuracy, agreement")] = None,
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
     data_dir: DataDir = None,
-    batch_size: Annotated[Optional[int], typer.Option(help="Examples at a time.", show_default="256")] = None,  # noqa: UP045
-    device: Annotated[str, typer.Option(help="Where to run the model: cpu, cuda, mps.")] = "cpu",
-    memory: Annotated[
-        str | None, typer.Option(help='What it may take, "2 GB" say.', show_default="NEARZERO_MEMORY or 3 GB")
-    ] = None,
+    batch_size: Annotated[int | None, option("Examples at a time.", "256")] = None,
+    device: Annotated[str, option("Where to run the model: cpu, cuda, mps.", True)] = "cpu",
+    memory: Annotated[str | None, option('What it may take, "2 GB" say.', "NEARZERO_MEMORY or 3 GB")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Perturb layers of a model, one at a time, at every level, and see what it predicts."""
-    from rich.table import Table
-
     from nearzero.analysis import probe as run
 
     console = console_for(quiet)
@@ -124,10 +106,7 @@ def probe(
         return
     console.print(result.headline, highlight=False, markup=False)
     rows = result.summary()
-    table = Table(*rows[0], box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
+    print_rows(console, rows[0], [row.values() for row in rows])
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
     if out is not None:

@@ -16,6 +16,8 @@ from nearzero.cli.common import (
     app,
     console_for,
     counting,
+    option,
+    print_rows,
     result_folder,
     settings_from,
 )
@@ -38,18 +40,12 @@ def power(
         Path | None, typer.Argument(metavar="[STUDY]", help="Whose rules.", show_default="the default rules")
     ] = None,
     settings: Settings = None,
-    runs: Annotated[
-        list[int] | None, typer.Option(help="Runs; may be repeated.", show_default="6, 10")
-    ] = None,
-    strength: Annotated[
-        list[float] | None, typer.Option(help="Of the task; may be repeated.", show_default="8")
-    ] = None,
-    activation: Annotated[
-        list[str] | None, typer.Option(help="abs or relu; may be repeated.", show_default="both")
-    ] = None,
-    studies: Annotated[int, typer.Option(help="Studies of each kind.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="A folder for power.json.", show_default=False)] = None,
+    runs: Annotated[list[int] | None, option("Runs; may be repeated.", "6, 10")] = None,
+    strength: Annotated[list[float] | None, option("Of the task; may be repeated.", "8")] = None,
+    activation: Annotated[list[str] | None, option("abs or relu; may be repeated.", "both")] = None,
+    studies: Annotated[int, option("Studies of each kind.", True)] = 20,
+    seed: Annotated[int, option("Of everything that is drawn.", True)] = 0,
+    out: Annotated[Path | None, option("A folder for power.json.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Say how many runs a design needs, and how often its rules are wrong where the answer is known.
@@ -57,7 +53,7 @@ def power(
     Plants networks that measure distance, match templates, or do half of each, and networks in which nothing differs;
     measures and judges them as `nearzero verdict` does. `--set verdict_...=...` changes the rules.
     """
-    from rich.table import Table
+    from rich.table import Column
 
     from nearzero.mechanisms import power as run
     from nearzero.threads import thread_count
@@ -73,12 +69,18 @@ def power(
         found.save(out)
     if console is None:
         return
-    table = Table(*found.counts[0].row, box=None, pad_edge=False)
-    for each in found.counts:
-        table.add_row(*each.row.values())
-    console.print(table)
+    rows = [_stacked(each.row) for each in found.counts]
+    headings = [Column(name, no_wrap=name not in ("networks", "findings")) for name in rows[0]]
+    print_rows(console, headings, [row.values() for row in rows])
     for line in (NOTE, *found.sentences()):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _stacked(row: dict[str, str]) -> dict[str, str]:
+    """Return a row in the 80 columns of a terminal: networks on two lines; findings, which add up to studies, wrap."""
+    kept = {"runs": row["runs"], "right": row["right"], "wrong": row["wrong direction"]}
+    networks = f"{row['mechanism']}, {row['activation']}\nstrength {row['strength']}"
+    return {"networks": networks, **kept, **{name: row[name] for name in ("undecided", "findings")}}
 
 
 def _spec(study: Path | None, settings: list[str] | None) -> Spec:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nearzero.cli.common import DataDir, Quiet, Settings, StudyFolder, app, console_for, settings_from
+from nearzero.cli.common import (
+    DataDir,
+    Quiet,
+    Settings,
+    StudyFolder,
+    app,
+    console_for,
+    option,
+    settings_from,
+    the_console,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,21 +27,12 @@ __all__ = ["audit", "compile_", "grid", "new", "report", "reproduce", "show", "s
 
 @app.command()
 def reproduce(
-    preset: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="quick (a minute or two) or paper (hours).", show_default="quick"),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The study's folder.", show_default="studies/PRESET")
-    ] = None,
-    runs: Annotated[Optional[int], typer.Option(help="Runs of each network.", show_default="20")] = None,  # noqa: UP045
-    device: Annotated[
-        str | None, typer.Option(help="Where to train: cpu, cuda, mps.", show_default="cpu")
-    ] = None,
+    preset: Annotated[str | None, option("quick (a minute or two) or paper (hours).", "quick")] = None,
+    out: Annotated[Path | None, option("The study's folder.", "studies/PRESET")] = None,
+    runs: Annotated[int | None, option("Runs of each network.", "20")] = None,
+    device: Annotated[str | None, option("Where to train: cpu, cuda, mps.", "cpu")] = None,
     data_dir: DataDir = None,
-    spec: Annotated[
-        Path | None, typer.Option(help="A spec file; the other options go over it.", show_default=False)
-    ] = None,
+    spec: Annotated[Path | None, option("A spec file; the other options go over it.")] = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
@@ -95,10 +96,7 @@ def verdict(
 def audit(
     study: StudyFolder,
     against: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="STUDY", help="A study with the other pixels, raw or normalized.", show_default=False
-        ),
+        Path | None, option("A study with the other pixels, raw or normalized.", metavar="STUDY")
     ] = None,
     data_dir: DataDir = None,
     quiet: Quiet = False,
@@ -117,14 +115,9 @@ def grid(
         Path,
         typer.Argument(metavar="SPEC", help="A grid's spec, such as grids/width.toml.", show_default=False),
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="The grid's folder.", show_default="studies/grids/NAME")
-    ] = None,
+    out: Annotated[Path | None, option("The grid's folder.", "studies/grids/NAME")] = None,
     networks: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where its networks lie; grids can share them.", show_default="networks, beside it"
-        ),
+        Path | None, option("Where its networks lie; grids can share them.", "networks, beside it")
     ] = None,
     data_dir: DataDir = None,
     quiet: Quiet = False,
@@ -150,8 +143,7 @@ def show(study: StudyFolder) -> None:
     from nearzero.report import print_tables
 
     opened = _open(study)
-    console = console_for()
-    assert console is not None
+    console = the_console()
     console.print(opened.title, style="bold", highlight=False)
     for key, value in opened.summary().items():
         console.print(f"  {key:<14} {value}", highlight=False, markup=False)
@@ -161,16 +153,16 @@ def show(study: StudyFolder) -> None:
 @app.command()
 def new(
     study: StudyFolder,
-    preset: Annotated[str, typer.Option(help="quick or paper.")] = "quick",
+    preset: Annotated[str, option("quick or paper.", True)] = "quick",
     settings: Settings = None,
 ) -> None:
     """Begin a study: make its folder and its spec, for `nearzero train`, `sweep` and `report`."""
     from nearzero.study import Study
 
     Study.create(study, preset, settings_from(settings))
-    console = console_for()
-    assert console is not None
-    console.print(f"{study / 'spec.toml'} is written; `nearzero train {study}` comes next", highlight=False)
+    the_console().print(
+        f"{study / 'spec.toml'} is written; `nearzero train {study}` comes next", highlight=False
+    )
 
 
 def _open(folder: Path) -> Any:

@@ -8,11 +8,9 @@ written costs a warning and a download the next time; the data are then used fro
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
-from nearzero.datasets.files import VerifiedFile, read_bytes, reason, verified
+from nearzero.datasets.files import VerifiedFile, read_bytes, reason, remove_leftovers, verified
 from nearzero.datasets.registry import Entry
 from nearzero.errors import InputError
 from nearzero.files import cache_root, make_folder, write_bytes
@@ -40,9 +38,8 @@ class Cache:
     def read(self) -> dict[str, VerifiedFile]:
         """The files that are there and sound, by name; a damaged one is reported and left out."""
         present = self._listing()
-        _clear_leftovers(
-            self.folder / name for name in present if name.startswith(".") and name.endswith(".part")
-        )
+        parts = [self.folder / name for name in present if name.startswith(".") and name.endswith(".part")]
+        remove_leftovers(parts, _LEFTOVER_SECONDS)
         found = {}
         for known in self._entry.files:
             if known.cached_name in present:
@@ -72,13 +69,3 @@ class Cache:
         except (OSError, ValueError) as error:
             self._say(f"{self._entry.name}: the cache folder {self.folder} can't be read ({reason(error)})")
             return frozenset()
-
-
-def _clear_leftovers(parts: Iterable[Path]) -> None:
-    """Remove what killed processes left; if that fails it is no matter."""
-    for part in parts:
-        try:
-            if time.time() - part.stat().st_mtime > _LEFTOVER_SECONDS:
-                part.unlink()
-        except OSError:
-            continue

@@ -100,8 +100,6 @@ def pixel_moments(images: npt.NDArray[np.uint8], white: int) -> tuple[float, flo
     counts = np.zeros(256, dtype=np.int64)
     for start in range(0, flat.size, _BLOCK):
         counts += np.bincount(flat[start : start + _BLOCK], minlength=256)
-    weighted = [(value, int(count)) for value, count in enumerate(counts)]
-    first = sum(value * count for value, count in weighted)
-    second = sum(value * value * count for value, count in weighted)
+    first, second = (int(counts @ np.arange(256, dtype=np.int64) ** power) for power in (1, 2))
     variance = (flat.size * second - first**2) / flat.size**2
     return first / flat.size / white, variance**0.5 / white

@@ -6,8 +6,11 @@ Nothing here knows where a file should be looked for (`sources`), nor what its b
 from __future__ import annotations
 
 import hashlib
+import shutil
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +20,21 @@ from nearzero.datasets.registry import IDX_FILES, KnownFile
 from nearzero.errors import InputError
 
 __all__ = [
+    "Unavailable",
     "VerifiedFile",
     "file_kind",
     "find_files",
     "read_bytes",
     "reason",
+    "remove_leftovers",
     "sha256",
     "unpacked",
     "verified",
 ]
+
+
+class Unavailable(Exception):
+    """A source could not deliver; the message says why in a few words. The next one is tried, and no user sees it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +133,14 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} can't be read: {reason(error)}") from error
+
+
+def remove_leftovers(paths: Iterable[Path], seconds: float) -> None:
+    """Remove files and folders that weren't touched for so long; if that fails it is no matter."""
+    for path in paths:
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > seconds:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def reason(error: OSError | ValueError) -> str:

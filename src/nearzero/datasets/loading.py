@@ -87,8 +87,7 @@ def _registered(entry: Entry, data_dir: str | Path | None, say: Callable[[str], 
     named = named_folder(entry, data_dir, say)
     files = find(entry, Cache(entry, say), say) if named is None else read_named(entry, *named)
     ordered = [files[known.name] for known in entry.files]
-    contents = {file.known.name: file.content for file in ordered}
-    train, test = _splits(contents, {name: name for name in contents})
+    train, test = _splits({file.known.name: (file.content, file.known.name) for file in ordered})
     mean, std = entry.moments or pixel_moments(train.images, entry.white)
     source = " and ".join(dict.fromkeys(file.source for file in ordered))
     hashes = {file.known.name: file.sha256 for file in ordered}
@@ -101,31 +100,30 @@ def _from_folder(given: str) -> Dataset:
     lacking = [name for name in IDX_FILES if name not in paths]
     if lacking:
         raise InputError(f"the data set {given} lacks {', '.join(lacking)} (gzipped or not)")
-    contents = {name: unpacked(read_bytes(path), str(path)) for name, path in paths.items()}
-    train, test = _splits(contents, {name: str(path) for name, path in paths.items()})
+    files = {name: (unpacked(read_bytes(path), str(path)), str(path)) for name, path in paths.items()}
+    train, test = _splits(files)
     mean, std = pixel_moments(train.images, 255)
     if std == 0:
         raise InputError(
             f"{paths[IDX_FILES[0]]}: every pixel has the same value: there is nothing to learn from"
         )
-    hashes = {name: sha256(data) for name, data in contents.items()}
+    hashes = {name: sha256(data) for name, (data, _) in files.items()}
     classes = int(train.labels.max()) + 1
     return Dataset(given, train, test, classes, 255, mean, std, f"folder {given}", hashes)
 
 
-def _splits(contents: Mapping[str, bytes], what: Mapping[str, str]) -> tuple[Split, Split]:
-    """The training and the test split; `what` names the files in errors."""
-    return _split(contents, what, *IDX_FILES[:2]), _split(contents, what, *IDX_FILES[2:])
+def _splits(files: Mapping[str, tuple[bytes, str]]) -> tuple[Split, Split]:
+    """The training and the test split, from the content of each file and what it is called in errors."""
+    first, second, third, fourth = (files[name] for name in IDX_FILES)
+    return _split(first, second), _split(third, fourth)
 
 
-def _split(
-    contents: Mapping[str, bytes], what: Mapping[str, str], images_name: str, labels_name: str
-) -> Split:
-    images = parse_idx(contents[images_name], what[images_name], dimensions=3)
-    labels = parse_idx(contents[labels_name], what[labels_name], dimensions=1)
+def _split(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -> Split:
+    images = parse_idx(*images_file, dimensions=3)
+    labels = parse_idx(*labels_file, dimensions=1)
     if len(images) != len(labels):
         raise InputError(
-            f"{what[labels_name]} has {len(labels):,} labels, but {what[images_name]} has {len(images):,} "
+            f"{labels_file[1]} has {len(labels):,} labels, but {images_file[1]} has {len(images):,} "
             "images: they do not belong together"
         )
     return Split(images, labels.astype(np.int64))

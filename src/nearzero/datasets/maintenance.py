@@ -135,13 +135,8 @@ def _packaged_rows(entry: Entry) -> list[FileStatus]:
         hashes = packaged_hashes(entry)
     except InputError as error:
         return [FileStatus(entry.name, known.name, "missing", package, str(error)) for known in entry.files]
-    return [
-        FileStatus(
-            entry.name,
-            known.name,
-            "present" if hashes[known.name] == known.sha256 else "wrong hash",
-            package,
-            f"SHA-256 {hashes[known.name]}",
-        )
-        for known in entry.files
-    ]
+    rows = []
+    for known in entry.files:
+        status: Status = "present" if hashes[known.name] == known.sha256 else "wrong hash"
+        rows.append(FileStatus(entry.name, known.name, status, package, f"SHA-256 {hashes[known.name]}"))
+    return rows

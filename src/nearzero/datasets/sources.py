@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nearzero.datasets.cache import Cache
-from nearzero.datasets.files import VerifiedFile, file_kind, find_files, read_bytes, verified
+from nearzero.datasets.files import Unavailable, VerifiedFile, file_kind, find_files, read_bytes, verified
 from nearzero.datasets.mirrors import from_mirrors
 from nearzero.datasets.npm import from_npm
 from nearzero.datasets.registry import Entry, KnownFile
-from nearzero.datasets.unavailable import Unavailable
 from nearzero.errors import InputError
 
 __all__ = ["DATA_VARIABLE", "NotFoundError", "existing_folder", "find", "named_folder", "read_named"]
@@ -51,15 +50,12 @@ def named_folder(
     entry: Entry, data_dir: str | Path | None, say: Callable[[str], None]
 ) -> tuple[Path, str] | None:
     """The folder that the user wants the files taken from, and the words for it as a source; None if none."""
-    variable = os.environ.get(DATA_VARIABLE)
+    given, role = os.environ.get(DATA_VARIABLE), f"{DATA_VARIABLE}: the folder"
     if data_dir is not None:
-        given = str(data_dir)
-        folder = existing_folder(given, "the data folder")
-    elif variable:
-        given = variable
-        folder = existing_folder(given, f"{DATA_VARIABLE}: the folder")
-    else:
+        given, role = str(data_dir), "the data folder"
+    elif not given:
         return None
+    folder = existing_folder(given, role)
     inner = folder / entry.name
     if file_kind(inner) == "folder" and find_files(inner):
         return inner, f"folder {given}"

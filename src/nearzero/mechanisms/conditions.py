@@ -15,11 +15,7 @@ import xarray as xr
 from nearzero.errors import InputError
 from nearzero.matched import Design
 from nearzero.mechanisms.nulls import chance_labels, one_family
-from nearzero.mechanisms.planted import (
-    distance_network,
-    mixed_network,
-    template_network,
-)
+from nearzero.mechanisms.planted import distance_network, mixed_network, template_network
 from nearzero.mechanisms.studies import measure_study
 from nearzero.mechanisms.tasks import Task, prototype_task
 from nearzero.networks import TwoLayer
@@ -67,16 +63,14 @@ class Condition:
     @property
     def name(self) -> str:
         """Return all that tells the condition from others."""
-        parts = [self.mechanism, self.activation, f"strength {self.strength:g}"]
-        parts += [] if self.share is None else [f"share {self.share:g}"]
-        return ", ".join([*parts, *([self.null] if self.null else [])])
+        share = "" if self.share is None else f"share {self.share:g}"
+        parts = (self.mechanism, self.activation, f"strength {self.strength:g}", share, self.null)
+        return ", ".join(filter(None, parts))
 
     @property
     def truth(self) -> str | None:
         """Return the finding that is right: of a null, that the costs are equivalent; None for a mixture."""
-        if self.null:
-            return "equivalent"
-        return TRUTHS.get(self.mechanism)
+        return "equivalent" if self.null else TRUTHS.get(self.mechanism)
 
     def generator(self, seed: int, what: str, *numbers: int) -> np.random.Generator:
         """Return a generator that belongs to this condition's name, whatever other conditions there are."""
@@ -124,7 +118,6 @@ def study_responses(
     if condition.null in ("one family", "common draws"):
         common = condition.null == "common draws"
         return one_family(task, networks, generator("null"), design=design, rules=rules, common=common)
-    labels = None
-    if condition.null == "chance labels":
-        labels = chance_labels(task, len(networks), generator("null"))
+    chance = condition.null == "chance labels"
+    labels = chance_labels(task, len(networks), generator("null")) if chance else None
     return measure_study(task, networks, design, labels=labels, own_draws=own_draws)

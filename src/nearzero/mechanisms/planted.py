@@ -28,15 +28,6 @@ class _Units:
     b1: Doubles
     w2: Doubles
 
-    def times(self, factor: float) -> _Units:
-        """The same units, the output weights multiplied."""
-        return _Units(self.w1, self.b1, factor * self.w2)
-
-    def beside(self, other: _Units) -> _Units:
-        """Both kinds in one layer."""
-        w2 = np.concatenate([self.w2, other.w2], axis=1)
-        return _Units(np.concatenate([self.w1, other.w1]), np.concatenate([self.b1, other.b1]), w2)
-
     def network(self, activation: str, generator: np.random.Generator) -> TwoLayer:
         """The network, its units in random order."""
         order = generator.permutation(len(self.w1))
@@ -125,7 +116,7 @@ def mixed_network(
         raise InputError(f"share must lie between 0 and 1; got {share}")
     distance = _distance(task, generator, _known(activation), units_per_class)
     template = _template(task, generator, activation, units_per_class, jitter)
-    parts = []
+    outputs = []
     for units, own in ((distance, share), (template, 1 - share)):
         margin = units.margin(task, activation)
         if not margin > 0:
@@ -133,8 +124,9 @@ def mixed_network(
                 f"the task is too hard to plant a share in it: a margin of {margin:.3g}; raise strength or "
                 "units_per_class"
             )
-        parts.append(units.times(own / margin))
-    return parts[0].beside(parts[1]).network(activation, generator)
+        outputs.append(own / margin * units.w2)
+    w1, b1 = (np.concatenate([getattr(distance, name), getattr(template, name)]) for name in ("w1", "b1"))
+    return _Units(w1, b1, np.concatenate(outputs, axis=1)).network(activation, generator)
 
 
 def _distance(task: Task, generator: np.random.Generator, activation: str, units_per_class: int) -> _Units:

@@ -16,27 +16,11 @@ from nearzero.statistics.multiplicity import HolmAdjustment, holm
 from nearzero.statistics.paired import PairedTest, paired_t_test
 from nearzero.statistics.sign_flip import MOST_RUNS, SignFlipTest, sign_flip_test
 from nearzero.statistics.summaries import Summary, count, mean, standard_deviation, summarise, t_interval
-from nearzero.statistics.words import (
-    ALL_DIFFERENCES_EQUAL,
-    ALL_PAIRS_EQUAL,
-    ALL_RUNS_EQUAL,
-    FEWER_THAN_THREE_RUNS,
-    FEWER_THAN_TWO_EXAMPLES,
-    FEWER_THAN_TWO_RUNS,
-    MINIMUM_RUNS,
-    NO_VARIANCE,
-)
+from nearzero.statistics.words import MINIMUM_RUNS
 
 __all__ = [
-    "ALL_DIFFERENCES_EQUAL",
-    "ALL_PAIRS_EQUAL",
-    "ALL_RUNS_EQUAL",
-    "FEWER_THAN_THREE_RUNS",
-    "FEWER_THAN_TWO_EXAMPLES",
-    "FEWER_THAN_TWO_RUNS",
     "MINIMUM_RUNS",
     "MOST_RUNS",
-    "NO_VARIANCE",
     "CrossedBootstrap",
     "Differences",
     "EffectSize",

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from nearzero.errors import InputError
+from nearzero.statistics.bootstrap import check_draws
 from nearzero.statistics.summaries import mean, standard_deviation
 from nearzero.statistics.words import FEWER_THAN_TWO_RUNS, NO_VARIANCE
 
@@ -75,7 +76,7 @@ def simultaneous_band(
     Source: Montiel Olea and Plagborg-Møller (2019), Simultaneous confidence bands: theory, implementation,
     and an application to SVARs, Journal of Applied Econometrics 34.
     """
-    _check(rng, confidence, draws)
+    check_draws(rng, confidence, draws, "a band takes at least 100 draws, better 4,000")
     array = np.asarray(curves, dtype=np.float64)
     if array.ndim != 2:
         raise InputError(f"a band takes runs by levels, shape (R, L); it saw the shape {array.shape}")
@@ -120,14 +121,3 @@ def _equal(runs: Floats) -> NDArray[np.bool_]:
     """Levels at which all runs are equal, up to the rounding that averages and percentages carry."""
     with np.errstate(invalid="ignore"):
         return np.asarray(np.ptp(runs, axis=0) <= 8.0 * np.finfo(np.float64).eps * np.abs(runs).max(axis=0))
-
-
-def _check(rng: object, confidence: float, draws: int) -> None:
-    if not isinstance(rng, np.random.Generator):
-        raise InputError(
-            f"rng is a NumPy Generator, such as numpy.random.default_rng(0); it was {type(rng).__name__}"
-        )
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence lies strictly between 0 and 1, for example 0.95; it was {confidence!r}")
-    if draws < 100:
-        raise InputError(f"a band takes at least 100 draws, better 4,000; it was {draws}")

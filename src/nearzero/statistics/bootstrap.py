@@ -15,7 +15,7 @@ a run, the same in all runs, neither has what it claims.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,9 +23,10 @@ from scipy import special
 
 from nearzero.errors import InputError
 from nearzero.statistics.differences import rounding_tolerance
+from nearzero.statistics.summaries import check_confidence
 from nearzero.statistics.words import FEWER_THAN_TWO_EXAMPLES, FEWER_THAN_TWO_RUNS, NO_VARIANCE
 
-__all__ = ["CrossedBootstrap", "Population", "bootstrap_means", "crossed_bootstrap"]
+__all__ = ["CrossedBootstrap", "Population", "bootstrap_means", "check_draws", "crossed_bootstrap"]
 
 Floats = NDArray[np.float64]
 Population = Literal["new runs and new examples", "new runs, data fixed"]
@@ -97,7 +98,10 @@ def crossed_bootstrap(
 
     Source: Owen (2007), The pigeonhole bootstrap, Annals of Applied Statistics 1; McCullagh (2000).
     """
-    _check(rng, population, resamples, confidence)
+    check_draws(rng, confidence, resamples, "a bootstrap takes at least 100 resamples, better 2,000")
+    if population not in (kinds := get_args(Population)):
+        words = " or ".join(f'"{kind}"' for kind in kinds)
+        raise InputError(f"the population is {words}; it was {population!r}")
     values, left_out, tolerance = _matrix(first, second)
     runs, examples = values.shape
     centre = float(values.mean()) if values.size else float("nan")
@@ -199,16 +203,12 @@ def _matrix(first: ArrayLike, second: ArrayLike | None) -> tuple[Floats, int, fl
     return values, int((~kept).sum()), rounding_tolerance(a, b)
 
 
-def _check(rng: object, population: str, resamples: int, confidence: float) -> None:
+def check_draws(rng: object, confidence: float, draws: int, words: str) -> None:
+    """Refuse what isn't a generator, a confidence that can't be, and fewer than 100 draws, with these words."""
     if not isinstance(rng, np.random.Generator):
         raise InputError(
             f"rng is a NumPy Generator, such as numpy.random.default_rng(0); it was {type(rng).__name__}"
         )
-    if population not in ("new runs and new examples", "new runs, data fixed"):
-        raise InputError(
-            f'the population is "new runs and new examples" or "new runs, data fixed"; it was {population!r}'
-        )
-    if resamples < 100:
-        raise InputError(f"a bootstrap takes at least 100 resamples, better 2,000; it was {resamples}")
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence lies strictly between 0 and 1, for example 0.95; it was {confidence!r}")
+    check_confidence(confidence)
+    if draws < 100:
+        raise InputError(f"{words}; it was {draws}")

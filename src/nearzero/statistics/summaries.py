@@ -15,7 +15,7 @@ from scipy import special
 from nearzero.errors import InputError
 from nearzero.statistics.words import ALL_RUNS_EQUAL, FEWER_THAN_TWO_RUNS
 
-__all__ = ["Summary", "count", "mean", "standard_deviation", "summarise", "t_interval"]
+__all__ = ["Summary", "check_confidence", "count", "mean", "standard_deviation", "summarise", "t_interval"]
 
 Floats = NDArray[np.float64]
 
@@ -107,8 +107,7 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Floats, Flo
 
     Source: Student (1908); `scipy.stats.t.interval` gives the same.
     """
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence lies strictly between 0 and 1, for example 0.95; it was {confidence!r}")
+    check_confidence(confidence)
     n = count(values)
     enough = n >= 2
     quantile = special.stdtrit(np.where(enough, n - 1, 1), (1.0 + confidence) / 2.0)
@@ -116,6 +115,12 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Floats, Flo
     half = np.where(enough, quantile * standard_error, np.nan)
     centre = mean(values)
     return np.asarray(centre - half), np.asarray(centre + half)
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse a confidence that isn't strictly between 0 and 1."""
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence lies strictly between 0 and 1, for example 0.95; it was {confidence!r}")
 
 
 def _runs_last(values: ArrayLike) -> Floats:
