@@ -220,8 +220,10 @@ def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | Non
     inputs, targets, size = [], [], 0
     for batch in session.source:
         array = _plain_inputs(batch)
-        # A model may be of that shape on some inputs alone.
-        if array is None or not _same_logits(model.logits(batch), module(batch.inputs[0].flatten(1))):
+        # A model may be of that shape on some inputs alone, and tokens aren't examples.
+        if array is None or array.shape[1] != network.inputs:
+            return None
+        if not _same_logits(model.logits(batch), module(batch.inputs[0].flatten(1))):
             return None
         size += array.nbytes
         if size > request.limit // 4:
