@@ -269,7 +269,9 @@ def scale_audit(
         InputError: as `nz.sweep` and `nz.probe`; levels that aren't scales; logits that aren't finite.
     """
     scales = as_scales(levels)
-    with open_evaluator(network, x, y, options, threads=threads, memory=memory) as evaluator:
+    with open_evaluator(
+        network, x, y, options, metrics="agreement", threads=threads, memory=memory
+    ) as evaluator:
         return scale_audit_of(evaluator, scales)
 
 

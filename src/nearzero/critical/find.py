@@ -84,7 +84,9 @@ def critical_levels(
     begin, end = _bounds(family, low, high)
     if not isinstance(grid, int) or grid < 2:
         raise InputError(f"grid must be a whole number, at least 2; got {grid!r}")
-    with open_evaluator(network, x, None, options, threads=threads, memory=memory) as evaluator:
+    with open_evaluator(
+        network, x, None, options, metrics="agreement", threads=threads, memory=memory
+    ) as evaluator:
         conduct = evaluator.conduct(conduct)
         evaluator.check(conduct, [family])
         made = make_family(family, conduct, seed)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from nearzero.arrays import as_array
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Backend, LayerEvaluator
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
@@ -87,16 +88,25 @@ def open_evaluator(
         InputError: a model, a layer or data that can't be used, with why and what to do.
     """
     options = options or {}
+    if unknown := [name for name in options if name not in ModelOptions.__annotations__]:
+        known_names = ", ".join(ModelOptions.__annotations__)
+        raise InputError(f"unknown option {unknown[0]!r}: known are {known_names}")
     backend = options.get("backend")
     _check_backend(backend)
-    said = any(options.get(name) is not None for name in SAID)
-    names = [metrics] if isinstance(metrics, str) else metrics
+    y = None if y is None else y if hasattr(y, "detach") else as_array(y, "y")
+    said = any(options.get(name) is not None for name in SAID) or options.get("method") not in (None, "auto")
+    names = [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
     known = names is None or (not isinstance(names, Mapping) and _all_known(names))
     if (y is not None or _is_array(data)) and known and not said and backend != "model":
         network = _recognised(model, needed=backend == "two-layer")
         if network is not None:
             yield TwoLayerEvaluator.of(network, data, y, threads=threads, memory=memory, metrics=names)
             return
+    if y is not None and not _is_array(data):
+        raise InputError(
+            f"y goes with inputs that come as one array; got {type(data).__name__}, whose batches are to be "
+            "(inputs, targets)"
+        )
     from nearzero.evaluators.session import open_session
     from nearzero.probing.request import Request
 
