@@ -69,3 +69,18 @@ def test_ranges_critical_levels_and_audits_need_no_classes_as_targets() -> None:
     np.testing.assert_array_equal(nz.unit_ranges(model, data).pre.width, expected.pre.width)
     assert len(nz.critical_levels(model, data, family="scale", grid=9)) == len(X)
     assert "measured_accuracy" not in nz.scale_audit(model, data, levels=(0.5, 1.0, 2.0)).curves
+
+
+@pytest.mark.parametrize("tokens", [5, 9])
+def test_an_activation_with_a_slope_for_each_token_is_refused(tokens: int) -> None:
+    """Not all sizes fail by themselves: with as many tokens as units, slopes would be taken for those of units."""
+    model = nn.Sequential(nn.Linear(6, 9), nn.PReLU(tokens), nn.Identity(), nn.Linear(9, 3))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.linspace(0.1, 0.9, tokens))
+    data = [torch.from_numpy(X)[:, None].expand(-1, tokens, -1) * torch.linspace(1.0, 2.0, tokens)[:, None]]
+    for analysis in (nz.matched, nz.near_and_far):
+        with pytest.raises(
+            nz.InputError, match="the activation of layer '1' depends on where in its example"
+        ):
+            analysis(model, data, layer="1")
+    assert nz.sweep(model, data, family="scale", layer="1").attrs["backend"] == "model"

@@ -40,6 +40,7 @@ from nearzero.probing.passes import Change, Changed, Passes
 from nearzero.probing.plan import Plan, check_families, conduct_of
 from nearzero.probing.ranges import by_unit, counted_rows, layer_ranges, row_owners
 from nearzero.probing.scores import METRICS, Metric
+from nearzero.probing.source import is_out_of_memory
 from nearzero.probing.suffix import Recorder, Suffix
 from nearzero.probing.taps import Tap, tapped
 from nearzero.probing.work import Work, changes_of, count_rows
@@ -83,6 +84,7 @@ class ModelEvaluator(LayerEvaluator):
         self.limit, self.threads = session.request.limit, thread_count()
         self.halves: Literal["example", "batch"] = session.halves
         self._passes: dict[Side, Passes] = {}
+        self._by_row = layer.act is None  # whether the activation is known to work on rows by themselves
 
     # --- what it is ---
 
@@ -170,6 +172,9 @@ class ModelEvaluator(LayerEvaluator):
 
         def visit(values: Tensor) -> None:
             rows = _exact(by_unit(values, self.place, batch)).reshape(-1, self.units)
+            if not self._by_row:
+                self._check_by_row(rows, by_unit(self._act(values), self.place, batch))
+                self._by_row = True
             seen.append((rows.clone(), _owners(values, self.place, batch)))
 
         with tapped(self.session.model.module, [Tap(self.place, "pre", visit)]):
@@ -177,6 +182,27 @@ class ModelEvaluator(LayerEvaluator):
         if not seen:
             raise InputError(f"layer {self.layer!r} isn't reached on every batch, so leave the layer out")
         return seen[0]
+
+    def _check_by_row(self, rows: Tensor, activations: Tensor) -> None:
+        """Refuse an activation that gives rows (r, U) other values than it gives them within their examples.
+
+        Raises:
+            InputError: it does, as a PReLU with a slope for each token.
+        """
+        expected = _exact(activations).reshape(-1, self.units)
+        slack = ROUNDING[activations.dtype.itemsize] * (float(expected.abs().max()) if len(rows) else 0.0)
+        try:
+            apart = self._act(rows) - expected
+        except RuntimeError as error:  # shapes that don't fit
+            if is_out_of_memory(error):
+                raise
+        else:
+            if bool((apart.abs() <= slack).all()):
+                return
+        raise InputError(
+            f"the activation of layer {self.layer!r} depends on where in its example a row is, and displacements are "
+            "measured row by row; leave the layer out"
+        )
 
     @property
     def row_examples(self) -> Integers:
