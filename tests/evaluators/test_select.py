@@ -84,3 +84,24 @@ def test_an_activation_with_a_slope_for_each_token_is_refused(tokens: int) -> No
         ):
             analysis(model, data, layer="1")
     assert nz.sweep(model, data, family="scale", layer="1").attrs["backend"] == "model"
+
+
+class TokensFirst(nn.Module):
+    """Within, values are (tokens, examples, units), as in PyTorch's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.act(self.first(x.movedim(0, 1)))).mean(0)
+
+
+def test_rows_are_refused_where_tokens_come_before_examples() -> None:
+    """With as many tokens as a multiple of the examples, rows would be given to others without a word."""
+    data = [(torch.from_numpy(X)[:6, None].expand(-1, 12, -1) * torch.linspace(1.0, 2.0, 12)[:, None], Y[:6])]
+    with pytest.raises(nz.InputError, match="which aren't the first dimension, so it isn't known which rows"):
+        nz.matched(TokensFirst(), data, layer="act")
+    with pytest.raises(nz.InputError, match="which aren't the first dimension, so it isn't known which rows"):
+        nz.critical_levels(TokensFirst(), data, layer="act", family="clip", grid=20)
+    assert nz.sweep(TokensFirst(), data, family="scale", layer="act").attrs["layer"] == "act"

@@ -175,6 +175,7 @@ class ModelEvaluator(LayerEvaluator):
             if not self._by_row:
                 self._check_by_row(rows, by_unit(self._act(values), self.place, batch))
                 self._by_row = True
+            self._check_owners(values, batch)
             seen.append((rows.clone(), _owners(values, self.place, batch)))
 
         with tapped(self.session.model.module, [Tap(self.place, "pre", visit)]):
@@ -182,6 +183,22 @@ class ModelEvaluator(LayerEvaluator):
         if not seen:
             raise InputError(f"layer {self.layer!r} isn't reached on every batch, so leave the layer out")
         return seen[0]
+
+    def _check_owners(self, values: Tensor, batch: Batch) -> None:
+        """Refuse values whose first dimension doesn't grow with the examples, since rows are told apart by it.
+
+        Raises:
+            InputError: it doesn't, as where tokens come before examples.
+        """
+        known = self.session.found.batch
+        alike = [each.shape[1:] for each in batch.inputs] == [each.shape[1:] for each in known.inputs]
+        if not (alike and batch.divisible and known.divisible):
+            return
+        if values.shape[0] * len(known) != self.place.shape[0] * len(batch):
+            raise InputError(
+                f"layer {self.layer!r} has values {tuple(values.shape)} for {len(batch)} examples, which aren't the "
+                "first dimension, so it isn't known which rows are whose; leave the layer out"
+            )
 
     def _check_by_row(self, rows: Tensor, activations: Tensor) -> None:
         """Refuse an activation that gives rows (r, U) other values than it gives them within their examples.
@@ -439,6 +456,7 @@ class _Pinned:
         examples, self._tokens = places[:, 0], places[:, 1]
         self._batch = batch.take(examples)
         self._changed = evaluator._pass(parameters.side).on(self._batch)
+        evaluator._check_owners(self._changed.values, self._batch)
         self._items = evaluator._items(self._batch, self._changed.logits)
         self._levels = np.zeros(len(places))
 
