@@ -149,3 +149,22 @@ def test_refusals(change: dict[str, object], message: str) -> None:
         nz.Design(**change)  # type: ignore[arg-type]
     with pytest.raises(nz.InputError, match="two halves need at least two examples; got 1"):
         halves(1, 0)
+
+
+def test_examples_that_a_mask_leaves_out_count_in_nothing_whatever_the_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(12, 4, 6, generator=generator), torch.randint(3, (12, 4), generator=generator)
+    y[[2, 3, 10, 11]] = -100  # both of a pair, so that either half has some
+    model = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3))
+    design = nz.Design(families=("shift", "noise"), targets=(0.2,), draws=1)
+    left = [row for row in range(12) if row not in (2, 3, 10, 11)]
+    whole = nz.matched(model, [(x, y)], design=design)
+    monkeypatch.setattr("nearzero.probing.source.Room.rows", lambda *_: 1)
+    by_one = nz.matched(model, [(x, y)], design=design)
+    assert whole.undefined_examples == by_one.undefined_examples == 0
+    assert whole.attrs["items"] == by_one.attrs["items"] == len(left) // 2 * 4
+    for name in MEASURES:
+        np.testing.assert_allclose(whole[name], by_one[name], rtol=1e-4)

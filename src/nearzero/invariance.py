@@ -65,6 +65,7 @@ class ScaleAudit:
     """What algebra says of a layer's scale sweep, and how well what is measured agrees with it.
 
     Attributes:
+        backend: what computed it, "two-layer" or "model".
         layer: its name; "hidden" in a two-layer network.
         activation: its name; None if none follows.
         homogeneous: whether act(s z) = s act(z) on these data, s > 0; without an activation it's so.
@@ -87,6 +88,7 @@ class ScaleAudit:
             normalisation, the prediction at s = 1; if the form is free, argmax(s B + A) for comparison.
     """
 
+    backend: str
     layer: str
     activation: str | None
     homogeneous: bool
@@ -269,7 +271,9 @@ def scale_audit(
         InputError: as `nz.sweep` and `nz.probe`; levels that aren't scales; logits that aren't finite.
     """
     scales = as_scales(levels)
-    with open_evaluator(network, x, y, options, threads=threads, memory=memory) as evaluator:
+    with open_evaluator(
+        network, x, y, options, metrics="agreement", threads=threads, memory=memory
+    ) as evaluator:
         return scale_audit_of(evaluator, scales)
 
 
@@ -311,7 +315,8 @@ def scale_audit_of(evaluator: LayerEvaluator, scales: Doubles) -> ScaleAudit:
         form = "affine" if formula else "free"
     registered = ACTIVATIONS.get(evaluator.activation or "")
     return ScaleAudit(
-        layer=evaluator.layer, activation=evaluator.activation, homogeneous=homogeneity <= rounding,
+        backend=evaluator.backend, layer=evaluator.layer, activation=evaluator.activation,
+        homogeneous=homogeneity <= rounding,
         homogeneity_error=homogeneity,
         registered=None if registered is None else registered.homogeneous, form=form, formula=formula,
         logit_error=error, normalisations=normalisations, constant_from=constant_from,

@@ -193,7 +193,7 @@ class _Sizes:
     """What activations and logits of some examples come to, and what perturbations change of them.
 
     Attributes:
-        whole: (n,), sum ||a||^2 of each example over its rows and live units.
+        whole: (n,), sum ||a||^2 of each example that has rows, over these and live units.
         logits: sum over items of l, (K,), and of ||l||^2.
         items, rows: how many.
         squares: (L, n), sum ||a' - a||^2 of each example.
@@ -338,7 +338,10 @@ class _Bench:
 
     def _sizes(self, block: Block, perturbations: Sequence[AnyPerturbation], shift: Doubles) -> _Sizes:
         """The sizes of one block of examples."""
-        live, owners, count = self.ranges.live, block.row_examples, int(block.row_examples.max()) + 1
+        live = self.ranges.live
+        # a mask may leave no rows of some examples, or of all
+        present, owners = np.unique(block.row_examples, return_inverse=True)
+        count = len(present)
 
         def by_example(rows: npt.NDArray[Any]) -> Doubles:
             own = rows if live.all() else rows[:, live]

@@ -41,7 +41,9 @@ def unit_ranges(
     Args:
         model, data, threads, memory, options: as in `sweep`.
     """
-    with open_evaluator(model, data, None, options, threads=threads, memory=memory) as evaluator:
+    with open_evaluator(
+        model, data, None, options, metrics="agreement", threads=threads, memory=memory
+    ) as evaluator:
         return evaluator.ranges
 
 

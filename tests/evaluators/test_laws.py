@@ -356,6 +356,8 @@ def test_one_place_picks_the_backend(data: tuple[np.ndarray, np.ndarray]) -> Non
     assert picked(network, loader) == picked(network, x.tolist()) == "two-layer"
     assert picked(network, x, layer="hidden") == picked(module, loader, layer="1") == "two-layer"
     assert picked(module, x, layer="3") == "model"  # its readout
+    doubles = nn.Sequential(nn.Flatten(), *network.to_module()).double()
+    assert picked(doubles, x.astype(np.float64), y) == "model"  # in its own precision
     assert picked(module, x, y, backend="model") == picked(module, x, method="full") == "model"
     assert (
         picked(unrecognised(network), x, y)

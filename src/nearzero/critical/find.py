@@ -84,7 +84,9 @@ def critical_levels(
     begin, end = _bounds(family, low, high)
     if not isinstance(grid, int) or grid < 2:
         raise InputError(f"grid must be a whole number, at least 2; got {grid!r}")
-    with open_evaluator(network, x, None, options, threads=threads, memory=memory) as evaluator:
+    with open_evaluator(
+        network, x, None, options, metrics="agreement", threads=threads, memory=memory
+    ) as evaluator:
         conduct = evaluator.conduct(conduct)
         evaluator.check(conduct, [family])
         made = make_family(family, conduct, seed)
@@ -99,7 +101,7 @@ def critical_levels(
     return CriticalLevels(
         family=family, low=begin, high=end, identity=made.identity, grid=searched, conduct=conduct, seed=seed,
         first=np.concatenate([[0], np.cumsum(found.counts)]), starts=found.starts, classes=found.classes,
-        unperturbed=found.unperturbed,
+        unperturbed=found.unperturbed, backend=evaluator.backend, precision=evaluator.precision,
     )  # fmt: skip
 
 

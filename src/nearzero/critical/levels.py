@@ -27,6 +27,7 @@ Classes = npt.NDArray[np.unsignedinteger[Any]]
 Places = npt.NDArray[np.int64]
 
 SIDES = ("below", "above")
+ABOUT = ("family", "low", "high", "grid", "seed", "backend", "precision")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,7 +46,9 @@ class CriticalLevels:
         first: (N + 1,) where each example's intervals begin in the arrays below.
         starts: (M,) levels, ascending within an example, the first of each `low`.
         classes: (M,) the prediction.
-        unperturbed: (N,) the prediction without perturbation, in float64.
+        unperturbed: (N,) the prediction without perturbation.
+        backend: what computed them, "two-layer" or "model".
+        precision: in which they were computed.
     """
 
     family: str
@@ -59,6 +62,8 @@ class CriticalLevels:
     starts: Doubles
     classes: Classes
     unperturbed: Classes
+    backend: str = "two-layer"
+    precision: str = "float64"
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -81,12 +86,10 @@ class CriticalLevels:
     def assumption(self) -> str:
         """What the intervals rest on, as a sentence."""
         if self.exact:
-            return (
-                "None: the logits are piecewise linear in the level, and every interval is found, in float64."
-            )
+            return f"None: the logits are piecewise linear in the level, and every interval is found, in {self.precision}."
         return (
             f"Predictions were looked at on {self.grid:,} levels, and every change from one to the next was followed "
-            "in float64: an interval that lies between two neighbours of that grid can have been missed."
+            f"in {self.precision}: an interval that lies between two neighbours of that grid can have been missed."
         )
 
     @property
@@ -257,7 +260,7 @@ class CriticalLevels:
             data["successor"] = (beside, np.stack([self.successor(side) for side in self.sides]))
             data["changes_back"] = (beside, np.stack([self.changes_back(side) for side in self.sides]))
         about = {"family": self.family, "low": self.low, "high": self.high, "seed": self.seed}
-        about |= {"assumption": self.assumption, **asdict(self.conduct)}
+        about |= {"assumption": self.assumption, "backend": self.backend, **asdict(self.conduct)}
         return xr.Dataset(data, coords={"side": list(self.sides)}, attrs=about)
 
     def save(self, path: str | PathLike[str]) -> Path:
@@ -266,7 +269,7 @@ class CriticalLevels:
         Raises:
             InputError: the file can't be written.
         """
-        about = {name: getattr(self, name) for name in ("family", "low", "high", "grid", "seed")}
+        about = {name: getattr(self, name) for name in ABOUT}
         about["conduct"] = asdict(self.conduct)
         changes = self.starts[_inner(self.first)]  # the others are all `low`
         classes = {"classes": self.classes, "unperturbed": self.unperturbed}

@@ -57,6 +57,8 @@ def _intervals(
 ) -> Intervals:
     """Counts, starts and classes of n items, from their predictions on the grid, (L, n)."""
     items = table.shape[1]
+    if not items:  # a mask leaves none of the block
+        return np.empty(0, np.int64), np.empty(0), np.empty(0, kind)
     _read_again(block, grid, table)
     starts, classes, owners = [np.full(items, grid[0])], [table[0]], [np.arange(items)]
     place, owner = np.nonzero(table[1:] != table[:-1])
@@ -67,6 +69,8 @@ def _intervals(
         classes.append(became)
         owners.append(owner)
         more = (became != after) & (left < change) & (change < right)  # a third class lies between
+        # at the end of a step its prediction stands, whatever a tie is rounded to
+        became[~more] = after[~more]
         owner, left, right, before, after = (each[more] for each in (owner, change, right, became, after))
     order = np.lexsort((np.concatenate(starts), np.concatenate(owners)))
     counts = np.bincount(np.concatenate(owners), minlength=items)
@@ -110,7 +114,8 @@ def _follow(
     """`_followed` for items that are pinned.
 
     The lead of `before` over the greatest other logit changes its sign at the change. It's found by Chandrupatla's
-    method (Advances in Engineering Software 28, 1997), to the last bits.
+    method (Advances in Engineering Software 28, 1997), to the last bits. At `left` itself logits may tie, and sums in
+    another order than before give another prediction: what comes beyond it decides.
     """
 
     def lead(levels: Doubles, place: Doubles) -> Doubles:
@@ -121,11 +126,11 @@ def _follow(
         mine = np.take_along_axis(values, own, axis=1)[:, 0]
         np.put_along_axis(values, own, -np.inf, axis=1)
         size = np.maximum(np.abs(mine - values.max(axis=1)), np.finfo(np.float64).tiny)
-        return np.asarray(np.where(winner == before[items], size, -size))
+        own_wins = (winner == before[items]) | (levels == left[items])
+        return np.asarray(np.where(own_wins, size, -size))
 
     places = np.arange(len(left))
     numbers = places.astype(np.float64)
-    late = lead(left, numbers) < 0  # sums in another order than before, and a tie: it changes at once
     nearest = TOLERANCE * float(np.maximum(np.abs(left), np.abs(right)).max())
     found = elementwise.find_root(
         lead,
@@ -134,5 +139,5 @@ def _follow(
         tolerances={"xatol": nearest, "xrtol": 0, "fatol": 0, "frtol": 0},
     )
     (one, other), (at_one, _) = found.bracket, found.f_bracket
-    change = np.where(late, left, np.where(at_one < 0, one, other))
+    change = np.where(at_one < 0, one, other)
     return change, logits_at(places, change).argmax(axis=1)

@@ -140,6 +140,7 @@ class LayerEvaluator(ABC):
         limit: bytes that work may take.
         threads: how many to use.
         metrics: the names of those that were asked for; accuracy, where there are labels, and agreement unless others.
+        precision: of the numbers in which critical levels are searched for.
         halves: what `split` divides: "example", or "batch" where examples can't be told apart within batches.
         readout: W2 (K, U) and b2 (K,) where the logits are W2 a + b2; None where that isn't known.
         labels: (N,), of a layer with a readout; else None, since batches have them.
@@ -152,6 +153,7 @@ class LayerEvaluator(ABC):
     limit: int
     threads: int
     metrics: tuple[str, ...]
+    precision: str = "float64"
     halves: Literal["example", "batch"] = "example"
     readout: tuple[Floats, Floats] | None = None
     labels: Integers | None = None

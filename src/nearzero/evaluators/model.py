@@ -40,6 +40,7 @@ from nearzero.probing.passes import Change, Changed, Passes
 from nearzero.probing.plan import Plan, check_families, conduct_of
 from nearzero.probing.ranges import by_unit, counted_rows, layer_ranges, row_owners
 from nearzero.probing.scores import METRICS, Metric
+from nearzero.probing.source import is_out_of_memory
 from nearzero.probing.suffix import Recorder, Suffix
 from nearzero.probing.taps import Tap, tapped
 from nearzero.probing.work import Work, changes_of, count_rows
@@ -82,7 +83,10 @@ class ModelEvaluator(LayerEvaluator):
         self.layer, self.activation, self.units = layer.name, layer.activation, layer.units
         self.limit, self.threads = session.request.limit, thread_count()
         self.halves: Literal["example", "batch"] = session.halves
+        dtype = session.model.dtype
+        self.precision = str(dtype).removeprefix("torch.") if dtype else "the model's own precision"
         self._passes: dict[Side, Passes] = {}
+        self._by_row = layer.act is None  # whether the activation is known to work on rows by themselves
 
     # --- what it is ---
 
@@ -164,6 +168,10 @@ class ModelEvaluator(LayerEvaluator):
 
         def visit(values: Tensor) -> None:
             rows = _exact(by_unit(values, self.place, batch)).reshape(-1, self.units)
+            if not self._by_row:
+                self._check_by_row(rows, by_unit(self._act(values), self.place, batch))
+                self._by_row = True
+            self._check_owners(values, batch)
             seen.append((rows.clone(), _owners(values, self.place, batch)))
 
         with tapped(self.session.model.module, [Tap(self.place, "pre", visit)]):
@@ -171,6 +179,43 @@ class ModelEvaluator(LayerEvaluator):
         if not seen:
             raise InputError(f"layer {self.layer!r} isn't reached on every batch, so leave the layer out")
         return seen[0]
+
+    def _check_owners(self, values: Tensor, batch: Batch) -> None:
+        """Refuse values whose first dimension doesn't grow with the examples, since rows are told apart by it.
+
+        Raises:
+            InputError: it doesn't, as where tokens come before examples.
+        """
+        known = self.session.found.batch
+        alike = [each.shape[1:] for each in batch.inputs] == [each.shape[1:] for each in known.inputs]
+        if not (alike and batch.divisible and known.divisible):
+            return
+        if values.shape[0] * len(known) != self.place.shape[0] * len(batch):
+            raise InputError(
+                f"layer {self.layer!r} has values {tuple(values.shape)} for {len(batch)} examples, which aren't the "
+                "first dimension, so it isn't known which rows are whose; leave the layer out"
+            )
+
+    def _check_by_row(self, rows: Tensor, activations: Tensor) -> None:
+        """Refuse an activation that gives rows (r, U) other values than it gives them within their examples.
+
+        Raises:
+            InputError: it does, as a PReLU with a slope for each token.
+        """
+        expected = _exact(activations).reshape(-1, self.units)
+        slack = ROUNDING[activations.dtype.itemsize] * (float(expected.abs().max()) if len(rows) else 0.0)
+        try:
+            apart = self._act(rows) - expected
+        except RuntimeError as error:  # shapes that don't fit
+            if is_out_of_memory(error):
+                raise
+        else:
+            if bool((apart.abs() <= slack).all()):
+                return
+        raise InputError(
+            f"the activation of layer {self.layer!r} depends on where in its example a row is, and displacements are "
+            "measured row by row; leave the layer out"
+        )
 
     @property
     def row_examples(self) -> Integers:
@@ -406,6 +451,7 @@ class _Pinned:
         examples, self._tokens = places[:, 0], places[:, 1]
         self._batch = batch.take(examples)
         self._changed = evaluator._pass(parameters.side).on(self._batch)
+        evaluator._check_owners(self._changed.values, self._batch)
         self._items = evaluator._items(self._batch, self._changed.logits)
         self._levels = np.zeros(len(places))
 

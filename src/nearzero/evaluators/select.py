@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from nearzero.arrays import as_array
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Backend, LayerEvaluator
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
@@ -81,18 +82,27 @@ def open_evaluator(
         InputError: a model, a layer or data that can't be used, with why and what to do.
     """
     options = options or {}
+    if unknown := [name for name in options if name not in ModelOptions.__annotations__]:
+        known_names = ", ".join(ModelOptions.__annotations__)
+        raise InputError(f"unknown option {unknown[0]!r}: known are {known_names}")
     backend = options.get("backend")
     _check_backend(backend)
     if isinstance(model, TwoLayer) and options.get("layer") == "hidden":  # as results call it
         options = {**options, "layer": None}
+    y = y if y is None or hasattr(y, "detach") else as_array(y, "y")
     said = any(options.get(name) not in (None, "auto") for name in SAID)
-    names = [metrics] if isinstance(metrics, str) else metrics
+    names = [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
     known = names is None or (not isinstance(names, Mapping) and _all_known(names))
     if (y is not None or _is_array(data)) and known and not said and backend != "model":
         network = _recognised(model, needed=backend == "two-layer")
         if network is not None:
             yield TwoLayerEvaluator.of(network, data, y, threads=threads, memory=memory, metrics=names)
             return
+    if y is not None and not _is_array(data):
+        raise InputError(
+            f"y goes with inputs that come as one array; got {type(data).__name__}, whose batches are to be "
+            "(inputs, targets)"
+        )
     from nearzero.evaluators.session import open_session
     from nearzero.probing.request import Request
 
@@ -165,13 +175,14 @@ def _is_array(data: Any) -> bool:
 
 
 def _recognised(model: Any, *, needed: bool) -> TwoLayer | None:
-    """The network that a model is; None for another module, unless it is needed."""
+    """The network that a model is; None for another module, or one in another precision, unless it is needed."""
+    if not needed and hasattr(model, "parameters"):
+        if any(str(each.dtype) != "torch.float32" for each in model.parameters()):
+            return None
     try:
         return as_network(model)
     except InputError:
-        from torch import nn
-
-        if needed or not isinstance(model, nn.Module):
+        if needed or not hasattr(model, "parameters"):
             raise
         return None
 
@@ -216,8 +227,10 @@ def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | Non
     inputs, targets, size = [], [], 0
     for batch in session.source:
         array = _plain_inputs(batch)
-        # A model may be of that shape on some inputs alone.
-        if array is None or not _same_logits(model.logits(batch), module(batch.inputs[0].flatten(1))):
+        # A model may be of that shape on some inputs alone, and tokens aren't examples.
+        if array is None or array.shape[1] != network.inputs:
+            return None
+        if not _same_logits(model.logits(batch), module(batch.inputs[0].flatten(1))):
             return None
         size += array.nbytes
         if size > request.limit // 4:

@@ -1,0 +1,107 @@
+"""What may be asked of an evaluator: options, labels and metrics in all the forms that a user may give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nearzero as nz
+
+X, Y = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32), np.arange(24) % 3
+
+
+def network(*, recognised: bool) -> nn.Module:
+    torch.manual_seed(0)
+    passive = [] if recognised else [nn.Identity()]
+    return nn.Sequential(nn.Linear(6, 9), nn.ReLU(), *passive, nn.Linear(9, 3))
+
+
+@pytest.mark.parametrize("recognised", [True, False])
+def test_labels_may_be_a_list(*, recognised: bool) -> None:
+    model = network(recognised=recognised)
+    found = [nz.sweep(model, X, y, family="scale") for y in (Y, Y.tolist(), torch.from_numpy(Y))]
+    for each in found[1:]:
+        np.testing.assert_array_equal(each.accuracy, found[0].accuracy)
+
+
+@pytest.mark.parametrize("recognised", [True, False])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layre": "1"}, "unknown option 'layre'"),
+        ({"method": "quick"}, "method must be auto, suffix or full"),
+    ],
+)
+def test_refusals(options: Any, message: str, *, recognised: bool) -> None:
+    with pytest.raises(nz.InputError, match=message):
+        nz.sweep(network(recognised=recognised), X, Y, family="scale", **options)
+
+
+def test_labels_apart_from_batches_are_refused() -> None:
+    with pytest.raises(
+        nz.InputError, match="y goes with inputs that come as one array; got list, whose batches"
+    ):
+        nz.sweep(network(recognised=False), [(X, Y)], Y, family="scale")
+
+
+def test_a_method_is_of_the_model_backend() -> None:
+    assert nz.sweep(network(recognised=True), X, Y, family="scale", method="full").attrs["backend"] == "model"
+
+
+def test_a_metric_may_be_a_function_alone() -> None:
+    def right(logits: Tensor, target: Tensor) -> Tensor:
+        return (logits.argmax(-1) == target).float()
+
+    design = nz.Design(families=("shift",), targets=(0.1,), draws=1)
+    alone = nz.matched(network(recognised=True), X, Y, design=design, metrics=right)
+    known = nz.matched(network(recognised=False), X, Y, design=design, metrics="accuracy")
+    np.testing.assert_array_equal(alone.right, known.accuracy)
+
+
+def test_ranges_critical_levels_and_audits_need_no_classes_as_targets() -> None:
+    """As outputs of a regression have none."""
+    model, data = network(recognised=False), [(X, X[:, :3])]
+    expected = nz.unit_ranges(model, X)
+    np.testing.assert_array_equal(nz.unit_ranges(model, data).pre.width, expected.pre.width)
+    assert len(nz.critical_levels(model, data, family="scale", grid=9)) == len(X)
+    assert "measured_accuracy" not in nz.scale_audit(model, data, levels=(0.5, 1.0, 2.0)).curves
+
+
+@pytest.mark.parametrize("tokens", [5, 9])
+def test_an_activation_with_a_slope_for_each_token_is_refused(tokens: int) -> None:
+    """Not all sizes fail by themselves: with as many tokens as units, slopes would be taken for those of units."""
+    model = nn.Sequential(nn.Linear(6, 9), nn.PReLU(tokens), nn.Identity(), nn.Linear(9, 3))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.linspace(0.1, 0.9, tokens))
+    data = [torch.from_numpy(X)[:, None].expand(-1, tokens, -1) * torch.linspace(1.0, 2.0, tokens)[:, None]]
+    for analysis in (nz.matched, nz.near_and_far):
+        with pytest.raises(
+            nz.InputError, match="the activation of layer '1' depends on where in its example"
+        ):
+            analysis(model, data, layer="1")
+    assert nz.sweep(model, data, family="scale", layer="1").attrs["backend"] == "model"
+
+
+class TokensFirst(nn.Module):
+    """Within, values are (tokens, examples, units), as in PyTorch's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.act(self.first(x.movedim(0, 1)))).mean(0)
+
+
+def test_rows_are_refused_where_tokens_come_before_examples() -> None:
+    """With as many tokens as a multiple of the examples, rows would be given to others without a word."""
+    data = [(torch.from_numpy(X)[:6, None].expand(-1, 12, -1) * torch.linspace(1.0, 2.0, 12)[:, None], Y[:6])]
+    with pytest.raises(nz.InputError, match="which aren't the first dimension, so it isn't known which rows"):
+        nz.matched(TokensFirst(), data, layer="act")
+    with pytest.raises(nz.InputError, match="which aren't the first dimension, so it isn't known which rows"):
+        nz.critical_levels(TokensFirst(), data, layer="act", family="clip", grid=20)
+    assert nz.sweep(TokensFirst(), data, family="scale", layer="act").attrs["layer"] == "act"
