@@ -176,13 +176,13 @@ def _is_array(data: Any) -> bool:
 
 def _recognised(model: Any, *, needed: bool) -> TwoLayer | None:
     """The network that a model is; None for another module, or one in another precision, unless it is needed."""
-    if not needed and hasattr(model, "parameters"):
-        if any(str(each.dtype) != "torch.float32" for each in model.parameters()):
-            return None
+    is_module = hasattr(model, "parameters")
+    if not needed and is_module and any(str(each.dtype) != "torch.float32" for each in model.parameters()):
+        return None
     try:
         return as_network(model)
     except InputError:
-        if needed or not hasattr(model, "parameters"):
+        if needed or not is_module:
             raise
         return None
 
