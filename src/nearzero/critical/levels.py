@@ -86,7 +86,8 @@ class CriticalLevels:
     def assumption(self) -> str:
         """What the intervals rest on, as a sentence."""
         if self.exact:
-            return f"None: logits are piecewise linear in the level; every interval is found, in {self.precision}."
+            where = f"every interval is found, in {self.precision}"
+            return f"None: the logits are piecewise linear in the level, and {where}."
         return (
             f"Predictions were looked at on {self.grid:,} levels, and every change from one to the next was followed "
             f"in {self.precision}: an interval that lies between two neighbours of that grid can have been missed."
