@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nearzero.kernels.forward import fold, forward_tile
 from nearzero.kernels.gradient import pixel_gradient
-from nearzero.kernels.layout import aligned, even, padded, strip_width
+from nearzero.kernels.layout import aligned, each_strip, even, padded
 from nearzero.kernels.readout import (
     MISSING,
     activate_tile,
@@ -139,14 +139,11 @@ def derive(weights, shape):  # type: ignore[no-untyped-def]
     own, w2t = weights.own, weights.w2t
     if shape.gain != np.float32(1.0) or shape.shift != np.float32(0.0):
         fold(own.w1, own.b1, shape.inputs, shape.gain, shape.shift, weights.w, weights.b)
-    unit = 0
-    while unit < shape.units:
-        width = strip_width(own.b1.size - unit)
+    for unit, width in each_strip(own.b1.size):
         for k in range(shape.classes):
             row = unit * (shape.classes + shape.classes % 2) + k * width
             for u in range(min(width, shape.units - unit)):
                 w2t[(unit + u) * own.b2.size + k] = own.w2[row + u]
-        unit += width
 
 
 @jit
@@ -178,11 +175,8 @@ def _move_rest(weights, gradient, shape, rate):  # type: ignore[no-untyped-def]
 @jit
 def update(weights, gradient, shape, rate):  # type: ignore[no-untyped-def]
     """w <- w - rate * gradient, and what is derived. The rate is that of a sum over examples: the learning rate / N."""
-    units, unit = weights.own.b1.size, 0
-    while unit < units:
-        width = strip_width(units - unit)
+    for unit, width in each_strip(weights.own.b1.size):
         _move_strip(weights, gradient, shape, unit, width, rate)
-        unit += width
     _move_rest(weights, gradient, shape, rate)
 
 
@@ -221,13 +215,10 @@ def _go_through(  # type: ignore[no-untyped-def]
         if count < examples:
             sift(tiles, tile, shape.inputs, room.taught, count, room.sifted)
             entries, starts, tile = room.sifted.entries, room.sifted.starts, 0
-        unit = 0
-        while unit < units:
-            width = strip_width(units - unit)
+        for unit, width in each_strip(units):
             pixel_gradient(entries, starts, tile, shape.inputs, room.z, unit, width, fresh, gradient.w1)
             if rate:  # while the strip is in the second-level cache
                 _move_strip(weights, gradient, shape, unit, width, rate)
-            unit += width
         if rate:
             _move_rest(weights, gradient, shape, rate)
     return loss, correct
