@@ -60,16 +60,16 @@ for examples, rate, steps in ((random, 0.05, 7), (fitted, 0.0003, 60)):
             losses += np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
             shares.append(np.mean(losses == 0))
 
+from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.families import Conduct
-from nearzero.hidden import HiddenLayer
 from nearzero.perturbation import Perturbation
 from nearzero.sweep import respond
 
-hidden = HiddenLayer(trained[0], examples.pixels)
+evaluator = TwoLayerEvaluator.of(trained[0], examples.pixels, examples.labels)
 conduct = Conduct.default(["abs"])
 families = ("offset", "scale", "clip")
-swept = respond(hidden, examples.labels, families=families, ranges=hidden.ranges, conduct=conduct)
-predicted = hidden.predict([Perturbation(offset=0.1)])
+swept = respond(evaluator, families=families, conduct=conduct)
+predicted = evaluator.hidden.predict([Perturbation(offset=0.1)])
 digest.update(swept.accuracy.values.tobytes() + predicted.tobytes())
 print(MANY_REGISTERS, digest.hexdigest(), *shares)
 """

@@ -8,12 +8,13 @@ float64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.kernels.activations import FUNCTIONS, KERNEL_ACTIVATIONS, vexp, vlog
+from nearzero.kernels.activations import KERNEL_ACTIVATIONS, activate, slope, vexp, vlog
 from nearzero.kernels.layout import MANY_REGISTERS, aligned, by_width, each_strip, padded
 from nearzero.kernels.registers import (
     axpy_pair,
@@ -90,24 +91,32 @@ def make_room(inputs: int, units: int, classes: int) -> Room:
     return Room(z, a, logits, aligned(TILE), aligned(TILE), np.zeros(TILE + 1, np.int64), sift_room(inputs))
 
 
-def _loop(name: str) -> Any:
-    """The loop of `activate_tile` for one activation."""
-    act = KERNEL_ACTIVATIONS[name]
-    function, derivative = FUNCTIONS[type(act)]
+def _loop(acts: Sequence[NamedTuple]) -> Any:
+    """The loop of `activate_tile` for the activation at place `code` among some."""
+    act = acts[0]
 
     @inlined
-    def loop(z, a, first, last):  # type: ignore[no-untyped-def]
+    def loop(_code, z, a, first, last):  # type: ignore[no-untyped-def]
         for i in range(first, last, 16):
             value = load(z, i)
-            store(a, i, function(act, value))
-            store(z, i, derivative(act, value))
+            store(a, i, activate(act, value))
+            store(z, i, slope(act, value))
 
-    return loop
+    if len(acts) == 1:
+        return loop
+    others = _loop(acts[1:])
+
+    @inlined
+    def either(code, z, a, first, last):  # type: ignore[no-untyped-def]
+        if code == 0:
+            loop(code, z, a, first, last)
+        else:
+            others(code - 1, z, a, first, last)
+
+    return either
 
 
-_relu, _abs, _leaky_relu = _loop("relu"), _loop("abs"), _loop("leaky_relu")
-_gelu, _silu, _tanh = _loop("gelu"), _loop("silu"), _loop("tanh")
-_sigmoid, _softplus, _elu = _loop("sigmoid"), _loop("softplus"), _loop("elu")
+_activate = _loop(list(KERNEL_ACTIVATIONS.values()))
 
 
 @jit
@@ -118,25 +127,7 @@ def activate_tile(code, z, a, examples, units):  # type: ignore[no-untyped-def]
     for all nine.
     """
     for unit, width in each_strip(units):
-        first, last = unit * TILE, unit * TILE + examples * width
-        if code == 0:
-            _relu(z, a, first, last)
-        elif code == 1:
-            _abs(z, a, first, last)
-        elif code == 2:
-            _leaky_relu(z, a, first, last)
-        elif code == 3:
-            _gelu(z, a, first, last)
-        elif code == 4:
-            _silu(z, a, first, last)
-        elif code == 5:
-            _tanh(z, a, first, last)
-        elif code == 6:
-            _sigmoid(z, a, first, last)
-        elif code == 7:
-            _softplus(z, a, first, last)
-        else:
-            _elu(z, a, first, last)
+        _activate(code, z, a, unit * TILE, unit * TILE + examples * width)
 
 
 @jit
