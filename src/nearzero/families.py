@@ -8,7 +8,6 @@ drawn for each example, is in `nearzero.noise`. How a sweep applies families is 
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.activations import activation
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbation import Perturbation, Side
 from nearzero.ranges import Ranges
 
@@ -386,7 +385,6 @@ def make_family(name: str, conduct: Conduct, seed: int = 0) -> Family:
         InputError: there is none of that name.
     """
     if name not in FAMILIES:
-        close = difflib.get_close_matches(str(name), FAMILIES, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = did_you_mean(name, FAMILIES)
         raise InputError(f"unknown family {name!r}: {hint}known are {', '.join(FAMILIES)}")
     return FAMILIES[name](conduct, seed)

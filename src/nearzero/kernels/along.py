@@ -20,9 +20,22 @@ import numpy.typing as npt
 from nearzero.kernels.activations import activate, slope
 from nearzero.kernels.bytes import copy_items, first_bit
 from nearzero.kernels.layout import aligned
-from nearzero.kernels.registers import first_equal, hmax, lanes_reaching, last_lane
 from nearzero.kernels.respond import BLOCK, perturb
-from nearzero.kernels.simd import fma, hsum, jit, load, select_gt, splat, splat_at, store, vabs
+from nearzero.kernels.simd import (
+    first_equal,
+    fma,
+    hmax,
+    hsum,
+    jit,
+    lanes_reaching,
+    last_lane,
+    load,
+    select_gt,
+    splat,
+    splat_at,
+    store,
+    vabs,
+)
 
 __all__ = ["FOLLOWED_CLASSES", "Line", "line_room", "respond_along"]
 

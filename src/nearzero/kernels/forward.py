@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from nearzero.errors import InputError
 from nearzero.kernels.layout import aligned, by_strip, by_width, each_strip, padded
-from nearzero.kernels.registers import inlined
-from nearzero.kernels.simd import fma, jit, load, load_like, splat, store, store_n
+from nearzero.kernels.simd import fma, inlined, jit, load, load_like, splat, store, store_n
 from nearzero.kernels.tiles import PARTS, TILE, add_list, build_tile, check_inputs, tile_room
 from nearzero.pixels import Pixels
 from nearzero.threads import parallel, thread_count

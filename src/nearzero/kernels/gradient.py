@@ -9,8 +9,7 @@ are zero in the whole tile aren't touched.
 from __future__ import annotations
 
 from nearzero.kernels.layout import by_width
-from nearzero.kernels.registers import halves, inlined
-from nearzero.kernels.simd import jit, load_like, store_n
+from nearzero.kernels.simd import halves, inlined, jit, load_like, store_n
 from nearzero.kernels.tiles import TILE, add_list, pixel_pairs
 
 __all__ = ["pixel_gradient"]

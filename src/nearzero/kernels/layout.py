@@ -20,8 +20,7 @@ import numpy.typing as npt
 from numba import njit
 
 from nearzero.kernels.compile import has_feature
-from nearzero.kernels.registers import inlined
-from nearzero.kernels.simd import LANES, jit, splat_n
+from nearzero.kernels.simd import LANES, inlined, jit, splat_n
 
 __all__ = [
     "BYTES",

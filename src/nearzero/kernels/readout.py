@@ -16,28 +16,26 @@ import numpy.typing as npt
 
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS, activate, slope, vexp, vlog
 from nearzero.kernels.layout import MANY_REGISTERS, aligned, by_width, each_strip, padded
-from nearzero.kernels.registers import (
+from nearzero.kernels.simd import (
+    add_n,
     axpy_pair,
     first_equal,
     halves,
     hmax,
-    inlined,
-    outer_rows_n,
-    store_rows_n,
-)
-from nearzero.kernels.simd import (
-    add_n,
     hsum,
+    inlined,
     jit,
     load,
     load_like,
     mul_n,
+    outer_rows_n,
     select_gt,
     splat,
     splat_at,
     splat_n,
     store,
     store_n,
+    store_rows_n,
     vmax,
 )
 from nearzero.kernels.tiles import TILE, Sifted, sift_room

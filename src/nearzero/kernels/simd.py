@@ -15,16 +15,18 @@ Inside ``@jit`` functions, `Vec` supports ``+ - * /`` and unary minus, and these
 ``fma(a, b, c)``        ``a * b + c``, fused where the machine can
 ``vmax, vmin, vabs``    lane by lane; ``vmax(a, b)`` is b where a is NaN
 ``select_gt(a,b,x,y)``  ``x`` where ``a > b``, else ``y``
-``load_n, store_n``     a tuple of N vectors from, or to, ``a[i:i+16*N]``
+``load_like(a, i, t)``  as many vectors from ``a[i]`` on as the tuple t has
+``store_n(a, i, t)``    the reverse
 ``splat_n(x, n)``       a tuple of n times ``splat(x)``
-``add_n(t, u)``         tuples added, lane by lane
+``add_n, mul_n``        tuples added, or multiplied, lane by lane
 ``outer_n(a, i, v, t)`` ``t[k*n+j] + a[i+k] * v[j]`` for every k and the n vectors of v: a unit's share of sums
 ``hsum(v)``             the sum of the lanes, in a fixed order
 ``exp2i(v)``            2**v for lanes that hold whole numbers in [-126, 127]
 ``split_exponent(v)``   ``(m, e)`` with v = m * 2**e, m in [0.5, 1), for positive normal v
 =====================  ==========================================================================
 
-Indices are not checked: a kernel is called through a function that has checked its arrays.
+The others say themselves what they do. Indices are not checked: a kernel is called through a function that has checked
+its arrays.
 """
 
 from __future__ import annotations
@@ -40,28 +42,32 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from nearzero.kernels.compile import jit
+from nearzero.kernels.compile import inlined, jit
 
 __all__ = [
-    "COUNT",
-    "FLOATS",
     "INDEX",
     "LANES",
     "VEC",
-    "VECS",
     "add_n",
+    "axpy_pair",
     "emitted",
     "exp2i",
+    "first_equal",
     "flat",
     "fma",
-    "folded",
     "further",
+    "halves",
+    "hmax",
     "hsum",
+    "inlined",
     "jit",
+    "lanes_reaching",
+    "last_lane",
     "load",
     "load_like",
     "mul_n",
     "outer_n",
+    "outer_rows_n",
     "pointer",
     "select_gt",
     "splat",
@@ -70,15 +76,15 @@ __all__ = [
     "split_exponent",
     "store",
     "store_n",
+    "store_rows_n",
     "vabs",
-    "vec",
     "vmax",
     "vmin",
 ]
 
 LANES = 16
 
-_F32, _I32 = ir.FloatType(), ir.IntType(32)
+_F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VEC, _IVEC = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
 
@@ -223,7 +229,7 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return _call(builder, "fmuladd", a, b, c)
 
 
-def folded(builder: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
+def _folded(builder: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
     """Join the lanes to one number, half with half, so that the order is fixed."""
     width = LANES
     while width > 1:
@@ -250,7 +256,7 @@ exp2i = emitted(VEC)(
     lambda b, x: b.bitcast(b.shl(b.add(b.fptosi(x, _IVEC), _iconstant(127)), _iconstant(23)), _VEC)
 )
 select_gt = emitted(VEC, VEC, VEC, VEC)(lambda b, p, q, x, y: b.select(b.fcmp_ordered(">", p, q), x, y))
-hsum = emitted(VEC, gives=types.float32)(lambda b, x: folded(b, x, b.fadd))
+hsum = emitted(VEC, gives=types.float32)(lambda b, x: _folded(b, x, b.fadd))
 
 
 def _operator(symbol: Callable[..., Any], arity: int, emit: Callable[..., Any]) -> None:
@@ -278,6 +284,31 @@ def split_exponent(builder: Any, value: Any) -> Any:
     exponent = builder.sub(builder.lshr(bits, _iconstant(23)), _iconstant(126))
     mantissa = builder.or_(builder.and_(bits, _iconstant(0x007FFFFF)), _iconstant(0x3F000000))
     return [builder.bitcast(mantissa, _VEC), builder.sitofp(exponent, _VEC)]
+
+
+@emitted(VEC, gives=types.float32)
+def hmax(builder: Any, value: Any) -> Any:
+    """The greatest of the lanes; NaNs may or may not be passed over."""
+    return _folded(builder, value, lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
+
+
+@emitted(VEC, VEC, gives=types.int64)
+def first_equal(builder: Any, a: Any, b: Any) -> Any:
+    """The first lane in which a equals b; 16 where there's none."""
+    lanes = builder.bitcast(builder.fcmp_ordered("==", a, b), ir.IntType(LANES))
+    return builder.zext(builder.cttz(lanes, ir.Constant(ir.IntType(1), 0)), _I64)
+
+
+@emitted(VEC, VEC, gives=types.int64)
+def lanes_reaching(builder: Any, a: Any, b: Any) -> Any:
+    """The lanes in which a is at least b, as the bits of a whole number."""
+    return builder.zext(builder.bitcast(builder.fcmp_ordered(">=", a, b), ir.IntType(LANES)), _I64)
+
+
+@emitted(VEC, gives=types.float32)
+def last_lane(builder: Any, a: Any) -> Any:
+    """The last of the lanes."""
+    return builder.extract_element(a, ir.Constant(ir.IntType(32), LANES - 1))
 
 
 # --- tuples of vectors: blocks of registers -------------------------------------------------------------
@@ -308,3 +339,36 @@ def outer_n(builder: Any, data: Any, index: Any, values: Any, sums: Any) -> Any:
         weight = _splat_at(builder, data, further(builder, index, k // count))
         result += [_fma(builder, weight, *pair) for pair in zip(values, sums[k : k + count], strict=True)]
     return result
+
+
+@emitted(VEC, VEC, FLOATS, INDEX, VECS, gives=lambda first, second, array, index, sums: sums)
+def axpy_pair(builder: Any, first: Any, second: Any, data: Any, index: Any, sums: Any) -> Any:
+    """`sums` + vector * row, lane by lane: the first half of `sums` belongs to `first`, the other to `second`."""
+    half = len(sums) // 2
+    rows = [_load(builder, data, further(builder, index, k * LANES)) for k in range(half)]
+    factors = [first] * half + [second] * half
+    return [_fma(builder, *each) for each in zip(factors, rows + rows, sums, strict=True)]
+
+
+@emitted(FLOATS, INDEX, INDEX, VEC, VECS, gives=lambda array, index, stride, value, sums: sums)
+def outer_rows_n(builder: Any, data: Any, index: Any, stride: Any, value: Any, sums: Any) -> Any:
+    """``t[k] + a[i + k * stride] * v`` for every k: `outer_n` down a column."""
+    places = (further(builder, index, k, stride) for k in range(len(sums)))
+    return [
+        _fma(builder, _splat_at(builder, data, place), value, total)
+        for place, total in zip(places, sums, strict=True)
+    ]
+
+
+@emitted(FLOATS, INDEX, INDEX, VECS, gives=types.void)
+def store_rows_n(builder: Any, data: Any, index: Any, stride: Any, values: Any) -> None:
+    """``a[i + k * stride : i + k * stride + 16] = values[k]`` for every k."""
+    for k, value in enumerate(values):
+        _store(builder, data, further(builder, index, k, stride), value)
+
+
+@emitted(VECS, gives=lambda values: types.UniTuple(types.UniTuple(vec, values.count // 2), 2))
+def halves(_builder: Any, values: Any) -> Any:
+    """The first half of a tuple's vectors, and the other."""
+    half = len(values) // 2
+    return [values[:half], values[half:]]

@@ -23,6 +23,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -83,7 +84,7 @@ class _Prepared:
             known[gradients] = cls(tiles, examples.labels[order].astype(np.int32))
         return known[gradients]
 
-    @property
+    @cached_property
     def batches(self) -> Batches:
         """The tiles, which are there."""
         return Batches(self.tiles.arrays, False, np.empty(0, np.uint8), np.empty(0, np.int32), self.labels)
@@ -183,12 +184,11 @@ class FusedEngine:
 
     def measure(self, which: str) -> Measurement:
         """The current weights on all of "train" or "test"."""
-        runs = [int(run) for run in np.flatnonzero(self.active)]
-        return self._pass(which, runs)
+        return self._pass(which, np.flatnonzero(self.active).tolist())
 
     def advance(self, step: int, stop: int) -> None:
         """Apply updates step, step + 1, ..., stop - 1 to every active run."""
-        runs = [int(run) for run in np.flatnonzero(self.active)]
+        runs = np.flatnonzero(self.active).tolist()
         if self._batch is not None:
             self._take_turns(step, stop)
             return
