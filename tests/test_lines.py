@@ -18,8 +18,7 @@ FAMILIES = ("offset", "clip", "shift", "signed_shift", "signed_offset", "permute
 
 def lines_of(hidden: HiddenLayer, perturbations: list[nz.Perturbation]) -> list[tuple[np.ndarray, Any]]:
     parameters = _stacked(perturbations, hidden.network.units)
-    post = np.array([each.side == "post" for each in perturbations])
-    return list(find_lines(hidden.network, *parameters, post, np.ones(len(post), bool)))
+    return list(find_lines(hidden.network, *parameters, np.ones(len(perturbations), bool)))
 
 
 def both_ways(

@@ -4,7 +4,10 @@ It lives apart because every layer raises it and the command line alone catches 
 printed as one line and ends the program with exit code 2.
 """
 
-__all__ = ["InputError"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["InputError", "did_you_mean"]
 
 
 class InputError(ValueError):
@@ -12,3 +15,9 @@ class InputError(ValueError):
 
     The message is one line: what was wrong, what was seen, and what to do.
     """
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """Return the hint that something close to a name is known, for a message; empty if nothing is."""
+    close = difflib.get_close_matches(str(given), known, n=1)
+    return f"did you mean {close[0]!r}? " if close else ""

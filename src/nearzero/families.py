@@ -8,7 +8,6 @@ drawn for each example, is in `nearzero.noise`. How a sweep applies families is 
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.activations import activation
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbation import Perturbation, Side
 from nearzero.ranges import Ranges
 
@@ -49,16 +48,12 @@ PAPER_FAMILIES = ("offset", "scale", "clip")
 BY_FORMULA = frozenset({"offset", "signed_offset"})  # what `Conduct.offset` is about
 
 
-def _log_levels() -> Levels:
-    """100 levels from 0.01 to 10, evenly spaced in the logarithm."""
-    return np.logspace(-2, 1, 100)
-
-
-def _offset_levels() -> Levels:
-    """125 levels: -2 to -0.4 in steps of 0.05, to 0.4 in steps of 0.01, to 1 (included) in steps of 0.05."""
-    # From whole numbers, so that zero is zero and -0.25 is -0.25.
-    hundredths = [*range(-200, -40, 5), *range(-40, 40), *range(40, 101, 5)]
-    return np.array(hundredths) / 100
+# What families are swept over. 100 levels from 0.01 to 10, evenly spaced in the logarithm:
+LOG_LEVELS = np.logspace(-2, 1, 100)
+# 125 levels: -2 to -0.4 in steps of 0.05, to 0.4 in steps of 0.01, to 1 (included) in steps of 0.05.
+# From whole numbers, so that zero is zero and -0.25 is -0.25.
+OFFSET_LEVELS = np.array([*range(-200, -40, 5), *range(-40, 40), *range(40, 101, 5)]) / 100
+UNIT_LEVELS = np.arange(101) / 100
 
 
 @dataclass(frozen=True)
@@ -115,18 +110,20 @@ class Family(ABC):
         identity: the level at which nothing changes; None where there is no such level.
         sides: on each side of the identity ("below", "above"), two levels: where the search for a displacement
             begins, the identity or the nearest level to it, and where it ends.
+        swept: its `levels`.
         random: whether something is drawn for each unit; then there is a `seed`.
     """
 
     name: ClassVar[str]
     identity: ClassVar[float | None]
     sides: ClassVar[Mapping[str, tuple[float, float]]]
+    swept: ClassVar[Levels]
     random: ClassVar[bool] = False
 
     @property
-    @abstractmethod
     def levels(self) -> Levels:
-        """The levels it is swept over unless others are given, ascending."""
+        """Return the levels it is swept over unless others are given, ascending."""
+        return self.swept.copy()
 
     @property
     def acts_on(self) -> Side:
@@ -166,11 +163,7 @@ class Scale(Family):
     name: ClassVar[str] = "scale"
     identity: ClassVar[float | None] = 1.0
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (1.0, 0.01), "above": (1.0, 10.0)}
-
-    @property
-    def levels(self) -> Levels:
-        """The paper's 100, from 0.01 to 10."""
-        return _log_levels()
+    swept: ClassVar[Levels] = LOG_LEVELS
 
     def _live(self, level: float, ranges: Ranges) -> Perturbation:
         return Perturbation(scale=np.full(ranges.live.shape, level))
@@ -194,11 +187,7 @@ class Clip(Family):
     name: ClassVar[str] = "clip"
     identity: ClassVar[float | None] = np.inf
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (1.0, 0.0)}
-
-    @property
-    def levels(self) -> Levels:
-        """The paper's 100, from 0.01 to 10."""
-        return _log_levels()
+    swept: ClassVar[Levels] = LOG_LEVELS
 
     @property
     def acts_on(self) -> Side:
@@ -228,16 +217,12 @@ class Offset(Family):
 
     name: ClassVar[str] = "offset"
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 1.0)}
+    swept: ClassVar[Levels] = OFFSET_LEVELS
 
     @property
     def identity(self) -> float | None:  # type: ignore[override]
         """0; none for the formula of the text, which at p = 0 scales each unit by its r."""
         return None if self.formula == "as-written" else 0.0
-
-    @property
-    def levels(self) -> Levels:
-        """The paper's 125, from -2 to 1, dense around 0."""
-        return _offset_levels()
 
     def _live(self, level: float, ranges: Ranges) -> Perturbation:
         unit = ranges.on(self.range)
@@ -269,11 +254,7 @@ class Shift(Family):
     name: ClassVar[str] = "shift"
     identity: ClassVar[float | None] = 0.0
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 8.0)}
-
-    @property
-    def levels(self) -> Levels:
-        """Those of the paper's offset."""
-        return _offset_levels()
+    swept: ClassVar[Levels] = OFFSET_LEVELS
 
     def _live(self, level: float, ranges: Ranges) -> Perturbation:
         return Perturbation(offset=level * ranges.on(self.range).width)
@@ -284,13 +265,9 @@ class _Drawn(Family):
 
     identity: ClassVar[float | None] = 0.0
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"above": (0.0, 8.0)}
+    swept: ClassVar[Levels] = UNIT_LEVELS
     random: ClassVar[bool] = True
     seed: int
-
-    @property
-    def levels(self) -> Levels:
-        """From 0 to 1 in steps of 0.01."""
-        return np.arange(101) / 100
 
     def _generator(self) -> np.random.Generator:
         return np.random.default_rng([self.seed, *self.name.encode()])
@@ -348,11 +325,7 @@ class PermutedShift(_Drawn):
 
     name: ClassVar[str] = "permuted_shift"
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 8.0)}
-
-    @property
-    def levels(self) -> Levels:
-        """Those of the paper's offset."""
-        return _offset_levels()
+    swept: ClassVar[Levels] = OFFSET_LEVELS
 
     def _live(self, level: float, ranges: Ranges) -> Perturbation:
         moves = ranges.on(self.range).width.copy()
@@ -381,11 +354,7 @@ class Cap(Family):
     name: ClassVar[str] = "cap"
     identity: ClassVar[float | None] = np.inf
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (1.0, 0.0)}
-
-    @property
-    def levels(self) -> Levels:
-        """From 0 to 1 in steps of 0.01."""
-        return np.arange(101) / 100
+    swept: ClassVar[Levels] = UNIT_LEVELS
 
     @property
     def acts_on(self) -> Side:
@@ -416,7 +385,6 @@ def make_family(name: str, conduct: Conduct, seed: int = 0) -> Family:
         InputError: there is none of that name.
     """
     if name not in FAMILIES:
-        close = difflib.get_close_matches(str(name), FAMILIES, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = did_you_mean(name, FAMILIES)
         raise InputError(f"unknown family {name!r}: {hint}known are {', '.join(FAMILIES)}")
     return FAMILIES[name](conduct, seed)

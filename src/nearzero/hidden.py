@@ -75,25 +75,22 @@ class HiddenLayer:
 
     def part(self, rows: npt.NDArray[np.integer]) -> HiddenLayer:
         """The same layer on some of the examples."""
-        inputs = self._inputs
-        chosen = (
-            Pixels(inputs.values[rows], inputs.gain, inputs.shift)
-            if isinstance(inputs, Pixels)
-            else inputs[rows]
-        )
-        return HiddenLayer(self.network, chosen, threads=self.threads, memory=self.memory)
+        return self._like(self.network, _some(self._inputs, rows))
 
     def of_units(self, units: npt.NDArray[np.integer]) -> HiddenLayer:
         """Return the layer of some units on the same examples."""
         net = self.network
         some = TwoLayer(net.w1[units], net.b1[units], net.w2[:, units], net.b2, net.activation)
-        return HiddenLayer(some, self._inputs, threads=self.threads, memory=self.memory)
+        return self._like(some, self._inputs)
+
+    def _like(self, network: TwoLayer, inputs: Pixels | Floats) -> HiddenLayer:
+        return HiddenLayer(network, inputs, threads=self.threads, memory=self.memory)
 
     def with_z(self, z: Floats) -> HiddenLayer:
         """The same layer on as many examples, with other pre-activations (N, U)."""
         if z.shape != (len(self), self.network.units):
             raise InputError(f"z must be ({len(self)}, {self.network.units}); got {z.shape}")
-        other = HiddenLayer(self.network, self._inputs, threads=self.threads, memory=self.memory)
+        other = self._like(self.network, self._inputs)
         other._given = np.ascontiguousarray(z, dtype=np.float32)
         return other
 
@@ -142,9 +139,8 @@ class HiddenLayer:
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """What perturbations do to the activations: sums over examples of (a' - a)^2 and of a' - a, (L, U) each."""
         units = self.network.units
-        scale, offset, clip = _stacked(perturbations, units)
-        flat = (scale.ravel(), offset.ravel(), clip.ravel())
-        post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
+        *parameters, post = _stacked(perturbations, units)
+        flat = [each.ravel() for each in parameters]
         act = KERNEL_ACTIVATIONS[self.network.activation]
         total = np.zeros((2, len(perturbations), units))
         for rows in self.blocks():
@@ -187,8 +183,7 @@ class HiddenLayer:
         """
         if not all(isinstance(each, Perturbation) for each in perturbations):
             raise InputError("predict takes a sequence of perturbations")
-        scale, offset, clip = _stacked(perturbations, self.network.units)
-        post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
+        scale, offset, clip, post = _stacked(perturbations, self.network.units)
         unknown = np.full(len(scale), np.nan, np.float32)
         common = self._common_scale(scale, offset, clip, post) if by_algebra else unknown
         closed = ~np.isnan(common)
@@ -272,12 +267,11 @@ class HiddenLayer:
         if "z" in self.__dict__:
             return self.z[rows]
         network, inputs = self.network, self._inputs
-        if isinstance(inputs, Pixels):
-            whole = self._is_whole(rows)
-            part = inputs if whole else Pixels(inputs.values[rows], inputs.gain, inputs.shift)
-            order = known_order(inputs) if whole else None
+        part = inputs if self._is_whole(rows) else _some(inputs, rows)
+        if isinstance(part, Pixels):
+            order = known_order(part)  # only of all examples
             return preactivations(network.w1, network.b1, part, order=order, threads=self.threads)
-        z = inputs[rows] @ network.w1.T
+        z = part @ network.w1.T
         z += network.b1
         return z
 
@@ -303,12 +297,22 @@ class HiddenLayer:
         return np.ascontiguousarray(w2.reshape(groups, GROUP, units).transpose(0, 2, 1)).ravel(), b2
 
 
-def _stacked(perturbations: Sequence[Perturbation], units: int) -> tuple[Floats, Floats, Floats]:
-    """Scale, offset and clip of L perturbations, (L, U) each."""
+def _some(inputs: Pixels | Floats, rows: slice | npt.NDArray[np.integer]) -> Pixels | Floats:
+    """The inputs of some examples."""
+    if isinstance(inputs, Pixels):
+        return Pixels(inputs.values[rows], inputs.gain, inputs.shift)
+    return inputs[rows]
+
+
+def _stacked(
+    perturbations: Sequence[Perturbation], units: int
+) -> tuple[Floats, Floats, Floats, npt.NDArray[np.bool_]]:
+    """Scale, offset and clip of L perturbations, (L, U) each; whether they act on activations, (L,)."""
     parameters = np.empty((3, len(perturbations), units), np.float32)
     for level, each in enumerate(perturbations):
         parameters[:, level] = each.per_unit(units)
-    return parameters[0], parameters[1], parameters[2]
+    post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
+    return parameters[0], parameters[1], parameters[2], post
 
 
 def _in_blocks(z: Floats) -> Floats:

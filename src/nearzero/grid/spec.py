@@ -15,29 +15,19 @@ of so many hidden layers, each of which is measured.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
 from nearzero.activations import activation
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.families import Conduct, make_family
 from nearzero.matched import Design
-from nearzero.study.spec import VERDICT, Spec, one_line, read_settings, resolve
+from nearzero.study.spec import VERDICT, Spec, check_keys, read_settings, resolve, validated
 
 __all__ = ["CHECKPOINT", "GridSpec", "Point", "grid_text", "load_grid", "resolve_grid"]
 
@@ -55,7 +45,13 @@ FIXED = {
     "ttest_baseline",
     *VERDICT,
 }
-_LABELS = {"units": "{} units", "pixels": "{} pixels", "data": "{}", CHECKPOINT: "at {:g} %"}
+_LABELS = {
+    "activations": "",
+    "units": "{} units",
+    "pixels": "{} pixels",
+    "data": "{}",
+    CHECKPOINT: "at {:g} %",
+}
 
 
 @dataclass(frozen=True)
@@ -104,8 +100,7 @@ class GridSpec(BaseModel):
     def _consistent(self) -> GridSpec:
         known = [key for key in Spec.model_fields if key not in FIXED] + [CHECKPOINT, LAYERS]
         if self.vary not in known:
-            close = difflib.get_close_matches(self.vary, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = did_you_mean(self.vary, known)
             raise InputError(f"vary = {self.vary!r} can't be: {hint}what may vary is {', '.join(known)}")
         if self.vary in self.study:
             raise InputError(f"{self.vary} varies, so it can't stand under [study] as well")
@@ -127,7 +122,6 @@ class GridSpec(BaseModel):
         return tuple(map(self._point, self.values))
 
     def _point(self, value: str | int | float) -> Point:
-        origin = f"[study] with {self.vary} = {value!r}"
         if self.vary == CHECKPOINT:
             spec = resolve(settings=self.study, origin="[study]")
             if (
@@ -146,10 +140,8 @@ class GridSpec(BaseModel):
                 raise InputError(f"layers must be whole numbers from 1 to {MOST_LAYERS}; got {value!r}")
             spec = resolve(settings=self.study, origin="[study]")
             return Point("1 layer" if value == 1 else f"{value} layers", value, spec, layers=value)
-        if self.vary == "activations":
-            spec = resolve(settings={**self.study, "activations": [value]}, origin=origin)
-            return Point("", value, spec)
-        spec = resolve(settings={**self.study, self.vary: value}, origin=origin)
+        given = {**self.study, self.vary: [value] if self.vary == "activations" else value}
+        spec = resolve(settings=given, origin=f"[study] with {self.vary} = {value!r}")
         return Point(_LABELS.get(self.vary, f"{self.vary.replace('_', ' ')} {{}}").format(value), value, spec)
 
     def design(self, spec: Spec, run: int) -> Design:
@@ -170,17 +162,8 @@ def resolve_grid(settings: Mapping[str, Any], origin: str = "the settings") -> G
     Raises:
         InputError: an unknown key, or a value that can't be used; `origin` says where it stands.
     """
-    unknown = [key for key in settings if key not in GridSpec.model_fields]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], GridSpec.model_fields, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else "keys of a study belong under [study]; "
-        raise InputError(
-            f"unknown key {unknown[0]!r} in {origin}: {hint}known are {', '.join(GridSpec.model_fields)}"
-        )
-    try:
-        return GridSpec.model_validate(dict(settings))
-    except ValidationError as error:
-        raise InputError(one_line(error, origin)) from error
+    check_keys(settings, GridSpec, origin, "keys of a study belong under [study]; ")
+    return validated(GridSpec, dict(settings), origin)
 
 
 def load_grid(path: Path) -> GridSpec:

@@ -2,20 +2,19 @@
 
 An activation reaches a kernel as a value of a type of its own (`Relu()`, `Gelu()`, ...): Numba compiles a
 kernel once for each, and the inner loop has nothing to decide. `nearzero.activations` says what each of them
-is; here stands only how it is computed. Exponential, logarithm and hyperbolic tangent are Cephes'
+is; here stands only how it is computed, by its methods `value` and `slope`, which kernels call as `activate` and
+`slope`. Exponential, logarithm and hyperbolic tangent are Cephes'
 single-precision polynomials; erfc is the Chebyshev fit of Numerical Recipes, section 6.2. Errors are a few
 units in the last place; the tests measure them against SciPy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import overload
 
-from nearzero.kernels.registers import inlined
 from nearzero.kernels.simd import (
     exp2i,
     fma,
@@ -29,7 +28,6 @@ from nearzero.kernels.simd import (
 )
 
 __all__ = [
-    "FUNCTIONS",
     "KERNEL_ACTIVATIONS",
     "activate",
     "slope",
@@ -141,166 +139,100 @@ def _log1p(u):  # type: ignore[no-untyped-def]
 class Relu(NamedTuple):
     """max(z, 0)."""
 
-    parameter: float = 0.0
+    def value(self, z):  # type: ignore[no-untyped-def]
+        return vmax(z, splat(_F(0.0)))
+
+    def slope(self, z):  # type: ignore[no-untyped-def]
+        return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), splat(_F(0.0)))
 
 
 class Abs(NamedTuple):
     """|z|."""
 
-    parameter: float = 0.0
+    def value(self, z):  # type: ignore[no-untyped-def]
+        return vabs(z)
+
+    def slope(self, z):  # type: ignore[no-untyped-def]
+        zero = splat(_F(0.0))
+        return select_gt(z, zero, splat(_F(1.0)), select_gt(zero, z, splat(_F(-1.0)), zero))
 
 
 class LeakyRelu(NamedTuple):
     """z where z > 0, else 0.01 z."""
 
-    parameter: float = 0.01
+    def value(self, z):  # type: ignore[no-untyped-def]
+        return select_gt(z, splat(_F(0.0)), z, z * splat(_F(0.01)))
+
+    def slope(self, z):  # type: ignore[no-untyped-def]
+        return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), splat(_F(0.01)))
 
 
 class Gelu(NamedTuple):
     """z Phi(z), with the exact normal distribution function."""
 
-    parameter: float = 0.0
+    def value(self, z):  # type: ignore[no-untyped-def]
+        return z * _normal_cdf(z)
+
+    def slope(self, z):  # type: ignore[no-untyped-def]
+        density = splat(_F(0.3989422804014327)) * vexp(z * z * splat(_F(-0.5)))
+        return fma(z, density, _normal_cdf(z))
 
 
 class Silu(NamedTuple):
     """z sigmoid(z)."""
 
-    parameter: float = 0.0
+    def value(self, z):  # type: ignore[no-untyped-def]
+        return z * _sigmoid(z)
+
+    def slope(self, z):  # type: ignore[no-untyped-def]
+        s = _sigmoid(z)
+        return s * fma(z, splat(_F(1.0)) - s, splat(_F(1.0)))
 
 
 class Tanh(NamedTuple):
     """tanh(z)."""
 
-    parameter: float = 0.0
+    def value(self, z):  # type: ignore[no-untyped-def]
+        return vtanh(z)
+
+    def slope(self, z):  # type: ignore[no-untyped-def]
+        a = vtanh(z)
+        return splat(_F(1.0)) - a * a
 
 
 class Sigmoid(NamedTuple):
     """1 / (1 + exp(-z))."""
 
-    parameter: float = 0.0
+    def value(self, z):  # type: ignore[no-untyped-def]
+        return _sigmoid(z)
+
+    def slope(self, z):  # type: ignore[no-untyped-def]
+        s = _sigmoid(z)
+        return s * (splat(_F(1.0)) - s)
 
 
 class Softplus(NamedTuple):
     """log(1 + exp(z))."""
 
-    parameter: float = 0.0
+    def value(self, z):  # type: ignore[no-untyped-def]
+        return vmax(z, splat(_F(0.0))) + _log1p(vexp(-vabs(z)))
+
+    def slope(self, z):  # type: ignore[no-untyped-def]
+        return _sigmoid(z)
 
 
 class Elu(NamedTuple):
     """z where z > 0, else exp(z) - 1."""
 
-    parameter: float = 0.0
+    def value(self, z):  # type: ignore[no-untyped-def]
+        negative = vmin(z, splat(_F(0.0)))
+        # exp(z) - 1 = tanh(z/2) (exp(z) + 1), without the cancellation near zero
+        below = vtanh(negative * splat(_F(0.5))) * (vexp(negative) + splat(_F(1.0)))
+        return select_gt(z, splat(_F(0.0)), z, below)
 
+    def slope(self, z):  # type: ignore[no-untyped-def]
+        return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), vexp(vmin(z, splat(_F(0.0)))))
 
-@inlined
-def _relu(_act, z):  # type: ignore[no-untyped-def]
-    return vmax(z, splat(_F(0.0)))
-
-
-@inlined
-def _relu_slope(_act, z):  # type: ignore[no-untyped-def]
-    return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), splat(_F(0.0)))
-
-
-@inlined
-def _abs(_act, z):  # type: ignore[no-untyped-def]
-    return vabs(z)
-
-
-@inlined
-def _abs_slope(_act, z):  # type: ignore[no-untyped-def]
-    zero = splat(_F(0.0))
-    return select_gt(z, zero, splat(_F(1.0)), select_gt(zero, z, splat(_F(-1.0)), zero))
-
-
-@inlined
-def _leaky_relu(act, z):  # type: ignore[no-untyped-def]
-    return select_gt(z, splat(_F(0.0)), z, z * splat(_F(act.parameter)))
-
-
-@inlined
-def _leaky_relu_slope(act, z):  # type: ignore[no-untyped-def]
-    return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), splat(_F(act.parameter)))
-
-
-@inlined
-def _gelu(_act, z):  # type: ignore[no-untyped-def]
-    return z * _normal_cdf(z)
-
-
-@inlined
-def _gelu_slope(_act, z):  # type: ignore[no-untyped-def]
-    density = splat(_F(0.3989422804014327)) * vexp(z * z * splat(_F(-0.5)))
-    return fma(z, density, _normal_cdf(z))
-
-
-@inlined
-def _silu(_act, z):  # type: ignore[no-untyped-def]
-    return z * _sigmoid(z)
-
-
-@inlined
-def _silu_slope(_act, z):  # type: ignore[no-untyped-def]
-    s = _sigmoid(z)
-    return s * fma(z, splat(_F(1.0)) - s, splat(_F(1.0)))
-
-
-@inlined
-def _tanh(_act, z):  # type: ignore[no-untyped-def]
-    return vtanh(z)
-
-
-@inlined
-def _tanh_slope(_act, z):  # type: ignore[no-untyped-def]
-    a = vtanh(z)
-    return splat(_F(1.0)) - a * a
-
-
-@inlined
-def _sigmoid_of(_act, z):  # type: ignore[no-untyped-def]
-    return _sigmoid(z)
-
-
-@inlined
-def _sigmoid_slope(_act, z):  # type: ignore[no-untyped-def]
-    s = _sigmoid(z)
-    return s * (splat(_F(1.0)) - s)
-
-
-@inlined
-def _softplus(_act, z):  # type: ignore[no-untyped-def]
-    return vmax(z, splat(_F(0.0))) + _log1p(vexp(-vabs(z)))
-
-
-@inlined
-def _softplus_slope(_act, z):  # type: ignore[no-untyped-def]
-    return _sigmoid(z)
-
-
-@inlined
-def _elu(_act, z):  # type: ignore[no-untyped-def]
-    negative = vmin(z, splat(_F(0.0)))
-    # exp(z) - 1 = tanh(z/2) (exp(z) + 1), without the cancellation near zero
-    below = vtanh(negative * splat(_F(0.5))) * (vexp(negative) + splat(_F(1.0)))
-    return select_gt(z, splat(_F(0.0)), z, below)
-
-
-@inlined
-def _elu_slope(_act, z):  # type: ignore[no-untyped-def]
-    return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), vexp(vmin(z, splat(_F(0.0)))))
-
-
-FUNCTIONS: dict[type, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    Relu: (_relu, _relu_slope),
-    Abs: (_abs, _abs_slope),
-    LeakyRelu: (_leaky_relu, _leaky_relu_slope),
-    Gelu: (_gelu, _gelu_slope),
-    Silu: (_silu, _silu_slope),
-    Tanh: (_tanh, _tanh_slope),
-    Sigmoid: (_sigmoid_of, _sigmoid_slope),
-    Softplus: (_softplus, _softplus_slope),
-    Elu: (_elu, _elu_slope),
-}
 
 KERNEL_ACTIVATIONS: dict[str, NamedTuple] = {
     "relu": Relu(),
@@ -326,12 +258,10 @@ def slope(act: Any, z: Any) -> Any:
 
 
 @overload(activate, inline="always")
-def _overload_activate(act, z):  # type: ignore[no-untyped-def]
-    function = FUNCTIONS[act.instance_class][0]
-    return lambda act, z: function(act, z)
+def _overload_activate(self, z):  # type: ignore[no-untyped-def]
+    return self.instance_class.value
 
 
 @overload(slope, inline="always")
-def _overload_slope(act, z):  # type: ignore[no-untyped-def]
-    function = FUNCTIONS[act.instance_class][1]
-    return lambda act, z: function(act, z)
+def _overload_slope(self, z):  # type: ignore[no-untyped-def]
+    return self.instance_class.slope

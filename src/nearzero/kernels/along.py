@@ -20,9 +20,22 @@ import numpy.typing as npt
 from nearzero.kernels.activations import activate, slope
 from nearzero.kernels.bytes import copy_items, first_bit
 from nearzero.kernels.layout import aligned
-from nearzero.kernels.registers import first_equal, hmax, lanes_reaching, last_lane
 from nearzero.kernels.respond import BLOCK, perturb
-from nearzero.kernels.simd import fma, hsum, jit, load, select_gt, splat, splat_at, store, vabs
+from nearzero.kernels.simd import (
+    first_equal,
+    fma,
+    hmax,
+    hsum,
+    jit,
+    lanes_reaching,
+    last_lane,
+    load,
+    select_gt,
+    splat,
+    splat_at,
+    store,
+    vabs,
+)
 
 __all__ = ["FOLLOWED_CLASSES", "Line", "line_room", "respond_along"]
 
@@ -85,11 +98,14 @@ class Line(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a thread works in: an example's units, (U,) each; what is added to I and S; predictions, (L, BLOCK).
+    """What a thread works in: predictions, (L, BLOCK); what is added to I and S; an example's units, (U,) each.
 
     The first `TURNS` rows of `added`, 32 wide, are added at the first level, the last `TURNS` at none.
     """
 
+    rows: npt.NDArray[np.int64]
+    chosen: npt.NDArray[np.uint16]
+    added: Floats
     row: Floats
     when: Floats
     cell: Floats
@@ -97,27 +113,13 @@ class Room(NamedTuple):
     d0: Floats
     i1: Floats
     d1: Floats
-    rows: npt.NDArray[np.int64]
-    added: Floats
-    chosen: npt.NDArray[np.uint16]
 
 
 def line_room(line: Line) -> Room:
     """Room for the examples of a line, one after the other."""
     levels, units = len(line.levels) - 1, line.at.size
-    row, when, cell, i0, d0, i1, d1 = (aligned(units) for _ in range(7))
-    return Room(
-        row,
-        when,
-        cell,
-        i0,
-        d0,
-        i1,
-        d1,
-        np.zeros(units, np.int64),
-        aligned((levels + 2 * TURNS) * 32),
-        np.zeros(levels * BLOCK, np.uint16),
-    )
+    rows, chosen = np.zeros(units, np.int64), np.zeros(levels * BLOCK, np.uint16)
+    return Room(rows, chosen, aligned((levels + 2 * TURNS) * 32), *(aligned(units) for _ in range(7)))
 
 
 @jit

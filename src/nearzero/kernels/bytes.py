@@ -14,14 +14,14 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from nearzero.kernels.compile import has_feature
-from nearzero.kernels.simd import LANES, _vecs
+from nearzero.kernels.simd import INDEX, LANES, VEC, Kind, emitted, flat, further, pointer
 
 __all__ = [
     "FIRST",
     "copy_items",
+    "count_bits",
     "first_bit",
     "groups_filled",
     "list_eight",
@@ -31,70 +31,39 @@ __all__ = [
 ]
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_BYTES, _SHORTS, _WORDS = flat(types.uint8), flat(types.uint16), flat(types.uint32)
+_WHOLE = Kind(lambda a: isinstance(getattr(a, "dtype", None), types.Integer) and flat(a.dtype).fits(a))
 
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 # row m: the places of the bits that are set in the byte m, ascending, then the others
 FIRST = np.argsort(1 - _BITS, axis=1, kind="stable").astype(np.uint32).ravel()
 
 
-def _is_flat(array: Any, dtype: Any) -> bool:
-    return isinstance(array, types.Array) and array.ndim == 1 and array.layout == "C" and array.dtype == dtype
-
-
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), ir.PointerType(vector))
-
-
-@intrinsic
-def copy_items(_typing, source, index, out, at, count):  # type: ignore[no-untyped-def]
+@emitted(_WHOLE, INDEX, _WHOLE, INDEX, INDEX, gives=types.void)
+def copy_items(builder: Any, source: Any, index: Any, out: Any, at: Any, count: Any) -> None:
     """``out[at : at + count] = source[index : index + count]``, of arrays of one type of whole numbers."""
-    dtype = getattr(source, "dtype", None)
-    if not (isinstance(dtype, types.Integer) and _is_flat(source, dtype) and _is_flat(out, dtype)):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        source_value, index_value, out_value, at_value, count_value = args
-        item = ir.IntType(dtype.bitwidth)
-        where = _pointer(context, builder, signature.args[0], source_value, index_value, item)
-        to = _pointer(context, builder, signature.args[2], out_value, at_value, item)
-        cgutils.raw_memcpy(builder, to, where, count_value, dtype.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.void(source, types.intp, out, types.intp, types.intp), codegen
+    assert source.type == out.type
+    item = source.type.pointee
+    where, to = pointer(builder, source, index, item), pointer(builder, out, at, item)
+    cgutils.raw_memcpy(builder, to, where, count, item.width // 8)
 
 
-@intrinsic
-def store_shorts(_typing, array, index, values):  # type: ignore[no-untyped-def]
+@emitted(_SHORTS, INDEX, VEC, gives=types.void)
+def store_shorts(builder: Any, data: Any, index: Any, values: Any) -> None:
     """``a[i : i + 16] = values``, of a uint16 array: the lanes hold whole numbers below 2**16."""
-    if not (_is_flat(array, types.uint16) and _vecs(values)):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        whole = builder.fptosi(args[2], ir.VectorType(_I32, LANES))
-        short = builder.trunc(whole, ir.VectorType(ir.IntType(16), LANES))
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], short.type)
-        builder.store(short, pointer, align=2)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, values), codegen
+    whole = builder.fptosi(values, ir.VectorType(_I32, LANES))
+    short = builder.trunc(whole, ir.VectorType(ir.IntType(16), LANES))
+    builder.store(short, pointer(builder, data, index, short.type), align=2)
 
 
-@intrinsic
-def prefetch(_typing, source, index):  # type: ignore[no-untyped-def]
+@emitted(_BYTES, INDEX, gives=types.void)
+def prefetch(builder: Any, source: Any, index: Any) -> None:
     """Ask for the cache line of ``source[index]``, which need not exist."""
-    if not _is_flat(source, types.uint8):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        where = _pointer(context, builder, signature.args[0], args[0], args[1], _I8)
-        kinds = [ir.Constant(_I32, kind) for kind in (0, 2, 1)]  # to read, into the second-level cache, data
-        signature_ = ir.FunctionType(ir.VoidType(), [where.type, _I32, _I32, _I32])
-        ask = cgutils.get_or_insert_function(builder.module, signature_, "llvm.prefetch.p0")
-        builder.call(ask, [where, *kinds])
-        return context.get_dummy_value()
-
-    return types.void(source, types.intp), codegen
+    where = pointer(builder, source, index, _I8)
+    kinds = [ir.Constant(_I32, kind) for kind in (0, 2, 1)]  # to read, into the second-level cache, data
+    signature = ir.FunctionType(ir.VoidType(), [where.type, _I32, _I32, _I32])
+    ask = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    builder.call(ask, [where, *kinds])
 
 
 def _permuted(builder: Any, values: Any, places: Any) -> Any:
@@ -111,109 +80,78 @@ def _permuted(builder: Any, values: Any, places: Any) -> Any:
     return result
 
 
-@intrinsic
-def list_eight(_typing, rows, index, stride, column, first, entries, cursor):  # type: ignore[no-untyped-def]
+@emitted(_BYTES, INDEX, INDEX, INDEX, _WORDS, _WORDS, INDEX, gives=types.int64)
+def list_eight(
+    builder: Any, rows: Any, index: Any, stride: Any, column: Any, first: Any, entries: Any, cursor: Any
+) -> Any:
     """List those of eight columns that aren't zero in both of two rows, as ``column << 16 | second << 8 | first``.
 
     The bytes are ``rows[index + k]`` and ``rows[index + stride + k]``, of columns column + k. Eight entries are
     written at ``entries[cursor]``, of which the first ones count. Returns how many.
     first: the table `FIRST`.
     """
-    if not (
-        _is_flat(rows, types.uint8) and _is_flat(first, types.uint32) and _is_flat(entries, types.uint32)
-    ):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        rows_value, index_value, stride_value, column_value, first_value, entries_value, cursor_value = args
-        eight, bytes_ = ir.VectorType(_I32, 8), ir.VectorType(_I8, 8)
-
-        def row(index: Any) -> Any:
-            where = _pointer(context, builder, signature.args[0], rows_value, index, bytes_)
-            return builder.zext(builder.load(where, align=1), eight)
-
-        one, two = row(index_value), row(builder.add(index_value, stride_value))
-        pixels = builder.or_(one, builder.shl(two, ir.Constant(eight, [8] * 8)))
-        zeros = ir.Constant(eight, None)
-        mask = builder.bitcast(builder.icmp_unsigned("!=", pixels, zeros), _I8)
-        line = builder.mul(builder.zext(mask, _I64), ir.Constant(_I64, 8))
-        places = builder.load(
-            _pointer(context, builder, signature.args[4], first_value, line, eight), align=4
-        )
-        start = builder.insert_element(zeros, builder.trunc(column_value, _I32), ir.Constant(_I32, 0))
-        columns = builder.add(places, builder.shuffle_vector(start, zeros, zeros))
-        values = builder.or_(
-            _permuted(builder, pixels, places), builder.shl(columns, ir.Constant(eight, [16] * 8))
-        )
-        to = _pointer(context, builder, signature.args[5], entries_value, cursor_value, eight)
-        builder.store(values, to, align=4)
-        return builder.zext(builder.ctpop(mask), _I64)
-
-    return types.int64(rows, types.intp, types.intp, types.intp, first, entries, types.intp), codegen
+    eight, bytes_ = ir.VectorType(_I32, 8), ir.VectorType(_I8, 8)
+    one, two = (
+        builder.zext(builder.load(pointer(builder, rows, each, bytes_), align=1), eight)
+        for each in (index, builder.add(index, stride))
+    )
+    pixels = builder.or_(one, builder.shl(two, ir.Constant(eight, [8] * 8)))
+    zeros = ir.Constant(eight, None)
+    mask = builder.bitcast(builder.icmp_unsigned("!=", pixels, zeros), _I8)
+    line = builder.mul(builder.zext(mask, _I64), ir.Constant(_I64, 8))
+    places = builder.load(pointer(builder, first, line, eight), align=4)
+    start = builder.insert_element(zeros, builder.trunc(column, _I32), ir.Constant(_I32, 0))
+    columns = builder.add(places, builder.shuffle_vector(start, zeros, zeros))
+    shifted = builder.shl(columns, ir.Constant(eight, [16] * 8))
+    values = builder.or_(_permuted(builder, pixels, places), shifted)
+    builder.store(values, pointer(builder, entries, cursor, eight), align=4)
+    return builder.zext(builder.ctpop(mask), _I64)
 
 
-@intrinsic
-def groups_filled(_typing, rows, index):  # type: ignore[no-untyped-def]
+@emitted(_BYTES, INDEX, gives=types.int64)
+def groups_filled(builder: Any, rows: Any, index: Any) -> Any:
     """Which of eight groups of eight bytes, from ``rows[index]`` on, aren't all zero, as the bits of a whole number."""
-    if not _is_flat(rows, types.uint8):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        groups = ir.VectorType(_I64, 8)
-        where = _pointer(context, builder, signature.args[0], args[0], args[1], groups)
-        loaded = builder.load(where, align=1)
-        filled = builder.icmp_unsigned("!=", loaded, ir.Constant(groups, None))
-        return builder.zext(builder.bitcast(filled, _I8), _I64)
-
-    return types.int64(rows, types.intp), codegen
+    groups = ir.VectorType(_I64, 8)
+    loaded = builder.load(pointer(builder, rows, index, groups), align=1)
+    filled = builder.icmp_unsigned("!=", loaded, ir.Constant(groups, None))
+    return builder.zext(builder.bitcast(filled, _I8), _I64)
 
 
-@intrinsic
-def first_bit(_typing, bits):  # type: ignore[no-untyped-def]
+@emitted(Kind(lambda bits: True, types.int64), gives=types.int64)
+def first_bit(builder: Any, bits: Any) -> Any:
     """The place of the lowest bit of `bits`, which isn't 0."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.int64), codegen
+    return builder.cttz(bits, ir.Constant(ir.IntType(1), 1))
 
 
-@intrinsic
-def transpose_block(_typing, rows, index, stride, out, at, out_stride):  # type: ignore[no-untyped-def]
+@emitted(Kind(lambda bits: True, types.uint64), gives=types.int64)
+def count_bits(builder: Any, bits: Any) -> Any:
+    """How many of the bits of `bits` are set."""
+    return builder.ctpop(bits)
+
+
+@emitted(_BYTES, INDEX, INDEX, _BYTES, INDEX, INDEX, gives=types.void)
+def transpose_block(
+    builder: Any, rows: Any, index: Any, stride: Any, out: Any, at: Any, out_stride: Any
+) -> None:
     """Turn a block of 16 rows by 64 bytes: ``out[at + c * out_stride + r] = rows[index + r * stride + c]``."""
-    if not (_is_flat(rows, types.uint8) and _is_flat(out, types.uint8)):
-        return None
+    row, lane = ir.VectorType(_I8, 64), ir.VectorType(_I8, 16)
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        rows_value, index_value, stride_value, out_value, at_value, out_stride_value = args
-        row, lane = ir.VectorType(_I8, 64), ir.VectorType(_I8, 16)
+    def shuffle(a: Any, b: Any, order: list[int]) -> Any:
+        mask = ir.Constant(ir.VectorType(_I32, len(order)), order)
+        return builder.shuffle_vector(a, b, mask)
 
-        def offset(start: Any, step: Any, k: int) -> Any:
-            return builder.add(start, builder.mul(step, ir.Constant(step.type, k)))
-
-        def shuffle(a: Any, b: Any, order: list[int]) -> Any:
-            mask = ir.Constant(ir.VectorType(_I32, len(order)), order)
-            return builder.shuffle_vector(a, b, mask)
-
-        # interleaving row i with row i + 8, four times over, transposes 16 by 16 bytes in each of four lanes
-        halves = [
-            [quarter * 16 + half + k // 2 + (k % 2) * 64 for quarter in range(4) for k in range(16)]
-            for half in (0, 8)
-        ]
-        places = [offset(index_value, stride_value, r) for r in range(16)]
-        block = [
-            builder.load(_pointer(context, builder, signature.args[0], rows_value, place, row), align=1)
-            for place in places
-        ]
-        for _ in range(4):
-            block = [shuffle(block[i], block[i + 8], order) for i in range(8) for order in halves]
-        undefined = ir.Constant(row, ir.Undefined)
-        for quarter in range(4):
-            for i in range(16):
-                part = shuffle(block[i], undefined, [quarter * 16 + k for k in range(16)])
-                place = offset(at_value, out_stride_value, quarter * 16 + i)
-                to = _pointer(context, builder, signature.args[3], out_value, place, lane)
-                builder.store(part, to, align=1)
-        return context.get_dummy_value()
-
-    return types.void(rows, types.intp, types.intp, out, types.intp, types.intp), codegen
+    # interleaving row i with row i + 8, four times over, transposes 16 by 16 bytes in each of four lanes
+    halves = [
+        [quarter * 16 + half + k // 2 + (k % 2) * 64 for quarter in range(4) for k in range(16)]
+        for half in (0, 8)
+    ]
+    places = [further(builder, index, r, stride) for r in range(16)]
+    block = [builder.load(pointer(builder, rows, place, row), align=1) for place in places]
+    for _ in range(4):
+        block = [shuffle(block[i], block[i + 8], order) for i in range(8) for order in halves]
+    undefined = ir.Constant(row, ir.Undefined)
+    for quarter in range(4):
+        for i in range(16):
+            part = shuffle(block[i], undefined, [quarter * 16 + k for k in range(16)])
+            place = further(builder, at, quarter * 16 + i, out_stride)
+            builder.store(part, pointer(builder, out, place, lane), align=1)

@@ -20,7 +20,7 @@ from numba.core.caching import FunctionCache
 
 from nearzero.files import cache_root
 
-__all__ = ["any_compiled", "has_feature", "jit"]
+__all__ = ["any_compiled", "has_feature", "inlined", "jit"]
 
 
 def has_feature(name: str) -> bool:
@@ -74,3 +74,8 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     finally:
         numba.config.CACHE_DIR = given
     return dispatcher  # type: ignore[no-any-return]
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For the short inner loops of kernels: compiled as part of each caller, and never by themselves."""
+    return numba.njit(inline="always", nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]

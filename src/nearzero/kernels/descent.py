@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nearzero.kernels.forward import fold, forward_tile
 from nearzero.kernels.gradient import pixel_gradient
-from nearzero.kernels.layout import aligned, even, padded, strip_width
+from nearzero.kernels.layout import aligned, each_strip, even, padded
 from nearzero.kernels.readout import (
     MISSING,
     activate_tile,
@@ -26,10 +26,11 @@ from nearzero.kernels.readout import (
     residual_tile,
 )
 from nearzero.kernels.simd import fma, jit, load, splat, store
-from nearzero.kernels.tiles import TILE, build_tile, sift
+from nearzero.kernels.tiles import TILE, TileArrays, build_tile, sift
 
 __all__ = [
     "Arrays",
+    "Batches",
     "Plan",
     "Shape",
     "Weights",
@@ -103,6 +104,23 @@ def make_weights(shape: Shape, rows: int) -> Weights:
     return Weights(own, w, b, aligned(rows * w2t).reshape(rows, w2t))
 
 
+class Batches(NamedTuple):
+    """The examples that batches are cut from.
+
+    Attributes:
+        tiles: those of the set (`TileArrays`), or room for one if `build`.
+        build: whether to build each tile from `values`, flat (N * D,), and `order`, (N,); else these aren't
+            looked at.
+        labels: (N,) in the order of the examples.
+    """
+
+    tiles: TileArrays
+    build: bool
+    values: npt.NDArray[np.uint8]
+    order: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32]
+
+
 class Plan(NamedTuple):
     """Which batches to go through, and what for.
 
@@ -139,14 +157,11 @@ def derive(weights, shape):  # type: ignore[no-untyped-def]
     own, w2t = weights.own, weights.w2t
     if shape.gain != np.float32(1.0) or shape.shift != np.float32(0.0):
         fold(own.w1, own.b1, shape.inputs, shape.gain, shape.shift, weights.w, weights.b)
-    unit = 0
-    while unit < shape.units:
-        width = strip_width(own.b1.size - unit)
+    for unit, width in each_strip(own.b1.size):
         for k in range(shape.classes):
             row = unit * (shape.classes + shape.classes % 2) + k * width
             for u in range(min(width, shape.units - unit)):
                 w2t[(unit + u) * own.b2.size + k] = own.w2[row + u]
-        unit += width
 
 
 @jit
@@ -178,36 +193,26 @@ def _move_rest(weights, gradient, shape, rate):  # type: ignore[no-untyped-def]
 @jit
 def update(weights, gradient, shape, rate):  # type: ignore[no-untyped-def]
     """w <- w - rate * gradient, and what is derived. The rate is that of a sum over examples: the learning rate / N."""
-    units, unit = weights.own.b1.size, 0
-    while unit < units:
-        width = strip_width(units - unit)
+    for unit, width in each_strip(weights.own.b1.size):
         _move_strip(weights, gradient, shape, unit, width, rate)
-        unit += width
     _move_rest(weights, gradient, shape, rate)
-
-
-@jit
-def _zero(array):  # type: ignore[no-untyped-def]
-    for i in range(0, array.size, 16):
-        store(array, i, splat(np.float32(0.0)))
 
 
 @jit
 def _clear(gradient):  # type: ignore[no-untyped-def]
     """Zeros, w1's gradient apart: the first tile of a batch overwrites that."""
-    _zero(gradient.b1)
-    _zero(gradient.w2)
-    _zero(gradient.b2)
+    for array in (gradient.b1, gradient.w2, gradient.b2):
+        array[:] = np.float32(0.0)
 
 
 @jit
-def _go_through(  # type: ignore[no-untyped-def]
-    code, weights, shape, tiles, tile, labels, at, examples, plan, fresh, rate, room, gradient, loss
-):
+def _go_through(code, weights, shape, batches, span, plan, fresh, rate, room, gradient, loss):  # type: ignore[no-untyped-def]
     """One network on one tile: forward and loss, gradients if asked, and an update by `rate` unless that's 0.
 
+    span: the tile's number among those of `batches`, its first example, and how many there are.
     Returns loss plus the tile's; correct ones.
     """
+    tiles, labels, (tile, at, examples) = batches.tiles, batches.labels, span
     classes, units, pairs = weights.own.b2.size, weights.b.size, (examples + 1) // 2
     forward_tile(tiles, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
     activate_tile(code, room.z, room.a, 2 * pairs, units)
@@ -221,33 +226,25 @@ def _go_through(  # type: ignore[no-untyped-def]
         if count < examples:
             sift(tiles, tile, shape.inputs, room.taught, count, room.sifted)
             entries, starts, tile = room.sifted.entries, room.sifted.starts, 0
-        unit = 0
-        while unit < units:
-            width = strip_width(units - unit)
+        for unit, width in each_strip(units):
             pixel_gradient(entries, starts, tile, shape.inputs, room.z, unit, width, fresh, gradient.w1)
             if rate:  # while the strip is in the second-level cache
                 _move_strip(weights, gradient, shape, unit, width, rate)
-            unit += width
         if rate:
             _move_rest(weights, gradient, shape, rate)
     return loss, correct
 
 
 @jit
-def descend(  # type: ignore[no-untyped-def]
-    codes, rows, weights, shape, tiles, build, values, order, labels, plan, room, gradients, losses, correct
-):
+def descend(codes, rows, weights, shape, batches, plan, room, gradients, losses, correct):  # type: ignore[no-untyped-def]
     """Run through batches: forward and loss; if asked, gradients; if asked, an update after each batch.
 
     Args:
         codes: (n,) of the networks' activations, in `ACTIVATION_CODES`.
         rows: (n,) which of `weights` are these networks'.
         weights, shape: of the networks, and what is the same for them all.
-        tiles: the tiles of the set (`TileArrays`), or room for one if `build`.
-        build: whether to build each tile from `values`, flat (N * D,), and `order`, (N,); else these aren't
-            looked at.
-        labels: (N,) in the order of the examples.
-        plan: what to do, a `Plan`.
+        batches: the examples.
+        plan: what to do with them, a `Plan`.
         room: for one tile's way through a network.
         gradients: of the last batch, afterwards, in its first n rows.
         losses, correct: (n,), to which the losses and the numbers of correct predictions are added, each batch
@@ -255,32 +252,21 @@ def descend(  # type: ignore[no-untyped-def]
     """
     for step in range(plan.first, plan.last):
         start = step * plan.batch
-        stop = min(start + plan.batch, labels.size)
+        stop = min(start + plan.batch, batches.labels.size)
         for k in range(rows.size):
             _clear(arrays_of(gradients, k))
         for at in range(start, stop, TILE):
             examples, tile = min(TILE, stop - at), at // TILE
             last = plan.update and at + examples == stop
             rate = np.float32(plan.rate / (stop - start)) if last else np.float32(0.0)
-            if build:
-                build_tile(tiles, values, shape.inputs, order, at, examples, plan.backward)
+            if batches.build:
+                values, order = batches.values, batches.order
+                build_tile(batches.tiles, values, shape.inputs, order, at, examples, plan.backward)
                 tile = 0
+            span, fresh = (tile, at, examples), at == start
             for k in range(rows.size):
                 one, gradient = weights_of(weights, rows[k]), arrays_of(gradients, k)
                 losses[k], right = _go_through(
-                    codes[k],
-                    one,
-                    shape,
-                    tiles,
-                    tile,
-                    labels,
-                    at,
-                    examples,
-                    plan,
-                    at == start,
-                    rate,
-                    room,
-                    gradient,
-                    losses[k],
+                    codes[k], one, shape, batches, span, plan, fresh, rate, room, gradient, losses[k]
                 )
                 correct[k] += right

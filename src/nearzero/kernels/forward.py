@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
-from nearzero.kernels.layout import MANY_REGISTERS, aligned, by_strip, padded, strip_width
-from nearzero.kernels.registers import inlined, load_like
-from nearzero.kernels.simd import fma, jit, load, load_n, splat, store, store_n
+from nearzero.kernels.layout import aligned, by_strip, by_width, each_strip, padded
+from nearzero.kernels.simd import fma, inlined, jit, load, load_like, splat, store, store_n
 from nearzero.kernels.tiles import PARTS, TILE, add_list, build_tile, check_inputs, tile_room
 from nearzero.pixels import Pixels
 from nearzero.threads import parallel, thread_count
@@ -25,8 +24,12 @@ __all__ = ["fold", "forward_tile", "preactivations"]
 CHUNK = 2048 // TILE  # tiles that a thread takes at a time
 
 
+@by_width
 @inlined
-def _strip(entries, starts, first, pairs, w, base, bias, z, at, width):  # type: ignore[no-untyped-def]
+def _strip(width, none, unit, job):  # type: ignore[no-untyped-def]
+    tiles, tile, pairs, w, b, inputs, z = job
+    entries, starts, first = tiles.entries, tiles.starts, tile * (TILE // 2)
+    base, at, bias = unit * inputs, unit * TILE, load_like(b, unit, none)
     for part in range(PARTS):
         for pair in range(pairs):
             its, to, sums = (first + pair) * PARTS + part, at + 2 * pair * width, bias + bias
@@ -41,20 +44,8 @@ def forward_tile(tiles, tile, pairs, w, b, inputs, z):  # type: ignore[no-untype
 
     w: strips of `inputs` rows; b: (units,), units a multiple of 16.
     """
-    entries, starts = tiles.entries, tiles.starts
-    first, unit = tile * (TILE // 2), 0
-    while unit < b.size:
-        width = strip_width(b.size - unit)
-        base, at = unit * inputs, unit * TILE
-        if MANY_REGISTERS and width == 128:
-            _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 8), z, at, 128)
-        elif MANY_REGISTERS and width == 64:
-            _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 4), z, at, 64)
-        elif width == 32:
-            _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 2), z, at, 32)
-        else:
-            _strip(entries, starts, first, pairs, w, base, load_n(b, unit, 1), z, at, 16)
-        unit += width
+    for unit, width in each_strip(b.size):
+        _strip(width, unit, (tiles, tile, pairs, w, b, inputs, z))
 
 
 @jit
@@ -64,9 +55,7 @@ def fold(w, b, inputs, gain, shift, folded_w, folded_b):  # type: ignore[no-unty
     w, folded_w: strips of `inputs` rows; b, folded_b: (units,); gain, shift: float32.
     """
     g, s = splat(gain), splat(shift)
-    unit = 0
-    while unit < b.size:
-        width = strip_width(b.size - unit)
+    for unit, width in each_strip(b.size):
         for lane in range(0, width, 16):
             total = splat(np.float32(0.0))
             for p in range(inputs):
@@ -75,15 +64,12 @@ def fold(w, b, inputs, gain, shift, folded_w, folded_b):  # type: ignore[no-unty
                 total = total + weight
                 store(folded_w, at, g * weight)
             store(folded_b, unit + lane, fma(s, total, load(b, unit + lane)))
-        unit += width
 
 
 @jit
 def _write_rows(z, units, all_units, order, first, count, out):  # type: ignore[no-untyped-def]
     """Copy a tile's strips to rows ``order[first : first + count]`` of `out`, flat (N, units)."""
-    unit = 0
-    while unit < all_units:
-        width = strip_width(all_units - unit)
+    for unit, width in each_strip(all_units):
         for k in range(count):
             to = np.int64(order[first + k]) * units + unit
             at = unit * TILE + k * width
@@ -93,7 +79,6 @@ def _write_rows(z, units, all_units, order, first, count, out):  # type: ignore[
                 else:
                     for i in range(lane, units - unit):
                         out[to + i] = z[at + i]
-        unit += width
 
 
 @jit

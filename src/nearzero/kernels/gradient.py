@@ -8,20 +8,18 @@ are zero in the whole tile aren't touched.
 
 from __future__ import annotations
 
-import numpy as np
-
-from nearzero.kernels.layout import MANY_REGISTERS
-from nearzero.kernels.registers import halves, inlined, load_like
-from nearzero.kernels.simd import jit, splat_n, store_n
+from nearzero.kernels.layout import by_width
+from nearzero.kernels.simd import halves, inlined, jit, load_like, store_n
 from nearzero.kernels.tiles import TILE, add_list, pixel_pairs
 
 __all__ = ["pixel_gradient"]
 
-_F = np.float32
 
-
+@by_width
 @inlined
-def _strip(entries, starts, lists, inputs, dz, base, g_w1, start, width, none, fresh):  # type: ignore[no-untyped-def]
+def _strip(width, none, unit, job):  # type: ignore[no-untyped-def]
+    entries, starts, tile, inputs, dz, fresh, g_w1 = job
+    lists, base, start = tile * pixel_pairs(inputs), unit * TILE, unit * inputs
     for p in range(0, inputs, 2):
         its, row = lists + p // 2, start + p * width
         if starts[its] == starts[its + 1] and not fresh:
@@ -44,12 +42,4 @@ def pixel_gradient(entries, starts, tile, inputs, dz, unit, width, fresh, g_w1):
     entries, starts: lists of pairs of pixels; dz: strips of `TILE` rows; fresh: whether the gradient starts here,
     from 0; g_w1: strips of `inputs` rows.
     """
-    lists, none, base, start = tile * pixel_pairs(inputs), _F(0.0), unit * TILE, unit * inputs
-    if MANY_REGISTERS and width == 128:
-        _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 128, splat_n(none, 8), fresh)
-    elif MANY_REGISTERS and width == 64:
-        _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 64, splat_n(none, 4), fresh)
-    elif width == 32:
-        _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 32, splat_n(none, 2), fresh)
-    else:
-        _strip(entries, starts, lists, inputs, dz, base, g_w1, start, 16, splat_n(none, 1), fresh)
+    _strip(width, unit, (entries, starts, tile, inputs, dz, fresh, g_w1))

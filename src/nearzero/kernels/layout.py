@@ -12,21 +12,23 @@ the speed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from nearzero.kernels.compile import has_feature
-from nearzero.kernels.simd import LANES, jit
+from nearzero.kernels.simd import LANES, inlined, jit, splat_n
 
 __all__ = [
     "BYTES",
     "MANY_REGISTERS",
-    "STRIPS",
     "aligned",
     "by_strip",
+    "by_width",
+    "each_strip",
     "even",
     "from_strips",
     "padded",
@@ -42,7 +44,6 @@ Floats = npt.NDArray[np.float32]
 MANY_REGISTERS = has_feature("avx512f")
 WIDEST = 128 if MANY_REGISTERS else 32  # what the registers hold: the sums of two examples
 BYTES = np.arange(256, dtype=np.float32)  # a byte as float32 by one load, which is quicker than a conversion
-STRIPS = tuple(width for width in (128, 64, 32, 16) if width <= WIDEST)
 
 
 def padded(count: int) -> int:
@@ -65,14 +66,43 @@ def strip_width(units):  # type: ignore[no-untyped-def]
     return 32 if units >= 32 else 16
 
 
+@njit(
+    nogil=True, error_model="numpy"
+)  # not kept: Numba can't compile a caller of a generator that it has loaded
+def each_strip(units):  # type: ignore[no-untyped-def]
+    """(first unit, width) of every strip of `units` units, a multiple of sixteen."""
+    unit = 0
+    while unit < units:
+        width = strip_width(units - unit)
+        yield unit, width
+        unit += width
+
+
 def strips(units: int) -> list[tuple[int, int]]:
     """(first unit, width) of every strip; the last one may reach beyond `units`."""
-    found, first = [], 0
-    while first < padded(units):
-        width = next(each for each in STRIPS if each <= padded(units) - first)
-        found.append((first, width))
-        first += width
-    return found
+    return list(each_strip.py_func(padded(units)))
+
+
+def by_width(strip: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the work on a strip whose width isn't known before, ``chosen(width, unit, job)``, for kernels.
+
+    strip: an `inlined` function, compiled for each width. It's given the width, as many zeros in registers, the
+    strip's first unit, and `job`, a tuple of all else.
+    """
+
+    @inlined
+    def chosen(width, unit, job):  # type: ignore[no-untyped-def]
+        zero = np.float32(0.0)
+        if MANY_REGISTERS and width == 128:
+            strip(128, splat_n(zero, 8), unit, job)
+        elif MANY_REGISTERS and width == 64:
+            strip(64, splat_n(zero, 4), unit, job)
+        elif width == 32:
+            strip(32, splat_n(zero, 2), unit, job)
+        else:
+            strip(16, splat_n(zero, 1), unit, job)
+
+    return chosen
 
 
 def aligned(size: int, dtype: Any = np.float32) -> Any:

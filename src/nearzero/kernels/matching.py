@@ -16,9 +16,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
-from numba.extending import intrinsic
 
+from nearzero.kernels.bytes import count_bits
 from nearzero.kernels.simd import jit
 from nearzero.pixels import Pixels
 from nearzero.threads import parallel, thread_count
@@ -35,14 +34,6 @@ Order = npt.NDArray[np.int32]
 _known: WeakKeyDictionary[Pixels, Order] = WeakKeyDictionary()  # as long as the pixels live
 
 
-@intrinsic
-def _popcount(_typing, word):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.ctpop(args[0])
-
-    return types.int64(types.uint64), codegen
-
-
 @jit
 def _supports(values, bits):  # type: ignore[no-untyped-def]
     """Set bit p of an example's words, bits (N, words) uint64, where its pixel p isn't zero."""
@@ -55,7 +46,7 @@ def _supports(values, bits):  # type: ignore[no-untyped-def]
 def _distance(bits, i, j):  # type: ignore[no-untyped-def]
     total = 0
     for k in range(bits.shape[1]):
-        total += _popcount(bits[i, k] ^ bits[j, k])
+        total += count_bits(bits[i, k] ^ bits[j, k])
     return total
 
 

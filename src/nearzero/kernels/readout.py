@@ -8,35 +8,34 @@ float64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.kernels.activations import FUNCTIONS, KERNEL_ACTIVATIONS, vexp, vlog
-from nearzero.kernels.layout import MANY_REGISTERS, aligned, padded, strip_width
-from nearzero.kernels.registers import (
+from nearzero.kernels.activations import KERNEL_ACTIVATIONS, activate, slope, vexp, vlog
+from nearzero.kernels.layout import MANY_REGISTERS, aligned, by_width, each_strip, padded
+from nearzero.kernels.simd import (
+    add_n,
     axpy_pair,
     first_equal,
     halves,
     hmax,
+    hsum,
     inlined,
+    jit,
+    load,
     load_like,
     mul_n,
     outer_rows_n,
-    store_rows_n,
-)
-from nearzero.kernels.simd import (
-    add_n,
-    hsum,
-    jit,
-    load,
     select_gt,
     splat,
     splat_at,
     splat_n,
     store,
     store_n,
+    store_rows_n,
     vmax,
 )
 from nearzero.kernels.tiles import TILE, Sifted, sift_room
@@ -90,24 +89,32 @@ def make_room(inputs: int, units: int, classes: int) -> Room:
     return Room(z, a, logits, aligned(TILE), aligned(TILE), np.zeros(TILE + 1, np.int64), sift_room(inputs))
 
 
-def _loop(name: str) -> Any:
-    """The loop of `activate_tile` for one activation."""
-    act = KERNEL_ACTIVATIONS[name]
-    function, derivative = FUNCTIONS[type(act)]
+def _loop(acts: Sequence[NamedTuple]) -> Any:
+    """The loop of `activate_tile` for the activation at place `code` among some."""
+    act = acts[0]
 
     @inlined
-    def loop(z, a, first, last):  # type: ignore[no-untyped-def]
+    def loop(_code, z, a, first, last):  # type: ignore[no-untyped-def]
         for i in range(first, last, 16):
             value = load(z, i)
-            store(a, i, function(act, value))
-            store(z, i, derivative(act, value))
+            store(a, i, activate(act, value))
+            store(z, i, slope(act, value))
 
-    return loop
+    if len(acts) == 1:
+        return loop
+    others = _loop(acts[1:])
+
+    @inlined
+    def either(code, z, a, first, last):  # type: ignore[no-untyped-def]
+        if code == 0:
+            loop(code, z, a, first, last)
+        else:
+            others(code - 1, z, a, first, last)
+
+    return either
 
 
-_relu, _abs, _leaky_relu = _loop("relu"), _loop("abs"), _loop("leaky_relu")
-_gelu, _silu, _tanh = _loop("gelu"), _loop("silu"), _loop("tanh")
-_sigmoid, _softplus, _elu = _loop("sigmoid"), _loop("softplus"), _loop("elu")
+_activate = _loop(list(KERNEL_ACTIVATIONS.values()))
 
 
 @jit
@@ -117,29 +124,8 @@ def activate_tile(code, z, a, examples, units):  # type: ignore[no-untyped-def]
     The activation comes as its place in `ACTIVATION_CODES`, so that the loops of training are compiled once
     for all nine.
     """
-    unit = 0
-    while unit < units:
-        width = strip_width(units - unit)
-        first, last = unit * TILE, unit * TILE + examples * width
-        if code == 0:
-            _relu(z, a, first, last)
-        elif code == 1:
-            _abs(z, a, first, last)
-        elif code == 2:
-            _leaky_relu(z, a, first, last)
-        elif code == 3:
-            _gelu(z, a, first, last)
-        elif code == 4:
-            _silu(z, a, first, last)
-        elif code == 5:
-            _tanh(z, a, first, last)
-        elif code == 6:
-            _sigmoid(z, a, first, last)
-        elif code == 7:
-            _softplus(z, a, first, last)
-        else:
-            _elu(z, a, first, last)
-        unit += width
+    for unit, width in each_strip(units):
+        _activate(code, z, a, unit * TILE, unit * TILE + examples * width)
 
 
 @jit
@@ -153,13 +139,10 @@ def logit_tile(a, examples, w2t, units, classes, logits):  # type: ignore[no-unt
     for block in range(0, classes, 16):
         for k in range(0, examples, ROWS):
             sums = splat_n(_F(0.0), ROWS)
-            unit = 0
-            while unit < units:
-                width = strip_width(strip_units - unit)
+            for unit, width in each_strip(strip_units):
                 base = unit * TILE + k * width
                 for u in range(min(width, units - unit)):
                     sums = outer_rows_n(a, base + u, width, load(w2t, (unit + u) * classes + block), sums)
-                unit += width
             store_rows_n(logits, k * classes + block, classes, sums)
 
 
@@ -239,9 +222,11 @@ def residual_tile(room, classes, labels, first, examples):  # type: ignore[no-un
     return count
 
 
+@by_width
 @inlined
-def _hidden_strip(room, stride, count, w2, classes, base, first, width, none):  # type: ignore[no-untyped-def]
-    residuals, z = room.logits, room.z
+def _hidden_strip(width, none, unit, job):  # type: ignore[no-untyped-def]
+    room, stride, count, w2, classes = job
+    residuals, z, base, first = room.logits, room.z, unit * (classes + classes % 2), unit * TILE
     for k in range(0, count, 2):
         e, f = room.taught[k], room.taught[k + 1]
         sums = none + none
@@ -261,24 +246,14 @@ def hidden_gradient(room, stride, count, w2, classes):  # type: ignore[no-untype
 
     stride: from one example's residuals to the next's; w2: strips of `even(classes)` rows.
     """
-    units, rows, none = room.z.size // TILE, classes + classes % 2, _F(0.0)
-    unit = 0
-    while unit < units:
-        width = strip_width(units - unit)
-        base, first = unit * rows, unit * TILE
-        if MANY_REGISTERS and width == 128:
-            _hidden_strip(room, stride, count, w2, classes, base, first, 128, splat_n(none, 8))
-        elif MANY_REGISTERS and width == 64:
-            _hidden_strip(room, stride, count, w2, classes, base, first, 64, splat_n(none, 4))
-        elif width == 32:
-            _hidden_strip(room, stride, count, w2, classes, base, first, 32, splat_n(none, 2))
-        else:
-            _hidden_strip(room, stride, count, w2, classes, base, first, 16, splat_n(none, 1))
-        unit += width
+    for unit, width in each_strip(room.z.size // TILE):
+        _hidden_strip(width, unit, (room, stride, count, w2, classes))
 
 
+@by_width
 @inlined
-def _output_strip(room, stride, count, rows, unit, width, none, g_w2, g_b1):  # type: ignore[no-untyped-def]
+def _output_strip(width, none, unit, job):  # type: ignore[no-untyped-def]
+    room, stride, count, rows, g_w2, g_b1 = job
     residuals, taught, base = room.logits, room.taught, unit * TILE
     for c in range(0, rows, 2):
         at = unit * rows + c * width
@@ -297,20 +272,9 @@ def _output_strip(room, stride, count, rows, unit, width, none, g_w2, g_b1):  # 
 @jit
 def output_gradient(room, stride, count, classes, gradient):  # type: ignore[no-untyped-def]
     """Add the share of the first `count` of `room.taught` to the gradients of w2, b2 and b1 (`Arrays`)."""
-    g_w2, g_b1, g_b2 = gradient.w2, gradient.b1, gradient.b2
-    units, rows, none = g_b1.size, classes + classes % 2, _F(0.0)
-    unit = 0
-    while unit < units:
-        width = strip_width(units - unit)
-        if MANY_REGISTERS and width == 128:
-            _output_strip(room, stride, count, rows, unit, 128, splat_n(none, 8), g_w2, g_b1)
-        elif MANY_REGISTERS and width == 64:
-            _output_strip(room, stride, count, rows, unit, 64, splat_n(none, 4), g_w2, g_b1)
-        elif width == 32:
-            _output_strip(room, stride, count, rows, unit, 32, splat_n(none, 2), g_w2, g_b1)
-        else:
-            _output_strip(room, stride, count, rows, unit, 16, splat_n(none, 1), g_w2, g_b1)
-        unit += width
+    g_w2, g_b1, g_b2, rows = gradient.w2, gradient.b1, gradient.b2, classes + classes % 2
+    for unit, width in each_strip(g_b1.size):
+        _output_strip(width, unit, (room, stride, count, rows, g_w2, g_b1))
     for block in range(0, stride, 16):
         total = load(g_b2, block)
         for k in range(count):

@@ -25,7 +25,7 @@ from nearzero.kernels.simd import (
     fma,
     jit,
     load,
-    load_n,
+    load_like,
     outer_n,
     select_gt,
     splat,
@@ -90,9 +90,9 @@ def _perturb_units(act, z, base, scale, offset, clip, first, post, units, a):  #
 def _sum_units(room, w2, units):  # type: ignore[no-untyped-def]
     """Sum up a room's activations over the units, for every class."""
     for group in range(w2.size // (units * GROUP)):
-        total = splat_n(_F(0.0), SUMS)
+        total, none = splat_n(_F(0.0), SUMS), splat_n(_F(0.0), VECTORS)
         for unit in range(units):
-            values = load_n(room.a, unit * WIDTH, VECTORS)
+            values = load_like(room.a, unit * WIDTH, none)
             total = outer_n(w2, (group * units + unit) * GROUP, values, total)
         store_n(room.sums, group * GROUP * WIDTH, total)
 

@@ -15,23 +15,26 @@ Inside ``@jit`` functions, `Vec` supports ``+ - * /`` and unary minus, and these
 ``fma(a, b, c)``        ``a * b + c``, fused where the machine can
 ``vmax, vmin, vabs``    lane by lane; ``vmax(a, b)`` is b where a is NaN
 ``select_gt(a,b,x,y)``  ``x`` where ``a > b``, else ``y``
-``load_n, store_n``     a tuple of N vectors from, or to, ``a[i:i+16*N]``
+``load_like(a, i, t)``  as many vectors from ``a[i]`` on as the tuple t has
+``store_n(a, i, t)``    the reverse
 ``splat_n(x, n)``       a tuple of n times ``splat(x)``
-``add_n(t, u)``         tuples added, lane by lane
+``add_n, mul_n``        tuples added, or multiplied, lane by lane
 ``outer_n(a, i, v, t)`` ``t[k*n+j] + a[i+k] * v[j]`` for every k and the n vectors of v: a unit's share of sums
 ``hsum(v)``             the sum of the lanes, in a fixed order
 ``exp2i(v)``            2**v for lanes that hold whole numbers in [-126, 127]
 ``split_exponent(v)``   ``(m, e)`` with v = m * 2**e, m in [0.5, 1), for positive normal v
 =====================  ==========================================================================
 
-Indices are not checked: a kernel is called through a function that has checked its arrays.
+The others say themselves what they do. Indices are not checked: a kernel is called through a function that has checked
+its arrays.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -39,18 +42,33 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from nearzero.kernels.compile import jit
+from nearzero.kernels.compile import inlined, jit
 
 __all__ = [
+    "INDEX",
     "LANES",
+    "VEC",
     "add_n",
+    "axpy_pair",
+    "emitted",
     "exp2i",
+    "first_equal",
+    "flat",
     "fma",
+    "further",
+    "halves",
+    "hmax",
     "hsum",
+    "inlined",
     "jit",
+    "lanes_reaching",
+    "last_lane",
     "load",
-    "load_n",
+    "load_like",
+    "mul_n",
     "outer_n",
+    "outer_rows_n",
+    "pointer",
     "select_gt",
     "splat",
     "splat_at",
@@ -58,6 +76,7 @@ __all__ = [
     "split_exponent",
     "store",
     "store_n",
+    "store_rows_n",
     "vabs",
     "vmax",
     "vmin",
@@ -65,10 +84,8 @@ __all__ = [
 
 LANES = 16
 
-_F32 = ir.FloatType()
-_I32 = ir.IntType(32)
-_VEC = ir.VectorType(_F32, LANES)
-_IVEC = ir.VectorType(_I32, LANES)
+_F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_VEC, _IVEC = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
 
 class Vec(types.Type):  # type: ignore[misc]
@@ -89,6 +106,78 @@ class _VecModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, fe_type, _VEC)
 
 
+# --- how an intrinsic is made ---------------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """What an intrinsic takes as an argument.
+
+    Attributes:
+        fits: whether it takes a type.
+        taken_as: the type that arguments are converted to; None if they stay as they are.
+    """
+
+    fits: Callable[[Any], bool]
+    taken_as: Any = None
+
+
+def flat(dtype: Any) -> Kind:
+    """Return the kind of flat, contiguous arrays of a type, which is what loads and stores assume."""
+    return Kind(lambda a: isinstance(a, types.Array) and (a.ndim, a.layout, a.dtype) == (1, "C", dtype))
+
+
+FLOATS = flat(types.float32)
+VEC = Kind(lambda a: isinstance(a, Vec))
+VECS = Kind(lambda a: isinstance(a, types.UniTuple) and isinstance(a.dtype, Vec))
+INDEX, SCALAR = Kind(lambda a: True, types.intp), Kind(lambda a: True, types.float32)
+COUNT = Kind(lambda a: isinstance(a, types.IntegerLiteral))  # known when a kernel is compiled
+
+
+def _unpacked(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    if isinstance(kind, types.Array):
+        return context.make_array(kind)(context, builder, value).data
+    if isinstance(kind, types.UniTuple):
+        return [builder.extract_value(value, k) for k in range(kind.count)]
+    return kind.literal_value if isinstance(kind, types.IntegerLiteral) else value
+
+
+def _packed(context: Any, builder: Any, kind: Any, found: Any) -> Any:
+    if isinstance(found, list):
+        items = [_packed(context, builder, kind.dtype, each) for each in found]
+        return context.make_tuple(builder, kind, items)
+    return context.get_dummy_value() if found is None else found
+
+
+def emitted(*kinds: Kind, gives: Any = vec) -> Callable[[Callable[..., Any]], Any]:
+    """Make an intrinsic of a function that writes LLVM instructions.
+
+    The function is given the builder, and of each argument what it needs: the pointer of an array, the list of a
+    tuple's vectors, a count as a number. It returns a value, the list of a tuple's values, or None.
+
+    Args:
+        kinds: of the arguments.
+        gives: the type of the result, or a function that returns it, given the types of the arguments.
+    """
+
+    def made(emit: Callable[..., Any]) -> Any:
+        @wraps(emit)  # with its parameters; where the builder stands Numba gives its typing context
+        def typed(_typing: Any, *args: Any) -> Any:
+            if not all(kind.fits(arg) for kind, arg in zip(kinds, args, strict=True)):
+                return None
+
+            def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                pairs = zip(signature.args, values, strict=True)
+                found = emit(builder, *(_unpacked(context, builder, *pair) for pair in pairs))
+                return _packed(context, builder, signature.return_type, found)
+
+            result = gives if isinstance(gives, types.Type) else gives(*args)
+            return result(*(kind.taken_as or arg for kind, arg in zip(kinds, args, strict=True))), codegen
+
+        return intrinsic(prefer_literal=COUNT in kinds)(typed)
+
+    return made
+
+
 # --- LLVM pieces ---------------------------------------------------------------------------------------
 
 
@@ -100,15 +189,23 @@ def _iconstant(value: int) -> Any:
     return ir.Constant(_IVEC, [value] * LANES)
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, offset: int = 0) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    if offset:
-        index = builder.add(index, ir.Constant(index.type, offset))
-    return builder.bitcast(builder.gep(data, [index]), ir.PointerType(_VEC))
+def further(builder: Any, index: Any, count: int, step: Any = None) -> Any:
+    """Write index + count, or index + count * step."""
+    number = ir.Constant(index.type, count)
+    return builder.add(index, number if step is None else builder.mul(step, number))
 
 
-def _load(context: Any, builder: Any, array_type: Any, array: Any, index: Any, offset: int = 0) -> Any:
-    return builder.load(_pointer(context, builder, array_type, array, index, offset), align=4)
+def pointer(builder: Any, data: Any, index: Any, kind: Any = _VEC) -> Any:
+    """Write the address of an array's items from an index on, as that of an LLVM type."""
+    return builder.bitcast(builder.gep(data, [index]), ir.PointerType(kind))
+
+
+def _load(builder: Any, data: Any, index: Any) -> Any:
+    return builder.load(pointer(builder, data, index), align=4)
+
+
+def _store(builder: Any, data: Any, index: Any, value: Any) -> None:
+    builder.store(value, pointer(builder, data, index), align=4)
 
 
 def _splat(builder: Any, scalar: Any) -> Any:
@@ -117,10 +214,8 @@ def _splat(builder: Any, scalar: Any) -> Any:
     return builder.shuffle_vector(first, undefined, _iconstant(0))
 
 
-def _splat_at(context: Any, builder: Any, array_type: Any, array: Any, index: Any, offset: int = 0) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    place = builder.add(index, ir.Constant(index.type, offset))
-    return _splat(builder, builder.load(builder.gep(data, [place])))
+def _splat_at(builder: Any, data: Any, index: Any) -> Any:
+    return _splat(builder, builder.load(builder.gep(data, [index])))
 
 
 def _call(builder: Any, name: str, *args: Any) -> Any:
@@ -134,102 +229,34 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return _call(builder, "fmuladd", a, b, c)
 
 
-def _float_array(*args: Any) -> bool:
-    """Whether every argument is a flat, contiguous float32 array, which is what the loads assume."""
-    return all(
-        isinstance(a, types.Array) and a.ndim == 1 and a.layout == "C" and a.dtype == types.float32
-        for a in args
-    )
-
-
-def _vecs(*args: Any) -> bool:
-    return all(isinstance(a, Vec) for a in args)
-
-
-def _tuples(*args: Any) -> bool:
-    return all(isinstance(a, types.UniTuple) and isinstance(a.dtype, Vec) for a in args)
+def _folded(builder: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
+    """Join the lanes to one number, half with half, so that the order is fixed."""
+    width = LANES
+    while width > 1:
+        width //= 2
+        places = (list(range(first, first + width)) for first in (0, width))
+        masks = [ir.Constant(ir.VectorType(_I32, width), each) for each in places]
+        undefined = ir.Constant(value.type, ir.Undefined)
+        value = join(*(builder.shuffle_vector(value, undefined, mask) for mask in masks))
+    return builder.extract_element(value, ir.Constant(_I32, 0))
 
 
 # --- one vector ----------------------------------------------------------------------------------------
 
 
-@intrinsic
-def load(_typing, array, index):  # type: ignore[no-untyped-def]
-    if not _float_array(array):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return _load(context, builder, signature.args[0], *args)
-
-    return vec(array, types.intp), codegen
-
-
-@intrinsic
-def store(_typing, array, index, value):  # type: ignore[no-untyped-def]
-    if not (_float_array(array) and _vecs(value)):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        builder.store(args[2], _pointer(context, builder, signature.args[0], args[0], args[1]), align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, value), codegen
-
-
-@intrinsic
-def splat(_typing, x):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return _splat(builder, args[0])
-
-    return vec(types.float32), codegen
-
-
-@intrinsic
-def splat_at(_typing, array, index):  # type: ignore[no-untyped-def]
-    if not _float_array(array):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return _splat_at(context, builder, signature.args[0], *args)
-
-    return vec(array, types.intp), codegen
-
-
-@intrinsic
-def fma(_typing, a, b, c):  # type: ignore[no-untyped-def]
-    if not _vecs(a, b, c):
-        return None
-    return vec(a, b, c), lambda context, builder, signature, args: _fma(builder, *args)
-
-
-def _lanewise(emit: Callable[..., Any], arity: int) -> Any:
-    """An intrinsic that maps `arity` vectors to one, by the LLVM instructions that `emit` writes."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return emit(builder, *args)
-
-    if arity == 1:
-
-        @intrinsic
-        def unary(_typing, a):  # type: ignore[no-untyped-def]
-            return (vec(a), codegen) if _vecs(a) else None
-
-        return unary
-
-    @intrinsic
-    def binary(_typing, a, b):  # type: ignore[no-untyped-def]
-        return (vec(a, b), codegen) if _vecs(a, b) else None
-
-    return binary
-
-
-vmax = _lanewise(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y), 2)
-vmin = _lanewise(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), 2)
-vabs = _lanewise(lambda b, x: _call(b, "fabs", x), 1)
-exp2i = _lanewise(
-    lambda b, x: b.bitcast(b.shl(b.add(b.fptosi(x, _IVEC), _iconstant(127)), _iconstant(23)), _VEC),
-    1,
+load = emitted(FLOATS, INDEX)(_load)
+store = emitted(FLOATS, INDEX, VEC, gives=types.void)(_store)
+splat = emitted(SCALAR)(_splat)
+splat_at = emitted(FLOATS, INDEX)(_splat_at)
+fma = emitted(VEC, VEC, VEC)(_fma)
+vmax = emitted(VEC, VEC)(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
+vmin = emitted(VEC, VEC)(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
+vabs = emitted(VEC)(lambda b, x: _call(b, "fabs", x))
+exp2i = emitted(VEC)(
+    lambda b, x: b.bitcast(b.shl(b.add(b.fptosi(x, _IVEC), _iconstant(127)), _iconstant(23)), _VEC)
 )
+select_gt = emitted(VEC, VEC, VEC, VEC)(lambda b, p, q, x, y: b.select(b.fcmp_ordered(">", p, q), x, y))
+hsum = emitted(VEC, gives=types.float32)(lambda b, x: _folded(b, x, b.fadd))
 
 
 def _operator(symbol: Callable[..., Any], arity: int, emit: Callable[..., Any]) -> None:
@@ -237,7 +264,8 @@ def _operator(symbol: Callable[..., Any], arity: int, emit: Callable[..., Any]) 
 
     class Typing(AbstractTemplate):  # type: ignore[misc]
         def generic(self, args: Any, kws: Any) -> Any:
-            return signature(vec, *args) if len(args) == arity and not kws and _vecs(*args) else None
+            fits = len(args) == arity and not kws and all(map(VEC.fits, args))
+            return signature(vec, *args) if fits else None
 
     infer_global(symbol)(Typing)
     lower_builtin(symbol, *[Vec] * arity)(lambda context, builder, sig, args: emit(builder, *args))
@@ -250,121 +278,97 @@ _operator(operator.truediv, 2, lambda b, x, y: b.fdiv(x, y))
 _operator(operator.neg, 1, lambda b, x: b.fsub(_constant(-0.0), x))
 
 
-@intrinsic
-def select_gt(_typing, a, b, x, y):  # type: ignore[no-untyped-def]
-    if not _vecs(a, b, x, y):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
-
-    return vec(a, b, x, y), codegen
+@emitted(VEC, gives=types.UniTuple(vec, 2))
+def split_exponent(builder: Any, value: Any) -> Any:
+    bits = builder.bitcast(value, _IVEC)
+    exponent = builder.sub(builder.lshr(bits, _iconstant(23)), _iconstant(126))
+    mantissa = builder.or_(builder.and_(bits, _iconstant(0x007FFFFF)), _iconstant(0x3F000000))
+    return [builder.bitcast(mantissa, _VEC), builder.sitofp(exponent, _VEC)]
 
 
-@intrinsic
-def hsum(_typing, a):  # type: ignore[no-untyped-def]
-    if not _vecs(a):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        value, width = args[0], LANES
-        while width > 1:  # halves are folded, so the order of the sum is fixed
-            width //= 2
-            undefined = ir.Constant(value.type, ir.Undefined)
-            half = ir.VectorType(_I32, width)
-            low = builder.shuffle_vector(value, undefined, ir.Constant(half, list(range(width))))
-            high = builder.shuffle_vector(value, undefined, ir.Constant(half, list(range(width, 2 * width))))
-            value = builder.fadd(low, high)
-        return builder.extract_element(value, ir.Constant(_I32, 0))
-
-    return types.float32(a), codegen
+@emitted(VEC, gives=types.float32)
+def hmax(builder: Any, value: Any) -> Any:
+    """The greatest of the lanes; NaNs may or may not be passed over."""
+    return _folded(builder, value, lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
 
 
-@intrinsic
-def split_exponent(_typing, a):  # type: ignore[no-untyped-def]
-    if not _vecs(a):
-        return None
+@emitted(VEC, VEC, gives=types.int64)
+def first_equal(builder: Any, a: Any, b: Any) -> Any:
+    """The first lane in which a equals b; 16 where there's none."""
+    lanes = builder.bitcast(builder.fcmp_ordered("==", a, b), ir.IntType(LANES))
+    return builder.zext(builder.cttz(lanes, ir.Constant(ir.IntType(1), 0)), _I64)
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        bits = builder.bitcast(args[0], _IVEC)
-        exponent = builder.sub(builder.lshr(bits, _iconstant(23)), _iconstant(126))
-        mantissa = builder.or_(builder.and_(bits, _iconstant(0x007FFFFF)), _iconstant(0x3F000000))
-        pair = [builder.bitcast(mantissa, _VEC), builder.sitofp(exponent, _VEC)]
-        return context.make_tuple(builder, signature.return_type, pair)
 
-    return types.UniTuple(vec, 2)(a), codegen
+@emitted(VEC, VEC, gives=types.int64)
+def lanes_reaching(builder: Any, a: Any, b: Any) -> Any:
+    """The lanes in which a is at least b, as the bits of a whole number."""
+    return builder.zext(builder.bitcast(builder.fcmp_ordered(">=", a, b), ir.IntType(LANES)), _I64)
+
+
+@emitted(VEC, gives=types.float32)
+def last_lane(builder: Any, a: Any) -> Any:
+    """The last of the lanes."""
+    return builder.extract_element(a, ir.Constant(ir.IntType(32), LANES - 1))
 
 
 # --- tuples of vectors: blocks of registers -------------------------------------------------------------
 
 
-@intrinsic(prefer_literal=True)
-def load_n(_typing, array, index, n):  # type: ignore[no-untyped-def]
-    if not (isinstance(n, types.IntegerLiteral) and _float_array(array)):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        values = [
-            _load(context, builder, signature.args[0], args[0], args[1], k * LANES)
-            for k in range(n.literal_value)
-        ]
-        return context.make_tuple(builder, signature.return_type, values)
-
-    return types.UniTuple(vec, n.literal_value)(array, types.intp, n), codegen
+@emitted(FLOATS, INDEX, VECS, gives=lambda array, index, values: values)
+def load_like(builder: Any, data: Any, index: Any, values: Any) -> Any:
+    return [_load(builder, data, further(builder, index, k * LANES)) for k in range(len(values))]
 
 
-@intrinsic
-def store_n(_typing, array, index, values):  # type: ignore[no-untyped-def]
-    if not (_float_array(array) and _tuples(values)):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        for k in range(values.count):
-            pointer = _pointer(context, builder, signature.args[0], args[0], args[1], k * LANES)
-            builder.store(builder.extract_value(args[2], k), pointer, align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, values), codegen
+@emitted(FLOATS, INDEX, VECS, gives=types.void)
+def store_n(builder: Any, data: Any, index: Any, values: Any) -> None:
+    for k, value in enumerate(values):
+        _store(builder, data, further(builder, index, k * LANES), value)
 
 
-@intrinsic(prefer_literal=True)
-def splat_n(_typing, x, n):  # type: ignore[no-untyped-def]
-    if not isinstance(n, types.IntegerLiteral):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        value = _splat(builder, args[0])
-        return context.make_tuple(builder, signature.return_type, [value] * n.literal_value)
-
-    return types.UniTuple(vec, n.literal_value)(types.float32, n), codegen
+splat_n = emitted(SCALAR, COUNT, gives=lambda x, n: types.UniTuple(vec, n.literal_value))(
+    lambda b, x, n: [_splat(b, x)] * n
+)
+add_n = emitted(VECS, VECS, gives=lambda a, b: a)(lambda b, x, y: list(map(b.fadd, x, y)))
+mul_n = emitted(VECS, VECS, gives=lambda a, b: a)(lambda b, x, y: list(map(b.fmul, x, y)))
 
 
-@intrinsic
-def add_n(_typing, a, b):  # type: ignore[no-untyped-def]
-    if not (_tuples(a, b) and a.count == b.count):
-        return None
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pairs = (
-            (builder.extract_value(args[0], k), builder.extract_value(args[1], k)) for k in range(a.count)
-        )
-        return context.make_tuple(builder, signature.return_type, [builder.fadd(x, y) for x, y in pairs])
-
-    return a(a, b), codegen
+@emitted(FLOATS, INDEX, VECS, VECS, gives=lambda array, index, values, sums: sums)
+def outer_n(builder: Any, data: Any, index: Any, values: Any, sums: Any) -> Any:
+    count, result = len(values), []
+    for k in range(0, len(sums), count):
+        weight = _splat_at(builder, data, further(builder, index, k // count))
+        result += [_fma(builder, weight, *pair) for pair in zip(values, sums[k : k + count], strict=True)]
+    return result
 
 
-@intrinsic
-def outer_n(_typing, array, index, values, sums):  # type: ignore[no-untyped-def]
-    if not (_float_array(array) and _tuples(values, sums) and sums.count % values.count == 0):
-        return None
+@emitted(VEC, VEC, FLOATS, INDEX, VECS, gives=lambda first, second, array, index, sums: sums)
+def axpy_pair(builder: Any, first: Any, second: Any, data: Any, index: Any, sums: Any) -> Any:
+    """`sums` + vector * row, lane by lane: the first half of `sums` belongs to `first`, the other to `second`."""
+    half = len(sums) // 2
+    rows = [_load(builder, data, further(builder, index, k * LANES)) for k in range(half)]
+    factors = [first] * half + [second] * half
+    return [_fma(builder, *each) for each in zip(factors, rows + rows, sums, strict=True)]
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        result = []
-        for k in range(sums.count // values.count):
-            weight = _splat_at(context, builder, signature.args[0], args[0], args[1], k)
-            for j in range(values.count):
-                total = builder.extract_value(args[3], k * values.count + j)
-                result.append(_fma(builder, weight, builder.extract_value(args[2], j), total))
-        return context.make_tuple(builder, signature.return_type, result)
 
-    return sums(array, types.intp, values, sums), codegen
+@emitted(FLOATS, INDEX, INDEX, VEC, VECS, gives=lambda array, index, stride, value, sums: sums)
+def outer_rows_n(builder: Any, data: Any, index: Any, stride: Any, value: Any, sums: Any) -> Any:
+    """``t[k] + a[i + k * stride] * v`` for every k: `outer_n` down a column."""
+    places = (further(builder, index, k, stride) for k in range(len(sums)))
+    return [
+        _fma(builder, _splat_at(builder, data, place), value, total)
+        for place, total in zip(places, sums, strict=True)
+    ]
+
+
+@emitted(FLOATS, INDEX, INDEX, VECS, gives=types.void)
+def store_rows_n(builder: Any, data: Any, index: Any, stride: Any, values: Any) -> None:
+    """``a[i + k * stride : i + k * stride + 16] = values[k]`` for every k."""
+    for k, value in enumerate(values):
+        _store(builder, data, further(builder, index, k, stride), value)
+
+
+@emitted(VECS, gives=lambda values: types.UniTuple(types.UniTuple(vec, values.count // 2), 2))
+def halves(_builder: Any, values: Any) -> Any:
+    """The first half of a tuple's vectors, and the other."""
+    half = len(values) // 2
+    return [values[:half], values[half:]]

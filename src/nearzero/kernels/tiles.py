@@ -33,8 +33,7 @@ from nearzero.kernels.bytes import (
     transpose_block,
 )
 from nearzero.kernels.layout import BYTES, MANY_REGISTERS, aligned
-from nearzero.kernels.registers import axpy_pair, inlined
-from nearzero.kernels.simd import jit, splat_at
+from nearzero.kernels.simd import axpy_pair, inlined, jit, splat_at
 
 __all__ = [
     "PARTS",

@@ -6,21 +6,20 @@ kept with the results as `spec.toml`. What is done with it is in `nearzero.study
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nearzero.activations import activation
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.families import BY_FORMULA, Conduct, make_family
 from nearzero.matched import Design
 from nearzero.training.engine import Precision
@@ -33,29 +32,24 @@ __all__ = [
     "REPORT_ONLY",
     "VERDICT",
     "Spec",
+    "check_keys",
     "differing_key",
     "load_complete_spec",
-    "one_line",
     "parse_setting",
     "read_settings",
     "resolve",
     "spec_digest",
     "spec_text",
+    "validated",
 ]
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 # The named switches between the published and the corrected conduct.
 CONDUCT = ("pixels", "offset", "clip", "clip_threshold", "range", "ttest_baseline")
-VERDICT = ("verdict_distance", "verdict_intensity", "verdict_targets", "verdict_margin", "verdict_draws")
+RULES = ("distance", "intensity", "targets", "margin")
+VERDICT = (*(f"verdict_{name}" for name in RULES), "verdict_draws")
 REPORT_ONLY = {"ttest_baseline", *VERDICT}  # these may be changed in a study that's finished
-# Keys that came later, and what a study from before them was: their defaults, and never anything else.
-LATER: dict[str, Any] = {
-    "precision": "float32",
-    "verdict_distance": list(Rules().distance),
-    "verdict_intensity": list(Rules().intensity),
-    "verdict_targets": list(Rules().targets),
-    "verdict_margin": Rules().margin,
-    "verdict_draws": Design().draws,
-}
 
 # Strict: `true` isn't 1. The bounds are far beyond any study; they keep a slip of the hand from filling the memory.
 Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
@@ -163,12 +157,7 @@ class Spec(BaseModel):
     @property
     def rules(self) -> Rules:
         """By which a verdict is reached."""
-        return Rules(
-            distance=self.verdict_distance,
-            intensity=self.verdict_intensity,
-            targets=self.verdict_targets,
-            margin=self.verdict_margin,
-        )
+        return Rules(**{name: getattr(self, f"verdict_{name}") for name in RULES})
 
     @property
     def design(self) -> Design:
@@ -187,19 +176,17 @@ class Spec(BaseModel):
     @property
     def recipe(self) -> Recipe:
         """How the networks are trained, as the training takes it."""
-        return Recipe(
-            learning_rate=self.learning_rate,
-            steps=self.steps,
-            batch_size=None if self.batch_size == "all" else self.batch_size,
-            evaluate_every=self.evaluate_every,
-            test_every=self.test_every,
-            thresholds=self.thresholds,
-        )
+        given = self.model_dump(include={each.name for each in fields(Recipe)})
+        return Recipe(**given | {"batch_size": None if self.batch_size == "all" else self.batch_size})
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """One seed for each run."""
         return tuple(self.first_seed + run for run in range(self.runs))
+
+
+# Keys that came later, and what a study from before them was: their defaults, and never anything else.
+LATER: dict[str, Any] = Spec().model_dump(mode="json", include={"precision", *VERDICT})
 
 
 def resolve(
@@ -217,13 +204,7 @@ def resolve(
     preset = preset or given.get("preset", "quick")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
-    for key in given:
-        if key not in Spec.model_fields:
-            close = difflib.get_close_matches(key, Spec.model_fields, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise InputError(
-                f"unknown key {key!r} in {origin}: {hint}known are {', '.join(Spec.model_fields)}"
-            )
+    check_keys(given, Spec, origin)
     values: dict[str, Any] = {**PRESETS[preset], **given, "preset": preset}
     for key in ("activations", "families", "thresholds", *VERDICT[:3]):  # the lists
         if isinstance(values.get(key), str):
@@ -236,20 +217,35 @@ def resolve(
         values = {"offset": default.offset, "range": default.range, **values}
     if "evaluate_every" in given and "test_every" not in given:
         values["test_every"] = given["evaluate_every"]
+    return validated(Spec, values, origin)
+
+
+def check_keys(given: Iterable[str], model: type[BaseModel], origin: str, otherwise: str = "") -> None:
+    """Refuse keys that a model hasn't; `otherwise` is said where none of its keys is close."""
+    for key in given:
+        if key not in model.model_fields:
+            hint = did_you_mean(key, model.model_fields) or otherwise
+            raise InputError(
+                f"unknown key {key!r} in {origin}: {hint}known are {', '.join(model.model_fields)}"
+            )
+
+
+def validated(model: type[AnyModel], values: dict[str, Any], origin: str) -> AnyModel:
+    """Return a model of values; the first of pydantic's complaints is said in one line.
+
+    Raises:
+        InputError: which key, what was seen, what is wanted.
+    """
     try:
-        return Spec.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise InputError(one_line(error, origin)) from error
-
-
-def one_line(error: ValidationError, origin: str) -> str:
-    """The first of pydantic's complaints, in one line: which key, what was seen, what is wanted."""
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return f"{message} (in {origin})"
-    key = first["loc"][0]
-    return f"{key} = {first['input']!r} in {origin} can't be used: {message[:1].lower()}{message[1:]}"
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise InputError(f"{message} (in {origin})") from error
+        raise InputError(
+            f"{first['loc'][0]} = {first['input']!r} in {origin} can't be used: {message[:1].lower()}{message[1:]}"
+        ) from error
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

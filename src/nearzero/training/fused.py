@@ -23,6 +23,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -32,6 +33,7 @@ import numpy.typing as npt
 
 from nearzero.kernels.descent import (
     Arrays,
+    Batches,
     Plan,
     Shape,
     Weights,
@@ -64,8 +66,6 @@ PIECES = 4  # in which the sums of shards are added up
 
 Order = npt.NDArray[np.int32]
 
-_NO_BYTES, _NO_ORDER = np.empty(0, np.uint8), np.empty(0, np.int32)
-
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
@@ -83,6 +83,11 @@ class _Prepared:
             tiles = Tiles.build(examples.pixels.values, order, gradients=gradients)
             known[gradients] = cls(tiles, examples.labels[order].astype(np.int32))
         return known[gradients]
+
+    @cached_property
+    def batches(self) -> Batches:
+        """The tiles, which are there."""
+        return Batches(self.tiles.arrays, False, np.empty(0, np.uint8), np.empty(0, np.int32), self.labels)
 
     @property
     def shard(self) -> int:
@@ -179,12 +184,11 @@ class FusedEngine:
 
     def measure(self, which: str) -> Measurement:
         """The current weights on all of "train" or "test"."""
-        runs = [int(run) for run in np.flatnonzero(self.active)]
-        return self._pass(which, runs)
+        return self._pass(which, np.flatnonzero(self.active).tolist())
 
     def advance(self, step: int, stop: int) -> None:
         """Apply updates step, step + 1, ..., stop - 1 to every active run."""
-        runs = [int(run) for run in np.flatnonzero(self.active)]
+        runs = np.flatnonzero(self.active).tolist()
         if self._batch is not None:
             self._take_turns(step, stop)
             return
@@ -281,22 +285,9 @@ class FusedEngine:
             desk, (team, row) = self._desk(), self._place[group[place]]
             gradients = self._parts[place * shards + shard] if backward else desk.gradients
             plan = Plan(data.shard, shard, shard + 1, backward, False, 0.0)
-            descend(
-                team.codes[row : row + 1],
-                np.array([row]),
-                team.weights,
-                self._shape,
-                data.tiles.arrays,
-                False,
-                _NO_BYTES,
-                _NO_ORDER,
-                data.labels,
-                plan,
-                desk.room,
-                gradients,
-                losses[place, shard : shard + 1],
-                rights[place, shard : shard + 1],
-            )
+            found = (each[place, shard : shard + 1] for each in (losses, rights))
+            runs = team.codes[row : row + 1], np.array([row]), team.weights, self._shape
+            descend(*runs, data.batches, plan, desk.room, gradients, *found)
 
         def gather(item: tuple[int, int]) -> None:
             place, piece = item
@@ -354,22 +345,11 @@ class FusedEngine:
             epoch, first = divmod(step, per_epoch)
             last = min(first + stop - step, per_epoch)
             order, labels = self._epoch(self._seeds[team.runs[0]], epoch)
-            descend(
-                team.codes[rows],
-                rows,
-                team.weights,
-                self._shape,
-                desk.tile,
-                True,
-                values,
-                order,
-                labels,
-                Plan(self._batch, first, last, True, True, self._rate),
-                desk.room,
-                desk.gradients,
-                np.zeros(len(rows)),
-                np.zeros(len(rows), np.int64),
-            )
+            batches = Batches(desk.tile, True, values, order, labels)
+            plan = Plan(self._batch, first, last, True, True, self._rate)
+            unread = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
+            runs = team.codes[rows], rows, team.weights, self._shape
+            descend(*runs, batches, plan, desk.room, desk.gradients, *unread)
             step += last - first
 
     def _epoch(self, seed: int, epoch: int) -> tuple[Order, Order]:

@@ -126,23 +126,14 @@ def read_out_fused(
     w2_gradient = z.new_empty((*sums, outputs, columns), dtype=torch.float32)
     b2_gradient = z.new_empty((*sums, outputs), dtype=torch.float32)
     assert z.stride(2) == labels.stride(1) == b2.stride(1) == 1
+    given, results = (z, labels, w2.contiguous(), b2), (loss, correct, w2_gradient, b2_gradient)
+    strides = z.stride(0), z.stride(1), labels.stride(0), b2.stride(0)
     with torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
         _kernel[(parts, runs)](
-            z,
-            labels,
-            w2.contiguous(),
-            b2,
-            loss,
-            correct,
-            w2_gradient,
-            b2_gradient,
-            examples,
-            units,
-            classes,
-            z.stride(0),
-            z.stride(1),
-            labels.stride(0),
-            b2.stride(0),
+            *given,
+            *results,
+            *(examples, units, classes),
+            *strides,
             below=BELOW[activation],
             gradients=gradients,
             rows=ROWS,
