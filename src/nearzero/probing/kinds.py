@@ -86,9 +86,7 @@ def name_of(module: nn.Module, shown: tuple[Tensor, Tensor] | None) -> str:
         module: the activation.
         shown: as `elementwise` gives it, for those that aren't PyTorch's.
     """
-    names: dict[type[nn.Module], str] = {
-        nn.LeakyReLU: "leaky_relu", nn.LogSigmoid: "log_sigmoid",
-    }  # fmt: skip
+    names: dict[type[nn.Module], str] = {nn.LeakyReLU: "leaky_relu", nn.LogSigmoid: "log_sigmoid"}
     if type(module) in ACTIVATION_MODULES:
         return names.get(type(module), type(module).__name__.lower())
     if shown is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from torch import Tensor, nn
@@ -151,15 +152,10 @@ def tapped(module: nn.Module, taps: Sequence[Tap]) -> Iterator[None]:
 def _hook(module: nn.Module, tap: Tap) -> Any:
     """A hook that lets a tap see one call of a module."""
     place, after = tap.place
-    calls = 0
-
-    def counted() -> bool:
-        nonlocal calls
-        calls += 1
-        return calls == place.call
+    calls = count(1)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not counted():
+        if next(calls) != place.call:
             return None
         for index, value in enumerate(args):
             if isinstance(value, Tensor):
@@ -170,7 +166,7 @@ def _hook(module: nn.Module, tap: Tap) -> Any:
         return None if changed is None else (args, {**kwargs, name: changed})
 
     def afterwards(_: nn.Module, args: Any, output: Any) -> Any:
-        return tap(output) if counted() else None
+        return tap(output) if next(calls) == place.call else None
 
     if after:
         return module.register_forward_hook(afterwards)
