@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +80,8 @@ def _slots_in(value: Any) -> Iterator[int]:
 
 
 def make_step(
-    function: Any, mutable: bool, arguments: tuple[Any, ...], keywords: dict[str, Any], results: tuple[int, ...]
-) -> Step:  # fmt: skip
+    function: Any, mutable: bool, arguments: Sequence[Any], keywords: dict[str, Any], results: tuple[int, ...]
+) -> Step:
     """Return an operation of a suffix, from arguments with slots for the tensors that have one."""
     slotted = [(place, each) for place, each in enumerate(arguments) if any(True for _ in _slots_in(each))]
     return Step(

@@ -310,7 +310,6 @@ class _Excerpt:
         # By slot, storages that are written to somewhere, each with a tensor on it.
         self._views: dict[int, tuple[int, Tensor]] = {}
         self._view_slots: dict[int, int] = {}  # of the same, by id
-        self._count = 0
         self._dependent: set[int] = set()  # storages
         self._initial: dict[int, torch.UntypedStorage] = {}  # of those written to, before the first time
         if cut.saved is not None:
@@ -345,8 +344,8 @@ class _Excerpt:
             view_on(self._initial[key], value) if key in self._initial else value,
             self._slots[id(self._cut.entry)],
             None if self._cut.saved is None else (key, value),
-            operations.needed_steps(self._steps, result), result, self._initial, self._views, self._count,
-            self._escape, self._random,
+            operations.needed_steps(self._steps, result), result, self._initial, self._views,
+            len(self._slots) + len(self._view_slots), self._escape, self._random,
         )  # fmt: skip
 
     def _is_alias(self, noted: _Noted) -> bool:
@@ -386,9 +385,7 @@ class _Excerpt:
         return self._slot(self._slots, tensor)
 
     def _slot(self, slots: dict[int, int], tensor: Tensor) -> int:
-        slot = slots.setdefault(id(tensor), self._count)
-        self._count = max(self._count, slot + 1)
-        return slot
+        return slots.setdefault(id(tensor), len(self._slots) + len(self._view_slots))
 
     def _with_slots(self, value: Any) -> Any:
         """Return arguments with slots in place of the tensors that have one already: others may get one later."""
