@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from nearzero.probing.operations import tensors_in
+
 __all__ = ["RESHAPED", "VIEWS", "axis_after", "usual_axis"]
 
 # What leaves values, and who computed them, as they are.
@@ -60,8 +62,7 @@ def axis_after(
 
 def _source(args: tuple[Any, ...], result: Tensor, known: Callable[[Tensor], int | None]) -> Tensor | None:
     """The argument, or the first of a list that is one, whose units are known."""
-    flat = [each for value in args for each in (value if isinstance(value, (list, tuple)) else (value,))]
-    sources = [each for each in flat if isinstance(each, Tensor) and known(each) is not None]
+    sources = [each for each in tensors_in(args) if known(each) is not None]
     return next((each for each in sources if each.ndim == result.ndim), sources[0] if sources else None)
 
 

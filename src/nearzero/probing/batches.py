@@ -69,10 +69,8 @@ class Batch:
     @property
     def divisible(self) -> bool:
         """Whether its examples can be taken apart: every input is a tensor that has them as first dimension."""
-        plain = all(
-            isinstance(each, Tensor) or not any(True for _ in _tensors(each))
-            for each in (*self.arguments, *self.keywords.values())
-        )
+        given = (*self.arguments, *self.keywords.values())
+        plain = len(self.inputs) == sum(isinstance(each, Tensor) for each in given)
         return plain and all(each.ndim > 0 and each.shape[0] == len(self) for each in self.inputs)
 
     def rows(self, part: slice) -> Batch:
@@ -93,11 +91,7 @@ class Batch:
 
     def copy(self) -> Batch:
         """Its inputs as copies, for a model that writes into them."""
-        return replace(
-            self,
-            arguments=_mapped(self.arguments, torch.clone),
-            keywords=_mapped(dict(self.keywords), torch.clone),
-        )
+        return self._each_input(torch.clone)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
         """On another device; inputs that are floating-point numbers or bytes as `dtype`, if given."""
@@ -107,23 +101,15 @@ class Batch:
             return tensor.clone() if tensor.is_inference() else tensor
 
         moved = self._each(move)
-        if dtype is None:
-            return moved
-        return replace(
-            moved,
-            arguments=_mapped(moved.arguments, lambda tensor: _as(tensor, dtype)),
-            keywords=_mapped(dict(moved.keywords), lambda tensor: _as(tensor, dtype)),
-        )
+        return moved if dtype is None else moved._each_input(lambda tensor: _as(tensor, dtype))
+
+    def _each_input(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        inputs = {"arguments": self.arguments, "keywords": dict(self.keywords)}
+        return replace(self, **_mapped(inputs, function))
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(
-            self,
-            arguments=_mapped(self.arguments, function),
-            keywords=_mapped(dict(self.keywords), function),
-            target=None if self.target is None else function(self.target),
-            mask=None if self.mask is None else function(self.mask),
-            decoder_mask=None if self.decoder_mask is None else function(self.decoder_mask),
-        )
+        others = {"target": self.target, "mask": self.mask, "decoder_mask": self.decoder_mask}
+        return replace(self._each_input(function), **_mapped(others, function))
 
     def describe(self) -> str:
         """Its inputs for an error message: float32 (32, 1, 28, 28)."""

@@ -121,13 +121,9 @@ def _classes_last(logits: Tensor, target: Tensor | None) -> Tensor:
     """Logits with their classes on the last dimension: on the second where targets or images say so."""
     if logits.ndim < 2:
         return logits[..., None]
-    if logits.ndim == 2:
-        return logits
-    second = (logits.shape[0], *logits.shape[2:])
-    if target is None:
-        return logits.movedim(1, -1) if logits.ndim > 3 else logits
-    fits_last = target.shape == logits.shape[:-1]
-    return logits.movedim(1, -1) if target.shape == second and not fits_last else logits
+    last, second = logits.shape[:-1], (logits.shape[0], *logits.shape[2:])
+    on_second = logits.ndim > 3 if target is None else target.shape == second != last
+    return logits.movedim(1, -1) if on_second else logits
 
 
 def _fitted(target: Tensor | None, shape: tuple[int, ...], logits: Tensor, causal: bool) -> Tensor | None:
@@ -135,12 +131,12 @@ def _fitted(target: Tensor | None, shape: tuple[int, ...], logits: Tensor, causa
     if target is None:
         return None
     shifted = target[:, 1:] if causal and target.ndim >= 2 and target.shape[1] == shape[1] + 1 else target
-    if shifted.shape[: len(shape)] == shape:
-        flat = shifted.numel() == torch.Size(shape).numel()
-        return shifted.reshape(shape) if flat else shifted
-    ones = tuple(size for size in shifted.shape if size > 1) == tuple(size for size in shape if size > 1)
-    if shifted.numel() == torch.Size(shape).numel() and (shifted.ndim == 1 or ones):
+    leading = shifted.shape[: len(shape)] == shape
+    ones = [size for size in shifted.shape if size > 1] == [size for size in shape if size > 1]
+    if shifted.numel() == prod(shape) and (leading or shifted.ndim == 1 or ones):
         return shifted.reshape(shape)
+    if leading:
+        return shifted
     raise InputError(
         f"targets {tuple(target.shape)} don't fit logits {tuple(logits.shape)}"
         + (", which are of the next token each" if causal else "")

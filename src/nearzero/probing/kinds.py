@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
@@ -43,10 +45,8 @@ def is_known(module: nn.Module) -> bool:
 
 def may_activate(module: nn.Module) -> bool:
     """Whether a module could be an activation: a known one, or one without parts and weights."""
-    if is_known(module):
-        return True
-    plain = not any(True for _ in module.children()) and not any(True for _ in module.parameters())
-    return plain and not isinstance(module, PASSIVE)
+    plain = not any(True for _ in chain(module.children(), module.parameters()))
+    return is_known(module) or (plain and not isinstance(module, PASSIVE))
 
 
 def elementwise(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -86,9 +86,7 @@ def name_of(module: nn.Module, shown: tuple[Tensor, Tensor] | None) -> str:
         module: the activation.
         shown: as `elementwise` gives it, for those that aren't PyTorch's.
     """
-    names: dict[type[nn.Module], str] = {
-        nn.LeakyReLU: "leaky_relu", nn.LogSigmoid: "log_sigmoid",
-    }  # fmt: skip
+    names: dict[type[nn.Module], str] = {nn.LeakyReLU: "leaky_relu", nn.LogSigmoid: "log_sigmoid"}
     if type(module) in ACTIVATION_MODULES:
         return names.get(type(module), type(module).__name__.lower())
     if shown is not None:

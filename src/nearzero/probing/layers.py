@@ -59,22 +59,19 @@ def find_layers(model: Model, batch: Batch) -> Found:
     """
     copy = batch.copy()
     versions = [each._version for each in copy.inputs]
-    watch = Watch(model.module, copy.named)
-    try:
+    for follow in (True, False):  # some operations can't be followed; modules can nevertheless
+        watch = Watch(model.module, copy.named)
         try:
-            logits = _watched(model, copy, watch, follow=True)
+            logits = _watched(model, copy, watch, follow=follow)
+            break
         except InputError:
             raise
-        except Exception:  # some operations can't be followed; modules can nevertheless
-            watch = Watch(model.module, copy.named)
-            logits = _watched(model, copy, watch, follow=False)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a stranger's forward may raise
-        raise CannotRunError(
-            f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}; prepare=... makes what it "
-            "takes"
-        ) from error
+        except Exception as error:  # whatever a stranger's forward may raise
+            if not follow:
+                raise CannotRunError(
+                    f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}; prepare=... makes "
+                    "what it takes"
+                ) from error
     model.writes_inputs = versions != [each._version for each in copy.inputs]
     return Found(
         tuple(_numbered(watch.layers)), batch, watch.bytes, 4 * logits.numel(), frozenset(watch.calls),
@@ -132,21 +129,24 @@ def select_layers(model: Model, found: Found, wanted: Sequence[str] | None) -> l
         return chosen
     names: set[str] = set()
     for name in wanted:
-        matched = {each.name for each in found.layers if name in (each.name, each.name.split("@")[0])} or {
-            each.name
-            for each in found.layers
-            if any(mark in name for mark in "*?[") and fnmatchcase(each.name, name)
-        }
+        known = [each.name for each in found.layers]
+        matched = {each for each in known if name in (each, each.split("@")[0])}
+        if not matched and _is_glob(name):
+            matched = {each for each in known if fnmatchcase(each, name)}
         if not matched:
             raise InputError(_why_not(model, found, name))
         names |= matched
     return [each for each in found.layers if each.name in names]
 
 
+def _is_glob(name: str) -> bool:
+    return any(mark in name for mark in "*?[")
+
+
 def _why_not(model: Model, found: Found, name: str) -> str:
     """Why there is no layer of a name, and what to do."""
     names = [each.name for each in found.layers]
-    if any(mark in name for mark in "*?["):
+    if _is_glob(name):
         return f"no layer matches {name!r}; the layers are {_some(names)}"
     path = name.split("@")[0]
     modules = dict(model.module.named_modules(remove_duplicate=False))

@@ -169,11 +169,9 @@ def _named(name: str, what: str) -> Any:
         sys.path.insert(0, here)
     try:
         found: Any = _imported(module_name)
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         raise
     except BaseException as error:  # whatever a stranger's module does on import, exit() included
-        if isinstance(error, KeyboardInterrupt):
-            raise
         raise InputError(f"{module_name} can't be imported: {_reason(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):

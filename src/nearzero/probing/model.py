@@ -268,8 +268,6 @@ def untouched(module: nn.Module) -> Iterator[_Snapshot]:
     use, NumPy's, Python's), and PyTorch's switches. Attention takes its ordinary path, since the fused one skips
     the modules in it; compiled parts run uncompiled.
     """
-    flags = [(each, each.training) for each in module.modules()]
-    fastpath = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
         stack.callback(RandomStates().restore)
         # Inference mode would hide the operations that functions consist of.
@@ -278,16 +276,11 @@ def untouched(module: nn.Module) -> Iterator[_Snapshot]:
         # Without it nothing is compiled, and importing it takes seconds.
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
-        stack.callback(_set_back, flags)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
-        for each, _ in flags:
+        for each in module.modules():
+            stack.callback(setattr, each, "training", each.training)
             each.training = False
         before = _Snapshot(module)
         stack.callback(before.restore_all)
         yield before
-
-
-def _set_back(flags: list[tuple[nn.Module, bool]]) -> None:
-    for each, flag in flags:
-        each.training = flag

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Marked", "Slot", "Step", "Suffix", "filled", "ordered_steps", "storage_key", "tensors_in", "view_on",
-]  # fmt: skip
+__all__ = ["Slot", "Step", "Suffix", "make_step", "needed_steps", "storage_key", "tensors_in", "view_on"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,22 +28,12 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(each)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Marked:
-    """An operation of one suffix, with slots for the tensors that have one."""
-
-    function: Any
-    mutable: bool
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-    results: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Step:
     """One operation of the suffix, ready to be run.
 
     Attributes:
+        mutable: whether it writes into its arguments.
         arguments, keywords: with anything where a slot's tensor goes.
         places: pairs of where, and which slot's tensor goes there.
         nested: pairs of where, and the list with slots that goes there.
@@ -55,13 +43,14 @@ class Step:
     """
 
     function: Callable[..., Any]
+    mutable: bool
     arguments: list[Any]
     keywords: dict[str, Any]
     places: list[tuple[int, int]]
     nested: list[tuple[int, Any]]
     named: list[tuple[str, Any]]
     results: tuple[int, ...]
-    done: tuple[int, ...]
+    done: tuple[int, ...] = ()
 
     def run(self, slots: list[Any]) -> None:
         """Run it on what the slots hold, and put there what comes out."""
@@ -90,28 +79,30 @@ def _slots_in(value: Any) -> Iterator[int]:
             yield from _slots_in(each)
 
 
-def ordered_steps(marked: list[Marked], result: Any) -> list[Step]:
-    """What has to be run for the result, in order, each with the slots that may be let go of after it."""
-    needed = set(_slots_in(result))
-    steps = []
-    for each in reversed(marked):
-        if not each.mutable and needed.isdisjoint(each.results):
-            continue
-        touched = {*_slots_in(each.arguments), *_slots_in(list(each.keywords.values())), *each.results}
-        arguments, keywords = list(each.arguments), each.keywords
-        step = Step(
-            each.function, arguments, keywords,
-            places=[(place, value.index) for place, value in enumerate(arguments) if isinstance(value, Slot)],
-            nested=[
-                (place, value) for place, value in enumerate(arguments)
-                if isinstance(value, (list, tuple)) and any(True for _ in _slots_in(value))
-            ],
-            named=[(name, value) for name, value in keywords.items() if any(True for _ in _slots_in(value))],
-            results=each.results, done=tuple(touched - needed),
-        )  # fmt: skip
-        steps.append(step)
-        needed |= touched
-    return steps[::-1]
+def make_step(
+    function: Any, mutable: bool, arguments: Sequence[Any], keywords: dict[str, Any], results: tuple[int, ...]
+) -> Step:
+    """Return an operation of a suffix, from arguments with slots for the tensors that have one."""
+    slotted = [(place, each) for place, each in enumerate(arguments) if any(True for _ in _slots_in(each))]
+    return Step(
+        function, mutable, list(arguments), keywords,
+        places=[(place, each.index) for place, each in slotted if isinstance(each, Slot)],
+        nested=[(place, each) for place, each in slotted if not isinstance(each, Slot)],
+        named=[(name, each) for name, each in keywords.items() if any(True for _ in _slots_in(each))],
+        results=results,
+    )  # fmt: skip
+
+
+def needed_steps(steps: list[Step], result: Any) -> list[Step]:
+    """Return what has to be run for the result, in order, each with the slots that may be let go of after it."""
+    needed, kept = set(_slots_in(result)), []
+    for each in reversed(steps):
+        if each.mutable or not needed.isdisjoint(each.results):
+            touched = {*_slots_in(each.arguments), *_slots_in(list(each.keywords.values())), *each.results}
+            each.done = tuple(touched - needed)
+            kept.append(each)
+            needed |= touched
+    return kept[::-1]
 
 
 def filled(value: Any, slots: list[Any]) -> Any:
@@ -149,6 +140,8 @@ class Suffix:
         initial: the storages that are written to, as they were before.
         views: by slot, the tensors on these; and others, that are as they were.
         slots: how many there are.
+        escape: why another level may take another path through the model; "" if there is no such reason.
+        random: an operation that draws random numbers, if a dependent one may; else "".
     """
 
     value: Tensor
@@ -159,6 +152,8 @@ class Suffix:
     initial: dict[int, torch.UntypedStorage]
     views: dict[int, tuple[int, Tensor]]
     slots: int
+    escape: str
+    random: str
 
     def run(self, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the result where the layer's values are changed.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,7 +27,7 @@ from nearzero.probing.source import is_out_of_memory
 from nearzero.probing.suffix import Recorder, Suffix
 from nearzero.probing.taps import Tap, tapped
 
-__all__ = ["Change", "Changed", "Method", "Passes", "SharedPasses"]
+__all__ = ["Change", "Changed", "Method", "Passes", "SharedPasses", "visited"]
 
 Method = Literal["auto", "suffix", "full"]
 Change = Callable[[Tensor], Tensor]
@@ -40,13 +41,17 @@ class Changed:
     Attributes:
         values: of the layer, unchanged.
         logits: of the model, unchanged.
-        each: from changes to the logits under each. A change is a function of the values that doesn't write to
+        run: from a change to the logits under it. A change is a function of the values that doesn't write to
             them; it gives new ones, which the suffix may write into.
     """
 
     values: Tensor
     logits: Tensor
-    each: Callable[[Iterable[Change]], Iterator[Tensor]]
+    run: Callable[[Change], Tensor]
+
+    def each(self, changes: Iterable[Change]) -> Iterator[Tensor]:
+        """Return the logits under each change, as they're asked for."""
+        return map(self.run, changes)
 
 
 class Passes:
@@ -92,14 +97,35 @@ class Passes:
 
     def logits(self, batch: Batch, change: Change) -> Tensor:
         """Return the logits of one full pass with the layer changed."""
-        return _visited(self.model, batch, [Tap(self.layer, self.side, change)])
+        return visited(self.model, batch, [Tap(self.layer, self.side, change)])
 
     def whole(self, batch: Batch) -> Changed:
         """Return the passes on one batch, each a full one."""
         seen: list[Tensor] = []
         tap = Tap(self.layer, self.side, lambda values: seen.append(values.clone()))
-        logits = _visited(self.model, batch, [tap])
-        return Changed(seen[0], logits, lambda changes: (self.logits(batch, change) for change in changes))
+        logits = visited(self.model, batch, [tap])
+        return Changed(seen[0], logits, partial(self.logits, batch))
+
+    def doubt(self, batch: Batch, suffix: Suffix) -> str:
+        """Return why a suffix can't be trusted, by the logits of one change on its batch; "" if it can."""
+        if suffix.escape:
+            return suffix.escape
+        full = self.logits(batch, _moved)
+        try:
+            by_suffix = suffix.run(_moved)
+        except Exception as error:  # an operation that can't be repeated
+            if is_out_of_memory(error):
+                raise
+            return _unrepeatable(error)
+        slack = 0.0
+        if batch.inputs and full.device.type != "cpu":  # sums there may have no fixed order
+            again = self.logits(batch, _moved)
+            slack = min(2 * _distance(full, again), 1e-3 * float(full.abs().max()))
+        apart = _distance(by_suffix, full)
+        if apart <= slack:
+            return ""
+        why = f", perhaps since {suffix.random} draws random numbers" if suffix.random else ""
+        return f"its suffix gives other logits than the full pass (by {apart:.3g}{why})"
 
 
 class SharedPasses:
@@ -128,24 +154,26 @@ class SharedPasses:
             for passes, reason in self._try(batch, untried).items():
                 passes.choose(reason)
                 passes.tried = True
-        for each in self._recorded(batch, [each for each in self._several if each.method == "suffix"]):
-            if each.escape:
-                each.passes.choose(each.escape)
+        by_suffix = [each for each in self._several if each.method == "suffix"]
+        for passes, suffix, logits in self._recorded(batch, by_suffix):
+            if suffix.escape:
+                passes.choose(suffix.escape)
             else:
-                yield each.passes, _by_suffix(each.suffix, each.logits)
+                yield passes, Changed(suffix.value, logits, suffix.run)
+            del suffix  # so that it's gone when the next is made
         for passes in self._several:
             if passes.method == "full":
                 yield passes, passes.whole(batch)
 
-    def _recorded(self, batch: Batch, several: Sequence[Passes]) -> Iterator[_Recorded]:
-        """Yield each of several as recorded, many at a time."""
+    def _recorded(self, batch: Batch, several: Sequence[Passes]) -> Iterator[tuple[Passes, Suffix, Tensor]]:
+        """Yield each of several with its suffix and the logits of the pass, many recorded at a time."""
         rest = list(several)
         while rest:
             together = [each for each in rest if each not in self._apart][: self._most] or rest[:1]
             alone = len(together) == 1
             recorder = Recorder(float("inf") if alone else self._limit)
             with recorder.running():
-                logits = _visited(together[0].model, batch, [_cutting(recorder, each) for each in together])
+                logits = visited(together[0].model, batch, [_cutting(recorder, each) for each in together])
             suffixes = recorder.suffixes(logits)
             if recorder.overflowed:
                 self._most = (len(together) + 1) // 2
@@ -154,10 +182,7 @@ class SharedPasses:
             else:
                 for each in together:
                     rest.remove(each)
-                    yield _Recorded(
-                        each, suffixes.pop(each), logits, recorder.escapes.get(each, ""),
-                        recorder.random.get(each, ""),
-                    )  # fmt: skip
+                    yield each, suffixes.pop(each), logits
 
     def _try(self, batch: Batch, several: Sequence[Passes]) -> dict[Passes, str]:
         """Return why the suffix of each can't be trusted, as seen on a few examples; "" if it can."""
@@ -172,7 +197,7 @@ class SharedPasses:
     def _doubts(self, batch: Batch, several: Sequence[Passes]) -> dict[Passes, str]:
         """Return the same for one batch; those that can be trusted only alone will share no recording."""
         try:
-            doubts = {each.passes: each.doubt(batch) for each in self._recorded(batch, several)}
+            doubts = {each: each.doubt(batch, suffix) for each, suffix, _ in self._recorded(batch, several)}
         except Exception as error:  # an operation that can't be recorded, or the model itself
             if is_out_of_memory(error):
                 raise
@@ -186,38 +211,6 @@ class SharedPasses:
                 if not doubts[passes]:
                     self._apart.add(passes)
         return doubts
-
-
-@dataclass(frozen=True, eq=False)
-class _Recorded:
-    """The suffix of one of several layers, with the logits of the pass, and what `Recorder` says of it."""
-
-    passes: Passes
-    suffix: Suffix
-    logits: Tensor
-    escape: str
-    random: str
-
-    def doubt(self, batch: Batch) -> str:
-        """Return why the suffix can't be trusted, by the logits of one change on its batch; "" if it can."""
-        if self.escape:
-            return self.escape
-        full = self.passes.logits(batch, _moved)
-        try:
-            by_suffix = self.suffix.run(_moved)
-        except Exception as error:  # an operation that can't be repeated
-            if is_out_of_memory(error):
-                raise
-            return _unrepeatable(error)
-        slack = 0.0
-        if batch.inputs and full.device.type != "cpu":  # sums there may have no fixed order
-            again = self.passes.logits(batch, _moved)
-            slack = min(2 * _distance(full, again), 1e-3 * float(full.abs().max()))
-        apart = _distance(by_suffix, full)
-        if apart <= slack:
-            return ""
-        why = f", perhaps since {self.random} draws random numbers" if self.random else ""
-        return f"its suffix gives other logits than the full pass (by {apart:.3g}{why})"
 
 
 def _moved(values: Tensor) -> Tensor:
@@ -236,7 +229,7 @@ def _cutting(recorder: Recorder, passes: Passes) -> Tap:
     return Tap(passes.layer, passes.side, lambda values: recorder.cut(values, in_place=in_place, name=passes))
 
 
-def _visited(model: Model, batch: Batch, taps: Sequence[Tap]) -> Tensor:
+def visited(model: Model, batch: Batch, taps: Sequence[Tap]) -> Tensor:
     """Return the logits of one full pass with visitors at some layers.
 
     Raises:
@@ -251,10 +244,6 @@ def _visited(model: Model, batch: Batch, taps: Sequence[Tap]) -> Tensor:
             "layer out"
         )
     return logits
-
-
-def _by_suffix(suffix: Suffix, logits: Tensor) -> Changed:
-    return Changed(suffix.value, logits, lambda changes: (suffix.run(change) for change in changes))
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

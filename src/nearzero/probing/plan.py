@@ -85,16 +85,12 @@ def check_families(layer: Layer, conduct: Conduct, families: Iterable[str]) -> N
             _check_offset(conduct, layer)
         except InputError as error:
             raise InputError(f"layer {layer.name!r}: {error}") from error
-    if any(each.acts_on == "post" for each in made) and layer.act is not None and not _is_placed(layer):
+    placed = layer.kind in ("activation", "function") or layer.follows is not None
+    if any(each.acts_on == "post" for each in made) and layer.act is not None and not placed:
         raise InputError(
             f"layer {layer.name!r}: clip=post and cap act after the activation, and where in the model that is isn't "
             "known; name the activation's own layer, or use clip=pre"
         )
-
-
-def _is_placed(layer: Layer) -> bool:
-    """Whether it's known where in the model its activation is."""
-    return layer.kind in ("activation", "function") or layer.follows is not None
 
 
 def _check_offset(conduct: Conduct, layer: Layer) -> None:
@@ -109,9 +105,7 @@ def _check_offset(conduct: Conduct, layer: Layer) -> None:
 
 def check_levels(families: Sequence[str], levels: Levels) -> None:
     """Refuse levels that no family of those named can have."""
-    if not isinstance(levels, Mapping):
-        return
-    unknown = [name for name in levels if name not in families]
+    unknown = [name for name in levels if name not in families] if isinstance(levels, Mapping) else []
     if unknown:
         raise InputError(
             f"levels are given for {unknown[0]!r}, which isn't among the families {', '.join(families)}"

@@ -8,8 +8,9 @@ that doesn't grow with the data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ from nearzero.perturbation import Side
 from nearzero.probing.batches import Batch
 from nearzero.probing.layer import Layer
 from nearzero.probing.model import Model
+from nearzero.probing.passes import visited
 from nearzero.probing.source import Room
-from nearzero.probing.taps import Tap, tapped
+from nearzero.probing.taps import Tap
 from nearzero.ranges import Ranges, UnitRange
 
 __all__ = ["by_unit", "counted_rows", "layer_ranges", "row_owners"]
@@ -29,16 +31,6 @@ BINS = 256
 ROUNDS = 3
 CHUNK = 2**18  # values that are sorted into bins at a time
 SIDES: tuple[Side, Side] = ("pre", "post")
-
-
-class _Observer(Protocol):
-    """Someone who gathers something of a layer's values, a block (..., U) at a time."""
-
-    def of(self, rows: Tensor) -> Any:
-        """What is to be gathered of a block."""
-
-    def add(self, part: Any) -> None:
-        """Gather it."""
 
 
 def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
@@ -158,37 +150,26 @@ def _stream(
     layers: Sequence[Layer],
     batches: Iterable[Batch],
     room: Room,
-    observers: Mapping[tuple[int, Side], Sequence[_Observer]],
+    observers: Mapping[tuple[int, Side], Sequence[_Extremes | _Search]],
 ) -> None:
     """One pass over the data in which layers' values are shown to their observers."""
 
     def observe(batch: Batch) -> None:
-        parts: list[tuple[_Observer, Any]] = []  # gathered once the pass has gone through
+        parts: list[tuple[_Extremes | _Search, Any]] = []  # gathered once the pass has gone through
 
-        def visit_of(index: int) -> Callable[[Tensor], None]:
+        def visit(index: int, values: Tensor) -> None:
             layer = layers[index]
+            after = layer.act(values) if layer.act is not None else values
+            if after.shape != values.shape:
+                raise InputError(f"the activation of layer {layer.name!r} must keep the shape of its values")
+            for side, each in zip(SIDES, (values, after), strict=True):
+                rows = by_unit(each, layer, batch)
+                parts.extend((observer, observer.of(rows)) for observer in observers[index, side])
 
-            def visit(values: Tensor) -> None:
-                after = layer.act(values) if layer.act is not None else values
-                for side, each in zip(SIDES, (values, after), strict=True):
-                    if each.shape != values.shape:
-                        raise InputError(
-                            f"the activation of layer {layer.name!r} must keep the shape of its values"
-                        )
-                    rows = by_unit(each, layer, batch)
-                    parts.extend((observer, observer.of(rows)) for observer in observers[index, side])
-
-            return visit
-
-        taps = [Tap(layers[index], "pre", visit_of(index)) for index, side in observers if side == "pre"]
-        with tapped(model.module, taps):
-            model.logits(batch)
-        missed = [tap.layer.name for tap in taps if not tap.seen]
-        if missed:
-            raise InputError(
-                f"layer {missed[0]!r} isn't reached on every batch; {batch.describe()} goes another way, so leave "
-                "the layer out"
-            )
+        taps = [
+            Tap(layers[index], "pre", partial(visit, index)) for index, side in observers if side == "pre"
+        ]
+        visited(model, batch, taps)
         for observer, part in parts:
             observer.add(part)
 

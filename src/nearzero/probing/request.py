@@ -103,16 +103,13 @@ class Request:
                     f"{layer.shape} with the examples first"
                 )
             layer = replace(layer, unit_axis=self.unit_axis % axes)
-        if self.activation is None or layer.kind in ("activation", "function"):
+        act = self.activation
+        if act is None or layer.kind in ("activation", "function") or act == layer.activation:
             return layer
-        if callable(self.activation):
-            name = getattr(self.activation, "__name__", type(self.activation).__name__)
-            return replace(layer, act=self.activation, activation=name, follows=None)
-        if self.activation == layer.activation:
-            return layer
-        return replace(
-            layer, act=activation_module(self.activation), activation=self.activation, follows=None
-        )
+        if callable(act):
+            name = getattr(act, "__name__", type(act).__name__)
+            return replace(layer, act=act, activation=name, follows=None)
+        return replace(layer, act=activation_module(act), activation=act, follows=None)
 
 
 def _is_whole(value: object) -> bool:

@@ -229,13 +229,8 @@ def _as_scores(value: Any, like: Tensor) -> Any:
     return scores.float() if scores.is_floating_point() and scores.dtype.itemsize < 4 else scores
 
 
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """Some items of a batch, by number, with their targets and unperturbed logits (1, r, K)."""
-
-    part: slice
-    target: Tensor | None
-    unperturbed: Outputs
+# Some items of a batch, by number, with their targets and unperturbed logits (1, r, K).
+_Piece = tuple[slice, Tensor | None, Outputs]
 
 
 class Scorer:
@@ -275,16 +270,16 @@ class Scorer:
         scores: dict[str, list[Tensor]] = {name: [] for name in metrics}
         for pieces, by_item in ((self._pieces, True), (self._whole, False)):
             some = {name: each for name, each in metrics.items() if each.by_item is by_item}
-            for piece in pieces if some else ():
-                rows = [self.items.rows(each, piece.part) for each in flats]
+            for part, target, unperturbed in pieces if some else ():
+                rows = [self.items.rows(each, part) for each in flats]
                 outputs = Outputs(torch.stack(rows) if len(rows) > 1 else rows[0][None])
                 if shifts is not None:
                     outputs = Outputs(outputs.logits - shifts[:, None])
                 for name, metric in some.items():
-                    scores[name].append(metric.score(outputs, piece.target, piece.unperturbed).detach())
+                    scores[name].append(metric.score(outputs, target, unperturbed).detach())
         return {name: torch.cat(each, 1) if len(each) > 1 else each[0] for name, each in scores.items()}
 
     def _piece(self, flat: Tensor, part: slice) -> _Piece:
         target = self.items.target
         rows = self.items.rows(flat, part)[None]
-        return _Piece(part, None if target is None else target[part], Outputs(rows))
+        return part, None if target is None else target[part], Outputs(rows)

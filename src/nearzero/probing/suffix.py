@@ -28,17 +28,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nearzero.probing.operations import (
-    Marked,
-    Slot,
-    Suffix,
-    ordered_steps,
-    storage_key,
-    tensors_in,
-    view_on,
-)
+from nearzero.probing import operations
+from nearzero.probing.operations import Slot, Step, Suffix, storage_key, tensors_in, view_on
 
-__all__ = ["Recorder", "Suffix", "storage_key", "written"]
+__all__ = ["Recorder", "Suffix", "written"]
 
 # Ways out of tensors that aren't dispatched.
 READERS = ("tolist", "numpy", "__array__", "__dlpack__")
@@ -111,16 +104,12 @@ class Recorder(TorchDispatchMode):
         limit: bytes that the recording may take; beyond, it's given up.
 
     Attributes:
-        escapes: by cut, why another level may take another path through the model.
-        random: by cut, an operation that draws random numbers and depends on it.
         entangled: cuts that the others can't be recorded with.
         overflowed: whether it was given up.
     """
 
     def __init__(self, limit: float = float("inf")) -> None:
         super().__init__()
-        self.escapes: dict[Hashable, str] = {}
-        self.random: dict[Hashable, str] = {}
         self.entangled: set[Hashable] = set()
         self._limit, self._bytes = limit, 0
         self._cuts: dict[Hashable, _Cut] = {}
@@ -183,11 +172,7 @@ class Recorder(TorchDispatchMode):
             excerpt = _Excerpt(cut, self._written)
             for each in self._noted[cut.start :]:
                 excerpt.read(each)
-            if excerpt.random:
-                self.random[name] = excerpt.random
             suffixes[name] = excerpt.suffix(wanted)
-            if excerpt.escape:
-                self.escapes[name] = excerpt.escape
         self._clear()
         return suffixes
 
@@ -314,23 +299,17 @@ class _Excerpt:
     Args:
         cut: the cut.
         written: the storages that anything in the recording writes to.
-
-    Attributes:
-        escape: why another level may take another path through the model; "" if there is no such reason.
-        random: an operation that draws random numbers, if a dependent one may; else "".
     """
 
     def __init__(self, cut: _Cut, written: set[int]) -> None:
-        self.escape = self.random = ""
+        self._escape = self._random = ""  # as in `Suffix`
         self._cut, self._written = cut, written
-        self._marked: list[Marked] = []
-        self._slots: dict[
-            int, int
-        ] = {}  # of tensors, by id; a recording keeps them, so that no id is given twice
+        self._steps: list[Step] = []
+        # Of tensors, by id; a recording keeps them, so that no id is given twice.
+        self._slots: dict[int, int] = {}
         # By slot, storages that are written to somewhere, each with a tensor on it.
         self._views: dict[int, tuple[int, Tensor]] = {}
         self._view_slots: dict[int, int] = {}  # of the same, by id
-        self._count = 0
         self._dependent: set[int] = set()  # storages
         self._initial: dict[int, torch.UntypedStorage] = {}  # of those written to, before the first time
         if cut.saved is not None:
@@ -341,7 +320,7 @@ class _Excerpt:
         """Take an operation if it depends on the cut, or writes to something."""
         reads = any(map(self._depends, tensors_in((*noted.arguments, *noted.keywords.values()))))
         if noted.function is None and reads:
-            self.escape = f"its values are read outside of PyTorch ({noted.name})"
+            self._escape = f"its values are read outside of PyTorch ({noted.name})"
         if noted.function is None or not (reads or noted.writes) or self._is_alias(noted):
             return
         if reads and noted.function is not _copy:
@@ -354,7 +333,8 @@ class _Excerpt:
         arguments = self._with_slots(noted.arguments)
         keywords = {name: self._with_slots(each) for name, each in noted.keywords.items()}
         results = tuple(map(self._new_slot, noted.results))
-        self._marked.append(Marked(noted.function, bool(noted.writes), arguments, keywords, results))
+        step = operations.make_step(noted.function, bool(noted.writes), arguments, keywords, results)
+        self._steps.append(step)
 
     def suffix(self, wanted: Tensor) -> Suffix:
         """Return what was taken, ready to be run."""
@@ -364,7 +344,8 @@ class _Excerpt:
             view_on(self._initial[key], value) if key in self._initial else value,
             self._slots[id(self._cut.entry)],
             None if self._cut.saved is None else (key, value),
-            ordered_steps(self._marked, result), result, self._initial, self._views, self._count,
+            operations.needed_steps(self._steps, result), result, self._initial, self._views,
+            len(self._slots) + len(self._view_slots), self._escape, self._random,
         )  # fmt: skip
 
     def _is_alias(self, noted: _Noted) -> bool:
@@ -388,25 +369,23 @@ class _Excerpt:
         """Notice what can't be repeated with other values."""
         name, tags = noted.name, noted.function.tags
         if torch.Tag.data_dependent_output in tags or name == "aten::is_nonzero":
-            self.escape = self.escape or f"its values decide in Python what the model does ({name})"
+            self._escape = self._escape or f"its values decide in Python what the model does ({name})"
         if torch.Tag.dynamic_output_shape in tags:
             selecting = [
                 each for each in tensors_in(noted.arguments[1:]) if each.dtype in (torch.bool, torch.uint8)
             ]
             deciding = selecting if name in SELECTORS else tensors_in(noted.arguments)
             if any(map(self._depends, deciding)):
-                self.escape = self.escape or f"its values decide the shape of what follows ({name})"
+                self._escape = self._escape or f"its values decide the shape of what follows ({name})"
         if torch.Tag.nondeterministic_seeded in tags:
-            self.random = self.random or name
+            self._random = self._random or name
 
     def _new_slot(self, tensor: Tensor) -> int:
         self._dependent.add(storage_key(tensor))
         return self._slot(self._slots, tensor)
 
     def _slot(self, slots: dict[int, int], tensor: Tensor) -> int:
-        slot = slots.setdefault(id(tensor), self._count)
-        self._count = max(self._count, slot + 1)
-        return slot
+        return slots.setdefault(id(tensor), len(self._slots) + len(self._view_slots))
 
     def _with_slots(self, value: Any) -> Any:
         """Return arguments with slots in place of the tensors that have one already: others may get one later."""
@@ -416,9 +395,8 @@ class _Excerpt:
                 return Slot(index)
             key = storage_key(value)
             if key in self._dependent and key not in self._initial:
-                self.escape = (
-                    self.escape or "its values are reached in a way that PyTorch doesn't show (.data)"
-                )
+                why = "its values are reached in a way that PyTorch doesn't show (.data)"
+                self._escape = self._escape or why
             if key not in self._written:
                 return value
             slot = self._slot(self._view_slots, value)  # it may be written to later than it's read

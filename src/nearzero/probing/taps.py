@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count, repeat
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from nearzero.perturbation import Side
 from nearzero.probing.layer import Layer
 
 __all__ = ["Tap", "plain_name", "tapped"]
+
+NEVER = repeat(-1)  # the number of a call that no tap waits for
 
 
 @dataclass(eq=False)
@@ -110,24 +113,20 @@ class _Count:
 
     def __init__(self, tap: Tap) -> None:
         self.tap, self.place = tap, tap.place[0]
-        self._calls = self._number = 0
-        self._inside = False
+        self._calls = count(1)
+        self._numbers: Iterator[int] = NEVER
 
     def enter(self, *_: Any) -> None:
         """The module begins."""
-        self._calls += 1
-        self._inside, self._number = self._calls == self.place.call, 0
+        self._numbers = count() if next(self._calls) == self.place.call else NEVER
 
     def leave(self, *_: Any) -> None:
         """The module ends."""
-        self._inside = False
+        self._numbers = NEVER
 
     def is_due(self) -> bool:
         """Whether this call of the operation is the one; counts it."""
-        if not self._inside:
-            return False
-        self._number += 1
-        return self._number - 1 == self.place.ordinal
+        return next(self._numbers) == self.place.ordinal
 
 
 @contextmanager
@@ -151,15 +150,10 @@ def tapped(module: nn.Module, taps: Sequence[Tap]) -> Iterator[None]:
 def _hook(module: nn.Module, tap: Tap) -> Any:
     """A hook that lets a tap see one call of a module."""
     place, after = tap.place
-    calls = 0
-
-    def counted() -> bool:
-        nonlocal calls
-        calls += 1
-        return calls == place.call
+    calls = count(1)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not counted():
+        if next(calls) != place.call:
             return None
         for index, value in enumerate(args):
             if isinstance(value, Tensor):
@@ -170,7 +164,7 @@ def _hook(module: nn.Module, tap: Tap) -> Any:
         return None if changed is None else (args, {**kwargs, name: changed})
 
     def afterwards(_: nn.Module, args: Any, output: Any) -> Any:
-        return tap(output) if counted() else None
+        return tap(output) if next(calls) == place.call else None
 
     if after:
         return module.register_forward_hook(afterwards)

@@ -7,18 +7,16 @@ are on, which activation takes what a linear layer gives, and which of the input
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from nearzero.errors import InputError
 from nearzero.probing.axes import RESHAPED, VIEWS, axis_after, usual_axis
-from nearzero.probing.batches import leaves
 from nearzero.probing.kinds import (
     ACTIVATION_OPERATIONS,
     CLOSED,
@@ -29,7 +27,8 @@ from nearzero.probing.kinds import (
     producer,
 )
 from nearzero.probing.layer import Layer
-from nearzero.probing.suffix import storage_key, written
+from nearzero.probing.operations import storage_key, tensors_in
+from nearzero.probing.suffix import written
 from nearzero.probing.taps import plain_name
 
 __all__ = ["Watch"]
@@ -45,8 +44,7 @@ class _Call:
     path: str
     module: nn.Module
     number: int
-    value: Tensor | None  # what it was given
-    before: Tensor | None  # a copy of that, if the module may be an activation
+    given: tuple[Tensor, Tensor] | None  # its argument and a copy of that, if it may be an activation
     operations: Counter[str] = field(default_factory=Counter)
     functions: list[tuple[Layer, Tensor, Tensor]] = field(default_factory=list)  # with argument and result
 
@@ -77,7 +75,6 @@ class Watch(TorchDispatchMode):
         self._sources: dict[int, int] = {}  # tensor to the number of the layer that gave it, views included
         self._kept: list[Tensor] = []
         self._stack: list[_Call] = []
-        self._aside = False
 
     @property
     def bytes(self) -> int:
@@ -91,17 +88,17 @@ class Watch(TorchDispatchMode):
         path = self._names[module]
         self.calls[path] += 1
         values = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-        value = values[0] if len(values) == 1 else None
-        with self._unwatched():
-            before = value.clone() if value is not None and may_activate(module) else None
-        self._stack.append(_Call(path, module, self.calls[path], value, before))
+        with _disable_current_modes():  # what is computed here isn't the model's
+            alone = len(values) == 1 and may_activate(module)
+            given = (values[0], values[0].clone()) if alone else None
+        self._stack.append(_Call(path, module, self.calls[path], given))
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """A module ends; those that ended by an exception which the model caught end with it."""
         call = self._stack.pop()
         while call.module is not module:
             call = self._stack.pop()
-        with self._unwatched():
+        with _disable_current_modes():
             self._leave(call, output)
         if isinstance(output, Tensor):
             self._given += _bytes(output)
@@ -111,10 +108,10 @@ class Watch(TorchDispatchMode):
         if WEIGHTS in call.path.split("."):
             return
         units = isinstance(output, Tensor) and _has_units(output)
-        if units and call.before is not None and output.shape == call.before.shape:
-            shown = None if is_known(call.module) else elementwise(call.module, call.before)
+        if units and call.given is not None and output.shape == call.given[1].shape:
+            shown = None if is_known(call.module) else elementwise(call.module, call.given[1])
             if is_known(call.module) or shown is not None:
-                self._add_activation(call, output, name_of(call.module, shown))
+                self._add_activation(call, *call.given, output, name_of(call.module, shown))
                 return
         for layer, value, result in call.functions:
             self._add(layer, value, result)
@@ -134,14 +131,12 @@ class Watch(TorchDispatchMode):
             self._sources[id(output)] = len(self.layers)
             self.layers.append(layer)
 
-    def _add_activation(self, call: _Call, output: Tensor, name: str) -> None:
-        value, before, forward = call.value, call.before, call.module.forward
-        assert value is not None
-        assert before is not None
+    def _add_activation(self, call: _Call, value: Tensor, before: Tensor, output: Tensor, name: str) -> None:
+        forward, in_place = call.module.forward, not torch.allclose(value, before, 0, 0, equal_nan=True)
         self._add(
             Layer(
                 _shown(call.path), "activation", type(call.module).__name__, tuple(before.shape), self._axis(value),
-                name, call.path, call.number, in_place=not _same(value, before), reads=self._inputs_of(value),
+                name, call.path, call.number, in_place=in_place, reads=self._inputs_of(value),
                 act=lambda z: forward(z.clone()),
             ),
             value, output,
@@ -158,15 +153,6 @@ class Watch(TorchDispatchMode):
         self._axes.setdefault(id(output), layer.unit_axis)
         self.layers.append(layer)
 
-    @contextmanager
-    def _unwatched(self) -> Iterator[None]:
-        """Operations in here aren't the model's."""
-        before, self._aside = self._aside, True
-        try:
-            yield
-        finally:
-            self._aside = before
-
     # --- operations ----------------------------------------------------------------------------------------
 
     def __torch_dispatch__(
@@ -174,8 +160,6 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         """Run an operation, and note what it does to units."""
         kwargs = kwargs or {}
-        if self._aside:
-            return func(*args, **kwargs)
         self._refuse_training(func, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
         plain = plain_name(func, ACTIVATION_OPERATIONS)
@@ -184,10 +168,10 @@ class Watch(TorchDispatchMode):
         self._note_inputs(func, args, kwargs, result)
         first = result[0] if isinstance(result, (tuple, list)) and result else result
         if isinstance(first, Tensor):
-            self._measure(args, kwargs, result)
-            for each in result if isinstance(result, (tuple, list)) else (result,):
-                if isinstance(each, Tensor):
-                    self._follow(name, args, each)
+            given = set(map(storage_key, tensors_in((*args, *kwargs.values()))))
+            for each in tensors_in(result):
+                self._computed += 0 if storage_key(each) in given else _bytes(each)  # views are of something
+                self._follow(name, args, each)
             if active and self._stack:
                 self._function(plain, func, args, kwargs, name != plain, first)
         return result
@@ -203,22 +187,15 @@ class Watch(TorchDispatchMode):
 
     def _note_inputs(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """What an operation gives, or writes to, depends on the inputs that any of its arguments does."""
-        given = [self._reads.get(key, frozenset()) for key in map(storage_key, _tensors((args, kwargs)))]
-        reads = frozenset[str]().union(*given)
-        for each in _tensors((result, *written(func, args, kwargs))):
+        given = map(storage_key, tensors_in((*args, *kwargs.values())))
+        reads = frozenset[str]().union(*(self._reads.get(key, frozenset()) for key in given))
+        for each in tensors_in((result, *written(func, args, kwargs))):
             self._kept.append(each)  # so that no storage is taken for another
             self._reads[storage_key(each)] = reads | self._reads.get(storage_key(each), frozenset())
 
     def _inputs_of(self, tensor: Tensor) -> frozenset[str] | None:
         """The inputs that a tensor depends on; None if operations couldn't be followed."""
         return self._reads.get(storage_key(tensor), frozenset()) if self._computed else None
-
-    def _measure(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Count the bytes of results that aren't views of something."""
-        given = {storage_key(each) for each in (*args, *kwargs.values()) if isinstance(each, Tensor)}
-        for each in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(each, Tensor) and storage_key(each) not in given:
-                self._computed += _bytes(each)
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         """Carry the axis of units, and what layer a tensor is the output of, from arguments to result."""
@@ -274,14 +251,6 @@ def _has_units(tensor: Tensor) -> bool:
     """Whether there can be units: floating-point numbers in rows and columns, and not sparse or ragged."""
     plain = tensor.layout == torch.strided and not tensor.is_nested
     return plain and tensor.is_floating_point() and tensor.ndim > 1
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    return (each for each in leaves(value) if isinstance(each, Tensor))
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _shown(path: str) -> str:

@@ -30,7 +30,7 @@ AT_ONCE = 2**18  # logits that are measured at a time; those of one level may be
 
 
 _Operation = Callable[..., Tensor]
-_Step = tuple[_Operation, npt.NDArray[np.float64]]
+_Step = tuple[_Operation, Doubles]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +139,8 @@ class Work:
         scored: dict[str, list[Any]] = defaultdict(lambda: [None] * (count + 1))
         places = [*dict(self.plan.by_side())[side], count]
         for some, logits in self._levels(changed, places, scorer.items.batch):
-            found = (
-                self._unperturbed(scorer)
-                if logits[0] is changed.logits
-                else scorer.score(self.metrics, logits)
-            )
+            own = logits[0] is changed.logits
+            found = self._unperturbed(scorer) if own else scorer.score(self.metrics, logits)
             if self.shifts is not None:
                 exact = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
                 shifts = self.shifts[some].to(logits[0].device, exact)
@@ -295,9 +292,8 @@ def _changes(several: Sequence[Sequence[_Step]], like: Tensor, layer: Layer) -> 
     parameters = [parameter for steps in several for _, parameter in steps]
     shape = [1] * like.ndim
     shape[layer.axis_of(like)] = layer.units
-    table = np.empty(
-        (len(parameters), layer.units), np.float64 if like.dtype == torch.float64 else np.float32
-    )
+    exact = np.float64 if like.dtype == torch.float64 else np.float32
+    table = np.empty((len(parameters), layer.units), exact)
     with np.errstate(over="ignore"):  # a clip beyond float32 is no clip
         for row, parameter in zip(table, parameters, strict=True):
             row[:] = parameter
