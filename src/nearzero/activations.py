@@ -7,7 +7,6 @@ against each other.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 
 __all__ = ["ACTIVATIONS", "Activation", "activation"]
 
@@ -87,6 +86,5 @@ def activation(name: str) -> Activation:
     try:
         return ACTIVATIONS[name]
     except (KeyError, TypeError):
-        close = difflib.get_close_matches(str(name), ACTIVATIONS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = did_you_mean(name, ACTIVATIONS)
         raise InputError(f"unknown activation {name!r}: {hint}known are {', '.join(ACTIVATIONS)}") from None

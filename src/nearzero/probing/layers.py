@@ -6,7 +6,6 @@ A layer is a place where a pre-activation comes by: the input of an activation (
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.probing.batches import Batch
 from nearzero.probing.layer import Layer
 from nearzero.probing.model import Model
@@ -167,9 +166,7 @@ def _why_not(model: Model, found: Found, name: str) -> str:
         inside = [each for each in names if each.startswith((f"{path}.", f"{path}:"))]
         instead = f"; layers in it: {_some(inside)}" if inside else f"; layers are: {_some(names)}"
         return f"layer {name!r} ({kind}) can't be probed: {why}{instead}"
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"there is no layer {name!r}: {hint}the layers are {_some(names)}"
+    return f"there is no layer {name!r}: {did_you_mean(name, names)}the layers are {_some(names)}"
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:
