@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -10,6 +12,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 import nearzero as nz
+from nearzero.halves import EARLIER_RULE, RULE
+from nearzero.networks import initial_stack
 from nearzero.verdict import costs, judge
 
 TARGETS = (0.1, 0.3)
@@ -211,3 +215,12 @@ def test_what_a_verdict_takes(trained: dict[str, nz.TwoLayer], mnist_5k: nz.data
 def test_rules_that_cant_be(change: dict[str, object], message: str) -> None:
     with pytest.raises(nz.InputError, match=message):
         nz.Rules(**change)  # type: ignore[arg-type]
+
+
+def test_kept_results_say_by_which_rule_their_halves_were_cut(digits: nz.datasets.Dataset) -> None:
+    kept = nz.Study.open(Path(__file__).parents[1] / "results" / "paper")
+    assert f"cut {EARLIER_RULE}" in kept.verdict().text()
+    network = initial_stack([0], "relu", inputs=64, units=8, classes=10)[0]
+    fresh = nz.matched(network, digits.test.pixels, digits.test.labels)
+    assert fresh.attrs["halves"] == RULE
+    assert "halves" not in nz.verdict(fresh).text()
