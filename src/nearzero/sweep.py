@@ -57,6 +57,7 @@ def sweep(
     ranges: Ranges | None = None,
     conduct: Conduct | None = None,
     keep_predictions: bool = False,
+    metrics: Any = None,
     threads: int | None = None,
     memory: int | str | None = None,
     **options: Unpack[ModelOptions],
@@ -72,6 +73,8 @@ def sweep(
         ranges: the unit ranges the levels refer to; taken over x unless given.
         conduct: which reading of the protocol; the default one of the activation unless given.
         keep_predictions: also return the predicted classes, 4 bytes for each item, family and level of the axis.
+        metrics: names, or functions of (logits, target), as for `nz.probe`; accuracy, given labels, and agreement if
+            None.
         threads: how many to use; all that this process may use unless given. The results don't depend on it.
         memory: what it may take besides the inputs and what it returns, "2 GB" say; `NEARZERO_MEMORY` or 3 GB
             unless given.
@@ -80,7 +83,8 @@ def sweep(
 
     Returns:
         A Dataset with `accuracy` and `agreement` (the share of predictions that stay as they were), both 0 to
-        1, on the dimensions (family, level), or (level,) for one name; `unperturbed_accuracy`; `dead_units`;
+        1, on the dimensions (family, level), or (level,) for one name, or with the metrics asked for;
+        `unperturbed_accuracy`, and of other metrics likewise; `dead_units`;
         and, if asked, `predictions` (family, level, example). Levels are the sorted union of all families';
         where a family hasn't a level stands NaN (for predictions, -1). Its attribute `backend` says what computed.
 
@@ -93,7 +97,7 @@ def sweep(
     if levels is not None and len(names) != 1:
         raise InputError(f"levels can be given for one family only; got {len(names)} families")
     given = None if levels is None else {names[0]: _as_levels(levels)}
-    with open_evaluator(network, x, y, options, threads=threads, memory=memory) as evaluator:
+    with open_evaluator(network, x, y, options, metrics=metrics, threads=threads, memory=memory) as evaluator:
         result = respond(
             evaluator,
             families=names,
@@ -136,8 +140,11 @@ def respond(
     curve = ("family", "level")
     data: dict[str, Any] = {name: (curve, on_axis(scores.means[name], np.nan)) for name in evaluator.metrics}
     data["dead_units"] = ((), ranges.dead_units)
-    if "accuracy" in scores.unperturbed:
-        data["unperturbed_accuracy"] = ((), scores.unperturbed["accuracy"])
+    data |= {
+        f"unperturbed_{name}": ((), scores.unperturbed[name])
+        for name in evaluator.metrics
+        if name != "agreement"
+    }
     if scores.predictions is not None:
         data["predictions"] = ((*curve, "example"), on_axis(scores.predictions.astype(np.int32), -1))
     attributes = {**asdict(conduct), "backend": evaluator.backend, "layer": evaluator.layer}

@@ -248,6 +248,24 @@ def test_sweeps_and_verdicts_agree(activation: str, data: tuple[np.ndarray, np.n
         assert mine.n == theirs.n == 6
 
 
+def test_sweeps_of_other_metrics_agree(data: tuple[np.ndarray, np.ndarray]) -> None:
+    """At the identity they are those of the unperturbed network; a user's own function goes to the model backend."""
+    network = network_of("gelu")
+    how: dict[str, Any] = {
+        "family": "scale",
+        "levels": [0.5, 1.0, 2.0],
+        "metrics": ["cross_entropy", "margin"],
+    }
+    one, other = (nz.sweep(model, *data, **how) for model in (network, unrecognised(network)))
+    assert (one.attrs["backend"], other.attrs["backend"]) == BACKENDS
+    for name in how["metrics"]:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-4)
+        assert float(one[name].sel(level=1.0)) == float(one[f"unperturbed_{name}"])
+    own = nz.sweep(network, *data, **how | {"metrics": {"greatest": lambda logits, target: logits.amax(1)}})
+    assert own.attrs["backend"] == "model"
+    assert float(own.greatest[0]) < float(own.greatest[2])
+
+
 # --- laws of either -------------------------------------------------------------------------------------------------
 
 
