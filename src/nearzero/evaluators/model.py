@@ -36,13 +36,13 @@ from nearzero.perturbation import AnyPerturbation, Perturbation, Side
 from nearzero.probing.batches import Batch
 from nearzero.probing.items import Items
 from nearzero.probing.layer import Layer
-from nearzero.probing.passes import Change, Changed, Passes
+from nearzero.probing.passes import Change, Changed, Passes, visited
 from nearzero.probing.plan import Plan, check_families, conduct_of
 from nearzero.probing.ranges import by_unit, counted_rows, layer_ranges, row_owners
 from nearzero.probing.scores import METRICS, Metric
 from nearzero.probing.source import is_out_of_memory
 from nearzero.probing.suffix import Recorder, Suffix
-from nearzero.probing.taps import Tap, tapped
+from nearzero.probing.taps import Tap
 from nearzero.probing.work import Work, changes_of, count_rows
 from nearzero.ranges import Ranges
 from nearzero.threads import thread_count
@@ -147,10 +147,12 @@ class ModelEvaluator(LayerEvaluator):
         """
         values: list[Tensor] = []
         owners: list[Integers] = []
+        taken = 0
 
         def gather(piece: Batch, numbers: Integers) -> None:
+            nonlocal taken
             rows, places = self._rows_of(piece)
-            if sum(each.nbytes for each in (*values, rows)) > self.limit // 4:
+            if taken + rows.nbytes > self.limit // 4:
                 raise InputError(
                     f"the values of layer {self.layer!r} take more than a quarter of {memory_text(self.limit)}, and "
                     "all of them are needed at once; give fewer examples, or more memory by NEARZERO_MEMORY or "
@@ -158,6 +160,7 @@ class ModelEvaluator(LayerEvaluator):
                 )
             values.append(rows)
             owners.append(numbers[places])
+            taken += rows.nbytes
 
         self._each(gather)
         return torch.cat(values), np.concatenate(owners)
@@ -174,10 +177,7 @@ class ModelEvaluator(LayerEvaluator):
             self._check_owners(values, batch)
             seen.append((rows.clone(), _owners(values, self.place, batch)))
 
-        with tapped(self.session.model.module, [Tap(self.place, "pre", visit)]):
-            self.session.model.logits(batch)
-        if not seen:
-            raise InputError(f"layer {self.layer!r} isn't reached on every batch, so leave the layer out")
+        visited(self.session.model, batch, [Tap(self.place, "pre", visit)])
         return seen[0]
 
     def _check_owners(self, values: Tensor, batch: Batch) -> None:
@@ -336,8 +336,8 @@ class ModelEvaluator(LayerEvaluator):
         in_place = self.place.place("pre")[0].in_place
         tap = Tap(self.place, "pre", lambda values: recorder.cut(values, in_place=in_place))
         try:
-            with recorder.running(), tapped(self.session.model.module, [tap]):
-                logits = self.session.model.logits(next(batch.blocks(FEW)))
+            with recorder.running():
+                logits = visited(self.session.model, next(batch.blocks(FEW)), [tap])
             return tuple(dict.fromkeys(_normalisers(recorder.finish(logits))))
         except Exception:  # an operation that can't be recorded
             return ()
