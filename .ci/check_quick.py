@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import nearzero as nz
-from nearzero.paper import published
+from nearzero.paper.published import published
 
 BOUNDS = {  # network, quantity: lowest and highest mean, %
     ("abs", "train_accuracy"): (99.9, 100.0),

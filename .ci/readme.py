@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import nearzero as nz
-from nearzero.paper import published
+from nearzero.paper.published import published
 
 README = Path("README.md").read_text(encoding="utf-8")
 NETWORKS = ("abs", "relu")

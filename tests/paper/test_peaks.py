@@ -4,7 +4,7 @@ from scipy import integrate
 from scipy.stats import norm
 
 from nearzero.errors import InputError
-from nearzero.paper import FIGURE_2, FIGURE_3, FivePeaks, PeakUnit
+from nearzero.paper.peaks import FIGURE_2, FIGURE_3, FivePeaks, PeakUnit
 
 UNITS = (*FIGURE_2, *FIGURE_3, PeakUnit("relu", home=0.1, offset=0.13), PeakUnit("abs", home=0.37))
 MEANS = np.array([-3.0, -1.0, 0.0, 2.0, 4.0])

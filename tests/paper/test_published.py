@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nearzero.paper import MeanAndSd, PublishedResponse, published
+from nearzero.paper.published import MeanAndSd, PublishedResponse, published
 
 
 def test_the_tables_have_the_published_rows() -> None:

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from numpy.typing import NDArray
 
-from nearzero.paper import published
+from nearzero.paper.published import published
 
 LOG_LEVELS = np.logspace(-2, 1, 100)
 LEVELS = {

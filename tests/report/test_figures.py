@@ -8,7 +8,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import stats
 
-from nearzero.paper import FIGURE_2, FIGURE_3, PeakUnit, published
+from nearzero.paper.peaks import FIGURE_2, FIGURE_3, PeakUnit
+from nearzero.paper.published import published
 from nearzero.report import reproduction
 from nearzero.report.figures import (
     activations_figure,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nearzero as nz
-from nearzero.paper import published
+from nearzero.paper.published import published
 from nearzero.report.comparison import compare_baseline, reproduction
 
 KEPT = Path(__file__).parents[2] / "results" / "paper"

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from nearzero.errors import InputError
-from nearzero.paper import published
+from nearzero.paper.published import published
 from nearzero.report import (
     Table,
     baseline_table,

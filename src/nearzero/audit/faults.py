@@ -23,7 +23,7 @@ from nearzero.audit.faults_of_measure import (
 )
 from nearzero.audit.values import ALPHA, TOO_FEW, Entry, LevelRow, label
 from nearzero.families import AS_RUN_FOR
-from nearzero.paper import published
+from nearzero.paper.published import published
 
 __all__ = ["entries"]
 

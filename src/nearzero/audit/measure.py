@@ -21,7 +21,7 @@ from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.families import Conduct, Scale, make_family
 from nearzero.invariance import scale_audit_of
 from nearzero.networks import TwoLayer
-from nearzero.paper import published
+from nearzero.paper.published import published
 from nearzero.perturbation import Perturbation
 from nearzero.ranges import Ranges, UnitRange
 

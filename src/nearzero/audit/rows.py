@@ -12,7 +12,7 @@ import numpy as np
 from nearzero.audit.evidence import Evidence, mean_of
 from nearzero.audit.measure import Row
 from nearzero.audit.values import LevelRow
-from nearzero.paper import PublishedResponse, published
+from nearzero.paper.published import PublishedResponse, published
 from nearzero.statistics import equivalence_test, holm, paired_t_test
 
 __all__ = ["level_rows"]

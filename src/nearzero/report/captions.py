@@ -5,7 +5,7 @@ It stands apart so that `tables` and `figures` hold numbers alone. Plain text; t
 
 from collections.abc import Mapping
 
-from nearzero.paper import published
+from nearzero.paper.published import published
 from nearzero.report.comparison import POINTS, STANDARD_ERRORS, reproduction
 from nearzero.report.results import StudyResults
 

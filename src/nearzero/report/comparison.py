@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from nearzero.paper import published
+from nearzero.paper.published import published
 from nearzero.report.results import (
     StudyResults,
     curve,

@@ -8,7 +8,7 @@ the published tests used.
 from collections.abc import Iterator
 from typing import TypeVar
 
-from nearzero.paper import published
+from nearzero.paper.published import published
 from nearzero.report.captions import (
     baseline_caption,
     differing_caption,

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nearzero.paper import published
+from nearzero.paper.published import published
 from nearzero.report.comparison import POINTS, STANDARD_ERRORS, Comparison, compare_baseline, reproduction
 from nearzero.report.figures.style import INK, PALE, add_notices, colours, styled
 from nearzero.report.results import StudyResults, display_name, networks

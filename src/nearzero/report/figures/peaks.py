@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nearzero.paper import FIGURE_2, FIGURE_3, PeakUnit
+from nearzero.paper.peaks import FIGURE_2, FIGURE_3, PeakUnit
 from nearzero.report.figures.style import INK, colours, signed, styled
 from nearzero.report.results import Floats, display_name
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from nearzero.paper import published
+from nearzero.paper.published import published
 from nearzero.report.figures.style import INK, add_notices, colours, styled
 from nearzero.report.results import StudyResults, curve, display_name, families, networks, unperturbed
 from nearzero.statistics import count, mean, t_interval
