@@ -14,7 +14,7 @@ from pathlib import Path
 from pages import write_or_check
 
 import nearzero as nz
-from nearzero.audit import Audit, Sentence
+from nearzero.audit.values import Audit, Sentence, sentence_case
 from nearzero.report.audited import fault_tables, levels_table
 from nearzero.report.render import to_markdown
 from nearzero.report.results import display_name
@@ -62,7 +62,7 @@ def in_full(audit: Audit, name: str) -> str:
 def line_of(sentence: Sentence) -> str:
     """What is left of it for one network."""
     held = f" ({sentence.held} of {sentence.conditions} conditions)" if sentence.conditions else ""
-    numbers = sentence.numbers[:1].upper() + sentence.numbers[1:]
+    numbers = sentence_case(sentence.numbers)
     return f"- {display_name(sentence.network)}: **{sentence.finding}**{held}. {numbers}."
 
 

@@ -17,10 +17,11 @@ from scipy import stats
 
 import nearzero as nz
 from nearzero import cli
-from nearzero.audit import FAULTS, Audit, Entry, Evidence, audit, gathered, measure, published_rows
-from nearzero.audit.measure import quantile_ranges
-from nearzero.audit.rows import level_rows
+from nearzero.audit import audit
+from nearzero.audit.evidence import Evidence, gathered
+from nearzero.audit.measure import measure, published_rows, quantile_ranges
 from nearzero.audit.sentences import sentences
+from nearzero.audit.values import FAULTS, Audit, Entry
 from nearzero.matched import halves
 from nearzero.report.audited import audited_tables, fault_tables
 from nearzero.report.tables import response_table
@@ -384,9 +385,7 @@ def with_costs(evidence: Evidence, **costs: float) -> Evidence:
 
 
 def finding(evidence: Evidence, name: str) -> str:
-    return {
-        each.network: each.finding for each in sentences(evidence, level_rows(evidence)) if each.name == name
-    }["abs"]
+    return {each.network: each.finding for each in sentences(evidence) if each.name == name}["abs"]
 
 
 def test_small_offsets_and_both_directions(evidence: Evidence) -> None:

@@ -1,12 +1,13 @@
 """What an audit rests on: a study's responses and history, what `measure` found, and what may be there besides.
 
-Faults, rows and sentences take their numbers from here, so that one quantity is read in one way.
+Faults and sentences take their numbers from here, so that one quantity is read in one way. The rows of the published
+tables are made here too: as published, as run, put right, with all tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,14 +16,33 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero.audit.measure import Row, bootstrap_row
+from nearzero.audit.values import LevelRow
 from nearzero.families import Conduct
-from nearzero.statistics import crossed_bootstrap, mean
+from nearzero.paper.published import published
+from nearzero.statistics import (
+    EquivalenceTest,
+    crossed_bootstrap,
+    equivalence_test,
+    holm,
+    mean,
+    paired_t_test,
+)
 from nearzero.verdict import Verdict
 
-__all__ = ["Evidence", "Other", "Runs", "gathered", "mean_of", "side_costs"]
+__all__ = [
+    "Evidence",
+    "NetworkEvidence",
+    "Other",
+    "Runs",
+    "gathered",
+    "has_target",
+    "mean_of",
+    "within_margin",
+]
 
 Runs = npt.NDArray[np.float64]
 INTERVAL = ("bootstrap_mean", "bootstrap_low", "bootstrap_high")
+PUT_RIGHT = {"offset": "centred_accuracy", "clip": "clip_post_accuracy"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,97 +96,165 @@ class Evidence:
         return tuple(str(each) for each in self.measured.network.values[some.values])
 
     @cached_property
+    def each(self) -> tuple[NetworkEvidence, ...]:
+        """The evidence on each of these networks."""
+        return tuple(NetworkEvidence(self, network) for network in self.networks)
+
+    @cached_property
     def rows(self) -> tuple[Row, ...]:
         """The rows of the published tables that the study has."""
-        columns = (self.measured[name].values for name in ("family", "level", "grid"))
+        return _rows_of(self.measured)
+
+    @cached_property
+    def levels(self) -> tuple[LevelRow, ...]:
+        """A row for each network and published level that the study has.
+
+        Holm's adjustment is over all rows and networks of the study, since a reader meets them all together.
+        """
+        rows = [_level_row(own, row) for own in self.each for row in self.rows]
+        adjusted = holm([np.nan if row.p_identity is None else row.p_identity for row in rows]).adjusted
         return tuple(
-            Row(str(family), float(level), float(grid)) for family, level, grid in zip(*columns, strict=True)
+            row if row.p_identity is None else replace(row, p_holm=float(p))
+            for row, p in zip(rows, adjusted, strict=True)
         )
 
     def has(self, family: str) -> bool:
-        """Whether rows of this family are there."""
+        """Return whether rows of this family are there, and so all that were published."""
         return any(row.family == family for row in self.rows)
 
-    def row(self, family: str, level: float) -> int | None:
-        """The number of a row; None if the study hasn't swept that family."""
-        places = [(row.family, row.level) for row in self.rows]
-        return places.index((family, level)) if (family, level) in places else None
+    def row(self, family: str, level: float) -> Row:
+        """Return the row of a published level, of a family that the study has."""
+        return next(row for row in self.rows if (row.family, row.level) == (family, level))
 
-    def flat(self, network: str) -> bool:
+
+@dataclass(frozen=True, eq=False)
+class NetworkEvidence:
+    """The evidence on one network: numbers of each run, (R,), unless a method says otherwise.
+
+    Attributes:
+        study: the evidence on all networks.
+        network: the name of this one.
+    """
+
+    study: Evidence
+    network: str
+
+    @cached_property
+    def levels(self) -> tuple[LevelRow, ...]:
+        """Its rows."""
+        return tuple(row for row in self.study.levels if row.network == self.network)
+
+    @property
+    def n(self) -> int:
+        """How many runs its rows have."""
+        return max(row.n for row in self.levels)
+
+    @property
+    def flat(self) -> bool:
         """Whether the scale sweep is flat by construction, in every run."""
-        found = self.runs("flat", network)
+        found = self.runs("flat")
         present = found[np.isfinite(found)]
         return bool(present.size and present.all())
 
-    def percent(self, name: str, network: str, row: int | None = None) -> Runs:
-        """A measured variable of each run, (R,), in percent; at a row if it's about rows."""
-        return 100.0 * self.runs(name, network, row)
+    @cached_property
+    def _measured(self) -> dict[str, Runs]:
+        """What was measured, with runs first."""
+        own = self.study.measured.sel(network=self.network).transpose("run", ...)
+        return {str(name): each.values.astype(np.float64) for name, each in own.items()}
 
-    def runs(self, name: str, network: str, row: int | None = None) -> Runs:
-        """The same as it was measured."""
-        if name not in self._arrays:
-            self._arrays[name] = self.measured[name].transpose("network", "run", ...).values
-        values = self._arrays[name][self._places[network]]
-        return np.asarray(values if row is None else values[..., row], dtype=np.float64)
+    def runs(self, name: str, row: Row | None = None) -> Runs:
+        """Return a variable as it was measured; at a row if it's about rows."""
+        values = self._measured[name]
+        return values if row is None or values.ndim == 1 else values[:, self.study.rows.index(row)]
 
-    def cost(self, network: str, row: int, name: str = "accuracy") -> Runs:
-        """What a row costs each run, (R,), points: of accuracy, measured in one of several ways."""
+    def percent(self, name: str, row: Row | None = None) -> Runs:
+        """Return the same in percent."""
+        return 100.0 * self.runs(name, row)
+
+    def cost(self, row: Row, name: str = "accuracy") -> Runs:
+        """Return what a row costs, points: of accuracy, measured in one of several ways."""
         whole = "unperturbed_test_accuracy" if name == "test_accuracy" else "unperturbed_accuracy"
-        return self.percent(whole, network) - self.percent(name, network, row)
+        return self.percent(whole) - self.percent(name, row)
 
-    def swept(self, network: str, row: Row, name: str = "accuracy") -> Runs:
-        """The study's own response of each run, (R,), in percent."""
-        levels, _ = self._curves(row.family)
-        return np.asarray(self.curve(network, row.family, name)[np.abs(levels - row.grid).argmin()])
+    @cached_property
+    def _curves(self) -> dict[str, xr.Dataset]:
+        """The study's own responses in percent, on (level, run), by family: at the levels that each has."""
+        own = 100.0 * self.study.response.sel(network=self.network, split="train")
+        own = own[["accuracy", "agreement"]].transpose("level", "run", ...)
+        return {str(each): own.sel(family=each).dropna("level", how="all") for each in own.family.values}
 
-    def curve(self, network: str, family: str, name: str = "accuracy") -> Runs:
-        """The study's own responses at all levels of a family, ascending, (L, R), in percent."""
-        _, curves = self._curves(family)
-        return np.asarray(100.0 * curves[name][self._places[network]], dtype=np.float64)
+    def curve(self, family: str, name: str = "accuracy") -> xr.DataArray:
+        """Return the study's own responses at all levels of a family, ascending, on (level, run), in percent."""
+        return self._curves[family][name]
 
-    def _curves(self, family: str) -> tuple[Runs, dict[str, Runs]]:
-        """The levels that a family has, and its responses at these, (K, L, R), by name.
+    def swept(self, row: Row, name: str = "accuracy") -> Runs:
+        """Return the study's own response at a row, in percent.
 
         Levels are looked for by nearness and not by value, since a logarithm can round otherwise on the machine that
         a study was swept on; and among the family's own, since another's may be as near.
         """
-        if family not in self._cache:
-            found = self.response.sel(family=family, split="train").dropna(
-                "level", how="all", subset=["accuracy"]
-            )
-            found = found.sel(network=self.measured.network.values).transpose("network", "level", "run", ...)
-            names = ("accuracy", "agreement")
-            self._cache[family] = (found.level.values, {name: found[name].values for name in names})
-        return self._cache[family]
+        curve = self.curve(row.family, name)
+        return np.asarray(curve.values[np.abs(curve.level.values - row.grid).argmin()])
 
     @cached_property
-    def _cache(self) -> dict[str, tuple[Runs, dict[str, Runs]]]:
-        """Families' curves, once they were asked for: an audit asks for everything hundreds of times."""
-        return {}
-
-    @cached_property
-    def _arrays(self) -> dict[str, Runs]:
-        """What was measured, likewise."""
-        return {}
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        """Where each network stands in what was measured."""
-        return {str(name): place for place, name in enumerate(self.measured.network.values)}
-
-    def unperturbed(self, network: str) -> Runs:
-        """The study's own accuracy without perturbation, (R,), in percent."""
-        found = self.response.unperturbed_accuracy.sel(network=network, split="train")
+    def unperturbed(self) -> Runs:
+        """The study's own accuracy without perturbation, in percent."""
+        found = self.study.response.unperturbed_accuracy.sel(network=self.network, split="train")
         return 100.0 * np.asarray(found.values, dtype=np.float64)
 
-    def final(self, network: str, name: str, history: xr.Dataset | None = None) -> Runs:
-        """An accuracy at the end of training, (R,), in percent."""
-        found = (self.history if history is None else history)[name].sel(network=network).isel(step=-1)
-        return 100.0 * np.asarray(found.values, dtype=np.float64)
+    def final(self, name: str, history: xr.Dataset | None = None) -> Runs:
+        """Return an accuracy at the end of training, in percent; of another study by its history."""
+        found = (self.study.history if history is None else history)[name].sel(network=self.network)
+        return 100.0 * np.asarray(found.isel(step=-1).values, dtype=np.float64)
+
+
+def _level_row(own: NetworkEvidence, row: Row) -> LevelRow:
+    tables, here, whole = published(), own.swept(row), own.unperturbed
+    facts = next(each for each in tables.families[row.family] if each.level == row.level)
+    response = facts.networks.get(own.network)
+    accuracy, t, p = (None, None, None) if response is None else astuple(response)
+    entry = paired_t_test(own.curve(row.family)[tables.ttest_entry].values, here)
+    identity = paired_t_test(whole, here)
+    return LevelRow(
+        network=own.network,
+        **asdict(row),
+        n=identity.n,
+        displacement=mean_of(own.percent("displacement", row)),
+        published=accuracy,
+        as_run=mean_of(here),
+        put_right=_put_right(own, row),
+        agreement=mean_of(own.swept(row, "agreement")),
+        test=mean_of(own.percent("test_accuracy", row)),
+        t_published=t,
+        p_published=p,
+        t_entry=entry.t,
+        p_entry=entry.p,
+        t_identity=identity.t,
+        p_identity=identity.p,
+        p_holm=None,
+        within=within_margin(equivalence_test(whole, here, margin=own.study.margin)),
+        words=identity.words,
+    )
+
+
+def _put_right(own: NetworkEvidence, row: Row) -> float | None:
+    if row.family in PUT_RIGHT:
+        return mean_of(own.percent(PUT_RIGHT[row.family], row))
+    if not own.flat:
+        return None
+    place = np.abs(own.study.measured.scale_level.values - row.grid).argmin()
+    return mean_of(own.percent("predicted_accuracy")[:, place])
+
+
+def within_margin(test: EquivalenceTest) -> bool | None:
+    """Return whether differences are within the margin, by themselves where all are equal; None for one run."""
+    if test.equivalent is None and test.n >= 2:
+        return abs(test.mean_difference) < test.margin
+    return test.equivalent
 
 
 def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[str]) -> xr.Dataset:
-    """Measurements of all runs, network by network, on (network, run, row); NaN for runs that diverged.
+    """Return measurements of all runs, network by network, on (network, run, row); NaN for runs that diverged.
 
     Of the examples that were predicted right, which would be long, the crossed bootstrap's interval of the cost at
     `bootstrap_row` is kept, in points: `bootstrap_mean`, `bootstrap_low`, `bootstrap_high` on network.
@@ -178,44 +266,32 @@ def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[st
         for runs in parts
     ]
     whole = xr.concat(rows, "network").assign_coords(network=list(networks))
-    intervals = np.array([_interval([each for each in runs if each is not None]) for runs in parts])
-    return whole.assign({name: ("network", intervals[:, place]) for place, name in enumerate(INTERVAL)})
+    intervals = np.transpose([_interval([each for each in runs if each is not None]) for runs in parts])
+    return whole.assign({name: ("network", ends) for name, ends in zip(INTERVAL, intervals, strict=True)})
 
 
-def _interval(runs: Sequence[xr.Dataset]) -> tuple[float, float, float]:
-    """Mean and interval of the cost of one row over new runs and new examples; NaN where there is none."""
-    nothing = (np.nan, np.nan, np.nan)
-    places = (
-        [
-            Row(*each)
-            for each in zip(*(runs[0][name].values for name in ("family", "level", "grid")), strict=True)
-        ]
-        if runs
-        else []
-    )
-    if bootstrap_row(places) is None:
-        return nothing
+def _interval(runs: Sequence[xr.Dataset]) -> list[float]:
+    """Return mean and interval of the cost of one row over new runs and new examples; NaN where there is none."""
+    if not runs or bootstrap_row(_rows_of(runs[0])) is None:
+        return [np.nan] * len(INTERVAL)
     bits = np.stack([np.unpackbits(each.right.values, axis=1, count=int(each.examples)) for each in runs])
     before, after = (bits[:, which].astype(np.float32) for which in (0, 1))
     found = crossed_bootstrap(before, after, rng=np.random.default_rng(0))
-    ends = (found.mean, found.t_low, found.t_high)
-    return tuple(np.nan if each is None else 100.0 * each for each in ends)  # type: ignore[return-value]
+    return [np.nan if each is None else 100.0 * each for each in (found.mean, found.t_low, found.t_high)]
+
+
+def _rows_of(found: xr.Dataset) -> tuple[Row, ...]:
+    """Return the rows that measurements are about."""
+    columns = (found[name].values.tolist() for name in ("family", "level", "grid"))
+    return tuple(Row(*each) for each in zip(*columns, strict=True))
 
 
 def mean_of(values: Any) -> float | None:
-    """The mean over the runs that have a value; None if none has."""
+    """Return the mean over the runs that have a value; None if none has."""
     found = mean(np.asarray(values, dtype=np.float64))
     return float(found) if np.isfinite(found) else None
 
 
-def side_costs(evidence: Evidence, network: str, family: str, side: str, target: float) -> Runs | None:
-    """What one side of a family costs at a displacement, (R,), points; None where that wasn't measured."""
-    found = evidence.matched
-    if found is None or family not in found.family.values or target not in found.target.values:
-        return None
-    if "accuracy" not in found:
-        return None
-    own = found.sel(network=network)
-    return 100.0 * np.asarray(
-        own.unperturbed_accuracy - own.accuracy.sel(family=family, side=side, target=target), dtype=np.float64
-    )
+def has_target(found: xr.Dataset | xr.DataArray, family: str, target: float) -> bool:
+    """Return whether a family was measured at a displacement."""
+    return family in found.family.values and target in found.target.values

@@ -1,7 +1,7 @@
 """What the audit measures of one network: the published levels in the paper's conduct, and with each fault put right.
 
-Here are numbers of one network on its examples, and nothing over runs: what they say of the paper is in `faults`,
-`rows` and `sentences`. Ranges "of the other half" and mean logit shifts are set by one half of the examples and
+Here are numbers of one network on its examples, and nothing over runs: what they say of the paper is in `evidence`,
+`faults` and `sentences`. Ranges "of the other half" and mean logit shifts are set by one half of the examples and
 measured on the other, both ways around, so that the accuracy is one over all of them.
 """
 

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nearzero.audit.evidence import Evidence, Runs, side_costs
-from nearzero.audit.values import ALPHA, UNDECIDED, Finding, LevelRow, Sentence
+from nearzero.audit.evidence import Evidence, NetworkEvidence, Runs, has_target, within_margin
+from nearzero.audit.values import ALPHA, MATCHED, Finding, Sentence
 from nearzero.statistics import MINIMUM_RUNS, equivalence_test, summarise
 
 __all__ = ["sentences"]
 
-SMALL, LARGER = 0.05, 0.1
-MATCHED = 0.1  # the displacement at which the sides of a pure shift are looked at
+SMALL, LARGER = (-0.05, 0.05), (-0.1, 0.1)  # offsets
 CONCLUSIONS: dict[str, Finding] = {
     "distance costs more": "survives",
     "mixed": "survives in part",
@@ -41,92 +40,32 @@ class _Condition:
     holds: bool | None
 
 
-@dataclass(frozen=True)
-class _Statement:
-    name: str
-    text: str
-    rule: str
-
-
-SMALL_OFFSETS = _Statement(
-    "small offsets",
-    "Small moves of the boundary already cost much accuracy.",
-    "At offsets of -5, 5, -10 and 10 % the cost exceeds the margin, its 95 % interval included: as run, and with the "
-    "mean logit shift taken out. All eight: survives.",
-)
-SCALING = _Statement(
-    "scaling",
-    "Scaling the intensities costs next to nothing, down to a tenth.",
-    "At scales of 10, 25, 50 and 1000 % the accuracy is the identity's within the margin (TOST). Needed: a sweep "
-    "that isn't flat by construction, since one that is says nothing about what units measure.",
-)
-CLIPPING = _Statement(
-    "clipping",
-    "Clipping the intensities costs little until the threshold is low.",
-    "At clips of 75 and 50 % the accuracy is the identity's within the margin (TOST), and at 10 % the cost exceeds it: "
-    "clipped before the activation, and after it. All six: survives.",
-)
-BOTH_WAYS = _Statement(
-    "both directions",
-    "Moving the boundary hurts in either direction.",
-    "At offsets of -10 and 10 % the cost exceeds the margin, its 95 % interval included: as run, with the mean logit "
-    "shift taken out, and, where it's measured, by a pure shift at a displacement of 10 %, on either side.",
-)
-LARGE_P = _Statement(
-    "large p",
-    "Where p > 0.05 the perturbation has no effect.",
-    "Each row with p > 0.05 against the identity has the identity's accuracy within the margin (TOST).",
-)
-CONCLUSION = _Statement(
-    "conclusion",
-    "So units measure distance, and not intensity.",
-    "The verdict at matched displacement: distance costs more (survives), in one comparison and intensity in another "
-    "(in part), intensity does, or they are equivalent, or nothing costs anything (doesn't survive).",
-)
-
-
-def sentences(evidence: Evidence, rows: Sequence[LevelRow]) -> tuple[Sentence, ...]:
-    """All sentences, each for one network after the other."""
-    found = []
-    for statement, decide in (
-        (SMALL_OFFSETS, _small_offsets),
-        (SCALING, _scaling),
-        (CLIPPING, _clipping),
-        (BOTH_WAYS, _both_ways),
-        (LARGE_P, _large_p),
-        (CONCLUSION, _conclusion),
-    ):
-        for network in evidence.networks:
-            own = [row for row in rows if row.network == network]
-            finding, conditions, numbers = decide(evidence, network, own)
-            held = sum(bool(each.holds) for each in conditions)
-            found.append(
-                Sentence(
-                    statement.name,
-                    statement.text,
-                    statement.rule,
-                    network,
-                    finding,
-                    held,
-                    len(conditions),
-                    numbers,
-                )
-            )
-    return tuple(found)
-
-
 Decided = tuple[Finding, list[_Condition], str]
 
 
-def _decided(conditions: list[_Condition], n: int, *, needed: bool = True, words: str = "") -> Decided:
-    """What conditions say together."""
+def sentences(evidence: Evidence) -> tuple[Sentence, ...]:
+    """Return all sentences, each for one network after the other."""
+    found = []
+    for family, name, text, rule, decide in _STATEMENTS:
+        for own in evidence.each:
+            decided: Decided = "not decided", [], f"{family} wasn't swept"
+            if family is None or evidence.has(family):
+                decided = decide(own)
+            finding, conditions, numbers = decided
+            held = sum(bool(each.holds) for each in conditions)
+            found.append(Sentence(name, text, rule, own.network, finding, held, len(conditions), numbers))
+    return tuple(found)
+
+
+def _decided(
+    own: NetworkEvidence, conditions: list[_Condition], *, needed: bool = True, words: str = ""
+) -> Decided:
+    """Return what conditions say together; words are added to their numbers."""
     groups = {each.how: [same.text for same in conditions if same.how == each.how] for each in conditions}
-    numbers = "; ".join(
-        [*(f"{how}: {', '.join(texts)}" for how, texts in groups.items()), *([words] if words else [])]
-    )
+    numbers = [f"{how}: {', '.join(texts)}" for how, texts in groups.items()]
     told = [each.holds for each in conditions if each.holds is not None]
     finding: Finding = "survives in part"
-    if n < MINIMUM_RUNS:
+    if own.n < MINIMUM_RUNS:
         finding = "description only"
     elif not told:
         finding = "not decided"
@@ -134,7 +73,7 @@ def _decided(conditions: list[_Condition], n: int, *, needed: bool = True, words
         finding = "doesn't survive"
     elif all(told) and len(told) == len(conditions):
         finding = "survives"
-    return finding, conditions, numbers
+    return finding, conditions, "; ".join([*numbers, words] if words else numbers)
 
 
 def _costs(how: str, what: str, values: Runs, margin: float) -> _Condition:
@@ -147,11 +86,10 @@ def _costs(how: str, what: str, values: Runs, margin: float) -> _Condition:
 def _equal(how: str, what: str, values: Runs, margin: float) -> _Condition:
     """That something costs the same as nothing, within the margin."""
     found = equivalence_test(values, margin=margin, tolerance=1e-9)
-    if found.low is None or found.high is None:
-        same = abs(found.mean_difference) < margin if found.n >= 2 else None
-        return _Condition(how, f"{what} {_plain(found.mean_difference)}", same)
-    ends = f"{_plain(found.low)} to {_plain(found.high)}"
-    return _Condition(how, f"{what} {_plain(found.mean_difference)} ({ends})", found.equivalent)
+    text = f"{what} {_plain(found.mean_difference)}"
+    if found.low is not None and found.high is not None:
+        text += f" ({_plain(found.low)} to {_plain(found.high)})"
+    return _Condition(how, text, within_margin(found))
 
 
 def _plain(value: float) -> str:
@@ -159,119 +97,140 @@ def _plain(value: float) -> str:
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def _runs(rows: Sequence[LevelRow], family: str) -> int:
-    return max((row.n for row in rows if row.family == family), default=0)
-
-
-def _not_swept(family: str) -> Decided:
-    return UNDECIDED, [], f"{family} wasn't swept"
-
-
-def _offset_costs(evidence: Evidence, network: str, levels: Sequence[float]) -> Iterator[_Condition]:
+def _offset_costs(own: NetworkEvidence, levels: Sequence[float]) -> Iterator[_Condition]:
     """As run, and with the mean logit shift taken out."""
     for name, how in (("accuracy", "as run"), ("centred_accuracy", "without the mean logit shift")):
         for level in levels:
-            number = evidence.row("offset", level)
-            assert number is not None
-            values = evidence.cost(network, number, name)
-            yield _costs(how, f"{100 * level:g} %", values, evidence.margin)
+            values = own.cost(own.study.row("offset", level), name)
+            yield _costs(how, f"{100 * level:g} %", values, own.study.margin)
 
 
-def _small_offsets(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> Decided:
-    if not evidence.has("offset"):
-        return _not_swept("offset")
-    conditions = list(_offset_costs(evidence, network, (-SMALL, SMALL, -LARGER, LARGER)))
-    moved = [
+def _moved(own: NetworkEvidence, family: str, levels: Sequence[float]) -> str:
+    """Return how far some levels displace the activations."""
+    return ", ".join(
         f"{100 * row.level:g} % displaces by {row.displacement:.0f} %"
-        for row in rows
-        if row.family == "offset"
-        and row.level in (-SMALL, SMALL, -LARGER, LARGER)
-        and row.displacement is not None
+        for row in own.levels
+        if row.family == family and row.level in levels and row.displacement is not None
+    )
+
+
+def _small_offsets(own: NetworkEvidence) -> Decided:
+    levels = SMALL + LARGER
+    return _decided(own, list(_offset_costs(own, levels)), words=_moved(own, "offset", levels))
+
+
+def _scaling(own: NetworkEvidence) -> Decided:
+    margin, verdict = own.study.margin, own.study.verdict
+    conditions = [
+        _equal("costs", f"{100 * level:g} %", own.cost(own.study.row("scale", level)), margin)
+        for level in (0.1, 0.25, 0.5, 10.0)
     ]
-    return _decided(conditions, _runs(rows, "offset"), words=", ".join(moved))
-
-
-def _scaling(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> Decided:
-    if not evidence.has("scale"):
-        return _not_swept("scale")
-    conditions = []
-    for level in (0.1, 0.25, 0.5, 10.0):
-        number = evidence.row("scale", level)
-        assert number is not None
-        conditions.append(
-            _equal("costs", f"{100 * level:g} %", evidence.cost(network, number), evidence.margin)
-        )
-    flat = evidence.flat(network)
-    words = ["but the sweep is flat by construction" if flat else "the sweep isn't flat by construction"]
-    verdict = evidence.verdict
+    words = ["but the sweep is flat by construction" if own.flat else "the sweep isn't flat by construction"]
     for target in (0.1, 0.5):
-        if (
-            verdict is not None
-            and "gains" in verdict.costs.family.values
-            and target in verdict.costs.target.values
-        ):
-            cost = summarise(verdict.costs.sel(network=network, family="gains", target=target).values)
+        if verdict is not None and has_target(verdict.costs, "gains", target):
+            cost = summarise(verdict.costs.sel(network=own.network, family="gains", target=target).values)
             if cost.n:
                 words.append(f"independent gains with displacement {100 * target:g} % cost {cost.mean:.2f}")
-    return _decided(conditions, _runs(rows, "scale"), needed=not flat, words="; ".join(words))
+    return _decided(own, conditions, needed=not own.flat, words="; ".join(words))
 
 
-def _clipping(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> Decided:
-    if not evidence.has("clip"):
-        return _not_swept("clip")
+def _clipping(own: NetworkEvidence) -> Decided:
     conditions = []
     for name, how in (("clip_pre_accuracy", "before"), ("clip_post_accuracy", "after")):
-        for level in (0.75, 0.5, 0.1):
-            number = evidence.row("clip", level)
-            assert number is not None
-            check = _costs if level == 0.1 else _equal
-            values = evidence.cost(network, number, name)
-            conditions.append(check(f"{how} the activation", f"{100 * level:g} %", values, evidence.margin))
-    moved = [
-        f"{100 * row.level:g} % displaces by {row.displacement:.0f} %"
-        for row in rows
-        if row.family == "clip" and row.level in (0.1, 0.5) and row.displacement is not None
-    ]
-    return _decided(conditions, _runs(rows, "clip"), words=", ".join(moved))
+        for level, check in ((0.75, _equal), (0.5, _equal), (0.1, _costs)):
+            values = own.cost(own.study.row("clip", level), name)
+            conditions.append(check(f"{how} the activation", f"{100 * level:g} %", values, own.study.margin))
+    return _decided(own, conditions, words=_moved(own, "clip", (0.1, 0.5)))
 
 
-def _both_ways(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> Decided:
-    if not evidence.has("offset"):
-        return _not_swept("offset")
-    conditions = list(_offset_costs(evidence, network, (-LARGER, LARGER)))
+def _both_ways(own: NetworkEvidence) -> Decided:
+    conditions, matched = list(_offset_costs(own, LARGER)), own.study.matched
     words = "pure shifts aren't measured"
-    for side in ("below", "above"):
-        values = side_costs(evidence, network, "shift", side, MATCHED)
-        if values is not None and np.isfinite(values).any():
-            how = f"pure shift, displacement {100 * MATCHED:g} %"
-            conditions.append(_costs(how, f"{side} zero", values, evidence.margin))
-            words = ""
-    return _decided(conditions, _runs(rows, "offset"), words=words)
+    if matched is not None and "accuracy" in matched and has_target(matched, "shift", MATCHED):
+        shift = matched.sel(network=own.network, family="shift", target=MATCHED)
+        for side in ("below", "above"):
+            values = 100.0 * (shift.unperturbed_accuracy - shift.accuracy.sel(side=side)).values
+            if np.isfinite(values).any():
+                how = f"pure shift, displacement {100 * MATCHED:g} %"
+                conditions.append(_costs(how, f"{side} zero", values, own.study.margin))
+                words = ""
+    return _decided(own, conditions, words=words)
 
 
-def _large_p(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> Decided:
-    n = max(row.n for row in rows)
-    large = [row for row in rows if row.p_identity is not None and row.p_identity > ALPHA]
+def _large_p(own: NetworkEvidence) -> Decided:
     conditions = [
         _Condition("p", f"{row.family} {100 * row.level:g} % {row.p_identity:.3f}", row.within)
-        for row in large
+        for row in own.levels
+        if row.p_identity is not None and row.p_identity > ALPHA
     ]
-    if not large:
-        return (UNDECIDED if n >= MINIMUM_RUNS else "description only"), [], "no row has p > 0.05"
     equal = sum(bool(each.holds) for each in conditions)
-    return _decided(conditions, n, words=f"{equal} of {len(large)} within the margin")
+    words = f"{equal} of {len(conditions)} within the margin" if conditions else "no row has p > 0.05"
+    return _decided(own, conditions, words=words)
 
 
-def _conclusion(evidence: Evidence, network: str, rows: Sequence[LevelRow]) -> Decided:
-    if evidence.verdict is None:
-        return UNDECIDED, [], "not measured at matched displacement yet; `nearzero verdict` does it"
-    short = evidence.verdict.of(network).partition(" (")[0]
+def _conclusion(own: NetworkEvidence) -> Decided:
+    verdict = own.study.verdict
+    if verdict is None:
+        return "not decided", [], "not measured at matched displacement yet; `nearzero verdict` does it"
+    short = verdict.of(own.network).partition(" (")[0]
+    compared = [each for each in verdict.comparisons if each.network == own.network]
     parts = [
         f"{each.intensity} {100 * each.target:g} %: {each.difference:+.2f}, {each.finding}"
-        for each in evidence.verdict.comparisons
-        if each.network == network and each.n
+        for each in compared
+        if each.n
     ]
-    own = [each for each in evidence.verdict.comparisons if each.network == network]
-    held = [_Condition("", "", each.finding == "distance costs more") for each in own]
+    held = [_Condition("", "", each.finding == "distance costs more") for each in compared]
     numbers = f"{short}; cost of distance minus intensity, points: " + "; ".join(parts)
     return CONCLUSIONS[short], held, numbers
+
+
+# What has to be swept; name, text and rule of a statement; what decides on one network.
+_STATEMENTS = (
+    (
+        "offset",
+        "small offsets",
+        "Small moves of the boundary already cost much accuracy.",
+        "At offsets of -5, 5, -10 and 10 % the cost exceeds the margin, its 95 % interval included: as run, and "
+        "with the mean logit shift taken out. All eight: survives.",
+        _small_offsets,
+    ),
+    (
+        "scale",
+        "scaling",
+        "Scaling the intensities costs next to nothing, down to a tenth.",
+        "At scales of 10, 25, 50 and 1000 % the accuracy is the identity's within the margin (TOST). Needed: a sweep "
+        "that isn't flat by construction, since one that is says nothing about what units measure.",
+        _scaling,
+    ),
+    (
+        "clip",
+        "clipping",
+        "Clipping the intensities costs little until the threshold is low.",
+        "At clips of 75 and 50 % the accuracy is the identity's within the margin (TOST), and at 10 % the cost exceeds "
+        "it: clipped before the activation, and after it. All six: survives.",
+        _clipping,
+    ),
+    (
+        "offset",
+        "both directions",
+        "Moving the boundary hurts in either direction.",
+        "At offsets of -10 and 10 % the cost exceeds the margin, its 95 % interval included: as run, with the mean "
+        "logit shift taken out, and, where it's measured, by a pure shift at a displacement of 10 %, on either side.",
+        _both_ways,
+    ),
+    (
+        None,
+        "large p",
+        "Where p > 0.05 the perturbation has no effect.",
+        "Each row with p > 0.05 against the identity has the identity's accuracy within the margin (TOST).",
+        _large_p,
+    ),
+    (
+        None,
+        "conclusion",
+        "So units measure distance, and not intensity.",
+        "The verdict at matched displacement: distance costs more (survives), in one comparison and intensity in "
+        "another (in part), intensity does, or they are equivalent, or nothing costs anything (doesn't survive).",
+        _conclusion,
+    ),
+)

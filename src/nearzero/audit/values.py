@@ -1,6 +1,6 @@
 """What an audit consists of, as values: entries on faults, rows of the published tables, sentences.
 
-How they are measured is in `measure`, how they are made in `faults`, `rows` and `sentences`, how they look in
+How they are measured is in `measure`, how they are made in `evidence`, `faults` and `sentences`, how they look in
 `nearzero.report`.
 """
 
@@ -16,8 +16,7 @@ from nearzero.errors import InputError
 __all__ = [
     "ALPHA",
     "FAULTS",
-    "TOO_FEW",
-    "UNDECIDED",
+    "MATCHED",
     "Audit",
     "Entry",
     "Finding",
@@ -25,13 +24,14 @@ __all__ = [
     "Sentence",
     "Value",
     "label",
+    "points",
+    "sentence_case",
 ]
 
 Value = float | str | None  # a number, words in its place, or nothing to say
 Finding = Literal["survives", "survives in part", "doesn't survive", "not decided", "description only"]
-TOO_FEW = "fewer than two runs, so no test"
-UNDECIDED: Finding = "not decided"
 ALPHA = 0.05  # of the paper's tests
+MATCHED = 0.1  # the displacement for which levels and costs are shown
 FAULTS = {
     1: "wrong t-test baseline",
     2: "raw or normalised pixels",
@@ -51,6 +51,16 @@ FAULTS = {
 def label(network: str) -> str:
     """How a network is called in words."""
     return ACTIVATIONS[network].label if network in ACTIVATIONS else network
+
+
+def points(margin: float) -> str:
+    """Return a number of percentage points with its unit."""
+    return f"{margin:g} {'point' if margin == 1 else 'points'}"
+
+
+def sentence_case(words: str) -> str:
+    """Return words with a capital for their first letter."""
+    return words[:1].upper() + words[1:]
 
 
 @dataclass(frozen=True)
@@ -189,14 +199,10 @@ class Audit:
         if len(found) == 1:
             return str(own[0].finding)
         detail = ", ".join(f"{label(each.network)}: {each.finding}" for each in own)
-        open_ones = {UNDECIDED, "description only"} & set(found)
-        return f"{UNDECIDED if open_ones else 'survives in part'} ({detail})"
+        open_ones = {"not decided", "description only"} & set(found)
+        return f"{'not decided' if open_ones else 'survives in part'} ({detail})"
 
     def text(self) -> str:
         """What is left of each sentence, in lines."""
         texts = {each.name: each.text for each in self.sentences}
-        return "\n".join(f"{texts[name]} {_sentence_case(self.of(name))}." for name in self.names)
-
-
-def _sentence_case(words: str) -> str:
-    return words[:1].upper() + words[1:]
+        return "\n".join(f"{texts[name]} {sentence_case(self.of(name))}." for name in self.names)

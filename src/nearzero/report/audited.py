@@ -3,7 +3,7 @@
 What they say is decided in `nearzero.audit`; how tables look, in `render`.
 """
 
-from nearzero.audit import FAULTS, Audit, Entry, LevelRow, Sentence
+from nearzero.audit.values import FAULTS, Audit, Entry, LevelRow, Sentence, points, sentence_case
 from nearzero.report.results import display_name
 from nearzero.report.table import Cell, Column, Level, Number, Table, TAndP
 
@@ -77,16 +77,12 @@ def fault_tables(audit: Audit) -> tuple[Table, ...]:
             Table(
                 name=f"audit_{fault:02d}",
                 title=f"Fault {fault}: {name}",
-                caption=". ".join(_capital(each) for each in words) + "." if words else "",
+                caption=". ".join(sentence_case(each) for each in words) + "." if words else "",
                 columns=_FAULTS[1:-1],
                 rows=tuple(_fault_row(each)[1:-1] for each in own),
             )
         )
     return tuple(tables)
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def _fault_row(each: Entry) -> tuple[Cell, ...]:
@@ -106,7 +102,7 @@ def levels_table(audit: Audit) -> Table:
             "other half of the examples taken out; clip, after the activation; scale, as algebra says. Displacement: "
             "sqrt(sum ||a' - a||^2 / sum ||a||^2). Agreement: predictions that stay as they were. t, p: paired t-test "
             "over runs, baseline less perturbed; p, Holm: against the identity, adjusted over all rows of this table. "
-            f"Within: the identity's accuracy within {_points(audit.margin)}, by two one-sided tests."
+            f"Within: the identity's accuracy within {points(audit.margin)}, by two one-sided tests."
         ),
         columns=_LEVELS,
         rows=tuple(map(_level_row, audit.levels)),
@@ -139,7 +135,7 @@ def sentences_table(audit: Audit) -> Table:
         title=f"What is left of the paper's sentences: {audit.title}",
         caption=(
             "Sentences in other words than the paper's. Numbers: costs in points of accuracy, means over runs, with "
-            f"95 % intervals, or 90 % ones where equality is asked; the margin is {_points(audit.margin)}. A sentence "
+            f"95 % intervals, or 90 % ones where equality is asked; the margin is {points(audit.margin)}. A sentence "
             "survives if all conditions of its rule hold, in part if some do; with fewer than six runs nothing is "
             "decided."
         ),
@@ -153,7 +149,3 @@ def sentences_table(audit: Audit) -> Table:
 def _sentence_row(each: Sentence) -> tuple[Cell, ...]:
     held = f"{each.held} of {each.conditions}" if each.conditions else None
     return (each.text, display_name(each.network), each.finding, held, each.numbers, each.rule)
-
-
-def _points(margin: float) -> str:
-    return f"{margin:g} {'point' if margin == 1 else 'points'}"

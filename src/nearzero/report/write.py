@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nearzero.audit import Audit
+from nearzero.audit.values import Audit
 from nearzero.files import make_folder, write_bytes
 from nearzero.report.ahead import computed_figures
 from nearzero.report.audited import audited_tables, fault_tables, levels_table

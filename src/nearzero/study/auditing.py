@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 
 import xarray as xr
 
-from nearzero.audit import MEASURED, QUANTILE, gathered, measure, published_rows
+from nearzero.audit.evidence import gathered
+from nearzero.audit.measure import MEASURED, QUANTILE, measure, published_rows
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
 from nearzero.study.data import Source

@@ -23,7 +23,8 @@ from nearzero.verdict import Rules, Verdict, judge
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nearzero.audit import Audit, Evidence, Other
+    from nearzero.audit.evidence import Evidence, Other
+    from nearzero.audit.values import Audit
 
 __all__ = ["Study"]
 
@@ -160,7 +161,7 @@ class Study:
         Raises:
             InputError: as for `audited`.
         """
-        from nearzero.audit import Evidence
+        from nearzero.audit.evidence import Evidence
         from nearzero.study.auditing import measurements_of
 
         measured = measurements_of(self._store)
@@ -188,7 +189,7 @@ class Study:
         Raises:
             InputError: it has the same pixels, or isn't trained.
         """
-        from nearzero.audit import Other
+        from nearzero.audit.evidence import Other
 
         if self.spec.pixels == against.spec.pixels:
             raise InputError(
