@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import xarray as xr
 
 from nearzero.displacement import Displacements
 from nearzero.evaluators.base import LayerEvaluator
-from nearzero.evaluators.select import ModelOptions, open_evaluator
+from nearzero.evaluators.select import open_evaluator
 from nearzero.families import Conduct, Scale, make_family
 from nearzero.invariance import scale_audit_of
 from nearzero.networks import TwoLayer
@@ -25,23 +26,11 @@ from nearzero.paper.published import published
 from nearzero.perturbation import Perturbation
 from nearzero.ranges import Ranges, UnitRange
 
-if TYPE_CHECKING:
-    from torch import nn
-
-__all__ = [
-    "MEASURED",
-    "QUANTILE",
-    "Row",
-    "as_dataset",
-    "bootstrap_row",
-    "measure",
-    "published_rows",
-    "quantile_ranges",
-]
+__all__ = ["MEASURED", "QUANTILE", "Row", "bootstrap_row", "measure", "published_rows", "quantile_ranges"]
 
 Doubles = npt.NDArray[np.float64]
 QUANTILE = 0.001  # and 0.999: ranges without the outermost examples
-METRICS = ("accuracy", "agreement", "cross_entropy", "margin")
+METRICS = {"accuracy": "accuracy", "agreement": "agreement", "cross_entropy": "loss", "margin": "margin"}
 BOOTSTRAPPED = (("offset", 0.01), ("clip", 0.5), ("scale", 0.1))  # the first of these that was swept
 MEASURED = {
     "accuracy": "share of training examples predicted right",
@@ -84,27 +73,20 @@ def bootstrap_row(rows: Sequence[Row]) -> int | None:
     return next((places.index(each) for each in BOOTSTRAPPED if each in places), None)
 
 
-def quantile_ranges(
-    z: npt.NDArray[np.floating], activations: npt.NDArray[np.floating], share: float = QUANTILE
-) -> Ranges:
-    """Return unit ranges from the quantiles `share` and 1 - `share` of z and of act(z), (R, U) each."""
-    pre, post = (
-        np.quantile(each, [share, 1 - share], axis=0).astype(np.float64) for each in (z, activations)
-    )
+def quantile_ranges(z: npt.NDArray[np.floating], activations: npt.NDArray[np.floating]) -> Ranges:
+    """Return unit ranges from the quantiles `QUANTILE` and 1 - `QUANTILE` of z and of act(z), (R, U) each."""
+    shares = [QUANTILE, 1 - QUANTILE]
+    pre, post = (np.quantile(each, shares, axis=0).astype(np.float64) for each in (z, activations))
     return Ranges(UnitRange(pre[0], pre[1], "pre"), UnitRange(post[0], post[1], "post"))
 
 
 def measure(
-    network: TwoLayer | nn.Module,
+    network: TwoLayer,
     train: tuple[Any, npt.ArrayLike],
     test: tuple[Any, npt.ArrayLike],
     *,
     rows: Sequence[Row],
     conduct: Conduct,
-    seed: int = 0,
-    threads: int | None = None,
-    memory: int | str | None = None,
-    **options: Unpack[ModelOptions],
 ) -> xr.Dataset:
     """Measure one network.
 
@@ -113,9 +95,6 @@ def measure(
         train, test: examples (N, D) and labels (N,) of either set.
         rows: L rows of the published tables.
         conduct: the reading of the protocol that the study followed.
-        seed: of which examples are the first half.
-        threads, memory: as for `nz.sweep`.
-        options: of other models than a `TwoLayer`, see `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
         A Dataset with
@@ -134,44 +113,35 @@ def measure(
     Raises:
         InputError: as `nz.sweep`.
     """
-    how: dict[str, Any] = {"options": options, "metrics": METRICS, "threads": threads, "memory": memory}
-    with open_evaluator(network, *train, **how) as evaluator:
-        bench = _Bench(evaluator, np.asarray(train[1]), tuple(rows), conduct, seed)
-        found = (
-            bench.levels()
-            | bench.units()
-            | bench.halved()
-            | bench.ranged()
-            | bench.clipped()
-            | bench.scaled()
-        )
-    with open_evaluator(network, *test, **how) as held_out:
+    with open_evaluator(network, *train, metrics=list(METRICS)) as evaluator:
+        bench = _Bench(evaluator, np.asarray(train[1]), rows, conduct)
+        found = bench.levels() | bench.units() | bench.halved() | bench.ranged() | bench.clipped()
+        found |= bench.scaled()
+    with open_evaluator(network, *test, metrics=list(METRICS)) as held_out:
         scores = held_out.scores(bench.perturbations, ["accuracy"])
     found["test_accuracy"] = scores.means["accuracy"]
     found["unperturbed_test_accuracy"] = scores.unperturbed["accuracy"]
-    return as_dataset(found, rows)
+    return _as_dataset(found, rows)
 
 
+@dataclass(frozen=True)
 class _Bench:
     """One layer on its training set, and the perturbations of all rows."""
 
-    def __init__(
-        self,
-        evaluator: LayerEvaluator,
-        labels: npt.NDArray[np.integer],
-        rows: tuple[Row, ...],
-        conduct: Conduct,
-        seed: int,
-    ) -> None:
-        self.evaluator, self.labels, self.rows, self.conduct, self.seed = (
-            evaluator,
-            labels,
-            rows,
-            conduct,
-            seed,
-        )
-        self.ranges = evaluator.ranges
-        self.perturbations = self.at(self.ranges)
+    evaluator: LayerEvaluator
+    labels: npt.NDArray[np.integer]
+    rows: Sequence[Row]
+    conduct: Conduct
+
+    @property
+    def ranges(self) -> Ranges:
+        """Unit ranges over the training set."""
+        return self.evaluator.ranges
+
+    @cached_property
+    def perturbations(self) -> list[Perturbation]:
+        """The perturbations of all rows."""
+        return self.at(self.ranges)
 
     def at(self, ranges: Ranges) -> list[Perturbation]:
         """Return the perturbations of all rows by these ranges."""
@@ -188,18 +158,15 @@ class _Bench:
     def levels(self) -> dict[str, Any]:
         """Return every row in the study's conduct, and the network as it is."""
         scores = self.evaluator.scores(self.perturbations, METRICS)
-        number, names = bootstrap_row(self.rows), {"cross_entropy": "loss"}
+        number = bootstrap_row(self.rows)
         kept = [Perturbation(), Perturbation() if number is None else self.perturbations[number]]
         right = self.evaluator.scores(kept, ["accuracy"], keep=True).values["accuracy"]
         sizes = np.full(len(self.rows), np.nan)
         if self.ranges.live.any():
             sizes = Displacements(self.evaluator, self.ranges).of(self.perturbations)
-        found: dict[str, Any] = {names.get(name, name): each for name, each in scores.means.items()}
-        found |= {
-            f"unperturbed_{names.get(name, name)}": each
-            for name, each in scores.unperturbed.items()
-            if name != "agreement"
-        }
+        found: dict[str, Any] = {METRICS[name]: each for name, each in scores.means.items()}
+        found |= {f"unperturbed_{METRICS[name]}": each for name, each in scores.unperturbed.items()}
+        del found["unperturbed_agreement"]  # it's 1
         return found | {
             "displacement": sizes,
             "examples": scores.items,
@@ -230,7 +197,7 @@ class _Bench:
         some = [self.perturbations[number] for number in offsets]
         centred, other = np.full(len(self.rows), np.nan), np.zeros(len(self.rows))
         centred[offsets] = 0.0
-        first, second = self.evaluator.split(self.seed)
+        first, second = self.evaluator.split(0)
         items = 0
         for setting, here in ((first, second), (second, first)):
             scores = here.scores(self.at(setting.ranges), ["accuracy"])
@@ -261,12 +228,12 @@ class _Bench:
         if not numbers:
             return found
         conducts = (replace(self.conduct, clip=side, range="post") for side in ("pre", "post"))
-        pre, post = (make_family("clip", conduct) for conduct in conducts)
         before, after = (
-            [family.at(self.rows[number].grid, self.ranges) for number in numbers] for family in (pre, post)
+            [make_family("clip", conduct).at(self.rows[number].grid, self.ranges) for number in numbers]
+            for conduct in conducts
         )
-        for name, some in (("clip_pre_accuracy", before), ("clip_post_accuracy", after)):
-            found[name][numbers] = self.accuracy(some)
+        found["clip_pre_accuracy"][numbers] = self.accuracy(before)
+        found["clip_post_accuracy"][numbers] = self.accuracy(after)
         z, a = self.evaluator.preactivations(), self.evaluator.activations()
         for number, each in zip(numbers, before, strict=True):
             above = a > each.clip
@@ -276,29 +243,27 @@ class _Bench:
 
     def scaled(self) -> dict[str, Any]:
         """Return what algebra says of the scale sweep, example by example."""
-        names = ("scale_differences", "scale_unexplained", "scale_near_ties", "flat")
         levels = Scale().levels
         if not self.of("scale"):
+            names = ("scale_differences", "scale_unexplained", "scale_near_ties", "flat")
             return dict.fromkeys(names, np.nan) | {"predicted_accuracy": np.full(len(levels), np.nan)}
         found = scale_audit_of(self.evaluator, levels)
-        counts = (found.greatest_difference, found.unexplained, int(found.curves.near_ties.max()), found.flat)
-        return dict(zip(names, counts, strict=True)) | {
-            "predicted_accuracy": found.curves.predicted_accuracy.values
+        return {
+            "scale_differences": found.greatest_difference,
+            "scale_unexplained": found.unexplained,
+            "scale_near_ties": int(found.curves.near_ties.max()),
+            "flat": found.flat,
+            "predicted_accuracy": found.curves.predicted_accuracy.values,
         }
 
 
-def as_dataset(found: Mapping[str, Any], rows: Sequence[Row]) -> xr.Dataset:
-    """What was measured, array by array, as labelled arrays; also read back from a file."""
+def _as_dataset(found: Mapping[str, Any], rows: Sequence[Row]) -> xr.Dataset:
+    """Return what was measured, array by array, as labelled arrays."""
     dims = {"right": ("which", "byte"), "predicted_accuracy": ("scale_level",)}
     data: dict[str, Any] = {}
     for name, value in found.items():
         about = {"long_name": MEASURED[name]} if name in MEASURED else {}
-        array = np.asarray(value if name == "right" else np.asarray(value, dtype=np.float64))
+        array = np.asarray(value, dtype=None if name == "right" else np.float64)
         data[name] = (dims.get(name, ("row",) if array.ndim else ()), array, about)
-    coords = {
-        "family": ("row", [row.family for row in rows]),
-        "level": ("row", [row.level for row in rows]),
-        "grid": ("row", [row.grid for row in rows]),
-        "scale_level": Scale().levels,
-    }
-    return xr.Dataset(data, coords)
+    coords = {name: ("row", [getattr(row, name) for row in rows]) for name in ("family", "level", "grid")}
+    return xr.Dataset(data, {**coords, "scale_level": Scale().levels})
