@@ -177,15 +177,11 @@ class NetworkEvidence:
         return self.percent(whole) - self.percent(name, row)
 
     @cached_property
-    def _curves(self) -> dict[str, xr.Dataset]:
-        """The study's own responses in percent, on (level, run), by family: at the levels that each has."""
-        own = 100.0 * self.study.response.sel(network=self.network, split="train")
-        own = own[["accuracy", "agreement"]].transpose("level", "run", ...)
+    def curves(self) -> dict[str, xr.Dataset]:
+        """The study's own responses in percent, on (level, run), by family: at the levels that each has, ascending."""
+        own = self.study.response[["accuracy", "agreement"]].sel(network=self.network, split="train")
+        own = 100.0 * own.transpose("level", "run", ...)
         return {str(each): own.sel(family=each).dropna("level", how="all") for each in own.family.values}
-
-    def curve(self, family: str, name: str = "accuracy") -> xr.DataArray:
-        """Return the study's own responses at all levels of a family, ascending, on (level, run), in percent."""
-        return self._curves[family][name]
 
     def swept(self, row: Row, name: str = "accuracy") -> Runs:
         """Return the study's own response at a row, in percent.
@@ -193,7 +189,7 @@ class NetworkEvidence:
         Levels are looked for by nearness and not by value, since a logarithm can round otherwise on the machine that
         a study was swept on; and among the family's own, since another's may be as near.
         """
-        curve = self.curve(row.family, name)
+        curve = self.curves[row.family][name]
         return np.asarray(curve.values[np.abs(curve.level.values - row.grid).argmin()])
 
     @cached_property
@@ -213,7 +209,7 @@ def _level_row(own: NetworkEvidence, row: Row) -> LevelRow:
     facts = next(each for each in tables.families[row.family] if each.level == row.level)
     response = facts.networks.get(own.network)
     accuracy, t, p = (None, None, None) if response is None else astuple(response)
-    entry = paired_t_test(own.curve(row.family)[tables.ttest_entry].values, here)
+    entry = paired_t_test(own.curves[row.family].accuracy[tables.ttest_entry].values, here)
     identity = paired_t_test(whole, here)
     return LevelRow(
         network=own.network,

@@ -177,7 +177,7 @@ def flat_scale(own: NetworkEvidence, entry: MakeEntry) -> Entries:
         f"examples of {examples:,.0f} not as argmax(W2 a + b2 / s), most", None, differing, None, n, 0, words
     )
     yield entry("those that don't nearly tie, most", None, unexplained, None, n, 0)
-    apart = np.abs(own.curve("scale").values.T - own.percent("predicted_accuracy")) / 100
+    apart = np.abs(own.curves["scale"].accuracy.values.T - own.percent("predicted_accuracy")) / 100
     quantity = "departure of the accuracy from that, examples, most"
     yield entry(quantity, None, float(np.nanmax(apart) * examples), None, n, 0)
     if own.flat:

@@ -30,6 +30,7 @@ __all__ = ["MEASURED", "QUANTILE", "Row", "bootstrap_row", "measure", "published
 
 Doubles = npt.NDArray[np.float64]
 QUANTILE = 0.001  # and 0.999: ranges without the outermost examples
+# metrics, and what they are called in the result
 METRICS = {"accuracy": "accuracy", "agreement": "agreement", "cross_entropy": "loss", "margin": "margin"}
 BOOTSTRAPPED = (("offset", 0.01), ("clip", 0.5), ("scale", 0.1))  # the first of these that was swept
 MEASURED = {
