@@ -4,8 +4,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nearzero.report import StudyResults, compare_baseline, compare_responses, reproduction
-from nearzero.report.comparison import Comparison
+from nearzero.report.comparison import Comparison, compare_baseline, compare_responses, reproduction
+from nearzero.report.results import StudyResults
 from nearzero.statistics import summarise
 
 
