@@ -77,8 +77,7 @@ def _p(value: float | None) -> str | None:
 
 
 def _notices(verdict: Verdict) -> Iterator[str]:
-    if verdict.rules.changed:
-        yield f"these rules aren't the default ones: {', '.join(verdict.rules.changed)} changed"
+    yield from verdict.rules.notices
     for network, reasons in verdict.left_out.items():
         yield from (f"{display_name(network)}: {reason}" for reason in reasons)
 

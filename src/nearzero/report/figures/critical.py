@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from nearzero.critical import CriticalLevels
 from nearzero.errors import InputError
 from nearzero.report.figures.style import INK, PALE, colours, network_keys, signed, styled
-from nearzero.report.results import display_name
+from nearzero.report.results import Floats, display_name
 
 __all__ = ["breaking_figure", "critical_figure"]
 
@@ -95,9 +95,7 @@ def _share(count: int, examples: int) -> str:
     return "under 0.1 %" if text == "0.0 %" and count else text
 
 
-def _survival(
-    found: CriticalLevels, side: str, levels: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _survival(found: CriticalLevels, side: str, levels: Floats) -> tuple[Floats, Floats]:
     """Levels on a side, and the share (%) of examples that haven't changed on the way to each."""
     critical = found.critical(side)
     changed = critical[np.isfinite(critical)]
