@@ -22,12 +22,12 @@ from nearzero.errors import InputError
 from nearzero.families import FAMILIES, Conduct, make_family
 from nearzero.halves import EARLIER_RULE
 from nearzero.noise import NOISES
-from nearzero.statistics import (
+from nearzero.statistics.multiplicity import holm
+from nearzero.statistics.paired import (
     MINIMUM_RUNS,
     MOST_RUNS,
     effect_size,
     equivalence_test,
-    holm,
     paired_t_test,
     sign_flip_test,
 )
@@ -272,7 +272,7 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
             for name in kept:
                 pair = distance.sel(target=target).values, own.sel(family=name, target=target).values
                 compared.append(_compare(Comparison(str(network), name, target, n=0), *pair, rules))
-    adjusted = holm([each.p for each in compared]).adjusted
+    adjusted = holm([each.p for each in compared])
     decided = tuple(_decided(each, float(p), rules) for each, p in zip(compared, adjusted, strict=True))
     return Verdict(rules, decided, left_out, all_costs, str(responses.attrs.get("halves", "")))
 
@@ -303,7 +303,7 @@ def _compare(blank: Comparison, distance: Floats, intensity: Floats, rules: Rule
         return replace(blank, words=f"{' and '.join(lost) or 'no run'} doesn't reach it")
     tost = equivalence_test(first, second, margin=rules.margin, alpha=rules.alpha, tolerance=ROUNDING)
     test = paired_t_test(first, second, tolerance=ROUNDING)
-    flips = sign_flip_test(first, second, tolerance=ROUNDING).p if n <= MOST_RUNS else None
+    flips = sign_flip_test(first, second, tolerance=ROUNDING) if n <= MOST_RUNS else None
     judged = n >= rules.minimum_runs
     p = test.p if test.p is not None else 1.0 if not np.abs(first - second).max() > ROUNDING else flips
     return replace(
@@ -314,7 +314,7 @@ def _compare(blank: Comparison, distance: Floats, intensity: Floats, rules: Rule
         difference=tost.mean_difference,
         low=tost.low,
         high=tost.high,
-        effect=effect_size(first, second, tolerance=ROUNDING).g_z,
+        effect=effect_size(first, second, tolerance=ROUNDING),
         p=p if judged else None,
         p_sign_flip=flips,
         finding="inconclusive" if judged else "description only",

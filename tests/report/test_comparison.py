@@ -6,7 +6,7 @@ import pytest
 
 from nearzero.report.comparison import Comparison, compare_baseline, compare_responses, reproduction
 from nearzero.report.results import StudyResults
-from nearzero.statistics import summarise
+from nearzero.statistics.summaries import summarise
 
 
 def test_every_published_accuracy_is_compared(study: StudyResults) -> None:

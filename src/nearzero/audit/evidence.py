@@ -16,7 +16,8 @@ import xarray as xr
 
 from nearzero.audit.measure import Row, bootstrap_row
 from nearzero.families import Conduct
-from nearzero.statistics import crossed_bootstrap, mean
+from nearzero.statistics.bootstrap import crossed_bootstrap
+from nearzero.statistics.summaries import mean
 from nearzero.verdict import Verdict
 
 __all__ = ["Evidence", "Other", "Runs", "gathered", "mean_of", "side_costs"]

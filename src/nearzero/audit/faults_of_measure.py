@@ -9,7 +9,7 @@ import numpy as np
 from nearzero.audit.evidence import Evidence, mean_of
 from nearzero.audit.measure import bootstrap_row
 from nearzero.audit.values import ALPHA, TOO_FEW, Entry, LevelRow, label
-from nearzero.statistics import summarise
+from nearzero.statistics.summaries import summarise
 
 __all__ = ["crossing", "extremes", "no_effect", "order", "saturation", "sizes", "spots"]
 

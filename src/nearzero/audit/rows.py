@@ -13,7 +13,8 @@ from nearzero.audit.evidence import Evidence, mean_of
 from nearzero.audit.measure import Row
 from nearzero.audit.values import LevelRow
 from nearzero.paper import PublishedResponse, published
-from nearzero.statistics import equivalence_test, holm, paired_t_test
+from nearzero.statistics.multiplicity import holm
+from nearzero.statistics.paired import equivalence_test, paired_t_test
 
 __all__ = ["level_rows"]
 
@@ -27,7 +28,7 @@ def level_rows(evidence: Evidence) -> tuple[LevelRow, ...]:
         for network in evidence.networks
         for number, row in enumerate(evidence.rows)
     ]
-    adjusted = holm([np.nan if row.p_identity is None else row.p_identity for row in rows]).adjusted
+    adjusted = holm([row.p_identity for row in rows])
     return tuple(
         row if row.p_identity is None else replace(row, p_holm=float(p))
         for row, p in zip(rows, adjusted, strict=True)

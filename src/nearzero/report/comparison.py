@@ -20,7 +20,7 @@ from nearzero.report.results import (
     final_values,
     networks,
 )
-from nearzero.statistics import Summary, summarise
+from nearzero.statistics.summaries import Summary, summarise
 
 __all__ = ["Comparison", "Reproduction", "compare_baseline", "compare_responses", "reproduction"]
 

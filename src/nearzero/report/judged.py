@@ -9,7 +9,7 @@ import numpy as np
 
 from nearzero.report.results import display_name
 from nearzero.report.table import Cell, Column, Number, Span, Table
-from nearzero.statistics import summarise
+from nearzero.statistics.summaries import summarise
 from nearzero.verdict import Comparison, Verdict
 
 __all__ = ["comparisons_table", "costs_table", "judged_tables"]

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nearzero.statistics import PairedTest, Summary
+from nearzero.statistics.paired import PairedTest
+from nearzero.statistics.summaries import Summary
 
 __all__ = [
     "MISSING",

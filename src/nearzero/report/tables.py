@@ -25,7 +25,8 @@ from nearzero.report.results import (
     unperturbed,
 )
 from nearzero.report.table import Cell, Column, Level, Number, Span, Table, TAndP
-from nearzero.statistics import Summary, paired_t_test, summarise
+from nearzero.statistics.paired import paired_t_test
+from nearzero.statistics.summaries import Summary, summarise
 
 __all__ = ["baseline_table", "differing_table", "heldout_table", "response_table", "tables"]
 

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from nearzero.report.figures.style import INK, add_notices, styled
 from nearzero.report.results import display_name
-from nearzero.statistics import mean, simultaneous_band
+from nearzero.statistics.bands import simultaneous_band
+from nearzero.statistics.summaries import mean
 from nearzero.verdict import Verdict
 
 __all__ = ["matched_figure"]

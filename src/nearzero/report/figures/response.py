@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from nearzero.paper import published
 from nearzero.report.figures.style import INK, add_notices, colours, points, styled
 from nearzero.report.results import StudyResults, curve, display_name, families, networks, unperturbed
-from nearzero.statistics import count, mean, t_interval
+from nearzero.statistics.summaries import count, mean, t_interval
 
 __all__ = ["response_figure"]
 
