@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from nearzero.errors import InputError
-from nearzero.statistics.differences import FEWER_THAN_TWO_RUNS, NO_VARIANCE, rounding_tolerance
-from nearzero.statistics.summaries import check_confidence
+from nearzero.statistics.differences import rounding_tolerance
+from nearzero.statistics.summaries import FEWER_THAN_TWO_RUNS, NO_VARIANCE, check_confidence
 
 __all__ = ["CrossedBootstrap", "Population", "bootstrap_means", "check_draws", "crossed_bootstrap"]
 

@@ -11,13 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearzero.errors import InputError
-from nearzero.statistics.summaries import mean, standard_deviation
+from nearzero.statistics.summaries import FEWER_THAN_TWO_RUNS, mean, standard_deviation
 
-__all__ = ["FEWER_THAN_TWO_RUNS", "NO_VARIANCE", "Differences", "paired_differences", "rounding_tolerance"]
-
-# Words that stand where a number would mean nothing.
-FEWER_THAN_TWO_RUNS = "fewer than two runs"
-NO_VARIANCE = "no variance"
+__all__ = ["Differences", "paired_differences", "rounding_tolerance"]
 
 
 @dataclass(frozen=True, eq=False)

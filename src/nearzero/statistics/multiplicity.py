@@ -8,6 +8,8 @@ be one more dependency (with patsy and formulaic) of everyone who installs nearz
 available, NaN, as a test. The tests check these lines against it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -16,7 +18,7 @@ from nearzero.errors import InputError
 __all__ = ["holm"]
 
 
-def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+def holm(p_values: ArrayLike | Sequence[float | None]) -> NDArray[np.float64]:
     """Adjust the p values of a family of tests by Holm's step-down method.
 
     With p_(1) <= ... <= p_(m): adjusted p_(i) = max over j <= i of min(1, (m - j + 1) p_(j)). To reject

@@ -17,6 +17,9 @@ from nearzero.errors import InputError
 __all__ = ["Summary", "check_confidence", "count", "mean", "standard_deviation", "summarise", "t_interval"]
 
 Floats = NDArray[np.float64]
+# Words that stand where a number would mean nothing.
+FEWER_THAN_TWO_RUNS = "fewer than two runs"
+NO_VARIANCE = "no variance"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,13 @@ class Summary:
     population_sd: float
     low: float
     high: float
+
+    @property
+    def words(self) -> str:
+        """What to say in place of an interval: too few runs, or no variance; empty where there is one."""
+        if self.n < 2:
+            return FEWER_THAN_TWO_RUNS
+        return "all runs equal" if self.sd == 0.0 else ""
 
 
 def summarise(values: ArrayLike) -> Summary:
