@@ -272,4 +272,5 @@ def _test(baseline: Floats | None, runs: Floats | None) -> Cell:
         return None
     if baseline is None:
         return TAndP(None, None, None, "no such entry")
-    return TAndP.of(paired_t_test(baseline, runs))
+    test = paired_t_test(baseline, runs)
+    return TAndP(test.t, test.p, test.n, test.words)
