@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pages import write_or_check
+import xarray as xr
+from pages import read, write_or_check
 
 import nearzero as nz
 from nearzero.report.comparison import reproduction
@@ -33,14 +34,13 @@ def numbers() -> dict[str, str]:
     found["reproduces"] = str(reproduction(study))
     cost = judged.costs.sel(target=FAR).mean("run")
     for family in ("noise", "shift", "signed_shift"):
-        found[family] = both(cost.sel(family=family).to_series().to_dict())
+        found[family] = both(cost.sel(family=family))
     matched, untrained = study.matched.sel(target=FAR), study.untrained.sel(target=FAR)
     centred = 100 * (matched.unperturbed_accuracy - matched.centred_accuracy).mean(["run", "side"])
     changed = 100 * (1 - untrained.agreement).mean(["run", "side"])
     for family in ("shift", "gains", "cap"):
-        found[f"centred_{family}"] = both(centred.sel(family=family).to_series().to_dict())
-    for family in ("shift", "gains", "cap"):
-        found[f"untrained_{family}"] = both(changed.sel(family=family).to_series().to_dict())
+        found[f"centred_{family}"] = both(centred.sel(family=family))
+        found[f"untrained_{family}"] = both(changed.sel(family=family))
     whitened = matched.whitened_displacement.mean(["run", "side"])
     for name in NETWORKS:
         pair = (float(whitened.sel(network=name, family=family)) for family in ("shift", "gains"))
@@ -51,9 +51,11 @@ def numbers() -> dict[str, str]:
     return found
 
 
-def both(values: dict[str, float]) -> str:
+def both(values: xr.DataArray) -> str:
     """One number for each network."""
-    return " and ".join(f"{values[name]:.1f} ({label})" for name, label in NETWORKS.items())
+    return " and ".join(
+        f"{float(values.sel(network=name)):.1f} ({label})" for name, label in NETWORKS.items()
+    )
 
 
 def counted(judged: nz.Verdict, network: str) -> str:
@@ -136,10 +138,10 @@ def parts(study: nz.Study) -> dict[str, str]:
 
 def page(found: dict[str, str]) -> str:
     """The whole page."""
-    words = WORDS.read_text(encoding="utf-8").strip()
+    words = read(WORDS)
     for name, text in found.items():
         words = words.replace(f"{{{name}}}", text)
-    tables = [(KEPT / "tables" / f"{name}.md").read_text(encoding="utf-8").strip() for name in TABLES]
+    tables = [read(KEPT / "tables" / f"{name}.md") for name in TABLES]
     return "\n\n".join((words, *tables)) + "\n"
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from pages import write_or_check
+from pages import read, write_or_check
 
 import nearzero as nz
 from nearzero.report.grids import grid_table
@@ -35,7 +35,7 @@ def section(name: str) -> str:
 
 def page() -> str:
     """The whole page."""
-    words = WORDS.read_text(encoding="utf-8").strip()
+    words = read(WORDS)
     names = re.findall(r"^\{(\w+)\}$", words, re.MULTILINE)
     missing = {path.stem for path in Path("grids").glob("*.toml")} ^ set(names)
     if missing:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["write_or_check"]
+__all__ = ["read", "write_or_check"]
+
+
+def read(path: Path) -> str:
+    """Return the text of a file without the blank lines at its ends."""
+    return path.read_text(encoding="utf-8").strip()
 
 
 def write_or_check(page: Path, content: str, kept: Path, arguments: Sequence[str]) -> int:

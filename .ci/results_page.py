@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from pages import write_or_check
+from pages import read, write_or_check
 
 import nearzero as nz
 from nearzero.report.comparison import compare_baseline, reproduction
@@ -29,11 +29,9 @@ def page() -> str:
         f"{agreeing} of the 6 numbers of table 1 lie within 3 standard errors and half a unit of the last digit. "
         f"{reproduction(study)}"
     )
-    tables = [(KEPT / "tables" / f"{name}.md").read_text(encoding="utf-8").strip() for name in TABLES]
-    words = WORDS.read_text(encoding="utf-8").strip()
-    log = (KEPT / "log").read_text(encoding="utf-8").strip()
-    words = words.replace("{verdict}", head).replace("{far}", far_end(study))
-    return "\n\n".join((words, *tables, "## Log", f"```\n{log}\n```")) + "\n"
+    tables = [read(KEPT / "tables" / f"{name}.md") for name in TABLES]
+    words = read(WORDS).replace("{verdict}", head).replace("{far}", far_end(study))
+    return "\n\n".join((words, *tables, "## Log", f"```\n{read(KEPT / 'log')}\n```")) + "\n"
 
 
 def far_end(study: nz.Study) -> str:

@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from nearzero.statistics import Population, crossed_bootstrap, simultaneous_band, t_interval
+from nearzero.statistics.bands import simultaneous_band
+from nearzero.statistics.bootstrap import Population, crossed_bootstrap
+from nearzero.statistics.summaries import t_interval
 
 RUNS = (5, 20)
 CHEAP = 20  # times as many studies where one costs next to nothing

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,27 +22,29 @@ from nearzero.errors import InputError
 from nearzero.families import FAMILIES, Conduct, make_family
 from nearzero.halves import EARLIER_RULE
 from nearzero.noise import NOISES
-from nearzero.statistics import (
+from nearzero.statistics.multiplicity import holm
+from nearzero.statistics.paired import (
     MINIMUM_RUNS,
     MOST_RUNS,
     effect_size,
     equivalence_test,
-    holm,
     paired_t_test,
     sign_flip_test,
 )
 
 __all__ = ["Comparison", "Finding", "Measured", "Rules", "Verdict", "costs", "gathered", "judge", "verdict"]
 
+# Of one comparison. The first of these that a network's comparisons have is what is said of the network.
 Finding = Literal[
     "distance costs more",
     "intensity costs more",
+    "inconclusive",
     "equivalent",
     "no effect to compare",
-    "inconclusive",
     "description only",
     "not reached",
 ]
+Floats = npt.NDArray[np.float64]
 Measure = Literal["accuracy", "centred_accuracy", "agreement", "centred_agreement"]
 ROUNDING = 1e-9  # points: differences of accuracies no further apart are the same number
 
@@ -73,37 +75,42 @@ class Rules:
     minimum_runs: int = MINIMUM_RUNS
 
     def __post_init__(self) -> None:
-        for name in ("distance", "intensity"):
-            families = getattr(self, name)
-            unknown = [each for each in families if each not in (*FAMILIES, *NOISES)]
-            if not families or unknown:
-                raise InputError(
-                    f"{name} must name families, of {', '.join((*FAMILIES, *NOISES))}; got {list(families)}"
-                )
+        known = (*FAMILIES, *NOISES)
+        name_families = f"name families, of {', '.join(known)}"
+        must = {
+            "distance": (bool(self.distance) and set(self.distance) <= set(known), name_families),
+            "intensity": (bool(self.intensity) and set(self.intensity) <= set(known), name_families),
+            "targets": (
+                bool(self.targets) and all(np.isfinite(each) and each > 0 for each in self.targets),
+                "be positive displacements, 0.1 for 10 %",
+            ),
+            "margin": (0 < self.margin < 100, "be a positive number of percentage points"),
+            "alpha": (0 < self.alpha < 0.5, "lie between 0 and 0.5"),
+            "minimum_runs": (
+                self.minimum_runs >= MINIMUM_RUNS,
+                f"be at least {MINIMUM_RUNS}, since with fewer no sign-flip test can reach 0.05",
+            ),
+        }
+        for name, (holds, words) in must.items():
+            if not holds:
+                value = getattr(self, name)
+                raise InputError(f"{name} must {words}; got {list(value) if np.iterable(value) else value}")
         if set(self.distance) & set(self.intensity):
             raise InputError(
                 f"a family is either distance or intensity; {list(self.distance)} and {list(self.intensity)} meet"
-            )
-        if not self.targets or not all(np.isfinite(each) and each > 0 for each in self.targets):
-            raise InputError(
-                f"targets must be positive displacements, 0.1 for 10 %; got {list(self.targets)}"
-            )
-        if not 0 < self.margin < 100:
-            raise InputError(f"margin must be a positive number of percentage points; got {self.margin}")
-        if not 0 < self.alpha < 0.5:
-            raise InputError(f"alpha must lie between 0 and 0.5; got {self.alpha}")
-        if self.minimum_runs < MINIMUM_RUNS:
-            raise InputError(
-                f"minimum_runs must be at least {MINIMUM_RUNS}, since with fewer no sign-flip test can reach 0.05; "
-                f"got {self.minimum_runs}"
             )
 
     @property
     def changed(self) -> dict[str, Any]:
         """The rules that aren't the default ones."""
         default = Rules()
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in values.items() if value != getattr(default, name)}
+        return {name: value for name, value in vars(self).items() if value != getattr(default, name)}
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a reader must know of rules that aren't the default ones; nothing of those that are."""
+        changed = ", ".join(self.changed)
+        return (f"these rules aren't the default ones: {changed} changed",) if changed else ()
 
 
 @dataclass(frozen=True)
@@ -189,8 +196,7 @@ class Verdict:
             f"intensity = {', '.join(rules.intensity)}; margin {rules.margin:g} points of "
             f"{rules.measure.replace('_', ' ')}; alpha {rules.alpha:g}, Holm over {tests} tests."
         )
-        if rules.changed:
-            lines.append(f"These rules aren't the default ones: {', '.join(rules.changed)} changed.")
+        lines += [f"{notice.capitalize()}." for notice in rules.notices]
         for network, reasons in self.left_out.items():
             lines += [f"{network}: {reason}" for reason in reasons]
         if self.halves == EARLIER_RULE:
@@ -202,14 +208,9 @@ class Verdict:
 
 def _overall(found: Mapping[Finding, int]) -> str:
     """The findings of one network in a word or two."""
-    more: list[Finding] = ["distance costs more", "intensity costs more"]
-    more = [name for name in more if found.get(name)]
-    if len(more) == 2:
-        return "mixed"
-    if more:
-        return more[0]
-    rest: list[Finding] = ["inconclusive", "equivalent", "no effect to compare", "description only"]
-    return next((name for name in rest if found.get(name)), "not reached")
+    present = [name for name in get_args(Finding) if name in found]
+    both = {"distance costs more", "intensity costs more"} <= set(present)
+    return "mixed" if both else str(present[0])
 
 
 def costs(responses: xr.Dataset, measure: Measure = "accuracy") -> xr.DataArray:
@@ -260,7 +261,7 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
                 f"{', '.join(map(str, responses[name].values))}"
             )
     left_out: dict[str, tuple[str, ...]] = {}
-    drafts: list[tuple[str, str, float, npt.NDArray[np.float64], npt.NDArray[np.float64]]] = []
+    compared = []
     for network in responses.network.values:
         own = all_costs.sel(network=network)
         distance = own.sel(family=list(rules.distance)).mean("family", skipna=False)
@@ -270,10 +271,8 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
         for target in rules.targets:
             for name in kept:
                 pair = distance.sel(target=target).values, own.sel(family=name, target=target).values
-                drafts.append((str(network), name, target, *pair))
-    compared = [_compare(*draft, rules) for draft in drafts]
-    tested = np.array([np.nan if each.p is None else each.p for each in compared])
-    adjusted = holm(tested).adjusted if len(tested) else tested
+                compared.append(_compare(Comparison(str(network), name, target, n=0), *pair, rules))
+    adjusted = holm([each.p for each in compared])
     decided = tuple(_decided(each, float(p), rules) for each, p in zip(compared, adjusted, strict=True))
     return Verdict(rules, decided, left_out, all_costs, str(responses.attrs.get("halves", "")))
 
@@ -293,40 +292,29 @@ def _deciders(activation: str, rules: Rules) -> tuple[list[str], tuple[str, ...]
     return [name for name in rules.intensity if name not in flat], (why,) if flat else ()
 
 
-def _compare(
-    network: str,
-    intensity: str,
-    target: float,
-    distance: npt.NDArray[np.float64],
-    other: npt.NDArray[np.float64],
-    rules: Rules,
-) -> Comparison:
-    """Everything but what needs the other comparisons."""
-    present = np.isfinite(distance) & np.isfinite(other)
-    first, second = distance[present], other[present]
+def _compare(blank: Comparison, distance: Floats, intensity: Floats, rules: Rules) -> Comparison:
+    """Everything but what needs the other comparisons; costs over runs, (R,)."""
+    present = np.isfinite(distance) & np.isfinite(intensity)
+    first, second = distance[present], intensity[present]
     n = len(first)
     if not n:
-        lost = [
-            name for name, each in (("distance", distance), (intensity, other)) if not np.isfinite(each).any()
-        ]
-        words = f"{' and '.join(lost) or 'no run'} doesn't reach it"
-        return Comparison(network, intensity, target, 0, words=words)
+        both = {"distance": distance, blank.intensity: intensity}
+        lost = [name for name, costs in both.items() if not np.isfinite(costs).any()]
+        return replace(blank, words=f"{' and '.join(lost) or 'no run'} doesn't reach it")
     tost = equivalence_test(first, second, margin=rules.margin, alpha=rules.alpha, tolerance=ROUNDING)
     test = paired_t_test(first, second, tolerance=ROUNDING)
-    flips = sign_flip_test(first, second, tolerance=ROUNDING).p if n <= MOST_RUNS else None
+    flips = sign_flip_test(first, second, tolerance=ROUNDING) if n <= MOST_RUNS else None
     judged = n >= rules.minimum_runs
     p = test.p if test.p is not None else 1.0 if not np.abs(first - second).max() > ROUNDING else flips
-    return Comparison(
-        network,
-        intensity,
-        target,
-        n,
+    return replace(
+        blank,
+        n=n,
         distance_cost=float(first.mean()),
         intensity_cost=float(second.mean()),
         difference=tost.mean_difference,
         low=tost.low,
         high=tost.high,
-        effect=effect_size(first, second, tolerance=ROUNDING).g_z,
+        effect=effect_size(first, second, tolerance=ROUNDING),
         p=p if judged else None,
         p_sign_flip=flips,
         finding="inconclusive" if judged else "description only",

@@ -5,8 +5,8 @@ import pytest
 
 import nearzero as nz
 from nearzero.networks import initial_stack
-from nearzero.report.figures import png_bytes
 from nearzero.report.figures.critical import breaking_figure, critical_figure
+from nearzero.report.figures.style import figure_bytes
 
 FAMILIES = ("scale", "clip", "shift")
 
@@ -82,7 +82,7 @@ def test_the_first_to_break_are_shown(digits_found, digits):
             was, becomes = each.unperturbed[n], each.successor(side)[n]
             title = f"{was} → {becomes}" + ("" if was == y[n] else f" ({y[n]})")
             assert panel.get_title() == title
-    assert png_bytes(figure)[:4] == b"\x89PNG"
+    assert figure_bytes(figure, "png")[:4] == b"\x89PNG"
 
 
 def test_examples_that_are_no_images_are_named(digits_found, digits):

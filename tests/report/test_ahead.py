@@ -8,7 +8,9 @@ from nearzero.report import ahead
 from nearzero.report.ahead import computed_figures, drawn_ahead
 
 NAMES = {
-    f"{name}.{suffix}" for name in ("figure2_activations", "figure3_offsets") for suffix in ("png", "pdf")
+    f"{name}.{suffix}"
+    for name in ("figures/figure2_activations", "figures/figure3_offsets")
+    for suffix in ("png", "pdf")
 }
 
 
@@ -37,12 +39,12 @@ def test_ahead_or_not_they_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None
 def test_after_an_error_nothing_more_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     at_work, go_on = threading.Event(), threading.Event()
 
-    def png_bytes(figure: object) -> bytes:
+    def figure_bytes(figure: object, kind: str) -> bytes:
         at_work.set()
         go_on.wait(60)
-        return b"png"
+        return b"drawn"
 
-    monkeypatch.setattr("nearzero.report.figures.style.png_bytes", png_bytes)
+    monkeypatch.setattr("nearzero.report.figures.style.figure_bytes", figure_bytes)
 
     def interrupted() -> None:
         with drawn_ahead():
@@ -53,14 +55,14 @@ def test_after_an_error_nothing_more_is_drawn(monkeypatch: pytest.MonkeyPatch) -
         interrupted()
     go_on.set()
     finish()
-    assert set(ahead._drawn) == {"figure2_activations.png", "figure2_activations.pdf"}
+    assert set(ahead._drawn) == {"figures/figure2_activations.png", "figures/figure2_activations.pdf"}
 
 
 def test_what_fails_ahead_fails_where_it_is_needed(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
-    def png_bytes(figure: object) -> bytes:
+    def figure_bytes(figure: object, kind: str) -> bytes:
         raise OSError("no font")
 
-    monkeypatch.setattr("nearzero.report.figures.style.png_bytes", png_bytes)
+    monkeypatch.setattr("nearzero.report.figures.style.figure_bytes", figure_bytes)
     with drawn_ahead():
         pass
     finish()

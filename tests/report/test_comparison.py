@@ -4,9 +4,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nearzero.report import StudyResults, compare_baseline, compare_responses, reproduction
-from nearzero.report.comparison import Comparison
-from nearzero.statistics import summarise
+from nearzero.report.comparison import Comparison, compare_baseline, compare_responses, reproduction
+from nearzero.report.results import StudyResults
+from nearzero.statistics.summaries import summarise
 
 
 def test_every_published_accuracy_is_compared(study: StudyResults) -> None:

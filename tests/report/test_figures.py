@@ -10,16 +10,11 @@ from scipy import stats
 
 from nearzero.paper.peaks import FIGURE_2, FIGURE_3, PeakUnit
 from nearzero.paper.published import published
-from nearzero.report import reproduction
-from nearzero.report.figures import (
-    activations_figure,
-    agreement_figure,
-    offsets_figure,
-    pdf_bytes,
-    png_bytes,
-    response_figure,
-)
-from nearzero.report.figures.style import colours, signed
+from nearzero.report.comparison import reproduction
+from nearzero.report.figures.agreement import agreement_figure
+from nearzero.report.figures.peaks import activations_figure, offsets_figure
+from nearzero.report.figures.response import response_figure
+from nearzero.report.figures.style import colours, figure_bytes, signed
 
 
 def line(axes: Axes, label: str):
@@ -88,7 +83,7 @@ def test_figure_1_with_other_networks_and_runs_missing(study_of: Callable) -> No
 def test_figure_1_says_what_was_not_swept(study_of: Callable) -> None:
     figure = response_figure(study_of(runs=1, families=("scale",), networks=("abs",)))
     assert "not swept" in words(figure)
-    assert png_bytes(figure)
+    assert figure_bytes(figure, "png")
 
 
 def test_colours_are_stable() -> None:
@@ -191,20 +186,20 @@ def test_notices_are_drawn(study_of: Callable) -> None:
 def test_bytes_depend_on_the_numbers_alone(study_of: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not on the date, on what was drawn before, or on the user's own settings."""
     study = study_of(runs=3)
-    first = png_bytes(response_figure(study)), pdf_bytes(agreement_figure(study))
+    first = figure_bytes(response_figure(study), "png"), figure_bytes(agreement_figure(study), "pdf")
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
     with mpl.rc_context({"font.size": 30, "axes.grid": True, "pdf.fonttype": 3}):
-        again = png_bytes(response_figure(study)), pdf_bytes(agreement_figure(study))
+        again = figure_bytes(response_figure(study), "png"), figure_bytes(agreement_figure(study), "pdf")
         assert mpl.rcParams["font.size"] == 30
     assert first == again
     assert b"CreationDate" not in first[1]
-    assert png_bytes(response_figure(study_of(runs=3, shift=0.5))) != first[0]
+    assert figure_bytes(response_figure(study_of(runs=3, shift=0.5)), "png") != first[0]
 
 
 def test_pdfs_carry_truetype_fonts_and_pngs_their_resolution() -> None:
     figure = activations_figure()
-    pdf, png = pdf_bytes(figure), png_bytes(figure)
+    pdf, png = figure_bytes(figure, "pdf"), figure_bytes(figure, "png")
     assert b"/FontFile2" in pdf
     assert b"/Type3" not in pdf
     assert int.from_bytes(png[16:20], "big") == 7 * 300

@@ -6,11 +6,12 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from nearzero.report import Column, Table, print_tables, response_table, tables
 from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.render.latex import escape
 from nearzero.report.render.terminal import print_table
-from nearzero.report.table import Level, Number, Span, TAndP
+from nearzero.report.table import Column, Level, Number, Span, Table, TAndP
+from nearzero.report.tables import response_table, tables
+from nearzero.report.write import print_tables
 
 SMALL = Table(
     name="small_table",

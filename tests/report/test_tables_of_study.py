@@ -10,15 +10,8 @@ from scipy import stats
 
 from nearzero.errors import InputError
 from nearzero.paper.published import published
-from nearzero.report import (
-    Table,
-    baseline_table,
-    differing_table,
-    heldout_table,
-    response_table,
-    tables,
-)
-from nearzero.report.table import Cell, Column, Level, Number, Span, TAndP, p_text, t_text
+from nearzero.report.table import Cell, Column, Level, Number, Span, Table, TAndP, p_text, t_text
+from nearzero.report.tables import baseline_table, differing_table, heldout_table, response_table, tables
 
 NAMES = {"abs": "Abs", "relu": "ReLU", "gelu": "GELU"}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from nearzero.errors import InputError
-from nearzero.report import write_report
 from nearzero.report.captions import figure_captions
+from nearzero.report.write import write_report
 
 
 def test_a_report_on_disk(study_of: Callable, tmp_path: Path) -> None:

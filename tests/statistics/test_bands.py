@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from nearzero.errors import InputError
-from nearzero.statistics import simultaneous_band
+from nearzero.statistics.bands import simultaneous_band
 
 
 def curves(rng, runs, levels=40, reach=5.0):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nearzero.errors import InputError
-from nearzero.statistics import bootstrap_means, crossed_bootstrap
+from nearzero.statistics.bootstrap import bootstrap_means, crossed_bootstrap
 
 BOTH = "new runs and new examples"
 FIXED = "new runs, data fixed"

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nearzero.statistics import equivalence_test, t_interval
+from nearzero.statistics.paired import equivalence_test
+from nearzero.statistics.summaries import t_interval
 
 ROOT = Path(__file__).parents[2]
 STUDIES = 60  # of bands and bootstraps; twenty times as many of t intervals

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from nearzero.errors import InputError
-from nearzero.statistics import paired_differences, paired_t_test
+from nearzero.statistics.differences import paired_differences
+from nearzero.statistics.paired import paired_t_test
 
 
 def test_by_hand() -> None:
     found = paired_differences([2.0, 4.0, math.nan, 6.0], [1.0, 2.0, 0.0, 3.0])
     assert found.values.tolist() == [1.0, 2.0, 3.0]
-    assert (found.n, found.left_out, found.mean, found.words) == (3, 1, 2.0, "")
+    assert (found.n, found.mean, found.words) == (3, 2.0, "")
     assert found.standard_error == pytest.approx(1 / math.sqrt(3), rel=1e-15)
 
 

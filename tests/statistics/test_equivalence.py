@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.stats.weightstats import ttost_paired
 
 from nearzero.errors import InputError
-from nearzero.statistics import EquivalenceTest, equivalence_test
+from nearzero.statistics.paired import EquivalenceTest, equivalence_test
 
 
 def test_by_hand() -> None:

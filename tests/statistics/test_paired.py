@@ -6,7 +6,8 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from nearzero.errors import InputError
-from nearzero.statistics import PairedTest, paired_t_test, rounding_tolerance
+from nearzero.statistics.differences import rounding_tolerance
+from nearzero.statistics.paired import PairedTest, paired_t_test
 
 EXAMPLES = 60_000
 

@@ -7,16 +7,15 @@ import pytest
 from scipy import stats
 
 from nearzero.errors import InputError
-from nearzero.statistics import SignFlipTest, sign_flip_test
+from nearzero.statistics.paired import MINIMUM_RUNS, sign_flip_test
 
 
 def test_by_hand() -> None:
     """Differences 1, 2, -4: sums 7, 5, 3, 1, -1, -3, -5, -7, of which -1 was found."""
     values = [1.0, 2.0, -4.0]
-    assert sign_flip_test(values).p == 1.0  # all eight are at least as far from 0
-    assert sign_flip_test([-1.0, 2.0, 6.0]).p == 4 / 8  # 9, 7 and their negatives, not 5 and 3
-    found = sign_flip_test([1.0, 2.0, 4.0])
-    assert found == SignFlipTest(3, 0, pytest.approx(7 / 3), 2 / 8, 2 / 8)
+    assert sign_flip_test(values) == 1.0  # all eight are at least as far from 0
+    assert sign_flip_test([-1.0, 2.0, 6.0]) == 4 / 8  # 9, 7 and their negatives, not 5 and 3
+    assert sign_flip_test([1.0, 2.0, 4.0]) == 2 / 8
 
 
 def exact(values: list[Fraction]) -> Fraction:
@@ -37,9 +36,7 @@ def test_ties_zeros_and_rounding_as_in_exact_arithmetic(kind: type) -> None:
         step = random.integers(-3, 5, 9)
         first, second = (100 * (counts / 60_000).astype(kind) for counts in (k, k - step))
         expected = exact([Fraction(int(each)) for each in step])
-        found = sign_flip_test(first, second)
-        assert found.p == float(expected)
-        assert found.zeros == np.count_nonzero(step == 0)
+        assert sign_flip_test(first, second) == float(expected)
         d = first.astype(float) - second
         sums = np.array(list(itertools.product((1, -1), repeat=9))) @ d
         lost += (abs(sums) >= abs(d.sum())).mean() != float(expected)
@@ -54,60 +51,54 @@ def test_it_is_scipys(runs: int) -> None:
         expected = stats.permutation_test(
             (values,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True,
         )  # fmt: skip
-        assert sign_flip_test(values).p == pytest.approx(expected.pvalue, rel=1e-12)
+        assert sign_flip_test(values) == pytest.approx(expected.pvalue, rel=1e-12)
 
 
 def test_it_is_exact_under_the_null() -> None:
     """P(p <= x) is at most x, and is x at the p that can be had: here over all sign patterns of given sizes."""
     sizes = np.array([0.3, 1.0, 1.7, 2.2, 5.1, 6.4])
-    p = np.array([sign_flip_test(sizes * signs).p for signs in itertools.product((1, -1), repeat=6)])
+    p = np.array([sign_flip_test(sizes * signs) for signs in itertools.product((1, -1), repeat=6)])
     for each in np.unique(p):
         assert (p <= each).mean() == each
 
 
 def test_differences_that_are_all_equal_have_the_smallest_p() -> None:
     for runs in (2, 6, 20):
-        found = sign_flip_test(np.full(runs, 0.1))
-        assert found.p == found.smallest_p == 2.0 ** (1 - runs)
+        assert sign_flip_test(np.full(runs, 0.1)) == 2.0 ** (1 - runs)
 
 
-def test_a_zero_leaves_p_and_costs_smallest_p() -> None:
+def test_the_minimum_of_runs_is_where_it_can_first_be_significant() -> None:
+    enough, few = (sign_flip_test(np.ones(runs)) for runs in (MINIMUM_RUNS, MINIMUM_RUNS - 1))
+    assert enough < 0.05 < few
+
+
+def test_a_zero_leaves_p() -> None:
     values = np.array([0.4, -0.1, 0.9, 1.3])
-    found, more = sign_flip_test(values), sign_flip_test([*values, 0.0, 0.0])
-    assert (found.p, found.smallest_p, found.zeros) == (more.p, 1 / 8, 0)
-    assert (more.n, more.zeros, more.smallest_p) == (6, 2, 1 / 8)
+    assert sign_flip_test(values) == sign_flip_test([*values, 0.0, 0.0])
+    assert sign_flip_test([*abs(values), 0.0, 0.0]) == 1 / 8
 
 
 def test_all_million_patterns_of_twenty_runs() -> None:
     """The differences 1, 2, 4, ... give every odd number from -(2^20 - 1) to 2^20 - 1 once."""
     values = 2.0 ** np.arange(20)
     values[0] = -1.0
-    found = sign_flip_test(values)
-    assert (
-        found.p == 4 / 2**20
-    )  # all that is as far out: with the sign of the smallest changed, and the negatives
-    assert found.smallest_p == 2 / 2**20
+    # all that is as far out: with the sign of the smallest changed, and the negatives
+    assert sign_flip_test(values) == 4 / 2**20
+    assert sign_flip_test(abs(values)) == 2 / 2**20
     values[19] *= -1
-    assert sign_flip_test(values).p == pytest.approx(
-        np.ceil(2**20 - abs(values.sum())) / 2**20, abs=2 / 2**20
-    )
+    assert sign_flip_test(values) == pytest.approx(np.ceil(2**20 - abs(values.sum())) / 2**20, abs=2 / 2**20)
 
 
 def test_runs_that_diverged_are_left_out() -> None:
     assert sign_flip_test([1.0, math.nan, 2.0], [0.5, 0.0, 0.0]) == sign_flip_test([0.5, 2.0])
 
 
-def test_degenerate_cases_have_words() -> None:
-    for values, words in (
-        ([], "fewer than two runs"),
-        ([0.5], "fewer than two runs"),
-        ([0.0, 0.0, 0.0], "all pairs equal"),
-    ):
-        found = sign_flip_test(values)
-        assert (found.p, found.smallest_p, found.words) == (None, None, words)
+def test_degenerate_cases_have_no_p() -> None:
+    for values in ([], [0.5], [0.0, 0.0, 0.0]):
+        assert sign_flip_test(values) is None
 
 
 def test_what_is_given_is_checked() -> None:
     with pytest.raises(InputError, match=r"takes at most 20 runs, .* it saw 21: use paired_t_test"):
         sign_flip_test(np.arange(21.0))
-    assert sign_flip_test([*np.arange(1.0, 21.0), math.nan]).n == 20
+    assert sign_flip_test([*np.arange(1.0, 21.0), math.nan]) == 2 / 2**20

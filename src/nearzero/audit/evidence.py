@@ -19,14 +19,10 @@ from nearzero.audit.measure import Row, bootstrap_row
 from nearzero.audit.values import LevelRow
 from nearzero.families import Conduct
 from nearzero.paper.published import published
-from nearzero.statistics import (
-    EquivalenceTest,
-    crossed_bootstrap,
-    equivalence_test,
-    holm,
-    mean,
-    paired_t_test,
-)
+from nearzero.statistics.bootstrap import crossed_bootstrap
+from nearzero.statistics.multiplicity import holm
+from nearzero.statistics.paired import EquivalenceTest, equivalence_test, paired_t_test
+from nearzero.statistics.summaries import mean
 from nearzero.verdict import Verdict
 
 __all__ = [
@@ -112,7 +108,7 @@ class Evidence:
         Holm's adjustment is over all rows and networks of the study, since a reader meets them all together.
         """
         rows = [_level_row(own, row) for own in self.each for row in self.rows]
-        adjusted = holm([np.nan if row.p_identity is None else row.p_identity for row in rows]).adjusted
+        adjusted = holm([np.nan if row.p_identity is None else row.p_identity for row in rows])
         return tuple(
             row if row.p_identity is None else replace(row, p_holm=float(p))
             for row, p in zip(rows, adjusted, strict=True)

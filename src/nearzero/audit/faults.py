@@ -18,7 +18,7 @@ from nearzero.audit.measure import Row, bootstrap_row
 from nearzero.audit.values import ALPHA, MATCHED, Entry, label, points
 from nearzero.families import AS_RUN_FOR
 from nearzero.paper.published import published
-from nearzero.statistics import count, summarise
+from nearzero.statistics.summaries import count, summarise
 
 __all__ = ["entries"]
 

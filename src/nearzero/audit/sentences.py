@@ -14,7 +14,8 @@ import numpy as np
 
 from nearzero.audit.evidence import Evidence, NetworkEvidence, Runs, has_target, within_margin
 from nearzero.audit.values import ALPHA, MATCHED, Finding, Sentence
-from nearzero.statistics import MINIMUM_RUNS, equivalence_test, summarise
+from nearzero.statistics.paired import MINIMUM_RUNS, equivalence_test
+from nearzero.statistics.summaries import summarise
 
 __all__ = ["sentences"]
 

@@ -127,7 +127,7 @@ def grid(
     Interrupted at any point, the same command goes on where it was.
     """
     from nearzero.grid import Grid
-    from nearzero.report import print_grid
+    from nearzero.report.write import print_grid
 
     console = console_for(quiet)
     made = Grid.create(out or Path("studies") / "grids" / spec.stem, spec)
@@ -140,7 +140,7 @@ def grid(
 @app.command()
 def show(study: StudyFolder) -> None:
     """Print what a study is and its tables; nothing is written."""
-    from nearzero.report import print_tables
+    from nearzero.report.write import print_tables
 
     opened = _open(study)
     console = the_console()

@@ -156,7 +156,7 @@ class Grid:
             data_dir: a folder with data files.
             console: where to print.
         """
-        from nearzero.report import write_grid
+        from nearzero.report.write import write_grid
 
         with locked(self.folder):
             if not (self.folder / RESPONSES).exists():

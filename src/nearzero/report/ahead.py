@@ -16,7 +16,7 @@ _drawn: dict[str, bytes] = {}
 
 
 def computed_figures() -> Mapping[str, bytes]:
-    """Name and content of figures 2 and 3, PNG and PDF each; waits for a thread that is at them already."""
+    """Path in a report and content of figures 2 and 3, PNG and PDF each; waits for a thread that is at them already."""
     _draw(Event())
     return dict(_drawn)
 
@@ -47,12 +47,12 @@ def drawn_ahead() -> Iterator[None]:
 
 def _draw(stop: Event) -> None:
     """Draw what isn't drawn yet, until told to stop."""
-    from nearzero.report import figures  # imports matplotlib, on this thread
+    from nearzero.report.figures import peaks, style  # imports matplotlib, on this thread
 
     with _drawing:
         for name, figure_of in (
-            ("figure2_activations", figures.activations_figure),
-            ("figure3_offsets", figures.offsets_figure),
+            ("figures/figure2_activations", peaks.activations_figure),
+            ("figures/figure3_offsets", peaks.offsets_figure),
         ):
             if f"{name}.pdf" not in _drawn and not stop.is_set():
-                _drawn.update(figures.figure_files(name, figure_of()))
+                _drawn.update(style.figure_files(name, figure_of()))

@@ -1,69 +1,17 @@
-"""The prose of a report: how to read each table and figure, and under which conduct it was made.
-
-It stands apart so that `tables` and `figures` hold numbers alone. Plain text; the renderers escape it.
-"""
+"""The captions of figures, and the conduct in words, which captions of tables carry too."""
 
 from collections.abc import Mapping
 
-from nearzero.paper.published import published
 from nearzero.report.comparison import POINTS, STANDARD_ERRORS, reproduction
 from nearzero.report.results import StudyResults
 
-__all__ = [
-    "baseline_caption",
-    "conduct_words",
-    "differing_caption",
-    "figure_captions",
-    "heldout_caption",
-    "response_caption",
-]
-
-_SAMPLE = (
-    "mean, sample standard deviation (sd, ddof 1) and 95 % t interval of the mean over n runs, at the grid "
-    "level nearest each published level."
-)
+__all__ = ["conduct_words", "figure_captions"]
 
 
 def conduct_words(conduct: Mapping[str, str]) -> str:
     """The switches of a study as one sentence."""
     switches = (f"{key.replace('_', ' ')} {value}" for key, value in conduct.items())
     return f"Conduct: {', '.join(switches)}."
-
-
-def baseline_caption(study: StudyResults) -> str:
-    """Of table 1."""
-    return (
-        "The networks at the end of training: mean, population standard deviation (sd, ddof 0, as published) "
-        "and 95 % t interval of the mean over n runs. Difference: measured less published, also in standard "
-        f"errors (s.e.) of the difference of the two means. {conduct_words(study.conduct)}"
-    )
-
-
-def response_caption(study: StudyResults, entry: str) -> str:
-    """Of tables 2 to 4; `entry` names the grid entry that the published tests took for the baseline."""
-    return (
-        f"Accuracy over the training set: {_SAMPLE} Difference: measured less published, in points and in "
-        "standard errors (s.e., our deviation taken for both sides). t, p: two-sided paired t-test over "
-        "runs, baseline less perturbed; against the identity (the unperturbed network), and against "
-        f"{entry}, which the published tests took for the baseline. {conduct_words(study.conduct)}"
-    )
-
-
-def heldout_caption(study: StudyResults) -> str:
-    """Of the tables on the test set."""
-    return (
-        f"Accuracy over the test set, which neither training nor the unit ranges saw: {_SAMPLE} t, p: "
-        "two-sided paired t-test over runs, identity less perturbed. Nothing published compares. "
-        f"{conduct_words(study.conduct)}"
-    )
-
-
-def differing_caption(study: StudyResults) -> str:
-    """Of the table of rows that differ."""
-    return (
-        "The paper gives no deviations here, so ours is taken for both sides: a standard error (s.e.) is "
-        f"sd * sqrt(1 / n + 1 / {published().runs}). {conduct_words(study.conduct)}"
-    )
 
 
 def figure_captions(study: StudyResults) -> str:

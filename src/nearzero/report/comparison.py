@@ -8,8 +8,11 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from nearzero.paper.published import published
 from nearzero.report.results import (
+    Curve,
     StudyResults,
     curve,
     display_name,
@@ -17,7 +20,7 @@ from nearzero.report.results import (
     final_values,
     networks,
 )
-from nearzero.statistics import Summary, summarise
+from nearzero.statistics.summaries import Summary, summarise
 
 __all__ = ["Comparison", "Reproduction", "compare_baseline", "compare_responses", "reproduction"]
 
@@ -131,15 +134,13 @@ def compare_responses(study: StudyResults, network: str, family: str) -> tuple[C
     """
     facts = published()
     swept = network in networks(study) and family in families(study)
-    grid = curve(study, network, family) if swept else None
+    grid = curve(study, network, family) if swept else Curve(np.empty(0), np.empty((0, 0)))
     comparisons = []
     for row in facts.families[family]:
-        entry = None if grid is None else grid.nearest(row.level)
-        summary = None if grid is None or entry is None else summarise(grid.accuracy[entry])
-        level = None if grid is None or entry is None else float(grid.levels[entry])
-        error = math.nan
-        if summary is not None and summary.n:
-            error = summary.sd * math.sqrt(1.0 / summary.n + 1.0 / facts.runs)
+        summary, level, error = None, None, math.nan
+        if (entry := grid.nearest(row.level)) is not None:
+            summary, level = summarise(grid.accuracy[entry]), float(grid.levels[entry])
+            error = summary.sd * math.sqrt(1.0 / max(summary.n, 1) + 1.0 / facts.runs)
         accuracy = row.networks[network].accuracy
         comparisons.append(Comparison(network, family, row.level, level, accuracy, summary, error, POINTS))
     return tuple(comparisons)
@@ -161,10 +162,9 @@ def compare_baseline(study: StudyResults, network: str) -> tuple[Comparison, ...
     )
     comparisons = []
     for quantity, number, half_digit in wanted:
-        has_it = network in networks(study) and quantity in study.history
-        summary = summarise(final_values(study, network, quantity)) if has_it else None
-        error = math.nan
-        if summary is not None and summary.n:
-            error = math.sqrt(summary.sd**2 / summary.n + number.sd**2 / (facts.runs - 1))
+        summary, error = None, math.nan
+        if network in networks(study) and quantity in study.history:
+            summary = summarise(final_values(study, network, quantity))
+            error = math.sqrt(summary.sd**2 / max(summary.n, 1) + number.sd**2 / (facts.runs - 1))
         comparisons.append(Comparison(network, quantity, None, None, number.mean, summary, error, half_digit))
     return tuple(comparisons)

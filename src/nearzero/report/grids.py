@@ -88,12 +88,6 @@ def grid_table(grid: GridResults) -> Table:
             ),
         ),
         rows=tuple(rows),
-        notices=(*grid.notices, *_changed(rules)),
+        notices=(*grid.notices, *rules.notices),
         group="runs",  # one block, mostly
-    )
-
-
-def _changed(rules: Rules) -> list[str]:
-    return (
-        [f"these rules aren't the default ones: {', '.join(rules.changed)} changed"] if rules.changed else []
     )

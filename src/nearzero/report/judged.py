@@ -9,7 +9,7 @@ import numpy as np
 
 from nearzero.report.results import display_name
 from nearzero.report.table import Cell, Column, Number, Span, Table
-from nearzero.statistics import summarise
+from nearzero.statistics.summaries import mean
 from nearzero.verdict import Comparison, Verdict
 
 __all__ = ["comparisons_table", "costs_table", "judged_tables"]
@@ -77,8 +77,7 @@ def _p(value: float | None) -> str | None:
 
 
 def _notices(verdict: Verdict) -> Iterator[str]:
-    if verdict.rules.changed:
-        yield f"these rules aren't the default ones: {', '.join(verdict.rules.changed)} changed"
+    yield from verdict.rules.notices
     for network, reasons in verdict.left_out.items():
         yield from (f"{display_name(network)}: {reason}" for reason in reasons)
 
@@ -91,13 +90,9 @@ def costs_table(verdict: Verdict, title: str) -> Table:
     rows = []
     for network in verdict.networks:
         for family in verdict.costs.family.values:
-            found = verdict.costs.sel(network=network, family=family)
-            cells: list[Cell] = [display_name(network), str(family), "yes" if family in deciding else "no"]
-            for target in targets:
-                values = found.sel(target=target).values
-                summary = summarise(values[np.isfinite(values)]) if np.isfinite(values).any() else None
-                cells.append(None if summary is None else Number.of(summary.mean))
-            rows.append(tuple(cells))
+            found = verdict.costs.sel(network=network, family=family).transpose("target", "run").values
+            means = (Number.of(float(mean(runs[np.isfinite(runs)]))) for runs in found)
+            rows.append((display_name(network), str(family), "yes" if family in deciding else "no", *means))
     return Table(
         name="costs",
         title=f"Costs at matched displacement: {title}",

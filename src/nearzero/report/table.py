@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nearzero.statistics import PairedTest, Summary
+from nearzero.statistics.summaries import Summary
 
 __all__ = [
     "MISSING",
@@ -84,11 +84,6 @@ class TAndP:
     p: float | None
     n: int | None
     words: str = ""
-
-    @classmethod
-    def of(cls, test: PairedTest) -> "TAndP":
-        """What a table shows of a paired t-test."""
-        return cls(test.t, test.p, test.n, test.words)
 
 
 Cell = str | int | Number | Level | Span | TAndP | None

@@ -6,15 +6,11 @@ the published tests used.
 """
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import TypeVar
 
 from nearzero.paper.published import published
-from nearzero.report.captions import (
-    baseline_caption,
-    differing_caption,
-    heldout_caption,
-    response_caption,
-)
+from nearzero.report.captions import conduct_words
 from nearzero.report.comparison import Comparison, compare_baseline, compare_responses, reproduction
 from nearzero.report.results import (
     Curve,
@@ -29,18 +25,17 @@ from nearzero.report.results import (
     unperturbed,
 )
 from nearzero.report.table import Cell, Column, Level, Number, Span, Table, TAndP
-from nearzero.statistics import Summary, paired_t_test, summarise
+from nearzero.statistics.paired import paired_t_test
+from nearzero.statistics.summaries import Summary, summarise
 
-__all__ = [
-    "baseline_table",
-    "differing_table",
-    "heldout_table",
-    "response_table",
-    "tables",
-]
+__all__ = ["baseline_table", "differing_table", "heldout_table", "response_table", "tables"]
 
 Item = TypeVar("Item")
 
+_SAMPLE = (
+    "mean, sample standard deviation (sd, ddof 1) and 95 % t interval of the mean over n runs, at the grid "
+    "level nearest each published level."
+)
 _NUMBERS = {"scale": 2, "clip": 3, "offset": 4}
 _FAMILIES = {"scale": "Intensity scale", "clip": "Intensity clip", "offset": "Distance offset"}
 _QUANTITIES = {
@@ -109,7 +104,11 @@ def baseline_table(study: StudyResults) -> Table:
     return Table(
         name="table1_baseline",
         title=f"Table 1. Baseline: {study.title}",
-        caption=baseline_caption(study),
+        caption=(
+            "The networks at the end of training: mean, population standard deviation (sd, ddof 0, as published) "
+            "and 95 % t interval of the mean over n runs. Difference: measured less published, also in standard "
+            f"errors (s.e.) of the difference of the two means. {conduct_words(study.conduct)}"
+        ),
         columns=_BASELINE,
         rows=tuple(rows),
         notices=study.notices,
@@ -130,7 +129,13 @@ def response_table(study: StudyResults, family: str) -> Table:
     return Table(
         name=f"table{_NUMBERS[family]}_{family}",
         title=f"Table {_NUMBERS[family]}. {_FAMILIES[family]}: {study.title}",
-        caption=response_caption(study, f"entry {entry} of the grid{place}"),
+        caption=(
+            f"Accuracy over the training set: {_SAMPLE} Difference: measured less published, in points and in "
+            "standard errors (s.e., our deviation taken for both sides). t, p: two-sided paired t-test over "
+            "runs, baseline less perturbed; against the identity (the unperturbed network), and against "
+            f"entry {entry} of the grid{place}, which the published tests took for the baseline. "
+            f"{conduct_words(study.conduct)}"
+        ),
         columns=(*_MEASURED, *_PUBLISHED, *_leading_first(study, _IDENTITY, _ENTRY), _PUBLISHED_TEST),
         rows=tuple(rows),
         notices=study.notices,
@@ -144,13 +149,17 @@ def heldout_table(study: StudyResults, family: str) -> Table:
         grid, identity = curve(study, network, family, "test"), unperturbed(study, network, "test")
         name = display_name(network)
         rows.append((name, Level(None), None, *_summary_cells(summarise(identity)), None))
-        for level in _levels(family):
-            runs, cells = _measured(grid, level)
-            rows.append((name, Level(level), *cells, _test(identity, runs)))
+        for row in published().families[family]:
+            runs, cells = _measured(grid, row.level)
+            rows.append((name, Level(row.level), *cells, _test(identity, runs)))
     return Table(
         name=f"table{_NUMBERS[family]}_{family}_test",
         title=f"Table {_NUMBERS[family]}, test set. {_FAMILIES[family]}: {study.title}",
-        caption=heldout_caption(study),
+        caption=(
+            f"Accuracy over the test set, which neither training nor the unit ranges saw: {_SAMPLE} t, p: "
+            "two-sided paired t-test over runs, identity less perturbed. Nothing published compares. "
+            f"{conduct_words(study.conduct)}"
+        ),
         columns=(*_MEASURED, _IDENTITY),
         rows=tuple(rows),
         notices=study.notices,
@@ -182,7 +191,10 @@ def differing_table(study: StudyResults) -> Table:
     return Table(
         name="differing_rows",
         title=f"Rows that differ from the paper: {study.title}. {found}",
-        caption=differing_caption(study),
+        caption=(
+            "The paper gives no deviations here, so ours is taken for both sides: a standard error (s.e.) is "
+            f"sd * sqrt(1 / n + 1 / {published().runs}). {conduct_words(study.conduct)}"
+        ),
         columns=_DIFFERING,
         rows=tuple(rows),
         notices=study.notices,
@@ -217,29 +229,20 @@ def _response_rows(study: StudyResults, network: str, family: str) -> Iterator[t
     measured = _summary_cells(summarise(identity))
     tests = _leading_first(study, None, _test(entry, identity))  # the identity isn't tested against itself
     yield (name, Level(None), None, *measured, None, None, None, *tests, None)
-    beside = _comparisons(study, network, family)
-    for level in _levels(family):
-        runs, cells = _measured(grid, level)
-        row = beside.get(level)
-        accuracy = None if row is None else Number.of(row.published)
+    facts = published()
+    compared = compare_responses(study, network, family) if network in facts.baseline else ()
+    for row, beside in zip_longest(facts.families[family], compared):
+        runs, cells = _measured(grid, row.level)
         tests = _leading_first(study, _test(identity, runs), _test(entry, runs))
-        published_test = _published_test(network, family, level)
-        yield (name, Level(level), *cells, accuracy, *_difference(row), *tests, published_test)
+        there: tuple[Cell, Cell] = (None, None)
+        if (response := row.networks.get(network)) is not None:
+            there = Number.of(response.accuracy), TAndP(response.t, response.p, facts.runs)
+        yield (name, Level(row.level), *cells, there[0], *_difference(beside), *tests, there[1])
 
 
 def _leading_first(study: StudyResults, identity: Item, entry: Item) -> tuple[Item, Item]:
     """Both t-tests are always there; the switch `ttest_baseline` says which comes first."""
     return (entry, identity) if study.conduct.get("ttest_baseline") == "published" else (identity, entry)
-
-
-def _levels(family: str) -> tuple[float, ...]:
-    return tuple(row.level for row in published().families[family])
-
-
-def _comparisons(study: StudyResults, network: str, family: str) -> dict[float | None, Comparison]:
-    if network not in published().baseline:
-        return {}
-    return {row.level: row for row in compare_responses(study, network, family)}
 
 
 def _measured(grid: Curve, level: float) -> tuple[Floats | None, tuple[Cell, ...]]:
@@ -269,10 +272,5 @@ def _test(baseline: Floats | None, runs: Floats | None) -> Cell:
         return None
     if baseline is None:
         return TAndP(None, None, None, "no such entry")
-    return TAndP.of(paired_t_test(baseline, runs))
-
-
-def _published_test(network: str, family: str, level: float) -> Cell:
-    facts = published()
-    response = next(row for row in facts.families[family] if row.level == level).networks.get(network)
-    return None if response is None else TAndP(response.t, response.p, facts.runs)
+    test = paired_t_test(baseline, runs)
+    return TAndP(test.t, test.p, test.n, test.words)

@@ -134,30 +134,26 @@ def _files_of(some: Iterable[Table]) -> Iterator[tuple[str, bytes]]:
 
 
 def _matched_files(verdict: Verdict, notices: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    from nearzero.report.figures import figure_files
     from nearzero.report.figures.matched import matched_figure
+    from nearzero.report.figures.style import figure_files
 
-    for name, content in figure_files("figure5_matched", matched_figure(verdict, notices)).items():
-        yield f"figures/{name}", content
+    yield from figure_files("figures/figure5_matched", matched_figure(verdict, notices)).items()
 
 
 def _grid_files(grid: GridResults) -> Iterator[tuple[str, bytes]]:
-    from nearzero.report.figures import figure_files
     from nearzero.report.figures.grid import grid_figure
+    from nearzero.report.figures.style import figure_files
 
-    for name, content in figure_files("grid", grid_figure(grid)).items():
-        yield f"figures/{name}", content
+    yield from figure_files("figures/grid", grid_figure(grid)).items()
 
 
 def _figure_files(study: StudyResults) -> Iterator[tuple[str, bytes]]:
-    from nearzero.report import figures
+    from nearzero.report.figures.agreement import agreement_figure
+    from nearzero.report.figures.response import response_figure
+    from nearzero.report.figures.style import figure_files
 
     computed = computed_figures()  # before others are drawn: two threads mustn't draw at the same time
-    files = {
-        **figures.figure_files("figure1_response", figures.response_figure(study)),
-        **computed,
-        **figures.figure_files("figure4_agreement", figures.agreement_figure(study)),
-    }
-    for name, content in files.items():
-        yield f"figures/{name}", content
+    yield from figure_files("figures/figure1_response", response_figure(study)).items()
+    yield from computed.items()
+    yield from figure_files("figures/figure4_agreement", agreement_figure(study)).items()
     yield "figures/captions.md", figure_captions(study).encode()

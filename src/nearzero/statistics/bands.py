@@ -12,8 +12,7 @@ from scipy import special
 
 from nearzero.errors import InputError
 from nearzero.statistics.bootstrap import check_draws
-from nearzero.statistics.summaries import mean, standard_deviation
-from nearzero.statistics.words import FEWER_THAN_TWO_RUNS, NO_VARIANCE
+from nearzero.statistics.summaries import FEWER_THAN_TWO_RUNS, NO_VARIANCE, mean, standard_deviation
 
 __all__ = ["SimultaneousBand", "simultaneous_band"]
 

@@ -23,8 +23,7 @@ from scipy import special
 
 from nearzero.errors import InputError
 from nearzero.statistics.differences import rounding_tolerance
-from nearzero.statistics.summaries import check_confidence
-from nearzero.statistics.words import FEWER_THAN_TWO_EXAMPLES, FEWER_THAN_TWO_RUNS, NO_VARIANCE
+from nearzero.statistics.summaries import FEWER_THAN_TWO_RUNS, NO_VARIANCE, check_confidence
 
 __all__ = ["CrossedBootstrap", "Population", "bootstrap_means", "check_draws", "crossed_bootstrap"]
 
@@ -48,7 +47,7 @@ class CrossedBootstrap:
         percentile_low, percentile_high: quantiles of the resampled means; None where `words` say why.
         confidence: of both intervals.
         resamples: how many there were.
-        words: empty, or `FEWER_THAN_TWO_RUNS`, `FEWER_THAN_TWO_EXAMPLES` or `NO_VARIANCE`.
+        words: empty, or `FEWER_THAN_TWO_RUNS`, "fewer than two examples" or `NO_VARIANCE`.
     """
 
     population: Population
@@ -158,7 +157,7 @@ def _words(values: Floats, population: Population, tolerance: float) -> str:
     if runs < 2:
         return FEWER_THAN_TWO_RUNS
     if examples < 2 and not fixed:
-        return FEWER_THAN_TWO_EXAMPLES
+        return "fewer than two examples"
     spread = values.mean(axis=1) if fixed else values
     return NO_VARIANCE if float(np.ptp(spread)) <= tolerance else ""
 

@@ -1,7 +1,7 @@
 """Differences over runs, ready for a test: which runs count, and which numbers are the same number.
 
 Every test of this package starts here, so that all of them leave out the same runs and agree on when there
-is nothing to test. The tests themselves live in `paired`, `equivalence`, `sign_flip` and `effects`.
+is nothing to test, and say so in the same words. The tests themselves live in `paired`.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearzero.errors import InputError
-from nearzero.statistics.summaries import mean, standard_deviation
-from nearzero.statistics.words import ALL_DIFFERENCES_EQUAL, ALL_PAIRS_EQUAL, FEWER_THAN_TWO_RUNS
+from nearzero.statistics.summaries import FEWER_THAN_TWO_RUNS, mean, standard_deviation
 
 __all__ = ["Differences", "paired_differences", "rounding_tolerance"]
 
@@ -23,12 +22,10 @@ class Differences:
 
     Attributes:
         values: shape `(n,)`, finite.
-        left_out: runs in which a value was not finite.
         tolerance: two differences no further apart than this are the same number.
     """
 
     values: NDArray[np.float64]
-    left_out: int
     tolerance: float
 
     @property
@@ -47,8 +44,8 @@ class Differences:
         if self.n < 2:
             return FEWER_THAN_TWO_RUNS
         if self.all_zero:
-            return ALL_PAIRS_EQUAL
-        return ALL_DIFFERENCES_EQUAL if float(np.ptp(self.values)) <= self.tolerance else ""
+            return "all pairs equal"
+        return "all differences equal" if float(np.ptp(self.values)) <= self.tolerance else ""
 
     @property
     def mean(self) -> float:
@@ -91,7 +88,6 @@ def paired_differences(
     a, b = a[present], b[present]
     return Differences(
         values=np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64),
-        left_out=int(present.size - present.sum()),
         tolerance=rounding_tolerance(a, b) if tolerance is None else float(tolerance),
     )
 

@@ -8,32 +8,17 @@ be one more dependency (with patsy and formulaic) of everyone who installs nearz
 available, NaN, as a test. The tests check these lines against it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearzero.errors import InputError
 
-__all__ = ["HolmAdjustment", "holm"]
+__all__ = ["holm"]
 
 
-@dataclass(frozen=True, eq=False)
-class HolmAdjustment:
-    """The p values of one family of tests, adjusted.
-
-    Attributes:
-        adjusted: shape of the p values given; NaN where a test was not available.
-        tests: size of the family, the tests that were available.
-        left_out: how many were not.
-    """
-
-    adjusted: NDArray[np.float64]
-    tests: int
-    left_out: int
-
-
-def holm(p_values: ArrayLike) -> HolmAdjustment:
+def holm(p_values: ArrayLike | Sequence[float | None]) -> NDArray[np.float64]:
     """Adjust the p values of a family of tests by Holm's step-down method.
 
     With p_(1) <= ... <= p_(m): adjusted p_(i) = max over j <= i of min(1, (m - j + 1) p_(j)). To reject
@@ -43,6 +28,9 @@ def holm(p_values: ArrayLike) -> HolmAdjustment:
     Args:
         p_values: any shape, the whole of it one family. NaN or None stands for a test that was not available
             (words in place of a number); it isn't counted in m.
+
+    Returns:
+        The adjusted p values, of the shape of those given; NaN where a test was not available.
 
     Raises:
         InputError: where a p value lies outside of 0 to 1.
@@ -64,4 +52,4 @@ def holm(p_values: ArrayLike) -> HolmAdjustment:
     back[order] = stepped
     adjusted = np.full(p.shape, np.nan)
     adjusted[present] = back
-    return HolmAdjustment(adjusted, tests=m, left_out=int(p.size - m))
+    return adjusted

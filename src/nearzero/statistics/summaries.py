@@ -13,11 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from nearzero.errors import InputError
-from nearzero.statistics.words import ALL_RUNS_EQUAL, FEWER_THAN_TWO_RUNS
 
 __all__ = ["Summary", "check_confidence", "count", "mean", "standard_deviation", "summarise", "t_interval"]
 
 Floats = NDArray[np.float64]
+# Words that stand where a number would mean nothing.
+FEWER_THAN_TWO_RUNS = "fewer than two runs"
+NO_VARIANCE = "no variance"
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,7 @@ class Summary:
         mean: their mean; NaN where n is 0.
         sd: their sample standard deviation (ddof 1); NaN where n < 2.
         population_sd: with ddof 0, as the paper publishes it; NaN where n is 0.
-        low, high: ends of the t interval of the mean; NaN where n < 2.
-        confidence: of that interval.
+        low, high: ends of the 95 % t interval of the mean; NaN where n < 2.
     """
 
     n: int
@@ -39,22 +40,21 @@ class Summary:
     population_sd: float
     low: float
     high: float
-    confidence: float
 
     @property
     def words(self) -> str:
         """What to say in place of an interval: too few runs, or no variance; empty where there is one."""
         if self.n < 2:
             return FEWER_THAN_TWO_RUNS
-        return ALL_RUNS_EQUAL if self.sd == 0.0 else ""
+        return "all runs equal" if self.sd == 0.0 else ""
 
 
-def summarise(values: ArrayLike, confidence: float = 0.95) -> Summary:
+def summarise(values: ArrayLike) -> Summary:
     """Summarise one vector of runs, shape `(R,)`; see `Summary`."""
     runs = _runs_last(values)
     if runs.ndim != 1:
         raise InputError(f"summarise takes one value per run, shape (R,); it saw the shape {runs.shape}")
-    low, high = t_interval(runs, confidence)
+    low, high = t_interval(runs)
     return Summary(
         n=int(count(runs)),
         mean=float(mean(runs)),
@@ -62,7 +62,6 @@ def summarise(values: ArrayLike, confidence: float = 0.95) -> Summary:
         population_sd=float(standard_deviation(runs, ddof=0)),
         low=float(low),
         high=float(high),
-        confidence=confidence,
     )
 
 

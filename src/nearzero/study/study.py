@@ -300,7 +300,7 @@ class Study:
 
     def report(self, *, console: Console | None = None) -> Study:
         """Write tables and figures, and print the tables on a console."""
-        from nearzero.report import print_tables, write_report
+        from nearzero.report.write import print_tables, write_report
 
         _ = self.response
         with (
@@ -315,7 +315,7 @@ class Study:
 
     def judge(self, *, data_dir: str | None = None, console: Console | None = None) -> Verdict:
         """Measure what isn't measured yet, write the verdict's tables and figure, and print it on a console."""
-        from nearzero.report import print_verdict, write_verdict
+        from nearzero.report.write import print_verdict, write_verdict
 
         found = self.analyse(data_dir=data_dir, console=console).verdict()
         with self._store.locked():
@@ -333,7 +333,7 @@ class Study:
             against: as for `audited`.
             data_dir, console: as for the other steps.
         """
-        from nearzero.report import print_audit, write_audit
+        from nearzero.report.write import print_audit, write_audit
         from nearzero.study.auditing import audit_networks, check_swept, measurements_of
 
         check_swept(self._store)

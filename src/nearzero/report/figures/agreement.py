@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 
 from nearzero.paper.published import published
 from nearzero.report.comparison import POINTS, STANDARD_ERRORS, Comparison, compare_baseline, reproduction
-from nearzero.report.figures.style import INK, PALE, add_notices, colours, styled
-from nearzero.report.results import StudyResults, display_name, networks
+from nearzero.report.figures.style import INK, PALE, add_notices, colours, network_keys, points, styled
+from nearzero.report.results import StudyResults, networks
 
 __all__ = ["agreement_figure"]
 
@@ -70,27 +70,15 @@ def _rows(study: StudyResults) -> list[Comparison]:
 def _draw(above: Axes, inset: Axes, below: Axes, rows: list[Comparison], colour_of: dict[str, str]) -> None:
     for row in rows:
         colour = colour_of[row.network]
-        (marker, _), filled = _KINDS[row.quantity], row.level is not None and not row.agrees
-        for axes, y in ((above, row.published + row.difference), (below, row.difference)):
-            for panel in (axes, inset) if axes is above else (axes,):
-                _mark(panel, row.published, y, marker, colour, filled=filled)
+        face = colour if row.level is not None and not row.agrees else "none"
+        look = points(_KINDS[row.quantity][0], 3.2, colour, face)
+        for axes in (above, inset):
+            axes.plot([row.published], [row.published + row.difference], **look)
+        below.plot([row.published], [row.difference], **look)
         if math.isfinite(row.standard_error):
             half = STANDARD_ERRORS * row.standard_error
             ends = [row.difference - half, row.difference + half]
             below.plot([row.published] * 2, ends, color=colour, linewidth=0.5, alpha=0.6)
-
-
-def _mark(axes: Axes, x: float, y: float, marker: str, colour: str, *, filled: bool) -> None:
-    axes.plot(
-        [x],
-        [y],
-        marker=marker,
-        linestyle="none",
-        markersize=3.2,
-        markeredgewidth=0.7,
-        markeredgecolor=colour,
-        markerfacecolor=colour if filled else "none",
-    )
 
 
 def _limits(below: Axes, rows: list[Comparison]) -> None:
@@ -103,27 +91,9 @@ def _limits(below: Axes, rows: list[Comparison]) -> None:
 
 
 def _keys(study: StudyResults) -> list[Line2D]:
-    keys = [
-        Line2D([], [], color=colour, label=display_name(network))
-        for network, colour in colours(networks(study)).items()
-        if network in published().baseline
-    ]
+    keys = network_keys(name for name in networks(study) if name in published().baseline)
     kinds = [(marker, label, "none") for marker, label in dict.fromkeys(_KINDS.values())]
     if reproduction(study).differing:
         kinds.append(("o", "outside both", INK))
-    for marker, label, face in kinds:
-        keys.append(
-            Line2D(
-                [],
-                [],
-                color=INK,
-                marker=marker,
-                linestyle="none",
-                markersize=3.4,
-                markerfacecolor=face,
-                markeredgecolor=INK,
-                markeredgewidth=0.7,
-                label=label,
-            )
-        )
+    keys += [Line2D([], [], **points(marker, 3.4, INK, face), label=label) for marker, label, face in kinds]
     return keys

@@ -5,6 +5,7 @@ They draw what `nearzero.critical` has found; nothing is found here.
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,8 @@ from matplotlib.lines import Line2D
 
 from nearzero.critical import CriticalLevels
 from nearzero.errors import InputError
-from nearzero.report.figures.style import INK, PALE, colours, signed, styled
-from nearzero.report.results import display_name
+from nearzero.report.figures.style import INK, PALE, colours, network_keys, signed, styled
+from nearzero.report.results import Floats, display_name
 
 __all__ = ["breaking_figure", "critical_figure"]
 
@@ -94,28 +95,20 @@ def _share(count: int, examples: int) -> str:
     return "under 0.1 %" if text == "0.0 %" and count else text
 
 
-def _survival(
-    found: CriticalLevels, side: str, levels: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _survival(found: CriticalLevels, side: str, levels: Floats) -> tuple[Floats, Floats]:
     """Levels on a side, and the share (%) of examples that haven't changed on the way to each."""
     critical = found.critical(side)
-    changed = np.sort(critical[np.isfinite(critical)])
+    changed = critical[np.isfinite(critical)]
     start = found.high if found.identity is None or math.isinf(found.identity) else found.identity
-    if side == "above":
-        mine = np.unique(np.append(levels[levels >= start], start))
-        gone = np.searchsorted(changed, mine, side="right")
-    else:
-        mine = np.unique(np.append(levels[levels <= start], start))
-        gone = len(changed) - np.searchsorted(changed, mine, side="left")
+    outward = 1 if side == "above" else -1
+    mine = np.unique(np.append(levels[outward * (levels - start) >= 0], start))
+    gone = np.searchsorted(np.sort(outward * changed), outward * mine, side="right")
     return mine, 100 * (1 - gone / len(found))
 
 
 def _keys(found: Iterable[str]) -> list[Line2D]:
-    networks = [
-        Line2D([], [], color=colour, label=display_name(name)) for name, colour in colours(found).items()
-    ]
     return [
-        *networks,
+        *network_keys(found),
         Line2D([], [], color=INK, label="not changed on the way"),
         Line2D([], [], color=INK, linewidth=0.8, linestyle=DOTTED, label="as unperturbed at the level"),
     ]
@@ -155,15 +148,7 @@ def breaking_figure(
         panels = figure.subplots(len(rows), count, squeeze=False)
         for (family, side), line in zip(rows, panels, strict=True):
             _line(line, found[family], side, images, labels)
-            line[0].text(
-                -0.25,
-                0.5,
-                f"{family}\n{side}",
-                transform=line[0].transAxes,
-                ha="right",
-                va="center",
-                fontsize=7.0,
-            )
+            _write(line[0], -0.25, 0.5, f"{family}\n{side}", ha="right", va="center", fontsize=7.0)
         truth = "" if labels is None else " (what it is, if it was another)"
         figure.supxlabel(f"what the prediction was → becomes{truth}; below, the critical level", fontsize=6.5)
     return figure
@@ -183,25 +168,19 @@ def _line(
     for panel, n in zip(panels, first, strict=False):
         picture = _picture(np.asarray(images[n]))
         if picture is None:
-            panel.text(0.5, 0.5, f"{n:,}", transform=panel.transAxes, ha="center", va="center")
+            _write(panel, 0.5, 0.5, f"{n:,}", ha="center", va="center")
         else:
             panel.imshow(picture, cmap="gray_r", interpolation="nearest")
         was = int(found.unperturbed[n])
         truth = "" if labels is None or labels[n] == was else f" ({labels[n]})"
         panel.set_title(f"{was} → {becomes[n]}{truth}", fontsize=6.0, loc="center", pad=1.5)
-        panel.text(
-            0.5,
-            -0.03,
-            _level(float(levels[n]), found),
-            transform=panel.transAxes,
-            ha="center",
-            va="top",
-            fontsize=5.5,
-        )
+        level = signed(float(levels[n])) if found.identity == 0 else f"{levels[n]:.4g}"
+        _write(panel, 0.5, -0.03, level, ha="center", va="top", fontsize=5.5)
 
 
-def _level(level: float, found: CriticalLevels) -> str:
-    return signed(level) if found.identity == 0 else f"{level:.4g}"
+def _write(panel: Axes, x: float, y: float, text: str, **look: Any) -> None:
+    """Write at a place given as a share of the panel's width and height."""
+    panel.text(x, y, text, transform=panel.transAxes, **look)
 
 
 def _picture(values: npt.NDArray[np.number]) -> npt.NDArray[np.number] | None:

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nearzero.report.figures.style import INK, PALE, add_notices, styled
+from nearzero.report.figures.style import INK, PALE, add_notices, points, styled
 from nearzero.report.grids import GridResults, judgements
 from nearzero.report.results import display_name
 from nearzero.verdict import Comparison, Finding, Verdict
@@ -65,9 +65,7 @@ def _mark(axes: Axes, each: Comparison, y: float, colour: str) -> None:
     if each.low is not None and each.high is not None:
         axes.plot([each.low, each.high], [y, y], color=colour, linewidth=1.0)
     marker, full = _MARKS.get(each.finding, ("o", False))
-    axes.plot(
-        [each.difference], [y], marker, color=colour, markersize=3.2, markerfacecolor=colour if full else "w"
-    )
+    axes.plot([each.difference], [y], **points(marker, 3.2, colour, colour if full else "w", edge=1.0))
 
 
 def _legend(shown: Sequence[float]) -> list[Line2D]:
@@ -77,16 +75,7 @@ def _legend(shown: Sequence[float]) -> list[Line2D]:
     ]
     words = {"one costs more": ("o", PALE), "equivalent": ("s", PALE), "no finding": ("o", "w")}
     marks = [
-        Line2D(
-            [],
-            [],
-            color=PALE,
-            marker=marker,
-            markersize=3.2,
-            markerfacecolor=face,
-            linestyle="none",
-            label=word,
-        )
+        Line2D([], [], **points(marker, 3.2, PALE, face, edge=1.0), label=word)
         for word, (marker, face) in words.items()
     ]
     return sizes + marks

@@ -7,7 +7,6 @@ import textwrap
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
@@ -18,6 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from nearzero.families import FAMILIES, Conduct, make_family
 from nearzero.report.figures.style import INK, styled
+from nearzero.report.results import Floats
 
 __all__ = ["layer_map"]
 
@@ -62,13 +62,10 @@ def layer_map(response: xr.Dataset, metric: str) -> Figure:
         for axes in grid.flat[len(families) :]:
             axes.remove()
         panels = list(grid.flat[: len(families)])
-        meshes = [
-            _panel(axes, values.sel(family=family), family, low, high, metric in LOSSES)
-            for axes, family in zip(panels, families, strict=True)
-        ]
-        marked = [
-            _mark_identity(axes, family, response) for axes, family in zip(panels, families, strict=True)
-        ]
+        meshes, marked = [], []
+        for axes, family in zip(panels, families, strict=True):
+            meshes.append(_panel(axes, values.sel(family=family), family, low, high, metric in LOSSES))
+            marked.append(_mark_identity(axes, family, response))
         room = 72 * ((height - HEAD) / rows - FOOT) / len(names)  # points for a name
         for place, axes in enumerate(panels):
             if place % columns == 0:
@@ -143,18 +140,12 @@ def _name_rows(axes: Axes, names: list[str], room: float) -> None:
 
 
 def _bar(
-    figure: Figure,
-    panels: list[Axes],
-    mesh: QuadMesh,
-    values: npt.NDArray[np.float64],
-    metric: str,
-    base: float,
+    figure: Figure, panels: list[Axes], mesh: QuadMesh, values: Floats, metric: str, base: float
 ) -> None:
     """The scale of colours, with an arrow where the unperturbed model is."""
     low, high = mesh.get_clim()
     finite = values[np.isfinite(values)]
-    beyond = (bool((finite < low).any()), bool((finite > high).any()))
-    extend = {(False, False): "neither", (True, False): "min", (False, True): "max"}.get(beyond, "both")
+    extend = ("neither", "min", "max", "both")[(finite < low).any() + 2 * (finite > high).any()]
     bar = figure.colorbar(mesh, ax=panels, fraction=0.03, pad=0.02, extend=extend)
     unit = "%" if metric in SHARES else UNITS.get(metric, "")
     bar.set_label(_spoken(metric) + (f" ({unit})" if unit else ""))
@@ -166,19 +157,17 @@ def _bar(
         )  # fmt: skip
 
 
-def _edges(levels: npt.NDArray[np.float64], logarithmic: bool) -> npt.NDArray[np.float64]:
+def _edges(levels: Floats, logarithmic: bool) -> Floats:
     """Borders halfway between levels."""
-    if not len(levels):  # nothing was measured at a finite level
-        return np.array([0.0])
-    if len(levels) == 1:
-        return np.array([levels[0] - 0.5, levels[0] + 0.5])
+    if len(levels) < 2:  # without any, nothing was measured at a finite level
+        return np.array([levels[0] - 0.5, levels[0] + 0.5] if len(levels) else [0.0])
     places = np.log(levels) if logarithmic else levels
     middles = (places[1:] + places[:-1]) / 2
     edges = np.concatenate([[2 * places[0] - middles[0]], middles, [2 * places[-1] - middles[-1]]])
     return np.asarray(np.exp(edges) if logarithmic else edges)
 
 
-def _scale(values: npt.NDArray[np.float64], base: float, least: float) -> tuple[float, float]:
+def _scale(values: Floats, base: float, least: float) -> tuple[float, float]:
     """Ends for a metric without bounds: nearly all values between them, the unperturbed one among these.
 
     A few levels can be so far out that all others would look alike. Where all values are alike but for roundings,

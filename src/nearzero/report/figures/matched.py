@@ -3,12 +3,14 @@
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nearzero.report.figures.style import INK, add_notices, styled
 from nearzero.report.results import display_name
-from nearzero.statistics import mean, simultaneous_band
+from nearzero.statistics.bands import simultaneous_band
+from nearzero.statistics.summaries import mean
 from nearzero.verdict import Verdict
 
 __all__ = ["matched_figure"]
@@ -23,11 +25,10 @@ SEED = 0
 def matched_figure(verdict: Verdict, notices: tuple[str, ...] = ()) -> Figure:
     """Mean cost over runs, points; bands are simultaneous over the displacements, 95 %, runs the unit, data fixed."""
     names = verdict.networks
+    rows, columns = -(-len(names) // 2), min(2, len(names))
     with styled():
-        figure = Figure(
-            figsize=(3.4 * max(1, min(2, len(names))) + 0.6, 2.9 * -(-len(names) // 2)), layout="constrained"
-        )
-        panels = figure.subplots(-(-len(names) // 2), min(2, len(names)), sharey=True, squeeze=False).ravel()
+        figure = Figure(figsize=(3.4 * columns + 0.6, 2.9 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axes, network in zip(panels, names, strict=False):
             _panel(axes, verdict, network)
         for axes in panels[len(names) :]:
@@ -39,46 +40,33 @@ def matched_figure(verdict: Verdict, notices: tuple[str, ...] = ()) -> Figure:
 
 
 def _panel(axes: Axes, verdict: Verdict, network: str) -> None:
-    targets = 100 * verdict.costs.target.values
-    axes.set(
-        title=display_name(network),
-        xlabel="displacement of the activations (%)",
-        xlim=(0, 1.04 * targets.max()),
-    )
+    rules, own = verdict.rules, verdict.costs.sel(network=network).transpose("family", "run", "target")
+    axes.set(title=display_name(network), xlabel="displacement of the activations (%)")
+    axes.set_xlim(0, 1.04 * (100 * own.target.values).max())
     axes.grid(True)
     axes.axhline(0.0, color=INK, linewidth=0.6)
-    rules = verdict.rules
     deciding = [*rules.distance, *rules.intensity]
     for family, colour in zip(deciding, _DECIDING, strict=False):
-        curves = verdict.costs.sel(network=network, family=family).transpose("run", "target").values
         word = "distance" if family in rules.distance else "intensity"
-        _draw(axes, targets, curves, f"{family} ({word})", colour, "-", 1.4)
-    read = [each for each in _READ if each in verdict.costs.family.values and each not in deciding]
+        _draw(axes, own.sel(family=family), f"{family} ({word})", colour, band=True, linewidth=1.4)
+    read = [each for each in _READ if each in own.family.values and each not in deciding]
     for family, dashes in zip(read, _DASHES, strict=False):
-        curves = verdict.costs.sel(network=network, family=family).transpose("run", "target").values
-        _draw(axes, targets, curves, family, "#777777", dashes, 0.9, band=False)
+        _draw(axes, own.sel(family=family), family, "#777777", linestyle=dashes, linewidth=0.9)
 
 
 def _draw(
-    axes: Axes,
-    targets: Any,
-    curves: Any,
-    label: str,
-    colour: str,
-    dashes: Any,
-    width: float,
-    *,
-    band: bool = True,
+    axes: Axes, costs: xr.DataArray, label: str, colour: str, *, band: bool = False, **look: Any
 ) -> None:
-    reached = np.isfinite(curves).any(axis=0)
-    curves = curves[:, reached]
+    """Draw the mean cost (run, target) as far out as any run reaches; with a band, where all of a run's values are."""
+    reached = costs.isel(target=np.isfinite(costs.values).any(axis=0))
+    targets, curves = 100 * reached.target.values, reached.values
     if not curves.size:
         return
-    axes.plot(targets[reached], mean(curves.T), color=colour, linestyle=dashes, linewidth=width, label=label)
+    axes.plot(targets, mean(curves.T), color=colour, label=label, **look)
     if not band:
         return
-    axes.plot(targets[reached], mean(curves.T), color=colour, marker="o", markersize=2.5, linestyle="none")
+    axes.plot(targets, mean(curves.T), color=colour, marker="o", markersize=2.5, linestyle="none")
     whole = curves[np.isfinite(curves).all(axis=1)]
     if len(whole) > 1:
         found = simultaneous_band(whole, rng=np.random.default_rng(SEED))
-        axes.fill_between(targets[reached], found.low, found.high, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(targets, found.low, found.high, color=colour, alpha=0.2, linewidth=0)

@@ -6,6 +6,7 @@ carry none of its notices.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ __all__ = ["activations_figure", "offsets_figure"]
 
 # One colour per peak, the same before and after; the letters tell them apart without colour.
 _PEAKS = ("#4477AA", "#228833", "#AA3377", "#AA8800", "#CC4455")
+_BAR: dict[str, Any] = {"width": 0.16, "edgecolor": "white", "linewidth": 0.4, "zorder": 3}
 _TOP = 1.08
 _POINTS = 801
 _VISIBLE = 1e-3
@@ -83,16 +85,7 @@ def _bar(axes: Axes, unit: PeakUnit, masses: Floats) -> None:
     ends = masses.cumsum()
     for name, mass, end, colour in zip(unit.peaks.names, masses, ends, _PEAKS, strict=True):
         if mass > _VISIBLE:
-            axes.bar(
-                0.0,
-                mass,
-                width=0.16,
-                bottom=end - mass,
-                color=colour,
-                edgecolor="white",
-                linewidth=0.4,
-                zorder=3,
-            )
+            axes.bar(0.0, mass, bottom=end - mass, color=colour, **_BAR)
         if mass > _NAMED:
             axes.text(-0.14, end - mass / 2, name, ha="right", va="center", color=colour, fontweight="bold")
 
@@ -106,12 +99,8 @@ def _modes(
     for k in kept:
         beside = [other for other in kept if abs(a[places[other]] - a[places[k]]) < unit.peaks.sigma]
         shift = 0.2 * (beside.index(k) - (len(beside) - 1) / 2)
-        yield (
-            unit.peaks.names[k],
-            _PEAKS[k],
-            float(a[places[k]]) + shift,
-            float(densities[:, places[k]].sum()),
-        )
+        height = float(densities[:, places[k]].sum())
+        yield unit.peaks.names[k], _PEAKS[k], float(a[places[k]]) + shift, height
 
 
 def _letter(axes: Axes, x: float, y: float, name: str, colour: str) -> None:

@@ -9,9 +9,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from nearzero.paper.published import published
-from nearzero.report.figures.style import INK, add_notices, colours, styled
+from nearzero.report.figures.style import INK, add_notices, colours, points, styled
 from nearzero.report.results import StudyResults, curve, display_name, families, networks, unperturbed
-from nearzero.statistics import count, mean, t_interval
+from nearzero.statistics.summaries import count, mean, t_interval
 
 __all__ = ["response_figure"]
 
@@ -61,23 +61,15 @@ def _draw_curve(axes: Axes, study: StudyResults, network: str, family: str, colo
 
 
 def _draw_published(axes: Axes, network: str, family: str, colour: str, limits: tuple[float, float]) -> None:
-    points = [
+    found = [
         (100.0 * row.level, row.networks[network].accuracy)
         for row in published().families[family]
         if network in row.networks and limits[0] <= 100.0 * row.level <= limits[1]
     ]
-    if points:
+    if found:
+        look = points(_MARKERS[family], 2.8, colour, "white")
         axes.plot(
-            *zip(*points, strict=True),
-            marker=_MARKERS[family],
-            linestyle="none",
-            markersize=2.8,
-            markerfacecolor="white",
-            markeredgecolor=colour,
-            markeredgewidth=0.7,
-            clip_on=False,
-            zorder=4,
-            label=f"{network} {family} published",
+            *zip(*found, strict=True), **look, clip_on=False, zorder=4, label=f"{network} {family} published"
         )
 
 
@@ -87,27 +79,13 @@ def _keys(study: StudyResults) -> list[Line2D | Patch]:
     runs = study.response.sizes["run"]
     for network, colour in colours(networks(study)).items():
         finite = int(count(unperturbed(study, network)))
-        label = (
-            display_name(network) if finite == runs else f"{display_name(network)} ({finite} of {runs} runs)"
-        )
-        keys.append(Line2D([], [], color=colour, label=label))
+        some = "" if finite == runs else f" ({finite} of {runs} runs)"
+        keys.append(Line2D([], [], color=colour, label=display_name(network) + some))
     keys.extend(
         Line2D([], [], color=INK, linestyle=_LINES[family], label=family)
         for family in ("scale", "clip")
         if family in families(study)
     )
     keys.append(Patch(facecolor=INK, alpha=0.22, label="95 % interval"))
-    keys.append(
-        Line2D(
-            [],
-            [],
-            color=INK,
-            marker="o",
-            linestyle="none",
-            markersize=3.2,
-            markerfacecolor="white",
-            markeredgewidth=0.7,
-            label="published",
-        )
-    )
+    keys.append(Line2D([], [], **points("o", 3.2, INK, "white"), label="published"))
     return keys

@@ -1,26 +1,32 @@
 """How every figure looks, and how it becomes a file.
 
 One set of colours, safe for the colour-blind; one font, shipped with matplotlib, so that a figure is the same
-bytes on every machine with that matplotlib; no date in the file. What is drawn lives in the other modules.
+bytes on every machine with that matplotlib; no date in the file. Sizes and lines are in `style.mplstyle`. What is
+drawn lives in the other modules.
 """
 
 import io
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+from matplotlib import style
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nearzero.report.results import display_name
 
 __all__ = [
     "INK",
     "PALE",
     "add_notices",
     "colours",
+    "figure_bytes",
     "figure_files",
-    "pdf_bytes",
-    "png_bytes",
+    "network_keys",
+    "points",
     "signed",
     "styled",
 ]
@@ -33,57 +39,12 @@ DOTS_PER_INCH = 300
 _OWN = {"abs": "#0077BB", "relu": "#CC3311"}
 _OTHERS = ("#009988", "#EE7733", "#AA3377", "#33BBEE", "#777777", "#DDAA33")
 
-_STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 7.0,
-    "mathtext.fontset": "dejavusans",
-    "axes.titlesize": 7.5,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 5.0,
-    "axes.labelsize": 7.0,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "grid.color": "#E3E3E3",
-    "grid.linewidth": 0.5,
-    "text.color": INK,
-    "lines.linewidth": 1.2,
-    "lines.solid_capstyle": "round",
-    "legend.frameon": True,
-    "legend.facecolor": "white",
-    "legend.edgecolor": "none",
-    "legend.framealpha": 1.0,
-    "legend.fancybox": False,
-    "legend.fontsize": 6.5,
-    "legend.handlelength": 2.2,
-    "legend.borderaxespad": 0.2,
-    "legend.labelspacing": 0.35,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "pdf.fonttype": 42,
-    "axes.unicode_minus": True,
-}
+SHEET = Path(__file__).with_suffix(".mplstyle")
 
 
-@contextmanager
-def styled() -> Iterator[None]:
+def styled() -> AbstractContextManager[None]:
     """Matplotlib's defaults with this style on them, whatever the user has set; undone on leaving."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        settings: Any = mpl.rcParams
-        settings.update(_STYLE)
-        yield
+    return style.context(SHEET, after_reset=True)
 
 
 def colours(networks: Iterable[str]) -> dict[str, str]:
@@ -107,23 +68,34 @@ def add_notices(figure: Figure, notices: Sequence[str]) -> None:
     figure.suptitle("\n".join(lines), fontsize=7.5, fontweight="bold", color="#A34700")
 
 
+def network_keys(networks: Iterable[str]) -> list[Line2D]:
+    """Keys of a legend: a line in each network's colour."""
+    return [
+        Line2D([], [], color=colour, label=display_name(name)) for name, colour in colours(networks).items()
+    ]
+
+
+def points(marker: str, size: float, colour: str, face: str, edge: float = 0.7) -> dict[str, Any]:
+    """Settings of a line of which only the points are drawn: their form, size, outline and inside."""
+    return {
+        "color": colour,
+        "linestyle": "none",
+        "marker": marker,
+        "markersize": size,
+        "markeredgewidth": edge,
+        "markerfacecolor": face,
+    }
+
+
 def figure_files(name: str, figure: Figure) -> dict[str, bytes]:
     """The figure as files of that name, PNG and PDF."""
-    return {f"{name}.png": png_bytes(figure), f"{name}.pdf": pdf_bytes(figure)}
+    return {f"{name}.{kind}": figure_bytes(figure, kind) for kind in ("png", "pdf")}
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """The figure as PNG, 300 dots per inch."""
-    return _bytes(figure, "png", {})
-
-
-def pdf_bytes(figure: Figure) -> bytes:
-    """The figure as PDF with its fonts inside (TrueType) and no date."""
-    return _bytes(figure, "pdf", {"CreationDate": None})
-
-
-def _bytes(figure: Figure, kind: str, metadata: dict[str, Any]) -> bytes:
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as "png", 300 dots per inch, or as "pdf" with its fonts inside (TrueType) and no date."""
     buffer = io.BytesIO()
+    metadata: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {}
     with styled():
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
         figure.set_layout_engine("none")  # laid out once, the same in every format

@@ -6,6 +6,7 @@ identity; accuracies are in percent, as the column names say.
 
 import csv
 import io
+from itertools import chain
 
 from nearzero.report.table import Cell, Column, Level, Number, Span, Table, TAndP
 
@@ -18,13 +19,10 @@ def to_csv(table: Table) -> str:
     """The table as RFC 4180 text with line feeds, a header line and one line per row."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*(name for column in table.columns for name in _names(column)), "notice"])
+    writer.writerow([*chain.from_iterable(map(_names, table.columns)), "notice"])
     notice = " | ".join(table.notices)
     for row in table.rows:
-        fields = [
-            field for column, cell in zip(table.columns, row, strict=True) for field in _fields(column, cell)
-        ]
-        writer.writerow([*fields, notice])
+        writer.writerow([*chain.from_iterable(map(_fields, table.columns, row)), notice])
     return buffer.getvalue()
 
 

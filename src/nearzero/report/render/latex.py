@@ -52,7 +52,7 @@ def to_latex(table: Table) -> str:
     ]
     for number, block in enumerate(table.blocks()):
         lines += ["\\addlinespace"] if number else []
-        lines += [_row(table.columns, row) for row in block]
+        lines += [f"{' & '.join(map(_field, table.columns, row))} \\\\" for row in block]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table*}", ""])
 
 
@@ -82,11 +82,6 @@ def _head(columns: tuple[Column, ...]) -> list[str]:
         at += _width(column)
     line = f"{' & '.join(names)} \\\\"
     return [f"{' & '.join(spans)} \\\\", " ".join(rules), line] if rules else [line]
-
-
-def _row(columns: tuple[Column, ...], row: tuple[Cell, ...]) -> str:
-    fields = [_field(column, cell) for column, cell in zip(columns, row, strict=True)]
-    return f"{' & '.join(fields)} \\\\"
 
 
 def _field(column: Column, cell: Cell) -> str:

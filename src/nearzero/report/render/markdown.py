@@ -1,5 +1,8 @@
 """A table as Markdown, for a repository's pages: a heading, its notices, a pipe table, its caption."""
 
+from collections.abc import Iterable
+from itertools import chain
+
 from nearzero.report.table import MISSING, Cell, Column, Table, TAndP, p_text, t_text
 
 __all__ = ["to_markdown"]
@@ -14,19 +17,11 @@ def to_markdown(table: Table) -> str:
         lines += [f"> **Notice:** {notice}", ""]
     lines += [_line(heads), _line(rules)]
     for row in table.rows:
-        lines.append(
-            _line(
-                [
-                    text
-                    for column, cell in zip(table.columns, row, strict=True)
-                    for text in _texts(column, cell)
-                ]
-            )
-        )
+        lines.append(_line(chain.from_iterable(map(_texts, table.columns, row))))
     return "\n".join([*lines, "", table.caption, ""])
 
 
-def _line(fields: list[str]) -> str:
+def _line(fields: Iterable[str]) -> str:
     escaped = (field.replace("|", "\\|") for field in fields)
     return f"| {' | '.join(escaped)} |"
 
