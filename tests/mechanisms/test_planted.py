@@ -9,14 +9,14 @@ import pytest
 from scipy import stats
 
 import nearzero as nz
-from nearzero.mechanisms import (
+from nearzero.mechanisms.planted import (
     Task,
     distance_network,
-    measure_study,
     mixed_network,
     prototype_task,
     template_network,
 )
+from nearzero.mechanisms.studies import measure_study
 
 
 def task_of(seed: int = 0, **settings: float) -> Task:
