@@ -112,23 +112,20 @@ class Family(ABC):
             begins, the identity or the nearest level to it, and where it ends.
         swept: its `levels`.
         random: whether something is drawn for each unit; then there is a `seed`.
+        acts_on: the side that is perturbed.
     """
 
     name: ClassVar[str]
-    identity: ClassVar[float | None]
+    identity: ClassVar[float | None] = 0.0
     sides: ClassVar[Mapping[str, tuple[float, float]]]
     swept: ClassVar[Levels]
     random: ClassVar[bool] = False
+    acts_on: ClassVar[Side] = "pre"
 
     @property
     def levels(self) -> Levels:
         """Return the levels it is swept over unless others are given, ascending."""
         return self.swept.copy()
-
-    @property
-    def acts_on(self) -> Side:
-        """Return the side that is perturbed."""
-        return "pre"
 
     @abstractmethod
     def _live(self, level: float, ranges: Ranges) -> Perturbation:
@@ -190,7 +187,7 @@ class Clip(Family):
     swept: ClassVar[Levels] = LOG_LEVELS
 
     @property
-    def acts_on(self) -> Side:
+    def acts_on(self) -> Side:  # type: ignore[override]
         """Return the side that is clipped."""
         return self.side
 
@@ -252,7 +249,6 @@ class Shift(Family):
     range: Side = "post"
 
     name: ClassVar[str] = "shift"
-    identity: ClassVar[float | None] = 0.0
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 8.0)}
     swept: ClassVar[Levels] = OFFSET_LEVELS
 
@@ -263,7 +259,6 @@ class Shift(Family):
 class _Drawn(Family):
     """A family in which something is drawn for each unit; one draw is one seed, whatever the level."""
 
-    identity: ClassVar[float | None] = 0.0
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"above": (0.0, 8.0)}
     swept: ClassVar[Levels] = UNIT_LEVELS
     random: ClassVar[bool] = True
@@ -355,11 +350,7 @@ class Cap(Family):
     identity: ClassVar[float | None] = np.inf
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (1.0, 0.0)}
     swept: ClassVar[Levels] = UNIT_LEVELS
-
-    @property
-    def acts_on(self) -> Side:
-        """Return "post": activations are capped."""
-        return "post"
+    acts_on: ClassVar[Side] = "post"
 
     def _live(self, level: float, ranges: Ranges) -> Perturbation:
         return Clip("min+pr", "post", "post")._live(level, ranges)

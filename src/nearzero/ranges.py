@@ -70,20 +70,17 @@ class Ranges:
         Raises:
             InputError: no examples, or a value that isn't finite (a network that diverged, say).
         """
-        low: list[Doubles] | None = None
-        high: list[Doubles] = []
+        low, high = (
+            np.array(np.inf),
+            np.array(-np.inf),
+        )  # from the first block on (2, U): before and after act
         for block in _pieces([blocks] if isinstance(blocks, np.ndarray) else blocks):
             sides = (block, act(block))
-            lows = [side.min(axis=0).astype(np.float64) for side in sides]
-            highs = [side.max(axis=0).astype(np.float64) for side in sides]
-            low, high = (
-                (lows, highs)
-                if low is None
-                else ([*map(np.minimum, low, lows)], [*map(np.maximum, high, highs)])
-            )
-        if low is None:
+            low = np.minimum(low, [side.min(axis=0) for side in sides])
+            high = np.maximum(high, [side.max(axis=0) for side in sides])
+        if low.ndim == 0:
             raise InputError("ranges need at least one example; got none")
-        if not all(np.isfinite(each).all() for each in (*low, *high)):
+        if not np.isfinite([low, high]).all():
             raise InputError(
                 "ranges need finite pre-activations; some are infinite or NaN (did the network diverge?)"
             )

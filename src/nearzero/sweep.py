@@ -123,14 +123,12 @@ def respond(
     evaluator.check(conduct, families)
     made = [make_family(name, conduct) for name in families]
     grids = [(levels or {}).get(each.name, each.levels) for each in made]
-    axis = np.unique(np.concatenate(grids)) if grids else np.empty(0)
+    swept = np.concatenate(grids)
+    axis = np.unique(swept)
     perturbations = [each.at(level, ranges) for each, grid in zip(made, grids, strict=True) for level in grid]
     kept = ("prediction",) if keep_predictions else ()
     scores = evaluator.scores(perturbations, (*evaluator.metrics, *kept))
-    places = (
-        np.repeat(np.arange(len(made)), [len(grid) for grid in grids]),
-        np.searchsorted(axis, np.concatenate(grids)),
-    )
+    places = np.repeat(np.arange(len(made)), [len(grid) for grid in grids]), np.searchsorted(axis, swept)
 
     def on_axis(values: npt.NDArray[Any], missing: float) -> npt.NDArray[Any]:
         full = np.full((len(made), len(axis), *values.shape[1:]), missing, dtype=values.dtype)
