@@ -21,7 +21,7 @@ from nearzero.audit import FAULTS, Audit, Entry, Evidence, audit, gathered, meas
 from nearzero.audit.measure import quantile_ranges
 from nearzero.audit.rows import level_rows
 from nearzero.audit.sentences import sentences
-from nearzero.matched import halves
+from nearzero.halves import halves
 from nearzero.report.audited import audited_tables, fault_tables
 from nearzero.report.tables import response_table
 from nearzero.study import auditing
