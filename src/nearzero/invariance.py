@@ -136,20 +136,13 @@ class ScaleAudit:
         """What follows for whoever reads a scale sweep of this layer."""
         if self.form == "affine":
             return f"{AFFINE[self.formula]} {NOTHING}"
+        where = f"a scale of {self.constant_from:.2g}"
         if self.form == "normalised":
-            low = float(self.curves.level[0])
-            below = (
-                f"; below a scale of {self.constant_from:.2g} its eps shows"
-                if self.constant_from > low
-                else ""
-            )
+            shows = self.constant_from > self.curves.level[0]
+            below = f"; below {where} its eps shows" if shows else ""
             return f"A normalisation divides the scale of this layer out again{below}. {NOTHING}"
         still = self.constant_from <= HALF
-        seen = (
-            f" On these data the logits stay the same from a scale of {self.constant_from:.2g} on."
-            if still
-            else ""
-        )
+        seen = f" On these data the logits stay the same from {where} on." if still else ""
         return (
             "Algebra doesn't decide the scale sweep of this layer: how flat the curve is, is a finding about this "
             f"network and these data.{seen}"

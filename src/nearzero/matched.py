@@ -9,7 +9,7 @@ cut is in `nearzero.halves`, sizes and matching are in `nearzero.displacement`, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -30,6 +30,7 @@ from nearzero.halves import RULE
 from nearzero.networks import TwoLayer
 from nearzero.noise import NOISES, Noise
 from nearzero.perturbation import Addition, AnyPerturbation
+from nearzero.sweep import unperturbed_variables
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,13 +54,6 @@ MEASURES = {
 }
 LEVELS = ("level", "displacement")
 MOST_WHITENED = 4096  # live units, beyond which the whitened displacement is NaN
-GEOMETRY = (
-    "displacement_here",
-    "median_displacement",
-    "whitened_displacement",
-    "logit_displacement",
-    "centred_logit_displacement",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +90,10 @@ class Design:
             raise InputError(
                 f"targets must be positive displacements, 0.1 for 10 %; got {list(self.targets)}"
             )
-        if not isinstance(self.draws, int) or self.draws < 1:
-            raise InputError(f"draws must be a whole number, at least 1; got {self.draws!r}")
-        for name in ("seed", "first_draw"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
-                raise InputError(f"{name} must be a whole number, at least 0; got {getattr(self, name)!r}")
+        for name, least in (("draws", 1), ("seed", 0), ("first_draw", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name} must be a whole number, at least {least}; got {value!r}")
 
     def drawn(self, name: str, conduct: Conduct) -> list[Family]:
         """A family of `nearzero.families` in all its draws; one if nothing is drawn in it."""
@@ -236,19 +229,15 @@ class _Bench:
         for name, values in sizes.items():
             measured[name] = np.full(len(here), np.nan)
             measured[name][first] = values
-        tables = self._tables(conditions, measured)
+        tables = self._tables(conditions, measured, sizes)
         dims = ("family", "side", "target")
         data: dict[str, Any] = {
             name: (dims, table, {"long_name": MEASURES[name]} if name in MEASURES else {})
             for name, table in tables.items()
         }
         data |= {"dead_units": ((), self.ranges.dead_units), "undefined_examples": ((), undefined)}
-        data |= {
-            f"unperturbed_{name}": ((), scores.unperturbed[name])
-            for name in self.responding.metrics
-            if name != "agreement"
-        }
         design, responding = self.design, self.responding
+        data |= unperturbed_variables(scores, responding.metrics)
         coords = {"family": list(design.families), "side": list(SIDES), "target": list(design.targets)}
         attributes = {
             **asdict(self.conduct),
@@ -266,9 +255,12 @@ class _Bench:
         return xr.Dataset(data, coords, attributes)
 
     def _tables(
-        self, conditions: Sequence[_Condition], measured: Mapping[str, Doubles]
+        self, conditions: Sequence[_Condition], measured: Mapping[str, Doubles], once: Container[str]
     ) -> dict[str, Doubles]:
-        """Means over draws, (family, side, target); NaN where a draw doesn't reach the displacement."""
+        """Means over draws, (family, side, target); NaN where a draw doesn't reach the displacement.
+
+        What is measured `once` is that of the first draw.
+        """
         shape = len(self.design.families), len(SIDES), len(self.design.targets)
         tables = {name: np.full(shape, np.nan) for name in (*LEVELS, *measured)}
         done = 0
@@ -281,7 +273,7 @@ class _Bench:
         for place, draws in rows.items():
             lost = np.isnan(np.mean([row["level"] for row in draws], axis=0))
             for name, table in tables.items():
-                some = draws[:1] if name in GEOMETRY else draws
+                some = draws[:1] if name in once else draws
                 table[place] = np.where(lost, np.nan, np.mean([row[name] for row in some], axis=0))
         return tables
 

@@ -18,6 +18,7 @@ from nearzero.perturbation import Side
 
 __all__ = ["Ranges", "UnitRange"]
 
+Block = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 
 
@@ -62,9 +63,7 @@ class Ranges:
         return self.pre if side == "pre" else self.post
 
     @classmethod
-    def of(
-        cls, blocks: npt.NDArray[np.floating] | Iterable[npt.NDArray[np.floating]], act: Activation
-    ) -> Ranges:
+    def of(cls, blocks: Block | Iterable[Block], act: Activation) -> Ranges:
         """Ranges of pre-activations z, (N, U), given whole or as a stream of blocks (n, U).
 
         Raises:
@@ -87,7 +86,7 @@ class Ranges:
         return cls(UnitRange(low[0], high[0], "pre"), UnitRange(low[1], high[1], "post"))
 
 
-def _pieces(blocks: Iterable[npt.NDArray[np.floating]]) -> Iterator[npt.NDArray[np.floating]]:
+def _pieces(blocks: Iterable[Block]) -> Iterator[Block]:
     """The same rows, (n, U), in pieces of about a quarter of a megabyte, whose act(z) never leaves the cache."""
     for block in blocks:
         rows = max(1, 2**16 // max(1, block.shape[-1]))

@@ -34,7 +34,7 @@ __all__ = ["SLOPES", "Found", "by_pieces", "by_search", "grid_of", "is_piecewise
 
 Doubles = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.intp]
-Kept = npt.NDArray[np.unsignedinteger[Any]]  # classes as they are kept
+Whole = npt.NDArray[np.integer[Any]]
 Pieces = tuple[Doubles, Doubles, Doubles]
 
 SLOPES = {"relu": (0.0, 1.0), "abs": (-1.0, 1.0), "leaky_relu": (0.01, 1.0)}  # of act below and above zero
@@ -54,8 +54,8 @@ class Found:
 
     counts: Integers
     starts: Doubles
-    classes: Kept
-    unperturbed: Kept
+    classes: Whole
+    unperturbed: Whole
 
 
 def _joined(parts: Sequence[Found]) -> Found:
@@ -63,7 +63,7 @@ def _joined(parts: Sequence[Found]) -> Found:
     return Found(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Found)))
 
 
-def _merged(counts: Integers, starts: Doubles, classes: Kept, unperturbed: Kept) -> Found:
+def _merged(counts: Integers, starts: Doubles, classes: Whole, unperturbed: Whole) -> Found:
     """Without intervals of the class before them: where two logits touch, rounding can leave one."""
     first = np.cumsum(counts) - counts
     new = np.append(True, classes[1:] != classes[:-1])
@@ -165,22 +165,21 @@ def by_search(evaluator: LayerEvaluator, family: Family, ranges: Ranges, grid: D
     perturbations = [family.at(level, ranges) for level in grid]
     table = evaluator.scores(perturbations, ["prediction"]).predictions
     assert table is not None
-
     kind: type[np.unsignedinteger[Any]] = np.uint16 if table.max(initial=0) < 2**16 else np.uint32
 
     def find(block: PinnedBlock) -> Found:
-        return _intervals(block, grid, table[:, block.rows].astype(np.intp), kind)
+        return _intervals(block, grid, table[:, block.rows].astype(np.intp))
 
-    return _joined(evaluator.gather_pinned(LevelParameters(family, ranges), find))
+    found = _joined(evaluator.gather_pinned(LevelParameters(family, ranges), find))
+    classes, unperturbed = found.classes.astype(kind), found.unperturbed.astype(kind)
+    return Found(found.counts, found.starts, classes, unperturbed)
 
 
-def _intervals(
-    block: PinnedBlock, grid: Doubles, table: Classes, kind: type[np.unsignedinteger[Any]]
-) -> Found:
+def _intervals(block: PinnedBlock, grid: Doubles, table: Classes) -> Found:
     """The intervals of n items, from their predictions on the grid, (L, n)."""
-    items, unperturbed = table.shape[1], block.unperturbed.astype(kind)
+    items = table.shape[1]
     if not items:  # a mask leaves none of the block
-        return Found(np.empty(0, np.int64), np.empty(0), np.empty(0, kind), unperturbed)
+        return Found(np.empty(0, np.int64), np.empty(0), np.empty(0, np.intp), block.unperturbed)
     _read_again(block, grid, table)
     starts, classes, owners = [np.full(items, grid[0])], [table[0]], [np.arange(items)]
     place, owner = np.nonzero(table[1:] != table[:-1])
@@ -196,8 +195,8 @@ def _intervals(
         owner, left, right, before, after = (each[more] for each in (owner, change, right, became, after))
     order = np.lexsort((np.concatenate(starts), np.concatenate(owners)))
     counts = np.bincount(np.concatenate(owners), minlength=items)
-    found = np.concatenate(classes)[order].astype(kind)
-    return _merged(counts, np.concatenate(starts)[order], found, unperturbed)
+    begin, found = np.concatenate(starts)[order], np.concatenate(classes)[order]
+    return _merged(counts, begin, found, block.unperturbed)
 
 
 def _predicted(block: PinnedBlock, items: Integers, levels: Doubles) -> Classes:

@@ -27,7 +27,7 @@ from nearzero.files import atomic
 __all__ = ["CriticalLevels"]
 
 Doubles = npt.NDArray[np.float64]
-Classes = npt.NDArray[np.unsignedinteger[Any]]
+Classes = npt.NDArray[np.integer[Any]]
 Places = npt.NDArray[np.int64]
 
 SIDES = ("below", "above")
