@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final, get_args
+from typing import ClassVar, Literal, final, get_args, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -75,9 +75,8 @@ class Conduct:
     range: Side = "post"
 
     def __post_init__(self) -> None:
-        known = {"offset": get_args(OffsetFormula), "clip": get_args(Side)}
-        known |= {"clip_threshold": get_args(ClipThreshold), "range": get_args(Side)}
-        for name, values in known.items():
+        for name, kind in get_type_hints(Conduct).items():
+            values = get_args(kind)
             if getattr(self, name) not in values:
                 raise InputError(f"{name} must be one of {', '.join(values)}; got {getattr(self, name)!r}")
 

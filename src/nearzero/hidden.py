@@ -272,10 +272,8 @@ class HiddenLayer:
 
     def _arranged(self, rows: slice) -> tuple[Floats, Floats]:
         """z of some examples, (n, U) and as `_in_blocks`; kept if they are all."""
-        if self._is_whole(rows):
-            return self.z, self._whole
-        z = self._preactivations(rows)
-        return z, _in_blocks(z)
+        z = self.z_of(rows)
+        return z, self._whole if self._is_whole(rows) else _in_blocks(z)
 
     @cached_property
     def _whole(self) -> Floats:

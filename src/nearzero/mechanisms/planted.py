@@ -44,11 +44,6 @@ class Task:
         """K, the number of classes."""
         return len(self.prototypes)
 
-    @property
-    def strength(self) -> float:
-        """The distance between two prototypes in standard deviations of the noise."""
-        return float(np.linalg.norm(self.prototypes[0] - self.prototypes[1]) / self.noise)
-
 
 def prototype_task(
     generator: np.random.Generator,

@@ -110,12 +110,11 @@ def one_family(
     networks: Sequence[TwoLayer],
     generator: np.random.Generator,
     *,
-    family: str = "gains",
     design: Design | None = None,
     rules: Rules | None = None,
     common: bool = False,
 ) -> xr.Dataset:
-    """Return responses in which all families of the rules are measurements of one family, each with seeds of its own.
+    """Return responses in which all families of the rules are measurements of gains, each with seeds of its own.
 
     By the default rules they are called shift, gains and cap. Given its network, the costs of a run are independent
     and have one distribution.
@@ -123,7 +122,6 @@ def one_family(
     Args:
         task, networks: as for `measure_study`.
         generator: draws the seeds, of the draws and of the halves, one for each run and family of the rules.
-        family: one in which something is drawn for each unit.
         design: targets and draws; its families and its seed aren't used.
         rules: whose families they are called by, and by whose measure costs are taken; the default ones if None.
         common: the same seeds in all runs. That isn't a null: what a draw costs is then the same for all of
@@ -137,7 +135,7 @@ def one_family(
     """
     rules = rules or Rules()
     roles = (*rules.distance, *rules.intensity)
-    base = replace(design or Design(), families=(family,))
+    base = replace(design or Design(), families=("gains",))
     seeds = generator.integers(2**31, size=(len(networks), len(roles)))
     if common:
         seeds[:] = seeds[0]
