@@ -26,9 +26,9 @@ import numpy as np
 import xarray as xr
 
 import validation_tables
-from nearzero import mechanisms
 from nearzero.matched import Design
-from nearzero.mechanisms import Condition, overall_findings, study_responses
+from nearzero.mechanisms.power import overall_findings
+from nearzero.mechanisms.studies import Condition, as_responses, dealt, study_responses
 from nearzero.verdict import Rules, Verdict, costs, judge
 
 ROOT = Path(__file__).parents[1]
@@ -154,7 +154,7 @@ def counted(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[st
     return out
 
 
-def dealt(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def deal_out(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """The null in which the costs of a planted study are dealt out to its families at random."""
     out: dict[str, Any] = {
         "condition": asdict(replace(condition, null="dealt", families=DEFAULT)),
@@ -164,8 +164,8 @@ def dealt(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[str,
     for number in range(condition.studies):
         responses = _again(records[number], Rules(), condition.runs)
         found = costs(responses).sel(family=list(DEFAULT))
-        new = mechanisms.dealt(found, condition.generator(SEED, "dealt", number))
-        shuffled.append(mechanisms.as_responses(new, responses.unperturbed_accuracy))
+        new = dealt(found, condition.generator(SEED, "dealt", number))
+        shuffled.append(as_responses(new, responses.unperturbed_accuracy))
     for runs in (each for each in RUNS["default"] if each <= condition.runs):
         verdicts = [judge(each.isel(run=slice(0, runs))) for each in shuffled]
         out["verdicts"].append({"rules": "default", "runs": runs, **_counts(verdicts)})
@@ -189,7 +189,7 @@ def _again(record: dict[str, Any], rules: Rules, runs: int) -> xr.Dataset:
     values = np.array(record[rules.measure], dtype=float)[None, :runs]
     found = xr.DataArray(values, coordinates, ("network", "run", "family", "target"))
     whole = xr.DataArray(np.array(record["unperturbed"])[None, :runs], network, ("network", "run"))
-    return mechanisms.as_responses(found, whole, measure=rules.measure)
+    return as_responses(found, whole, measure=rules.measure)
 
 
 def _counts(verdicts: list[Verdict]) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def summary(state: State, workers: int) -> dict[str, Any]:
     with ProcessPoolExecutor(workers) as pool:
         jobs = [
             *(pool.submit(counted, each, records[each.name]) for each in CONDITIONS),
-            *(pool.submit(dealt, each, records[each.name]) for each in HEADLINE),
+            *(pool.submit(deal_out, each, records[each.name]) for each in HEADLINE),
         ]
         results = [job.result() for job in jobs]
     return {

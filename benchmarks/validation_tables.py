@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nearzero.mechanisms import Rate
+from nearzero.mechanisms.power import Rate
 
 __all__ = ["PAGE", "tables", "write"]
 

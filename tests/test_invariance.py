@@ -7,7 +7,7 @@ import pytest
 
 import nearzero as nz
 from nearzero.evaluators.homogeneity import homogeneity_error
-from nearzero.invariance import Tally, scale_audit
+from nearzero.invariance import comparison_counts, curves, scale_audit
 from nearzero.networks import initial_stack
 
 PAPER = Path(__file__).parents[1] / "results" / "paper"
@@ -161,16 +161,14 @@ def test_blocks_and_threads_change_nothing(monkeypatch):
 
 def test_counts_by_hand():
     """Three items at one level: as predicted; otherwise, but nearly tied; otherwise."""
-    tally = Tally(np.array([1.0]))
-    tally.items = 3
     expected = np.array([[3.0, 0.0, 0.0], [1.0, 1.0 - 1e-7, 0.0], [0.0, 2.0, 0.0]])
     slack, labels = np.full(3, 1e-6), np.array([0, 1, 2])
-    tally.compare(0, expected, np.array([0, 1, 2]), slack, np.array([0, 0, 1]), labels)
-    curves = tally.curves()
-    counts = {name: int(curves[name].item()) for name in ("differences", "near_ties", "unexplained")}
+    found = comparison_counts(expected, slack, np.array([0, 1, 2]), np.array([0, 0, 1]), labels)
+    data = curves(np.array([1.0]), [[found]], 3)
+    counts = {name: int(data[name].item()) for name in ("differences", "near_ties", "unexplained")}
     assert counts == {"differences": 2, "near_ties": 1, "unexplained": 1}
     shares = [
-        curves[f"{which}_{what}"].item()
+        data[f"{which}_{what}"].item()
         for which in ("predicted", "measured")
         for what in ("agreement", "accuracy")
     ]

@@ -7,7 +7,8 @@ import pytest
 import xarray as xr
 
 import nearzero as nz
-from nearzero.matched import MEASURES, halves
+from nearzero.halves import halves
+from nearzero.matched import MEASURES
 
 DESIGN = nz.Design(targets=(0.1, 0.3), draws=3)
 

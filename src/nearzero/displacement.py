@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ __all__ = ["TARGETS", "Displacements", "Match", "Whitening", "displacement", "ma
 
 Doubles = npt.NDArray[np.float64]
 TARGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
+Size = Callable[[npt.ArrayLike], npt.NDArray[np.floating]]  # from levels to sizes
 STEPS = 40  # of the search for a bracket, from the identity outwards
 AT_ONCE = (7, 13, 21, STEPS + 1)  # sizes known after each part of the search
 TOLERANCE = 1e-4  # relative, of the displacement at a matched level
@@ -47,18 +48,15 @@ def displacement(
     Raises:
         InputError: two arrays of different shapes.
     """
-    a, b = _two(activations, changed, live)
-    energy = float(np.square(a).sum())
-    return float(np.sqrt(np.square(b - a).sum() / energy)) if energy > 0 else float("nan")
-
-
-def _two(first: Any, second: Any, live: npt.NDArray[np.bool_] | None) -> tuple[Doubles, Doubles]:
-    a, b = (np.asarray(each, dtype=np.float64) for each in (first, second))
+    a, b = (np.asarray(each, dtype=np.float64) for each in (activations, changed))
     if a.ndim != 2 or a.shape != b.shape:
         raise InputError(
             f"a displacement is between two arrays (examples, units) of one shape; got {a.shape} and {b.shape}"
         )
-    return (a, b) if live is None else (a[:, live], b[:, live])
+    if live is not None:
+        a, b = a[:, live], b[:, live]
+    energy = float(np.square(a).sum())
+    return float(np.sqrt(np.square(b - a).sum() / energy)) if energy > 0 else float("nan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +113,7 @@ class Match:
         return bool(np.isfinite(self.level))
 
 
-def match(
-    size: Callable[[npt.ArrayLike], npt.NDArray[np.floating]],
-    begin: float,
-    end: float,
-    targets: Sequence[float],
-) -> list[Match]:
+def match(size: Size, begin: float, end: float, targets: Sequence[float]) -> list[Match]:
     """For each target, the level nearest to `begin` at which a continuous size first comes up to it.
 
     The first of 40 steps at which the size is at least the target (they widen with the distance from
@@ -146,12 +139,7 @@ def match(
     return [_refined(size, levels[: len(sizes)], sizes, target) for target in targets]
 
 
-def _refined(
-    size: Callable[[npt.ArrayLike], npt.NDArray[np.floating]],
-    levels: Doubles,
-    sizes: Doubles,
-    target: float,
-) -> Match:
+def _refined(size: Size, levels: Doubles, sizes: Doubles, target: float) -> Match:
     from scipy import optimize  # a quarter of a second that not every command needs
 
     beyond = np.flatnonzero(sizes >= target)
@@ -206,17 +194,18 @@ class Displacements:
             )
         if side not in family.sides:
             raise InputError(f"{family.name} has the sides {', '.join(family.sides)}; got {side!r}")
-        begin, end = family.sides[side]
-
-        def sizes(levels: npt.ArrayLike) -> Doubles:
-            return self.of([family.at(float(level), self.ranges) for level in np.asarray(levels)])
-
-        return match(sizes, begin, end, targets)
+        return self._match(lambda level: family.at(level, self.ranges), *family.sides[side], targets)
 
     def match_noise(self, drawn: npt.NDArray[np.float32], targets: Sequence[float] = TARGETS) -> list[Match]:
         """Return the level of each displacement for noise E, (R, U), from 0 to 8."""
+        return self._match(lambda level: Addition(drawn, level), 0.0, 8.0, targets)
+
+    def _match(
+        self, at: Callable[[float], AnyPerturbation], begin: float, end: float, targets: Sequence[float]
+    ) -> list[Match]:
+        """The levels between begin and end of perturbations that are known `at` any level."""
 
         def sizes(levels: npt.ArrayLike) -> Doubles:
-            return self.of([Addition(drawn, float(level)) for level in np.asarray(levels)])
+            return self.of([at(float(level)) for level in np.asarray(levels)])
 
-        return match(sizes, 0.0, 8.0, targets)
+        return match(sizes, begin, end, targets)

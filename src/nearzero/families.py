@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final, get_args
+from typing import ClassVar, Literal, final, get_args, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -75,9 +75,8 @@ class Conduct:
     range: Side = "post"
 
     def __post_init__(self) -> None:
-        known = {"offset": get_args(OffsetFormula), "clip": get_args(Side)}
-        known |= {"clip_threshold": get_args(ClipThreshold), "range": get_args(Side)}
-        for name, values in known.items():
+        for name, kind in get_type_hints(Conduct).items():
+            values = get_args(kind)
             if getattr(self, name) not in values:
                 raise InputError(f"{name} must be one of {', '.join(values)}; got {getattr(self, name)!r}")
 
@@ -112,23 +111,20 @@ class Family(ABC):
             begins, the identity or the nearest level to it, and where it ends.
         swept: its `levels`.
         random: whether something is drawn for each unit; then there is a `seed`.
+        acts_on: the side that is perturbed.
     """
 
     name: ClassVar[str]
-    identity: ClassVar[float | None]
+    identity: ClassVar[float | None] = 0.0
     sides: ClassVar[Mapping[str, tuple[float, float]]]
     swept: ClassVar[Levels]
     random: ClassVar[bool] = False
+    acts_on: ClassVar[Side] = "pre"
 
     @property
     def levels(self) -> Levels:
         """Return the levels it is swept over unless others are given, ascending."""
         return self.swept.copy()
-
-    @property
-    def acts_on(self) -> Side:
-        """Return the side that is perturbed."""
-        return "pre"
 
     @abstractmethod
     def _live(self, level: float, ranges: Ranges) -> Perturbation:
@@ -190,7 +186,7 @@ class Clip(Family):
     swept: ClassVar[Levels] = LOG_LEVELS
 
     @property
-    def acts_on(self) -> Side:
+    def acts_on(self) -> Side:  # type: ignore[override]
         """Return the side that is clipped."""
         return self.side
 
@@ -252,7 +248,6 @@ class Shift(Family):
     range: Side = "post"
 
     name: ClassVar[str] = "shift"
-    identity: ClassVar[float | None] = 0.0
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 8.0)}
     swept: ClassVar[Levels] = OFFSET_LEVELS
 
@@ -263,7 +258,6 @@ class Shift(Family):
 class _Drawn(Family):
     """A family in which something is drawn for each unit; one draw is one seed, whatever the level."""
 
-    identity: ClassVar[float | None] = 0.0
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"above": (0.0, 8.0)}
     swept: ClassVar[Levels] = UNIT_LEVELS
     random: ClassVar[bool] = True
@@ -355,11 +349,7 @@ class Cap(Family):
     identity: ClassVar[float | None] = np.inf
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (1.0, 0.0)}
     swept: ClassVar[Levels] = UNIT_LEVELS
-
-    @property
-    def acts_on(self) -> Side:
-        """Return "post": activations are capped."""
-        return "post"
+    acts_on: ClassVar[Side] = "post"
 
     def _live(self, level: float, ranges: Ranges) -> Perturbation:
         return Clip("min+pr", "post", "post")._live(level, ranges)

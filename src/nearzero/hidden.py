@@ -38,7 +38,10 @@ __all__ = ["HiddenLayer"]
 SHARDS = 16  # parts of a set of examples whose sums are taken apart, however many threads there are
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Predictions = npt.NDArray[np.uint16]
+Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.intp]
 
 
 class HiddenLayer:
@@ -113,7 +116,7 @@ class HiddenLayer:
         """Return the pre-activations of some examples, (n, U); they are kept if they are of all."""
         return self.z if self._is_whole(rows) else self._preactivations(rows)
 
-    def exact(self, rows: slice) -> npt.NDArray[np.float64]:
+    def exact(self, rows: slice) -> Doubles:
         """z of some examples in float64, (n, U)."""
         if self._given is not None:
             return self._given[rows].astype(np.float64)
@@ -134,9 +137,7 @@ class HiddenLayer:
         """(N,): the predictions of the network as it is."""
         return np.asarray(self.predict([Perturbation()])[0])
 
-    def changes(
-        self, perturbations: Sequence[Perturbation]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def changes(self, perturbations: Sequence[Perturbation]) -> tuple[Doubles, Doubles]:
         """What perturbations do to the activations: sums over examples of (a' - a)^2 and of a' - a, (L, U) each."""
         units = self.network.units
         *parameters, post = _stacked(perturbations, units)
@@ -150,9 +151,7 @@ class HiddenLayer:
 
             def work(shard: int, z=z, examples=examples, edges=edges, parts=parts) -> None:  # type: ignore[no-untyped-def]
                 squares, sums = parts[shard]
-                add_changes(
-                    act, z, *flat, post, examples, squares, sums, edges[shard], edges[shard + 1]
-                )  # fmt: skip
+                add_changes(act, z, *flat, post, examples, squares, sums, *edges[shard : shard + 2])
 
             parallel(work, range(SHARDS), self.threads)
             total += parts.sum(axis=0)
@@ -220,9 +219,7 @@ class HiddenLayer:
         spans = self._spans(out.shape[1]) if blocks is None else [(block, block + 1) for block in blocks]
         parallel(work, spans, self.threads)
 
-    def _follow(
-        self, z: Floats, line: Line, out: Predictions, levels: npt.NDArray[np.intp]
-    ) -> npt.NDArray[np.intp]:
+    def _follow(self, z: Floats, line: Line, out: Predictions, levels: Places) -> Places:
         """Fill the given levels of `out` along a line; the blocks for which that has to be done in the other way."""
         act, flat = KERNEL_ACTIVATIONS[self.network.activation], z.reshape(-1)
         left = np.zeros(-(-len(z) // BLOCK), np.bool_)
@@ -238,9 +235,7 @@ class HiddenLayer:
         edges = np.linspace(0, -(-examples // BLOCK), 4 * self.threads + 1).astype(int).tolist()
         return list(pairwise(edges))
 
-    def _common_scale(
-        self, scale: Floats, offset: Floats, clip: Floats, post: npt.NDArray[np.bool_]
-    ) -> Floats:
+    def _common_scale(self, scale: Floats, offset: Floats, clip: Floats, post: Flags) -> Floats:
         """(L,): the scale that all units share where a perturbation is nothing but that; else NaN.
 
         A clip of otherwise unperturbed z counts as none where no example reaches it.
@@ -277,10 +272,8 @@ class HiddenLayer:
 
     def _arranged(self, rows: slice) -> tuple[Floats, Floats]:
         """z of some examples, (n, U) and as `_in_blocks`; kept if they are all."""
-        if self._is_whole(rows):
-            return self.z, self._whole
-        z = self._preactivations(rows)
-        return z, _in_blocks(z)
+        z = self.z_of(rows)
+        return z, self._whole if self._is_whole(rows) else _in_blocks(z)
 
     @cached_property
     def _whole(self) -> Floats:
@@ -304,9 +297,7 @@ def _some(inputs: Pixels | Floats, rows: slice | npt.NDArray[np.integer]) -> Pix
     return inputs[rows]
 
 
-def _stacked(
-    perturbations: Sequence[Perturbation], units: int
-) -> tuple[Floats, Floats, Floats, npt.NDArray[np.bool_]]:
+def _stacked(perturbations: Sequence[Perturbation], units: int) -> tuple[Floats, Floats, Floats, Flags]:
     """Scale, offset and clip of L perturbations, (L, U) each; whether they act on activations, (L,)."""
     parameters = np.empty((3, len(perturbations), units), np.float32)
     for level, each in enumerate(perturbations):

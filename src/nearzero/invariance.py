@@ -20,6 +20,7 @@ since a later function may as well be saturated on these data.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -38,7 +39,7 @@ from nearzero.networks import TwoLayer
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Form", "ScaleAudit", "Tally", "as_scales", "scale_audit", "scale_audit_of"]
+__all__ = ["Form", "ScaleAudit", "as_scales", "comparison_counts", "curves", "scale_audit", "scale_audit_of"]
 
 Form = Literal["affine", "normalised", "free"]
 Doubles = npt.NDArray[np.float64]
@@ -57,7 +58,7 @@ AFFINE = {
     "A": "Nothing of this layer comes through to the logits, so no scale can change a prediction.",
 }  # what each formula means for a sweep
 COUNTS = ("differences", "unexplained", "near_ties")
-SHARES = ("predicted_agreement", "measured_agreement", "predicted_accuracy", "measured_accuracy")
+KEPT = ("apart", "sizes", "terms", "moved", "worth", "homogeneity", "rounding", "constant")  # of each block
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,20 +136,13 @@ class ScaleAudit:
         """What follows for whoever reads a scale sweep of this layer."""
         if self.form == "affine":
             return f"{AFFINE[self.formula]} {NOTHING}"
+        where = f"a scale of {self.constant_from:.2g}"
         if self.form == "normalised":
-            low = float(self.curves.level[0])
-            below = (
-                f"; below a scale of {self.constant_from:.2g} its eps shows"
-                if self.constant_from > low
-                else ""
-            )
+            shows = self.constant_from > self.curves.level[0]
+            below = f"; below {where} its eps shows" if shows else ""
             return f"A normalisation divides the scale of this layer out again{below}. {NOTHING}"
         still = self.constant_from <= HALF
-        seen = (
-            f" On these data the logits stay the same from a scale of {self.constant_from:.2g} on."
-            if still
-            else ""
-        )
+        seen = f" On these data the logits stay the same from {where} on." if still else ""
         return (
             "Algebra doesn't decide the scale sweep of this layer: how flat the curve is, is a finding about this "
             f"network and these data.{seen}"
@@ -172,59 +166,42 @@ class ScaleAudit:
         return f"{found}; from a scale of {self.constant_from:.2g} on, up to {above:,}"
 
 
-class Tally:
-    """Predicted and measured predictions compared, level by level and item by item.
+def comparison_counts(
+    expected: npt.NDArray[np.floating],
+    slack: npt.NDArray[np.floating],
+    measured: npt.NDArray[np.integer],
+    unperturbed: npt.NDArray[np.integer],
+    labels: npt.NDArray[np.integer] | None,
+) -> dict[str, int]:
+    """Compare predicted and measured predictions at one level; return the counts of `ScaleAudit.curves`, by name.
 
     Args:
-        levels: L of them.
+        expected: (n, K), the logits that algebra gives.
+        slack: (n,), what two logits may differ by and nearly tie.
+        measured: (n,), the predictions.
+        unperturbed: (n,), the predictions without perturbation.
+        labels: (n,), or None.
     """
+    predicted = expected.argmax(axis=1)
+    best = np.take_along_axis(expected, predicted[:, None], axis=1)[:, 0]
+    near = ((best[:, None] - expected) <= slack[:, None]).sum(axis=1) > 1
+    differ = predicted != measured
+    found = {
+        "differences": differ, "unexplained": differ & ~near, "near_ties": near,
+        "predicted_agreement": predicted == unperturbed, "measured_agreement": measured == unperturbed,
+    }  # fmt: skip
+    if labels is not None:
+        found |= {"predicted_accuracy": predicted == labels, "measured_accuracy": measured == labels}
+    return {name: int(np.count_nonzero(each)) for name, each in found.items()}
 
-    def __init__(self, levels: Doubles) -> None:
-        self._levels = levels
-        self._counts = {name: np.zeros(len(levels), np.int64) for name in (*COUNTS, *SHARES)}
-        self.items = 0
-        self.labelled = False
 
-    def compare(
-        self,
-        place: int,
-        expected: npt.NDArray[np.floating],
-        measured: npt.NDArray[np.integer],
-        slack: npt.NDArray[np.floating],
-        unperturbed: npt.NDArray[np.integer],
-        labels: npt.NDArray[np.integer] | None,
-    ) -> None:
-        """Count what some items do at one level.
-
-        Args:
-            place: the number of the level.
-            expected: (n, K), the logits that algebra gives.
-            measured: (n,), the predictions.
-            slack: (n,), what two logits may differ by and nearly tie.
-            unperturbed: (n,), the predictions without perturbation.
-            labels: (n,), or None.
-        """
-        predicted = expected.argmax(axis=1)
-        best = np.take_along_axis(expected, predicted[:, None], axis=1)[:, 0]
-        near = ((best[:, None] - expected) <= slack[:, None]).sum(axis=1) > 1
-        differ = predicted != measured
-        found = {
-            "differences": differ, "near_ties": near, "unexplained": differ & ~near,
-            "predicted_agreement": predicted == unperturbed, "measured_agreement": measured == unperturbed,
-        }  # fmt: skip
-        if labels is not None:
-            self.labelled = True
-            found |= {"predicted_accuracy": predicted == labels, "measured_accuracy": measured == labels}
-        for name, each in found.items():
-            self._counts[name][place] += np.count_nonzero(each)
-
-    def curves(self) -> xr.Dataset:
-        """Everything as labelled arrays, as `ScaleAudit.curves` describes them."""
-        data: dict[str, Any] = {name: ("level", self._counts[name]) for name in COUNTS}
-        for name in SHARES:
-            if self.labelled or "agreement" in name:
-                data[name] = ("level", self._counts[name] / max(self.items, 1))
-        return xr.Dataset(data, {"level": self._levels}, {"items": self.items})
+def curves(levels: Doubles, blocks: Sequence[Sequence[Mapping[str, int]]], items: int) -> xr.Dataset:
+    """Return `ScaleAudit.curves` from the counts of each block of items at each level."""
+    data = {}
+    for name in blocks[0][0]:
+        counts = np.sum([[level[name] for level in block] for block in blocks], axis=0, dtype=np.int64)
+        data[name] = ("level", counts if name in COUNTS else counts / max(items, 1))
+    return xr.Dataset(data, {"level": levels}, {"items": items})
 
 
 def as_scales(levels: npt.ArrayLike | None) -> Doubles:
@@ -279,38 +256,39 @@ def scale_audit(
 
 def scale_audit_of(evaluator: LayerEvaluator, scales: Doubles) -> ScaleAudit:
     """Return `scale_audit` for an evaluator that is at hand; see there."""
-    affine, constant = Tally(scales), Tally(scales)
 
-    def take(block: ScaledBlock) -> tuple[Any, ...]:
-        labels, unperturbed = block.labels, block.unperturbed
+    def take(block: ScaledBlock) -> dict[str, Any]:
+        affine, constant = [], []
         for place, measured in enumerate(block.measured):
-            affine.compare(place, block.expected(place), measured, block.slack(place), unperturbed, labels)
+            seen = measured, block.unperturbed, block.labels
+            affine.append(comparison_counts(block.expected(place), block.slack(place), *seen))
             if block.plain is not None:
                 slack = block.rounding * np.abs(block.plain).max(axis=1)
-                constant.compare(place, block.plain, measured, slack, unperturbed, labels)
-        affine.items = constant.items = affine.items + len(unperturbed)
-        return (
-            block.apart, block.sizes, block.terms, block.moved, block.worth, block.homogeneity, block.rounding,
-            block.constant,
-        )  # fmt: skip
+                constant.append(comparison_counts(block.plain, slack, *seen))
+        kept = {name: getattr(block, name) for name in KEPT}
+        return kept | {"affine": affine, "constant_logits": constant, "items": len(block.unperturbed)}
 
-    parts = list(zip(*evaluator.gather_scaled(scales, take), strict=True))
-    apart, sizes, terms = (np.max(each, axis=0) for each in parts[:3])
+    blocks = evaluator.gather_scaled(scales, take)
+    parts = {name: [each[name] for each in blocks] for name in blocks[0]}
+    items = sum(parts["items"])
+    apart, sizes, terms = (np.max(parts[name], axis=0) for name in ("apart", "sizes", "terms"))
+    constant_from = float("nan")
     with np.errstate(divide="ignore", invalid="ignore"):
         error = float(np.nanmax(np.where(sizes > 0, apart / sizes, 0.0)))
-        moved = None if parts[3][0] is None else np.sqrt(np.sum(parts[3], axis=0) / np.sum(parts[4]))
-    homogeneity, rounding = (max(each) for each in parts[5:7])
+        if parts["moved"][0] is not None:
+            moved = np.sqrt(np.sum(parts["moved"], axis=0) / np.sum(parts["worth"]))
+            constant_from = _constant_from(scales, moved)
+    homogeneity, rounding = max(parts["homogeneity"]), max(parts["rounding"])
     normalisations = evaluator.normalisations
-    constant_from = float("nan") if moved is None else _constant_from(scales, moved)
     form: Form = "free"
     formula = ""
     if normalisations:  # so they aren't affine, even where this layer hardly matters and it can't be seen
         form = "normalised" if constant_from <= HALF else "free"
     elif max(homogeneity, error) <= rounding:
-        if parts[7][0] is not None:  # the weights are known
-            formula = "W2 a" if all(parts[7]) else "W2 a + b2 / s"
+        if parts["constant"][0] is not None:  # the weights are known
+            formula = "W2 a" if all(parts["constant"]) else "W2 a + b2 / s"
         else:
-            matters = np.sqrt(np.sum(parts[4]) / max(affine.items, 1)) > rounding * sizes.max()
+            matters = np.sqrt(np.sum(parts["worth"]) / max(items, 1)) > rounding * sizes.max()
             formula = _formula(scales, terms, rounding, matters=bool(matters))
         form = "affine" if formula else "free"
     registered = ACTIVATIONS.get(evaluator.activation or "")
@@ -320,7 +298,7 @@ def scale_audit_of(evaluator: LayerEvaluator, scales: Doubles) -> ScaleAudit:
         homogeneity_error=homogeneity,
         registered=None if registered is None else registered.homogeneous, form=form, formula=formula,
         logit_error=error, normalisations=normalisations, constant_from=constant_from,
-        curves=(constant if form == "normalised" else affine).curves(),
+        curves=curves(scales, parts["constant_logits" if form == "normalised" else "affine"], items),
     )  # fmt: skip
 
 

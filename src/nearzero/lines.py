@@ -185,10 +185,8 @@ def _table(levels: Doubles) -> tuple[npt.NDArray[np.int16], int]:
     cells = int(np.clip(1.1 / max(np.diff(levels).min(), 1 / CELLS), 1, CELLS))
     # a hundredth of a cell early and late, for the rounding of the cell that an event is in
     edges = levels[0] + np.arange(cells + 1) / cells
-    before, behind = (
-        np.searchsorted(levels, edges - 0.01 / cells),
-        np.searchsorted(levels, edges + 1.01 / cells, "right"),
-    )
+    before = np.searchsorted(levels, edges - 0.01 / cells)
+    behind = np.searchsorted(levels, edges + 1.01 / cells, "right")
     return np.minimum(before, len(levels) - 1).astype(np.int16), int((behind - before).max())
 
 

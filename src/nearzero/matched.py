@@ -9,9 +9,9 @@ cut is in `nearzero.halves`, sizes and matching are in `nearzero.displacement`, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Unpack
@@ -26,15 +26,16 @@ from nearzero.errors import InputError
 from nearzero.evaluators.base import Block, LayerEvaluator
 from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.families import FAMILIES, Conduct, Family, make_family
-from nearzero.halves import RULE, halves
+from nearzero.halves import RULE
 from nearzero.networks import TwoLayer
 from nearzero.noise import NOISES, Noise
 from nearzero.perturbation import Addition, AnyPerturbation
+from nearzero.sweep import unperturbed_variables
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MEASURES", "SIDES", "Design", "halves", "matched", "matched_of"]
+__all__ = ["MEASURES", "SIDES", "Design", "matched", "matched_of"]
 
 Doubles = npt.NDArray[np.float64]
 SIDES = ("below", "above")
@@ -53,13 +54,6 @@ MEASURES = {
 }
 LEVELS = ("level", "displacement")
 MOST_WHITENED = 4096  # live units, beyond which the whitened displacement is NaN
-GEOMETRY = (
-    "displacement_here",
-    "median_displacement",
-    "whitened_displacement",
-    "logit_displacement",
-    "centred_logit_displacement",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +73,12 @@ class Design:
         InputError: unknown families, none, targets that aren't positive, less than one draw, or a negative number.
     """
 
-    families: tuple[str, ...] = (*(name for name in FAMILIES), *NOISES)
+    families: tuple[str, ...] = (*FAMILIES, *NOISES)
     targets: tuple[float, ...] = TARGETS
     draws: int = 5
     seed: int = 0
     first_draw: int = 0
-    conduct: Conduct | None = field(default=None)
+    conduct: Conduct | None = None
 
     def __post_init__(self) -> None:
         if not self.families or len(set(self.families)) < len(self.families):
@@ -96,18 +90,15 @@ class Design:
             raise InputError(
                 f"targets must be positive displacements, 0.1 for 10 %; got {list(self.targets)}"
             )
-        if not isinstance(self.draws, int) or self.draws < 1:
-            raise InputError(f"draws must be a whole number, at least 1; got {self.draws!r}")
-        for name in ("seed", "first_draw"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
-                raise InputError(f"{name} must be a whole number, at least 0; got {getattr(self, name)!r}")
+        for name, least in (("draws", 1), ("seed", 0), ("first_draw", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name} must be a whole number, at least {least}; got {value!r}")
 
     def drawn(self, name: str, conduct: Conduct) -> list[Family]:
         """A family of `nearzero.families` in all its draws; one if nothing is drawn in it."""
-        first = make_family(name, conduct, self.draw_seed)
-        if not first.random:
-            return [first]
-        return [make_family(name, conduct, self.draw_seed + draw) for draw in range(self.draws)]
+        draws = self.draws if make_family(name, conduct).random else 1
+        return [make_family(name, conduct, self.draw_seed + draw) for draw in range(draws)]
 
     @property
     def draw_seed(self) -> int:
@@ -188,28 +179,6 @@ class _Condition:
         return out
 
 
-@dataclass(frozen=True, eq=False)
-class _Sizes:
-    """What activations and logits of some examples come to, and what perturbations change of them.
-
-    Attributes:
-        whole: (n,), sum ||a||^2 of each example that has rows, over these and live units.
-        logits: sum over items of l, (K,), and of ||l||^2.
-        items, rows: how many.
-        squares: (L, n), sum ||a' - a||^2 of each example.
-        whitened, logit, centred: (L,), sums over rows or items.
-    """
-
-    whole: Doubles
-    logits: tuple[Doubles, float]
-    items: int
-    rows: int
-    squares: Doubles
-    whitened: Doubles
-    logit: Doubles
-    centred: Doubles
-
-
 class _Bench:
     """The two halves of the examples, and what is measured on them, in few passes over the data."""
 
@@ -248,9 +217,8 @@ class _Bench:
     def dataset(self) -> xr.Dataset:
         """Return everything as labelled arrays."""
         conditions = list(self.conditions())
-        there, here = (
-            [each for one in conditions for each in getattr(one, half)] for half in ("there", "here")
-        )
+        there = [each for one in conditions for each in one.there]
+        here = [each for one in conditions for each in one.here]
         shift = self.reference.mean_logit_change(there)
         scores = self.responding.scores(here, self.responding.metrics, shift)
         first = np.array([one.draw == 0 for one in conditions for _ in one.here], np.bool_)
@@ -261,19 +229,15 @@ class _Bench:
         for name, values in sizes.items():
             measured[name] = np.full(len(here), np.nan)
             measured[name][first] = values
-        tables = self._tables(conditions, measured)
+        tables = self._tables(conditions, measured, sizes)
         dims = ("family", "side", "target")
         data: dict[str, Any] = {
             name: (dims, table, {"long_name": MEASURES[name]} if name in MEASURES else {})
             for name, table in tables.items()
         }
         data |= {"dead_units": ((), self.ranges.dead_units), "undefined_examples": ((), undefined)}
-        data |= {
-            f"unperturbed_{name}": ((), scores.unperturbed[name])
-            for name in self.responding.metrics
-            if name != "agreement"
-        }
         design, responding = self.design, self.responding
+        data |= unperturbed_variables(scores, responding.metrics)
         coords = {"family": list(design.families), "side": list(SIDES), "target": list(design.targets)}
         attributes = {
             **asdict(self.conduct),
@@ -291,9 +255,12 @@ class _Bench:
         return xr.Dataset(data, coords, attributes)
 
     def _tables(
-        self, conditions: Sequence[_Condition], measured: Mapping[str, Doubles]
+        self, conditions: Sequence[_Condition], measured: Mapping[str, Doubles], once: Container[str]
     ) -> dict[str, Doubles]:
-        """Means over draws, (family, side, target); NaN where a draw doesn't reach the displacement."""
+        """Means over draws, (family, side, target); NaN where a draw doesn't reach the displacement.
+
+        What is measured `once` is that of the first draw.
+        """
         shape = len(self.design.families), len(SIDES), len(self.design.targets)
         tables = {name: np.full(shape, np.nan) for name in (*LEVELS, *measured)}
         done = 0
@@ -306,7 +273,7 @@ class _Bench:
         for place, draws in rows.items():
             lost = np.isnan(np.mean([row["level"] for row in draws], axis=0))
             for name, table in tables.items():
-                some = draws[:1] if name in GEOMETRY else draws
+                some = draws[:1] if name in once else draws
                 table[place] = np.where(lost, np.nan, np.mean([row[name] for row in some], axis=0))
         return tables
 
@@ -315,29 +282,32 @@ class _Bench:
     ) -> tuple[dict[str, Doubles], int]:
         """Sizes of changes on the responding half, in several measures, (L,) each; and how many examples have a = 0."""
         parts = self.responding.gather(lambda block: self._sizes(block, perturbations, shift))
-        whole = np.concatenate([each.whole for each in parts])
-        squares = np.concatenate([each.squares for each in parts], axis=1)
-        rows, items = (sum(getattr(each, name) for each in parts) for name in ("rows", "items"))
-        total = np.asarray(sum(each.logits[0] for each in parts))
-        spread = sum(each.logits[1] for each in parts) - float(total @ total) / items
+        whole = np.concatenate([own for own, _, _ in parts])
+        squares = np.concatenate([own for _, own, _ in parts], axis=1)
+        total = {name: sum(sums[name] for _, _, sums in parts) for name in parts[0][2]}
+        spread = total["energy"] - float(total["logits"] @ total["logits"]) / total["items"]
         speaks = whole > 0
-        whitened, logit, centred = (
-            np.asarray(sum(getattr(each, name) for each in parts))
-            for name in ("whitened", "logit", "centred")
-        )
         found = {
             "displacement_here": np.sqrt(squares.sum(axis=1) / whole.sum()),
             "median_displacement": np.median(np.sqrt(squares[:, speaks] / whole[speaks]), axis=1),
             "whitened_displacement": np.sqrt(
-                whitened / rows / (self.whitening.energy if self.whitening else 1.0)
+                total["whitened"] / total["rows"] / (self.whitening.energy if self.whitening else 1.0)
             ),
-            "logit_displacement": np.sqrt(logit / spread),
-            "centred_logit_displacement": np.sqrt(centred / spread),
+            "logit_displacement": np.sqrt(total["moved"] / spread),
+            "centred_logit_displacement": np.sqrt(total["centred"] / spread),
         }
         return found, int((~speaks).sum())
 
-    def _sizes(self, block: Block, perturbations: Sequence[AnyPerturbation], shift: Doubles) -> _Sizes:
-        """The sizes of one block of examples."""
+    def _sizes(
+        self, block: Block, perturbations: Sequence[AnyPerturbation], shift: Doubles
+    ) -> tuple[Doubles, Doubles, dict[str, Any]]:
+        """The sizes of one block of examples.
+
+        Returns:
+            sum ||a||^2 of each example that has rows, (n,), and sum ||a' - a||^2, (L, n), over these and live units;
+            and what is summed over rows or items, by name: `whitened`, `moved` (of the logits) and `centred`, (L,);
+            `logits`, (K,), and `energy`, the sums of l and ||l||^2.
+        """
         live = self.ranges.live
         # a mask may leave no rows of some examples, or of all
         present, owners = np.unique(block.row_examples, return_inverse=True)
@@ -349,16 +319,17 @@ class _Bench:
             return np.asarray(np.bincount(owners, each, minlength=count), dtype=np.float64)
 
         squares = np.empty((len(perturbations), count))
-        whitened, logit, centred = np.empty((3, len(perturbations)))
+        whitened, moved, centred = np.empty((3, len(perturbations)))
         for level, each in enumerate(perturbations):
             activations, logits = block.under(each)
-            change, moved = activations - block.activations, (logits - block.logits).astype(np.float64)
+            change, step = activations - block.activations, (logits - block.logits).astype(np.float64)
             squares[level] = by_example(change)
             whitened[level] = self.whitening.squares(change) if self.whitening is not None else np.nan
-            logit[level] = np.square(moved).sum()
-            centred[level] = np.square(moved - shift[level]).sum()
+            moved[level] = np.square(step).sum()
+            centred[level] = np.square(step - shift[level]).sum()
         plain = block.logits.astype(np.float64)
-        return _Sizes(
-            by_example(block.activations), (plain.sum(axis=0), float(np.square(plain).sum())), len(plain),
-            len(owners), squares, whitened, logit, centred,
-        )  # fmt: skip
+        sums = {
+            "logits": plain.sum(axis=0), "energy": float(np.square(plain).sum()), "items": len(plain),
+            "rows": len(owners), "whitened": whitened, "moved": moved, "centred": centred,
+        }  # fmt: skip
+        return by_example(block.activations), squares, sums

@@ -106,27 +106,22 @@ def near_and_far(
         _whole(draws, "draws", 1), _whole(seed, "seed", 0),
     )  # fmt: skip
     with open_evaluator(network, x, y, options, threads=threads, memory=memory) as evaluator:
-        return near_and_far_of(evaluator, plan)
+        live = np.flatnonzero(evaluator.ranges.live)
+        if not live.size:
+            raise InputError(
+                "no unit is live on these examples (each gives one value for all), so none has parts"
+            )
+        evaluator.check(evaluator.conduct(None), ["cap"])  # which acts after the activation too
+        work = _Work(evaluator, live, plan)
+        found: dict[_Case, _Row] = {}
+        for changes in work.changes():
 
+            def measure(case: _Case, changes=changes) -> None:  # type: ignore[no-untyped-def]
+                found[case] = work.measure(changes[case])
 
-def near_and_far_of(evaluator: LayerEvaluator, plan: _Plan) -> xr.Dataset:
-    """Return `near_and_far` for an evaluator that is at hand; see there."""
-    live = np.flatnonzero(evaluator.ranges.live)
-    if not live.size:
-        raise InputError(
-            "no unit is live on these examples (each gives one value for all), so none has parts"
-        )
-    evaluator.check(evaluator.conduct(None), ["cap"])  # which acts after the activation too
-    work = _Work(evaluator, live, plan)
-    found: dict[_Case, _Row] = {}
-    for changes in work.changes():
-
-        def measure(case: _Case, changes=changes) -> None:  # type: ignore[no-untyped-def]
-            found[case] = work.measure(changes[case])
-
-        # a model's passes go one at a time
-        parallel(measure, changes, evaluator.threads if evaluator.readout is not None else 1)
-    return _dataset(found, plan, evaluator, work.unperturbed)
+            # a model's passes go one at a time
+            parallel(measure, changes, evaluator.threads if evaluator.readout is not None else 1)
+        return _dataset(found, plan, evaluator, work.unperturbed)
 
 
 @dataclass(frozen=True)
@@ -150,9 +145,8 @@ class _Plan:
 
     def cases(self, replacement: str, fraction: float) -> list[_Case]:
         """The draws; one where nothing is drawn."""
-        return [
-            _Case(replacement, fraction, draw) for draw in range(self.draws if replacement in DRAWN else 1)
-        ]
+        draws = self.draws if replacement in DRAWN else 1
+        return [_Case(replacement, fraction, draw) for draw in range(draws)]
 
     def all_cases(self) -> list[_Case]:
         """Everything that is done to each of the two parts."""
@@ -161,9 +155,8 @@ class _Plan:
 
     def generator(self, case: _Case, part: str, size: int, unit: int) -> np.random.Generator:
         """What one unit's replacement is drawn from."""
-        return np.random.default_rng(
-            [self.seed, case.draw, size, unit, *f"{part} {case.replacement}".encode()]
-        )
+        name = f"{part} {case.replacement}"
+        return np.random.default_rng([self.seed, case.draw, size, unit, *name.encode()])
 
 
 @dataclass(eq=False)
@@ -202,7 +195,7 @@ class _Units:
 
     @classmethod
     def of(cls, evaluator: LayerEvaluator, units: npt.NDArray[np.intp], *, whole: bool) -> _Units:
-        """Sort some live units; `whole` says that these are all of them."""
+        """Sort some live units; `whole` says that these are all live ones, and that all units fit in memory."""
         both = (evaluator.preactivations, evaluator.activations)
         z, a = (
             np.ascontiguousarray((each()[:, units] if whole else each(units)).T, dtype=np.float32)
@@ -270,7 +263,7 @@ class _Work:
     def __init__(self, evaluator: LayerEvaluator, live: npt.NDArray[np.intp], plan: _Plan) -> None:
         self._evaluator, self._live, self._plan = evaluator, live, plan
         squares, _ = evaluator.changes([Perturbation(scale=0.0, side="post")])
-        self._energy = float(squares[0, live].sum())
+        self._energy, self._rows = float(squares[0, live].sum()), len(evaluator.row_examples)
         self._base: Floats | None = None
         if evaluator.readout is None:
             self.unperturbed = evaluator.scores([], evaluator.metrics).unperturbed
@@ -286,8 +279,9 @@ class _Work:
 
     def changes(self) -> Iterator[dict[_Case, dict[str, _Change]]]:
         """What each case does to each part; as many cases at a time as fit in half of the memory."""
-        cases, shape = self._plan.all_cases(), self._shape
-        count = max(1, self._evaluator.limit // 2 // (len(PARTS) * 4 * int(np.prod(shape))))
+        evaluator, cases = self._evaluator, self._plan.all_cases()
+        shape = (self._rows, evaluator.units) if self._base is None else self._base.shape
+        count = max(1, evaluator.limit // 2 // (len(PARTS) * 4 * int(np.prod(shape))))
         for first in range(0, len(cases), count):
             group = {
                 case: {part: _Change(np.zeros(shape, np.float32)) for part in PARTS}
@@ -298,27 +292,16 @@ class _Work:
                 def work(job: tuple[_Case, str], group=group, units=units) -> None:  # type: ignore[no-untyped-def]
                     units.add_to(group[job[0]][job[1]], self._plan, *job)
 
-                parallel(work, product(group, PARTS), self._evaluator.threads)
+                parallel(work, product(group, PARTS), evaluator.threads)
             yield group
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        """Of the moves of a part."""
-        if self._base is not None:
-            return self._base.shape
-        return len(self._evaluator.row_examples), self._evaluator.units
 
     def _units(self) -> Iterator[_Units]:
         """The live units, as many at a time as fit in the other half."""
         evaluator = self._evaluator
         # z in two layouts, a and the order, and in each thread the moves; 4 bytes each
-        rows = len(evaluator.row_examples)
-        count = max(1, evaluator.limit // 2 // (4 * rows * (4 + evaluator.threads)))
-        if count >= evaluator.units:
-            yield _Units.of(evaluator, self._live, whole=True)
-            return
+        count = max(1, evaluator.limit // 2 // (4 * self._rows * (4 + evaluator.threads)))
         for first in range(0, len(self._live), count):
-            yield _Units.of(evaluator, self._live[first : first + count], whole=False)
+            yield _Units.of(evaluator, self._live[first : first + count], whole=count >= evaluator.units)
 
     def measure(self, changes: Mapping[str, _Change]) -> _Row:
         """What one case does: by name, (parts,) numbers or (parts, 2 + targets) at t = 1, the reach, the targets."""
@@ -326,11 +309,9 @@ class _Work:
         sizes = np.sqrt(np.array([change.energy for change in both]) / self._energy)
         reach = sizes.min()
         with np.errstate(divide="ignore", invalid="ignore"):
-            wanted = [
-                np.where(sizes == reach, 1.0, reach / sizes),
-                *(each / sizes for each in self._plan.targets),
-            ]
-        t = np.stack([np.ones_like(sizes), *wanted], axis=1)
+            at_reach = np.where(sizes == reach, 1.0, reach / sizes)
+            wanted = [np.ones_like(sizes), at_reach, *(each / sizes for each in self._plan.targets)]
+        t = np.stack(wanted, axis=1)
         t[~(t <= 1)] = np.nan
         row = {name: np.full(t.shape, np.nan) for name in self.unperturbed} | {"t": t, "displacement": sizes}
         for part, change in enumerate(both):
@@ -441,11 +422,8 @@ def _notes(result: xr.Dataset) -> list[str]:
 
 def _numbers(values: Any, name: str, greatest: float) -> tuple[float, ...]:
     array = np.atleast_1d(as_numbers(values, name)).astype(np.float64)
-    if (
-        array.ndim != 1
-        or not array.size
-        or not ((array > 0) & (array <= greatest) & np.isfinite(array)).all()
-    ):
+    valid = (array > 0) & (array <= greatest) & np.isfinite(array)
+    if array.ndim != 1 or not array.size or not valid.all():
         limit = f"above 0 and at most {greatest:g}" if np.isfinite(greatest) else "above 0 and finite"
         raise InputError(f"{name} must be numbers {limit}, at least one; got {values!r}")
     if len(np.unique(array)) < array.size:

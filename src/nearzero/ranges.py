@@ -18,6 +18,7 @@ from nearzero.perturbation import Side
 
 __all__ = ["Ranges", "UnitRange"]
 
+Block = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 
 
@@ -62,35 +63,30 @@ class Ranges:
         return self.pre if side == "pre" else self.post
 
     @classmethod
-    def of(
-        cls, blocks: npt.NDArray[np.floating] | Iterable[npt.NDArray[np.floating]], act: Activation
-    ) -> Ranges:
+    def of(cls, blocks: Block | Iterable[Block], act: Activation) -> Ranges:
         """Ranges of pre-activations z, (N, U), given whole or as a stream of blocks (n, U).
 
         Raises:
             InputError: no examples, or a value that isn't finite (a network that diverged, say).
         """
-        low: list[Doubles] | None = None
-        high: list[Doubles] = []
+        low, high = (
+            np.array(np.inf),
+            np.array(-np.inf),
+        )  # from the first block on (2, U): before and after act
         for block in _pieces([blocks] if isinstance(blocks, np.ndarray) else blocks):
             sides = (block, act(block))
-            lows = [side.min(axis=0).astype(np.float64) for side in sides]
-            highs = [side.max(axis=0).astype(np.float64) for side in sides]
-            low, high = (
-                (lows, highs)
-                if low is None
-                else ([*map(np.minimum, low, lows)], [*map(np.maximum, high, highs)])
-            )
-        if low is None:
+            low = np.minimum(low, [side.min(axis=0) for side in sides])
+            high = np.maximum(high, [side.max(axis=0) for side in sides])
+        if low.ndim == 0:
             raise InputError("ranges need at least one example; got none")
-        if not all(np.isfinite(each).all() for each in (*low, *high)):
+        if not np.isfinite([low, high]).all():
             raise InputError(
                 "ranges need finite pre-activations; some are infinite or NaN (did the network diverge?)"
             )
         return cls(UnitRange(low[0], high[0], "pre"), UnitRange(low[1], high[1], "post"))
 
 
-def _pieces(blocks: Iterable[npt.NDArray[np.floating]]) -> Iterator[npt.NDArray[np.floating]]:
+def _pieces(blocks: Iterable[Block]) -> Iterator[Block]:
     """The same rows, (n, U), in pieces of about a quarter of a megabyte, whose act(z) never leaves the cache."""
     for block in blocks:
         rows = max(1, 2**16 // max(1, block.shape[-1]))

@@ -6,7 +6,7 @@ in `nearzero.evaluators`; many layers of a model at once are probed by `nearzero
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -16,7 +16,7 @@ import xarray as xr
 
 from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
-from nearzero.evaluators.base import LayerEvaluator
+from nearzero.evaluators.base import LayerEvaluator, Scores
 from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.families import PAPER_FAMILIES, Conduct, make_family
 from nearzero.networks import TwoLayer
@@ -25,7 +25,7 @@ from nearzero.ranges import Ranges
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["respond", "sweep", "unit_ranges"]
+__all__ = ["respond", "sweep", "unit_ranges", "unperturbed_variables"]
 
 
 def unit_ranges(
@@ -123,14 +123,12 @@ def respond(
     evaluator.check(conduct, families)
     made = [make_family(name, conduct) for name in families]
     grids = [(levels or {}).get(each.name, each.levels) for each in made]
-    axis = np.unique(np.concatenate(grids)) if grids else np.empty(0)
+    swept = np.concatenate(grids)
+    axis = np.unique(swept)
     perturbations = [each.at(level, ranges) for each, grid in zip(made, grids, strict=True) for level in grid]
     kept = ("prediction",) if keep_predictions else ()
     scores = evaluator.scores(perturbations, (*evaluator.metrics, *kept))
-    places = (
-        np.repeat(np.arange(len(made)), [len(grid) for grid in grids]),
-        np.searchsorted(axis, np.concatenate(grids)),
-    )
+    places = np.repeat(np.arange(len(made)), [len(grid) for grid in grids]), np.searchsorted(axis, swept)
 
     def on_axis(values: npt.NDArray[Any], missing: float) -> npt.NDArray[Any]:
         full = np.full((len(made), len(axis), *values.shape[1:]), missing, dtype=values.dtype)
@@ -140,15 +138,17 @@ def respond(
     curve = ("family", "level")
     data: dict[str, Any] = {name: (curve, on_axis(scores.means[name], np.nan)) for name in evaluator.metrics}
     data["dead_units"] = ((), ranges.dead_units)
-    data |= {
-        f"unperturbed_{name}": ((), scores.unperturbed[name])
-        for name in evaluator.metrics
-        if name != "agreement"
-    }
+    data |= unperturbed_variables(scores, evaluator.metrics)
     if scores.predictions is not None:
         data["predictions"] = ((*curve, "example"), on_axis(scores.predictions.astype(np.int32), -1))
     attributes = {**asdict(conduct), "backend": evaluator.backend, "layer": evaluator.layer}
     return xr.Dataset(data, coords={"family": list(families), "level": axis}, attrs=attributes)
+
+
+def unperturbed_variables(scores: Scores, metrics: Iterable[str]) -> dict[str, Any]:
+    """Return the unperturbed metrics as variables of a Dataset, without the agreement, which is 1."""
+    names = (name for name in metrics if name != "agreement")
+    return {f"unperturbed_{name}": ((), scores.unperturbed[name]) for name in names}
 
 
 def _as_names(family: str | Sequence[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """What can be asked of critical levels, on intervals written by hand; and their file."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -140,6 +142,12 @@ def test_files_that_are_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(nz.InputError, match="isn't a file of critical levels, or is damaged"):
             nz.CriticalLevels.load(path)
+    later = json.dumps({"format": "nearzero critical levels 2"}).encode()
+    np.savez(path, header=np.frombuffer(later, np.uint8))
+    with pytest.raises(
+        nz.InputError, match=r"has the format 'nearzero critical levels 2'; this nearzero reads"
+    ):
+        nz.CriticalLevels.load(path)
     with pytest.raises(nz.InputError, match="can't write"):
         by_hand().save(tmp_path / "no folder" / "levels.npz")
 

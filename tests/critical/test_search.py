@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nearzero as nz
-from nearzero.critical.search import by_search
+from nearzero.critical.intervals import by_search
 from nearzero.evaluators.base import PinnedBlock
 
 RANGES = nz.Ranges(*(nz.UnitRange(np.zeros(1), np.ones(1), side) for side in ("pre", "post")))

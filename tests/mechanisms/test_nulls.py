@@ -9,17 +9,8 @@ import pytest
 import xarray as xr
 
 import nearzero as nz
-from nearzero.mechanisms import (
-    Task,
-    as_responses,
-    chance_labels,
-    dealt,
-    distance_network,
-    measure_study,
-    one_family,
-    prototype_task,
-    template_network,
-)
+from nearzero.mechanisms.planted import Task, distance_network, prototype_task, template_network
+from nearzero.mechanisms.studies import as_responses, chance_labels, dealt, measure_study, one_family
 from nearzero.verdict import costs, judge
 
 FAMILIES = ("shift", "gains", "cap")

@@ -9,14 +9,14 @@ import pytest
 from scipy import stats
 
 import nearzero as nz
-from nearzero.mechanisms import (
+from nearzero.mechanisms.planted import (
     Task,
     distance_network,
-    measure_study,
     mixed_network,
     prototype_task,
     template_network,
 )
+from nearzero.mechanisms.studies import measure_study
 
 
 def task_of(seed: int = 0, **settings: float) -> Task:
@@ -46,7 +46,8 @@ def test_prototypes_are_equally_long_and_far_apart(strength: float, similarity: 
     task = task_of(strength=strength, similarity=similarity)
     products = task.prototypes @ task.prototypes.T
     np.testing.assert_allclose(products, similarity + (1 - similarity) * np.eye(task.classes), atol=1e-12)
-    assert task.strength == pytest.approx(strength)
+    distance = np.linalg.norm(task.prototypes[0] - task.prototypes[1])
+    assert distance / task.noise == pytest.approx(strength)
     assert set(np.bincount(task.y)) == {120}
     scatter = (task.x - task.prototypes[task.y]).std()
     assert scatter == pytest.approx(task.noise, rel=0.03)

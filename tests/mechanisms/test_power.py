@@ -19,8 +19,9 @@ from scipy import stats
 
 import nearzero as nz
 from nearzero import cli, datasets, mechanisms
-from nearzero.mechanisms import Condition, Power, Rate, power, study_responses
-from nearzero.mechanisms.power import Counts
+from nearzero.mechanisms.planted import prototype_task, template_network
+from nearzero.mechanisms.power import Counts, Power, Rate, power
+from nearzero.mechanisms.studies import Condition, measure_study, study_responses
 from nearzero.study.spec import resolve
 from nearzero.verdict import costs
 
@@ -173,20 +174,18 @@ def test_a_null_has_the_families_of_the_rules() -> None:
 
 
 def test_runs_have_draws_of_their_own() -> None:
-    task = mechanisms.prototype_task(np.random.default_rng(0), examples=100)
-    network = mechanisms.template_network(task, np.random.default_rng(1))
+    task = prototype_task(np.random.default_rng(0), examples=100)
+    network = template_network(task, np.random.default_rng(1))
     design = nz.Design(families=("gains",), targets=(0.5,), draws=2)
     common, own = (
-        mechanisms.measure_study(task, [network] * 2, design, own_draws=each).level[0, :, 0, :, 0].values
+        measure_study(task, [network] * 2, design, own_draws=each).level[0, :, 0, :, 0].values
         for each in (False, True)
     )
     np.testing.assert_array_equal(common[0], common[1])
     np.testing.assert_array_equal(own[0], common[0])
     assert (own[1] != own[0]).all()
     (alone,) = (
-        mechanisms.measure_study(
-            task, [network], nz.Design(families=("gains",), targets=(0.5,), draws=2, first_draw=2)
-        )
+        measure_study(task, [network], nz.Design(families=("gains",), targets=(0.5,), draws=2, first_draw=2))
         .level[0, :, 0, :, 0]
         .values
     )

@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 import nearzero as nz
-from nearzero.mechanisms import as_responses, dealt, study_responses
+from nearzero.mechanisms.studies import as_responses, dealt, study_responses
 from nearzero.verdict import costs, judge
 
 ROOT = Path(__file__).parents[2]

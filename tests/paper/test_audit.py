@@ -22,7 +22,7 @@ from nearzero.audit.evidence import Evidence, gathered
 from nearzero.audit.measure import measure, published_rows, quantile_ranges
 from nearzero.audit.sentences import sentences
 from nearzero.audit.values import FAULTS, Audit, Entry
-from nearzero.matched import halves
+from nearzero.halves import halves
 from nearzero.report.audited import audited_tables, fault_tables
 from nearzero.report.tables import response_table
 from nearzero.study import auditing

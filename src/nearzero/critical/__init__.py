@@ -1,8 +1,7 @@
 """Critical levels: for each example, every interval of levels on which the prediction stays the same.
 
-`find` is the way in. `pieces` and `nearzero.kernels.critical` give the intervals exactly, where the logits are
-piecewise linear in the level; `search` finds them on a grid elsewhere. `levels` is what comes out, with what can be
-asked of it, and `storage` its file.
+`find` is the way in. `intervals` gives them exactly where the logits are piecewise linear in the level, and finds them
+on a grid elsewhere. `levels` is what comes out, with what can be asked of it, and its file.
 """
 
 from nearzero.critical.find import critical_levels

@@ -7,33 +7,19 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from nearzero.arrays import as_numbers
+from nearzero.critical.intervals import by_pieces, by_search, grid_of, is_piecewise_linear
 from nearzero.critical.levels import CriticalLevels
-from nearzero.critical.pieces import by_pieces, is_piecewise_linear
-from nearzero.critical.search import by_search, grid_of
 from nearzero.errors import InputError
 from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
-from nearzero.families import Conduct, make_family
+from nearzero.families import Conduct, Family, make_family
 from nearzero.networks import TwoLayer
 from nearzero.ranges import Ranges
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["DECLARED", "critical_levels"]
-
-# The levels looked at unless others are asked for.
-DECLARED = {
-    "scale": (0.01, 10.0),
-    "clip": (0.0, 1.0),
-    "offset": (-2.0, 1.0),
-    "shift": (-2.0, 1.0),
-    "signed_shift": (0.0, 1.0),
-    "signed_offset": (0.0, 1.0),
-    "permuted_shift": (-2.0, 1.0),
-    "gains": (0.0, 1.0),
-    "cap": (0.0, 1.0),
-}
+__all__ = ["critical_levels", "declared"]
 
 
 def critical_levels(
@@ -80,8 +66,7 @@ def critical_levels(
     """
     if conduct is not None and not isinstance(conduct, Conduct):
         raise InputError(f"conduct must be an nz.Conduct; got {type(conduct).__name__}")
-    make_family(family, Conduct())  # refuses unknown names
-    begin, end = _bounds(family, low, high)
+    begin, end = _bounds(make_family(family, Conduct()), low, high)
     if not isinstance(grid, int) or grid < 2:
         raise InputError(f"grid must be a whole number, at least 2; got {grid!r}")
     with open_evaluator(
@@ -90,25 +75,29 @@ def critical_levels(
         conduct = evaluator.conduct(conduct)
         evaluator.check(conduct, [family])
         made = make_family(family, conduct, seed)
-        ranges, searched = ranges or evaluator.ranges, 0
-        known = evaluator if isinstance(evaluator, TwoLayerEvaluator) else None
-        if known is not None and is_piecewise_linear(made, known.hidden.network.act):
-            found = by_pieces(known, made, ranges, begin, end)
+        ranges, levels = ranges or evaluator.ranges, np.empty(0)  # none are searched
+        if isinstance(evaluator, TwoLayerEvaluator) and is_piecewise_linear(made, evaluator.activation):
+            found = by_pieces(evaluator, made, ranges, begin, end)
         else:
             levels = grid_of(made, begin, end, grid)
-            searched = len(levels)
             found = by_search(evaluator, made, ranges, levels)
     return CriticalLevels(
-        family=family, low=begin, high=end, identity=made.identity, grid=searched, conduct=conduct, seed=seed,
+        family=family, low=begin, high=end, identity=made.identity, grid=len(levels), conduct=conduct, seed=seed,
         first=np.concatenate([[0], np.cumsum(found.counts)]), starts=found.starts, classes=found.classes,
         unperturbed=found.unperturbed, backend=evaluator.backend, precision=evaluator.precision,
     )  # fmt: skip
 
 
-def _bounds(family: str, low: float | None, high: float | None) -> tuple[float, float]:
-    declared = zip(("low", "high"), (low, high), DECLARED[family], strict=True)
-    begin, end = (usual if given is None else _as_level(given, name) for name, given, usual in declared)
-    if not (np.isfinite([begin, end]).all() and begin < end) or (family == "scale" and begin <= 0):
+def declared(family: Family) -> tuple[float, float]:
+    """Return the levels looked at unless others are asked for: those it is swept over, for clip from 0 to 1."""
+    return (0.0, 1.0) if family.name == "clip" else (float(family.levels[0]), float(family.levels[-1]))
+
+
+def _bounds(family: Family, low: float | None, high: float | None) -> tuple[float, float]:
+    usual = declared(family)
+    begin = usual[0] if low is None else _as_level(low, "low")
+    end = usual[1] if high is None else _as_level(high, "high")
+    if not (np.isfinite([begin, end]).all() and begin < end) or (family.name == "scale" and begin <= 0):
         raise InputError(
             f"levels must be finite and ascending, for scale positive; got low {begin} and high {end}"
         )

@@ -1,10 +1,14 @@
 """What critical levels are, once found: intervals of levels, and what can be asked of them.
 
-How they're found is in `nearzero.critical.find`; the file they're kept in is written by `nearzero.critical.storage`.
+How they're found is in `nearzero.critical.find`. They're kept in a compressed .npz, as small as it goes without loss:
+counts take the smallest whole-number type that holds them, classes as many bits as the greatest needs; the levels of
+the changes stay float64, and are nearly all of the file.
 """
 
 from __future__ import annotations
 
+import json
+import zipfile
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from os import PathLike
@@ -16,17 +20,18 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero.arrays import as_array, as_numbers
-from nearzero.critical import storage
 from nearzero.errors import InputError
 from nearzero.families import Conduct, make_family
+from nearzero.files import atomic
 
 __all__ = ["CriticalLevels"]
 
 Doubles = npt.NDArray[np.float64]
-Classes = npt.NDArray[np.unsignedinteger[Any]]
+Classes = npt.NDArray[np.integer[Any]]
 Places = npt.NDArray[np.int64]
 
 SIDES = ("below", "above")
+FORMAT = "nearzero critical levels 1"
 ABOUT = ("family", "low", "high", "grid", "seed", "backend", "precision")
 
 
@@ -270,11 +275,20 @@ class CriticalLevels:
         Raises:
             InputError: the file can't be written.
         """
-        about = {name: getattr(self, name) for name in ABOUT}
-        about["conduct"] = asdict(self.conduct)
-        changes = self.starts[_inner(self.first)]  # the others are all `low`
+        about = {name: getattr(self, name) for name in ABOUT} | {"conduct": asdict(self.conduct)}
         classes = {"classes": self.classes, "unperturbed": self.unperturbed}
-        return storage.write(Path(path), about, self.counts, changes, classes)
+        bits = {name: max(1, int(each.max()).bit_length()) for name, each in classes.items()}
+        header = {"format": FORMAT, "about": about, "bits": bits}
+        with atomic(Path(path)) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                allow_pickle=False,
+                header=np.frombuffer(json.dumps(header).encode(), np.uint8),
+                counts=self.counts.astype(np.min_scalar_type(int(self.counts.max()))),
+                changes=self.starts[_inner(self.first)],  # the other intervals begin at `low`
+                **{f"{name}_packed": _packed(each, bits[name]) for name, each in classes.items()},
+            )
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> CriticalLevels:
@@ -283,15 +297,31 @@ class CriticalLevels:
         Raises:
             InputError: there is no such file, or it holds something else.
         """
-        about, counts, changes, classes = storage.read(Path(path))
+        try:
+            # opened here, because NumPy doesn't close what it can't read
+            with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                header = json.loads(bytes(file["header"]))
+                if header["format"] != FORMAT:
+                    raise InputError(
+                        f"{path} has the format {header['format']!r}; this nearzero reads {FORMAT!r}"
+                    )
+                about, bits = header["about"], header["bits"]
+                first = np.concatenate([[0], np.cumsum(file["counts"].astype(np.int64))])
+                starts = np.full(first[-1], about["low"], np.float64)
+                starts[_inner(first)] = file["changes"]
+                classes = _unpacked(file["classes_packed"], bits["classes"], len(starts))
+                unperturbed = _unpacked(file["unperturbed_packed"], bits["unperturbed"], len(first) - 1)
+        except InputError:
+            raise
+        except FileNotFoundError:
+            raise InputError(f"there is no file {path}") from None
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            raise InputError(f"{path} isn't a file of critical levels, or is damaged") from error
         conduct = Conduct(**about.pop("conduct"))
-        first = np.concatenate([[0], np.cumsum(counts)])
-        starts = np.full(first[-1], about["low"], np.float64)
-        starts[_inner(first)] = changes
         identity = make_family(about["family"], conduct, about["seed"]).identity
         return cls(
             **about, identity=identity, conduct=conduct, first=first, starts=starts,
-            classes=classes["classes"], unperturbed=classes["unperturbed"],
+            classes=classes, unperturbed=unperturbed,
         )  # fmt: skip
 
 
@@ -300,3 +330,13 @@ def _inner(first: Places) -> npt.NDArray[np.bool_]:
     inner = np.ones(first[-1], np.bool_)
     inner[first[:-1]] = False
     return inner
+
+
+def _packed(classes: Classes, bits: int) -> npt.NDArray[np.uint8]:
+    return np.packbits((classes[:, None] >> np.arange(bits, dtype=np.uint16)) & 1)
+
+
+def _unpacked(packed: npt.NDArray[np.uint8], bits: int, count: int) -> Classes:
+    kind: Any = np.uint16 if bits <= 16 else np.uint32
+    values = np.unpackbits(packed, count=bits * count).reshape(count, bits).astype(kind)
+    return np.asarray((values << np.arange(bits, dtype=kind)).sum(axis=1), dtype=kind)

@@ -20,7 +20,7 @@ from nearzero.activations import ACTIVATIONS
 from nearzero.errors import InputError
 from nearzero.files import make_folder, write_text
 from nearzero.matched import Design
-from nearzero.mechanisms.conditions import Condition, study_responses
+from nearzero.mechanisms.studies import Condition, study_responses
 from nearzero.verdict import Rules, Verdict, judge
 
 __all__ = ["Counts", "Power", "Rate", "overall_findings", "power"]
@@ -179,7 +179,7 @@ def power(
     """Count how often rules are right on studies of planted networks, and how often they are wrong.
 
     For each activation and strength there are networks that measure distance, networks that match templates, networks
-    that do half of each, and a null: one family measured several times (`nearzero.mechanisms.one_family`).
+    that do half of each, and a null: one family measured several times (`nearzero.mechanisms.studies`).
 
     Args:
         rules: the default ones if None.
