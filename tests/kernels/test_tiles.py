@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from nearzero.errors import InputError
-from nearzero.kernels import matching
-from nearzero.kernels.matching import similar_order
-from nearzero.kernels.tiles import PARTS, TILE, Tiles, sift, sift_room
+from nearzero.kernels import tiles as tiling
+from nearzero.kernels.tiles import PARTS, TILE, Tiles, sift, sift_room, similar_order
 
 
 def _sparse(examples, inputs, density=0.2, seed=0):
@@ -131,7 +130,7 @@ def _union(values, order):
 
 @pytest.mark.parametrize(("window", "share"), [(4000, 0.75), (16, 0.85)])
 def test_similar_order_is_a_permutation_that_brings_likes_together(window, share, monkeypatch):
-    monkeypatch.setattr(matching, "WINDOW", window)
+    monkeypatch.setattr(tiling, "WINDOW", window)
     base = _sparse(100, 300, seed=2)
     values = np.repeat(base, 2, axis=0)
     values[1::2, 7] ^= 1  # twins that differ in one pixel
@@ -144,6 +143,6 @@ def test_similar_order_is_a_permutation_that_brings_likes_together(window, share
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_similar_order_of_hostile_images_is_a_permutation(name, monkeypatch):
-    monkeypatch.setattr(matching, "WINDOW", 6)
+    monkeypatch.setattr(tiling, "WINDOW", 6)
     order = similar_order(IMAGES[name])
     np.testing.assert_array_equal(np.sort(order), np.arange(len(IMAGES[name])))

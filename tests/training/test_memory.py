@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from nearzero.errors import InputError
+from nearzero.kernels import descent
 from nearzero.networks import initial_stack
 from nearzero.pixels import Pixels
-from nearzero.training import fused
 from nearzero.training.engine import Examples
 from nearzero.training.fused import FusedEngine
-from nearzero.training.room import CPU_CHUNK, MOST_AHEAD, room_for
-from nearzero.training.stacked import StackedEngine
+from nearzero.training.stacked import CPU_CHUNK, MOST_AHEAD, StackedEngine, room_for
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 PAPER = 20, 128, 10  # runs, units, classes
@@ -81,7 +80,7 @@ def test_fewer_runs_at_once_where_memory_is_short(group, monkeypatch):
 @pytest.mark.parametrize("batch_size", [None, 64])
 def test_networks_that_do_not_fit_are_refused_before_anything_is_taken(batch_size, monkeypatch):
     monkeypatch.setenv("NEARZERO_MEMORY", "60 MB")
-    monkeypatch.setattr(fused, "make_weights", lambda shape: pytest.fail("too late"))
+    monkeypatch.setattr(descent, "make_weights", lambda shape: pytest.fail("too late"))
     with pytest.raises(InputError) as caught:
         make(FusedEngine, 1000, batch_size=batch_size, threads=2)
     assert_one_line(caught.value, 1000)

@@ -17,8 +17,7 @@ from torch.nn import functional
 
 from nearzero.networks import generator, initial_linear
 from nearzero.networks.modules import activation_module
-from nearzero.training.batches import epoch_order, steps_per_epoch
-from nearzero.training.engine import Examples
+from nearzero.training.engine import Examples, epoch_order, steps_per_epoch
 from nearzero.training.recipe import Recipe
 
 __all__ = ["deep_network", "train_deep"]
