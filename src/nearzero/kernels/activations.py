@@ -28,15 +28,7 @@ from nearzero.kernels.simd import (
     vmin,
 )
 
-__all__ = [
-    "KERNEL_ACTIVATIONS",
-    "activate",
-    "slope",
-    "verfc",
-    "vexp",
-    "vlog",
-    "vtanh",
-]
+__all__ = ["KERNEL_ACTIVATIONS", "activate", "slope", "verfc", "vexp", "vlog", "vtanh"]
 
 _F = np.float32
 _ROUND = _F(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds a float32 to a whole number

@@ -25,9 +25,8 @@ __all__ = ["any_compiled", "has_feature", "inlined", "jit"]
 
 def has_feature(name: str) -> bool:
     """Whether kernels are compiled for processors that have a feature, as LLVM calls it: "avx2", say."""
-    told = (
-        numba.config.CPU_FEATURES
-    )  # by the user: NUMBA_CPU_FEATURES, or NUMBA_CPU_NAME=generic, which has none
+    # by the user: NUMBA_CPU_FEATURES, or NUMBA_CPU_NAME=generic, which has none
+    told = numba.config.CPU_FEATURES
     known = llvmlite.binding.get_host_cpu_features().flatten() if told is None else told
     return f"+{name}" in known.split(",")
 

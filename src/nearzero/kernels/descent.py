@@ -13,17 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nearzero.kernels import readout
 from nearzero.kernels.forward import fold, forward_tile
 from nearzero.kernels.layout import aligned, by_width, each_strip, even, padded
-from nearzero.kernels.readout import (
-    MISSING,
-    activate_tile,
-    hidden_gradient,
-    logit_tile,
-    loss_tile,
-    output_gradient,
-    residual_tile,
-)
 from nearzero.kernels.simd import fma, halves, inlined, jit, load, load_like, splat, store, store_n
 from nearzero.kernels.tiles import TILE, TileArrays, add_list, build_tile, pixel_pairs, sift
 
@@ -95,7 +87,7 @@ def make_arrays(shape: Shape, rows: int) -> Arrays:
 def make_weights(shape: Shape, rows: int) -> Weights:
     """Zeros, and `MISSING` where there's no class, for so many networks."""
     own = make_arrays(shape, rows)
-    own.b2[:, shape.classes :] = MISSING
+    own.b2[:, shape.classes :] = readout.MISSING
     affine = shape.gain != 1 or shape.shift != 0
     w = aligned(own.w1.size).reshape(own.w1.shape) if affine else own.w1
     b = aligned(own.b1.size).reshape(own.b1.shape) if affine else own.b1
@@ -249,13 +241,13 @@ def _go_through(code, weights, shape, batches, span, plan, fresh, rate, room, gr
     tiles, labels, (tile, at, examples) = batches.tiles, batches.labels, span
     classes, units, pairs = weights.own.b2.size, weights.b.size, (examples + 1) // 2
     forward_tile(tiles, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
-    activate_tile(code, room.z, room.a, 2 * pairs, units)
-    logit_tile(room.a, examples, weights.w2t, shape.units, classes, room.logits)
-    loss, correct = loss_tile(room, weights.own.b2, labels, at, examples, loss)
+    readout.activate_tile(code, room.z, room.a, 2 * pairs, units)
+    readout.logit_tile(room.a, examples, weights.w2t, shape.units, classes, room.logits)
+    loss, correct = readout.loss_tile(room, weights.own.b2, labels, at, examples, loss)
     if plan.backward:
-        count = residual_tile(room, classes, labels, at, examples)
-        hidden_gradient(room, classes, count, weights.own.w2, shape.classes)
-        output_gradient(room, classes, count, shape.classes, gradient)
+        count = readout.residual_tile(room, classes, labels, at, examples)
+        readout.hidden_gradient(room, classes, count, weights.own.w2, shape.classes)
+        readout.output_gradient(room, classes, count, shape.classes, gradient)
         entries, starts = tiles.turned, tiles.turned_starts
         if count < examples:
             sift(tiles, tile, shape.inputs, room.taught, count, room.sifted)

@@ -197,10 +197,6 @@ def emitted(*kinds: Kind, gives: Any = vec) -> Callable[[Callable[..., Any]], An
 # --- LLVM pieces ---------------------------------------------------------------------------------------
 
 
-def _constant(value: float) -> Any:
-    return ir.Constant(_VEC, [value] * LANES)
-
-
 def _iconstant(value: int) -> Any:
     return ir.Constant(_IVEC, [value] * LANES)
 
@@ -234,15 +230,13 @@ def _splat_at(builder: Any, data: Any, index: Any) -> Any:
     return _splat(builder, builder.load(builder.gep(data, [index])))
 
 
-def _call(builder: Any, name: str, *args: Any) -> Any:
-    signature = ir.FunctionType(_VEC, [_VEC] * len(args))
-    return builder.call(
-        cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.v16f32"), args
-    )
+def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
+    signature = ir.FunctionType(result, [each.type for each in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}"), args)
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    return _call(builder, "fmuladd", a, b, c)
+    return _call(builder, "fmuladd.v16f32", _VEC, a, b, c)
 
 
 def _greater(builder: Any, a: Any, b: Any) -> Any:
@@ -276,7 +270,7 @@ splat_at = emitted(FLOATS, INDEX)(_splat_at)
 fma = emitted(VEC, VEC, VEC)(_fma)
 vmax = emitted(VEC, VEC)(_greater)
 vmin = emitted(VEC, VEC)(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
-vabs = emitted(VEC)(lambda b, x: _call(b, "fabs", x))
+vabs = emitted(VEC)(lambda b, x: _call(b, "fabs.v16f32", _VEC, x))
 exp2i = emitted(VEC)(
     lambda b, x: b.bitcast(b.shl(b.add(b.fptosi(x, _IVEC), _iconstant(127)), _iconstant(23)), _VEC)
 )
@@ -306,7 +300,7 @@ _operator(operator.add, 2, lambda b, x, y: b.fadd(x, y))
 _operator(operator.sub, 2, lambda b, x, y: b.fsub(x, y))
 _operator(operator.mul, 2, lambda b, x, y: b.fmul(x, y))
 _operator(operator.truediv, 2, lambda b, x, y: b.fdiv(x, y))
-_operator(operator.neg, 1, lambda b, x: b.fsub(_constant(-0.0), x))
+_operator(operator.neg, 1, lambda b, x: b.fneg(x))
 
 
 @emitted(VEC, gives=types.UniTuple(vec, 2))
@@ -418,18 +412,14 @@ def store_shorts(builder: Any, data: Any, index: Any, values: Any) -> None:
 def prefetch(builder: Any, source: Any, index: Any) -> None:
     """Ask for the cache line of ``source[index]``, which need not exist."""
     where = pointer(builder, source, index, _I8)
-    kinds = [ir.Constant(_I32, kind) for kind in (0, 2, 1)]  # to read, into the second-level cache, data
-    signature = ir.FunctionType(ir.VoidType(), [where.type, _I32, _I32, _I32])
-    ask = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-    builder.call(ask, [where, *kinds])
+    kinds = map(_I32, (0, 2, 1))  # to read, into the second-level cache, data
+    _call(builder, "prefetch.p0", ir.VoidType(), where, *kinds)
 
 
 def _permuted(builder: Any, values: Any, places: Any) -> Any:
     """values[places[k]] for each of eight k: one instruction with AVX2."""
     if has_feature("avx2"):
-        kind = ir.FunctionType(values.type, [values.type, values.type])
-        permute = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.permd")
-        return builder.call(permute, [values, places])
+        return _call(builder, "x86.avx2.permd", values.type, values, places)
     result = ir.Constant(values.type, ir.Undefined)
     for k in range(8):
         place = ir.Constant(_I32, k)

@@ -9,7 +9,7 @@ Most pixels of most images are zero, so both products with the images go over li
 - *gradient*, sum of dz x^T: pixels are taken in pairs, and for each pair the examples where either isn't zero are
   listed, ascending; to list them, the tile's bytes are turned. One row of dz serves both pixels.
 
-A full batch has its tiles built once (`Tiles`); mini-batches and evaluation build each tile where it's
+A full batch has its tiles built once (`build_tiles`); mini-batches and evaluation build each tile where it's
 used, in some microseconds, by the same code.
 
 The lists of a pair of examples are as long as the union of the two images' non-zeros. For two MNIST images at random
@@ -21,7 +21,6 @@ of its neighbours that is still free. All of it in whole numbers, so the same da
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -52,9 +51,9 @@ __all__ = [
     "TILE",
     "Sifted",
     "TileArrays",
-    "Tiles",
     "add_list",
     "build_tile",
+    "build_tiles",
     "known_order",
     "order_of",
     "pixel_pairs",
@@ -78,6 +77,7 @@ SAMPLE = 128  # so many of the examples
 
 
 Order = npt.NDArray[np.int32]
+Lists = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]  # entries, and where each list starts
 
 _known: WeakKeyDictionary[Pixels, Order] = WeakKeyDictionary()  # as long as the pixels live
 
@@ -233,43 +233,26 @@ def add_list(entries, first, last, rows, base, width, sums):  # type: ignore[no-
     return sums
 
 
-@dataclass(frozen=True, eq=False)
-class Tiles:
-    """All tiles of a data set, in a given order of its examples; the last one is filled up with zero images.
+def build_tiles(values: npt.NDArray[np.uint8], order: Order, *, gradients: bool) -> TileArrays:
+    """Return all tiles of `values`, (N, D), in an order of its examples; the last one is filled up with zero images.
 
-    Memory for MNIST's 60,000 images: 21 MB of entries and, for the gradient, 23 MB of turned ones.
-
-    Attributes:
-        order: (N,) which example stands where.
-        arrays: of all tiles one after the other; without rows and columns, and without lists of pairs of pixels
-            unless made for gradients.
+    They are without rows and columns, and without lists of pairs of pixels unless made for gradients. Memory for
+    MNIST's 60,000 images: 21 MB of entries and, for the gradient, 23 MB of turned ones; held twice meanwhile.
     """
-
-    order: Order
-    arrays: TileArrays
-
-    def __len__(self) -> int:
-        return -(-len(self.order) // TILE)
-
-    @classmethod
-    def build(cls, values: npt.NDArray[np.uint8], order: Order, *, gradients: bool) -> Tiles:
-        """Tiles of `values`, (N, D), whose entries are held twice meanwhile."""
-        examples, inputs = len(order), values.shape[1]
-        check_inputs(inputs)
-        one, flat = tile_room(inputs), values.reshape(-1)
-        lists, turned = [], []
-        for first in range(0, examples, TILE):
-            build_tile(one, flat, inputs, order, first, min(TILE, examples - first), gradients)
-            lists.append((one.entries[: one.starts[-1]].copy(), one.starts.copy()))
-            if gradients:
-                turned.append((one.turned[: one.turned_starts[-1]].copy(), one.turned_starts.copy()))
-        rows = np.empty(0, np.uint8)
-        return cls(order, TileArrays(rows, *_joined(lists), rows, *_joined(turned)))
+    examples, inputs = len(order), values.shape[1]
+    check_inputs(inputs)
+    one, flat = tile_room(inputs), values.reshape(-1)
+    lists, turned = [], []
+    for first in range(0, examples, TILE):
+        build_tile(one, flat, inputs, order, first, min(TILE, examples - first), gradients)
+        lists.append((one.entries[: one.starts[-1]].copy(), one.starts.copy()))
+        if gradients:
+            turned.append((one.turned[: one.turned_starts[-1]].copy(), one.turned_starts.copy()))
+    rows = np.empty(0, np.uint8)
+    return TileArrays(rows, *_joined(lists), rows, *_joined(turned))
 
 
-def _joined(
-    lists: list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]],
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+def _joined(lists: list[Lists]) -> Lists:
     """The entries and starts of tiles, as those of all tiles one after the other."""
     entries = [np.empty(0, np.uint32), *(each for each, _ in lists)]
     begins = np.cumsum([len(each) for each in entries])

@@ -158,10 +158,9 @@ def check_engine(
     for name, each in (("training", train), ("test", test)):
         if not len(each) or len(each.pixels) != len(each.labels):
             raise InputError(f"the {name} set has {len(each.pixels)} images and {len(each.labels)} labels")
-        if each.pixels.values.shape[1] != inputs:
-            raise InputError(
-                f"images of the {name} set have {each.pixels.values.shape[1]} pixels; the networks take {inputs}"
-            )
+        width = each.pixels.values.shape[1]
+        if width != inputs:
+            raise InputError(f"images of the {name} set have {width} pixels; the networks take {inputs}")
         if each.labels.min() < 0 or each.labels.max() >= classes:
             raise InputError(
                 f"labels of the {name} set go from {each.labels.min()} to {each.labels.max()}; "

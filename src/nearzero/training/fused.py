@@ -23,7 +23,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -34,7 +33,7 @@ import numpy.typing as npt
 from nearzero.kernels import descent
 from nearzero.kernels.layout import even, from_strips, to_strips
 from nearzero.kernels.readout import ACTIVATION_CODES, make_room
-from nearzero.kernels.tiles import TILE, Tiles, order_of, row_stride, tile_room
+from nearzero.kernels.tiles import TILE, build_tiles, order_of, row_stride, tile_room
 from nearzero.memory import memory_limit
 from nearzero.networks import Stack
 from nearzero.threads import parallel, thread_count
@@ -54,10 +53,10 @@ Order = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A set of examples as tiles of similar images; labels in the same order."""
+    """A set of examples as tiles of similar images: their order, and the tiles with their labels."""
 
-    tiles: Tiles
-    labels: npt.NDArray[np.int32]
+    order: Order
+    batches: descent.Batches
 
     @classmethod
     def of(cls, examples: Examples, *, gradients: bool) -> _Prepared:
@@ -65,26 +64,24 @@ class _Prepared:
         known = _prepared.setdefault(examples, {})
         if gradients not in known:
             order = order_of(examples.pixels)
-            tiles = Tiles.build(examples.pixels.values, order, gradients=gradients)
-            known[gradients] = cls(tiles, examples.labels[order].astype(np.int32))
+            tiles = build_tiles(examples.pixels.values, order, gradients=gradients)
+            labels = examples.labels[order].astype(np.int32)
+            unread = np.empty(0, np.uint8), np.empty(0, np.int32)
+            known[gradients] = cls(order, descent.Batches(tiles, False, *unread, labels))
         return known[gradients]
 
-    @cached_property
-    def batches(self) -> descent.Batches:
-        """The tiles, which are there."""
-        return descent.Batches(
-            self.tiles.arrays, False, np.empty(0, np.uint8), np.empty(0, np.int32), self.labels
-        )
+    def __len__(self) -> int:
+        return len(self.order)
 
     @property
     def shard(self) -> int:
         """Examples in a shard: whole tiles, and as many whatever their size."""
-        return -(-len(self.labels) // (SHARDS * LARGEST)) * LARGEST
+        return -(-len(self) // (SHARDS * LARGEST)) * LARGEST
 
     @property
     def shards(self) -> int:
         """How many there are."""
-        return -(-len(self.labels) // self.shard)
+        return -(-len(self) // self.shard)
 
 
 # as long as the examples live
@@ -182,14 +179,14 @@ class FusedEngine:
             self._take_turns(step, stop)
             return
         rate = np.float32(self._rate / len(self._train))
+
+        def move(run: int) -> None:
+            descent.update(self._weights[run], self._gradients[run], self._shape, rate)
+
         for _ in range(step, stop):
             self._pass("train", [run for run in runs if run not in self._known])
             self._known.difference_update(runs)
-            parallel(
-                lambda run: descent.update(self._weights[run], self._gradients[run], self._shape, rate),
-                runs,
-                self._threads,
-            )
+            parallel(move, runs, self._threads)
 
     def stack(self) -> Stack:
         """A copy of the current weights."""
@@ -248,7 +245,7 @@ class FusedEngine:
             group = runs[first : first + self._group]
             losses, rights = self._shard_sums(data, group)
             for place, run in enumerate(group):
-                loss[run] = sum(losses[place].tolist()) / len(data.labels) if self._finite(run) else np.nan
+                loss[run] = sum(losses[place].tolist()) / len(data) if self._finite(run) else np.nan
                 correct[run] = rights[place].sum()
         return Measurement(loss, correct)
 
@@ -256,7 +253,7 @@ class FusedEngine:
         self, data: _Prepared, group: list[int]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """(group, shards): losses and correct predictions of a few runs; keeps gradients, given the tiles for it."""
-        shards, backward = data.shards, data.tiles.arrays.turned_starts.size > 1
+        shards, backward = data.shards, data.batches.tiles.turned_starts.size > 1
         losses, rights = np.zeros((len(group), shards)), np.zeros((len(group), shards), np.int64)
         if backward:
             missing = len(group) * shards - len(self._parts)
@@ -330,7 +327,7 @@ class FusedEngine:
         known = self._epochs.get(seed)
         if known is None or known[0] != epoch:
             assert self._batch is not None
-            similar = self._sets["train"].tiles.order
+            similar = self._sets["train"].order
             rank = np.empty_like(similar)
             rank[similar] = np.arange(len(similar), dtype=np.int32)
             places = rank[engine.epoch_order(seed, epoch, len(similar))]
@@ -338,6 +335,6 @@ class FusedEngine:
             places[:whole].reshape(-1, self._batch).sort(axis=1)
             places[whole:].sort()
             order = similar[places]
-            known = (epoch, order, self._sets["train"].labels[places])
+            known = (epoch, order, self._sets["train"].batches.labels[places])
             self._epochs[seed] = known
         return known[1:]

@@ -32,7 +32,7 @@ from nearzero.memory import memory_limit
 from nearzero.networks import Stack
 from nearzero.training import engine
 from nearzero.training.engine import Examples, Look, Measurement, Precision
-from nearzero.training.products import factor_type, first_layer, pixel_columns, product, products_in
+from nearzero.training.products import first_layer, pixel_columns, product, products_in
 from nearzero.training.readout import Readout, read_out
 
 __all__ = ["StackedEngine", "agree", "reader_for", "room_for"]
@@ -82,10 +82,8 @@ class _OnDevice:
 
     @classmethod
     def of(cls, examples: Examples, device: torch.device, dtype: torch.dtype) -> _OnDevice:
-        values, labels = (
-            torch.from_numpy(each).to(device) for each in (examples.pixels.values, examples.labels)
-        )
-        return cls(pixel_columns(values, dtype), labels)
+        columns = pixel_columns(torch.from_numpy(examples.pixels.values).to(device), dtype)
+        return cls(columns, torch.from_numpy(examples.labels).to(device))
 
 
 class StackedEngine:
@@ -123,7 +121,7 @@ class StackedEngine:
     ) -> None:
         engine.check_engine(stack, train, test, seeds, batch_size)
         self._device, self._precision = torch.device(device), precision
-        self._factor = factor_type(precision)
+        self._factor = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self._activation = engine.one_activation(stack)
         self._affine = train.pixels.gain, train.pixels.shift
         arrays = (torch.from_numpy(array) for array in (stack.w1, stack.b1, stack.w2, stack.b2))
@@ -146,14 +144,8 @@ class StackedEngine:
                 self._activation, like, shape, rounded=kernel and precision != "float32"
             )
         self.kernel = self._reader.func is not read_out
-        self._room = room_for(
-            self._device,
-            shape,
-            weights=flat.nbytes,
-            sets=sum(each.columns.nbytes for each in self._sets.values()),
-            factor=self._factor.itemsize,
-        )
-        self.ahead = self._room.ahead
+        held, size = sum(each.columns.nbytes for each in self._sets.values()), self._factor.itemsize
+        self._chunk, self.ahead = room_for(self._device, shape, weights=flat.nbytes, sets=held, factor=size)
 
     # --- what an engine does -----------------------------------------------------------------------------
 
@@ -225,7 +217,7 @@ class StackedEngine:
         if gradients:
             self._gradient = self._weights.like(torch.zeros_like(self._weights.flat))
             self._gradient_of = self.active.copy()
-        parts = -(-len(data.labels) // self._room.chunk)
+        parts = -(-len(data.labels) // self._chunk)
         size = -(-len(data.labels) // parts)
         for group in self._groups:
             factors = self._factors(group)
@@ -271,9 +263,8 @@ class StackedEngine:
 
     def _update(self, group: slice, gradient: _Rows, examples: int) -> None:
         """w <- w - rate * gradient / examples, for the active runs of a group."""
-        if not np.array_equal(
-            self._mask[0], self.active
-        ):  # seldom: the device's copy would have to be waited for
+        # seldom: the device's copy would have to be waited for
+        if not np.array_equal(self._mask[0], self.active):
             host = self.active.copy()
             self._mask = host, torch.from_numpy(host).to(self._device)
         flat = self._weights.flat[group]
@@ -383,23 +374,10 @@ def agree(one: Reader, other: Reader, like: Tensor, shape: tuple[int, int, int])
 # --- how much is in memory at the same time --------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Room:
-    """What fits.
-
-    Attributes:
-        chunk: examples of a whole set in work at the same time.
-        ahead: looks at once; the weights of each are kept.
-    """
-
-    chunk: int
-    ahead: int
-
-
 def room_for(
     device: torch.device, shape: tuple[int, int, int], *, weights: int, sets: int, factor: int
-) -> Room:
-    """What fits on a device where the sets of examples, and the weights once, already are.
+) -> tuple[int, int]:
+    """Return what fits on a device where the sets of examples, and the weights once, already are.
 
     On the processor, and wherever `NEARZERO_MEMORY` is set, that setting is what all of it may take. Otherwise a
     GPU's memory is its own: a share of what's free there, since nobody else is likely to be at work on it.
@@ -410,6 +388,10 @@ def room_for(
         weights: bytes of the weights of all runs.
         sets: bytes of the examples.
         factor: bytes of a number as a factor of products.
+
+    Returns:
+        How many examples of a whole set are in work at the same time; how many looks are taken at once, the weights of
+        each of which are kept.
 
     Raises:
         InputError: not even a few examples would fit.
@@ -431,4 +413,4 @@ def room_for(
     ahead = min(MOST_AHEAD, max(1, left // 4 // weights))
     chunk = max(LEAST_CHUNK, (left - ahead * weights) // example)
     most = CPU_CHUNK if device.type == "cpu" else (2**31 - 1) // (shared * units)  # indices of 32 bits
-    return Room(min(chunk, max(LEAST_CHUNK, most)), ahead)
+    return min(chunk, max(LEAST_CHUNK, most)), ahead
