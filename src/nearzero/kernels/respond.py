@@ -97,7 +97,7 @@ def _sum_units(room, w2, units):  # type: ignore[no-untyped-def]
         total, none = splat_n(_F(0.0), SUMS), splat_n(_F(0.0), VECTORS)
         for unit in range(units):
             values = load_like(room.a, unit * WIDTH, none)
-            total = outer_n(w2, (group * units + unit) * GROUP, values, total)
+            total = outer_n(w2, (group * units + unit) * GROUP, 1, values, total)
         store_n(room.sums, group * GROUP * WIDTH, total)
 
 

@@ -19,7 +19,7 @@ Inside ``@jit`` functions, `Vec` supports ``+ - * /`` and unary minus, and these
 ``store_n(a, i, t)``    the reverse
 ``splat_n(x, n)``       a tuple of n times ``splat(x)``
 ``add_n, mul_n``        tuples added, or multiplied, lane by lane
-``outer_n(a, i, v, t)`` ``t[k*n+j] + a[i+k] * v[j]`` for every k and the n vectors of v: a unit's share of sums
+``outer_n``             ``(a, i, s, v, t)``: ``t[k*n+j] + a[i+k*s] * v[j]`` for every k and the n vectors of v
 ``hsum(v)``             the sum of the lanes, in a fixed order
 ``exp2i(v)``            2**v for lanes that hold whole numbers in [-126, 127]
 ``split_exponent(v)``   ``(m, e)`` with v = m * 2**e, m in [0.5, 1), for positive normal v
@@ -78,7 +78,6 @@ __all__ = [
     "load_like",
     "mul_n",
     "outer_n",
-    "outer_rows_n",
     "polynomial",
     "prefetch",
     "select_gt",
@@ -338,11 +337,11 @@ add_n = emitted(VECS, VECS, gives=lambda a, b: a)(lambda b, x, y: list(map(b.fad
 mul_n = emitted(VECS, VECS, gives=lambda a, b: a)(lambda b, x, y: list(map(b.fmul, x, y)))
 
 
-@emitted(FLOATS, INDEX, VECS, VECS, gives=lambda array, index, values, sums: sums)
-def outer_n(builder: Any, data: Any, index: Any, values: Any, sums: Any) -> Any:
+@emitted(FLOATS, INDEX, INDEX, VECS, VECS, gives=lambda array, index, stride, values, sums: sums)
+def outer_n(builder: Any, data: Any, index: Any, stride: Any, values: Any, sums: Any) -> Any:
     count, result = len(values), []
     for k in range(0, len(sums), count):
-        weight = _splat_at(builder, data, further(builder, index, k // count))
+        weight = _splat_at(builder, data, further(builder, index, k // count, stride))
         result += [_fma(builder, weight, *pair) for pair in zip(values, sums[k : k + count], strict=True)]
     return result
 
@@ -354,16 +353,6 @@ def axpy_pair(builder: Any, first: Any, second: Any, data: Any, index: Any, sums
     rows = [_load(builder, data, further(builder, index, k * LANES)) for k in range(half)]
     factors = [first] * half + [second] * half
     return [_fma(builder, *each) for each in zip(factors, rows + rows, sums, strict=True)]
-
-
-@emitted(FLOATS, INDEX, INDEX, VEC, VECS, gives=lambda array, index, stride, value, sums: sums)
-def outer_rows_n(builder: Any, data: Any, index: Any, stride: Any, value: Any, sums: Any) -> Any:
-    """``t[k] + a[i + k * stride] * v`` for every k: `outer_n` down a column."""
-    places = (further(builder, index, k, stride) for k in range(len(sums)))
-    return [
-        _fma(builder, _splat_at(builder, data, place), value, total)
-        for place, total in zip(places, sums, strict=True)
-    ]
 
 
 @emitted(FLOATS, INDEX, INDEX, VECS, gives=types.void)
