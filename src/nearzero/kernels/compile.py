@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,16 +50,15 @@ class _ForgivingCache(FunctionCache):  # type: ignore[misc]
     """A cache whose damage costs time and nothing else."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
+        # a file cut short, a class that moved, a disk that fails: all mean "not there"
+        with suppress(Exception):
             return super().load_overload(sig, target_context)
-        except Exception:  # a file cut short, a class that moved, a disk that fails: all mean "not there"
-            return None
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        try:
+        # no space, no permission, a damaged index: the code in memory is good
+        with suppress(Exception):
             super().save_overload(sig, data)
-        except Exception:  # no space, no permission, a damaged index: the code in memory is good
-            return
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -73,16 +73,14 @@ def activation_name(module: nn.Module) -> str:
     kind = type(module)
     if kind.__name__.lower() == "abs":
         return "abs"
-    for name, known in _MODULES.items():
-        if kind is known:
-            attribute, value = _DEFAULTS.get(kind, ("", None))
-            if attribute and getattr(module, attribute) != value:
-                raise InputError(
-                    f"{module} has {attribute} other than {value}, which isn't among the nine activations"
-                )
-            if isinstance(module, nn.Softplus) and not (module.beta == 1 and module.threshold == 20):
-                raise InputError(
-                    f"{module} isn't the default softplus, which alone is among the nine activations"
-                )
-            return name
-    raise InputError(f"activation {module} isn't among the nine; known are {', '.join(_MODULES)}")
+    name = next((name for name, known in _MODULES.items() if kind is known), None)
+    if name is None:
+        raise InputError(f"activation {module} isn't among the nine; known are {', '.join(_MODULES)}")
+    attribute, value = _DEFAULTS.get(kind, ("", None))
+    if attribute and getattr(module, attribute) != value:
+        raise InputError(
+            f"{module} has {attribute} other than {value}, which isn't among the nine activations"
+        )
+    if isinstance(module, nn.Softplus) and not (module.beta == 1 and module.threshold == 20):
+        raise InputError(f"{module} isn't the default softplus, which alone is among the nine activations")
+    return name

@@ -109,11 +109,8 @@ class TwoLayer:
         from nearzero.networks.modules import activation_module
 
         linear = partial(torch.nn.utils.skip_init, torch.nn.Linear)  # draws no random numbers
-        model = torch.nn.Sequential(
-            linear(self.inputs, self.units),
-            activation_module(self.activation),
-            linear(self.units, self.classes),
-        )
+        hidden, output = linear(self.inputs, self.units), linear(self.units, self.classes)
+        model = torch.nn.Sequential(hidden, activation_module(self.activation), output)
         state = {"0.weight": self.w1, "0.bias": self.b1, "2.weight": self.w2, "2.bias": self.b2}
         model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in state.items()})
         return model

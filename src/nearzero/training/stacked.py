@@ -169,13 +169,11 @@ class StackedEngine:
                 marks += [self._marks(which) for which in ("train", "test")[: 1 + tested]]
                 self._kept.append(self._weights.flat.clone())
             numbers = iter(torch.stack(marks).cpu().numpy())
-        return [
-            Look(
-                self._measurement("train", next(numbers)),
-                self._measurement("test", next(numbers)) if tested else None,
-            )
-            for _, tested in plan
-        ]
+
+        def measured(which: str) -> Measurement:
+            return self._measurement(which, next(numbers))
+
+        return [Look(measured("train"), measured("test") if tested else None) for _, tested in plan]
 
     def look_back(self, place: int) -> Stack:
         """A copy of the weights at look `place` of the last plan."""
