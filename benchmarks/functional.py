@@ -27,8 +27,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 import timing
 from nearzero.networks import Stack, initial_stack
-from nearzero.training.batches import epoch_order, steps_per_epoch
-from nearzero.training.engine import Examples, Measurement, Precision
+from nearzero.training.engine import Examples, Measurement, Precision, epoch_order, steps_per_epoch
 from nearzero.training.products import products_in
 from nearzero.training.stacked import StackedEngine
 

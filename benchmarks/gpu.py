@@ -33,9 +33,8 @@ from nearzero.datasets import load
 from nearzero.networks import Stack, TwoLayer, initial_stack
 from nearzero.pixels import Pixels
 from nearzero.training.engine import Examples, Precision
-from nearzero.training.recipe import Recipe
 from nearzero.training.stacked import StackedEngine
-from nearzero.training.train import History, Progress, train
+from nearzero.training.train import History, Progress, Recipe, train
 
 LEARNING_RATE = 0.001
 STUDY_STEPS = 2 * 5000  # two networks

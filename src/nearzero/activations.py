@@ -50,28 +50,16 @@ def _leaky_relu(z: Array) -> Array:
     return np.where(z > 0, z, z * z.dtype.type(0.01))
 
 
-def _gelu(z: Array) -> Array:
-    return np.asarray(z * special.ndtr(z), dtype=z.dtype)
-
-
-def _softplus(z: Array) -> Array:
-    return np.asarray(np.logaddexp(z, z.dtype.type(0)))
-
-
-def _elu(z: Array) -> Array:
-    return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
-
-
 _ALL = (
     Activation("relu", "ReLU", lambda z: np.maximum(z, 0), homogeneous=True, piecewise_linear=True),
     Activation("abs", "Abs", np.abs, homogeneous=True, piecewise_linear=True),
     Activation("leaky_relu", "Leaky ReLU", _leaky_relu, homogeneous=True, piecewise_linear=True),
-    Activation("gelu", "GELU", _gelu),
+    Activation("gelu", "GELU", lambda z: np.asarray(z * special.ndtr(z), dtype=z.dtype)),
     Activation("silu", "SiLU", lambda z: np.asarray(z * special.expit(z))),
     Activation("tanh", "tanh", np.tanh),
     Activation("sigmoid", "sigmoid", lambda z: np.asarray(special.expit(z))),
-    Activation("softplus", "softplus", _softplus),
-    Activation("elu", "ELU", _elu),
+    Activation("softplus", "softplus", lambda z: np.asarray(np.logaddexp(z, z.dtype.type(0)))),
+    Activation("elu", "ELU", lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0)))),
 )
 
 ACTIVATIONS: dict[str, Activation] = {each.name: each for each in _ALL}

@@ -20,11 +20,10 @@ from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS
 from nearzero.kernels.along import Line, line_room, respond_along
-from nearzero.kernels.changes import add_changes
 from nearzero.kernels.forward import preactivations
 from nearzero.kernels.layout import aligned
-from nearzero.kernels.matching import known_order
-from nearzero.kernels.respond import BLOCK, GROUP, make_room, respond, respond_scaled
+from nearzero.kernels.respond import BLOCK, GROUP, add_changes, make_room, respond, respond_scaled
+from nearzero.kernels.tiles import known_order
 from nearzero.lines import find_lines
 from nearzero.memory import memory_limit
 from nearzero.networks import TwoLayer

@@ -6,7 +6,7 @@ import pytest
 from nearzero.errors import InputError
 from nearzero.kernels.forward import preactivations
 from nearzero.kernels.layout import by_strip, from_strips, strips
-from nearzero.kernels.matching import similar_order
+from nearzero.kernels.tiles import similar_order
 from nearzero.pixels import Pixels
 
 

@@ -3,16 +3,14 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from nearzero.errors import InputError
-from nearzero.kernels import matching
-from nearzero.kernels.matching import similar_order
-from nearzero.kernels.tiles import PARTS, TILE, Tiles, sift, sift_room
+from nearzero.kernels import tiles as tiling
+from nearzero.kernels.tiles import LISTS, PARTS, TILE, build_tiles, sift, sift_room, similar_order
 
 
 def _sparse(examples, inputs, density=0.2, seed=0):
@@ -34,9 +32,13 @@ IMAGES = {
 }
 
 
-def _from_lists(tiles, inputs):
-    arrays = tiles.arrays
-    dense = np.zeros((len(tiles) * TILE, inputs), np.uint8)
+def _count(tiles):
+    """How many tiles they are."""
+    return tiles.starts.size // LISTS
+
+
+def _from_lists(arrays, inputs):
+    dense = np.zeros((_count(arrays) * TILE, inputs), np.uint8)
     for pair, (first, last) in enumerate(pairwise(arrays.starts[::PARTS])):
         assert (np.diff(arrays.starts[pair * PARTS : (pair + 1) * PARTS + 1]) >= 0).all()
         entries = arrays.entries[first:last]
@@ -48,9 +50,9 @@ def _from_lists(tiles, inputs):
     return dense
 
 
-def _from_turned_lists(tiles, inputs):
-    arrays, pairs = tiles.arrays, -(-inputs // 2)
-    dense = np.zeros((len(tiles) * TILE, 2 * pairs), np.uint8)
+def _from_turned_lists(arrays, inputs):
+    pairs = -(-inputs // 2)
+    dense = np.zeros(((arrays.turned_starts.size - 1) // pairs * TILE, 2 * pairs), np.uint8)
     for place, (first, last) in enumerate(pairwise(arrays.turned_starts)):
         tile, pair = divmod(place, pairs)
         entries = arrays.turned[first:last]
@@ -68,29 +70,29 @@ def test_lists_give_the_images_back(name):
     values = IMAGES[name]
     examples, inputs = values.shape
     order = np.random.default_rng(1).permutation(examples).astype(np.int32)
-    tiles = Tiles.build(values, order, gradients=True)
-    assert len(tiles) == -(-examples // TILE)
+    tiles = build_tiles(values, order, gradients=True)
+    assert _count(tiles) == -(-examples // TILE)
     dense = _from_lists(tiles, inputs)
     np.testing.assert_array_equal(dense[:examples], values[order])
     assert not dense[examples:].any()
     np.testing.assert_array_equal(_from_turned_lists(tiles, inputs), dense)
-    assert Tiles.build(values, order, gradients=False).arrays.turned_starts.size == 1
+    assert build_tiles(values, order, gradients=False).turned_starts.size == 1
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_sifted_lists_are_those_of_the_examples_that_are_wanted(name):
     values = IMAGES[name]
     examples, inputs = values.shape
-    tiles = Tiles.build(values, np.arange(examples, dtype=np.int32), gradients=True)
+    tiles = build_tiles(values, np.arange(examples, dtype=np.int32), gradients=True)
     sifted, rng = sift_room(inputs), np.random.default_rng(2)
-    for tile in range(len(tiles)):
+    for tile in range(_count(tiles)):
         count = min(TILE, examples - tile * TILE)
         wanted = np.flatnonzero(rng.random(count) < 0.5)
-        sift(tiles.arrays, tile, inputs, wanted, len(wanted), sifted)
+        sift(tiles, tile, inputs, wanted, len(wanted), sifted)
         kept = np.zeros((TILE, inputs), np.uint8)
         kept[wanted] = values[tile * TILE + wanted]
-        of_one = tiles.arrays._replace(turned=sifted.entries, turned_starts=sifted.starts)
-        dense = _from_turned_lists(replace(tiles, arrays=of_one, order=np.arange(count)), inputs)
+        of_one = tiles._replace(turned=sifted.entries, turned_starts=sifted.starts)
+        dense = _from_turned_lists(of_one, inputs)
         np.testing.assert_array_equal(dense, kept)
 
 
@@ -98,12 +100,12 @@ LISTED = """
 import sys
 import numpy as np
 from nearzero.kernels.compile import has_feature
-from nearzero.kernels.tiles import Tiles
+from nearzero.kernels.tiles import build_tiles
 
 assert not has_feature("avx2")
 images = np.load(sys.argv[1])
 order = np.arange(len(images), dtype=np.int32)
-np.save(sys.argv[2], Tiles.build(images, order, gradients=False).arrays.entries)
+np.save(sys.argv[2], build_tiles(images, order, gradients=False).entries)
 """
 
 
@@ -115,13 +117,13 @@ def test_any_processor_lists_the_same(tmp_path):
     plain = {**os.environ, **generic, "NEARZERO_CACHE": str(tmp_path)}
     paths = [str(tmp_path / name) for name in ("images.npy", "entries.npy")]
     subprocess.run([sys.executable, "-c", LISTED, *paths], env=plain, check=True)
-    here = Tiles.build(images, order, gradients=False).arrays
+    here = build_tiles(images, order, gradients=False)
     np.testing.assert_array_equal(np.load(paths[1]), here.entries)
 
 
 def test_too_many_pixels_are_refused():
     with pytest.raises(InputError, match="images have 65537 pixels; the sparse kernels take at most 65536"):
-        Tiles.build(np.zeros((1, 65537), np.uint8), np.zeros(1, np.int32), gradients=False)
+        build_tiles(np.zeros((1, 65537), np.uint8), np.zeros(1, np.int32), gradients=False)
 
 
 def _union(values, order):
@@ -131,7 +133,7 @@ def _union(values, order):
 
 @pytest.mark.parametrize(("window", "share"), [(4000, 0.75), (16, 0.85)])
 def test_similar_order_is_a_permutation_that_brings_likes_together(window, share, monkeypatch):
-    monkeypatch.setattr(matching, "WINDOW", window)
+    monkeypatch.setattr(tiling, "WINDOW", window)
     base = _sparse(100, 300, seed=2)
     values = np.repeat(base, 2, axis=0)
     values[1::2, 7] ^= 1  # twins that differ in one pixel
@@ -144,6 +146,6 @@ def test_similar_order_is_a_permutation_that_brings_likes_together(window, share
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_similar_order_of_hostile_images_is_a_permutation(name, monkeypatch):
-    monkeypatch.setattr(matching, "WINDOW", 6)
+    monkeypatch.setattr(tiling, "WINDOW", 6)
     order = similar_order(IMAGES[name])
     np.testing.assert_array_equal(np.sort(order), np.arange(len(IMAGES[name])))

@@ -12,7 +12,8 @@ from torch import nn
 import nearzero as nz
 from nearzero.kernels.compile import has_feature
 from nearzero.networks import initial_stack
-from nearzero.networks.modules import Abs, PerturbationLayer, activation_module, from_module
+from nearzero.networks.modules import Abs, PerturbationLayer, activation_module
+from nearzero.networks.two_layer import from_module
 
 SHAPES = ((5, 3), (5,), (4, 5), (4,))
 

@@ -20,7 +20,7 @@ from nearzero.study.spec import (
     spec_digest,
     spec_text,
 )
-from nearzero.training.recipe import Recipe
+from nearzero.training.train import Recipe
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -14,8 +14,8 @@ from nearzero.networks import initial_stack
 from nearzero.threads import parallel
 from nearzero.training.deep import deep_network, train_deep
 from nearzero.training.engine import Examples
-from nearzero.training.recipe import Recipe
 from nearzero.training.stacked import StackedEngine
+from nearzero.training.train import Recipe
 
 
 @pytest.fixture(scope="module")

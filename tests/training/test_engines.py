@@ -11,8 +11,7 @@ from nearzero.activations import ACTIVATIONS
 from nearzero.errors import InputError
 from nearzero.networks import Stack, initial_stack
 from nearzero.pixels import Pixels
-from nearzero.training.batches import epoch_order, steps_per_epoch
-from nearzero.training.engine import Examples
+from nearzero.training.engine import Examples, epoch_order, steps_per_epoch
 from nearzero.training.fused import FusedEngine
 from nearzero.training.stacked import StackedEngine
 

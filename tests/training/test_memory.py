@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from nearzero.errors import InputError
+from nearzero.kernels import descent
 from nearzero.networks import initial_stack
 from nearzero.pixels import Pixels
-from nearzero.training import fused
 from nearzero.training.engine import Examples
 from nearzero.training.fused import FusedEngine
-from nearzero.training.room import CPU_CHUNK, MOST_AHEAD, room_for
-from nearzero.training.stacked import StackedEngine
+from nearzero.training.stacked import CPU_CHUNK, MOST_AHEAD, StackedEngine, room_for
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 PAPER = 20, 128, 10  # runs, units, classes
@@ -81,7 +80,7 @@ def test_fewer_runs_at_once_where_memory_is_short(group, monkeypatch):
 @pytest.mark.parametrize("batch_size", [None, 64])
 def test_networks_that_do_not_fit_are_refused_before_anything_is_taken(batch_size, monkeypatch):
     monkeypatch.setenv("NEARZERO_MEMORY", "60 MB")
-    monkeypatch.setattr(fused, "make_weights", lambda shape: pytest.fail("too late"))
+    monkeypatch.setattr(descent, "make_weights", lambda shape: pytest.fail("too late"))
     with pytest.raises(InputError) as caught:
         make(FusedEngine, 1000, batch_size=batch_size, threads=2)
     assert_one_line(caught.value, 1000)
@@ -102,7 +101,7 @@ def test_the_stacked_engine_takes_examples_in_parts(monkeypatch):
         engine = make(StackedEngine, 2000, device="cpu", runs=1)
         engine.advance(0, 2)
         results.append(engine.measure("train"))
-    assert engine._room.chunk < 400
+    assert engine._chunk < 400
     np.testing.assert_allclose(results[0].loss, results[1].loss, rtol=1e-5)
 
 
@@ -112,11 +111,11 @@ def room(device: torch.device, **more: int):
 
 def test_on_the_processor_the_setting_counts(monkeypatch):
     monkeypatch.delenv("NEARZERO_MEMORY", raising=False)
-    assert room(CPU).chunk == CPU_CHUNK
-    assert room(CPU).ahead == MOST_AHEAD
+    assert room(CPU) == (CPU_CHUNK, MOST_AHEAD)
     monkeypatch.setenv("NEARZERO_MEMORY", "265 MB")
-    assert room(CPU).chunk < CPU_CHUNK
-    assert room(CPU).ahead < MOST_AHEAD
+    chunk, ahead = room(CPU)
+    assert chunk < CPU_CHUNK
+    assert ahead < MOST_AHEAD
 
 
 def test_on_a_gpu_its_free_memory_counts_unless_the_setting_is_given(monkeypatch):
@@ -126,14 +125,14 @@ def test_on_a_gpu_its_free_memory_counts_unless_the_setting_is_given(monkeypatch
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 * 10**9))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 * 10**9)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10**9)
-    assert room(CUDA).ahead == MOST_AHEAD
-    whole = room(CUDA).chunk
+    whole, ahead = room(CUDA)
+    assert ahead == MOST_AHEAD
     assert whole > 60_000  # the paper's study in one part
     free = 5 * 10**8
-    assert room(CUDA).chunk < 60_000
+    assert room(CUDA)[0] < 60_000
     free = 70 * 10**9
     monkeypatch.setenv("NEARZERO_MEMORY", "1 GB")
-    assert room(CUDA).chunk < 60_000
+    assert room(CUDA)[0] < 60_000
     monkeypatch.delenv("NEARZERO_MEMORY")
     free = 10**7
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10**9)

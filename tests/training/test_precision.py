@@ -18,8 +18,8 @@ from nearzero.networks.modules import activation_module
 from nearzero.pixels import Pixels
 from nearzero.training.engine import Examples
 from nearzero.training.products import ONES, first_layer, pixel_columns, product, products_in, width
-from nearzero.training.readout import agree, read_out, reader_for
-from nearzero.training.stacked import StackedEngine
+from nearzero.training.readout import read_out
+from nearzero.training.stacked import StackedEngine, agree, reader_for
 
 AFFINE = 1 / (255 * 0.3081), -0.1307 / 0.3081
 
@@ -167,8 +167,9 @@ def test_a_kernel_that_fails_or_is_wrong_is_not_used():
 INTERPRETED = """
 import torch
 from functools import partial
-from nearzero.training.readout import agree, read_out
+from nearzero.training.readout import read_out
 from nearzero.training.readout_kernel import BELOW, fits, read_out_fused
+from nearzero.training.stacked import agree
 
 torch.set_num_threads(1)
 for dtype in (torch.float32, torch.bfloat16):

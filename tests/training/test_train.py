@@ -14,9 +14,8 @@ from nearzero.networks import Stack, TwoLayer, initial_stack
 from nearzero.pixels import Pixels
 from nearzero.training.engine import Engine, Examples, Look, LooksAhead
 from nearzero.training.fused import FusedEngine
-from nearzero.training.recipe import Recipe
 from nearzero.training.stacked import StackedEngine
-from nearzero.training.train import History, Progress, train
+from nearzero.training.train import History, Progress, Recipe, train
 
 ARRAYS = ("w1", "b1", "w2", "b2")
 RECIPE = Recipe(learning_rate=0.003, steps=90, test_every=10)

@@ -214,7 +214,7 @@ def _is_hidden(layer: Layer, activation: str) -> bool:
 
 def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | None:
     """The evaluator of a model of the two-layer shape; None if it has another, or its data are too large or masked."""
-    from nearzero.networks.modules import from_module
+    from nearzero.networks.two_layer import from_module
 
     request, model = session.request, session.model
     if request.output is not None or request.method != "auto" or session.causal:

@@ -19,6 +19,7 @@ from nearzero.kernels.simd import (
     exp2i,
     fma,
     jit,
+    polynomial,
     select_gt,
     splat,
     split_exponent,
@@ -27,20 +28,29 @@ from nearzero.kernels.simd import (
     vmin,
 )
 
-__all__ = [
-    "KERNEL_ACTIVATIONS",
-    "activate",
-    "slope",
-    "verfc",
-    "vexp",
-    "vlog",
-    "vtanh",
-]
+__all__ = ["KERNEL_ACTIVATIONS", "activate", "slope", "verfc", "vexp", "vlog", "vtanh"]
 
 _F = np.float32
 _ROUND = _F(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds a float32 to a whole number
 _LOG2E, _LN2_HIGH, _LN2_LOW = _F(1.44269504), _F(0.693359375), _F(-2.12194440e-4)
 _EXP_MIN, _EXP_MAX = _F(-87.3), _F(88.0)
+
+
+def _float32(*numbers: float) -> tuple[np.float32, ...]:
+    return tuple(map(_F, numbers))
+
+
+# coefficients of polynomials, from the highest power down
+_EXP = _float32(1.98756915e-4, 1.39819995e-3, 8.33345191e-3, 4.16657959e-2, 0.16666665459, 0.50000001201)
+_LOG = _float32(
+    *(7.0376836292e-2, -0.1151461031, 0.1167699874, -0.12420140846),
+    *(0.14249322787, -0.16668057665, 0.20000714765, -0.24999993993, 0.33333331174),
+)
+_TANH = _float32(-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 0.133314422036, -0.333332819422)
+_ERFC = _float32(
+    *(0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807),
+    *(-0.18628806, 0.09678418, 0.37409196, 1.00002368, -1.26551223),
+)
 
 
 @jit
@@ -49,13 +59,7 @@ def vexp(x):  # type: ignore[no-untyped-def]
     x = vmax(vmin(x, splat(_EXP_MAX)), splat(_EXP_MIN))
     n = fma(x, splat(_LOG2E), splat(_ROUND)) - splat(_ROUND)
     r = fma(n, splat(-_LN2_LOW), fma(n, splat(-_LN2_HIGH), x))
-    p = splat(_F(1.9875691500e-4))
-    p = fma(p, r, splat(_F(1.3981999507e-3)))
-    p = fma(p, r, splat(_F(8.3334519073e-3)))
-    p = fma(p, r, splat(_F(4.1665795894e-2)))
-    p = fma(p, r, splat(_F(1.6666665459e-1)))
-    p = fma(p, r, splat(_F(5.0000001201e-1)))
-    p = fma(p, r * r, r) + splat(_F(1.0))
+    p = fma(polynomial(r, _EXP), r * r, r) + splat(_F(1.0))
     return p * exp2i(n)
 
 
@@ -67,17 +71,8 @@ def vlog(x):  # type: ignore[no-untyped-def]
     one = splat(_F(1.0))
     e = select_gt(root_half, m, e - one, e)
     m = select_gt(root_half, m, m + m, m) - one
-    p = splat(_F(7.0376836292e-2))
-    p = fma(p, m, splat(_F(-1.1514610310e-1)))
-    p = fma(p, m, splat(_F(1.1676998740e-1)))
-    p = fma(p, m, splat(_F(-1.2420140846e-1)))
-    p = fma(p, m, splat(_F(1.4249322787e-1)))
-    p = fma(p, m, splat(_F(-1.6668057665e-1)))
-    p = fma(p, m, splat(_F(2.0000714765e-1)))
-    p = fma(p, m, splat(_F(-2.4999993993e-1)))
-    p = fma(p, m, splat(_F(3.3333331174e-1)))
     square = m * m
-    tail = fma(e, splat(_LN2_LOW), p * m * square)
+    tail = fma(e, splat(_LN2_LOW), polynomial(m, _LOG) * m * square)
     return fma(e, splat(_LN2_HIGH), m + fma(square, splat(_F(-0.5)), tail))
 
 
@@ -89,12 +84,8 @@ def vtanh(x):  # type: ignore[no-untyped-def]
     far = one - splat(_F(2.0)) / (vexp(size + size) + one)
     far = select_gt(splat(_F(0.0)), x, -far, far)
     square = x * x
-    p = splat(_F(-5.70498872745e-3))
-    p = fma(p, square, splat(_F(2.06390887954e-2)))
-    p = fma(p, square, splat(_F(-5.37397155531e-2)))
-    p = fma(p, square, splat(_F(1.33314422036e-1)))
-    p = fma(p, square, splat(_F(-3.33332819422e-1)))
-    return select_gt(splat(_F(0.625)), size, fma(p * square, x, x), far)
+    near = fma(polynomial(square, _TANH) * square, x, x)
+    return select_gt(splat(_F(0.625)), size, near, far)
 
 
 @jit
@@ -103,17 +94,7 @@ def verfc(x):  # type: ignore[no-untyped-def]
     size = vabs(x)
     one = splat(_F(1.0))
     t = one / fma(splat(_F(0.5)), size, one)
-    p = splat(_F(0.17087277))
-    p = fma(p, t, splat(_F(-0.82215223)))
-    p = fma(p, t, splat(_F(1.48851587)))
-    p = fma(p, t, splat(_F(-1.13520398)))
-    p = fma(p, t, splat(_F(0.27886807)))
-    p = fma(p, t, splat(_F(-0.18628806)))
-    p = fma(p, t, splat(_F(0.09678418)))
-    p = fma(p, t, splat(_F(0.37409196)))
-    p = fma(p, t, splat(_F(1.00002368)))
-    p = fma(p, t, splat(_F(-1.26551223)))
-    tail = t * vexp(p - size * size)
+    tail = t * vexp(polynomial(t, _ERFC) - size * size)
     return select_gt(splat(_F(0.0)), x, splat(_F(2.0)) - tail, tail)
 
 

@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.kernels.activations import activate, slope
-from nearzero.kernels.bytes import copy_items, first_bit
 from nearzero.kernels.layout import aligned
 from nearzero.kernels.respond import BLOCK, perturb
 from nearzero.kernels.simd import (
+    copy_items,
+    first_bit,
     first_equal,
     fma,
     hmax,

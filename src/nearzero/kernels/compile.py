@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,8 @@ __all__ = ["any_compiled", "has_feature", "inlined", "jit"]
 
 def has_feature(name: str) -> bool:
     """Whether kernels are compiled for processors that have a feature, as LLVM calls it: "avx2", say."""
-    told = (
-        numba.config.CPU_FEATURES
-    )  # by the user: NUMBA_CPU_FEATURES, or NUMBA_CPU_NAME=generic, which has none
+    # by the user: NUMBA_CPU_FEATURES, or NUMBA_CPU_NAME=generic, which has none
+    told = numba.config.CPU_FEATURES
     known = llvmlite.binding.get_host_cpu_features().flatten() if told is None else told
     return f"+{name}" in known.split(",")
 
@@ -50,16 +50,15 @@ class _ForgivingCache(FunctionCache):  # type: ignore[misc]
     """A cache whose damage costs time and nothing else."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
+        # a file cut short, a class that moved, a disk that fails: all mean "not there"
+        with suppress(Exception):
             return super().load_overload(sig, target_context)
-        except Exception:  # a file cut short, a class that moved, a disk that fails: all mean "not there"
-            return None
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        try:
+        # no space, no permission, a damaged index: the code in memory is good
+        with suppress(Exception):
             super().save_overload(sig, data)
-        except Exception:  # no space, no permission, a damaged index: the code in memory is good
-            return
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
 """Gradient descent on networks, tile by tile: forward, loss and backward while everything is in cache.
 
-The products themselves are in `forward`, `readout` and `gradient`; here they are put together into the loop
-that training is. A full batch goes through it in shards, each a batch without update; so do measurements. Networks
-that see the same batches go through it together, and share the lists of non-zeros.
+The other products are in `forward` and `readout`; here is the gradient of the first layer, sum over examples of
+dz x^T, and the loop that training is. A full batch goes through it in shards, each a batch without update; so do
+measurements. Networks that see the same batches go through it together, and share the lists of non-zeros.
 Which run, which threads, which steps: that's `nearzero.training.fused`.
 """
 
@@ -13,20 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nearzero.kernels import readout
 from nearzero.kernels.forward import fold, forward_tile
-from nearzero.kernels.gradient import pixel_gradient
-from nearzero.kernels.layout import aligned, each_strip, even, padded
-from nearzero.kernels.readout import (
-    MISSING,
-    activate_tile,
-    hidden_gradient,
-    logit_tile,
-    loss_tile,
-    output_gradient,
-    residual_tile,
-)
-from nearzero.kernels.simd import fma, jit, load, splat, store
-from nearzero.kernels.tiles import TILE, TileArrays, build_tile, sift
+from nearzero.kernels.layout import aligned, by_width, each_strip, even, padded
+from nearzero.kernels.simd import fma, halves, inlined, jit, load, load_like, splat, store, store_n
+from nearzero.kernels.tiles import TILE, TileArrays, add_list, build_tile, pixel_pairs, sift
 
 __all__ = [
     "Arrays",
@@ -96,7 +87,7 @@ def make_arrays(shape: Shape, rows: int) -> Arrays:
 def make_weights(shape: Shape, rows: int) -> Weights:
     """Zeros, and `MISSING` where there's no class, for so many networks."""
     own = make_arrays(shape, rows)
-    own.b2[:, shape.classes :] = MISSING
+    own.b2[:, shape.classes :] = readout.MISSING
     affine = shape.gain != 1 or shape.shift != 0
     w = aligned(own.w1.size).reshape(own.w1.shape) if affine else own.w1
     b = aligned(own.b1.size).reshape(own.b1.shape) if affine else own.b1
@@ -198,6 +189,41 @@ def update(weights, gradient, shape, rate):  # type: ignore[no-untyped-def]
     _move_rest(weights, gradient, shape, rate)
 
 
+@by_width
+@inlined
+def _pixel_strip(width, none, unit, job):  # type: ignore[no-untyped-def]
+    entries, starts, tile, inputs, dz, fresh, g_w1 = job
+    lists, base, start = tile * pixel_pairs(inputs), unit * TILE, unit * inputs
+    for p in range(0, inputs, 2):
+        its, row = lists + p // 2, start + p * width
+        if starts[its] == starts[its + 1] and not fresh:
+            continue
+        one, other = none, none
+        if not fresh:
+            one = load_like(g_w1, row, none)
+            if p + 1 < inputs:
+                other = load_like(g_w1, row + width, none)
+        one, other = halves(add_list(entries, starts[its], starts[its + 1], dz, base, width, one + other))
+        store_n(g_w1, row, one)
+        if p + 1 < inputs:
+            store_n(g_w1, row + width, other)
+
+
+@jit
+def _pixel_gradient(entries, starts, tile, inputs, dz, unit, width, fresh, g_w1):  # type: ignore[no-untyped-def]
+    """Add the share of tile number `tile` to the gradient of w1, in the strip of `width` units from `unit` on.
+
+    The rows of dz of a strip stay in the first-level cache, and the sums of a pixel's row in registers. Pixels are
+    taken two at a time: in the examples where either isn't zero, and that's mostly both, one load of dz serves two
+    rows of sums. Each sum goes over a batch's examples in order, so the size of tiles can't be seen in it. Rows of
+    pixels that are zero in the whole tile aren't touched.
+
+    entries, starts: lists of pairs of pixels; dz: strips of `TILE` rows; fresh: whether the gradient starts here,
+    from 0; g_w1: strips of `inputs` rows.
+    """
+    _pixel_strip(width, unit, (entries, starts, tile, inputs, dz, fresh, g_w1))
+
+
 @jit
 def _clear(gradient):  # type: ignore[no-untyped-def]
     """Zeros, w1's gradient apart: the first tile of a batch overwrites that."""
@@ -215,19 +241,19 @@ def _go_through(code, weights, shape, batches, span, plan, fresh, rate, room, gr
     tiles, labels, (tile, at, examples) = batches.tiles, batches.labels, span
     classes, units, pairs = weights.own.b2.size, weights.b.size, (examples + 1) // 2
     forward_tile(tiles, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
-    activate_tile(code, room.z, room.a, 2 * pairs, units)
-    logit_tile(room.a, examples, weights.w2t, shape.units, classes, room.logits)
-    loss, correct = loss_tile(room, weights.own.b2, labels, at, examples, loss)
+    readout.activate_tile(code, room.z, room.a, 2 * pairs, units)
+    readout.logit_tile(room.a, examples, weights.w2t, shape.units, classes, room.logits)
+    loss, correct = readout.loss_tile(room, weights.own.b2, labels, at, examples, loss)
     if plan.backward:
-        count = residual_tile(room, classes, labels, at, examples)
-        hidden_gradient(room, classes, count, weights.own.w2, shape.classes)
-        output_gradient(room, classes, count, shape.classes, gradient)
+        count = readout.residual_tile(room, classes, labels, at, examples)
+        readout.hidden_gradient(room, classes, count, weights.own.w2, shape.classes)
+        readout.output_gradient(room, classes, count, shape.classes, gradient)
         entries, starts = tiles.turned, tiles.turned_starts
         if count < examples:
             sift(tiles, tile, shape.inputs, room.taught, count, room.sifted)
             entries, starts, tile = room.sifted.entries, room.sifted.starts, 0
         for unit, width in each_strip(units):
-            pixel_gradient(entries, starts, tile, shape.inputs, room.z, unit, width, fresh, gradient.w1)
+            _pixel_gradient(entries, starts, tile, shape.inputs, room.z, unit, width, fresh, gradient.w1)
             if rate:  # while the strip is in the second-level cache
                 _move_strip(weights, gradient, shape, unit, width, rate)
         if rate:

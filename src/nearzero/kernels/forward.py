@@ -73,12 +73,8 @@ def _write_rows(z, units, all_units, order, first, count, out):  # type: ignore[
         for k in range(count):
             to = np.int64(order[first + k]) * units + unit
             at = unit * TILE + k * width
-            for lane in range(0, width, 16):
-                if unit + lane + 16 <= units:
-                    store(out, to + lane, load(z, at + lane))
-                else:
-                    for i in range(lane, units - unit):
-                        out[to + i] = z[at + i]
+            for i in range(min(width, units - unit)):
+                out[to + i] = z[at + i]
 
 
 @jit

@@ -66,9 +66,8 @@ def strip_width(units):  # type: ignore[no-untyped-def]
     return 32 if units >= 32 else 16
 
 
-@njit(
-    nogil=True, error_model="numpy"
-)  # not kept: Numba can't compile a caller of a generator that it has loaded
+# not kept: Numba can't compile a caller of a generator that it has loaded
+@njit(nogil=True, error_model="numpy")
 def each_strip(units):  # type: ignore[no-untyped-def]
     """(first unit, width) of every strip of `units` units, a multiple of sixteen."""
     unit = 0

@@ -28,7 +28,7 @@ from nearzero.kernels.simd import (
     load,
     load_like,
     mul_n,
-    outer_rows_n,
+    outer_n,
     select_gt,
     splat,
     splat_at,
@@ -142,7 +142,8 @@ def logit_tile(a, examples, w2t, units, classes, logits):  # type: ignore[no-unt
             for unit, width in each_strip(strip_units):
                 base = unit * TILE + k * width
                 for u in range(min(width, units - unit)):
-                    sums = outer_rows_n(a, base + u, width, load(w2t, (unit + u) * classes + block), sums)
+                    weights = (load(w2t, (unit + u) * classes + block),)
+                    sums = outer_n(a, base + u, width, weights, sums)
             store_rows_n(logits, k * classes + block, classes, sums)
 
 

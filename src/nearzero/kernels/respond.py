@@ -1,4 +1,5 @@
-"""From pre-activations to predictions, for many perturbations at once: the sweep's inner loop.
+"""From pre-activations to predictions, for many perturbations at once: the sweep's inner loop; how far they move
+activations, in one pass over z.
 
 Examples lie side by side, 32 in a block: one vector holds the same unit of 16 of them, so that per-unit
 parameters are scalars and no sum runs across lanes. A block, or half of it where registers are few, stays in the
@@ -19,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.kernels.activations import activate
-from nearzero.kernels.bytes import store_shorts
 from nearzero.kernels.layout import MANY_REGISTERS, aligned
 from nearzero.kernels.simd import (
     fma,
+    hsum,
     jit,
     load,
     load_like,
@@ -33,16 +34,19 @@ from nearzero.kernels.simd import (
     splat_n,
     store,
     store_n,
+    store_shorts,
     vmax,
     vmin,
 )
 
-__all__ = ["BLOCK", "GROUP", "make_room", "perturb", "respond", "respond_scaled"]
+__all__ = ["BLOCK", "GROUP", "add_changes", "make_room", "perturb", "respond", "respond_scaled"]
 
 BLOCK = 32  # examples in a block
 # classes, and vectors of examples, whose sums are in registers together: 20 of 32 registers, or 10 of 16
 GROUP, VECTORS = (10, 2) if MANY_REGISTERS else (5, 1)
 SUMS, WIDTH = GROUP * VECTORS, 16 * VECTORS
+
+PIECE = 16  # blocks whose sums of changes are float32: 32 numbers a lane
 
 _F = np.float32
 _NEVER = _F(-np.inf)
@@ -93,7 +97,7 @@ def _sum_units(room, w2, units):  # type: ignore[no-untyped-def]
         total, none = splat_n(_F(0.0), SUMS), splat_n(_F(0.0), VECTORS)
         for unit in range(units):
             values = load_like(room.a, unit * WIDTH, none)
-            total = outer_n(w2, (group * units + unit) * GROUP, values, total)
+            total = outer_n(w2, (group * units + unit) * GROUP, 1, values, total)
         store_n(room.sums, group * GROUP * WIDTH, total)
 
 
@@ -155,3 +159,33 @@ def respond_scaled(act, z, scales, w2, b2, room, out, rows, first_block, last_bl
         _sum_units(room, w2, units)
         for level in range(rows.size):
             _choose(room, scales[level], b2, flat, rows[level] * examples + start, examples - start)
+
+
+@jit
+def add_changes(act, z, scale, offset, clip, post, examples, squares, sums, first_block, last_block):  # type: ignore[no-untyped-def]
+    """Add up the changes of the examples of some blocks, for every perturbation.
+
+    act, z, scale, offset, clip, post: as in `respond`; examples: N, beyond which the last block is padding;
+    squares, sums: (L, U) float64, of (a' - a)^2 and of a' - a, added to; `nearzero.displacement` says what for.
+    """
+    units = squares.shape[1]
+    lanes = np.arange(32).astype(np.float32)
+    square, total = np.empty(16 * units, np.float32), np.empty(16 * units, np.float32)
+    zero = splat(_F(0.0))
+    for level in range(squares.shape[0]):
+        for piece in range(first_block, last_block, PIECE):
+            square[:], total[:] = _F(0.0), _F(0.0)
+            for block in range(piece, min(piece + PIECE, last_block)):
+                left = splat(_F(examples - block * 32))
+                for unit in range(units):
+                    at = level * units + unit
+                    s, o, c = splat(scale[at]), splat(offset[at]), splat(clip[at])
+                    for half in range(0, 32, 16):
+                        value = load(z, (block * units + unit) * 32 + half)
+                        change = perturb(act, value, s, o, c, post[level]) - activate(act, value)
+                        change = select_gt(left, load(lanes, half), change, zero)
+                        store(square, 16 * unit, fma(change, change, load(square, 16 * unit)))
+                        store(total, 16 * unit, load(total, 16 * unit) + change)
+            for unit in range(units):
+                squares[level, unit] += hsum(load(square, 16 * unit))
+                sums[level, unit] += hsum(load(total, 16 * unit))

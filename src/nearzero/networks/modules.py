@@ -1,6 +1,4 @@
-"""Where the paper's networks meet PyTorch modules: activations and perturbations as modules, and a module of
-this shape read back.
-"""
+"""PyTorch modules: the nine activations, and a perturbation."""
 
 from __future__ import annotations
 
@@ -9,10 +7,9 @@ from torch import Tensor, nn
 
 from nearzero.activations import activation
 from nearzero.errors import InputError
-from nearzero.networks.two_layer import TwoLayer
 from nearzero.perturbation import Perturbation
 
-__all__ = ["Abs", "PerturbationLayer", "activation_module", "from_module"]
+__all__ = ["Abs", "PerturbationLayer", "activation_module", "activation_name"]
 
 
 class Abs(nn.Module):
@@ -67,84 +64,23 @@ def activation_module(name: str) -> nn.Module:
     return _MODULES[activation(name).name]()
 
 
-def _name_of(module: nn.Module) -> str:
+def activation_name(module: nn.Module) -> str:
+    """Return the name of an activation module.
+
+    Raises:
+        InputError: it isn't among the nine, or has other parameters.
+    """
     kind = type(module)
     if kind.__name__.lower() == "abs":
         return "abs"
-    for name, known in _MODULES.items():
-        if kind is known:
-            attribute, value = _DEFAULTS.get(kind, ("", None))
-            if attribute and getattr(module, attribute) != value:
-                raise InputError(
-                    f"{module} has {attribute} other than {value}, which isn't among the nine activations"
-                )
-            if isinstance(module, nn.Softplus) and not (module.beta == 1 and module.threshold == 20):
-                raise InputError(
-                    f"{module} isn't the default softplus, which alone is among the nine activations"
-                )
-            return name
-    raise InputError(f"activation {module} isn't among the nine; known are {', '.join(_MODULES)}")
-
-
-def from_module(module: nn.Module) -> TwoLayer:
-    """Read a network of the shape Linear, activation, Linear; flatten and dropout are passed over.
-
-    The module is run once on a few inputs, to see that it computes what its layers say.
-
-    Raises:
-        InputError: the module has another shape, or computes something else, and what was seen instead.
-    """
-    passive = (nn.Flatten, nn.Dropout)
-    leaves = [each for each in module.modules() if not any(True for _ in each.children())]
-    parts = [each for each in leaves if not isinstance(each, passive)]
-    shape = [type(each).__name__ for each in parts]
-    fits = len(parts) == 3 and isinstance(parts[0], nn.Linear) and isinstance(parts[2], nn.Linear)
-    if not fits:
+    name = next((name for name, known in _MODULES.items() if kind is known), None)
+    if name is None:
+        raise InputError(f"activation {module} isn't among the nine; known are {', '.join(_MODULES)}")
+    attribute, value = _DEFAULTS.get(kind, ("", None))
+    if attribute and getattr(module, attribute) != value:
         raise InputError(
-            f"a two-layer network is Linear, activation, Linear; this module has {', '.join(shape) or 'no layers'}"
+            f"{module} has {attribute} other than {value}, which isn't among the nine activations"
         )
-    hidden, act, output = parts
-    assert isinstance(hidden, nn.Linear)
-    assert isinstance(output, nn.Linear)
-    if hidden.bias is None or output.bias is None:
-        raise InputError("both Linear layers need a bias; give zeros where there is none")
-    network = TwoLayer(hidden.weight, hidden.bias, output.weight, output.bias, activation=_name_of(act))
-    if network.finite:
-        _check_forward(module, network, hidden.weight)
-    return network
-
-
-def _check_forward(module: nn.Module, network: TwoLayer, like: Tensor) -> None:
-    """Hold what the module computes on a few inputs against what its layers say; `like` has its precision and device.
-
-    The order of layers says nothing about `forward`. Logits may differ by a constant per example, as
-    log-probabilities do. The module's mode is put back.
-    """
-    generator = torch.Generator().manual_seed(0)
-    x = 10 * torch.randn(32, network.inputs, generator=generator)
-    modes = [(each, each.training) for each in module.modules()]
-    try:
-        module.eval()
-        with torch.no_grad():
-            found = module(x.to(like)).double().cpu()
-            hidden, act, output = network.to_module().double()
-            expected = output(act(hidden(x.to(like).double().cpu())))
-    except Exception as error:  # whatever a stranger's forward may raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"the module can't be run on inputs (examples, {network.inputs}): {reason}"
-        ) from error
-    finally:
-        for each, mode in modes:
-            each.training = mode
-    if found.shape != expected.shape:
-        raise InputError(
-            f"the module gives {tuple(found.shape)} where its layers give {tuple(expected.shape)}"
-        )
-    found, expected = (each - each.mean(dim=1, keepdim=True) for each in (found, expected))
-    slack = 64 * torch.finfo(like.dtype).eps * max(1.0, float(expected.abs().max()))
-    if not float((found - expected).abs().max()) <= slack:
-        raise InputError(
-            "the module's forward computes something else than Linear, activation, Linear of its layers "
-            f"(logits differ by up to {float((found - expected).abs().max()):.3g}); make a TwoLayer from its arrays"
-        )
+    if isinstance(module, nn.Softplus) and not (module.beta == 1 and module.threshold == 20):
+        raise InputError(f"{module} isn't the default softplus, which alone is among the nine activations")
+    return name

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     ArrayLike = npt.ArrayLike | Tensor
 
-__all__ = ["Stack", "TwoLayer", "as_network"]
+__all__ = ["Stack", "TwoLayer", "as_network", "from_module"]
 
 Floats = npt.NDArray[np.float32]
 ARRAYS = ("w1", "b1", "w2", "b2")
@@ -109,11 +109,8 @@ class TwoLayer:
         from nearzero.networks.modules import activation_module
 
         linear = partial(torch.nn.utils.skip_init, torch.nn.Linear)  # draws no random numbers
-        model = torch.nn.Sequential(
-            linear(self.inputs, self.units),
-            activation_module(self.activation),
-            linear(self.units, self.classes),
-        )
+        hidden, output = linear(self.inputs, self.units), linear(self.units, self.classes)
+        model = torch.nn.Sequential(hidden, activation_module(self.activation), output)
         state = {"0.weight": self.w1, "0.bias": self.b1, "2.weight": self.w2, "2.bias": self.b2}
         model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in state.items()})
         return model
@@ -173,9 +170,75 @@ def as_network(network: TwoLayer | nn.Module) -> TwoLayer:
     from torch import nn
 
     if isinstance(network, nn.Module):
-        from nearzero.networks.modules import from_module
-
         return from_module(network)
     raise InputError(
         f"a network is a TwoLayer or a PyTorch module Linear, activation, Linear; got {type(network).__name__}"
     )
+
+
+def from_module(module: nn.Module) -> TwoLayer:
+    """Read a network of the shape Linear, activation, Linear; flatten and dropout are passed over.
+
+    The module is run once on a few inputs, to see that it computes what its layers say.
+
+    Raises:
+        InputError: the module has another shape, or computes something else, and what was seen instead.
+    """
+    from torch import nn
+
+    from nearzero.networks.modules import activation_name
+
+    passive = (nn.Flatten, nn.Dropout)
+    leaves = [each for each in module.modules() if not any(True for _ in each.children())]
+    parts = [each for each in leaves if not isinstance(each, passive)]
+    match parts:
+        case [nn.Linear() as hidden, act, nn.Linear() as output]:
+            pass
+        case _:
+            shape = ", ".join(type(each).__name__ for each in parts) or "no layers"
+            raise InputError(f"a two-layer network is Linear, activation, Linear; this module has {shape}")
+    if hidden.bias is None or output.bias is None:
+        raise InputError("both Linear layers need a bias; give zeros where there is none")
+    name = activation_name(act)
+    network = TwoLayer(hidden.weight, hidden.bias, output.weight, output.bias, activation=name)
+    if network.finite:
+        _check_forward(module, network, hidden.weight)
+    return network
+
+
+def _check_forward(module: nn.Module, network: TwoLayer, like: Tensor) -> None:
+    """Hold what the module computes on a few inputs against what its layers say; `like` has its precision and device.
+
+    The order of layers says nothing about `forward`. Logits may differ by a constant per example, as
+    log-probabilities do. The module's mode is put back.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    x = 10 * torch.randn(32, network.inputs, generator=generator)
+    modes = [(each, each.training) for each in module.modules()]
+    try:
+        module.eval()
+        with torch.no_grad():
+            found = module(x.to(like)).double().cpu()
+            hidden, act, output = network.to_module().double()
+            expected = output(act(hidden(x.to(like).double().cpu())))
+    except Exception as error:  # whatever a stranger's forward may raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"the module can't be run on inputs (examples, {network.inputs}): {reason}"
+        ) from error
+    finally:
+        for each, mode in modes:
+            each.training = mode
+    if found.shape != expected.shape:
+        raise InputError(
+            f"the module gives {tuple(found.shape)} where its layers give {tuple(expected.shape)}"
+        )
+    found, expected = (each - each.mean(dim=1, keepdim=True) for each in (found, expected))
+    slack = 64 * torch.finfo(like.dtype).eps * max(1.0, float(expected.abs().max()))
+    if not float((found - expected).abs().max()) <= slack:
+        raise InputError(
+            "the module's forward computes something else than Linear, activation, Linear of its layers "
+            f"(logits differ by up to {float((found - expected).abs().max()):.3g}); make a TwoLayer from its arrays"
+        )

@@ -23,7 +23,7 @@ from nearzero.errors import InputError, did_you_mean
 from nearzero.families import BY_FORMULA, Conduct, make_family
 from nearzero.matched import Design
 from nearzero.training.engine import Precision
-from nearzero.training.recipe import Recipe
+from nearzero.training.train import Recipe
 from nearzero.verdict import Rules
 
 __all__ = [

@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from nearzero.networks import generator, initial_linear
 from nearzero.networks.modules import activation_module
-from nearzero.training.batches import epoch_order, steps_per_epoch
-from nearzero.training.engine import Examples
-from nearzero.training.recipe import Recipe
+from nearzero.training.engine import Examples, epoch_order, steps_per_epoch
+from nearzero.training.train import Recipe
 
 __all__ = ["deep_network", "train_deep"]
 
@@ -45,12 +44,7 @@ def _linear(draws: np.random.RandomState, fan_in: int, fan_out: int) -> nn.Linea
 
 
 def train_deep(
-    network: nn.Sequential,
-    examples: Examples,
-    recipe: Recipe,
-    *,
-    seed: int,
-    device: str = "cpu",
+    network: nn.Sequential, examples: Examples, recipe: Recipe, *, seed: int, device: str = "cpu"
 ) -> bool:
     """Train a network in place, by plain SGD on the mean cross-entropy of each batch; it's on the processor afterwards.
 

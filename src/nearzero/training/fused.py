@@ -23,7 +23,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -31,29 +30,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.kernels.descent import (
-    Arrays,
-    Batches,
-    Plan,
-    Shape,
-    Weights,
-    arrays_of,
-    derive,
-    descend,
-    make_arrays,
-    make_weights,
-    update,
-    weights_of,
-)
+from nearzero.kernels import descent
 from nearzero.kernels.layout import even, from_strips, to_strips
-from nearzero.kernels.matching import order_of
-from nearzero.kernels.readout import ACTIVATION_CODES, Room, make_room
-from nearzero.kernels.tiles import TILE, TileArrays, Tiles, row_stride, tile_room
+from nearzero.kernels.readout import ACTIVATION_CODES, make_room
+from nearzero.kernels.tiles import TILE, build_tiles, order_of, row_stride, tile_room
 from nearzero.memory import memory_limit
 from nearzero.networks import Stack
 from nearzero.threads import parallel, thread_count
-from nearzero.training.batches import epoch_order, steps_per_epoch
-from nearzero.training.checks import check_engine, check_memory
+from nearzero.training import engine
 from nearzero.training.engine import Examples, Measurement
 
 __all__ = ["FusedEngine"]
@@ -69,10 +53,10 @@ Order = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A set of examples as tiles of similar images; labels in the same order."""
+    """A set of examples as tiles of similar images: their order, and the tiles with their labels."""
 
-    tiles: Tiles
-    labels: npt.NDArray[np.int32]
+    order: Order
+    batches: descent.Batches
 
     @classmethod
     def of(cls, examples: Examples, *, gradients: bool) -> _Prepared:
@@ -80,24 +64,24 @@ class _Prepared:
         known = _prepared.setdefault(examples, {})
         if gradients not in known:
             order = order_of(examples.pixels)
-            tiles = Tiles.build(examples.pixels.values, order, gradients=gradients)
-            known[gradients] = cls(tiles, examples.labels[order].astype(np.int32))
+            tiles = build_tiles(examples.pixels.values, order, gradients=gradients)
+            labels = examples.labels[order].astype(np.int32)
+            unread = np.empty(0, np.uint8), np.empty(0, np.int32)
+            known[gradients] = cls(order, descent.Batches(tiles, False, *unread, labels))
         return known[gradients]
 
-    @cached_property
-    def batches(self) -> Batches:
-        """The tiles, which are there."""
-        return Batches(self.tiles.arrays, False, np.empty(0, np.uint8), np.empty(0, np.int32), self.labels)
+    def __len__(self) -> int:
+        return len(self.order)
 
     @property
     def shard(self) -> int:
         """Examples in a shard: whole tiles, and as many whatever their size."""
-        return -(-len(self.labels) // (SHARDS * LARGEST)) * LARGEST
+        return -(-len(self) // (SHARDS * LARGEST)) * LARGEST
 
     @property
     def shards(self) -> int:
         """How many there are."""
-        return -(-len(self.labels) // self.shard)
+        return -(-len(self) // self.shard)
 
 
 # as long as the examples live
@@ -115,15 +99,16 @@ class _Team(NamedTuple):
 
     runs: list[int]
     codes: npt.NDArray[np.int64]
-    weights: Weights
+    weights: descent.Weights
 
 
-class _Desk(NamedTuple):
+class _Desk(threading.local):
     """What a thread needs for itself: about 1 or 2.4 MB, and 0.4 MB for each run of a team beyond the first."""
 
-    room: Room
-    tile: TileArrays
-    gradients: Arrays
+    def __init__(self, shape: descent.Shape, teammates: int) -> None:
+        self.room = make_room(shape.inputs, shape.units, shape.classes)
+        self.tile = tile_room(shape.inputs)
+        self.gradients = descent.make_arrays(shape, teammates)
 
 
 class FusedEngine:
@@ -154,13 +139,13 @@ class FusedEngine:
         batch_size: int | None,
         threads: int | None = None,
     ) -> None:
-        check_engine(stack, train, test, seeds, batch_size)
+        engine.check_engine(stack, train, test, seeds, batch_size)
         runs, classes = stack.b2.shape
         units, inputs = stack.w1.shape[1:]
         pixels = train.pixels
         self.active = np.ones(runs, dtype=np.bool_)
         self._activations = stack.activations
-        self._shape = Shape(inputs, units, classes, np.float32(pixels.gain), np.float32(pixels.shift))
+        self._shape = descent.Shape(inputs, units, classes, np.float32(pixels.gain), np.float32(pixels.shift))
         self._train, self._seeds, self._batch = train, list(seeds), batch_size
         self._rate = float(learning_rate)
         self._threads = thread_count(threads)
@@ -171,15 +156,16 @@ class FusedEngine:
         self._group = self._runs_at_once(runs)
         self._teams = [self._load(stack, team) for team in teams]
         self._place = {run: (team, row) for team in self._teams for row, run in enumerate(team.runs)}
-        self._weights = [weights_of(team.weights, row) for _, (team, row) in sorted(self._place.items())]
-        self._local = threading.local()
+        places = (self._place[run] for run in range(runs))
+        self._weights = [descent.weights_of(team.weights, row) for team, row in places]
+        self._desk = _Desk(self._shape, self._most)  # each thread has its own
         self._sets = {
             "train": _Prepared.of(train, gradients=batch_size is None),
             "test": _Prepared.of(test, gradients=False),
         }
-        self._gradients: dict[int, Arrays] = {}
+        self._gradients: dict[int, descent.Arrays] = {}
         self._known: set[int] = set()  # runs whose gradient is that of their present weights
-        self._parts: list[Arrays] = []
+        self._parts: list[descent.Arrays] = []
         self._epochs: dict[int, tuple[int, Order, Order]] = {}
 
     def measure(self, which: str) -> Measurement:
@@ -193,37 +179,32 @@ class FusedEngine:
             self._take_turns(step, stop)
             return
         rate = np.float32(self._rate / len(self._train))
+
+        def move(run: int) -> None:
+            descent.update(self._weights[run], self._gradients[run], self._shape, rate)
+
         for _ in range(step, stop):
             self._pass("train", [run for run in runs if run not in self._known])
             self._known.difference_update(runs)
-            parallel(
-                lambda run: update(self._weights[run], self._gradients[run], self._shape, rate),
-                runs,
-                self._threads,
-            )
+            parallel(move, runs, self._threads)
 
     def stack(self) -> Stack:
         """A copy of the current weights."""
         runs, (inputs, units, classes) = len(self._weights), self._shape[:3]
-        w1, w2 = (np.empty((runs, rows, units), np.float32) for rows in (inputs, even(classes)))
+        w1 = np.empty((runs, units, inputs), np.float32)
+        w2 = np.empty((runs, even(classes), units), np.float32)
         for run, weights in enumerate(self._weights):
-            from_strips(weights.own.w1, w1[run])
+            from_strips(weights.own.w1, w1[run].T)
             from_strips(weights.own.w2, w2[run])
         b1 = np.stack([weights.own.b1[:units] for weights in self._weights])
         b2 = np.stack([weights.own.b2[:classes] for weights in self._weights])
-        return Stack(
-            np.ascontiguousarray(w1.transpose(0, 2, 1)),
-            b1,
-            w2[:, :classes].copy(),
-            b2,
-            self._activations,
-        )
+        return Stack(w1, b1, w2[:, :classes].copy(), b2, self._activations)
 
     def _runs_at_once(self, runs: int) -> int:
         """Return how many runs' shards may be in work at the same time: up to `GROUP`, fewer if memory is short."""
         allowed = memory_limit()
         taken = [self._bytes_taken(runs, group) for group in range(1, GROUP + 1)]
-        check_memory(taken[0], allowed, runs, self._shape.units)
+        engine.check_memory(taken[0], allowed, runs, self._shape.units)
         return sum(each <= allowed for each in taken)
 
     def _bytes_taken(self, runs: int, group: int) -> int:
@@ -244,14 +225,14 @@ class FusedEngine:
         return taken
 
     def _load(self, stack: Stack, runs: list[int]) -> _Team:
-        team = make_weights(self._shape, len(runs))
+        team = descent.make_weights(self._shape, len(runs))
         for row, run in enumerate(runs):
-            weights = weights_of(team, row)
+            weights = descent.weights_of(team, row)
             to_strips(stack.w1[run].T, weights.own.w1)
             to_strips(np.pad(stack.w2[run], ((0, stack.w2.shape[1] % 2), (0, 0))), weights.own.w2)
             weights.own.b1[: self._shape.units] = stack.b1[run]
             weights.own.b2[: self._shape.classes] = stack.b2[run]
-            derive(weights, self._shape)
+            descent.derive(weights, self._shape)
         return _Team(runs, np.array([ACTIVATION_CODES[stack.activations[run]] for run in runs]), team)
 
     # --- whole sets --------------------------------------------------------------------------------------
@@ -264,7 +245,7 @@ class FusedEngine:
             group = runs[first : first + self._group]
             losses, rights = self._shard_sums(data, group)
             for place, run in enumerate(group):
-                loss[run] = sum(losses[place].tolist()) / len(data.labels) if self._finite(run) else np.nan
+                loss[run] = sum(losses[place].tolist()) / len(data) if self._finite(run) else np.nan
                 correct[run] = rights[place].sum()
         return Measurement(loss, correct)
 
@@ -272,22 +253,22 @@ class FusedEngine:
         self, data: _Prepared, group: list[int]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """(group, shards): losses and correct predictions of a few runs; keeps gradients, given the tiles for it."""
-        shards, backward = data.shards, data.tiles.arrays.turned_starts.size > 1
+        shards, backward = data.shards, data.batches.tiles.turned_starts.size > 1
         losses, rights = np.zeros((len(group), shards)), np.zeros((len(group), shards), np.int64)
         if backward:
             missing = len(group) * shards - len(self._parts)
-            self._parts += [make_arrays(self._shape, 1) for _ in range(missing)]
-            new = [run for run in group if run not in self._gradients]
-            self._gradients.update({run: arrays_of(make_arrays(self._shape, 1), 0) for run in new})
+            self._parts += [descent.make_arrays(self._shape, 1) for _ in range(missing)]
+            for run in set(group) - self._gradients.keys():
+                self._gradients[run] = descent.arrays_of(descent.make_arrays(self._shape, 1), 0)
 
         def work(item: tuple[int, int]) -> None:
             place, shard = item
-            desk, (team, row) = self._desk(), self._place[group[place]]
+            desk, (team, row) = self._desk, self._place[group[place]]
             gradients = self._parts[place * shards + shard] if backward else desk.gradients
-            plan = Plan(data.shard, shard, shard + 1, backward, False, 0.0)
+            plan = descent.Plan(data.shard, shard, shard + 1, backward, False, 0.0)
             found = (each[place, shard : shard + 1] for each in (losses, rights))
             runs = team.codes[row : row + 1], np.array([row]), team.weights, self._shape
-            descend(*runs, data.batches, plan, desk.room, gradients, *found)
+            descent.descend(*runs, data.batches, plan, desk.room, gradients, *found)
 
         def gather(item: tuple[int, int]) -> None:
             place, piece = item
@@ -308,17 +289,6 @@ class FusedEngine:
         """Whether every weight is a number: relu in kernels takes NaN for 0, so the loss alone doesn't tell."""
         return all(bool(np.isfinite(array).all()) for array in self._weights[run].own)
 
-    def _desk(self) -> _Desk:
-        if not hasattr(self._local, "desk"):
-            shape = self._shape
-            self._local.desk = _Desk(
-                make_room(shape.inputs, shape.units, shape.classes),
-                tile_room(shape.inputs),
-                make_arrays(shape, self._most),
-            )
-        desk: _Desk = self._local.desk
-        return desk
-
     # --- mini-batches ------------------------------------------------------------------------------------
 
     def _take_turns(self, step: int, stop: int) -> None:
@@ -338,18 +308,18 @@ class FusedEngine:
     def _descend(self, team: _Team, step: int, stop: int) -> None:
         """Apply updates step ... stop - 1 to the active runs of a team, an epoch's stretch at a time."""
         assert self._batch is not None
-        per_epoch = steps_per_epoch(len(self._train), self._batch)
-        desk, values = self._desk(), self._train.pixels.values.reshape(-1)
+        per_epoch = engine.steps_per_epoch(len(self._train), self._batch)
+        desk, values = self._desk, self._train.pixels.values.reshape(-1)
         rows = np.flatnonzero(self.active[team.runs])
         while step < stop:
             epoch, first = divmod(step, per_epoch)
             last = min(first + stop - step, per_epoch)
             order, labels = self._epoch(self._seeds[team.runs[0]], epoch)
-            batches = Batches(desk.tile, True, values, order, labels)
-            plan = Plan(self._batch, first, last, True, True, self._rate)
+            batches = descent.Batches(desk.tile, True, values, order, labels)
+            plan = descent.Plan(self._batch, first, last, True, True, self._rate)
             unread = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
             runs = team.codes[rows], rows, team.weights, self._shape
-            descend(*runs, batches, plan, desk.room, desk.gradients, *unread)
+            descent.descend(*runs, batches, plan, desk.room, desk.gradients, *unread)
             step += last - first
 
     def _epoch(self, seed: int, epoch: int) -> tuple[Order, Order]:
@@ -357,14 +327,14 @@ class FusedEngine:
         known = self._epochs.get(seed)
         if known is None or known[0] != epoch:
             assert self._batch is not None
-            similar = self._sets["train"].tiles.order
+            similar = self._sets["train"].order
             rank = np.empty_like(similar)
             rank[similar] = np.arange(len(similar), dtype=np.int32)
-            places = rank[epoch_order(seed, epoch, len(similar))]
+            places = rank[engine.epoch_order(seed, epoch, len(similar))]
             whole = len(places) // self._batch * self._batch
             places[:whole].reshape(-1, self._batch).sort(axis=1)
             places[whole:].sort()
             order = similar[places]
-            known = (epoch, order, self._sets["train"].labels[places])
+            known = (epoch, order, self._sets["train"].batches.labels[places])
             self._epochs[seed] = known
         return known[1:]

@@ -25,14 +25,9 @@ from torch import Tensor
 
 from nearzero.training.engine import Precision
 
-__all__ = ["factor_type", "first_layer", "pixel_columns", "product", "products_in", "width"]
+__all__ = ["first_layer", "pixel_columns", "product", "products_in", "width"]
 
 ONES = 3  # columns of ones, for the parts of the bias
-
-
-def factor_type(precision: Precision) -> torch.dtype:
-    """The type of a product's factors, as arrays."""
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 @contextmanager

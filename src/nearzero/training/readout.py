@@ -11,7 +11,6 @@ Logits are kept as (R, K, n), classes before examples, so that neighbours in mem
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,10 +19,9 @@ from torch import Tensor
 
 from nearzero.training.products import product
 
-__all__ = ["Readout", "read_out", "reader_for"]
+__all__ = ["Readout", "read_out"]
 
 aten = torch.ops.aten
-Reader = Callable[..., "Readout"]  # `read_out` for one activation
 
 
 class Readout(NamedTuple):
@@ -86,55 +84,3 @@ def read_out(
     w2_gradient = product(residual, a)
     da = torch.bmm(residual.transpose(1, 2), w2, out=a)
     return Readout(loss, correct, slope(da, z), w2_gradient, b2_gradient)
-
-
-def reader_for(
-    activation: str, like: Tensor, shape: tuple[int, int, int], *, rounded: bool
-) -> partial[Readout]:
-    """One kernel where it can be had, else `read_out`.
-
-    The kernel rounds, so it isn't for float32. It needs CUDA, Triton, a compiler for C, and one of the activations
-    and sizes that it knows; whether it works here is seen by trying it.
-
-    Args:
-        activation: its name.
-        like: any tensor of z's device and type.
-        shape: (runs, units, classes) of the stack.
-        rounded: whether factors of products are rounded.
-    """
-    plain = partial(read_out, activation)
-    if not rounded or like.device.type != "cuda":
-        return plain
-    try:
-        from nearzero.training.readout_kernel import fits, read_out_fused
-    except ImportError:
-        return plain
-    fused = partial(read_out_fused, activation)
-    return fused if fits(activation, *shape[1:]) and agree(fused, plain, like, shape) else plain
-
-
-def agree(one: Reader, other: Reader, like: Tensor, shape: tuple[int, int, int]) -> bool:
-    """Whether both readers work, and give the same to rounding, on made-up examples laid out as a full batch is."""
-    runs, units, classes = shape
-    draw = torch.Generator().manual_seed(0)
-    z = torch.randn(160, runs * units, generator=draw).to(like)
-    w2 = torch.randn(runs, classes, units, generator=draw).to(like)
-    b2 = torch.randn(runs, classes, generator=draw).to(like.device)
-    labels = torch.randint(classes, (160,), generator=draw).to(like.device)
-
-    def tried(reader: Reader, gradients: bool) -> Readout:
-        block = z.clone().view(-1, runs, units).transpose(0, 1)
-        return reader(block, labels, w2, b2, gradients=gradients)
-
-    try:
-        for asked in (True, False):
-            (loss, correct, *rest), (loss_, correct_, *rest_) = tried(one, asked), tried(other, asked)
-            if (correct - correct_).abs().sum() > 0.02 * runs * len(labels):  # near-ties may fall either way
-                return False
-            pairs = zip((loss, *rest), (loss_, *rest_), strict=True)
-            found = [(a.double(), b.double()) for a, b in pairs if a is not None and b is not None]
-            if not all((a - b).norm() <= 0.02 * b.norm() for a, b in found):
-                return False
-    except Exception:  # whatever a compiler, its absence or a driver may raise: there's another way
-        return False
-    return True

@@ -18,29 +18,31 @@ size: run k then agrees with run k alone to rounding, which training carries on 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nearzero.memory import memory_limit
 from nearzero.networks import Stack
-from nearzero.training.batches import epoch_order, steps_per_epoch
-from nearzero.training.checks import check_engine, one_activation
+from nearzero.training import engine
 from nearzero.training.engine import Examples, Look, Measurement, Precision
-from nearzero.training.products import (
-    factor_type,
-    first_layer,
-    pixel_columns,
-    product,
-    products_in,
-)
-from nearzero.training.readout import Readout, read_out, reader_for
-from nearzero.training.room import room_for
+from nearzero.training.products import first_layer, pixel_columns, product, products_in
+from nearzero.training.readout import Readout, read_out
 
-__all__ = ["StackedEngine"]
+__all__ = ["StackedEngine", "agree", "reader_for", "room_for"]
+
+SHARE = 0.7  # of a GPU's free memory
+MOST_AHEAD = 32  # looks at once: with these, the wait for an answer is long past noticing
+CPU_CHUNK = 4096  # examples; there more gain nothing
+LEAST_CHUNK = 64
+
+Reader = Callable[..., Readout]  # `read_out` for one activation
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +82,8 @@ class _OnDevice:
 
     @classmethod
     def of(cls, examples: Examples, device: torch.device, dtype: torch.dtype) -> _OnDevice:
-        values, labels = (
-            torch.from_numpy(each).to(device) for each in (examples.pixels.values, examples.labels)
-        )
-        return cls(pixel_columns(values, dtype), labels)
+        columns = pixel_columns(torch.from_numpy(examples.pixels.values).to(device), dtype)
+        return cls(columns, torch.from_numpy(examples.labels).to(device))
 
 
 class StackedEngine:
@@ -119,10 +119,10 @@ class StackedEngine:
         precision: Precision = "float32",
         kernel: bool = True,
     ) -> None:
-        check_engine(stack, train, test, seeds, batch_size)
+        engine.check_engine(stack, train, test, seeds, batch_size)
         self._device, self._precision = torch.device(device), precision
-        self._factor = factor_type(precision)
-        self._activation = one_activation(stack)
+        self._factor = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self._activation = engine.one_activation(stack)
         self._affine = train.pixels.gain, train.pixels.shift
         arrays = (torch.from_numpy(array) for array in (stack.w1, stack.b1, stack.w2, stack.b2))
         flat = torch.cat([array.flatten(1) for array in arrays], dim=1).to(self._device)
@@ -144,14 +144,8 @@ class StackedEngine:
                 self._activation, like, shape, rounded=kernel and precision != "float32"
             )
         self.kernel = self._reader.func is not read_out
-        self._room = room_for(
-            self._device,
-            shape,
-            weights=flat.nbytes,
-            sets=sum(each.columns.nbytes for each in self._sets.values()),
-            factor=self._factor.itemsize,
-        )
-        self.ahead = self._room.ahead
+        held, size = sum(each.columns.nbytes for each in self._sets.values()), self._factor.itemsize
+        self._chunk, self.ahead = room_for(self._device, shape, weights=flat.nbytes, sets=held, factor=size)
 
     # --- what an engine does -----------------------------------------------------------------------------
 
@@ -175,13 +169,11 @@ class StackedEngine:
                 marks += [self._marks(which) for which in ("train", "test")[: 1 + tested]]
                 self._kept.append(self._weights.flat.clone())
             numbers = iter(torch.stack(marks).cpu().numpy())
-        return [
-            Look(
-                self._measurement("train", next(numbers)),
-                self._measurement("test", next(numbers)) if tested else None,
-            )
-            for _, tested in plan
-        ]
+
+        def measured(which: str) -> Measurement:
+            return self._measurement(which, next(numbers))
+
+        return [Look(measured("train"), measured("test") if tested else None) for _, tested in plan]
 
     def look_back(self, place: int) -> Stack:
         """A copy of the weights at look `place` of the last plan."""
@@ -223,7 +215,7 @@ class StackedEngine:
         if gradients:
             self._gradient = self._weights.like(torch.zeros_like(self._weights.flat))
             self._gradient_of = self.active.copy()
-        parts = -(-len(data.labels) // self._room.chunk)
+        parts = -(-len(data.labels) // self._chunk)
         size = -(-len(data.labels) // parts)
         for group in self._groups:
             factors = self._factors(group)
@@ -257,9 +249,9 @@ class StackedEngine:
         """Gradient of one group's mini-batch, and its size."""
         assert self._batch is not None
         data = self._sets["train"]
-        epoch, place = divmod(step, steps_per_epoch(len(data.labels), self._batch))
+        epoch, place = divmod(step, engine.steps_per_epoch(len(data.labels), self._batch))
         if self._epoch is None or self._epoch[0] != epoch:
-            orders = np.stack([epoch_order(seed, epoch, len(data.labels)) for seed in self._seeds])
+            orders = np.stack([engine.epoch_order(seed, epoch, len(data.labels)) for seed in self._seeds])
             self._epoch = (epoch, torch.from_numpy(orders).to(self._device))
         rows = self._epoch[1][group, place * self._batch : (place + 1) * self._batch]
         x = data.columns[rows]
@@ -269,9 +261,8 @@ class StackedEngine:
 
     def _update(self, group: slice, gradient: _Rows, examples: int) -> None:
         """w <- w - rate * gradient / examples, for the active runs of a group."""
-        if not np.array_equal(
-            self._mask[0], self.active
-        ):  # seldom: the device's copy would have to be waited for
+        # seldom: the device's copy would have to be waited for
+        if not np.array_equal(self._mask[0], self.active):
             host = self.active.copy()
             self._mask = host, torch.from_numpy(host).to(self._device)
         flat = self._weights.flat[group]
@@ -321,3 +312,103 @@ class StackedEngine:
         gradient.b1.add_(bias)
         gradient.w2.add_(found.w2)
         gradient.b2.add_(found.b2)
+
+
+# --- one kernel or plain PyTorch ------------------------------------------------------------------------
+
+
+def reader_for(
+    activation: str, like: Tensor, shape: tuple[int, int, int], *, rounded: bool
+) -> partial[Readout]:
+    """One kernel where it can be had, else `read_out`.
+
+    The kernel rounds, so it isn't for float32. It needs CUDA, Triton, a compiler for C, and one of the activations
+    and sizes that it knows; whether it works here is seen by trying it.
+
+    Args:
+        activation: its name.
+        like: any tensor of z's device and type.
+        shape: (runs, units, classes) of the stack.
+        rounded: whether factors of products are rounded.
+    """
+    plain = partial(read_out, activation)
+    if not rounded or like.device.type != "cuda":
+        return plain
+    try:
+        from nearzero.training.readout_kernel import fits, read_out_fused
+    except ImportError:
+        return plain
+    fused = partial(read_out_fused, activation)
+    return fused if fits(activation, *shape[1:]) and agree(fused, plain, like, shape) else plain
+
+
+def agree(one: Reader, other: Reader, like: Tensor, shape: tuple[int, int, int]) -> bool:
+    """Whether both readers work, and give the same to rounding, on made-up examples laid out as a full batch is."""
+    runs, units, classes = shape
+    draw = torch.Generator().manual_seed(0)
+    z = torch.randn(160, runs * units, generator=draw).to(like)
+    w2 = torch.randn(runs, classes, units, generator=draw).to(like)
+    b2 = torch.randn(runs, classes, generator=draw).to(like.device)
+    labels = torch.randint(classes, (160,), generator=draw).to(like.device)
+
+    def tried(reader: Reader, gradients: bool) -> Readout:
+        block = z.clone().view(-1, runs, units).transpose(0, 1)
+        return reader(block, labels, w2, b2, gradients=gradients)
+
+    try:
+        for asked in (True, False):
+            (loss, correct, *rest), (loss_, correct_, *rest_) = tried(one, asked), tried(other, asked)
+            if (correct - correct_).abs().sum() > 0.02 * runs * len(labels):  # near-ties may fall either way
+                return False
+            pairs = zip((loss, *rest), (loss_, *rest_), strict=True)
+            found = [(a.double(), b.double()) for a, b in pairs if a is not None and b is not None]
+            if not all((a - b).norm() <= 0.02 * b.norm() for a, b in found):
+                return False
+    except Exception:  # whatever a compiler, its absence or a driver may raise: there's another way
+        return False
+    return True
+
+
+# --- how much is in memory at the same time --------------------------------------------------------------
+
+
+def room_for(
+    device: torch.device, shape: tuple[int, int, int], *, weights: int, sets: int, factor: int
+) -> tuple[int, int]:
+    """Return what fits on a device where the sets of examples, and the weights once, already are.
+
+    On the processor, and wherever `NEARZERO_MEMORY` is set, that setting is what all of it may take. Otherwise a
+    GPU's memory is its own: a share of what's free there, since nobody else is likely to be at work on it.
+
+    Args:
+        device: where the work is done.
+        shape: (runs, units, classes) of the stack.
+        weights: bytes of the weights of all runs.
+        sets: bytes of the examples.
+        factor: bytes of a number as a factor of products.
+
+    Returns:
+        How many examples of a whole set are in work at the same time; how many looks are taken at once, the weights of
+        each of which are kept.
+
+    Raises:
+        InputError: not even a few examples would fit.
+    """
+    runs, units, classes = shape
+    shared = 1 if device.type == "cpu" else runs  # runs that go through a product together
+    # z, a and one more as large for activations whose slope has no kernel in place; logits and what's made of them
+    example = shared * (3 * factor * units + 40 * classes)
+    if device.type == "cuda" and "NEARZERO_MEMORY" not in os.environ:
+        card = torch.cuda.current_device() if device.index is None else device.index
+        free = torch.cuda.mem_get_info(card)[0]
+        free += torch.cuda.memory_reserved(card) - torch.cuda.memory_allocated(card)  # PyTorch's cache
+        allowed, taken = int(SHARE * free), 0
+    else:
+        allowed, taken = memory_limit(), sets + weights
+    taken += 3 * weights  # gradients, the weights as factors, the weights a step on
+    engine.check_memory(taken + weights + LEAST_CHUNK * example, allowed, runs, units)
+    left = allowed - taken
+    ahead = min(MOST_AHEAD, max(1, left // 4 // weights))
+    chunk = max(LEAST_CHUNK, (left - ahead * weights) // example)
+    most = CPU_CHUNK if device.type == "cpu" else (2**31 - 1) // (shared * units)  # indices of 32 bits
+    return min(chunk, max(LEAST_CHUNK, most)), ahead

@@ -1,4 +1,4 @@
-"""Training as a sequence of measurements: what is recorded when, checkpoints, and runs that diverge.
+"""Training as a sequence of measurements: recipes, what is recorded when, checkpoints, and runs that diverge.
 
 The engine moves the weights; this module decides when to stop and look. It writes no files: what must outlive
 the process is handed to the caller through two functions, so that a study can be interrupted anywhere and go
@@ -16,19 +16,55 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import count, takewhile
 
 import numpy as np
 import numpy.typing as npt
 
 from nearzero.networks import Stack, TwoLayer
 from nearzero.training.engine import Engine, Look, LooksAhead
-from nearzero.training.recipe import Recipe
 
-__all__ = ["History", "Progress", "train"]
+__all__ = ["History", "Progress", "Recipe", "train"]
 
 NEVER = -1
 CHUNK_SECONDS = 2.0  # about how long the engine runs before the caller is asked whether to save
 MOST_UPDATES = 1 << 20  # at a time, however fast they are
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Plain SGD on the mean cross-entropy of a batch.
+
+    Attributes:
+        learning_rate: w <- w - learning_rate * gradient.
+        steps: how many updates.
+        batch_size: examples in a batch; None is the whole training set.
+        evaluate_every: the stack is measured on the whole training set at steps 0, evaluate_every, 2
+            evaluate_every, ..., at the last step, and at 10, 100, ... below evaluate_every, where training
+            moves fast.
+        test_every: and on the whole test set at step 0, at multiples of this, and at the last step.
+        thresholds: train accuracies in percent; the first measurement at or above one of them is a
+            checkpoint.
+    """
+
+    learning_rate: float = 0.001
+    steps: int = 5000
+    batch_size: int | None = None
+    evaluate_every: int = 1
+    test_every: int = 1
+    thresholds: tuple[float, ...] = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 100)
+
+    @property
+    def schedule(self) -> tuple[int, ...]:
+        """The steps at which the stack is measured; step s is after s updates."""
+        regular = range(0, self.steps + 1, self.evaluate_every)
+        before = min(self.evaluate_every, self.steps)
+        early = takewhile(lambda step: step < before, (10**k for k in count(1)))
+        return tuple(sorted({*regular, *early, self.steps}))
+
+    def tests_at(self, step: int) -> bool:
+        """Whether the test set is measured at a step of the schedule."""
+        return step % self.test_every == 0 or step == self.steps
 
 
 @dataclass(eq=False)
