@@ -20,7 +20,6 @@ import json
 import shutil
 import tomllib
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from nearzero.errors import InputError
-from nearzero.files import locked, make_folder, write_bytes, write_text
+from nearzero.files import make_folder, write_bytes, write_text
 from nearzero.networks import Stack, TwoLayer
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
@@ -114,14 +113,6 @@ class Store:
                 f"{self.folder} holds a study with {key} = {there[key]!r}, but {asked[key]!r} is asked for; "
                 "choose another folder, or delete this one"
             )
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from working on the study; a process that's killed lets go.
-
-        Raises:
-            InputError: another process is at work.
-        """
-        return locked(self.folder)
 
     def note(self, record: dict[str, Any]) -> None:
         """Replace what is known of where the study comes from."""

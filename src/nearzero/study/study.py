@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from nearzero.audit import Audit, Evidence, Other, audit
 from nearzero.errors import InputError
+from nearzero.files import locked
 from nearzero.networks import TwoLayer
+from nearzero.report import write as reports
+from nearzero.report.ahead import drawn_ahead
 from nearzero.study.analysis import analyse_networks, analysis_of
+from nearzero.study.auditing import audit_networks, check_swept, measurements_of
 from nearzero.study.data import Source, begin, load_data
 from nearzero.study.journal import Journal
 from nearzero.study.spec import CONDUCT, VERDICT, Spec, resolve
@@ -22,8 +27,6 @@ from nearzero.verdict import Rules, Verdict, judge
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from nearzero.audit import Audit, Evidence, Other
 
 __all__ = ["Study"]
 
@@ -150,8 +153,6 @@ class Study:
         Raises:
             InputError: these haven't been measured yet, or `against` doesn't fit.
         """
-        from nearzero.audit import audit
-
         return audit(self.evidence(against))
 
     def evidence(self, against: Study | None = None) -> Evidence:
@@ -160,9 +161,6 @@ class Study:
         Raises:
             InputError: as for `audited`.
         """
-        from nearzero.audit import Evidence
-        from nearzero.study.auditing import measurements_of
-
         measured = measurements_of(self._store)
         if measured is None:
             raise InputError(f"{self.folder} hasn't been audited yet; run `nearzero audit {self.folder}`")
@@ -188,8 +186,6 @@ class Study:
         Raises:
             InputError: it has the same pixels, or isn't trained.
         """
-        from nearzero.audit import Other
-
         if self.spec.pixels == against.spec.pixels:
             raise InputError(
                 f"{against.folder} has {against.spec.pixels} pixels, as {self.folder} has; give a study with the others"
@@ -278,7 +274,6 @@ class Study:
 
     def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Train, sweep and report."""
-        from nearzero.report.ahead import drawn_ahead
 
         def step(store: Store, data: Source, journal: Journal) -> None:
             with drawn_ahead():
@@ -289,7 +284,7 @@ class Study:
         return self.report(console=console)
 
     def _work(self, step: Step, data_dir: str | None, console: Console | None) -> Study:
-        with self._store.locked(), Journal.opened(console, self.folder / "log") as journal:
+        with locked(self.folder), Journal.opened(console, self.folder / "log") as journal:
             data = load_data(self.spec, data_dir, journal)
             begin(self._store, data)
             step(self._store, Source.of(data, data_dir), journal)
@@ -299,28 +294,24 @@ class Study:
 
     def report(self, *, console: Console | None = None) -> Study:
         """Write tables and figures, and print the tables on a console."""
-        from nearzero.report import print_tables, write_report
-
         _ = self.response
         with (
-            self._store.locked(),
+            locked(self.folder),
             Journal.opened(console, self.folder / "log") as journal,
             journal.timed("tables and figures written"),
         ):
-            write_report(self, self.folder)
+            reports.write_report(self, self.folder)
         if console is not None:
-            print_tables(self, console)
+            reports.print_tables(self, console)
         return self
 
     def judge(self, *, data_dir: str | None = None, console: Console | None = None) -> Verdict:
         """Measure what isn't measured yet, write the verdict's tables and figure, and print it on a console."""
-        from nearzero.report import print_verdict, write_verdict
-
         found = self.analyse(data_dir=data_dir, console=console).verdict()
-        with self._store.locked():
-            write_verdict(found, self.title, self.folder, self.notices)
+        with locked(self.folder):
+            reports.write_verdict(found, self.title, self.folder, self.notices)
         if console is not None:
-            print_verdict(found, self.title, console)
+            reports.print_verdict(found, self.title, console)
         return found
 
     def audit(
@@ -332,19 +323,16 @@ class Study:
             against: as for `audited`.
             data_dir, console: as for the other steps.
         """
-        from nearzero.report import print_audit, write_audit
-        from nearzero.study.auditing import audit_networks, check_swept, measurements_of
-
         check_swept(self._store)
         if against is not None:
             self._other(against)
         if measurements_of(self._store) is None:
             self._work(audit_networks, data_dir, console)
         found = self.audited(against)
-        with self._store.locked():
-            write_audit(found, self.folder)
+        with locked(self.folder):
+            reports.write_audit(found, self.folder)
         if console is not None:
-            print_audit(found, console)
+            reports.print_audit(found, console)
         return found
 
     def with_rules(self, settings: Mapping[str, Any]) -> Study:
