@@ -21,10 +21,12 @@ from nearzero.errors import InputError
 __all__ = [
     "CACHE_VARIABLE",
     "atomic",
+    "begin_folder",
     "cache_root",
     "explained",
     "locked",
     "make_folder",
+    "read_bytes",
     "write_bytes",
     "write_text",
 ]
@@ -121,3 +123,27 @@ def make_folder(path: Path) -> Path:
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def begin_folder(folder: Path, name: str, content: str) -> None:
+    """Write the file by which a folder of nearzero's is known, unless others lie there.
+
+    Raises:
+        InputError: the folder holds other files and not this one, or can't be written.
+    """
+    others = not (folder / name).exists() and folder.is_dir()
+    if others and any(not each.name.endswith((".lock", ".part")) for each in folder.iterdir()):
+        raise InputError(f"{folder} holds other files and no {name}; choose an empty or a new folder")
+    write_text(make_folder(folder) / name, content)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        InputError: it can't be read, and why.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error

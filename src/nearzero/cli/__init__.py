@@ -1,7 +1,7 @@
 """The command line: parse, call, print. No science.
 
 Whatever a user can cause ends as one line on standard error and exit code 2; the heavy imports wait until a
-command needs them. The commands are in `studies`, `models`, `power` and `data`.
+command needs them. The commands are in `studies`, `models` and `data`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 
 import typer
 
-from nearzero.cli import data, models, power, studies
+from nearzero.cli import data, models, studies
 from nearzero.cli.common import Interrupted, app
 from nearzero.errors import InputError
 
-__all__ = ["app", "data", "main", "models", "power", "studies"]
+__all__ = ["app", "data", "main", "models", "studies"]
 
 INTERRUPTED = "interrupted; the same command goes on where it was"
 

@@ -18,7 +18,6 @@ from nearzero.cli.common import (
     result_folder,
     the_console,
 )
-from nearzero.errors import InputError
 
 __all__ = ["layers", "probe"]
 
@@ -92,12 +91,15 @@ def probe(
 ) -> None:
     """Perturb layers of a model, one at a time, at every level, and see what it predicts."""
     from nearzero.analysis import probe as run
+    from nearzero.study.steps import reaching
 
     console = console_for(quiet)
     with result_folder(out), counting(console, "probing", "examples") as count:
         built, source = _model_and_data(model, weights, data, pixels, split, data_dir)
+        with reaching(device):
+            built = built.to(device)
         result = run(
-            _on_device(built, device), source, layer, families=family or ("offset", "scale", "clip"),
+            built, source, layer, families=family or ("offset", "scale", "clip"),
             levels=levels, metrics=metric, batch_size=batch_size, memory=memory, advanced=count,
         )  # fmt: skip
     if out is not None:
@@ -111,11 +113,3 @@ def probe(
         console.print(note, highlight=False, markup=False)
     if out is not None:
         console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
-
-
-def _on_device(model: Any, device: str) -> Any:
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a build without CUDA
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {device} isn't available here ({reason}); use --device cpu") from error

@@ -11,31 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from nearzero.errors import InputError
+from nearzero.files import read_bytes, write_text
 from nearzero.threads import thread_count
 
-__all__ = ["add_sitting", "read_record"]
+__all__ = ["add_sitting", "read_record", "write_record"]
 
 # A sitting is a process, however many steps of a study it takes.
 STARTED = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+RECORD = "provenance.json"
 PACKAGES = ("nearzero", "torch", "numpy", "numba", "scipy", "xarray", "h5netcdf", "safetensors")
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What is known of where results come from; empty where nothing is.
+def read_record(folder: Path) -> dict[str, Any]:
+    """What is known of where the results in a folder come from; empty where nothing is.
 
     Raises:
         InputError: the file can't be read, or isn't such a record.
     """
+    path = folder / RECORD
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
+        return dict(json.loads(read_bytes(path)))
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{path} isn't a record of nearzero: {error}; delete the folder and begin again"
         ) from error
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Replace what is known of where the results in a folder come from."""
+    write_text(folder / RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def add_sitting(record: dict[str, Any], device: str) -> bool:

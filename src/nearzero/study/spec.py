@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nearzero.activations import activation
 from nearzero.errors import InputError, did_you_mean
 from nearzero.families import BY_FORMULA, Conduct, make_family
+from nearzero.files import read_bytes
 from nearzero.matched import Design
 from nearzero.training.engine import Precision
 from nearzero.training.recipe import Recipe
@@ -41,6 +42,7 @@ __all__ = [
     "spec_digest",
     "spec_text",
     "validated",
+    "with_rules",
 ]
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -220,6 +222,18 @@ def resolve(
     return validated(Spec, values, origin)
 
 
+def with_rules(spec: Spec, settings: Mapping[str, Any]) -> Spec:
+    """The same spec with other rules for its verdict.
+
+    Raises:
+        InputError: keys that have nothing to do with the verdict, or values that can't be.
+    """
+    other = [key for key in settings if key not in VERDICT]
+    if other:
+        raise InputError(f"a verdict's rules are {', '.join(VERDICT)}; got {other[0]!r}")
+    return resolve(settings=spec.model_dump(mode="json") | dict(settings))
+
+
 def check_keys(given: Iterable[str], model: type[BaseModel], origin: str, otherwise: str = "") -> None:
     """Refuse keys that a model hasn't; `otherwise` is said where none of its keys is close."""
     for key in given:
@@ -272,9 +286,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         InputError: it can't be read or isn't TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
+        return tomllib.loads(read_bytes(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} isn't a TOML file: {error}") from error
 

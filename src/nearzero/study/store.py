@@ -30,9 +30,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from nearzero.errors import InputError
-from nearzero.files import make_folder, write_bytes, write_text
+from nearzero.files import begin_folder, make_folder, read_bytes, write_bytes
 from nearzero.networks import Stack, TwoLayer
-from nearzero.study.provenance import read_record
+from nearzero.study.provenance import read_record, write_record
 from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
 from nearzero.training.train import History, Progress
 
@@ -66,17 +66,11 @@ class Store:
             InputError: the folder holds a study with another spec, or other files, or can't be written.
         """
         store = cls(folder)
-        if (folder / SPEC).exists():
-            if store.begun:
-                store.check_spec(spec)
-                if store.spec == spec:
-                    return store
-        elif folder.is_dir() and any(
-            each.name != ".lock" and not each.name.endswith(".part") for each in folder.iterdir()
-        ):
-            raise InputError(f"{folder} holds other files and no {SPEC}; choose an empty or a new folder")
-        make_folder(folder)
-        write_text(folder / SPEC, spec_text(spec))
+        if (folder / SPEC).exists() and store.begun:
+            store.check_spec(spec)
+            if store.spec == spec:
+                return store
+        begin_folder(folder, SPEC, spec_text(spec))
         return store
 
     @classmethod
@@ -116,12 +110,12 @@ class Store:
 
     def note(self, record: dict[str, Any]) -> None:
         """Replace what is known of where the study comes from."""
-        write_text(self.folder / "provenance.json", json.dumps(record, indent=2, sort_keys=True) + "\n")
+        write_record(self.folder, record)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What is known of where the study comes from; empty at the start."""
-        return read_record(self.folder / "provenance.json")
+        return read_record(self.folder)
 
     # --- networks ---
 
@@ -228,7 +222,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            with xr.open_datatree(io.BytesIO(_read(path)), engine="h5netcdf") as tree:
+            with xr.open_datatree(io.BytesIO(read_bytes(path)), engine="h5netcdf") as tree:
                 if node != "/" and group not in tree.children:
                     return None
                 loaded = tree[node].to_dataset().load()
@@ -281,13 +275,6 @@ def read_kept(path: Path) -> xr.Dataset | None:
         return xr.Dataset.from_dict(about)
     except (InputError, KeyError, TypeError, ValueError):
         return None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
 
 
 def _read_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:

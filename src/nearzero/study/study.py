@@ -1,4 +1,4 @@
-"""A study as its user holds it: the spec, the networks and the results of one folder."""
+"""A study as its user holds it: the spec, the networks and the results of one folder; and the paper in one call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nearzero.study.analysis import analyse_networks, analysis_of
 from nearzero.study.auditing import audit_networks, check_swept, measurements_of
 from nearzero.study.data import Source, begin, load_data
 from nearzero.study.journal import Journal
-from nearzero.study.spec import CONDUCT, VERDICT, Spec, resolve
+from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
 from nearzero.study.steps import sweep_networks, train_networks
 from nearzero.study.store import Store
 from nearzero.verdict import Rules, Verdict, judge
@@ -28,7 +28,7 @@ from nearzero.verdict import Rules, Verdict, judge
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Study"]
+__all__ = ["Study", "reproduce"]
 
 Step = Callable[[Store, Source, Journal], None]
 # Keys of the spec in which an audit tells a study with the other pixels from this one.
@@ -341,8 +341,38 @@ class Study:
         Raises:
             InputError: keys that have nothing to do with the verdict, or values that can't be.
         """
-        other = [key for key in settings if key not in VERDICT]
-        if other:
-            raise InputError(f"a verdict's rules are {', '.join(VERDICT)}; got {other[0]!r}")
-        spec = resolve(settings=self.spec.model_dump(mode="json") | dict(settings))
-        return Study(Store.create(self.folder, spec))
+        return Study(Store.create(self.folder, with_rules(self.spec, settings)))
+
+
+def reproduce(
+    preset: str | None = None,
+    out: str | PathLike[str] | None = None,
+    *,
+    runs: int | None = None,
+    device: str | None = None,
+    data_dir: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Study:
+    """Reproduce "Neural Networks Use Distance Metrics" (arXiv 2411.17932): both networks, three families, all
+    tables and figures.
+
+    Args:
+        preset: "quick" (the default; batches of 256, minutes) or "paper" (the whole training set as one batch,
+            hours).
+        out: the study's folder; ``studies/<preset>`` unless given. A study that is there goes on where it
+            was.
+        runs: runs of each network, in place of the preset's 20.
+        device: where to train: "cpu" (the default), or a PyTorch device such as "cuda".
+        data_dir: a folder with the data files, if they aren't to be found or fetched.
+        settings: any other keys of `Spec`, such as ``{"offset": "shift"}``.
+        console: a rich console for progress and tables; quiet unless given.
+
+    Raises:
+        InputError: something given can't be used; nothing is lost, and the message says what to do.
+    """
+    given = dict(settings or {})
+    given |= {key: value for key, value in (("runs", runs), ("device", device)) if value is not None}
+    chosen = resolve(preset, given).preset
+    study = Study.create(out or Path("studies") / chosen, preset, given)
+    return study.run(data_dir=data_dir, console=console)
