@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 from nearzero.errors import InputError
 
 __all__ = [
-    "CACHE_VARIABLE",
     "atomic",
     "begin_folder",
     "cache_root",
@@ -30,8 +29,6 @@ __all__ = [
     "write_bytes",
     "write_text",
 ]
-
-CACHE_VARIABLE = "NEARZERO_CACHE"
 
 _REASONS = {
     errno.ENOSPC: "no space is left on the device; free some and run the same command again",
@@ -47,7 +44,7 @@ _REASONS = {
 
 def cache_root() -> Path:
     """Where nearzero keeps what it can fetch or compile again: NEARZERO_CACHE, or the platform's cache folder."""
-    override = os.environ.get(CACHE_VARIABLE)
+    override = os.environ.get("NEARZERO_CACHE")
     return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("nearzero"))
 
 

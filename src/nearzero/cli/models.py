@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from nearzero.cli.common import (
     DataDir,
     Quiet,
     app,
+    argument,
     console_for,
     counting,
     option,
@@ -21,14 +20,7 @@ from nearzero.cli.common import (
 
 __all__ = ["layers", "probe"]
 
-ModelName = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="package.module:function or file.py:function that builds it.",
-        show_default=False,
-    ),
-]
+ModelName = Annotated[str, argument("MODEL", "package.module:function or file.py:function that builds it.")]
 Weights = Annotated[Path | None, option("Its weights: safetensors, or a state dict that PyTorch saved.")]
 DataName = Annotated[
     str,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from nearzero.cli.common import (
     DataDir,
     Interrupted,
@@ -14,6 +12,7 @@ from nearzero.cli.common import (
     Settings,
     StudyFolder,
     app,
+    argument,
     console_for,
     counting,
     option,
@@ -48,9 +47,7 @@ NOTE = (
 
 @app.command()
 def power(
-    study: Annotated[
-        Path | None, typer.Argument(metavar="[STUDY]", help="Whose rules.", show_default="the default rules")
-    ] = None,
+    study: Annotated[Path | None, argument("[STUDY]", "Whose rules.", "the default rules")] = None,
     settings: Settings = None,
     runs: Annotated[list[int] | None, option("Runs; may be repeated.", "6, 10")] = None,
     strength: Annotated[list[float] | None, option("Of the task; may be repeated.", "8")] = None,
@@ -186,10 +183,7 @@ def audit(
 
 @app.command()
 def grid(
-    spec: Annotated[
-        Path,
-        typer.Argument(metavar="SPEC", help="A grid's spec, such as grids/width.toml.", show_default=False),
-    ],
+    spec: Annotated[Path, argument("SPEC", "A grid's spec, such as grids/width.toml.")],
     out: Annotated[Path | None, option("The grid's folder.", "studies/grids/NAME")] = None,
     networks: Annotated[
         Path | None, option("Where its networks lie; grids can share them.", "networks, beside it")

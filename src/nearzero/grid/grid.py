@@ -166,8 +166,7 @@ class Grid:
 
     def _measure(self, networks: Path, data_dir: str | None, journal: Journal) -> None:
         """Every run of every network of every point; ends with the responses on disk."""
-        from nearzero.grid.measure import GridJob, assembled, grid_jobs
-        from nearzero.grid.networks import Networks
+        from nearzero.grid.networks import GridJob, Networks, assembled, grid_jobs
 
         shelf, loaded = Networks(networks), self._data(data_dir, journal)
         jobs: list[GridJob] = []
