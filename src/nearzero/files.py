@@ -70,13 +70,11 @@ def locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock", timeout=0)
     with explained(folder):
         try:
-            lock.acquire()
+            held = lock.acquire()
         except Timeout:
             raise InputError(f"another process is working on {folder}; wait for it, or stop it") from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -107,14 +107,11 @@ class GridSpec(BaseModel):
         if len(set(self.values)) < len(self.values):
             raise InputError(f"values must be named once each; got {list(self.values)}")
         for point in self.points:  # refuses what can't be
-            self._check_read(point.spec)
+            for name in self.read:
+                make_family(name, Conduct())  # refuses unknown names
+                if name in point.spec.deciding:
+                    raise InputError(f"{name} decides already; read is for families that don't")
         return self
-
-    def _check_read(self, spec: Spec) -> None:
-        for name in self.read:
-            make_family(name, Conduct())  # refuses unknown names
-            if name in (*spec.verdict_distance, *spec.verdict_intensity):
-                raise InputError(f"{name} decides already; read is for families that don't")
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -146,8 +143,7 @@ class GridSpec(BaseModel):
 
     def design(self, spec: Spec, run: int) -> Design:
         """What is measured on a run: the families that decide, and those to be read, in draws of its own."""
-        deciding = (*spec.verdict_distance, *spec.verdict_intensity)
-        families = tuple(dict.fromkeys((*deciding, *self.read)))
+        families = tuple(dict.fromkeys((*spec.deciding, *self.read)))
         return replace(spec.design_of(run), families=families)
 
     def name(self, network: str, point: Point, layer: int | None = None) -> str:

@@ -162,6 +162,11 @@ class Spec(BaseModel):
         return Rules(**{name: getattr(self, f"verdict_{name}") for name in RULES})
 
     @property
+    def deciding(self) -> tuple[str, ...]:
+        """The families that the verdict compares."""
+        return (*self.verdict_distance, *self.verdict_intensity)
+
+    @property
     def design(self) -> Design:
         """What is measured for a verdict: every family there is, whether it decides or not."""
         return Design(targets=self.verdict_targets, draws=self.verdict_draws, conduct=self.conduct)
@@ -309,19 +314,20 @@ def load_complete_spec(path: Path) -> Spec:
 
 def differing_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """The first key in which two specs differ, of those that matter to results; None if they're the same."""
-    keys = (key for key in Spec.model_fields if key not in REPORT_ONLY)
-    one, other = LATER | dict(one), LATER | dict(other)
-    return next((key for key in keys if one.get(key) != other.get(key)), None)
+    one, other = _mattering(one), _mattering(other)
+    return next((key for key in Spec.model_fields if one.get(key) != other.get(key)), None)
 
 
 def spec_digest(spec: Spec) -> str:
     """A digest of what matters to results in a spec; a later key at its default doesn't change it."""
-    values = {
-        key: value
-        for key, value in spec.model_dump(mode="json").items()
-        if key not in REPORT_ONLY and (key not in LATER or value != LATER[key])
-    }
+    values = _mattering(spec.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _mattering(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What matters to results in a spec, without the later keys that are at their defaults."""
+    ours = (key for key in values if key not in REPORT_ONLY)
+    return {key: values[key] for key in ours if key not in LATER or values[key] != LATER[key]}
 
 
 def spec_text(spec: Spec) -> str:

@@ -32,7 +32,6 @@ from safetensors.numpy import save
 from nearzero.errors import InputError
 from nearzero.files import begin_folder, make_folder, read_bytes, write_bytes
 from nearzero.networks import Stack, TwoLayer
-from nearzero.study.provenance import read_record, write_record
 from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
 from nearzero.training.train import History, Progress
 
@@ -107,15 +106,6 @@ class Store:
                 f"{self.folder} holds a study with {key} = {there[key]!r}, but {asked[key]!r} is asked for; "
                 "choose another folder, or delete this one"
             )
-
-    def note(self, record: dict[str, Any]) -> None:
-        """Replace what is known of where the study comes from."""
-        write_record(self.folder, record)
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What is known of where the study comes from; empty at the start."""
-        return read_record(self.folder)
 
     # --- networks ---
 

@@ -20,6 +20,7 @@ from nearzero.study.analysis import analyse_networks, analysis_of
 from nearzero.study.auditing import audit_networks, check_swept, measurements_of
 from nearzero.study.data import Source, begin, load_data
 from nearzero.study.journal import Journal
+from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
 from nearzero.study.steps import sweep_networks, train_networks
 from nearzero.study.store import Store
@@ -218,7 +219,7 @@ class Study:
     @property
     def provenance(self) -> dict[str, Any]:
         """Versions, platform, data hashes and git state, for each sitting."""
-        return self._store.provenance
+        return read_record(self.folder)
 
     def summary(self) -> dict[str, str]:
         """What the study is, how far it has come and where it comes from, for people."""
