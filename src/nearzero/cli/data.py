@@ -8,7 +8,7 @@ import typer
 
 from nearzero.cli.common import DataDir, app, argument, print_rows, the_console
 
-__all__ = ["data_app"]
+__all__ = ()  # the app calls what is here
 
 data_app = typer.Typer(help="Fetch, list and verify data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")

@@ -18,7 +18,7 @@ from nearzero.cli.common import (
     the_console,
 )
 
-__all__ = ["layers", "probe"]
+__all__ = ()  # the app calls what is here
 
 ModelName = Annotated[str, argument("MODEL", "package.module:function or file.py:function that builds it.")]
 Weights = Annotated[Path | None, option("Its weights: safetensors, or a state dict that PyTorch saved.")]

@@ -25,19 +25,7 @@ from nearzero.cli.common import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = [
-    "audit",
-    "compile_",
-    "grid",
-    "new",
-    "power",
-    "report",
-    "reproduce",
-    "show",
-    "sweep",
-    "train",
-    "verdict",
-]
+__all__ = ()  # the app calls what is here
 
 NOTE = (
     "Shares of studies, with 95 % intervals (Clopper-Pearson). In the null nothing differs: equivalent is right, any "

@@ -29,7 +29,7 @@ from nearzero.halves import EARLIER_RULE
 from nearzero.study.data import Source, load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
-from nearzero.study.provenance import add_sitting, read_record, write_record
+from nearzero.study.provenance import read_record, record_sitting
 from nearzero.verdict import Rules, Verdict, judge
 
 if TYPE_CHECKING:
@@ -199,7 +199,5 @@ class Grid:
             raise InputError(
                 f"{self.folder} was begun with other data; give the same, or choose another folder"
             )
-        record |= {"data": hashes}
-        add_sitting(record, self.spec.points[0].spec.device)
-        write_record(self.folder, record)
+        record_sitting(self.folder, record | {"data": hashes}, self.spec.points[0].spec.device)
         return loaded

@@ -129,13 +129,10 @@ class Networks:
         study = self._study(point.spec)
         if int(study.history.diverged_at.sel(network=name, run=run)) != NEVER:
             return None
-        step = None
-        if point.checkpoint is not None:
-            reached = study.history.checkpoint_step.sel(network=name, run=run, threshold=point.checkpoint)
-            if int(reached) == NEVER:
-                return None
-            step = int(reached)
-        return study.network(name, run, step=step)
+        if point.checkpoint is None:
+            return study.network(name, run)
+        reached = study.history.checkpoint_step.sel(network=name, run=run, threshold=point.checkpoint)
+        return None if int(reached) == NEVER else study.network(name, run, step=int(reached))
 
     def _study(self, spec: Spec) -> Study:
         return Study(Store.create(self.folder / spec_digest(spec)[:12], spec))

@@ -12,7 +12,7 @@ from nearzero.errors import InputError
 from nearzero.networks import Stack, initial_stack
 from nearzero.pixels import Pixels
 from nearzero.study.journal import Journal
-from nearzero.study.provenance import add_sitting, read_record, write_record
+from nearzero.study.provenance import read_record, record_sitting
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 from nearzero.training.engine import Examples
@@ -103,5 +103,4 @@ def begin(store: Store, data: Dataset) -> None:
             f"{store.folder} was begun with {before['name']} from {before['source']}, and now {data.name} from "
             f"{data.source} has other contents; give the same data, or choose another folder"
         )
-    if add_sitting(record, store.spec.device):
-        write_record(store.folder, record)
+    record_sitting(store.folder, record, store.spec.device)

@@ -15,7 +15,7 @@ from nearzero.errors import InputError
 from nearzero.files import read_bytes, write_text
 from nearzero.threads import thread_count
 
-__all__ = ["add_sitting", "read_record", "write_record"]
+__all__ = ["read_record", "record_sitting"]
 
 # A sitting is a process, however many steps of a study it takes.
 STARTED = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -40,13 +40,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Replace what is known of where the results in a folder come from."""
-    write_text(folder / RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
-
-
-def add_sitting(record: dict[str, Any], device: str) -> bool:
-    """Add this process to the sittings of a record; return whether it wasn't there yet."""
+def record_sitting(folder: Path, record: dict[str, Any], device: str) -> None:
+    """Add this process to the sittings of a record, and make it the record of a folder."""
     now = {
         "started": STARTED,
         "python": platform.python_version(),
@@ -58,10 +53,9 @@ def add_sitting(record: dict[str, Any], device: str) -> bool:
         "git": _git_state(),
     }
     sittings = record.setdefault("sittings", [])
-    new = now not in sittings
-    if new:
+    if now not in sittings:
         sittings.append(now)
-    return new
+    write_text(folder / RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def _version(package: str) -> str:
