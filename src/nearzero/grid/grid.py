@@ -24,12 +24,13 @@ import xarray as xr
 from nearzero.datasets import Dataset
 from nearzero.errors import InputError
 from nearzero.files import begin_folder, locked, write_bytes
-from nearzero.grid.spec import CHECKPOINT, GridSpec, grid_text, load_grid
+from nearzero.grid.spec import CHECKPOINT, GridSpec, load_grid
 from nearzero.halves import EARLIER_RULE
 from nearzero.study.data import Source, load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record, record_sitting
+from nearzero.study.spec import spec_text
 from nearzero.verdict import Rules, Verdict, judge
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Grid:
                     "choose another folder, or delete this one"
                 )
         else:
-            begin_folder(folder, SPEC, grid_text(spec))
+            begin_folder(folder, SPEC, spec_text(spec))
         return cls(folder, spec)
 
     @property

@@ -20,16 +20,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
 from nearzero.activations import activation
 from nearzero.errors import InputError, did_you_mean
 from nearzero.families import Conduct, make_family
 from nearzero.matched import Design
-from nearzero.study.spec import VERDICT, Spec, check_keys, read_settings, resolve, validated
+from nearzero.study.spec import VERDICT, Spec, read_settings, resolve, validated
 
-__all__ = ["CHECKPOINT", "GridSpec", "Point", "grid_text", "load_grid", "resolve_grid"]
+__all__ = ["CHECKPOINT", "GridSpec", "Point", "load_grid", "resolve_grid"]
 
 CHECKPOINT, LAYERS = "checkpoint", "layers"
 MOST_LAYERS = 32
@@ -158,8 +157,7 @@ def resolve_grid(settings: Mapping[str, Any], origin: str = "the settings") -> G
     Raises:
         InputError: an unknown key, or a value that can't be used; `origin` says where it stands.
     """
-    check_keys(settings, GridSpec, origin, "keys of a study belong under [study]; ")
-    return validated(GridSpec, dict(settings), origin)
+    return validated(GridSpec, dict(settings), origin, "keys of a study belong under [study]; ")
 
 
 def load_grid(path: Path) -> GridSpec:
@@ -169,8 +167,3 @@ def load_grid(path: Path) -> GridSpec:
         InputError: it can't be read, isn't TOML, or holds an unknown key or value.
     """
     return resolve_grid(read_settings(path), str(path))
-
-
-def grid_text(spec: GridSpec) -> str:
-    """The spec as TOML; `load_grid` gives it back."""
-    return tomli_w.dumps(spec.model_dump(mode="json"))

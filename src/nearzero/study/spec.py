@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -33,7 +33,6 @@ __all__ = [
     "REPORT_ONLY",
     "VERDICT",
     "Spec",
-    "check_keys",
     "differing_key",
     "load_complete_spec",
     "parse_setting",
@@ -211,7 +210,6 @@ def resolve(
     preset = preset or given.get("preset", "quick")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
-    check_keys(given, Spec, origin)
     values: dict[str, Any] = {**PRESETS[preset], **given, "preset": preset}
     for key in ("activations", "families", "thresholds", *VERDICT[:3]):  # the lists
         if isinstance(values.get(key), str):
@@ -239,22 +237,23 @@ def with_rules(spec: Spec, settings: Mapping[str, Any]) -> Spec:
     return resolve(settings=spec.model_dump(mode="json") | dict(settings))
 
 
-def check_keys(given: Iterable[str], model: type[BaseModel], origin: str, otherwise: str = "") -> None:
-    """Refuse keys that a model hasn't; `otherwise` is said where none of its keys is close."""
-    for key in given:
+def validated(model: type[AnyModel], values: dict[str, Any], origin: str, otherwise: str = "") -> AnyModel:
+    """Return a model of values; the first of pydantic's complaints is said in one line.
+
+    Args:
+        model, values: what is made, and of what.
+        origin: where the values stand.
+        otherwise: is said of an unknown key where none of the model's is close.
+
+    Raises:
+        InputError: which key, what was seen, what is wanted.
+    """
+    for key in values:
         if key not in model.model_fields:
             hint = did_you_mean(key, model.model_fields) or otherwise
             raise InputError(
                 f"unknown key {key!r} in {origin}: {hint}known are {', '.join(model.model_fields)}"
             )
-
-
-def validated(model: type[AnyModel], values: dict[str, Any], origin: str) -> AnyModel:
-    """Return a model of values; the first of pydantic's complaints is said in one line.
-
-    Raises:
-        InputError: which key, what was seen, what is wanted.
-    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -330,6 +329,6 @@ def _mattering(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: values[key] for key in ours if key not in LATER or values[key] != LATER[key]}
 
 
-def spec_text(spec: Spec) -> str:
-    """Return the complete spec as TOML; `load_complete_spec` reads it."""
+def spec_text(spec: BaseModel) -> str:
+    """Return the complete spec of a study or a grid as TOML; `load_complete_spec` or `load_grid` reads it."""
     return tomli_w.dumps(spec.model_dump(mode="json"))
