@@ -91,8 +91,9 @@ def load_data(spec: Spec, data_dir: str | None, journal: Journal) -> Dataset:
     return data
 
 
-def begin(store: Store, data: Dataset) -> None:
-    """Record this sitting; refuse to go on with other data than the study was begun with."""
+def begin(store: Store, data_dir: str | None, journal: Journal) -> Source:
+    """Load a study's data and record this sitting; refuse to go on with other data than the study was begun with."""
+    data = load_data(store.spec, data_dir, journal)
     record = read_record(store.folder)
     about = {"name": data.name, "source": data.source, "notice": data.notice, "sha256": dict(data.hashes)}
     if not store.begun:
@@ -104,3 +105,4 @@ def begin(store: Store, data: Dataset) -> None:
             f"{data.source} has other contents; give the same data, or choose another folder"
         )
     record_sitting(store.folder, record, store.spec.device)
+    return Source.of(data, data_dir)

@@ -18,7 +18,7 @@ from nearzero.report import write as reports
 from nearzero.report.ahead import drawn_ahead
 from nearzero.study.analysis import analyse_networks, analysis_of
 from nearzero.study.auditing import audit_networks, check_swept, measurements_of
-from nearzero.study.data import Source, begin, load_data
+from nearzero.study.data import Source, begin
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
@@ -286,9 +286,7 @@ class Study:
 
     def _work(self, step: Step, data_dir: str | None, console: Console | None) -> Study:
         with locked(self.folder), Journal.opened(console, self.folder / "log") as journal:
-            data = load_data(self.spec, data_dir, journal)
-            begin(self._store, data)
-            step(self._store, Source.of(data, data_dir), journal)
+            step(self._store, begin(self._store, data_dir, journal), journal)
         for name in ("response", "history", "matched", "untrained", "parts"):
             self.__dict__.pop(name, None)
         return self
