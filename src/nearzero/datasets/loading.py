@@ -114,11 +114,10 @@ def _is_folder_name(name: str | Path) -> bool:
 def _registered(entry: Entry, data_dir: str | Path | None, say: Callable[[str], None]) -> Dataset:
     named = named_folder(entry, data_dir, say)
     files = find(entry, Cache(entry, say), say) if named is None else read_named(entry, *named)
-    ordered = [files[known.name] for known in entry.files]
-    train, test = _splits({file.known.name: (file.content, file.known.name) for file in ordered})
+    train, test = _splits({name: (file.content, name) for name, file in files.items()})
     mean, std = entry.moments or pixel_moments(train.images, entry.white)
-    source = " and ".join(dict.fromkeys(file.source for file in ordered))
-    hashes = {file.known.name: file.sha256 for file in ordered}
+    source = " and ".join(dict.fromkeys(file.source for file in files.values()))
+    hashes = {name: file.sha256 for name, file in files.items()}
     return Dataset(entry.name, train, test, entry.classes, entry.white, mean, std, source, hashes)
 
 
@@ -181,13 +180,13 @@ def fetch(
         files = find(entry, cache, say)
     else:
         files = read_named(entry, *named)
-        for known in entry.files:
-            cache.keep(files[known.name])
+        for file in files.values():
+            cache.keep(file)
     if cache.trouble is not None:
         raise InputError(
             f"{entry.name}: {cache.trouble}: free some space, or set NEARZERO_CACHE to another folder"
         )
-    return [FetchedFile(known.name, files[known.name].source) for known in entry.files]
+    return [FetchedFile(each, file.source) for each, file in files.items()]
 
 
 def verify(name: str | None = None, *, data_dir: str | Path | None = None) -> list[FileStatus]:

@@ -147,7 +147,7 @@ def read_named(entry: Entry, folder: Path, source: str) -> dict[str, VerifiedFil
 
 
 def find(entry: Entry, cache: Cache, say: Callable[[str], None]) -> dict[str, VerifiedFile]:
-    """All files of the data set, by name: from the cache, and those it lacks from the other sources."""
+    """All files of the data set, by name and in its order: from the cache, and those it lacks from other sources."""
     found = cache.read()
     failures = [f"the cache: has {len(found)} of {len(entry.files)} files"]
     others: tuple[tuple[str, Source], ...] = (
@@ -158,7 +158,7 @@ def find(entry: Entry, cache: Cache, say: Callable[[str], None]) -> dict[str, Ve
     for words, source in others:
         missing = [known for known in entry.files if known.name not in found]
         if not missing:
-            return found
+            break
         try:
             for file in source(entry, missing, say):
                 found[file.known.name] = file
@@ -171,7 +171,7 @@ def find(entry: Entry, cache: Cache, say: Callable[[str], None]) -> dict[str, Ve
             f"{entry.name} could not be had ({'; '.join(failures)}): "
             f"put {names}, gzipped or not, in a folder and pass --data-dir FOLDER"
         )
-    return found
+    return {known.name: found[known.name] for known in entry.files}
 
 
 def _from_debian(
