@@ -35,7 +35,7 @@ from nearzero.networks import Stack, TwoLayer
 from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
 from nearzero.training.train import History, Progress
 
-__all__ = ["Arrays", "Store", "read_kept", "write_kept"]
+__all__ = ["Arrays", "Store", "needed", "read_kept", "write_kept"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 WEIGHTS = ("w1", "b1", "w2", "b2")
@@ -239,6 +239,13 @@ class Store:
                 f"{path} was made with {key} = {made_with.get(key)!r}, but {SPEC} says {here[key]!r}; "
                 f"restore {SPEC}, or begin another study"
             )
+
+
+def needed(found: xr.Dataset | None, refusal: str) -> xr.Dataset:
+    """Return what a study holds, or refuse in these words if it doesn't hold it yet."""
+    if found is None:
+        raise InputError(refusal)
+    return found
 
 
 def write_kept(path: Path, dataset: xr.Dataset) -> None:

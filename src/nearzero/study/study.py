@@ -23,7 +23,7 @@ from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
 from nearzero.study.steps import sweep_networks, train_networks
-from nearzero.study.store import Store
+from nearzero.study.store import Store, needed
 from nearzero.verdict import Rules, Verdict, judge
 
 if TYPE_CHECKING:
@@ -162,9 +162,8 @@ class Study:
         Raises:
             InputError: as for `audited`.
         """
-        measured = measurements_of(self._store)
-        if measured is None:
-            raise InputError(f"{self.folder} hasn't been audited yet; run `nearzero audit {self.folder}`")
+        refusal = f"{self.folder} hasn't been audited yet; run `nearzero audit {self.folder}`"
+        measured = needed(measurements_of(self._store), refusal)
         matched = analysis_of(self._store, "matched")
         return Evidence(
             title=self.title,
@@ -195,20 +194,16 @@ class Study:
         return Other(against.title, against.history, tuple(differing))
 
     def _analysis(self, group: str) -> xr.Dataset:
-        found = analysis_of(self._store, group)
-        if found is None:
-            raise InputError(
-                f"{self.folder} hasn't been measured at matched displacement yet; run `nearzero verdict {self.folder}`"
-            )
-        return found
+        return needed(
+            analysis_of(self._store, group),
+            f"{self.folder} hasn't been measured at matched displacement yet; run `nearzero verdict {self.folder}`",
+        )
 
     def _results(self, group: str, step: str) -> xr.Dataset:
-        found = self._store.read(group)
-        if found is None:
-            raise InputError(
-                f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first"
-            )
-        return found
+        return needed(
+            self._store.read(group),
+            f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first",
+        )
 
     @property
     def notices(self) -> tuple[str, ...]:
