@@ -19,17 +19,16 @@ from filelock import FileLock, Timeout
 from nearzero.errors import InputError
 
 __all__ = [
-    "CACHE_VARIABLE",
     "atomic",
+    "begin_folder",
     "cache_root",
     "explained",
     "locked",
     "make_folder",
+    "read_bytes",
     "write_bytes",
     "write_text",
 ]
-
-CACHE_VARIABLE = "NEARZERO_CACHE"
 
 _REASONS = {
     errno.ENOSPC: "no space is left on the device; free some and run the same command again",
@@ -45,7 +44,7 @@ _REASONS = {
 
 def cache_root() -> Path:
     """Where nearzero keeps what it can fetch or compile again: NEARZERO_CACHE, or the platform's cache folder."""
-    override = os.environ.get(CACHE_VARIABLE)
+    override = os.environ.get("NEARZERO_CACHE")
     return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("nearzero"))
 
 
@@ -71,13 +70,11 @@ def locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock", timeout=0)
     with explained(folder):
         try:
-            lock.acquire()
+            held = lock.acquire()
         except Timeout:
             raise InputError(f"another process is working on {folder}; wait for it, or stop it") from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -121,3 +118,27 @@ def make_folder(path: Path) -> Path:
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def begin_folder(folder: Path, name: str, content: str) -> None:
+    """Write the file by which a folder of nearzero's is known, unless others lie there.
+
+    Raises:
+        InputError: the folder holds other files and not this one, or can't be written.
+    """
+    others = not (folder / name).exists() and folder.is_dir()
+    if others and any(not each.name.endswith((".lock", ".part")) for each in folder.iterdir()):
+        raise InputError(f"{folder} holds other files and no {name}; choose an empty or a new folder")
+    write_text(make_folder(folder) / name, content)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        InputError: it can't be read, and why.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error

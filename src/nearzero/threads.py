@@ -63,10 +63,5 @@ def parallel(function: Callable[[Item], object], items: Iterable[Item], threads:
         for item in items:
             function(item)
         return
-    futures = [_pool(threads).submit(function, item) for item in items]
-    try:
-        for future in futures:
-            future.result()
-    finally:
-        for future in futures:
-            future.cancel()
+    for _ in _pool(threads).map(function, items):  # which cancels the others where one raises
+        pass

@@ -13,8 +13,7 @@ import torch
 import nearzero as nz
 from nearzero.displacement import displacement
 from nearzero.grid import grid as grid_module
-from nearzero.grid.measure import grid_jobs
-from nearzero.grid.networks import DeepJob, Networks
+from nearzero.grid.networks import DeepJob, Networks, grid_jobs
 from nearzero.grid.spec import resolve_grid
 from nearzero.halves import halves
 from nearzero.study.data import Source
@@ -150,9 +149,9 @@ def test_checkpoints_and_runs_that_never_get_there(folder: Path, digits: nz.data
 def test_interrupted_it_goes_on_to_the_same_numbers(
     width: nz.Grid, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nearzero.grid import measure
+    from nearzero.grid import networks
 
-    real, calls = measure.measured, []
+    real, calls = networks.measured, []
 
     def interrupted(*args: object) -> object:
         calls.append(args)
@@ -160,7 +159,7 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
             raise KeyboardInterrupt
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(measure, "measured", interrupted)
+    monkeypatch.setattr(networks, "measured", interrupted)
     again = nz.Grid.create(tmp_path / "again", width.spec)
     with pytest.raises(KeyboardInterrupt):
         again.run(networks=folder / "networks")

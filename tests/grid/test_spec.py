@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import nearzero as nz
-from nearzero.grid.spec import grid_text, load_grid, resolve_grid
+from nearzero.grid.spec import load_grid, resolve_grid
+from nearzero.study.spec import spec_text
 
 ROOT = Path(__file__).parents[2]
 WIDTH = {"title": "Width", "vary": "units", "values": [4, 8], "study": {"data": "digits", "runs": 2}}
@@ -51,7 +52,7 @@ def test_every_run_has_draws_of_its_own() -> None:
 
 def test_it_is_kept_and_read_back(tmp_path: Path) -> None:
     spec = resolve_grid(WIDTH)
-    (tmp_path / "grid.toml").write_text(grid_text(spec))
+    (tmp_path / "grid.toml").write_text(spec_text(spec))
     assert load_grid(tmp_path / "grid.toml") == spec
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 import nearzero as nz
 import nearzero.files
-from nearzero.study.store import Store
+from nearzero.study.provenance import record_sitting
 
 SETTINGS = {
     "data": "digits",
@@ -352,7 +352,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
                 os.setuid(65534)
             for attempt in (
                 lambda: make(closed / "new"),
-                lambda: Store.open(tmp_path / "study").note({}),
+                lambda: record_sitting(tmp_path / "study", {}, "cpu"),
                 lambda: nz.Study.open(tmp_path / "study").train(),
             ):
                 try:

@@ -1,7 +1,7 @@
 """The command line: parse, call, print. No science.
 
 Whatever a user can cause ends as one line on standard error and exit code 2; the heavy imports wait until a
-command needs them. The commands are in `studies`, `models`, `power` and `data`.
+command needs them. The commands are in `studies`, `models` and `data`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 
 import typer
 
-from nearzero.cli import data, models, power, studies
+from nearzero.cli import data, models, studies
 from nearzero.cli.common import Interrupted, app
 from nearzero.errors import InputError
 
-__all__ = ["app", "data", "main", "models", "power", "studies"]
+__all__ = ["app", "data", "main", "models", "studies"]
 
 INTERRUPTED = "interrupted; the same command goes on where it was"
 
@@ -35,23 +35,23 @@ def main() -> None:
         if interrupted:  # typer makes an exit code of it
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
-    except Interrupted as error:
-        _fail(str(error), 130)
-    except KeyboardInterrupt:
-        _fail(INTERRUPTED, 130)
-    except Exception as error:
-        # a library may turn an interruption that hits it into an error of its own
-        _fail(*((INTERRUPTED, 130) if interrupted else _explain(error)))
+    except (Exception, KeyboardInterrupt) as error:
+        line, code = _explain(error, bool(interrupted))
+        print("nearzero: " + " ".join(line.split()), file=sys.stderr)
+        sys.exit(code)
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def _explain(error: BaseException, interrupted: bool) -> tuple[str, int]:
     """The line and the exit code for an error."""
+    if isinstance(error, Interrupted):
+        return str(error), 130
+    # a library may turn an interruption that hits it into an error of its own
+    if interrupted or isinstance(error, KeyboardInterrupt | typer.Abort):
+        return INTERRUPTED, 130
     if isinstance(error, InputError):
         return str(error), 2
-    if isinstance(error, typer.Abort):
-        return INTERRUPTED, 130
     if hasattr(error, "format_message"):  # the command line's own: an unknown option, a missing argument
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
@@ -68,8 +68,3 @@ def _explain(error: Exception) -> tuple[str, int]:
         f"a bug in nearzero ({type(error).__name__}: {error}); please report it, with what NEARZERO_DEBUG=1 shows",
         1,
     )
-
-
-def _fail(line: str, code: int) -> None:
-    print("nearzero: " + " ".join(line.split()), file=sys.stderr)
-    sys.exit(code)

@@ -22,6 +22,7 @@ __all__ = [
     "Settings",
     "StudyFolder",
     "app",
+    "argument",
     "console_for",
     "counting",
     "option",
@@ -45,7 +46,12 @@ def option(words: str, shown: bool | str = False, *names: str, metavar: str | No
     return typer.Option(*names, help=words, show_default=shown, metavar=metavar)
 
 
-StudyFolder = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder.", show_default=False)]
+def argument(metavar: str, words: str, shown: bool | str = False) -> Any:
+    """Describe an argument: what it's called, what it is, and what stands for its default."""
+    return typer.Argument(metavar=metavar, help=words, show_default=shown)
+
+
+StudyFolder = Annotated[Path, argument("STUDY", "A study's folder.")]
 DataDir = Annotated[str | None, option("A folder with the data files; also NEARZERO_DATA.")]
 Settings = Annotated[
     list[str] | None, option("Any key of the spec; may be repeated.", False, "--set", metavar="KEY=VALUE")

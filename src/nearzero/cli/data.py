@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from nearzero.cli.common import DataDir, app, print_rows, the_console
+from nearzero.cli.common import DataDir, app, argument, print_rows, the_console
 
-__all__ = ["data_app"]
+__all__ = ()  # the app calls what is here
 
 data_app = typer.Typer(help="Fetch, list and verify data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -39,9 +39,7 @@ def data_list() -> None:
 
 @data_app.command("verify")
 def data_verify(
-    name: Annotated[
-        str | None, typer.Argument(help="One data set; all, unless given.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, argument("name", "One data set; all, unless given.")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Check every file against its SHA-256; exit code 2 if one is wrong."""

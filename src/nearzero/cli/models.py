@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from nearzero.cli.common import (
     DataDir,
     Quiet,
     app,
+    argument,
     console_for,
     counting,
     option,
@@ -18,18 +17,10 @@ from nearzero.cli.common import (
     result_folder,
     the_console,
 )
-from nearzero.errors import InputError
 
-__all__ = ["layers", "probe"]
+__all__ = ()  # the app calls what is here
 
-ModelName = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="package.module:function or file.py:function that builds it.",
-        show_default=False,
-    ),
-]
+ModelName = Annotated[str, argument("MODEL", "package.module:function or file.py:function that builds it.")]
 Weights = Annotated[Path | None, option("Its weights: safetensors, or a state dict that PyTorch saved.")]
 DataName = Annotated[
     str,
@@ -92,12 +83,15 @@ def probe(
 ) -> None:
     """Perturb layers of a model, one at a time, at every level, and see what it predicts."""
     from nearzero.analysis import probe as run
+    from nearzero.study.steps import reaching
 
     console = console_for(quiet)
     with result_folder(out), counting(console, "probing", "examples") as count:
         built, source = _model_and_data(model, weights, data, pixels, split, data_dir)
+        with reaching(device):
+            built = built.to(device)
         result = run(
-            _on_device(built, device), source, layer, families=family or ("offset", "scale", "clip"),
+            built, source, layer, families=family or ("offset", "scale", "clip"),
             levels=levels, metrics=metric, batch_size=batch_size, memory=memory, advanced=count,
         )  # fmt: skip
     if out is not None:
@@ -111,11 +105,3 @@ def probe(
         console.print(note, highlight=False, markup=False)
     if out is not None:
         console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
-
-
-def _on_device(model: Any, device: str) -> Any:
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a build without CUDA
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {device} isn't available here ({reason}); use --device cpu") from error

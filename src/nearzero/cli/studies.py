@@ -1,20 +1,23 @@
-"""Commands about studies: from nothing to the report, step by step, and the verdict."""
+"""Commands about studies: from nothing to the report, step by step, the verdict, and how often its rules are wrong."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from nearzero.cli.common import (
     DataDir,
+    Interrupted,
     Quiet,
     Settings,
     StudyFolder,
     app,
+    argument,
     console_for,
+    counting,
     option,
+    print_rows,
+    result_folder,
     settings_from,
     the_console,
 )
@@ -22,7 +25,64 @@ from nearzero.cli.common import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["audit", "compile_", "grid", "new", "report", "reproduce", "show", "sweep", "train", "verdict"]
+__all__ = ()  # the app calls what is here
+
+NOTE = (
+    "Shares of studies, with 95 % intervals (Clopper-Pearson). In the null nothing differs: equivalent is right, any "
+    "direction is wrong. Of a mixture neither is known.\n"
+)
+
+
+@app.command()
+def power(
+    study: Annotated[Path | None, argument("[STUDY]", "Whose rules.", "the default rules")] = None,
+    settings: Settings = None,
+    runs: Annotated[list[int] | None, option("Runs; may be repeated.", "6, 10")] = None,
+    strength: Annotated[list[float] | None, option("Of the task; may be repeated.", "8")] = None,
+    activation: Annotated[list[str] | None, option("abs or relu; may be repeated.", "both")] = None,
+    studies: Annotated[int, option("Studies of each kind.", True)] = 20,
+    seed: Annotated[int, option("Of everything that is drawn.", True)] = 0,
+    out: Annotated[Path | None, option("A folder for power.json.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say how many runs a design needs, and how often its rules are wrong where the answer is known.
+
+    Plants networks that measure distance, match templates, or do half of each, and networks in which nothing differs;
+    measures and judges them as `nearzero verdict` does. `--set verdict_...=...` changes the rules.
+    """
+    from rich.table import Column
+
+    from nearzero.mechanisms import power as run
+    from nearzero.study.spec import resolve, with_rules
+    from nearzero.threads import thread_count
+
+    console = console_for(quiet)
+    spec = with_rules(resolve() if study is None else _open(study).spec, settings_from(settings))
+    with result_folder(out), counting(console, "planting", "studies") as count:
+        try:
+            found = run(
+                spec.rules, design=spec.design, runs=runs or (6, 10), strengths=strength or (8.0,),
+                activations=activation or ("abs", "relu"), studies=studies, seed=seed, workers=thread_count(),
+                advanced=count,
+            )  # fmt: skip
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted; nothing is kept, the same command begins anew") from error
+    if out is not None:
+        found.save(out)
+    if console is None:
+        return
+    rows = [_stacked(each.row) for each in found.counts]
+    headings = [Column(name, no_wrap=name not in ("networks", "findings")) for name in rows[0]]
+    print_rows(console, headings, [row.values() for row in rows])
+    for line in (NOTE, *found.sentences()):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _stacked(row: dict[str, str]) -> dict[str, str]:
+    """Return a row in the 80 columns of a terminal: networks on two lines; findings, which add up to studies, wrap."""
+    kept = {"runs": row["runs"], "right": row["right"], "wrong": row["wrong direction"]}
+    networks = f"{row['mechanism']}, {row['activation']}\nstrength {row['strength']}"
+    return {"networks": networks, **kept, **{name: row[name] for name in ("undecided", "findings")}}
 
 
 @app.command()
@@ -111,10 +171,7 @@ def audit(
 
 @app.command()
 def grid(
-    spec: Annotated[
-        Path,
-        typer.Argument(metavar="SPEC", help="A grid's spec, such as grids/width.toml.", show_default=False),
-    ],
+    spec: Annotated[Path, argument("SPEC", "A grid's spec, such as grids/width.toml.")],
     out: Annotated[Path | None, option("The grid's folder.", "studies/grids/NAME")] = None,
     networks: Annotated[
         Path | None, option("Where its networks lie; grids can share them.", "networks, beside it")

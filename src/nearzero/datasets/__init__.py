@@ -5,8 +5,7 @@ of the platform's cache folder).
 """
 
 from nearzero.datasets.dataset import Dataset, Split
-from nearzero.datasets.loading import load
-from nearzero.datasets.maintenance import FetchedFile, FileStatus, fetch, verify
+from nearzero.datasets.loading import FetchedFile, FileStatus, fetch, load, verify
 from nearzero.datasets.registry import Entry, KnownFile, entries, entry, names
 from nearzero.datasets.sources import NotFoundError
 

@@ -36,8 +36,7 @@ _TEST_SHARE = 5
 
 def packaged(entry: Entry) -> Dataset:
     """The data set, if the installed package carries what the registry expects, to the last bit."""
-    train, test = _splits(entry)
-    hashes = _hashes(entry, train, test)
+    train, test, hashes = _contents(entry)
     expected = {known.name: known.sha256 for known in entry.files}
     if hashes != expected:
         wrong = ", ".join(name for name in expected if hashes[name] != expected[name])
@@ -52,13 +51,17 @@ def packaged(entry: Entry) -> Dataset:
 
 def packaged_hashes(entry: Entry) -> dict[str, str]:
     """SHA-256 of each array that the installed package gives, as unsigned bytes."""
-    return _hashes(entry, *_splits(entry))
+    return _contents(entry)[2]
 
 
-def _splits(entry: Entry) -> tuple[Split, Split]:
+def _contents(entry: Entry) -> tuple[Split, Split, dict[str, str]]:
+    """Return both splits, and the SHA-256 of each of their arrays as unsigned bytes."""
     table = _table(entry)
     images = table[:, :-1].reshape(-1, *entry.files[0].shape[1:])
-    return _split(images, table[:, -1].astype(np.int64))
+    train, test = _split(images, table[:, -1].astype(np.int64))
+    arrays: tuple[npt.NDArray[np.integer], ...] = (train.images, train.labels, test.images, test.labels)
+    pairs = zip(entry.files, arrays, strict=True)
+    return train, test, {known.name: sha256(array.astype(np.uint8).tobytes()) for known, array in pairs}
 
 
 def _table(entry: Entry) -> npt.NDArray[np.uint8]:
@@ -97,9 +100,3 @@ def _split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> tupl
     train_rows = np.array([index for index in mixed if index not in test])
     test_rows = np.array([index for index in mixed if index in test])
     return Split(images[train_rows], labels[train_rows]), Split(images[test_rows], labels[test_rows])
-
-
-def _hashes(entry: Entry, train: Split, test: Split) -> dict[str, str]:
-    arrays: tuple[npt.NDArray[np.integer], ...] = (train.images, train.labels, test.images, test.labels)
-    pairs = zip(entry.files, arrays, strict=True)
-    return {known.name: sha256(array.astype(np.uint8).tobytes()) for known, array in pairs}

@@ -7,11 +7,10 @@ published.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 
 __all__ = ["ENTRIES", "IDX_FILES", "Entry", "KnownFile", "NpmPackage", "entries", "entry", "names", "owner"]
 
@@ -205,9 +204,9 @@ def entry(name: str) -> Entry:
     """The entry of that name; an unknown name is refused with the nearest known one."""
     if name in ENTRIES:
         return ENTRIES[name]
-    close = difflib.get_close_matches(name.lower().replace("_", "-"), ENTRIES, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    raise InputError(f"unknown data set {name!r}{hint} Known: {', '.join(ENTRIES)}, or a folder of IDX files")
+    hint = did_you_mean(name.lower().replace("_", "-"), ENTRIES)
+    hint = f"; {hint}" if hint else ". "
+    raise InputError(f"unknown data set {name!r}{hint}Known: {', '.join(ENTRIES)}, or a folder of IDX files")
 
 
 def owner(digest: str) -> str | None:

@@ -1,7 +1,7 @@
 """Many studies that differ in one thing, and what becomes of the verdict: `Grid`.
 
-What a grid is made from is in `spec`, the networks in `networks`, what is measured on them in `measure`, and the folder
-with all of it in `grid`.
+What a grid is made from is in `spec`, the networks and what is measured on them in `networks`, and the folder with
+all of it in `grid`.
 """
 
 from nearzero.grid.grid import Grid

@@ -23,13 +23,14 @@ import xarray as xr
 
 from nearzero.datasets import Dataset
 from nearzero.errors import InputError
-from nearzero.files import locked, make_folder, write_bytes, write_text
-from nearzero.grid.spec import CHECKPOINT, GridSpec, grid_text, load_grid
+from nearzero.files import begin_folder, locked, write_bytes
+from nearzero.grid.spec import CHECKPOINT, GridSpec, load_grid
 from nearzero.halves import EARLIER_RULE
 from nearzero.study.data import Source, load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
-from nearzero.study.provenance import add_sitting, read_record
+from nearzero.study.provenance import read_record, record_sitting
+from nearzero.study.spec import spec_text
 from nearzero.verdict import Rules, Verdict, judge
 
 if TYPE_CHECKING:
@@ -85,11 +86,8 @@ class Grid:
                     f"{folder} holds a grid with another {key}, {getattr(there, key)!r}, than {getattr(spec, key)!r}; "
                     "choose another folder, or delete this one"
                 )
-        elif folder.is_dir() and any(not each.name.endswith((".lock", ".part")) for each in folder.iterdir()):
-            raise InputError(f"{folder} holds other files and no {SPEC}; choose an empty or a new folder")
         else:
-            make_folder(folder)
-            write_text(folder / SPEC, grid_text(spec))
+            begin_folder(folder, SPEC, spec_text(spec))
         return cls(folder, spec)
 
     @property
@@ -131,7 +129,7 @@ class Grid:
         Raises:
             InputError: the record isn't one.
         """
-        return read_record(self.folder / "provenance.json")
+        return read_record(self.folder)
 
     def verdict(self, rules: Rules | None = None) -> Verdict:
         """Whether distance or intensity costs more, network by network; Holm's adjustment is over all of the grid."""
@@ -169,8 +167,7 @@ class Grid:
 
     def _measure(self, networks: Path, data_dir: str | None, journal: Journal) -> None:
         """Every run of every network of every point; ends with the responses on disk."""
-        from nearzero.grid.measure import GridJob, assembled, grid_jobs
-        from nearzero.grid.networks import Networks
+        from nearzero.grid.networks import GridJob, Networks, assembled, grid_jobs
 
         shelf, loaded = Networks(networks), self._data(data_dir, journal)
         jobs: list[GridJob] = []
@@ -203,7 +200,5 @@ class Grid:
             raise InputError(
                 f"{self.folder} was begun with other data; give the same, or choose another folder"
             )
-        record |= {"data": hashes}
-        add_sitting(record, self.spec.points[0].spec.device)
-        write_text(self.folder / "provenance.json", json.dumps(record, indent=2, sort_keys=True) + "\n")
+        record_sitting(self.folder, record | {"data": hashes}, self.spec.points[0].spec.device)
         return loaded

@@ -20,16 +20,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
 from nearzero.activations import activation
 from nearzero.errors import InputError, did_you_mean
 from nearzero.families import Conduct, make_family
 from nearzero.matched import Design
-from nearzero.study.spec import VERDICT, Spec, check_keys, read_settings, resolve, validated
+from nearzero.study.spec import VERDICT, Spec, read_settings, resolve, validated
 
-__all__ = ["CHECKPOINT", "GridSpec", "Point", "grid_text", "load_grid", "resolve_grid"]
+__all__ = ["CHECKPOINT", "GridSpec", "Point", "load_grid", "resolve_grid"]
 
 CHECKPOINT, LAYERS = "checkpoint", "layers"
 MOST_LAYERS = 32
@@ -107,14 +106,11 @@ class GridSpec(BaseModel):
         if len(set(self.values)) < len(self.values):
             raise InputError(f"values must be named once each; got {list(self.values)}")
         for point in self.points:  # refuses what can't be
-            self._check_read(point.spec)
+            for name in self.read:
+                make_family(name, Conduct())  # refuses unknown names
+                if name in point.spec.deciding:
+                    raise InputError(f"{name} decides already; read is for families that don't")
         return self
-
-    def _check_read(self, spec: Spec) -> None:
-        for name in self.read:
-            make_family(name, Conduct())  # refuses unknown names
-            if name in (*spec.verdict_distance, *spec.verdict_intensity):
-                raise InputError(f"{name} decides already; read is for families that don't")
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -146,8 +142,7 @@ class GridSpec(BaseModel):
 
     def design(self, spec: Spec, run: int) -> Design:
         """What is measured on a run: the families that decide, and those to be read, in draws of its own."""
-        deciding = (*spec.verdict_distance, *spec.verdict_intensity)
-        families = tuple(dict.fromkeys((*deciding, *self.read)))
+        families = tuple(dict.fromkeys((*spec.deciding, *self.read)))
         return replace(spec.design_of(run), families=families)
 
     def name(self, network: str, point: Point, layer: int | None = None) -> str:
@@ -162,8 +157,7 @@ def resolve_grid(settings: Mapping[str, Any], origin: str = "the settings") -> G
     Raises:
         InputError: an unknown key, or a value that can't be used; `origin` says where it stands.
     """
-    check_keys(settings, GridSpec, origin, "keys of a study belong under [study]; ")
-    return validated(GridSpec, dict(settings), origin)
+    return validated(GridSpec, dict(settings), origin, "keys of a study belong under [study]; ")
 
 
 def load_grid(path: Path) -> GridSpec:
@@ -173,8 +167,3 @@ def load_grid(path: Path) -> GridSpec:
         InputError: it can't be read, isn't TOML, or holds an unknown key or value.
     """
     return resolve_grid(read_settings(path), str(path))
-
-
-def grid_text(spec: GridSpec) -> str:
-    """The spec as TOML; `load_grid` gives it back."""
-    return tomli_w.dumps(spec.model_dump(mode="json"))

@@ -1,7 +1,6 @@
 """Studies: many networks, swept, on disk."""
 
-from nearzero.study.reproduce import reproduce
 from nearzero.study.spec import PRESETS, Spec, resolve
-from nearzero.study.study import Study
+from nearzero.study.study import Study, reproduce
 
 __all__ = ["PRESETS", "Spec", "Study", "reproduce", "resolve"]

@@ -57,8 +57,7 @@ class AnalysisJob(StudyJob):
             )
         else:
             if self.group == "untrained":
-                deciding = (*self.spec.verdict_distance, *self.spec.verdict_intensity)
-                design = replace(design, families=deciding)
+                design = replace(design, families=self.spec.deciding)
             found = matched(network, x, y, design=design)
         of_runs = ("seed", "first_draw")  # in which they differ
         kept = {
@@ -85,22 +84,16 @@ def analyse_networks(store: Store, data: Source, journal: Journal) -> None:
     if len(found) == len(GROUPS):
         journal.note("analysis: nothing to do")
         return
-    jobs = {
-        group: study_jobs(partial(AnalysisJob, group=group), store, data, group, design)
-        for group in GROUPS
-        if group not in found
-    }
-    for group, ours in jobs.items():
-        journal.say(f"measuring {len(ours)} networks: {GROUPS[group]}")
-        run(ours, journal, doing="measuring", did=f"measured, {group}")
-        found[group] = (
-            gather(results(ours))
-            .assign_coords(seed=("run", list(spec.seeds)))
-            .assign_attrs(design=design, **asdict(spec.conduct))
-        )
+    done: list[AnalysisJob] = []
+    for group in [group for group in GROUPS if group not in found]:
+        jobs = study_jobs(partial(AnalysisJob, group=group), store, data, group, design)
+        journal.say(f"measuring {len(jobs)} networks: {GROUPS[group]}")
+        run(jobs, journal, doing="measuring", did=f"measured, {group}")
+        whole = gather(results(jobs)).assign_coords(seed=("run", list(spec.seeds)))
+        found[group] = whole.assign_attrs(design=design, **asdict(spec.conduct))
+        done += jobs
     store.write(found)
-    for ours in jobs.values():
-        forget(ours)
+    forget(done)
 
 
 def _design(spec: Spec) -> str:

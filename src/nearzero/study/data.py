@@ -12,7 +12,7 @@ from nearzero.errors import InputError
 from nearzero.networks import Stack, initial_stack
 from nearzero.pixels import Pixels
 from nearzero.study.journal import Journal
-from nearzero.study.provenance import add_sitting
+from nearzero.study.provenance import read_record, record_sitting
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 from nearzero.training.engine import Examples
@@ -91,18 +91,18 @@ def load_data(spec: Spec, data_dir: str | None, journal: Journal) -> Dataset:
     return data
 
 
-def begin(store: Store, data: Dataset) -> None:
-    """Record this sitting; refuse to go on with other data than the study was begun with."""
-    record = store.provenance
+def begin(store: Store, data_dir: str | None, journal: Journal) -> Source:
+    """Load a study's data and record this sitting; refuse to go on with other data than the study was begun with."""
+    data = load_data(store.spec, data_dir, journal)
+    record = read_record(store.folder)
     about = {"name": data.name, "source": data.source, "notice": data.notice, "sha256": dict(data.hashes)}
     if not store.begun:
         record.pop("data", None)
-    before = record.get("data", about)
+    before = record.setdefault("data", about)
     if before["sha256"] != about["sha256"]:
         raise InputError(
             f"{store.folder} was begun with {before['name']} from {before['source']}, and now {data.name} from "
             f"{data.source} has other contents; give the same data, or choose another folder"
         )
-    record.setdefault("data", about)
-    if add_sitting(record, store.spec.device):
-        store.note(record)
+    record_sitting(store.folder, record, store.spec.device)
+    return Source.of(data, data_dir)

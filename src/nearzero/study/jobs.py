@@ -25,7 +25,7 @@ from nearzero.networks import TwoLayer
 from nearzero.study.data import Source
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
-from nearzero.study.store import Store, read_kept, write_kept
+from nearzero.study.store import Store, needed, read_kept, write_kept
 from nearzero.threads import parallel
 from nearzero.training.engine import Examples
 from nearzero.training.train import NEVER
@@ -179,11 +179,8 @@ def study_jobs(
     Raises:
         InputError: it isn't trained yet.
     """
-    spec, history = store.spec, store.read("history")
-    if history is None:
-        raise InputError(
-            f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
-        )
+    refusal = f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
+    spec, history = store.spec, needed(store.read("history"), refusal)
     lost = history.diverged_at.transpose("network", "run").values != NEVER
     what = (digest([spec_digest(spec), data.hashes, design, RULE]), spec, data)
     return [

@@ -6,40 +6,42 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from nearzero.errors import InputError
+from nearzero.files import read_bytes, write_text
 from nearzero.threads import thread_count
 
-__all__ = ["add_sitting", "read_record"]
+__all__ = ["read_record", "record_sitting"]
 
 # A sitting is a process, however many steps of a study it takes.
 STARTED = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+RECORD = "provenance.json"
 PACKAGES = ("nearzero", "torch", "numpy", "numba", "scipy", "xarray", "h5netcdf", "safetensors")
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What is known of where results come from; empty where nothing is.
+def read_record(folder: Path) -> dict[str, Any]:
+    """What is known of where the results in a folder come from; empty where nothing is.
 
     Raises:
         InputError: the file can't be read, or isn't such a record.
     """
+    path = folder / RECORD
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
+        return dict(json.loads(read_bytes(path)))
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{path} isn't a record of nearzero: {error}; delete the folder and begin again"
         ) from error
 
 
-def add_sitting(record: dict[str, Any], device: str) -> bool:
-    """Add this process to the sittings of a record; return whether it wasn't there yet."""
+def record_sitting(folder: Path, record: dict[str, Any], device: str) -> None:
+    """Add this process to the sittings of a record, and make it the record of a folder."""
     now = {
         "started": STARTED,
         "python": platform.python_version(),
@@ -51,10 +53,9 @@ def add_sitting(record: dict[str, Any], device: str) -> bool:
         "git": _git_state(),
     }
     sittings = record.setdefault("sittings", [])
-    new = now not in sittings
-    if new:
+    if now not in sittings:
         sittings.append(now)
-    return new
+    write_text(folder / RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def _version(package: str) -> str:
@@ -65,15 +66,11 @@ def _version(package: str) -> str:
 
 
 def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
     try:
-        lines = cpuinfo.read_text().splitlines()
+        found = re.search(r"^model name.*?:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        return platform.processor() or platform.machine()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _git_state() -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nearzero.activations import activation
 from nearzero.errors import InputError, did_you_mean
 from nearzero.families import BY_FORMULA, Conduct, make_family
+from nearzero.files import read_bytes
 from nearzero.matched import Design
 from nearzero.training.engine import Precision
 from nearzero.training.train import Recipe
@@ -32,7 +33,6 @@ __all__ = [
     "REPORT_ONLY",
     "VERDICT",
     "Spec",
-    "check_keys",
     "differing_key",
     "load_complete_spec",
     "parse_setting",
@@ -41,6 +41,7 @@ __all__ = [
     "spec_digest",
     "spec_text",
     "validated",
+    "with_rules",
 ]
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -160,6 +161,11 @@ class Spec(BaseModel):
         return Rules(**{name: getattr(self, f"verdict_{name}") for name in RULES})
 
     @property
+    def deciding(self) -> tuple[str, ...]:
+        """The families that the verdict compares."""
+        return (*self.verdict_distance, *self.verdict_intensity)
+
+    @property
     def design(self) -> Design:
         """What is measured for a verdict: every family there is, whether it decides or not."""
         return Design(targets=self.verdict_targets, draws=self.verdict_draws, conduct=self.conduct)
@@ -204,7 +210,6 @@ def resolve(
     preset = preset or given.get("preset", "quick")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
-    check_keys(given, Spec, origin)
     values: dict[str, Any] = {**PRESETS[preset], **given, "preset": preset}
     for key in ("activations", "families", "thresholds", *VERDICT[:3]):  # the lists
         if isinstance(values.get(key), str):
@@ -220,22 +225,35 @@ def resolve(
     return validated(Spec, values, origin)
 
 
-def check_keys(given: Iterable[str], model: type[BaseModel], origin: str, otherwise: str = "") -> None:
-    """Refuse keys that a model hasn't; `otherwise` is said where none of its keys is close."""
-    for key in given:
+def with_rules(spec: Spec, settings: Mapping[str, Any]) -> Spec:
+    """The same spec with other rules for its verdict.
+
+    Raises:
+        InputError: keys that have nothing to do with the verdict, or values that can't be.
+    """
+    other = [key for key in settings if key not in VERDICT]
+    if other:
+        raise InputError(f"a verdict's rules are {', '.join(VERDICT)}; got {other[0]!r}")
+    return resolve(settings=spec.model_dump(mode="json") | dict(settings))
+
+
+def validated(model: type[AnyModel], values: dict[str, Any], origin: str, otherwise: str = "") -> AnyModel:
+    """Return a model of values; the first of pydantic's complaints is said in one line.
+
+    Args:
+        model, values: what is made, and of what.
+        origin: where the values stand.
+        otherwise: is said of an unknown key where none of the model's is close.
+
+    Raises:
+        InputError: which key, what was seen, what is wanted.
+    """
+    for key in values:
         if key not in model.model_fields:
             hint = did_you_mean(key, model.model_fields) or otherwise
             raise InputError(
                 f"unknown key {key!r} in {origin}: {hint}known are {', '.join(model.model_fields)}"
             )
-
-
-def validated(model: type[AnyModel], values: dict[str, Any], origin: str) -> AnyModel:
-    """Return a model of values; the first of pydantic's complaints is said in one line.
-
-    Raises:
-        InputError: which key, what was seen, what is wanted.
-    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -272,9 +290,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         InputError: it can't be read or isn't TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
+        return tomllib.loads(read_bytes(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} isn't a TOML file: {error}") from error
 
@@ -297,21 +313,22 @@ def load_complete_spec(path: Path) -> Spec:
 
 def differing_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """The first key in which two specs differ, of those that matter to results; None if they're the same."""
-    keys = (key for key in Spec.model_fields if key not in REPORT_ONLY)
-    one, other = LATER | dict(one), LATER | dict(other)
-    return next((key for key in keys if one.get(key) != other.get(key)), None)
+    one, other = _mattering(one), _mattering(other)
+    return next((key for key in Spec.model_fields if one.get(key) != other.get(key)), None)
 
 
 def spec_digest(spec: Spec) -> str:
     """A digest of what matters to results in a spec; a later key at its default doesn't change it."""
-    values = {
-        key: value
-        for key, value in spec.model_dump(mode="json").items()
-        if key not in REPORT_ONLY and (key not in LATER or value != LATER[key])
-    }
+    values = _mattering(spec.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def spec_text(spec: Spec) -> str:
-    """Return the complete spec as TOML; `load_complete_spec` reads it."""
+def _mattering(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What matters to results in a spec, without the later keys that are at their defaults."""
+    ours = (key for key in values if key not in REPORT_ONLY)
+    return {key: values[key] for key in ours if key not in LATER or values[key] != LATER[key]}
+
+
+def spec_text(spec: BaseModel) -> str:
+    """Return the complete spec of a study or a grid as TOML; `load_complete_spec` or `load_grid` reads it."""
     return tomli_w.dumps(spec.model_dump(mode="json"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,7 +35,7 @@ from nearzero.threads import thread_count
 from nearzero.training.engine import Engine, Examples
 from nearzero.training.train import NEVER, History, Progress, train
 
-__all__ = ["SweepJob", "sweep_networks", "train_networks"]
+__all__ = ["SweepJob", "reaching", "sweep_networks", "train_networks"]
 
 Begun = tuple[Progress, Stack]
 
@@ -56,8 +57,12 @@ def train_networks(store: Store, data: Source, journal: Journal) -> None:
     if store.read("history") is not None and not _missing(store, journal):
         journal.note("training: nothing to do")
         return
-    _check_device(spec.device)
-    if spec.device == "cpu" and not any_compiled():
+    if spec.device != "cpu":
+        import torch
+
+        with reaching(spec.device):
+            torch.empty(1, device=spec.device)
+    elif not any_compiled():
         journal.say("compiling kernels for this processor, once; `nearzero compile` does it beforehand")
     examples = data.examples(spec)
     begun = {name: store.load_progress(name) or _at_step_0(spec, name, data) for name in spec.activations}
@@ -140,18 +145,15 @@ def _train(store: Store, begun: dict[str, Begun], examples: dict[str, Examples],
 
 def _engine(spec: Spec, stack: Stack, examples: dict[str, Examples]) -> Engine:
     splits = (examples["train"], examples["test"])
-    arguments: dict[str, Any] = {
-        "seeds": spec.seeds * (len(stack) // spec.runs),
-        "learning_rate": spec.learning_rate,
-        "batch_size": spec.recipe.batch_size,
-    }
+    seeds, recipe = spec.seeds * (len(stack) // spec.runs), spec.recipe
+    how: dict[str, Any] = {"learning_rate": recipe.learning_rate, "batch_size": recipe.batch_size}
     if spec.device == "cpu":
         from nearzero.training.fused import FusedEngine
 
-        return FusedEngine(stack, *splits, **arguments)
+        return FusedEngine(stack, *splits, seeds=seeds, **how)
     from nearzero.training.stacked import StackedEngine
 
-    return StackedEngine(stack, *splits, device=spec.device, precision=spec.precision, **arguments)
+    return StackedEngine(stack, *splits, seeds=seeds, device=spec.device, precision=spec.precision, **how)
 
 
 def _save_every() -> float:
@@ -163,14 +165,11 @@ def _save_every() -> float:
         raise InputError(f"NEARZERO_SAVE_EVERY must be a number of seconds; got {given!r}") from None
 
 
-def _check_device(device: str) -> None:
-    """Refuse a device that PyTorch can't reach here."""
-    if device == "cpu":
-        return
-    import torch
-
+@contextmanager
+def reaching(device: str) -> Iterator[None]:
+    """Say in one line that PyTorch can't reach a device here, where that is what went wrong in the block."""
     try:
-        torch.empty(1, device=device)
+        yield
     except (RuntimeError, AssertionError) as error:  # AssertionError: a build without CUDA
         reason = str(error).splitlines()[0]
         raise InputError(f"device {device} isn't available here ({reason}); use --device cpu") from error
@@ -189,18 +188,17 @@ def _divergences(label: str, diverged_at: npt.NDArray[np.int64]) -> list[str]:
 def _history_dataset(spec: Spec, histories: list[History]) -> xr.Dataset:
     """Histories of all networks as one labelled data set, on (network, run, step)."""
     each = ("network", "run")
-    dims: dict[str, tuple[str, ...]] = dict.fromkeys(
-        ("loss", "train_accuracy", "test_accuracy"), (*each, "step")
-    )
-    dims |= {"checkpoint_step": (*each, "threshold"), "diverged_at": each}
-    about = {
-        "loss": {"long_name": "mean cross-entropy on the training set", "units": "nats"},
-        "checkpoint_step": {"long_name": "-1: never reached"},
-        "diverged_at": {"long_name": "step; -1: never"},
+    loss = {"long_name": "mean cross-entropy on the training set", "units": "nats"}
+    variables: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+        "loss": ((*each, "step"), loss),
+        "train_accuracy": ((*each, "step"), {}),
+        "test_accuracy": ((*each, "step"), {}),
+        "checkpoint_step": ((*each, "threshold"), {"long_name": "-1: never reached"}),
+        "diverged_at": (each, {"long_name": "step; -1: never"}),
     }
-    curves = {name: np.stack([getattr(history, name) for history in histories]) for name in dims}
+    stacked = {name: np.stack([getattr(history, name) for history in histories]) for name in variables}
     return xr.Dataset(
-        {name: (dims[name], curve, about.get(name, {})) for name, curve in curves.items()},
+        {name: (dims, stacked[name], about) for name, (dims, about) in variables.items()},
         coords={
             "network": list(spec.activations),
             "run": np.arange(spec.runs),

@@ -20,7 +20,6 @@ import json
 import shutil
 import tomllib
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from nearzero.errors import InputError
-from nearzero.files import locked, make_folder, write_bytes, write_text
+from nearzero.files import begin_folder, make_folder, read_bytes, write_bytes
 from nearzero.networks import Stack, TwoLayer
-from nearzero.study.provenance import read_record
 from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
 from nearzero.training.train import History, Progress
 
-__all__ = ["Arrays", "Store", "read_kept", "write_kept"]
+__all__ = ["Arrays", "Store", "needed", "read_kept", "write_kept"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 WEIGHTS = ("w1", "b1", "w2", "b2")
@@ -67,17 +65,11 @@ class Store:
             InputError: the folder holds a study with another spec, or other files, or can't be written.
         """
         store = cls(folder)
-        if (folder / SPEC).exists():
-            if store.begun:
-                store.check_spec(spec)
-                if store.spec == spec:
-                    return store
-        elif folder.is_dir() and any(
-            each.name != ".lock" and not each.name.endswith(".part") for each in folder.iterdir()
-        ):
-            raise InputError(f"{folder} holds other files and no {SPEC}; choose an empty or a new folder")
-        make_folder(folder)
-        write_text(folder / SPEC, spec_text(spec))
+        if (folder / SPEC).exists() and store.begun:
+            store.check_spec(spec)
+            if store.spec == spec:
+                return store
+        begin_folder(folder, SPEC, spec_text(spec))
         return store
 
     @classmethod
@@ -114,23 +106,6 @@ class Store:
                 f"{self.folder} holds a study with {key} = {there[key]!r}, but {asked[key]!r} is asked for; "
                 "choose another folder, or delete this one"
             )
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from working on the study; a process that's killed lets go.
-
-        Raises:
-            InputError: another process is at work.
-        """
-        return locked(self.folder)
-
-    def note(self, record: dict[str, Any]) -> None:
-        """Replace what is known of where the study comes from."""
-        write_text(self.folder / "provenance.json", json.dumps(record, indent=2, sort_keys=True) + "\n")
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What is known of where the study comes from; empty at the start."""
-        return read_record(self.folder / "provenance.json")
 
     # --- networks ---
 
@@ -237,7 +212,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            with xr.open_datatree(io.BytesIO(_read(path)), engine="h5netcdf") as tree:
+            with xr.open_datatree(io.BytesIO(read_bytes(path)), engine="h5netcdf") as tree:
                 if node != "/" and group not in tree.children:
                     return None
                 loaded = tree[node].to_dataset().load()
@@ -266,6 +241,13 @@ class Store:
             )
 
 
+def needed(found: xr.Dataset | None, refusal: str) -> xr.Dataset:
+    """Return what a study holds, or refuse in these words if it doesn't hold it yet."""
+    if found is None:
+        raise InputError(refusal)
+    return found
+
+
 def write_kept(path: Path, dataset: xr.Dataset) -> None:
     """Write a Dataset for `read_kept`, as safetensors, some twenty times as fast as netCDF."""
     about = dataset.to_dict(data=False)
@@ -290,13 +272,6 @@ def read_kept(path: Path) -> xr.Dataset | None:
         return xr.Dataset.from_dict(about)
     except (InputError, KeyError, TypeError, ValueError):
         return None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
 
 
 def _read_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:

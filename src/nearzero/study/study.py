@@ -1,4 +1,4 @@
-"""A study as its user holds it: the spec, the networks and the results of one folder."""
+"""A study as its user holds it: the spec, the networks and the results of one folder; and the paper in one call."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from nearzero.audit import audit
+from nearzero.audit.evidence import Evidence, Other
+from nearzero.audit.values import Audit
 from nearzero.errors import InputError
+from nearzero.files import locked
 from nearzero.networks import TwoLayer
+from nearzero.report import write as reports
+from nearzero.report.ahead import drawn_ahead
 from nearzero.study.analysis import analyse_networks, analysis_of
-from nearzero.study.data import Source, begin, load_data
+from nearzero.study.auditing import audit_networks, check_swept, measurements_of
+from nearzero.study.data import Source, begin
 from nearzero.study.journal import Journal
-from nearzero.study.spec import CONDUCT, VERDICT, Spec, resolve
+from nearzero.study.provenance import read_record
+from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
 from nearzero.study.steps import sweep_networks, train_networks
-from nearzero.study.store import Store
+from nearzero.study.store import Store, needed
 from nearzero.verdict import Rules, Verdict, judge
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nearzero.audit.evidence import Evidence, Other
-    from nearzero.audit.values import Audit
-
-__all__ = ["Study"]
+__all__ = ["Study", "reproduce"]
 
 Step = Callable[[Store, Source, Journal], None]
 # Keys of the spec in which an audit tells a study with the other pixels from this one.
@@ -151,8 +156,6 @@ class Study:
         Raises:
             InputError: these haven't been measured yet, or `against` doesn't fit.
         """
-        from nearzero.audit import audit
-
         return audit(self.evidence(against))
 
     def evidence(self, against: Study | None = None) -> Evidence:
@@ -161,12 +164,8 @@ class Study:
         Raises:
             InputError: as for `audited`.
         """
-        from nearzero.audit.evidence import Evidence
-        from nearzero.study.auditing import measurements_of
-
-        measured = measurements_of(self._store)
-        if measured is None:
-            raise InputError(f"{self.folder} hasn't been audited yet; run `nearzero audit {self.folder}`")
+        refusal = f"{self.folder} hasn't been audited yet; run `nearzero audit {self.folder}`"
+        measured = needed(measurements_of(self._store), refusal)
         matched = analysis_of(self._store, "matched")
         return Evidence(
             title=self.title,
@@ -189,8 +188,6 @@ class Study:
         Raises:
             InputError: it has the same pixels, or isn't trained.
         """
-        from nearzero.audit.evidence import Other
-
         if self.spec.pixels == against.spec.pixels:
             raise InputError(
                 f"{against.folder} has {against.spec.pixels} pixels, as {self.folder} has; give a study with the others"
@@ -199,20 +196,16 @@ class Study:
         return Other(against.title, against.history, tuple(differing))
 
     def _analysis(self, group: str) -> xr.Dataset:
-        found = analysis_of(self._store, group)
-        if found is None:
-            raise InputError(
-                f"{self.folder} hasn't been measured at matched displacement yet; run `nearzero verdict {self.folder}`"
-            )
-        return found
+        return needed(
+            analysis_of(self._store, group),
+            f"{self.folder} hasn't been measured at matched displacement yet; run `nearzero verdict {self.folder}`",
+        )
 
     def _results(self, group: str, step: str) -> xr.Dataset:
-        found = self._store.read(group)
-        if found is None:
-            raise InputError(
-                f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first"
-            )
-        return found
+        return needed(
+            self._store.read(group),
+            f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first",
+        )
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -223,7 +216,7 @@ class Study:
     @property
     def provenance(self) -> dict[str, Any]:
         """Versions, platform, data hashes and git state, for each sitting."""
-        return self._store.provenance
+        return read_record(self.folder)
 
     def summary(self) -> dict[str, str]:
         """What the study is, how far it has come and where it comes from, for people."""
@@ -279,7 +272,6 @@ class Study:
 
     def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Train, sweep and report."""
-        from nearzero.report.ahead import drawn_ahead
 
         def step(store: Store, data: Source, journal: Journal) -> None:
             with drawn_ahead():
@@ -290,38 +282,32 @@ class Study:
         return self.report(console=console)
 
     def _work(self, step: Step, data_dir: str | None, console: Console | None) -> Study:
-        with self._store.locked(), Journal.opened(console, self.folder / "log") as journal:
-            data = load_data(self.spec, data_dir, journal)
-            begin(self._store, data)
-            step(self._store, Source.of(data, data_dir), journal)
+        with locked(self.folder), Journal.opened(console, self.folder / "log") as journal:
+            step(self._store, begin(self._store, data_dir, journal), journal)
         for name in ("response", "history", "matched", "untrained", "parts"):
             self.__dict__.pop(name, None)
         return self
 
     def report(self, *, console: Console | None = None) -> Study:
         """Write tables and figures, and print the tables on a console."""
-        from nearzero.report.write import print_tables, write_report
-
         _ = self.response
         with (
-            self._store.locked(),
+            locked(self.folder),
             Journal.opened(console, self.folder / "log") as journal,
             journal.timed("tables and figures written"),
         ):
-            write_report(self, self.folder)
+            reports.write_report(self, self.folder)
         if console is not None:
-            print_tables(self, console)
+            reports.print_tables(self, console)
         return self
 
     def judge(self, *, data_dir: str | None = None, console: Console | None = None) -> Verdict:
         """Measure what isn't measured yet, write the verdict's tables and figure, and print it on a console."""
-        from nearzero.report.write import print_verdict, write_verdict
-
         found = self.analyse(data_dir=data_dir, console=console).verdict()
-        with self._store.locked():
-            write_verdict(found, self.title, self.folder, self.notices)
+        with locked(self.folder):
+            reports.write_verdict(found, self.title, self.folder, self.notices)
         if console is not None:
-            print_verdict(found, self.title, console)
+            reports.print_verdict(found, self.title, console)
         return found
 
     def audit(
@@ -333,19 +319,16 @@ class Study:
             against: as for `audited`.
             data_dir, console: as for the other steps.
         """
-        from nearzero.report.write import print_audit, write_audit
-        from nearzero.study.auditing import audit_networks, check_swept, measurements_of
-
         check_swept(self._store)
         if against is not None:
             self._other(against)
         if measurements_of(self._store) is None:
             self._work(audit_networks, data_dir, console)
         found = self.audited(against)
-        with self._store.locked():
-            write_audit(found, self.folder)
+        with locked(self.folder):
+            reports.write_audit(found, self.folder)
         if console is not None:
-            print_audit(found, console)
+            reports.print_audit(found, console)
         return found
 
     def with_rules(self, settings: Mapping[str, Any]) -> Study:
@@ -354,8 +337,38 @@ class Study:
         Raises:
             InputError: keys that have nothing to do with the verdict, or values that can't be.
         """
-        other = [key for key in settings if key not in VERDICT]
-        if other:
-            raise InputError(f"a verdict's rules are {', '.join(VERDICT)}; got {other[0]!r}")
-        spec = resolve(settings=self.spec.model_dump(mode="json") | dict(settings))
-        return Study(Store.create(self.folder, spec))
+        return Study(Store.create(self.folder, with_rules(self.spec, settings)))
+
+
+def reproduce(
+    preset: str | None = None,
+    out: str | PathLike[str] | None = None,
+    *,
+    runs: int | None = None,
+    device: str | None = None,
+    data_dir: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Study:
+    """Reproduce "Neural Networks Use Distance Metrics" (arXiv 2411.17932): both networks, three families, all
+    tables and figures.
+
+    Args:
+        preset: "quick" (the default; batches of 256, minutes) or "paper" (the whole training set as one batch,
+            hours).
+        out: the study's folder; ``studies/<preset>`` unless given. A study that is there goes on where it
+            was.
+        runs: runs of each network, in place of the preset's 20.
+        device: where to train: "cpu" (the default), or a PyTorch device such as "cuda".
+        data_dir: a folder with the data files, if they aren't to be found or fetched.
+        settings: any other keys of `Spec`, such as ``{"offset": "shift"}``.
+        console: a rich console for progress and tables; quiet unless given.
+
+    Raises:
+        InputError: something given can't be used; nothing is lost, and the message says what to do.
+    """
+    given = dict(settings or {})
+    given |= {key: value for key, value in (("runs", runs), ("device", device)) if value is not None}
+    chosen = resolve(preset, given).preset
+    study = Study.create(out or Path("studies") / chosen, preset, given)
+    return study.run(data_dir=data_dir, console=console)
