@@ -38,8 +38,8 @@ from torch import Tensor, nn
 import nearzero as nz
 import timing
 from nearzero.probing.passes import SharedPasses
+from nearzero.probing.replay import Recorder, Suffix
 from nearzero.probing.scores import Scorer
-from nearzero.probing.suffix import Recorder, Suffix
 from nearzero.probing.taps import Tap, tapped
 from nearzero.ranges import Ranges, UnitRange
 from nearzero.threads import thread_count

@@ -10,7 +10,7 @@ from torch import nn
 
 import nearzero as nz
 from nearzero.probing import passes
-from nearzero.probing.suffix import Recorder
+from nearzero.probing.replay import Recorder
 
 LOGITS = {f"logit {number}": lambda logits, target, number=number: logits[:, number] for number in range(3)}
 

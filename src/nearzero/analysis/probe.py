@@ -1,7 +1,7 @@
 """The probe: any layers of any PyTorch model, perturbed at every level of some families.
 
 One pass over the data finds the unit ranges, and one the responses: batch by batch, layer by layer, level by
-level. What a layer is, is in `nearzero.probing.layers`; how logits are had with a layer changed, in
+level. What a layer is, is in `nearzero.probing.discovery`; how logits are had with a layer changed, in
 `nearzero.probing.passes`; what is measured on them, in `nearzero.probing.scores`.
 """
 
@@ -24,12 +24,11 @@ from nearzero.families import PAPER_FAMILIES, Conduct
 from nearzero.matched import Design, matched_of
 from nearzero.probing.batches import Prepare
 from nearzero.probing.layer import Layer
-from nearzero.probing.model import Model, Output, as_module, untouched
 from nearzero.probing.passes import Method, SharedPasses
-from nearzero.probing.plan import Levels, Plan, make_plan
+from nearzero.probing.plan import Levels, Names, Plan, Request, make_plan
 from nearzero.probing.ranges import layer_ranges
-from nearzero.probing.request import Names, Request
 from nearzero.probing.scores import Metrics
+from nearzero.probing.state import Model, Output, as_module, untouched
 from nearzero.probing.work import Work, take_batch
 
 __all__ = ["layers", "probe"]

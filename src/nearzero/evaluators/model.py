@@ -34,14 +34,13 @@ from nearzero.memory import memory_text
 from nearzero.metrics import default_metrics
 from nearzero.perturbation import AnyPerturbation, Perturbation, Side
 from nearzero.probing.batches import Batch
-from nearzero.probing.items import Items
 from nearzero.probing.layer import Layer
 from nearzero.probing.passes import Change, Changed, Passes, visited
 from nearzero.probing.plan import Plan, check_families, conduct_of
 from nearzero.probing.ranges import by_unit, counted_rows, layer_ranges, row_owners
-from nearzero.probing.scores import METRICS, Metric
+from nearzero.probing.replay import Recorder, Suffix
+from nearzero.probing.scores import METRICS, Items, Metric
 from nearzero.probing.source import is_out_of_memory
-from nearzero.probing.suffix import Recorder, Suffix
 from nearzero.probing.taps import Tap
 from nearzero.probing.work import Work, changes_of, count_rows
 from nearzero.ranges import Ranges

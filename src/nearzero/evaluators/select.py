@@ -104,7 +104,7 @@ def open_evaluator(
             "(inputs, targets)"
         )
     from nearzero.evaluators.session import open_session
-    from nearzero.probing.request import Request
+    from nearzero.probing.plan import Request
 
     given = {name: value for name, value in options.items() if name not in ("layer", "backend")}
     request = Request(layers=options.get("layer"), metrics=metrics, memory=memory, **given)  # type: ignore[arg-type]

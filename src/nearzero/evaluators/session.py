@@ -14,12 +14,12 @@ from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers
 from nearzero.halves import in_reference
 from nearzero.probing.batches import Batch, read_batch
+from nearzero.probing.discovery import CannotRunError, Found, find_layers, select_layers
 from nearzero.probing.layer import Layer
-from nearzero.probing.layers import CannotRunError, Found, find_layers, select_layers
-from nearzero.probing.model import Model, as_module, untouched
-from nearzero.probing.request import Request
+from nearzero.probing.plan import Request
 from nearzero.probing.scores import Metric, choose_metrics
 from nearzero.probing.source import Room, Source
+from nearzero.probing.state import Model, as_module, untouched
 
 __all__ = ["Half", "Session", "open_session"]
 
@@ -43,7 +43,7 @@ class Session:
     """A user's model and data, as all layers of one analysis share them.
 
     Attributes:
-        model: within `nearzero.probing.model.untouched`.
+        model: within `nearzero.probing.state.untouched`.
         source: the data.
         request: what the user said of both.
         found: what one pass showed.

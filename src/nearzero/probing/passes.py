@@ -22,9 +22,9 @@ from nearzero.errors import InputError
 from nearzero.perturbation import Side
 from nearzero.probing.batches import Batch
 from nearzero.probing.layer import Layer
-from nearzero.probing.model import Model
+from nearzero.probing.replay import Recorder, Suffix
 from nearzero.probing.source import is_out_of_memory
-from nearzero.probing.suffix import Recorder, Suffix
+from nearzero.probing.state import Model
 from nearzero.probing.taps import Tap, tapped
 
 __all__ = ["Change", "Changed", "Method", "Passes", "SharedPasses", "visited"]
@@ -58,7 +58,7 @@ class Passes:
     """The passes of one model with one layer changed, batch after batch.
 
     Args:
-        model: within `nearzero.probing.model.untouched`.
+        model: within `nearzero.probing.state.untouched`.
         layer, side: what is changed.
         method: "suffix" and "full" as above; "auto" takes the first where both agree.
 

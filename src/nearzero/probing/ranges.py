@@ -19,9 +19,9 @@ from nearzero.errors import InputError
 from nearzero.perturbation import Side
 from nearzero.probing.batches import Batch
 from nearzero.probing.layer import Layer
-from nearzero.probing.model import Model
 from nearzero.probing.passes import visited
 from nearzero.probing.source import Room
+from nearzero.probing.state import Model
 from nearzero.probing.taps import Tap
 from nearzero.ranges import Ranges, UnitRange
 

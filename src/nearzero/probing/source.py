@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from nearzero.errors import InputError
 from nearzero.memory import memory_text
 from nearzero.probing.batches import Batch, as_tensor, leaves
-from nearzero.probing.randomness import RandomStates
+from nearzero.probing.state import RandomStates
 
 __all__ = ["Room", "Source", "is_out_of_memory"]
 

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from nearzero.perturbation import Addition, AnyPerturbation, Perturbation, Side
 from nearzero.probing.batches import Batch
-from nearzero.probing.items import Items
 from nearzero.probing.layer import Layer
-from nearzero.probing.model import Model
 from nearzero.probing.passes import Change, Changed, Method, Passes, SharedPasses
 from nearzero.probing.plan import Plan
 from nearzero.probing.ranges import counted_rows
-from nearzero.probing.scores import Metric, Scorer
+from nearzero.probing.scores import Items, Metric, Scorer
+from nearzero.probing.state import Model
 
 __all__ = ["Work", "changes_of", "count_rows", "take_batch"]
 
@@ -48,7 +47,7 @@ class Work:
     """The responses of one layer, gathered batch by batch.
 
     Args:
-        model: within `nearzero.probing.model.untouched`.
+        model: within `nearzero.probing.state.untouched`.
         plan: what is done to the layer.
         metrics: what is measured.
         causal, method, keep_items: as in `nearzero.probing.probe`.

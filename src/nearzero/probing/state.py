@@ -1,8 +1,12 @@
-"""A stranger's model, handled so that nothing of it is changed: what is refused, how it's called, what is put back."""
+"""A stranger's model, handled so that nothing of it is changed: what is refused, how it's called, what is put back.
+
+Random generators are put back too: Python's, NumPy's, and PyTorch's on every device in use.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -10,15 +14,15 @@ from dataclasses import dataclass
 from operator import is_
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
 from nearzero.probing.batches import Batch
-from nearzero.probing.randomness import RandomStates, seed_all
 
-__all__ = ["Model", "Output", "as_module", "untouched"]
+__all__ = ["Model", "Output", "RandomStates", "as_module", "untouched"]
 
 Output = Callable[[Any], Tensor]
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -73,11 +77,48 @@ def _hint(model: object) -> str:
     return ""
 
 
+def _generators() -> list[torch.Generator]:
+    """PyTorch's own, on every device in use."""
+    found = [torch.default_generator]
+    if torch.cuda.is_initialized():
+        found += torch.cuda.default_generators
+    if torch.backends.mps.is_available():
+        found.append(torch.mps._get_default_mps_generator())
+    return found
+
+
+class RandomStates:
+    """The states as they are now, to be put back.
+
+    Args:
+        more: generators beside the global ones.
+    """
+
+    def __init__(self, more: tuple[torch.Generator, ...] = ()) -> None:
+        self._python, self._numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        self._torch = [(each, each.get_state()) for each in (*_generators(), *more)]
+
+    def restore(self) -> None:
+        """Put them back."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)  # noqa: NPY002
+        for generator, state in self._torch:
+            generator.set_state(state)
+
+
+def seed_all() -> None:
+    """The same states each time."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    for each in _generators():
+        each.manual_seed(0)
+
+
 class _Snapshot:
     """What a forward pass may change in a module: its attributes, what lists and the like in them hold, its hooks,
     and the values of its buffers.
 
-    Parameters aren't copied, since nobody writes to them: `Watch` refuses a pass that does.
+    Parameters aren't copied, since nobody writes to them: `find_layers` refuses a pass that does.
     """
 
     def __init__(self, module: nn.Module) -> None:
