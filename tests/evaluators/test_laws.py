@@ -18,7 +18,8 @@ from torch import nn
 
 import nearzero as nz
 from nearzero.displacement import Displacements
-from nearzero.evaluators import LayerEvaluator, open_evaluator
+from nearzero.evaluators.base import LayerEvaluator
+from nearzero.evaluators.select import open_evaluator
 from nearzero.halves import halves, in_reference
 from nearzero.metrics import NAMES
 from nearzero.networks import initial_stack

@@ -124,7 +124,7 @@ def probe(
     if design is not None and not isinstance(design, Design):
         raise InputError(f"design must be an nz.Design; got {type(design).__name__}")
     with open_session(model, data, request, ranges_from=ranges_from) as session:
-        evaluators = evaluators_of(session, session.layers, backend, metrics=list(session.metrics))
+        evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
         response = dataset(_responses(session, evaluators, advanced), type(session.model.module).__name__)
         found = None if design is None else [matched_of(each, design) for each in evaluators]
     return ProbeResult(
@@ -166,11 +166,9 @@ def _responses(
 
 def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[Plan]:
     """What is done to each layer; unit ranges of the layer's own backend, unless they're of other data or quantiles."""
-    request, other = session.request, session.others.get("ranges_from")
-    ranges = layer_ranges(
-        session.model, session.layers, other or session.source, session.room, request.quantiles
-    )
-    own = other is None and request.quantiles is None
+    request, data = session.request, session.ranges_source or session.source
+    ranges = layer_ranges(session.model, session.layers, data, session.room, request.quantiles)
+    own = data is session.source and request.quantiles is None
     return [
         make_plan(
             layer,

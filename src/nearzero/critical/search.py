@@ -16,8 +16,7 @@ import numpy.typing as npt
 from scipy.optimize import elementwise
 
 from nearzero.critical.blocks import Doubles, Found, Intervals, joined, merged
-from nearzero.evaluators.base import Integers, LayerEvaluator, PinnedBlock, PinnedLogits
-from nearzero.evaluators.levels import LevelParameters
+from nearzero.evaluators.base import Integers, LayerEvaluator, LevelParameters, PinnedBlock, PinnedLogits
 from nearzero.families import Family, Scale
 from nearzero.ranges import Ranges
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -20,29 +20,29 @@ from nearzero.evaluators.base import (
     Floats,
     Integers,
     LayerEvaluator,
+    LevelParameters,
     Part,
     Perturbations,
     PinnedBlock,
     ScaledBlock,
     Scores,
+    homogeneity_error,
 )
-from nearzero.evaluators.homogeneity import homogeneity_error
-from nearzero.evaluators.levels import LevelParameters
 from nearzero.evaluators.session import Half, Session
 from nearzero.families import Conduct
 from nearzero.memory import memory_text
 from nearzero.metrics import default_metrics
-from nearzero.perturbation import AnyPerturbation, Perturbation, Side
+from nearzero.perturbation import AnyPerturbation, Perturbation
 from nearzero.probing.batches import Batch
 from nearzero.probing.layer import Layer
-from nearzero.probing.passes import Change, Changed, Passes, visited
+from nearzero.probing.passes import Passes, visited
 from nearzero.probing.plan import Plan, check_families, conduct_of
 from nearzero.probing.ranges import by_unit, counted_rows, layer_ranges, row_owners
-from nearzero.probing.replay import Recorder, Suffix
+from nearzero.probing.replay import Suffix
 from nearzero.probing.scores import METRICS, Items, Metric
 from nearzero.probing.source import is_out_of_memory
 from nearzero.probing.taps import Tap
-from nearzero.probing.work import Work, changes_of, count_rows
+from nearzero.probing.work import Work, changes_of
 from nearzero.ranges import Ranges
 from nearzero.threads import thread_count
 
@@ -84,7 +84,8 @@ class ModelEvaluator(LayerEvaluator):
         self.halves: Literal["example", "batch"] = session.halves
         dtype = session.model.dtype
         self.precision = str(dtype).removeprefix("torch.") if dtype else "the model's own precision"
-        self._passes: dict[Side, Passes] = {}
+        # whether one side of the layer can be cut is tried once
+        self._pass = cache(lambda side: Passes(session.model, layer, side, session.request.method))
         self._by_row = layer.act is None  # whether the activation is known to work on rows by themselves
 
     # --- what it is ---
@@ -117,23 +118,28 @@ class ModelEvaluator(LayerEvaluator):
         """Return the layer on the reference half and on the half that responds."""
         if self._half is not None:
             raise InputError("the half of some data can't be split again")
-        one, other = (Half(seed, reference, self.halves) for reference in (True, False))
-        return self._on_half(one), self._on_half(other)
+        one, other = (
+            ModelEvaluator(self.session, self.place, Half(seed, reference), self._ranges, self.metrics)
+            for reference in (True, False)
+        )
+        return one, other
 
-    def _on_half(self, half: Half) -> ModelEvaluator:
-        return ModelEvaluator(self.session, self.place, half, self._ranges, self.metrics)
+    def _gather(self, function: Callable[[Batch, Integers], Part]) -> list[Part]:
+        """Return what a function gives for each block of examples and their numbers, in order.
 
-    def _each(self, function: Callable[[Batch, Integers], None]) -> None:
-        """Call a function on each block of examples and their numbers; where it raises, it must have left no trace."""
+        Where the function raises, it must have left no trace.
+        """
+        parts: list[Part] = []
         for numbers, batch in self.session.batches(self._half):
             first = 0
 
             def work(piece: Batch, numbers: Integers = numbers) -> None:
                 nonlocal first
-                function(piece, numbers[first : first + len(piece)])
+                parts.append(function(piece, numbers[first : first + len(piece)]))
                 first += len(piece)
 
             self.session.room.each(batch, work)
+        return parts
 
     # --- values of the layer ---
 
@@ -144,11 +150,9 @@ class ModelEvaluator(LayerEvaluator):
         Raises:
             InputError: they take more than a quarter of the memory.
         """
-        values: list[Tensor] = []
-        owners: list[Integers] = []
         taken = 0
 
-        def gather(piece: Batch, numbers: Integers) -> None:
+        def gather(piece: Batch, numbers: Integers) -> tuple[Tensor, Integers]:
             nonlocal taken
             rows, places = self._rows_of(piece)
             if taken + rows.nbytes > self.limit // 4:
@@ -157,12 +161,11 @@ class ModelEvaluator(LayerEvaluator):
                     "all of them are needed at once; give fewer examples, or more memory by NEARZERO_MEMORY or "
                     "memory=..."
                 )
-            values.append(rows)
-            owners.append(numbers[places])
             taken += rows.nbytes
+            return rows, numbers[places]
 
-        self._each(gather)
-        return torch.cat(values), np.concatenate(owners)
+        parts = self._gather(gather)
+        return torch.cat([rows for rows, _ in parts]), np.concatenate([owners for _, owners in parts])
 
     def _rows_of(self, batch: Batch) -> tuple[Tensor, Integers]:
         """The rows of a batch, (r, U), and the places of their examples in it."""
@@ -250,12 +253,6 @@ class ModelEvaluator(LayerEvaluator):
 
     # --- logits ---
 
-    def _pass(self, side: Side) -> Passes:
-        """The passes with one side of the layer changed; whether it can be cut is tried once."""
-        if side not in self._passes:
-            self._passes[side] = Passes(self.session.model, self.place, side, self.session.request.method)
-        return self._passes[side]
-
     def _items(self, batch: Batch, logits: Tensor) -> Items:
         return Items.of(batch, logits, self.session.causal)
 
@@ -267,17 +264,8 @@ class ModelEvaluator(LayerEvaluator):
     def mean_logit_change(self, perturbations: Perturbations) -> Doubles:
         """Return the mean over items of l' - l, (L, K)."""
         work = self._work(perturbations, {}, keep_items=False)
-        sums: list[Doubles] = []
-        items = 0
-
-        def gather(batch: Batch, _: Integers) -> None:
-            nonlocal items
-            changes, count, rows = work.logit_changes(batch)
-            sums.append(changes)
-            items, work.rows = items + count, work.rows + rows
-
-        self._each(gather)
-        return np.asarray(sum(sums))[: len(perturbations)] / max(items, 1)
+        sums = self._gather(lambda batch, _: work.logit_changes(batch))
+        return np.asarray(sum(sums))[: len(perturbations)] / max(work.items, 1)
 
     def scores(
         self,
@@ -294,7 +282,7 @@ class ModelEvaluator(LayerEvaluator):
         work = self._work(perturbations, chosen, keep_items=keep or predicted)
         if shift is not None:
             work.centre(np.concatenate([shift, np.zeros((1, shift.shape[1]))]))
-        self._each(lambda batch, _: work.take(batch))
+        self._gather(lambda batch, _: work.take(batch))
         scores = scores_of(work, levels=len(perturbations))
         if not predicted:
             return scores
@@ -302,26 +290,16 @@ class ModelEvaluator(LayerEvaluator):
         rest = {name: each for name, each in scores.values.items() if keep and "prediction" not in name}
         return replace(scores, predictions=predictions, values=rest)
 
-    def _gather(self, function: Callable[[Batch, int], tuple[Part, int]]) -> list[Part]:
-        """What a function of a block of examples and the number of rows before it gives, beside its rows."""
-        parts: list[Part] = []
-        first_row = 0
-
-        def gather(piece: Batch, _: Integers) -> None:
-            nonlocal first_row
-            part, rows = function(piece, first_row)
-            parts.append(part)
-            first_row += rows
-
-        self._each(gather)
-        return parts
-
     def gather(self, function: Callable[[Block], Part]) -> list[Part]:
         """Return what a function gives for each block of examples, in order."""
+        first_row = 0
 
-        def work(batch: Batch, first_row: int) -> tuple[Part, int]:
+        def work(batch: Batch, _: Integers) -> Part:
+            nonlocal first_row
             block = _Block(self, batch, first_row)
-            return function(block), block.rows
+            part = function(block)
+            first_row += len(block.row_examples)
+            return part
 
         return self._gather(work)
 
@@ -331,13 +309,8 @@ class ModelEvaluator(LayerEvaluator):
     def normalisations(self) -> tuple[str, ...]:
         """Return the operations after the layer that divide by what depends on it; none if it can't be recorded."""
         _, batch = next(self.session.batches(self._half))
-        recorder = Recorder()
-        in_place = self.place.place("pre")[0].in_place
-        tap = Tap(self.place, "pre", lambda values: recorder.cut(values, in_place=in_place))
         try:
-            with recorder.running():
-                logits = visited(self.session.model, next(batch.blocks(FEW)), [tap])
-            return tuple(dict.fromkeys(_normalisers(recorder.finish(logits))))
+            return tuple(dict.fromkeys(_normalisers(self._pass("pre").suffix(next(batch.blocks(FEW))))))
         except Exception:  # an operation that can't be recorded
             return ()
 
@@ -348,14 +321,7 @@ class ModelEvaluator(LayerEvaluator):
         constant for all classes changes no prediction. From those at the least and the greatest scale B and A follow,
         and with them the expected logits s B + A for all scales between.
         """
-        live = self.ranges.live
-
-        def work(batch: Batch, _: int) -> tuple[Part, int]:
-            changed = self._pass("pre").on(batch)
-            block = _scaled(self, batch, changed, scales, live)
-            return function(block), count_rows(changed.values, self.place, batch)
-
-        return self._gather(work)
+        return self._gather(lambda batch, _: function(_scaled(self, batch, scales)))
 
     # --- levels of their own ---
 
@@ -373,7 +339,7 @@ class ModelEvaluator(LayerEvaluator):
             )
         done = 0
 
-        def work(batch: Batch, _: int) -> tuple[Part, int]:
+        def work(batch: Batch, _: Integers) -> Part:
             nonlocal done
             logits = self.session.model.logits(batch)
             items = self._items(batch, logits)
@@ -383,7 +349,7 @@ class ModelEvaluator(LayerEvaluator):
             )
             part = function(block)
             done += len(items)
-            return part, 0
+            return part
 
         return self._gather(work)
 
@@ -407,18 +373,12 @@ class _Block(Block):
 
     def __init__(self, evaluator: ModelEvaluator, batch: Batch, first_row: int) -> None:
         self._evaluator, self._batch, self._first_row = evaluator, batch, first_row
-        self._changed: dict[Side, Changed] = {}
+        self._on = cache(lambda side: evaluator._pass(side).on(batch))
         changed = self._on("pre")
         self._items = evaluator._items(batch, changed.logits)
         self.row_examples = _owners(changed.values, evaluator.place, batch)
-        self.rows = len(self.row_examples)
         self.activations = self._rows(evaluator._act(changed.values))
         self.logits = _numpy(self._items.logits(changed.logits))
-
-    def _on(self, side: Side) -> Changed:
-        if side not in self._changed:
-            self._changed[side] = self._evaluator._pass(side).on(self._batch)
-        return self._changed[side]
 
     def _rows(self, values: Tensor) -> Floats:
         return _numpy(by_unit(values, self._evaluator.place, self._batch)).reshape(-1, self._evaluator.units)
@@ -429,7 +389,7 @@ class _Block(Block):
         place = self._evaluator.place
         (change,) = changes_of([perturbation], changed.values, place, self._batch, self._first_row)
         after = change(changed.values)
-        (logits,) = changed.each([change])
+        logits = changed.run(change)
         activations = self._evaluator._act(after) if perturbation.side == "pre" else after
         return self._rows(activations), _numpy(self._items.logits(logits))
 
@@ -457,7 +417,7 @@ class _Pinned:
     def __call__(self, places: Integers, levels: Doubles) -> Floats:
         """Return the logits (k, K) of those at some places, at levels (k,)."""
         self._levels[places] = levels
-        (logits,) = self._changed.each([self._change])
+        logits = self._changed.run(self._change)
         return _numpy(self._items.at(logits, self._tokens)[torch.from_numpy(places)])
 
     def _change(self, values: Tensor) -> Tensor:
@@ -476,17 +436,15 @@ class _Pinned:
         return torch.empty_like(values).copy_(changed)
 
 
-def _scaled(
-    evaluator: ModelEvaluator, batch: Batch, changed: Changed, scales: Doubles, live: npt.NDArray[np.bool_]
-) -> ScaledBlock:
+def _scaled(evaluator: ModelEvaluator, batch: Batch, scales: Doubles) -> ScaledBlock:
     """One block of items under all scales."""
+    changed = evaluator._pass("pre").on(batch)
     items = evaluator._items(batch, changed.logits)
-    order = [
-        0,
-        len(scales) - 1,
-        *range(1, len(scales) - 1),
-    ]  # the two ends first: what is between is held against them
-    logits = changed.each([_of_another, *(_scaling(evaluator.place, live, scales[place]) for place in order)])
+    # the two ends first: what is between is held against them
+    order = [0, len(scales) - 1, *range(1, len(scales) - 1)]
+    scaled = [Perturbation(scale=np.where(evaluator.ranges.live, scales[place], 1.0)) for place in order]
+    changes = changes_of(scaled, changed.values, evaluator.place, batch, first_row=0)
+    logits = map(changed.run, [_of_another, *changes])
     plain = _centred(items, changed.logits)
     other, first, last = (_centred(items, next(logits)) for _ in range(3))
     slope = (last - first) / (scales[-1] - scales[0])
@@ -516,19 +474,6 @@ def _scaled(
         moved=moved,
         worth=float(np.square(other - plain).sum()),
     )
-
-
-def _scaling(layer: Layer, live: npt.NDArray[np.bool_], level: float) -> Change:
-    """The live units' values times a level, computed in float32 at least."""
-    factors = np.where(live, level, 1.0)
-
-    def change(values: Tensor) -> Tensor:
-        shape = [1] * values.ndim
-        shape[layer.axis_of(values)] = len(factors)
-        factor = torch.from_numpy(factors).to(_exact(values).dtype).to(values.device).view(shape)
-        return (values * factor).to(values.dtype)
-
-    return change
 
 
 def _of_another(values: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from nearzero import metrics as known
 from nearzero.arrays import as_array
 from nearzero.errors import InputError
 from nearzero.evaluators.base import (
+    TESTED,
     Backend,
     Block,
     Classes,
@@ -22,14 +23,14 @@ from nearzero.evaluators.base import (
     Floats,
     Integers,
     LayerEvaluator,
+    LevelParameters,
     Part,
     Perturbations,
     PinnedBlock,
     ScaledBlock,
     Scores,
+    homogeneity_error,
 )
-from nearzero.evaluators.homogeneity import TESTED, homogeneity_error
-from nearzero.evaluators.levels import LevelParameters
 from nearzero.families import BY_FORMULA, Conduct
 from nearzero.halves import halves
 from nearzero.hidden import HiddenLayer
@@ -165,7 +166,7 @@ class TwoLayerEvaluator(LayerEvaluator):
         if not any(isinstance(each, Addition) for each in perturbations):
             return self.hidden.changes([each for each in perturbations if isinstance(each, Perturbation)])
         squares, sums = np.zeros((2, len(perturbations), self.units))
-        for rows, z, a in self._pieces(ROWS):
+        for rows, z, a in self._pieces():
             for level, each in enumerate(perturbations):
                 change = self._changed(each, rows, z, a) - a
                 squares[level] += np.einsum("ru,ru->u", change, change)
@@ -181,14 +182,14 @@ class TwoLayerEvaluator(LayerEvaluator):
         """Return what a function gives for each block of examples, in order."""
         # The products are small, and threads that wait for each other cost more than they bring.
         with threadpool_limits(limits=1, user_api="blas"):
-            return [function(_Block(self, rows, z, a)) for rows, z, a in self._pieces(ROWS)]
+            return [function(_Block(self, rows, z, a)) for rows, z, a in self._pieces()]
 
-    def _pieces(self, size: int) -> Iterator[tuple[slice, Floats, Floats]]:
+    def _pieces(self) -> Iterator[tuple[slice, Floats, Floats]]:
         """Consecutive examples, with z and act(z)."""
         for rows in self.hidden.blocks():
             z = self.hidden.z_of(rows)
-            for first in range(0, len(z), size):
-                part = z[first : first + size]
+            for first in range(0, len(z), ROWS):
+                part = z[first : first + ROWS]
                 begin = rows.start + first
                 yield slice(begin, begin + len(part)), part, self.act(part)
 

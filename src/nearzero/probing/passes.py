@@ -10,7 +10,7 @@ layer decides in Python what the model does, the full pass is taken and the resu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -49,10 +49,6 @@ class Changed:
     logits: Tensor
     run: Callable[[Change], Tensor]
 
-    def each(self, changes: Iterable[Change]) -> Iterator[Tensor]:
-        """Return the logits under each change, as they're asked for."""
-        return map(self.run, changes)
-
 
 class Passes:
     """The passes of one model with one layer changed, batch after batch.
@@ -84,6 +80,11 @@ class Passes:
         """
         ((_, changed),) = SharedPasses([self]).on(batch)
         return changed
+
+    def suffix(self, batch: Batch) -> Suffix:
+        """Return what comes after the layer in one pass on a batch, whether it can be trusted or not."""
+        ((_, suffix, _),) = SharedPasses([self]).recorded(batch, [self])
+        return suffix
 
     def choose(self, reason: str) -> None:
         """Take the suffix, unless there is a reason against it.
@@ -155,7 +156,7 @@ class SharedPasses:
                 passes.choose(reason)
                 passes.tried = True
         by_suffix = [each for each in self._several if each.method == "suffix"]
-        for passes, suffix, logits in self._recorded(batch, by_suffix):
+        for passes, suffix, logits in self.recorded(batch, by_suffix):
             if suffix.escape:
                 passes.choose(suffix.escape)
             else:
@@ -165,7 +166,7 @@ class SharedPasses:
             if passes.method == "full":
                 yield passes, passes.whole(batch)
 
-    def _recorded(self, batch: Batch, several: Sequence[Passes]) -> Iterator[tuple[Passes, Suffix, Tensor]]:
+    def recorded(self, batch: Batch, several: Sequence[Passes]) -> Iterator[tuple[Passes, Suffix, Tensor]]:
         """Yield each of several with its suffix and the logits of the pass, many recorded at a time."""
         rest = list(several)
         while rest:
@@ -197,7 +198,7 @@ class SharedPasses:
     def _doubts(self, batch: Batch, several: Sequence[Passes]) -> dict[Passes, str]:
         """Return the same for one batch; those that can be trusted only alone will share no recording."""
         try:
-            doubts = {each: each.doubt(batch, suffix) for each, suffix, _ in self._recorded(batch, several)}
+            doubts = {each: each.doubt(batch, suffix) for each, suffix, _ in self.recorded(batch, several)}
         except Exception as error:  # an operation that can't be recorded, or the model itself
             if is_out_of_memory(error):
                 raise
