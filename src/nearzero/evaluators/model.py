@@ -53,7 +53,7 @@ FEW = 4  # examples on which what follows the layer is looked at
 # As a share of the greatest logit, or activation: what rounding may be, by bytes a number; fewer bytes, more rounding.
 ROUNDING = {8: 1e-5, 4: 1e-5, 2: 5e-2}
 NORMALISING = ("native_layer_norm", "native_group_norm", "rms_norm", "_fused_rms_norm", "rsqrt")
-PREDICTION = {"prediction": Metric("predicted class", lambda outputs, *_: outputs.predictions, by_item=True)}
+PREDICTION = {"prediction": Metric(lambda outputs, *_: outputs.predictions, by_item=True)}
 
 
 class ModelEvaluator(LayerEvaluator):

@@ -66,7 +66,11 @@ class Request:
         self.limit = memory_limit(self.memory)
         if isinstance(self.levels, bool):
             raise InputError(f"levels must be numbers, or how many of a family's own; got {self.levels}")
-        check_levels(self.names, self.levels)
+        if isinstance(self.levels, Mapping) and not self.levels.keys() <= set(self.names):
+            unknown = next(name for name in self.levels if name not in self.names)
+            raise InputError(
+                f"levels are given for {unknown!r}, which isn't among the families {', '.join(self.names)}"
+            )
         self._check_quantiles()
         if self.method not in get_args(Method):
             raise InputError(f"method must be auto, suffix or full; got {self.method!r}")
@@ -231,15 +235,6 @@ def _check_offset(conduct: Conduct, layer: Layer) -> None:
     elif conduct.offset == "as-run" and layer.activation is not None:
         raise InputError(
             f"offset=as-run isn't defined for {layer.activation}, but for relu and abs alone; use offset=shift"
-        )
-
-
-def check_levels(families: Sequence[str], levels: Levels) -> None:
-    """Refuse levels that no family of those named can have."""
-    unknown = [name for name in levels if name not in families] if isinstance(levels, Mapping) else []
-    if unknown:
-        raise InputError(
-            f"levels are given for {unknown[0]!r}, which isn't among the families {', '.join(families)}"
         )
 
 

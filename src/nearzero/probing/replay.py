@@ -295,6 +295,10 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.entangled: set[Hashable] = set()
         self._limit, self._bytes = limit, 0
+        self._clear()
+
+    def _clear(self) -> None:
+        """Hold no tensors, as at first."""
         self._cuts: dict[Hashable, _Cut] = {}
         self._noted: list[_Noted] = []
         self._marks: dict[int, int] = {}  # by storage, the cuts that it depends on
@@ -436,19 +440,6 @@ class Recorder(TorchDispatchMode):
 
     def _look_for_twins(self, keys: Iterable[int]) -> None:
         self.entangled.update(self._stale[key] for key in keys if key in self._stale)
-
-    def _clear(self) -> None:
-        """Let go of the tensors."""
-        for each in (
-            self._noted,
-            self._marks,
-            self._before,
-            self._written,
-            self._twins,
-            self._stale,
-            self._cuts,
-        ):
-            each.clear()
 
 
 def _size(tensor: Tensor) -> int:

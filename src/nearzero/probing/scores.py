@@ -33,7 +33,6 @@ class Items:
 
     Attributes:
         batch: where they are from.
-        causal: whether the logits at a token are of the next token.
         target: (n,), or (n, ...) if each has several; None if there are none.
         place: (n, 2) int64, the example in the batch, and the token in it whose logits they are (0 where there
             are none).
@@ -41,7 +40,6 @@ class Items:
     """
 
     batch: Batch
-    causal: bool
     target: Tensor | None
     place: Tensor
     number: Tensor
@@ -49,6 +47,11 @@ class Items:
     @classmethod
     def of(cls, batch: Batch, logits: Tensor, causal: bool) -> Items:
         """Which items of a batch count, by the shape of its logits.
+
+        Args:
+            batch: the batch.
+            logits: of the model.
+            causal: whether the logits at a token are of the next token.
 
         Raises:
             InputError: targets or a mask that don't fit the logits.
@@ -72,7 +75,7 @@ class Items:
         if target is not None:
             target = target.flatten(0, len(shape) - 1) if whole else target[chosen]
         rows = prod(shape[1:]) + causal  # of an example; the last token's logits are of none that is there
-        return cls(batch, causal, target, place, place[:, 0] * rows + place[:, 1])
+        return cls(batch, target, place, place[:, 0] * rows + place[:, 1])
 
     def __len__(self) -> int:
         return len(self.place)
@@ -260,14 +263,12 @@ class Metric:
     """A metric.
 
     Attributes:
-        label: what it is.
         score: the function.
         of_classes: whether it reads targets as classes.
         needs_target: whether it can't do without them.
         by_item: whether the score of an item depends on that item alone.
     """
 
-    label: str
     score: Score
     of_classes: bool = False
     needs_target: bool = False
@@ -275,15 +276,11 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("share predicted right", _accuracy, True, True, True),  # type: ignore[arg-type]
-    "agreement": Metric("share predicted as without perturbation", _agreement, by_item=True),
-    "cross_entropy": Metric("mean cross-entropy, nats", _cross_entropy, True, True, True),  # type: ignore[arg-type]
-    "margin": Metric("mean logit of the target minus the greatest other", _margin, True, by_item=True),
-    "kl_divergence": Metric(
-        "mean KL divergence of the unperturbed from the perturbed output, nats",
-        _kl_divergence,
-        by_item=True,
-    ),
+    "accuracy": Metric(_accuracy, True, True, True),  # type: ignore[arg-type]
+    "agreement": Metric(_agreement, by_item=True),
+    "cross_entropy": Metric(_cross_entropy, True, True, True),  # type: ignore[arg-type]
+    "margin": Metric(_margin, True, by_item=True),
+    "kl_divergence": Metric(_kl_divergence, by_item=True),
 }
 # What a result calls other things.
 TAKEN = {
@@ -332,7 +329,7 @@ def _metric(name: Any, value: Any) -> Metric:
     if not isinstance(name, str):
         raise InputError(f"metrics are called by texts; got {name!r}")
     if callable(value):
-        return Metric(name, _users(name, value))
+        return Metric(_users(name, value))
     if isinstance(value, str) and value in METRICS:
         return METRICS[value]
     raise InputError(

@@ -114,10 +114,9 @@ def _iterable(data: Any, batch_size: int | None, limit: int) -> Iterable[Any]:
     size = DEFAULT_BATCH if batch_size is None else batch_size
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise InputError(f"batch_size must be a whole number, at least 1; got {batch_size!r}")
-    if isinstance(data, (Tensor, np.ndarray)):
-        return _of_arrays((data,), size)
-    if isinstance(data, tuple) and data and all(isinstance(each, (Tensor, np.ndarray)) for each in data):
-        return _of_arrays(data, size)
+    arrays = data if isinstance(data, tuple) else (data,)
+    if arrays and all(isinstance(each, (Tensor, np.ndarray)) for each in arrays):
+        return _Slices(arrays, size)
     if isinstance(data, Dataset):  # of examples
         return DataLoader(data, size)
     if isinstance(data, Iterator):
@@ -140,18 +139,16 @@ class _Slices:
     arrays: tuple[Any, ...]
     size: int
 
+    def __post_init__(self) -> None:
+        lengths = [len(each) if each.ndim else 0 for each in self.arrays]
+        if len(set(lengths)) > 1:
+            raise InputError(f"inputs and targets must be of one length; got {lengths}")
+        if not lengths[0]:
+            raise InputError("data hold no examples")
+
     def __iter__(self) -> Iterator[list[Any]]:
         for first in range(0, len(self.arrays[0]), self.size):
             yield [as_tensor(each[first : first + self.size]) for each in self.arrays]
-
-
-def _of_arrays(arrays: tuple[Any, ...], size: int) -> Iterable[Any]:
-    lengths = [len(each) if each.ndim else 0 for each in arrays]
-    if len(set(lengths)) > 1:
-        raise InputError(f"inputs and targets must be of one length; got {lengths}")
-    if not lengths[0]:
-        raise InputError("data hold no examples")
-    return _Slices(arrays, size)
 
 
 def _kept(data: Iterator[Any], limit: int) -> list[Any]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
-from nearzero.probing.batches import Batch
+from nearzero.probing.batches import Batch, shown, type_name
 
 __all__ = ["Model", "Output", "RandomStates", "as_module", "untouched"]
 
@@ -38,7 +38,7 @@ def as_module(model: object) -> nn.Module:
     if isinstance(model, TwoLayer):
         return model.to_module()
     if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module; got {_article(model)}{_hint(model)}")
+        raise InputError(f"model must be a torch.nn.Module; got {type_name(model)}{_hint(model)}")
     original = getattr(model, "_orig_mod", None)
     if isinstance(original, nn.Module):  # torch.compile
         return as_module(original)
@@ -60,10 +60,6 @@ def as_module(model: object) -> nn.Module:
             f"the model is spread over devices ({', '.join(devices)}); move it to one of them with model.to(...)"
         )
     return model
-
-
-def _article(model: object) -> str:
-    return f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
 
 
 def _hint(model: object) -> str:
@@ -264,7 +260,7 @@ class Model:
         logits = self.output(output) if self.output is not None else _logits(output)
         if not isinstance(logits, Tensor) or not logits.is_floating_point() or not logits.ndim:
             raise InputError(
-                f"logits must be a tensor of floating-point numbers; got {_shown(logits)}; give output=..., a function "
+                f"logits must be a tensor of floating-point numbers; got {shown(logits)}; give output=..., a function "
                 "from what the model returns to its logits"
             )
         return logits
@@ -284,21 +280,10 @@ def _logits(output: Any) -> Any:
         found = output[0] if output else None
     if not isinstance(found, Tensor):
         raise InputError(
-            f"the model returns {_shown(output)}, in which no logits are found; give output=..., a function from what "
+            f"the model returns {shown(output)}, in which no logits are found; give output=..., a function from what "
             "the model returns to its logits"
         )
     return found
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return f"{_article(value)} with {', '.join(map(str, value)) or 'nothing in it'}"
-    if isinstance(value, (tuple, list)):
-        kinds = ", ".join(type(each).__name__ for each in value[:4])
-        return f"{_article(value)} of {kinds or 'nothing'}{', ...' if len(value) > 4 else ''}"
-    return _article(value)
 
 
 @contextlib.contextmanager

@@ -119,10 +119,6 @@ class Work:
         self.rows += rows
         self.examples += len(items.batch)
 
-    def scorer(self, batch: Batch, logits: Tensor) -> Scorer:
-        """Return what scores a batch, by its unperturbed logits."""
-        return Scorer(self._items(batch, logits), logits)
-
     def score(
         self, changed: Changed, side: Side, scorer: Scorer, scored: defaultdict[str, dict[int, Tensor]]
     ) -> None:
@@ -211,7 +207,7 @@ def take_batch(works: Sequence[Work], passes: SharedPasses, batch: Batch) -> Non
         work, side = owners[each]
         counts[work] = count_rows(changed.values, work.plan.layer, batch)
         if scorer is None or scorer.logits is not changed.logits:
-            scorer = work.scorer(batch, changed.logits)
+            scorer = Scorer(work._items(batch, changed.logits), changed.logits)
         work.score(changed, side, scorer, scored[work])
         del changed
     assert scorer is not None
@@ -234,23 +230,21 @@ def changes_of(
     per_unit = iter(
         _changes([_steps(each) for each in perturbations if isinstance(each, Perturbation)], like, layer)
     )
-    chosen = counted_rows(like, layer, batch)
     for each in perturbations:
         if isinstance(each, Addition):
-            yield _added(each, like, layer, chosen, first_row)
+            yield _added(each, like, layer, batch, first_row)
         else:
             yield next(per_unit)
 
 
-def _added(addition: Addition, like: Tensor, layer: Layer, chosen: Tensor | None, first_row: int) -> Change:
+def _added(addition: Addition, like: Tensor, layer: Layer, batch: Batch, first_row: int) -> Change:
     """Numbers of their own added to each row that counts."""
-    axis = layer.axis_of(like)
-    count = like.numel() // like.shape[axis] if chosen is None else int(chosen.sum())
+    chosen, count = counted_rows(like, layer, batch), count_rows(like, layer, batch)
 
     def change(values: Tensor) -> Tensor:
         rows = torch.from_numpy(addition.added(slice(first_row, first_row + count))).to(values)
         out = values.clone()
-        by_unit = out.movedim(axis, -1)
+        by_unit = out.movedim(layer.axis_of(like), -1)
         if chosen is None:
             by_unit += rows.view(by_unit.shape)
         else:
