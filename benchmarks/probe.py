@@ -403,7 +403,7 @@ def record(model: nn.Module, act: nn.Module, x: Tensor) -> Suffix:
     with recorder.running():
         logits = model(x)
     handle.remove()
-    suffix = recorder.finish(logits)
+    suffix = recorder.suffixes(logits)[None]
     for step in suffix.steps:  # levels at once lie otherwise in memory, where not every view is possible
         if step.function is torch.ops.aten.view.default:
             object.__setattr__(step, "function", torch.ops.aten.reshape.default)

@@ -251,7 +251,7 @@ def test_a_suffix_can_be_run_again_and_again(kind):
     with recorder.running():
         logits = model(x)
     hook.remove()
-    suffix = recorder.finish(logits)
+    suffix = recorder.suffixes(logits)[None]
     z = suffix.value.clone()
     changed = suffix.run(lambda values: values + 1)
     assert not torch.equal(changed, logits)

@@ -66,18 +66,14 @@ class ProbeResult:
     @property
     def notes(self) -> list[str]:
         """What a reader must know before the numbers."""
-        found = [
-            f"{name}: full forward pass at every level, since {reason}"
-            for name, reason in zip(self.layers, self.response.reason.values.tolist(), strict=True)
-            if reason
-        ]
-        dead = [
-            f"{name}: {int(count)} of {int(units)} units are dead and left alone"
-            for name, count, units in zip(
-                self.layers, self.response.dead_units.values, self.response.units.values, strict=True
-            )
-            if count
-        ]
+        found, dead = [], []
+        for name in self.layers:
+            layer = self.response.sel(layer=name)
+            reason, count = layer.reason.item(), layer.dead_units.item()
+            if reason:
+                found.append(f"{name}: full forward pass at every level, since {reason}")
+            if count:
+                dead.append(f"{name}: {count} of {layer.units.item()} units are dead and left alone")
         return [*found, *dead]
 
     def summary(self) -> list[dict[str, str]]:

@@ -13,21 +13,8 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
-from nearzero.evaluators.base import (
-    Backend,
-    Block,
-    Doubles,
-    Floats,
-    Integers,
-    LayerEvaluator,
-    LevelParameters,
-    Part,
-    Perturbations,
-    PinnedBlock,
-    ScaledBlock,
-    Scores,
-    homogeneity_error,
-)
+from nearzero.evaluators import base
+from nearzero.evaluators.base import Backend, Doubles, Floats, Integers, Part, Perturbations
 from nearzero.evaluators.session import Half, Session
 from nearzero.families import Conduct
 from nearzero.memory import memory_text
@@ -56,7 +43,7 @@ NORMALISING = ("native_layer_norm", "native_group_norm", "rms_norm", "_fused_rms
 PREDICTION = {"prediction": Metric(lambda outputs, *_: outputs.predictions, by_item=True)}
 
 
-class ModelEvaluator(LayerEvaluator):
+class ModelEvaluator(base.LayerEvaluator):
     """One layer of a user's model on data, or on one half of them; it works within its session.
 
     Args:
@@ -274,7 +261,7 @@ class ModelEvaluator(LayerEvaluator):
         shift: Doubles | None = None,
         *,
         keep: bool = False,
-    ) -> Scores:
+    ) -> base.Scores:
         """Return metrics under each perturbation, see `nearzero.evaluators.base.LayerEvaluator`."""
         known = METRICS | self.session.metrics | PREDICTION
         chosen = {name: known[name] for name in names}
@@ -290,7 +277,7 @@ class ModelEvaluator(LayerEvaluator):
         rest = {name: each for name, each in scores.values.items() if keep and "prediction" not in name}
         return replace(scores, predictions=predictions, values=rest)
 
-    def gather(self, function: Callable[[Block], Part]) -> list[Part]:
+    def gather(self, function: Callable[[base.Block], Part]) -> list[Part]:
         """Return what a function gives for each block of examples, in order."""
         first_row = 0
 
@@ -314,7 +301,7 @@ class ModelEvaluator(LayerEvaluator):
         except Exception:  # an operation that can't be recorded
             return ()
 
-    def gather_scaled(self, scales: Doubles, function: Callable[[ScaledBlock], Part]) -> list[Part]:
+    def gather_scaled(self, scales: Doubles, function: Callable[[base.ScaledBlock], Part]) -> list[Part]:
         """Return what a function gives for each block of items under common scales, in order.
 
         What follows the layer isn't known as a formula, so it is measured. All logits of an item are centred, since a
@@ -326,7 +313,7 @@ class ModelEvaluator(LayerEvaluator):
     # --- levels of their own ---
 
     def gather_pinned(
-        self, parameters: LevelParameters, function: Callable[[PinnedBlock], Part]
+        self, parameters: base.LevelParameters, function: Callable[[base.PinnedBlock], Part]
     ) -> list[Part]:
         """Return what a function gives for each block of items whose logits can be had at levels of their own.
 
@@ -344,7 +331,7 @@ class ModelEvaluator(LayerEvaluator):
             logits = self.session.model.logits(batch)
             items = self._items(batch, logits)
             rows, unperturbed = slice(done, done + len(items)), items.logits(logits).argmax(-1).cpu().numpy()
-            block = PinnedBlock(
+            block = base.PinnedBlock(
                 partial(_Pinned, self, parameters, batch, items), len(batch), unperturbed, rows
             )
             part = function(block)
@@ -354,11 +341,11 @@ class ModelEvaluator(LayerEvaluator):
         return self._gather(work)
 
 
-def scores_of(work: Work, levels: int | None = None) -> Scores:
+def scores_of(work: Work, levels: int | None = None) -> base.Scores:
     """Return what the work on a layer has come to, at its first levels or at all."""
     count = max(work.items, 1)
     levels = len(work.plan.perturbations) if levels is None else levels
-    return Scores(
+    return base.Scores(
         means={name: sums[:levels] / count for name, sums in work.sums.items()},
         unperturbed={name: float(sums[-1] / count) for name, sums in work.sums.items()},
         examples=work.examples,
@@ -368,7 +355,7 @@ def scores_of(work: Work, levels: int | None = None) -> Scores:
     )
 
 
-class _Block(Block):
+class _Block(base.Block):
     """Some examples of a model, see `nearzero.evaluators.base.Block`."""
 
     def __init__(self, evaluator: ModelEvaluator, batch: Batch, first_row: int) -> None:
@@ -400,7 +387,7 @@ class _Pinned:
     def __init__(
         self,
         evaluator: ModelEvaluator,
-        parameters: LevelParameters,
+        parameters: base.LevelParameters,
         batch: Batch,
         items: Items,
         rows: Integers,
@@ -436,7 +423,7 @@ class _Pinned:
         return torch.empty_like(values).copy_(changed)
 
 
-def _scaled(evaluator: ModelEvaluator, batch: Batch, scales: Doubles) -> ScaledBlock:
+def _scaled(evaluator: ModelEvaluator, batch: Batch, scales: Doubles) -> base.ScaledBlock:
     """One block of items under all scales."""
     changed = evaluator._pass("pre").on(batch)
     items = evaluator._items(batch, changed.logits)
@@ -459,14 +446,14 @@ def _scaled(evaluator: ModelEvaluator, batch: Batch, scales: Doubles) -> ScaledB
         moved[place] = np.square(each - plain).sum()
     rounding = ROUNDING[min(changed.logits.dtype.itemsize, changed.values.dtype.itemsize)]
     act = evaluator.place.act
-    return ScaledBlock(
+    return base.ScaledBlock(
         expected=lambda place: scales[place] * slope + rest,
         slack=lambda place: rounding * (scales[place] * np.abs(slope).max(axis=1) + np.abs(rest).max(axis=1)),
         measured=measured,
         unperturbed=plain.argmax(axis=1),
         labels=_labels(items, plain.shape[1]),
         rounding=rounding,
-        homogeneity=0.0 if act is None else homogeneity_error(act, changed.values),
+        homogeneity=0.0 if act is None else base.homogeneity_error(act, changed.values),
         apart=apart,
         sizes=sizes,
         terms=np.array([np.abs(each).max(initial=0.0) for each in (slope, rest)]),

@@ -94,7 +94,7 @@ class Passes:
         """
         if reason and self._insists:
             raise InputError(f"layer {self.layer.name!r} can't be cut: {reason}; use method='auto'")
-        self.method, self.reason = ("full", reason) if reason else ("suffix", "")
+        self.method, self.reason, self.tried = "full" if reason else "suffix", reason, True
 
     def logits(self, batch: Batch, change: Change) -> Tensor:
         """Return the logits of one full pass with the layer changed."""
@@ -154,7 +154,6 @@ class SharedPasses:
         if untried:
             for passes, reason in self._try(batch, untried).items():
                 passes.choose(reason)
-                passes.tried = True
         by_suffix = [each for each in self._several if each.method == "suffix"]
         for passes, suffix, logits in self.recorded(batch, by_suffix):
             if suffix.escape:

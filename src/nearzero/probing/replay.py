@@ -276,7 +276,7 @@ def written(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, An
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down the operations that depend on layers, from the `cut` at each to `finish`.
+    """Writes down the operations that depend on layers, from the `cut` at each to `suffixes`.
 
     One forward pass runs within `running`; `cut` is called by whoever sees a layer's values come by. A copy of them
     goes on in their place, so that it's known who reads the layer and who reads what was before it. For the other
@@ -346,13 +346,11 @@ class Recorder(TorchDispatchMode):
             self._marks[key] = before | bit
         return entry
 
-    def finish(self, wanted: Tensor) -> Suffix:
-        """Return the suffix at the only cut; `wanted` is what each run of it returns."""
-        (suffix,) = self.suffixes(wanted).values()
-        return suffix
-
     def suffixes(self, wanted: Tensor) -> dict[Hashable, Suffix]:
-        """Return the suffix at each cut. What none of them needs is let go of."""
+        """Return the suffix at each cut, by its name; `wanted` is what each run of it returns.
+
+        What none of them needs is let go of.
+        """
         self._look_for_twins([storage_key(wanted)])
         suffixes = {}
         for name, cut in self._cuts.items():

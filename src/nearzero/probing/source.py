@@ -211,23 +211,17 @@ class Room:
         while first < len(batch):
             rows = self.rows(batch) if batch.divisible else len(batch)
             part = batch if rows >= len(batch) else batch.rows(slice(first, first + rows))
-            if self._fits(part, work):
+            try:
+                work(part)
                 first += len(part)
-
-    def _fits(self, part: Batch, work: Callable[[Batch], None]) -> bool:
-        """Do the work; False if memory doesn't hold it, which is then remembered."""
-        try:
-            work(part)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(part) < 2 or not part.divisible:
-                raise InputError(
-                    f"the device's memory doesn't hold a batch of {part.describe()}; use smaller batches"
-                ) from error
-            self._most = self._each * part.elements * (len(part) // 2)
-            return False
-        return True
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(part) < 2 or not part.divisible:
+                    raise InputError(
+                        f"the device's memory doesn't hold a batch of {part.describe()}; use smaller batches"
+                    ) from error
+                self._most = self._each * part.elements * (len(part) // 2)
 
 
 def is_out_of_memory(error: Exception) -> bool:
