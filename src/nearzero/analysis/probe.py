@@ -126,10 +126,7 @@ def probe(
     with open_session(model, data, request, ranges_from=ranges_from) as session:
         evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
         response = dataset(_responses(session, evaluators, advanced), type(session.model.module).__name__)
-        found = None if design is None else [matched_of(each, design) for each in evaluators]
-    return ProbeResult(
-        response, None if found is None else _by_layer(found, [each.layer for each in evaluators])
-    )
+        return ProbeResult(response, None if design is None else _matched(evaluators, design))
 
 
 def _responses(
@@ -181,8 +178,9 @@ def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[Plan]
     ]
 
 
-def _by_layer(found: Sequence[xr.Dataset], layers: Sequence[str]) -> xr.Dataset:
+def _matched(evaluators: Sequence[LayerEvaluator], design: Design) -> xr.Dataset:
     """Responses at matched displacement of several layers, on (layer, family, side, target)."""
+    found = [matched_of(each, design) for each in evaluators]
     whole = xr.concat(found, "layer", combine_attrs="drop_conflicts")
     backends = [each.attrs["backend"] for each in found]
-    return whole.assign_coords(layer=list(layers)).assign(backend=("layer", backends))
+    return whole.assign_coords(layer=[each.layer for each in evaluators]).assign(backend=("layer", backends))

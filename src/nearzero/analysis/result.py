@@ -133,9 +133,9 @@ class ProbeResult:
 
         folder = make_folder(Path(folder))
         files = figure_files("layers", self.plot())  # first: what fails here leaves nothing half-written
-        write_bytes(folder / FILE, _to_bytes(self.response))
-        if self.at_displacements is not None:
-            write_bytes(folder / MATCHED, _to_bytes(self.at_displacements))
+        for name, data in {FILE: self.response, MATCHED: self.at_displacements}.items():
+            if data is not None:
+                write_bytes(folder / name, bytes(data.to_netcdf(engine="h5netcdf") or b""))
         table = self.response[[*self.response.attrs["metrics"]]].to_dataframe().dropna(how="all")
         write_text(folder / "response.csv", table.to_csv())
         for name, content in files.items():
@@ -168,12 +168,6 @@ class ProbeResult:
 def _shown(metric: str, value: float) -> str:
     """A metric's value for people."""
     return f"{100 * value:.2f} %" if metric in ("accuracy", "agreement") else f"{value:.4g}"
-
-
-def _to_bytes(dataset: xr.Dataset) -> bytes:
-    data = dataset.to_netcdf(engine="h5netcdf")
-    assert data is not None
-    return bytes(data)
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,13 +73,9 @@ class Batch:
         plain = len(self.inputs) == sum(isinstance(each, Tensor) for each in given)
         return plain and all(each.ndim > 0 and each.shape[0] == len(self) for each in self.inputs)
 
-    def rows(self, part: slice) -> Batch:
-        """Some of its examples."""
+    def take(self, part: slice | Tensor) -> Batch:
+        """Return some examples, or those at places (m,), each as often as it is named; only if `divisible`."""
         return self._each(lambda tensor: tensor[part])
-
-    def take(self, places: Tensor) -> Batch:
-        """Return the examples at some places (m,), each as often as it is named; only if `divisible`."""
-        return self._each(lambda tensor: tensor[places.to(tensor.device)])
 
     def blocks(self, rows: int) -> Iterator[Batch]:
         """The batch in blocks of at most so many examples, if it can be taken apart."""
@@ -87,7 +83,7 @@ class Batch:
             yield self
             return
         for first in range(0, len(self), rows):
-            yield self.rows(slice(first, first + rows))
+            yield self.take(slice(first, first + rows))
 
     def copy(self) -> Batch:
         """Its inputs as copies, for a model that writes into them."""

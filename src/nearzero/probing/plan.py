@@ -76,7 +76,7 @@ class Request:
             raise InputError(f"method must be auto, suffix or full; got {self.method!r}")
         if self.conduct is not None and not isinstance(self.conduct, Conduct):
             raise InputError(f"conduct must be an nz.Conduct; got {type(self.conduct).__name__}")
-        if self.unit_axis is not None and not _is_whole(self.unit_axis):
+        if self.unit_axis is not None and type(self.unit_axis) is not int:
             raise InputError(f"unit_axis must be a whole number, a dimension; got {self.unit_axis!r}")
         if self.causal not in (True, False, None):
             raise InputError(f"causal must be True, False or None; got {self.causal!r}")
@@ -121,10 +121,6 @@ class Request:
             name = getattr(act, "__name__", type(act).__name__)
             return replace(layer, act=act, activation=name, follows=None)
         return replace(layer, act=activation_module(act), activation=act, follows=None)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _layer_names(layers: Any) -> list[str] | None:

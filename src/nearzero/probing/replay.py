@@ -18,9 +18,9 @@ is copied before the first time, and each run of the suffix begins with a fresh 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -55,23 +55,29 @@ class Step:
 
     Attributes:
         mutable: whether it writes into its arguments.
-        arguments, keywords: with anything where a slot's tensor goes.
-        places: pairs of where, and which slot's tensor goes there.
-        nested: pairs of where, and the list with slots that goes there.
-        named: pairs of a keyword, and the value with slots.
+        arguments, keywords: with slots for the tensors that have one.
         results: the slots of what comes out.
         done: the slots that nothing reads afterwards.
+        places: pairs of where in the arguments, and which slot's tensor goes there.
+        nested: pairs of where, and the list with slots that goes there.
+        named: pairs of a keyword, and the value with slots.
     """
 
     function: Callable[..., Any]
     mutable: bool
     arguments: list[Any]
     keywords: dict[str, Any]
-    places: list[tuple[int, int]]
-    nested: list[tuple[int, Any]]
-    named: list[tuple[str, Any]]
     results: tuple[int, ...]
     done: tuple[int, ...] = ()
+    places: list[tuple[int, int]] = field(init=False)
+    nested: list[tuple[int, Any]] = field(init=False)
+    named: list[tuple[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        slotted = [(place, each) for place, each in enumerate(self.arguments) if _has_slots(each)]
+        self.places = [(place, each.index) for place, each in slotted if isinstance(each, Slot)]
+        self.nested = [(place, each) for place, each in slotted if not isinstance(each, Slot)]
+        self.named = [(name, each) for name, each in self.keywords.items() if _has_slots(each)]
 
     def run(self, slots: list[Any]) -> None:
         """Run it on what the slots hold, and put there what comes out."""
@@ -100,18 +106,8 @@ def _slots_in(value: Any) -> Iterator[int]:
             yield from _slots_in(each)
 
 
-def make_step(
-    function: Any, mutable: bool, arguments: Sequence[Any], keywords: dict[str, Any], results: tuple[int, ...]
-) -> Step:
-    """Return an operation of a suffix, from arguments with slots for the tensors that have one."""
-    slotted = [(place, each) for place, each in enumerate(arguments) if any(True for _ in _slots_in(each))]
-    return Step(
-        function, mutable, list(arguments), keywords,
-        places=[(place, each.index) for place, each in slotted if isinstance(each, Slot)],
-        nested=[(place, each) for place, each in slotted if not isinstance(each, Slot)],
-        named=[(name, each) for name, each in keywords.items() if any(True for _ in _slots_in(each))],
-        results=results,
-    )  # fmt: skip
+def _has_slots(value: Any) -> bool:
+    return any(True for _ in _slots_in(value))
 
 
 def needed_steps(steps: list[Step], result: Any) -> list[Step]:
@@ -502,11 +498,10 @@ class _Excerpt:
                 assert before is not None
                 self._dependent.add(key)
                 self._initial[key] = before
-        arguments = self._with_slots(noted.arguments)
+        arguments = list(self._with_slots(noted.arguments))
         keywords = {name: self._with_slots(each) for name, each in noted.keywords.items()}
         results = tuple(map(self._new_slot, noted.results))
-        step = make_step(noted.function, bool(noted.writes), arguments, keywords, results)
-        self._steps.append(step)
+        self._steps.append(Step(noted.function, bool(noted.writes), arguments, keywords, results))
 
     def suffix(self, wanted: Tensor) -> Suffix:
         """Return what was taken, ready to be run."""

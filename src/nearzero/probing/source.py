@@ -210,7 +210,7 @@ class Room:
         first = 0
         while first < len(batch):
             rows = self.rows(batch) if batch.divisible else len(batch)
-            part = batch if rows >= len(batch) else batch.rows(slice(first, first + rows))
+            part = batch if rows >= len(batch) else batch.take(slice(first, first + rows))
             try:
                 work(part)
                 first += len(part)

@@ -223,8 +223,8 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        first = next((each for each in (*self.module.parameters(), *self.module.buffers())), None)
-        return torch.device("cpu") if first is None else first.device
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        return tensors[0].device if tensors else torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype | None:
