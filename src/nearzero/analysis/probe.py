@@ -136,10 +136,8 @@ def _responses(
     request = session.request
     plans = _plans(session, evaluators)
     work = {
-        number: Work(
-            session.model, plans[number], session.metrics, session.causal, request.method, request.keep_items
-        )
-        for number, each in enumerate(evaluators)
+        each: Work(session.model, plan, session.metrics, session.causal, request.method, request.keep_items)
+        for each, plan in zip(evaluators, plans, strict=True)
         if each.backend == "model"
     }
     several = list(work.values())
@@ -148,15 +146,15 @@ def _responses(
         session.room.each(batch, partial(take_batch, several, passes))
         advanced(len(batch))
     out = []
-    for number, (evaluator, plan) in enumerate(zip(evaluators, plans, strict=True)):
-        if number in work:
-            methods = {each.method for each in work[number].passes.values()}
-            reasons = {each.reason for each in work[number].passes.values() if each.reason}
+    for evaluator, plan in zip(evaluators, plans, strict=True):
+        if own := work.get(evaluator):
+            methods = {each.method for each in own.passes.values()}
+            reasons = {each.reason for each in own.passes.values() if each.reason}
             method = "full" if "full" in methods else next(iter(methods))
-            out.append(LayerResponse(plan, scores_of(work[number]), method, "; ".join(reasons)))
+            scores = scores_of(own, len(plan.perturbations))
+            out.append(LayerResponse(plan, scores, method, "; ".join(reasons)))
         else:
-            names, keep = list(session.metrics), request.keep_items
-            scores = evaluator.scores(plan.perturbations, names, keep=keep)
+            scores = evaluator.scores(plan.perturbations, session.metrics, keep=request.keep_items)
             out.append(LayerResponse(plan, scores, evaluator.backend, ""))
     return out
 

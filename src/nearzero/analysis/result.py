@@ -91,12 +91,11 @@ class ProbeResult:
             }
             for family in map(str, data.family.values):
                 curve = layer[metric].sel(family=family).dropna("level")
+                row[family] = ""
                 if curve.size:
                     values, levels = curve.values, curve.level.values
                     far = int(np.abs(values - float(data[f"unperturbed_{metric}"])).argmax())
                     row[family] = f"{_shown(metric, values[far])} at {levels[far]:.3g}"
-                else:
-                    row[family] = ""
             rows.append(row)
         return rows
 

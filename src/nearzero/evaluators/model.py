@@ -22,14 +22,14 @@ from nearzero.metrics import default_metrics
 from nearzero.perturbation import AnyPerturbation, Perturbation
 from nearzero.probing.batches import Batch
 from nearzero.probing.layer import Layer
-from nearzero.probing.passes import Passes, visited
+from nearzero.probing.passes import Passes, SharedPasses, visited
 from nearzero.probing.plan import Plan, check_families, conduct_of
 from nearzero.probing.ranges import by_unit, counted_rows, layer_ranges, row_owners
 from nearzero.probing.replay import Suffix
 from nearzero.probing.scores import METRICS, Items, Metric
 from nearzero.probing.source import is_out_of_memory
 from nearzero.probing.taps import Tap
-from nearzero.probing.work import Work, changes_of
+from nearzero.probing.work import Work, changes_of, take_batch
 from nearzero.ranges import Ranges
 from nearzero.threads import thread_count
 
@@ -269,8 +269,9 @@ class ModelEvaluator(base.LayerEvaluator):
         work = self._work(perturbations, chosen, keep_items=keep or predicted)
         if shift is not None:
             work.centre(np.concatenate([shift, np.zeros((1, shift.shape[1]))]))
-        self._gather(lambda batch, _: work.take(batch))
-        scores = scores_of(work, levels=len(perturbations))
+        passes = SharedPasses(list(work.passes.values()))
+        self._gather(lambda batch, _: take_batch([work], passes, batch))
+        scores = scores_of(work, len(perturbations))
         if not predicted:
             return scores
         predictions = scores.values["prediction"].astype(np.int64)
@@ -341,10 +342,9 @@ class ModelEvaluator(base.LayerEvaluator):
         return self._gather(work)
 
 
-def scores_of(work: Work, levels: int | None = None) -> base.Scores:
-    """Return what the work on a layer has come to, at its first levels or at all."""
+def scores_of(work: Work, levels: int) -> base.Scores:
+    """Return what the work on a layer has come to, at its first levels."""
     count = max(work.items, 1)
-    levels = len(work.plan.perturbations) if levels is None else levels
     return base.Scores(
         means={name: sums[:levels] / count for name, sums in work.sums.items()},
         unperturbed={name: float(sums[-1] / count) for name, sums in work.sums.items()},

@@ -98,15 +98,12 @@ class TwoLayerEvaluator(base.LayerEvaluator):
         """Return the numbers of the examples in the data."""
         return self._examples
 
+    row_examples = examples  # a row is an example
+
     @property
     def ranges(self) -> Ranges:
         """Return the unit ranges over the examples."""
         return self._ranges or self.hidden.ranges
-
-    @property
-    def row_examples(self) -> Integers:
-        """Return the number of each example in the data."""
-        return self.examples
 
     def conduct(self, conduct: Conduct | None) -> Conduct:
         """Return the conduct asked for, or the default one of the activation."""

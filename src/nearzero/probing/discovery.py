@@ -262,8 +262,12 @@ class _Watch(TorchDispatchMode):
             return
         units = isinstance(output, Tensor) and _has_units(output)
         if units and call.given is not None and output.shape == call.given[1].shape:
-            shown = None if is_known(call.module) else elementwise(call.module, call.given[1])
-            if is_known(call.module) or shown is not None:
+            shown = (
+                None
+                if isinstance(call.module, ACTIVATION_MODULES)
+                else elementwise(call.module, call.given[1])
+            )
+            if isinstance(call.module, ACTIVATION_MODULES) or shown is not None:
                 self._add_activation(call, *call.given, output, name_of(call.module, shown))
                 return
         for layer, value, result in call.functions:
@@ -433,15 +437,10 @@ PASSIVE = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten, nn.Softmax, nn.mod
 LINEAR = ("Conv1D", "NonDynamicallyQuantizableLinear")
 
 
-def is_known(module: nn.Module) -> bool:
-    """Whether it's one of PyTorch's activations."""
-    return isinstance(module, ACTIVATION_MODULES)
-
-
 def may_activate(module: nn.Module) -> bool:
     """Whether a module could be an activation: a known one, or one without parts and weights."""
     plain = not any(True for _ in chain(module.children(), module.parameters()))
-    return is_known(module) or (plain and not isinstance(module, PASSIVE))
+    return isinstance(module, ACTIVATION_MODULES) or (plain and not isinstance(module, PASSIVE))
 
 
 def elementwise(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:

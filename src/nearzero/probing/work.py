@@ -103,10 +103,6 @@ class Work:
         self.rows += rows
         return sums
 
-    def take(self, batch: Batch) -> None:
-        """Perturb the layer on one more batch."""
-        take_batch([self], SharedPasses(list(self.passes.values())), batch)
-
     def add(self, gathered: Mapping[str, _Gathered], items: Items, rows: int) -> None:
         """Take the metrics on one more batch."""
         for name, (sums, values) in gathered.items():
