@@ -136,9 +136,8 @@ def evaluators_of(
     from nearzero.evaluators.model import ModelEvaluator
 
     _check_backend(backend)
-    exact = None
-    if backend != "model" and _all_known(metrics or ()):
-        exact = _two_layer(session, threads)
+    tried = backend != "model" and _all_known(metrics or ())
+    exact = _two_layer(session, threads) if tried else None
     found: list[LayerEvaluator] = []
     for layer in session.layers:
         if exact is not None and _is_hidden(layer, exact.hidden.network.activation):

@@ -290,13 +290,7 @@ class TwoLayerEvaluator(base.LayerEvaluator):
         size = max(1, min(PINNED_ROWS, PINNED_BYTES // each))
         edges = [*range(0, len(self.hidden), size), len(self.hidden)]
         blocks = [slice(*pair) for pair in pairwise(edges)]
-        found: dict[int, Part] = {}
-
-        def work(index: int) -> None:
-            found[index] = function(self.hidden.exact(blocks[index]), blocks[index])
-
-        parallel(work, range(len(blocks)), self.threads)
-        return [found[index] for index in range(len(blocks))]
+        return parallel(lambda rows: function(self.hidden.exact(rows), rows), blocks, self.threads)
 
     def _pinned(
         self, parameters: base.LevelParameters, z: Doubles, places: Integers, levels: Doubles

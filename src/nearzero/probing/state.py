@@ -240,8 +240,7 @@ class Model:
     @property
     def takes_labels(self) -> bool:
         """Whether it makes its decoder's inputs from the labels, as Hugging Face's encoder-decoders do."""
-        config = getattr(self.module, "config", None)
-        return bool(getattr(config, "is_encoder_decoder", False))
+        return bool(getattr(getattr(self.module, "config", None), "is_encoder_decoder", False))
 
     def logits(self, batch: Batch) -> Tensor:
         """The logits of a batch, from a full forward pass.
