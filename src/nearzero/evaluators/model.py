@@ -309,7 +309,8 @@ class ModelEvaluator(base.LayerEvaluator):
         constant for all classes changes no prediction. From those at the least and the greatest scale B and A follow,
         and with them the expected logits s B + A for all scales between.
         """
-        return self._gather(lambda batch, _: function(_scaled(self, batch, scales)))
+        live = self.ranges.live  # now, since it may take a pass over the data
+        return self._gather(lambda batch, _: function(_scaled(self, batch, scales, live)))
 
     # --- levels of their own ---
 
@@ -423,13 +424,15 @@ class _Pinned:
         return torch.empty_like(values).copy_(changed)
 
 
-def _scaled(evaluator: ModelEvaluator, batch: Batch, scales: Doubles) -> base.ScaledBlock:
+def _scaled(
+    evaluator: ModelEvaluator, batch: Batch, scales: Doubles, live: npt.NDArray[np.bool_]
+) -> base.ScaledBlock:
     """One block of items under all scales."""
     changed = evaluator._pass("pre").on(batch)
     items = evaluator._items(batch, changed.logits)
     # the two ends first: what is between is held against them
     order = [0, len(scales) - 1, *range(1, len(scales) - 1)]
-    scaled = [Perturbation(scale=np.where(evaluator.ranges.live, scales[place], 1.0)) for place in order]
+    scaled = [Perturbation(scale=np.where(live, scales[place], 1.0)) for place in order]
     changes = changes_of(scaled, changed.values, evaluator.place, batch, first_row=0)
     logits = map(changed.run, [_of_another, *changes])
     plain = _centred(items, changed.logits)
