@@ -38,8 +38,8 @@ from torch import Tensor, nn
 import nearzero as nz
 import timing
 from nearzero.probing.passes import SharedPasses
+from nearzero.probing.replay import Recorder, Suffix
 from nearzero.probing.scores import Scorer
-from nearzero.probing.suffix import Recorder, Suffix
 from nearzero.probing.taps import Tap, tapped
 from nearzero.ranges import Ranges, UnitRange
 from nearzero.threads import thread_count
@@ -403,7 +403,7 @@ def record(model: nn.Module, act: nn.Module, x: Tensor) -> Suffix:
     with recorder.running():
         logits = model(x)
     handle.remove()
-    suffix = recorder.finish(logits)
+    suffix = recorder.suffixes(logits)[None]
     for step in suffix.steps:  # levels at once lie otherwise in memory, where not every view is possible
         if step.function is torch.ops.aten.view.default:
             object.__setattr__(step, "function", torch.ops.aten.reshape.default)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nearzero as nz
-from nearzero.evaluators.homogeneity import homogeneity_error
+from nearzero.evaluators.base import homogeneity_error
 from nearzero.invariance import comparison_counts, curves, scale_audit
 from nearzero.networks import initial_stack
 

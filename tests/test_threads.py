@@ -37,3 +37,8 @@ def test_calls_within_calls_dont_wait_for_each_other():
     waiting.join(20)
     assert not waiting.is_alive()
     assert sorted(item for item, _ in done) == [(item, k) for item in range(4) for k in range(3)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_results_come_in_the_order_of_the_items(threads):
+    assert parallel(lambda item: 2 * item, range(5), threads) == [0, 2, 4, 6, 8]

@@ -46,7 +46,7 @@ from nearzero.verdict import Rules, Verdict, verdict
 if TYPE_CHECKING:
     from nearzero.analysis import ProbeResult, layers, probe
     from nearzero.grid import Grid, GridSpec
-    from nearzero.probing import Layer
+    from nearzero.probing.layer import Layer
 
 __all__ = [
     "ACTIVATIONS",
@@ -107,7 +107,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(analysis, name)
     if name == "Layer":
-        from nearzero.probing import Layer
+        from nearzero.probing.layer import Layer
 
         return Layer
     if name in {"Grid", "GridSpec"}:

@@ -19,6 +19,7 @@ from nearzero.errors import InputError
 __all__ = ["one_torch_thread", "parallel", "thread_count"]
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 POOL = "nearzero-worker"
 
 
@@ -53,15 +54,12 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix=POOL)
 
 
-def parallel(function: Callable[[Item], object], items: Iterable[Item], threads: int) -> None:
-    """Call `function` on every item, on `threads` threads; an exception in one of them is raised here.
+def parallel(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
+    """Return what `function` gives for every item, on `threads` threads; an exception in one of them is raised here.
 
     What wasn't begun by then never is. Where such a function calls this in turn, its items stay on its thread: to
     wait for others that wait as well could take for ever.
     """
     if threads == 1 or threading.current_thread().name.startswith(POOL):
-        for item in items:
-            function(item)
-        return
-    for _ in _pool(threads).map(function, items):  # which cancels the others where one raises
-        pass
+        return [function(item) for item in items]
+    return list(_pool(threads).map(function, items))  # which cancels the others where one raises

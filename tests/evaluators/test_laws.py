@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 import nearzero as nz
+from nearzero.audit.measure import measure, published_rows
 from nearzero.displacement import Displacements
-from nearzero.evaluators import LayerEvaluator, open_evaluator
+from nearzero.evaluators.base import LayerEvaluator
+from nearzero.evaluators.select import open_evaluator
 from nearzero.halves import halves, in_reference
 from nearzero.metrics import NAMES
 from nearzero.networks import initial_stack
@@ -248,6 +250,14 @@ def test_sweeps_and_verdicts_agree(activation: str, data: tuple[np.ndarray, np.n
         assert mine.n == theirs.n == 6
 
 
+def test_the_measurements_of_the_audit_agree(data: tuple[np.ndarray, np.ndarray]) -> None:
+    network = network_of("relu")
+    how: dict[str, Any] = {"rows": published_rows(nz.PAPER_FAMILIES, nz.Conduct()), "conduct": nz.Conduct()}
+    one, other = (measure(model, data, data, **how) for model in (network, unrecognised(network)))
+    for name in ("accuracy", "other_half_accuracy", "centred_accuracy", "quantile_accuracy", "displacement"):
+        np.testing.assert_allclose(one[name], other[name], atol=MOST_NEAR / len(data[0]), err_msg=name)
+
+
 def test_sweeps_of_other_metrics_agree(data: tuple[np.ndarray, np.ndarray]) -> None:
     """At the identity they are those of the unperturbed network; a user's own function goes to the model backend."""
     network = network_of("gelu")
@@ -329,6 +339,14 @@ def test_halves_part_the_examples_whatever_the_batches(
     np.testing.assert_array_equal(reference.row_examples, reference.examples)
     whole = evaluator.preactivations()
     np.testing.assert_allclose(reference.preactivations(), whole[reference.examples], rtol=1e-4, atol=1e-5)
+
+
+def test_halves_have_ranges_of_their_own(evaluator: LayerEvaluator) -> None:
+    assert evaluator.ranges.live.any()  # asked for before: nothing of it stays in the halves
+    for half in evaluator.split(9):
+        np.testing.assert_allclose(half.ranges.pre.maximum, half.preactivations().max(axis=0), rtol=1e-6)
+        assert (half.ranges.pre.maximum <= evaluator.ranges.pre.maximum + 1e-4).all()
+        assert not np.array_equal(half.ranges.pre.width, evaluator.ranges.pre.width)
 
 
 def test_matched_levels_reach_the_displacement_by_the_definition(evaluator: LayerEvaluator) -> None:

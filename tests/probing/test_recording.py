@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import nearzero as nz
 from nearzero.probing import work
 from nearzero.probing.batches import Batch
+from nearzero.probing.replay import Recorder
 from nearzero.probing.scores import METRICS, Outputs
-from nearzero.probing.suffix import Recorder
 
 
 def network():
@@ -49,7 +49,7 @@ def recorded(model, act, x):
     with recorder.running():
         logits = model(x)
     hook.remove()
-    return recorder.finish(logits)
+    return recorder.suffixes(logits)[None]
 
 
 @pytest.mark.parametrize("place", [1, 4, 7])

@@ -10,8 +10,7 @@ from torch import nn
 import nearzero as nz
 from nearzero.probing import scores
 from nearzero.probing.batches import Batch
-from nearzero.probing.items import Items
-from nearzero.probing.scores import METRICS, Outputs
+from nearzero.probing.scores import METRICS, Items, Outputs
 
 
 @pytest.mark.parametrize("classes", [3, 511, 512, 513, 767, 1000, 1024, 2049])

@@ -10,7 +10,7 @@ from torch import nn
 
 import nearzero as nz
 from nearzero.probing import passes
-from nearzero.probing.suffix import Recorder
+from nearzero.probing.replay import Recorder
 
 LOGITS = {f"logit {number}": lambda logits, target, number=number: logits[:, number] for number in range(3)}
 
@@ -251,7 +251,7 @@ def test_a_suffix_can_be_run_again_and_again(kind):
     with recorder.running():
         logits = model(x)
     hook.remove()
-    suffix = recorder.finish(logits)
+    suffix = recorder.suffixes(logits)[None]
     z = suffix.value.clone()
     changed = suffix.run(lambda values: values + 1)
     assert not torch.equal(changed, logits)

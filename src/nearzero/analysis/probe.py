@@ -1,7 +1,7 @@
 """The probe: any layers of any PyTorch model, perturbed at every level of some families.
 
 One pass over the data finds the unit ranges, and one the responses: batch by batch, layer by layer, level by
-level. What a layer is, is in `nearzero.probing.layers`; how logits are had with a layer changed, in
+level. What a layer is, is in `nearzero.probing.discovery`; how logits are had with a layer changed, in
 `nearzero.probing.passes`; what is measured on them, in `nearzero.probing.scores`.
 """
 
@@ -24,12 +24,11 @@ from nearzero.families import PAPER_FAMILIES, Conduct
 from nearzero.matched import Design, matched_of
 from nearzero.probing.batches import Prepare
 from nearzero.probing.layer import Layer
-from nearzero.probing.model import Model, Output, as_module, untouched
 from nearzero.probing.passes import Method, SharedPasses
-from nearzero.probing.plan import Levels, Plan, make_plan
+from nearzero.probing.plan import Levels, Names, Plan, Request, make_plan
 from nearzero.probing.ranges import layer_ranges
-from nearzero.probing.request import Names, Request
 from nearzero.probing.scores import Metrics
+from nearzero.probing.state import Model, Output, as_module, untouched
 from nearzero.probing.work import Work, take_batch
 
 __all__ = ["layers", "probe"]
@@ -125,12 +124,9 @@ def probe(
     if design is not None and not isinstance(design, Design):
         raise InputError(f"design must be an nz.Design; got {type(design).__name__}")
     with open_session(model, data, request, ranges_from=ranges_from) as session:
-        evaluators = evaluators_of(session, session.layers, backend, metrics=list(session.metrics))
+        evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
         response = dataset(_responses(session, evaluators, advanced), type(session.model.module).__name__)
-        found = None if design is None else [matched_of(each, design) for each in evaluators]
-    return ProbeResult(
-        response, None if found is None else _by_layer(found, [each.layer for each in evaluators])
-    )
+        return ProbeResult(response, None if design is None else _matched(evaluators, design))
 
 
 def _responses(
@@ -140,10 +136,8 @@ def _responses(
     request = session.request
     plans = _plans(session, evaluators)
     work = {
-        number: Work(
-            session.model, plans[number], session.metrics, session.causal, request.method, request.keep_items
-        )
-        for number, each in enumerate(evaluators)
+        each: Work(session.model, plan, session.metrics, session.causal, request.method, request.keep_items)
+        for each, plan in zip(evaluators, plans, strict=True)
         if each.backend == "model"
     }
     several = list(work.values())
@@ -152,26 +146,24 @@ def _responses(
         session.room.each(batch, partial(take_batch, several, passes))
         advanced(len(batch))
     out = []
-    for number, (evaluator, plan) in enumerate(zip(evaluators, plans, strict=True)):
-        if number in work:
-            methods = {each.method for each in work[number].passes.values()}
-            reasons = {each.reason for each in work[number].passes.values() if each.reason}
+    for evaluator, plan in zip(evaluators, plans, strict=True):
+        if own := work.get(evaluator):
+            methods = {each.method for each in own.passes.values()}
+            reasons = {each.reason for each in own.passes.values() if each.reason}
             method = "full" if "full" in methods else next(iter(methods))
-            out.append(LayerResponse(plan, scores_of(work[number]), method, "; ".join(reasons)))
+            scores = scores_of(own, len(plan.perturbations))
+            out.append(LayerResponse(plan, scores, method, "; ".join(reasons)))
         else:
-            names, keep = list(session.metrics), request.keep_items
-            scores = evaluator.scores(plan.perturbations, names, keep=keep)
+            scores = evaluator.scores(plan.perturbations, session.metrics, keep=request.keep_items)
             out.append(LayerResponse(plan, scores, evaluator.backend, ""))
     return out
 
 
 def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[Plan]:
     """What is done to each layer; unit ranges of the layer's own backend, unless they're of other data or quantiles."""
-    request, other = session.request, session.others.get("ranges_from")
-    ranges = layer_ranges(
-        session.model, session.layers, other or session.source, session.room, request.quantiles
-    )
-    own = other is None and request.quantiles is None
+    request, data = session.request, session.ranges_source or session.source
+    ranges = layer_ranges(session.model, session.layers, data, session.room, request.quantiles)
+    own = data is session.source and request.quantiles is None
     return [
         make_plan(
             layer,
@@ -184,8 +176,9 @@ def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[Plan]
     ]
 
 
-def _by_layer(found: Sequence[xr.Dataset], layers: Sequence[str]) -> xr.Dataset:
+def _matched(evaluators: Sequence[LayerEvaluator], design: Design) -> xr.Dataset:
     """Responses at matched displacement of several layers, on (layer, family, side, target)."""
+    found = [matched_of(each, design) for each in evaluators]
     whole = xr.concat(found, "layer", combine_attrs="drop_conflicts")
     backends = [each.attrs["backend"] for each in found]
-    return whole.assign_coords(layer=list(layers)).assign(backend=("layer", backends))
+    return whole.assign_coords(layer=[each.layer for each in evaluators]).assign(backend=("layer", backends))

@@ -66,18 +66,14 @@ class ProbeResult:
     @property
     def notes(self) -> list[str]:
         """What a reader must know before the numbers."""
-        found = [
-            f"{name}: full forward pass at every level, since {reason}"
-            for name, reason in zip(self.layers, self.response.reason.values.tolist(), strict=True)
-            if reason
-        ]
-        dead = [
-            f"{name}: {int(count)} of {int(units)} units are dead and left alone"
-            for name, count, units in zip(
-                self.layers, self.response.dead_units.values, self.response.units.values, strict=True
-            )
-            if count
-        ]
+        found, dead = [], []
+        for name in self.layers:
+            layer = self.response.sel(layer=name)
+            reason, count = layer.reason.item(), layer.dead_units.item()
+            if reason:
+                found.append(f"{name}: full forward pass at every level, since {reason}")
+            if count:
+                dead.append(f"{name}: {count} of {layer.units.item()} units are dead and left alone")
         return [*found, *dead]
 
     def summary(self) -> list[dict[str, str]]:
@@ -95,12 +91,11 @@ class ProbeResult:
             }
             for family in map(str, data.family.values):
                 curve = layer[metric].sel(family=family).dropna("level")
+                row[family] = ""
                 if curve.size:
                     values, levels = curve.values, curve.level.values
                     far = int(np.abs(values - float(data[f"unperturbed_{metric}"])).argmax())
                     row[family] = f"{_shown(metric, values[far])} at {levels[far]:.3g}"
-                else:
-                    row[family] = ""
             rows.append(row)
         return rows
 
@@ -137,9 +132,9 @@ class ProbeResult:
 
         folder = make_folder(Path(folder))
         files = figure_files("layers", self.plot())  # first: what fails here leaves nothing half-written
-        write_bytes(folder / FILE, _to_bytes(self.response))
-        if self.at_displacements is not None:
-            write_bytes(folder / MATCHED, _to_bytes(self.at_displacements))
+        for name, data in {FILE: self.response, MATCHED: self.at_displacements}.items():
+            if data is not None:
+                write_bytes(folder / name, bytes(data.to_netcdf(engine="h5netcdf") or b""))
         table = self.response[[*self.response.attrs["metrics"]]].to_dataframe().dropna(how="all")
         write_text(folder / "response.csv", table.to_csv())
         for name, content in files.items():
@@ -172,12 +167,6 @@ class ProbeResult:
 def _shown(metric: str, value: float) -> str:
     """A metric's value for people."""
     return f"{100 * value:.2f} %" if metric in ("accuracy", "agreement") else f"{value:.4g}"
-
-
-def _to_bytes(dataset: xr.Dataset) -> bytes:
-    data = dataset.to_netcdf(engine="h5netcdf")
-    assert data is not None
-    return bytes(data)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,16 @@ import xarray as xr
 
 from nearzero.displacement import Displacements
 from nearzero.evaluators.base import LayerEvaluator
-from nearzero.evaluators.select import open_evaluator
+from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.families import Conduct, Scale, make_family
 from nearzero.invariance import scale_audit_of
 from nearzero.networks import TwoLayer
 from nearzero.paper.published import published
 from nearzero.perturbation import Perturbation
 from nearzero.ranges import Ranges, UnitRange
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["MEASURED", "QUANTILE", "Row", "bootstrap_row", "measure", "published_rows", "quantile_ranges"]
 
@@ -82,12 +85,13 @@ def quantile_ranges(z: npt.NDArray[np.floating], activations: npt.NDArray[np.flo
 
 
 def measure(
-    network: TwoLayer,
+    network: TwoLayer | nn.Module,
     train: tuple[Any, npt.ArrayLike],
     test: tuple[Any, npt.ArrayLike],
     *,
     rows: Sequence[Row],
     conduct: Conduct,
+    **options: Unpack[ModelOptions],
 ) -> xr.Dataset:
     """Measure one network.
 
@@ -96,6 +100,7 @@ def measure(
         train, test: examples (N, D) and labels (N,) of either set.
         rows: L rows of the published tables.
         conduct: the reading of the protocol that the study followed.
+        options: of other models than a `TwoLayer`, see `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
         A Dataset with
@@ -114,11 +119,11 @@ def measure(
     Raises:
         InputError: as `nz.sweep`.
     """
-    with open_evaluator(network, *train, metrics=list(METRICS)) as evaluator:
+    with open_evaluator(network, *train, options=options, metrics=list(METRICS)) as evaluator:
         bench = _Bench(evaluator, np.asarray(train[1]), rows, conduct)
         found = bench.levels() | bench.units() | bench.halved() | bench.ranged() | bench.clipped()
         found |= bench.scaled()
-    with open_evaluator(network, *test, metrics=list(METRICS)) as held_out:
+    with open_evaluator(network, *test, options=options, metrics=list(METRICS)) as held_out:
         scores = held_out.scores(bench.perturbations, ["accuracy"])
     found["test_accuracy"] = scores.means["accuracy"]
     found["unperturbed_test_accuracy"] = scores.unperturbed["accuracy"]

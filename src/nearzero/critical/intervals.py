@@ -23,8 +23,7 @@ import numpy.typing as npt
 from scipy.optimize import elementwise
 
 from nearzero.activations import Activation
-from nearzero.evaluators.base import Integers, LayerEvaluator, PinnedBlock, PinnedLogits
-from nearzero.evaluators.levels import LevelParameters
+from nearzero.evaluators.base import Integers, LayerEvaluator, LevelParameters, PinnedBlock, PinnedLogits
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.families import Cap, Clip, Family, Gains, Scale
 from nearzero.kernels.critical import walk

@@ -17,12 +17,19 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.evaluators.levels import LevelParameters
-from nearzero.families import Conduct
-from nearzero.perturbation import AnyPerturbation
+from nearzero.families import Conduct, Family, Gains
+from nearzero.perturbation import AnyPerturbation, Side
 from nearzero.ranges import Ranges
 
-__all__ = ["Backend", "Block", "LayerEvaluator", "PinnedBlock", "PinnedLogits", "ScaledBlock", "Scores"]
+__all__ = [
+    "Block",
+    "LayerEvaluator",
+    "LevelParameters",
+    "PinnedBlock",
+    "ScaledBlock",
+    "Scores",
+    "homogeneity_error",
+]
 
 Backend = Literal["two-layer", "model"]
 Floats = npt.NDArray[np.floating[Any]]
@@ -32,6 +39,7 @@ Classes = npt.NDArray[np.integer[Any]]
 Part = TypeVar("Part")
 Perturbations = Sequence[AnyPerturbation]
 PinnedLogits = Callable[[Integers, Doubles], Floats]  # of some of m items, at levels of their own: (k, K)
+TESTED = (0.01, 0.1, 0.5, 2.0, 10.0)  # scales at which it is tested
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +80,41 @@ class Block(ABC):
     @abstractmethod
     def under(self, perturbation: AnyPerturbation) -> tuple[Floats, Floats]:
         """Return activations (r, U) and logits (n, K) under a perturbation."""
+
+
+class LevelParameters:
+    """Scale, offset and clip of a family at any levels: affine in the level, or exponential in it for gains.
+
+    Args:
+        family: the family.
+        ranges: the unit ranges that its levels refer to.
+
+    Attributes:
+        side: the side that is perturbed.
+    """
+
+    def __init__(self, family: Family, ranges: Ranges) -> None:
+        self._zero, self._one = (family.at(level, ranges) for level in (0.0, 1.0))
+        self._cut = np.isfinite(np.asarray(self._zero.clip))  # dead units have no threshold
+        self._growth = np.log(np.asarray(self._one.scale)) if isinstance(family, Gains) else None
+        self.side: Side = self._zero.side
+
+    def at(self, levels: Doubles) -> tuple[Doubles, Doubles, Doubles]:
+        """Return scale, offset and clip at levels (n,): (n, U) each, or (U,) where the level has no say."""
+        zero, one, p = self._zero, self._one, levels[:, None]
+        scale = _between(zero.scale, one.scale, p) if self._growth is None else np.exp(p * self._growth)
+        clip = np.full(self._cut.shape, np.inf)
+        if self._cut.any():
+            low, high = (np.where(self._cut, each.clip, 0.0) for each in (zero, one))
+            clip = np.where(self._cut, _between(low, high, p), np.inf)
+        return scale, _between(zero.offset, one.offset, p), clip
+
+
+def _between(zero: npt.ArrayLike, one: npt.ArrayLike, p: Doubles) -> Doubles:
+    zero, one = np.asarray(zero), np.asarray(one)
+    if (zero == one).all():
+        return zero
+    return one * p if not zero.any() else zero * (1 - p) + one * p
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,3 +290,23 @@ class LayerEvaluator(ABC):
         self, parameters: LevelParameters, function: Callable[[PinnedBlock], Part]
     ) -> list[Part]:
         """Return what a function gives for each block of items under perturbations at levels of their own, in order."""
+
+
+def homogeneity_error(act: Callable[[Any], Any], z: Any, scales: Sequence[float] = TESTED) -> float:
+    """Return the greatest |act(s z) - s act(z)|, as a share of the greatest s |act(z)|, over some scales s > 0.
+
+    Args:
+        act: the activation, on arrays or tensors of z's kind.
+        z: pre-activations of any shape, at least one.
+        scales: s.
+
+    Returns:
+        0 for a positively homogeneous activation, but for rounding; 0 if act is 0 for all of them.
+    """
+    errors = []
+    for s in scales:
+        scaled, taken_out = act(s * z), s * act(z)
+        size = float(abs(taken_out).max())
+        apart = float(abs(scaled - taken_out).max())
+        errors.append(apart / size if size > 0 else float(np.inf) if apart > 0 else 0.0)
+    return max(errors)

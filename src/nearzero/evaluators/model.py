@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,37 +13,23 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
-from nearzero.evaluators.base import (
-    Backend,
-    Block,
-    Doubles,
-    Floats,
-    Integers,
-    LayerEvaluator,
-    Part,
-    Perturbations,
-    PinnedBlock,
-    ScaledBlock,
-    Scores,
-)
-from nearzero.evaluators.homogeneity import homogeneity_error
-from nearzero.evaluators.levels import LevelParameters
+from nearzero.evaluators import base
+from nearzero.evaluators.base import Backend, Doubles, Floats, Integers, Part, Perturbations
 from nearzero.evaluators.session import Half, Session
 from nearzero.families import Conduct
 from nearzero.memory import memory_text
 from nearzero.metrics import default_metrics
-from nearzero.perturbation import AnyPerturbation, Perturbation, Side
+from nearzero.perturbation import AnyPerturbation, Perturbation
 from nearzero.probing.batches import Batch
-from nearzero.probing.items import Items
 from nearzero.probing.layer import Layer
-from nearzero.probing.passes import Change, Changed, Passes, visited
+from nearzero.probing.passes import Passes, SharedPasses, visited
 from nearzero.probing.plan import Plan, check_families, conduct_of
 from nearzero.probing.ranges import by_unit, counted_rows, layer_ranges, row_owners
-from nearzero.probing.scores import METRICS, Metric
+from nearzero.probing.replay import Suffix
+from nearzero.probing.scores import METRICS, Items, Metric
 from nearzero.probing.source import is_out_of_memory
-from nearzero.probing.suffix import Recorder, Suffix
 from nearzero.probing.taps import Tap
-from nearzero.probing.work import Work, changes_of, count_rows
+from nearzero.probing.work import Work, changes_of, take_batch
 from nearzero.ranges import Ranges
 from nearzero.threads import thread_count
 
@@ -54,17 +40,16 @@ FEW = 4  # examples on which what follows the layer is looked at
 # As a share of the greatest logit, or activation: what rounding may be, by bytes a number; fewer bytes, more rounding.
 ROUNDING = {8: 1e-5, 4: 1e-5, 2: 5e-2}
 NORMALISING = ("native_layer_norm", "native_group_norm", "rms_norm", "_fused_rms_norm", "rsqrt")
-PREDICTION = {"prediction": Metric("predicted class", lambda outputs, *_: outputs.predictions, by_item=True)}
+PREDICTION = {"prediction": Metric(lambda outputs, *_: outputs.predictions, by_item=True)}
 
 
-class ModelEvaluator(LayerEvaluator):
+class ModelEvaluator(base.LayerEvaluator):
     """One layer of a user's model on data, or on one half of them; it works within its session.
 
     Args:
         session: the model and the data.
         layer: one of the session's layers.
         half: of the data; all of them if None.
-        ranges: the unit ranges, where they aren't those of the examples.
         metrics: the names of those that were asked for.
     """
 
@@ -75,17 +60,17 @@ class ModelEvaluator(LayerEvaluator):
         session: Session,
         layer: Layer,
         half: Half | None = None,
-        ranges: Ranges | None = None,
         metrics: Sequence[str] | None = None,
     ) -> None:
-        self.session, self.place, self._half, self._ranges = session, layer, half, ranges
+        self.session, self.place, self._half = session, layer, half
         self.metrics = tuple(metrics or default_metrics(session.found.batch.target is not None))
         self.layer, self.activation, self.units = layer.name, layer.activation, layer.units
         self.limit, self.threads = session.request.limit, thread_count()
         self.halves: Literal["example", "batch"] = session.halves
         dtype = session.model.dtype
         self.precision = str(dtype).removeprefix("torch.") if dtype else "the model's own precision"
-        self._passes: dict[Side, Passes] = {}
+        # whether one side of the layer can be cut is tried once
+        self._pass = cache(lambda side: Passes(session.model, layer, side, session.request.method))
         self._by_row = layer.act is None  # whether the activation is known to work on rows by themselves
 
     # --- what it is ---
@@ -95,13 +80,12 @@ class ModelEvaluator(LayerEvaluator):
         """Return the numbers of the examples in the data."""
         return np.concatenate([numbers for numbers, _ in self.session.batches(self._half)])
 
-    @property
+    @cached_property
     def ranges(self) -> Ranges:
         """Return the unit ranges over the examples, taken in one pass over the data."""
-        if self._ranges is None:
-            batches = (batch for _, batch in self.session.batches(self._half))
-            (self._ranges,) = layer_ranges(self.session.model, [self.place], batches, self.session.room)
-        return self._ranges
+        batches = (batch for _, batch in self.session.batches(self._half))
+        (ranges,) = layer_ranges(self.session.model, [self.place], batches, self.session.room)
+        return ranges
 
     def conduct(self, conduct: Conduct | None) -> Conduct:
         """Return the conduct asked for, or the default one of the layer's activation."""
@@ -118,23 +102,28 @@ class ModelEvaluator(LayerEvaluator):
         """Return the layer on the reference half and on the half that responds."""
         if self._half is not None:
             raise InputError("the half of some data can't be split again")
-        one, other = (Half(seed, reference, self.halves) for reference in (True, False))
-        return self._on_half(one), self._on_half(other)
+        one, other = (
+            ModelEvaluator(self.session, self.place, Half(seed, reference), self.metrics)
+            for reference in (True, False)
+        )
+        return one, other
 
-    def _on_half(self, half: Half) -> ModelEvaluator:
-        return ModelEvaluator(self.session, self.place, half, self._ranges, self.metrics)
+    def _gather(self, function: Callable[[Batch, Integers], Part]) -> list[Part]:
+        """Return what a function gives for each block of examples and their numbers, in order.
 
-    def _each(self, function: Callable[[Batch, Integers], None]) -> None:
-        """Call a function on each block of examples and their numbers; where it raises, it must have left no trace."""
+        Where the function raises, it must have left no trace.
+        """
+        parts: list[Part] = []
         for numbers, batch in self.session.batches(self._half):
             first = 0
 
             def work(piece: Batch, numbers: Integers = numbers) -> None:
                 nonlocal first
-                function(piece, numbers[first : first + len(piece)])
+                parts.append(function(piece, numbers[first : first + len(piece)]))
                 first += len(piece)
 
             self.session.room.each(batch, work)
+        return parts
 
     # --- values of the layer ---
 
@@ -145,11 +134,9 @@ class ModelEvaluator(LayerEvaluator):
         Raises:
             InputError: they take more than a quarter of the memory.
         """
-        values: list[Tensor] = []
-        owners: list[Integers] = []
         taken = 0
 
-        def gather(piece: Batch, numbers: Integers) -> None:
+        def gather(piece: Batch, numbers: Integers) -> tuple[Tensor, Integers]:
             nonlocal taken
             rows, places = self._rows_of(piece)
             if taken + rows.nbytes > self.limit // 4:
@@ -158,12 +145,11 @@ class ModelEvaluator(LayerEvaluator):
                     "all of them are needed at once; give fewer examples, or more memory by NEARZERO_MEMORY or "
                     "memory=..."
                 )
-            values.append(rows)
-            owners.append(numbers[places])
             taken += rows.nbytes
+            return rows, numbers[places]
 
-        self._each(gather)
-        return torch.cat(values), np.concatenate(owners)
+        parts = self._gather(gather)
+        return torch.cat([rows for rows, _ in parts]), np.concatenate([owners for _, owners in parts])
 
     def _rows_of(self, batch: Batch) -> tuple[Tensor, Integers]:
         """The rows of a batch, (r, U), and the places of their examples in it."""
@@ -251,12 +237,6 @@ class ModelEvaluator(LayerEvaluator):
 
     # --- logits ---
 
-    def _pass(self, side: Side) -> Passes:
-        """The passes with one side of the layer changed; whether it can be cut is tried once."""
-        if side not in self._passes:
-            self._passes[side] = Passes(self.session.model, self.place, side, self.session.request.method)
-        return self._passes[side]
-
     def _items(self, batch: Batch, logits: Tensor) -> Items:
         return Items.of(batch, logits, self.session.causal)
 
@@ -268,17 +248,8 @@ class ModelEvaluator(LayerEvaluator):
     def mean_logit_change(self, perturbations: Perturbations) -> Doubles:
         """Return the mean over items of l' - l, (L, K)."""
         work = self._work(perturbations, {}, keep_items=False)
-        sums: list[Doubles] = []
-        items = 0
-
-        def gather(batch: Batch, _: Integers) -> None:
-            nonlocal items
-            changes, count, rows = work.logit_changes(batch)
-            sums.append(changes)
-            items, work.rows = items + count, work.rows + rows
-
-        self._each(gather)
-        return np.asarray(sum(sums))[: len(perturbations)] / max(items, 1)
+        sums = self._gather(lambda batch, _: work.logit_changes(batch))
+        return np.asarray(sum(sums))[: len(perturbations)] / max(work.items, 1)
 
     def scores(
         self,
@@ -287,7 +258,7 @@ class ModelEvaluator(LayerEvaluator):
         shift: Doubles | None = None,
         *,
         keep: bool = False,
-    ) -> Scores:
+    ) -> base.Scores:
         """Return metrics under each perturbation, see `nearzero.evaluators.base.LayerEvaluator`."""
         known = METRICS | self.session.metrics | PREDICTION
         chosen = {name: known[name] for name in names}
@@ -295,34 +266,25 @@ class ModelEvaluator(LayerEvaluator):
         work = self._work(perturbations, chosen, keep_items=keep or predicted)
         if shift is not None:
             work.centre(np.concatenate([shift, np.zeros((1, shift.shape[1]))]))
-        self._each(lambda batch, _: work.take(batch))
-        scores = scores_of(work, levels=len(perturbations))
+        passes = SharedPasses(list(work.passes.values()))
+        self._gather(lambda batch, _: take_batch([work], passes, batch))
+        scores = scores_of(work, len(perturbations))
         if not predicted:
             return scores
         predictions = scores.values["prediction"].astype(np.int64)
         rest = {name: each for name, each in scores.values.items() if keep and "prediction" not in name}
         return replace(scores, predictions=predictions, values=rest)
 
-    def _gather(self, function: Callable[[Batch, int], tuple[Part, int]]) -> list[Part]:
-        """What a function of a block of examples and the number of rows before it gives, beside its rows."""
-        parts: list[Part] = []
+    def gather(self, function: Callable[[base.Block], Part]) -> list[Part]:
+        """Return what a function gives for each block of examples, in order."""
         first_row = 0
 
-        def gather(piece: Batch, _: Integers) -> None:
+        def work(batch: Batch, _: Integers) -> Part:
             nonlocal first_row
-            part, rows = function(piece, first_row)
-            parts.append(part)
-            first_row += rows
-
-        self._each(gather)
-        return parts
-
-    def gather(self, function: Callable[[Block], Part]) -> list[Part]:
-        """Return what a function gives for each block of examples, in order."""
-
-        def work(batch: Batch, first_row: int) -> tuple[Part, int]:
             block = _Block(self, batch, first_row)
-            return function(block), block.rows
+            part = function(block)
+            first_row += len(block.row_examples)
+            return part
 
         return self._gather(work)
 
@@ -332,36 +294,25 @@ class ModelEvaluator(LayerEvaluator):
     def normalisations(self) -> tuple[str, ...]:
         """Return the operations after the layer that divide by what depends on it; none if it can't be recorded."""
         _, batch = next(self.session.batches(self._half))
-        recorder = Recorder()
-        in_place = self.place.place("pre")[0].in_place
-        tap = Tap(self.place, "pre", lambda values: recorder.cut(values, in_place=in_place))
         try:
-            with recorder.running():
-                logits = visited(self.session.model, next(batch.blocks(FEW)), [tap])
-            return tuple(dict.fromkeys(_normalisers(recorder.finish(logits))))
+            return tuple(dict.fromkeys(_normalisers(self._pass("pre").suffix(next(batch.blocks(FEW))))))
         except Exception:  # an operation that can't be recorded
             return ()
 
-    def gather_scaled(self, scales: Doubles, function: Callable[[ScaledBlock], Part]) -> list[Part]:
+    def gather_scaled(self, scales: Doubles, function: Callable[[base.ScaledBlock], Part]) -> list[Part]:
         """Return what a function gives for each block of items under common scales, in order.
 
         What follows the layer isn't known as a formula, so it is measured. All logits of an item are centred, since a
         constant for all classes changes no prediction. From those at the least and the greatest scale B and A follow,
         and with them the expected logits s B + A for all scales between.
         """
-        live = self.ranges.live
-
-        def work(batch: Batch, _: int) -> tuple[Part, int]:
-            changed = self._pass("pre").on(batch)
-            block = _scaled(self, batch, changed, scales, live)
-            return function(block), count_rows(changed.values, self.place, batch)
-
-        return self._gather(work)
+        live = self.ranges.live  # now, since it may take a pass over the data
+        return self._gather(lambda batch, _: function(_scaled(self, batch, scales, live)))
 
     # --- levels of their own ---
 
     def gather_pinned(
-        self, parameters: LevelParameters, function: Callable[[PinnedBlock], Part]
+        self, parameters: base.LevelParameters, function: Callable[[base.PinnedBlock], Part]
     ) -> list[Part]:
         """Return what a function gives for each block of items whose logits can be had at levels of their own.
 
@@ -374,26 +325,25 @@ class ModelEvaluator(LayerEvaluator):
             )
         done = 0
 
-        def work(batch: Batch, _: int) -> tuple[Part, int]:
+        def work(batch: Batch, _: Integers) -> Part:
             nonlocal done
             logits = self.session.model.logits(batch)
             items = self._items(batch, logits)
             rows, unperturbed = slice(done, done + len(items)), items.logits(logits).argmax(-1).cpu().numpy()
-            block = PinnedBlock(
+            block = base.PinnedBlock(
                 partial(_Pinned, self, parameters, batch, items), len(batch), unperturbed, rows
             )
             part = function(block)
             done += len(items)
-            return part, 0
+            return part
 
         return self._gather(work)
 
 
-def scores_of(work: Work, levels: int | None = None) -> Scores:
-    """Return what the work on a layer has come to, at its first levels or at all."""
+def scores_of(work: Work, levels: int) -> base.Scores:
+    """Return what the work on a layer has come to, at its first levels."""
     count = max(work.items, 1)
-    levels = len(work.plan.perturbations) if levels is None else levels
-    return Scores(
+    return base.Scores(
         means={name: sums[:levels] / count for name, sums in work.sums.items()},
         unperturbed={name: float(sums[-1] / count) for name, sums in work.sums.items()},
         examples=work.examples,
@@ -403,23 +353,17 @@ def scores_of(work: Work, levels: int | None = None) -> Scores:
     )
 
 
-class _Block(Block):
+class _Block(base.Block):
     """Some examples of a model, see `nearzero.evaluators.base.Block`."""
 
     def __init__(self, evaluator: ModelEvaluator, batch: Batch, first_row: int) -> None:
         self._evaluator, self._batch, self._first_row = evaluator, batch, first_row
-        self._changed: dict[Side, Changed] = {}
+        self._on = cache(lambda side: evaluator._pass(side).on(batch))
         changed = self._on("pre")
         self._items = evaluator._items(batch, changed.logits)
         self.row_examples = _owners(changed.values, evaluator.place, batch)
-        self.rows = len(self.row_examples)
         self.activations = self._rows(evaluator._act(changed.values))
         self.logits = _numpy(self._items.logits(changed.logits))
-
-    def _on(self, side: Side) -> Changed:
-        if side not in self._changed:
-            self._changed[side] = self._evaluator._pass(side).on(self._batch)
-        return self._changed[side]
 
     def _rows(self, values: Tensor) -> Floats:
         return _numpy(by_unit(values, self._evaluator.place, self._batch)).reshape(-1, self._evaluator.units)
@@ -430,7 +374,7 @@ class _Block(Block):
         place = self._evaluator.place
         (change,) = changes_of([perturbation], changed.values, place, self._batch, self._first_row)
         after = change(changed.values)
-        (logits,) = changed.each([change])
+        logits = changed.run(change)
         activations = self._evaluator._act(after) if perturbation.side == "pre" else after
         return self._rows(activations), _numpy(self._items.logits(logits))
 
@@ -441,7 +385,7 @@ class _Pinned:
     def __init__(
         self,
         evaluator: ModelEvaluator,
-        parameters: LevelParameters,
+        parameters: base.LevelParameters,
         batch: Batch,
         items: Items,
         rows: Integers,
@@ -458,7 +402,7 @@ class _Pinned:
     def __call__(self, places: Integers, levels: Doubles) -> Floats:
         """Return the logits (k, K) of those at some places, at levels (k,)."""
         self._levels[places] = levels
-        (logits,) = self._changed.each([self._change])
+        logits = self._changed.run(self._change)
         return _numpy(self._items.at(logits, self._tokens)[torch.from_numpy(places)])
 
     def _change(self, values: Tensor) -> Tensor:
@@ -478,16 +422,16 @@ class _Pinned:
 
 
 def _scaled(
-    evaluator: ModelEvaluator, batch: Batch, changed: Changed, scales: Doubles, live: npt.NDArray[np.bool_]
-) -> ScaledBlock:
+    evaluator: ModelEvaluator, batch: Batch, scales: Doubles, live: npt.NDArray[np.bool_]
+) -> base.ScaledBlock:
     """One block of items under all scales."""
+    changed = evaluator._pass("pre").on(batch)
     items = evaluator._items(batch, changed.logits)
-    order = [
-        0,
-        len(scales) - 1,
-        *range(1, len(scales) - 1),
-    ]  # the two ends first: what is between is held against them
-    logits = changed.each([_of_another, *(_scaling(evaluator.place, live, scales[place]) for place in order)])
+    # the two ends first: what is between is held against them
+    order = [0, len(scales) - 1, *range(1, len(scales) - 1)]
+    scaled = [Perturbation(scale=np.where(live, scales[place], 1.0)) for place in order]
+    changes = changes_of(scaled, changed.values, evaluator.place, batch, first_row=0)
+    logits = map(changed.run, [_of_another, *changes])
     plain = _centred(items, changed.logits)
     other, first, last = (_centred(items, next(logits)) for _ in range(3))
     slope = (last - first) / (scales[-1] - scales[0])
@@ -502,14 +446,14 @@ def _scaled(
         moved[place] = np.square(each - plain).sum()
     rounding = ROUNDING[min(changed.logits.dtype.itemsize, changed.values.dtype.itemsize)]
     act = evaluator.place.act
-    return ScaledBlock(
+    return base.ScaledBlock(
         expected=lambda place: scales[place] * slope + rest,
         slack=lambda place: rounding * (scales[place] * np.abs(slope).max(axis=1) + np.abs(rest).max(axis=1)),
         measured=measured,
         unperturbed=plain.argmax(axis=1),
         labels=_labels(items, plain.shape[1]),
         rounding=rounding,
-        homogeneity=0.0 if act is None else homogeneity_error(act, changed.values),
+        homogeneity=0.0 if act is None else base.homogeneity_error(act, changed.values),
         apart=apart,
         sizes=sizes,
         terms=np.array([np.abs(each).max(initial=0.0) for each in (slope, rest)]),
@@ -517,19 +461,6 @@ def _scaled(
         moved=moved,
         worth=float(np.square(other - plain).sum()),
     )
-
-
-def _scaling(layer: Layer, live: npt.NDArray[np.bool_], level: float) -> Change:
-    """The live units' values times a level, computed in float32 at least."""
-    factors = np.where(live, level, 1.0)
-
-    def change(values: Tensor) -> Tensor:
-        shape = [1] * values.ndim
-        shape[layer.axis_of(values)] = len(factors)
-        factor = torch.from_numpy(factors).to(_exact(values).dtype).to(values.device).view(shape)
-        return (values * factor).to(values.dtype)
-
-    return change
 
 
 def _of_another(values: Tensor) -> Tensor:

@@ -104,20 +104,19 @@ def open_evaluator(
             "(inputs, targets)"
         )
     from nearzero.evaluators.session import open_session
-    from nearzero.probing.request import Request
+    from nearzero.probing.plan import Request
 
     given = {name: value for name, value in options.items() if name not in ("layer", "backend")}
     request = Request(layers=options.get("layer"), metrics=metrics, memory=memory, **given)  # type: ignore[arg-type]
     whole = (_dense(data), y) if y is not None else _dense(data)
     with open_session(model, whole, request) as session:
-        layer = _one(session, options.get("layer"))
+        _check_one(session, options.get("layer"))
         asked = None if metrics is None else list(session.metrics)
-        yield evaluators_of(session, [layer], backend, metrics=asked, threads=threads)[0]
+        yield evaluators_of(session, backend, metrics=asked, threads=threads)[0]
 
 
 def evaluators_of(
     session: Session,
-    layers: Iterable[Layer],
     backend: Backend | None = None,
     *,
     metrics: Sequence[str] | None = None,
@@ -127,7 +126,6 @@ def evaluators_of(
 
     Args:
         session: the model and the data.
-        layers: some of the session's.
         backend: the one that must be taken; picked if None.
         metrics: the names of those that will be asked for.
         threads: for compiled loops.
@@ -138,11 +136,10 @@ def evaluators_of(
     from nearzero.evaluators.model import ModelEvaluator
 
     _check_backend(backend)
-    exact = None
-    if backend != "model" and _all_known(metrics or ()):
-        exact = _two_layer(session, threads)
+    tried = backend != "model" and _all_known(metrics or ())
+    exact = _two_layer(session, threads) if tried else None
     found: list[LayerEvaluator] = []
-    for layer in layers:
+    for layer in session.layers:
         if exact is not None and _is_hidden(layer, exact.hidden.network.activation):
             found.append(TwoLayerEvaluator(exact.hidden, exact.labels, layer=layer.name, metrics=metrics))
         elif backend == "two-layer":
@@ -194,10 +191,10 @@ def _dense(data: Any) -> Any:
     return np.asarray(data) if isinstance(data, list) and _is_array(data) else data
 
 
-def _one(session: Session, wanted: Any) -> Layer:
-    """The one layer that is asked for, or that there is."""
+def _check_one(session: Session, wanted: Any) -> None:
+    """Refuse several layers."""
     if len(session.layers) == 1:
-        return session.layers[0]
+        return
     names = ", ".join(each.name for each in session.layers)
     if wanted is None:
         raise InputError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,12 +14,12 @@ from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers
 from nearzero.halves import in_reference
 from nearzero.probing.batches import Batch, read_batch
+from nearzero.probing.discovery import CannotRunError, Found, find_layers, select_layers
 from nearzero.probing.layer import Layer
-from nearzero.probing.layers import CannotRunError, Found, find_layers, select_layers
-from nearzero.probing.model import Model, as_module, untouched
-from nearzero.probing.request import Request
+from nearzero.probing.plan import Request
 from nearzero.probing.scores import Metric, choose_metrics
 from nearzero.probing.source import Room, Source
+from nearzero.probing.state import Model, as_module, untouched
 
 __all__ = ["Half", "Session", "open_session"]
 
@@ -35,7 +35,6 @@ class Half:
 
     seed: int
     reference: bool
-    of: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +42,9 @@ class Session:
     """A user's model and data, as all layers of one analysis share them.
 
     Attributes:
-        model: within `nearzero.probing.model.untouched`.
+        model: within `nearzero.probing.state.untouched`.
         source: the data.
+        ranges_source: other data to take the unit ranges from, if there are any.
         request: what the user said of both.
         found: what one pass showed.
         room: how many examples fit in memory at a time.
@@ -55,13 +55,13 @@ class Session:
 
     model: Model
     source: Source
+    ranges_source: Source | None
     request: Request
     found: Found
     room: Room
     layers: list[Layer]
     metrics: dict[str, Metric]
     causal: bool
-    others: Mapping[str, Source] = field(default_factory=dict)
 
     @property
     def halves(self) -> Literal["example", "batch"]:
@@ -74,42 +74,38 @@ class Session:
         Raises:
             InputError: a half without examples, or batches of which some can be cut and some can't.
         """
-        first, count, found = 0, 0, 0
-        for number, batch in enumerate(self.source):
+        by_batch, first, count, found = self.halves == "batch", 0, 0, False
+        for count, batch in enumerate(self.source, 1):
             numbers = np.arange(first, first + len(batch))
-            first, count = first + len(batch), count + 1
+            first += len(batch)
             if half is None:
-                yield numbers, batch
-                continue
-            if half.of == "batch":
-                if in_reference(np.array([number]), half.seed)[0] == half.reference:
-                    found += 1
-                    yield numbers, batch
-                continue
-            if not batch.divisible:
+                own = np.full(len(batch), True)
+            elif by_batch or batch.divisible:
+                drawn = np.full(len(batch), count - 1) if by_batch else numbers
+                own = in_reference(drawn, half.seed) == half.reference
+            else:
                 raise InputError(
-                    f"batch {number} ({batch.describe()}) can't be cut into examples, and earlier ones could; give "
+                    f"batch {count - 1} ({batch.describe()}) can't be cut into examples, and earlier ones could; give "
                     "batches of one kind"
                 )
-            own = np.flatnonzero(in_reference(numbers, half.seed) == half.reference)
-            if len(own):
-                found += 1
-                part = batch if len(own) == len(batch) else batch.take(torch.from_numpy(own))
-                yield numbers[own], part
-        if half is not None and not found:
-            seen = f"{count}, whose examples can't be told apart" if half.of == "batch" else str(first)
-            kind = "batches" if half.of == "batch" else "examples"
-            raise InputError(f"two halves need at least two {kind}; got {seen}")
+            if own.any():
+                found = True
+                yield numbers[own], batch if own.all() else batch.take(torch.from_numpy(np.flatnonzero(own)))
+        if not found:
+            seen = f"{count}, whose examples can't be told apart" if by_batch else str(first)
+            raise InputError(
+                f"two halves need at least two {'batches' if by_batch else 'examples'}; got {seen}"
+            )
 
 
 @contextmanager
-def open_session(model: object, data: Any, request: Request, **others: Any) -> Iterator[Session]:
+def open_session(model: object, data: Any, request: Request, ranges_from: Any = None) -> Iterator[Session]:
     """Within, a model can be run on data with its layers changed; afterwards it is bitwise as it was.
 
     Args:
         model, data: as in `nearzero.probe`.
         request: what the user said of both.
-        others: further data that the model takes, by name; None for those that aren't given.
+        ranges_from: other data to take the unit ranges from.
 
     Raises:
         InputError: a model, a layer or data that can't be used, with why and what to do.
@@ -118,19 +114,19 @@ def open_session(model: object, data: Any, request: Request, **others: Any) -> I
     with untouched(module) as before:
         known = Model(module, before, request.output)
         source = source_of(known, data, request)
-        more = {name: source_of(known, each, request) for name, each in others.items() if each is not None}
-        found = look(known, [source, *more.values()])
+        other = None if ranges_from is None else source_of(known, ranges_from, request)
+        found = look(known, [source] if other is None else [source, other])
         example = (PASSES * found.bytes + LOGITS * found.logits) / len(found.batch)
         yield Session(
             known,
             source,
+            other,
             request,
             found,
             Room(example, found.batch.elements, request.limit),
             [request.told(each) for each in select_layers(known, found, request.wanted)],
             choose_metrics(request.metrics, found.batch.target),
             known.is_causal if request.causal is None else request.causal,
-            more,
         )
 
 

@@ -14,22 +14,8 @@ from threadpoolctl import threadpool_limits
 from nearzero import metrics as known
 from nearzero.arrays import as_array
 from nearzero.errors import InputError
-from nearzero.evaluators.base import (
-    Backend,
-    Block,
-    Classes,
-    Doubles,
-    Floats,
-    Integers,
-    LayerEvaluator,
-    Part,
-    Perturbations,
-    PinnedBlock,
-    ScaledBlock,
-    Scores,
-)
-from nearzero.evaluators.homogeneity import TESTED, homogeneity_error
-from nearzero.evaluators.levels import LevelParameters
+from nearzero.evaluators import base
+from nearzero.evaluators.base import Backend, Classes, Doubles, Floats, Integers, Part, Perturbations
 from nearzero.families import BY_FORMULA, Conduct
 from nearzero.halves import halves
 from nearzero.hidden import HiddenLayer
@@ -52,7 +38,7 @@ HOMOGENEOUS = 1e-5  # of the greatest activation or logit: how far float32 may b
 ROUNDING = 2.0**-20  # of the sum of absolute terms: what float32 sums of them may be wrong by
 
 
-class TwoLayerEvaluator(LayerEvaluator):
+class TwoLayerEvaluator(base.LayerEvaluator):
     """The hidden layer of a network W2 act(W1 x + b1) + b2 on N examples; a row and an item is an example.
 
     Args:
@@ -60,7 +46,6 @@ class TwoLayerEvaluator(LayerEvaluator):
         labels: (N,), or None.
         layer: what the layer is called.
         examples: (N,), the numbers of the examples in the data; 0 to N - 1 unless given.
-        ranges: the unit ranges, where they aren't those of the examples.
         metrics: the names of those that were asked for.
     """
 
@@ -73,7 +58,6 @@ class TwoLayerEvaluator(LayerEvaluator):
         *,
         layer: str = "hidden",
         examples: Integers | None = None,
-        ranges: Ranges | None = None,
         metrics: Sequence[str] | None = None,
     ) -> None:
         self.hidden, self.labels, self.layer = hidden, labels, layer
@@ -83,7 +67,6 @@ class TwoLayerEvaluator(LayerEvaluator):
         self.units = hidden.network.units
         self.limit, self.threads = hidden.memory, hidden.threads
         self._examples = np.arange(len(hidden)) if examples is None else examples
-        self._ranges = ranges
 
     @classmethod
     def of(
@@ -112,15 +95,12 @@ class TwoLayerEvaluator(LayerEvaluator):
         """Return the numbers of the examples in the data."""
         return self._examples
 
+    row_examples = examples  # a row is an example
+
     @property
     def ranges(self) -> Ranges:
         """Return the unit ranges over the examples."""
-        return self._ranges or self.hidden.ranges
-
-    @property
-    def row_examples(self) -> Integers:
-        """Return the number of each example in the data."""
-        return self.examples
+        return self.hidden.ranges
 
     def conduct(self, conduct: Conduct | None) -> Conduct:
         """Return the conduct asked for, or the default one of the activation."""
@@ -143,7 +123,6 @@ class TwoLayerEvaluator(LayerEvaluator):
                 None if self.labels is None else self.labels[rows],
                 layer=self.layer,
                 examples=self.examples[rows],
-                ranges=self._ranges,
                 metrics=self.metrics,
             )
             for rows in halves(len(self.hidden), seed)
@@ -165,7 +144,7 @@ class TwoLayerEvaluator(LayerEvaluator):
         if not any(isinstance(each, Addition) for each in perturbations):
             return self.hidden.changes([each for each in perturbations if isinstance(each, Perturbation)])
         squares, sums = np.zeros((2, len(perturbations), self.units))
-        for rows, z, a in self._pieces(ROWS):
+        for rows, z, a in self._pieces():
             for level, each in enumerate(perturbations):
                 change = self._changed(each, rows, z, a) - a
                 squares[level] += np.einsum("ru,ru->u", change, change)
@@ -177,18 +156,18 @@ class TwoLayerEvaluator(LayerEvaluator):
         _, sums = self.changes(perturbations)
         return np.asarray((sums / len(self.hidden)) @ self.hidden.network.w2.T.astype(np.float64))
 
-    def gather(self, function: Callable[[Block], Part]) -> list[Part]:
+    def gather(self, function: Callable[[base.Block], Part]) -> list[Part]:
         """Return what a function gives for each block of examples, in order."""
         # The products are small, and threads that wait for each other cost more than they bring.
         with threadpool_limits(limits=1, user_api="blas"):
-            return [function(_Block(self, rows, z, a)) for rows, z, a in self._pieces(ROWS)]
+            return [function(_Block(self, rows, z, a)) for rows, z, a in self._pieces()]
 
-    def _pieces(self, size: int) -> Iterator[tuple[slice, Floats, Floats]]:
+    def _pieces(self) -> Iterator[tuple[slice, Floats, Floats]]:
         """Consecutive examples, with z and act(z)."""
         for rows in self.hidden.blocks():
             z = self.hidden.z_of(rows)
-            for first in range(0, len(z), size):
-                part = z[first : first + size]
+            for first in range(0, len(z), ROWS):
+                part = z[first : first + ROWS]
                 begin = rows.start + first
                 yield slice(begin, begin + len(part)), part, self.act(part)
 
@@ -207,7 +186,7 @@ class TwoLayerEvaluator(LayerEvaluator):
         shift: Doubles | None = None,
         *,
         keep: bool = False,
-    ) -> Scores:
+    ) -> base.Scores:
         """Return metrics under each perturbation, see `nearzero.evaluators.base.LayerEvaluator`."""
         tally = _Tally(self, len(perturbations), list(names), keep)
         for prefix, taken in {"": None, "centred_": shift}.items() if shift is not None else [("", None)]:
@@ -248,7 +227,7 @@ class TwoLayerEvaluator(LayerEvaluator):
 
     # --- what algebra knows ---
 
-    def gather_scaled(self, scales: Doubles, function: Callable[[ScaledBlock], Part]) -> list[Part]:
+    def gather_scaled(self, scales: Doubles, function: Callable[[base.ScaledBlock], Part]) -> list[Part]:
         """Return what a function gives for each block of examples under common scales, in order.
 
         The expected logits are those of W2 act(z) and b2 in float64, from z on; dead units aren't scaled. The measured
@@ -258,7 +237,7 @@ class TwoLayerEvaluator(LayerEvaluator):
         hidden, live = self.hidden, self.ranges.live
         algebra = _Algebra(hidden.network, live)
         few = hidden.exact(slice(0, SAMPLE)).astype(np.float32)
-        homogeneity = homogeneity_error(self.act, few)
+        homogeneity = base.homogeneity_error(self.act, few)
         apart, greatest = algebra.errors(few)
         perturbations = [Perturbation(scale=np.where(live, level, 1.0)) for level in scales]
         parts = []
@@ -268,10 +247,10 @@ class TwoLayerEvaluator(LayerEvaluator):
             for first in range(rows.start, rows.stop, SCALED_ROWS):
                 part = slice(first, min(first + SCALED_ROWS, rows.stop))
                 here = slice(part.start - rows.start, part.stop - rows.start)
-                slope, rest, size, base = algebra.of(self.act(hidden.exact(part)))
-                block = ScaledBlock(
+                slope, rest, size, rest_size = algebra.of(self.act(hidden.exact(part)))
+                block = base.ScaledBlock(
                     expected=lambda place, b=slope, a=rest: scales[place] * b + a,  # type: ignore[misc]
-                    slack=lambda place, b=size, a=base: ROUNDING * (scales[place] * b + a),  # type: ignore[misc]
+                    slack=lambda place, b=size, a=rest_size: ROUNDING * (scales[place] * b + a),  # type: ignore[misc]
                     measured=measured[:, here],
                     unperturbed=plain[here],
                     labels=None if self.labels is None else self.labels[part],
@@ -280,19 +259,19 @@ class TwoLayerEvaluator(LayerEvaluator):
                     apart=apart,
                     sizes=greatest,
                     terms=np.array([np.abs(slope).max(), np.abs(rest).max()]),
-                    constant=bool((rest.max(axis=1) - rest.min(axis=1) <= ROUNDING * base).all()),
+                    constant=bool((rest.max(axis=1) - rest.min(axis=1) <= ROUNDING * rest_size).all()),
                 )
                 parts.append(function(block))
         return parts
 
     def gather_pinned(
-        self, parameters: LevelParameters, function: Callable[[PinnedBlock], Part]
+        self, parameters: base.LevelParameters, function: Callable[[base.PinnedBlock], Part]
     ) -> list[Part]:
         """Return what a function gives for each block of examples whose logits can be had at levels of their own."""
 
         def work(z: Doubles, rows: slice) -> Part:
             unperturbed = self.exact_logits(self.act(z)).argmax(axis=1)
-            block = PinnedBlock(
+            block = base.PinnedBlock(
                 lambda places: partial(self._pinned, parameters, z[places]), PINNED, unperturbed, rows
             )
             return function(block)
@@ -307,15 +286,11 @@ class TwoLayerEvaluator(LayerEvaluator):
         size = max(1, min(PINNED_ROWS, PINNED_BYTES // each))
         edges = [*range(0, len(self.hidden), size), len(self.hidden)]
         blocks = [slice(*pair) for pair in pairwise(edges)]
-        found: dict[int, Part] = {}
+        return parallel(lambda rows: function(self.hidden.exact(rows), rows), blocks, self.threads)
 
-        def work(index: int) -> None:
-            found[index] = function(self.hidden.exact(blocks[index]), blocks[index])
-
-        parallel(work, range(len(blocks)), self.threads)
-        return [found[index] for index in range(len(blocks))]
-
-    def _pinned(self, parameters: LevelParameters, z: Doubles, places: Integers, levels: Doubles) -> Doubles:
+    def _pinned(
+        self, parameters: base.LevelParameters, z: Doubles, places: Integers, levels: Doubles
+    ) -> Doubles:
         """The logits in float64 of the examples z (m, U) at some places, each at a level of its own."""
         size, pre, parts = max(1, CHUNK_BYTES // (8 * self.units)), parameters.side == "pre", []
         for first in range(0, len(places), size):
@@ -331,7 +306,7 @@ class TwoLayerEvaluator(LayerEvaluator):
         return np.asarray(activations @ w2.T.astype(np.float64) + b2)
 
 
-class _Block(Block):
+class _Block(base.Block):
     """Some examples, see `nearzero.evaluators.base.Block`."""
 
     def __init__(self, evaluator: TwoLayerEvaluator, rows: slice, z: Floats, a: Floats) -> None:
@@ -378,7 +353,7 @@ class _Tally:
                 self._values[prefix + name][:, rows] = classes == references[name]
 
     def add_logits(
-        self, prefix: str, block: Block, perturbations: Perturbations, shift: Doubles | None
+        self, prefix: str, block: base.Block, perturbations: Perturbations, shift: Doubles | None
     ) -> None:
         """Add what needs logits."""
         assert isinstance(block, _Block)
@@ -394,14 +369,14 @@ class _Tally:
                 if self._keep:
                     self._values[prefix + name][level, block.rows] = values
 
-    def scores(self) -> Scores:
+    def scores(self) -> base.Scores:
         """Return everything."""
         count = self._shape[1]
         means = {name: sums / count for name, sums in self._sums.items()}
         places = (
             np.stack([self._evaluator.examples, np.zeros(count, np.int64)], axis=1) if self._keep else None
         )
-        return Scores(
+        return base.Scores(
             means={name: each[:-1] for name, each in means.items()},
             unperturbed={name: float(each[-1]) for name, each in means.items()},
             examples=count,
@@ -424,15 +399,15 @@ class _Algebra:
         w2, live = self._w2, self._live
         parts = [(a[:, mask], w2[:, mask]) for mask in (live, ~live)]
         slope, rest = (each @ weights.T for each, weights in parts)
-        size, base = ((np.abs(each) @ np.abs(weights).T) for each, weights in parts)
-        return slope, rest + self._b2, size.max(axis=1), (base + np.abs(self._b2)).max(axis=1)
+        size, rest_size = ((np.abs(each) @ np.abs(weights).T) for each, weights in parts)
+        return slope, rest + self._b2, size.max(axis=1), (rest_size + np.abs(self._b2)).max(axis=1)
 
     def errors(self, z: Floats) -> tuple[Doubles, Doubles]:
         """Return at five scales how far the network's logits are from s B + A at most, and the greatest logit, (5,)."""
         network = self._network
         slope, rest, _, _ = self.of(network.act(z.astype(np.float64)))
         apart, sizes = [], []
-        for s in TESTED:
+        for s in base.TESTED:
             scaled = np.where(self._live, np.float32(s) * z, z)
             logits = network.act(scaled) @ network.w2.T + network.b2
             apart.append(np.abs(logits - (s * slope + rest)).max())

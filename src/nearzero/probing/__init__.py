@@ -2,7 +2,3 @@
 
 `nearzero.probing.loading` finds models, weights and data by name.
 """
-
-from nearzero.probing.layer import Layer
-
-__all__ = ["Layer"]

@@ -18,7 +18,7 @@ from torch.utils.data import default_collate as collate
 
 from nearzero.errors import InputError
 
-__all__ = ["IGNORED", "Batch", "Prepare", "as_tensor", "leaves", "read_batch"]
+__all__ = ["IGNORED", "Batch", "Prepare", "as_tensor", "leaves", "read_batch", "shown", "type_name"]
 
 IGNORED = -100  # the target that counts in nothing, as in torch.nn.functional.cross_entropy
 TARGETS = ("labels", "label", "targets", "target", "y")
@@ -49,13 +49,13 @@ class Batch:
     @property
     def inputs(self) -> list[Tensor]:
         """The tensors among the inputs."""
-        return list(_tensors((*self.arguments, *self.keywords.values())))
+        return [tensor for _, tensor in self.named]
 
     @property
     def named(self) -> list[tuple[str, Tensor]]:
         """The tensors among the inputs, each with its keyword, or its number as text."""
         known = [*((str(place), each) for place, each in enumerate(self.arguments)), *self.keywords.items()]
-        return [(name, tensor) for name, each in known for tensor in _tensors(each)]
+        return [(name, leaf) for name, each in known for leaf in leaves(each) if isinstance(leaf, Tensor)]
 
     def __len__(self) -> int:
         known = [each for each in (self.target, self.mask, *self.inputs) if each is not None]
@@ -73,13 +73,9 @@ class Batch:
         plain = len(self.inputs) == sum(isinstance(each, Tensor) for each in given)
         return plain and all(each.ndim > 0 and each.shape[0] == len(self) for each in self.inputs)
 
-    def rows(self, part: slice) -> Batch:
-        """Some of its examples."""
+    def take(self, part: slice | Tensor) -> Batch:
+        """Return some examples, or those at places (m,), each as often as it is named; only if `divisible`."""
         return self._each(lambda tensor: tensor[part])
-
-    def take(self, places: Tensor) -> Batch:
-        """Return the examples at some places (m,), each as often as it is named; only if `divisible`."""
-        return self._each(lambda tensor: tensor[places.to(tensor.device)])
 
     def blocks(self, rows: int) -> Iterator[Batch]:
         """The batch in blocks of at most so many examples, if it can be taken apart."""
@@ -87,7 +83,7 @@ class Batch:
             yield self
             return
         for first in range(0, len(self), rows):
-            yield self.rows(slice(first, first + rows))
+            yield self.take(slice(first, first + rows))
 
     def copy(self) -> Batch:
         """Its inputs as copies, for a model that writes into them."""
@@ -172,10 +168,6 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    return (each for each in leaves(value) if isinstance(each, Tensor))
-
-
 def read_batch(
     item: Any,
     device: torch.device,
@@ -202,7 +194,7 @@ def read_batch(
         if not isinstance(parts, tuple) or len(parts) != 3:
             raise InputError(
                 f"prepare must return a tuple of three, (inputs, target, mask), where target and mask may be None; "
-                f"got {_shown(parts)}"
+                f"got {shown(parts)}"
             )
         inputs, target, mask = parts
     else:
@@ -229,7 +221,7 @@ def _check(batch: Batch, item: Any, prepared: bool) -> None:
     strange = not all(isinstance(each, (Tensor, type(None))) for each in labels)
     if strange or (not batch.inputs and not prepared):
         raise InputError(
-            f"a batch must be inputs, (inputs, targets) or a mapping, of tensors; got {_shown(item)}; "
+            f"a batch must be inputs, (inputs, targets) or a mapping, of tensors; got {shown(item)}; "
             "prepare=... can take it apart"
         )
     if len(batch) == 0 or any(each.ndim and not each.shape[0] for each in batch.inputs):
@@ -300,7 +292,19 @@ def as_tensor(value: Any) -> Any:
     return value
 
 
-def _shown(item: Any) -> str:
-    if isinstance(item, (tuple, list)):
-        return f"{type(item).__name__} of {', '.join(type(each).__name__ for each in item[:4]) or 'nothing'}"
-    return type(item).__name__
+def type_name(value: object) -> str:
+    """What a value is, for an error message."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: what it is, and what is in it."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    name = type_name(value)
+    if isinstance(value, Mapping):
+        return f"{name} with {', '.join(map(str, value)) or 'nothing in it'}"
+    if isinstance(value, (tuple, list)):
+        kinds = ", ".join(type(each).__name__ for each in value[:4])
+        return f"{name} of {kinds or 'nothing'}{', ...' if len(value) > 4 else ''}"
+    return name

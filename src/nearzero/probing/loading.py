@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nearzero.errors import InputError
-from nearzero.probing.model import as_module
+from nearzero.probing.state import as_module
 
 __all__ = ["PixelScale", "build_model", "load_data", "load_weights"]
 

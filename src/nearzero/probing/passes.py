@@ -10,7 +10,7 @@ layer decides in Python what the model does, the full pass is taken and the resu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -22,9 +22,9 @@ from nearzero.errors import InputError
 from nearzero.perturbation import Side
 from nearzero.probing.batches import Batch
 from nearzero.probing.layer import Layer
-from nearzero.probing.model import Model
+from nearzero.probing.replay import Recorder, Suffix
 from nearzero.probing.source import is_out_of_memory
-from nearzero.probing.suffix import Recorder, Suffix
+from nearzero.probing.state import Model
 from nearzero.probing.taps import Tap, tapped
 
 __all__ = ["Change", "Changed", "Method", "Passes", "SharedPasses", "visited"]
@@ -49,16 +49,12 @@ class Changed:
     logits: Tensor
     run: Callable[[Change], Tensor]
 
-    def each(self, changes: Iterable[Change]) -> Iterator[Tensor]:
-        """Return the logits under each change, as they're asked for."""
-        return map(self.run, changes)
-
 
 class Passes:
     """The passes of one model with one layer changed, batch after batch.
 
     Args:
-        model: within `nearzero.probing.model.untouched`.
+        model: within `nearzero.probing.state.untouched`.
         layer, side: what is changed.
         method: "suffix" and "full" as above; "auto" takes the first where both agree.
 
@@ -85,6 +81,11 @@ class Passes:
         ((_, changed),) = SharedPasses([self]).on(batch)
         return changed
 
+    def suffix(self, batch: Batch) -> Suffix:
+        """Return what comes after the layer in one pass on a batch, whether it can be trusted or not."""
+        ((_, suffix, _),) = SharedPasses([self]).recorded(batch, [self])
+        return suffix
+
     def choose(self, reason: str) -> None:
         """Take the suffix, unless there is a reason against it.
 
@@ -93,7 +94,7 @@ class Passes:
         """
         if reason and self._insists:
             raise InputError(f"layer {self.layer.name!r} can't be cut: {reason}; use method='auto'")
-        self.method, self.reason = ("full", reason) if reason else ("suffix", "")
+        self.method, self.reason, self.tried = "full" if reason else "suffix", reason, True
 
     def logits(self, batch: Batch, change: Change) -> Tensor:
         """Return the logits of one full pass with the layer changed."""
@@ -153,9 +154,8 @@ class SharedPasses:
         if untried:
             for passes, reason in self._try(batch, untried).items():
                 passes.choose(reason)
-                passes.tried = True
         by_suffix = [each for each in self._several if each.method == "suffix"]
-        for passes, suffix, logits in self._recorded(batch, by_suffix):
+        for passes, suffix, logits in self.recorded(batch, by_suffix):
             if suffix.escape:
                 passes.choose(suffix.escape)
             else:
@@ -165,7 +165,7 @@ class SharedPasses:
             if passes.method == "full":
                 yield passes, passes.whole(batch)
 
-    def _recorded(self, batch: Batch, several: Sequence[Passes]) -> Iterator[tuple[Passes, Suffix, Tensor]]:
+    def recorded(self, batch: Batch, several: Sequence[Passes]) -> Iterator[tuple[Passes, Suffix, Tensor]]:
         """Yield each of several with its suffix and the logits of the pass, many recorded at a time."""
         rest = list(several)
         while rest:
@@ -197,7 +197,7 @@ class SharedPasses:
     def _doubts(self, batch: Batch, several: Sequence[Passes]) -> dict[Passes, str]:
         """Return the same for one batch; those that can be trusted only alone will share no recording."""
         try:
-            doubts = {each: each.doubt(batch, suffix) for each, suffix, _ in self._recorded(batch, several)}
+            doubts = {each: each.doubt(batch, suffix) for each, suffix, _ in self.recorded(batch, several)}
         except Exception as error:  # an operation that can't be recorded, or the model itself
             if is_out_of_memory(error):
                 raise

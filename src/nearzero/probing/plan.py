@@ -1,24 +1,155 @@
-"""What is done to a layer: which perturbations, from which families and levels, in which conduct."""
+"""What a user asks for, checked; and what is done to a layer: which perturbations, in which conduct."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from nearzero.activations import ACTIVATIONS
 from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
-from nearzero.families import BY_FORMULA, FAMILIES, Conduct, make_family
+from nearzero.families import BY_FORMULA, FAMILIES, PAPER_FAMILIES, Conduct, make_family
+from nearzero.memory import memory_limit
+from nearzero.networks.modules import activation_module
 from nearzero.perturbation import AnyPerturbation, Side
+from nearzero.probing.batches import Prepare
 from nearzero.probing.layer import Layer
+from nearzero.probing.passes import Method
+from nearzero.probing.scores import Metrics
+from nearzero.probing.state import Output
 from nearzero.ranges import Ranges
 
-__all__ = ["Levels", "Plan", "check_families", "check_levels", "conduct_of", "make_plan"]
+__all__ = ["Levels", "Names", "Plan", "Request", "check_families", "conduct_of", "make_plan"]
 
 Levels = Mapping[str, npt.ArrayLike] | npt.ArrayLike | int | None
+
+Names = str | Layer | Iterable[str | Layer] | None
+
+
+@dataclass(eq=False, kw_only=True)
+class Request:
+    """The settings of a probe, as `nearzero.probing.probe` describes them.
+
+    Attributes:
+        wanted: the layers' names; None for all activations.
+        names: of families.
+        limit: bytes that the work may take.
+
+    Raises:
+        InputError: one of them that can't be, and what it may be.
+    """
+
+    layers: Names = None
+    families: str | Iterable[str] = PAPER_FAMILIES
+    levels: Levels = None
+    metrics: Metrics = None
+    quantiles: tuple[float, float] | None = None
+    conduct: Conduct | None = None
+    activation: str | Callable[[Tensor], Tensor] | None = None
+    unit_axis: int | None = None
+    prepare: Prepare | None = None
+    output: Output | None = None
+    causal: bool | None = None
+    batch_size: int | None = None
+    memory: int | str | None = None
+    method: Method = "auto"
+    keep_items: bool = False
+
+    def __post_init__(self) -> None:
+        self.wanted = _layer_names(self.layers)
+        self.names = _family_names(self.families)
+        self.limit = memory_limit(self.memory)
+        if isinstance(self.levels, bool):
+            raise InputError(f"levels must be numbers, or how many of a family's own; got {self.levels}")
+        if isinstance(self.levels, Mapping) and not self.levels.keys() <= set(self.names):
+            unknown = next(name for name in self.levels if name not in self.names)
+            raise InputError(
+                f"levels are given for {unknown!r}, which isn't among the families {', '.join(self.names)}"
+            )
+        self._check_quantiles()
+        if self.method not in get_args(Method):
+            raise InputError(f"method must be auto, suffix or full; got {self.method!r}")
+        if self.conduct is not None and not isinstance(self.conduct, Conduct):
+            raise InputError(f"conduct must be an nz.Conduct; got {type(self.conduct).__name__}")
+        if self.unit_axis is not None and type(self.unit_axis) is not int:
+            raise InputError(f"unit_axis must be a whole number, a dimension; got {self.unit_axis!r}")
+        if self.causal not in (True, False, None):
+            raise InputError(f"causal must be True, False or None; got {self.causal!r}")
+        for name in ("prepare", "output"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise InputError(f"{name} must be a function; got {type(value).__name__}")
+        if self.activation is not None and not callable(self.activation):
+            activation_module(self.activation)  # refuses unknown names
+
+    def _check_quantiles(self) -> None:
+        if self.quantiles is None:
+            return
+        try:
+            low, high = map(float, self.quantiles)
+        except (TypeError, ValueError):
+            low, high = 1.0, 0.0
+        if not 0 <= low < high <= 1:
+            raise InputError(
+                f"quantiles must be two numbers from 0 to 1, the lower first; got {self.quantiles!r}"
+            )
+        self.quantiles = (low, high)
+
+    def told(self, layer: Layer) -> Layer:
+        """A layer with what the user says of it.
+
+        Raises:
+            InputError: it has no such dimension.
+        """
+        if self.unit_axis is not None:
+            axes = len(layer.shape)
+            if not -axes <= self.unit_axis < axes or self.unit_axis % axes == 0:
+                raise InputError(
+                    f"unit_axis={self.unit_axis} isn't a dimension of units of layer {layer.name!r}, whose values are "
+                    f"{layer.shape} with the examples first"
+                )
+            layer = replace(layer, unit_axis=self.unit_axis % axes)
+        act = self.activation
+        if act is None or layer.kind in ("activation", "function") or act == layer.activation:
+            return layer
+        if callable(act):
+            name = getattr(act, "__name__", type(act).__name__)
+            return replace(layer, act=act, activation=name, follows=None)
+        return replace(layer, act=activation_module(act), activation=act, follows=None)
+
+
+def _layer_names(layers: Any) -> list[str] | None:
+    if layers is None:
+        return None
+    some = [layers] if isinstance(layers, (str, Layer)) else layers
+    names = [each.name if isinstance(each, Layer) else each for each in some] if _is_list(some) else [None]
+    if not names or not all(isinstance(each, str) for each in names):
+        raise InputError(
+            f"layers must be names or globs, at least one, or None for all activations; got {layers!r}"
+        )
+    return names  # type: ignore[return-value]
+
+
+def _family_names(families: Any) -> list[str]:
+    names = [families] if isinstance(families, str) else list(families) if _is_list(families) else []
+    if not names or not all(isinstance(each, str) for each in names):
+        raise InputError(f"families must be a name or names, of {', '.join(FAMILIES)}; got {families!r}")
+    if len(set(names)) < len(names):
+        raise InputError(f"families name one of them twice: {', '.join(names)}")
+    for each in names:
+        make_family(each, Conduct())  # refuses unknown names
+    return names
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+
+
 Grid = npt.NDArray[np.float64]
 
 
@@ -100,15 +231,6 @@ def _check_offset(conduct: Conduct, layer: Layer) -> None:
     elif conduct.offset == "as-run" and layer.activation is not None:
         raise InputError(
             f"offset=as-run isn't defined for {layer.activation}, but for relu and abs alone; use offset=shift"
-        )
-
-
-def check_levels(families: Sequence[str], levels: Levels) -> None:
-    """Refuse levels that no family of those named can have."""
-    unknown = [name for name in levels if name not in families] if isinstance(levels, Mapping) else []
-    if unknown:
-        raise InputError(
-            f"levels are given for {unknown[0]!r}, which isn't among the families {', '.join(families)}"
         )
 
 

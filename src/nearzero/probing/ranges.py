@@ -19,9 +19,9 @@ from nearzero.errors import InputError
 from nearzero.perturbation import Side
 from nearzero.probing.batches import Batch
 from nearzero.probing.layer import Layer
-from nearzero.probing.model import Model
 from nearzero.probing.passes import visited
 from nearzero.probing.source import Room
+from nearzero.probing.state import Model
 from nearzero.probing.taps import Tap
 from nearzero.ranges import Ranges, UnitRange
 
@@ -182,7 +182,7 @@ class _Extremes:
     """Minimum and maximum of each unit, (U,)."""
 
     def __init__(self) -> None:
-        self.low = self.high = torch.empty(0)
+        self.low, self.high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
 
     def of(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
         """Those of a block; None if it's empty."""
@@ -191,16 +191,12 @@ class _Extremes:
 
     def add(self, part: tuple[Tensor, Tensor] | None) -> None:
         """Those of one block more."""
-        if part is None:
-            return
-        low, high = part
-        if self.low.numel():
-            low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
-        self.low, self.high = low, high
+        if part is not None:
+            self.low, self.high = torch.minimum(self.low, part[0]), torch.maximum(self.high, part[1])
 
     def check(self, layer: Layer, side: Side) -> None:
         """Refuse ranges that aren't finite, or of nothing."""
-        if not self.low.numel():
+        if not self.low.ndim:
             raise InputError("ranges need at least one example or token that counts; the mask leaves none")
         if not bool(self.low.isfinite().all() and self.high.isfinite().all()):
             raise InputError(

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from nearzero.errors import InputError
 from nearzero.memory import memory_text
 from nearzero.probing.batches import Batch, as_tensor, leaves
-from nearzero.probing.randomness import RandomStates
+from nearzero.probing.state import RandomStates
 
 __all__ = ["Room", "Source", "is_out_of_memory"]
 
@@ -114,10 +114,9 @@ def _iterable(data: Any, batch_size: int | None, limit: int) -> Iterable[Any]:
     size = DEFAULT_BATCH if batch_size is None else batch_size
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise InputError(f"batch_size must be a whole number, at least 1; got {batch_size!r}")
-    if isinstance(data, (Tensor, np.ndarray)):
-        return _of_arrays((data,), size)
-    if isinstance(data, tuple) and data and all(isinstance(each, (Tensor, np.ndarray)) for each in data):
-        return _of_arrays(data, size)
+    arrays = data if isinstance(data, tuple) else (data,)
+    if arrays and all(isinstance(each, (Tensor, np.ndarray)) for each in arrays):
+        return _Slices(arrays, size)
     if isinstance(data, Dataset):  # of examples
         return DataLoader(data, size)
     if isinstance(data, Iterator):
@@ -140,18 +139,16 @@ class _Slices:
     arrays: tuple[Any, ...]
     size: int
 
+    def __post_init__(self) -> None:
+        lengths = [len(each) if each.ndim else 0 for each in self.arrays]
+        if len(set(lengths)) > 1:
+            raise InputError(f"inputs and targets must be of one length; got {lengths}")
+        if not lengths[0]:
+            raise InputError("data hold no examples")
+
     def __iter__(self) -> Iterator[list[Any]]:
         for first in range(0, len(self.arrays[0]), self.size):
             yield [as_tensor(each[first : first + self.size]) for each in self.arrays]
-
-
-def _of_arrays(arrays: tuple[Any, ...], size: int) -> Iterable[Any]:
-    lengths = [len(each) if each.ndim else 0 for each in arrays]
-    if len(set(lengths)) > 1:
-        raise InputError(f"inputs and targets must be of one length; got {lengths}")
-    if not lengths[0]:
-        raise InputError("data hold no examples")
-    return _Slices(arrays, size)
 
 
 def _kept(data: Iterator[Any], limit: int) -> list[Any]:
@@ -213,24 +210,18 @@ class Room:
         first = 0
         while first < len(batch):
             rows = self.rows(batch) if batch.divisible else len(batch)
-            part = batch if rows >= len(batch) else batch.rows(slice(first, first + rows))
-            if self._fits(part, work):
+            part = batch if rows >= len(batch) else batch.take(slice(first, first + rows))
+            try:
+                work(part)
                 first += len(part)
-
-    def _fits(self, part: Batch, work: Callable[[Batch], None]) -> bool:
-        """Do the work; False if memory doesn't hold it, which is then remembered."""
-        try:
-            work(part)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(part) < 2 or not part.divisible:
-                raise InputError(
-                    f"the device's memory doesn't hold a batch of {part.describe()}; use smaller batches"
-                ) from error
-            self._most = self._each * part.elements * (len(part) // 2)
-            return False
-        return True
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(part) < 2 or not part.divisible:
+                    raise InputError(
+                        f"the device's memory doesn't hold a batch of {part.describe()}; use smaller batches"
+                    ) from error
+                self._most = self._each * part.elements * (len(part) // 2)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -155,13 +155,13 @@ def _hook(module: nn.Module, tap: Tap) -> Any:
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if next(calls) != place.call:
             return None
-        for index, value in enumerate(args):
-            if isinstance(value, Tensor):
-                changed = tap(value)
-                return None if changed is None else ((*args[:index], changed, *args[index + 1 :]), kwargs)
-        name = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-        changed = tap(kwargs[name])
-        return None if changed is None else (args, {**kwargs, name: changed})
+        given = [*args, *kwargs.values()]
+        first = next(index for index, value in enumerate(given) if isinstance(value, Tensor))
+        changed = tap(given[first])
+        if changed is None:
+            return None
+        given[first] = changed
+        return tuple(given[: len(args)]), dict(zip(kwargs, given[len(args) :], strict=True))
 
     def afterwards(_: nn.Module, args: Any, output: Any) -> Any:
         return tap(output) if next(calls) == place.call else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -15,13 +14,12 @@ from torch import Tensor
 
 from nearzero.perturbation import Addition, AnyPerturbation, Perturbation, Side
 from nearzero.probing.batches import Batch
-from nearzero.probing.items import Items
 from nearzero.probing.layer import Layer
-from nearzero.probing.model import Model
 from nearzero.probing.passes import Change, Changed, Method, Passes, SharedPasses
 from nearzero.probing.plan import Plan
 from nearzero.probing.ranges import counted_rows
-from nearzero.probing.scores import Metric, Scorer
+from nearzero.probing.scores import Items, Metric, Scorer
+from nearzero.probing.state import Model
 
 __all__ = ["Work", "changes_of", "count_rows", "take_batch"]
 
@@ -33,22 +31,15 @@ _Operation = Callable[..., Tensor]
 _Step = tuple[_Operation, Doubles]
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """The metrics on one batch of n items: sums (L + 1,); if items are kept, values (L + 1, n) and places (n, 2)."""
-
-    sums: dict[str, Doubles]
-    values: dict[str, npt.NDArray[np.float32]]
-    items: int
-    rows: int
-    places: npt.NDArray[np.int64] | None
+# Of a metric on one batch of n items: its sums (L + 1,), and if items are kept its values (L + 1, n).
+_Gathered = tuple[Doubles, npt.NDArray[np.float32] | None]
 
 
 class Work:
     """The responses of one layer, gathered batch by batch.
 
     Args:
-        model: within `nearzero.probing.model.untouched`.
+        model: within `nearzero.probing.state.untouched`.
         plan: what is done to the layer.
         metrics: what is measured.
         causal, method, keep_items: as in `nearzero.probing.probe`.
@@ -90,8 +81,8 @@ class Work:
         self.shifts = torch.from_numpy(shifts)
         self.sums |= {f"centred_{name}": np.zeros_like(sums) for name, sums in self.sums.items()}
 
-    def logit_changes(self, batch: Batch) -> tuple[Doubles, int, int]:
-        """Return what perturbations do to the logits of a batch, summed over items, (L + 1, K); items; rows."""
+    def logit_changes(self, batch: Batch) -> Doubles:
+        """Return what perturbations do to the logits of one more batch, summed over items, (L + 1, K)."""
         sums: Doubles | None = None
         items: Items | None = None
         rows = 0
@@ -108,36 +99,27 @@ class Work:
                     sums[place] = change.sum(dim=0, dtype=torch.float64).numpy()
         assert sums is not None
         assert items is not None
-        return sums, len(items), rows
+        self.items += len(items)
+        self.rows += rows
+        return sums
 
-    def take(self, batch: Batch) -> None:
-        """Perturb the layer on one more batch."""
-        take_batch([self], SharedPasses(list(self.passes.values())), batch)
-
-    def add(self, part: _Part, examples: int) -> None:
+    def add(self, gathered: Mapping[str, _Gathered], items: Items, rows: int) -> None:
         """Take the metrics on one more batch."""
-        for name, sums in part.sums.items():
+        for name, (sums, values) in gathered.items():
             self.sums[name] += sums
-        if part.places is not None:
-            for name, values in part.values.items():
+            if values is not None:
                 self.kept[name].append(values)
-            self.places.append(part.places + np.array([self.examples, 0]))
-        self.items += part.items
-        self.rows += part.rows
-        self.examples += examples
+        if self.keep_items:
+            self.places.append(items.place.cpu().numpy() + np.array([self.examples, 0]))
+        self.items += len(items)
+        self.rows += rows
+        self.examples += len(items.batch)
 
-    def scorer(self, batch: Batch, logits: Tensor) -> Scorer:
-        """Return what scores a batch, by its unperturbed logits."""
-        return Scorer(self._items(batch, logits), logits)
-
-    def score(self, changed: Changed, side: Side, scorer: Scorer) -> dict[str, list[Tensor]]:
-        """Return what is kept of the metrics' scores, by number of the perturbation, and last without one.
-
-        Perturbations of the other side have none.
-        """
-        count = len(self.plan.perturbations)
-        scored: dict[str, list[Any]] = defaultdict(lambda: [None] * (count + 1))
-        places = [*dict(self.plan.by_side())[side], count]
+    def score(
+        self, changed: Changed, side: Side, scorer: Scorer, scored: defaultdict[str, dict[int, Tensor]]
+    ) -> None:
+        """Put what is kept of each metric's scores on one side, by number of the perturbation; last is without one."""
+        places = [*dict(self.plan.by_side())[side], len(self.plan.perturbations)]
         for some, logits in self._levels(changed, places, scorer.items.batch):
             own = logits[0] is changed.logits
             found = self._unperturbed(scorer) if own else scorer.score(self.metrics, logits)
@@ -150,16 +132,19 @@ class Work:
                 kept = self._kept(scores)
                 for place, row in zip(some, kept.expand(len(some), *kept.shape[1:]), strict=True):
                     scored[name][place] = row
-        return scored
 
-    def part(self, scored: Mapping[str, Sequence[Tensor]], items: Items, rows: int) -> _Part:
-        """Return what is gathered of the scores of one batch and its rows."""
-        tables = {name: torch.stack(list(each)).cpu().numpy() for name, each in scored.items()}
+    def gathered(self, scored: Mapping[str, Mapping[int, Tensor]]) -> dict[str, _Gathered]:
+        """Return what is gathered of the scores of one batch."""
+        tables = {
+            name: torch.stack([rows[place] for place in sorted(rows)]).cpu().numpy()
+            for name, rows in scored.items()
+        }
         if not self.keep_items:
-            return _Part(tables, {}, len(items), rows, None)
-        sums = {name: table.sum(axis=1, dtype=np.float64) for name, table in tables.items()}
-        values = {name: table.astype(np.float32) for name, table in tables.items()}
-        return _Part(sums, values, len(items), rows, items.place.cpu().numpy())
+            return {name: (table, None) for name, table in tables.items()}
+        return {
+            name: (table.sum(axis=1, dtype=np.float64), table.astype(np.float32))
+            for name, table in tables.items()
+        }
 
     def _unperturbed(self, scorer: Scorer) -> dict[str, Tensor]:
         """Return the scores without a perturbation, (1, n) each, which layers share."""
@@ -188,7 +173,7 @@ class Work:
         moved = [place for place in places if not known[place].is_identity]
         at_once = max(1, AT_ONCE // max(1, changed.logits.numel()))
         several = [known[place] for place in moved]
-        logits = changed.each(changes_of(several, changed.values, self.plan.layer, batch, self.rows))
+        logits = map(changed.run, changes_of(several, changed.values, self.plan.layer, batch, self.rows))
         for first in range(0, len(moved), at_once):
             some = moved[first : first + at_once]
             yield some, list(islice(logits, len(some)))
@@ -211,21 +196,19 @@ def take_batch(works: Sequence[Work], passes: SharedPasses, batch: Batch) -> Non
         batch: the batch.
     """
     owners = {each: (work, side) for work in works for side, each in work.passes.items()}
-    scored: dict[Work, dict[str, list[Any]]] = {work: {} for work in works}
+    scored: dict[Work, defaultdict[str, dict[int, Tensor]]] = {work: defaultdict(dict) for work in works}
     counts: dict[Work, int] = {}
     scorer: Scorer | None = None
     for each, changed in passes.on(batch):
         work, side = owners[each]
         counts[work] = count_rows(changed.values, work.plan.layer, batch)
         if scorer is None or scorer.logits is not changed.logits:
-            scorer = work.scorer(batch, changed.logits)
-        for name, rows in work.score(changed, side, scorer).items():
-            before = scored[work].get(name, rows)
-            scored[work][name] = [old if new is None else new for old, new in zip(before, rows, strict=True)]
+            scorer = Scorer(work._items(batch, changed.logits), changed.logits)
+        work.score(changed, side, scorer, scored[work])
         del changed
     assert scorer is not None
-    for work, part in [(work, work.part(scored[work], scorer.items, counts[work])) for work in works]:
-        work.add(part, len(batch))
+    for work, gathered in [(work, work.gathered(scored[work])) for work in works]:
+        work.add(gathered, scorer.items, counts[work])
 
 
 def changes_of(
@@ -243,23 +226,21 @@ def changes_of(
     per_unit = iter(
         _changes([_steps(each) for each in perturbations if isinstance(each, Perturbation)], like, layer)
     )
-    chosen = counted_rows(like, layer, batch)
     for each in perturbations:
         if isinstance(each, Addition):
-            yield _added(each, like, layer, chosen, first_row)
+            yield _added(each, like, layer, batch, first_row)
         else:
             yield next(per_unit)
 
 
-def _added(addition: Addition, like: Tensor, layer: Layer, chosen: Tensor | None, first_row: int) -> Change:
+def _added(addition: Addition, like: Tensor, layer: Layer, batch: Batch, first_row: int) -> Change:
     """Numbers of their own added to each row that counts."""
-    axis = layer.axis_of(like)
-    count = like.numel() // like.shape[axis] if chosen is None else int(chosen.sum())
+    chosen, count = counted_rows(like, layer, batch), count_rows(like, layer, batch)
 
     def change(values: Tensor) -> Tensor:
         rows = torch.from_numpy(addition.added(slice(first_row, first_row + count))).to(values)
         out = values.clone()
-        by_unit = out.movedim(axis, -1)
+        by_unit = out.movedim(layer.axis_of(like), -1)
         if chosen is None:
             by_unit += rows.view(by_unit.shape)
         else:

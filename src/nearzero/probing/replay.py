@@ -18,9 +18,9 @@ is copied before the first time, and each run of the suffix begins with a fresh 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,10 +28,189 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nearzero.probing import operations
-from nearzero.probing.operations import Slot, Step, Suffix, storage_key, tensors_in, view_on
+__all__ = ["Recorder", "Suffix", "storage_key", "tensors_in", "written"]
 
-__all__ = ["Recorder", "Suffix", "written"]
+# --- what is run again: operations, with numbered slots for tensors that aren't the same in every run ---
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slot:
+    """A tensor that isn't the same in every run, by number."""
+
+    index: int
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in an operation's arguments or results."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from tensors_in(each)
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One operation of the suffix, ready to be run.
+
+    Attributes:
+        mutable: whether it writes into its arguments.
+        arguments, keywords: with slots for the tensors that have one.
+        results: the slots of what comes out.
+        done: the slots that nothing reads afterwards.
+        places: pairs of where in the arguments, and which slot's tensor goes there.
+        nested: pairs of where, and the list with slots that goes there.
+        named: pairs of a keyword, and the value with slots.
+    """
+
+    function: Callable[..., Any]
+    mutable: bool
+    arguments: list[Any]
+    keywords: dict[str, Any]
+    results: tuple[int, ...]
+    done: tuple[int, ...] = ()
+    places: list[tuple[int, int]] = field(init=False)
+    nested: list[tuple[int, Any]] = field(init=False)
+    named: list[tuple[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        slotted = [(place, each) for place, each in enumerate(self.arguments) if _has_slots(each)]
+        self.places = [(place, each.index) for place, each in slotted if isinstance(each, Slot)]
+        self.nested = [(place, each) for place, each in slotted if not isinstance(each, Slot)]
+        self.named = [(name, each) for name, each in self.keywords.items() if _has_slots(each)]
+
+    def run(self, slots: list[Any]) -> None:
+        """Run it on what the slots hold, and put there what comes out."""
+        arguments, keywords = self.arguments.copy(), self.keywords
+        for place, slot in self.places:
+            arguments[place] = slots[slot]
+        for place, value in self.nested:
+            arguments[place] = filled(value, slots)
+        if self.named:
+            keywords = {**keywords, **{name: filled(value, slots) for name, value in self.named}}
+        result = self.function(*arguments, **keywords)
+        if isinstance(result, Tensor):
+            slots[self.results[0]] = result
+        else:
+            for slot, each in zip(self.results, tensors_in(result), strict=True):
+                slots[slot] = each
+        for slot in self.done:
+            slots[slot] = None
+
+
+def _slots_in(value: Any) -> Iterator[int]:
+    if isinstance(value, Slot):
+        yield value.index
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _slots_in(each)
+
+
+def _has_slots(value: Any) -> bool:
+    return any(True for _ in _slots_in(value))
+
+
+def needed_steps(steps: list[Step], result: Any) -> list[Step]:
+    """Return what has to be run for the result, in order, each with the slots that may be let go of after it."""
+    needed, kept = set(_slots_in(result)), []
+    for each in reversed(steps):
+        if each.mutable or not needed.isdisjoint(each.results):
+            touched = {*_slots_in(each.arguments), *_slots_in(list(each.keywords.values())), *each.results}
+            each.done = tuple(touched - needed)
+            kept.append(each)
+            needed |= touched
+    return kept[::-1]
+
+
+def filled(value: Any, slots: list[Any]) -> Any:
+    """Return arguments with what the slots hold in place of these."""
+    if isinstance(value, Slot):
+        return slots[value.index]
+    if isinstance(value, (list, tuple)):
+        return type(value)(filled(each, slots) for each in value)
+    return value
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Return what tensors on the same storage have in common."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse, nested: never shared
+        return id(tensor)
+
+
+def view_on(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
+    """Return the tensor that `like` is, on another storage of the same layout."""
+    empty = torch.empty(0, dtype=like.dtype, device=like.device)
+    return empty.set_(storage, like.storage_offset(), like.size(), like.stride())
+
+
+@dataclass(frozen=True, eq=False)
+class Suffix:
+    """What comes after a layer in one forward pass on one batch.
+
+    Attributes:
+        value: z as it was.
+        entry: the slot of the layer's values.
+        home: where they are written into z itself, its storage and how it lies there.
+        steps, result: what is run, and the slot of what comes out.
+        initial: the storages that are written to, as they were before.
+        views: by slot, the tensors on these; and others, that are as they were.
+        slots: how many there are.
+        escape: why another level may take another path through the model; "" if there is no such reason.
+        random: an operation that draws random numbers, if a dependent one may; else "".
+    """
+
+    value: Tensor
+    entry: int
+    home: tuple[int, Tensor] | None
+    steps: list[Step]
+    result: Any
+    initial: dict[int, torch.UntypedStorage]
+    views: dict[int, tuple[int, Tensor]]
+    slots: int
+    escape: str
+    random: str
+
+    def run(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the result where the layer's values are changed.
+
+        Args:
+            change: gives new values, which the suffix may write into, and leaves the old ones.
+        """
+        values = change(self.value)
+        storages = {self.home[0]: self._home(values, self.home[1])} if self.home is not None else {}
+        storages |= {key: storage.clone() for key, storage in self.initial.items() if key not in storages}
+        slots: list[Any] = [None] * self.slots
+        for slot, (storage, like) in self.views.items():
+            slots[slot] = view_on(storages[storage], like) if storage in storages else like
+        slots[self.entry] = values if self.home is None else view_on(storages[self.home[0]], self.home[1])
+        del values  # so that they go when they're no longer needed
+        for step in self.steps:
+            step.run(slots)
+        result = filled(self.result, slots)
+        assert isinstance(result, Tensor)
+        return result
+
+    def _home(self, values: Tensor, like: Tensor) -> torch.UntypedStorage:
+        """Return a storage with a level's values where z was: their own, if nothing else is on either."""
+        initial = self.initial[storage_key(like)]
+        own: torch.UntypedStorage = values.untyped_storage()
+        alike = (values.dtype, values.stride(), values.storage_offset()) == (like.dtype, like.stride(), 0)
+        if (
+            alike
+            and like.storage_offset() == 0
+            and own.nbytes() == initial.nbytes()
+            and storage_key(values) != storage_key(self.value)
+        ):
+            return own
+        storage: torch.UntypedStorage = initial.clone()
+        view_on(storage, like).copy_(values)
+        return storage
+
+
+# --- how it is recorded ---
+
 
 # Ways out of tensors that aren't dispatched.
 READERS = ("tolist", "numpy", "__array__", "__dlpack__")
@@ -93,7 +272,7 @@ def written(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, An
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down the operations that depend on layers, from the `cut` at each to `finish`.
+    """Writes down the operations that depend on layers, from the `cut` at each to `suffixes`.
 
     One forward pass runs within `running`; `cut` is called by whoever sees a layer's values come by. A copy of them
     goes on in their place, so that it's known who reads the layer and who reads what was before it. For the other
@@ -112,6 +291,10 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.entangled: set[Hashable] = set()
         self._limit, self._bytes = limit, 0
+        self._clear()
+
+    def _clear(self) -> None:
+        """Hold no tensors, as at first."""
         self._cuts: dict[Hashable, _Cut] = {}
         self._noted: list[_Noted] = []
         self._marks: dict[int, int] = {}  # by storage, the cuts that it depends on
@@ -159,13 +342,11 @@ class Recorder(TorchDispatchMode):
             self._marks[key] = before | bit
         return entry
 
-    def finish(self, wanted: Tensor) -> Suffix:
-        """Return the suffix at the only cut; `wanted` is what each run of it returns."""
-        (suffix,) = self.suffixes(wanted).values()
-        return suffix
-
     def suffixes(self, wanted: Tensor) -> dict[Hashable, Suffix]:
-        """Return the suffix at each cut. What none of them needs is let go of."""
+        """Return the suffix at each cut, by its name; `wanted` is what each run of it returns.
+
+        What none of them needs is let go of.
+        """
         self._look_for_twins([storage_key(wanted)])
         suffixes = {}
         for name, cut in self._cuts.items():
@@ -254,19 +435,6 @@ class Recorder(TorchDispatchMode):
     def _look_for_twins(self, keys: Iterable[int]) -> None:
         self.entangled.update(self._stale[key] for key in keys if key in self._stale)
 
-    def _clear(self) -> None:
-        """Let go of the tensors."""
-        for each in (
-            self._noted,
-            self._marks,
-            self._before,
-            self._written,
-            self._twins,
-            self._stale,
-            self._cuts,
-        ):
-            each.clear()
-
 
 def _size(tensor: Tensor) -> int:
     """Return the bytes of a tensor's storage; 0 where there is none of the plain kind."""
@@ -330,11 +498,10 @@ class _Excerpt:
                 assert before is not None
                 self._dependent.add(key)
                 self._initial[key] = before
-        arguments = self._with_slots(noted.arguments)
+        arguments = list(self._with_slots(noted.arguments))
         keywords = {name: self._with_slots(each) for name, each in noted.keywords.items()}
         results = tuple(map(self._new_slot, noted.results))
-        step = operations.make_step(noted.function, bool(noted.writes), arguments, keywords, results)
-        self._steps.append(step)
+        self._steps.append(Step(noted.function, bool(noted.writes), arguments, keywords, results))
 
     def suffix(self, wanted: Tensor) -> Suffix:
         """Return what was taken, ready to be run."""
@@ -344,7 +511,7 @@ class _Excerpt:
             view_on(self._initial[key], value) if key in self._initial else value,
             self._slots[id(self._cut.entry)],
             None if self._cut.saved is None else (key, value),
-            operations.needed_steps(self._steps, result), result, self._initial, self._views,
+            needed_steps(self._steps, result), result, self._initial, self._views,
             len(self._slots) + len(self._view_slots), self._escape, self._random,
         )  # fmt: skip
 

@@ -1,8 +1,12 @@
-"""A stranger's model, handled so that nothing of it is changed: what is refused, how it's called, what is put back."""
+"""A stranger's model, handled so that nothing of it is changed: what is refused, how it's called, what is put back.
+
+Random generators are put back too: Python's, NumPy's, and PyTorch's on every device in use.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -10,15 +14,15 @@ from dataclasses import dataclass
 from operator import is_
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
-from nearzero.probing.batches import Batch
-from nearzero.probing.randomness import RandomStates, seed_all
+from nearzero.probing.batches import Batch, shown, type_name
 
-__all__ = ["Model", "Output", "as_module", "untouched"]
+__all__ = ["Model", "Output", "RandomStates", "as_module", "untouched"]
 
 Output = Callable[[Any], Tensor]
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -34,7 +38,7 @@ def as_module(model: object) -> nn.Module:
     if isinstance(model, TwoLayer):
         return model.to_module()
     if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module; got {_article(model)}{_hint(model)}")
+        raise InputError(f"model must be a torch.nn.Module; got {type_name(model)}{_hint(model)}")
     original = getattr(model, "_orig_mod", None)
     if isinstance(original, nn.Module):  # torch.compile
         return as_module(original)
@@ -58,10 +62,6 @@ def as_module(model: object) -> nn.Module:
     return model
 
 
-def _article(model: object) -> str:
-    return f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-
-
 def _hint(model: object) -> str:
     """What to do with something that isn't a module."""
     if isinstance(model, type) and issubclass(model, nn.Module):
@@ -73,11 +73,48 @@ def _hint(model: object) -> str:
     return ""
 
 
+def _generators() -> list[torch.Generator]:
+    """PyTorch's own, on every device in use."""
+    found = [torch.default_generator]
+    if torch.cuda.is_initialized():
+        found += torch.cuda.default_generators
+    if torch.backends.mps.is_available():
+        found.append(torch.mps._get_default_mps_generator())
+    return found
+
+
+class RandomStates:
+    """The states as they are now, to be put back.
+
+    Args:
+        more: generators beside the global ones.
+    """
+
+    def __init__(self, more: tuple[torch.Generator, ...] = ()) -> None:
+        self._python, self._numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        self._torch = [(each, each.get_state()) for each in (*_generators(), *more)]
+
+    def restore(self) -> None:
+        """Put them back."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)  # noqa: NPY002
+        for generator, state in self._torch:
+            generator.set_state(state)
+
+
+def seed_all() -> None:
+    """The same states each time."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    for each in _generators():
+        each.manual_seed(0)
+
+
 class _Snapshot:
     """What a forward pass may change in a module: its attributes, what lists and the like in them hold, its hooks,
     and the values of its buffers.
 
-    Parameters aren't copied, since nobody writes to them: `Watch` refuses a pass that does.
+    Parameters aren't copied, since nobody writes to them: `find_layers` refuses a pass that does.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -186,8 +223,8 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        first = next((each for each in (*self.module.parameters(), *self.module.buffers())), None)
-        return torch.device("cpu") if first is None else first.device
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        return tensors[0].device if tensors else torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -203,8 +240,7 @@ class Model:
     @property
     def takes_labels(self) -> bool:
         """Whether it makes its decoder's inputs from the labels, as Hugging Face's encoder-decoders do."""
-        config = getattr(self.module, "config", None)
-        return bool(getattr(config, "is_encoder_decoder", False))
+        return bool(getattr(getattr(self.module, "config", None), "is_encoder_decoder", False))
 
     def logits(self, batch: Batch) -> Tensor:
         """The logits of a batch, from a full forward pass.
@@ -223,7 +259,7 @@ class Model:
         logits = self.output(output) if self.output is not None else _logits(output)
         if not isinstance(logits, Tensor) or not logits.is_floating_point() or not logits.ndim:
             raise InputError(
-                f"logits must be a tensor of floating-point numbers; got {_shown(logits)}; give output=..., a function "
+                f"logits must be a tensor of floating-point numbers; got {shown(logits)}; give output=..., a function "
                 "from what the model returns to its logits"
             )
         return logits
@@ -243,21 +279,10 @@ def _logits(output: Any) -> Any:
         found = output[0] if output else None
     if not isinstance(found, Tensor):
         raise InputError(
-            f"the model returns {_shown(output)}, in which no logits are found; give output=..., a function from what "
+            f"the model returns {shown(output)}, in which no logits are found; give output=..., a function from what "
             "the model returns to its logits"
         )
     return found
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return f"{_article(value)} with {', '.join(map(str, value)) or 'nothing in it'}"
-    if isinstance(value, (tuple, list)):
-        kinds = ", ".join(type(each).__name__ for each in value[:4])
-        return f"{_article(value)} of {kinds or 'nothing'}{', ...' if len(value) > 4 else ''}"
-    return _article(value)
 
 
 @contextlib.contextmanager
