@@ -14,8 +14,8 @@ from pathlib import Path
 from pages import write_or_check
 
 import nearzero as nz
-from nearzero.audit.values import Audit, Sentence, sentence_case
-from nearzero.report.audited import fault_tables, levels_table
+from nearzero.paper.audit.values import Audit, Sentence, sentence_case
+from nearzero.report.audit import fault_tables, levels_table
 from nearzero.report.render import to_markdown
 from nearzero.report.results import display_name
 

@@ -31,7 +31,7 @@ import torch
 import nearzero as nz
 import timing
 from nearzero.networks.modules import activation_module
-from nearzero.threads import thread_count
+from nearzero.support.threads import thread_count
 from nearzero.training.engine import Examples
 from sweep import trained
 

@@ -31,7 +31,7 @@ import torch
 
 from nearzero.datasets import load
 from nearzero.networks import Stack, TwoLayer, initial_stack
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
 from nearzero.training.engine import Examples, Precision
 from nearzero.training.stacked import StackedEngine
 from nearzero.training.train import History, Progress, Recipe, train

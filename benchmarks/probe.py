@@ -37,12 +37,12 @@ from torch import Tensor, nn
 
 import nearzero as nz
 import timing
-from nearzero.probing.passes import SharedPasses
-from nearzero.probing.replay import Recorder, Suffix
-from nearzero.probing.scores import Scorer
-from nearzero.probing.taps import Tap, tapped
-from nearzero.ranges import Ranges, UnitRange
-from nearzero.threads import thread_count
+from nearzero.evaluators.scores import Scorer
+from nearzero.perturbations.ranges import Ranges, UnitRange
+from nearzero.support.threads import thread_count
+from nearzero.torch_models.forward import SharedPasses
+from nearzero.torch_models.hooks import Tap, tapped
+from nearzero.torch_models.replay import Recorder, Suffix
 from nearzero.training.engine import Examples
 
 LEVELS = {name: nz.make_family(name, nz.Conduct()).levels for name in ("offset", "scale", "clip")}

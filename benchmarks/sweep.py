@@ -23,7 +23,7 @@ import nearzero as nz
 import timing
 from nearzero.networks import Stack, initial_stack
 from nearzero.networks.modules import PerturbationLayer
-from nearzero.threads import thread_count
+from nearzero.support.threads import thread_count
 from nearzero.training.engine import Examples
 from nearzero.training.fused import FusedEngine
 

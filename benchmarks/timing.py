@@ -18,8 +18,8 @@ from typing import TypeVar
 import torch
 
 from nearzero.datasets import load
-from nearzero.pixels import Pixels
-from nearzero.threads import thread_count
+from nearzero.networks.pixels import Pixels
+from nearzero.support.threads import thread_count
 from nearzero.training.engine import Examples
 
 Case = TypeVar("Case", bound=Hashable)

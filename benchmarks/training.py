@@ -20,7 +20,7 @@ import torch
 
 import timing
 from nearzero.networks import TwoLayer, initial_stack
-from nearzero.threads import thread_count
+from nearzero.support.threads import thread_count
 from nearzero.training.engine import Examples
 from nearzero.training.fused import FusedEngine
 

@@ -26,10 +26,10 @@ import numpy as np
 import xarray as xr
 
 import validation_tables
-from nearzero.matched import Design
+from nearzero.analysis.matched import Design
+from nearzero.analysis.verdict import Rules, Verdict, costs, judge
 from nearzero.mechanisms.power import overall_findings
 from nearzero.mechanisms.studies import Condition, as_responses, dealt, study_responses
-from nearzero.verdict import Rules, Verdict, costs, judge
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "results" / "validation.json"

@@ -3,67 +3,150 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "nearzero"
 
-# A part may import the parts that stand in an earlier line, and its own; nothing may import a later one.
-LAYERS: list[set[str]] = [
-    {"errors"},
-    {"arrays", "files", "halves", "memory", "threads", "activations", "pixels", "perturbation", "statistics"},
-    {"kernels", "ranges", "metrics", "datasets", "paper"},
-    {"families", "networks"},
-    {"lines"},
-    {"hidden", "training", "noise", "probing"},
-    {"evaluators"},
-    {"sweep", "critical", "displacement"},
-    {"matched", "parts", "invariance", "verdict"},
-    {"mechanisms", "audit"},
-    {"report"},
-    {"study", "analysis"},
-    {"grid"},
-    {"cli"},
-    {"__main__"},
+# A package may import itself and those that stand before it; nothing may import a later one.
+PACKAGES = [
+    "errors",
+    "support",
+    "perturbations",
+    "statistics",
+    "datasets",
+    "networks",
+    "kernels",
+    "torch_models",
+    "training",
+    "evaluators",
+    "analysis",
+    "paper",
+    "mechanisms",
+    "report",
+    "probing",
+    "study",
+    "grid",
+    "cli",
+    "__main__",
 ]
-# Beyond the layers: parts that must stay apart although the order would allow them to meet.
-APART = {"report": {"sweep", "training", "hidden", "kernels", "networks", "study"}}
+# Beyond the order: packages that must stay apart although it would allow them to meet.
+APART = {"report": {"training", "kernels", "networks"}}
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def package_of(module: str) -> str:
+    """Return the name of a module's package: "study" for "nearzero.study.jobs"."""
+    return module.split(".")[1]
 
 
-def imports_of(path: Path) -> set[str]:
+def modules_of(source: Path) -> dict[str, Path]:
+    """Return all modules below a folder by their dotted names; the face of the package itself isn't among them."""
+    dotted = {
+        ".".join((source.name, *path.relative_to(source).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        ): path
+        for path in source.rglob("*.py")
+    }
+    dotted.pop(source.name, None)
+    return dotted
+
+
+def imports_of(name: str, modules: dict[str, Path]) -> set[str]:
+    """Return the modules that one module imports anywhere: in functions and under TYPE_CHECKING too."""
+    top = name.split(".")[0]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nearzero"):
-            rest = (node.module or "").split(".")[1:]
-            found |= {rest[0]} if rest else {alias.name for alias in node.names}
+    for node in ast.walk(ast.parse(modules[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name}: relative imports hide what is imported"
+            module = node.module or ""
+            found |= {
+                f"{module}.{alias.name}" if f"{module}.{alias.name}" in modules else module
+                for alias in node.names
+            }
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("nearzero.")}
-    return found
+            found |= {alias.name for alias in node.names}
+    return {each for each in found if each.split(".")[0] == top} - {name}
 
 
-MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+def cycle_in(source: Path) -> list[str]:
+    """Return the modules of a cycle of imports, or an empty list."""
+    modules = modules_of(source)
+    try:
+        graphlib.TopologicalSorter({name: imports_of(name, modules) for name in modules}).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
 
 
-def test_every_part_has_its_layer() -> None:
-    assert {part_of(path) for path in MODULES} == set().union(*LAYERS)
+MODULES = modules_of(SOURCE)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_point_one_way(path: Path) -> None:
-    part = part_of(path)
-    layer = next(index for index, parts in enumerate(LAYERS) if part in parts)
-    allowed = set().union(*LAYERS[:layer], {part}) - APART.get(part, set())
-    assert imports_of(path) <= allowed
+def test_every_package_has_its_place() -> None:
+    assert {package_of(name) for name in MODULES} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_point_one_way(name: str) -> None:
+    package = package_of(name)
+    allowed = set(PACKAGES[: PACKAGES.index(package) + 1]) - APART.get(package, set())
+    imported = imports_of(name, MODULES)
+    assert SOURCE.name not in imported, "the face of the package imports everything"
+    assert {package_of(each) for each in imported} <= allowed
+
+
+@pytest.mark.xfail(reason="the layout is under way")
+def test_no_file_imports_itself_through_others() -> None:
+    assert cycle_in(SOURCE) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from face import one",
+        "def later():\n    import face.one",
+        "if TYPE_CHECKING:\n    from face.one import x",
+    ],
+)
+def test_a_cycle_is_seen(tmp_path: Path, back: str) -> None:
+    face = tmp_path / "face"
+    face.mkdir()
+    (face / "__init__.py").touch()
+    (face / "one.py").write_text("from face import two")
+    (face / "two.py").write_text("import os")
+    assert cycle_in(face) == []
+    (face / "two.py").write_text(back)
+    assert set(cycle_in(face)) == {"face.one", "face.two"}
+
+
+@pytest.mark.xfail(reason="the layout is under way")
+def test_folders_are_small() -> None:
+    folders = {path.parent for path in SOURCE.rglob("*.py")}
+    assert {path.name for path in SOURCE.glob("*.py")} == {"__init__.py", "__main__.py", "errors.py"}
+    assert [folder.name for folder in folders if len(list(folder.glob("*.py"))) > 12] == []
+
+
+@pytest.mark.xfail(reason="the layout is under way")
+def test_one_name_for_one_class() -> None:
+    names = [
+        node.name.lstrip("_")
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+@pytest.mark.xfail(reason="the layout is under way")
+def test_the_formatter_formats_all() -> None:
+    assert [name for name, path in MODULES.items() if "fmt: skip" in path.read_text(encoding="utf-8")] == []
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
 def test_modules_are_small_and_say_why_they_exist(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert len(path.read_text().splitlines()) <= 700

@@ -14,7 +14,7 @@ import pytest
 from nearzero.datasets import fetch, load
 from nearzero.datasets.registry import IDX_FILES
 from nearzero.errors import InputError
-from nearzero.files import cache_root
+from nearzero.support.files import cache_root
 
 if TYPE_CHECKING:
     from conftest import Mirror, Tiny

@@ -17,15 +17,14 @@ import torch
 from torch import nn
 
 import nearzero as nz
-from nearzero.audit.measure import measure, published_rows
-from nearzero.displacement import Displacements
-from nearzero.evaluators.base import LayerEvaluator
+from nearzero.analysis.displacement import Displacements
+from nearzero.evaluators.base import LayerEvaluator, halves, in_reference
+from nearzero.evaluators.metrics import NAMES
 from nearzero.evaluators.select import open_evaluator
-from nearzero.halves import halves, in_reference
-from nearzero.metrics import NAMES
 from nearzero.networks import initial_stack
-from nearzero.noise import NOISES, Noise
-from nearzero.perturbation import Addition, AnyPerturbation
+from nearzero.paper.audit.measure import measure, published_rows
+from nearzero.perturbations.noise import NOISES, Noise
+from nearzero.perturbations.perturbation import Addition, AnyPerturbation
 
 ACTIVATIONS = tuple(nz.ACTIVATIONS)
 BACKENDS = ("two-layer", "model")

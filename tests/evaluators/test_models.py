@@ -17,7 +17,7 @@ import transformers
 from torch import Tensor, nn
 
 import nearzero as nz
-from nearzero.halves import halves
+from nearzero.evaluators.base import halves
 
 EXAMPLES = 24
 Change = Callable[[Tensor], Tensor]

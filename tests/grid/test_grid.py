@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import nearzero as nz
-from nearzero.displacement import displacement
+from nearzero.analysis.displacement import displacement
+from nearzero.evaluators.base import halves
 from nearzero.grid import grid as grid_module
 from nearzero.grid.networks import DeepJob, Networks, grid_jobs
 from nearzero.grid.spec import resolve_grid
-from nearzero.halves import halves
 from nearzero.study.data import Source
 from nearzero.study.jobs import complete
 

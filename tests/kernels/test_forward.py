@@ -7,7 +7,7 @@ from nearzero.errors import InputError
 from nearzero.kernels.forward import preactivations
 from nearzero.kernels.layout import by_strip, from_strips, strips
 from nearzero.kernels.tiles import similar_order
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
 
 
 def _case(examples, inputs, units, seed=0):

@@ -6,11 +6,11 @@ import torch
 from numba import njit
 from scipy import special
 
-from nearzero.activations import ACTIVATIONS
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS, activate, slope, verfc, vexp, vlog, vtanh
 from nearzero.kernels.readout import ACTIVATION_CODES, activate_tile
 from nearzero.kernels.simd import load, store
 from nearzero.kernels.tiles import TILE
+from nearzero.perturbations.activations import ACTIVATIONS
 
 
 @njit(error_model="numpy")

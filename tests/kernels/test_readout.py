@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from nearzero.hidden import HiddenLayer
+from nearzero.evaluators.hidden_layer import HiddenLayer
 from nearzero.kernels.layout import aligned, padded, to_strips
 from nearzero.kernels.readout import MISSING, SPARED, logit_tile, loss_tile, make_room, residual_tile
 from nearzero.kernels.tiles import TILE
 from nearzero.networks import initial_stack
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
 from nearzero.training.engine import Examples
 from nearzero.training.fused import FusedEngine
 

@@ -33,7 +33,7 @@ import hashlib
 import numpy as np
 from nearzero.kernels.layout import MANY_REGISTERS
 from nearzero.networks import initial_stack
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
 from nearzero.training.engine import Examples
 from nearzero.training.fused import FusedEngine
 
@@ -61,8 +61,8 @@ for examples, rate, steps in ((random, 0.05, 7), (fitted, 0.0003, 60)):
             shares.append(np.mean(losses == 0))
 
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
-from nearzero.perturbation import Perturbation
-from nearzero.sweep import respond
+from nearzero.perturbations.perturbation import Perturbation
+from nearzero.analysis.sweep import respond
 
 evaluator = TwoLayerEvaluator.of(trained[0], examples.pixels, examples.labels)
 swept = respond(evaluator, families=("offset", "scale", "clip"))

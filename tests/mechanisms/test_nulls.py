@@ -9,9 +9,9 @@ import pytest
 import xarray as xr
 
 import nearzero as nz
+from nearzero.analysis.verdict import costs, judge
 from nearzero.mechanisms.planted import Task, distance_network, prototype_task, template_network
 from nearzero.mechanisms.studies import as_responses, chance_labels, dealt, measure_study, one_family
-from nearzero.verdict import costs, judge
 
 FAMILIES = ("shift", "gains", "cap")
 DESIGN = nz.Design(families=FAMILIES, draws=1)

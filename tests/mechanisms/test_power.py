@@ -19,11 +19,11 @@ from scipy import stats
 
 import nearzero as nz
 from nearzero import cli, datasets, mechanisms
+from nearzero.analysis.verdict import costs
 from nearzero.mechanisms.planted import prototype_task, template_network
 from nearzero.mechanisms.power import Counts, Power, Rate, power
 from nearzero.mechanisms.studies import Condition, measure_study, study_responses
 from nearzero.study.spec import resolve
-from nearzero.verdict import costs
 
 TARGETS = (0.5,)
 RULES = nz.Rules(targets=TARGETS)
@@ -228,7 +228,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """Exit code, standard output and standard error of `nearzero ARGUMENTS`, in one process."""
-    monkeypatch.setattr("nearzero.threads.thread_count", lambda: 1)
+    monkeypatch.setattr("nearzero.support.threads.thread_count", lambda: 1)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["nearzero", *map(str, arguments)])

@@ -16,8 +16,8 @@ import pytest
 from scipy import stats
 
 import nearzero as nz
+from nearzero.analysis.verdict import costs, judge
 from nearzero.mechanisms.studies import as_responses, dealt, study_responses
-from nearzero.verdict import costs, judge
 
 ROOT = Path(__file__).parents[2]
 MORE = ("distance costs more", "intensity costs more", "mixed")

@@ -17,16 +17,16 @@ from scipy import stats
 
 import nearzero as nz
 from nearzero import cli
-from nearzero.audit import audit
-from nearzero.audit.evidence import Evidence, gathered
-from nearzero.audit.measure import measure, published_rows, quantile_ranges
-from nearzero.audit.sentences import sentences
-from nearzero.audit.values import FAULTS, Audit, Entry
-from nearzero.halves import halves
-from nearzero.report.audited import audited_tables, fault_tables
+from nearzero.analysis.verdict import judge
+from nearzero.evaluators.base import halves
+from nearzero.paper.audit import audit
+from nearzero.paper.audit.evidence import Evidence, gathered
+from nearzero.paper.audit.measure import measure, published_rows, quantile_ranges
+from nearzero.paper.audit.sentences import sentences
+from nearzero.paper.audit.values import FAULTS, Audit, Entry
+from nearzero.report.audit import audited_tables, fault_tables
 from nearzero.report.tables import response_table
 from nearzero.study import auditing
-from nearzero.verdict import judge
 
 SETTINGS = {
     "data": "digits",

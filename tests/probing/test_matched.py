@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import nearzero as nz
-from nearzero.halves import halves
+from nearzero.evaluators.base import halves
 
 DESIGN = nz.Design(families=("shift", "gains", "cap"), targets=(0.1, 0.3), draws=2)
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import nearzero as nz
-from nearzero.probing.replay import Recorder, Suffix
+from nearzero.torch_models.replay import Recorder, Suffix
 
 STATUS = Path("/proc/self/status")
 # what the allocator keeps varies by some 20 MB from process to process

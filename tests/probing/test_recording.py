@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nearzero as nz
-from nearzero.probing import work
-from nearzero.probing.batches import Batch
-from nearzero.probing.replay import Recorder
-from nearzero.probing.scores import METRICS, Outputs
+from nearzero.evaluators import responses as work
+from nearzero.evaluators.scores import METRICS, Outputs
+from nearzero.torch_models.batches import Batch
+from nearzero.torch_models.replay import Recorder
 
 
 def network():

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import nearzero as nz
-from nearzero.probing import scores
-from nearzero.probing.batches import Batch
-from nearzero.probing.scores import METRICS, Items, Outputs
+from nearzero.evaluators import scores
+from nearzero.evaluators.scores import METRICS, Items, Outputs
+from nearzero.torch_models.batches import Batch
 
 
 @pytest.mark.parametrize("classes", [3, 511, 512, 513, 767, 1000, 1024, 2049])

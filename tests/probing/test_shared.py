@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import nearzero as nz
-from nearzero.probing import passes
-from nearzero.probing.replay import Recorder
+from nearzero.torch_models import forward as passes
+from nearzero.torch_models.replay import Recorder
 
 LOGITS = {f"logit {number}": lambda logits, target, number=number: logits[:, number] for number in range(3)}
 

@@ -16,14 +16,14 @@ import xarray as xr
 from safetensors.numpy import save
 
 import nearzero as nz
-from nearzero.files import write_bytes
 from nearzero.study import steps
 from nearzero.study.analysis import AnalysisJob
-from nearzero.study.auditing import AuditJob
+from nearzero.study.audit import AuditJob
 from nearzero.study.data import Source
 from nearzero.study.jobs import StudyJob, complete, forget, gather, missing, results, study_jobs
 from nearzero.study.steps import SweepJob
 from nearzero.study.store import Store, write_kept
+from nearzero.support.files import write_bytes
 
 SETTINGS = {
     "data": "digits",

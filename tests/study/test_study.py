@@ -13,7 +13,7 @@ import xarray as xr
 from filelock import FileLock
 
 import nearzero as nz
-import nearzero.files
+import nearzero.support.files
 from nearzero.study.provenance import record_sitting
 
 SETTINGS = {
@@ -316,7 +316,7 @@ def test_no_space_left(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(nearzero.files.os, "fsync", full)
+        patched.setattr(nearzero.support.files.os, "fsync", full)
         with pytest.raises(nz.InputError, match=f"can't write .*: {message}"):
             fresh.train()
     assert not list(fresh.folder.rglob("*.part"))

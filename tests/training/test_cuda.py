@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nearzero.networks import initial_stack
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
 from nearzero.training.engine import Examples
 from nearzero.training.stacked import StackedEngine
 

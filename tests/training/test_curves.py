@@ -18,7 +18,7 @@ import torch
 import nearzero as nz
 from nearzero.datasets.sources import NotFoundError
 from nearzero.networks import Stack, initial_stack
-from nearzero.threads import thread_count
+from nearzero.support.threads import thread_count
 from nearzero.training.engine import Examples
 from nearzero.training.fused import FusedEngine
 

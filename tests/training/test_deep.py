@@ -11,7 +11,7 @@ from torch import nn
 
 import nearzero as nz
 from nearzero.networks import initial_stack
-from nearzero.threads import parallel
+from nearzero.support.threads import parallel
 from nearzero.training.deep import deep_network, train_deep
 from nearzero.training.engine import Examples
 from nearzero.training.stacked import StackedEngine

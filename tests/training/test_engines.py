@@ -7,10 +7,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from nearzero.activations import ACTIVATIONS
 from nearzero.errors import InputError
 from nearzero.networks import Stack, initial_stack
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
+from nearzero.perturbations.activations import ACTIVATIONS
 from nearzero.training.engine import Examples, epoch_order, steps_per_epoch
 from nearzero.training.fused import FusedEngine
 from nearzero.training.stacked import StackedEngine

@@ -10,7 +10,7 @@ import pytest
 
 from nearzero.datasets import load
 from nearzero.networks import initial_stack
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
 from nearzero.training.engine import Examples
 from nearzero.training.stacked import StackedEngine
 

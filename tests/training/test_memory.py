@@ -11,7 +11,7 @@ import torch
 from nearzero.errors import InputError
 from nearzero.kernels import descent
 from nearzero.networks import initial_stack
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
 from nearzero.training.engine import Examples
 from nearzero.training.fused import FusedEngine
 from nearzero.training.stacked import CPU_CHUNK, MOST_AHEAD, StackedEngine, room_for

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from nearzero.activations import ACTIVATIONS
 from nearzero.networks import initial_stack
 from nearzero.networks.modules import activation_module
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
+from nearzero.perturbations.activations import ACTIVATIONS
 from nearzero.training.engine import Examples
 from nearzero.training.products import ONES, first_layer, pixel_columns, product, products_in, width
 from nearzero.training.readout import read_out

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nearzero.networks import Stack, TwoLayer, initial_stack
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
 from nearzero.training.engine import Engine, Examples, Look, LooksAhead
 from nearzero.training.fused import FusedEngine
 from nearzero.training.stacked import StackedEngine

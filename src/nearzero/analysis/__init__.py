@@ -1,9 +1,1 @@
-"""Any layers of any PyTorch model: what can be probed in it, and how it responds.
-
-`layers` lists a model's layers, `probe` perturbs them, `ProbeResult` is what comes out.
-"""
-
-from nearzero.analysis.probe import layers, probe
-from nearzero.analysis.result import ProbeResult
-
-__all__ = ["ProbeResult", "layers", "probe"]
+"""Analyses of one layer of one model: each asks an evaluator and never knows which model it is."""

@@ -97,7 +97,7 @@ def settings_from(pairs: list[str] | None) -> dict[str, Any]:
 @contextmanager
 def result_folder(out: Path | None) -> Iterator[None]:
     """Make the folder of a result before the work, to know that it can be; gone again if that fails."""
-    from nearzero.files import make_folder
+    from nearzero.support.files import make_folder
 
     made = [each for each in (out, *out.parents) if not each.exists()] if out is not None else []
     if out is not None:

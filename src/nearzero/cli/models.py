@@ -35,7 +35,7 @@ SplitOption = Annotated[str, option("Of a data set: test or train.", True)]
 def _model_and_data(
     model: str, weights: Path | None, data: str, pixels: str, split: str, data_dir: str | None
 ) -> tuple[Any, Any]:
-    from nearzero.probing.loading import build_model, load_data, load_weights
+    from nearzero.torch_models.loading import build_model, load_data, load_weights
 
     built = build_model(model)
     if weights is not None:
@@ -53,7 +53,7 @@ def layers(
     data_dir: DataDir = None,
 ) -> None:
     """List what can be probed in a model: name, kind, shape, activation, units."""
-    from nearzero.analysis import layers as find
+    from nearzero.probing import layers as find
 
     rows = []
     for each in find(*_model_and_data(model, weights, data, pixels, split, data_dir)):
@@ -82,7 +82,7 @@ def probe(
     quiet: Quiet = False,
 ) -> None:
     """Perturb layers of a model, one at a time, at every level, and see what it predicts."""
-    from nearzero.analysis import probe as run
+    from nearzero.probing import probe as run
     from nearzero.study.steps import reaching
 
     console = console_for(quiet)

@@ -54,7 +54,7 @@ def power(
 
     from nearzero.mechanisms import power as run
     from nearzero.study.spec import resolve, with_rules
-    from nearzero.threads import thread_count
+    from nearzero.support.threads import thread_count
 
     console = console_for(quiet)
     spec = with_rules(resolve() if study is None else _open(study).spec, settings_from(settings))

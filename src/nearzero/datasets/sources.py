@@ -25,7 +25,7 @@ from nearzero.datasets.mirrors import from_mirrors
 from nearzero.datasets.npm import from_npm
 from nearzero.datasets.registry import Entry, KnownFile
 from nearzero.errors import InputError
-from nearzero.files import cache_root, make_folder, write_bytes
+from nearzero.support.files import cache_root, make_folder, write_bytes
 
 __all__ = ["Cache", "NotFoundError", "existing_folder", "find", "named_folder", "read_named"]
 

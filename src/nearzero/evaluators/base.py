@@ -5,6 +5,11 @@ position of one example: the example itself in a dense layer, a token, a pixel. 
 rows. An *item* is what is predicted and scored: an example, or a token that counts. Masked positions are neither rows
 nor items. The backends are `nearzero.evaluators.two_layer` and `nearzero.evaluators.model`, and
 `nearzero.evaluators.select` picks one. An analysis asks an evaluator and never knows which it is.
+
+Halves. Of the examples 2k and 2k + 1 one is the reference, which sets ranges and levels; it is drawn by (seed, k)
+alone, and the other responds. So halves can be cut from a stream, they don't depend on batches, and both hold
+examples of the same parts of the data, sorted or not. Where examples can't be told apart within a batch, the same
+rule cuts between whole batches.
 """
 
 from __future__ import annotations
@@ -17,18 +22,23 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.families import Conduct, Family, Gains
-from nearzero.perturbation import AnyPerturbation, Side
-from nearzero.ranges import Ranges
+from nearzero.errors import InputError
+from nearzero.perturbations.families import Conduct, Family, Gains
+from nearzero.perturbations.perturbation import AnyPerturbation, Side
+from nearzero.perturbations.ranges import Ranges
 
 __all__ = [
+    "EARLIER_HALVES",
+    "HALVES",
     "Block",
     "LayerEvaluator",
     "LevelParameters",
     "PinnedBlock",
     "ScaledBlock",
     "Scores",
+    "halves",
     "homogeneity_error",
+    "in_reference",
 ]
 
 Backend = Literal["two-layer", "model"]
@@ -39,6 +49,9 @@ Classes = npt.NDArray[np.integer[Any]]
 Part = TypeVar("Part")
 Perturbations = Sequence[AnyPerturbation]
 PinnedLogits = Callable[[Integers, Doubles], Floats]  # of some of m items, at levels of their own: (k, K)
+HALVES = "of the examples 2k and 2k + 1 one is the reference, drawn by (seed, k)"
+EARLIER_HALVES = "by the earlier rule: a seeded permutation of all examples, or the first half of every batch"
+DRAWN = 1024  # pairs whose draws come from one generator
 TESTED = (0.01, 0.1, 0.5, 2.0, 10.0)  # scales at which it is tested
 
 
@@ -236,7 +249,7 @@ class LayerEvaluator(ABC):
 
     @abstractmethod
     def split(self, seed: int) -> tuple[LayerEvaluator, LayerEvaluator]:
-        """Return the layer on the reference half and on the half that responds, see `nearzero.halves`."""
+        """Return the layer on the reference half and on the half that responds, see `nearzero.evaluators.base`."""
 
     @abstractmethod
     def preactivations(self, units: Integers | None = None) -> Floats:
@@ -271,7 +284,8 @@ class LayerEvaluator(ABC):
 
         Args:
             perturbations: L of them.
-            names: of metrics: those of `nearzero.metrics.NAMES`, or of a user's own that the evaluator was made with;
+            names: of metrics: those of `nearzero.evaluators.metrics.NAMES`, or of a user's own that the evaluator was
+            made with;
                 "prediction" asks for the predicted classes.
             shift: (L, K), taken out of the logits for the metrics called "centred_...".
             keep: also return the values item by item.
@@ -310,3 +324,32 @@ def homogeneity_error(act: Callable[[Any], Any], z: Any, scales: Sequence[float]
         apart = float(abs(scaled - taken_out).max())
         errors.append(apart / size if size > 0 else float(np.inf) if apart > 0 else 0.0)
     return max(errors)
+
+
+def in_reference(numbers: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.bool_]:
+    """Return which of some examples, given by their numbers in the data, belong to the reference half, (n,).
+
+    Args:
+        numbers: (n,), from 0.
+        seed: of the draw.
+    """
+    pairs = np.asarray(numbers, dtype=np.int64) // 2
+    second = np.empty(len(pairs), np.int64)  # whether the second of the pair is the reference
+    for block in np.unique(pairs // DRAWN).tolist():
+        drawn = np.random.default_rng([seed, block, *b"halves"]).integers(2, size=DRAWN)
+        here = pairs // DRAWN == block
+        second[here] = drawn[pairs[here] % DRAWN]
+    return np.asarray(second == np.asarray(numbers) % 2)
+
+
+def halves(examples: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the numbers of the examples of the reference half and of the half that responds, each ascending.
+
+    Raises:
+        InputError: fewer than two examples.
+    """
+    if examples < 2:
+        raise InputError(f"two halves need at least two examples; got {examples}")
+    numbers = np.arange(examples)
+    reference = in_reference(numbers, seed)
+    return numbers[reference], numbers[~reference]

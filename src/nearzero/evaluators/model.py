@@ -15,23 +15,23 @@ from torch import Tensor
 from nearzero.errors import InputError
 from nearzero.evaluators import base
 from nearzero.evaluators.base import Backend, Doubles, Floats, Integers, Part, Perturbations
+from nearzero.evaluators.metrics import default_metrics
+from nearzero.evaluators.plan import Plan, check_families, conduct_of
+from nearzero.evaluators.responses import Work, changes_of, take_batch
+from nearzero.evaluators.scores import METRICS, Items, Metric
 from nearzero.evaluators.session import Half, Session
-from nearzero.families import Conduct
-from nearzero.memory import memory_text
-from nearzero.metrics import default_metrics
-from nearzero.perturbation import AnyPerturbation, Perturbation
-from nearzero.probing.batches import Batch
-from nearzero.probing.layer import Layer
-from nearzero.probing.passes import Passes, SharedPasses, visited
-from nearzero.probing.plan import Plan, check_families, conduct_of
-from nearzero.probing.ranges import by_unit, counted_rows, layer_ranges, row_owners
-from nearzero.probing.replay import Suffix
-from nearzero.probing.scores import METRICS, Items, Metric
-from nearzero.probing.source import is_out_of_memory
-from nearzero.probing.taps import Tap
-from nearzero.probing.work import Work, changes_of, take_batch
-from nearzero.ranges import Ranges
-from nearzero.threads import thread_count
+from nearzero.perturbations.families import Conduct
+from nearzero.perturbations.perturbation import AnyPerturbation, Perturbation
+from nearzero.perturbations.ranges import Ranges
+from nearzero.support.memory import memory_text
+from nearzero.support.threads import thread_count
+from nearzero.torch_models.batches import Batch
+from nearzero.torch_models.data import is_out_of_memory
+from nearzero.torch_models.forward import Passes, SharedPasses, visited
+from nearzero.torch_models.hooks import Tap
+from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.ranges import by_unit, counted_rows, layer_ranges, row_owners
+from nearzero.torch_models.replay import Suffix
 
 __all__ = ["ModelEvaluator", "scores_of"]
 

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.arrays import as_array
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Backend, LayerEvaluator
+from nearzero.evaluators.metrics import NAMES
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
-from nearzero.metrics import NAMES
 from nearzero.networks import TwoLayer, as_network
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
+from nearzero.support.arrays import as_array
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nearzero.evaluators.session import Session
-    from nearzero.probing.batches import Batch
-    from nearzero.probing.layer import Layer
+    from nearzero.torch_models.batches import Batch
+    from nearzero.torch_models.layer import Layer
 
 __all__ = ["ModelOptions", "evaluators_of", "open_evaluator"]
 
@@ -76,7 +76,7 @@ def open_evaluator(
         y: the labels of inputs that come as an array, (N,).
         options: what the user says of model and data.
         metrics: those of the user's own, beside the known ones.
-        threads, memory: as in `nearzero.sweep`.
+        threads, memory: as in `nearzero.analysis.sweep`.
 
     Raises:
         InputError: a model, a layer or data that can't be used, with why and what to do.
@@ -103,8 +103,8 @@ def open_evaluator(
             f"y goes with inputs that come as one array; got {type(data).__name__}, whose batches are to be "
             "(inputs, targets)"
         )
+    from nearzero.evaluators.plan import Request
     from nearzero.evaluators.session import open_session
-    from nearzero.probing.plan import Request
 
     given = {name: value for name, value in options.items() if name not in ("layer", "backend")}
     request = Request(layers=options.get("layer"), metrics=metrics, memory=memory, **given)  # type: ignore[arg-type]

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 
 from nearzero.errors import InputError
-from nearzero.evaluators.base import Integers
-from nearzero.halves import in_reference
-from nearzero.probing.batches import Batch, read_batch
-from nearzero.probing.discovery import CannotRunError, Found, find_layers, select_layers
-from nearzero.probing.layer import Layer
-from nearzero.probing.plan import Request
-from nearzero.probing.scores import Metric, choose_metrics
-from nearzero.probing.source import Room, Source
-from nearzero.probing.state import Model, as_module, untouched
+from nearzero.evaluators.base import Integers, in_reference
+from nearzero.evaluators.plan import Request
+from nearzero.evaluators.scores import Metric, choose_metrics
+from nearzero.torch_models.batches import Batch, read_batch
+from nearzero.torch_models.data import Room, Source
+from nearzero.torch_models.discovery import CannotRunError, Found, find_layers, select_layers
+from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.state import Model, as_module, untouched
 
 __all__ = ["Half", "Session", "open_session"]
 
@@ -31,7 +30,7 @@ PASSES, LOGITS = 2, 8
 
 @dataclass(frozen=True)
 class Half:
-    """One half of the data, see `nearzero.halves`: of the examples, or of the batches where these can't be cut."""
+    """One half of the data, see `evaluators.base`: of the examples, or of the batches where these can't be cut."""
 
     seed: int
     reference: bool
@@ -42,7 +41,7 @@ class Session:
     """A user's model and data, as all layers of one analysis share them.
 
     Attributes:
-        model: within `nearzero.probing.state.untouched`.
+        model: within `nearzero.torch_models.state.untouched`.
         source: the data.
         ranges_source: other data to take the unit ranges from, if there are any.
         request: what the user said of both.

@@ -1,4 +1,4 @@
-"""The backend of the paper's networks: the compiled kernels of `nearzero.hidden`, and the algebra of W2 a + b2."""
+"""The backend of the paper's networks: the compiled kernels of `hidden_layer`, and the algebra of W2 a + b2."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from nearzero import metrics as known
-from nearzero.arrays import as_array
 from nearzero.errors import InputError
 from nearzero.evaluators import base
-from nearzero.evaluators.base import Backend, Classes, Doubles, Floats, Integers, Part, Perturbations
-from nearzero.families import BY_FORMULA, Conduct
-from nearzero.halves import halves
-from nearzero.hidden import HiddenLayer
+from nearzero.evaluators import metrics as known
+from nearzero.evaluators.base import Backend, Classes, Doubles, Floats, Integers, Part, Perturbations, halves
+from nearzero.evaluators.hidden_layer import HiddenLayer
 from nearzero.networks import TwoLayer
-from nearzero.perturbation import Addition, AnyPerturbation, Perturbation
-from nearzero.pixels import Pixels
-from nearzero.ranges import Ranges
-from nearzero.threads import parallel
+from nearzero.networks.pixels import Pixels
+from nearzero.perturbations.families import BY_FORMULA, Conduct
+from nearzero.perturbations.perturbation import Addition, AnyPerturbation, Perturbation
+from nearzero.perturbations.ranges import Ranges
+from nearzero.support.arrays import as_array
+from nearzero.support.threads import parallel
 
 __all__ = ["TwoLayerEvaluator", "as_labels"]
 

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from nearzero.analysis.verdict import Rules, Verdict, judge
 from nearzero.datasets import Dataset
 from nearzero.errors import InputError
-from nearzero.files import begin_folder, locked, write_bytes
+from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.grid.spec import CHECKPOINT, GridSpec, load_grid
-from nearzero.halves import EARLIER_RULE
 from nearzero.study.data import Source, load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record, record_sitting
 from nearzero.study.spec import spec_text
-from nearzero.verdict import Rules, Verdict, judge
+from nearzero.support.files import begin_folder, locked, write_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,7 +100,7 @@ class Grid:
 
     @cached_property
     def responses(self) -> xr.Dataset:
-        """Responses at matched displacement, see `nearzero.matched`, on (network, run, family, side, target).
+        """Responses at matched displacement, see `nearzero.analysis.matched`, on (network, run, family, side, target).
 
         Raises:
             InputError: they haven't been measured yet.
@@ -114,7 +114,7 @@ class Grid:
             found = xr.load_dataset(path, engine="h5netcdf")
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path} can't be read ({error}); delete it and run again") from error
-        found.attrs.setdefault("halves", EARLIER_RULE)
+        found.attrs.setdefault("halves", EARLIER_HALVES)
         return found
 
     @property

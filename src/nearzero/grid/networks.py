@@ -18,11 +18,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
+from nearzero.analysis.matched import Design, matched
+from nearzero.analysis.verdict import gathered
 from nearzero.errors import InputError
-from nearzero.files import make_folder, write_bytes
+from nearzero.evaluators.base import HALVES
 from nearzero.grid.spec import GridSpec, Point
-from nearzero.halves import RULE
-from nearzero.matched import Design, matched
 from nearzero.networks import TwoLayer
 from nearzero.study import Study
 from nearzero.study.data import Source
@@ -30,11 +30,11 @@ from nearzero.study.jobs import Job, MeasureJob, Results, digest, gather, missin
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
 from nearzero.study.store import Store
-from nearzero.threads import one_torch_thread, thread_count
+from nearzero.support.files import make_folder, write_bytes
+from nearzero.support.threads import one_torch_thread, thread_count
 from nearzero.training.deep import deep_network, train_deep
 from nearzero.training.engine import Examples
 from nearzero.training.train import NEVER
-from nearzero.verdict import gathered
 
 __all__ = ["DeepJob", "GridJob", "Networks", "assembled", "grid_jobs", "measured"]
 
@@ -186,7 +186,7 @@ def grid_jobs(
     for number in range(one.runs):
         name, design = f"{spec.points.index(point):02d}-{activation}-{number:02d}", spec.design(one, number)
         work = digest(
-            [spec_digest(one), spec.vary, point.value, spec.split, asdict(design), data.hashes, RULE]
+            [spec_digest(one), spec.vary, point.value, spec.split, asdict(design), data.hashes, HALVES]
         )
         what = (activation, point, data, shelf, spec.split, design)
         jobs.append(GridJob(folder, spec.name(activation, point), number, name, work, *what))

@@ -22,10 +22,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
-from nearzero.activations import activation
+from nearzero.analysis.matched import Design
 from nearzero.errors import InputError, did_you_mean
-from nearzero.families import Conduct, make_family
-from nearzero.matched import Design
+from nearzero.perturbations.activations import activation
+from nearzero.perturbations.families import Conduct, make_family
 from nearzero.study.spec import VERDICT, Spec, read_settings, resolve, validated
 
 __all__ = ["CHECKPOINT", "GridSpec", "Point", "load_grid", "resolve_grid"]

@@ -1,8 +1,8 @@
 """The nine activations and their derivatives on vectors of sixteen float32, and the functions they need.
 
 An activation reaches a kernel as a value of a type of its own (`Relu()`, `Gelu()`, ...): Numba compiles a
-kernel once for each, and the inner loop has nothing to decide. `nearzero.activations` says what each of them
-is; here stands only how it is computed, by its methods `value` and `slope`, which kernels call as `activate` and
+kernel once for each, and the inner loop has nothing to decide. `nearzero.perturbations.activations` says what each of
+them is; here stands only how it is computed, by its methods `value` and `slope`, which kernels call as `activate` and
 `slope`. Exponential, logarithm and hyperbolic tangent are Cephes'
 single-precision polynomials; erfc is the Chebyshev fit of Numerical Recipes, section 6.2. Errors are a few
 units in the last place; the tests measure them against SciPy.

@@ -19,7 +19,7 @@ import llvmlite.binding
 import numba
 from numba.core.caching import FunctionCache
 
-from nearzero.files import cache_root
+from nearzero.support.files import cache_root
 
 __all__ = ["any_compiled", "has_feature", "inlined", "jit"]
 

@@ -4,7 +4,7 @@ Each unit's perturbed activation is linear in the level p between a few events: 
 So the logits are K lines between events, and the prediction changes where another line passes the greatest. The
 loop walks from event to event, keeps the lines up to date, and writes down each change. float64 throughout.
 
-What the pieces are is decided in `nearzero.critical.intervals`.
+What the pieces are is decided in `nearzero.analysis.critical.intervals`.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from nearzero.errors import InputError
 from nearzero.kernels.layout import aligned, by_strip, by_width, each_strip, padded
 from nearzero.kernels.simd import fma, inlined, jit, load, load_like, splat, store, store_n
 from nearzero.kernels.tiles import PARTS, TILE, add_list, build_tile, check_inputs, tile_room
-from nearzero.pixels import Pixels
-from nearzero.threads import parallel, thread_count
+from nearzero.networks.pixels import Pixels
+from nearzero.support.threads import parallel, thread_count
 
 __all__ = ["fold", "forward_tile", "preactivations"]
 

@@ -8,8 +8,8 @@ perturbed activations, the second keeps the sums of `GROUP` classes in registers
 
 Sums have one order, the same everywhere in nearzero: over units ascending from 0 by fused multiply-adds, the
 bias added last. So a prediction doesn't depend on which path, block or thread it was made in. What is
-perturbed, and by how much, is decided in `nearzero.families`; `nearzero.sweep` calls these loops and knows
-their arrays.
+perturbed, and by how much, is decided in `nearzero.perturbations.families`; `nearzero.analysis.sweep` calls these
+loops and knows their arrays.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ def add_changes(act, z, scale, offset, clip, post, examples, squares, sums, firs
     """Add up the changes of the examples of some blocks, for every perturbation.
 
     act, z, scale, offset, clip, post: as in `respond`; examples: N, beyond which the last block is padding;
-    squares, sums: (L, U) float64, of (a' - a)^2 and of a' - a, added to; `nearzero.displacement` says what for.
+    squares, sums: (L, U) float64, of (a' - a)^2 and of a' - a, added to; `nearzero.analysis.displacement` says what
+    for.
     """
     units = squares.shape[1]
     lanes = np.arange(32).astype(np.float32)

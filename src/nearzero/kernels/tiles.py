@@ -43,8 +43,8 @@ from nearzero.kernels.simd import (
     splat_at,
     transpose_block,
 )
-from nearzero.pixels import Pixels
-from nearzero.threads import parallel, thread_count
+from nearzero.networks.pixels import Pixels
+from nearzero.support.threads import parallel, thread_count
 
 __all__ = [
     "PARTS",

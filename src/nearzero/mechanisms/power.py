@@ -16,12 +16,12 @@ from typing import Any
 
 from scipy import stats
 
-from nearzero.activations import ACTIVATIONS
+from nearzero.analysis.matched import Design
+from nearzero.analysis.verdict import Rules, Verdict, judge
 from nearzero.errors import InputError
-from nearzero.files import make_folder, write_text
-from nearzero.matched import Design
 from nearzero.mechanisms.studies import Condition, study_responses
-from nearzero.verdict import Rules, Verdict, judge
+from nearzero.perturbations.activations import ACTIVATIONS
+from nearzero.support.files import make_folder, write_text
 
 __all__ = ["Counts", "Power", "Rate", "overall_findings", "power"]
 

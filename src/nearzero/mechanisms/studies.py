@@ -1,7 +1,7 @@
 """Studies in which the answer is known: planted networks, or a null. Each is a function of its number.
 
-`measure_study` gives responses that `nearzero.verdict.judge` takes. In a null neither distance nor intensity costs
-more, by construction; the proofs are in `docs/validation.md`. `dealt` takes real costs and deals them out to the
+`measure_study` gives responses that `nearzero.analysis.verdict.judge` takes. In a null neither distance nor intensity
+costs more, by construction; the proofs are in `docs/validation.md`. `dealt` takes real costs and deals them out to the
 families of a run at random; `one_family` measures one random family three times and calls it by three names;
 `chance_labels` leaves everything as it is, but for labels that have nothing to do with the examples.
 `nearzero.mechanisms.power` judges and counts studies for the rules of a user; `benchmarks/validation.py` does so for
@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from nearzero.analysis.matched import SIDES, Design, matched
+from nearzero.analysis.verdict import Rules, costs, gathered
 from nearzero.errors import InputError
-from nearzero.matched import SIDES, Design, matched
 from nearzero.mechanisms.planted import (
     Task,
     distance_network,
@@ -28,7 +29,6 @@ from nearzero.mechanisms.planted import (
     template_network,
 )
 from nearzero.networks import TwoLayer
-from nearzero.verdict import Rules, costs, gathered
 
 __all__ = [
     "Condition",
@@ -83,7 +83,7 @@ def as_responses(costs: xr.DataArray, unperturbed: xr.DataArray, *, measure: str
     """Return responses whose costs are these: on each side of a family the measure is what is left.
 
     Args:
-        costs: points, on (network, run, family, target), as `nearzero.verdict.costs` gives them.
+        costs: points, on (network, run, family, target), as `nearzero.analysis.verdict.costs` gives them.
         unperturbed: the accuracy of the unperturbed networks, (network, run).
         measure: the variable they are costs of.
     """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nearzero.activations import activation
 from nearzero.errors import InputError
-from nearzero.perturbation import Perturbation
+from nearzero.perturbations.activations import activation
+from nearzero.perturbations.perturbation import Perturbation
 
 __all__ = ["Abs", "PerturbationLayer", "activation_module", "activation_name"]
 

@@ -1,7 +1,7 @@
 """The paper's network, z = W1 x + b1, logits = W2 act(z) + b2, alone and stacked many runs at a time.
 
 Only arrays live here: how networks are trained is in `nearzero.training`, how they are perturbed in
-`nearzero.sweep`.
+`nearzero.analysis.sweep`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.activations import Activation, activation
-from nearzero.arrays import as_numbers
 from nearzero.errors import InputError
+from nearzero.perturbations.activations import Activation, activation
+from nearzero.support.arrays import as_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,7 +46,7 @@ class TwoLayer:
     Attributes:
         w1: (U, D), b1: (U,): the hidden layer, z = w1 x + b1.
         w2: (K, U), b2: (K,): the output layer, logits = w2 act(z) + b2.
-        activation: one of the nine names of `nearzero.activations`.
+        activation: one of the nine names of `nearzero.perturbations.activations`.
 
     Arrays or tensors of real numbers are taken, and kept as read-only copies in float32.
 

@@ -1,4 +1,9 @@
-"""A user's model and data: layers found, hooked and cut, states restored, batches read.
+"""Any layers of any PyTorch model: what can be probed in it, and how it responds.
 
-`nearzero.probing.loading` finds models, weights and data by name.
+`layers` lists a model's layers, `probe` perturbs them, `ProbeResult` is what comes out.
 """
+
+from nearzero.probing.probe import layers, probe
+from nearzero.probing.result import ProbeResult
+
+__all__ = ["ProbeResult", "layers", "probe"]

@@ -6,9 +6,9 @@ from typing import Protocol
 import numpy as np
 import xarray as xr
 
+from nearzero.analysis.verdict import Rules, Verdict
 from nearzero.report.results import display_name
 from nearzero.report.table import Column, Number, Table
-from nearzero.verdict import Rules, Verdict
 
 __all__ = ["GridResults", "grid_table", "judgements"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from nearzero.activations import ACTIVATIONS
 from nearzero.errors import InputError
+from nearzero.perturbations.activations import ACTIVATIONS
 
 __all__ = [
     "Curve",

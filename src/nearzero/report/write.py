@@ -1,6 +1,6 @@
 """Puts a report on disk and on the screen: the only module of `report` that writes anything.
 
-Every file is whole or not there (`nearzero.files`), and tables come before figures. Matplotlib and rich are
+Every file is whole or not there (`nearzero.support.files`), and tables come before figures. Matplotlib and rich are
 imported where they are needed: reading numbers from a report needs neither.
 """
 
@@ -9,18 +9,18 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nearzero.audit.values import Audit
-from nearzero.files import make_folder, write_bytes
-from nearzero.report.ahead import computed_figures
-from nearzero.report.audited import audited_tables, fault_tables, levels_table
+from nearzero.analysis.verdict import Verdict
+from nearzero.paper.audit.values import Audit
+from nearzero.report.audit import audited_tables, fault_tables, levels_table
 from nearzero.report.captions import figure_captions
 from nearzero.report.grids import GridResults, grid_table
-from nearzero.report.judged import judged_tables
+from nearzero.report.prerender import computed_figures
 from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.results import StudyResults
 from nearzero.report.table import Table
 from nearzero.report.tables import tables
-from nearzero.verdict import Verdict
+from nearzero.report.verdict import judged_tables
+from nearzero.support.files import make_folder, write_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,7 +2,7 @@
 
 Like the other steps it looks at what is there and does what is missing. Three groups: responses at matched
 displacement; the same of the untrained networks, the runs before their first step, for what they show isn't learned;
-and near zero against far out (`nearzero.parts`).
+and near zero against far out (`nearzero.analysis.near_far`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from functools import partial
 
 import xarray as xr
 
-from nearzero.halves import EARLIER_RULE
-from nearzero.matched import matched
+from nearzero.analysis.matched import matched
+from nearzero.analysis.near_far import near_and_far
+from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.networks import TwoLayer
-from nearzero.parts import near_and_far
 from nearzero.study.data import Source
 from nearzero.study.jobs import StudyJob, digest, forget, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
@@ -73,7 +73,7 @@ def analysis_of(store: Store, group: str) -> xr.Dataset | None:
     found = store.read(group)
     if found is None or found.attrs.get("design") != _design(store.spec):
         return None
-    found.attrs.setdefault("halves", EARLIER_RULE)
+    found.attrs.setdefault("halves", EARLIER_HALVES)
     return found
 
 

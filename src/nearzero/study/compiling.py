@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nearzero.analysis.sweep import respond
 from nearzero.errors import InputError
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
-from nearzero.files import cache_root
 from nearzero.kernels.compile import any_compiled
 from nearzero.kernels.layout import strip_width
 from nearzero.networks import initial_stack
-from nearzero.perturbation import Perturbation
-from nearzero.pixels import Pixels
-from nearzero.sweep import respond
+from nearzero.networks.pixels import Pixels
+from nearzero.perturbations.perturbation import Perturbation
+from nearzero.support.files import cache_root
 from nearzero.training.engine import Examples
 
 __all__ = ["compile_kernels"]

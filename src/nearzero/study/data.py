@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from nearzero.datasets import Dataset, load
 from nearzero.errors import InputError
 from nearzero.networks import Stack, initial_stack
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record, record_sitting
 from nearzero.study.spec import Spec

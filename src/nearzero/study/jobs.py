@@ -19,17 +19,17 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
+from nearzero.analysis.verdict import gathered
 from nearzero.errors import InputError
-from nearzero.halves import RULE
+from nearzero.evaluators.base import HALVES
 from nearzero.networks import TwoLayer
 from nearzero.study.data import Source
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
 from nearzero.study.store import Store, needed, read_kept, write_kept
-from nearzero.threads import parallel
+from nearzero.support.threads import parallel
 from nearzero.training.engine import Examples
 from nearzero.training.train import NEVER
-from nearzero.verdict import gathered
 
 __all__ = [
     "Job",
@@ -182,7 +182,7 @@ def study_jobs(
     refusal = f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
     spec, history = store.spec, needed(store.read("history"), refusal)
     lost = history.diverged_at.transpose("network", "run").values != NEVER
-    what = (digest([spec_digest(spec), data.hashes, design, RULE]), spec, data)
+    what = (digest([spec_digest(spec), data.hashes, design, HALVES]), spec, data)
     return [
         kind(store.folder, network, run, f"{group}-{network}-{run:02d}", *what, bool(lost[place, run]))
         for place, network in enumerate(spec.activations)

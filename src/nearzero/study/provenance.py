@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nearzero.errors import InputError
-from nearzero.files import read_bytes, write_text
-from nearzero.threads import thread_count
+from nearzero.support.files import read_bytes, write_text
+from nearzero.support.threads import thread_count
 
 __all__ = ["read_record", "record_sitting"]
 

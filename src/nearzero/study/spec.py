@@ -18,14 +18,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nearzero.activations import activation
+from nearzero.analysis.matched import Design
+from nearzero.analysis.verdict import Rules
 from nearzero.errors import InputError, did_you_mean
-from nearzero.families import BY_FORMULA, Conduct, make_family
-from nearzero.files import read_bytes
-from nearzero.matched import Design
+from nearzero.perturbations.activations import activation
+from nearzero.perturbations.families import BY_FORMULA, Conduct, make_family
+from nearzero.support.files import read_bytes
 from nearzero.training.engine import Precision
 from nearzero.training.train import Recipe
-from nearzero.verdict import Rules
 
 __all__ = [
     "CONDUCT",
@@ -81,13 +81,13 @@ class Spec(BaseModel):
         keep_checkpoints: whether the weights of checkpoints are kept (about 0.4 MB each for the paper's
             networks).
         families: what is swept.
-        offset, clip, clip_threshold, range: the conduct, see `nearzero.families.Conduct`.
+        offset, clip, clip_threshold, range: the conduct, see `nearzero.perturbations.families.Conduct`.
         test: whether the test data are swept as well.
         ttest_baseline: which t-test leads in the tables; both are always shown.
         device: "cpu", or a PyTorch device for training ("cuda", "cuda:1", "mps").
         precision: of the products in training on CUDA, see `nearzero.training.products`; float32 elsewhere.
         verdict_distance, verdict_intensity, verdict_targets, verdict_margin: by which rules a verdict is reached, see
-            `nearzero.verdict.Rules`.
+            `nearzero.analysis.verdict.Rules`.
         verdict_draws: of families in which something is drawn for each unit.
     """
 

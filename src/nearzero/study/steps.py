@@ -1,8 +1,8 @@
 """The steps of a study: train its networks, sweep them, report.
 
 Each step looks at what is there and does what is missing, so an interrupted step is taken up by calling it
-again. Arithmetic is elsewhere (`nearzero.training`, `nearzero.sweep`), and so are files (`nearzero.study.store`) and
-how jobs are run (`nearzero.study.jobs`).
+again. Arithmetic is elsewhere (`nearzero.training`, `nearzero.analysis.sweep`), and so are files
+(`nearzero.study.store`) and how jobs are run (`nearzero.study.jobs`).
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from nearzero.activations import activation
+from nearzero.analysis.sweep import respond
 from nearzero.errors import InputError
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
-from nearzero.families import make_family
 from nearzero.kernels.compile import any_compiled
-from nearzero.memory import LEAST, memory_limit
 from nearzero.networks import Stack, TwoLayer
+from nearzero.perturbations.activations import activation
+from nearzero.perturbations.families import make_family
 from nearzero.study.data import Source
 from nearzero.study.jobs import StudyJob, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
 from nearzero.study.spec import CONDUCT, Spec
 from nearzero.study.store import Store
-from nearzero.sweep import respond
-from nearzero.threads import thread_count
+from nearzero.support.memory import LEAST, memory_limit
+from nearzero.support.threads import thread_count
 from nearzero.training.engine import Engine, Examples
 from nearzero.training.train import NEVER, History, Progress, train
 

@@ -30,9 +30,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from nearzero.errors import InputError
-from nearzero.files import begin_folder, make_folder, read_bytes, write_bytes
 from nearzero.networks import Stack, TwoLayer
 from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
+from nearzero.support.files import begin_folder, make_folder, read_bytes, write_bytes
 from nearzero.training.train import History, Progress
 
 __all__ = ["Arrays", "Store", "needed", "read_kept", "write_kept"]

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from nearzero.audit import audit
-from nearzero.audit.evidence import Evidence, Other
-from nearzero.audit.values import Audit
+from nearzero.analysis.verdict import Rules, Verdict, judge
 from nearzero.errors import InputError
-from nearzero.files import locked
 from nearzero.networks import TwoLayer
+from nearzero.paper.audit import audit
+from nearzero.paper.audit.evidence import Evidence, Other
+from nearzero.paper.audit.values import Audit
 from nearzero.report import write as reports
-from nearzero.report.ahead import drawn_ahead
+from nearzero.report.prerender import drawn_ahead
 from nearzero.study.analysis import analyse_networks, analysis_of
-from nearzero.study.auditing import audit_networks, check_swept, measurements_of
+from nearzero.study.audit import audit_networks, check_swept, measurements_of
 from nearzero.study.data import Source, begin
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
 from nearzero.study.steps import sweep_networks, train_networks
 from nearzero.study.store import Store, needed
-from nearzero.verdict import Rules, Verdict, judge
+from nearzero.support.files import locked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,7 +114,7 @@ class Study:
 
     @cached_property
     def matched(self) -> xr.Dataset:
-        """Responses at matched displacement on (network, run, family, side, target), see `nearzero.matched`.
+        """Responses at matched displacement on (network, run, family, side, target), see `nearzero.analysis.matched`.
 
         Raises:
             InputError: they haven't been measured yet.
@@ -132,7 +132,7 @@ class Study:
 
     @cached_property
     def parts(self) -> xr.Dataset:
-        """Near zero against far out, see `nearzero.parts`, on (network, run, part, replacement, fraction, ...).
+        """Near zero against far out, see `nz.near_and_far`, on (network, run, part, replacement, fraction, ...).
 
         Raises:
             InputError: they haven't been measured yet.

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
-from nearzero.memory import memory_text
 from nearzero.networks import Stack
-from nearzero.pixels import Pixels
+from nearzero.networks.pixels import Pixels
+from nearzero.support.memory import memory_text
 
 __all__ = [
     "Engine",

@@ -14,7 +14,7 @@ takes it: to record the training curve at every step costs nothing.
 
 Memory, for MNIST: 21 MB for the training images' lists, 23 MB more for a full batch; per run about 1 MB
 (weights, gradient) and, with mini-batches, 0.5 MB a seed (the epoch's order); 30 MB for the sums of shards. Forty
-runs come to less than 250 MB. What grows with the networks is held to `nearzero.memory`: the sums of shards
+runs come to less than 250 MB. What grows with the networks is held to `nearzero.support.memory`: the sums of shards
 are as large as the gradients of 64 runs, or where that's too much, of 48, 32 or 16, one run in work at a time.
 """
 
@@ -34,9 +34,9 @@ from nearzero.kernels import descent
 from nearzero.kernels.layout import even, from_strips, to_strips
 from nearzero.kernels.readout import ACTIVATION_CODES, make_room
 from nearzero.kernels.tiles import TILE, build_tiles, order_of, row_stride, tile_room
-from nearzero.memory import memory_limit
 from nearzero.networks import Stack
-from nearzero.threads import parallel, thread_count
+from nearzero.support.memory import memory_limit
+from nearzero.support.threads import parallel, thread_count
 from nearzero.training import engine
 from nearzero.training.engine import Examples, Measurement
 

@@ -28,8 +28,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nearzero.memory import memory_limit
 from nearzero.networks import Stack
+from nearzero.support.memory import memory_limit
 from nearzero.training import engine
 from nearzero.training.engine import Examples, Look, Measurement, Precision
 from nearzero.training.products import first_layer, pixel_columns, product, products_in

@@ -1,6 +1,6 @@
 """Figures of critical levels: how many examples keep their prediction how far out, and which ones break first.
 
-They draw what `nearzero.critical` has found; nothing is found here.
+They draw what `nearzero.analysis.critical` has found; nothing is found here.
 """
 
 import math
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nearzero.critical import CriticalLevels
+from nearzero.analysis.critical import CriticalLevels
 from nearzero.errors import InputError
 from nearzero.report.figures.style import INK, PALE, colours, network_keys, signed, styled
 from nearzero.report.results import Floats, display_name

@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nearzero.analysis.verdict import Comparison, Finding, Verdict
 from nearzero.report.figures.style import INK, PALE, add_notices, points, styled
 from nearzero.report.grids import GridResults, judgements
 from nearzero.report.results import display_name
-from nearzero.verdict import Comparison, Finding, Verdict
 
 __all__ = ["grid_figure"]
 

@@ -15,7 +15,7 @@ from matplotlib.patheffects import Stroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from nearzero.families import FAMILIES, Conduct, make_family
+from nearzero.perturbations.families import FAMILIES, Conduct, make_family
 from nearzero.report.figures.style import INK, styled
 from nearzero.report.results import Floats
 

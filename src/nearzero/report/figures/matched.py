@@ -7,11 +7,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nearzero.analysis.verdict import Verdict
 from nearzero.report.figures.style import INK, add_notices, styled
 from nearzero.report.results import display_name
 from nearzero.statistics.bands import simultaneous_band
 from nearzero.statistics.summaries import mean
-from nearzero.verdict import Verdict
 
 __all__ = ["matched_figure"]
 

@@ -1,0 +1,88 @@
+from . import datasets
+from .analysis.critical import CriticalLevels, critical_levels
+from .analysis.displacement import displacement
+from .analysis.matched import Design, matched
+from .analysis.near_far import near_and_far
+from .analysis.scale_invariance import ScaleAudit, scale_audit
+from .analysis.sweep import sweep, unit_ranges
+from .analysis.verdict import Rules, Verdict, verdict
+from .errors import InputError
+from .evaluators.hidden_layer import HiddenLayer
+from .grid import Grid, GridSpec
+from .networks import Stack, TwoLayer
+from .networks.pixels import Pixels
+from .perturbations.activations import ACTIVATIONS, Activation, activation
+from .perturbations.families import (
+    FAMILIES,
+    PAPER_FAMILIES,
+    Cap,
+    Clip,
+    Conduct,
+    Family,
+    Gains,
+    Offset,
+    PermutedShift,
+    Scale,
+    Shift,
+    SignedOffset,
+    SignedShift,
+    make_family,
+)
+from .perturbations.perturbation import Perturbation
+from .perturbations.ranges import Ranges, UnitRange
+from .probing import ProbeResult, layers, probe
+from .study import Spec, Study, reproduce
+from .torch_models.layer import Layer
+
+__all__ = [
+    "ACTIVATIONS",
+    "FAMILIES",
+    "PAPER_FAMILIES",
+    "Activation",
+    "Cap",
+    "Clip",
+    "Conduct",
+    "CriticalLevels",
+    "Design",
+    "Family",
+    "Gains",
+    "Grid",
+    "GridSpec",
+    "HiddenLayer",
+    "InputError",
+    "Layer",
+    "Offset",
+    "PermutedShift",
+    "Perturbation",
+    "Pixels",
+    "ProbeResult",
+    "Ranges",
+    "Rules",
+    "Scale",
+    "ScaleAudit",
+    "Shift",
+    "SignedOffset",
+    "SignedShift",
+    "Spec",
+    "Stack",
+    "Study",
+    "TwoLayer",
+    "UnitRange",
+    "Verdict",
+    "__version__",
+    "activation",
+    "critical_levels",
+    "datasets",
+    "displacement",
+    "layers",
+    "make_family",
+    "matched",
+    "near_and_far",
+    "probe",
+    "reproduce",
+    "scale_audit",
+    "sweep",
+    "unit_ranges",
+    "verdict",
+]
+__version__: str

@@ -1,0 +1,251 @@
+"""What a user asks for, checked; and what is done to a layer: which perturbations, in which conduct."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from nearzero.errors import InputError
+from nearzero.evaluators.scores import Metrics
+from nearzero.networks.modules import activation_module
+from nearzero.perturbations.activations import ACTIVATIONS
+from nearzero.perturbations.families import BY_FORMULA, FAMILIES, PAPER_FAMILIES, Conduct, make_family
+from nearzero.perturbations.perturbation import AnyPerturbation, Side
+from nearzero.perturbations.ranges import Ranges
+from nearzero.support.arrays import as_numbers
+from nearzero.support.memory import memory_limit
+from nearzero.torch_models.batches import Prepare
+from nearzero.torch_models.forward import Method
+from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.state import Output
+
+__all__ = ["Levels", "Names", "Plan", "Request", "check_families", "conduct_of", "make_plan"]
+
+Levels = Mapping[str, npt.ArrayLike] | npt.ArrayLike | int | None
+
+Names = str | Layer | Iterable[str | Layer] | None
+
+
+@dataclass(eq=False, kw_only=True)
+class Request:
+    """The settings of a probe, as `nearzero.probing.probe` describes them.
+
+    Attributes:
+        wanted: the layers' names; None for all activations.
+        names: of families.
+        limit: bytes that the work may take.
+
+    Raises:
+        InputError: one of them that can't be, and what it may be.
+    """
+
+    layers: Names = None
+    families: str | Iterable[str] = PAPER_FAMILIES
+    levels: Levels = None
+    metrics: Metrics = None
+    quantiles: tuple[float, float] | None = None
+    conduct: Conduct | None = None
+    activation: str | Callable[[Tensor], Tensor] | None = None
+    unit_axis: int | None = None
+    prepare: Prepare | None = None
+    output: Output | None = None
+    causal: bool | None = None
+    batch_size: int | None = None
+    memory: int | str | None = None
+    method: Method = "auto"
+    keep_items: bool = False
+
+    def __post_init__(self) -> None:
+        self.wanted = _layer_names(self.layers)
+        self.names = _family_names(self.families)
+        self.limit = memory_limit(self.memory)
+        if isinstance(self.levels, bool):
+            raise InputError(f"levels must be numbers, or how many of a family's own; got {self.levels}")
+        if isinstance(self.levels, Mapping) and not self.levels.keys() <= set(self.names):
+            unknown = next(name for name in self.levels if name not in self.names)
+            raise InputError(
+                f"levels are given for {unknown!r}, which isn't among the families {', '.join(self.names)}"
+            )
+        self._check_quantiles()
+        if self.method not in get_args(Method):
+            raise InputError(f"method must be auto, suffix or full; got {self.method!r}")
+        if self.conduct is not None and not isinstance(self.conduct, Conduct):
+            raise InputError(f"conduct must be an nz.Conduct; got {type(self.conduct).__name__}")
+        if self.unit_axis is not None and type(self.unit_axis) is not int:
+            raise InputError(f"unit_axis must be a whole number, a dimension; got {self.unit_axis!r}")
+        if self.causal not in (True, False, None):
+            raise InputError(f"causal must be True, False or None; got {self.causal!r}")
+        for name in ("prepare", "output"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise InputError(f"{name} must be a function; got {type(value).__name__}")
+        if self.activation is not None and not callable(self.activation):
+            activation_module(self.activation)  # refuses unknown names
+
+    def _check_quantiles(self) -> None:
+        if self.quantiles is None:
+            return
+        try:
+            low, high = map(float, self.quantiles)
+        except (TypeError, ValueError):
+            low, high = 1.0, 0.0
+        if not 0 <= low < high <= 1:
+            raise InputError(
+                f"quantiles must be two numbers from 0 to 1, the lower first; got {self.quantiles!r}"
+            )
+        self.quantiles = (low, high)
+
+    def told(self, layer: Layer) -> Layer:
+        """A layer with what the user says of it.
+
+        Raises:
+            InputError: it has no such dimension.
+        """
+        if self.unit_axis is not None:
+            axes = len(layer.shape)
+            if not -axes <= self.unit_axis < axes or self.unit_axis % axes == 0:
+                raise InputError(
+                    f"unit_axis={self.unit_axis} isn't a dimension of units of layer {layer.name!r}, whose values are "
+                    f"{layer.shape} with the examples first"
+                )
+            layer = replace(layer, unit_axis=self.unit_axis % axes)
+        act = self.activation
+        if act is None or layer.kind in ("activation", "function") or act == layer.activation:
+            return layer
+        if callable(act):
+            name = getattr(act, "__name__", type(act).__name__)
+            return replace(layer, act=act, activation=name, follows=None)
+        return replace(layer, act=activation_module(act), activation=act, follows=None)
+
+
+def _layer_names(layers: Any) -> list[str] | None:
+    if layers is None:
+        return None
+    some = [layers] if isinstance(layers, (str, Layer)) else layers
+    names = [each.name if isinstance(each, Layer) else each for each in some] if _is_list(some) else [None]
+    if not names or not all(isinstance(each, str) for each in names):
+        raise InputError(
+            f"layers must be names or globs, at least one, or None for all activations; got {layers!r}"
+        )
+    return names  # type: ignore[return-value]
+
+
+def _family_names(families: Any) -> list[str]:
+    names = [families] if isinstance(families, str) else list(families) if _is_list(families) else []
+    if not names or not all(isinstance(each, str) for each in names):
+        raise InputError(f"families must be a name or names, of {', '.join(FAMILIES)}; got {families!r}")
+    if len(set(names)) < len(names):
+        raise InputError(f"families name one of them twice: {', '.join(names)}")
+    for each in names:
+        make_family(each, Conduct())  # refuses unknown names
+    return names
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+
+
+Grid = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One layer, and what is done to it.
+
+    Attributes:
+        layer, ranges, conduct: what the perturbations were made for.
+        grids: by family, its levels, ascending.
+        perturbations: of all families, one after the other.
+    """
+
+    layer: Layer
+    ranges: Ranges
+    conduct: Conduct
+    grids: Mapping[str, Grid]
+    perturbations: Sequence[AnyPerturbation]
+
+    def by_side(self) -> Iterator[tuple[Side, list[int]]]:
+        """For each side that is perturbed, the numbers of its perturbations."""
+        sides: tuple[Side, Side] = ("pre", "post")
+        for side in sides:
+            places = [index for index, each in enumerate(self.perturbations) if each.side == side]
+            if places:
+                yield side, places
+
+
+def make_plan(
+    layer: Layer, ranges: Ranges, families: Sequence[str], levels: Levels, conduct: Conduct | None
+) -> Plan:
+    """The perturbations of one layer.
+
+    Raises:
+        InputError: an unknown family, levels that it hasn't, or a conduct that the layer doesn't allow.
+    """
+    own = conduct_of(layer, conduct)
+    check_families(layer, own, families)
+    try:
+        made = [make_family(name, own) for name in families]
+        grids = {each.name: _grid(each.name, each.levels, levels) for each in made}
+        perturbations = [each.at(level, ranges) for each in made for level in grids[each.name]]
+    except InputError as error:
+        raise InputError(f"layer {layer.name!r}: {error}") from error
+    return Plan(layer, ranges, own, grids, perturbations)
+
+
+def conduct_of(layer: Layer, conduct: Conduct | None) -> Conduct:
+    """The conduct asked for; else the published one for ReLU and Abs, and a shift by the pre-activation range."""
+    published = layer.activation in ("relu", "abs")
+    return conduct or (Conduct() if published else Conduct(offset="shift", range="pre"))
+
+
+def check_families(layer: Layer, conduct: Conduct, families: Iterable[str]) -> None:
+    """Refuse families that have no meaning at a layer.
+
+    Raises:
+        InputError: an offset as run where the activation isn't ReLU or Abs, or a perturbation after an activation of
+            which it isn't known where in the model it is; and what to do.
+    """
+    made = [make_family(name, conduct) for name in families if name in FAMILIES]
+    if any(each.name in BY_FORMULA for each in made):
+        try:
+            _check_offset(conduct, layer)
+        except InputError as error:
+            raise InputError(f"layer {layer.name!r}: {error}") from error
+    placed = layer.kind in ("activation", "function") or layer.follows is not None
+    if any(each.acts_on == "post" for each in made) and layer.act is not None and not placed:
+        raise InputError(
+            f"layer {layer.name!r}: clip=post and cap act after the activation, and where in the model that is isn't "
+            "known; name the activation's own layer, or use clip=pre"
+        )
+
+
+def _check_offset(conduct: Conduct, layer: Layer) -> None:
+    """Refuse "as-run" where the activation isn't ReLU or Abs, known by name or not."""
+    if layer.activation in ACTIVATIONS:
+        conduct.check([str(layer.activation)])
+    elif conduct.offset == "as-run" and layer.activation is not None:
+        raise InputError(
+            f"offset=as-run isn't defined for {layer.activation}, but for relu and abs alone; use offset=shift"
+        )
+
+
+def _grid(family: str, own: Grid, levels: Levels) -> Grid:
+    """The levels of a family: its own, so many of them, or those given."""
+    if isinstance(levels, Mapping):
+        levels = levels.get(family)
+    if levels is None:
+        return own
+    if isinstance(levels, (int, np.integer)) and not isinstance(levels, bool):
+        if levels < 1:
+            raise InputError(f"levels must be at least 1; got {levels}")
+        places = np.linspace(0, len(own) - 1, min(int(levels), len(own))).round().astype(int)
+        return np.asarray(own[np.unique(places)])
+    given = np.atleast_1d(as_numbers(levels, "levels")).astype(np.float64)
+    if given.ndim != 1 or not given.size:
+        raise InputError(f"levels of {family} must be a flat array of at least one; got shape {given.shape}")
+    return np.unique(given)

@@ -1,0 +1,151 @@
+"""An audit as tables: the faults, the rows of the published tables with all tests, and what is left of the sentences.
+
+What they say is decided in `nearzero.paper.audit`; how tables look, in `render`.
+"""
+
+from nearzero.paper.audit.values import FAULTS, Audit, Entry, LevelRow, Sentence, points, sentence_case
+from nearzero.report.results import display_name
+from nearzero.report.table import Cell, Column, Level, Number, Table, TAndP
+
+__all__ = ["audited_tables", "fault_tables", "faults_table", "levels_table", "sentences_table"]
+
+_FAULTS = (
+    Column("fault", "fault", kind="text"),
+    Column("network", "network", kind="text"),
+    Column("quantity", "quantity", kind="text"),
+    Column("published", "as published", "publ."),
+    Column("as_run", "as run"),
+    Column("put_right", "put right"),
+    Column("n", "n", kind="count", spare=1),
+    Column("words", "words", kind="text", spare=2),
+)
+_LEVELS = (
+    Column("network", "network", kind="text"),
+    Column("family", "family", kind="text"),
+    Column("level", "level, %", "level\n%"),
+    Column("n", "n", kind="count", spare=5),
+    Column("displacement", "displacement, %", "d\n%", unit="percent"),
+    Column("published", "published, %", "publ.\n%", unit="percent"),
+    Column("as_run", "as run, %", "as run\n%", unit="percent"),
+    Column("put_right", "put right, %", "put\nright, %", unit="percent"),
+    Column("agreement", "agreement, %", "agree\n%", unit="percent", spare=3),
+    Column("test", "test set, %", "test\n%", unit="percent", spare=2),
+    Column("entry50", "vs entry 50", "t, p\nvs entry 50", kind="test", spare=6),
+    Column("identity", "vs identity", "t, p\nvs identity", kind="test"),
+    Column("p_holm", "p, Holm", "p, Holm", kind="text", spare=1),
+    Column("within", "within the margin", "within", kind="text"),
+)
+_SENTENCES = (
+    Column("sentence", "sentence", kind="text"),
+    Column("network", "network", kind="text"),
+    Column("finding", "finding", kind="text"),
+    Column("held", "conditions that hold", "held", kind="text"),
+    Column("numbers", "numbers", kind="text", spare=1),
+    Column("rule", "rule", kind="text", spare=2),
+)
+
+
+def audited_tables(audit: Audit) -> tuple[Table, Table, Table]:
+    """All three: sentences, faults, rows."""
+    return sentences_table(audit), faults_table(audit), levels_table(audit)
+
+
+def faults_table(audit: Audit) -> Table:
+    """A row for each entry, fault by fault."""
+    return Table(
+        name="audit",
+        title=f"Faults of the published study, measured: {audit.title}",
+        caption=(
+            "As run: this study's own networks in its conduct, which is the paper's unless a notice says otherwise. "
+            "Put right: the same networks without the fault. Means over n runs; a dash: there is nothing to say, or "
+            "the words say why."
+        ),
+        columns=_FAULTS,
+        rows=tuple(map(_fault_row, audit.entries)),
+        notices=audit.notices,
+        group="fault",
+    )
+
+
+def fault_tables(audit: Audit) -> tuple[Table, ...]:
+    """The same as a table for each fault, with all words below it: for a page and for the screen."""
+    tables = []
+    for fault, name in FAULTS.items():
+        own = [each for each in audit.entries if each.fault == fault]
+        words = dict.fromkeys(each.words for each in own if each.words)
+        tables.append(
+            Table(
+                name=f"audit_{fault:02d}",
+                title=f"Fault {fault}: {name}",
+                caption=". ".join(sentence_case(each) for each in words) + "." if words else "",
+                columns=_FAULTS[1:-1],
+                rows=tuple(_fault_row(each)[1:-1] for each in own),
+            )
+        )
+    return tuple(tables)
+
+
+def _fault_row(each: Entry) -> tuple[Cell, ...]:
+    values = (each.published, each.as_run, each.put_right)
+    cells = (value if isinstance(value, str) else Number.of(value, each.decimals) for value in values)
+    name = f"{each.fault} {FAULTS[each.fault]}"
+    return (name, display_name(each.network), each.quantity, *cells, each.n, each.words)
+
+
+def levels_table(audit: Audit) -> Table:
+    """A row for each network and published level."""
+    return Table(
+        name="audit_levels",
+        title=f"Rows of tables 2 to 4, put right: {audit.title}",
+        caption=(
+            "Accuracy over the training set, means over n runs. Put right: offset, with the mean logit shift of the "
+            "other half of the examples taken out; clip, after the activation; scale, as algebra says. Displacement: "
+            "sqrt(sum ||a' - a||^2 / sum ||a||^2). Agreement: predictions that stay as they were. t, p: paired t-test "
+            "over runs, baseline less perturbed; p, Holm: against the identity, adjusted over all rows of this table. "
+            f"Within: the identity's accuracy within {points(audit.margin)}, by two one-sided tests."
+        ),
+        columns=_LEVELS,
+        rows=tuple(map(_level_row, audit.levels)),
+        notices=audit.notices,
+    )
+
+
+def _level_row(each: LevelRow) -> tuple[Cell, ...]:
+    accuracies = (each.published, each.as_run, each.put_right, each.agreement, each.test)
+    return (
+        display_name(each.network),
+        each.family,
+        Level(each.level),
+        each.n,
+        Number.of(each.displacement, 1),
+        *map(Number.of, accuracies),
+        TAndP(
+            each.t_entry, each.p_entry, each.n, "" if each.t_entry is not None else each.words or "no test"
+        ),
+        TAndP(each.t_identity, each.p_identity, each.n, each.words),
+        None if each.p_holm is None else f"{each.p_holm:.1e}",
+        None if each.within is None else "yes" if each.within else "no",
+    )
+
+
+def sentences_table(audit: Audit) -> Table:
+    """A row for each sentence and network."""
+    return Table(
+        name="audit_sentences",
+        title=f"What is left of the paper's sentences: {audit.title}",
+        caption=(
+            "Sentences in other words than the paper's. Numbers: costs in points of accuracy, means over runs, with "
+            f"95 % intervals, or 90 % ones where equality is asked; the margin is {points(audit.margin)}. A sentence "
+            "survives if all conditions of its rule hold, in part if some do; with fewer than six runs nothing is "
+            "decided."
+        ),
+        columns=_SENTENCES,
+        rows=tuple(map(_sentence_row, audit.sentences)),
+        notices=audit.notices,
+        group="sentence",
+    )
+
+
+def _sentence_row(each: Sentence) -> tuple[Cell, ...]:
+    held = f"{each.held} of {each.conditions}" if each.conditions else None
+    return (each.text, display_name(each.network), each.finding, held, each.numbers, each.rule)

@@ -1,0 +1,74 @@
+"""The step that measures the faults of the published study on a study's own networks.
+
+Like the other steps it looks at what is there and does what is missing. Networks are read from their files and
+measured one by one; nothing is trained. What the numbers say is in `nearzero.paper.audit`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import xarray as xr
+
+from nearzero.errors import InputError
+from nearzero.networks import TwoLayer
+from nearzero.paper.audit.evidence import gathered
+from nearzero.paper.audit.measure import MEASURED, QUANTILE, measure, published_rows
+from nearzero.study.data import Source
+from nearzero.study.jobs import StudyJob, digest, forget, gather, results, run, study_jobs
+from nearzero.study.journal import Journal
+from nearzero.study.spec import Spec
+from nearzero.study.store import Store
+
+__all__ = ["AuditJob", "audit_networks", "check_swept", "measurements_of"]
+
+
+@dataclass(frozen=True)
+class AuditJob(StudyJob):
+    """The measurements of an audit, of one run."""
+
+    def measured(self, network: TwoLayer) -> xr.Dataset:
+        """Return what the audit measures, on the rows of the published tables."""
+        train, test = (
+            (self.examples[split].pixels, self.examples[split].labels) for split in ("train", "test")
+        )
+        rows = published_rows(self.spec.families, self.spec.conduct)
+        return measure(network, train, test, rows=rows, conduct=self.spec.conduct)
+
+
+def measurements_of(store: Store) -> xr.Dataset | None:
+    """Return what was measured; None if nothing was, or not what would be measured now."""
+    found = store.read("audit")
+    return found if found is not None and found.attrs.get("design") == _design(store.spec) else None
+
+
+def audit_networks(store: Store, data: Source, journal: Journal) -> None:
+    """Measure every run of every network; ends with the measurements on disk."""
+    spec, design = store.spec, _design(store.spec)
+    if measurements_of(store) is not None:
+        journal.note("audit: nothing to do")
+        return
+    check_swept(store)
+    jobs = study_jobs(AuditJob, store, data, "audit", design)
+    journal.say(f"auditing {len(jobs)} networks")
+    run(jobs, journal, doing="auditing", did="audited")
+    whole = gather(results(jobs), gathered).assign_coords(seed=("run", list(spec.seeds)))
+    store.write({"audit": whole.assign_attrs(design=design, **asdict(spec.conduct))})
+    forget(jobs)
+
+
+def check_swept(store: Store) -> None:
+    """Refuse a study that has no response yet, or none of the families that the paper is about."""
+    if store.read("response") is None:
+        raise InputError(f"{store.folder} hasn't been swept yet; run `nearzero sweep {store.folder}` first")
+    spec = store.spec
+    if not published_rows(spec.families, spec.conduct):
+        raise InputError(
+            f"the audit is about the families offset, scale and clip; this study has {', '.join(spec.families)}"
+        )
+
+
+def _design(spec: Spec) -> str:
+    """Return a digest of what is measured."""
+    rows = [asdict(row) for row in published_rows(spec.families, spec.conduct)]
+    return digest([rows, asdict(spec.conduct), list(MEASURED), QUANTILE])

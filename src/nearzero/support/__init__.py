@@ -1,0 +1,1 @@
+"""Arrays, whole files, memory and threads: what every other package may use."""

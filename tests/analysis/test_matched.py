@@ -1,0 +1,171 @@
+"""Responses at matched displacement, against plain computations with the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import nearzero as nz
+from nearzero.analysis.matched import MEASURES
+from nearzero.evaluators.base import halves
+
+DESIGN = nz.Design(targets=(0.1, 0.3), draws=3)
+
+
+@pytest.fixture(scope="module")
+def found(trained: dict[str, nz.TwoLayer], mnist_5k: nz.datasets.Dataset) -> dict[str, xr.Dataset]:
+    data = mnist_5k.train
+    return {
+        name: nz.matched(trained[name], data.pixels, data.labels, design=DESIGN) for name in ("abs", "relu")
+    }
+
+
+@pytest.mark.parametrize("name", ["abs", "relu"])
+def test_accuracies_are_those_at_the_levels_on_the_other_half(
+    name: str, found: dict[str, xr.Dataset], trained: dict[str, nz.TwoLayer], mnist_5k: nz.datasets.Dataset
+) -> None:
+    """In float64, by plain NumPy, with ranges, levels and the mean logit shift of the reference half."""
+    network, data = trained[name], mnist_5k.train
+    reference, responding = halves(len(data.labels), DESIGN.seed)
+    assert not set(reference) & set(responding)
+    assert len(reference) + len(responding) == len(data.labels)
+    ranges = nz.unit_ranges(network, data.pixels[reference])
+    w1, b1, w2, b2 = (getattr(network, each).astype(np.float64) for each in ("w1", "b1", "w2", "b2"))
+    z, z_reference = (data.pixels[rows] @ w1.T + b1 for rows in (responding, reference))
+    labels, act = data.labels[responding], network.act
+
+    def perturbed(values: np.ndarray, perturbation: nz.Perturbation) -> np.ndarray:
+        return act(perturbation(values)) if perturbation.side == "pre" else perturbation(act(values))
+
+    unperturbed = (act(z) @ w2.T + b2).argmax(axis=1)
+    assert found[name].unperturbed_accuracy == np.mean(unperturbed == labels)
+    for family in ("shift", "offset", "scale", "clip", "cap"):
+        made = nz.make_family(family, nz.Conduct())
+        for side in made.sides:
+            for target in DESIGN.targets:
+                row = found[name].sel(family=family, side=side, target=target)
+                perturbation = made.at(float(row.level), ranges)
+                a, a_reference = perturbed(z, perturbation), perturbed(z_reference, perturbation)
+                predictions = (a @ w2.T + b2).argmax(axis=1)
+                shift = (a_reference - act(z_reference)).mean(axis=0) @ w2.T
+                centred = (a @ w2.T + b2 - shift).argmax(axis=1)
+                for measure, values, truth in (
+                    ("accuracy", predictions, labels), ("agreement", predictions, unperturbed),
+                    ("centred_accuracy", centred, labels), ("centred_agreement", centred, unperturbed),
+                ):  # fmt: skip
+                    assert float(row[measure]) == pytest.approx(
+                        np.mean(values == truth), abs=1.1 / len(labels)
+                    )
+                change = a - act(z)
+                d = np.sqrt((change**2).sum() / (act(z) ** 2).sum())
+                assert float(row.displacement) == pytest.approx(target, rel=1e-3)
+                assert float(row.displacement_here) == pytest.approx(d, rel=1e-4)
+                each = np.sqrt((change**2).sum(axis=1) / (act(z) ** 2).sum(axis=1))
+                assert float(row.median_displacement) == pytest.approx(np.median(each), rel=1e-3)
+                logits = act(z) @ w2.T
+                ratio = ((change @ w2.T) ** 2).sum() / ((logits - logits.mean(axis=0)) ** 2).sum()
+                assert float(row.logit_displacement) == pytest.approx(np.sqrt(ratio), rel=1e-3)
+
+
+def test_random_families_are_averaged_over_their_draws(
+    found: dict[str, xr.Dataset], trained: dict[str, nz.TwoLayer], mnist_5k: nz.datasets.Dataset
+) -> None:
+    data = mnist_5k.train
+    single = [
+        nz.matched(
+            trained["relu"],
+            data.pixels,
+            data.labels,
+            design=nz.Design(families=("gains",), targets=(0.3,), draws=1, first_draw=draw),
+        )
+        for draw in range(3)
+    ]
+    reference, responding = halves(len(data.labels), 0)
+    hidden = nz.HiddenLayer(trained["relu"], data.pixels[reference])
+    here = nz.HiddenLayer(trained["relu"], data.pixels[responding])
+    from nearzero.analysis.displacement import Displacements
+
+    shares = []
+    for seed in range(3):
+        family = nz.Gains(seed)
+        (match,) = Displacements(hidden, hidden.ranges).match(family, "above", (0.3,))
+        predictions = here.predict([family.at(match.level, hidden.ranges)])[0]
+        shares.append(np.mean(predictions == data.labels[responding]))
+    assert len(set(shares)) > 1
+    row = found["relu"].sel(family="gains", side="above", target=0.3)
+    assert float(row.accuracy) == pytest.approx(np.mean(shares), rel=1e-12)
+    assert [float(each.accuracy.sel(side="above").squeeze()) for each in single] == shares
+
+
+def test_noise_displaces_as_far_and_scale_of_relu_changes_nothing(found: dict[str, xr.Dataset]) -> None:
+    for each in found.values():
+        noise = each.sel(family=["noise", "covariance_noise"], side="above")
+        np.testing.assert_allclose(noise.displacement, np.broadcast_to(DESIGN.targets, (2, 2)), rtol=1e-3)
+        np.testing.assert_allclose(
+            noise.displacement_here, np.broadcast_to(DESIGN.targets, (2, 2)), rtol=0.03
+        )
+        assert (noise.accuracy < each.unperturbed_accuracy).all()
+        assert (each.agreement.sel(family="scale") > 0.99).all()
+
+
+def test_what_a_family_hasnt_or_doesnt_reach_is_nan(
+    trained: dict[str, nz.TwoLayer], mnist_5k: nz.datasets.Dataset
+) -> None:
+    design = nz.Design(families=("cap", "scale"), targets=(0.5, 0.999, 3.0))
+    data = mnist_5k.test
+    out = nz.matched(trained["relu"], data.pixels, design=design)
+    assert "accuracy" not in out
+    assert out.agreement.sel(family="cap", side="above").isnull().all()
+    below = out.sel(family="scale", side="below")
+    np.testing.assert_allclose(below.level, [0.5, np.nan, np.nan], rtol=1e-3)
+    assert bool(below.agreement.isnull()[2])
+    assert set(out.data_vars) <= {*MEASURES, "dead_units", "undefined_examples"}
+
+
+def test_examples_without_activation_are_counted() -> None:
+    """Two units, of which the second example sets neither."""
+    network = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), "relu")
+    x = np.array([[3.0, 0.5], [-1.0, -2.0], [0.5, 2.0], [-3.0, -1.0], [1.5, 0.5], [-0.5, -0.5]])
+    design = nz.Design(families=("shift",), targets=(0.1,))
+    _, responding = halves(len(x), design.seed)
+    out = nz.matched(network, x, design=design)
+    assert int(out.undefined_examples) == int((x[responding] < 0).all(axis=1).sum())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"families": ()}, "families must be names, each once"),
+        ({"families": ("shift", "shift")}, "families must be names, each once"),
+        ({"families": ("shfit",)}, "unknown family 'shfit': did you mean 'shift'"),
+        ({"targets": (0.1, -1.0)}, "targets must be positive displacements"),
+        ({"draws": 0}, "draws must be a whole number, at least 1; got 0"),
+        ({"first_draw": -1}, "first_draw must be a whole number, at least 0; got -1"),
+        ({"seed": 0.5}, "seed must be a whole number, at least 0; got 0.5"),
+    ],
+)
+def test_refusals(change: dict[str, object], message: str) -> None:
+    with pytest.raises(nz.InputError, match=message):
+        nz.Design(**change)  # type: ignore[arg-type]
+    with pytest.raises(nz.InputError, match="two halves need at least two examples; got 1"):
+        halves(1, 0)
+
+
+def test_examples_that_a_mask_leaves_out_count_in_nothing_whatever_the_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(12, 4, 6, generator=generator), torch.randint(3, (12, 4), generator=generator)
+    y[[2, 3, 10, 11]] = -100  # both of a pair, so that either half has some
+    model = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3))
+    design = nz.Design(families=("shift", "noise"), targets=(0.2,), draws=1)
+    left = [row for row in range(12) if row not in (2, 3, 10, 11)]
+    whole = nz.matched(model, [(x, y)], design=design)
+    monkeypatch.setattr("nearzero.torch_models.data.Room.rows", lambda *_: 1)
+    by_one = nz.matched(model, [(x, y)], design=design)
+    assert whole.undefined_examples == by_one.undefined_examples == 0
+    assert whole.attrs["items"] == by_one.attrs["items"] == len(left) // 2 * 4
+    for name in MEASURES:
+        np.testing.assert_allclose(whole[name], by_one[name], rtol=1e-4)

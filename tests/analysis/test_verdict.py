@@ -1,0 +1,226 @@
+"""The rules of the verdict, on costs made by hand, and what it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+import nearzero as nz
+from nearzero.analysis.verdict import costs, judge
+from nearzero.evaluators.base import EARLIER_HALVES, HALVES
+from nearzero.networks import initial_stack
+
+TARGETS = (0.1, 0.3)
+RULES = nz.Rules(targets=TARGETS)
+
+
+def responses(
+    distance: np.ndarray, gains: np.ndarray, cap: np.ndarray, *, networks: tuple[str, ...] = ("relu",)
+) -> xr.Dataset:
+    """Costs in points, (R, T) each, as the accuracies of one network or several alike."""
+    runs = len(distance)
+    accuracy = np.full((len(networks), runs, 3, 2, len(TARGETS)), np.nan)
+    accuracy[:, :, 0, 0] = 0.99 - (distance - 0.5) / 100  # the two sides differ, their mean is the cost
+    accuracy[:, :, 0, 1] = 0.99 - (distance + 0.5) / 100
+    accuracy[:, :, 1, 1] = 0.99 - gains / 100
+    accuracy[:, :, 2, 0] = 0.99 - cap / 100
+    return xr.Dataset(
+        {
+            "accuracy": (("network", "run", "family", "side", "target"), accuracy),
+            "unperturbed_accuracy": (("network", "run"), np.full((len(networks), runs), 0.99)),
+        },
+        {
+            "network": list(networks),
+            "family": ["shift", "gains", "cap"],
+            "side": ["below", "above"],
+            "target": list(TARGETS),
+        },
+    )
+
+
+def around(mean: float, spread: float, runs: int, seed: int) -> np.ndarray:
+    """(R, T) with exactly that mean and standard deviation."""
+    x = np.random.default_rng(seed).normal(size=(runs, len(TARGETS)))
+    return mean + spread * (x - x.mean(axis=0)) / x.std(axis=0, ddof=1)
+
+
+@pytest.mark.parametrize(
+    ("distance", "gains", "cap", "expected"),
+    [
+        (5.0, 2.0, 2.0, "distance costs more"),
+        (2.0, 5.0, 5.0, "intensity costs more"),
+        (3.0, 2.8, 3.3, "equivalent"),
+        (0.3, 0.2, 0.4, "no effect to compare"),
+        (5.0, 2.0, 8.0, "mixed"),
+    ],
+)
+def test_the_findings(distance: float, gains: float, cap: float, expected: str) -> None:
+    found = judge(
+        responses(*(around(each, 0.3, 10, seed) for seed, each in enumerate((distance, gains, cap)))), RULES
+    )
+    assert found.of("relu").startswith(expected)
+    if expected != "mixed":
+        assert {each.finding for each in found.comparisons} == {expected}
+
+
+def test_a_wide_spread_is_inconclusive() -> None:
+    found = judge(responses(around(5.0, 8.0, 8, 0), around(3.0, 8.0, 8, 1), around(3.0, 8.0, 8, 2)), RULES)
+    assert {each.finding for each in found.comparisons} == {"inconclusive"}
+    assert found.of("relu").startswith("inconclusive")
+
+
+def test_equivalence_takes_precedence_over_a_small_difference_that_is_significant() -> None:
+    found = judge(responses(around(3.6, 0.1, 10, 0), around(3.0, 0.1, 10, 1), around(3.0, 0.1, 10, 2)), RULES)
+    for each in found.comparisons:
+        assert each.p_adjusted is not None
+        assert each.p_adjusted < 0.001
+        assert each.finding == "equivalent"
+
+
+def test_a_difference_within_the_margin_is_never_more() -> None:
+    """D = 0.98 points with an interval that reaches beyond 1: neither equivalent nor more."""
+    found = judge(
+        responses(around(3.98, 0.1, 10, 0), around(3.0, 0.1, 10, 1), around(3.0, 0.1, 10, 2)), RULES
+    )
+    assert {each.finding for each in found.comparisons} == {"inconclusive"}
+
+
+def test_the_numbers_are_those_of_scipy_and_statsmodels() -> None:
+    distance, gains, cap = around(4.0, 1.0, 9, 3), around(3.2, 1.5, 9, 4), around(3.9, 0.5, 9, 5)
+    found = judge(responses(distance, gains, cap), RULES)
+    tested = []
+    for each in found.comparisons:
+        column = TARGETS.index(each.target)
+        other = (gains if each.intensity == "gains" else cap)[:, column]
+        d = distance[:, column] - other
+        assert each.difference == pytest.approx(d.mean(), abs=1e-10)
+        interval = stats.t.interval(0.9, 8, d.mean(), stats.sem(d))
+        assert (each.low, each.high) == pytest.approx(interval, abs=1e-9)
+        inside = ttost_paired(distance[:, column], other, -1.0, 1.0)[0] < 0.05
+        assert (each.finding == "equivalent") == (
+            inside and max(each.distance_cost, each.intensity_cost) >= 1
+        )
+        tested.append(stats.ttest_rel(distance[:, column], other).pvalue)
+        assert each.p == pytest.approx(tested[-1], rel=1e-8)
+        flips = stats.permutation_test(
+            (d,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=False
+        ).pvalue
+        assert each.p_sign_flip == pytest.approx(flips, rel=1e-9)
+    adjusted = multipletests(tested, method="holm")[1]
+    assert [each.p_adjusted for each in found.comparisons] == pytest.approx(list(adjusted), rel=1e-8)
+
+
+def test_holm_is_over_all_networks_of_the_table() -> None:
+    parts = around(4.0, 1.0, 9, 3), around(3.0, 1.5, 9, 4), around(3.9, 0.5, 9, 5)
+    alone, together = (
+        judge(responses(*parts, networks=each), RULES) for each in (("relu",), ("abs", "relu"))
+    )
+    smallest = min(each.p_adjusted for each in alone.comparisons if each.p_adjusted is not None)
+    both = min(each.p_adjusted for each in together.comparisons if each.p_adjusted is not None)
+    assert both == pytest.approx(2 * smallest)
+
+
+def test_fewer_than_six_runs_are_described() -> None:
+    found = judge(responses(*(around(each, 0.1, 5, 0) for each in (9.0, 1.0, 1.0))), RULES)
+    for each in found.comparisons:
+        assert each.finding == "description only"
+        assert each.p is each.p_adjusted is None
+        assert each.difference == pytest.approx(8.0)
+        assert each.words == "5 runs, fewer than 6"
+    assert found.of("relu").startswith("description only")
+
+
+def test_equal_differences_are_decided_by_the_signs() -> None:
+    """No variance: t has no answer, and the exact test of eight equal signs has p = 2 / 2^8."""
+    same = [np.full((8, 2), each) for each in (6.0, 2.0, 6.0)]
+    found = judge(responses(*same), RULES)
+    gains, cap = found.comparisons[0], found.comparisons[1]
+    assert (gains.finding, gains.words, gains.p) == ("distance costs more", "all differences equal", 2 / 2**8)
+    assert (cap.finding, cap.p) == ("equivalent", 1.0)
+
+
+def test_what_isnt_reached_is_said() -> None:
+    made = responses(*(around(each, 0.3, 8, 0) for each in (5.0, 2.0, 2.0)))
+    made.accuracy.loc[{"family": "cap", "target": 0.3}] = np.nan
+    made.accuracy.loc[{"family": "shift", "side": "below", "target": 0.1, "run": 0}] = np.nan
+    found = judge(made, RULES)
+    (lost,) = (each for each in found.comparisons if each.finding == "not reached")
+    assert (lost.intensity, lost.target, lost.n, lost.words) == ("cap", 0.3, 0, "cap doesn't reach it")
+    assert {each.n for each in found.comparisons if each.target == 0.1} == {7}
+
+
+def test_scale_never_decides_where_it_is_flat_by_construction() -> None:
+    made = responses(*(around(each, 0.3, 8, seed) for seed, each in enumerate((5.0, 0.0, 2.0))))
+    made = made.assign_coords(family=["shift", "scale", "cap"])
+    made.accuracy.loc[{"family": "scale", "side": "below"}] = made.accuracy.sel(family="scale", side="above")
+    rules = nz.Rules(intensity=("scale", "cap"), targets=TARGETS)
+    found = judge(made, rules)
+    assert {each.intensity for each in found.comparisons} == {"cap"}
+    assert "flat by construction" in found.text()
+    assert set(rules.changed) == {"intensity", "targets"}
+    assert "aren't the default ones: intensity, targets" in found.text()
+    gelu = judge(made.assign_coords(network=["gelu"]), rules)
+    assert {each.intensity for each in gelu.comparisons} == {"scale", "cap"}
+
+
+def test_costs_need_both_sides() -> None:
+    made = responses(*(around(each, 0.3, 8, 0) for each in (5.0, 2.0, 3.0)))
+    np.testing.assert_allclose(costs(made).sel(family="shift").mean("run").values, [[5.0, 5.0]])
+    made.accuracy.loc[{"family": "shift", "side": "above"}] = np.nan
+    assert costs(made).sel(family="shift").isnull().all()
+    with pytest.raises(nz.InputError, match="no centred_accuracy; without labels there is agreement alone"):
+        costs(made, "centred_accuracy")
+
+
+def test_what_a_verdict_takes(trained: dict[str, nz.TwoLayer], mnist_5k: nz.datasets.Dataset) -> None:
+    """Results of `nz.matched`, one for each run, in a list; a single one is described."""
+    data = mnist_5k.test
+    design = nz.Design(families=("shift", "gains", "cap"), targets=TARGETS, draws=1)
+    one = nz.matched(trained["relu"], data.pixels, data.labels, design=design)
+    found = nz.verdict([one] * 6, RULES)
+    assert found.networks == ("relu",)
+    assert {each.n for each in found.comparisons} == {6}
+    assert nz.verdict(one, RULES).of("relu").startswith("description only")
+    other = nz.matched(
+        trained["relu"], data.pixels, data.labels, design=nz.Design(families=("shift",), targets=TARGETS)
+    )
+    with pytest.raises(nz.InputError, match="the runs don't fit together: family is"):
+        nz.verdict([one, other])
+    with pytest.raises(nz.InputError, match="at least one run; got none"):
+        nz.verdict([])
+    with pytest.raises(nz.InputError, match=r"as nz\.matched gives them; got int"):
+        nz.verdict(3)  # type: ignore[arg-type]
+    with pytest.raises(nz.InputError, match=r"the rules ask for target 0\.05, which wasn't measured"):
+        nz.verdict(one)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"distance": ()}, "distance must name families"),
+        ({"intensity": ("loudness",)}, r"intensity must name families, of offset, .*; got \['loudness'\]"),
+        ({"distance": ("gains",)}, "a family is either distance or intensity"),
+        ({"targets": (0.0,)}, "targets must be positive displacements"),
+        ({"margin": 0.0}, "margin must be a positive number of percentage points"),
+        ({"alpha": 0.7}, "alpha must lie between 0 and 0.5"),
+        ({"minimum_runs": 5}, "minimum_runs must be at least 6"),
+    ],
+)
+def test_rules_that_cant_be(change: dict[str, object], message: str) -> None:
+    with pytest.raises(nz.InputError, match=message):
+        nz.Rules(**change)  # type: ignore[arg-type]
+
+
+def test_kept_results_say_by_which_rule_their_halves_were_cut(digits: nz.datasets.Dataset) -> None:
+    kept = nz.Study.open(Path(__file__).parents[2] / "results" / "paper")
+    assert f"cut {EARLIER_HALVES}" in kept.verdict().text()
+    network = initial_stack([0], "relu", inputs=64, units=8, classes=10)[0]
+    fresh = nz.matched(network, digits.test.pixels, digits.test.labels)
+    assert fresh.attrs["halves"] == HALVES
+    assert "halves" not in nz.verdict(fresh).text()

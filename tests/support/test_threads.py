@@ -1,0 +1,44 @@
+"""Work on threads: what is raised, what is no longer begun, and calls within calls."""
+
+import threading
+
+import pytest
+
+from nearzero.support.threads import parallel
+
+
+def test_an_exception_is_raised_and_what_wasnt_begun_never_is():
+    begun, released = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            raise ValueError("the first")
+        released.wait(30)
+
+    with pytest.raises(ValueError, match="the first"):
+        parallel(work, range(200), 2)
+    released.set()
+    parallel(lambda _: None, range(4), 2)  # after all that was still to come on these threads
+    assert set(begun) <= {0, 1, 2}
+
+
+def test_calls_within_calls_dont_wait_for_each_other():
+    done = []
+
+    def inner(item):
+        done.append((item, threading.current_thread().name))
+
+    def outer(item):
+        parallel(lambda k: inner((item, k)), range(3), 2)
+
+    waiting = threading.Thread(target=lambda: parallel(outer, range(4), 2), daemon=True)
+    waiting.start()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    assert sorted(item for item, _ in done) == [(item, k) for item in range(4) for k in range(3)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_results_come_in_the_order_of_the_items(threads):
+    assert parallel(lambda item: 2 * item, range(5), threads) == [0, 2, 4, 6, 8]
