@@ -41,7 +41,7 @@ from nearzero.evaluators.scores import Scorer
 from nearzero.perturbations.ranges import Ranges, UnitRange
 from nearzero.support.threads import thread_count
 from nearzero.torch_models.forward import SharedPasses
-from nearzero.torch_models.hooks import Tap, tapped
+from nearzero.torch_models.hooks import LayerHook, hooked
 from nearzero.torch_models.replay import Recorder, Suffix
 from nearzero.training.engine import Examples
 
@@ -221,7 +221,7 @@ class Published:
             before = logits.argmax(-1), logits.log_softmax(-1)
             for layer in self.layers:
                 for shift in SHIFTS:
-                    with tapped(self.model, [Tap(layer, "pre", partial(torch.add, float(shift)))]):
+                    with hooked(self.model, [LayerHook(layer, "pre", partial(torch.add, float(shift)))]):
                         scores = self.scores(self.logits(batch)[0], target, *before)
                     [each.item() for each in scores]
 
@@ -247,11 +247,11 @@ class Published:
         seconds = 0.0
         for batch in self.data:
             recorder = Recorder()
-            taps = [
-                Tap(each, "pre", partial(recorder.cut, in_place=each.in_place, name=each))
+            hooks = [
+                LayerHook(each, "pre", partial(recorder.cut, in_place=each.in_place, name=each))
                 for each in self.layers
             ]
-            with recorder.running(), tapped(self.model, taps):
+            with recorder.running(), hooked(self.model, hooks):
                 logits, _ = self.logits(batch)
             suffixes = recorder.suffixes(logits)
             del logits

@@ -99,7 +99,6 @@ def test_imports_point_one_way(name: str) -> None:
     assert {package_of(each) for each in imported} <= allowed
 
 
-@pytest.mark.xfail(reason="the layout is under way")
 def test_no_file_imports_itself_through_others() -> None:
     assert cycle_in(SOURCE) == []
 
@@ -123,14 +122,12 @@ def test_a_cycle_is_seen(tmp_path: Path, back: str) -> None:
     assert set(cycle_in(face)) == {"face.one", "face.two"}
 
 
-@pytest.mark.xfail(reason="the layout is under way")
 def test_folders_are_small() -> None:
     folders = {path.parent for path in SOURCE.rglob("*.py")}
     assert {path.name for path in SOURCE.glob("*.py")} == {"__init__.py", "__main__.py", "errors.py"}
     assert [folder.name for folder in folders if len(list(folder.glob("*.py"))) > 12] == []
 
 
-@pytest.mark.xfail(reason="the layout is under way")
 def test_one_name_for_one_class() -> None:
     names = [
         node.name.lstrip("_")

@@ -163,7 +163,7 @@ def test_examples_that_a_mask_leaves_out_count_in_nothing_whatever_the_blocks(
     design = nz.Design(families=("shift", "noise"), targets=(0.2,), draws=1)
     left = [row for row in range(12) if row not in (2, 3, 10, 11)]
     whole = nz.matched(model, [(x, y)], design=design)
-    monkeypatch.setattr("nearzero.torch_models.data.Room.rows", lambda *_: 1)
+    monkeypatch.setattr("nearzero.torch_models.data.MemoryBudget.rows", lambda *_: 1)
     by_one = nz.matched(model, [(x, y)], design=design)
     assert whole.undefined_examples == by_one.undefined_examples == 0
     assert whole.attrs["items"] == by_one.attrs["items"] == len(left) // 2 * 4

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nearzero as nz
-from nearzero.evaluators.affine_path import find_lines
+from nearzero.evaluators.affine_path import find_affine_paths
 from nearzero.evaluators.hidden_layer import HiddenLayer, _stacked
 
 FAMILIES = ("offset", "clip", "shift", "signed_shift", "signed_offset", "permuted_shift", "cap")
@@ -18,7 +18,7 @@ FAMILIES = ("offset", "clip", "shift", "signed_shift", "signed_offset", "permute
 
 def lines_of(hidden: HiddenLayer, perturbations: list[nz.Perturbation]) -> list[tuple[np.ndarray, Any]]:
     parameters = _stacked(perturbations, hidden.network.units)
-    return list(find_lines(hidden.network, *parameters, np.ones(len(perturbations), bool)))
+    return list(find_affine_paths(hidden.network, *parameters, np.ones(len(perturbations), bool)))
 
 
 def both_ways(
@@ -27,7 +27,7 @@ def both_ways(
     """Predictions as `predict` makes them, and with no line found."""
     followed = hidden.predict(perturbations)
     with monkeypatch.context() as patch:
-        patch.setattr("nearzero.evaluators.hidden_layer.find_lines", lambda *_: iter(()))
+        patch.setattr("nearzero.evaluators.hidden_layer.find_affine_paths", lambda *_: iter(()))
         return followed, hidden.predict(perturbations)
 
 

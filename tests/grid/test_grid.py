@@ -16,7 +16,7 @@ from nearzero.evaluators.base import halves
 from nearzero.grid import grid as grid_module
 from nearzero.grid.networks import DeepJob, Networks, grid_jobs
 from nearzero.grid.spec import resolve_grid
-from nearzero.study.data import Source
+from nearzero.study.data import DataSource
 from nearzero.study.jobs import complete
 
 STUDY = {
@@ -68,7 +68,7 @@ def test_responses_are_those_of_matched(width: nz.Grid, folder: Path, digits: nz
     ]
     point = width.spec.points[1]
     for name in ("relu", "gelu"):
-        network = shelf.read(point, name, 1, Source.of(digits, None))
+        network = shelf.read(point, name, 1, DataSource.of(digits, None))
         assert isinstance(network, nz.TwoLayer)
         assert network.units == 12
         design = width.spec.design(point.spec, 1)
@@ -85,7 +85,7 @@ def test_every_layer_of_a_deep_network_is_measured(
     names = ["ReLU, 1 layer, layer 1", "GELU, 1 layer, layer 1"]
     names += [f"{name}, 2 layers, layer {layer}" for name in ("ReLU", "GELU") for layer in (1, 2)]
     assert list(depth.responses.network.values) == names
-    data = Source.of(digits, None)
+    data = DataSource.of(digits, None)
     network = Networks(folder / "networks").read(depth.spec.points[1], "relu", 0, data)
     assert isinstance(network, torch.nn.Sequential)
     x, y = torch.from_numpy(digits.test.pixels).float(), digits.test.labels
@@ -209,7 +209,7 @@ def test_a_network_that_isnt_one_is_refused(
     depth: nz.Grid, folder: Path, digits: nz.datasets.Dataset
 ) -> None:
     point = depth.spec.points[1]
-    job = DeepJob(folder / "networks", "gelu", 1, point, Source.of(digits, None))
+    job = DeepJob(folder / "networks", "gelu", 1, point, DataSource.of(digits, None))
     path = job.path
     content = path.read_bytes()
     try:
@@ -252,7 +252,7 @@ def test_its_jobs_are_plain_data(
 ) -> None:
     grid: nz.Grid = request.getfixturevalue(kind)
     shelf, point = Networks(folder / "networks"), grid.spec.points[1]
-    jobs = grid_jobs(grid.spec, grid.folder, shelf, point, "relu", Source.of(digits, None))
+    jobs = grid_jobs(grid.spec, grid.folder, shelf, point, "relu", DataSource.of(digits, None))
     again = pickle.loads(pickle.dumps(jobs[1]))
     assert again == jobs[1]
     assert len({job.path for job in jobs}) == len({job.work for job in jobs}) == 2
@@ -268,7 +268,7 @@ def test_training_a_deep_network_is_a_job(
     depth: nz.Grid, folder: Path, digits: nz.datasets.Dataset, tmp_path: Path
 ) -> None:
     """The same bits elsewhere, whatever the number of PyTorch's threads there."""
-    job = DeepJob(folder / "networks", "gelu", 1, depth.spec.points[1], Source.of(digits, None))
+    job = DeepJob(folder / "networks", "gelu", 1, depth.spec.points[1], DataSource.of(digits, None))
     elsewhere = replace(pickle.loads(pickle.dumps(job)), folder=tmp_path)
     assert job.done
     assert not elsewhere.done

@@ -5,7 +5,7 @@ import pytest
 
 from nearzero.evaluators.hidden_layer import HiddenLayer
 from nearzero.kernels.layout import aligned, padded, to_strips
-from nearzero.kernels.readout import MISSING, SPARED, logit_tile, loss_tile, make_room, residual_tile
+from nearzero.kernels.readout import MISSING, SPARED, logit_tile, loss_tile, residual_tile, tile_workspace
 from nearzero.kernels.tiles import TILE
 from nearzero.networks import initial_stack
 from nearzero.networks.pixels import Pixels
@@ -18,12 +18,12 @@ def test_logits_are_sums_over_units_ascending_by_fused_multiply_adds(units, clas
     """Against an emulation: products are exact in float64, and sums rounded twice only seldom."""
     rng = np.random.default_rng(0)
     a, w2 = (rng.standard_normal(shape).astype(np.float32) for shape in ((TILE, units), (classes, units)))
-    room = make_room(1, units, classes)
-    to_strips(a, room.a)
+    workspace = tile_workspace(1, units, classes)
+    to_strips(a, workspace.a)
     w2t = aligned(units * padded(classes))
     w2t.reshape(units, -1)[:, :classes] = w2.T
-    logit_tile(room.a, TILE, w2t, units, padded(classes), room.logits)
-    logits = room.logits.reshape(TILE, -1)[:, :classes]
+    logit_tile(workspace.a, TILE, w2t, units, padded(classes), workspace.logits)
+    logits = workspace.logits.reshape(TILE, -1)[:, :classes]
     expected = np.zeros((TILE, classes), np.float32)
     for unit in range(units):
         product = a[:, unit, None].astype(np.float64) * w2[:, unit].astype(np.float64)
@@ -52,16 +52,16 @@ def test_gradients_are_made_of_the_examples_that_have_a_loss(examples, lossless,
     logits = rng.standard_normal((examples, classes)).astype(np.float32)
     without = rng.permutation(examples)[:lossless]
     logits[without, labels[without]] = 25
-    room, b2 = make_room(1, 16, classes), np.full(padded(classes), MISSING, np.float32)
+    workspace, b2 = tile_workspace(1, 16, classes), np.full(padded(classes), MISSING, np.float32)
     b2[:classes] = 0
-    room.logits.reshape(TILE, -1)[:examples, :classes] = logits
-    loss_tile(room, b2, labels, 0, examples, 0.0)
-    np.testing.assert_array_equal(np.flatnonzero(room.losses[:examples] == 0), np.sort(without))
-    count = residual_tile(room, padded(classes), labels, 0, examples)
+    workspace.logits.reshape(TILE, -1)[:examples, :classes] = logits
+    loss_tile(workspace, b2, labels, 0, examples, 0.0)
+    np.testing.assert_array_equal(np.flatnonzero(workspace.losses[:examples] == 0), np.sort(without))
+    count = residual_tile(workspace, padded(classes), labels, 0, examples)
     taught = np.setdiff1d(np.arange(examples), without) if spared else np.arange(examples)
-    np.testing.assert_array_equal(room.taught[:count], taught)
-    assert count == 0 or room.taught[count] == taught[-1]
-    residuals = room.logits.reshape(TILE, -1)[:examples]
+    np.testing.assert_array_equal(workspace.taught[:count], taught)
+    assert count == 0 or workspace.taught[count] == taught[-1]
+    residuals = workspace.logits.reshape(TILE, -1)[:examples]
     assert not residuals[without].any()
     exact = np.exp(logits.astype(np.float64))
     exact /= exact.sum(axis=1, keepdims=True)
@@ -71,14 +71,14 @@ def test_gradients_are_made_of_the_examples_that_have_a_loss(examples, lossless,
 
 
 def test_an_example_whose_logits_are_no_numbers_is_not_left_out():
-    room, b2, labels = make_room(1, 16, 10), np.zeros(16, np.float32), np.zeros(8, np.int32)
+    workspace, b2, labels = tile_workspace(1, 16, 10), np.zeros(16, np.float32), np.zeros(8, np.int32)
     b2[10:] = MISSING
-    logits = room.logits.reshape(TILE, -1)
+    logits = workspace.logits.reshape(TILE, -1)
     logits[:8, 0] = 50  # without a loss, all of them
     logits[3, 4] = np.nan
-    loss_tile(room, b2, labels, 0, 8, 0.0)
-    assert residual_tile(room, 16, labels, 0, 8) == 1
-    assert room.taught[0] == 3
+    loss_tile(workspace, b2, labels, 0, 8, 0.0)
+    assert residual_tile(workspace, 16, labels, 0, 8) == 1
+    assert workspace.taught[0] == 3
     assert np.isnan(logits[3, :10]).all()
 
 

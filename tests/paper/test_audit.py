@@ -23,10 +23,10 @@ from nearzero.paper.audit import audit
 from nearzero.paper.audit.evidence import Evidence, gathered
 from nearzero.paper.audit.measure import measure, published_rows, quantile_ranges
 from nearzero.paper.audit.sentences import sentences
-from nearzero.paper.audit.values import FAULTS, Audit, Entry
+from nearzero.paper.audit.values import FAULTS, Audit, FaultEntry
 from nearzero.report.audit import audited_tables, fault_tables
 from nearzero.report.tables import response_table
-from nearzero.study import auditing
+from nearzero.study import audit as auditing
 
 SETTINGS = {
     "data": "digits",
@@ -63,7 +63,7 @@ def found(evidence: Evidence) -> Audit:
     return audit(evidence)
 
 
-def entry(audit: Audit, fault: int, network: str, beginning: str) -> Entry:
+def entry(audit: Audit, fault: int, network: str, beginning: str) -> FaultEntry:
     (one,) = [
         each
         for each in audit.entries

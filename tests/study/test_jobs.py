@@ -19,7 +19,7 @@ import nearzero as nz
 from nearzero.study import steps
 from nearzero.study.analysis import AnalysisJob
 from nearzero.study.audit import AuditJob
-from nearzero.study.data import Source
+from nearzero.study.data import DataSource
 from nearzero.study.jobs import StudyJob, complete, forget, gather, missing, results, study_jobs
 from nearzero.study.steps import SweepJob
 from nearzero.study.store import Store, write_kept
@@ -54,16 +54,16 @@ def trained(swept: nz.Study, tmp_path: Path) -> nz.Study:
 
 
 @pytest.fixture
-def source(digits: nz.datasets.Dataset) -> Source:
-    return Source.of(digits, None)
+def source(digits: nz.datasets.Dataset) -> DataSource:
+    return DataSource.of(digits, None)
 
 
-def sweep_jobs(study: nz.Study, source: Source) -> list[SweepJob]:
+def sweep_jobs(study: nz.Study, source: DataSource) -> list[SweepJob]:
     return study_jobs(Sweep, Store(study.folder), source, "response")
 
 
 def test_other_processes_do_them(
-    trained: nz.Study, swept: nz.Study, source: Source, monkeypatch: pytest.MonkeyPatch
+    trained: nz.Study, swept: nz.Study, source: DataSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They have nothing but the pickled job, and the study goes on from the files they leave."""
     jobs = sweep_jobs(trained, source)
@@ -75,7 +75,7 @@ def test_other_processes_do_them(
 
 
 @pytest.mark.parametrize("kind", [Sweep, partial(AnalysisJob, group="untrained"), AuditJob])
-def test_a_job_is_plain_data(kind: type[StudyJob], swept: nz.Study, source: Source) -> None:
+def test_a_job_is_plain_data(kind: type[StudyJob], swept: nz.Study, source: DataSource) -> None:
     job = study_jobs(kind, Store(swept.folder), source, "group")[1]
     again = pickle.loads(pickle.dumps(job))
     assert again == job
@@ -85,7 +85,7 @@ def test_a_job_is_plain_data(kind: type[StudyJob], swept: nz.Study, source: Sour
     xr.testing.assert_identical(found, other)
 
 
-def test_what_is_done_is_not_done_again(trained: nz.Study, source: Source) -> None:
+def test_what_is_done_is_not_done_again(trained: nz.Study, source: DataSource) -> None:
     jobs = sweep_jobs(trained, source)
     assert missing(jobs) == jobs
     complete(jobs[2])
@@ -100,7 +100,7 @@ def test_what_is_done_is_not_done_again(trained: nz.Study, source: Source) -> No
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "no digest", "other arrays"])
-def test_damaged_files_are_done_again(damage: str, trained: nz.Study, source: Source) -> None:
+def test_damaged_files_are_done_again(damage: str, trained: nz.Study, source: DataSource) -> None:
     job = sweep_jobs(trained, source)[0]
     complete(job)
     content, found = job.path.read_bytes(), job.result()
@@ -118,7 +118,7 @@ def test_damaged_files_are_done_again(damage: str, trained: nz.Study, source: So
     xr.testing.assert_identical(again, found)
 
 
-def test_foreign_files_are_done_again(trained: nz.Study, source: Source, tmp_path: Path) -> None:
+def test_foreign_files_are_done_again(trained: nz.Study, source: DataSource, tmp_path: Path) -> None:
     """Those of another spec, design, or data."""
     job = sweep_jobs(trained, source)[0]
     complete(job)
@@ -136,7 +136,7 @@ def test_foreign_files_are_done_again(trained: nz.Study, source: Source, tmp_pat
         assert not other.done
 
 
-def test_a_lost_run_leaves_a_file_too(trained: nz.Study, source: Source) -> None:
+def test_a_lost_run_leaves_a_file_too(trained: nz.Study, source: DataSource) -> None:
     jobs = sweep_jobs(trained, source)
     jobs[1] = replace(jobs[1], diverged=True)
     for job in jobs:
@@ -151,7 +151,7 @@ def test_a_lost_run_leaves_a_file_too(trained: nz.Study, source: Source) -> None
     np.testing.assert_array_equal(found.accuracy.sel(network="relu", run=0), kept.accuracy)
 
 
-def test_all_lost(trained: nz.Study, source: Source) -> None:
+def test_all_lost(trained: nz.Study, source: DataSource) -> None:
     jobs = [replace(job, diverged=True) for job in sweep_jobs(trained, source)]
     for job in jobs:
         complete(job)
@@ -162,7 +162,7 @@ def test_all_lost(trained: nz.Study, source: Source) -> None:
     assert found.accuracy.isnull().all()
 
 
-def test_weights_that_are_not_finite_are_a_lost_run(trained: nz.Study, source: Source) -> None:
+def test_weights_that_are_not_finite_are_a_lost_run(trained: nz.Study, source: DataSource) -> None:
     """It diverged after the last look at its loss."""
     network = trained.network("relu", 1)
     Store(trained.folder).write_network(replace(network, w2=np.full_like(network.w2, np.inf)), 1)
@@ -173,12 +173,12 @@ def test_weights_that_are_not_finite_are_a_lost_run(trained: nz.Study, source: S
     assert before.measure() is not None  # its network before the first step
 
 
-def test_a_run_that_diverged_is_lost_for_the_audit_too(swept: nz.Study, source: Source) -> None:
+def test_a_run_that_diverged_is_lost_for_the_audit_too(swept: nz.Study, source: DataSource) -> None:
     job = study_jobs(AuditJob, Store(swept.folder), source, "audit")[0]
     assert replace(job, diverged=True).measure() is None
 
 
-def test_forgotten_files(trained: nz.Study, source: Source) -> None:
+def test_forgotten_files(trained: nz.Study, source: DataSource) -> None:
     jobs = sweep_jobs(trained, source)
     state = trained.folder / "state"
     for job in jobs[:2]:
@@ -194,14 +194,14 @@ def test_forgotten_files(trained: nz.Study, source: Source) -> None:
     forget(jobs)
 
 
-def test_other_data_are_refused(source: Source) -> None:
+def test_other_data_are_refused(source: DataSource) -> None:
     other = replace(source, hashes=(("images", "0"),))
     with pytest.raises(nz.InputError, match="digits from scikit-learn has other contents than this work"):
         other.load()
 
 
 def test_data_at_hand_are_not_loaded_again(
-    digits: nz.datasets.Dataset, source: Source, monkeypatch: pytest.MonkeyPatch
+    digits: nz.datasets.Dataset, source: DataSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import nearzero.study.data as data
 
@@ -211,7 +211,7 @@ def test_data_at_hand_are_not_loaded_again(
     assert again.load() is digits
 
 
-def test_examples_are_the_same_objects_for_all_threads(swept: nz.Study, source: Source) -> None:
+def test_examples_are_the_same_objects_for_all_threads(swept: nz.Study, source: DataSource) -> None:
     """What's prepared for them is found by object."""
     with ThreadPoolExecutor(4) as executor:
         found = list(executor.map(lambda _: source.examples(swept.spec)["train"], range(40)))

@@ -152,11 +152,11 @@ def matched_of(evaluator: LayerEvaluator, design: Design) -> xr.Dataset:
     evaluator.check(conduct, design.families)
     # NumPy's products are small, and threads that wait for each other cost more than they bring
     with threadpool_limits(limits=1, user_api="blas") if evaluator.backend == "two-layer" else nullcontext():
-        return _Bench(*evaluator.split(design.seed), design, conduct).dataset()
+        return _MatchedHalves(*evaluator.split(design.seed), design, conduct).dataset()
 
 
 @dataclass(frozen=True, eq=False)
-class _Condition:
+class _MatchedDraw:
     """One draw of a family on one side, and the levels of all displacements.
 
     Attributes:
@@ -179,7 +179,7 @@ class _Condition:
         return out
 
 
-class _Bench:
+class _MatchedHalves:
     """The two halves of the examples, and what is measured on them, in few passes over the data."""
 
     def __init__(
@@ -195,7 +195,7 @@ class _Bench:
             return None
         return Whitening.of(self.reference.activations(), self.ranges.live)
 
-    def conditions(self) -> Iterator[_Condition]:
+    def conditions(self) -> Iterator[_MatchedDraw]:
         """Return every draw of every family on each of its sides."""
         sizes, targets = Displacements(self.reference, self.ranges), self.design.targets
         for number, name in enumerate(self.design.families):
@@ -206,13 +206,13 @@ class _Bench:
                 found = sizes.match_noise(there, targets)
                 levels = [each.level for each in found if each.reached]
                 halves = ([Addition(drawn, level) for level in levels] for drawn in (there, here))
-                yield _Condition((number, SIDES.index("above")), 0, found, *halves)
+                yield _MatchedDraw((number, SIDES.index("above")), 0, found, *halves)
                 continue
             for draw, family in enumerate(self.design.drawn(name, self.conduct)):
                 for side in family.sides if family.identity is not None else ():
                     found = sizes.match(family, side, targets)
                     both = [family.at(each.level, self.ranges) for each in found if each.reached]
-                    yield _Condition((number, SIDES.index(side)), draw, found, both, both)
+                    yield _MatchedDraw((number, SIDES.index(side)), draw, found, both, both)
 
     def dataset(self) -> xr.Dataset:
         """Return everything as labelled arrays."""
@@ -255,7 +255,7 @@ class _Bench:
         return xr.Dataset(data, coords, attributes)
 
     def _tables(
-        self, conditions: Sequence[_Condition], measured: Mapping[str, Doubles], once: Container[str]
+        self, conditions: Sequence[_MatchedDraw], measured: Mapping[str, Doubles], once: Container[str]
     ) -> dict[str, Doubles]:
         """Means over draws, (family, side, target); NaN where a draw doesn't reach the displacement.
 

@@ -102,7 +102,7 @@ def near_and_far(
     Raises:
         InputError: shapes that don't fit, fractions, targets, replacements or draws that can't be, or no live unit.
     """
-    plan = _Plan(
+    plan = _NearFarPlan(
         _numbers(fractions, "fractions", 1.0), _numbers(targets, "targets", np.inf), _names(replacements),
         _whole(draws, "draws", 1), _whole(seed, "seed", 0),
     )  # fmt: skip
@@ -113,7 +113,7 @@ def near_and_far(
                 "no unit is live on these examples (each gives one value for all), so none has parts"
             )
         evaluator.check(evaluator.conduct(None), ["cap"])  # which acts after the activation too
-        work = _Work(evaluator, live, plan)
+        work = _Replacements(evaluator, live, plan)
         found: dict[_Case, _Row] = {}
         for changes in work.changes():
 
@@ -135,7 +135,7 @@ class _Case:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _NearFarPlan:
     """What is done."""
 
     fractions: tuple[float, ...]
@@ -179,7 +179,7 @@ class _Change:
 
 
 @dataclass(frozen=True, eq=False)
-class _Units:
+class _SortedUnits:
     """Some live units on all rows.
 
     Attributes:
@@ -195,7 +195,7 @@ class _Units:
     w2: Floats | None
 
     @classmethod
-    def of(cls, evaluator: LayerEvaluator, units: npt.NDArray[np.intp], *, whole: bool) -> _Units:
+    def of(cls, evaluator: LayerEvaluator, units: npt.NDArray[np.intp], *, whole: bool) -> _SortedUnits:
         """Sort some live units; `whole` says that these are all live ones, and that all units fit in memory."""
         both = (evaluator.preactivations, evaluator.activations)
         z, a = (
@@ -212,7 +212,7 @@ class _Units:
         readout = evaluator.readout
         return cls(units, order, a, None if readout is None else np.ascontiguousarray(readout[0][:, units]))
 
-    def add_to(self, change: _Change, plan: _Plan, case: _Case, part: str) -> None:
+    def add_to(self, change: _Change, plan: _NearFarPlan, case: _Case, part: str) -> None:
         """Add to a change what these units contribute."""
         examples = self.a.shape[1]
         size = max(1, int(case.fraction * examples + 0.5))
@@ -254,14 +254,14 @@ def _replaced(replacement: str, values: Floats, generator: np.random.Generator) 
     return np.asarray(mean + values.std(dtype=np.float64) * drawn, dtype=np.float32)
 
 
-class _Work:
+class _Replacements:
     """One layer's live units on all rows, and what is done to them.
 
     Attributes:
         unperturbed: by metric, without replacement.
     """
 
-    def __init__(self, evaluator: LayerEvaluator, live: npt.NDArray[np.intp], plan: _Plan) -> None:
+    def __init__(self, evaluator: LayerEvaluator, live: npt.NDArray[np.intp], plan: _NearFarPlan) -> None:
         self._evaluator, self._live, self._plan = evaluator, live, plan
         squares, _ = evaluator.changes([Perturbation(scale=0.0, side="post")])
         self._energy, self._rows = float(squares[0, live].sum()), len(evaluator.row_examples)
@@ -296,13 +296,15 @@ class _Work:
                 parallel(work, product(group, PARTS), evaluator.threads)
             yield group
 
-    def _units(self) -> Iterator[_Units]:
+    def _units(self) -> Iterator[_SortedUnits]:
         """The live units, as many at a time as fit in the other half."""
         evaluator = self._evaluator
         # z in two layouts, a and the order, and in each thread the moves; 4 bytes each
         count = max(1, evaluator.limit // 2 // (4 * self._rows * (4 + evaluator.threads)))
         for first in range(0, len(self._live), count):
-            yield _Units.of(evaluator, self._live[first : first + count], whole=count >= evaluator.units)
+            yield _SortedUnits.of(
+                evaluator, self._live[first : first + count], whole=count >= evaluator.units
+            )
 
     def measure(self, changes: Mapping[str, _Change]) -> _Row:
         """What one case does: by name, (parts,) numbers or (parts, 2 + targets) at t = 1, the reach, the targets."""
@@ -355,7 +357,10 @@ def _winners(logits: Floats) -> npt.NDArray[np.uint16]:
 
 
 def _dataset(
-    found: Mapping[_Case, _Row], plan: _Plan, evaluator: LayerEvaluator, unperturbed: Mapping[str, float]
+    found: Mapping[_Case, _Row],
+    plan: _NearFarPlan,
+    evaluator: LayerEvaluator,
+    unperturbed: Mapping[str, float],
 ) -> xr.Dataset:
     """Means over draws, as labelled arrays."""
 

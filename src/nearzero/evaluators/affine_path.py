@@ -24,12 +24,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.kernels.affine_path import FOLLOWED_CLASSES, Line
+from nearzero.kernels.affine_path import FOLLOWED_CLASSES, AffinePath
 from nearzero.kernels.layout import aligned, padded
 from nearzero.networks import TwoLayer
 from nearzero.perturbations.perturbation import FLOAT32_MAX
 
-__all__ = ["find_lines"]
+__all__ = ["find_affine_paths"]
 
 LEAST = 32  # levels, from which on following pays
 MOST = 32_000  # levels, whose numbers fit in two bytes
@@ -46,9 +46,9 @@ Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 
-def find_lines(
+def find_affine_paths(
     network: TwoLayer, scale: Floats, offset: Floats, clip: Floats, post: Flags, among: Flags
-) -> Iterator[tuple[npt.NDArray[np.intp], Line]]:
+) -> Iterator[tuple[npt.NDArray[np.intp], AffinePath]]:
     """Lines among some of L perturbations: the places of each line's perturbations, in its order, and the line.
 
     Args:
@@ -139,7 +139,7 @@ def _line(
     order: npt.NDArray[np.intp],
     parameters: tuple[Floats, Floats, Floats],
     post: bool,
-) -> Line:
+) -> AffinePath:
     """A path and the network's output layer as the loops take them."""
     classes, units = network.w2.shape
     levels = path.t[order]
@@ -153,7 +153,7 @@ def _line(
     if path.cut:
         start[:, :classes] += np.stack([path.at, path.step]) @ network.w2.T.astype(np.float64)
     table, crowd = _table(levels)
-    return Line(
+    return AffinePath(
         cut=path.cut,
         at=_filled(path.at),
         step=_filled(path.step),

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError
-from nearzero.evaluators.affine_path import find_lines
+from nearzero.evaluators.affine_path import find_affine_paths
 from nearzero.kernels.activations import KERNEL_ACTIVATIONS
-from nearzero.kernels.affine_path import Line, line_room, respond_along
+from nearzero.kernels.affine_path import AffinePath, follow_path, path_workspace
 from nearzero.kernels.forward import preactivations
 from nearzero.kernels.layout import aligned
-from nearzero.kernels.respond import BLOCK, GROUP, add_changes, make_room, respond, respond_scaled
+from nearzero.kernels.respond import BLOCK, GROUP, add_changes, respond, respond_scaled, response_workspace
 from nearzero.kernels.tiles import known_order
 from nearzero.networks import TwoLayer
 from nearzero.networks.pixels import Pixels
@@ -187,7 +187,7 @@ class HiddenLayer:
         common = self._common_scale(scale, offset, clip, post) if by_algebra else unknown
         closed = ~np.isnan(common)
         rest = ~closed
-        lines = list(find_lines(self.network, scale, offset, clip, post, rest)) if by_algebra else []
+        lines = list(find_affine_paths(self.network, scale, offset, clip, post, rest)) if by_algebra else []
         for places, _ in lines:
             rest[places] = False
 
@@ -213,19 +213,19 @@ class HiddenLayer:
         act, (w2, b2) = KERNEL_ACTIVATIONS[self.network.activation], self._readout
 
         def work(span: tuple[int, int]) -> None:
-            room = make_room(self.network.units, b2.size)
-            kernel(act, z, *arguments, w2, b2, room, out, levels, *span)
+            workspace = response_workspace(self.network.units, b2.size)
+            kernel(act, z, *arguments, w2, b2, workspace, out, levels, *span)
 
         spans = self._spans(out.shape[1]) if blocks is None else [(block, block + 1) for block in blocks]
         parallel(work, spans, self.threads)
 
-    def _follow(self, z: Floats, line: Line, out: Predictions, levels: Places) -> Places:
+    def _follow(self, z: Floats, line: AffinePath, out: Predictions, levels: Places) -> Places:
         """Fill the given levels of `out` along a line; the blocks for which that has to be done in the other way."""
         act, flat = KERNEL_ACTIVATIONS[self.network.activation], z.reshape(-1)
         left = np.zeros(-(-len(z) // BLOCK), np.bool_)
 
         def work(span: tuple[int, int]) -> None:
-            respond_along(act, flat, line, line_room(line), out, levels, *span, left)
+            follow_path(act, flat, line, path_workspace(line), out, levels, *span, left)
 
         parallel(work, self._spans(len(z)), self.threads)
         return np.flatnonzero(left)

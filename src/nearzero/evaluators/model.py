@@ -16,8 +16,8 @@ from nearzero.errors import InputError
 from nearzero.evaluators import base
 from nearzero.evaluators.base import Backend, Doubles, Floats, Integers, Part, Perturbations
 from nearzero.evaluators.metrics import default_metrics
-from nearzero.evaluators.plan import Plan, check_families, conduct_of
-from nearzero.evaluators.responses import Work, changes_of, take_batch
+from nearzero.evaluators.plan import LayerPlan, check_families, conduct_of
+from nearzero.evaluators.responses import ResponseCollector, changes_of, take_batch
 from nearzero.evaluators.scores import METRICS, Items, Metric
 from nearzero.evaluators.session import Half, Session
 from nearzero.perturbations.families import Conduct
@@ -28,7 +28,7 @@ from nearzero.support.threads import thread_count
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.forward import Passes, SharedPasses, visited
-from nearzero.torch_models.hooks import Tap
+from nearzero.torch_models.hooks import LayerHook
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.ranges import by_unit, counted_rows, layer_ranges, row_owners
 from nearzero.torch_models.replay import Suffix
@@ -163,7 +163,7 @@ class ModelEvaluator(base.LayerEvaluator):
             self._check_owners(values, batch)
             seen.append((rows.clone(), _owners(values, self.place, batch)))
 
-        visited(self.session.model, batch, [Tap(self.place, "pre", visit)])
+        visited(self.session.model, batch, [LayerHook(self.place, "pre", visit)])
         return seen[0]
 
     def _check_owners(self, values: Tensor, batch: Batch) -> None:
@@ -240,10 +240,12 @@ class ModelEvaluator(base.LayerEvaluator):
     def _items(self, batch: Batch, logits: Tensor) -> Items:
         return Items.of(batch, logits, self.session.causal)
 
-    def _work(self, perturbations: Perturbations, metrics: Mapping[str, Metric], *, keep_items: bool) -> Work:
-        plan = Plan(self.place, self.ranges, Conduct(), {}, list(perturbations) or [Perturbation()])
+    def _work(
+        self, perturbations: Perturbations, metrics: Mapping[str, Metric], *, keep_items: bool
+    ) -> ResponseCollector:
+        plan = LayerPlan(self.place, self.ranges, Conduct(), {}, list(perturbations) or [Perturbation()])
         method = self.session.request.method
-        return Work(self.session.model, plan, metrics, self.session.causal, method, keep_items)
+        return ResponseCollector(self.session.model, plan, metrics, self.session.causal, method, keep_items)
 
     def mean_logit_change(self, perturbations: Perturbations) -> Doubles:
         """Return the mean over items of l' - l, (L, K)."""
@@ -281,7 +283,7 @@ class ModelEvaluator(base.LayerEvaluator):
 
         def work(batch: Batch, _: Integers) -> Part:
             nonlocal first_row
-            block = _Block(self, batch, first_row)
+            block = _ModelBlock(self, batch, first_row)
             part = function(block)
             first_row += len(block.row_examples)
             return part
@@ -340,7 +342,7 @@ class ModelEvaluator(base.LayerEvaluator):
         return self._gather(work)
 
 
-def scores_of(work: Work, levels: int) -> base.Scores:
+def scores_of(work: ResponseCollector, levels: int) -> base.Scores:
     """Return what the work on a layer has come to, at its first levels."""
     count = max(work.items, 1)
     return base.Scores(
@@ -353,7 +355,7 @@ def scores_of(work: Work, levels: int) -> base.Scores:
     )
 
 
-class _Block(base.Block):
+class _ModelBlock(base.Block):
     """Some examples of a model, see `nearzero.evaluators.base.Block`."""
 
     def __init__(self, evaluator: ModelEvaluator, batch: Batch, first_row: int) -> None:

@@ -24,7 +24,7 @@ from nearzero.torch_models.forward import Method
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.state import Output
 
-__all__ = ["Levels", "Names", "Plan", "Request", "check_families", "conduct_of", "make_plan"]
+__all__ = ["LayerPlan", "Levels", "Names", "Request", "check_families", "conduct_of", "make_plan"]
 
 Levels = Mapping[str, npt.ArrayLike] | npt.ArrayLike | int | None
 
@@ -154,7 +154,7 @@ Grid = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class LayerPlan:
     """One layer, and what is done to it.
 
     Attributes:
@@ -180,7 +180,7 @@ class Plan:
 
 def make_plan(
     layer: Layer, ranges: Ranges, families: Sequence[str], levels: Levels, conduct: Conduct | None
-) -> Plan:
+) -> LayerPlan:
     """The perturbations of one layer.
 
     Raises:
@@ -194,7 +194,7 @@ def make_plan(
         perturbations = [each.at(level, ranges) for each in made for level in grids[each.name]]
     except InputError as error:
         raise InputError(f"layer {layer.name!r}: {error}") from error
-    return Plan(layer, ranges, own, grids, perturbations)
+    return LayerPlan(layer, ranges, own, grids, perturbations)
 
 
 def conduct_of(layer: Layer, conduct: Conduct | None) -> Conduct:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nearzero.evaluators.plan import Plan
+from nearzero.evaluators.plan import LayerPlan
 from nearzero.evaluators.scores import Items, Metric, Scorer
 from nearzero.perturbations.perturbation import Addition, AnyPerturbation, Perturbation, Side
 from nearzero.torch_models.batches import Batch
@@ -21,7 +21,7 @@ from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.ranges import counted_rows
 from nearzero.torch_models.state import Model
 
-__all__ = ["Work", "changes_of", "count_rows", "take_batch"]
+__all__ = ["ResponseCollector", "changes_of", "count_rows", "take_batch"]
 
 Doubles = npt.NDArray[np.float64]
 AT_ONCE = 2**18  # logits that are measured at a time; those of one level may be more
@@ -35,7 +35,7 @@ _Step = tuple[_Operation, Doubles]
 _Gathered = tuple[Doubles, npt.NDArray[np.float32] | None]
 
 
-class Work:
+class ResponseCollector:
     """The responses of one layer, gathered batch by batch.
 
     Args:
@@ -58,7 +58,7 @@ class Work:
     def __init__(
         self,
         model: Model,
-        plan: Plan,
+        plan: LayerPlan,
         metrics: Mapping[str, Metric],
         causal: bool,
         method: Method,
@@ -187,7 +187,7 @@ class Work:
         return scores.sum(-1, dtype=torch.float64)
 
 
-def take_batch(works: Sequence[Work], passes: SharedPasses, batch: Batch) -> None:
+def take_batch(works: Sequence[ResponseCollector], passes: SharedPasses, batch: Batch) -> None:
     """Perturb several layers of one model on one more batch; where that fails, nothing of it is kept.
 
     Args:
@@ -196,8 +196,10 @@ def take_batch(works: Sequence[Work], passes: SharedPasses, batch: Batch) -> Non
         batch: the batch.
     """
     owners = {each: (work, side) for work in works for side, each in work.passes.items()}
-    scored: dict[Work, defaultdict[str, dict[int, Tensor]]] = {work: defaultdict(dict) for work in works}
-    counts: dict[Work, int] = {}
+    scored: dict[ResponseCollector, defaultdict[str, dict[int, Tensor]]] = {
+        work: defaultdict(dict) for work in works
+    }
+    counts: dict[ResponseCollector, int] = {}
     scorer: Scorer | None = None
     for each, changed in passes.on(batch):
         work, side = owners[each]

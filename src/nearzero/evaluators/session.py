@@ -15,8 +15,8 @@ from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import Metric, choose_metrics
 from nearzero.torch_models.batches import Batch, read_batch
-from nearzero.torch_models.data import Room, Source
-from nearzero.torch_models.discovery import CannotRunError, Found, find_layers, select_layers
+from nearzero.torch_models.data import BatchSource, MemoryBudget
+from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers, select_layers
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.state import Model, as_module, untouched
 
@@ -53,11 +53,11 @@ class Session:
     """
 
     model: Model
-    source: Source
-    ranges_source: Source | None
+    source: BatchSource
+    ranges_source: BatchSource | None
     request: Request
-    found: Found
-    room: Room
+    found: Discovery
+    room: MemoryBudget
     layers: list[Layer]
     metrics: dict[str, Metric]
     causal: bool
@@ -122,23 +122,23 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             other,
             request,
             found,
-            Room(example, found.batch.elements, request.limit),
+            MemoryBudget(example, found.batch.elements, request.limit),
             [request.told(each) for each in select_layers(known, found, request.wanted)],
             choose_metrics(request.metrics, found.batch.target),
             known.is_causal if request.causal is None else request.causal,
         )
 
 
-def source_of(model: Model, data: Any, request: Request) -> Source:
+def source_of(model: Model, data: Any, request: Request) -> BatchSource:
     """Return data as batches that the model takes."""
 
     def read(item: Any, dtype: torch.dtype | None) -> Batch:
         return read_batch(item, model.device, request.prepare, dtype=dtype, keep_labels=model.takes_labels)
 
-    return Source(data, read, request.batch_size, request.limit)
+    return BatchSource(data, read, request.batch_size, request.limit)
 
 
-def look(model: Model, sources: list[Source]) -> Found:
+def look(model: Model, sources: list[BatchSource]) -> Discovery:
     """Return the layers, found on a few examples of the first batch.
 
     Where the model can't be run on them, all of the batch is tried, and inputs in the precision of its weights.

@@ -159,7 +159,7 @@ class TwoLayerEvaluator(base.LayerEvaluator):
         """Return what a function gives for each block of examples, in order."""
         # The products are small, and threads that wait for each other cost more than they bring.
         with threadpool_limits(limits=1, user_api="blas"):
-            return [function(_Block(self, rows, z, a)) for rows, z, a in self._pieces()]
+            return [function(_TwoLayerBlock(self, rows, z, a)) for rows, z, a in self._pieces()]
 
     def _pieces(self) -> Iterator[tuple[slice, Floats, Floats]]:
         """Consecutive examples, with z and act(z)."""
@@ -305,7 +305,7 @@ class TwoLayerEvaluator(base.LayerEvaluator):
         return np.asarray(activations @ w2.T.astype(np.float64) + b2)
 
 
-class _Block(base.Block):
+class _TwoLayerBlock(base.Block):
     """Some examples, see `nearzero.evaluators.base.Block`."""
 
     def __init__(self, evaluator: TwoLayerEvaluator, rows: slice, z: Floats, a: Floats) -> None:
@@ -355,7 +355,7 @@ class _Tally:
         self, prefix: str, block: base.Block, perturbations: Perturbations, shift: Doubles | None
     ) -> None:
         """Add what needs logits."""
-        assert isinstance(block, _Block)
+        assert isinstance(block, _TwoLayerBlock)
         labels = None if self._evaluator.labels is None else self._evaluator.labels[block.rows]
         for level in range(self._shape[0]):
             last = level == self._shape[0] - 1

@@ -26,7 +26,7 @@ from nearzero.datasets import Dataset
 from nearzero.errors import InputError
 from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.grid.spec import CHECKPOINT, GridSpec, load_grid
-from nearzero.study.data import Source, load_data
+from nearzero.study.data import DataSource, load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record, record_sitting
@@ -172,7 +172,7 @@ class Grid:
         shelf, loaded = Networks(networks), self._data(data_dir, journal)
         jobs: list[GridJob] = []
         for point in self.spec.points:
-            data = Source.of(loaded[point.spec.data], data_dir)
+            data = DataSource.of(loaded[point.spec.data], data_dir)
             shelf.train(point, data, journal)
             for activation in point.spec.activations:
                 ours = grid_jobs(self.spec, self.folder, shelf, point, activation, data)

@@ -25,7 +25,7 @@ from nearzero.evaluators.base import HALVES
 from nearzero.grid.spec import GridSpec, Point
 from nearzero.networks import TwoLayer
 from nearzero.study import Study
-from nearzero.study.data import Source
+from nearzero.study.data import DataSource
 from nearzero.study.jobs import Job, MeasureJob, Results, digest, gather, missing, run
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
@@ -52,7 +52,7 @@ class DeepJob(Job):
     """
 
     point: Point
-    data: Source
+    data: DataSource
 
     @property
     def path(self) -> Path:
@@ -103,7 +103,7 @@ class Networks:
 
     folder: Path
 
-    def train(self, point: Point, data: Source, journal: Journal) -> None:
+    def train(self, point: Point, data: DataSource, journal: Journal) -> None:
         """Train what isn't there yet of a point."""
         if point.layers is None:
             self._study(point.spec).train(data_dir=data.data_dir, console=journal.console)
@@ -118,7 +118,7 @@ class Networks:
                 what = f"trained {name}, {point.label}"
                 run(jobs, journal, doing=point.label, did=what, threads=thread_count())
 
-    def read(self, point: Point, name: str, run: int, data: Source) -> TwoLayer | nn.Sequential | None:
+    def read(self, point: Point, name: str, run: int, data: DataSource) -> TwoLayer | nn.Sequential | None:
         """Return a network of a point; None if it diverged or never reached the checkpoint.
 
         Raises:
@@ -165,7 +165,7 @@ class GridJob(MeasureJob):
 
     activation: str
     point: Point
-    data: Source
+    data: DataSource
     shelf: Networks
     split: str
     design: Design
@@ -179,7 +179,7 @@ class GridJob(MeasureJob):
 
 
 def grid_jobs(
-    spec: GridSpec, folder: Path, shelf: Networks, point: Point, activation: str, data: Source
+    spec: GridSpec, folder: Path, shelf: Networks, point: Point, activation: str, data: DataSource
 ) -> list[GridJob]:
     """Return a job for every run of a network of a point of a grid."""
     one, jobs = point.spec, []

@@ -127,7 +127,7 @@ class Relu(NamedTuple):
         return select_gt(z, splat(_F(0.0)), splat(_F(1.0)), splat(_F(0.0)))
 
 
-class Abs(NamedTuple):
+class AbsoluteValue(NamedTuple):
     """|z|."""
 
     def value(self, z):  # type: ignore[no-untyped-def]
@@ -217,7 +217,7 @@ class Elu(NamedTuple):
 
 KERNEL_ACTIVATIONS: dict[str, NamedTuple] = {
     "relu": Relu(),
-    "abs": Abs(),
+    "abs": AbsoluteValue(),
     "leaky_relu": LeakyRelu(),
     "gelu": Gelu(),
     "silu": Silu(),

@@ -39,7 +39,7 @@ from nearzero.kernels.simd import (
     vabs,
 )
 
-__all__ = ["FOLLOWED_CLASSES", "Line", "line_room", "respond_along"]
+__all__ = ["FOLLOWED_CLASSES", "AffinePath", "follow_path", "path_workspace"]
 
 FOLLOWED_CLASSES = 15  # a vector's last lane keeps the bound
 TURNS = 8  # rows for events before the levels, and behind: sums into one row would wait for each other
@@ -49,7 +49,7 @@ _F = np.float32
 Floats = npt.NDArray[np.float32]
 
 
-class Line(NamedTuple):
+class AffinePath(NamedTuple):
     """What the loops need of a line with L levels, for U units, padded to a multiple of sixteen by zeros.
 
     Attributes:
@@ -99,7 +99,7 @@ class Line(NamedTuple):
     post: bool
 
 
-class Room(NamedTuple):
+class PathWorkspace(NamedTuple):
     """What a thread works in: predictions, (L, BLOCK); what is added to I and S; an example's units, (U,) each.
 
     The first `TURNS` rows of `added`, 32 wide, are added at the first level, the last `TURNS` at none.
@@ -117,22 +117,24 @@ class Room(NamedTuple):
     d1: Floats
 
 
-def line_room(line: Line) -> Room:
+def path_workspace(line: AffinePath) -> PathWorkspace:
     """Room for the examples of a line, one after the other."""
     levels, units = len(line.levels) - 1, line.at.size
     rows, chosen = np.zeros(units, np.int64), np.zeros(levels * BLOCK, np.uint16)
-    return Room(rows, chosen, aligned((levels + 2 * TURNS) * 32), *(aligned(units) for _ in range(7)))
+    return PathWorkspace(
+        rows, chosen, aligned((levels + 2 * TURNS) * 32), *(aligned(units) for _ in range(7))
+    )
 
 
 @jit
-def _bend(act, line, room):  # type: ignore[no-untyped-def]
+def _bend(act, line, workspace):  # type: ignore[no-untyped-def]
     """Write the two pieces of act((gain + t growth) z + at + t step); what their sums count for in the bound."""
     zero, one, late = splat(_F(0.0)), splat(_F(1.0)), splat(line.late)
     low, high = slope(act, zero - one), slope(act, one)
     first, farthest = splat_at(line.levels, 0), splat(line.farthest)
     still, moving, read, drift = zero, zero, zero, zero
     for u in range(0, line.at.size, 16):
-        z, weight = load(room.row, u), load(line.weights, u)
+        z, weight = load(workspace.row, u), load(line.weights, u)
         at, step = load(line.at, u), load(line.step, u)
         gain, growth = load(line.gain, u), load(line.growth, u)
         i = fma(gain, z, at)
@@ -144,11 +146,11 @@ def _bend(act, line, room):  # type: ignore[no-untyped-def]
         before, after = select_gt(zero, d, high, low), select_gt(zero, d, low, high)
         before = select_gt(when, first, before, after)  # one piece, where the event lies before the levels
         change = after - before
-        store(room.when, u, when)
-        store(room.i0, u, before * i)
-        store(room.d0, u, before * d)
-        store(room.i1, u, change * i)
-        store(room.d1, u, change * d)
+        store(workspace.when, u, when)
+        store(workspace.i0, u, before * i)
+        store(workspace.d0, u, before * d)
+        store(workspace.i1, u, change * i)
+        store(workspace.d1, u, change * d)
         still = fma(weight, vabs(before * i), still)
         moving = fma(weight, vabs(before * d), moving)
         read = fma(weight, size - vabs(i), read)
@@ -158,17 +160,17 @@ def _bend(act, line, room):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _cut(act, line, room):  # type: ignore[no-untyped-def]
+def _cut(act, line, workspace):  # type: ignore[no-untyped-def]
     """Write the event and the change of min(x, at + t step); what their sums count for in the bound."""
     zero, never = splat(_F(0.0)), splat(_F(-np.inf))
     still, moving = zero, zero
     for u in range(0, line.at.size, 16):
-        z, at, step = load(room.row, u), load(line.at, u), load(line.step, u)
+        z, at, step = load(workspace.row, u), load(line.at, u), load(line.step, u)
         a = activate(act, z)
         x = a if line.post else z
-        store(room.when, u, select_gt(step, zero, (x - at) / step, never))
-        store(room.i1, u, a - at)
-        store(room.d1, u, -step)
+        store(workspace.when, u, select_gt(step, zero, (x - at) / step, never))
+        store(workspace.i1, u, a - at)
+        store(workspace.d1, u, -step)
         weight = load(line.weights, u)
         still = fma(weight, vabs(a) + vabs(at) + vabs(at), still)
         moving = fma(weight, step + step, moving)
@@ -176,7 +178,7 @@ def _cut(act, line, room):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _begin(line, room):  # type: ignore[no-untyped-def]
+def _begin(line, workspace):  # type: ignore[no-untyped-def]
     """I and S of the units' first pieces."""
     zero = splat(_F(0.0))
     i, s, other_i, other_s = load(line.start, 0), load(line.start, 16), zero, zero
@@ -185,42 +187,42 @@ def _begin(line, room):  # type: ignore[no-untyped-def]
     # two chains of sums, or each product would wait for the one before it
     for u in range(0, line.at.size, 2):
         row, other = load(line.w2, u * 16), load(line.w2, u * 16 + 16)
-        i, s = fma(splat_at(room.i0, u), row, i), fma(splat_at(room.d0, u), row, s)
-        other_i = fma(splat_at(room.i0, u + 1), other, other_i)
-        other_s = fma(splat_at(room.d0, u + 1), other, other_s)
+        i, s = fma(splat_at(workspace.i0, u), row, i), fma(splat_at(workspace.d0, u), row, s)
+        other_i = fma(splat_at(workspace.i0, u + 1), other, other_i)
+        other_s = fma(splat_at(workspace.d0, u + 1), other, other_s)
     return i + other_i, s + other_s
 
 
 @jit
-def _scatter(line, room):  # type: ignore[no-untyped-def]
+def _scatter(line, workspace):  # type: ignore[no-untyped-def]
     """Add up, for each level, the changes of the events between the level before it and itself."""
     levels, cells = line.levels.size - 1, line.table.size - 1
     first, most = splat_at(line.levels, 0), splat(_F(cells))
     for u in range(0, line.at.size, 16):
-        cell = (load(room.when, u) - first) * most
+        cell = (load(workspace.when, u) - first) * most
         cell = select_gt(cell, splat(_F(0.0)), cell, splat(_F(0.0)))  # also of what is no number
-        store(room.cell, u, select_gt(most, cell, cell, most))
+        store(workspace.cell, u, select_gt(most, cell, cell, most))
     for u in range(line.at.size):  # without branches, which would be guessed wrong
-        when, place = room.when[u], np.uint64(line.table[np.uint64(np.int64(room.cell[u]))])
+        when, place = workspace.when[u], np.uint64(line.table[np.uint64(np.int64(workspace.cell[u]))])
         for _ in range(line.crowd):
             place += np.uint64(line.levels[place] < when)
-        room.rows[u] = place
+        workspace.rows[u] = place
     for u in range(line.at.size):
-        place, turn = room.rows[u], u % TURNS
-        room.rows[u] = 32 * (place + TURNS - 1 + (place == levels) * turn - (place == 0) * turn)
+        place, turn = workspace.rows[u], u % TURNS
+        workspace.rows[u] = 32 * (place + TURNS - 1 + (place == levels) * turn - (place == 0) * turn)
     for u in range(line.at.size):
-        to, row = room.rows[u], load(line.w2, u * 16)
-        store(room.added, to, fma(splat_at(room.i1, u), row, load(room.added, to)))
-        store(room.added, to + 16, fma(splat_at(room.d1, u), row, load(room.added, to + 16)))
+        to, row = workspace.rows[u], load(line.w2, u * 16)
+        store(workspace.added, to, fma(splat_at(workspace.i1, u), row, load(workspace.added, to)))
+        store(workspace.added, to + 16, fma(splat_at(workspace.d1, u), row, load(workspace.added, to + 16)))
 
 
 @jit
-def _chosen(act, line, room, level):  # type: ignore[no-untyped-def]
+def _chosen(act, line, workspace, level):  # type: ignore[no-untyped-def]
     """The class with the greatest logit, by the sums of `respond`."""
-    units, base, a = line.at.size, level * line.at.size, room.cell
+    units, base, a = line.at.size, level * line.at.size, workspace.cell
     for u in range(0, units, 16):
         s, o, c = load(line.scale, base + u), load(line.offset, base + u), load(line.clip, base + u)
-        store(a, u, perturb(act, load(room.row, u), s, o, c, line.post))
+        store(a, u, perturb(act, load(workspace.row, u), s, o, c, line.post))
     total = splat(_F(0.0))
     for u in range(units):
         total = fma(splat_at(a, u), load(line.w2, u * 16), total)
@@ -229,34 +231,34 @@ def _chosen(act, line, room, level):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _follow(act, line, room, still, moving, k, most):  # type: ignore[no-untyped-def]
+def _follow(act, line, workspace, still, moving, k, most):  # type: ignore[no-untyped-def]
     """Write the prediction at every level; how many were undecided, and `most` at once where there's no bound.
 
     still, moving: what the sums of the first pieces count for in the bound, and what with t; k: the column of
-    `room.chosen` that is written.
+    `workspace.chosen` that is written.
     """
-    i, s = _begin(line, room)
+    i, s = _begin(line, workspace)
     still, moving, sign = still - last_lane(i), moving - last_lane(s), _F(1.0)
     zero, closed, undecided = splat(_F(0.0)), load(line.closed, 0), 0
     for at in range(0, (TURNS - 1) * 32, 32):
-        i, s = i + load(room.added, at), s + load(room.added, at + 16)
-        store(room.added, at, zero)
-        store(room.added, at + 16, zero)
+        i, s = i + load(workspace.added, at), s + load(workspace.added, at + 16)
+        store(workspace.added, at, zero)
+        store(workspace.added, at + 16, zero)
     first, last = 0, line.origin + 1
     while first < last:
         for level in range(first, last):
             at, t = (level + TURNS - 1) * 32, line.levels[level]
-            i, s = i + load(room.added, at), s + load(room.added, at + 16)
-            store(room.added, at, zero)
-            store(room.added, at + 16, zero)
+            i, s = i + load(workspace.added, at), s + load(workspace.added, at + 16)
+            store(workspace.added, at, zero)
+            store(workspace.added, at + 16, zero)
             logits = fma(splat(t), s, i) + closed
             apart = still + sign * last_lane(i) + abs(t) * (moving + last_lane(s))
             lead = lanes_reaching(logits, splat(hmax(logits) - apart))
             if lead & (lead - 1):
                 undecided += 1
-                room.chosen[level * BLOCK + k] = _chosen(act, line, room, level)
+                workspace.chosen[level * BLOCK + k] = _chosen(act, line, workspace, level)
             elif lead:
-                room.chosen[level * BLOCK + k] = first_bit(lead)
+                workspace.chosen[level * BLOCK + k] = first_bit(lead)
             else:
                 undecided = most
         # behind the origin, what is added to I has the other sign
@@ -266,10 +268,10 @@ def _follow(act, line, room, still, moving, k, most):  # type: ignore[no-untyped
 
 
 @jit
-def respond_along(act, z, line, room, out, rows, first_block, last_block, left):  # type: ignore[no-untyped-def]
+def follow_path(act, z, line, workspace, out, rows, first_block, last_block, left):  # type: ignore[no-untyped-def]
     """Predictions along a line, for blocks `first_block` to `last_block` (excluded).
 
-    act: kernel activation; z: flat (N, U); line: a `Line`; room: of this thread; out: (..., N) uint16, of which
+    act: kernel activation; z: flat (N, U); line: a `Line`; workspace: of this thread; out: (..., N) uint16, of which
     the given rows (L,) are written; left: (blocks,) bool, written: whether a block has too much undecided, so that
     its part of `out` means nothing.
     """
@@ -282,10 +284,10 @@ def respond_along(act, z, line, room, out, rows, first_block, last_block, left):
         for k in range(count):
             if undecided < most:
                 for u in range(units):
-                    room.row[u] = z[(start + k) * units + u]
-                still, moving = _cut(act, line, room) if line.cut else _bend(act, line, room)
-                _scatter(line, room)
-                undecided += _follow(act, line, room, still, moving, k, most)
+                    workspace.row[u] = z[(start + k) * units + u]
+                still, moving = _cut(act, line, workspace) if line.cut else _bend(act, line, workspace)
+                _scatter(line, workspace)
+                undecided += _follow(act, line, workspace, still, moving, k, most)
         left[block] = undecided >= most
         for level in range(levels):
-            copy_items(room.chosen, level * BLOCK, flat, rows[level] * examples + start, count)
+            copy_items(workspace.chosen, level * BLOCK, flat, rows[level] * examples + start, count)

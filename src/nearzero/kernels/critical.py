@@ -90,24 +90,24 @@ def walk(starts, slopes, intercepts, w2, b2, low, high, counts, levels, classes)
         w2, b2: (U, K), (K,), the output layer, a row for each unit.
         low, high: the levels looked at.
         counts: (n,) written: how many intervals each example has.
-        levels, classes: (room,) written: where each interval begins, and its class; one example after the other.
+        levels, classes: (workspace,) written: where each interval begins, and its class; one example after the other.
 
     Returns:
-        How many intervals there are; more than there is room for are counted but not written.
+        How many intervals there are; more than there is workspace for are counted but not written.
     """
     examples, units, pieces = starts.shape
     outputs = len(b2)
     line_slopes, line_intercepts = np.empty(outputs), np.empty(outputs)
     current = np.empty(units, np.int64)
     when, what = np.empty(units * pieces), np.empty(units * pieces, np.int64)
-    total, room = 0, len(levels)
+    total, workspace = 0, len(levels)
     for n in range(examples):
         events = _begin(starts[n], low, high, current, when, what)
         moving = _add_up(slopes[n], intercepts[n], current, w2, b2, line_slopes, line_intercepts)
         order = np.argsort(when[:events])
         winner = _greatest(line_slopes, line_intercepts, low)
         begun = total
-        if total < room:
+        if total < workspace:
             levels[total], classes[total] = low, winner
         total += 1
         p = begin = low
@@ -121,7 +121,7 @@ def walk(starts, slopes, intercepts, w2, b2, low, high, counts, levels, classes)
                 if p > begin:
                     begin = p
                     total += 1
-                if total <= room:
+                if total <= workspace:
                     levels[total - 1], classes[total - 1] = begin, winner
             if event == events:
                 break

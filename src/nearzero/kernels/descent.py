@@ -21,8 +21,8 @@ from nearzero.kernels.tiles import TILE, TileArrays, add_list, build_tile, pixel
 
 __all__ = [
     "Arrays",
+    "BatchPlan",
     "Batches",
-    "Plan",
     "Shape",
     "Weights",
     "arrays_of",
@@ -99,7 +99,7 @@ class Batches(NamedTuple):
     """The examples that batches are cut from.
 
     Attributes:
-        tiles: those of the set (`TileArrays`), or room for one if `build`.
+        tiles: those of the set (`TileArrays`), or workspace for one if `build`.
         build: whether to build each tile from `values`, flat (N * D,), and `order`, (N,); else these aren't
             looked at.
         labels: (N,) in the order of the examples.
@@ -112,7 +112,7 @@ class Batches(NamedTuple):
     labels: npt.NDArray[np.int32]
 
 
-class Plan(NamedTuple):
+class BatchPlan(NamedTuple):
     """Which batches to go through, and what for.
 
     Attributes:
@@ -232,7 +232,7 @@ def _clear(gradient):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _go_through(code, weights, shape, batches, span, plan, fresh, rate, room, gradient, loss):  # type: ignore[no-untyped-def]
+def _go_through(code, weights, shape, batches, span, plan, fresh, rate, workspace, gradient, loss):  # type: ignore[no-untyped-def]
     """One network on one tile: forward and loss, gradients if asked, and an update by `rate` unless that's 0.
 
     span: the tile's number among those of `batches`, its first example, and how many there are.
@@ -240,20 +240,20 @@ def _go_through(code, weights, shape, batches, span, plan, fresh, rate, room, gr
     """
     tiles, labels, (tile, at, examples) = batches.tiles, batches.labels, span
     classes, units, pairs = weights.own.b2.size, weights.b.size, (examples + 1) // 2
-    forward_tile(tiles, tile, pairs, weights.w, weights.b, shape.inputs, room.z)
-    readout.activate_tile(code, room.z, room.a, 2 * pairs, units)
-    readout.logit_tile(room.a, examples, weights.w2t, shape.units, classes, room.logits)
-    loss, correct = readout.loss_tile(room, weights.own.b2, labels, at, examples, loss)
+    forward_tile(tiles, tile, pairs, weights.w, weights.b, shape.inputs, workspace.z)
+    readout.activate_tile(code, workspace.z, workspace.a, 2 * pairs, units)
+    readout.logit_tile(workspace.a, examples, weights.w2t, shape.units, classes, workspace.logits)
+    loss, correct = readout.loss_tile(workspace, weights.own.b2, labels, at, examples, loss)
     if plan.backward:
-        count = readout.residual_tile(room, classes, labels, at, examples)
-        readout.hidden_gradient(room, classes, count, weights.own.w2, shape.classes)
-        readout.output_gradient(room, classes, count, shape.classes, gradient)
+        count = readout.residual_tile(workspace, classes, labels, at, examples)
+        readout.hidden_gradient(workspace, classes, count, weights.own.w2, shape.classes)
+        readout.output_gradient(workspace, classes, count, shape.classes, gradient)
         entries, starts = tiles.turned, tiles.turned_starts
         if count < examples:
-            sift(tiles, tile, shape.inputs, room.taught, count, room.sifted)
-            entries, starts, tile = room.sifted.entries, room.sifted.starts, 0
+            sift(tiles, tile, shape.inputs, workspace.taught, count, workspace.sifted)
+            entries, starts, tile = workspace.sifted.entries, workspace.sifted.starts, 0
         for unit, width in each_strip(units):
-            _pixel_gradient(entries, starts, tile, shape.inputs, room.z, unit, width, fresh, gradient.w1)
+            _pixel_gradient(entries, starts, tile, shape.inputs, workspace.z, unit, width, fresh, gradient.w1)
             if rate:  # while the strip is in the second-level cache
                 _move_strip(weights, gradient, shape, unit, width, rate)
         if rate:
@@ -262,7 +262,7 @@ def _go_through(code, weights, shape, batches, span, plan, fresh, rate, room, gr
 
 
 @jit
-def descend(codes, rows, weights, shape, batches, plan, room, gradients, losses, correct):  # type: ignore[no-untyped-def]
+def descend(codes, rows, weights, shape, batches, plan, workspace, gradients, losses, correct):  # type: ignore[no-untyped-def]
     """Run through batches: forward and loss; if asked, gradients; if asked, an update after each batch.
 
     Args:
@@ -270,8 +270,8 @@ def descend(codes, rows, weights, shape, batches, plan, room, gradients, losses,
         rows: (n,) which of `weights` are these networks'.
         weights, shape: of the networks, and what is the same for them all.
         batches: the examples.
-        plan: what to do with them, a `Plan`.
-        room: for one tile's way through a network.
+        plan: what to do with them, a `BatchPlan`.
+        workspace: for one tile's way through a network.
         gradients: of the last batch, afterwards, in its first n rows.
         losses, correct: (n,), to which the losses and the numbers of correct predictions are added, each batch
             measured before its update.
@@ -293,6 +293,6 @@ def descend(codes, rows, weights, shape, batches, plan, room, gradients, losses,
             for k in range(rows.size):
                 one, gradient = weights_of(weights, rows[k]), arrays_of(gradients, k)
                 losses[k], right = _go_through(
-                    codes[k], one, shape, batches, span, plan, fresh, rate, room, gradient, losses[k]
+                    codes[k], one, shape, batches, span, plan, fresh, rate, workspace, gradient, losses[k]
                 )
                 correct[k] += right

@@ -43,14 +43,14 @@ from nearzero.kernels.tiles import TILE, Sifted, sift_room
 __all__ = [
     "ACTIVATION_CODES",
     "MISSING",
-    "Room",
+    "TileWorkspace",
     "activate_tile",
     "hidden_gradient",
     "logit_tile",
     "loss_tile",
-    "make_room",
     "output_gradient",
     "residual_tile",
+    "tile_workspace",
 ]
 
 MISSING = np.float32(-1e30)  # the bias of a class that isn't there: it never wins, and its probability is 0
@@ -63,7 +63,7 @@ Floats = npt.NDArray[np.float32]
 ACTIVATION_CODES = {name: code for code, name in enumerate(KERNEL_ACTIVATIONS)}
 
 
-class Room(NamedTuple):
+class TileWorkspace(NamedTuple):
     """A tile on its way through the network: about 170 or 670 KB for 784 pixels and 128 units.
 
     Attributes:
@@ -83,10 +83,12 @@ class Room(NamedTuple):
     sifted: Sifted
 
 
-def make_room(inputs: int, units: int, classes: int) -> Room:
+def tile_workspace(inputs: int, units: int, classes: int) -> TileWorkspace:
     """Room for one tile."""
     z, a, logits = (aligned(TILE * padded(each)) for each in (units, units, classes))
-    return Room(z, a, logits, aligned(TILE), aligned(TILE), np.zeros(TILE + 1, np.int64), sift_room(inputs))
+    return TileWorkspace(
+        z, a, logits, aligned(TILE), aligned(TILE), np.zeros(TILE + 1, np.int64), sift_room(inputs)
+    )
 
 
 def _loop(acts: Sequence[NamedTuple]) -> Any:
@@ -148,13 +150,13 @@ def logit_tile(a, examples, w2t, units, classes, logits):  # type: ignore[no-unt
 
 
 @jit
-def loss_tile(room, b2, labels, first, examples, loss):  # type: ignore[no-untyped-def]
+def loss_tile(workspace, b2, labels, first, examples, loss):  # type: ignore[no-untyped-def]
     """Add biases to the logits, then put exp(logit - greatest) in their place.
 
     labels: of the whole set, the tile's from `first` on; loss: the sum so far. Returns the sum of the losses, and how
     many predictions are right. A logit that isn't finite makes the loss NaN.
     """
-    logits, sums, losses = room.logits, room.sums, room.losses
+    logits, sums, losses = workspace.logits, workspace.sums, workspace.losses
     classes = b2.size
     correct = 0
     for e in range(examples):
@@ -190,16 +192,16 @@ def loss_tile(room, b2, labels, first, examples, loss):  # type: ignore[no-untyp
 
 
 @jit
-def residual_tile(room, classes, labels, first, examples):  # type: ignore[no-untyped-def]
+def residual_tile(workspace, classes, labels, first, examples):  # type: ignore[no-untyped-def]
     """After `loss_tile`: put softmax - one-hot, the loss's derivative, in the place of the exponentials.
 
     An example whose loss is 0 is left out of gradients. There the label's probability is 1, and those of all other
     classes come to a few 2^-24 at most: as much as the derivative by the label's logit, p - 1, is wrong in any float32.
-    Lists in `room.taught` those that aren't left out, and returns how many. If they are more than three in four, all
-    examples are listed, the others with zeros. If the number is odd the last one stands there once more, since rows are
-    taken in pairs.
+    Lists in `workspace.taught` those that aren't left out, and returns how many. If they are more than three in four,
+    all examples are listed, the others with zeros. If the number is odd the last one stands there once more, since rows
+    are taken in pairs.
     """
-    logits, sums, taught = room.logits, room.sums, room.taught
+    logits, sums, taught = workspace.logits, workspace.sums, workspace.taught
     zero, tiny, one = splat(_F(0.0)), splat(_TINY), _F(1.0)
     count = 0
     for e in range(examples):
@@ -226,10 +228,10 @@ def residual_tile(room, classes, labels, first, examples):  # type: ignore[no-un
 @by_width
 @inlined
 def _hidden_strip(width, none, unit, job):  # type: ignore[no-untyped-def]
-    room, stride, count, w2, classes = job
-    residuals, z, base, first = room.logits, room.z, unit * (classes + classes % 2), unit * TILE
+    workspace, stride, count, w2, classes = job
+    residuals, z, base, first = workspace.logits, workspace.z, unit * (classes + classes % 2), unit * TILE
     for k in range(0, count, 2):
-        e, f = room.taught[k], room.taught[k + 1]
+        e, f = workspace.taught[k], workspace.taught[k + 1]
         sums = none + none
         for c in range(classes):
             factors = splat_at(residuals, e * stride + c), splat_at(residuals, f * stride + c)
@@ -242,42 +244,42 @@ def _hidden_strip(width, none, unit, job):  # type: ignore[no-untyped-def]
 
 
 @jit
-def hidden_gradient(room, stride, count, w2, classes):  # type: ignore[no-untyped-def]
-    """Put dz = (W2' residual) act'(z) in the place of act'(z), in the rows of the first `count` of `room.taught`.
+def hidden_gradient(workspace, stride, count, w2, classes):  # type: ignore[no-untyped-def]
+    """Put dz = (W2' residual) act'(z) in the place of act'(z), in the rows of the first `count` of `workspace.taught`.
 
     stride: from one example's residuals to the next's; w2: strips of `even(classes)` rows.
     """
-    for unit, width in each_strip(room.z.size // TILE):
-        _hidden_strip(width, unit, (room, stride, count, w2, classes))
+    for unit, width in each_strip(workspace.z.size // TILE):
+        _hidden_strip(width, unit, (workspace, stride, count, w2, classes))
 
 
 @by_width
 @inlined
 def _output_strip(width, none, unit, job):  # type: ignore[no-untyped-def]
-    room, stride, count, rows, g_w2, g_b1 = job
-    residuals, taught, base = room.logits, room.taught, unit * TILE
+    workspace, stride, count, rows, g_w2, g_b1 = job
+    residuals, taught, base = workspace.logits, workspace.taught, unit * TILE
     for c in range(0, rows, 2):
         at = unit * rows + c * width
         sums = load_like(g_w2, at, none + none)
         for k in range(count):
             one = taught[k] * stride + c
             factors = splat_at(residuals, one), splat_at(residuals, one + 1)
-            sums = axpy_pair(*factors, room.a, base + taught[k] * width, sums)
+            sums = axpy_pair(*factors, workspace.a, base + taught[k] * width, sums)
         store_n(g_w2, at, sums)
     total = load_like(g_b1, unit, none)
     for k in range(count):
-        total = add_n(total, load_like(room.z, base + taught[k] * width, total))
+        total = add_n(total, load_like(workspace.z, base + taught[k] * width, total))
     store_n(g_b1, unit, total)
 
 
 @jit
-def output_gradient(room, stride, count, classes, gradient):  # type: ignore[no-untyped-def]
-    """Add the share of the first `count` of `room.taught` to the gradients of w2, b2 and b1 (`Arrays`)."""
+def output_gradient(workspace, stride, count, classes, gradient):  # type: ignore[no-untyped-def]
+    """Add the share of the first `count` of `workspace.taught` to the gradients of w2, b2 and b1 (`Arrays`)."""
     g_w2, g_b1, g_b2, rows = gradient.w2, gradient.b1, gradient.b2, classes + classes % 2
     for unit, width in each_strip(g_b1.size):
-        _output_strip(width, unit, (room, stride, count, rows, g_w2, g_b1))
+        _output_strip(width, unit, (workspace, stride, count, rows, g_w2, g_b1))
     for block in range(0, stride, 16):
         total = load(g_b2, block)
         for k in range(count):
-            total = total + load(room.logits, room.taught[k] * stride + block)
+            total = total + load(workspace.logits, workspace.taught[k] * stride + block)
         store(g_b2, block, total)

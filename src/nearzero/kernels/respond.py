@@ -39,7 +39,7 @@ from nearzero.kernels.simd import (
     vmin,
 )
 
-__all__ = ["BLOCK", "GROUP", "add_changes", "make_room", "perturb", "respond", "respond_scaled"]
+__all__ = ["BLOCK", "GROUP", "add_changes", "perturb", "respond", "respond_scaled", "response_workspace"]
 
 BLOCK = 32  # examples in a block
 # classes, and vectors of examples, whose sums are in registers together: 20 of 32 registers, or 10 of 16
@@ -53,7 +53,7 @@ _NEVER = _F(-np.inf)
 Floats = npt.NDArray[np.float32]
 
 
-class Room(NamedTuple):
+class ResponseWorkspace(NamedTuple):
     """What a thread works in.
 
     Attributes:
@@ -67,9 +67,9 @@ class Room(NamedTuple):
     places: Floats
 
 
-def make_room(units: int, classes: int) -> Room:
+def response_workspace(units: int, classes: int) -> ResponseWorkspace:
     """Room for so many units, and classes in whole groups."""
-    return Room(aligned(units * WIDTH), aligned(classes * WIDTH), aligned(16))
+    return ResponseWorkspace(aligned(units * WIDTH), aligned(classes * WIDTH), aligned(16))
 
 
 @jit
@@ -91,18 +91,18 @@ def _perturb_units(act, z, base, scale, offset, clip, first, post, units, a):  #
 
 
 @jit
-def _sum_units(room, w2, units):  # type: ignore[no-untyped-def]
-    """Sum up a room's activations over the units, for every class."""
+def _sum_units(workspace, w2, units):  # type: ignore[no-untyped-def]
+    """Sum up a workspace's activations over the units, for every class."""
     for group in range(w2.size // (units * GROUP)):
         total, none = splat_n(_F(0.0), SUMS), splat_n(_F(0.0), VECTORS)
         for unit in range(units):
-            values = load_like(room.a, unit * WIDTH, none)
+            values = load_like(workspace.a, unit * WIDTH, none)
             total = outer_n(w2, (group * units + unit) * GROUP, 1, values, total)
-        store_n(room.sums, group * GROUP * WIDTH, total)
+        store_n(workspace.sums, group * GROUP * WIDTH, total)
 
 
 @jit
-def _choose(room, factor, b2, out, to, count):  # type: ignore[no-untyped-def]
+def _choose(workspace, factor, b2, out, to, count):  # type: ignore[no-untyped-def]
     """Write the classes with the greatest ``factor * sum + b2``, the first of equals, to ``out[to:]``.
 
     count: how many examples are left for it; it takes `WIDTH` at most.
@@ -111,37 +111,37 @@ def _choose(room, factor, b2, out, to, count):  # type: ignore[no-untyped-def]
     for lane in range(0, WIDTH, 16):
         best, where = splat(_NEVER), splat(_F(0.0))
         for k in range(b2.size):
-            logit = fma(gain, load(room.sums, k * WIDTH + lane), splat_at(b2, k))
+            logit = fma(gain, load(workspace.sums, k * WIDTH + lane), splat_at(b2, k))
             where = select_gt(logit, best, splat(_F(k)), where)
             best = vmax(logit, best)
         if lane + 16 <= count:
             store_shorts(out, to + lane, where)
         else:
-            store(room.places, 0, where)
+            store(workspace.places, 0, where)
             for i in range(count - lane):
-                out[to + lane + i] = np.uint16(room.places[i])
+                out[to + lane + i] = np.uint16(workspace.places[i])
 
 
 @jit
-def respond(act, z, scale, offset, clip, post, w2, b2, room, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
+def respond(act, z, scale, offset, clip, post, w2, b2, workspace, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
     """Predictions under every perturbation, for blocks `first_block` to `last_block` (excluded).
 
     act: kernel activation; z: flat (blocks, U, 32); scale, offset, clip: flat (L, U); post: (L,) bool,
     whether the perturbation acts on activations; w2: flat (groups, U, GROUP), missing classes 0; b2: flat
-    (groups, GROUP), missing classes -inf; room: of this thread; out: (..., N) uint16, of which the given rows (L,)
+    (groups, GROUP), missing classes -inf; workspace: of this thread; out: (..., N) uint16, of which the given rows (L,)
     are written.
     """
     units, examples, flat = w2.size // b2.size, out.shape[1], out.reshape(-1)
     for start in range(first_block * 32, min(last_block * 32, examples), WIDTH):
         base = start // 32 * units * 32 + start % 32
         for level in range(rows.size):
-            _perturb_units(act, z, base, scale, offset, clip, level * units, post[level], units, room.a)
-            _sum_units(room, w2, units)
-            _choose(room, _F(1.0), b2, flat, rows[level] * examples + start, examples - start)
+            _perturb_units(act, z, base, scale, offset, clip, level * units, post[level], units, workspace.a)
+            _sum_units(workspace, w2, units)
+            _choose(workspace, _F(1.0), b2, flat, rows[level] * examples + start, examples - start)
 
 
 @jit
-def respond_scaled(act, z, scales, w2, b2, room, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
+def respond_scaled(act, z, scales, w2, b2, workspace, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
     """Predictions when every activation is multiplied by s: argmax(s * W2 act(z) + b2), one product for all
     s.
 
@@ -155,10 +155,10 @@ def respond_scaled(act, z, scales, w2, b2, room, out, rows, first_block, last_bl
         base = start // 32 * units * 32 + start % 32
         for unit in range(units):
             for lane in range(0, WIDTH, 16):
-                store(room.a, unit * WIDTH + lane, activate(act, load(z, base + unit * 32 + lane)))
-        _sum_units(room, w2, units)
+                store(workspace.a, unit * WIDTH + lane, activate(act, load(z, base + unit * 32 + lane)))
+        _sum_units(workspace, w2, units)
         for level in range(rows.size):
-            _choose(room, scales[level], b2, flat, rows[level] * examples + start, examples - start)
+            _choose(workspace, scales[level], b2, flat, rows[level] * examples + start, examples - start)
 
 
 @jit

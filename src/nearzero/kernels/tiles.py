@@ -317,7 +317,7 @@ def _pivots(bits, members):  # type: ignore[no-untyped-def]
 def _halve(bits, members, before, scores, counts):  # type: ignore[no-untyped-def]
     """Reorder members by how much nearer they are to one pivot than to the other: a stable counting sort.
 
-    before: a copy of members; scores: room for as many; counts: zeros, two more than twice the number of bits.
+    before: a copy of members; scores: workspace for as many; counts: zeros, two more than twice the number of bits.
     """
     one, two = _pivots(bits, members)
     zero = counts.size // 2 - 1

@@ -86,7 +86,7 @@ def prototype_task(
 
 
 @dataclass(frozen=True, eq=False)
-class _Units:
+class _PlantedUnits:
     """Hidden units and what they say: w1 (U, D), b1 (U,), w2 (K, U)."""
 
     w1: Doubles
@@ -191,22 +191,24 @@ def mixed_network(
             )
         outputs.append(own / margin * units.w2)
     w1, b1 = (np.concatenate([getattr(distance, name), getattr(template, name)]) for name in ("w1", "b1"))
-    return _Units(w1, b1, np.concatenate(outputs, axis=1)).network(activation, generator)
+    return _PlantedUnits(w1, b1, np.concatenate(outputs, axis=1)).network(activation, generator)
 
 
-def _distance(task: Task, generator: np.random.Generator, activation: str, units_per_class: int) -> _Units:
+def _distance(
+    task: Task, generator: np.random.Generator, activation: str, units_per_class: int
+) -> _PlantedUnits:
     owner = _owners(task, units_per_class)
     differences = task.prototypes - task.prototypes.mean(axis=0)
     w1 = generator.standard_normal((len(owner), task.classes)) @ differences
     w1 /= np.linalg.norm(w1, axis=1, keepdims=True)
     if activation == "relu":
         w1, owner = np.concatenate([w1, -w1]), np.concatenate([owner, owner])
-    return _Units(w1, -(w1 * task.prototypes[owner]).sum(axis=1), -np.eye(task.classes)[:, owner])
+    return _PlantedUnits(w1, -(w1 * task.prototypes[owner]).sum(axis=1), -np.eye(task.classes)[:, owner])
 
 
 def _template(
     task: Task, generator: np.random.Generator, activation: str, units_per_class: int, jitter: float
-) -> _Units:
+) -> _PlantedUnits:
     if not 0 <= jitter < np.inf:
         raise InputError(f"jitter must be a number from 0; got {jitter}")
     owner = _owners(task, units_per_class)
@@ -215,7 +217,7 @@ def _template(
     w1 /= np.linalg.norm(w1, axis=1, keepdims=True)
     if activation == "abs":
         w1 *= generator.choice([-1.0, 1.0], (len(owner), 1))
-    return _Units(w1, np.zeros(len(owner)), np.eye(task.classes)[:, owner])
+    return _PlantedUnits(w1, np.zeros(len(owner)), np.eye(task.classes)[:, owner])
 
 
 def _owners(task: Task, units_per_class: int) -> npt.NDArray[np.int64]:

@@ -18,8 +18,8 @@ from nearzero.analysis.matched import Design, matched_of
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Backend, LayerEvaluator
 from nearzero.evaluators.model import scores_of
-from nearzero.evaluators.plan import Levels, Names, Plan, Request, make_plan
-from nearzero.evaluators.responses import Work, take_batch
+from nearzero.evaluators.plan import LayerPlan, Levels, Names, Request, make_plan
+from nearzero.evaluators.responses import ResponseCollector, take_batch
 from nearzero.evaluators.scores import Metrics
 from nearzero.evaluators.select import evaluators_of
 from nearzero.evaluators.session import Session, look, open_session, source_of
@@ -136,7 +136,9 @@ def _responses(
     request = session.request
     plans = _plans(session, evaluators)
     work = {
-        each: Work(session.model, plan, session.metrics, session.causal, request.method, request.keep_items)
+        each: ResponseCollector(
+            session.model, plan, session.metrics, session.causal, request.method, request.keep_items
+        )
         for each, plan in zip(evaluators, plans, strict=True)
         if each.backend == "model"
     }
@@ -159,7 +161,7 @@ def _responses(
     return out
 
 
-def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[Plan]:
+def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[LayerPlan]:
     """What is done to each layer; unit ranges of the layer's own backend, unless they're of other data or quantiles."""
     request, data = session.request, session.ranges_source or session.source
     ranges = layer_ranges(session.model, session.layers, data, session.room, request.quantiles)

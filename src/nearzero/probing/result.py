@@ -13,7 +13,7 @@ import xarray as xr
 
 from nearzero.errors import InputError
 from nearzero.evaluators.base import EARLIER_HALVES, Scores
-from nearzero.evaluators.plan import Plan
+from nearzero.evaluators.plan import LayerPlan
 from nearzero.support.files import make_folder, write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class LayerResponse:
         reason: why it's full passes, if it is.
     """
 
-    plan: Plan
+    plan: LayerPlan
     scores: Scores
     method: str
     reason: str

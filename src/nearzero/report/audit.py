@@ -3,7 +3,7 @@
 What they say is decided in `nearzero.paper.audit`; how tables look, in `render`.
 """
 
-from nearzero.paper.audit.values import FAULTS, Audit, Entry, LevelRow, Sentence, points, sentence_case
+from nearzero.paper.audit.values import FAULTS, Audit, FaultEntry, LevelRow, Sentence, points, sentence_case
 from nearzero.report.results import display_name
 from nearzero.report.table import Cell, Column, Level, Number, Table, TAndP
 
@@ -85,7 +85,7 @@ def fault_tables(audit: Audit) -> tuple[Table, ...]:
     return tuple(tables)
 
 
-def _fault_row(each: Entry) -> tuple[Cell, ...]:
+def _fault_row(each: FaultEntry) -> tuple[Cell, ...]:
     values = (each.published, each.as_run, each.put_right)
     cells = (value if isinstance(value, str) else Number.of(value, each.decimals) for value in values)
     name = f"{each.fault} {FAULTS[each.fault]}"

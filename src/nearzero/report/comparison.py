@@ -22,14 +22,14 @@ from nearzero.report.results import (
 )
 from nearzero.statistics.summaries import Summary, summarise
 
-__all__ = ["Comparison", "Reproduction", "compare_baseline", "compare_responses", "reproduction"]
+__all__ = ["PublishedComparison", "Reproduction", "compare_baseline", "compare_responses", "reproduction"]
 
 POINTS = 1.5
 STANDARD_ERRORS = 3.0
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PublishedComparison:
     """One published number and what was measured in its place, in the unit published.
 
     Attributes:
@@ -88,20 +88,20 @@ class Comparison:
 class Reproduction:
     """How far a set of comparisons agrees with the paper."""
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[PublishedComparison, ...]
 
     @cached_property
-    def agreeing(self) -> tuple[Comparison, ...]:
+    def agreeing(self) -> tuple[PublishedComparison, ...]:
         """The rows that agree."""
         return tuple(row for row in self.comparisons if row.agrees)
 
     @cached_property
-    def differing(self) -> tuple[Comparison, ...]:
+    def differing(self) -> tuple[PublishedComparison, ...]:
         """The rows that were measured and do not agree."""
         return tuple(row for row in self.comparisons if row.is_measured and not row.agrees)
 
     @cached_property
-    def unmeasured(self) -> tuple[Comparison, ...]:
+    def unmeasured(self) -> tuple[PublishedComparison, ...]:
         """The published rows that this study has no number for."""
         return tuple(row for row in self.comparisons if not row.is_measured)
 
@@ -125,7 +125,7 @@ def reproduction(study: StudyResults) -> Reproduction:
     return Reproduction(tuple(row for block in rows for row in block))
 
 
-def compare_responses(study: StudyResults, network: str, family: str) -> tuple[Comparison, ...]:
+def compare_responses(study: StudyResults, network: str, family: str) -> tuple[PublishedComparison, ...]:
     """One network's accuracies of table 2, 3 or 4 (percent), a comparison per published level.
 
     They agree within the greater of 1.5 points and 3 standard errors. The paper gives no deviations here,
@@ -142,11 +142,13 @@ def compare_responses(study: StudyResults, network: str, family: str) -> tuple[C
             summary, level = summarise(grid.accuracy[entry]), float(grid.levels[entry])
             error = summary.sd * math.sqrt(1.0 / max(summary.n, 1) + 1.0 / facts.runs)
         accuracy = row.networks[network].accuracy
-        comparisons.append(Comparison(network, family, row.level, level, accuracy, summary, error, POINTS))
+        comparisons.append(
+            PublishedComparison(network, family, row.level, level, accuracy, summary, error, POINTS)
+        )
     return tuple(comparisons)
 
 
-def compare_baseline(study: StudyResults, network: str) -> tuple[Comparison, ...]:
+def compare_baseline(study: StudyResults, network: str) -> tuple[PublishedComparison, ...]:
     """Table 1 for one network: train and test accuracy (percent) and loss (nats).
 
     They agree within 3 standard errors of the difference of the two means plus half a unit of the last
@@ -166,5 +168,7 @@ def compare_baseline(study: StudyResults, network: str) -> tuple[Comparison, ...
         if network in networks(study) and quantity in study.history:
             summary = summarise(final_values(study, network, quantity))
             error = math.sqrt(summary.sd**2 / max(summary.n, 1) + number.sd**2 / (facts.runs - 1))
-        comparisons.append(Comparison(network, quantity, None, None, number.mean, summary, error, half_digit))
+        comparisons.append(
+            PublishedComparison(network, quantity, None, None, number.mean, summary, error, half_digit)
+        )
     return tuple(comparisons)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from nearzero.paper.published import published
 from nearzero.report.captions import conduct_words
-from nearzero.report.comparison import Comparison, compare_baseline, compare_responses, reproduction
+from nearzero.report.comparison import PublishedComparison, compare_baseline, compare_responses, reproduction
 from nearzero.report.results import (
     Curve,
     Floats,
@@ -258,7 +258,7 @@ def _summary_cells(summary: Summary) -> tuple[Cell, ...]:
     return summary.n, Number.of(summary.mean), Number.of(summary.sd), Span.of(summary)
 
 
-def _difference(row: Comparison | None, decimals: int = 2) -> tuple[Cell, ...]:
+def _difference(row: PublishedComparison | None, decimals: int = 2) -> tuple[Cell, ...]:
     if row is None:
         return None, None
     return (

@@ -16,7 +16,7 @@ from nearzero.analysis.matched import matched
 from nearzero.analysis.near_far import near_and_far
 from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.networks import TwoLayer
-from nearzero.study.data import Source
+from nearzero.study.data import DataSource
 from nearzero.study.jobs import StudyJob, digest, forget, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
@@ -77,7 +77,7 @@ def analysis_of(store: Store, group: str) -> xr.Dataset | None:
     return found
 
 
-def analyse_networks(store: Store, data: Source, journal: Journal) -> None:
+def analyse_networks(store: Store, data: DataSource, journal: Journal) -> None:
     """Measure every run of every network, group by group: "matched", "untrained" and "parts"; ends with all on disk."""
     spec, design = store.spec, _design(store.spec)
     found = {group: there for group in GROUPS if (there := analysis_of(store, group)) is not None}

@@ -14,7 +14,7 @@ from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
 from nearzero.paper.audit.evidence import gathered
 from nearzero.paper.audit.measure import MEASURED, QUANTILE, measure, published_rows
-from nearzero.study.data import Source
+from nearzero.study.data import DataSource
 from nearzero.study.jobs import StudyJob, digest, forget, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
@@ -42,7 +42,7 @@ def measurements_of(store: Store) -> xr.Dataset | None:
     return found if found is not None and found.attrs.get("design") == _design(store.spec) else None
 
 
-def audit_networks(store: Store, data: Source, journal: Journal) -> None:
+def audit_networks(store: Store, data: DataSource, journal: Journal) -> None:
     """Measure every run of every network; ends with the measurements on disk."""
     spec, design = store.spec, _design(store.spec)
     if measurements_of(store) is not None:

@@ -17,11 +17,11 @@ from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 from nearzero.training.engine import Examples
 
-__all__ = ["Source", "begin", "load_data"]
+__all__ = ["DataSource", "begin", "load_data"]
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """Which data: plain values, from which any process can load the same bytes.
 
     Attributes:
@@ -37,7 +37,7 @@ class Source:
     notice: str | None
 
     @classmethod
-    def of(cls, data: Dataset, data_dir: str | None) -> Source:
+    def of(cls, data: Dataset, data_dir: str | None) -> DataSource:
         """Return where these data come from. In this process `load` gives these very data as long as they live."""
         source = cls(data.name, data_dir, tuple(sorted(data.hashes.items())), data.notice)
         _loaded.setdefault(source, data)
@@ -69,13 +69,13 @@ class Source:
         return initial_stack(seeds, activation, inputs=inputs, units=spec.units, classes=classes)
 
 
-_loaded: WeakValueDictionary[Source, Dataset] = WeakValueDictionary()
+_loaded: WeakValueDictionary[DataSource, Dataset] = WeakValueDictionary()
 # by data and by how their pixels are seen, so that what's prepared for them is found again
 _examples: WeakKeyDictionary[Dataset, dict[str, dict[str, Examples]]] = WeakKeyDictionary()
 
 
 @lru_cache(maxsize=1)
-def _load(source: Source) -> Dataset:
+def _load(source: DataSource) -> Dataset:
     """Return data that nobody in this process holds; they are kept for the jobs that follow."""
     data = load(source.name, data_dir=source.data_dir, report=lambda line: None)
     if tuple(sorted(data.hashes.items())) != source.hashes:
@@ -91,7 +91,7 @@ def load_data(spec: Spec, data_dir: str | None, journal: Journal) -> Dataset:
     return data
 
 
-def begin(store: Store, data_dir: str | None, journal: Journal) -> Source:
+def begin(store: Store, data_dir: str | None, journal: Journal) -> DataSource:
     """Load a study's data and record this sitting; refuse to go on with other data than the study was begun with."""
     data = load_data(store.spec, data_dir, journal)
     record = read_record(store.folder)
@@ -105,4 +105,4 @@ def begin(store: Store, data_dir: str | None, journal: Journal) -> Source:
             f"{data.source} has other contents; give the same data, or choose another folder"
         )
     record_sitting(store.folder, record, store.spec.device)
-    return Source.of(data, data_dir)
+    return DataSource.of(data, data_dir)

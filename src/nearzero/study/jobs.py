@@ -23,7 +23,7 @@ from nearzero.analysis.verdict import gathered
 from nearzero.errors import InputError
 from nearzero.evaluators.base import HALVES
 from nearzero.networks import TwoLayer
-from nearzero.study.data import Source
+from nearzero.study.data import DataSource
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
 from nearzero.study.store import Store, needed, read_kept, write_kept
@@ -142,7 +142,7 @@ class StudyJob(MeasureJob):
     """
 
     spec: Spec
-    data: Source
+    data: DataSource
     diverged: bool
 
     @abstractmethod
@@ -166,7 +166,7 @@ class StudyJob(MeasureJob):
 
 
 def study_jobs(
-    kind: Callable[..., AnyJob], store: Store, data: Source, group: str, design: str = ""
+    kind: Callable[..., AnyJob], store: Store, data: DataSource, group: str, design: str = ""
 ) -> list[AnyJob]:
     """Return a job of a kind for every run of every network of a study that is trained.
 

@@ -25,7 +25,7 @@ from nearzero.kernels.compile import any_compiled
 from nearzero.networks import Stack, TwoLayer
 from nearzero.perturbations.activations import activation
 from nearzero.perturbations.families import make_family
-from nearzero.study.data import Source
+from nearzero.study.data import DataSource
 from nearzero.study.jobs import StudyJob, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
 from nearzero.study.spec import CONDUCT, Spec
@@ -51,7 +51,7 @@ ABOUT = {
 # --- training ---------------------------------------------------------------------------------------------
 
 
-def train_networks(store: Store, data: Source, journal: Journal) -> None:
+def train_networks(store: Store, data: DataSource, journal: Journal) -> None:
     """Train every run of every network that isn't there yet; ends with networks and history on disk."""
     spec = store.spec
     if store.read("history") is not None and not _missing(store, journal):
@@ -84,7 +84,7 @@ def _missing(store: Store, journal: Journal) -> bool:
     return False
 
 
-def _at_step_0(spec: Spec, name: str, data: Source) -> Begun:
+def _at_step_0(spec: Spec, name: str, data: DataSource) -> Begun:
     return Progress(0, History.empty(spec.runs, spec.recipe)), data.initial(spec, name, spec.seeds)
 
 
@@ -235,7 +235,7 @@ class SweepJob(StudyJob):
         return whole.assign(dead_units=responses[0].dead_units).transpose("family", "level", "split")
 
 
-def sweep_networks(store: Store, data: Source, journal: Journal) -> None:
+def sweep_networks(store: Store, data: DataSource, journal: Journal) -> None:
     """Sweep every run of every network that isn't swept yet; ends with the responses on disk."""
     spec = store.spec
     if store.read("response") is not None:
@@ -278,7 +278,7 @@ def _no_response(spec: Spec) -> xr.Dataset:
     )
 
 
-def _notices(data: Source, history: xr.Dataset) -> Iterator[str]:
+def _notices(data: DataSource, history: xr.Dataset) -> Iterator[str]:
     """What a reader of the results must know before the numbers."""
     if data.notice:
         yield data.notice

@@ -20,7 +20,7 @@ from nearzero.report import write as reports
 from nearzero.report.prerender import drawn_ahead
 from nearzero.study.analysis import analyse_networks, analysis_of
 from nearzero.study.audit import audit_networks, check_swept, measurements_of
-from nearzero.study.data import Source, begin
+from nearzero.study.data import DataSource, begin
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Study", "reproduce"]
 
-Step = Callable[[Store, Source, Journal], None]
+Step = Callable[[Store, DataSource, Journal], None]
 # Keys of the spec in which an audit tells a study with the other pixels from this one.
 TRAINING = ("data", "units", "runs", "first_seed", "learning_rate", "steps", "batch_size", "precision")
 
@@ -273,7 +273,7 @@ class Study:
     def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Train, sweep and report."""
 
-        def step(store: Store, data: Source, journal: Journal) -> None:
+        def step(store: Store, data: DataSource, journal: Journal) -> None:
             with drawn_ahead():
                 train_networks(store, data, journal)
                 sweep_networks(store, data, journal)

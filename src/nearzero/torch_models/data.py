@@ -16,7 +16,7 @@ from nearzero.support.memory import memory_text
 from nearzero.torch_models.batches import Batch, as_tensor, leaves
 from nearzero.torch_models.state import RandomStates
 
-__all__ = ["Room", "Source", "is_out_of_memory"]
+__all__ = ["BatchSource", "MemoryBudget", "is_out_of_memory"]
 
 DEFAULT_BATCH = 256
 # Of the limit; the rest is for what isn't counted: what kernels take while they run, and what has been let go of but
@@ -25,7 +25,7 @@ SHARE = 0.5
 END = object()
 
 
-class Source:
+class BatchSource:
     """Batches, from what a user has.
 
     What data sets and loaders draw at random (an order, a crop) is the same in every pass, whatever a model draws
@@ -165,7 +165,7 @@ def _kept(data: Iterator[Any], limit: int) -> list[Any]:
     return kept
 
 
-class Room:
+class MemoryBudget:
     """How many examples a model takes at a time: as memory allows, and fewer once a device ran out of it.
 
     Args:

@@ -30,11 +30,11 @@ from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.replay import storage_key, tensors_in, written
 from nearzero.torch_models.state import Model
 
-__all__ = ["CannotRunError", "Found", "find_layers", "select_layers"]
+__all__ = ["CannotRunError", "Discovery", "find_layers", "select_layers"]
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Discovery:
     """What one forward pass showed.
 
     Attributes:
@@ -58,7 +58,7 @@ class CannotRunError(InputError):
     """The model can't be run on a batch."""
 
 
-def find_layers(model: Model, batch: Batch) -> Found:
+def find_layers(model: Model, batch: Batch) -> Discovery:
     """Watch one forward pass on a batch; also finds whether the model writes into its inputs.
 
     Raises:
@@ -81,7 +81,7 @@ def find_layers(model: Model, batch: Batch) -> Found:
                     "what it takes"
                 ) from error
     model.writes_inputs = versions != [each._version for each in copy.inputs]
-    return Found(
+    return Discovery(
         tuple(_numbered(watch.layers)), batch, watch.bytes, 4 * logits.numel(), frozenset(watch.calls),
         watch.problems,
     )  # fmt: skip
@@ -117,7 +117,7 @@ def _numbered(layers: Sequence[Layer]) -> list[Layer]:
     return [replace(each, follows=named.get(id(each.follows))) for each in named.values()]
 
 
-def select_layers(model: Model, found: Found, wanted: Sequence[str] | None) -> list[Layer]:
+def select_layers(model: Model, found: Discovery, wanted: Sequence[str] | None) -> list[Layer]:
     """The layers that names or globs stand for, in the order of the pass; all activations if None.
 
     A module or function that is called several times stands for all of its calls; name@k is one of them.
@@ -151,7 +151,7 @@ def _is_glob(name: str) -> bool:
     return any(mark in name for mark in "*?[")
 
 
-def _why_not(model: Model, found: Found, name: str) -> str:
+def _why_not(model: Model, found: Discovery, name: str) -> str:
     """Why there is no layer of a name, and what to do."""
     names = [each.name for each in found.layers]
     if _is_glob(name):

@@ -22,7 +22,7 @@ from nearzero.errors import InputError
 from nearzero.perturbations.perturbation import Side
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
-from nearzero.torch_models.hooks import Tap, tapped
+from nearzero.torch_models.hooks import LayerHook, hooked
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.replay import Recorder, Suffix
 from nearzero.torch_models.state import Model
@@ -98,13 +98,13 @@ class Passes:
 
     def logits(self, batch: Batch, change: Change) -> Tensor:
         """Return the logits of one full pass with the layer changed."""
-        return visited(self.model, batch, [Tap(self.layer, self.side, change)])
+        return visited(self.model, batch, [LayerHook(self.layer, self.side, change)])
 
     def whole(self, batch: Batch) -> Changed:
         """Return the passes on one batch, each a full one."""
         seen: list[Tensor] = []
-        tap = Tap(self.layer, self.side, lambda values: seen.append(values.clone()))
-        logits = visited(self.model, batch, [tap])
+        hook = LayerHook(self.layer, self.side, lambda values: seen.append(values.clone()))
+        logits = visited(self.model, batch, [hook])
         return Changed(seen[0], logits, partial(self.logits, batch))
 
     def doubt(self, batch: Batch, suffix: Suffix) -> str:
@@ -223,21 +223,23 @@ def _unrepeatable(error: Exception) -> str:
     return f"its operations can't be repeated ({text})"
 
 
-def _cutting(recorder: Recorder, passes: Passes) -> Tap:
-    """Return a tap that cuts a recording at a layer."""
+def _cutting(recorder: Recorder, passes: Passes) -> LayerHook:
+    """Return a hook that cuts a recording at a layer."""
     in_place = passes.layer.place(passes.side)[0].in_place
-    return Tap(passes.layer, passes.side, lambda values: recorder.cut(values, in_place=in_place, name=passes))
+    return LayerHook(
+        passes.layer, passes.side, lambda values: recorder.cut(values, in_place=in_place, name=passes)
+    )
 
 
-def visited(model: Model, batch: Batch, taps: Sequence[Tap]) -> Tensor:
+def visited(model: Model, batch: Batch, hooks: Sequence[LayerHook]) -> Tensor:
     """Return the logits of one full pass with visitors at some layers.
 
     Raises:
         InputError: one of the layers isn't reached.
     """
-    with tapped(model.module, taps):
+    with hooked(model.module, hooks):
         logits = model.logits(batch)
-    missed = [tap.layer.name for tap in taps if not tap.seen]
+    missed = [hook.layer.name for hook in hooks if not hook.seen]
     if missed:
         raise InputError(
             f"layer {missed[0]!r} isn't reached on every batch; {batch.describe()} goes another way, so leave the "

@@ -1,6 +1,6 @@
 """Taps: who looks at a layer's values as they come by in a forward pass, and may change them.
 
-A module is tapped by a hook; a function by its operation, counted within one call of the module that calls it. All
+A module is hooked by a hook; a function by its operation, counted within one call of the module that calls it. All
 hooks are set on entry and removed in `finally`.
 """
 
@@ -19,13 +19,13 @@ from nearzero.errors import InputError
 from nearzero.perturbations.perturbation import Side
 from nearzero.torch_models.layer import Layer
 
-__all__ = ["Tap", "plain_name", "tapped"]
+__all__ = ["LayerHook", "hooked", "plain_name"]
 
-NEVER = repeat(-1)  # the number of a call that no tap waits for
+NEVER = repeat(-1)  # the number of a call that no hook waits for
 
 
 @dataclass(eq=False)
-class Tap:
+class LayerHook:
     """Someone who looks at a layer's values as they come by, and may change them.
 
     Attributes:
@@ -79,40 +79,40 @@ def plain_name(func: Any, known: Any) -> str:
 
 
 class _Functions(TorchDispatchMode):
-    """Sees the calls of functions that taps wait for."""
+    """Sees the calls of functions that hooks wait for."""
 
-    def __init__(self, taps: Sequence[Tap]) -> None:
+    def __init__(self, hooks: Sequence[LayerHook]) -> None:
         super().__init__()
         self._waiting: dict[str, list[_Count]] = {}
-        self.counts = [_Count(tap) for tap in taps]
+        self.counts = [_Count(hook) for hook in hooks]
         for each in self.counts:
             self._waiting.setdefault(each.place.operation, []).append(each)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation, with its argument or result changed where a tap says so."""
+        """Run an operation, with its argument or result changed where a hook says so."""
         kwargs = kwargs or {}
         waiting = self._waiting.get(plain_name(func, self._waiting), ())
-        # Several taps may look at one call: before it, and after it as what follows some linear layer.
-        here = [each.tap for each in waiting if each.is_due()]
-        for tap in (each for each in here if not each.place[1]):
-            changed = tap(args[0])
+        # Several hooks may look at one call: before it, and after it as what follows some linear layer.
+        here = [each.hook for each in waiting if each.is_due()]
+        for hook in (each for each in here if not each.place[1]):
+            changed = hook(args[0])
             args = args if changed is None else (changed, *args[1:])
         result = func(*args, **kwargs)
-        for tap in (each for each in here if each.place[1]):
+        for hook in (each for each in here if each.place[1]):
             first = result[0] if isinstance(result, tuple) else result
-            changed = tap(first)
+            changed = hook(first)
             if changed is not None:
                 result = (changed, *result[1:]) if isinstance(result, tuple) else changed
         return result
 
 
 class _Count:
-    """Counts an operation within one call of the module that calls it, until it's a tap's."""
+    """Counts an operation within one call of the module that calls it, until it's a hook's."""
 
-    def __init__(self, tap: Tap) -> None:
-        self.tap, self.place = tap, tap.place[0]
+    def __init__(self, hook: LayerHook) -> None:
+        self.hook, self.place = hook, hook.place[0]
         self._calls = count(1)
         self._numbers: Iterator[int] = NEVER
 
@@ -130,10 +130,10 @@ class _Count:
 
 
 @contextmanager
-def tapped(module: nn.Module, taps: Sequence[Tap]) -> Iterator[None]:
-    """Within, a forward pass goes by the taps; one pass, since calls are counted."""
+def hooked(module: nn.Module, hooks: Sequence[LayerHook]) -> Iterator[None]:
+    """Within, a forward pass goes by the hooks; one pass, since calls are counted."""
     with ExitStack() as stack:
-        functions = [tap for tap in taps if tap.place[0].kind == "function"]
+        functions = [hook for hook in hooks if hook.place[0].kind == "function"]
         if functions:
             mode = _Functions(functions)
             for each in mode.counts:
@@ -141,15 +141,15 @@ def tapped(module: nn.Module, taps: Sequence[Tap]) -> Iterator[None]:
                 stack.callback(caller.register_forward_pre_hook(each.enter, prepend=True).remove)
                 stack.callback(caller.register_forward_hook(each.leave).remove)
             stack.enter_context(mode)
-        for tap in taps:
-            if tap.place[0].kind != "function":
-                stack.callback(_hook(module.get_submodule(tap.place[0].path), tap).remove)
+        for hook in hooks:
+            if hook.place[0].kind != "function":
+                stack.callback(_hook(module.get_submodule(hook.place[0].path), hook).remove)
         yield
 
 
-def _hook(module: nn.Module, tap: Tap) -> Any:
-    """A hook that lets a tap see one call of a module."""
-    place, after = tap.place
+def _hook(module: nn.Module, hook: LayerHook) -> Any:
+    """A hook that lets a hook see one call of a module."""
+    place, after = hook.place
     calls = count(1)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -157,14 +157,14 @@ def _hook(module: nn.Module, tap: Tap) -> Any:
             return None
         given = [*args, *kwargs.values()]
         first = next(index for index, value in enumerate(given) if isinstance(value, Tensor))
-        changed = tap(given[first])
+        changed = hook(given[first])
         if changed is None:
             return None
         given[first] = changed
         return tuple(given[: len(args)]), dict(zip(kwargs, given[len(args) :], strict=True))
 
     def afterwards(_: nn.Module, args: Any, output: Any) -> Any:
-        return tap(output) if next(calls) == place.call else None
+        return hook(output) if next(calls) == place.call else None
 
     if after:
         return module.register_forward_hook(afterwards)

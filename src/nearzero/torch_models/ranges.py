@@ -19,9 +19,9 @@ from nearzero.errors import InputError
 from nearzero.perturbations.perturbation import Side
 from nearzero.perturbations.ranges import Ranges, UnitRange
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.data import Room
+from nearzero.torch_models.data import MemoryBudget
 from nearzero.torch_models.forward import visited
-from nearzero.torch_models.hooks import Tap
+from nearzero.torch_models.hooks import LayerHook
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.state import Model
 
@@ -97,7 +97,7 @@ def layer_ranges(
     model: Model,
     layers: Sequence[Layer],
     batches: Iterable[Batch],
-    room: Room,
+    room: MemoryBudget,
     quantiles: tuple[float, float] | None = None,
 ) -> list[Ranges]:
     """The unit ranges of each layer over all batches, which are gone through once, or four times for quantiles.
@@ -149,7 +149,7 @@ def _stream(
     model: Model,
     layers: Sequence[Layer],
     batches: Iterable[Batch],
-    room: Room,
+    room: MemoryBudget,
     observers: Mapping[tuple[int, Side], Sequence[_Extremes | _Search]],
 ) -> None:
     """One pass over the data in which layers' values are shown to their observers."""
@@ -166,10 +166,12 @@ def _stream(
                 rows = by_unit(each, layer, batch)
                 parts.extend((observer, observer.of(rows)) for observer in observers[index, side])
 
-        taps = [
-            Tap(layers[index], "pre", partial(visit, index)) for index, side in observers if side == "pre"
+        hooks = [
+            LayerHook(layers[index], "pre", partial(visit, index))
+            for index, side in observers
+            if side == "pre"
         ]
-        visited(model, batch, taps)
+        visited(model, batch, hooks)
         for observer, part in parts:
             observer.add(part)
 

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from nearzero.kernels import descent
 from nearzero.kernels.layout import even, from_strips, to_strips
-from nearzero.kernels.readout import ACTIVATION_CODES, make_room
+from nearzero.kernels.readout import ACTIVATION_CODES, tile_workspace
 from nearzero.kernels.tiles import TILE, build_tiles, order_of, row_stride, tile_room
 from nearzero.networks import Stack
 from nearzero.support.memory import memory_limit
@@ -106,7 +106,7 @@ class _Desk(threading.local):
     """What a thread needs for itself: about 1 or 2.4 MB, and 0.4 MB for each run of a team beyond the first."""
 
     def __init__(self, shape: descent.Shape, teammates: int) -> None:
-        self.room = make_room(shape.inputs, shape.units, shape.classes)
+        self.workspace = tile_workspace(shape.inputs, shape.units, shape.classes)
         self.tile = tile_room(shape.inputs)
         self.gradients = descent.make_arrays(shape, teammates)
 
@@ -265,10 +265,10 @@ class FusedEngine:
             place, shard = item
             desk, (team, row) = self._desk, self._place[group[place]]
             gradients = self._parts[place * shards + shard] if backward else desk.gradients
-            plan = descent.Plan(data.shard, shard, shard + 1, backward, False, 0.0)
+            plan = descent.BatchPlan(data.shard, shard, shard + 1, backward, False, 0.0)
             found = (each[place, shard : shard + 1] for each in (losses, rights))
             runs = team.codes[row : row + 1], np.array([row]), team.weights, self._shape
-            descent.descend(*runs, data.batches, plan, desk.room, gradients, *found)
+            descent.descend(*runs, data.batches, plan, desk.workspace, gradients, *found)
 
         def gather(item: tuple[int, int]) -> None:
             place, piece = item
@@ -316,10 +316,10 @@ class FusedEngine:
             last = min(first + stop - step, per_epoch)
             order, labels = self._epoch(self._seeds[team.runs[0]], epoch)
             batches = descent.Batches(desk.tile, True, values, order, labels)
-            plan = descent.Plan(self._batch, first, last, True, True, self._rate)
+            plan = descent.BatchPlan(self._batch, first, last, True, True, self._rate)
             unread = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
             runs = team.codes[rows], rows, team.weights, self._shape
-            descent.descend(*runs, batches, plan, desk.room, desk.gradients, *unread)
+            descent.descend(*runs, batches, plan, desk.workspace, desk.gradients, *unread)
             step += last - first
 
     def _epoch(self, seed: int, epoch: int) -> tuple[Order, Order]:

@@ -2,7 +2,7 @@
 
 "As run" is the paper's conduct on this study's own networks. Where a number can't be had, words say why. The rows
 that the entries count are made in `evidence`. A fault gets the evidence on one network and what makes its entries:
-`Entry` without the first two arguments.
+`FaultEntry` without the first two arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nearzero.paper.audit.evidence import Evidence, NetworkEvidence, Runs, has_target, mean_of
 from nearzero.paper.audit.measure import Row, bootstrap_row
-from nearzero.paper.audit.values import ALPHA, MATCHED, Entry, label, points
+from nearzero.paper.audit.values import ALPHA, MATCHED, FaultEntry, label, points
 from nearzero.paper.published import published
 from nearzero.perturbations.families import AS_RUN_FOR
 from nearzero.statistics.summaries import count, summarise
@@ -27,11 +27,11 @@ UNPERTURBED = (("scale", 1.0), ("clip", 1.0), ("offset", 0.0))  # rows that are,
 PIXELS = {"raw": "normalized", "normalized": "raw"}
 STILL = 0.1  # points: less than this is no movement of the train accuracy
 COMPARED = ("offset", "clip", "scale", "shift", "gains", "cap")  # at displacement `MATCHED`, sides averaged
-MakeEntry = Callable[..., Entry]
-Entries = Iterator[Entry]
+MakeEntry = Callable[..., FaultEntry]
+Entries = Iterator[FaultEntry]
 
 
-def entries(evidence: Evidence) -> tuple[Entry, ...]:
+def entries(evidence: Evidence) -> tuple[FaultEntry, ...]:
     """Return all entries, fault by fault, each network after the other."""
     faults = (
         wrong_baseline, pixels, dead_units, clip_before, flat_scale, constant, sizes, no_effect, extremes,
@@ -41,7 +41,7 @@ def entries(evidence: Evidence) -> tuple[Entry, ...]:
         entry
         for number, fault in enumerate(faults, 1)
         for own in evidence.each
-        for entry in fault(own, partial(Entry, number, own.network))
+        for entry in fault(own, partial(FaultEntry, number, own.network))
     )
 
 

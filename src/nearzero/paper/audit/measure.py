@@ -120,7 +120,7 @@ def measure(
         InputError: as `nz.sweep`.
     """
     with open_evaluator(network, *train, options=options, metrics=list(METRICS)) as evaluator:
-        bench = _Bench(evaluator, np.asarray(train[1]), rows, conduct)
+        bench = _FaultMeasurement(evaluator, np.asarray(train[1]), rows, conduct)
         found = bench.levels() | bench.units() | bench.halved() | bench.ranged() | bench.clipped()
         found |= bench.scaled()
     with open_evaluator(network, *test, options=options, metrics=list(METRICS)) as held_out:
@@ -131,7 +131,7 @@ def measure(
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _FaultMeasurement:
     """One layer on its training set, and the perturbations of all rows."""
 
     evaluator: LayerEvaluator

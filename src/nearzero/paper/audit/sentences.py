@@ -33,7 +33,7 @@ CONCLUSIONS: dict[str, Finding] = {
 
 
 @dataclass(frozen=True)
-class _Condition:
+class _Premise:
     """Something that holds, or doesn't, or can't be told (None); the numbers behind it, and how they came about."""
 
     how: str
@@ -41,7 +41,7 @@ class _Condition:
     holds: bool | None
 
 
-Decided = tuple[Finding, list[_Condition], str]
+Decided = tuple[Finding, list[_Premise], str]
 
 
 def sentences(evidence: Evidence) -> tuple[Sentence, ...]:
@@ -59,7 +59,7 @@ def sentences(evidence: Evidence) -> tuple[Sentence, ...]:
 
 
 def _decided(
-    own: NetworkEvidence, conditions: list[_Condition], *, needed: bool = True, words: str = ""
+    own: NetworkEvidence, conditions: list[_Premise], *, needed: bool = True, words: str = ""
 ) -> Decided:
     """Return what conditions say together; words are added to their numbers."""
     groups = {each.how: [same.text for same in conditions if same.how == each.how] for each in conditions}
@@ -77,20 +77,20 @@ def _decided(
     return finding, conditions, "; ".join([*numbers, words] if words else numbers)
 
 
-def _costs(how: str, what: str, values: Runs, margin: float) -> _Condition:
+def _costs(how: str, what: str, values: Runs, margin: float) -> _Premise:
     """That something costs more than the margin, its interval included."""
     found = summarise(values)
     interval = f" ({found.low:.2f} to {found.high:.2f})" if found.n >= 2 else ""
-    return _Condition(how, f"{what} {found.mean:.2f}{interval}", found.low > margin if found.n >= 2 else None)
+    return _Premise(how, f"{what} {found.mean:.2f}{interval}", found.low > margin if found.n >= 2 else None)
 
 
-def _equal(how: str, what: str, values: Runs, margin: float) -> _Condition:
+def _equal(how: str, what: str, values: Runs, margin: float) -> _Premise:
     """That something costs the same as nothing, within the margin."""
     found = equivalence_test(values, margin=margin, tolerance=1e-9)
     text = f"{what} {_plain(found.mean_difference)}"
     if found.low is not None and found.high is not None:
         text += f" ({_plain(found.low)} to {_plain(found.high)})"
-    return _Condition(how, text, within_margin(found))
+    return _Premise(how, text, within_margin(found))
 
 
 def _plain(value: float) -> str:
@@ -98,7 +98,7 @@ def _plain(value: float) -> str:
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def _offset_costs(own: NetworkEvidence, levels: Sequence[float]) -> Iterator[_Condition]:
+def _offset_costs(own: NetworkEvidence, levels: Sequence[float]) -> Iterator[_Premise]:
     """As run, and with the mean logit shift taken out."""
     for name, how in (("accuracy", "as run"), ("centred_accuracy", "without the mean logit shift")):
         for level in levels:
@@ -160,7 +160,7 @@ def _both_ways(own: NetworkEvidence) -> Decided:
 
 def _large_p(own: NetworkEvidence) -> Decided:
     conditions = [
-        _Condition("p", f"{row.family} {100 * row.level:g} % {row.p_identity:.3f}", row.within)
+        _Premise("p", f"{row.family} {100 * row.level:g} % {row.p_identity:.3f}", row.within)
         for row in own.levels
         if row.p_identity is not None and row.p_identity > ALPHA
     ]
@@ -180,7 +180,7 @@ def _conclusion(own: NetworkEvidence) -> Decided:
         for each in compared
         if each.n
     ]
-    held = [_Condition("", "", each.finding == "distance costs more") for each in compared]
+    held = [_Premise("", "", each.finding == "distance costs more") for each in compared]
     numbers = f"{short}; cost of distance minus intensity, points: " + "; ".join(parts)
     return CONCLUSIONS[short], held, numbers
 

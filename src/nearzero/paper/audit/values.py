@@ -18,7 +18,7 @@ __all__ = [
     "FAULTS",
     "MATCHED",
     "Audit",
-    "Entry",
+    "FaultEntry",
     "Finding",
     "LevelRow",
     "Sentence",
@@ -64,7 +64,7 @@ def sentence_case(words: str) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class FaultEntry:
     """One quantity of one network under a fault.
 
     Attributes:
@@ -173,7 +173,7 @@ class Audit:
     """
 
     title: str
-    entries: tuple[Entry, ...]
+    entries: tuple[FaultEntry, ...]
     levels: tuple[LevelRow, ...]
     sentences: tuple[Sentence, ...]
     margin: float

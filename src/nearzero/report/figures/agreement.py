@@ -7,7 +7,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nearzero.paper.published import published
-from nearzero.report.comparison import POINTS, STANDARD_ERRORS, Comparison, compare_baseline, reproduction
+from nearzero.report.comparison import (
+    POINTS,
+    STANDARD_ERRORS,
+    PublishedComparison,
+    compare_baseline,
+    reproduction,
+)
 from nearzero.report.figures.style import INK, PALE, add_notices, colours, network_keys, points, styled
 from nearzero.report.results import StudyResults, networks
 
@@ -58,7 +64,7 @@ def agreement_figure(study: StudyResults) -> Figure:
     return figure
 
 
-def _rows(study: StudyResults) -> list[Comparison]:
+def _rows(study: StudyResults) -> list[PublishedComparison]:
     """Every accuracy of tables 1 to 4 that was measured."""
     rows = list(reproduction(study).comparisons)
     for network in networks(study):
@@ -67,7 +73,9 @@ def _rows(study: StudyResults) -> list[Comparison]:
     return [row for row in rows if row.is_measured]
 
 
-def _draw(above: Axes, inset: Axes, below: Axes, rows: list[Comparison], colour_of: dict[str, str]) -> None:
+def _draw(
+    above: Axes, inset: Axes, below: Axes, rows: list[PublishedComparison], colour_of: dict[str, str]
+) -> None:
     for row in rows:
         colour = colour_of[row.network]
         face = colour if row.level is not None and not row.agrees else "none"
@@ -81,7 +89,7 @@ def _draw(above: Axes, inset: Axes, below: Axes, rows: list[Comparison], colour_
             below.plot([row.published] * 2, ends, color=colour, linewidth=0.5, alpha=0.6)
 
 
-def _limits(below: Axes, rows: list[Comparison]) -> None:
+def _limits(below: Axes, rows: list[PublishedComparison]) -> None:
     """Room for every difference and its bar, even to both sides."""
     reach = [2.0 * POINTS]
     for row in rows:
