@@ -14,7 +14,8 @@ the difference of two logits differs by at most 2 (5 U / 2 + 6) u M; 2 (3 U + 16
 itself. To that comes `INPUTS` of sum max_k |W2_ku| (|s z| + |o|), for the rounding of perturbed z and of parameters;
 it's taken of |i| + |t| |d|, and of what cancels in these. Where the greatest logit doesn't lead by more, the
 prediction is formed in the other way; likewise where the terms could sum up to more than float32
-holds (|t| <= 1, so that the bound at |t| = 1 holds for I and S too). Underflow is allowed for as well, by what comes to nothing elsewhere.
+holds (|t| <= 1, so that the bound at |t| = 1 holds for I and S too). Underflow is allowed for as well, by what comes
+to nothing elsewhere.
 """
 
 from __future__ import annotations
