@@ -205,5 +205,5 @@ def test_the_names_of_the_package() -> None:
     assert dir(nearzero) == sorted([*nearzero.__all__, "__version__"])
     for name in nearzero.__all__:
         assert getattr(nearzero, name).__doc__
-    with pytest.raises(AttributeError, match="nowhere"):
-        _ = nearzero.nowhere  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="no attribute 'swep': did you mean 'sweep'"):
+        _ = nearzero.swep
