@@ -1,7 +1,7 @@
 """The one exception that nearzero raises for wrong input, and hints for misspelt names.
 
-Every package raises `InputError`, so it is defined apart from all of them. Only the command line catches it: it
-prints the message as one line and ends the program with exit code 2.
+Every package raises `InputError`, so it is defined apart from all of them. Only the command line catches it:
+it prints the message as one line and ends the program with exit code 2.
 """
 
 import difflib

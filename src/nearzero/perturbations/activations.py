@@ -25,12 +25,12 @@ class Activation:
     """A function a = act(z), applied to each unit.
 
     Attributes:
-        name: the name in specs, in files and on the command line; also the name in `torch.nn.functional`, except
-            for `abs`.
+        name: the name in specs, in files and on the command line; also the name in `torch.nn.functional`,
+            except for `abs`.
         label: the name in tables and figures.
         function: a = act(z), elementwise; keeps shape and dtype.
-        homogeneous: True if act(s z) = s act(z) for every s > 0. A common scale s of all units then multiplies W2 a,
-            so that the prediction is argmax(W2 a + b2 / s).
+        homogeneous: True if act(s z) = s act(z) for every s > 0. A common scale s of all units then
+            multiplies W2 a, so that the prediction is argmax(W2 a + b2 / s).
         piecewise_linear: True if act is linear below zero and linear above zero.
 
     Example:

@@ -1,10 +1,11 @@
 """Families: rules that turn a level and the unit ranges into a perturbation.
 
-The first three are the paper's (arXiv 2411.17932): offset, scale and clip, with its levels. A `Conduct` chooses
-between the published reading of the protocol and the corrected ones. The others are controls, each of which differs
-from one of these in a single respect: a shift without a change of slope, gains that differ between units, signs drawn
-per unit, ranges exchanged between units, a cap on the activation. Noise, which is drawn for each example, is in
-`nearzero.perturbations.noise`. `nearzero.analysis.sweep` applies families to networks.
+The first three are the paper's (arXiv 2411.17932): offset, scale and clip, with its levels. A `Conduct`
+chooses between the published reading of the protocol and the corrected ones. The others are controls, each of
+which differs from one of these in a single respect: a shift without a change of slope, gains that differ
+between units, signs drawn per unit, ranges exchanged between units, a cap on the activation. Noise, which is
+drawn for each example, is in `nearzero.perturbations.noise`. `nearzero.analysis.sweep` applies families to
+networks.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ AS_RUN_FOR = ("relu", "abs")  # the activations for which the formula "as-run" h
 PAPER_FAMILIES = ("offset", "scale", "clip")
 BY_FORMULA = frozenset({"offset", "signed_offset"})  # the families to which `Conduct.offset` applies
 
-# The words that each option of a family can be set to.
+# The options that families have, with the values of each.
 _OPTIONS = {
     "formula": get_args(OffsetFormula),
     "threshold": get_args(ClipThreshold),
@@ -61,6 +62,7 @@ LOG_LEVELS = np.logspace(-2, 1, 100)
 # 125 levels: -2 to -0.4 in steps of 0.05, to 0.4 in steps of 0.01, to 1 (included) in steps of 0.05.
 # They are computed from whole numbers, so that 0 and -0.25 are exact.
 OFFSET_LEVELS = np.array([*range(-200, -40, 5), *range(-40, 40), *range(40, 101, 5)]) / 100
+# 101 levels from 0 to 1, in steps of 0.01.
 UNIT_LEVELS = np.arange(101) / 100
 
 
@@ -69,8 +71,9 @@ class Conduct:
     """A choice among the readings of the published protocol. The defaults gave the published numbers.
 
     Attributes:
-        offset: the formula of the offset. "as-run": z (max - p r) / max + p r, which keeps the maximum in place;
-            "as-written": z (1 - p) r + p r, the formula of the text, which has no identity level; "shift": z + p r.
+        offset: the formula of the offset. "as-run": z (max - p r) / max + p r, which keeps the maximum in
+            place; "as-written": z (1 - p) r + p r, the formula of the text, which has no identity level;
+            "shift": z + p r.
         clip: the side that is clipped. "pre": min(z, threshold), which doesn't limit Abs units at negative z;
             "post": min(act(z), threshold).
         clip_threshold: the threshold of the clip. "min+pr": min + p r, as run; "pr": p r, as written.
@@ -95,12 +98,12 @@ class Conduct:
     range: Side = "post"
 
     def __post_init__(self) -> None:
-        for name, words in get_type_hints(Conduct).items():
-            check_choice(name, getattr(self, name), get_args(words))
+        for name, literal in get_type_hints(Conduct).items():
+            check_choice(name, getattr(self, name), get_args(literal))
 
     @classmethod
     def default(cls, activations: Iterable[str]) -> Conduct:
-        """Return the published conduct if all activations are ReLU or Abs, else a shift by the pre-activation range.
+        """Return the published conduct for ReLU and Abs alone, else a shift by the pre-activation range.
 
         Raises:
             InputError: an unknown activation.
@@ -129,8 +132,8 @@ class Family(ABC):
     Attributes:
         name: the name in specs, in files and on the command line.
         identity: the level at which nothing changes; None if there is no such level.
-        sides: for each side of the identity ("below", "above"), the two levels between which a displacement is
-            searched for: the first is the identity or the level nearest to it.
+        sides: for each side of the identity ("below", "above"), the two levels between which a displacement
+            is searched for: the first is the identity or the level nearest to it.
         swept: the default levels of a sweep, ascending; `levels` returns a copy.
         random: True if a number is drawn for each unit; the family then has a `seed`.
         acts_on: the side that is perturbed.
@@ -158,9 +161,9 @@ class Family(ABC):
     acts_on: ClassVar[Side] = "pre"
 
     def __post_init__(self) -> None:
-        for name, words in _OPTIONS.items():
+        for name, choices in _OPTIONS.items():
             if hasattr(self, name):
-                check_choice(name, getattr(self, name), words)
+                check_choice(name, getattr(self, name), choices)
 
     @property
     def levels(self) -> Levels:
@@ -175,12 +178,12 @@ class Family(ABC):
         """Return the perturbation at a level. It leaves dead units as they are.
 
         Raises:
-            InputError: the level is neither finite nor the identity, or the family isn't defined for these ranges.
+            InputError: the level is neither finite nor the identity, or the family isn't defined for these
+                ranges.
         """
         if not np.isfinite(level) and level != self.identity:
-            raise InputError(
-                f"a level of {self.name} must be finite, or its identity {self.identity}; got {level}"
-            )
+            identity = f" or {self.identity}, its identity" if self.identity == np.inf else ""
+            raise InputError(f"a level of {self.name} must be finite{identity}; got {level}")
         with np.errstate(divide="ignore", invalid="ignore"):
             unmasked = self._unmasked(level, ranges)
         live = ranges.live
@@ -218,9 +221,10 @@ class Scale(Family):
 @final
 @dataclass(frozen=True)
 class Clip(Family):
-    """The paper's intensity clip: y = min(x, threshold), where the threshold is min + p r or p r; r = max - min.
+    """The paper's intensity clip: y = min(x, threshold).
 
-    Only p = +inf is the identity: at p = 1, min + 1 * (max - min) can round to less than max.
+    The threshold is min + p r or p r, with r = max - min. Only p = +inf is the identity: at p = 1, min + 1 *
+    (max - min) can round to less than max.
 
     Attributes:
         threshold: "min+pr" or "pr".
@@ -264,8 +268,8 @@ class Offset(Family):
     """The paper's distance offset, by one of three formulas; r = max - min.
 
     as-run: y = z (max - p r) / max + p r; as-written: y = z (1 - p) r + p r; shift: y = z + p r. With the
-    pre-activation range the maximum of an Abs unit can be negative: the slope of as-run then grows with p instead of
-    falling.
+    pre-activation range the maximum of an Abs unit can be negative: the slope of as-run then grows with p
+    instead of falling.
 
     Attributes:
         formula: "as-run", "as-written" or "shift".
@@ -497,7 +501,8 @@ class Gains(_RandomFamily):
 class Cap(Family):
     """A cap on the activation: a' = min(a, min + p r), with the post-activation range; r = max - min.
 
-    The control for the published clip, which acts on z: the cap limits Abs units at positive and negative z alike.
+    The control for the published clip, which acts on z: the cap limits Abs units at positive and negative z
+    alike.
 
     Example:
         >>> import numpy as np

@@ -1,10 +1,10 @@
 """Noise on pre-activations, drawn for each example: controls that can't be written as per-unit perturbations.
 
-z' = z + p E. Isotropic noise: the entries of E are independent and normal, with one standard deviation for all live
-units, the root mean square of the units' standard deviations over rows. Covariance-shaped noise: the rows of E are
-normal with the covariance of z. Dead units get no noise. The noise of an example depends on the seed and the number of
-the example alone: it is the same in all batches, halves and backends. Families of per-unit perturbations are in
-`nearzero.perturbations.families`.
+z' = z + p E. Isotropic noise: the entries of E are independent and normal, with one standard deviation for
+all live units, the root mean square of the units' standard deviations over rows. Covariance-shaped noise: the
+rows of E are normal with the covariance of z. Dead units get no noise. The noise of an example depends on the
+seed and the number of the example alone: it is the same in all batches, halves and backends. Families of
+per-unit perturbations are in `nearzero.perturbations.families`.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Noise:
         """Return E for the rows of the given examples, (R, U) float32.
 
         Args:
-            examples: (R,), for each row the number of its example in the data. The rows of an example must follow each
-                other; they are drawn in this order from the generator of that example.
+            examples: (R,), for each row the number of its example in the data. The rows of an example must
+                follow each other; they are drawn in this order from the generator of that example.
         """
         normal = np.empty((len(examples), len(self.root)), np.float32)
         firsts = np.flatnonzero(np.diff(examples, prepend=-1))
@@ -80,7 +80,7 @@ class Noise:
         bits = np.random.Philox(key=key)
         generator, state = np.random.Generator(bits), bits.state
         for number, first, end in zip(examples[firsts].tolist(), firsts, ends, strict=True):
-            # one generator, set to another counter for each example: new generators would take ten times as long
+            # One generator, set to a new counter for each example: new generators would take ten times as long.
             state["state"]["counter"][:] = (0, number, 0, 0)
             bits.state = state
             generator.standard_normal(out=normal[first:end], dtype=np.float32)

@@ -1,8 +1,9 @@
 """Perturbations as values: y = min(scale * x + offset, clip) per unit, and y = x + factor * values per row.
 
-The first is the paper's perturbation layer. The second has a number for each row, that is for each position of each
-example. Noise (`nearzero.perturbations.noise`) and replaced activations (`nearzero.analysis.near_far`) use it.
-`nearzero.perturbations.families` computes the parameters of a perturbation from a level.
+The first is the paper's perturbation layer. The second has a number for each row, that is for each position
+of each example. Noise (`nearzero.perturbations.noise`) and replaced activations
+(`nearzero.analysis.near_far`) use it. `nearzero.perturbations.families` computes the parameters of a
+perturbation from a level.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 class Perturbation:
     """A perturbation y = min(scale * x + offset, clip), unit by unit.
 
-    This is the perturbation layer of arXiv 2411.17932. The default values are the identity: every bit of x is kept.
+    This is the perturbation layer of arXiv 2411.17932. The default values are the identity: every bit of x is
+    kept.
 
     Attributes:
-        scale, offset, clip: one number for all units or an array (U,), kept as float64. A clip of +inf clips nothing.
-            Offset and clip have the units of x.
+        scale, offset, clip: one number for all units or an array (U,), kept as float64. A clip of +inf clips
+            nothing. Offset and clip have the units of x.
         side: "pre" (the default) if x is the pre-activation z, "post" if x is the activation act(z).
 
     Raises:
-        InputError: a parameter is NaN or infinite (except a clip of +inf), has more than one dimension, or differs in
-            length from the others; or the side is unknown.
+        InputError: a parameter is NaN or infinite (except a clip of +inf), has more than one dimension, or
+            differs in length from the others; or the side is unknown.
 
     Example:
         >>> import numpy as np
@@ -100,7 +102,8 @@ class Perturbation:
         min(s2 min(s1 x + o1, c1) + o2, c2) = min(s2 s1 x + s2 o1 + o2, min(s2 c1 + o2, c2)) for s2 > 0.
 
         Raises:
-            InputError: the two act on different sides, or the scale of `other` isn't positive where this one clips.
+            InputError: the two act on different sides, or the scale of `other` isn't positive where this one
+                clips.
         """
         if self.side != other.side:
             raise InputError(

@@ -1,7 +1,7 @@
 """The minimum and maximum of each unit over a data set, on both sides of the activation.
 
-Families use these ranges to turn a level into a perturbation. Minimum and maximum are extremes, so a single outlier
-moves them. The paper uses them nevertheless; the audit counts that among its faults.
+Families use these ranges to turn a level into a perturbation. Minimum and maximum are extremes, so a single
+outlier moves them. The paper uses them nevertheless; the audit counts that among its faults.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Ranges:
 
 
 def _pieces(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Yield the same rows, (n, U), in pieces of about a quarter of a megabyte: act(z) then stays in the cache."""
+    """Yield the same rows, (n, U), in pieces of about a quarter of a megabyte: act(z) stays in the cache."""
     for block in blocks:
         rows = max(1, 2**16 // max(1, block.shape[-1]))
         for first in range(0, len(block), rows):
