@@ -8,8 +8,7 @@ pixels to intervals; its processor seconds are those of all threads together. Th
 seconds.
 
     python benchmarks/critical.py [--data-dir DIR] [--rounds 2] [--activations relu abs leaky_relu]
-    [--searched 20]
-        [--check 300] [--figures FOLDER]
+        [--searched 20] [--check 300] [--figures FOLDER]
 
 With --check N the intervals of N examples are compared with that search, level by level: how many predictions
 differ, and how many intervals lie between two of its levels; these windows are listed. All examples are

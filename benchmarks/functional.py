@@ -8,7 +8,7 @@ load of a machine has less effect. Rounds alternate; the ratios are the median o
 The last column says whether run 0 has the same bits alone as among the others.
 
     python benchmarks/functional.py [--examples 60000] [--runs 4] [--activation abs] [--batch-size 256]
-    [--threads N]
+        [--threads N]
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ resumed: measurements are kept, one line per study, in the folder of `--state`. 
 and counted, and written to results/validation.json, from which the tables of docs/validation.md are made
 (`validation_tables`). After a change of the package, begin with another folder.
 
-    python benchmarks/validation.py [--state runs/validation] [--workers 2]   # measure missing studies,
-    judge, count python benchmarks/validation.py --table                                    # print the tables
-    of the kept results python benchmarks/validation.py --write                                    # put them
-    into docs/validation.md
+    python benchmarks/validation.py [--state runs/validation] [--workers 2]   # measure, judge and count
+    python benchmarks/validation.py --table                                   # print the tables
+    python benchmarks/validation.py --write                                   # write them to docs/validation.md
 """
 
 from __future__ import annotations

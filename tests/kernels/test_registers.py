@@ -47,10 +47,11 @@ fitted = Examples(Pixels(values), np.where(np.arange(700) % 50, np.arange(700) %
 digest, shares = hashlib.sha256(), []
 for examples, rate, steps in ((random, 0.05, 7), (fitted, 0.0003, 60)):
     for batch_size in (None, 300):
-        stack = initial_stack([1, 2], "abs", inputs=45, units=150) engine = FusedEngine(stack, examples,
-        examples, seeds=[1, 2], learning_rate=rate, batch_size=batch_size) engine.advance(0, steps) measured,
-        trained = engine.measure("train"), engine.stack() for array in (measured.loss, measured.correct,
-        trained.w1, trained.b1, trained.w2, trained.b2):
+        stack = initial_stack([1, 2], "abs", inputs=45, units=150)
+        engine = FusedEngine(stack, examples, examples, seeds=[1, 2], learning_rate=rate, batch_size=batch_size)
+        engine.advance(0, steps)
+        measured, trained = engine.measure("train"), engine.stack()
+        for array in (measured.loss, measured.correct, trained.w1, trained.b1, trained.w2, trained.b2):
             digest.update(np.ascontiguousarray(array).tobytes())
         for network in trained:
             z = examples.pixels.dense() @ network.w1.T + network.b1

@@ -178,10 +178,13 @@ for dtype in (torch.float32, torch.bfloat16):
             assert fits(activation, *shape[1:])
             fused, plain = (partial(reader, activation) for reader in (read_out_fused, read_out))
             assert agree(fused, plain, torch.empty(0, dtype=dtype), shape), (dtype, activation, shape)
-z, labels = torch.randn(3, 1100, 16), torch.randint(4, (3, 1100))  # mini-batches; several programs for each
-run w2, b2 = torch.randn(3, 4, 16), torch.randn(3, 9)[:, :4] z[:, :5] = 0  # the slope of Abs is 0 there
-expected = read_out("abs", z.clone(), labels, w2, b2, gradients=True) found = read_out_fused("abs", z, labels,
-w2, b2, gradients=True) assert found.dz is z for a, b in zip(found, expected):
+z, labels = torch.randn(3, 1100, 16), torch.randint(4, (3, 1100))  # mini-batches; several programs per run
+w2, b2 = torch.randn(3, 4, 16), torch.randn(3, 9)[:, :4]
+z[:, :5] = 0  # the slope of Abs is 0 there
+expected = read_out("abs", z.clone(), labels, w2, b2, gradients=True)
+readout = read_out_fused("abs", z, labels, w2, b2, gradients=True)
+assert readout.dz is z
+for a, b in zip(readout, expected):
     torch.testing.assert_close(a.double(), b.double(), rtol=1e-4, atol=1e-4)
 assert not fits("gelu", 16, 4) and not fits("abs", 257, 4) and not fits("abs", 16, 33)
 print("the same")
