@@ -96,16 +96,15 @@ def _kernel(  # type: ignore[no-untyped-def]
         logits = _product(a, tl.trans(w2), widen) + b2[None, :]
         label = tl.load(labels_at + run * labels_run + row, mask=inside, other=0)
         top = tl.max(logits, 1)
-        exponentials = tl.exp(logits - top[:, None])
-        total = tl.sum(exponentials, 1)
+        powers = tl.exp(logits - top[:, None])
+        total = tl.sum(powers, 1)
         is_label = k[None, :] == label[:, None]
         entropy = top + tl.log(total) - tl.sum(tl.where(is_label, logits, 0.0), 1)
         loss += tl.where(inside, entropy, 0.0).to(tl.float64)
         first = tl.min(tl.where(logits == top[:, None], k[None, :], outputs), 1)
         correct += (inside & (first == label)).to(tl.int32)
         if gradients:
-            softmax = exponentials / total[:, None]
-            residual = tl.where(inside[:, None], softmax - is_label.to(tl.float32), 0.0)
+            residual = tl.where(inside[:, None], powers / total[:, None] - is_label.to(tl.float32), 0.0)
             b2_gradient += tl.sum(residual, 0)
             factor = residual.to(z.dtype)
             w2_gradient += _product(tl.trans(factor), a, widen)
