@@ -277,15 +277,15 @@ def _predict_along(act, path, workspace, still, moving, k, most):  # type: ignor
             store(workspace.added, at, zero)
             store(workspace.added, at + 16, zero)
             logits = fma(splat(t), s, i) + closed
-            bound = still + sign * last_lane(i) + abs(t) * (moving + last_lane(s))
-            lead = lanes_reaching(logits, splat(hmax(logits) - bound))
-            if lead & (lead - 1):
-                undecided += 1
-                workspace.predicted[level * BLOCK + k] = _respond_at(act, path, workspace, level)
-            elif lead:
+            size, rate = still + sign * last_lane(i), moving + last_lane(s)
+            lead = lanes_reaching(logits, splat(hmax(logits) - (size + abs(t) * rate)))
+            if lead == 0:
+                undecided = most
+            elif lead & (lead - 1) == 0 and size + rate < path.limit:
                 workspace.predicted[level * BLOCK + k] = first_bit(lead)
             else:
-                undecided = most
+                undecided += 1
+                workspace.predicted[level * BLOCK + k] = _respond_at(act, path, workspace, level)
         # beyond the origin, the changes of I have the other sign
         still, sign = still + _F(2.0) * last_lane(i), _F(-1.0)
         first, last = last, path.levels.size - 1
