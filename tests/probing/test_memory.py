@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import nearzero as nz
-from nearzero.torch_models.replay import Recorder, Suffix
+from nearzero.torch_models.replay import OpRecorder, Suffix
 
 STATUS = Path("/proc/self/status")
 # what the allocator keeps varies by some 20 MB from process to process
@@ -146,7 +146,7 @@ def test_recordings_go_when_their_batch_is_done():
     gc.disable()
     try:
         probed(Stream(1, size=8), layers=["parts.1", "parts.3"])
-        assert not [each for each in gc.get_objects() if type(each) in (Recorder, Suffix)]
+        assert not [each for each in gc.get_objects() if type(each) in (OpRecorder, Suffix)]
     finally:
         gc.enable()
 

@@ -15,7 +15,7 @@ import nearzero as nz
 from nearzero.evaluators import responses as work
 from nearzero.evaluators.scores import METRICS, Outputs
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.replay import Recorder
+from nearzero.torch_models.replay import OpRecorder
 
 
 def network():
@@ -44,7 +44,7 @@ class Seen(TorchDispatchMode):
 
 @torch.no_grad()
 def recorded(model, act, x):
-    recorder = Recorder()
+    recorder = OpRecorder()
     hook = act.register_forward_pre_hook(lambda _, args: recorder.cut(args[0], in_place=False))
     with recorder.running():
         logits = model(x)

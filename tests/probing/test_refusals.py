@@ -248,7 +248,7 @@ def test_a_layer_that_only_some_batches_reach():
             )
 
     batches = [rows()[:4], rows()[:5]]
-    message = r"layer 'encoder\.1' isn't reached on every batch; float32 \(5, 6\) goes another way, so leave the layer"
+    message = r"layer 'encoder\.1' isn't reached on every batch, such as float32 \(5, 6\); leave the layer"
     for how in ({}, {"ranges_from": rows()[:4]}):
         with pytest.raises(nz.InputError, match=message):
             nz.probe(Sometimes(), batches, "encoder.1", levels=2, **how)
@@ -268,7 +268,7 @@ def test_a_recurrent_classifier_has_layers_beside_the_recurrent_one(name):
     data = torch.randn(5, 4, 6)
     assert [each.name for each in nz.layers(Classifier(), data)] == ["head"]
     message = (
-        "no activation was found in a forward pass; name layers whose output is a pre-activation, of head"
+        "no activation was found in a forward pass; name layers whose output is a pre-activation; the layers are head"
     )
     with pytest.raises(nz.InputError, match=message):
         nz.probe(Classifier(), data)

@@ -10,7 +10,7 @@ from torch import nn
 
 import nearzero as nz
 from nearzero.torch_models import forward as passes
-from nearzero.torch_models.replay import Recorder
+from nearzero.torch_models.replay import OpRecorder
 
 LOGITS = {f"logit {number}": lambda logits, target, number=number: logits[:, number] for number in range(3)}
 
@@ -187,14 +187,14 @@ def recordings(monkeypatch):
     """The layers of each recording that was used, with the examples in it."""
     made = []
 
-    class Counted(Recorder):
+    class Counted(OpRecorder):
         def suffixes(self, wanted):
             found = super().suffixes(wanted)
             if not self.overflowed:
                 made.append((sorted(each.layer.name for each in found), len(wanted)))
             return found
 
-    monkeypatch.setattr(passes, "Recorder", Counted)
+    monkeypatch.setattr(passes, "OpRecorder", Counted)
     return made
 
 
@@ -245,7 +245,7 @@ def test_fewer_layers_share_a_recording_where_memory_is_short(recordings):
 @pytest.mark.parametrize("kind", [InPlace, Residual])
 @torch.no_grad()
 def test_a_suffix_can_be_run_again_and_again(kind):
-    model, x, recorder = kind(), torch.randn(5, 6), Recorder()
+    model, x, recorder = kind(), torch.randn(5, 6), OpRecorder()
     in_place = kind is InPlace
     hook = model.one.register_forward_pre_hook(lambda _, args: recorder.cut(args[0], in_place=in_place))
     with recorder.running():

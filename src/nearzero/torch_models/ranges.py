@@ -20,7 +20,7 @@ from nearzero.perturbations.perturbation import Side
 from nearzero.perturbations.ranges import Ranges, UnitRange
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import MemoryBudget
-from nearzero.torch_models.forward import visited
+from nearzero.torch_models.forward import logits_with_hooks
 from nearzero.torch_models.hooks import LayerHook
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.state import Model
@@ -171,7 +171,7 @@ def _stream(
             for index, side in observers
             if side == "pre"
         ]
-        visited(model, batch, hooks)
+        logits_with_hooks(model, batch, hooks)
         for observer, part in parts:
             observer.add(part)
 
