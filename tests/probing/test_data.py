@@ -183,7 +183,7 @@ def test_several_arguments_and_keywords():
         ),
         (
             [(X, Y, Y)],
-            r"a batch of 3 parts: \(inputs,\) or \(inputs, targets\) is understood; prepare=\.\.\. can take",
+            r"a batch must have one or two parts, \(inputs,\) or \(inputs, targets\); got 3; convert it with prepare=",
         ),
         ([np.array(["a", "b"])], "arrays must be of numbers; got <U1"),
         ([object()], "a batch must be inputs"),
@@ -218,7 +218,7 @@ def test_data_that_end_when_gone_through_again():
         def __iter__(self):
             return self.items
 
-    with pytest.raises(nz.InputError, match="when gone through again; give what can be read several times"):
+    with pytest.raises(nz.InputError, match="when read again; give data that can be read several times"):
         probed(Once())
 
 

@@ -39,7 +39,7 @@ def logits_of(model, data, layer, **how) -> np.ndarray:
     [
         (lambda: nn.Linear, "model must be a torch.nn.Module; got the class Linear; give an instance of it"),
         (lambda: "model.pt", "model must be a torch.nn.Module; got str"),
-        (lambda: mlp().state_dict(), "as a state dict is; load it into a module first"),
+        (lambda: mlp().state_dict(), "; if it is a state dict, load it into a module first"),
         (lambda: torch.jit.script(mlp()), "TorchScript module, inside of which nothing can be perturbed"),
         (lambda: torch.jit.trace(mlp(), rows(2)), "give the Python module that it was made from"),
         (lambda: mlp().to("meta"), "weights on the meta device, without values; load them first"),
@@ -223,6 +223,12 @@ class Parts(nn.Module):
 def test_a_name_that_stands_for_no_layer(name, message):
     with pytest.raises(nz.InputError, match=message):
         nz.probe(Parts(), rows(), name)
+
+
+def test_a_side_that_there_isnt():
+    (layer, *_) = nz.layers(mlp(), rows())
+    with pytest.raises(nz.InputError, match="unknown side 'pots': did you mean 'post'\\? known are pre, post"):
+        layer.place("pots")
 
 
 def test_names_globs_and_layers_stand_for_layers():

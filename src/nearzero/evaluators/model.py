@@ -122,7 +122,7 @@ class ModelEvaluator(base.LayerEvaluator):
                 parts.append(function(piece, numbers[first : first + len(piece)]))
                 first += len(piece)
 
-            self.session.room.each(batch, work)
+            self.session.room.run_in_blocks(batch, work)
         return parts
 
     # --- values of the layer ---

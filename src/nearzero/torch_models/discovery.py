@@ -342,8 +342,7 @@ class _Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         self._refuse_training(func, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
-        plain = plain_name(func, ACTIVATION_OPERATIONS)
-        activates = plain in ACTIVATION_OPERATIONS and isinstance(args[0], Tensor)
+        activates = plain_name(func, ACTIVATION_OPERATIONS) in ACTIVATION_OPERATIONS
         result = func(*args, **kwargs)
         self._note_inputs(func, args, kwargs, result)
         first = result[0] if isinstance(result, (tuple, list)) and result else result
@@ -353,8 +352,8 @@ class _Watch(TorchDispatchMode):
                 # a result on the storage of an argument takes no new memory
                 self._operation_bytes += 0 if storage_key(tensor) in given else _bytes(tensor)
                 self._follow(name, args, tensor)
-            if activates and self._stack:
-                self._add_function(plain, func, args, kwargs, name != plain, first)
+            if activates and self._stack and isinstance(args[0], Tensor):
+                self._add_function(func, args, kwargs, first)
         return result
 
     def _refuse_training(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -389,17 +388,10 @@ class _Watch(TorchDispatchMode):
         if isinstance(first, Tensor) and name in VALUE_PRESERVING and id(first) in self._sources:
             self._sources[id(result)] = self._sources[id(first)]
 
-    def _add_function(
-        self,
-        plain: str,
-        func: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        in_place: bool,
-        result: Tensor,
-    ) -> None:
+    def _add_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
         """Add an activation that was called as a function, unless the call is part of an activation module."""
         caller, value = self._stack[-1], args[0]
+        plain = plain_name(func, ACTIVATION_OPERATIONS)
         ordinal = caller.operations[plain]
         for call in self._stack:
             call.operations[plain] += 1
@@ -421,7 +413,7 @@ class _Watch(TorchDispatchMode):
             activation=name,
             operation=plain,
             ordinal=ordinal,
-            in_place=in_place,
+            in_place=func._schema.name != f"aten::{plain}",
             act=act,
         )
         if may_be_activation(caller.module):  # whether the module itself is one shows at its end
