@@ -1,7 +1,7 @@
 """A batch: the inputs of a model, the targets, and the mask of the tokens that count.
 
-A batch may be given as a tensor of inputs; as a pair (inputs, targets), where inputs may be a tuple or list of
-arguments; or as a mapping of named inputs, as tokenizers return it, in which "labels" are the targets and
+A batch may be given as a tensor of inputs; as a pair (inputs, targets), where inputs may be a tuple or list
+of arguments; or as a mapping of named inputs, as tokenizers return it, in which "labels" are the targets and
 "attention_mask" is the mask. The user's own `prepare` converts any other form.
 """
 
@@ -35,7 +35,8 @@ class Batch:
         arguments, keywords: the model's inputs.
         target: (B,) or (B, S, ...) whole numbers, or None.
         mask: (B,) or (B, S) bool, True where an example or token counts; None if all count.
-        two_sided: whether the model has an encoder and a decoder, with tokens of their own; `mask` is the encoder's.
+        two_sided: whether the model has an encoder and a decoder, with tokens of their own; `mask` is the
+            encoder's.
         decoder_mask: the mask of the decoder's tokens; None if all count.
     """
 
@@ -69,13 +70,13 @@ class Batch:
 
     @property
     def divisible(self) -> bool:
-        """Return whether the batch can be split: the first dimension of every input tensor is that of examples."""
+        """Return whether the batch can be split: each input is a tensor with examples as first dimension."""
         values = (*self.arguments, *self.keywords.values())
         plain = len(self.inputs) == sum(isinstance(value, Tensor) for value in values)
         return plain and all(tensor.ndim > 0 and tensor.shape[0] == len(self) for tensor in self.inputs)
 
     def take(self, part: slice | Tensor) -> Batch:
-        """Return the examples of a slice, or at indices (m,), which may repeat; the batch must be `divisible`."""
+        """Return the examples of a slice, or at indices (m,), which may repeat, of a `divisible` batch."""
         return self._map(lambda tensor: tensor[part])
 
     def blocks(self, rows: int) -> Iterator[Batch]:
@@ -91,7 +92,7 @@ class Batch:
         return self._map_inputs(torch.clone)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
-        """Return the batch on a device, with floating-point and uint8 inputs converted to `dtype` if it is given."""
+        """Return the batch on a device, with floating-point and uint8 inputs converted to `dtype` if given."""
 
         def move(tensor: Tensor) -> Tensor:
             tensor = tensor.to(device)
@@ -115,7 +116,7 @@ class Batch:
         )
 
     def counted(self, reads: frozenset[str] | None, named_decoder: bool) -> list[tuple[Tensor, bool]]:
-        """Return the masks that apply to some values, (B,) or (B, S) bool each, and whether each must fit them.
+        """Return the masks that apply to some values, (B,) or (B, S) bool, and whether each must fit them.
 
         Args:
             reads: the inputs that the values depend on; None if unknown.
@@ -128,7 +129,7 @@ class Batch:
         return [(mask, strict) for mask, strict in masks if mask is not None and self._applies(mask, reads)]
 
     def _applies(self, mask: Tensor, reads: frozenset[str] | None) -> bool:
-        """Return whether a mask applies to some values: they depend on an input of its shape, if there is one.
+        """Return whether a mask applies to values: they depend on an input of its shape, if there is one.
 
         It doesn't apply to the values of images beside a masked text.
         """
@@ -141,7 +142,7 @@ def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _not_ignored(target: Tensor | None) -> Tensor | None:
-    """Return a mask that is True where a target isn't -100; None without whole-number targets, or if all count."""
+    """Return a mask of the targets that aren't -100; None without whole-number targets, or if all count."""
     if target is None or target.is_floating_point():
         return None
     counted = target != IGNORED
@@ -185,10 +186,11 @@ def read_batch(
     Args:
         item: one item of an iteration over the data.
         device: the device of the model.
-        prepare: converts an item to (inputs, target or None, mask or None), where inputs are a tensor, a tuple of
-            arguments or a mapping of keywords.
+        prepare: converts an item to (inputs, target or None, mask or None), where inputs are a tensor, a
+            tuple of arguments or a mapping of keywords.
         dtype: the type that floating-point and uint8 inputs are converted to; None keeps them.
-        keep_labels: whether the labels are an input too, since the model makes its decoder's inputs from them.
+        keep_labels: whether the labels are an input too, since the model makes its decoder's inputs from
+            them.
 
     Raises:
         InputError: an item of another type, without tensors, or without examples.
@@ -232,7 +234,7 @@ def _check(batch: Batch, item: Any, prepared: bool) -> None:
 
 
 def _normalised(batch: Batch) -> Batch:
-    """Return the batch with whole-number targets as int64, and masks as bool, or None where all tokens count."""
+    """Return the batch with whole-number targets as int64, and masks as bool, or None if all tokens count."""
     target = batch.target
     if target is not None and not target.is_floating_point():
         target = target.long()

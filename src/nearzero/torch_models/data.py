@@ -19,8 +19,8 @@ from nearzero.torch_models.state import RandomStates
 __all__ = ["BatchSource", "MemoryBudget", "is_out_of_memory"]
 
 DEFAULT_BATCH = 256
-# The share of the limit that is planned for. The rest is for memory that isn't counted: that of running kernels, and
-# freed memory that the allocator hasn't returned to the system.
+# The share of the limit that is planned for. The rest is for memory that isn't counted: that of running
+# kernels, and freed memory that the allocator hasn't returned to the system.
 SHARE = 0.5
 END = object()
 
@@ -28,12 +28,13 @@ END = object()
 class BatchSource:
     """An iterable of batches that can be iterated again, made from the data that a user gives.
 
-    Random choices of data sets and loaders (an order, a crop) are the same in every pass, whatever a model draws in
-    between.
+    Random choices of data sets and loaders (an order, a crop) are the same in every pass, whatever a model
+    draws in between.
 
     Args:
-        data: an iterable of batches (a DataLoader, a list), a `Dataset` of examples, an array of inputs, or a pair of
-            arrays (inputs, targets). The items of an iterator, which can be read only once, are kept in memory.
+        data: an iterable of batches (a DataLoader, a list), a `Dataset` of examples, an array of inputs, or a
+            pair of arrays (inputs, targets). The items of an iterator, which can be read only once, are kept
+            in memory.
         read: converts an item and a dtype to a batch.
         batch_size: the number of examples in a batch, for data given as examples or arrays; 256 if None.
         limit: the bytes that the kept items of an iterator may take.
@@ -84,7 +85,7 @@ class BatchSource:
         self._length = count
 
     def _one_pass(self) -> Iterator[Any]:
-        """Yield the items; random draws of the data and of the caller between items don't affect each other."""
+        """Yield the items; random draws of the data and those of the caller don't affect each other."""
         items, data_states = None, self._start
         while True:
             caller_states = RandomStates(self._generators)
@@ -166,7 +167,7 @@ def _all_items(data: Iterator[Any], limit: int) -> list[Any]:
 
 
 class MemoryBudget:
-    """The number of examples that run at a time: as many as memory allows, and fewer once a device ran out of it.
+    """The number of examples that run at a time: as memory allows, and fewer once a device ran out of it.
 
     Args:
         example: the estimated bytes of the work for one example.
@@ -175,8 +176,8 @@ class MemoryBudget:
 
     Attributes:
         limit: as given.
-        recording: the bytes that a recording of several layers may take. A recording of one layer can't be divided,
-            and takes as many as it needs.
+        recording: the bytes that a recording of several layers may take. A recording of one layer can't be
+            divided, and takes as many as it needs.
 
     Raises:
         InputError: a single example takes more than the limit.
@@ -193,7 +194,7 @@ class MemoryBudget:
         self._per_element, self._most = max(example, 1.0) / elements, SHARE * limit
 
     def rows(self, batch: Batch) -> int:
-        """Return the number of examples that fit in memory, beside the inputs of their batch and of the next one."""
+        """Return the number of examples that fit in memory, beside the inputs of this batch and the next."""
         inputs = 2 * sum(tensor.nbytes for tensor in batch.inputs)
         free = min(self._most, max(self.limit / 4, SHARE * self.limit - inputs))
         return max(1, int(free / (self._per_element * batch.elements)))
@@ -203,7 +204,8 @@ class MemoryBudget:
 
         Args:
             batch: the batch.
-            work: the function; if it raises, it must have changed nothing, since its block is divided and run again.
+            work: the function; if it raises, it must have changed nothing, since its block is divided and run
+                again.
 
         Raises:
             InputError: the device's memory doesn't hold one example.

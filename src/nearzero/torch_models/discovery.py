@@ -1,11 +1,12 @@
 """Discovery of a model's layers, by watching one forward pass, and their choice by name.
 
-A layer is a place in a forward pass where a pre-activation occurs: the input of an activation (a module, or a function
-like `F.relu` called in some module's forward), or the output of a linear, convolution or normalization module.
+A layer is a place in a forward pass where a pre-activation occurs: the input of an activation (a module, or a
+function like `F.relu` called in some module's forward), or the output of a linear, convolution or
+normalization module.
 
-The watch sees the modules and functions that are called, and their arguments. It follows each tensor through the
-operations that PyTorch dispatches. These show the dimension of the units, the activation that follows a linear
-layer, and the inputs that a layer depends on.
+The watch sees the modules and functions that are called, and their arguments. It follows each tensor through
+the operations that PyTorch dispatches. These show the dimension of the units, the activation that follows a
+linear layer, and the inputs that a layer depends on.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Discovery:
     Attributes:
         layers: the layers, in the order of the forward pass.
         batch: the batch of that pass.
-        bytes: the new memory that the operations of the pass took for their results, for all examples of the batch.
+        bytes: the new memory that the operations of the pass took for their results, for all examples of the
+            batch.
         logits: the bytes of the logits as float32.
         called: the paths of the modules that were called.
         problems: by path, why a module that was called can't be probed.
@@ -100,7 +102,7 @@ def _reason(error: Exception, most: int = 200) -> str:
 
 
 def _watched(model: Model, batch: Batch, watch: _Watch, *, follow: bool) -> Tensor:
-    """Return the logits of a pass in which a watch sees the modules, and the operations too if `follow` is set."""
+    """Return the logits of a pass in which a watch sees the modules, and with `follow` the operations."""
     with ExitStack() as stack:
         for module in model.module.modules():
             if not isinstance(module, torch.jit.ScriptModule):  # these take no hooks
@@ -113,7 +115,7 @@ def _watched(model: Model, batch: Batch, watch: _Watch, *, follow: bool) -> Tens
 
 
 def _numbered(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the layers with @1, @2, ... added to names that occur more than once, in the order of the pass."""
+    """Return the layers with @1, @2, ... added to names that occur more than once, in order."""
     total, seen = Counter(layer.name for layer in layers), Counter[str]()
     numbered = {}
     for layer in layers:
@@ -126,7 +128,8 @@ def _numbered(layers: Sequence[Layer]) -> list[Layer]:
 def select_layers(model: Model, discovery: Discovery, wanted: Sequence[str] | None) -> list[Layer]:
     """Return the layers that match some names or globs, in the order of the pass; all activations for None.
 
-    The name of a module or function that is called several times matches all of its calls; name@k matches one.
+    The name of a module or function that is called several times matches all of its calls; name@k matches
+    one.
 
     Raises:
         InputError: a name that matches no layer, with the reason.
@@ -251,7 +254,7 @@ class _Watch(TorchDispatchMode):
 
     @property
     def bytes(self) -> int:
-        """Return the new memory of all results of operations, or of modules if operations couldn't be followed."""
+        """Return the bytes of all new results of operations, or of modules if operations can't be followed."""
         return self._operation_bytes or self._module_bytes
 
     # --- modules -------------------------------------------------------------------------------------------
@@ -267,7 +270,7 @@ class _Watch(TorchDispatchMode):
         self._stack.append(_Call(path, module, self.calls[path], given))
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """Note that a call of a module ends, and drop the calls in it that ended by an exception the model caught."""
+        """Note that a call of a module ends, and drop calls in it that ended by an exception."""
         call = self._stack.pop()
         while call.module is not module:
             call = self._stack.pop()
@@ -277,7 +280,7 @@ class _Watch(TorchDispatchMode):
             self._module_bytes += _bytes(output)
 
     def _add_layers(self, call: _Call, output: Any) -> None:
-        """Add the layers of a call that ended: the module itself if it is one, and the functions called in it."""
+        """Add the layers of a call that ended: the module if it is one, and the functions called in it."""
         if WEIGHTS in call.path.split("."):
             return
         units = isinstance(output, Tensor) and _has_units(output)
@@ -389,7 +392,7 @@ class _Watch(TorchDispatchMode):
             self._sources[id(result)] = self._sources[id(first)]
 
     def _add_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
-        """Add an activation that was called as a function, unless the call is part of an activation module."""
+        """Add an activation that was called as a function, unless it is part of an activation module."""
         caller, value = self._stack[-1], args[0]
         plain = plain_name(func, ACTIVATION_OPERATIONS)
         ordinal = caller.operations[plain]
@@ -476,8 +479,8 @@ def may_be_activation(module: nn.Module) -> bool:
 def elementwise_samples(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return sample inputs and outputs if the module is elementwise and nonlinear, else None.
 
-    A module is taken for elementwise if it commutes with a permutation of the numbers, and for nonlinear if its
-    outputs aren't those of the straight line through its values at 0 and 1.
+    A module is taken for elementwise if it commutes with a permutation of the numbers, and for nonlinear if
+    its outputs aren't those of the straight line through its values at 0 and 1.
 
     Args:
         module: one that may be an activation.
@@ -509,7 +512,7 @@ def _close(left: Tensor, right: Tensor) -> bool:
 
 
 def activation_name(module: nn.Module, samples: tuple[Tensor, Tensor] | None) -> str:
-    """Return an activation's name: PyTorch's, or that of a known activation with equal outputs, or the module's class.
+    """Return an activation's name: PyTorch's, or a known activation's with equal outputs, or the class.
 
     Args:
         module: the activation.
@@ -537,7 +540,7 @@ def producer_kind(module: nn.Module) -> str | None:
     return "normalization" if norm and leaf else None
 
 
-# --- unit axes: the dimension on which a convolution or a matrix product puts the units, followed through the pass ---
+# --- unit axes: the dimension on which an operation puts the units, followed through the pass ---
 
 
 # Operations that keep the values of a layer's output: the result is still the output of that layer.
@@ -596,7 +599,7 @@ def unit_axis_after(
 
 
 def _source(args: tuple[Any, ...], result: Tensor, known: Callable[[Tensor], int | None]) -> Tensor | None:
-    """Return the first argument whose units are known, preferably one with as many dimensions as the result."""
+    """Return the first argument with a known unit axis, preferably one with the dimensions of the result."""
     sources = [tensor for tensor in tensors_in(args) if known(tensor) is not None]
     return next((tensor for tensor in sources if tensor.ndim == result.ndim), sources[0] if sources else None)
 

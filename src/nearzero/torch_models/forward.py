@@ -1,11 +1,11 @@
 """Forward passes with a layer's values changed, in one of two ways that give equal logits.
 
-- *suffix*: one full pass on a batch is recorded, for all layers at once, and only the operations after a layer run
-  again.
+- *suffix*: one full pass on a batch is recorded, for all layers at once, and only the operations after a
+  layer run again.
 - *full*: the whole model runs again, with a hook at the layer.
 
-Before the first batch, both ways run on a few of its examples. If their logits differ, or a value of the layer
-decides in Python what the model does, the full pass is used and the result gives the reason.
+Before the first batch, both ways run on a few of its examples. If their logits differ, or a value of the
+layer decides in Python what the model does, the full pass is used and the result gives the reason.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Changed:
     Attributes:
         values: the layer's values, unchanged.
         logits: the model's logits, unchanged.
-        run: takes a change and returns the logits under it. A change is a function of the values that doesn't write
-            into them and returns new ones, which the suffix may write into.
+        run: takes a change and returns the logits under it. A change is a function of the values that doesn't
+            write into them and returns new ones, which the suffix may write into.
     """
 
     values: Tensor
@@ -56,7 +56,8 @@ class Passes:
     Args:
         model: within `nearzero.torch_models.state.untouched`.
         layer, side: the values that are changed.
-        method: "suffix" or "full", as described above; "auto" is the suffix if both ways agree, else the full pass.
+        method: "suffix" or "full", as described above; "auto" is the suffix if both ways agree, else the full
+            pass.
 
     Attributes:
         model, layer, side: as given.
@@ -108,7 +109,7 @@ class Passes:
         return Changed(seen[0], logits, partial(self.logits, batch))
 
     def reason_against(self, batch: Batch, suffix: Suffix) -> str:
-        """Return the reason why a suffix can't be used, by comparing one changed pass on its batch; "" if none."""
+        """Return the reason against a suffix, by comparing one changed pass on its batch; "" if there is none."""
         if suffix.unsafe:
             return suffix.unsafe
         full = self.logits(batch, _trial_change)
@@ -130,7 +131,7 @@ class Passes:
 
 
 class SharedPasses:
-    """Forward passes of one model with several layers changed, one at a time, whose suffixes share recordings.
+    """Forward passes of one model with one of several layers changed; their suffixes share recordings.
 
     One recording of a batch serves all layers. If it takes more memory than it may, fewer layers share one.
 
@@ -145,7 +146,7 @@ class SharedPasses:
         self._apart: set[Passes] = set()  # passes that share no recording
 
     def on(self, batch: Batch) -> Iterator[tuple[Passes, Changed]]:
-        """Yield the passes of each layer with those on one batch, which are to be used before the next are taken.
+        """Yield the passes of each layer with those on one batch; use them before taking the next.
 
         Raises:
             InputError: as `Passes.on`.
@@ -166,7 +167,7 @@ class SharedPasses:
                 yield passes, passes.full(batch)
 
     def recorded(self, batch: Batch, wanted: Sequence[Passes]) -> Iterator[tuple[Passes, Suffix, Tensor]]:
-        """Yield the wanted passes, each with its suffix and the logits, from as few recordings as memory allows."""
+        """Yield the wanted passes with suffix and logits, from as few recordings as memory allows."""
         rest = list(wanted)
         while rest:
             group = [passes for passes in rest if passes not in self._apart][: self._most] or rest[:1]
@@ -186,7 +187,7 @@ class SharedPasses:
                     yield passes, suffixes.pop(passes), logits
 
     def _compare(self, batch: Batch, untried: Sequence[Passes]) -> dict[Passes, str]:
-        """Return the reason against the suffix of each layer, found on a few examples of a batch; "" if none."""
+        """Return the reason against each layer's suffix, found on a few examples; "" if there is none."""
         few = next(batch.blocks(FEW))
         try:
             return self._reasons_against(few, untried)
@@ -196,7 +197,7 @@ class SharedPasses:
             return self._reasons_against(batch, untried)
 
     def _reasons_against(self, batch: Batch, untried: Sequence[Passes]) -> dict[Passes, str]:
-        """Return the reasons found on one batch, and let layers share no recording whose suffix is right only alone."""
+        """Return the reasons found on one batch, and set those layers apart whose suffix is right only alone."""
         try:
             reasons = {
                 passes: passes.reason_against(batch, suffix)
@@ -252,7 +253,7 @@ def logits_with_hooks(model: Model, batch: Batch, hooks: Sequence[LayerHook]) ->
 
 
 def _distance(left: Tensor, right: Tensor) -> float:
-    """Return the greatest difference, max |left - right|; infinite if the shapes differ or only one value is NaN."""
+    """Return max |left - right|; infinite if the shapes differ or only one of two values is NaN."""
     if left.shape != right.shape:
         return float("inf")
     if not left.numel():

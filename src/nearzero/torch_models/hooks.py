@@ -1,7 +1,8 @@
 """Hooks that read or replace a layer's values in a forward pass.
 
-PyTorch hooks a module. A function has no hook, so its operation is intercepted as PyTorch dispatches it, and counted
-within one call of the module that calls it. All hooks are set on entry and removed on exit, also after an exception.
+PyTorch hooks a module. A function has no hook, so its operation is intercepted as PyTorch dispatches it, and
+counted within one call of the module that calls it. All hooks are set on entry and removed on exit, also
+after an exception.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class LayerHook:
     def __call__(self, values: Any) -> Tensor | None:
         """Call `visit` and return the values that the model continues with, or None to keep them.
 
-        If the activation writes into its argument, changed values are written there too: other parts of the model may
-        hold the same tensor.
+        If the activation writes into its argument, changed values are written there too: other parts of the
+        model may hold the same tensor.
 
         Raises:
             InputError: values of another type or with another number of units than when the layer was found.
@@ -74,7 +75,7 @@ class LayerHook:
 
 
 def plain_name(func: Any, known: Container[str]) -> str:
-    """Return the name of an operation, without the trailing underscore of an in-place one unless that is known."""
+    """Return an operation's name, without the trailing underscore of an in-place one unless that is known."""
     name: str = getattr(getattr(func, "_schema", None), "name", "").removeprefix("aten::")
     return name if name in known else name.removesuffix("_")
 
@@ -95,7 +96,7 @@ class _FunctionHooks(TorchDispatchMode):
         """Run an operation, and replace its first argument or its result where a hook says so."""
         kwargs = kwargs or {}
         waiting = self._waiting.get(plain_name(func, self._waiting), ())
-        # One call may have several hooks: before it, and after it as the activation that follows a linear layer.
+        # One call may have several hooks: before it, and after it for the post side of a linear layer.
         due = [counter.hook for counter in waiting if counter.is_due()]
         for hook in (hook for hook in due if not hook.place[1]):
             changed = hook(args[0])
@@ -110,7 +111,7 @@ class _FunctionHooks(TorchDispatchMode):
 
 
 class _CallCounter:
-    """Counts the calls of an operation within one call of a module, to find the call that a hook waits for."""
+    """Counts an operation within one call of a module, to find the call that a hook waits for."""
 
     def __init__(self, hook: LayerHook) -> None:
         self.hook, self.place = hook, hook.place[0]

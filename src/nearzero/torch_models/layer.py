@@ -21,19 +21,20 @@ class Layer:
     `nearzero.layers` finds the layers of a model; `nearzero.probe` takes them, or their names.
 
     Attributes:
-        name: what `probe` calls the layer. For a module, its dotted path. For a function, the path of the module
-            whose forward calls it, a colon, and the function. If there are several calls, @k is added to the k-th.
+        name: what `probe` calls the layer. For a module, its dotted path. For a function, the path of the
+            module whose forward calls it, a colon, and the function. If there are several calls, @k is added
+            to the k-th.
         kind: "activation" (a module), "function", "linear", "convolution" or "normalization".
         type: the class of the module, or the function.
         shape: the shape of the pre-activations of the batch on which the layer was found.
         unit_axis: the dimension of `shape` that the units are on.
         activation: the name of the activation applied to the pre-activations; None if none follows directly.
         path, call: the module, and which of its calls in a forward pass it is, counted from 1.
-        operation, ordinal: for functions, the operation, and which of its calls within that call of the module
-            it is, counted from 0.
+        operation, ordinal: for functions, the operation, and which of its calls within that call of the
+            module it is, counted from 0.
         in_place: whether the activation writes into its argument.
-        reads: the inputs of the model that the layer's values depend on, by keyword or by position as text; None
-            if unknown.
+        reads: the inputs of the model that the layer's values depend on, by keyword or by position as text;
+            None if unknown.
         act: the function a = act(z), on tensors of the shape of z; None if no activation follows.
         follows: for a layer whose output is passed to an activation directly, the layer of that activation.
 
@@ -69,7 +70,7 @@ class Layer:
         return self.shape[self.unit_axis]
 
     def place(self, side: Side) -> tuple[Layer, bool]:
-        """Return the layer to hook for the values of one side, and whether to hook it after its call (else before).
+        """Return the layer to hook for the values of one side, and whether after its call (else before).
 
         Raises:
             InputError: a side other than "pre" and "post".
@@ -83,5 +84,5 @@ class Layer:
         return (self.follows, True) if post and self.follows is not None else (self, True)
 
     def axis_of(self, values: Tensor) -> int:
-        """Return the dimension of units of some values: the last one if they have another number of dimensions."""
+        """Return the dimension of units of some values: the last if they have another number of dimensions."""
         return self.unit_axis if values.ndim == len(self.shape) else values.ndim - 1

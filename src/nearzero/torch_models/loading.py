@@ -77,11 +77,11 @@ def load_data(
     """Return data by name, in a form that `nz.probe` takes.
 
     Args:
-        name: a known data set or a folder of IDX files, returned as images (N, 1, H, W) and labels (N,); a file of
-            arrays x and perhaps y (.npz, .safetensors; .npy for x alone); or `package.module:function`, whose
-            result is returned.
-        pixels: for images, "raw" for values from 0 to 255, "unit" for 0 to 1, or "normalized" for (x - m) / s, with
-            the mean m and the standard deviation s of the training set.
+        name: a known data set or a folder of IDX files, returned as images (N, 1, H, W) and labels (N,); a
+            file of arrays x and perhaps y (.npz, .safetensors; .npy for x alone); or
+            `package.module:function`, whose result is returned.
+        pixels: for images, "raw" for values from 0 to 255, "unit" for 0 to 1, or "normalized" for
+            (x - m) / s, with the mean m and the standard deviation s of the training set.
         split: for a data set, "train" or "test".
         data_dir: the folder of a known data set's files.
 

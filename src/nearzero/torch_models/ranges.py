@@ -1,8 +1,9 @@
 """Unit ranges of any layer, streamed over batches: minimum and maximum, or two quantiles, of z and of act(z).
 
-Quantiles are found by histograms. A first pass over the data finds minimum and maximum. Each of three more passes
-divides the interval in which the quantile lies into 256 bins, and takes the bin with the quantile as the next
-interval. So quantiles are exact to 256^-3 = 2^-24 of a unit's range, in memory that doesn't grow with the data.
+Quantiles are found by histograms. A first pass over the data finds minimum and maximum. Each of three more
+passes divides the interval in which the quantile lies into 256 bins, and takes the bin with the quantile as
+the next interval. So quantiles are exact to 256^-3 = 2^-24 of a unit's range, in memory that doesn't grow
+with the data.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ SIDES: tuple[Side, Side] = ("pre", "post")
 
 
 def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
-    """Return the rows of a layer's values that count by the masks of a batch, units last, (rows, U) or (..., U).
+    """Return the rows of a layer's values that count by the batch's masks, (rows, U) or (..., U).
 
-    A row of a whole example (after pooling, say) counts if any of the example's tokens does. Ignored targets (-100)
-    act as a mask on values that they fit.
+    A row of a whole example (after pooling, say) counts if any of the example's tokens does. Ignored targets
+    (-100) act as a mask on values that they fit.
 
     Raises:
         InputError: a mask over tokens, and values that have neither a row per token nor a row per example.
@@ -47,7 +48,7 @@ def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
 
 
 def counted_rows(values: Tensor, layer: Layer, batch: Batch) -> Tensor | None:
-    """Return a mask of the rows of a layer's values that count, of the values' shape without units; None if all do.
+    """Return a mask of the rows that count, of the values' shape without units; None if all do.
 
     Raises:
         InputError: as `by_unit`.
@@ -69,8 +70,8 @@ def counted_rows(values: Tensor, layer: Layer, batch: Batch) -> Tensor | None:
 def row_owners(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
     """Return the index in the batch of the example of each row, of the values' shape without units.
 
-    If the first dimension holds the tokens of all examples, one example after the other, each example is taken to have
-    the same number of them.
+    If the first dimension holds the tokens of all examples, one example after the other, each example is
+    taken to have the same number of them.
 
     Raises:
         InputError: the number of rows isn't a multiple of the number of examples.
@@ -104,7 +105,7 @@ def layer_ranges(
     budget: MemoryBudget,
     quantiles: tuple[float, float] | None = None,
 ) -> list[Ranges]:
-    """Return the unit ranges of each layer, from one pass over all batches, or four if quantiles are asked for.
+    """Return the unit ranges of each layer, from one pass over all batches, or four for quantiles.
 
     Raises:
         InputError: no batches, or values that aren't finite.

@@ -1,19 +1,19 @@
 """The suffix of a forward pass: the operations after a layer, recorded once and run again for every level.
 
-While the model runs on a batch, a *recording* takes every operation that depends on one of the chosen layers, with
-its arguments. The recording starts at the first of these layers; the place where a layer's values are taken is its
-*cut*. The suffix of a layer is the part of the recording that depends on that layer. All other tensors that the
-suffix reads (other branches, weights, earlier outputs of a residual path) are kept as they were. The suffix runs on
-other values of the layer by repeating its operations, and nothing before them.
+While the model runs on a batch, a *recording* takes every operation that depends on one of the chosen layers,
+with its arguments. The recording starts at the first of these layers; the place where a layer's values are
+taken is its *cut*. The suffix of a layer is the part of the recording that depends on that layer. All other
+tensors that the suffix reads (other branches, weights, earlier outputs of a residual path) are kept as they
+were. The suffix runs on other values of the layer by repeating its operations, and nothing before them.
 
-The operations are those that PyTorch dispatches (ATen), after Python and modules have done their part. They are the
-same kernels on the same shapes as in the full forward pass, so the logits are equal to the last bit. A recording
-can't know whether the model would take another path on other values. Two causes are detected here, for each layer:
-values that leave tensors (`.item()`, a condition, `.tolist()`), and shapes that depend on values. For all other
-causes `nearzero.torch_models.forward` compares the suffix with the full pass.
+The operations are those that PyTorch dispatches (ATen), after Python and modules have done their part. They
+are the same kernels on the same shapes as in the full forward pass, so the logits are equal to the last bit.
+A recording can't know whether the model would take another path on other values. Two causes are detected
+here, for each layer: values that leave tensors (`.item()`, a condition, `.tolist()`), and shapes that depend
+on values. For all other causes `nearzero.torch_models.forward` compares the suffix with the full pass.
 
-Operations that write into their arguments are tracked by storage: a storage that is written to after a cut is copied
-before the first write, and each run of the suffix starts from a fresh copy.
+Operations that write into their arguments are tracked by storage: a storage that is written to after a cut is
+copied before the first write, and each run of the suffix starts from a fresh copy.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Step:
         results: the numbers of the slots that take the results.
         done: the numbers of the slots that no later step reads; they are emptied after this one.
         places: for arguments that are slots: pairs of the argument's position and the slot's number.
-        nested: for arguments that are lists with slots in them: pairs of the argument's position and the list.
+        nested: for arguments that are lists with slots in them: pairs of the argument's position and the
+            list.
         named: for keyword arguments with slots: pairs of the keyword and the value.
     """
 
@@ -114,7 +115,8 @@ def _has_slots(value: Any) -> bool:
 def needed_steps(steps: list[Step], result: Any) -> list[Step]:
     """Return the steps that the result needs, in order, each with the slots that can be emptied after it.
 
-    Steps that write into their arguments are all kept, since a write may show in any tensor on the same storage.
+    Steps that write into their arguments are all kept, since a write may show in any tensor on the same
+    storage.
     """
     needed, kept = set(_slots_in(result)), []
     for step in reversed(steps):
@@ -161,11 +163,12 @@ class Suffix:
         steps: the operations, in order.
         result: the slot of the result, or the result itself if it doesn't depend on the layer.
         initial: by key, the storages that are written to, as they were before the first write.
-        views: by slot, a storage key and a tensor. If the storage is in `initial`, the slot takes a view on its
-            copy; else it takes the tensor as it was.
+        views: by slot, a storage key and a tensor. If the storage is in `initial`, the slot takes a view on
+            its copy; else it takes the tensor as it was.
         slots: the number of slots.
         unsafe: the reason why other values may take another path through the model; "" if none is known.
-        random: the name of an operation that depends on the layer and draws random numbers; "" if there is none.
+        random: the name of an operation that depends on the layer and draws random numbers; "" if there is
+            none.
     """
 
     value: Tensor
@@ -202,7 +205,7 @@ class Suffix:
         return result
 
     def _in_place(self, values: Tensor, like: Tensor) -> torch.UntypedStorage:
-        """Return a storage in which new values lie where z was: their own if nothing else is on either storage."""
+        """Return a storage with new values in place of z: their own if nothing else is on either storage."""
         initial = self.initial[storage_key(like)]
         own: torch.UntypedStorage = values.untyped_storage()
         alike = (values.dtype, values.stride(), values.storage_offset()) == (like.dtype, like.stride(), 0)
@@ -235,7 +238,8 @@ class _RecordedOp:
         function: the operation; None where values were read outside of PyTorch.
         arguments, keywords: as the operation was called.
         results: the tensors among the results, in order.
-        writes: by key of a storage that the operation writes to, its values before; None if no cut needed them.
+        writes: by key of a storage that the operation writes to, its values before; None if no cut needed
+            them.
         name: the name of the operation, or of the function that read values.
     """
 
@@ -286,10 +290,11 @@ def tensors_written(
 class OpRecorder(TorchDispatchMode):
     """Records the operations that depend on layers, from the `cut` at each layer to the call of `suffixes`.
 
-    One forward pass runs within `running`, in which hooks call `cut` with each layer's values. The model continues
-    with a copy of them. So the readers of the layer can be told from the readers of the tensor before the cut. For
-    the other cuts, the copy and its original must stay equal. They don't if one of the two is written to and the
-    other is still used. Then the cut is *entangled*, and needs a recording of its own.
+    One forward pass runs within `running`, in which hooks call `cut` with each layer's values. The model
+    continues with a copy of them. So the readers of the layer can be told from the readers of the tensor
+    before the cut. For the other cuts, the copy and its original must stay equal. They don't if one of the
+    two is written to and the other is still used. Then the cut is *entangled*, and needs a recording of its
+    own.
 
     Args:
         limit: the bytes that the recording may take; a larger one is given up.
@@ -332,8 +337,8 @@ class OpRecorder(TorchDispatchMode):
 
         Args:
             value: z, as the model computed it.
-            in_place: whether the next operation writes into z, so that other holders of z see the result. New values
-                are then written into z too; else they are passed on in a tensor of their own.
+            in_place: whether the next operation writes into z, so that other holders of z see the result. New
+                values are then written into z too; else they are passed on in a tensor of their own.
             name: the key of this suffix in `suffixes`.
         """
         if self.overflowed:
@@ -422,7 +427,7 @@ class OpRecorder(TorchDispatchMode):
             self._clear()
 
     def _before_writing(self, tensor: Tensor) -> torch.UntypedStorage | None:
-        """Return a copy of a storage before it is written to, if a cut doesn't depend on it yet; now all cuts do."""
+        """Return a copy of a storage that is written to next, if it doesn't depend on all cuts yet; now it does."""
         key = storage_key(tensor)
         missing = self._every_cut & ~self._masks.get(key, 0)
         saved = self._save(tensor) if missing else None
@@ -453,7 +458,7 @@ class OpRecorder(TorchDispatchMode):
 
 
 def _size(tensor: Tensor) -> int:
-    """Return the bytes of a tensor's storage; 0 for sparse and nested tensors, which have no plain storage."""
+    """Return the bytes of a tensor's storage; 0 if it has no plain one (sparse, nested)."""
     try:
         return tensor.untyped_storage().nbytes()
     except (NotImplementedError, RuntimeError):
@@ -537,7 +542,7 @@ class _SuffixBuilder:
         )
 
     def _is_alias(self, operation: _RecordedOp) -> bool:
-        """Return whether the operation is a copy at another cut that isn't needed; then both tensors share a slot."""
+        """Return whether an operation is an unneeded copy at another cut; then both tensors share a slot."""
         if operation.function is not _copy:
             return False
         (original,), (copy,) = operation.arguments, operation.results
@@ -554,7 +559,7 @@ class _SuffixBuilder:
         return storage_key(tensor) in self._dependent
 
     def _check_repeatable(self, operation: _RecordedOp) -> None:
-        """Note the reason if an operation can't be repeated with other values, and whether it draws at random."""
+        """Note why an operation can't be repeated with other values, and whether it draws random numbers."""
         name, tags = operation.name, operation.function.tags
         if torch.Tag.data_dependent_output in tags or name == "aten::is_nonzero":
             self._unsafe = self._unsafe or f"its values decide in Python what the model does ({name})"
@@ -578,7 +583,7 @@ class _SuffixBuilder:
         return slots.setdefault(id(tensor), len(self._slots) + len(self._view_slots))
 
     def _with_slots(self, value: Any) -> Any:
-        """Return arguments in which tensors that have a slot by now are replaced by it; others may get one later."""
+        """Return arguments with tensors replaced by their slot, if they have one by now."""
         if isinstance(value, Tensor):
             index = self._slots.get(id(value))
             if index is not None:

@@ -33,8 +33,8 @@ def as_module(model: object) -> nn.Module:
     """Return the module to probe: the one that `torch.compile` or `DataParallel` wraps, or the model itself.
 
     Raises:
-        InputError: the model isn't a PyTorch module, is TorchScript, has no weights in memory, or is on several
-            devices.
+        InputError: the model isn't a PyTorch module, is TorchScript, has no weights in memory, or is on
+            several devices.
     """
     if isinstance(model, TwoLayer):
         return model.to_module()
@@ -114,7 +114,8 @@ def seed_all() -> None:
 class _Snapshot:
     """A copy of all that a forward pass may change in a module.
 
-    That is: its attributes, the contents of containers in them, its hooks, and the values of its buffers. Of parameters
+    That is: its attributes, the contents of containers in them, its hooks, and the values of its buffers. Of
+        parameters
     only the references to their data are kept: `find_layers` refuses a pass that writes to their values.
     """
 
@@ -133,7 +134,7 @@ class _Snapshot:
 
     @contextlib.contextmanager
     def same_hooks(self) -> Iterator[None]:
-        """Remove the hooks that a forward pass within the block sets, as the first pass of some models does."""
+        """Remove hooks that a forward pass within the block sets, as the first pass of some models does."""
         copies = [hooks.copy() if hooks else None for hooks in self._hooks]
         try:
             yield
@@ -230,24 +231,25 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Return the floating-point type of the module's weights; None if they have several, or there are none."""
+        """Return the floating-point type of the weights; None if there are several types, or no weights."""
         dtypes = {weight.dtype for weight in self.module.parameters() if weight.is_floating_point()}
         return dtypes.pop() if len(dtypes) == 1 else None
 
     @property
     def is_causal(self) -> bool:
-        """Return whether the logits predict the next token, by the name of the class, as Hugging Face names them."""
+        """Return whether the logits predict the next token, by Hugging Face's names of classes."""
         return type(self.module).__name__.endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"))
 
     @property
     def takes_labels(self) -> bool:
-        """Return whether the decoder's inputs are made from the labels, as in Hugging Face's encoder-decoders."""
+        """Return whether decoder inputs are made from the labels, as in Hugging Face's encoder-decoders."""
         return bool(getattr(getattr(self.module, "config", None), "is_encoder_decoder", False))
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits of a batch, from a full forward pass.
 
-        A pass is a function of the batch alone: attributes and random states are the same at the start of each.
+        A pass is a function of the batch alone: attributes and random states are the same at the start of
+            each.
 
         Raises:
             InputError: the module returns no logits.
@@ -268,7 +270,7 @@ class Model:
 
 
 def _logits(output: Any) -> Any:
-    """Return the logits in a module's output: the output itself, a value with that name, or the first of a tuple."""
+    """Return the logits in a module's output: itself, the value of that name, or the first of a tuple."""
     if isinstance(output, Tensor):
         return output
     logits: Any = None
@@ -289,11 +291,11 @@ def _logits(output: Any) -> Any:
 
 @contextlib.contextmanager
 def untouched(module: nn.Module) -> Iterator[_Snapshot]:
-    """Run the block in evaluation mode without gradients, and restore all state after it, also after an exception.
+    """Run the block in evaluation mode without gradients, and restore all state, also after an exception.
 
-    Restored are training flags, attributes, buffers, the states of random generators (PyTorch's on every device in
-    use, NumPy's, Python's), and PyTorch's switches. Within the block attention takes its ordinary path, since the
-    fused one skips the modules in it, and compiled parts run uncompiled.
+    Restored are training flags, attributes, buffers, the states of random generators (PyTorch's on every
+    device in use, NumPy's, Python's), and PyTorch's switches. Within the block attention takes its ordinary
+    path, since the fused one skips the modules in it, and compiled parts run uncompiled.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(RandomStates().restore)
