@@ -70,7 +70,7 @@ class Batch:
 
     @property
     def divisible(self) -> bool:
-        """Return whether the batch can be split: each input is a tensor with examples as first dimension."""
+        """Return whether the batch can be split: no input tensor is nested, and each has examples first."""
         values = (*self.arguments, *self.keywords.values())
         plain = len(self.inputs) == sum(isinstance(value, Tensor) for value in values)
         return plain and all(tensor.ndim > 0 and tensor.shape[0] == len(self) for tensor in self.inputs)

@@ -248,7 +248,7 @@ class _Watch(TorchDispatchMode):
         self._unit_axes: dict[int, int] = {}  # by tensor
         self._sources: dict[
             int, int
-        ] = {}  # by tensor, also views: the number of the layer that it is the output of
+        ] = {}  # by tensor, also views: the index of the layer it is the output of
         self._kept: list[Tensor] = []
         self._stack: list[_Call] = []
 
@@ -555,12 +555,8 @@ RESHAPING_IN_PLACE = {
     *("squeeze_", "unsqueeze_", "t_", "swapaxes_", "swapdims_"),
     *("resize_", "resize_as_", "set_", "as_strided_"),
 }
-RESHAPING = (
-    "view",
-    "_unsafe_view",
-    "reshape",
-    "as_strided",
-)  # after these, only the shape hints at the unit axis
+# Operations after which only the shape hints at the unit axis.
+RESHAPING = ("view", "_unsafe_view", "reshape", "as_strided")
 
 
 def default_unit_axis(values: Tensor) -> int:

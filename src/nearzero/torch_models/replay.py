@@ -316,9 +316,8 @@ class OpRecorder(TorchDispatchMode):
         self._masks: dict[int, int] = {}  # by storage, a bit mask of the cuts that it depends on
         self._saved: dict[int, torch.UntypedStorage] = {}  # copies of storages, until these are written to
         self._written: set[int] = set()  # storages
-        self._twins: dict[
-            int, dict[int, Hashable]
-        ] = {}  # by storage: its copies and originals, with their cuts
+        # By storage: its copies and originals, with their cuts.
+        self._twins: dict[int, dict[int, Hashable]] = {}
         self._stale: dict[int, Hashable] = {}  # storages whose copy or original was written to, with the cut
 
     @property

@@ -114,9 +114,9 @@ def seed_all() -> None:
 class _Snapshot:
     """A copy of all that a forward pass may change in a module.
 
-    That is: its attributes, the contents of containers in them, its hooks, and the values of its buffers. Of
-        parameters
-    only the references to their data are kept: `find_layers` refuses a pass that writes to their values.
+    That is: its attributes, the contents of containers in them, its hooks, and the values of its buffers.
+    Of parameters only the references to their data are kept, since `find_layers` refuses a pass that writes
+    to their values.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -248,8 +248,7 @@ class Model:
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits of a batch, from a full forward pass.
 
-        A pass is a function of the batch alone: attributes and random states are the same at the start of
-            each.
+        A pass is a function of the batch alone: it starts from the same attributes and random states.
 
         Raises:
             InputError: the module returns no logits.
