@@ -43,7 +43,7 @@ from nearzero.perturbations.ranges import Ranges, UnitRange
 from nearzero.support.threads import thread_count
 from nearzero.torch_models.forward import SharedPasses
 from nearzero.torch_models.hooks import LayerHook, hooked
-from nearzero.torch_models.replay import Recorder, Suffix
+from nearzero.torch_models.replay import OpRecorder, Suffix
 from nearzero.training.engine import Examples
 
 LEVELS = {name: nz.make_family(name, nz.Conduct()).levels for name in ("offset", "scale", "clip")}
@@ -247,7 +247,7 @@ class Published:
         """Return the seconds of the recorded operations, over all batches, layers and levels."""
         seconds = 0.0
         for batch in self.data:
-            recorder = Recorder()
+            recorder = OpRecorder()
             hooks = [
                 LayerHook(each, "pre", partial(recorder.cut, in_place=each.in_place, name=each))
                 for each in self.layers
@@ -345,8 +345,8 @@ def where(case: Published) -> dict[str, float]:
         timed(Published, "probe", "other"),
         timed(Suffix, "run", "suffixes"),
         timed(Scorer, "score", "metrics"),
-        timed(SharedPasses, "_try", "full passes of the check"),
-        timed(Recorder, "suffixes", "cutting"),
+        timed(SharedPasses, "_compare", "full passes of the check"),
+        timed(OpRecorder, "suffixes", "cutting"),
         timed(probe, "layer_ranges", "ranges"),
         timed(session, "look", "finding layers"),
     ):
@@ -398,7 +398,7 @@ def networks() -> Iterator[tuple[str, nn.Module, tuple[int, ...], list[str]]]:
 
 @torch.no_grad()
 def record(model: nn.Module, act: nn.Module, x: Tensor) -> Suffix:
-    recorder = Recorder()
+    recorder = OpRecorder()
     handle = act.register_forward_pre_hook(lambda _, args: recorder.cut(args[0], in_place=False))
     with recorder.running():
         logits = model(x)

@@ -1,4 +1,4 @@
-"""What these tests share."""
+"""Fixtures of these tests."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def _quietly(one_torch_thread: None) -> None:
-    """All of them on one thread."""
+    """Run all of them on one thread."""

@@ -135,6 +135,7 @@ def test_quiet_prints_nothing(folder, capsys):
         (["kept_models:"], "a model is named package.module:function"),
         (["nowhere.py:build"], "there is no file nowhere.py"),
         (["kept_models:made"], "kept_models has no 'made'"),
+        (["kept_models:bild"], "kept_models has no 'bild': did you mean 'build'?"),
         (["kept_models:number"], "kept_models:number is an int, not a function that builds a model"),
         (["kept_models:fails"], "kept_models:fails fails: KeyError: 'no such thing'"),
         (["kept_models:leaves"], "kept_models:leaves fails: SystemExit: 7"),
@@ -149,8 +150,9 @@ def test_quiet_prints_nothing(folder, capsys):
         (["kept_models:build", "--data", "kept_models:number"], "data must be an iterable of batches"),
         (["kept_models:build", "--data", "kept_models:fails"], "kept_models:fails fails: KeyError"),
         (["kept_models:build", "--data", "digits"], "can't be run on a batch of float32 (2, 1, 8, 8): "),
-        (["kept_models:build", "--data", "digits", "--pixels", "half"], "pixels must be one of raw, unit, normalized"),
-        (["kept_models:build", "--data", "digits", "--split", "all"], "split must be train or test; got 'all'"),
+        (["kept_models:build", "--data", "digits", "--pixels", "half"], "unknown pixels 'half': known are raw, "),
+        (["kept_models:build", "--data", "digits", "--pixels", "unti"], "'unti': did you mean 'unit'? known are raw, "),
+        (["kept_models:build", "--data", "digits", "--split", "tests"], "'tests': did you mean 'test'? known are"),
         (["kept_models:build", "--weights", "nowhere.pt"], "there is no file nowhere.pt"),
     ],
 )  # fmt: skip
@@ -274,7 +276,7 @@ def saved_whole(name):
         (lambda name: Path(name).write_bytes(b""), "w.bin", "w.bin can't be read as weights"),
         (lambda name: Path(name).write_bytes(b""), "w.ckpt", "weights are read from .safetensors, .pt, .pth, .bin"),
         (lambda name: torch.save({"0.weight": torch.ones(2, 2)}, name), "w.pt", "don't fit the model: size mismatch"),
-        (lambda name: torch.save({"a.b": torch.ones(2)}, name), "w.pt", "don't fit the model: it lacks 0.weight"),
+        (lambda name: torch.save({"a.b": torch.ones(2)}, name), "w.pt", "don't fit the model: the file lacks 0.weight"),
         (lambda name: torch.save({**other_weights(), "z": torch.ones(2)}, name), "w.pt", "the model has no z"),
     ],
 )  # fmt: skip

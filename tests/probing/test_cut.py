@@ -1,6 +1,6 @@
-"""The suffix against the full pass, on random small architectures; and that nothing of a model is changed.
+"""The suffix and the full pass give equal logits on random small architectures, and the model is restored.
 
-An oracle that knows nothing of `nearzero.probing` perturbs with a hook of its own.
+An independent oracle, which uses nothing of `nearzero.probing`, perturbs with a hook of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Residual(nn.Module):
 
 
 class InPlaceAdd(nn.Module):
-    """A view that is added to in place."""
+    """In-place addition to a view."""
 
     def __init__(self):
         super().__init__()
@@ -54,22 +54,22 @@ class InPlaceAdd(nn.Module):
 
 
 class Buffered(nn.Module):
-    """Values written into a tensor made before, part by part, and read in between."""
+    """Write into a tensor made earlier or later, part by part, and read it in between."""
 
     def __init__(self, early):
         super().__init__()
         self.conv, self.act, self.early = nn.Conv2d(CHANNELS, CHANNELS, 1), nn.ELU(), early
 
     def forward(self, x):
-        room = torch.zeros(len(x), 2 * CHANNELS, *x.shape[2:]) if self.early else None
+        buffer = torch.zeros(len(x), 2 * CHANNELS, *x.shape[2:]) if self.early else None
         out = self.act(self.conv(x))
-        if room is None:
-            room = torch.ones(len(x), 2 * CHANNELS, *x.shape[2:])
-        room[:, :CHANNELS] = x
-        seen = room.sum(1, keepdim=True)
-        room[:, CHANNELS:] = out
-        room += 1.0
-        return room[:, :CHANNELS] * room[:, CHANNELS:] + seen
+        if buffer is None:
+            buffer = torch.ones(len(x), 2 * CHANNELS, *x.shape[2:])
+        buffer[:, :CHANNELS] = x
+        seen = buffer.sum(1, keepdim=True)
+        buffer[:, CHANNELS:] = out
+        buffer += 1.0
+        return buffer[:, :CHANNELS] * buffer[:, CHANNELS:] + seen
 
 
 class Reused(nn.Module):
@@ -111,7 +111,7 @@ class Gated(nn.Module):
 
 
 class Split(nn.Module):
-    """Activations of views, whose numbers don't lie side by side in memory."""
+    """Activations of views that aren't contiguous in memory."""
 
     def __init__(self, in_place):
         super().__init__()
@@ -136,7 +136,7 @@ class Recurrent(nn.Module):
 
 
 class Mixer(nn.Module):
-    """Over tokens, then over channels."""
+    """A layer over tokens, then one over channels."""
 
     def __init__(self):
         super().__init__()
@@ -211,7 +211,7 @@ class Network(nn.Module):
 
 @st.composite
 def networks(draw):
-    """A network with weights and training flags of its own, and data for it."""
+    """Draw a network with random weights and training flags, and data for it."""
     image = draw(st.booleans())
     kinds = IMAGE_PARTS if image else TOKEN_PARTS
     names = draw(st.lists(st.sampled_from(sorted(kinds)), min_size=1, max_size=4))
@@ -227,17 +227,17 @@ def networks(draw):
 
 
 def logit(number):
-    """A metric that shows a logit."""
+    """Return a metric that is one of the logits."""
     return lambda logits, target: logits[:, number]
 
 
 EVERY_LOGIT = {f"logit {number}": logit(number) for number in range(CLASSES)}
-# Any tensors of these would be written to, or would stay.
+# The dictionaries of hooks, in which nothing may be left.
 OWN = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
 
 
 def state(model):
-    """All that must be as before, as bytes and plain values."""
+    """Return all that a probe must restore, as bytes and plain values."""
     tensors = {name: (id(each), each.numpy().tobytes()) for name, each in model.state_dict().items()}
     grads = {
         name: (each.requires_grad, None if each.grad is None else each.grad.numpy().tobytes())
@@ -264,14 +264,14 @@ def state(model):
 def test_suffix_and_full_pass_give_the_same_logits_and_leave_all_as_it_was(made):
     model, x, y = made
     before = state(model)
-    how = {
+    options = {
         "levels": {"offset": [0.7], "scale": [0.5], "clip": [0.3]},
         "batch_size": 4,
         "keep_items": True,
     }
     kinds = {each.name for each in nz.layers(model, x)}
     results = [
-        nz.probe(model, (x, y), sorted(kinds), metrics=EVERY_LOGIT, method=method, **how).response
+        nz.probe(model, (x, y), sorted(kinds), metrics=EVERY_LOGIT, method=method, **options).response
         for method in ("suffix", "full", "auto")
     ]
     assert state(model) == before
@@ -318,7 +318,7 @@ def test_a_model_that_raises_leaves_all_as_it_was(made, method):
 
 
 def oracle(model, module, before, x, y, family, levels, act, conduct):
-    """Accuracy at each level by a hook of its own; the units are on the second dimension."""
+    """Return the accuracy at each level, measured with a plain hook; the units are on the second dimension."""
     seen = []
 
     def look(_, args, output=None):
@@ -384,9 +384,14 @@ def test_an_independent_loop_gives_the_same_accuracies(site, name, clip):
     torch.manual_seed(1)
     acts = {"relu": nn.ReLU, "gelu": nn.GELU}
     model = nn.Sequential(
-        nn.Conv2d(1, 5, 3), acts[name](), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(20, 9), acts[name](),
+        nn.Conv2d(1, 5, 3),
+        acts[name](),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(20, 9),
+        acts[name](),
         nn.Linear(9, CLASSES),
-    )  # fmt: skip
+    )
     x, y = torch.randn(200, 1, SIDE, SIDE), torch.randint(0, CLASSES, (200,))
     conduct = nz.Conduct(clip=clip) if name == "relu" else nz.Conduct(offset="shift", range="pre", clip=clip)
     path, before = {"act": ("5", True), "linear": ("4", False), "conv act": ("1", True)}[site]
@@ -396,7 +401,7 @@ def test_an_independent_loop_gives_the_same_accuracies(site, name, clip):
         if family == "clip" and clip == "post" and not before:
             continue  # the oracle clips where its hook is
         curve = result.response.accuracy.sel(layer=path, family=family).dropna("level")
-        told = oracle(
+        expected = oracle(
             model, model[int(path)], before, x, y, family, curve.level.values.tolist(), act, conduct
         )
-        np.testing.assert_array_equal(curve.values, told)
+        np.testing.assert_array_equal(curve.values, expected)

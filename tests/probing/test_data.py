@@ -1,4 +1,4 @@
-"""What a probe takes: data, ranges, metrics, settings; each in many forms, or refused with one line."""
+"""The arguments of a probe: data, ranges, metrics and settings, each accepted in many forms or refused in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = 3
 
 
 def model() -> nn.Sequential:
-    """Two hidden layers, so that it isn't a network of the paper's."""
+    """Return a network of two hidden layers, unlike the paper's."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, CLASSES))
 
@@ -31,8 +31,8 @@ def data(count: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
 X, Y = data()
 
 
-def probed(given, layer="1", **how) -> nz.ProbeResult:
-    return nz.probe(model(), given, layer, **{"levels": LEVELS, "batch_size": 7, **how})
+def probed(given, layer="1", **options) -> nz.ProbeResult:
+    return nz.probe(model(), given, layer, **{"levels": LEVELS, "batch_size": 7, **options})
 
 
 def assert_same(one: nz.ProbeResult, other: nz.ProbeResult, slack: float = 0.0) -> None:
@@ -61,7 +61,7 @@ class Streamed(IterableDataset):
 
 
 class Again:
-    """Can be gone through again and again, and knows no length."""
+    """An iterable that can be iterated again, and has no length."""
 
     def __iter__(self):
         return iter(parts())
@@ -112,10 +112,10 @@ def test_forms_of_data(form):
 @pytest.mark.parametrize("form", ["a list", "a generator", "a loader", "examples"])
 def test_ranges_from_other_data_in_the_same_forms(form):
     wide = (5 * X, Y)
-    found = probed(wide, ranges_from=FORMS[form]())
-    assert_same(found, probed(wide, ranges_from=(X, Y)))
-    assert_same(found, probed(wide, ranges_from=[X]))
-    assert not found.response.accuracy.equals(probed(wide).response.accuracy)
+    result = probed(wide, ranges_from=FORMS[form]())
+    assert_same(result, probed(wide, ranges_from=(X, Y)))
+    assert_same(result, probed(wide, ranges_from=[X]))
+    assert not result.response.accuracy.equals(probed(wide).response.accuracy)
 
 
 def test_batches_of_any_size_give_the_same():
@@ -127,9 +127,9 @@ def test_batches_of_any_size_give_the_same():
 def test_a_shuffled_loader_is_in_one_order_in_all_passes():
     loader = DataLoader(TensorDataset(X, Y), 7, shuffle=True)
     state = torch.get_rng_state()
-    found = probed(loader, keep_items=True, metrics={"label": lambda logits, target: target})
+    result = probed(loader, keep_items=True, metrics={"label": lambda logits, target: target})
     assert torch.equal(torch.get_rng_state(), state)
-    labels = found.response.label_items.sel(layer="1", family="scale", level=0.5).values
+    labels = result.response.label_items.sel(layer="1", family="scale", level=0.5).values
     assert sorted(labels) == sorted(Y.tolist())
     again = probed(
         loader, ["1", "3"], keep_items=True, metrics={"label": lambda logits, target: target}
@@ -161,9 +161,9 @@ def test_several_arguments_and_keywords():
             {"prepare": lambda item: ({"x": item[0], "y": item[0]}, item[1], None)},
         ),
     }
-    for name, (batches, how) in given.items():
-        found = nz.probe(Sums(), batches, "inner.1", levels=LEVELS, **how).response
-        np.testing.assert_allclose(found.accuracy, expected.accuracy, atol=1 / 50, err_msg=name)
+    for name, (batches, options) in given.items():
+        response = nz.probe(Sums(), batches, "inner.1", levels=LEVELS, **options).response
+        np.testing.assert_allclose(response.accuracy, expected.accuracy, atol=1 / 50, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_several_arguments_and_keywords():
         ),
         (
             [(X, Y, Y)],
-            r"a batch of 3 parts: \(inputs,\) or \(inputs, targets\) is understood; prepare=\.\.\. can take",
+            r"a batch must have one or two parts, \(inputs,\) or \(inputs, targets\); got 3; convert it with prepare=",
         ),
         ([np.array(["a", "b"])], "arrays must be of numbers; got <U1"),
         ([object()], "a batch must be inputs"),
@@ -218,7 +218,7 @@ def test_data_that_end_when_gone_through_again():
         def __iter__(self):
             return self.items
 
-    with pytest.raises(nz.InputError, match="when gone through again; give what can be read several times"):
+    with pytest.raises(nz.InputError, match="when read again; give data that can be read several times"):
         probed(Once())
 
 
@@ -232,34 +232,42 @@ def test_a_generator_that_is_too_large_to_be_kept():
 
 
 def widths(quantiles, batch_size=7):
-    """max - min of each unit as the probe takes them: read off a model that gives its layer's values as logits."""
+    """Return z and max - min of each unit as the probe has them, from a model whose logits are the layer's values."""
     torch.manual_seed(0)
     layer = nn.Linear(6, 8)
     metrics = {f"unit {unit}": lambda logits, target, unit=unit: logits[:, unit] for unit in range(8)}
-    found = nz.probe(
-        nn.Sequential(layer), X, "0", families="offset", levels=[1.0], metrics=metrics, quantiles=quantiles,
-        conduct=nz.Conduct(offset="shift", range="pre"), keep_items=True, batch_size=batch_size,
-    ).response  # fmt: skip
+    response = nz.probe(
+        nn.Sequential(layer),
+        X,
+        "0",
+        families="offset",
+        levels=[1.0],
+        metrics=metrics,
+        quantiles=quantiles,
+        conduct=nz.Conduct(offset="shift", range="pre"),
+        keep_items=True,
+        batch_size=batch_size,
+    ).response
     with torch.no_grad():
         z = layer(X).double().numpy()
-    moved = np.stack([found[f"{name}_items"].values[0, 0, 0] for name in metrics], axis=1)
+    moved = np.stack([response[f"{name}_items"].values[0, 0, 0] for name in metrics], axis=1)
     return z, (moved - z).mean(axis=0)
 
 
 @pytest.mark.parametrize("quantiles", [None, (0.0, 1.0), (0.1, 0.9), (0.25, 0.5), (0.013, 0.987)])
 @pytest.mark.parametrize("batch_size", [50, 7])
 def test_ranges_are_numpys(quantiles, batch_size):
-    z, found = widths(quantiles, batch_size)
+    z, measured = widths(quantiles, batch_size)
     low, high = np.quantile(z, quantiles or (0.0, 1.0), axis=0, method="inverted_cdf")
     # streamed quantiles are exact to 2^-24 of a unit's range; float32 logits to some 1e-6
-    np.testing.assert_allclose(found, high - low, atol=2e-6 * np.ptp(z))
+    np.testing.assert_allclose(measured, high - low, atol=2e-6 * np.ptp(z))
 
 
 def test_quantiles_of_a_generator():
     conduct = nz.Conduct(offset="shift", range="pre")
-    told = {"quantiles": (0.1, 0.9), "conduct": conduct}
-    assert_same(probed(iter(parts()), **told), probed((X, Y), **told))
-    assert_same(probed((X, Y), ranges_from=iter(parts()), **told), probed((X, Y), **told))
+    settings = {"quantiles": (0.1, 0.9), "conduct": conduct}
+    assert_same(probed(iter(parts()), **settings), probed((X, Y), **settings))
+    assert_same(probed((X, Y), ranges_from=iter(parts()), **settings), probed((X, Y), **settings))
 
 
 @pytest.mark.parametrize(
@@ -277,10 +285,14 @@ def test_quantiles_that_cant_be(quantiles):
 
 def test_metrics_by_hand():
     network = model()
-    found = nz.probe(
-        network, (X, Y), "1", families="scale", levels=[0.3],
+    response = nz.probe(
+        network,
+        (X, Y),
+        "1",
+        families="scale",
+        levels=[0.3],
         metrics=["accuracy", "agreement", "cross_entropy", "margin", "kl_divergence"],
-    ).response  # fmt: skip
+    ).response
     with torch.no_grad():
         before = network(X).double()
         after = network[2:](network[1](0.3 * network[0](X))).double()
@@ -296,7 +308,7 @@ def test_metrics_by_hand():
         ),
     }
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name].item(), float(value), rtol=1e-5, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(response[name].item(), float(value), rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 def test_metrics_of_ones_own():
@@ -309,10 +321,10 @@ def test_metrics_of_ones_own():
     def right(logits, target):
         return logits.argmax(1) == target
 
-    found = probed(
+    result = probed(
         (X, Y), batch_size=50, metrics={"entropy": entropy, "share": share, "right": right, "a": "accuracy"}
     )
-    response = found.response
+    response = result.response
     assert response.attrs["metrics"] == ["entropy", "share", "right", "a"]
     np.testing.assert_allclose(response.share, response.a, atol=1e-7)
     np.testing.assert_array_equal(response.right, response.a)
@@ -327,8 +339,8 @@ def test_metrics_in_other_precisions(dtype):
         return logits[:, 0]
 
     for keep in (False, True):
-        found = nz.probe(model().to(dtype), X, "1", levels=LEVELS, metrics=first, keep_items=keep).response
-        assert np.isfinite(found["first"].sel(family="scale", level=0.5)).all()
+        response = nz.probe(model().to(dtype), X, "1", levels=LEVELS, metrics=first, keep_items=keep).response
+        assert np.isfinite(response["first"].sel(family="scale", level=0.5)).all()
 
 
 @pytest.mark.parametrize(
@@ -337,14 +349,26 @@ def test_metrics_in_other_precisions(dtype):
         ("accuracie", "unknown metric 'accuracie': known are accuracy, agreement, cross_entropy, margin"),
         ([], "metrics must name at least one of accuracy"),
         (3, r"metrics must be names, functions of \(logits, target\), or a mapping; got 3"),
-        ({"level": "accuracy"}, "a metric can't be called 'level', as something else in the result is; rename it"),
+        (
+            {"level": "accuracy"},
+            "a metric can't be called 'level', as something else in the result is; rename it",
+        ),
         ({3: "accuracy"}, "metrics are called by texts; got 3"),
-        ({"two": lambda logits, target: logits}, "'two' must return one number, or one for each of 7 items; got"),
-        ({"writes": lambda logits, target: logits.zero_()[:, 0]}, "'writes' writes into the logits that it's given"),
-        ({"none": lambda logits, target: None}, "'none' must return one number, or one for each of 7 .*; got NoneType"),
+        (
+            {"two": lambda logits, target: logits},
+            "'two' must return one number, or one for each of 7 items; got",
+        ),
+        (
+            {"writes": lambda logits, target: logits.zero_()[:, 0]},
+            "'writes' writes into the logits that it's given",
+        ),
+        (
+            {"none": lambda logits, target: None},
+            "'none' must return one number, or one for each of 7 .*; got NoneType",
+        ),
         ({"words": lambda logits, target: "good"}, "'words' must return one number, .* got str"),
     ],
-)  # fmt: skip
+)
 def test_metrics_that_cant_be(metrics, message):
     with pytest.raises(nz.InputError, match=message):
         probed((X, Y), metrics=metrics)
@@ -361,7 +385,7 @@ def test_metrics_that_need_what_isnt_there():
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("options", "message"),
     [
         ({"families": "ofset"}, "unknown family 'ofset': did you mean 'offset'"),
         ({"families": []}, r"families must be a name or names, of offset, scale, clip.*; got \[\]"),
@@ -390,7 +414,7 @@ def test_metrics_that_need_what_isnt_there():
         ({"causal": "yes"}, "causal must be True, False or None; got 'yes'"),
     ],
 )
-def test_settings_that_cant_be(how, message):
+def test_settings_that_cant_be(options, message):
     with pytest.raises(nz.InputError, match=message) as caught:
-        probed((X, Y), **how)
+        probed((X, Y), **options)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Models whose suffix can't be trusted: the full pass is taken, the result says why, and both give one answer."""
+"""Models whose suffix can't be used: the full pass is used instead, and the result gives the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ METRICS = {"logit": lambda logits, target: logits[:, 0], "agreement": "agreement
 
 
 class Base(nn.Module):
-    """Linear, ReLU, something, Linear."""
+    """Linear, ReLU, `between` of a subclass, Linear."""
 
     def __init__(self):
         super().__init__()
@@ -63,13 +63,13 @@ class Places(Base):
 
 class Dropping(Base):
     def between(self, a):
-        return F.dropout(a, 0.5)  # also in evaluation mode, as it's written
+        return F.dropout(a, 0.5)  # also in evaluation mode
 
 
 class HiddenDropout(Base):
     def __init__(self):
         super().__init__()
-        self.unseen = [nn.Dropout(0.5)]  # no part of the model, and so never told of evaluation mode
+        self.unseen = [nn.Dropout(0.5)]  # not a submodule, so it stays in training mode
 
     def between(self, a):
         return self.unseen[0](a)
@@ -93,42 +93,48 @@ class Experts(Base):
 
 
 ESCAPES = {
-    Condition: "decide in Python", Item: "decide in Python", Listed: "outside of PyTorch (tolist)",
-    Arrays: "outside of PyTorch (numpy)", Selected: "the shape of what follows",
-    Places: "the shape of what follows", Dropping: "random", HiddenDropout: "random", Experts: "shape",
-}  # fmt: skip
+    Condition: "decide in Python",
+    Item: "decide in Python",
+    Listed: "outside of PyTorch (tolist)",
+    Arrays: "outside of PyTorch (numpy)",
+    Selected: "the shape of what follows",
+    Places: "the shape of what follows",
+    Dropping: "random",
+    HiddenDropout: "random",
+    Experts: "shape",
+}
 
 
 @pytest.mark.parametrize("kind", ESCAPES, ids=lambda kind: kind.__name__)
 def test_the_full_pass_is_taken_and_the_result_says_why(kind):
     model, x = kind(), torch.randn(30, 6)
-    how = {"metrics": METRICS, "levels": 7, "batch_size": 8, "keep_items": True}
-    auto, full = (nz.probe(model, x, "act", method=method, **how) for method in ("auto", "full"))
+    options = {"metrics": METRICS, "levels": 7, "batch_size": 8, "keep_items": True}
+    auto, full = (nz.probe(model, x, "act", method=method, **options) for method in ("auto", "full"))
     np.testing.assert_array_equal(auto.response.logit_items, full.response.logit_items)
     assert auto.response.method.item() == "full"
     assert ESCAPES[kind] in auto.response.reason.item()
     assert any(ESCAPES[kind] in note for note in auto.notes)
     with pytest.raises(nz.InputError, match=r"layer 'act' can't be cut: .*; use method='auto'"):
-        nz.probe(model, x, "act", method="suffix", **how)
+        nz.probe(model, x, "act", method="suffix", **options)
 
 
 @pytest.mark.parametrize("kind", ESCAPES, ids=lambda kind: kind.__name__)
 def test_what_comes_before_the_layer_doesnt_matter(kind):
     model, x = kind(), torch.randn(30, 6)
-    how = {"metrics": METRICS, "levels": 7, "batch_size": 8, "keep_items": True}
-    suffix, full = (nz.probe(model, x, "last", method=method, **how) for method in ("suffix", "full"))
+    options = {"metrics": METRICS, "levels": 7, "batch_size": 8, "keep_items": True}
+    suffix, full = (nz.probe(model, x, "last", method=method, **options) for method in ("suffix", "full"))
     np.testing.assert_array_equal(suffix.response.logit_items, full.response.logit_items)
 
 
 def test_values_reached_by_data_are_followed():
-    how = {"metrics": METRICS, "levels": 7, "batch_size": 8, "keep_items": True}
+    options = {"metrics": METRICS, "levels": 7, "batch_size": 8, "keep_items": True}
     model, x = Data(), torch.randn(30, 6)
-    suffix, full = (nz.probe(model, x, "act", method=method, **how) for method in ("suffix", "full"))
+    suffix, full = (nz.probe(model, x, "act", method=method, **options) for method in ("suffix", "full"))
     np.testing.assert_array_equal(suffix.response.logit_items, full.response.logit_items)
 
 
 class Late(Base):
-    """Takes another path on large batches alone."""
+    """Takes another path on large batches only."""
 
     def between(self, a):
         return a * float(a.max()) if len(a) > 5 else a
@@ -167,10 +173,10 @@ class Stateful(Base):
 def test_a_model_that_remembers_begins_every_pass_anew():
     model, x = Stateful(), torch.randn(16, 6)
     mean = model.mean
-    how = {"metrics": METRICS, "levels": 5, "batch_size": 8, "keep_items": True}
-    suffix, full = (nz.probe(model, x, "act", method=each, **how).response for each in ("suffix", "full"))
+    options = {"metrics": METRICS, "levels": 5, "batch_size": 8, "keep_items": True}
+    suffix, full = (nz.probe(model, x, "act", method=each, **options).response for each in ("suffix", "full"))
     np.testing.assert_array_equal(suffix.logit_items, full.logit_items)
-    alone = nz.probe(model, x[8:], "act", ranges_from=x, **how).response
+    alone = nz.probe(model, x[8:], "act", ranges_from=x, **options).response
     np.testing.assert_array_equal(alone.logit_items, full.logit_items[..., 8:])
     assert model.memory is None
     assert model.mean is mean
@@ -200,7 +206,7 @@ def test_a_model_that_writes_into_its_inputs_gets_copies():
 
 
 class OneSize(Base):
-    """Takes batches of eight."""
+    """Takes only batches of eight."""
 
     def between(self, a):
         return a.reshape(8, 8)
@@ -216,7 +222,7 @@ def test_a_model_that_takes_one_size_of_batches():
 
 
 class Renormed(Base):
-    """Puts other values in its weight's place in every pass, as some published EEG networks do."""
+    """Replaces its weight's data in every pass, as some published EEG networks do."""
 
     def between(self, a):
         self.last.weight.data = torch.renorm(self.last.weight.data, 2, 0, 0.1)

@@ -1,7 +1,7 @@
-"""A probe takes no more memory than it may, whatever passes through it, and takes fewer examples where there is less.
+"""A probe keeps to its memory limit however large the data are, and takes smaller blocks if a device has less.
 
-What a process holds at most is measured in one of its own, above what it held after a small probe: by then PyTorch
-has loaded its kernels, and the model is there. Unlimited, the same probe goes beyond the limit.
+The peak of memory is measured in a process of its own, above the memory held after a small probe: PyTorch has loaded
+its kernels by then, and the model exists. Without a limit, the same probe goes beyond it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import nearzero as nz
-from nearzero.torch_models.replay import Recorder, Suffix
+from nearzero.torch_models.replay import OpRecorder, Suffix
 
 STATUS = Path("/proc/self/status")
 # what the allocator keeps varies by some 20 MB from process to process
@@ -33,16 +33,22 @@ class Network(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.parts = nn.Sequential(
-            nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, stride=4), nn.ReLU(),
-            nn.Flatten(), nn.Linear(4 * 8 * 8, 16), nn.ReLU(), nn.Linear(16, 5),
-        )  # fmt: skip
+            nn.Conv2d(1, 8, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 4, 3, stride=4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4 * 8 * 8, 16),
+            nn.ReLU(),
+            nn.Linear(16, 5),
+        )
 
     def forward(self, x):
         return self.parts(x)
 
 
 class Stream:
-    """Batches that are made as they're asked for."""
+    """Batches that are made one at a time."""
 
     def __init__(self, batches, size=BATCH):
         self.batches, self.size = batches, size
@@ -56,27 +62,27 @@ class Stream:
 
 
 def probed(data, **settings):
-    how = {"layers": "parts.1", "families": "scale", "levels": [0.5], "batch_size": BATCH, **settings}
-    return nz.probe(Network(), data, **how)
+    options = {"layers": "parts.1", "families": "scale", "levels": [0.5], "batch_size": BATCH, **settings}
+    return nz.probe(Network(), data, **options)
 
 
 def held(name):
-    """Bytes that this process holds (VmRSS; RssAnon without files), or held at most (VmHWM)."""
+    """Return the memory of this process in bytes: now (VmRSS; RssAnon without files), or its peak (VmHWM)."""
     line = next(each for each in STATUS.read_text().splitlines() if each.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])
 
 
 def work(kind, memory, batches):
-    """Probe a stream, or an array on disk, within a process; prints what it took."""
+    """Probe a stream or an array on disk, and print the bytes it took; runs in a process of its own."""
     torch.set_num_threads(1)
     probed(Stream(1), memory=16 * 10**6)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # what it held at most begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     if kind == "stream":
         before = held("VmRSS")
         probed(Stream(batches), layers="parts.*", memory=memory)
         print(held("VmHWM") - before)
-    else:  # pages of a file are the system's, which takes them back as it likes
+    else:  # pages of a file don't count: the system can drop them at any time
         most = [held("RssAnon")]
         data = np.load(kind, mmap_mode="r")
         probed(data, layers="parts.*", memory=memory, advanced=lambda _: most.append(held("RssAnon")))
@@ -103,7 +109,7 @@ def test_a_stream_ten_times_as_large_as_the_limit_stays_under_it():
 def test_an_array_on_disk_is_read_a_batch_at_a_time(tmp_path):
     path = tmp_path / "images.npy"
     shape = (BATCHES * BATCH, 1, SIDE, SIDE)
-    array = np.lib.format.open_memmap(path, "w+", np.float32, shape)  # takes no room, being zero
+    array = np.lib.format.open_memmap(path, "w+", np.float32, shape)  # zeros take no space on disk
     array[:4] = np.random.default_rng(0).normal(size=(4, *shape[1:]))
     del array
     assert taken(path, LIMIT) < LIMIT
@@ -118,7 +124,7 @@ def test_a_limit_changes_no_response():
 
 
 def test_nothing_grows_with_the_data_but_what_is_kept():
-    """How many numbers are in lists of arrays, and how many tensors there are, after some batches and after more."""
+    """Compare the numbers in lists of arrays, and the count of tensors, after four and after nine batches."""
 
     def growth(keep_items):
         seen, numbers, tensors = [], [], []
@@ -146,7 +152,7 @@ def test_recordings_go_when_their_batch_is_done():
     gc.disable()
     try:
         probed(Stream(1, size=8), layers=["parts.1", "parts.3"])
-        assert not [each for each in gc.get_objects() if type(each) in (Recorder, Suffix)]
+        assert not [each for each in gc.get_objects() if type(each) in (OpRecorder, Suffix)]
     finally:
         gc.enable()
 
@@ -163,7 +169,7 @@ def not_enough():
 
 
 class Small(nn.Module):
-    """A model on a device that holds so many examples; what sizes were tried is kept outside of it."""
+    """A model on a device that holds a limited number of examples; a closure keeps the sizes that were tried."""
 
     def __init__(self, most, error):
         super().__init__()
@@ -186,8 +192,8 @@ class Small(nn.Module):
 def test_fewer_examples_are_taken_once_memory_ran_out(method, error):
     data = list(Stream(2, size=24))
     model, large = Small(lambda _: 5, error), Small(lambda _: 24, error)
-    how = {"layers": ["parts.1", "parts.6"], "levels": 4, "method": method, "keep_items": True}
-    assert nz.probe(model, data, **how).response.equals(nz.probe(large, data, **how).response)
+    options = {"layers": ["parts.1", "parts.6"], "levels": 4, "method": method, "keep_items": True}
+    assert nz.probe(model, data, **options).response.equals(nz.probe(large, data, **options).response)
     sizes = model.sizes()
     assert sizes.count(24) == sizes.count(12) == sizes.count(6) == 1
     assert set(sizes) == {2, 24, 12, 6, 3}

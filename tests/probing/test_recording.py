@@ -1,4 +1,4 @@
-"""What a recording runs again, how often the model itself runs, and that many levels are measured as each alone."""
+"""Recordings: the operations that run again, the number of the model's runs, and many levels measured at once."""
 
 from __future__ import annotations
 
@@ -15,19 +15,26 @@ import nearzero as nz
 from nearzero.evaluators import responses as work
 from nearzero.evaluators.scores import METRICS, Outputs
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.replay import Recorder
+from nearzero.torch_models.replay import OpRecorder
 
 
 def network():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.Tanh(), nn.Flatten(),
-        nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3),
-    )  # fmt: skip
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(6, 5),
+        nn.ReLU(),
+        nn.Linear(5, 3),
+    )
 
 
 class Seen(TorchDispatchMode):
-    """The operations that were run, and how many of their results there were at a time, at most."""
+    """Records the names of operations, and the greatest number of their results alive at a time."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +51,7 @@ class Seen(TorchDispatchMode):
 
 @torch.no_grad()
 def recorded(model, act, x):
-    recorder = Recorder()
+    recorder = OpRecorder()
     hook = act.register_forward_pre_hook(lambda _, args: recorder.cut(args[0], in_place=False))
     with recorder.running():
         logits = model(x)
@@ -96,8 +103,8 @@ def test_the_model_runs_as_often_whatever_the_number_of_levels():
 # --- many levels at a time ------------------------------------------------------------------------------------------
 
 
-def by_hand(name, logits, target, before):
-    """A metric of one level, from what PyTorch has, example by example."""
+def by_pytorch(name, logits, target, before):
+    """Return a metric of one level for each example, computed with plain PyTorch."""
     if name == "cross_entropy":
         return F.cross_entropy(logits, target, reduction="none")
     if name == "kl_divergence":
@@ -120,8 +127,8 @@ def test_metrics_of_many_levels_are_those_of_each(name):
     many = score(Outputs(logits), target, unperturbed)
     alone = torch.stack([score(Outputs(each[None]), target, unperturbed)[0] for each in logits])
     assert torch.equal(many, alone)
-    told = torch.stack([by_hand(name, each, target, logits[0]) for each in logits])
-    torch.testing.assert_close(many, told)
+    expected = torch.stack([by_pytorch(name, each, target, logits[0]) for each in logits])
+    torch.testing.assert_close(many, expected)
 
 
 def test_levels_measured_together_and_alone_give_one_result(monkeypatch):
@@ -141,8 +148,11 @@ def test_levels_measured_together_and_alone_give_one_result(monkeypatch):
 def test_a_parameter_beyond_float32_is_no_clip():
     like = torch.randn(4, 3)
     layer = nz.layers(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.randn(4, 2))[0]
-    some = [nz.Perturbation(scale=2.0, offset=np.array([0.0, 1.0, 0.0]), clip=1e300), nz.Perturbation()]
-    change, nothing = work.changes_of(some, like, layer, Batch((like,), {}), 0)
+    perturbations = [
+        nz.Perturbation(scale=2.0, offset=np.array([0.0, 1.0, 0.0]), clip=1e300),
+        nz.Perturbation(),
+    ]
+    change, nothing = work.changes_of(perturbations, like, layer, Batch((like,), {}), 0)
     torch.testing.assert_close(change(like), 2 * like + torch.tensor([0.0, 1.0, 0.0]), rtol=0, atol=0)
     half = change(like.half())
     assert half.dtype == torch.half

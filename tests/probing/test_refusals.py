@@ -1,4 +1,4 @@
-"""What can't be probed, or only with care: each is handled, or refused with one line that says why and what to do."""
+"""Models and layers that are hard or impossible to probe: handled, or refused in one line with the reason."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
 
 
-def logits_of(model, data, layer, **how) -> np.ndarray:
-    """(family, level, item, class): all logits at all levels."""
+def logits_of(model, data, layer, **options) -> np.ndarray:
+    """Return all logits at all levels, (family, level, item, class)."""
     metrics = {f"logit {place}": lambda logits, target, place=place: logits[:, place] for place in range(3)}
-    found = nz.probe(model, data, layer, metrics=metrics, levels=LEVELS, keep_items=True, **how).response
-    return np.stack([found[f"{name}_items"].values[0] for name in metrics], axis=-1)
+    response = nz.probe(
+        model, data, layer, metrics=metrics, levels=LEVELS, keep_items=True, **options
+    ).response
+    return np.stack([response[f"{name}_items"].values[0] for name in metrics], axis=-1)
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
@@ -39,7 +41,7 @@ def logits_of(model, data, layer, **how) -> np.ndarray:
     [
         (lambda: nn.Linear, "model must be a torch.nn.Module; got the class Linear; give an instance of it"),
         (lambda: "model.pt", "model must be a torch.nn.Module; got str"),
-        (lambda: mlp().state_dict(), "as a state dict is; load it into a module first"),
+        (lambda: mlp().state_dict(), "; if it is a state dict, load it into a module first"),
         (lambda: torch.jit.script(mlp()), "TorchScript module, inside of which nothing can be perturbed"),
         (lambda: torch.jit.trace(mlp(), rows(2)), "give the Python module that it was made from"),
         (lambda: mlp().to("meta"), "weights on the meta device, without values; load them first"),
@@ -72,7 +74,7 @@ def test_a_model_spread_over_devices(monkeypatch):
 
 
 class Gives(nn.Module):
-    """A linear layer, and something made of what it gives."""
+    """A small network whose logits go through a function before they are returned."""
 
     def __init__(self, function):
         super().__init__()
@@ -92,11 +94,15 @@ class WithLogits:
 @pytest.mark.parametrize(
     "function",
     [
-        lambda z: (z, z * 2), lambda z: [z], lambda z: {"logits": z, "loss": None}, lambda z: {"out": z, "aux": z},
-        lambda z: {"class_logits": z, "states": (z,)}, WithLogits,
+        lambda z: (z, z * 2),
+        lambda z: [z],
+        lambda z: {"logits": z, "loss": None},
+        lambda z: {"out": z, "aux": z},
+        lambda z: {"class_logits": z, "states": (z,)},
+        WithLogits,
     ],
     ids=["tuple", "list", "logits", "out", "class_logits", "attribute"],
-)  # fmt: skip
+)
 def test_logits_in_what_a_model_returns(function):
     plain = logits_of(Gives(lambda z: z), rows(), "act")
     np.testing.assert_array_equal(logits_of(Gives(function), rows(), "act"), plain)
@@ -126,8 +132,8 @@ def test_what_a_model_returns_without_logits(function, message):
 
 def test_output_takes_them_out():
     model = Gives(lambda z: {"pred": z})
-    found = logits_of(model, rows(), "act", output=lambda out: out["pred"])
-    np.testing.assert_array_equal(found, logits_of(Gives(lambda z: z), rows(), "act"))
+    logits = logits_of(model, rows(), "act", output=lambda out: out["pred"])
+    np.testing.assert_array_equal(logits, logits_of(Gives(lambda z: z), rows(), "act"))
 
 
 class Fails(Gives):
@@ -138,14 +144,18 @@ class Fails(Gives):
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
-        (mlp, torch.randn(4, 5), r"can't be run on a batch of float32 \(2, 5\): .*; prepare=... makes what it takes"),
+        (
+            mlp,
+            torch.randn(4, 5),
+            r"can't be run on a batch of float32 \(2, 5\): .*; prepare=... makes what it takes",
+        ),
         (mlp, torch.randn(4, 6, 7), r"batch of float32 \(2, 6, 7\)"),
         (lambda: mlp().half(), torch.randn(4, 5), r"batch of float32 \(2, 5\)"),
         (lambda: Fails(None), torch.randn(4, 6), "batch of float32 .*: no; prepare"),
         (lambda: Fails(None), torch.randn(3, 6)[2:].expand(9, 6), "no; prepare"),
         (lambda: nn.Embedding(4, 3), torch.tensor([[9, 9]]), "index out of range in self"),
     ],
-)  # fmt: skip
+)
 def test_a_model_that_cant_be_run_on_the_data(model, data, message):
     with pytest.raises(nz.InputError, match=message) as caught:
         nz.layers(model(), data)
@@ -225,11 +235,19 @@ def test_a_name_that_stands_for_no_layer(name, message):
         nz.probe(Parts(), rows(), name)
 
 
+def test_a_side_that_there_isnt():
+    (layer, *_) = nz.layers(mlp(), rows())
+    with pytest.raises(
+        nz.InputError, match="unknown side 'pots': did you mean 'post'\\? known are pre, post"
+    ):
+        layer.place("pots")
+
+
 def test_names_globs_and_layers_stand_for_layers():
     model = Parts()
-    found = {each.name: each for each in nz.layers(model, rows())}
-    assert list(found) == ["encoder.0", "encoder.1", "encoder.2", ":gelu", "head"]
-    assert [found[name].activation for name in found] == ["relu", "relu", "gelu", "gelu", None]
+    by_name = {each.name: each for each in nz.layers(model, rows())}
+    assert list(by_name) == ["encoder.0", "encoder.1", "encoder.2", ":gelu", "head"]
+    assert [by_name[name].activation for name in by_name] == ["relu", "relu", "gelu", "gelu", None]
 
     def probed(layers):
         return nz.probe(model, rows(), layers, levels=1).layers
@@ -237,7 +255,7 @@ def test_names_globs_and_layers_stand_for_layers():
     assert probed(None) == ["encoder.1", ":gelu"]
     assert probed("encoder.*") == ["encoder.0", "encoder.1", "encoder.2"]
     assert probed(["head", "*gelu", "encoder.1"]) == ["encoder.1", ":gelu", "head"]
-    assert probed(["encoder.[02]", found["head"]]) == ["encoder.0", "encoder.2", "head"]
+    assert probed(["encoder.[02]", by_name["head"]]) == ["encoder.0", "encoder.2", "head"]
 
 
 def test_a_layer_that_only_some_batches_reach():
@@ -248,10 +266,10 @@ def test_a_layer_that_only_some_batches_reach():
             )
 
     batches = [rows()[:4], rows()[:5]]
-    message = r"layer 'encoder\.1' isn't reached on every batch; float32 \(5, 6\) goes another way, so leave the layer"
-    for how in ({}, {"ranges_from": rows()[:4]}):
+    message = r"layer 'encoder\.1' isn't reached on every batch, such as float32 \(5, 6\); leave the layer"
+    for options in ({}, {"ranges_from": rows()[:4]}):
         with pytest.raises(nz.InputError, match=message):
-            nz.probe(Sometimes(), batches, "encoder.1", levels=2, **how)
+            nz.probe(Sometimes(), batches, "encoder.1", levels=2, **options)
 
 
 @pytest.mark.parametrize("name", ["lstm", "GRU"])
@@ -268,7 +286,7 @@ def test_a_recurrent_classifier_has_layers_beside_the_recurrent_one(name):
     data = torch.randn(5, 4, 6)
     assert [each.name for each in nz.layers(Classifier(), data)] == ["head"]
     message = (
-        "no activation was found in a forward pass; name layers whose output is a pre-activation, of head"
+        "no activation was found in a forward pass; name layers whose output is a pre-activation; the layers"
     )
     with pytest.raises(nz.InputError, match=message):
         nz.probe(Classifier(), data)
@@ -277,7 +295,7 @@ def test_a_recurrent_classifier_has_layers_beside_the_recurrent_one(name):
 
 
 class Ragged(nn.Module):
-    """What comes by is nested, or sparse, or whole numbers."""
+    """A network with a layer of nested, sparse or integer values."""
 
     def __init__(self, kind):
         super().__init__()
@@ -320,7 +338,7 @@ def test_values_without_units(kind, layer, message):
 
 
 class Turned(nn.Module):
-    """Units on every dimension that they may be on."""
+    """Activations with their units on different dimensions."""
 
     def __init__(self):
         super().__init__()
@@ -339,15 +357,15 @@ class Turned(nn.Module):
 
 def test_where_the_units_are():
     data = torch.randn(5, 2, 3, 3)
-    found = [(each.unit_axis, each.units) for each in nz.layers(Turned(), data) if each.kind == "activation"]
-    assert found == [(1, 4), (3, 4), (1, 5), (2, 6), (2, 6), (1, 6)]
+    axes = [(each.unit_axis, each.units) for each in nz.layers(Turned(), data) if each.kind == "activation"]
+    assert axes == [(1, 4), (3, 4), (1, 5), (2, 6), (2, 6), (1, 6)]
 
 
 @pytest.mark.parametrize(("axis", "units"), [(1, 4), (2, 3), (-1, 3)])
 def test_units_that_the_user_names(axis, units):
     data = torch.randn(5, 2, 3, 3)
-    found = nz.probe(Turned(), data, "conv", unit_axis=axis, levels=2).response
-    assert (int(found.units[0]), int(found.unit_axis[0])) == (units, axis % 4)
+    response = nz.probe(Turned(), data, "conv", unit_axis=axis, levels=2).response
+    assert (int(response.units[0]), int(response.unit_axis[0])) == (units, axis % 4)
 
 
 @pytest.mark.parametrize(
@@ -395,11 +413,11 @@ def test_an_activation_that_is_named_or_given():
     plain = nz.Conduct()
     unknown = nz.probe(model, rows(), "first", levels=2, conduct=nz.Conduct(offset="shift", range="pre"))
     assert unknown.response.activation.item() == "none"
-    told = logits_of(model, rows(), "first", activation="relu", conduct=plain)
+    by_name = logits_of(model, rows(), "first", activation="relu", conduct=plain)
     given = logits_of(model, rows(), "first", activation=torch.relu, conduct=plain)
     module = nn.Sequential(model.first, nn.ReLU(), model.last)
-    np.testing.assert_array_equal(told, given)
-    np.testing.assert_array_equal(told, logits_of(module, rows(), "0", conduct=plain))
+    np.testing.assert_array_equal(by_name, given)
+    np.testing.assert_array_equal(by_name, logits_of(module, rows(), "0", conduct=plain))
     with pytest.raises(nz.InputError, match="unknown activation 'rlu'"):
         nz.probe(model, rows(), "first", activation="rlu")
     with pytest.raises(nz.InputError, match="must keep the shape of its values"):
@@ -439,11 +457,11 @@ def assert_unchanged(before, model) -> None:
 
 
 def noisy() -> nn.Sequential:
-    """Batch normalization and dropout, in training mode but for one part."""
+    """Return a network with batch normalization and dropout, in training mode except for the dropout."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(8, 3)
-    )  # fmt: skip
+    )
     model[1].running_mean.normal_()
     model[3].eval()
     return model.requires_grad_(False)
@@ -452,10 +470,10 @@ def noisy() -> nn.Sequential:
 def test_training_mode_is_left_and_comes_back():
     model = noisy()
     before = all_of(model)
-    found = logits_of(model, rows(), "2")
+    logits = logits_of(model, rows(), "2")
     assert_unchanged(before, model)
     assert [each.training for each in model] == [True, True, True, False, True]
-    np.testing.assert_array_equal(found, logits_of(noisy().eval(), rows(), "2"))
+    np.testing.assert_array_equal(logits, logits_of(noisy().eval(), rows(), "2"))
 
 
 class Stops(Exception):
@@ -488,10 +506,14 @@ def test_after_an_exception_all_is_as_before(kind):
     def took(examples):
         raise error
 
-    how = {
-        "metric": {"metrics": metric}, "keyboard": {"metrics": metric}, "data": {}, "output": {"output": raises},
-        "prepare": {"prepare": lambda item: (raises(item[0]), None, None)}, "advanced": {"advanced": took},
-    }[kind]  # fmt: skip
+    options = {
+        "metric": {"metrics": metric},
+        "keyboard": {"metrics": metric},
+        "data": {},
+        "output": {"output": raises},
+        "prepare": {"prepare": lambda item: (raises(item[0]), None, None)},
+        "advanced": {"advanced": took},
+    }[kind]
     data = (
         batches()
         if kind == "data"
@@ -499,14 +521,14 @@ def test_after_an_exception_all_is_as_before(kind):
     )
     before = all_of(model)
     with pytest.raises(error):
-        nz.probe(model, data, "2", levels=3, **how)
-    if kind == "data":  # which is read outside, as the user's own code
+        nz.probe(model, data, "2", levels=3, **options)
+    if kind == "data":  # the generator runs outside of the probe, as the user's own code
         before = (*before[:2], *all_of(model)[2:])
     assert_unchanged(before, model)
 
 
 class Remembers(nn.Module):
-    """Keeps lists and mappings of what it saw, and sets hooks in its first pass."""
+    """Keeps its results in lists and mappings, and sets a hook in its first pass."""
 
     def __init__(self):
         super().__init__()
@@ -540,7 +562,7 @@ def test_what_a_model_remembers_in_a_pass_is_forgotten():
     assert model.sizes is sizes == set()
     assert model.hooked is False
     plain = logits_of(nn.Sequential(model.first, nn.ReLU(), model.last), rows(), "0", batch_size=5)
-    np.testing.assert_array_equal(full, plain)  # as in a first pass, in which nothing has been seen
+    np.testing.assert_array_equal(full, plain)  # as in a first pass, with an empty list
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -548,10 +570,10 @@ def test_other_precisions(dtype):
     model, data = mlp().to(dtype), rows()
     before = all_of(model.float() if dtype == torch.bfloat16 else model)
     model = model.to(dtype)
-    found = nz.probe(
+    result = nz.probe(
         model, (data, torch.zeros(len(data), dtype=torch.long)), "1", levels=LEVELS, keep_items=True
     )
-    assert found.response.attrs["items"] == len(data)
+    assert result.response.attrs["items"] == len(data)
     given = logits_of(model, data.to(dtype), "1", method="full")
     np.testing.assert_array_equal(logits_of(model, data, "1"), given)
     exact = logits_of(mlp().double(), data.double(), "1")

@@ -1,4 +1,4 @@
-"""Several layers in one probe give the responses of each alone, to the last bit, whatever they share."""
+"""Several layers in one probe give the same responses as each layer alone, to the last bit."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import nn
 
 import nearzero as nz
 from nearzero.torch_models import forward as passes
-from nearzero.torch_models.replay import Recorder
+from nearzero.torch_models.replay import OpRecorder
 
 LOGITS = {f"logit {number}": lambda logits, target, number=number: logits[:, number] for number in range(3)}
 
 
 class Base(nn.Module):
-    """Two linear layers, and something between."""
+    """Two linear layers, and `between` of a subclass."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +29,7 @@ class Base(nn.Module):
 
 
 class InPlace(Base):
-    """Both activations write into what others hold."""
+    """Both activations write into tensors that are used elsewhere."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class Residual(Base):
 
 
 class Sides(Base):
-    """Neither branch reaches the other."""
+    """Two branches, neither of which depends on the other."""
 
     def between(self, x):
         return self.one(x) + self.two(self.second(x))
@@ -84,7 +84,7 @@ class LastImpossible(Base):
 
 
 class Late(Base):
-    """The first layer decides on large batches alone."""
+    """The first layer decides in Python, on large batches only."""
 
     def between(self, x):
         a = self.one(x)
@@ -92,7 +92,7 @@ class Late(Base):
 
 
 class Keeping(nn.ReLU):
-    """Keeps what it gave, and so sees what is written into it later."""
+    """Keeps its result, and so sees later writes to it."""
 
     def forward(self, x):
         self.kept = super().forward(x)
@@ -100,7 +100,7 @@ class Keeping(nn.ReLU):
 
 
 class Aliased(Base):
-    """What is written into one activation's result shows in what its module has kept."""
+    """Writes into the result of an activation whose module has kept it."""
 
     def __init__(self):
         super().__init__()
@@ -113,39 +113,48 @@ class Aliased(Base):
 
 
 class Buffered(Base):
-    """Writes parts of both layers into one tensor, which others read in between."""
+    """Writes the values of both layers into one tensor, which is read in between."""
 
     def between(self, x):
-        room = torch.zeros(len(x), 16)
-        room[:, :8] = self.one(x)
-        seen = room.sum(1, keepdim=True)
-        room[:, 8:] = self.two(self.second(x))
-        room += 1.0
-        return room[:, :8] * room[:, 8:] + seen
+        buffer = torch.zeros(len(x), 16)
+        buffer[:, :8] = self.one(x)
+        seen = buffer.sum(1, keepdim=True)
+        buffer[:, 8:] = self.two(self.second(x))
+        buffer += 1.0
+        return buffer[:, :8] * buffer[:, 8:] + seen
 
 
 MODELS = [
-    InPlace, Residual, Sides, Functions, Recurrent, Impossible, LastImpossible, Late, Aliased, Buffered,
-]  # fmt: skip
+    InPlace,
+    Residual,
+    Sides,
+    Functions,
+    Recurrent,
+    Impossible,
+    LastImpossible,
+    Late,
+    Aliased,
+    Buffered,
+]
 CONDUCTS = {"pre": None, "post": nz.Conduct(offset="shift", range="pre", clip="post")}
 
 
-def responses(model, layers, **how):
+def responses(model, layers, **options):
     x = torch.randn(17, 6, generator=torch.Generator().manual_seed(1))
-    how = {"batch_size": 6, "levels": {"offset": [0.3, 0.7], "scale": [0.5], "clip": [0.4]}, **how}
-    return nz.probe(model, x, layers, metrics=LOGITS, keep_items=True, **how).response
+    options = {"batch_size": 6, "levels": {"offset": [0.3, 0.7], "scale": [0.5], "clip": [0.4]}, **options}
+    return nz.probe(model, x, layers, metrics=LOGITS, keep_items=True, **options).response
 
 
-def same_as_alone(model, layers, together, **how):
+def same_as_alone(model, layers, together, **options):
     assert list(together.layer.values) == layers
     for layer in layers:
-        alone = responses(model, layer, **how)
+        alone = responses(model, layer, **options)
         for name in (*(f"{metric}_items" for metric in LOGITS), *LOGITS, "method", "reason"):
             np.testing.assert_array_equal(together[name].sel(layer=[layer]).values, alone[name].values)
 
 
 def placed(model):
-    """The layers whose activation has a place in the model, as clip=post needs."""
+    """Return the layers followed by an activation in the model, as clip=post needs."""
     every = nz.layers(model, torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))
     return [each.name for each in every if each.act is not None]
 
@@ -154,11 +163,11 @@ def placed(model):
 @pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
 def test_layers_together_respond_as_each_alone(kind, clip):
     model = kind()
-    layers, how = placed(model), {"conduct": CONDUCTS[clip]}
+    layers, options = placed(model), {"conduct": CONDUCTS[clip]}
     assert len(layers) > 1
-    together = responses(model, layers, **how)
-    same_as_alone(model, layers, together, **how)
-    full = responses(model, layers, method="full", **how)
+    together = responses(model, layers, **options)
+    same_as_alone(model, layers, together, **options)
+    full = responses(model, layers, method="full", **options)
     for name in LOGITS:
         np.testing.assert_array_equal(together[f"{name}_items"], full[f"{name}_items"])
 
@@ -184,17 +193,17 @@ def test_a_layer_that_cannot_be_cut_leaves_the_others_their_suffix():
 
 @pytest.fixture
 def recordings(monkeypatch):
-    """The layers of each recording that was used, with the examples in it."""
+    """Return a list that gets the layers and the number of examples of each recording used."""
     made = []
 
-    class Counted(Recorder):
+    class Counted(OpRecorder):
         def suffixes(self, wanted):
-            found = super().suffixes(wanted)
+            suffixes = super().suffixes(wanted)
             if not self.overflowed:
-                made.append((sorted(each.layer.name for each in found), len(wanted)))
-            return found
+                made.append((sorted(each.layer.name for each in suffixes), len(wanted)))
+            return suffixes
 
-    monkeypatch.setattr(passes, "Recorder", Counted)
+    monkeypatch.setattr(passes, "OpRecorder", Counted)
     return made
 
 
@@ -227,11 +236,11 @@ class Deep(nn.Module):
 
 def test_fewer_layers_share_a_recording_where_memory_is_short(recordings):
     model, x = Deep(), torch.randn(160, 64)
-    how = {"metrics": LOGITS, "levels": 2, "families": "scale", "batch_size": 160, "keep_items": True}
+    options = {"metrics": LOGITS, "levels": 2, "families": "scale", "batch_size": 160, "keep_items": True}
 
     def shared(memory):
         recordings.clear()
-        response = nz.probe(model, x, memory=memory, **how).response
+        response = nz.probe(model, x, memory=memory, **options).response
         return response, [layers for layers, examples in recordings if examples == 160]
 
     one, many = shared(10**9)
@@ -245,7 +254,7 @@ def test_fewer_layers_share_a_recording_where_memory_is_short(recordings):
 @pytest.mark.parametrize("kind", [InPlace, Residual])
 @torch.no_grad()
 def test_a_suffix_can_be_run_again_and_again(kind):
-    model, x, recorder = kind(), torch.randn(5, 6), Recorder()
+    model, x, recorder = kind(), torch.randn(5, 6), OpRecorder()
     in_place = kind is InPlace
     hook = model.one.register_forward_pre_hook(lambda _, args: recorder.cut(args[0], in_place=in_place))
     with recorder.running():

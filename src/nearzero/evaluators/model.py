@@ -27,7 +27,7 @@ from nearzero.support.memory import memory_text
 from nearzero.support.threads import thread_count
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
-from nearzero.torch_models.forward import Passes, SharedPasses, visited
+from nearzero.torch_models.forward import Passes, SharedPasses, logits_with_hooks
 from nearzero.torch_models.hooks import LayerHook
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.ranges import by_unit, counted_rows, layer_ranges, row_owners
@@ -122,7 +122,7 @@ class ModelEvaluator(base.LayerEvaluator):
                 parts.append(function(piece, numbers[first : first + len(piece)]))
                 first += len(piece)
 
-            self.session.room.each(batch, work)
+            self.session.room.run_in_blocks(batch, work)
         return parts
 
     # --- values of the layer ---
@@ -163,7 +163,7 @@ class ModelEvaluator(base.LayerEvaluator):
             self._check_owners(values, batch)
             seen.append((rows.clone(), _owners(values, self.place, batch)))
 
-        visited(self.session.model, batch, [LayerHook(self.place, "pre", visit)])
+        logits_with_hooks(self.session.model, batch, [LayerHook(self.place, "pre", visit)])
         return seen[0]
 
     def _check_owners(self, values: Tensor, batch: Batch) -> None:

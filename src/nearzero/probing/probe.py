@@ -145,7 +145,7 @@ def _responses(
     several = list(work.values())
     passes = SharedPasses([each for one in several for each in one.passes.values()], session.room.recording)
     for batch in session.source if work else ():
-        session.room.each(batch, partial(take_batch, several, passes))
+        session.room.run_in_blocks(batch, partial(take_batch, several, passes))
         advanced(len(batch))
     out = []
     for evaluator, plan in zip(evaluators, plans, strict=True):

@@ -1,4 +1,4 @@
-"""A user's model and data: layers found, hooked and cut, states restored, batches read.
+"""A user's PyTorch module and data: find its layers, hook and replay them, read batches, restore its state.
 
 `nearzero.torch_models.loading` finds models, weights and data by name.
 """

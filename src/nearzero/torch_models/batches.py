@@ -1,8 +1,8 @@
-"""One batch as a probe sees it: the model's inputs, targets, and which tokens count.
+"""A batch: the inputs of a model, the targets, and the mask of the tokens that count.
 
-What a batch may be: a tensor of inputs; a pair (inputs, targets), where inputs may be a tuple or list of
-arguments; a mapping of named inputs, as tokenizers give it, in which "labels" are the targets and
-"attention_mask" is the mask. Anything else goes through the user's own `prepare`.
+A batch may be given as a tensor of inputs; as a pair (inputs, targets), where inputs may be a tuple or list
+of arguments; or as a mapping of named inputs, as tokenizers return it, in which "labels" are the targets and
+"attention_mask" is the mask. The user's own `prepare` converts any other form.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch.utils.data import default_collate as collate
 
 from nearzero.errors import InputError
 
-__all__ = ["IGNORED", "Batch", "Prepare", "as_tensor", "leaves", "read_batch", "shown", "type_name"]
+__all__ = ["IGNORED", "Batch", "Prepare", "as_tensor", "leaves", "read_batch", "summary", "type_name"]
 
-IGNORED = -100  # the target that counts in nothing, as in torch.nn.functional.cross_entropy
+IGNORED = -100  # the target of a token that doesn't count, as in torch.nn.functional.cross_entropy
 TARGETS = ("labels", "label", "targets", "target", "y")
 DECODER = ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask")
 
@@ -29,14 +29,15 @@ Prepare = Callable[[Any], tuple[Any, Any, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What the model is called with, and what it's held against.
+    """The inputs of a model, with targets and masks, for B examples of S tokens each.
 
     Attributes:
         arguments, keywords: the model's inputs.
         target: (B,) or (B, S, ...) whole numbers, or None.
-        mask: (B,) or (B, S) bool, True where an example or token counts; None if all do.
-        two_sided: whether it's for an encoder and a decoder, whose tokens are other ones; `mask` is the encoder's.
-        decoder_mask: the mask of the decoder's tokens.
+        mask: (B,) or (B, S) bool, True where an example or token counts; None if all count.
+        two_sided: whether the model has an encoder and a decoder, with tokens of their own; `mask` is the
+            encoder's.
+        decoder_mask: the mask of the decoder's tokens; None if all count.
     """
 
     arguments: tuple[Any, ...]
@@ -48,37 +49,38 @@ class Batch:
 
     @property
     def inputs(self) -> list[Tensor]:
-        """The tensors among the inputs."""
+        """Return the tensors among the inputs."""
         return [tensor for _, tensor in self.named]
 
     @property
     def named(self) -> list[tuple[str, Tensor]]:
-        """The tensors among the inputs, each with its keyword, or its number as text."""
-        known = [*((str(place), each) for place, each in enumerate(self.arguments)), *self.keywords.items()]
-        return [(name, leaf) for name, each in known for leaf in leaves(each) if isinstance(leaf, Tensor)]
+        """Return the tensors among the inputs, each with its keyword, or its position as text."""
+        positional = ((str(place), value) for place, value in enumerate(self.arguments))
+        inputs = (*positional, *self.keywords.items())
+        return [(name, leaf) for name, value in inputs for leaf in leaves(value) if isinstance(leaf, Tensor)]
 
     def __len__(self) -> int:
-        known = [each for each in (self.target, self.mask, *self.inputs) if each is not None]
-        return known[0].shape[0] if known and known[0].ndim else 1
+        tensors = [tensor for tensor in (self.target, self.mask, *self.inputs) if tensor is not None]
+        return tensors[0].shape[0] if tensors and tensors[0].ndim else 1
 
     @property
     def elements(self) -> int:
-        """How many numbers its inputs hold, for each example."""
-        return max(1, sum(each.numel() for each in self.inputs) // max(len(self), 1))
+        """Return the number of input elements per example."""
+        return max(1, sum(tensor.numel() for tensor in self.inputs) // max(len(self), 1))
 
     @property
     def divisible(self) -> bool:
-        """Whether its examples can be taken apart: every input is a tensor that has them as first dimension."""
-        given = (*self.arguments, *self.keywords.values())
-        plain = len(self.inputs) == sum(isinstance(each, Tensor) for each in given)
-        return plain and all(each.ndim > 0 and each.shape[0] == len(self) for each in self.inputs)
+        """Return whether the batch can be split: no input tensor is nested, and each has examples first."""
+        values = (*self.arguments, *self.keywords.values())
+        plain = len(self.inputs) == sum(isinstance(value, Tensor) for value in values)
+        return plain and all(tensor.ndim > 0 and tensor.shape[0] == len(self) for tensor in self.inputs)
 
     def take(self, part: slice | Tensor) -> Batch:
-        """Return some examples, or those at places (m,), each as often as it is named; only if `divisible`."""
-        return self._each(lambda tensor: tensor[part])
+        """Return the examples of a slice, or at indices (m,), which may repeat, of a `divisible` batch."""
+        return self._map(lambda tensor: tensor[part])
 
     def blocks(self, rows: int) -> Iterator[Batch]:
-        """The batch in blocks of at most so many examples, if it can be taken apart."""
+        """Yield the batch in blocks of at most `rows` examples, or as a whole if it isn't `divisible`."""
         if rows >= len(self) or not self.divisible:
             yield self
             return
@@ -86,58 +88,61 @@ class Batch:
             yield self.take(slice(first, first + rows))
 
     def copy(self) -> Batch:
-        """Its inputs as copies, for a model that writes into them."""
-        return self._each_input(torch.clone)
+        """Return the batch with copies of its inputs, for a model that writes into them."""
+        return self._map_inputs(torch.clone)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
-        """On another device; inputs that are floating-point numbers or bytes as `dtype`, if given."""
+        """Return the batch on a device, with floating-point and uint8 inputs converted to `dtype` if given."""
 
         def move(tensor: Tensor) -> Tensor:
             tensor = tensor.to(device)
             return tensor.clone() if tensor.is_inference() else tensor
 
-        moved = self._each(move)
-        return moved if dtype is None else moved._each_input(lambda tensor: _as(tensor, dtype))
+        moved = self._map(move)
+        return moved if dtype is None else moved._map_inputs(lambda tensor: _converted(tensor, dtype))
 
-    def _each_input(self, function: Callable[[Tensor], Tensor]) -> Batch:
+    def _map_inputs(self, function: Callable[[Tensor], Tensor]) -> Batch:
         inputs = {"arguments": self.arguments, "keywords": dict(self.keywords)}
         return replace(self, **_mapped(inputs, function))
 
-    def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         others = {"target": self.target, "mask": self.mask, "decoder_mask": self.decoder_mask}
-        return replace(self._each_input(function), **_mapped(others, function))
+        return replace(self._map_inputs(function), **_mapped(others, function))
 
     def describe(self) -> str:
-        """Its inputs for an error message: float32 (32, 1, 28, 28)."""
+        """Return dtypes and shapes of the inputs for an error message: float32 (32, 1, 28, 28)."""
         return ", ".join(
-            f"{str(each.dtype).removeprefix('torch.')} {tuple(each.shape)}" for each in self.inputs
+            f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for tensor in self.inputs
         )
 
     def counted(self, reads: frozenset[str] | None, named_decoder: bool) -> list[tuple[Tensor, bool]]:
-        """What says which tokens count, (B,) or (B, S) bool each, and whether it must fit whatever it's used on.
+        """Return the masks that apply to some values, (B,) or (B, S) bool, and whether each must fit them.
 
         Args:
-            reads: the inputs that it's used on depends on; None if unknown.
-            named_decoder: whether its name says that the decoder's tokens are meant.
+            reads: the inputs that the values depend on; None if unknown.
+            named_decoder: whether the values belong to the decoder by their name; used if `reads` is None.
         """
         decoder = named_decoder if reads is None else not reads.isdisjoint((*DECODER, "labels"))
         masks = [] if self.two_sided and decoder else [(self.mask, True)]
         if not self.two_sided or decoder:
             masks += [(self.decoder_mask, False), (_not_ignored(self.target), False)]
-        return [(mask, strict) for mask, strict in masks if mask is not None and self._concerns(mask, reads)]
+        return [(mask, strict) for mask, strict in masks if mask is not None and self._applies(mask, reads)]
 
-    def _concerns(self, mask: Tensor, reads: frozenset[str] | None) -> bool:
-        """Whether some values depend on the inputs that a mask is for, by its shape; images beside a text don't."""
-        fitting = {name for name, each in self.named if each.shape[: mask.ndim] == mask.shape}
+    def _applies(self, mask: Tensor, reads: frozenset[str] | None) -> bool:
+        """Return whether a mask applies to values: they depend on an input of its shape, if there is one.
+
+        It doesn't apply to the values of images beside a masked text.
+        """
+        fitting = {name for name, tensor in self.named if tensor.shape[: mask.ndim] == mask.shape}
         return reads is None or not fitting or not fitting.isdisjoint(reads)
 
 
-def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() or tensor.dtype == torch.uint8 else tensor
 
 
 def _not_ignored(target: Tensor | None) -> Tensor | None:
-    """Where a target isn't -100; None if nowhere."""
+    """Return a mask of the targets that aren't -100; None without whole-number targets, or if all count."""
     if target is None or target.is_floating_point():
         return None
     counted = target != IGNORED
@@ -145,25 +150,25 @@ def _not_ignored(target: Tensor | None) -> Tensor | None:
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A value with all tensors in it mapped."""
+    """Return a value with a function applied to all tensors in it."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(each, function) for each in value))
+        return type(value)(*(_mapped(item, function) for item in value))
     if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(each, function) for each in value)
+        return type(value)(_mapped(item, function) for item in value)
     if type(value) is dict:
-        return {name: _mapped(each, function) for name, each in value.items()}
+        return {name: _mapped(item, function) for name, item in value.items()}
     return value
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """What mappings, tuples and lists hold, however deep."""
+    """Yield the values in nested mappings, tuples and lists."""
     if isinstance(value, Mapping):
         value = tuple(value.values())
     if isinstance(value, (tuple, list)):
-        for each in value:
-            yield from leaves(each)
+        for item in value:
+            yield from leaves(item)
     else:
         yield value
 
@@ -176,29 +181,30 @@ def read_batch(
     dtype: torch.dtype | None = None,
     keep_labels: bool = False,
 ) -> Batch:
-    """A batch as inputs, target and mask, on a device.
+    """Return an item of the data as a batch on a device.
 
     Args:
-        item: what iterating over the data gave.
-        device: where the model is.
-        prepare: from such an item to (inputs, target or None, mask or None), where inputs are a tensor, a
+        item: one item of an iteration over the data.
+        device: the device of the model.
+        prepare: converts an item to (inputs, target or None, mask or None), where inputs are a tensor, a
             tuple of arguments or a mapping of keywords.
-        dtype: what inputs that are floating-point numbers or bytes are converted to.
-        keep_labels: whether a model gets the labels too, since it makes its decoder's inputs from them.
+        dtype: the type that floating-point and uint8 inputs are converted to; None keeps them.
+        keep_labels: whether the labels are an input too, since the model makes its decoder's inputs from
+            them.
 
     Raises:
-        InputError: an item of another kind, without tensors, or without examples.
+        InputError: an item of another type, without tensors, or without examples.
     """
     if prepare is not None:
-        parts = prepare(item)
-        if not isinstance(parts, tuple) or len(parts) != 3:
+        prepared = prepare(item)
+        if not isinstance(prepared, tuple) or len(prepared) != 3:
             raise InputError(
                 f"prepare must return a tuple of three, (inputs, target, mask), where target and mask may be None; "
-                f"got {shown(parts)}"
+                f"got {summary(prepared)}"
             )
-        inputs, target, mask = parts
+        inputs, target, mask = prepared
     else:
-        inputs, target, mask = _take_apart(item, keep_labels)
+        inputs, target, mask = _split_item(item, keep_labels)
     target, mask = as_tensor(target), as_tensor(mask)
     arguments, keywords = _as_arguments(inputs)
     if mask is None:
@@ -212,42 +218,43 @@ def read_batch(
         decoder_mask=_two_dimensional(keywords.get("decoder_attention_mask")),
     )
     _check(batch, item, prepare is not None)
-    return _settled(batch).to(device, dtype)
+    return _normalised(batch).to(device, dtype)
 
 
 def _check(batch: Batch, item: Any, prepared: bool) -> None:
-    """Refuse what no model could be called with, or held against."""
-    labels = (batch.target, batch.mask)
-    strange = not all(isinstance(each, (Tensor, type(None))) for each in labels)
-    if strange or (not batch.inputs and not prepared):
+    """Refuse inputs, targets and masks that aren't tensors, and an empty batch."""
+    tensors = all(isinstance(value, (Tensor, type(None))) for value in (batch.target, batch.mask))
+    if not tensors or (not batch.inputs and not prepared):
         raise InputError(
-            f"a batch must be inputs, (inputs, targets) or a mapping, of tensors; got {shown(item)}; "
-            "prepare=... can take it apart"
+            f"a batch must be inputs, (inputs, targets) or a mapping, of tensors; got {summary(item)}; "
+            "convert it with prepare=..."
         )
-    if len(batch) == 0 or any(each.ndim and not each.shape[0] for each in batch.inputs):
+    if len(batch) == 0 or any(tensor.ndim and not tensor.shape[0] for tensor in batch.inputs):
         raise InputError("a batch is empty; leave it out of the data")
 
 
-def _settled(batch: Batch) -> Batch:
-    """Targets and masks in the types they're used in; a mask that leaves nothing out is none."""
+def _normalised(batch: Batch) -> Batch:
+    """Return the batch with whole-number targets as int64, and masks as bool, or None if all tokens count."""
     target = batch.target
     if target is not None and not target.is_floating_point():
         target = target.long()
 
-    def plain(mask: Tensor | None) -> Tensor | None:
+    def normalised(mask: Tensor | None) -> Tensor | None:
         return None if mask is None or bool(mask.bool().all()) else mask.bool()
 
-    return replace(batch, target=target, mask=plain(batch.mask), decoder_mask=plain(batch.decoder_mask))
+    return replace(
+        batch, target=target, mask=normalised(batch.mask), decoder_mask=normalised(batch.decoder_mask)
+    )
 
 
-def _take_apart(item: Any, keep_labels: bool) -> tuple[Any, Any, Any]:
-    """(inputs, target, mask) of a batch of one of the usual kinds."""
+def _split_item(item: Any, keep_labels: bool) -> tuple[Any, Any, Any]:
+    """Return (inputs, target, mask) of an item in one of the usual forms."""
     target = None
     if isinstance(item, (tuple, list)):
         if not 1 <= len(item) <= 2:
             raise InputError(
-                f"a batch of {len(item)} parts: (inputs,) or (inputs, targets) is understood; prepare=... can take "
-                "others apart"
+                f"a batch must have one or two parts, (inputs,) or (inputs, targets); got {len(item)}; convert it with "
+                "prepare=..."
             )
         item, target = item[0], (item[1] if len(item) == 2 else None)
     if isinstance(item, Mapping):
@@ -260,12 +267,12 @@ def _take_apart(item: Any, keep_labels: bool) -> tuple[Any, Any, Any]:
 
 
 def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Inputs as arguments and keywords; a list of tensors is what a DataLoader makes of several arguments."""
+    """Return inputs as arguments and keywords; a DataLoader gives several arguments as a list of tensors."""
     if isinstance(inputs, Mapping):
-        return (), {name: as_tensor(each) for name, each in inputs.items()}
-    several = isinstance(inputs, list) and any(isinstance(each, Tensor) for each in inputs)
-    if isinstance(inputs, tuple) or several:
-        return tuple(as_tensor(each) for each in inputs), {}
+        return (), {name: as_tensor(value) for name, value in inputs.items()}
+    is_list = isinstance(inputs, list) and any(isinstance(value, Tensor) for value in inputs)
+    if isinstance(inputs, tuple) or is_list:
+        return tuple(as_tensor(value) for value in inputs), {}
     return (as_tensor(inputs),), {}
 
 
@@ -274,15 +281,15 @@ def _two_dimensional(mask: Any) -> Tensor | None:
 
 
 def as_tensor(value: Any) -> Any:
-    """Arrays and lists of numbers as tensors; anything else as it is.
+    """Return arrays and lists of numbers as tensors, and any other value unchanged.
 
     Raises:
-        InputError: an array of something else than numbers.
+        InputError: an array that doesn't hold numbers.
     """
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fiub":
             raise InputError(f"arrays must be of numbers; got {value.dtype}")
-        # PyTorch warns of arrays that can't be written to
+        # a writable array, since PyTorch warns of others
         return torch.from_numpy(np.require(value, requirements=["C", "W"]))
     if isinstance(value, list) and value:
         try:
@@ -293,18 +300,18 @@ def as_tensor(value: Any) -> Any:
 
 
 def type_name(value: object) -> str:
-    """What a value is, for an error message."""
+    """Return the type of a value for an error message; a class is named as such."""
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
-def shown(value: Any) -> str:
-    """A value for an error message: what it is, and what is in it."""
+def summary(value: Any) -> str:
+    """Return the type of a value for an error message, and its shape or the first of its contents."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     name = type_name(value)
     if isinstance(value, Mapping):
         return f"{name} with {', '.join(map(str, value)) or 'nothing in it'}"
     if isinstance(value, (tuple, list)):
-        kinds = ", ".join(type(each).__name__ for each in value[:4])
-        return f"{name} of {kinds or 'nothing'}{', ...' if len(value) > 4 else ''}"
+        types = ", ".join(type(item).__name__ for item in value[:4])
+        return f"{name} of {types or 'nothing'}{', ...' if len(value) > 4 else ''}"
     return name

@@ -1,4 +1,4 @@
-"""Data that can be gone through again and again, each time the same, in blocks that fit in memory."""
+"""Data as batches that are the same in every pass, in blocks that fit in memory."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ from nearzero.torch_models.state import RandomStates
 __all__ = ["BatchSource", "MemoryBudget", "is_out_of_memory"]
 
 DEFAULT_BATCH = 256
-# Of the limit; the rest is for what isn't counted: what kernels take while they run, and what has been let go of but
-# isn't back with the system.
+# The share of the limit that is planned for. The rest is for memory that isn't counted: that of running
+# kernels, and freed memory that the allocator hasn't returned to the system.
 SHARE = 0.5
 END = object()
 
 
 class BatchSource:
-    """Batches, from what a user has.
+    """An iterable of batches that can be iterated again, made from the data that a user gives.
 
-    What data sets and loaders draw at random (an order, a crop) is the same in every pass, whatever a model draws
-    in between.
+    Random choices of data sets and loaders (an order, a crop) are the same in every pass, whatever a model
+    draws in between.
 
     Args:
         data: an iterable of batches (a DataLoader, a list), a `Dataset` of examples, an array of inputs, or a
-            pair of arrays (inputs, targets). What can be read only once (a generator) is kept in memory.
-        read: from an item to a batch.
-        batch_size: for data that come as examples; 256 unless given.
-        limit: bytes that batches read only once may take.
+            pair of arrays (inputs, targets). The items of an iterator, which can be read only once, are kept
+            in memory.
+        read: converts an item and a dtype to a batch.
+        batch_size: the number of examples in a batch, for data given as examples or arrays; 256 if None.
+        limit: the bytes that the kept items of an iterator may take.
 
     Attributes:
-        dtype: what `read` is to convert inputs to; None for as they are.
+        dtype: the dtype that is passed to `read`; None leaves inputs as they are.
 
     Raises:
-        InputError: none of these, or too much to be kept.
+        InputError: data of another type, or an iterator with too much to keep.
     """
 
     def __init__(
@@ -52,49 +53,49 @@ class BatchSource:
         self._read = read
         self._items = _iterable(data, batch_size, limit)
         self._generators = _generators_of(self._items)
-        self._begin = RandomStates(self._generators)
+        self._start = RandomStates(self._generators)
         self._length: int | None = None
 
     def first(self, dtype: torch.dtype | None = None) -> Batch:
-        """The first batch, perhaps converted.
+        """Return the first batch, with inputs converted to `dtype` if it is given.
 
         Raises:
-            InputError: there is none.
+            InputError: the data hold no batches.
         """
-        for item in self._once():
+        for item in self._one_pass():
             return self._read(item, dtype)
         raise InputError("data hold no batches")
 
     def __iter__(self) -> Iterator[Batch]:
-        """Once through the data.
+        """Yield the batches.
 
         Raises:
-            InputError: there are more or fewer batches than the last time.
+            InputError: there are no batches, or more or fewer than in the first pass.
         """
         count = 0
-        for item in self._once():
+        for item in self._one_pass():
             count += 1
             yield self._read(item, self.dtype)
-            del item  # so that it's gone when the next is made
+            del item  # frees it before the next is made
         if not count or (self._length is not None and count != self._length):
             raise InputError(
-                f"data gave {self._length or 'some'} batches the first time and {count or 'none'} when gone through "
-                "again; give what can be read several times: a DataLoader, a Dataset or a list of batches"
+                f"data gave {self._length or 'some'} batches at first and {count or 'none'} when read again; give "
+                "data that can be read several times: a DataLoader, a Dataset or a list of batches"
             )
         self._length = count
 
-    def _once(self) -> Iterator[Any]:
-        """The items, while the random states outside and those of the data don't touch each other."""
-        items, drawn = None, self._begin
+    def _one_pass(self) -> Iterator[Any]:
+        """Yield the items; random draws of the data and those of the caller don't affect each other."""
+        items, data_states = None, self._start
         while True:
-            outside = RandomStates(self._generators)
-            drawn.restore()
+            caller_states = RandomStates(self._generators)
+            data_states.restore()
             try:
                 items = iter(self._items) if items is None else items
                 item = next(items, END)
-                drawn = RandomStates(self._generators)
+                data_states = RandomStates(self._generators)
             finally:
-                outside.restore()
+                caller_states.restore()
             if item is END:
                 return
             yield item
@@ -102,25 +103,25 @@ class BatchSource:
 
 
 def _generators_of(data: Any) -> tuple[torch.Generator, ...]:
-    """The random generators that a loader has for itself."""
+    """Return the random generators that a loader and its samplers own."""
     sampler = getattr(data, "sampler", None)
-    batches = getattr(getattr(data, "batch_sampler", None), "sampler", None)
-    found = (getattr(each, "generator", None) for each in (data, sampler, batches))
-    return tuple({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
+    in_batch_sampler = getattr(getattr(data, "batch_sampler", None), "sampler", None)
+    candidates = (getattr(owner, "generator", None) for owner in (data, sampler, in_batch_sampler))
+    return tuple({id(item): item for item in candidates if isinstance(item, torch.Generator)}.values())
 
 
 def _iterable(data: Any, batch_size: int | None, limit: int) -> Iterable[Any]:
-    """What can be iterated over again and again."""
+    """Return data as an iterable that can be iterated several times."""
     size = DEFAULT_BATCH if batch_size is None else batch_size
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise InputError(f"batch_size must be a whole number, at least 1; got {batch_size!r}")
     arrays = data if isinstance(data, tuple) else (data,)
-    if arrays and all(isinstance(each, (Tensor, np.ndarray)) for each in arrays):
+    if arrays and all(isinstance(array, (Tensor, np.ndarray)) for array in arrays):
         return _Slices(arrays, size)
     if isinstance(data, Dataset):  # of examples
         return DataLoader(data, size)
     if isinstance(data, Iterator):
-        return _kept(data, limit)
+        return _all_items(data, limit)
     if isinstance(data, Mapping):
         raise InputError(
             f"data must be an iterable of batches; a mapping is one batch: give [{type(data).__name__}]"
@@ -134,13 +135,13 @@ def _iterable(data: Any, batch_size: int | None, limit: int) -> Iterable[Any]:
 
 @dataclass(frozen=True, eq=False)
 class _Slices:
-    """Arrays as batches; what is on disk (`numpy.memmap`) is read a batch at a time."""
+    """Arrays as batches; an array on disk (`numpy.memmap`) is read one batch at a time."""
 
     arrays: tuple[Any, ...]
     size: int
 
     def __post_init__(self) -> None:
-        lengths = [len(each) if each.ndim else 0 for each in self.arrays]
+        lengths = [len(array) if array.ndim else 0 for array in self.arrays]
         if len(set(lengths)) > 1:
             raise InputError(f"inputs and targets must be of one length; got {lengths}")
         if not lengths[0]:
@@ -148,37 +149,38 @@ class _Slices:
 
     def __iter__(self) -> Iterator[list[Any]]:
         for first in range(0, len(self.arrays[0]), self.size):
-            yield [as_tensor(each[first : first + self.size]) for each in self.arrays]
+            yield [as_tensor(array[first : first + self.size]) for array in self.arrays]
 
 
-def _kept(data: Iterator[Any], limit: int) -> list[Any]:
-    """The batches of what can be read only once."""
-    kept, size = [], 0
+def _all_items(data: Iterator[Any], limit: int) -> list[Any]:
+    """Return all items of data that can be read only once."""
+    items, size = [], 0
     for item in data:
-        kept.append(item)
-        size += sum(each.nbytes for each in leaves(item) if isinstance(each, (Tensor, np.ndarray)))
+        items.append(item)
+        size += sum(leaf.nbytes for leaf in leaves(item) if isinstance(leaf, (Tensor, np.ndarray)))
         if size > limit:
             raise InputError(
                 f"data can be read only once, and keeping them takes more than {memory_text(limit)}; give a "
                 "DataLoader, a Dataset or a list of batches, or raise NEARZERO_MEMORY"
             )
-    return kept
+    return items
 
 
 class MemoryBudget:
-    """How many examples a model takes at a time: as memory allows, and fewer once a device ran out of it.
+    """The number of examples that run at a time: as memory allows, and fewer once a device ran out of it.
 
     Args:
-        example: bytes that the work takes for one example.
-        elements: how many numbers the inputs of such an example hold; those of others may hold more.
-        limit: bytes that the work may take.
+        example: the estimated bytes of the work for one example.
+        elements: the number of input elements of that example; the work is taken to be proportional to it.
+        limit: the bytes that the work may take.
 
     Attributes:
         limit: as given.
-        recording: bytes that a recording may take if it can be made of fewer layers; one layer's takes what it must.
+        recording: the bytes that a recording of several layers may take. A recording of one layer can't be
+            divided, and takes as many as it needs.
 
     Raises:
-        InputError: not even one example fits.
+        InputError: a single example takes more than the limit.
     """
 
     def __init__(self, example: float, elements: int, limit: int) -> None:
@@ -189,43 +191,44 @@ class MemoryBudget:
             )
         self.limit = limit
         self.recording = 0.75 * SHARE * limit
-        self._each, self._most = max(example, 1.0) / elements, SHARE * limit
+        self._per_element, self._most = max(example, 1.0) / elements, SHARE * limit
 
     def rows(self, batch: Batch) -> int:
-        """Examples of a batch that fit at a time, beside the batch itself and the next."""
-        batches = 2 * sum(each.nbytes for each in batch.inputs)
-        room = min(self._most, max(self.limit / 4, SHARE * self.limit - batches))
-        return max(1, int(room / (self._each * batch.elements)))
+        """Return the number of examples that fit in memory, beside the inputs of this batch and the next."""
+        inputs = 2 * sum(tensor.nbytes for tensor in batch.inputs)
+        free = min(self._most, max(self.limit / 4, SHARE * self.limit - inputs))
+        return max(1, int(free / (self._per_element * batch.elements)))
 
-    def each(self, batch: Batch, work: Callable[[Batch], None]) -> None:
-        """Do some work on a batch, in blocks; in smaller ones from where a device's memory doesn't hold them.
+    def run_in_blocks(self, batch: Batch, work: Callable[[Batch], None]) -> None:
+        """Call a function on a batch, block by block, with smaller blocks once a device runs out of memory.
 
         Args:
             batch: the batch.
-            work: on a block; where it raises, it must have left no trace.
+            work: the function; if it raises, it must have changed nothing, since its block is divided and run
+                again.
 
         Raises:
-            InputError: memory doesn't hold one example.
+            InputError: the device's memory doesn't hold one example.
         """
         first = 0
         while first < len(batch):
             rows = self.rows(batch) if batch.divisible else len(batch)
-            part = batch if rows >= len(batch) else batch.take(slice(first, first + rows))
+            block = batch if rows >= len(batch) else batch.take(slice(first, first + rows))
             try:
-                work(part)
-                first += len(part)
+                work(block)
+                first += len(block)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if len(part) < 2 or not part.divisible:
+                if len(block) < 2 or not block.divisible:
                     raise InputError(
-                        f"the device's memory doesn't hold a batch of {part.describe()}; use smaller batches"
+                        f"the device's memory doesn't hold a batch of {block.describe()}; use smaller batches"
                     ) from error
-                self._most = self._each * part.elements * (len(part) // 2)
+                self._most = self._per_element * block.elements * (len(block) // 2)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory, of a device or the machine, doesn't hold what was tried."""
-    known = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-    named = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
-    return named or any(each in str(error) for each in known)
+    """Return whether an error says that the memory of a device or the machine ran out."""
+    phrases = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    by_type = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
+    return by_type or any(phrase in str(error) for phrase in phrases)

@@ -1,11 +1,12 @@
-"""What can be probed in a model: its layers, found by watching one forward pass, and chosen by name.
+"""Discovery of a model's layers, by watching one forward pass, and their choice by name.
 
-A layer is a place where a pre-activation comes by: the input of an activation (a module, or a function like
-`F.relu` called in some module's forward), or the output of a linear, convolution or normalisation module.
+A layer is a place in a forward pass where a pre-activation occurs: the input of an activation (a module, or a
+function like `F.relu` called in some module's forward), or the output of a linear, convolution or
+normalization module.
 
-The watch sees which modules and functions are called, and with what. Each tensor is followed through the operations
-that PyTorch dispatches. So it's known which dimension the units are on, which activation takes what a linear layer
-gives, and which of the inputs a layer depends on.
+The watch sees the modules and functions that are called, and their arguments. It follows each tensor through
+the operations that PyTorch dispatches. These show the dimension of the units, the activation that follows a
+linear layer, and the inputs that a layer depends on.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from nearzero.perturbations.activations import ACTIVATIONS
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.hooks import plain_name
 from nearzero.torch_models.layer import Layer
-from nearzero.torch_models.replay import storage_key, tensors_in, written
+from nearzero.torch_models.replay import storage_key, tensors_in, tensors_written
 from nearzero.torch_models.state import Model
 
 __all__ = ["CannotRunError", "Discovery", "find_layers", "select_layers"]
@@ -35,14 +36,15 @@ __all__ = ["CannotRunError", "Discovery", "find_layers", "select_layers"]
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
-    """What one forward pass showed.
+    """The findings of one forward pass.
 
     Attributes:
-        layers: in the order in which the forward pass comes by them.
-        batch: what was watched.
-        bytes: what the operations of the pass gave in new memory, for all of its examples.
-        logits: bytes of the logits as float32.
-        called: the paths of modules that were called.
+        layers: the layers, in the order of the forward pass.
+        batch: the batch of that pass.
+        bytes: the new memory that the operations of the pass took for their results, for all examples of the
+            batch.
+        logits: the bytes of the logits as float32.
+        called: the paths of the modules that were called.
         problems: by path, why a module that was called can't be probed.
     """
 
@@ -59,255 +61,279 @@ class CannotRunError(InputError):
 
 
 def find_layers(model: Model, batch: Batch) -> Discovery:
-    """Watch one forward pass on a batch; also finds whether the model writes into its inputs.
+    """Return the layers of a model, found in one forward pass on a batch.
+
+    Sets `model.writes_inputs` too.
 
     Raises:
         CannotRunError: the model can't be run on the batch.
-        InputError: what it returns holds no logits, or it changes its weights.
+        InputError: the model returns no logits, or changes its weights.
     """
     copy = batch.copy()
-    versions = [each._version for each in copy.inputs]
-    for follow in (True, False):  # some operations can't be followed; modules can nevertheless
+    versions = [tensor._version for tensor in copy.inputs]
+    for follow in (True, False):  # if some operation can't be followed, the modules still can
         watch = _Watch(model.module, copy.named)
         try:
             logits = _watched(model, copy, watch, follow=follow)
             break
         except InputError:
             raise
-        except Exception as error:  # whatever a stranger's forward may raise
+        except Exception as error:  # a user's forward may raise anything
             if not follow:
                 raise CannotRunError(
                     f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}; prepare=... makes "
                     "what it takes"
                 ) from error
-    model.writes_inputs = versions != [each._version for each in copy.inputs]
+    model.writes_inputs = versions != [tensor._version for tensor in copy.inputs]
     return Discovery(
-        tuple(_numbered(watch.layers)), batch, watch.bytes, 4 * logits.numel(), frozenset(watch.calls),
-        watch.problems,
-    )  # fmt: skip
+        layers=tuple(_numbered(watch.layers)),
+        batch=batch,
+        bytes=watch.bytes,
+        logits=4 * logits.numel(),
+        called=frozenset(watch.calls),
+        problems=watch.problems,
+    )
 
 
 def _reason(error: Exception, most: int = 200) -> str:
-    """The first line of what a stranger's code raises, or as much of it as a sentence can bear."""
+    """Return the first line of an error's message, cut after a word to at most some characters."""
     line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return line if len(line) <= most else f"{line[:most].rsplit(' ', 1)[0]} ..."
 
 
 def _watched(model: Model, batch: Batch, watch: _Watch, *, follow: bool) -> Tensor:
-    """The logits of a pass in which a watch sees modules, and operations too if it's to follow them."""
+    """Return the logits of a pass in which a watch sees the modules, and with `follow` the operations."""
     with ExitStack() as stack:
-        for each in model.module.modules():
-            if not isinstance(each, torch.jit.ScriptModule):  # these take no hooks
-                handle = each.register_forward_pre_hook(watch.enter, with_kwargs=True, prepend=True)
+        for module in model.module.modules():
+            if not isinstance(module, torch.jit.ScriptModule):  # these take no hooks
+                handle = module.register_forward_pre_hook(watch.enter, with_kwargs=True, prepend=True)
                 stack.callback(handle.remove)
-                stack.callback(each.register_forward_hook(watch.leave, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(watch.leave, with_kwargs=True).remove)
         if follow:
             stack.enter_context(watch)
         return model.logits(batch)
 
 
 def _numbered(layers: Sequence[Layer]) -> list[Layer]:
-    """Names that are used more than once get @1, @2, ... in the order of the pass."""
-    total, seen = Counter(each.name for each in layers), Counter[str]()
-    named = {}
-    for each in layers:
-        seen[each.name] += 1
-        name = f"{each.name}@{seen[each.name]}" if total[each.name] > 1 else each.name
-        named[id(each)] = replace(each, name=name)
-    return [replace(each, follows=named.get(id(each.follows))) for each in named.values()]
+    """Return the layers with @1, @2, ... added to names that occur more than once, in order."""
+    total, seen = Counter(layer.name for layer in layers), Counter[str]()
+    numbered = {}
+    for layer in layers:
+        seen[layer.name] += 1
+        name = f"{layer.name}@{seen[layer.name]}" if total[layer.name] > 1 else layer.name
+        numbered[id(layer)] = replace(layer, name=name)
+    return [replace(layer, follows=numbered.get(id(layer.follows))) for layer in numbered.values()]
 
 
-def select_layers(model: Model, found: Discovery, wanted: Sequence[str] | None) -> list[Layer]:
-    """The layers that names or globs stand for, in the order of the pass; all activations if None.
+def select_layers(model: Model, discovery: Discovery, wanted: Sequence[str] | None) -> list[Layer]:
+    """Return the layers that match some names or globs, in the order of the pass; all activations for None.
 
-    A module or function that is called several times stands for all of its calls; name@k is one of them.
+    The name of a module or function that is called several times matches all of its calls; name@k matches
+    one.
 
     Raises:
-        InputError: a name that stands for none, and why.
+        InputError: a name that matches no layer, with the reason.
     """
     if wanted is None:
-        chosen = [each for each in found.layers if each.kind in ("activation", "function")]
+        chosen = [layer for layer in discovery.layers if layer.kind in ("activation", "function")]
         if not chosen:
-            instead = (
-                f"name layers whose output is a pre-activation, of {_some([each.name for each in found.layers])}"
-                if found.layers
-                else "nor any linear, convolution or normalization layer, so nothing can be probed"
+            hint = (
+                "; name layers whose output is a pre-activation; the layers are "
+                f"{_listed([layer.name for layer in discovery.layers])}"
+                if discovery.layers
+                else ", nor any linear, convolution or normalization layer, so nothing can be probed"
             )
-            raise InputError(f"no activation was found in a forward pass; {instead}")
+            raise InputError(f"no activation was found in a forward pass{hint}")
         return chosen
+    known = [layer.name for layer in discovery.layers]
     names: set[str] = set()
     for name in wanted:
-        known = [each.name for each in found.layers]
-        matched = {each for each in known if name in (each, each.split("@")[0])}
+        matched = {layer for layer in known if name in (layer, layer.split("@")[0])}
         if not matched and _is_glob(name):
-            matched = {each for each in known if fnmatchcase(each, name)}
+            matched = {layer for layer in known if fnmatchcase(layer, name)}
         if not matched:
-            raise InputError(_why_not(model, found, name))
+            raise InputError(_why_no_layer(model, discovery, name))
         names |= matched
-    return [each for each in found.layers if each.name in names]
+    return [layer for layer in discovery.layers if layer.name in names]
 
 
 def _is_glob(name: str) -> bool:
     return any(mark in name for mark in "*?[")
 
 
-def _why_not(model: Model, found: Discovery, name: str) -> str:
-    """Why there is no layer of a name, and what to do."""
-    names = [each.name for each in found.layers]
+def _why_no_layer(model: Model, discovery: Discovery, name: str) -> str:
+    """Return the reason why no layer has a name, and what to do."""
+    names = [layer.name for layer in discovery.layers]
     if _is_glob(name):
-        return f"no layer matches {name!r}; the layers are {_some(names)}"
+        return f"no layer matches {name!r}; the layers are {_listed(names)}"
     path = name.split("@")[0]
     modules = dict(model.module.named_modules(remove_duplicate=False))
-    if path in modules:
-        path = next(known for known, each in model.module.named_modules() if each is modules[path])
-        alias = [each for each in names if each.split("@")[0] == path]
-        if alias:
-            return f"layer {name!r} is known as {_some(alias)}"
-        if path not in found.called:
-            return (
-                f"layer {name!r} isn't called in a forward pass, so nothing can be perturbed there (its weights may be "
-                f"used directly); layers that are: {_some(names)}"
-            )
-        kind = type(modules[path]).__name__
-        why = found.problems.get(
-            path, "it is neither an activation nor a linear, convolution or normalization layer"
+    if path not in modules:
+        return f"there is no layer {name!r}: {did_you_mean(name, names)}the layers are {_listed(names)}"
+    path = next(first for first, module in model.module.named_modules() if module is modules[path])
+    aliases = [layer for layer in names if layer.split("@")[0] == path]
+    if aliases:
+        return f"layer {name!r} is known as {_listed(aliases)}"
+    if path not in discovery.called:
+        return (
+            f"layer {name!r} isn't called in a forward pass, so nothing can be perturbed there (its weights may be "
+            f"used directly); layers that are: {_listed(names)}"
         )
-        inside = [each for each in names if each.startswith((f"{path}.", f"{path}:"))]
-        instead = f"; layers in it: {_some(inside)}" if inside else f"; layers are: {_some(names)}"
-        return f"layer {name!r} ({kind}) can't be probed: {why}{instead}"
-    return f"there is no layer {name!r}: {did_you_mean(name, names)}the layers are {_some(names)}"
+    problem = discovery.problems.get(
+        path, "it is neither an activation nor a linear, convolution or normalization layer"
+    )
+    inside = [layer for layer in names if layer.startswith((f"{path}.", f"{path}:"))]
+    hint = f"layers in it: {_listed(inside)}" if inside else f"layers are: {_listed(names)}"
+    return f"layer {name!r} ({type(modules[path]).__name__}) can't be probed: {problem}; {hint}"
 
 
-def _some(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(names[:most]) or "none"
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names as text, and the number of all if there are more."""
+    text = ", ".join(names[:most]) or "none"
+    return f"{text}, ... ({len(names)} in all)" if len(names) > most else text
 
 
 # --- watching a forward pass ---
 
 
-COMPILED = "_orig_mod"  # as torch.compile names what it wraps
-WEIGHTS = "parametrizations"  # modules in here work on weights
+COMPILED = "_orig_mod"  # the attribute in which torch.compile keeps the wrapped module
+WEIGHTS = "parametrizations"  # the path of modules that compute weights
 
 
 @dataclass(eq=False)
 class _Call:
-    """A module at work."""
+    """A call of a module that is under way.
+
+    Attributes:
+        path, module: the module.
+        number: which of its calls this is, counted from 1.
+        given: the argument and a copy of it, if the module may be an activation; else None.
+        operations: by operation, the number of its calls so far within this call.
+        functions: the functions called within this call, each with its argument and result; they are layers
+            unless the module turns out to be an activation itself.
+    """
 
     path: str
     module: nn.Module
     number: int
-    given: tuple[Tensor, Tensor] | None  # its argument and a copy of that, if it may be an activation
+    given: tuple[Tensor, Tensor] | None
     operations: Counter[str] = field(default_factory=Counter)
-    functions: list[tuple[Layer, Tensor, Tensor]] = field(default_factory=list)  # with argument and result
+    functions: list[tuple[Layer, Tensor, Tensor]] = field(default_factory=list)
 
 
 class _Watch(TorchDispatchMode):
-    """Follows tensors through one forward pass; tensors are known by id, and kept so that none is given twice.
+    """Follows tensors through one forward pass.
+
+    Tensors are identified by id, and kept until the end, so that no id is used twice.
 
     Args:
         module: the model.
-        inputs: the names and tensors of what it's given.
+        inputs: the names and tensors of the model's inputs.
 
     Attributes:
-        layers: what was found, in the order of the pass.
-        calls: how often the module at a path was called.
+        layers: the layers found, in the order of the pass.
+        calls: by path, the number of calls of a module.
         problems: by path, why a module that was called can't be probed.
     """
 
     def __init__(self, module: nn.Module, inputs: Iterable[tuple[str, Tensor]]) -> None:
         super().__init__()
         self.layers: list[Layer] = []
-        self._reads = {storage_key(each): frozenset([name]) for name, each in inputs}  # by storage
-        self._given = self._computed = 0  # bytes
         self.calls: Counter[str] = Counter()
         self.problems: dict[str, str] = {}
-        self._names = {each: path for path, each in module.named_modules()}
-        self._weights = {storage_key(each): name for name, each in module.named_parameters()}
-        self._axes: dict[int, int] = {}
-        self._sources: dict[int, int] = {}  # tensor to the number of the layer that gave it, views included
+        self._reads = {storage_key(tensor): frozenset([name]) for name, tensor in inputs}  # by storage
+        self._module_bytes = self._operation_bytes = 0
+        self._paths = {submodule: path for path, submodule in module.named_modules()}
+        self._weights = {storage_key(weight): name for name, weight in module.named_parameters()}
+        self._unit_axes: dict[int, int] = {}  # by tensor
+        self._sources: dict[
+            int, int
+        ] = {}  # by tensor, also views: the index of the layer it is the output of
         self._kept: list[Tensor] = []
         self._stack: list[_Call] = []
 
     @property
     def bytes(self) -> int:
-        """What operations gave in new memory; what modules gave, if those couldn't be followed."""
-        return self._computed or self._given
+        """Return the bytes of all new results of operations, or of modules if operations can't be followed."""
+        return self._operation_bytes or self._module_bytes
 
     # --- modules -------------------------------------------------------------------------------------------
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A module begins."""
-        path = self._names[module]
+        """Note that a call of a module begins."""
+        path = self._paths[module]
         self.calls[path] += 1
-        values = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-        with _disable_current_modes():  # what is computed here isn't the model's
-            alone = len(values) == 1 and may_activate(module)
-            given = (values[0], values[0].clone()) if alone else None
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        with _disable_current_modes():  # this copy is not part of the model
+            candidate = len(tensors) == 1 and may_be_activation(module)
+            given = (tensors[0], tensors[0].clone()) if candidate else None
         self._stack.append(_Call(path, module, self.calls[path], given))
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """A module ends; those that ended by an exception which the model caught end with it."""
+        """Note that a call of a module ends, and drop calls in it that ended by an exception."""
         call = self._stack.pop()
         while call.module is not module:
             call = self._stack.pop()
         with _disable_current_modes():
-            self._leave(call, output)
+            self._add_layers(call, output)
         if isinstance(output, Tensor):
-            self._given += _bytes(output)
+            self._module_bytes += _bytes(output)
 
-    def _leave(self, call: _Call, output: Any) -> None:
-        """Add the layer that a module is, if it's one."""
+    def _add_layers(self, call: _Call, output: Any) -> None:
+        """Add the layers of a call that ended: the module if it is one, and the functions called in it."""
         if WEIGHTS in call.path.split("."):
             return
         units = isinstance(output, Tensor) and _has_units(output)
         if units and call.given is not None and output.shape == call.given[1].shape:
-            shown = (
-                None
-                if isinstance(call.module, ACTIVATION_MODULES)
-                else elementwise(call.module, call.given[1])
-            )
-            if isinstance(call.module, ACTIVATION_MODULES) or shown is not None:
-                self._add_activation(call, *call.given, output, name_of(call.module, shown))
+            known = isinstance(call.module, ACTIVATION_MODULES)
+            samples = None if known else elementwise_samples(call.module, call.given[1])
+            if known or samples is not None:
+                self._add_activation(call, *call.given, output, activation_name(call.module, samples))
                 return
         for layer, value, result in call.functions:
             self._add(layer, value, result)
         if not isinstance(output, Tensor):
             self.problems[call.path] = f"it returns a {type(output).__name__}, not a tensor"
         elif not units:
-            what = str(output.dtype if output.layout == torch.strided else output.layout)
+            dtype = str(output.dtype if output.layout == torch.strided else output.layout)
             self.problems[call.path] = (
-                f"it gives {what.removeprefix('torch.')} of shape {tuple(output.shape)}, no units to perturb"
+                f"it gives {dtype.removeprefix('torch.')} of shape {tuple(output.shape)}, no units to perturb"
             )
-        elif (kind := producer(call.module)) is not None:
-            layer = Layer(
-                _shown(call.path), kind, type(call.module).__name__, tuple(output.shape), self._axis(output), None,
-                call.path, call.number, reads=self._inputs_of(output),
-            )  # fmt: skip
+        elif (kind := producer_kind(call.module)) is not None:
             self._kept.append(output)
             self._sources[id(output)] = len(self.layers)
-            self.layers.append(layer)
+            self.layers.append(self._module_layer(call, kind, output))
 
     def _add_activation(self, call: _Call, value: Tensor, before: Tensor, output: Tensor, name: str) -> None:
+        """Add an activation module, from its argument, a copy of that before the call, and its output."""
         forward, in_place = call.module.forward, not torch.allclose(value, before, 0, 0, equal_nan=True)
-        self._add(
-            Layer(
-                _shown(call.path), "activation", type(call.module).__name__, tuple(before.shape), self._axis(value),
-                name, call.path, call.number, in_place=in_place, reads=self._inputs_of(value),
-                act=lambda z: forward(z.clone()),
-            ),
-            value, output,
-        )  # fmt: skip
+        layer = self._module_layer(call, "activation", value)
+        layer = replace(layer, activation=name, in_place=in_place, act=lambda z: forward(z.clone()))
+        self._add(layer, value, output)
+
+    def _module_layer(self, call: _Call, kind: str, values: Tensor) -> Layer:
+        """Return the layer of a module with these pre-activations."""
+        return Layer(
+            name=_display_path(call.path),
+            kind=kind,
+            type=type(call.module).__name__,
+            shape=tuple(values.shape),
+            unit_axis=self._unit_axis(values),
+            activation=None,
+            path=call.path,
+            call=call.number,
+            reads=self._inputs_of(values),
+        )
 
     def _add(self, layer: Layer, value: Tensor, output: Tensor) -> None:
-        """Add an activation, and say so to the layer whose output it takes."""
+        """Add an activation, and enter it in the layer whose output it takes."""
         source = self._sources.get(id(value))
         if source is not None and self.layers[source].follows is None:
             self.layers[source] = replace(
                 self.layers[source], follows=layer, act=layer.act, activation=layer.activation
             )
         self._kept.append(output)
-        self._axes.setdefault(id(output), layer.unit_axis)
+        self._unit_axes.setdefault(id(output), layer.unit_axis)
         self.layers.append(layer)
 
     # --- operations ----------------------------------------------------------------------------------------
@@ -315,27 +341,27 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation, and note what it does to units."""
+        """Run an operation, and follow units, layers and inputs from its arguments to its results."""
         kwargs = kwargs or {}
         self._refuse_training(func, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
-        plain = plain_name(func, ACTIVATION_OPERATIONS)
-        active = plain in ACTIVATION_OPERATIONS and isinstance(args[0], Tensor)
+        activates = plain_name(func, ACTIVATION_OPERATIONS) in ACTIVATION_OPERATIONS
         result = func(*args, **kwargs)
         self._note_inputs(func, args, kwargs, result)
         first = result[0] if isinstance(result, (tuple, list)) and result else result
         if isinstance(first, Tensor):
             given = set(map(storage_key, tensors_in((*args, *kwargs.values()))))
-            for each in tensors_in(result):
-                self._computed += 0 if storage_key(each) in given else _bytes(each)  # views are of something
-                self._follow(name, args, each)
-            if active and self._stack:
-                self._function(plain, func, args, kwargs, name != plain, first)
+            for tensor in tensors_in(result):
+                # a result on the storage of an argument takes no new memory
+                self._operation_bytes += 0 if storage_key(tensor) in given else _bytes(tensor)
+                self._follow(name, args, tensor)
+            if activates and self._stack and isinstance(args[0], Tensor):
+                self._add_function(func, args, kwargs, first)
         return result
 
     def _refuse_training(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for each in written(func, args, kwargs):
-            name = self._weights.get(storage_key(each))
+        for tensor in tensors_written(func, args, kwargs):
+            name = self._weights.get(storage_key(tensor))
             if name is not None:
                 raise InputError(
                     f"the model's forward pass changes its parameter {name!r}; a model that trains itself can't be "
@@ -343,156 +369,168 @@ class _Watch(TorchDispatchMode):
                 )
 
     def _note_inputs(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """What an operation gives, or writes to, depends on the inputs that any of its arguments does."""
+        """Note the inputs that the results of an operation, and the tensors it writes to, depend on."""
         given = map(storage_key, tensors_in((*args, *kwargs.values())))
         reads = frozenset[str]().union(*(self._reads.get(key, frozenset()) for key in given))
-        for each in tensors_in((result, *written(func, args, kwargs))):
-            self._kept.append(each)  # so that no storage is taken for another
-            self._reads[storage_key(each)] = reads | self._reads.get(storage_key(each), frozenset())
+        for tensor in tensors_in((result, *tensors_written(func, args, kwargs))):
+            self._kept.append(tensor)  # so that its storage isn't freed and its key used for another
+            self._reads[storage_key(tensor)] = reads | self._reads.get(storage_key(tensor), frozenset())
 
     def _inputs_of(self, tensor: Tensor) -> frozenset[str] | None:
-        """The inputs that a tensor depends on; None if operations couldn't be followed."""
-        return self._reads.get(storage_key(tensor), frozenset()) if self._computed else None
+        """Return the inputs that a tensor depends on; None if operations couldn't be followed."""
+        return self._reads.get(storage_key(tensor), frozenset()) if self._operation_bytes else None
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
-        """Carry the axis of units, and what layer a tensor is the output of, from arguments to result."""
-        if name in RESHAPED:
-            self._axes.pop(id(result), None)
-        axis = axis_after(name, args, result, lambda tensor: self._axes.get(id(tensor)))
+        """Note the unit axis of a result, and the layer that it is the output of, from the arguments."""
+        if name in RESHAPING_IN_PLACE:
+            self._unit_axes.pop(id(result), None)
+        axis = unit_axis_after(name, args, result, lambda tensor: self._unit_axes.get(id(tensor)))
         if axis is not None:
-            self._axes[id(result)] = axis
+            self._unit_axes[id(result)] = axis
         first = args[0] if args else None
-        if isinstance(first, Tensor) and name in VIEWS and id(first) in self._sources:
+        if isinstance(first, Tensor) and name in VALUE_PRESERVING and id(first) in self._sources:
             self._sources[id(result)] = self._sources[id(first)]
 
-    def _function(
-        self, plain: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool, result: Tensor
-    ) -> None:  # fmt: skip
-        """An activation called as a function, unless a module of its own does it."""
+    def _add_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
+        """Add an activation that was called as a function, unless it is part of an activation module."""
         caller, value = self._stack[-1], args[0]
+        plain = plain_name(func, ACTIVATION_OPERATIONS)
         ordinal = caller.operations[plain]
         for call in self._stack:
             call.operations[plain] += 1
-        if any(isinstance(each.module, CLOSED) for each in self._stack):
+        if any(isinstance(call.module, RECURRENT) for call in self._stack):
             return
         if not _has_units(value) or result.shape != value.shape:
             return
-        rest, name = args[1:], ACTIVATION_OPERATIONS[plain]
+        more_args, name = args[1:], ACTIVATION_OPERATIONS[plain]
 
         def act(z: Tensor) -> Tensor:
-            out = func(z.clone(), *rest, **kwargs)
-            first: Tensor = out[0] if isinstance(out, tuple) else out
+            output = func(z.clone(), *more_args, **kwargs)
+            first: Tensor = output[0] if isinstance(output, tuple) else output
             return first
 
-        layer = Layer(
-            f"{_shown(caller.path)}:{name}", "function", name, tuple(value.shape), self._axis(value), name,
-            caller.path, caller.number, operation=plain, ordinal=ordinal, in_place=in_place,
-            reads=self._inputs_of(value), act=act,
-        )  # fmt: skip
-        if may_activate(caller.module):  # it's known at the end whether the module itself is one
+        layer = replace(
+            self._module_layer(caller, "function", value),
+            name=f"{_display_path(caller.path)}:{name}",
+            type=name,
+            activation=name,
+            operation=plain,
+            ordinal=ordinal,
+            in_place=func._schema.name != f"aten::{plain}",
+            act=act,
+        )
+        if may_be_activation(caller.module):  # whether the module itself is one shows at its end
             caller.functions.append((layer, value, result))
         else:
             self._add(layer, value, result)
 
-    def _axis(self, tensor: Tensor) -> int:
-        """Where the units are, as followed, else as usual."""
-        return self._axes.get(id(tensor), usual_axis(tensor))
+    def _unit_axis(self, tensor: Tensor) -> int:
+        """Return the dimension of units as followed through the pass, or the default one."""
+        return self._unit_axes.get(id(tensor), default_unit_axis(tensor))
 
 
 def _bytes(tensor: Tensor) -> int:
-    """What a tensor takes; nothing for those that don't say, as sparse ones."""
+    """Return the bytes of a tensor; 0 for sparse and nested ones, which don't tell."""
     return tensor.nbytes if tensor.layout == torch.strided else 0
 
 
 def _has_units(tensor: Tensor) -> bool:
-    """Whether there can be units: floating-point numbers in rows and columns, and not sparse or ragged."""
+    """Return whether a tensor can have units: dense floating-point numbers of at least two dimensions."""
     plain = tensor.layout == torch.strided and not tensor.is_nested
     return plain and tensor.is_floating_point() and tensor.ndim > 1
 
 
-def _shown(path: str) -> str:
-    """A path without the wrappers of compiled modules."""
+def _display_path(path: str) -> str:
+    """Return a path without the wrappers of compiled modules."""
     return ".".join(part for part in path.split(".") if part != COMPILED)
 
 
-# --- what kind of layer a module is, and what its activation is called ---
+# --- module types: the kind of layer that a module is, and the name of its activation ---
 
 
 ACTIVATION_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Softplus, nn.Softsign, nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid,
-    nn.Threshold, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink,
-)  # fmt: skip
-# Activations as operations, and how they're called; those that write into their argument have a trailing _.
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Threshold),
+    *(nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
+    *(nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Softsign),
+    *(nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
+    *(nn.Hardshrink, nn.Softshrink, nn.Tanhshrink),
+)
+# Activations by the name of their operation; that of an in-place one has a trailing underscore.
 ACTIVATION_OPERATIONS = {
-    "relu": "relu", "leaky_relu": "leaky_relu", "_prelu_kernel": "prelu", "elu": "elu", "gelu": "gelu",
-    "silu": "silu", "mish": "mish", "softplus": "softplus", "tanh": "tanh", "sigmoid": "sigmoid", "abs": "abs",
-    "hardtanh": "hardtanh", "hardswish": "hardswish", "hardsigmoid": "hardsigmoid",
-    "log_sigmoid_forward": "log_sigmoid", "threshold": "threshold", "hardshrink": "hardshrink",
-    "softshrink": "softshrink", "celu": "celu",
-}  # fmt: skip
-CLOSED = (nn.RNNBase, nn.RNNCellBase)  # activations inside of these are gates, not layers
+    **{name: name for name in ("relu", "leaky_relu", "threshold", "abs")},
+    **{name: name for name in ("elu", "celu", "gelu", "silu", "mish", "softplus")},
+    **{name: name for name in ("tanh", "sigmoid", "hardtanh", "hardswish", "hardsigmoid")},
+    **{name: name for name in ("hardshrink", "softshrink")},
+    "_prelu_kernel": "prelu",
+    "log_sigmoid_forward": "log_sigmoid",
+}
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # the activations in these are gates, not layers
 PASSIVE = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten, nn.Softmax, nn.modules.pooling._MaxPoolNd)
-# Linear layers by another name: Hugging Face's, and that of attention.
+# Linear layers of other types: Hugging Face's, and that of attention in PyTorch.
 LINEAR = ("Conv1D", "NonDynamicallyQuantizableLinear")
 
 
-def may_activate(module: nn.Module) -> bool:
-    """Whether a module could be an activation: a known one, or one without parts and weights."""
+def may_be_activation(module: nn.Module) -> bool:
+    """Return whether a module could be an activation: a known type, or one without submodules and weights."""
     plain = not any(True for _ in chain(module.children(), module.parameters()))
     return isinstance(module, ACTIVATION_MODULES) or (plain and not isinstance(module, PASSIVE))
 
 
-def elementwise(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Numbers, and what a module makes of them, if it works on each by itself and not along a straight line.
+def elementwise_samples(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return sample inputs and outputs if the module is elementwise and nonlinear, else None.
+
+    A module is taken for elementwise if it commutes with a permutation of the numbers, and for nonlinear if
+    its outputs aren't those of the straight line through its values at 0 and 1.
 
     Args:
         module: one that may be an activation.
-        like: what it was given.
+        like: an argument of the module; the samples have its shape, dtype and device.
     """
     if not like.is_floating_point():
         return None
     generator = torch.Generator().manual_seed(0)
-    tried = (3 * torch.randn(like.shape, generator=generator)).to(like)
-    order = torch.randperm(tried.numel(), generator=generator).to(like.device)
-    shuffled = tried.reshape(-1)[order].reshape(tried.shape)
-    zeros, ones = torch.zeros_like(tried), torch.ones_like(tried)
+    inputs = (3 * torch.randn(like.shape, generator=generator)).to(like)
+    order = torch.randperm(inputs.numel(), generator=generator).to(like.device)
+    shuffled = inputs.reshape(-1)[order].reshape(inputs.shape)
+    zeros, ones = torch.zeros_like(inputs), torch.ones_like(inputs)
     try:
-        out, again, zero, one = (module.forward(each.clone()) for each in (tried, shuffled, zeros, ones))
-    except Exception:  # a stranger's forward that wants something else
+        outputs, of_shuffled, at_zero, at_one = (
+            module.forward(values.clone()) for values in (inputs, shuffled, zeros, ones)
+        )
+    except Exception:  # a user's forward that needs other arguments
         return None
-    if not isinstance(out, Tensor) or out.shape != tried.shape or not out.is_floating_point():
+    if not isinstance(outputs, Tensor) or outputs.shape != inputs.shape or not outputs.is_floating_point():
         return None
-    in_order = _close(again, out.reshape(-1)[order].reshape(tried.shape))
-    straight = _close(out, zero + tried * (one - zero))
-    return (tried, out) if in_order and not straight else None
+    elementwise = _close(of_shuffled, outputs.reshape(-1)[order].reshape(inputs.shape))
+    linear = _close(outputs, at_zero + inputs * (at_one - at_zero))
+    return (inputs, outputs) if elementwise and not linear else None
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
-    slack = 1e-5 if one.dtype.itemsize >= 4 else 1e-2
-    return torch.allclose(one, other.to(one.dtype), rtol=slack, atol=slack, equal_nan=True)
+def _close(left: Tensor, right: Tensor) -> bool:
+    tolerance = 1e-5 if left.dtype.itemsize >= 4 else 1e-2
+    return torch.allclose(left, right.to(left.dtype), rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-def name_of(module: nn.Module, shown: tuple[Tensor, Tensor] | None) -> str:
-    """An activation's name: by class for PyTorch's, by what it does if that's one of the nine, else its class.
+def activation_name(module: nn.Module, samples: tuple[Tensor, Tensor] | None) -> str:
+    """Return an activation's name: PyTorch's, or a known activation's with equal outputs, or the class.
 
     Args:
         module: the activation.
-        shown: as `elementwise` gives it, for those that aren't PyTorch's.
+        samples: as `elementwise_samples` returns them; None for PyTorch's types.
     """
     names: dict[type[nn.Module], str] = {nn.LeakyReLU: "leaky_relu", nn.LogSigmoid: "log_sigmoid"}
     if type(module) in ACTIVATION_MODULES:
         return names.get(type(module), type(module).__name__.lower())
-    if shown is not None:
-        tried, out = shown
-        for name, known in ACTIVATIONS.items():
-            if _close(out, torch.from_numpy(known(tried.double().cpu().numpy())).to(out)):
+    if samples is not None:
+        inputs, outputs = samples
+        for name, function in ACTIVATIONS.items():
+            if _close(outputs, torch.from_numpy(function(inputs.double().cpu().numpy())).to(outputs)):
                 return name
     return type(module).__name__
 
 
-def producer(module: nn.Module) -> str | None:
-    """What a module with weights is, if its output can be a pre-activation."""
+def producer_kind(module: nn.Module) -> str | None:
+    """Return the kind of a module whose output can be a pre-activation; None for all other modules."""
     if isinstance(module, nn.Linear) or type(module).__name__ in LINEAR:
         return "linear"
     if isinstance(module, nn.modules.conv._ConvNd):
@@ -502,49 +540,52 @@ def producer(module: nn.Module) -> str | None:
     return "normalization" if norm and leaf else None
 
 
-# --- where the units are: the dimension that a convolution or a matrix product puts them on, carried along ---
+# --- unit axes: the dimension on which an operation puts the units, followed through the pass ---
 
 
-# What leaves values, and who computed them, as they are.
-VIEWS = {
-    "view", "_unsafe_view", "alias", "detach", "clone", "contiguous", "expand", "unsqueeze", "squeeze", "dropout",
-}  # fmt: skip
-SECOND = ("convolution", "batch_norm", "group_norm", "instance_norm")
-LAST = ("addmm", "mm", "bmm", "baddbmm", "linear", "lstm", "gru", "mkldnn_rnn_layer", "embedding")
-# What changes a tensor's own shape, so that what was known of it no longer holds.
-RESHAPED = {
-    "squeeze_", "unsqueeze_", "t_", "swapaxes_", "swapdims_", "resize_", "resize_as_", "set_", "as_strided_",
-}  # fmt: skip
-SHAPED = ("view", "_unsafe_view", "reshape", "as_strided")  # of which nothing is known but the shape
+# Operations that keep the values of a layer's output: the result is still the output of that layer.
+VALUE_PRESERVING = {
+    *("view", "_unsafe_view", "expand", "unsqueeze", "squeeze"),
+    *("alias", "detach", "clone", "contiguous", "dropout"),
+}
+UNITS_SECOND = ("convolution", "batch_norm", "group_norm", "instance_norm")  # parts of names
+UNITS_LAST = ("addmm", "mm", "bmm", "baddbmm", "linear", "lstm", "gru", "mkldnn_rnn_layer", "embedding")
+# Operations that change the shape of their argument, so that its unit axis as noted before no longer holds.
+RESHAPING_IN_PLACE = {
+    *("squeeze_", "unsqueeze_", "t_", "swapaxes_", "swapdims_"),
+    *("resize_", "resize_as_", "set_", "as_strided_"),
+}
+# Operations after which only the shape hints at the unit axis.
+RESHAPING = ("view", "_unsafe_view", "reshape", "as_strided")
 
 
-def usual_axis(values: Tensor) -> int:
-    """The second dimension for images and volumes, and the last for all else."""
+def default_unit_axis(values: Tensor) -> int:
+    """Return the second dimension for images and volumes, and the last for all other values."""
     return 1 if values.ndim in (4, 5) else values.ndim - 1
 
 
-def axis_after(
+def unit_axis_after(
     name: str, args: tuple[Any, ...], result: Tensor, known: Callable[[Tensor], int | None]
 ) -> int | None:
-    """The dimension of units after an operation; None if unknown.
+    """Return the dimension of units after an operation; None if unknown.
 
     Args:
         name, args, result: the operation.
-        known: the dimension of a tensor's units, if that's known.
+        known: returns the dimension of a tensor's units; None if unknown.
     """
     source = _source(args, result, known)
     axis = None if source is None else known(source)
-    if any(part in name for part in SECOND):
+    if any(part in name for part in UNITS_SECOND):
         return 1
-    if name in LAST:
+    if name in UNITS_LAST:
         return result.ndim - 1
     if "layer_norm" in name or "rms_norm" in name:  # over the last dimensions, of which units may be any
         return result.ndim - 1 if axis is None else axis
     if source is None or axis is None:
         return None
     if name in ("permute", "transpose", "transpose_", "t"):
-        return _turned(name, args, source, axis)
-    if source.ndim == result.ndim and (name not in SHAPED or result.shape[axis] == source.shape[axis]):
+        return _permuted(name, args, source, axis)
+    if source.ndim == result.ndim and (name not in RESHAPING or result.shape[axis] == source.shape[axis]):
         return axis
     if axis == source.ndim - 1 and result.ndim and result.shape[-1] == source.shape[-1]:
         return result.ndim - 1
@@ -554,13 +595,13 @@ def axis_after(
 
 
 def _source(args: tuple[Any, ...], result: Tensor, known: Callable[[Tensor], int | None]) -> Tensor | None:
-    """The argument, or the first of a list that is one, whose units are known."""
-    sources = [each for each in tensors_in(args) if known(each) is not None]
-    return next((each for each in sources if each.ndim == result.ndim), sources[0] if sources else None)
+    """Return the first argument with a known unit axis, preferably one with the dimensions of the result."""
+    sources = [tensor for tensor in tensors_in(args) if known(tensor) is not None]
+    return next((tensor for tensor in sources if tensor.ndim == result.ndim), sources[0] if sources else None)
 
 
-def _turned(name: str, args: tuple[Any, ...], source: Tensor, axis: int) -> int:
-    """Where a dimension is after a permutation."""
+def _permuted(name: str, args: tuple[Any, ...], source: Tensor, axis: int) -> int:
+    """Return the position of a dimension after a permutation."""
     if name == "permute":
         return [dim % source.ndim for dim in args[1]].index(axis)
     if name == "t":

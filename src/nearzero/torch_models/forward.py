@@ -1,11 +1,11 @@
-"""Forward passes with a layer's values changed, by one of two ways that give equal logits.
+"""Forward passes with a layer's values changed, in one of two ways that give equal logits.
 
-- *suffix*: one full pass on a batch is recorded, for all layers at once, and only what comes after a layer runs
-  again.
+- *suffix*: one full pass on a batch is recorded, for all layers at once, and only the operations after a
+  layer run again.
 - *full*: the whole model runs again, with a hook at the layer.
 
-Before the first batch both ways are tried on a few of its examples; where they don't agree, or a value of the
-layer decides in Python what the model does, the full pass is taken and the result says why.
+Before the first batch, both ways run on a few of its examples. If their logits differ, or a value of the
+layer decides in Python what the model does, the full pass is used and the result gives the reason.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.hooks import LayerHook, hooked
 from nearzero.torch_models.layer import Layer
-from nearzero.torch_models.replay import Recorder, Suffix
+from nearzero.torch_models.replay import OpRecorder, Suffix
 from nearzero.torch_models.state import Model
 
-__all__ = ["Change", "Changed", "Method", "Passes", "SharedPasses", "visited"]
+__all__ = ["Change", "Changed", "Method", "Passes", "SharedPasses", "logits_with_hooks"]
 
 Method = Literal["auto", "suffix", "full"]
 Change = Callable[[Tensor], Tensor]
-FEW = 4  # examples on which both ways are tried
+FEW = 4  # the examples on which both ways are compared
 
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """One batch, whose logits can be had with the layer's values changed.
+    """The passes on one batch, unchanged and with the layer's values changed.
 
     Attributes:
-        values: of the layer, unchanged.
-        logits: of the model, unchanged.
-        run: from a change to the logits under it. A change is a function of the values that doesn't write to
-            them; it gives new ones, which the suffix may write into.
+        values: the layer's values, unchanged.
+        logits: the model's logits, unchanged.
+        run: takes a change and returns the logits under it. A change is a function of the values that doesn't
+            write into them and returns new ones, which the suffix may write into.
     """
 
     values: Tensor
@@ -51,18 +51,19 @@ class Changed:
 
 
 class Passes:
-    """The passes of one model with one layer changed, batch after batch.
+    """Forward passes of one model with one layer's values changed, batch after batch.
 
     Args:
         model: within `nearzero.torch_models.state.untouched`.
-        layer, side: what is changed.
-        method: "suffix" and "full" as above; "auto" takes the first where both agree.
+        layer, side: the values that are changed.
+        method: "suffix" or "full", as described above; "auto" is the suffix if both ways agree, else the full
+            pass.
 
     Attributes:
         model, layer, side: as given.
-        method: which way is taken, once a batch was run.
-        reason: why it's the full pass although the suffix was to be tried; else "".
-        tried: whether both ways were held against each other.
+        method: the way that is used, once a batch was run.
+        reason: the reason why "auto" came to the full pass; else "".
+        tried: whether the way is settled: both were compared, or the full pass was asked for.
     """
 
     def __init__(self, model: Model, layer: Layer, side: Side, method: Method = "auto") -> None:
@@ -70,151 +71,155 @@ class Passes:
         self.method: Method = method
         self.reason = ""
         self.tried = method == "full"
-        self._insists = method == "suffix"
+        self._suffix_required = method == "suffix"
 
     def on(self, batch: Batch) -> Changed:
         """Return the passes on one batch.
 
         Raises:
-            InputError: the layer isn't reached, or the suffix was asked for and can't be taken.
+            InputError: the layer isn't reached, or the suffix was asked for and can't be used.
         """
         ((_, changed),) = SharedPasses([self]).on(batch)
         return changed
 
     def suffix(self, batch: Batch) -> Suffix:
-        """Return what comes after the layer in one pass on a batch, whether it can be trusted or not."""
+        """Return the suffix of the layer in one pass on a batch, without comparing it with the full pass."""
         ((_, suffix, _),) = SharedPasses([self]).recorded(batch, [self])
         return suffix
 
     def choose(self, reason: str) -> None:
-        """Take the suffix, unless there is a reason against it.
+        """Use the suffix if the reason against it is "", else the full pass.
 
         Raises:
-            InputError: the suffix was asked for.
+            InputError: the suffix was asked for, and there is a reason against it.
         """
-        if reason and self._insists:
+        if reason and self._suffix_required:
             raise InputError(f"layer {self.layer.name!r} can't be cut: {reason}; use method='auto'")
         self.method, self.reason, self.tried = "full" if reason else "suffix", reason, True
 
     def logits(self, batch: Batch, change: Change) -> Tensor:
-        """Return the logits of one full pass with the layer changed."""
-        return visited(self.model, batch, [LayerHook(self.layer, self.side, change)])
+        """Return the logits of one full pass with the layer's values changed."""
+        return logits_with_hooks(self.model, batch, [LayerHook(self.layer, self.side, change)])
 
-    def whole(self, batch: Batch) -> Changed:
-        """Return the passes on one batch, each a full one."""
+    def full(self, batch: Batch) -> Changed:
+        """Return the passes on one batch, each of them a full pass."""
         seen: list[Tensor] = []
         hook = LayerHook(self.layer, self.side, lambda values: seen.append(values.clone()))
-        logits = visited(self.model, batch, [hook])
+        logits = logits_with_hooks(self.model, batch, [hook])
         return Changed(seen[0], logits, partial(self.logits, batch))
 
-    def doubt(self, batch: Batch, suffix: Suffix) -> str:
-        """Return why a suffix can't be trusted, by the logits of one change on its batch; "" if it can."""
-        if suffix.escape:
-            return suffix.escape
-        full = self.logits(batch, _moved)
+    def reason_against(self, batch: Batch, suffix: Suffix) -> str:
+        """Return the reason against a suffix, by comparing one changed pass on its batch; "" if there is none."""
+        if suffix.unsafe:
+            return suffix.unsafe
+        full = self.logits(batch, _trial_change)
         try:
-            by_suffix = suffix.run(_moved)
+            by_suffix = suffix.run(_trial_change)
         except Exception as error:  # an operation that can't be repeated
             if is_out_of_memory(error):
                 raise
             return _unrepeatable(error)
-        slack = 0.0
-        if batch.inputs and full.device.type != "cpu":  # sums there may have no fixed order
-            again = self.logits(batch, _moved)
-            slack = min(2 * _distance(full, again), 1e-3 * float(full.abs().max()))
-        apart = _distance(by_suffix, full)
-        if apart <= slack:
+        tolerance = 0.0
+        if batch.inputs and full.device.type != "cpu":  # sums on a GPU may have no fixed order
+            again = self.logits(batch, _trial_change)
+            tolerance = min(2 * _distance(full, again), 1e-3 * float(full.abs().max()))
+        distance = _distance(by_suffix, full)
+        if distance <= tolerance:
             return ""
-        why = f", perhaps since {suffix.random} draws random numbers" if suffix.random else ""
-        return f"its suffix gives other logits than the full pass (by {apart:.3g}{why})"
+        cause = f", perhaps since {suffix.random} draws random numbers" if suffix.random else ""
+        return f"its suffix gives other logits than the full pass (by {distance:.3g}{cause})"
 
 
 class SharedPasses:
-    """The passes of one model with several layers changed, one at a time, whose suffixes share recordings.
+    """Forward passes of one model with one of several layers changed; their suffixes share recordings.
 
-    One recording a batch serves all layers, unless it takes more memory than it may: then fewer layers share one.
+    One recording of a batch serves all layers. If it takes more memory than it may, fewer layers share one.
 
     Args:
-        several: of the same model.
-        limit: bytes that a recording may take which is of more than one layer.
+        layer_passes: the passes of each layer, all of the same model.
+        limit: the bytes that a recording of more than one layer may take.
     """
 
-    def __init__(self, several: Sequence[Passes], limit: float = float("inf")) -> None:
-        self._several, self._limit = several, limit
-        self._most = len(several)  # that share a recording
-        self._apart: set[Passes] = set()  # those that share none
+    def __init__(self, layer_passes: Sequence[Passes], limit: float = float("inf")) -> None:
+        self._all, self._limit = layer_passes, limit
+        self._most = len(layer_passes)  # the number of layers that share a recording
+        self._apart: set[Passes] = set()  # passes that share no recording
 
     def on(self, batch: Batch) -> Iterator[tuple[Passes, Changed]]:
-        """Yield each of them with its passes on one batch; they're to be used before the next is asked for.
+        """Yield the passes of each layer with those on one batch; use them before taking the next.
 
         Raises:
             InputError: as `Passes.on`.
         """
-        untried = [each for each in self._several if not each.tried]
+        untried = [passes for passes in self._all if not passes.tried]
         if untried:
-            for passes, reason in self._try(batch, untried).items():
+            for passes, reason in self._compare(batch, untried).items():
                 passes.choose(reason)
-        by_suffix = [each for each in self._several if each.method == "suffix"]
+        by_suffix = [passes for passes in self._all if passes.method == "suffix"]
         for passes, suffix, logits in self.recorded(batch, by_suffix):
-            if suffix.escape:
-                passes.choose(suffix.escape)
+            if suffix.unsafe:
+                passes.choose(suffix.unsafe)
             else:
                 yield passes, Changed(suffix.value, logits, suffix.run)
-            del suffix  # so that it's gone when the next is made
-        for passes in self._several:
+            del suffix  # frees it before the next is made
+        for passes in self._all:
             if passes.method == "full":
-                yield passes, passes.whole(batch)
+                yield passes, passes.full(batch)
 
-    def recorded(self, batch: Batch, several: Sequence[Passes]) -> Iterator[tuple[Passes, Suffix, Tensor]]:
-        """Yield each of several with its suffix and the logits of the pass, many recorded at a time."""
-        rest = list(several)
+    def recorded(self, batch: Batch, wanted: Sequence[Passes]) -> Iterator[tuple[Passes, Suffix, Tensor]]:
+        """Yield the wanted passes with suffix and logits, from as few recordings as memory allows."""
+        rest = list(wanted)
         while rest:
-            together = [each for each in rest if each not in self._apart][: self._most] or rest[:1]
-            alone = len(together) == 1
-            recorder = Recorder(float("inf") if alone else self._limit)
+            group = [passes for passes in rest if passes not in self._apart][: self._most] or rest[:1]
+            alone = len(group) == 1
+            recorder = OpRecorder(float("inf") if alone else self._limit)
             with recorder.running():
-                logits = visited(together[0].model, batch, [_cutting(recorder, each) for each in together])
+                hooks = [_cutting_hook(recorder, passes) for passes in group]
+                logits = logits_with_hooks(group[0].model, batch, hooks)
             suffixes = recorder.suffixes(logits)
             if recorder.overflowed:
-                self._most = (len(together) + 1) // 2
+                self._most = (len(group) + 1) // 2
             elif recorder.entangled and not alone:
-                self._apart |= {each for each in together if each in recorder.entangled}
+                self._apart |= {passes for passes in group if passes in recorder.entangled}
             else:
-                for each in together:
-                    rest.remove(each)
-                    yield each, suffixes.pop(each), logits
+                for passes in group:
+                    rest.remove(passes)
+                    yield passes, suffixes.pop(passes), logits
 
-    def _try(self, batch: Batch, several: Sequence[Passes]) -> dict[Passes, str]:
-        """Return why the suffix of each can't be trusted, as seen on a few examples; "" if it can."""
+    def _compare(self, batch: Batch, untried: Sequence[Passes]) -> dict[Passes, str]:
+        """Return the reason against each layer's suffix, found on a few examples; "" if there is none."""
         few = next(batch.blocks(FEW))
         try:
-            return self._doubts(few, several)
+            return self._reasons_against(few, untried)
         except Exception:  # some models take batches of one size only
             if few is batch:
                 raise
-            return self._doubts(batch, several)
+            return self._reasons_against(batch, untried)
 
-    def _doubts(self, batch: Batch, several: Sequence[Passes]) -> dict[Passes, str]:
-        """Return the same for one batch; those that can be trusted only alone will share no recording."""
+    def _reasons_against(self, batch: Batch, untried: Sequence[Passes]) -> dict[Passes, str]:
+        """Return the reasons found on one batch, and set those layers apart whose suffix is right only alone."""
         try:
-            doubts = {each: each.doubt(batch, suffix) for each, suffix, _ in self.recorded(batch, several)}
-        except Exception as error:  # an operation that can't be recorded, or the model itself
+            reasons = {
+                passes: passes.reason_against(batch, suffix)
+                for passes, suffix, _ in self.recorded(batch, untried)
+            }
+        except Exception as error:  # an operation that can't be recorded, or the model itself fails
             if is_out_of_memory(error):
                 raise
-            if len(several) == 1:
-                several[0].logits(batch, _moved)
-                return {several[0]: _unrepeatable(error)}
-            doubts = dict.fromkeys(several, "unknown")
-        if len(several) > 1:
-            for passes in [each for each, doubt in doubts.items() if doubt]:
-                doubts |= self._doubts(batch, [passes])
-                if not doubts[passes]:
+            if len(untried) == 1:
+                untried[0].logits(batch, _trial_change)
+                return {untried[0]: _unrepeatable(error)}
+            reasons = dict.fromkeys(untried, "unknown")
+        if len(untried) > 1:
+            for passes in [passes for passes, reason in reasons.items() if reason]:
+                reasons |= self._reasons_against(batch, [passes])
+                if not reasons[passes]:
                     self._apart.add(passes)
-        return doubts
+        return reasons
 
 
-def _moved(values: Tensor) -> Tensor:
-    """Return other values, as both ways are tried on."""
+def _trial_change(values: Tensor) -> Tensor:
+    """Return the changed values on which both ways are compared."""
     return 0.75 * values + 0.25 * values.abs().mean()
 
 
@@ -223,7 +228,7 @@ def _unrepeatable(error: Exception) -> str:
     return f"its operations can't be repeated ({text})"
 
 
-def _cutting(recorder: Recorder, passes: Passes) -> LayerHook:
+def _cutting_hook(recorder: OpRecorder, passes: Passes) -> LayerHook:
     """Return a hook that cuts a recording at a layer."""
     in_place = passes.layer.place(passes.side)[0].in_place
     return LayerHook(
@@ -231,8 +236,8 @@ def _cutting(recorder: Recorder, passes: Passes) -> LayerHook:
     )
 
 
-def visited(model: Model, batch: Batch, hooks: Sequence[LayerHook]) -> Tensor:
-    """Return the logits of one full pass with visitors at some layers.
+def logits_with_hooks(model: Model, batch: Batch, hooks: Sequence[LayerHook]) -> Tensor:
+    """Return the logits of one full pass with hooks on some layers.
 
     Raises:
         InputError: one of the layers isn't reached.
@@ -242,17 +247,16 @@ def visited(model: Model, batch: Batch, hooks: Sequence[LayerHook]) -> Tensor:
     missed = [hook.layer.name for hook in hooks if not hook.seen]
     if missed:
         raise InputError(
-            f"layer {missed[0]!r} isn't reached on every batch; {batch.describe()} goes another way, so leave the "
-            "layer out"
+            f"layer {missed[0]!r} isn't reached on every batch, such as {batch.describe()}; leave the layer out"
         )
     return logits
 
 
-def _distance(one: Tensor, other: Tensor) -> float:
-    """The greatest difference; infinite where one of two isn't a number or the shapes differ."""
-    if one.shape != other.shape:
+def _distance(left: Tensor, right: Tensor) -> float:
+    """Return max |left - right|; infinite if the shapes differ or only one of two values is NaN."""
+    if left.shape != right.shape:
         return float("inf")
-    if not one.numel():
+    if not left.numel():
         return 0.0
-    equal = (one == other) | (one.isnan() & other.isnan())
-    return float(torch.where(equal, 0, (one - other).abs().nan_to_num(nan=torch.inf)).max())
+    equal = (left == right) | (left.isnan() & right.isnan())
+    return float(torch.where(equal, 0, (left - right).abs().nan_to_num(nan=torch.inf)).max())

@@ -1,12 +1,13 @@
-"""Taps: who looks at a layer's values as they come by in a forward pass, and may change them.
+"""Hooks that read or replace a layer's values in a forward pass.
 
-A module is hooked by a hook; a function by its operation, counted within one call of the module that calls it. All
-hooks are set on entry and removed in `finally`.
+PyTorch hooks a module. A function has no hook, so its operation is intercepted as PyTorch dispatches it, and
+counted within one call of the module that calls it. All hooks are set on entry and removed on exit, also
+after an exception.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count, repeat
@@ -26,12 +27,12 @@ NEVER = repeat(-1)  # the number of a call that no hook waits for
 
 @dataclass(eq=False)
 class LayerHook:
-    """Someone who looks at a layer's values as they come by, and may change them.
+    """A function that is called with a layer's values in a forward pass and may replace them.
 
     Attributes:
-        layer, side: where; "pre" is z, "post" is act(z).
-        visit: called with the values; returns what the model is to go on with, or None to leave them.
-        seen: how often it was called.
+        layer, side: the values to read: z if the side is "pre", act(z) if it is "post".
+        visit: called with the values; returns the values to continue with, or None to keep them.
+        seen: the number of calls.
     """
 
     layer: Layer
@@ -41,16 +42,17 @@ class LayerHook:
 
     @property
     def place(self) -> tuple[Layer, bool]:
-        """The module or function that is watched, and whether after it (else before it)."""
+        """Return the layer to hook, and whether to hook it after its call (else before)."""
         return self.layer.place(self.side)
 
     def __call__(self, values: Any) -> Tensor | None:
-        """Let the visitor see the values; what the model is to have in their place, or None.
+        """Call `visit` and return the values that the model continues with, or None to keep them.
 
-        Where the activation writes into its argument, the change is written there too, for all who hold it.
+        If the activation writes into its argument, changed values are written there too: other parts of the
+        model may hold the same tensor.
 
         Raises:
-            InputError: values of another kind than those that were found when the model was watched.
+            InputError: values of another type or with another number of units than when the layer was found.
         """
         layer = self.layer
         if not isinstance(values, Tensor) or not values.is_floating_point():
@@ -64,7 +66,7 @@ class LayerHook:
             )
         self.seen += 1
         place, after = self.place
-        with _disable_current_modes():  # what a visitor computes is no part of the model
+        with _disable_current_modes():  # the computations of `visit` are not part of the model
             changed = self.visit(values)
         if changed is None or not place.in_place or changed is values:
             return changed
@@ -72,35 +74,35 @@ class LayerHook:
         return values if after else None
 
 
-def plain_name(func: Any, known: Any) -> str:
-    """An operation's name as those known are called, without the underscore of those that write in place."""
+def plain_name(func: Any, known: Container[str]) -> str:
+    """Return an operation's name, without the trailing underscore of an in-place one unless that is known."""
     name: str = getattr(getattr(func, "_schema", None), "name", "").removeprefix("aten::")
     return name if name in known else name.removesuffix("_")
 
 
-class _Functions(TorchDispatchMode):
-    """Sees the calls of functions that hooks wait for."""
+class _FunctionHooks(TorchDispatchMode):
+    """Intercepts the calls of functions that hooks wait for."""
 
     def __init__(self, hooks: Sequence[LayerHook]) -> None:
         super().__init__()
-        self._waiting: dict[str, list[_Count]] = {}
-        self.counts = [_Count(hook) for hook in hooks]
-        for each in self.counts:
-            self._waiting.setdefault(each.place.operation, []).append(each)
+        self._waiting: dict[str, list[_CallCounter]] = {}
+        self.counters = [_CallCounter(hook) for hook in hooks]
+        for counter in self.counters:
+            self._waiting.setdefault(counter.place.operation, []).append(counter)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation, with its argument or result changed where a hook says so."""
+        """Run an operation, and replace its first argument or its result where a hook says so."""
         kwargs = kwargs or {}
         waiting = self._waiting.get(plain_name(func, self._waiting), ())
-        # Several hooks may look at one call: before it, and after it as what follows some linear layer.
-        here = [each.hook for each in waiting if each.is_due()]
-        for hook in (each for each in here if not each.place[1]):
+        # One call may have several hooks: before it, and after it for the post side of a linear layer.
+        due = [counter.hook for counter in waiting if counter.is_due()]
+        for hook in (hook for hook in due if not hook.place[1]):
             changed = hook(args[0])
             args = args if changed is None else (changed, *args[1:])
         result = func(*args, **kwargs)
-        for hook in (each for each in here if each.place[1]):
+        for hook in (hook for hook in due if hook.place[1]):
             first = result[0] if isinstance(result, tuple) else result
             changed = hook(first)
             if changed is not None:
@@ -108,51 +110,51 @@ class _Functions(TorchDispatchMode):
         return result
 
 
-class _Count:
-    """Counts an operation within one call of the module that calls it, until it's a hook's."""
+class _CallCounter:
+    """Counts an operation within one call of a module, to find the call that a hook waits for."""
 
     def __init__(self, hook: LayerHook) -> None:
         self.hook, self.place = hook, hook.place[0]
-        self._calls = count(1)
+        self._module_calls = count(1)
         self._numbers: Iterator[int] = NEVER
 
     def enter(self, *_: Any) -> None:
-        """The module begins."""
-        self._numbers = count() if next(self._calls) == self.place.call else NEVER
+        """Start to count if this is the call of the module that the hook waits for."""
+        self._numbers = count() if next(self._module_calls) == self.place.call else NEVER
 
     def leave(self, *_: Any) -> None:
-        """The module ends."""
+        """Stop counting at the end of the module's call."""
         self._numbers = NEVER
 
     def is_due(self) -> bool:
-        """Whether this call of the operation is the one; counts it."""
+        """Count a call of the operation, and return whether the hook waits for it."""
         return next(self._numbers) == self.place.ordinal
 
 
 @contextmanager
 def hooked(module: nn.Module, hooks: Sequence[LayerHook]) -> Iterator[None]:
-    """Within, a forward pass goes by the hooks; one pass, since calls are counted."""
+    """Hook a module within the block, for one forward pass: calls are counted from the start of the block."""
     with ExitStack() as stack:
         functions = [hook for hook in hooks if hook.place[0].kind == "function"]
         if functions:
-            mode = _Functions(functions)
-            for each in mode.counts:
-                caller = module.get_submodule(each.place.path)
-                stack.callback(caller.register_forward_pre_hook(each.enter, prepend=True).remove)
-                stack.callback(caller.register_forward_hook(each.leave).remove)
+            mode = _FunctionHooks(functions)
+            for counter in mode.counters:
+                caller = module.get_submodule(counter.place.path)
+                stack.callback(caller.register_forward_pre_hook(counter.enter, prepend=True).remove)
+                stack.callback(caller.register_forward_hook(counter.leave).remove)
             stack.enter_context(mode)
         for hook in hooks:
             if hook.place[0].kind != "function":
-                stack.callback(_hook(module.get_submodule(hook.place[0].path), hook).remove)
+                stack.callback(_register(module.get_submodule(hook.place[0].path), hook).remove)
         yield
 
 
-def _hook(module: nn.Module, hook: LayerHook) -> Any:
-    """A hook that lets a hook see one call of a module."""
+def _register(module: nn.Module, hook: LayerHook) -> Any:
+    """Register a hook on one call of a module, and return the handle that removes it."""
     place, after = hook.place
     calls = count(1)
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def before_call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if next(calls) != place.call:
             return None
         given = [*args, *kwargs.values()]
@@ -163,9 +165,9 @@ def _hook(module: nn.Module, hook: LayerHook) -> Any:
         given[first] = changed
         return tuple(given[: len(args)]), dict(zip(kwargs, given[len(args) :], strict=True))
 
-    def afterwards(_: nn.Module, args: Any, output: Any) -> Any:
+    def after_call(_: nn.Module, args: Any, output: Any) -> Any:
         return hook(output) if next(calls) == place.call else None
 
     if after:
-        return module.register_forward_hook(afterwards)
-    return module.register_forward_pre_hook(before, with_kwargs=True)
+        return module.register_forward_hook(after_call)
+    return module.register_forward_pre_hook(before_call, with_kwargs=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import get_args
 
 from torch import Tensor
 
+from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.perturbation import Side
 
 __all__ = ["Layer"]
@@ -16,21 +18,35 @@ __all__ = ["Layer"]
 class Layer:
     """A place in a model's forward pass where a pre-activation can be perturbed.
 
+    `nearzero.layers` finds the layers of a model; `nearzero.probe` takes them, or their names.
+
     Attributes:
-        name: what `probe` calls it: a module's dotted path, or that of the module in whose forward a function is
-            called, then a colon and the function; with @k, the k-th of several calls.
+        name: what `probe` calls the layer. For a module, its dotted path. For a function, the path of the
+            module whose forward calls it, a colon, and the function. If there are several calls, @k is added
+            to the k-th.
         kind: "activation" (a module), "function", "linear", "convolution" or "normalization".
-        type: the module's class, or the function.
-        shape: of the pre-activations of the batch that was watched.
+        type: the class of the module, or the function.
+        shape: the shape of the pre-activations of the batch on which the layer was found.
         unit_axis: the dimension of `shape` that the units are on.
-        activation: what is applied to them: a name; None if no activation follows directly.
-        path, call: the module and which of its calls in a forward pass, from 1.
-        operation, ordinal: for functions, the operation and which of its calls within that call of the module,
-            from 0.
+        activation: the name of the activation applied to the pre-activations; None if none follows directly.
+        path, call: the module, and which of its calls in a forward pass it is, counted from 1.
+        operation, ordinal: for functions, the operation, and which of its calls within that call of the
+            module it is, counted from 0.
         in_place: whether the activation writes into its argument.
-        reads: which of the model's inputs its values depend on, by name, or by number as text; None if unknown.
-        act: a = act(z) on tensors of z's shape; None if no activation follows.
-        follows: the layer of the activation that takes the output of this one.
+        reads: the inputs of the model that the layer's values depend on, by keyword or by position as text;
+            None if unknown.
+        act: the function a = act(z), on tensors of the shape of z; None if no activation follows.
+        follows: for a layer whose output is passed to an activation directly, the layer of that activation.
+
+    Example:
+        >>> import torch
+        >>> import nearzero as nz
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> for layer in nz.layers(model, torch.zeros(5, 4)):
+        ...     print(layer.name, layer.kind, layer.units, layer.activation)
+        0 linear 3 relu
+        1 activation 3 relu
+        2 linear 2 None
     """
 
     name: str
@@ -50,16 +66,23 @@ class Layer:
 
     @property
     def units(self) -> int:
-        """How many units it has."""
+        """Return the number of units."""
         return self.shape[self.unit_axis]
 
     def place(self, side: Side) -> tuple[Layer, bool]:
-        """The module or function that is watched for one side's values, and whether after it (else before it)."""
+        """Return the layer to hook for the values of one side, and whether after its call (else before).
+
+        Raises:
+            InputError: a side other than "pre" and "post".
+        """
+        if side not in get_args(Side):
+            hint = did_you_mean(side, get_args(Side))
+            raise InputError(f"unknown side {side!r}: {hint}known are {', '.join(get_args(Side))}")
         post = side == "post"
         if self.kind in ("activation", "function"):
             return self, post
         return (self.follows, True) if post and self.follows is not None else (self, True)
 
     def axis_of(self, values: Tensor) -> int:
-        """The dimension of units of some values; the last where they have another number of dimensions."""
+        """Return the dimension of units of some values: the last if they have another number of dimensions."""
         return self.unit_axis if values.ndim == len(self.shape) else values.ndim - 1

@@ -1,7 +1,6 @@
 """Models, weights and data by name, for the command line: `package.module:function`, files, data sets.
 
-Importing a module runs it, as `python -m` would; weights and data are read as plain tensors, and nothing is ever
-unpickled.
+Importing a module runs it, as `python -m` does. Weights and data are read as plain tensors, never unpickled.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.state import as_module
 
 __all__ = ["PixelScale", "build_model", "load_data", "load_weights"]
@@ -33,76 +32,76 @@ ARRAYS = (".npz", ".npy")
 
 
 def build_model(name: str) -> nn.Module:
-    """The model that `package.module:function` or `file.py:function` names: what the function returns.
+    """Return the model that a function builds, by its name: `package.module:function` or `file.py:function`.
+
+    The name of a module that is a model already returns that model.
 
     Raises:
-        InputError: there is no such module or function, it fails, or it gives no model.
+        InputError: there is no such module or function, the function fails, or it returns no model.
     """
-    found = _named(name, "a model")
-    if isinstance(found, nn.Module):
-        return found
-    if not callable(found):
-        raise InputError(f"{name} is {_article(found)}, not a function that builds a model")
-    return as_module(_called(found, name))
+    named = _object_of(name, "a model")
+    if isinstance(named, nn.Module):
+        return named
+    if not callable(named):
+        raise InputError(f"{name} is {_with_article(named)}, not a function that builds a model")
+    return as_module(_result_of(named, name))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict into a model: from safetensors, or a file of tensors alone that PyTorch saved.
+    """Load a state dict into a model, from a safetensors file, or one of tensors alone that PyTorch saved.
 
     Raises:
         InputError: the file can't be read, holds more than tensors, or doesn't fit the model.
     """
     state = _tensors(path)
-    for key in ("state_dict", "model"):  # as trainers wrap it
+    for key in ("state_dict", "model"):  # the keys under which training libraries save it
         if isinstance(state.get(key), Mapping):
             state = state[key]
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # shapes
+    except RuntimeError as error:  # other shapes
         lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         raise InputError(f"the weights in {path} don't fit the model: {lines[0]}") from error
     if missing or unexpected:
-        parts = [
-            f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-            for what, names in (("it lacks", missing), ("the model has no", unexpected))
+        reasons = [
+            f"{problem} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+            for problem, names in (("the file lacks", missing), ("the model has no", unexpected))
             if names
         ]
-        raise InputError(f"the weights in {path} don't fit the model: {'; '.join(parts)}")
+        raise InputError(f"the weights in {path} don't fit the model: {'; '.join(reasons)}")
 
 
 def load_data(
     name: str, *, pixels: PixelScale = "raw", split: str = "test", data_dir: str | None = None
 ) -> Any:
-    """Data by name.
+    """Return data by name, in a form that `nz.probe` takes.
 
     Args:
-        name: a known data set or a folder of IDX files, as images (N, 1, H, W) and labels; a file of arrays x and
-            perhaps y (.npz, .safetensors; .npy for x alone); or `package.module:function`, whose value is
-            anything that `nz.probe` takes.
-        pixels: for images: 0 to 255 as they are; 0 to 1; or less the mean of the training set, over its standard
-            deviation.
-        split: of a data set, "train" or "test".
-        data_dir: where a known data set's files are.
+        name: a known data set or a folder of IDX files, returned as images (N, 1, H, W) and labels (N,); a
+            file of arrays x and perhaps y (.npz, .safetensors; .npy for x alone); or
+            `package.module:function`, whose result is returned.
+        pixels: for images, "raw" for values from 0 to 255, "unit" for 0 to 1, or "normalized" for
+            (x - m) / s, with the mean m and the standard deviation s of the training set.
+        split: for a data set, "train" or "test".
+        data_dir: the folder of a known data set's files.
 
     Raises:
-        InputError: no such data, or data that can't be read.
+        InputError: there is no such data, or it can't be read.
     """
     path = Path(name)
     if path.suffix in (*SAFE, *ARRAYS):
         return _arrays(path)
     if ":" in name and not path.exists():
-        found = _named(name, "data")
-        return _called(found, name) if callable(found) and not hasattr(found, "__getitem__") else found
+        named = _object_of(name, "data")
+        return _result_of(named, name) if callable(named) and not hasattr(named, "__getitem__") else named
     return _images(name, pixels, split, data_dir)
 
 
 def _images(name: str, pixels: PixelScale, split: str, data_dir: str | None) -> tuple[Tensor, Tensor]:
     from nearzero.datasets import load
 
-    if pixels not in get_args(PixelScale):
-        raise InputError(f"pixels must be one of {', '.join(get_args(PixelScale))}; got {pixels!r}")
-    if split not in ("train", "test"):
-        raise InputError(f"split must be train or test; got {split!r}")
+    _check_choice("pixels", pixels, get_args(PixelScale))
+    _check_choice("split", split, ("train", "test"))
     data = load(name, data_dir=data_dir)
     chosen = data.train if split == "train" else data.test
     x = torch.from_numpy(chosen.images)[:, None].float()
@@ -113,14 +112,20 @@ def _images(name: str, pixels: PixelScale, split: str, data_dir: str | None) -> 
     return x, torch.from_numpy(chosen.labels)
 
 
+def _check_choice(setting: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        hint = did_you_mean(given, known)
+        raise InputError(f"unknown {setting} {given!r}: {hint}known are {', '.join(known)}")
+
+
 def _arrays(path: Path) -> Any:
-    """x, or (x, y), from a file."""
-    _check_there(path)
+    """Return x, or (x, y), from a file."""
+    _check_exists(path)
     try:
         if path.suffix in SAFE:
             arrays: Mapping[str, Any] = load_file(path)
         else:
-            with path.open("rb") as file:  # np.load doesn't close what it can't read to the end
+            with path.open("rb") as file:  # np.load doesn't close a file that it can't read to the end
                 loaded = np.load(file, allow_pickle=False)
                 arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except (OSError, ValueError, SafetensorError, EOFError) as error:
@@ -132,59 +137,65 @@ def _arrays(path: Path) -> Any:
 
 
 def _tensors(path: Path) -> dict[str, Any]:
-    _check_there(path)
+    _check_exists(path)
     if path.suffix not in (*SAFE, *TENSORS):
         raise InputError(f"weights are read from {', '.join((*SAFE, *TENSORS))} files; got {path.name}")
     try:
         if path.suffix in SAFE:
             return dict(load_file(path))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles that are refused in the next moment
+            warnings.simplefilter("ignore")  # about pickles, which are refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} holds more than tensors, and nothing is unpickled; save model.state_dict() alone, with "
-            "safetensors at best"
+            f"{path} holds more than tensors, and nothing is unpickled; save model.state_dict() alone, best as "
+            "safetensors"
         ) from error
-    except Exception as error:  # whatever bytes that mean nothing may lead to
+    except Exception as error:  # bytes in no known format may lead to any error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} can't be read as weights ({reason})") from error
     if not isinstance(state, Mapping):
-        raise InputError(f"{path} holds {_article(state)}, not a state dict")
+        raise InputError(f"{path} holds {_with_article(state)}, not a state dict")
     return dict(state)
 
 
-def _check_there(path: Path) -> None:
+def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
 
 
-def _named(name: str, what: str) -> Any:
-    """The object that `package.module:attribute` or `file.py:attribute` names."""
+def _object_of(name: str, role: str) -> Any:
+    """Return the object that `package.module:attribute` or `file.py:attribute` names.
+
+    Args:
+        name: the name.
+        role: the kind of object wanted, for error messages.
+    """
     module_name, _, attribute = name.rpartition(":")
     if not module_name or not attribute:
-        raise InputError(f"{what} is named package.module:function or file.py:function; got {name!r}")
-    here = str(Path.cwd())
-    if here not in sys.path:  # as `python -m` does
-        sys.path.insert(0, here)
+        raise InputError(f"{role} is named package.module:function or file.py:function; got {name!r}")
+    folder = str(Path.cwd())
+    if folder not in sys.path:  # as `python -m` does
+        sys.path.insert(0, folder)
     try:
-        found: Any = _imported(module_name)
+        named: Any = _imported(module_name)
     except (InputError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # whatever a stranger's module does on import, exit() included
+    except BaseException as error:  # a user's module may raise anything on import, SystemExit included
         raise InputError(f"{module_name} can't be imported: {_reason(error)}") from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise InputError(f"{module_name} has no {attribute!r}")
-        found = getattr(found, part)
-    return found
+        if not hasattr(named, part):
+            hint = did_you_mean(part, dir(named)).strip()
+            raise InputError(f"{module_name} has no {attribute!r}{f': {hint}' if hint else ''}")
+        named = getattr(named, part)
+    return named
 
 
 def _imported(name: str) -> Any:
     if not name.endswith(".py"):
         return importlib.import_module(name)
     path = Path(name)
-    _check_there(path)
+    _check_exists(path)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -194,20 +205,20 @@ def _imported(name: str) -> Any:
     return module
 
 
-def _called(function: Any, name: str) -> Any:
+def _result_of(function: Any, name: str) -> Any:
     try:
         return function()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a stranger's function
+    except BaseException as error:  # a user's function may raise anything
         raise InputError(f"{name} fails: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _article(value: object) -> str:
+def _with_article(value: object) -> str:
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

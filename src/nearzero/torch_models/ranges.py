@@ -1,9 +1,9 @@
-"""Unit ranges of any layer, streamed over batches: minimum and maximum, or two quantiles, on both sides of the
-activation.
+"""Unit ranges of any layer, streamed over batches: minimum and maximum, or two quantiles, of z and of act(z).
 
-Quantiles come from histograms: a first pass over the data finds minimum and maximum, and each of three more the
-one of 256 bins of the last in which the quantile lies. So they're exact to 2^-24 of a unit's range, in memory
-that doesn't grow with the data.
+Quantiles are found by histograms. A first pass over the data finds minimum and maximum. Each of three more
+passes divides the interval in which the quantile lies into 256 bins, and takes the bin with the quantile as
+the next interval. So quantiles are exact to 256^-3 = 2^-24 of a unit's range, in memory that doesn't grow
+with the data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nearzero.perturbations.perturbation import Side
 from nearzero.perturbations.ranges import Ranges, UnitRange
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import MemoryBudget
-from nearzero.torch_models.forward import visited
+from nearzero.torch_models.forward import logits_with_hooks
 from nearzero.torch_models.hooks import LayerHook
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.state import Model
@@ -29,97 +29,102 @@ __all__ = ["by_unit", "counted_rows", "layer_ranges", "row_owners"]
 
 BINS = 256
 ROUNDS = 3
-CHUNK = 2**18  # values that are sorted into bins at a time
+CHUNK = 2**18  # the values that are assigned to bins at a time
 SIDES: tuple[Side, Side] = ("pre", "post")
 
 
 def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
-    """Return the values of a layer, units last, without what the masks of a batch leave out, (..., U).
+    """Return the rows of a layer's values that count by the batch's masks, (rows, U) or (..., U).
 
-    A value that is of a whole example (a pooled one, say) counts if any of its tokens does. Targets that are
-    ignored (-100) leave out what they fit.
+    A row of a whole example (after pooling, say) counts if any of the example's tokens does. Ignored targets
+    (-100) act as a mask on values that they fit.
 
     Raises:
-        InputError: a mask over tokens, and values that have neither these nor one row an example.
+        InputError: a mask over tokens, and values that have neither a row per token nor a row per example.
     """
     rows = values.movedim(layer.axis_of(values), -1)
-    chosen = counted_rows(values, layer, batch)
-    return rows if chosen is None else rows[chosen]
+    counted = counted_rows(values, layer, batch)
+    return rows if counted is None else rows[counted]
 
 
 def counted_rows(values: Tensor, layer: Layer, batch: Batch) -> Tensor | None:
-    """Return which rows of a layer's values count, of their shape without the units; None if all do."""
-    lead = values.movedim(layer.axis_of(values), -1).shape[:-1]
-    chosen: Tensor | None = None
+    """Return a mask of the rows that count, of the values' shape without units; None if all do.
+
+    Raises:
+        InputError: as `by_unit`.
+    """
+    row_shape = values.movedim(layer.axis_of(values), -1).shape[:-1]
+    counted: Tensor | None = None
     for mask, strict in batch.counted(layer.reads, "decoder" in layer.path):
-        fitted = _fitted(mask, lead)
-        if fitted is None and strict:
+        row_mask = _row_mask(mask, row_shape)
+        if row_mask is None and strict:
             raise InputError(
                 f"the mask {tuple(mask.shape)} doesn't fit layer {layer.name!r}, whose values are "
                 f"{tuple(values.shape)}; leave the layer out, or give data without a mask by prepare=..."
             )
-        if fitted is not None:
-            chosen = fitted if chosen is None else chosen & fitted
-    return chosen
+        if row_mask is not None:
+            counted = row_mask if counted is None else counted & row_mask
+    return counted
 
 
 def row_owners(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
-    """Return the place in the batch of each row's example, of the values' shape without the units.
+    """Return the index in the batch of the example of each row, of the values' shape without units.
 
-    Where the values have the tokens of all examples one after the other as first dimension, each example has as many.
+    If the first dimension holds the tokens of all examples, one example after the other, each example is
+    taken to have the same number of them.
 
     Raises:
-        InputError: rows that can't be shared out among the examples.
+        InputError: the number of rows isn't a multiple of the number of examples.
     """
-    lead = values.movedim(layer.axis_of(values), -1).shape[:-1]
-    each, rest = divmod(lead[0], len(batch))
-    if rest or not each:
+    row_shape = values.movedim(layer.axis_of(values), -1).shape[:-1]
+    per_example, rest = divmod(row_shape[0], len(batch))
+    if rest or not per_example:
         raise InputError(
             f"layer {layer.name!r} has values {tuple(values.shape)} for {len(batch)} examples, so it isn't known which "
-            "are whose; leave the layer out"
+            "example a row belongs to; leave the layer out"
         )
-    owners = torch.arange(len(batch), device=values.device).repeat_interleave(each)
-    return owners.view(-1, *[1] * (len(lead) - 1)).expand(lead)
+    owners = torch.arange(len(batch), device=values.device).repeat_interleave(per_example)
+    return owners.view(-1, *[1] * (len(row_shape) - 1)).expand(row_shape)
 
 
-def _fitted(mask: Tensor, lead: torch.Size) -> Tensor | None:
-    """A mask on values of some leading dimensions; None if it doesn't fit."""
-    if lead[: mask.ndim] == mask.shape:
-        return mask.reshape(*mask.shape, *[1] * (len(lead) - mask.ndim)).expand(lead)
-    if len(lead) != 1:
+def _row_mask(mask: Tensor, row_shape: torch.Size) -> Tensor | None:
+    """Return a mask of examples or tokens as a mask of rows, of `row_shape`; None if it doesn't fit."""
+    if row_shape[: mask.ndim] == mask.shape:
+        return mask.reshape(*mask.shape, *[1] * (len(row_shape) - mask.ndim)).expand(row_shape)
+    if len(row_shape) != 1:
         return None
-    if lead[0] == mask.numel():
+    if row_shape[0] == mask.numel():
         return mask.reshape(-1)
-    return mask.flatten(1).any(1) if lead[0] == mask.shape[0] else None
+    return mask.flatten(1).any(1) if row_shape[0] == mask.shape[0] else None
 
 
 def layer_ranges(
     model: Model,
     layers: Sequence[Layer],
     batches: Iterable[Batch],
-    room: MemoryBudget,
+    budget: MemoryBudget,
     quantiles: tuple[float, float] | None = None,
 ) -> list[Ranges]:
-    """The unit ranges of each layer over all batches, which are gone through once, or four times for quantiles.
+    """Return the unit ranges of each layer, from one pass over all batches, or four for quantiles.
 
     Raises:
         InputError: no batches, or values that aren't finite.
     """
     extremes = {(index, side): _Extremes() for index in range(len(layers)) for side in SIDES}
-    _stream(model, layers, batches, room, {key: [each] for key, each in extremes.items()})
-    for (index, side), each in extremes.items():
-        each.check(layers[index], side)
-    bounds = {key: (each.low, each.high) for key, each in extremes.items()}
+    _stream(model, layers, batches, budget, {key: [extreme] for key, extreme in extremes.items()})
+    for (index, side), extreme in extremes.items():
+        extreme.check(layers[index], side)
+    bounds = {key: (extreme.low, extreme.high) for key, extreme in extremes.items()}
     if quantiles is not None:
-        for some in _groups(layers, room.limit // 4):
+        for group in _groups(layers, budget.limit // 4):
             searches = {
                 (index, side): [_Search(*bounds[index, side], quantile) for quantile in quantiles]
-                for index in some
+                for index in group
                 for side in SIDES
             }
             for _ in range(ROUNDS):
-                _stream(model, layers, batches, room, searches)
-                for search in (each for both in searches.values() for each in both):
+                _stream(model, layers, batches, budget, searches)
+                for search in (search for pair in searches.values() for search in pair):
                     search.narrow()
             bounds |= {key: (low.high, high.high) for key, (low, high) in searches.items()}
     return [
@@ -128,17 +133,18 @@ def layer_ranges(
 
 
 def _groups(layers: Sequence[Layer], limit: int) -> Iterator[list[int]]:
-    """The numbers of layers whose histograms fit in memory together."""
-    some: list[int] = []
-    size = 0
+    """Yield groups of the layers' indices, of which the histograms fit in memory together."""
+    group: list[int] = []
+    total = 0
     for index, layer in enumerate(layers):
-        each = layer.units * (BINS + 2) * 8 * 2 * 2 * len(SIDES)  # of a block and of all, for two quantiles
-        if some and size + each > limit:
-            yield some
-            some, size = [], 0
-        some.append(index)
-        size += each
-    yield some
+        # int64 counts of a block and of all blocks, for two quantiles on each side
+        size = layer.units * (BINS + 2) * 8 * 2 * 2 * len(SIDES)
+        if group and total + size > limit:
+            yield group
+            group, total = [], 0
+        group.append(index)
+        total += size
+    yield group
 
 
 def _unit_range(low: Tensor, high: Tensor, side: Side) -> UnitRange:
@@ -149,55 +155,55 @@ def _stream(
     model: Model,
     layers: Sequence[Layer],
     batches: Iterable[Batch],
-    room: MemoryBudget,
+    budget: MemoryBudget,
     observers: Mapping[tuple[int, Side], Sequence[_Extremes | _Search]],
 ) -> None:
-    """One pass over the data in which layers' values are shown to their observers."""
+    """Show the layers' values in one pass over the data to their observers."""
 
     def observe(batch: Batch) -> None:
-        parts: list[tuple[_Extremes | _Search, Any]] = []  # gathered once the pass has gone through
+        results: list[tuple[_Extremes | _Search, Any]] = []  # added only once the pass is complete
 
         def visit(index: int, values: Tensor) -> None:
             layer = layers[index]
             after = layer.act(values) if layer.act is not None else values
             if after.shape != values.shape:
                 raise InputError(f"the activation of layer {layer.name!r} must keep the shape of its values")
-            for side, each in zip(SIDES, (values, after), strict=True):
-                rows = by_unit(each, layer, batch)
-                parts.extend((observer, observer.of(rows)) for observer in observers[index, side])
+            for side, side_values in zip(SIDES, (values, after), strict=True):
+                rows = by_unit(side_values, layer, batch)
+                results.extend((observer, observer.of(rows)) for observer in observers[index, side])
 
         hooks = [
             LayerHook(layers[index], "pre", partial(visit, index))
             for index, side in observers
             if side == "pre"
         ]
-        visited(model, batch, hooks)
-        for observer, part in parts:
-            observer.add(part)
+        logits_with_hooks(model, batch, hooks)
+        for observer, result in results:
+            observer.add(result)
 
     for batch in batches:
-        room.each(batch, observe)
-        del batch  # so that it's gone when the next is made
+        budget.run_in_blocks(batch, observe)
+        del batch  # frees it before the next is made
 
 
 class _Extremes:
-    """Minimum and maximum of each unit, (U,)."""
+    """The minimum and maximum of each unit so far, (U,)."""
 
     def __init__(self) -> None:
         self.low, self.high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
 
     def of(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Those of a block; None if it's empty."""
+        """Return the minimum and maximum of a block, (U,) each; None if it is empty."""
         all_but_units = tuple(range(rows.ndim - 1))
         return (rows.amin(all_but_units), rows.amax(all_but_units)) if rows.numel() else None
 
-    def add(self, part: tuple[Tensor, Tensor] | None) -> None:
-        """Those of one block more."""
-        if part is not None:
-            self.low, self.high = torch.minimum(self.low, part[0]), torch.maximum(self.high, part[1])
+    def add(self, block: tuple[Tensor, Tensor] | None) -> None:
+        """Include the minimum and maximum of another block."""
+        if block is not None:
+            self.low, self.high = torch.minimum(self.low, block[0]), torch.maximum(self.high, block[1])
 
     def check(self, layer: Layer, side: Side) -> None:
-        """Refuse ranges that aren't finite, or of nothing."""
+        """Refuse ranges that aren't finite, or without any rows."""
         if not self.low.ndim:
             raise InputError("ranges need at least one example or token that counts; the mask leaves none")
         if not bool(self.low.isfinite().all() and self.high.isfinite().all()):
@@ -208,40 +214,44 @@ class _Extremes:
 
 
 class _Search:
-    """The smallest value that at least a share q of a unit's values don't exceed, in an ever narrower interval."""
+    """A quantile of each unit, in an interval that `narrow` makes smaller after each pass, (U,).
+
+    The q-quantile is the smallest value that at least a share q of the unit's values don't exceed (as NumPy's
+    "inverted_cdf"). It lies in [low, high].
+    """
 
     def __init__(self, low: Tensor, high: Tensor, quantile: float) -> None:
         self.low, self.high = low.cpu().double(), high.cpu().double()
         self._quantile = quantile
-        self._counts = self._none()
+        self._counts = self._zeros()
 
-    def _none(self) -> Tensor:
+    def _zeros(self) -> Tensor:
         return torch.zeros(len(self.low), BINS + 2, dtype=torch.int64)
 
     def of(self, rows: Tensor) -> Tensor:
-        """(U, BINS + 2): how many of each unit's values lie in each bin."""
+        """Return the number of values of each unit in each bin, (U, BINS + 2)."""
         rows = rows.reshape(-1, rows.shape[-1])
         rows = rows.cpu() if rows.device.type == "mps" else rows  # which has no float64
-        counts = self._none().to(rows.device)
+        counts = self._zeros().to(rows.device)
         low, high = self.low.to(rows.device), self.high.to(rows.device)
         width = (high - low).clamp(min=torch.finfo(torch.float64).tiny)
         first = torch.arange(len(low), device=rows.device) * (BINS + 2)
-        for part in rows.split(max(1, CHUNK // rows.shape[1])):
-            # a bin holds its upper edge: 0 is everything up to low, BINS + 1 everything beyond high
-            place = ((part.double() - low) / width * BINS).ceil_().clamp_(0, BINS + 1).long()
-            counts += torch.bincount((place + first).reshape(-1), minlength=counts.numel()).view_as(counts)
+        for chunk in rows.split(max(1, CHUNK // rows.shape[1])):
+            # A bin includes its upper edge. Bin 0 takes all values up to low, bin BINS + 1 all above high.
+            bins = ((chunk.double() - low) / width * BINS).ceil_().clamp_(0, BINS + 1).long()
+            counts += torch.bincount((bins + first).reshape(-1), minlength=counts.numel()).view_as(counts)
         return counts
 
-    def add(self, part: Tensor) -> None:
-        """Count one block more."""
-        self._counts += part.cpu()
+    def add(self, block: Tensor) -> None:
+        """Include the counts of another block."""
+        self._counts += block.cpu()
 
     def narrow(self) -> None:
-        """Take the bin in which the quantile lies."""
+        """Take the bin with the quantile as the interval, and start to count anew."""
         total = self._counts.sum(1, keepdim=True)
         reached = self._counts.cumsum(1) >= (self._quantile * total.double()).ceil().clamp(min=1)
-        place = reached.int().argmax(1)
-        step = (self.high - self.low) / BINS
-        self.high = torch.where(place == 0, self.low, self.low + place.clamp(max=BINS) * step)
-        self.low = torch.where(place == 0, self.low, self.high - step)
-        self._counts = self._none()
+        index = reached.int().argmax(1)
+        width = (self.high - self.low) / BINS
+        self.high = torch.where(index == 0, self.low, self.low + index.clamp(max=BINS) * width)
+        self.low = torch.where(index == 0, self.low, self.high - width)
+        self._counts = self._zeros()

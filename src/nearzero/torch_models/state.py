@@ -1,6 +1,6 @@
-"""A stranger's model, handled so that nothing of it is changed: what is refused, how it's called, what is put back.
+"""A user's module: run it, get its logits, and restore all of its state.
 
-Random generators are put back too: Python's, NumPy's, and PyTorch's on every device in use.
+Random generators are restored too: Python's, NumPy's, and PyTorch's on every device in use.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from torch import Tensor, nn
 
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
-from nearzero.torch_models.batches import Batch, shown, type_name
+from nearzero.torch_models.batches import Batch, summary, type_name
 
 __all__ = ["Model", "Output", "RandomStates", "as_module", "untouched"]
 
 Output = Callable[[Any], Tensor]
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-PLAIN = (dict, OrderedDict, defaultdict, list, deque, set)  # what a module may hold things in
+CONTAINERS = (dict, OrderedDict, defaultdict, list, deque, set)  # types whose contents a pass may change
 
 
 def as_module(model: object) -> nn.Module:
-    """The module that is probed: what `torch.compile` or `DataParallel` wraps, or the model itself.
+    """Return the module to probe: the one that `torch.compile` or `DataParallel` wraps, or the model itself.
 
     Raises:
-        InputError: not a PyTorch module, TorchScript, without weights in memory, or on several devices.
+        InputError: the model isn't a PyTorch module, is TorchScript, has no weights in memory, or is on
+            several devices.
     """
     if isinstance(model, TwoLayer):
         return model.to_module()
@@ -50,9 +51,9 @@ def as_module(model: object) -> nn.Module:
             "that it was made from"
         )
     tensors = [*model.parameters(), *model.buffers()]
-    if any(nn.parameter.is_lazy(each) for each in tensors):
+    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
         raise InputError("the model has lazy layers without weights; run it once on a batch first")
-    devices = sorted({str(each.device) for each in tensors})
+    devices = sorted({str(tensor.device) for tensor in tensors})
     if "meta" in devices:
         raise InputError("the model has weights on the meta device, without values; load them first")
     if len(devices) > 1:
@@ -63,39 +64,39 @@ def as_module(model: object) -> nn.Module:
 
 
 def _hint(model: object) -> str:
-    """What to do with something that isn't a module."""
+    """Return the end of an error message that says how to get a module; "" if there is no hint."""
     if isinstance(model, type) and issubclass(model, nn.Module):
         return "; give an instance of it"
     if isinstance(model, torch.export.ExportedProgram):
         return "; give its module()"
     if isinstance(model, Mapping):
-        return ", as a state dict is; load it into a module first"
+        return "; if it is a state dict, load it into a module first"
     return ""
 
 
 def _generators() -> list[torch.Generator]:
-    """PyTorch's own, on every device in use."""
-    found = [torch.default_generator]
+    """Return PyTorch's default generators on every device in use."""
+    generators = [torch.default_generator]
     if torch.cuda.is_initialized():
-        found += torch.cuda.default_generators
+        generators += torch.cuda.default_generators
     if torch.backends.mps.is_available():
-        found.append(torch.mps._get_default_mps_generator())
-    return found
+        generators.append(torch.mps._get_default_mps_generator())
+    return generators
 
 
 class RandomStates:
-    """The states as they are now, to be put back.
+    """The states of all random generators at the time of construction.
 
     Args:
-        more: generators beside the global ones.
+        more: further generators than the global ones.
     """
 
     def __init__(self, more: tuple[torch.Generator, ...] = ()) -> None:
         self._python, self._numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-        self._torch = [(each, each.get_state()) for each in (*_generators(), *more)]
+        self._torch = [(generator, generator.get_state()) for generator in (*_generators(), *more)]
 
     def restore(self) -> None:
-        """Put them back."""
+        """Set the generators to these states."""
         random.setstate(self._python)
         np.random.set_state(self._numpy)  # noqa: NPY002
         for generator, state in self._torch:
@@ -103,75 +104,76 @@ class RandomStates:
 
 
 def seed_all() -> None:
-    """The same states each time."""
+    """Seed all global random generators with 0."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
-    for each in _generators():
-        each.manual_seed(0)
+    for generator in _generators():
+        generator.manual_seed(0)
 
 
 class _Snapshot:
-    """What a forward pass may change in a module: its attributes, what lists and the like in them hold, its hooks,
-    and the values of its buffers.
+    """A copy of all that a forward pass may change in a module.
 
-    Parameters aren't copied, since nobody writes to them: `find_layers` refuses a pass that does.
+    That is: its attributes, the contents of containers in them, its hooks, and the values of its buffers.
+    Of parameters only the references to their data are kept, since `find_layers` refuses a pass that writes
+    to their values.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._parts = [
-            (each.__dict__, dict(each.__dict__))
-            for each in module.modules()
-            if not isinstance(each, torch.jit.ScriptModule)
+        self._attributes = [
+            (submodule.__dict__, dict(submodule.__dict__))
+            for submodule in module.modules()
+            if not isinstance(submodule, torch.jit.ScriptModule)
         ]
-        own = [(name, value) for part, _ in self._parts for name, value in part.items()]
-        self._hooks = [value for name, value in own if "_hooks" in name and isinstance(value, dict)]
-        holders = _holders([value for name, value in own if "_hooks" not in name], set())
-        self._holders = [(each, each.copy()) for each in holders]
-        self._data = [(each, each.data, _place(each)) for each in module.parameters()]
-        self._buffers = [(each, each.detach().clone(), _version(each)) for each in module.buffers()]
+        values = [(name, value) for now, _ in self._attributes for name, value in now.items()]
+        self._hooks = [value for name, value in values if "_hooks" in name and isinstance(value, dict)]
+        containers = _containers([value for name, value in values if "_hooks" not in name], set())
+        self._containers = [(container, container.copy()) for container in containers]
+        self._data = [(weight, weight.data, _address(weight)) for weight in module.parameters()]
+        self._buffers = [(buffer, buffer.detach().clone(), _version(buffer)) for buffer in module.buffers()]
 
     @contextlib.contextmanager
     def same_hooks(self) -> Iterator[None]:
-        """Around a forward pass; hooks that it sets, as some models do in their first, are gone after it."""
-        before = [each.copy() if each else None for each in self._hooks]
+        """Remove hooks that a forward pass within the block sets, as the first pass of some models does."""
+        copies = [hooks.copy() if hooks else None for hooks in self._hooks]
         try:
             yield
         finally:
-            for now, each in zip(self._hooks, before, strict=True):
-                if len(now) != len(each or ()):
-                    _refill(now, each or {})
+            for now, before in zip(self._hooks, copies, strict=True):
+                if len(now) != len(before or ()):
+                    _refill(now, before or {})
 
     def restore(self) -> None:
-        """Put it back, where it's known to have changed."""
-        for now, before in [*self._parts, *self._holders]:
-            if not _holds_the_same(now, before):
+        """Restore all that is known to have changed."""
+        for now, before in [*self._attributes, *self._containers]:
+            if not _same_contents(now, before):
                 _refill(now, before)
-        for parameter, data, place in self._data:
-            if _place(parameter) != place:
-                parameter.data = data
-        self._buffers = [_put_back(*each) for each in self._buffers]
+        for weight, data, address in self._data:
+            if _address(weight) != address:
+                weight.data = data
+        self._buffers = [_restored(*buffer) for buffer in self._buffers]
 
     def restore_all(self) -> None:
-        """Put it back; buffers are looked at value by value, since some kernels write without counting a version."""
+        """Restore all, and compare buffers by value, since some kernels write without counting a version."""
         self.restore()
         for buffer, before, _ in self._buffers:
             if not torch.equal(buffer, before):
                 buffer.copy_(before)
 
 
-def _holders(value: Any, seen: set[int]) -> Iterator[Any]:
-    """The lists, dicts and the like in a value, however deep."""
-    if type(value) not in (*PLAIN, tuple) or id(value) in seen:
+def _containers(value: Any, seen: set[int]) -> Iterator[Any]:
+    """Yield the nested containers in a value, itself included."""
+    if type(value) not in (*CONTAINERS, tuple) or id(value) in seen:
         return
     seen.add(id(value))
-    if type(value) in PLAIN:
+    if type(value) in CONTAINERS:
         yield value
-    for each in list(value.values() if isinstance(value, dict) else value):
-        yield from _holders(each, seen)
+    for item in list(value.values() if isinstance(value, dict) else value):
+        yield from _containers(item, seen)
 
 
-def _holds_the_same(now: Any, before: Any) -> bool:
-    """Whether a list or the like holds the very things that its copy does."""
+def _same_contents(now: Any, before: Any) -> bool:
+    """Return whether a container holds the same objects as its copy; of sets, equal ones."""
     if len(now) != len(before):
         return False
     if isinstance(now, dict):
@@ -180,24 +182,25 @@ def _holds_the_same(now: Any, before: Any) -> bool:
 
 
 def _refill(now: Any, before: Any) -> None:
-    """Give a list or the like what its copy holds."""
+    """Give a container the contents of its copy."""
     now.clear()
     (now.update if isinstance(now, (dict, set)) else now.extend)(before)
 
 
-def _put_back(buffer: Tensor, before: Tensor, version: int) -> tuple[Tensor, Tensor, int]:
+def _restored(buffer: Tensor, before: Tensor, version: int) -> tuple[Tensor, Tensor, int]:
+    """Restore a buffer if its version has changed, and return it with its copy and its version now."""
     if _version(buffer) != version:
         buffer.copy_(before)
     return buffer, before, _version(buffer)
 
 
 def _version(tensor: Tensor) -> int:
-    """How often a tensor was written to; tensors of inference mode don't count that."""
+    """Return how often a tensor was written to; 0 for tensors of inference mode, which don't count that."""
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _place(tensor: Tensor) -> int:
-    """Where a tensor's values lie; 0 where it has no plain storage."""
+def _address(tensor: Tensor) -> int:
+    """Return the address of a tensor's values; 0 if it has no plain storage."""
     try:
         return tensor.data_ptr()
     except RuntimeError:
@@ -206,13 +209,13 @@ def _place(tensor: Tensor) -> int:
 
 @dataclass(eq=False)
 class Model:
-    """A module, and how logits are had from it.
+    """A module that returns logits.
 
     Attributes:
         module: in evaluation mode, within `untouched`.
-        before: the module as it was.
-        output: from what it returns to the logits; found if None.
-        writes_inputs: whether it writes into what it's given, and so must be given copies.
+        before: the state of the module, as `untouched` gives it.
+        output: takes what the module returns and returns the logits; None to look for them by name.
+        writes_inputs: whether the module writes into its inputs; then it gets copies of them.
     """
 
     module: nn.Module
@@ -222,33 +225,33 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Return the device of the module's weights."""
         tensors = (*self.module.parameters(), *self.module.buffers())
         return tensors[0].device if tensors else torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The one precision of its weights; None if they have several, or there are none."""
-        found = {each.dtype for each in self.module.parameters() if each.is_floating_point()}
-        return found.pop() if len(found) == 1 else None
+        """Return the floating-point type of the weights; None if there are several types, or no weights."""
+        dtypes = {weight.dtype for weight in self.module.parameters() if weight.is_floating_point()}
+        return dtypes.pop() if len(dtypes) == 1 else None
 
     @property
     def is_causal(self) -> bool:
-        """Whether its logits are of the next token, by the name of its class, as in Hugging Face's library."""
+        """Return whether the logits predict the next token, by Hugging Face's names of classes."""
         return type(self.module).__name__.endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"))
 
     @property
     def takes_labels(self) -> bool:
-        """Whether it makes its decoder's inputs from the labels, as Hugging Face's encoder-decoders do."""
+        """Return whether decoder inputs are made from the labels, as in Hugging Face's encoder-decoders."""
         return bool(getattr(getattr(self.module, "config", None), "is_encoder_decoder", False))
 
     def logits(self, batch: Batch) -> Tensor:
-        """The logits of a batch, from a full forward pass.
+        """Return the logits of a batch, from a full forward pass.
 
-        A pass is a function of the batch alone: attributes and random states are as in the first.
+        A pass is a function of the batch alone: it starts from the same attributes and random states.
 
         Raises:
-            InputError: what comes out holds no logits.
+            InputError: the module returns no logits.
         """
         self.before.restore()
         seed_all()
@@ -259,53 +262,53 @@ class Model:
         logits = self.output(output) if self.output is not None else _logits(output)
         if not isinstance(logits, Tensor) or not logits.is_floating_point() or not logits.ndim:
             raise InputError(
-                f"logits must be a tensor of floating-point numbers; got {shown(logits)}; give output=..., a function "
-                "from what the model returns to its logits"
+                f"logits must be a tensor of floating-point numbers; got {summary(logits)}; give output=..., a "
+                "function from what the model returns to its logits"
             )
         return logits
 
 
 def _logits(output: Any) -> Any:
-    """The logits in what a model returns: the tensor itself, what is called so, or the first of a tuple."""
+    """Return the logits in a module's output: itself, the value of that name, or the first of a tuple."""
     if isinstance(output, Tensor):
         return output
-    found: Any = None
+    logits: Any = None
     if isinstance(output, Mapping):
-        alike = [each for name, each in output.items() if str(name).endswith("logits")]
-        found = output.get("logits", output.get("out", alike[0] if len(alike) == 1 else None))
+        similar = [value for name, value in output.items() if str(name).endswith("logits")]
+        logits = output.get("logits", output.get("out", similar[0] if len(similar) == 1 else None))
     elif hasattr(output, "logits"):
-        found = output.logits
+        logits = output.logits
     elif isinstance(output, tuple) or (isinstance(output, list) and len(output) == 1):
-        found = output[0] if output else None
-    if not isinstance(found, Tensor):
+        logits = output[0] if output else None
+    if not isinstance(logits, Tensor):
         raise InputError(
-            f"the model returns {shown(output)}, in which no logits are found; give output=..., a function from what "
+            f"the model returns {summary(output)}, in which no logits are found; give output=..., a function from what "
             "the model returns to its logits"
         )
-    return found
+    return logits
 
 
 @contextlib.contextmanager
 def untouched(module: nn.Module) -> Iterator[_Snapshot]:
-    """Evaluation mode without gradients; afterwards, also after an exception, all is as before.
+    """Run the block in evaluation mode without gradients, and restore all state, also after an exception.
 
-    That is: training flags, attributes, buffers, the states of random generators (PyTorch's on every device in
-    use, NumPy's, Python's), and PyTorch's switches. Attention takes its ordinary path, since the fused one skips
-    the modules in it; compiled parts run uncompiled.
+    Restored are training flags, attributes, buffers, the states of random generators (PyTorch's on every
+    device in use, NumPy's, Python's), and PyTorch's switches. Within the block attention takes its ordinary
+    path, since the fused one skips the modules in it, and compiled parts run uncompiled.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(RandomStates().restore)
-        # Inference mode would hide the operations that functions consist of.
+        # Inference mode would hide the operations of which functions consist.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        # Without it nothing is compiled, and importing it takes seconds.
+        # If this module isn't imported, nothing is compiled; to import it would take seconds.
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
-        for each in module.modules():
-            stack.callback(setattr, each, "training", each.training)
-            each.training = False
+        for submodule in module.modules():
+            stack.callback(setattr, submodule, "training", submodule.training)
+            submodule.training = False
         before = _Snapshot(module)
         stack.callback(before.restore_all)
         yield before
