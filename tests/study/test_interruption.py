@@ -152,7 +152,7 @@ def test_it_does_go_on_where_it_was(
     killed("state/training-abs", 5, folder)
     steps = steps_of(folder)
     assert 0 < steps["abs"] == steps["relu"] < SETTINGS["steps"]
-    words = f"training Abs and ReLU: 3 runs each, 120 steps, going on from step {steps['abs']}"
+    words = f"training Abs and ReLU: 3 runs each, 120 steps, continuing from step {steps['abs']}"
     assert words in taken_up(folder, uninterrupted)
 
 
@@ -166,7 +166,7 @@ def test_networks_that_stand_at_different_steps_go_on_by_themselves(
     assert 0 < steps["relu"] < steps["abs"] < SETTINGS["steps"]
     lines = taken_up(folder, uninterrupted)
     for name, label in (("abs", "Abs"), ("relu", "ReLU")):
-        assert f"training {label}: 3 runs, 120 steps, going on from step {steps[name]}" in lines
+        assert f"training {label}: 3 runs, 120 steps, continuing from step {steps[name]}" in lines
 
 
 def test_interrupted_work_that_was_measured_at_other_steps_is_done_again(

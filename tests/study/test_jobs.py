@@ -94,7 +94,7 @@ def test_what_is_done_is_not_done_again(trained: nz.Study, source: DataSource) -
     complete(jobs[2])
     assert jobs[2].path.stat().st_mtime_ns == before
     with pytest.raises(
-        nz.InputError, match=r"response-abs-00\.safetensors isn't there, or belongs to other work"
+        nz.InputError, match=r"response-abs-00\.safetensors is missing, or belongs to other work"
     ):
         results(jobs)
 
@@ -155,7 +155,7 @@ def test_all_lost(trained: nz.Study, source: DataSource) -> None:
     jobs = [replace(job, diverged=True) for job in sweep_jobs(trained, source)]
     for job in jobs:
         complete(job)
-    with pytest.raises(nz.InputError, match="no run of the study is left to be measured"):
+    with pytest.raises(nz.InputError, match="no run of the study can be measured"):
         gather(results(jobs))
     found = gather(results(jobs), lost=xr.Dataset({"accuracy": ("level", [np.nan])}, {"level": [0.5]}))
     assert found.accuracy.sizes == {"network": 2, "run": 2, "level": 1}

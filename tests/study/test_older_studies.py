@@ -112,7 +112,7 @@ def test_one_that_was_interrupted(now: nz.Study, tmp_path: Path) -> None:
     train_and_be_interrupted(study)
     assert "precision" not in (folder / "spec.toml").read_text()
     assert_same_results(make(folder).train().sweep(), now)
-    assert "Abs and ReLU: 2 runs each, 60 steps, going on from step" in (folder / "log").read_text()
+    assert "Abs and ReLU: 2 runs each, 60 steps, continuing from step" in (folder / "log").read_text()
 
 
 def test_another_precision_is_another_study(now: nz.Study, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_another_precision_is_another_study(now: nz.Study, tmp_path: Path) -> No
     make(folder).train()
     make_older(folder)
     rounded = SETTINGS | {"device": "cuda", "precision": "tf32"}
-    with pytest.raises(nz.InputError, match="holds a study with device = 'cpu', but 'cuda' is asked for"):
+    with pytest.raises(nz.InputError, match="holds a study with device = 'cpu', but 'cuda' was given"):
         nz.Study.create(folder, "quick", rounded)
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 import nearzero as nz
 import nearzero.support.files
-from nearzero.study.provenance import record_sitting
+from nearzero.study.provenance import record_session
 
 SETTINGS = {
     "data": "digits",
@@ -114,12 +114,29 @@ def test_what_a_study_says_of_itself(study: nz.Study) -> None:
 
 @pytest.mark.parametrize("run", [-1, 2])
 def test_no_such_network(study: nz.Study, run: int) -> None:
-    with pytest.raises(
-        nz.InputError, match=f"the study has runs 0 to 1 of abs, relu; got run {run} of 'abs'"
-    ):
+    with pytest.raises(nz.InputError, match=f"there is no run {run}: the study has the runs 0 to 1"):
         study.network("abs", run)
+    with pytest.raises(
+        nz.InputError, match=r"no network 'rleu': did you mean 'relu'\? the study has abs, relu"
+    ):
+        study.network("rleu", 0)
     with pytest.raises(nz.InputError, match=r"abs-00-step000003\.safetensors isn't there"):
         study.network("abs", 0, step=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": "rleu"}, "no network 'rleu': did you mean 'relu'. the study has abs, relu"),
+        ({"family": "ofset"}, "no family 'ofset': did you mean 'offset'. the study has offset, scale, clip"),
+        ({"metric": "acuracy"}, "no metric 'acuracy': did you mean 'accuracy'. the study has"),
+        ({"metric": "dead_units"}, "no metric 'dead_units': the study has accuracy, agreement"),
+        ({"split": "tset"}, "no split 'tset': did you mean 'test'. the study has train, test"),
+    ],
+)
+def test_no_such_curve(study: nz.Study, change: dict[str, str], message: str) -> None:
+    with pytest.raises(nz.InputError, match=message):
+        study.curve(**{"network": "abs", "family": "offset"} | change)
 
 
 def test_a_run_that_diverges_is_reported_and_leaves_the_others(
@@ -230,7 +247,7 @@ def test_history_has_its_own_labels(study: nz.Study) -> None:
 
 def test_a_study_of_another_spec(study: nz.Study) -> None:
     with pytest.raises(
-        nz.InputError, match="holds a study with steps = 60, but 61 is asked for; choose another folder"
+        nz.InputError, match="holds a study with steps = 60, but 61 was given; choose another folder"
     ):
         make(study.folder, steps=61, test=True)
 
@@ -352,7 +369,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
                 os.setuid(65534)
             for attempt in (
                 lambda: make(closed / "new"),
-                lambda: record_sitting(tmp_path / "study", {}, "cpu"),
+                lambda: record_session(tmp_path / "study", {}, "cpu"),
                 lambda: nz.Study.open(tmp_path / "study").train(),
             ):
                 try:
