@@ -67,7 +67,7 @@ def test_mnist_is_normalised_as_in_the_field(name: str):
 
 def test_the_substitute_comes_with_a_notice_and_only_if_allowed(tiny: Tiny, said: list[str]):
     message = (
-        r"mnist could not be had \(the cache: has 0 of 4 files\): put train-images-idx3-ubyte, .* --data-dir"
+        r"no source has mnist \(the cache: has 0 of 4 files\): put train-images-idx3-ubyte, .* --data-dir"
     )
     with pytest.raises(NotFoundError, match=message):
         load("mnist")

@@ -95,7 +95,7 @@ BAD_ANSWERS = {
         b"<html>Please log in</html>",
         "it sent a wrong file (train-images-idx3-ubyte.gz holds 26 bytes",
     ),
-    "empty": (b"", "it sent a wrong file (train-images-idx3-ubyte.gz holds 0 bytes where 616 were expected"),
+    "empty": (b"", "it sent a wrong file (train-images-idx3-ubyte.gz has 0 bytes instead of 616"),
     "other": (gzip.compress(bytes(616)), "it sent a wrong file (train-images-idx3-ubyte.gz has SHA-256 "),
     "broken": (gzip.compress(bytes(616))[:-3], "is a broken gzip file"),
     "too much": (bytes(1_000_000), "it sent more bytes than the file has"),
