@@ -71,7 +71,7 @@ def test_those_of_the_repository_can_be_read(path: Path) -> None:
     ("change", "message"),
     [
         ({"vary": "unit"}, r"'unit' can't vary: did you mean 'units'\?"),
-        ({"vary": "runs"}, "'runs' can't vary: .*what can is data, pixels"),
+        ({"vary": "runs"}, "'runs' can't vary: .*the keys that can are data, pixels"),
         ({"vary": None}, "vary = None in the settings can't be used"),
         ({"values": []}, r"values = \[\] in the settings can't be used"),
         ({"values": [4, 4]}, "values must differ from each other"),

@@ -97,16 +97,10 @@ def probe(
         built, source = _model_and_data(model, weights, data, pixels, split, data_dir)
         with reaching(device):
             built = built.to(device)
+        families = family or ("offset", "scale", "clip")
+        options: dict[str, Any] = {"levels": levels, "metrics": metric, "batch_size": batch_size}
         result = probe_model(
-            built,
-            source,
-            layer,
-            families=family or ("offset", "scale", "clip"),
-            levels=levels,
-            metrics=metric,
-            batch_size=batch_size,
-            memory=memory,
-            advanced=count,
+            built, source, layer, families=families, memory=memory, advanced=count, **options
         )
     if out is not None:
         result.save(out)

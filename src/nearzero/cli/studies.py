@@ -62,16 +62,10 @@ def power(
     spec = with_rules(resolve() if study is None else _open(study).spec, settings_from(settings))
     with result_folder(out), counting(console, "planting", "studies") as count:
         try:
+            planted = {"strengths": strength or (8.0,), "activations": activation or ("abs", "relu")}
+            options: dict[str, Any] = {"runs": runs or (6, 10), "studies": studies, "seed": seed, **planted}
             measured = measure_power(
-                spec.rules,
-                design=spec.design,
-                runs=runs or (6, 10),
-                strengths=strength or (8.0,),
-                activations=activation or ("abs", "relu"),
-                studies=studies,
-                seed=seed,
-                workers=thread_count(),
-                advanced=count,
+                spec.rules, design=spec.design, workers=thread_count(), advanced=count, **options
             )
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted; nothing is kept, the same command begins anew") from error

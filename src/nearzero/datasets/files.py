@@ -42,14 +42,14 @@ class VerifiedFile:
     """A file with the published hash.
 
     Attributes:
-        known: the registry's facts about the file.
+        expected: the registry's facts about the file.
         content: the uncompressed IDX bytes.
         sha256: of `content`.
         kept: the bytes for the cache: `content`, or the gzip file if only its hash is published.
         source: the source of the file, in words.
     """
 
-    known: KnownFile
+    expected: KnownFile
     content: bytes
     sha256: str
     kept: bytes
@@ -66,11 +66,11 @@ def unpacked(data: bytes, label: str, limit: int = LARGEST_FILE) -> bytes:
     return gunzip(data, label, limit) if is_gzip(data) else data
 
 
-def verified(known: KnownFile, delivered: bytes, label: str, source: str) -> VerifiedFile:
+def verified(expected: KnownFile, delivered: bytes, label: str, source: str) -> VerifiedFile:
     """Return the file if its bytes are those that the registry knows.
 
     Args:
-        known: the registry's facts about the file.
+        expected: the registry's facts about the file.
         delivered: its bytes, gzipped or not.
         label: names the file in errors.
         source: the source of the bytes, in words.
@@ -78,27 +78,27 @@ def verified(known: KnownFile, delivered: bytes, label: str, source: str) -> Ver
     Raises:
         InputError: the bytes are others, or can't be checked.
     """
-    if known.gz_sha256 is not None:
+    if expected.gz_sha256 is not None:
         if not is_gzip(delivered):
             raise InputError(f"{label} can't be checked: only the SHA-256 of the gzip file is published")
-        _compare(known.gz_sha256, sha256(delivered), label)
-        content = gunzip(delivered, label, known.size)
-        return VerifiedFile(known, content, sha256(content), delivered, source)
-    content = unpacked(delivered, label, known.size)
-    if len(content) != known.size:
-        state = "it is truncated" if len(content) < known.size else "it is another file"
-        raise InputError(f"{label} has {len(content):,} bytes instead of {known.size:,}: {state}")
+        _compare(expected.gz_sha256, sha256(delivered), label)
+        content = gunzip(delivered, label, expected.size)
+        return VerifiedFile(expected, content, sha256(content), delivered, source)
+    content = unpacked(delivered, label, expected.size)
+    if len(content) != expected.size:
+        state = "it is truncated" if len(content) < expected.size else "it is another file"
+        raise InputError(f"{label} has {len(content):,} bytes instead of {expected.size:,}: {state}")
     seen = sha256(content)
-    _compare(known.sha256, seen, label)
-    return VerifiedFile(known, content, seen, content, source)
+    _compare(expected.sha256, seen, label)
+    return VerifiedFile(expected, content, seen, content, source)
 
 
-def _compare(expected: str | None, seen: str, label: str) -> None:
-    """Refuse a wrong hash; the message names the data set to which the file belongs, if one is known."""
-    if seen != expected:
+def _compare(published: str | None, seen: str, label: str) -> None:
+    """Refuse a wrong hash; the message names the data set to which the file belongs, if there is one."""
+    if seen != published:
         owner = registry.owner(seen)
         hint = f": it belongs to {owner}" if owner else ""
-        raise InputError(f"{label} has SHA-256 {seen[:12]}..., expected {str(expected)[:12]}...{hint}")
+        raise InputError(f"{label} has SHA-256 {seen[:12]}..., expected {str(published)[:12]}...{hint}")
 
 
 def file_kind(path: Path) -> str | None:

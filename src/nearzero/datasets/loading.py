@@ -263,17 +263,17 @@ def _rows(entry: Entry, data_dir: str | Path | None) -> list[FileStatus]:
     named = named_folder(entry, data_dir, lambda _: None)
     if named is None:
         folder = Cache(entry, lambda _: None).folder
-        paths = {known.name: folder / known.cached_name for known in entry.files}
+        paths = {file.name: folder / file.cached_name for file in entry.files}
     else:
         folder = named[0]
-        present = find_files(folder, [known.name for known in entry.files])
-        paths = {known.name: present.get(known.name, folder / known.name) for known in entry.files}
-    return [_row(entry, known, paths[known.name]) for known in entry.files]
+        present = find_files(folder, [file.name for file in entry.files])
+        paths = {file.name: present.get(file.name, folder / file.name) for file in entry.files}
+    return [_row(entry, file, paths[file.name]) for file in entry.files]
 
 
-def _row(entry: Entry, known: KnownFile, path: Path) -> FileStatus:
+def _row(entry: Entry, expected: KnownFile, path: Path) -> FileStatus:
     def row(status: Status, detail: str) -> FileStatus:
-        return FileStatus(entry.name, known.name, status, str(path), detail)
+        return FileStatus(entry.name, expected.name, status, str(path), detail)
 
     try:
         if file_kind(path) is None:
@@ -282,7 +282,7 @@ def _row(entry: Entry, known: KnownFile, path: Path) -> FileStatus:
     except InputError as error:
         return row("unreadable", str(error))
     try:
-        return row("present", f"SHA-256 {verified(known, delivered, path.name, 'disk').sha256}")
+        return row("present", f"SHA-256 {verified(expected, delivered, path.name, 'disk').sha256}")
     except InputError as error:
         return row("wrong hash", str(error))
 
@@ -292,9 +292,11 @@ def _packaged_rows(entry: Entry) -> list[FileStatus]:
     try:
         hashes = packaged_hashes(entry)
     except InputError as error:
-        return [FileStatus(entry.name, known.name, "missing", package, str(error)) for known in entry.files]
+        return [FileStatus(entry.name, file.name, "missing", package, str(error)) for file in entry.files]
     rows = []
-    for known in entry.files:
-        status: Status = "present" if hashes[known.name] == known.sha256 else "wrong hash"
-        rows.append(FileStatus(entry.name, known.name, status, package, f"SHA-256 {hashes[known.name]}"))
+    for expected in entry.files:
+        status: Status = "present" if hashes[expected.name] == expected.sha256 else "wrong hash"
+        rows.append(
+            FileStatus(entry.name, expected.name, status, package, f"SHA-256 {hashes[expected.name]}")
+        )
     return rows

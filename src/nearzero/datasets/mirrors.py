@@ -60,10 +60,10 @@ def from_mirrors(
         raise Unavailable("; ".join(failures))
 
 
-def _fetched(mirror: str, known: KnownFile) -> VerifiedFile:
-    delivered = _downloaded(f"{mirror}{known.name}.gz", limit=known.size + _CHUNK)
+def _fetched(mirror: str, expected: KnownFile) -> VerifiedFile:
+    delivered = _downloaded(f"{mirror}{expected.name}.gz", limit=expected.size + _CHUNK)
     try:
-        return verified(known, delivered, f"{known.name}.gz", "public mirror")
+        return verified(expected, delivered, f"{expected.name}.gz", "public mirror")
     except InputError as error:
         raise Unavailable(f"it sent a wrong file ({error})") from error
 

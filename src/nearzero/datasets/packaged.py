@@ -41,7 +41,7 @@ def packaged(entry: Entry) -> Dataset:
         InputError: the package isn't installed, or has other data than the registry expects.
     """
     train, test, hashes = _contents(entry)
-    expected = {known.name: known.sha256 for known in entry.files}
+    expected = {file.name: file.sha256 for file in entry.files}
     if hashes != expected:
         wrong = ", ".join(name for name in expected if hashes[name] != expected[name])
         raise InputError(
@@ -65,7 +65,7 @@ def _contents(entry: Entry) -> tuple[Split, Split, dict[str, str]]:
     train, test = _split(images, table[:, -1].astype(np.int64))
     arrays: tuple[npt.NDArray[np.integer], ...] = (train.images, train.labels, test.images, test.labels)
     pairs = zip(entry.files, arrays, strict=True)
-    return train, test, {known.name: sha256(array.astype(np.uint8).tobytes()) for known, array in pairs}
+    return train, test, {file.name: sha256(array.astype(np.uint8).tobytes()) for file, array in pairs}
 
 
 def _table(entry: Entry) -> npt.NDArray[np.uint8]:

@@ -254,6 +254,9 @@ def entry(name: str) -> Entry:
 def owner(digest: str) -> str | None:
     """Return the name of the data set to which a file with that SHA-256 belongs; None if it is unknown."""
     owners = (
-        each.name for each in entries() for file in each.files if digest in (file.sha256, file.gz_sha256)
+        dataset.name
+        for dataset in entries()
+        for file in dataset.files
+        if digest in (file.sha256, file.gz_sha256)
     )
     return next(owners, None)

