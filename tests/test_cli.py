@@ -1,4 +1,4 @@
-"""The command line: what it prints, and how it fails."""
+"""The command line: its output and its errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sets(text: str) -> list[str]:
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `nearzero ARGUMENTS`."""
+    """Return exit code, standard output and standard error of `nearzero ARGUMENTS`."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "argv", ["nearzero", *map(str, arguments)])
         try:

@@ -1,4 +1,4 @@
-"""The cache: atomic, distrusted, and never essential."""
+"""The cache: written atomically, checked by hashes, and never essential."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def served(tiny: Tiny, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    """The tiny data set, to be had from a mirror."""
+    """Return the tiny data set, with a mirror."""
     mirror.offer(tiny.files)
     tiny.change(monkeypatch, mirrors=(mirror.url,))
     return tiny

@@ -1,4 +1,4 @@
-"""Folders that the user names: as the data set itself, as `data_dir`, as NEARZERO_DATA."""
+"""Folders of the user: as the data set itself, as `data_dir`, as NEARZERO_DATA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names, the last resort, and Debian's folder."""
+"""Names, the substitute, and Debian's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fetch` and `verify`, for the command line."""
+"""`fetch` and `verify`."""
 
 from __future__ import annotations
 

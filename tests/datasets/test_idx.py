@@ -1,4 +1,4 @@
-"""The parser: right on right files, and one clear line on anything else."""
+"""The parser: right arrays from right files, and one clear line for all other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads: several mirrors, a bound on waiting, and nothing believed."""
+"""Downloads: several mirrors, a bound on waiting, and a check of every byte."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def never(handler: BaseHTTPRequestHandler) -> None:
 
 
 def trickling(handler: BaseHTTPRequestHandler) -> None:
-    """A byte now and then: every time-out of a single read is kept."""
+    """The server sends a byte from time to time, so that no single read times out."""
     handler.send_response(200)
     handler.send_header("Content-Length", "100000")
     handler.end_headers()

@@ -1,4 +1,4 @@
-"""The packaged sets are those of the packages, split as documented."""
+"""The packaged data sets have the packages' data, split as documented."""
 
 from __future__ import annotations
 

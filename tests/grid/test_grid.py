@@ -1,4 +1,4 @@
-"""Grids: what is measured is what a study and a probe say of the same networks; interrupted they go on; their files."""
+"""Grids: the same measurements as a study and a probe of the same networks; interruptions; files."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_responses_are_those_of_matched(width: nz.Grid, folder: Path, digits: nz
 def test_every_layer_of_a_deep_network_is_measured(
     depth: nz.Grid, folder: Path, digits: nz.datasets.Dataset
 ) -> None:
-    """Against a plain forward pass with the shift put in."""
+    """The reference is a plain forward pass with a shift."""
     names = ["ReLU, 1 layer, layer 1", "GELU, 1 layer, layer 1"]
     names += [f"{name}, 2 layers, layer {layer}" for name in ("ReLU", "GELU") for layer in (1, 2)]
     assert list(depth.responses.network.values) == names
@@ -267,7 +267,7 @@ def test_its_jobs_are_plain_data(
 def test_training_a_deep_network_is_a_job(
     depth: nz.Grid, folder: Path, digits: nz.datasets.Dataset, tmp_path: Path
 ) -> None:
-    """The same bits elsewhere, whatever the number of PyTorch's threads there."""
+    """The bits don't depend on the process or on the number of PyTorch's threads."""
     job = DeepJob(folder / "networks", "gelu", 1, depth.spec.points[1], DataSource.of(digits, None))
     elsewhere = replace(pickle.loads(pickle.dumps(job)), folder=tmp_path)
     assert job.done

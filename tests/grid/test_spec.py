@@ -1,4 +1,4 @@
-"""The spec of a grid: what may vary, what its points are, and what is said of specs that can't be."""
+"""The spec of a grid: what may vary, its points, and refused values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step behind a verdict: resumable, bound to its design, written into the study, and its command."""
+"""The step that measures for a verdict: it can continue, belongs to a design, and is written into the study."""
 
 from __future__ import annotations
 

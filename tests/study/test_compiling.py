@@ -1,4 +1,4 @@
-"""What `nearzero compile` makes is all that a study needs, and it says so where nothing can be kept."""
+"""`nearzero compile` makes all kernels of a study, and reports a cache that can't be written."""
 
 import os
 import subprocess

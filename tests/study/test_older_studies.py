@@ -1,4 +1,4 @@
-"""A study from before a key was added to the spec is read, gone on with and reported as before."""
+"""A study that is older than a key of the spec is read, continued and reported as before."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SETTINGS = {
 
 
 def older(text: str) -> str:
-    """A spec as it was written before the later keys."""
+    """Return a spec as it was written before the later keys."""
     values = tomllib.loads(text)
     assert set(values) >= set(LATER)
     return tomli_w.dumps({key: value for key, value in values.items() if key not in LATER})
 
 
 def make_older(folder: Path) -> None:
-    """Take the later keys out of a study: out of its spec, and of what its results say of their spec."""
+    """Remove the later keys from a study: from its spec, and from the spec in its results."""
     path = folder / "spec.toml"
     path.write_text(older(path.read_text()))
     if (folder / "results.nc").exists():
@@ -127,7 +127,7 @@ def test_another_precision_is_another_study(now: nz.Study, tmp_path: Path) -> No
 def test_the_engine_in_pytorch_through_a_study(
     now: nz.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with --device cuda, but on CPU tensors: it looks ahead, is interrupted, and goes on to the same numbers."""
+    """As with --device cuda, but on CPU tensors: after an interruption the numbers are the same."""
 
     def engine(spec: Spec, stack: nz.Stack, examples: dict[str, Examples]) -> StackedEngine:
         arguments = {"seeds": spec.seeds, "learning_rate": spec.learning_rate, "batch_size": spec.batch_size}

@@ -1,4 +1,4 @@
-"""Specs: defaults, presets, files, the command line, and everything that's refused."""
+"""Specs: defaults, presets, files, the command line, and refused values."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_precision_is_a_setting(precision: str, device: str) -> None:
 
 
 def test_a_later_key_at_its_default_is_no_other_spec() -> None:
-    """Results and interrupted work from before the key stay what they are; with another value they don't."""
+    """Older results and interrupted work stay valid, unless the key has another value."""
     now, rounded = resolve("paper"), resolve("paper", {"device": "cuda", "precision": "tf32"})
     before = {key: value for key, value in now.model_dump(mode="json").items() if key != "precision"}
     assert differing_key(before, now.model_dump(mode="json")) is None

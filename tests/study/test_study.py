@@ -1,4 +1,4 @@
-"""Studies on disk: what they hold, and what can go wrong with their folders."""
+"""Studies on disk: their contents, and problems with their folders."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ def test_no_space_left(
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    """As an unprivileged user, which root has to become first."""
+    """The attempts are made as an unprivileged user; root becomes one first."""
     closed = tmp_path / "closed"
     closed.mkdir()
     make(tmp_path / "study", runs=1, activations="relu")

@@ -53,7 +53,7 @@ RULES = ("distance", "intensity", "targets", "margin")
 VERDICT = (*(f"verdict_{name}" for name in RULES), "verdict_draws")
 REPORT_ONLY = {"ttest_baseline", *VERDICT}  # these may be changed in a finished study
 
-# Strict: `true` isn't 1. The bounds are far beyond any study; they prevent that a typing error fills the memory.
+# Strict: `true` isn't 1. The bounds are far beyond any study; they keep a typing error from filling the memory.
 Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Percent = Annotated[float, Field(gt=0, le=100)]

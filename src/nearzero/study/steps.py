@@ -39,9 +39,8 @@ __all__ = ["SweepJob", "reaching", "sweep_networks", "train_networks"]
 
 State = tuple[Progress, Stack]  # of the training of all runs of one network
 
-SAVE_EVERY = (
-    20.0  # seconds between saves of the training: about the most that is lost if the process is killed
-)
+# Seconds between saves of the training: about the most that is lost if the process is killed.
+SAVE_EVERY = 20.0
 ATTRIBUTES = {
     "accuracy": {"long_name": "share of examples predicted right"},
     "agreement": {"long_name": "share of predictions that are those of the unperturbed network"},
