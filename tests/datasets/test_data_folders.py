@@ -74,7 +74,7 @@ DAMAGES = {
     "truncated": (
         TRAIN_IMAGES,
         lambda tiny, data: data[:-7],
-        "is truncated: its header says 30 x 4 x 5 bytes, 593",
+        "is truncated: its header says 30 x 4 x 5 bytes, but it has 593",
     ),
     "magic": (
         TEST_LABELS,

@@ -117,5 +117,5 @@ def test_a_debian_package_that_is_missing_or_wrong_is_passed_over(
         load("mnist")
     tiny.write(folder)
     (folder / IDX_FILES[2]).write_bytes(b"")
-    with pytest.raises(NotFoundError, match=r"Debian's packages: .*/t10k-images-idx3-ubyte holds 0 bytes"):
+    with pytest.raises(NotFoundError, match=r"Debian's packages: .*/t10k-images-idx3-ubyte has 0 bytes"):
         load("mnist", report=said.append)

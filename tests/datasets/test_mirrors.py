@@ -93,7 +93,7 @@ BAD_ANSWERS = {
     "status": (503, "HTTP status 503"),
     "page": (
         b"<html>Please log in</html>",
-        "it sent a wrong file (train-images-idx3-ubyte.gz holds 26 bytes",
+        "it sent a wrong file (train-images-idx3-ubyte.gz has 26 bytes",
     ),
     "empty": (b"", "it sent a wrong file (train-images-idx3-ubyte.gz has 0 bytes instead of 616"),
     "other": (gzip.compress(bytes(616)), "it sent a wrong file (train-images-idx3-ubyte.gz has SHA-256 "),

@@ -196,7 +196,9 @@ def test_forgotten_files(trained: nz.Study, source: DataSource) -> None:
 
 def test_other_data_are_refused(source: DataSource) -> None:
     other = replace(source, hashes=(("images", "0"),))
-    with pytest.raises(nz.InputError, match="digits from scikit-learn has other contents than this work"):
+    with pytest.raises(
+        nz.InputError, match="digits from scikit-learn has other contents than when this work began"
+    ):
         other.load()
 
 

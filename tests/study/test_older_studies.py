@@ -134,7 +134,9 @@ def test_the_engine_in_pytorch_through_a_study(
         return StackedEngine(stack, examples["train"], examples["test"], device="cpu", **arguments)
 
     monkeypatch.setattr("nearzero.study.steps._engine", engine)
-    monkeypatch.setattr("nearzero.study.steps._side_by_side", lambda spec, steps: [[name] for name in steps])
+    monkeypatch.setattr(
+        "nearzero.study.steps._trained_together", lambda spec, steps: [[name] for name in steps]
+    )
     whole = make(tmp_path / "whole").train()
     study = make(tmp_path / "study")
     train_and_be_interrupted(study)

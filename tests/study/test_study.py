@@ -235,7 +235,7 @@ def test_an_incomplete_spec(study: nz.Study, tmp_path: Path) -> None:
     make(tmp_path / "study")
     (tmp_path / "study" / "spec.toml").write_text('preset = "quick"')
     with pytest.raises(
-        nz.InputError, match=r"spec.toml lacks the keys data, pixels, .*: a study's spec is complete"
+        nz.InputError, match=r"spec.toml lacks the keys data, pixels, .*: a study's spec must be complete"
     ):
         nz.Study.open(tmp_path / "study")
 
