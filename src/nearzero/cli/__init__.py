@@ -1,7 +1,7 @@
 """The command line: parse, call, print.
 
-An error of the user ends in one line on standard error and exit code 2. Heavy modules are imported inside of the
-commands that need them. The commands are in `studies`, `models` and `data`.
+An error of the user ends in one line on standard error and exit code 2. Heavy modules are imported inside of
+the commands that need them. The commands are in `studies`, `models` and `data`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INTERRUPTED = "interrupted; the same command goes on where it was"
 
 
 def main() -> None:
-    """Run the command line; an error of the user ends in one line and exit code 2, Ctrl-C in one line and 130."""
+    """Run the command line. An error of the user ends in one line and exit code 2, Ctrl-C in one and 130."""
     interrupted = []
 
     def interrupt(*_: object) -> None:

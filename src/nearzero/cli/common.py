@@ -103,7 +103,7 @@ def settings_from(pairs: list[str] | None) -> dict[str, Any]:
 
 @contextmanager
 def result_folder(out: Path | None) -> Iterator[None]:
-    """Make the folder for a result before the work, so that an error comes early; remove it if the work fails."""
+    """Make the folder for a result before the work, so that errors come early; remove it after a failure."""
     from nearzero.support.files import make_folder
 
     made = [folder for folder in (out, *out.parents) if not folder.exists()] if out is not None else []
@@ -119,7 +119,7 @@ def result_folder(out: Path | None) -> Iterator[None]:
 
 @contextmanager
 def counting(console: Console | None, doing: str, things: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that adds to the number of things that are done; on a terminal a line shows this number."""
+    """Yield a function that adds to the number of things that are done, which a terminal shows."""
     if console is None or not console.is_terminal:
         yield lambda more: None
         return

@@ -1,4 +1,4 @@
-"""Commands for studies: the steps, the report, the verdict, the audit, grids, and the power of the verdict's rules."""
+"""Commands for studies: steps, report, verdict, audit, grids, and the power of the verdict's rules."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def power(
     out: Annotated[Path | None, option("A folder for power.json.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Say how many runs a design needs, and how often its rules are wrong on networks whose mechanism is known.
+    """Say how many runs a design needs, and how often its rules are wrong on known mechanisms.
 
-    Plants networks that measure distance, match templates, or do half of each, and networks in which nothing differs;
-    measures and judges them as `nearzero verdict` does. `--set verdict_...=...` changes the rules.
+    Plants networks that measure distance, match templates, or do half of each, and networks in which nothing
+    differs; measures and judges them as `nearzero verdict` does. `--set verdict_...=...` changes the rules.
     """
     from rich.table import Column
 
@@ -81,7 +81,7 @@ def power(
 
 
 def _stacked(row: dict[str, str]) -> dict[str, str]:
-    """Return a row that fits into 80 columns: networks on two lines, and findings, whose sum is studies, wrapped."""
+    """Return a row that fits into 80 columns: networks on two lines, and findings wrapped."""
     kept = {"runs": row["runs"], "right": row["right"], "wrong": row["wrong direction"]}
     networks = f"{row['mechanism']}, {row['activation']}\nstrength {row['strength']}"
     return {"networks": networks, **kept, **{name: row[name] for name in ("undecided", "findings")}}
@@ -115,7 +115,7 @@ def reproduce(
 
 @app.command("compile")
 def compile_() -> None:
-    """Compile the kernels for this processor, once, in some fifteen seconds; otherwise the first study does it."""
+    """Compile the kernels for this processor, once, in some 15 seconds; else the first study does it."""
     from nearzero.study.compiling import compile_kernels
 
     compile_kernels()
@@ -163,7 +163,7 @@ def audit(
     data_dir: DataDir = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the faults of the published study on a study's own networks, and say which of its sentences survive."""
+    """Measure the published study's faults on a study's own networks, and say which sentences survive."""
     console = console_for(quiet)
     opened = _open(study)
     other = None if against is None else _open(against)

@@ -1,7 +1,7 @@
 """`Dataset`: two splits of images and labels, with their source.
 
-These are plain values. They check their shapes, dtypes, lengths and the range of labels, so that other code can rely
-on these. `idx` and `packaged` make arrays of bytes, and `sources` finds the bytes.
+These are plain values. They check their shapes, dtypes, lengths and the range of labels, so that other code
+can rely on these. `idx` and `packaged` make arrays of bytes, and `sources` finds the bytes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Dataset:
         train, test: the two splits; their images have the same size.
         classes: the number of classes; labels are below it.
         white: the largest value that a pixel can have.
-        mean, std: of pixels / white; for MNIST the field's convention, else computed from the training images.
+        mean, std: of pixels / white; for MNIST the field's convention, else computed from the training
+            images.
         source: the source of the bytes, in words; never the path of a cache.
         hashes: SHA-256 of each uncompressed IDX file, or of each array as unsigned bytes.
         notice: a warning for the user if this is not the data set that was asked for, else None.

@@ -102,7 +102,7 @@ def _compare(published: str | None, seen: str, label: str) -> None:
 
 
 def file_kind(path: Path) -> str | None:
-    """Return "file", "folder" or "other" (a device, a pipe, a dangling link); None if nothing has that name."""
+    """Return "file", "folder" or "other" (device, pipe, dangling link); None if nothing has that name."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -113,7 +113,7 @@ def file_kind(path: Path) -> str | None:
 
 
 def find_files(folder: Path, wanted: Sequence[str] = IDX_FILES) -> dict[str, Path]:
-    """Return the paths of those wanted files that are in a folder, in any of their four spellings, by name."""
+    """Return the paths of the wanted files in a folder by name; each name has four spellings."""
     return {name: path for name in wanted if (path := _spelled(folder, name)) is not None}
 
 

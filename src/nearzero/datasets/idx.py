@@ -1,8 +1,8 @@
 """The IDX format of MNIST's files, parsed from bytes that aren't trusted.
 
-The format: two zero bytes, a code for the element type, the number of dimensions, each dimension as a big-endian
-32-bit number, then the elements. All of the header is checked against the length of the data before an array is made,
-so that a wrong header can't cause an allocation. `files` reads the files.
+The format: two zero bytes, a code for the element type, the number of dimensions, each dimension as a
+big-endian 32-bit number, then the elements. All of the header is checked against the length of the data
+before an array is made, so that a wrong header can't cause an allocation. `files` reads the files.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ class FileStatus:
 
     Attributes:
         dataset, file: the names of the data set and the file.
-        status: "present", "missing", "unreadable", or "wrong hash" for a file that can be read but is another one.
+        status: "present", "missing", "unreadable", or "wrong hash" for a file that can be read but is another
+            one.
         where: the path of the file, or the name of the package.
         detail: the problem, in one line; the SHA-256 if there is none.
 
@@ -89,9 +90,10 @@ def load(
             `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`, gzipped or not).
             The hashes of a folder's files are recorded, not checked. A string that is a registered name means
             that data set; for a folder with such a name, write `./mnist` or give a `Path`.
-        data_dir: a folder with all files of a registered data set. If it is None, the folder in NEARZERO_DATA,
-            the user's cache and the public sources are tried one after the other.
-        substitute: whether `mnist-5k` may replace `mnist` if no source has it; the result then has a `notice`.
+        data_dir: a folder with all files of a registered data set. If it is None, the folder in
+            NEARZERO_DATA, the user's cache and the public sources are tried one after the other.
+        substitute: whether `mnist-5k` may replace `mnist` if no source has it; the result then has a
+            `notice`.
         report: is called with one line for each download and each problem; if it is None, the lines go to the
             logger `nearzero.datasets` as warnings.
 
@@ -131,7 +133,7 @@ def load(
 
 
 def _is_folder_name(name: str | Path) -> bool:
-    """Return whether a name means a folder: it isn't registered, and looks like a path or is that of a folder."""
+    """Return whether a name means a folder: it isn't registered, and is a path or an existing folder."""
     if isinstance(name, Path):
         return True
     if not name or name in registry.names():
@@ -188,10 +190,10 @@ def _split(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -> Sp
 def fetch(
     name: str, *, data_dir: str | Path | None = None, report: Callable[[str], None] | None = None
 ) -> list[FetchedFile]:
-    """Put every file of a data set into the user's cache, so that `load` needs no network, and return the files.
+    """Put every file of a data set into the user's cache, and return them; `load` then needs no network.
 
-    With `data_dir` (or NEARZERO_DATA) the files come from that folder. A data set of an installed package is checked
-    and not copied.
+    With `data_dir` (or NEARZERO_DATA) the files come from that folder. A data set of an installed package is
+    checked and not copied.
 
     Args:
         name: one of `names()`.
@@ -229,10 +231,10 @@ def fetch(
 
 
 def verify(name: str | None = None, *, data_dir: str | Path | None = None) -> list[FileStatus]:
-    """Return the state of each file of a data set, or of all registered data sets; no file is fetched or changed.
+    """Return the state of each file of a data set, or of all registered ones; nothing is fetched or changed.
 
-    The files are those that `load` would read first: in `data_dir`, in NEARZERO_DATA if it has files of the data set,
-    or in the cache.
+    The files are those that `load` would read first: in `data_dir`, in NEARZERO_DATA if it has files of the
+    data set, or in the cache.
 
     Args:
         name: one of `names()`, or a folder; None for all registered data sets.

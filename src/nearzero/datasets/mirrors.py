@@ -1,9 +1,10 @@
 """Download files from public mirrors, with a bound on the waiting time.
 
-pooch does the transfer, in a thread of its own. The time-outs of the connection aren't enough: the look-up of a name
-has none, a host with many addresses is tried at each of them, and every byte that arrives starts a time-out anew. So
-the calling thread gives a mirror up if it delivers less than one chunk in `SILENCE_SECONDS`. After a failure a mirror
-isn't used for the remaining files, so with two mirrors the user waits in vain for at most twice that time.
+pooch does the transfer, in a thread of its own. The time-outs of the connection aren't enough: the look-up of
+a name has none, a host with many addresses is tried at each of them, and every byte that arrives starts a
+time-out anew. So the calling thread gives a mirror up if it delivers less than one chunk in
+`SILENCE_SECONDS`. After a failure a mirror isn't used for the remaining files, so with two mirrors the user
+waits in vain for at most twice that time.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ class _Sink(io.BytesIO):
         limit: the largest number of bytes that it accepts.
         beat: set whenever bytes arrive, and at the end.
         done: whether the transfer has ended.
-        abandoned: whether the waiting thread has given up; then the next write fails, which ends the transfer.
+        abandoned: whether the waiting thread has given up; then the next write fails, which ends the
+            transfer.
         failure: the reason in a few words if the transfer failed.
     """
 

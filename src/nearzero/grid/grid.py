@@ -52,7 +52,8 @@ class Grid:
         >>> import tempfile
         >>> import nearzero as nz
         >>> place = tempfile.TemporaryDirectory()
-        >>> spec = nz.GridSpec(title="Width", vary="units", values=[16, 64], study={"data": "digits", "runs": 2})
+        >>> study = {"data": "digits", "runs": 2}
+        >>> spec = nz.GridSpec(title="Width", vary="units", values=[16, 64], study=study)
         >>> grid = nz.Grid.create(f"{place.name}/width", spec)  # run() trains and measures
         >>> nz.Grid.open(grid.folder).title
         'Width; 2 runs each, 5,000 steps, batches of 256; test data'
@@ -106,7 +107,7 @@ class Grid:
 
     @property
     def title(self) -> str:
-        """Return a line with the grid's title, the training of its networks, and the data of the measurements."""
+        """Return a line with the grid's title, the training, and the data of the measurements."""
         spec = self.spec.points[0].spec
         batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
         training = f"{spec.runs} runs each, {spec.steps:,} steps, batches of {batch}"
@@ -157,7 +158,7 @@ class Grid:
         return judge(self.responses, rules or self.spec.points[0].spec.rules)
 
     def read(self) -> dict[str, Verdict]:
-        """Return a verdict for each family in the spec's `read`, with this family in the place of distance."""
+        """Return a verdict for each family in the spec's `read`, with it in the place of distance."""
         rules = self.spec.points[0].spec.rules
         return {name: self.verdict(replace(rules, distance=(name,))) for name in self.spec.read}
 

@@ -1,8 +1,8 @@
 """The networks of a grid: train, read and measure them.
 
-Networks with one hidden layer are trained by a study in a folder that is named by the spec's digest, so that grids
-with a study in common train it once. Deeper networks are kept beside it, one file each. The measurements of all
-networks become one Dataset.
+Networks with one hidden layer are trained by a study in a folder that is named by the spec's digest, so that
+grids with a study in common train it once. Deeper networks are kept beside it, one file each. The
+measurements of all networks become one Dataset.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Networks:
 
 
 def measured(network: TwoLayer | nn.Sequential, examples: Examples, design: Design) -> xr.Dataset:
-    """Return the responses of every hidden layer at matched displacement, on (layer, family, side, target)."""
+    """Return responses of every hidden layer at matched displacement, on (layer, family, side, target)."""
     if isinstance(network, TwoLayer):
         responses = matched(network, examples.pixels, examples.labels, design=design).expand_dims(layer=[1])
     else:
@@ -199,7 +199,7 @@ def grid_jobs(
 
 
 def assembled(spec: GridSpec, jobs: Sequence[GridJob], measured: Results) -> xr.Dataset:
-    """Return the results of jobs on (network, run, family, side, target); each layer of each point is a network.
+    """Return the results of jobs on (network, run, family, side, target), with each layer as a network.
 
     Runs that diverged or never reached the checkpoint are NaN. Networks without any other run are left out.
 

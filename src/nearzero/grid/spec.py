@@ -8,9 +8,9 @@
     [study]
     runs = 10
 
-Under [study] may be any keys of a study's spec. What may vary is one of these keys, except those in `FIXED`, or one of
-two more things. "checkpoint" takes one study's networks at the steps where they first reached a train accuracy, in
-percent. "layers" takes networks with several hidden layers, and measures each layer.
+Under [study] may be any keys of a study's spec. What may vary is one of these keys, except those in `FIXED`,
+or one of two more things. "checkpoint" takes one study's networks at the steps where they first reached a
+train accuracy, in percent. "layers" takes networks with several hidden layers, and measures each layer.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Point:
         label: the value in words: "64 units".
         value: the value of what varies.
         spec: of the study whose networks are measured.
-        checkpoint: networks are measured where they first reach this train accuracy, in percent; if None, at the
-            end of training.
+        checkpoint: networks are measured where they first reach this train accuracy, in percent; if None, at
+            the end of training.
         layers: the number of hidden layers; None for the study's own networks, which have one.
     """
 
@@ -82,7 +82,8 @@ class GridSpec(CheckedModel):
         vary: a key of a study's spec, "checkpoint" or "layers".
         values: the values of what varies, each once.
         split: the data on which networks are measured; one half gives ranges and levels, the other responses.
-        read: families that don't decide; a verdict with each of them in the place of distance is shown as well.
+        read: families that don't decide; a verdict with each of them in the place of distance is shown as
+            well.
         study: keys and values of `Spec` that all studies share.
 
     Raises:
@@ -90,7 +91,8 @@ class GridSpec(CheckedModel):
 
     Example:
         >>> import nearzero as nz
-        >>> spec = nz.GridSpec(title="Width", vary="units", values=[16, 64], study={"data": "digits", "runs": 2})
+        >>> study = {"data": "digits", "runs": 2}
+        >>> spec = nz.GridSpec(title="Width", vary="units", values=[16, 64], study=study)
         >>> [point.spec.units for point in spec.points]
         [16, 64]
         >>> [spec.name("relu", point) for point in spec.points]
@@ -151,7 +153,7 @@ class GridSpec(CheckedModel):
         return Point(_LABELS.get(self.vary, f"{self.vary.replace('_', ' ')} {{}}").format(value), value, spec)
 
     def design(self, spec: Spec, run: int) -> Design:
-        """Return the design for one run: the families that decide and those in `read`, with the run's own draws."""
+        """Return the design for one run: the deciding families and those in `read`, with own draws."""
         families = tuple(dict.fromkeys((*spec.deciding, *self.read)))
         return replace(spec.design_of(run), families=families)
 

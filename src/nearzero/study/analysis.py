@@ -1,8 +1,8 @@
 """The step that measures every run of a study at matched displacement, for the verdict.
 
 Like the other steps it does only what is missing. There are three groups of results: responses at matched
-displacement, on which the verdict rests; the same for the networks before their first step, which shows what isn't
-learned; and the effects near zero and far from it (`nearzero.analysis.near_far`).
+displacement, on which the verdict rests; the same for the networks before their first step, which shows what
+isn't learned; and the effects near zero and far from it (`nearzero.analysis.near_far`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class AnalysisJob(StudyJob):
 
 
 def analysis_of(store: Store, group: str) -> xr.Dataset | None:
-    """Return a group of results; None if it isn't there, or was measured with another design than the spec's."""
+    """Return a group of results; None if it is missing, or was measured with another design."""
     results = store.read(group)
     if results is None or results.attrs.get("design") != _design(store.spec):
         return None

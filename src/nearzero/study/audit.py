@@ -1,7 +1,7 @@
 """The step that measures the faults of the published study on a study's own networks.
 
-Like the other steps it does only what is missing. Networks are read from their files and measured one by one; nothing
-is trained. `nearzero.paper.audit` draws the conclusions.
+Like the other steps it does only what is missing. Networks are read from their files and measured one by one;
+nothing is trained. `nearzero.paper.audit` draws the conclusions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The data of a study: load them, check them against the study's record, and prepare them for its networks."""
+"""The data of a study: load them, check them against its record, and prepare them for its networks."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class DataSource:
 
 
 _loaded: WeakValueDictionary[DataSource, Dataset] = WeakValueDictionary()
-# by data and kind of pixels ("raw" or "normalized"), so that arrays prepared for these examples are used again
+# by data and kind of pixels ("raw" or "normalized"), so that arrays prepared for them are used again
 _examples: WeakKeyDictionary[Dataset, dict[str, dict[str, Examples]]] = WeakKeyDictionary()
 
 

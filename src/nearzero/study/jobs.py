@@ -1,7 +1,7 @@
 """Jobs: independent pieces of work, one for each run of each network, each of which writes a file.
 
-A job is plain data and can be pickled: any process that can read its folder can do it, with the same result. `run` does
-the jobs whose file is missing, `results` reads the files, and `gather` makes one Dataset of them.
+A job is plain data and can be pickled: any process that can read its folder can do it, with the same result.
+`run` does the jobs whose file is missing, `results` reads the files, and `gather` makes one Dataset of them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 AnyJob = TypeVar("AnyJob", bound="Job")
-# For each network, the result of each run; None for a lost run: one that diverged or never reached a checkpoint.
+# For each network, the result of each run; None for a run that diverged or never reached a checkpoint.
 Results = dict[str, list[xr.Dataset | None]]
 
 
@@ -91,8 +91,8 @@ class MeasureJob(Job):
 
     Attributes:
         name: of the file.
-        work: a digest of everything on which the result depends; if the file has another digest, the job is done
-            again.
+        work: a digest of everything on which the result depends; if the file has another digest, the job is
+            done again.
     """
 
     name: str
@@ -242,8 +242,8 @@ def gather(
 
     Args:
         measured: the results, as `results` returns them.
-        combine: makes one Dataset of the results of each network and the names of the networks. At least one of
-            these results isn't None.
+        combine: makes one Dataset of the results of each network and the names of the networks. At least one
+            of these results isn't None.
         lost: the result of a lost run, for the case that all runs are lost.
         refusal: the message in this case if `lost` is None.
 
@@ -260,7 +260,7 @@ def gather(
 
 
 def forget(jobs: Iterable[Job]) -> None:
-    """Remove the files of jobs, and their folders if nothing else is in them; their results are in another file."""
+    """Remove the files of jobs, whose results are in another file now, and folders with nothing else."""
     paths = [job.path for job in jobs]
     for path in paths:
         path.unlink(missing_ok=True)

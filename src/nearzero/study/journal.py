@@ -1,7 +1,7 @@
 """`Journal`: progress bars and lines for the user while a study runs, and the study's log file.
 
-The log uses the standard library. Each log file has its own logger below the logger "nearzero", so that the log of a
-grid and those of its studies are separate. A logger has a handler only while a step runs.
+The log uses the standard library. Each log file has its own logger below the logger "nearzero", so that the
+log of a grid and those of its studies are separate. A logger has a handler only while a step runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Bar = Callable[[int], None]  # takes the amount of work that is done so far
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that ignores errors of writing: a full disk must neither stop a study nor give an error per line."""
+    """A log file that ignores errors: a full disk must neither stop a study nor report each line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):  # when the file can't be opened

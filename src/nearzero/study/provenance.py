@@ -1,4 +1,4 @@
-"""The record of the programs and machines that produced a result, without paths and names of machines or users."""
+"""The record of programs and machines behind a result, without paths and names of machines or users."""
 
 from __future__ import annotations
 

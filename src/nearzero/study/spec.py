@@ -1,7 +1,8 @@
 """The spec: everything that a study needs, as plain data.
 
-Values come from the defaults, a preset, a file and the command line; of these a later one replaces an earlier one.
-Unknown keys are refused. The complete spec is kept with the results as `spec.toml`; `nearzero.study.steps` acts on it.
+Values come from the defaults, a preset, a file and the command line; of these a later one replaces an earlier
+one. Unknown keys are refused. The complete spec is kept with the results as `spec.toml`;
+`nearzero.study.steps` acts on it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ RULES = ("distance", "intensity", "targets", "margin")
 VERDICT = (*(f"verdict_{name}" for name in RULES), "verdict_draws")
 REPORT_ONLY = {"ttest_baseline", *VERDICT}  # these may be changed in a finished study
 
-# Strict: `true` isn't 1. The bounds are far beyond any study; they keep a typing error from filling the memory.
+# Strict: `true` isn't 1. The bounds, far beyond any study, keep a typing error from filling the memory.
 Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Percent = Annotated[float, Field(gt=0, le=100)]
@@ -85,7 +86,8 @@ def validated(model: type[AnyModel], values: dict[str, Any], origin: str, otherw
         otherwise: the hint for an unknown key that isn't close to any of the model's.
 
     Raises:
-        InputError: an unknown key, or a value that can't be used; the first of pydantic's errors, in one line.
+        InputError: an unknown key, or a value that can't be used; the first of pydantic's errors, in one
+            line.
     """
     made = model.__new__(model)
     _fill(made, values, origin, otherwise)
@@ -129,7 +131,8 @@ class Spec(CheckedModel):
         evaluate_every: steps between measurements on the whole training set; steps 10, 100, ... below it are
             measured too.
         test_every: steps between measurements on the whole test set; a multiple of evaluate_every.
-        thresholds: train accuracies in percent; a network has a checkpoint where it first reaches one of them.
+        thresholds: train accuracies in percent; a network has a checkpoint where it first reaches one of
+            them.
         keep_checkpoints: whether the weights of checkpoints are kept (about 0.4 MB each for the paper's
             networks).
         families: the families that are swept.
@@ -138,7 +141,8 @@ class Spec(CheckedModel):
         ttest_baseline: which t-test comes first in the tables; both are always shown.
         device: "cpu", or a PyTorch device for training ("cuda", "cuda:1", "mps").
         precision: of the products in training on CUDA, see `nearzero.training.products`; float32 elsewhere.
-        verdict_distance, verdict_intensity, verdict_targets, verdict_margin: the rules of the verdict, see `nz.Rules`.
+        verdict_distance, verdict_intensity, verdict_targets, verdict_margin: the rules of the verdict, see
+            `nz.Rules`.
         verdict_draws: the number of draws for families that draw something for each unit.
 
     Raises:
@@ -151,10 +155,10 @@ class Spec(CheckedModel):
         (10, 11, 12)
         >>> spec.activations, spec.steps, spec.batch_size
         (('abs', 'relu'), 5000, 256)
-        >>> nz.Spec(pixel="raw")
+        >>> nz.Spec(step=10)
         Traceback (most recent call last):
             ...
-        nearzero.errors.InputError: unknown key 'pixel' in the settings: did you mean 'pixels'? known are preset, ...
+        nearzero.errors.InputError: unknown key 'step' in the settings: did you mean 'steps'? known are ...
     """
 
     preset: Literal["paper", "quick"] = "quick"
@@ -231,7 +235,7 @@ class Spec(CheckedModel):
 
     @property
     def design(self) -> Design:
-        """Return the design of the measurement at matched displacement: all families, whether they decide or not."""
+        """Return the design at matched displacement: all families, whether they decide or not."""
         return Design(targets=self.verdict_targets, draws=self.verdict_draws, conduct=self.conduct)
 
     def design_of(self, run: int) -> Design:
@@ -364,13 +368,13 @@ def differing_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | Non
 
 
 def spec_digest(spec: Spec) -> str:
-    """Return a digest of the values that affect results; a key of `LATER` at its default doesn't change it."""
+    """Return a digest of the values that affect results, without keys of `LATER` at their defaults."""
     values = _affecting_results(spec.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _affecting_results(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a spec that affect results, without the keys of `LATER` that are at their defaults."""
+    """Return the values of a spec that affect results, without keys of `LATER` at their defaults."""
     keys = (key for key in values if key not in REPORT_ONLY)
     return {key: values[key] for key in keys if key not in LATER or values[key] != LATER[key]}
 

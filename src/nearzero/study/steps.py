@@ -1,8 +1,8 @@
 """The steps of a study: train its networks and sweep them.
 
-Each step does only what is missing, so an interrupted step continues when it is called again. The arithmetic is in
-`nearzero.training` and `nearzero.analysis.sweep`, files are in `nearzero.study.store`, and `nearzero.study.jobs` runs
-the jobs.
+Each step does only what is missing, so an interrupted step continues when it is called again. The arithmetic
+is in `nearzero.training` and `nearzero.analysis.sweep`, files are in `nearzero.study.store`, and
+`nearzero.study.jobs` runs the jobs.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _initial_state(spec: Spec, name: str, data: DataSource) -> State:
 def _trained_together(spec: Spec, steps: dict[str, int]) -> list[list[str]]:
     """Return groups of networks to be trained together.
 
-    Networks at the same step of training share mini-batches on the processor; there they form a group. On other
-    devices, or without mini-batches, each is trained alone.
+    Networks at the same step of training share mini-batches on the processor; there they form a group. On
+    other devices, or without mini-batches, each is trained alone.
     """
     if spec.device != "cpu" or spec.batch_size == "all":
         return [[name] for name in steps]
@@ -109,8 +109,8 @@ def _trained_together(spec: Spec, steps: dict[str, int]) -> list[list[str]]:
 def _train(store: Store, states: dict[str, State], examples: dict[str, Examples], journal: Journal) -> None:
     """Train all runs of networks that are at the same step, write the networks, and update their histories.
 
-    The progress of each network is saved in a file of its own. If the process ends between two of these saves, the
-    networks are at different steps, and are then trained one after the other.
+    The progress of each network is saved in a file of its own. If the process ends between two of these
+    saves, the networks are at different steps, and are then trained one after the other.
     """
     spec, recipe, names = store.spec, store.spec.recipe, list(states)
     (step,) = {progress.step for progress, _ in states.values()}

@@ -1,4 +1,4 @@
-"""`Study`, which gives access to the spec, networks and results in a folder, and `reproduce`, the whole paper."""
+"""`Study`: the spec, networks and results in a folder; and `reproduce`: the whole paper in one call."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Study:
         >>> import nearzero as nz
         >>> place = tempfile.TemporaryDirectory()
         >>> settings = {"data": "digits", "runs": 2, "steps": 100}
-        >>> study = nz.Study.create(f"{place.name}/digits", "quick", settings)  # train() and sweep() come next
+        >>> study = nz.Study.create(f"{place.name}/digits", "quick", settings)  # next: study.run()
         >>> study.spec.seeds
         (0, 1)
         >>> nz.Study.open(study.folder).title
@@ -105,15 +105,15 @@ class Study:
 
     @property
     def conduct(self) -> dict[str, str]:
-        """Return the reading of the published protocol that was followed, as the keys of the spec and their values."""
+        """Return the reading of the published protocol that was followed, as keys of the spec with values."""
         return {name: getattr(self.spec, name) for name in CONDUCT}
 
     @cached_property
     def response(self) -> xr.Dataset:
         """Return accuracy and agreement (0 to 1) on (network, run, family, level, split).
 
-        `level` is the sorted union of the levels of all families. Where a family doesn't have a level, the values
-        are NaN; `curve` leaves these levels out.
+        `level` is the sorted union of the levels of all families. Where a family doesn't have a level, the
+        values are NaN; `curve` leaves these levels out.
 
         Raises:
             InputError: the study hasn't been swept yet.
@@ -122,7 +122,7 @@ class Study:
 
     @cached_property
     def history(self) -> xr.Dataset:
-        """Return loss (nats) and accuracies (0 to 1) on (network, run, step), and the steps of the checkpoints.
+        """Return loss (nats) and accuracies (0 to 1) on (network, run, step), and steps of checkpoints.
 
         Raises:
             InputError: the study hasn't been trained yet.
@@ -261,7 +261,7 @@ class Study:
     def curve(
         self, network: str, family: str, metric: str = "accuracy", split: str = "train"
     ) -> xr.DataArray:
-        """Return the response of one network to one family, on (run, level); levels of other families are left out.
+        """Return the response of one network to one family, on (run, level), at the family's levels alone.
 
         Args:
             network: one of the spec's activations.
@@ -372,7 +372,8 @@ class Study:
             data_dir, console: as for `train`.
 
         Raises:
-            InputError: the study hasn't been swept yet, has no family of the paper's, or `against` doesn't fit.
+            InputError: the study hasn't been swept yet, has no family of the paper's, or `against` doesn't
+                fit.
         """
         check_swept(self._store)
         if against is not None:
@@ -410,14 +411,14 @@ def reproduce(
 ) -> Study:
     """Reproduce "Neural Networks Use Distance Metrics" (Oursland, arXiv 2411.17932, 2024).
 
-    Train both networks, sweep three families, write all tables and figures, and return the study. If the call is
-    interrupted, the same call continues.
+    Train both networks, sweep three families, write all tables and figures, and return the study. If the call
+    is interrupted, the same call continues.
 
     Args:
-        preset: "quick" (the default; batches of 256, minutes) or "paper" (the whole training set as one batch,
-            hours).
-        out: the study's folder; ``studies/<preset>`` if None. If it holds a study with the same spec, that study
-            is continued.
+        preset: "quick" (the default; batches of 256, minutes) or "paper" (the whole training set as one
+            batch, hours).
+        out: the study's folder; ``studies/<preset>`` if None. If it holds a study with the same spec, that
+            study is continued.
         runs: runs of each network, in place of the preset's 20.
         device: the device for training: "cpu" (the default), or a PyTorch device such as "cuda".
         data_dir: a folder with the data files, if they can't be found or fetched.
