@@ -117,7 +117,7 @@ def test_no_such_network(study: nz.Study, run: int) -> None:
     with pytest.raises(nz.InputError, match=f"there is no run {run}: the study has the runs 0 to 1"):
         study.network("abs", run)
     with pytest.raises(
-        nz.InputError, match=r"no network 'rleu': did you mean 'relu'\? the study has abs, relu"
+        nz.InputError, match="activation must be one of abs, relu; got 'rleu'; did you mean 'relu'"
     ):
         study.network("rleu", 0)
     with pytest.raises(nz.InputError, match=r"abs-00-step000003\.safetensors isn't there"):
@@ -127,11 +127,14 @@ def test_no_such_network(study: nz.Study, run: int) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"network": "rleu"}, "no network 'rleu': did you mean 'relu'. the study has abs, relu"),
-        ({"family": "ofset"}, "no family 'ofset': did you mean 'offset'. the study has offset, scale, clip"),
-        ({"metric": "acuracy"}, "no metric 'acuracy': did you mean 'accuracy'. the study has"),
-        ({"metric": "dead_units"}, "no metric 'dead_units': the study has accuracy, agreement"),
-        ({"split": "tset"}, "no split 'tset': did you mean 'test'. the study has train, test"),
+        ({"network": "rleu"}, "network must be one of abs, relu; got 'rleu'; did you mean 'relu'"),
+        (
+            {"family": "ofset"},
+            "family must be one of offset, scale, clip; got 'ofset'; did you mean 'offset'",
+        ),
+        ({"metric": "acuracy"}, "metric must be one of .*; got 'acuracy'; did you mean 'accuracy'"),
+        ({"metric": "dead_units"}, "metric must be one of accuracy, agreement; got 'dead_units'"),
+        ({"split": "tset"}, "split must be one of train, test; got 'tset'; did you mean 'test'"),
     ],
 )
 def test_no_such_curve(study: nz.Study, change: dict[str, str], message: str) -> None:

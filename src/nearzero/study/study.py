@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from nearzero.analysis.verdict import Rules, Verdict, judge
-from nearzero.errors import InputError, did_you_mean
+from nearzero.errors import InputError, check_choice
 from nearzero.networks import TwoLayer
 from nearzero.paper.audit import audit
 from nearzero.paper.audit.evidence import Evidence, Other
@@ -273,11 +273,10 @@ class Study:
             InputError: the study hasn't been swept yet, or doesn't have one of these.
         """
         response = self.response
-        _check_known(
-            "metric", metric, (name for name in response.data_vars if "level" in response[name].dims)
-        )
+        metrics = [str(name) for name in response.data_vars if "level" in response[name].dims]
+        check_choice("metric", metric, metrics)
         for dimension, name in (("network", network), ("family", family), ("split", split)):
-            _check_known(dimension, name, response[dimension].values)
+            check_choice(dimension, name, response[dimension].values.tolist())
         return response[metric].sel(network=network, family=family, split=split).dropna("level", how="all")
 
     def network(self, activation: str, run: int = 0, *, step: int | None = None) -> TwoLayer:
@@ -291,7 +290,7 @@ class Study:
         Raises:
             InputError: there is no such network or checkpoint.
         """
-        _check_known("network", activation, self.spec.activations)
+        check_choice("activation", activation, self.spec.activations)
         if run not in range(self.spec.runs):
             raise InputError(f"there is no run {run!r}: the study has the runs 0 to {self.spec.runs - 1}")
         return self._store.read_network(activation, run, step)
@@ -441,16 +440,3 @@ def reproduce(
     chosen = resolve(preset, given).preset
     study = Study.create(out or Path("studies") / chosen, preset, given)
     return study.run(data_dir=data_dir, console=console)
-
-
-def _check_known(kind: str, name: object, known: Iterable[object]) -> None:
-    """Refuse a name that a study doesn't have.
-
-    Raises:
-        InputError: with the nearest name that it has, and all of them.
-    """
-    names = list(map(str, known))
-    if name not in names:
-        raise InputError(
-            f"there is no {kind} {name!r}: {did_you_mean(name, names)}the study has {', '.join(names)}"
-        )
