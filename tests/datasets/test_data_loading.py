@@ -1,4 +1,4 @@
-"""Names, the last resort, and Debian's folder."""
+"""Names, the substitute, and Debian's folder."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_mnist_is_normalised_as_in_the_field(name: str):
 
 def test_the_substitute_comes_with_a_notice_and_only_if_allowed(tiny: Tiny, said: list[str]):
     message = (
-        r"mnist could not be had \(the cache: has 0 of 4 files\): put train-images-idx3-ubyte, .* --data-dir"
+        r"no source has mnist \(the cache: has 0 of 4 files\): put train-images-idx3-ubyte, .* --data-dir"
     )
     with pytest.raises(NotFoundError, match=message):
         load("mnist")
@@ -117,5 +117,5 @@ def test_a_debian_package_that_is_missing_or_wrong_is_passed_over(
         load("mnist")
     tiny.write(folder)
     (folder / IDX_FILES[2]).write_bytes(b"")
-    with pytest.raises(NotFoundError, match=r"Debian's packages: .*/t10k-images-idx3-ubyte holds 0 bytes"):
+    with pytest.raises(NotFoundError, match=r"Debian's packages: .*/t10k-images-idx3-ubyte has 0 bytes"):
         load("mnist", report=said.append)

@@ -1,4 +1,4 @@
-"""`fetch` and `verify`, for the command line."""
+"""`fetch` and `verify`."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def test_fetch_takes_a_folder_into_the_cache(tiny: Tiny, tmp_path: Path, cached:
 
 def test_fetch_of_what_needs_none():
     assert [row.source for row in fetch("digits")] == 4 * ["scikit-learn"]
-    with pytest.raises(
-        InputError, match=r"the data set \./x is a folder of your own: there is nothing to fetch"
-    ):
+    with pytest.raises(InputError, match=r"the data set \./x is a folder, so there is nothing to fetch"):
         fetch("./x")
     with pytest.raises(InputError, match="unknown data set 'x'"):
         fetch("x")
@@ -59,7 +57,7 @@ def test_verify_tells_present_missing_wrong_and_unreadable_apart(tiny: Tiny, cac
     assert {row.dataset for row in rows} == {"mnist"}
     assert rows[0].detail == f"SHA-256 {tiny.entry.files[0].sha256}"
     assert rows[0].where == str(cached / IDX_FILES[0])
-    assert rows[2].detail == f"{IDX_FILES[2]} holds 415 bytes where 416 were expected: it is truncated"
+    assert rows[2].detail == f"{IDX_FILES[2]} has 415 bytes instead of 416: it is truncated"
     assert wrong.exists(), "nothing is changed"
 
 

@@ -1,4 +1,4 @@
-"""Split and Dataset keep their promises or can't be made."""
+"""Split and Dataset refuse arrays that don't fit."""
 
 from __future__ import annotations
 

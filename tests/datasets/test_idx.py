@@ -1,4 +1,4 @@
-"""The parser: right on right files, and one clear line on anything else."""
+"""The parser: right arrays from right files, and one clear line for all other files."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def test_an_array_comes_back_as_it_went_in():
         (b"\0\0\x08", 1, "f is truncated: its header ends after 3 bytes"),
         (header(1, 1, 1, code=0x0D) + b"1234", 3, r"f holds float32 \(IDX type code 0x0d\); only uint8"),
         (header(1, code=0x77) + b"1", 1, "f holds an unknown type"),
-        (header(3) + b"123", 3, "f has 1 dimensions where 3 were expected: .* are the files swapped"),
+        (header(3) + b"123", 3, "f has 1 dimensions instead of 3: .* are the files swapped"),
         (header(5, 5, dimensions=3), 3, "f is truncated: its header ends after 12 bytes"),
-        (header(2, 3, 4) + bytes(23), 3, "f is truncated: its header says 2 x 3 x 4 bytes, 23 are there"),
-        (header(60000, 28, 28), 3, "says 60,000 x 28 x 28 bytes, 0 are there"),
+        (header(2, 3, 4) + bytes(23), 3, "f is truncated: its header says 2 x 3 x 4 bytes, but it has 23"),
+        (header(60000, 28, 28), 3, "says 60,000 x 28 x 28 bytes, but it has 0"),
         (header(2, 3, 4) + bytes(25), 3, "f has 1 bytes after its 2 x 3 x 4 elements"),
         (header(0), 1, "f holds nothing: its header says 0 elements"),
         (header(7, 0, 28), 3, "f holds nothing: its header says 7 x 0 x 28 elements"),

@@ -1,4 +1,4 @@
-"""Downloads: several mirrors, a bound on waiting, and nothing believed."""
+"""Downloads: several mirrors, a bound on waiting, and a check of every byte."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def never(handler: BaseHTTPRequestHandler) -> None:
 
 
 def trickling(handler: BaseHTTPRequestHandler) -> None:
-    """A byte now and then: every time-out of a single read is kept."""
+    """The server sends a byte from time to time, so that no single read times out."""
     handler.send_response(200)
     handler.send_header("Content-Length", "100000")
     handler.end_headers()
@@ -93,9 +93,9 @@ BAD_ANSWERS = {
     "status": (503, "HTTP status 503"),
     "page": (
         b"<html>Please log in</html>",
-        "it sent a wrong file (train-images-idx3-ubyte.gz holds 26 bytes",
+        "it sent a wrong file (train-images-idx3-ubyte.gz has 26 bytes",
     ),
-    "empty": (b"", "it sent a wrong file (train-images-idx3-ubyte.gz holds 0 bytes where 616 were expected"),
+    "empty": (b"", "it sent a wrong file (train-images-idx3-ubyte.gz has 0 bytes instead of 616"),
     "other": (gzip.compress(bytes(616)), "it sent a wrong file (train-images-idx3-ubyte.gz has SHA-256 "),
     "broken": (gzip.compress(bytes(616))[:-3], "is a broken gzip file"),
     "too much": (bytes(1_000_000), "it sent more bytes than the file has"),

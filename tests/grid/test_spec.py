@@ -1,4 +1,4 @@
-"""The spec of a grid: what may vary, what its points are, and what is said of specs that can't be."""
+"""The spec of a grid: what may vary, its points, and refused values."""
 
 from __future__ import annotations
 
@@ -56,6 +56,12 @@ def test_it_is_kept_and_read_back(tmp_path: Path) -> None:
     assert load_grid(tmp_path / "grid.toml") == spec
 
 
+def test_a_spec_made_directly_is_checked_too() -> None:
+    assert nz.GridSpec(**WIDTH) == resolve_grid(WIDTH)
+    with pytest.raises(nz.InputError, match="unknown key 'valeus' in the settings: did you mean 'values'"):
+        nz.GridSpec(**WIDTH, valeus=[3])
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "grids").glob("*.toml")), ids=lambda path: path.stem)
 def test_those_of_the_repository_can_be_read(path: Path) -> None:
     assert len(load_grid(path).points) > 1
@@ -64,25 +70,25 @@ def test_those_of_the_repository_can_be_read(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vary": "unit"}, r"vary = 'unit' can't be: did you mean 'units'\?"),
-        ({"vary": "runs"}, "vary = 'runs' can't be"),
+        ({"vary": "unit"}, r"'unit' can't vary: did you mean 'units'\?"),
+        ({"vary": "runs"}, "'runs' can't vary: .*the keys that can are data, pixels"),
         ({"vary": None}, "vary = None in the settings can't be used"),
         ({"values": []}, r"values = \[\] in the settings can't be used"),
-        ({"values": [4, 4]}, "values must be named once each"),
+        ({"values": [4, 4]}, "values must differ from each other"),
         ({"values": [0]}, "units = 0 in .study. with units = 0 can't be used"),
         ({"values": ["many"]}, "units = 'many' in .study. with units = 'many'"),
         ({"values": 4}, "values = 4 in the settings can't be used"),
-        ({"study": {"units": 3}}, r"units varies, so it can't stand under \[study\] as well"),
+        ({"study": {"units": 3}}, r"units varies, so it can't be a key under \[study\] too"),
         ({"study": {"unit": 3}}, r"unknown key 'unit' in \[study\] with units = 4: did you mean 'units'\?"),
         ({"study": 3}, "study = 3 in the settings can't be used"),
         ({"units": 3}, "unknown key 'units' in the settings: keys of a study belong under .study."),
         ({"valeus": [3]}, "unknown key 'valeus' in the settings: did you mean 'values'"),
         ({"split": "all"}, "split = 'all' in the settings can't be used"),
         ({"read": ["shfit"]}, "unknown family 'shfit'"),
-        ({"read": ["gains"]}, "gains decides already; read is for families that don't"),
+        ({"read": ["gains"]}, "gains decides the verdict already; `read` is for families that don't"),
         (
             {"vary": "checkpoint", "values": [42]},
-            "a checkpoint is one of the study's thresholds, 10, 20, .*; got 42",
+            "a checkpoint must be one of the study's thresholds, 10, 20, .*; got 42",
         ),
         ({"vary": "layers", "values": [0]}, "layers must be whole numbers from 1 to 32; got 0"),
         ({"vary": "layers", "values": [True]}, "True in the settings can't be used"),

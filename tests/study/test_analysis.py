@@ -1,4 +1,4 @@
-"""The step behind a verdict: resumable, bound to its design, written into the study, and its command."""
+"""The step that measures for a verdict: it can continue, belongs to a design, and is written into the study."""
 
 from __future__ import annotations
 
@@ -90,14 +90,16 @@ def test_another_design_is_measured_anew_and_other_rules_are_not(study: nz.Study
     with pytest.raises(nz.InputError, match="hasn't been measured at matched displacement yet"):
         other.verdict()
     study.with_rules({"verdict_targets": [0.1, 0.3]})
-    with pytest.raises(nz.InputError, match=r"a verdict's rules are verdict_distance, .*; got 'steps'"):
+    with pytest.raises(
+        nz.InputError, match=r"'steps' isn't a rule of the verdict: .*rules are verdict_distance, "
+    ):
         study.with_rules({"steps": 3})
 
 
 def test_a_run_that_diverged_is_left_out(study: nz.Study, tmp_path: Path) -> None:
     wild = SETTINGS | {"learning_rate": 1e30, "activations": ["relu"], "runs": 2}
     made = nz.Study.create(tmp_path / "wild", "quick", wild).train().sweep()
-    with pytest.raises(nz.InputError, match="no run of the study is left to be measured"):
+    with pytest.raises(nz.InputError, match="no run of the study can be measured"):
         made.analyse()
 
 

@@ -1,4 +1,4 @@
-"""What `nearzero compile` makes is all that a study needs, and it says so where nothing can be kept."""
+"""`nearzero compile` makes all kernels of a study, and reports a cache that can't be written."""
 
 import os
 import subprocess
@@ -39,5 +39,5 @@ def test_a_cache_that_cant_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
     done = nearzero("compile", cache=tmp_path / "file" / "cache")
     assert done.returncode == 2
-    assert done.stderr.startswith("nearzero: nothing can be kept in ")
+    assert done.stderr.startswith("nearzero: compiled kernels can't be kept in ")
     assert done.stderr.count("\n") == 1

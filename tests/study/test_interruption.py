@@ -1,4 +1,4 @@
-"""A study that is killed goes on where it was, and ends with the numbers of one that wasn't."""
+"""A study that was killed continues, and ends with the same numbers as one that wasn't killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS = {
     "test": True,
 }
 
-# The process kills itself, the hardest way there is, when it writes its n-th file of a kind.
+# The process kills itself with SIGKILL when it writes its n-th file of a kind.
 KILLED = """
 import os, signal, sys
 import nearzero as nz
@@ -54,7 +54,7 @@ nz.Study.create(folder, "quick", settings).train().sweep()
 
 
 def complete(folder: Path) -> nz.Study:
-    """What `nz.reproduce` does, less the report."""
+    """Do the work of `nz.reproduce`, without the report."""
     return nz.Study.create(folder, "quick", SETTINGS).train().sweep()
 
 
@@ -66,13 +66,13 @@ def run_until_killed(kind: str, count: int, folder: Path) -> None:
 
 
 def steps_of(folder: Path) -> dict[str, int]:
-    """How far the training of each network is saved."""
+    """Return the step up to which the training of each network is saved."""
     found = {name: Store.open(folder).load_progress(name) for name in ("abs", "relu")}
     return {name: begun[0].step for name, begun in found.items() if begun is not None}
 
 
 def taken_up(folder: Path, expected: nz.Study) -> str:
-    """Complete an interrupted study, which must end as the one that wasn't; its log."""
+    """Complete an interrupted study, compare it with one that wasn't interrupted, and return its log."""
     assert_same(complete(folder), expected)
     return (folder / "log").read_text()
 
@@ -101,7 +101,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int, Path], None]:
-    """As `run_until_killed`, by a copy where another test was killed there too."""
+    """Do as `run_until_killed`, or copy the study if another test was killed at the same place."""
 
     @cache
     def once(kind: str, count: int) -> Path:
@@ -147,32 +147,32 @@ def test_killed_again_and_again(uninterrupted: nz.Study, tmp_path: Path) -> None
 def test_it_does_go_on_where_it_was(
     killed: Callable[[str, int, Path], None], uninterrupted: nz.Study, tmp_path: Path
 ) -> None:
-    """And not from the start, which would end with the same numbers."""
+    """Training from the start would end with the same numbers, so the log is checked."""
     folder = tmp_path / "study"
     killed("state/training-abs", 5, folder)
     steps = steps_of(folder)
     assert 0 < steps["abs"] == steps["relu"] < SETTINGS["steps"]
-    words = f"training Abs and ReLU: 3 runs each, 120 steps, going on from step {steps['abs']}"
+    words = f"training Abs and ReLU: 3 runs each, 120 steps, continuing from step {steps['abs']}"
     assert words in taken_up(folder, uninterrupted)
 
 
 def test_networks_that_stand_at_different_steps_go_on_by_themselves(
     killed: Callable[[str, int, Path], None], uninterrupted: nz.Study, tmp_path: Path
 ) -> None:
-    """Killed when the progress of one was saved and that of the other wasn't."""
+    """The process is killed when the progress of one network is saved and that of the other isn't."""
     folder = tmp_path / "study"
     killed("state/training-relu", 5, folder)
     steps = steps_of(folder)
     assert 0 < steps["relu"] < steps["abs"] < SETTINGS["steps"]
     lines = taken_up(folder, uninterrupted)
     for name, label in (("abs", "Abs"), ("relu", "ReLU")):
-        assert f"training {label}: 3 runs, 120 steps, going on from step {steps[name]}" in lines
+        assert f"training {label}: 3 runs, 120 steps, continuing from step {steps[name]}" in lines
 
 
 def test_interrupted_work_that_was_measured_at_other_steps_is_done_again(
     killed: Callable[[str, int, Path], None], uninterrupted: nz.Study, tmp_path: Path
 ) -> None:
-    """By a version with another schedule, that is: the spec is the same."""
+    """A version with another schedule made it, with the same spec."""
     folder = tmp_path / "study"
     killed("state/training-relu", 5, folder)
     store = Store.open(folder)

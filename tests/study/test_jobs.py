@@ -1,4 +1,4 @@
-"""Jobs: done in any process and order, kept in files that say whose they are, gathered with NaN for lost runs."""
+"""Jobs: done in any process and order, kept in files with the digest of their work, gathered with NaN for lost runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
 
 @pytest.fixture
 def trained(swept: nz.Study, tmp_path: Path) -> nz.Study:
-    """The same study, not swept yet."""
+    """Return the same study, not swept yet."""
     study = nz.Study.create(tmp_path / "study", "quick", SETTINGS)
     shutil.copytree(swept.folder / "networks", study.folder / "networks")
     Store(study.folder).write({"history": swept.history})
@@ -65,7 +65,7 @@ def sweep_jobs(study: nz.Study, source: DataSource) -> list[SweepJob]:
 def test_other_processes_do_them(
     trained: nz.Study, swept: nz.Study, source: DataSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They have nothing but the pickled job, and the study goes on from the files they leave."""
+    """Processes get only the pickled job, and the study continues from the files that they write."""
     jobs = sweep_jobs(trained, source)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         list(executor.map(complete, reversed(jobs)))
@@ -94,7 +94,7 @@ def test_what_is_done_is_not_done_again(trained: nz.Study, source: DataSource) -
     complete(jobs[2])
     assert jobs[2].path.stat().st_mtime_ns == before
     with pytest.raises(
-        nz.InputError, match=r"response-abs-00\.safetensors isn't there, or belongs to other work"
+        nz.InputError, match=r"response-abs-00\.safetensors is missing, or belongs to other work"
     ):
         results(jobs)
 
@@ -119,7 +119,7 @@ def test_damaged_files_are_done_again(damage: str, trained: nz.Study, source: Da
 
 
 def test_foreign_files_are_done_again(trained: nz.Study, source: DataSource, tmp_path: Path) -> None:
-    """Those of another spec, design, or data."""
+    """Files of another spec, design, or data are replaced."""
     job = sweep_jobs(trained, source)[0]
     complete(job)
     shifted = nz.Study.create(tmp_path / "shifted", "quick", SETTINGS | {"offset": "shift"})
@@ -155,7 +155,7 @@ def test_all_lost(trained: nz.Study, source: DataSource) -> None:
     jobs = [replace(job, diverged=True) for job in sweep_jobs(trained, source)]
     for job in jobs:
         complete(job)
-    with pytest.raises(nz.InputError, match="no run of the study is left to be measured"):
+    with pytest.raises(nz.InputError, match="no run of the study can be measured"):
         gather(results(jobs))
     found = gather(results(jobs), lost=xr.Dataset({"accuracy": ("level", [np.nan])}, {"level": [0.5]}))
     assert found.accuracy.sizes == {"network": 2, "run": 2, "level": 1}
@@ -163,7 +163,7 @@ def test_all_lost(trained: nz.Study, source: DataSource) -> None:
 
 
 def test_weights_that_are_not_finite_are_a_lost_run(trained: nz.Study, source: DataSource) -> None:
-    """It diverged after the last look at its loss."""
+    """The run diverged after the last measurement of its loss."""
     network = trained.network("relu", 1)
     Store(trained.folder).write_network(replace(network, w2=np.full_like(network.w2, np.inf)), 1)
     assert sweep_jobs(trained, source)[3].measure() is None
@@ -196,7 +196,9 @@ def test_forgotten_files(trained: nz.Study, source: DataSource) -> None:
 
 def test_other_data_are_refused(source: DataSource) -> None:
     other = replace(source, hashes=(("images", "0"),))
-    with pytest.raises(nz.InputError, match="digits from scikit-learn has other contents than this work"):
+    with pytest.raises(
+        nz.InputError, match="digits from scikit-learn has other contents than when this work began"
+    ):
         other.load()
 
 
@@ -212,7 +214,7 @@ def test_data_at_hand_are_not_loaded_again(
 
 
 def test_examples_are_the_same_objects_for_all_threads(swept: nz.Study, source: DataSource) -> None:
-    """What's prepared for them is found by object."""
+    """Arrays that are prepared for examples are found by the identity of the examples."""
     with ThreadPoolExecutor(4) as executor:
         found = list(executor.map(lambda _: source.examples(swept.spec)["train"], range(40)))
     assert all(each is found[0] for each in found)

@@ -1,4 +1,4 @@
-"""The journal: what goes into the log, and that nothing else of the process's logging is touched."""
+"""The journal: the lines of its log, and no effect on other logging of the process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_lines(tmp_path: Path) -> None:
 
 
 def test_logs_at_the_same_time_stay_apart(tmp_path: Path) -> None:
-    """A grid's and those of its studies, also where folders have dots."""
+    """The log of a grid and those of its studies, also in folders with dots in their names."""
     (tmp_path / "a").mkdir()
     (tmp_path / "a.b").mkdir()
     with (

@@ -1,4 +1,4 @@
-"""A study from before a key was added to the spec is read, gone on with and reported as before."""
+"""A study that is older than a key of the spec is read, continued and reported as before."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SETTINGS = {
 
 
 def older(text: str) -> str:
-    """A spec as it was written before the later keys."""
+    """Return a spec as it was written before the later keys."""
     values = tomllib.loads(text)
     assert set(values) >= set(LATER)
     return tomli_w.dumps({key: value for key, value in values.items() if key not in LATER})
 
 
 def make_older(folder: Path) -> None:
-    """Take the later keys out of a study: out of its spec, and of what its results say of their spec."""
+    """Remove the later keys from a study: from its spec, and from the spec in its results."""
     path = folder / "spec.toml"
     path.write_text(older(path.read_text()))
     if (folder / "results.nc").exists():
@@ -112,7 +112,7 @@ def test_one_that_was_interrupted(now: nz.Study, tmp_path: Path) -> None:
     train_and_be_interrupted(study)
     assert "precision" not in (folder / "spec.toml").read_text()
     assert_same_results(make(folder).train().sweep(), now)
-    assert "Abs and ReLU: 2 runs each, 60 steps, going on from step" in (folder / "log").read_text()
+    assert "Abs and ReLU: 2 runs each, 60 steps, continuing from step" in (folder / "log").read_text()
 
 
 def test_another_precision_is_another_study(now: nz.Study, tmp_path: Path) -> None:
@@ -120,21 +120,23 @@ def test_another_precision_is_another_study(now: nz.Study, tmp_path: Path) -> No
     make(folder).train()
     make_older(folder)
     rounded = SETTINGS | {"device": "cuda", "precision": "tf32"}
-    with pytest.raises(nz.InputError, match="holds a study with device = 'cpu', but 'cuda' is asked for"):
+    with pytest.raises(nz.InputError, match="holds a study with device = 'cpu', but 'cuda' was given"):
         nz.Study.create(folder, "quick", rounded)
 
 
 def test_the_engine_in_pytorch_through_a_study(
     now: nz.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with --device cuda, but on CPU tensors: it looks ahead, is interrupted, and goes on to the same numbers."""
+    """As with --device cuda, but on CPU tensors: after an interruption the numbers are the same."""
 
     def engine(spec: Spec, stack: nz.Stack, examples: dict[str, Examples]) -> StackedEngine:
         arguments = {"seeds": spec.seeds, "learning_rate": spec.learning_rate, "batch_size": spec.batch_size}
         return StackedEngine(stack, examples["train"], examples["test"], device="cpu", **arguments)
 
     monkeypatch.setattr("nearzero.study.steps._engine", engine)
-    monkeypatch.setattr("nearzero.study.steps._side_by_side", lambda spec, steps: [[name] for name in steps])
+    monkeypatch.setattr(
+        "nearzero.study.steps._trained_together", lambda spec, steps: [[name] for name in steps]
+    )
     whole = make(tmp_path / "whole").train()
     study = make(tmp_path / "study")
     train_and_be_interrupted(study)

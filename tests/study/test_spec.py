@@ -1,4 +1,4 @@
-"""Specs: defaults, presets, files, the command line, and everything that's refused."""
+"""Specs: defaults, presets, files, the command line, and refused values."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from nearzero.study.spec import (
     resolve,
     spec_digest,
     spec_text,
+    with_rules,
 )
 from nearzero.training.train import Recipe
 
@@ -83,7 +84,12 @@ def test_settings_of_the_command_line() -> None:
             {"ofset": "shift"},
             "^unknown key 'ofset' in the settings: did you mean 'offset'\\? known are preset, data",
         ),
-        ({"preset": "fast"}, "^unknown preset 'fast'; known are paper, quick$"),
+        ({"preset": "fast"}, "^unknown preset 'fast': known are paper, quick$"),
+        ({"preset": "papr"}, "^unknown preset 'papr': did you mean 'paper'\\? known are paper, quick$"),
+        (
+            {"pixels": "normalised"},
+            "^pixels = 'normalised' in the settings can't be used: did you mean 'normalized'\\? input should be 'raw'",
+        ),
         ({"runs": 0}, "^runs = 0 in the settings can't be used: input should be greater than or equal to 1$"),
         ({"runs": 1.5}, "^runs = 1.5 in the settings can't be used"),
         ({"batch_size": "some"}, "^batch_size = 'some' in the settings can't be used"),
@@ -93,7 +99,7 @@ def test_settings_of_the_command_line() -> None:
             "^offset = 'sideways' in the settings can't be used: input should be 'as-run'",
         ),
         ({"activations": "rellu"}, "unknown activation 'rellu': did you mean 'relu'"),
-        ({"activations": "relu,relu"}, "activations names one of them twice"),
+        ({"activations": "relu,relu"}, "activations has a name twice: relu, relu"),
         ({"families": "offset,skale"}, "unknown family 'skale': did you mean 'scale'"),
         ({"families": ""}, "^families = .* can't be used"),
         ({"thresholds": "50,200"}, "can't be used: input should be less than or equal to 100"),
@@ -103,19 +109,42 @@ def test_settings_of_the_command_line() -> None:
             "test_every must be a multiple of evaluate_every; got 30 and 20",
         ),
         ({"device": "gpu"}, "device must be cpu, cuda, cuda:N or mps; got 'gpu'"),
-        ({"precision": "float16"}, "^precision = 'float16' in the settings can't be used: input should be"),
+        ({"precision": "half"}, "^precision = 'half' in the settings can't be used: input should be"),
         (
             {"precision": "tf32"},
-            "^precision = 'tf32' can't be had with device = 'cpu': the processor's engine is exact; "
-            "take precision = 'float32', or device = 'cuda'",
+            "^precision = 'tf32' isn't available with device = 'cpu': training on the processor is exact; "
+            "set precision = 'float32' or device = 'cuda'",
         ),
-        ({"precision": "bfloat16", "device": "mps"}, "can't be had with device = 'mps': it's made for CUDA"),
+        ({"precision": "bfloat16", "device": "mps"}, "isn't available with device = 'mps': only CUDA has it"),
     ],
 )
 def test_what_is_refused_and_how(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         resolve(None, settings)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pixel": "raw"}, "^unknown key 'pixel' in the settings: did you mean 'pixels'"),
+        ({"activations": ("rleu",)}, "unknown activation 'rleu': did you mean 'relu'"),
+        ({"runs": 0}, "^runs = 0 in the settings can't be used"),
+    ],
+)
+def test_a_spec_made_directly_is_checked_too(values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Spec(**values)
+    assert "\n" not in str(caught.value)
+    assert Spec(runs=3) == resolve(settings={"runs": 3})
+
+
+def test_rules_are_the_keys_of_the_verdict_alone() -> None:
+    assert with_rules(Spec(), {"verdict_margin": 2.0}).rules.margin == 2.0
+    with pytest.raises(
+        InputError, match="'verdict_margn' isn't a rule of the verdict: did you mean 'verdict_margin'"
+    ):
+        with_rules(Spec(), {"verdict_margn": 2.0})
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
@@ -127,7 +156,7 @@ def test_precision_is_a_setting(precision: str, device: str) -> None:
 
 
 def test_a_later_key_at_its_default_is_no_other_spec() -> None:
-    """Results and interrupted work from before the key stay what they are; with another value they don't."""
+    """Older results and interrupted work stay valid, unless the key has another value."""
     now, rounded = resolve("paper"), resolve("paper", {"device": "cuda", "precision": "tf32"})
     before = {key: value for key, value in now.model_dump(mode="json").items() if key != "precision"}
     assert differing_key(before, now.model_dump(mode="json")) is None

@@ -1,4 +1,4 @@
-"""Studies on disk: what they hold, and what can go wrong with their folders."""
+"""Studies on disk: their contents, and problems with their folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from filelock import FileLock
 
 import nearzero as nz
 import nearzero.support.files
-from nearzero.study.provenance import record_sitting
+from nearzero.study.provenance import record_session
 
 SETTINGS = {
     "data": "digits",
@@ -114,12 +114,32 @@ def test_what_a_study_says_of_itself(study: nz.Study) -> None:
 
 @pytest.mark.parametrize("run", [-1, 2])
 def test_no_such_network(study: nz.Study, run: int) -> None:
-    with pytest.raises(
-        nz.InputError, match=f"the study has runs 0 to 1 of abs, relu; got run {run} of 'abs'"
-    ):
+    with pytest.raises(nz.InputError, match=f"there is no run {run}: the study has the runs 0 to 1"):
         study.network("abs", run)
+    with pytest.raises(
+        nz.InputError, match="activation must be one of abs, relu; got 'rleu'; did you mean 'relu'"
+    ):
+        study.network("rleu", 0)
     with pytest.raises(nz.InputError, match=r"abs-00-step000003\.safetensors isn't there"):
         study.network("abs", 0, step=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": "rleu"}, "network must be one of abs, relu; got 'rleu'; did you mean 'relu'"),
+        (
+            {"family": "ofset"},
+            "family must be one of offset, scale, clip; got 'ofset'; did you mean 'offset'",
+        ),
+        ({"metric": "acuracy"}, "metric must be one of .*; got 'acuracy'; did you mean 'accuracy'"),
+        ({"metric": "dead_units"}, "metric must be one of accuracy, agreement; got 'dead_units'"),
+        ({"split": "tset"}, "split must be one of train, test; got 'tset'; did you mean 'test'"),
+    ],
+)
+def test_no_such_curve(study: nz.Study, change: dict[str, str], message: str) -> None:
+    with pytest.raises(nz.InputError, match=message):
+        study.curve(**{"network": "abs", "family": "offset"} | change)
 
 
 def test_a_run_that_diverges_is_reported_and_leaves_the_others(
@@ -218,7 +238,7 @@ def test_an_incomplete_spec(study: nz.Study, tmp_path: Path) -> None:
     make(tmp_path / "study")
     (tmp_path / "study" / "spec.toml").write_text('preset = "quick"')
     with pytest.raises(
-        nz.InputError, match=r"spec.toml lacks the keys data, pixels, .*: a study's spec is complete"
+        nz.InputError, match=r"spec.toml lacks the keys data, pixels, .*: a study's spec must be complete"
     ):
         nz.Study.open(tmp_path / "study")
 
@@ -230,7 +250,7 @@ def test_history_has_its_own_labels(study: nz.Study) -> None:
 
 def test_a_study_of_another_spec(study: nz.Study) -> None:
     with pytest.raises(
-        nz.InputError, match="holds a study with steps = 60, but 61 is asked for; choose another folder"
+        nz.InputError, match="holds a study with steps = 60, but 61 was given; choose another folder"
     ):
         make(study.folder, steps=61, test=True)
 
@@ -326,7 +346,7 @@ def test_no_space_left(
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    """As an unprivileged user, which root has to become first."""
+    """The attempts are made as an unprivileged user; root becomes one first."""
     closed = tmp_path / "closed"
     closed.mkdir()
     make(tmp_path / "study", runs=1, activations="relu")
@@ -352,7 +372,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
                 os.setuid(65534)
             for attempt in (
                 lambda: make(closed / "new"),
-                lambda: record_sitting(tmp_path / "study", {}, "cpu"),
+                lambda: record_session(tmp_path / "study", {}, "cpu"),
                 lambda: nz.Study.open(tmp_path / "study").train(),
             ):
                 try:

@@ -1,7 +1,7 @@
-"""The command line: parse, call, print. No science.
+"""The command line: parse, call, print.
 
-Whatever a user can cause ends as one line on standard error and exit code 2; the heavy imports wait until a
-command needs them. The commands are in `studies`, `models` and `data`.
+An error of the user ends in one line on standard error and exit code 2. Heavy modules are imported inside of
+the commands that need them. The commands are in `studies`, `models` and `data`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INTERRUPTED = "interrupted; the same command goes on where it was"
 
 
 def main() -> None:
-    """Run the command line; what a user can cause ends in one line and exit code 2, Ctrl-C in one and 130."""
+    """Run the command line. An error of the user ends in one line and exit code 2, Ctrl-C in one and 130."""
     interrupted = []
 
     def interrupt(*_: object) -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     before = signal.signal(signal.SIGINT, interrupt)
     try:
         code = app(standalone_mode=False)
-        if interrupted:  # typer makes an exit code of it
+        if interrupted:  # typer turns the exception into an exit code
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except (Exception, KeyboardInterrupt) as error:
@@ -44,27 +44,27 @@ def main() -> None:
 
 
 def _explain(error: BaseException, interrupted: bool) -> tuple[str, int]:
-    """The line and the exit code for an error."""
+    """Return the line and the exit code for an error."""
     if isinstance(error, Interrupted):
         return str(error), 130
-    # a library may turn an interruption that hits it into an error of its own
+    # a library may turn an interruption into an error of its own
     if interrupted or isinstance(error, KeyboardInterrupt | typer.Abort):
         return INTERRUPTED, 130
     if isinstance(error, InputError):
         return str(error), 2
-    if hasattr(error, "format_message"):  # the command line's own: an unknown option, a missing argument
+    if hasattr(error, "format_message"):  # from typer: an unknown option, a missing argument
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
             sys.exit(2)
         return f"{error.format_message()} Try `nearzero --help`.", 2
     if isinstance(error, OSError):
-        what = f"{error.filename}: " if error.filename else ""
-        return f"{what}{error.strerror or error}", 2
+        file = f"{error.filename}: " if error.filename else ""
+        return f"{file}{error.strerror or error}", 2
     if isinstance(error, MemoryError):
         return "memory is used up; use fewer runs, fewer units or a smaller data set", 2
     if os.environ.get("NEARZERO_DEBUG"):
         raise error
     return (
-        f"a bug in nearzero ({type(error).__name__}: {error}); please report it, with what NEARZERO_DEBUG=1 shows",
+        f"a bug in nearzero ({type(error).__name__}: {error}); please report it (NEARZERO_DEBUG=1 shows a traceback)",
         1,
     )

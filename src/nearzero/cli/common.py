@@ -1,4 +1,4 @@
-"""What the commands share: the app, the options that several of them have, the console."""
+"""The app, shared options, and the console of the commands."""
 
 from __future__ import annotations
 
@@ -42,12 +42,19 @@ app = typer.Typer(
 
 
 def option(words: str, shown: bool | str = False, *names: str, metavar: str | None = None) -> Any:
-    """Describe an option: what it is, what stands for its default, and names in place of the parameter's."""
+    """Return the description of an option.
+
+    Args:
+        words: the help text.
+        shown: the default in the help: False for none, True for the parameter's own, or a text.
+        names: names of the option, if they aren't the parameter's.
+        metavar: the word for its value in the help.
+    """
     return typer.Option(*names, help=words, show_default=shown, metavar=metavar)
 
 
 def argument(metavar: str, words: str, shown: bool | str = False) -> Any:
-    """Describe an argument: what it's called, what it is, and what stands for its default."""
+    """Return the description of an argument: its name and text in the help; `shown` as for `option`."""
     return typer.Argument(metavar=metavar, help=words, show_default=shown)
 
 
@@ -56,29 +63,29 @@ DataDir = Annotated[str | None, option("A folder with the data files; also NEARZ
 Settings = Annotated[
     list[str] | None, option("Any key of the spec; may be repeated.", False, "--set", metavar="KEY=VALUE")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 
 class Interrupted(Exception):
-    """An interruption of a command that doesn't go on where it was; the message is for the user."""
+    """An interruption of a command that can't continue later; its message is for the user."""
 
 
 def console_for(quiet: bool) -> Console | None:
-    """Where to print; None if nothing is to be printed."""
+    """Return the console, or None if nothing should be printed."""
     return None if quiet else the_console()
 
 
 def the_console() -> Console:
-    """Where to print."""
+    """Return the console for standard output."""
     from rich.console import Console
 
     width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
-    # tables need some 110 columns; what isn't a terminal (a file, a pipe) has no width of its own
+    # tables need some 110 columns; a file or a pipe has no width of its own
     return Console(width=width or (None if sys.stdout.isatty() else 120))
 
 
 def print_rows(console: Console, headings: Iterable[str | Column], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table without lines."""
+    """Print a table without borders."""
     from rich.table import Table
 
     table = Table(*headings, box=None, pad_edge=False)
@@ -88,7 +95,7 @@ def print_rows(console: Console, headings: Iterable[str | Column], rows: Iterabl
 
 
 def settings_from(pairs: list[str] | None) -> dict[str, Any]:
-    """The settings of `--set`, as a mapping."""
+    """Return the settings of all `--set` options."""
     from nearzero.study.spec import parse_setting
 
     return dict(parse_setting(pair) for pair in pairs or [])
@@ -96,33 +103,33 @@ def settings_from(pairs: list[str] | None) -> dict[str, Any]:
 
 @contextmanager
 def result_folder(out: Path | None) -> Iterator[None]:
-    """Make the folder of a result before the work, to know that it can be; gone again if that fails."""
+    """Make the folder for a result before the work, so that errors come early; remove it after a failure."""
     from nearzero.support.files import make_folder
 
-    made = [each for each in (out, *out.parents) if not each.exists()] if out is not None else []
+    made = [folder for folder in (out, *out.parents) if not folder.exists()] if out is not None else []
     if out is not None:
         make_folder(out)
     try:
         yield
     except BaseException:
-        for each in made:
-            each.rmdir()
+        for folder in made:
+            folder.rmdir()
         raise
 
 
 @contextmanager
-def counting(console: Console | None, what: str, things: str) -> Iterator[Callable[[int], None]]:
-    """Show a line that says how many things are done, on a terminal; elsewhere nothing."""
+def counting(console: Console | None, doing: str, things: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that adds to the number of things that are done, which a terminal shows."""
     if console is None or not console.is_terminal:
         yield lambda more: None
         return
     done = 0
-    with console.status(what) as status:
+    with console.status(doing) as status:
 
         def count(more: int) -> None:
             nonlocal done
             done += more
-            status.update(f"{what}: {done:,} {things}")
+            status.update(f"{doing}: {done:,} {things}")
 
         yield count
 
@@ -130,7 +137,7 @@ def counting(console: Console | None, what: str, things: str) -> Iterator[Callab
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Do hidden units measure distance or intensity? Perturb them, and see."""
     if version:

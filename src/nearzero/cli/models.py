@@ -1,4 +1,4 @@
-"""Commands about any model: what can be probed in it, and how it responds."""
+"""Commands for any PyTorch model: list its layers, and probe them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from nearzero.cli.common import (
     the_console,
 )
 
-__all__ = ()  # the app calls what is here
+__all__ = ()  # the functions are registered with the app
 
-ModelName = Annotated[str, argument("MODEL", "package.module:function or file.py:function that builds it.")]
-Weights = Annotated[Path | None, option("Its weights: safetensors, or a state dict that PyTorch saved.")]
+ModelName = Annotated[
+    str, argument("MODEL", "package.module:function or file.py:function that builds the model.")
+]
+Weights = Annotated[
+    Path | None, option("The model's weights: safetensors, or a state dict that PyTorch saved.")
+]
 DataName = Annotated[
     str,
     option(
@@ -35,6 +39,7 @@ SplitOption = Annotated[str, option("Of a data set: test or train.", True)]
 def _model_and_data(
     model: str, weights: Path | None, data: str, pixels: str, split: str, data_dir: str | None
 ) -> tuple[Any, Any]:
+    """Return the model with its weights, and the data."""
     from nearzero.torch_models.loading import build_model, load_data, load_weights
 
     built = build_model(model)
@@ -52,14 +57,14 @@ def layers(
     split: SplitOption = "test",
     data_dir: DataDir = None,
 ) -> None:
-    """List what can be probed in a model: name, kind, shape, activation, units."""
-    from nearzero.probing import layers as find
+    """List the layers of a model that can be probed: name, kind, shape, activation, units."""
+    from nearzero.probing import layers as find_layers
 
     rows = []
-    for each in find(*_model_and_data(model, weights, data, pixels, split, data_dir)):
-        shape = "x".join(("N", *map(str, each.shape[1:])))
-        row = (each.name, each.kind, each.type, shape, str(each.units), f"dim {each.unit_axis}")
-        rows.append((*row, each.activation or "none"))
+    for layer in find_layers(*_model_and_data(model, weights, data, pixels, split, data_dir)):
+        shape = "x".join(("N", *map(str, layer.shape[1:])))
+        row = (layer.name, layer.kind, layer.type, shape, str(layer.units), f"dim {layer.unit_axis}")
+        rows.append((*row, layer.activation or "none"))
     print_rows(the_console(), ("layer", "kind", "type", "shape", "units", "on", "activation"), rows)
 
 
@@ -71,18 +76,20 @@ def probe(
     out: Annotated[Path | None, option("A folder for the result.")] = None,
     weights: Weights = None,
     family: Annotated[list[str] | None, option("May be repeated.", "offset, scale, clip")] = None,
-    levels: Annotated[int | None, option("How many of each family's levels.", "all, 100 to 125")] = None,
+    levels: Annotated[int | None, option("The number of levels of each family.", "all, 100 to 125")] = None,
     metric: Annotated[list[str] | None, option("May be repeated.", "accuracy, agreement")] = None,
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
     data_dir: DataDir = None,
     batch_size: Annotated[int | None, option("Examples at a time.", "256")] = None,
-    device: Annotated[str, option("Where to run the model: cpu, cuda, mps.", True)] = "cpu",
-    memory: Annotated[str | None, option('What it may take, "2 GB" say.', "NEARZERO_MEMORY or 3 GB")] = None,
+    device: Annotated[str, option("The device for the model: cpu, cuda, mps.", True)] = "cpu",
+    memory: Annotated[
+        str | None, option('The memory that it may use, for example "2 GB".', "NEARZERO_MEMORY or 3 GB")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Perturb layers of a model, one at a time, at every level, and see what it predicts."""
-    from nearzero.probing import probe as run
+    """Perturb layers of a model, one at a time, at every level, and measure its predictions."""
+    from nearzero.probing import probe as probe_model
     from nearzero.study.steps import reaching
 
     console = console_for(quiet)
@@ -90,10 +97,11 @@ def probe(
         built, source = _model_and_data(model, weights, data, pixels, split, data_dir)
         with reaching(device):
             built = built.to(device)
-        result = run(
-            built, source, layer, families=family or ("offset", "scale", "clip"),
-            levels=levels, metrics=metric, batch_size=batch_size, memory=memory, advanced=count,
-        )  # fmt: skip
+        families = family or ("offset", "scale", "clip")
+        options: dict[str, Any] = {"levels": levels, "metrics": metric, "batch_size": batch_size}
+        result = probe_model(
+            built, source, layer, families=families, memory=memory, advanced=count, **options
+        )
     if out is not None:
         result.save(out)
     if console is None:

@@ -1,4 +1,4 @@
-"""Commands about studies: from nothing to the report, step by step, the verdict, and how often its rules are wrong."""
+"""Commands for studies: steps, report, verdict, audit, grids, and the power of the verdict's rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nearzero.cli.common import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ()  # the app calls what is here
+__all__ = ()  # the functions are registered with the app
 
 NOTE = (
     "Shares of studies, with 95 % intervals (Clopper-Pearson). In the null nothing differs: equivalent is right, any "
@@ -35,24 +35,26 @@ NOTE = (
 
 @app.command()
 def power(
-    study: Annotated[Path | None, argument("[STUDY]", "Whose rules.", "the default rules")] = None,
+    study: Annotated[
+        Path | None, argument("[STUDY]", "A study whose rules are used.", "the default rules")
+    ] = None,
     settings: Settings = None,
-    runs: Annotated[list[int] | None, option("Runs; may be repeated.", "6, 10")] = None,
-    strength: Annotated[list[float] | None, option("Of the task; may be repeated.", "8")] = None,
+    runs: Annotated[list[int] | None, option("Runs of each network; may be repeated.", "6, 10")] = None,
+    strength: Annotated[list[float] | None, option("Strength of the task; may be repeated.", "8")] = None,
     activation: Annotated[list[str] | None, option("abs or relu; may be repeated.", "both")] = None,
     studies: Annotated[int, option("Studies of each kind.", True)] = 20,
-    seed: Annotated[int, option("Of everything that is drawn.", True)] = 0,
+    seed: Annotated[int, option("The seed of all draws.", True)] = 0,
     out: Annotated[Path | None, option("A folder for power.json.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Say how many runs a design needs, and how often its rules are wrong where the answer is known.
+    """Say how many runs a design needs, and how often its rules are wrong on known mechanisms.
 
-    Plants networks that measure distance, match templates, or do half of each, and networks in which nothing differs;
-    measures and judges them as `nearzero verdict` does. `--set verdict_...=...` changes the rules.
+    Plants networks that measure distance, match templates, or do half of each, and networks in which nothing
+    differs; measures and judges them as `nearzero verdict` does. `--set verdict_...=...` changes the rules.
     """
     from rich.table import Column
 
-    from nearzero.mechanisms import power as run
+    from nearzero.mechanisms import power as measure_power
     from nearzero.study.spec import resolve, with_rules
     from nearzero.support.threads import thread_count
 
@@ -60,26 +62,26 @@ def power(
     spec = with_rules(resolve() if study is None else _open(study).spec, settings_from(settings))
     with result_folder(out), counting(console, "planting", "studies") as count:
         try:
-            found = run(
-                spec.rules, design=spec.design, runs=runs or (6, 10), strengths=strength or (8.0,),
-                activations=activation or ("abs", "relu"), studies=studies, seed=seed, workers=thread_count(),
-                advanced=count,
-            )  # fmt: skip
+            planted = {"strengths": strength or (8.0,), "activations": activation or ("abs", "relu")}
+            options: dict[str, Any] = {"runs": runs or (6, 10), "studies": studies, "seed": seed, **planted}
+            measured = measure_power(
+                spec.rules, design=spec.design, workers=thread_count(), advanced=count, **options
+            )
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted; nothing is kept, the same command begins anew") from error
     if out is not None:
-        found.save(out)
+        measured.save(out)
     if console is None:
         return
-    rows = [_stacked(each.row) for each in found.counts]
+    rows = [_stacked(counts.row) for counts in measured.counts]
     headings = [Column(name, no_wrap=name not in ("networks", "findings")) for name in rows[0]]
     print_rows(console, headings, [row.values() for row in rows])
-    for line in (NOTE, *found.sentences()):
+    for line in (NOTE, *measured.sentences()):
         console.print(line, highlight=False, soft_wrap=True)
 
 
 def _stacked(row: dict[str, str]) -> dict[str, str]:
-    """Return a row in the 80 columns of a terminal: networks on two lines; findings, which add up to studies, wrap."""
+    """Return a row that fits into 80 columns: networks on two lines, and findings wrapped."""
     kept = {"runs": row["runs"], "right": row["right"], "wrong": row["wrong direction"]}
     networks = f"{row['mechanism']}, {row['activation']}\nstrength {row['strength']}"
     return {"networks": networks, **kept, **{name: row[name] for name in ("undecided", "findings")}}
@@ -90,30 +92,30 @@ def reproduce(
     preset: Annotated[str | None, option("quick (a minute or two) or paper (hours).", "quick")] = None,
     out: Annotated[Path | None, option("The study's folder.", "studies/PRESET")] = None,
     runs: Annotated[int | None, option("Runs of each network.", "20")] = None,
-    device: Annotated[str | None, option("Where to train: cpu, cuda, mps.", "cpu")] = None,
+    device: Annotated[str | None, option("The device for training: cpu, cuda, mps.", "cpu")] = None,
     data_dir: DataDir = None,
-    spec: Annotated[Path | None, option("A spec file; the other options go over it.")] = None,
+    spec: Annotated[Path | None, option("A spec file; other options replace its values.")] = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train, sweep and report: the whole paper, beside the published numbers.
+    """Train, sweep and report: reproduce the whole paper, beside the published numbers.
 
-    Interrupted at any point, the same command goes on where it was.
+    If it is interrupted, the same command continues.
     """
     from nearzero.study import reproduce as reproduce_study
     from nearzero.study.spec import read_settings
 
-    given = (read_settings(spec) if spec is not None else {}) | settings_from(settings)
+    values = (read_settings(spec) if spec is not None else {}) | settings_from(settings)
     console = console_for(quiet)
     study = reproduce_study(
-        preset, out, runs=runs, device=device, data_dir=data_dir, settings=given, console=console
+        preset, out, runs=runs, device=device, data_dir=data_dir, settings=values, console=console
     )
-    _say_where(study.folder, console)
+    _print_folders(study.folder, console)
 
 
 @app.command("compile")
 def compile_() -> None:
-    """Compile what studies on this processor need, once, so that the first needn't: some fifteen seconds."""
+    """Compile the kernels for this processor, once, in some 15 seconds; else the first study does it."""
     from nearzero.study.compiling import compile_kernels
 
     compile_kernels()
@@ -136,7 +138,7 @@ def report(study: StudyFolder, quiet: Quiet = False) -> None:
     """Write the tables and figures of a study, and print the tables."""
     console = console_for(quiet)
     _open(study).report(console=console)
-    _say_where(study, console)
+    _print_folders(study, console)
 
 
 @app.command()
@@ -145,11 +147,11 @@ def verdict(
 ) -> None:
     """Say whether distance or intensity costs more at equal displacement, by the rules of the study's spec.
 
-    Measures every network at matched displacement first, where that isn't done yet.
+    Measures every network at matched displacement first, if that isn't done yet.
     """
     console = console_for(quiet)
     _open(study).with_rules(settings_from(settings)).judge(data_dir=data_dir, console=console)
-    _say_where(study, console)
+    _print_folders(study, console)
 
 
 @app.command()
@@ -161,12 +163,12 @@ def audit(
     data_dir: DataDir = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the faults of the published study on a study's own networks, and say which of its sentences survive."""
+    """Measure the published study's faults on a study's own networks, and say which sentences survive."""
     console = console_for(quiet)
     opened = _open(study)
     other = None if against is None else _open(against)
     opened.audit(other, data_dir=data_dir, console=console)
-    _say_where(study, console)
+    _print_folders(study, console)
 
 
 @app.command()
@@ -174,29 +176,29 @@ def grid(
     spec: Annotated[Path, argument("SPEC", "A grid's spec, such as grids/width.toml.")],
     out: Annotated[Path | None, option("The grid's folder.", "studies/grids/NAME")] = None,
     networks: Annotated[
-        Path | None, option("Where its networks lie; grids can share them.", "networks, beside it")
+        Path | None, option("The folder of its networks; grids can share it.", "networks, beside the grid's")
     ] = None,
     data_dir: DataDir = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train and measure many networks that differ in one thing, and say what becomes of the verdict.
+    """Train and measure many networks that differ in one thing, and give the verdict on each.
 
-    Interrupted at any point, the same command goes on where it was.
+    If it is interrupted, the same command continues.
     """
     from nearzero.grid import Grid
     from nearzero.report.write import print_grid
 
     console = console_for(quiet)
-    made = Grid.create(out or Path("studies") / "grids" / spec.stem, spec)
-    made.run(networks=networks, data_dir=data_dir, console=console)
+    opened = Grid.create(out or Path("studies") / "grids" / spec.stem, spec)
+    opened.run(networks=networks, data_dir=data_dir, console=console)
     if console is not None:
-        print_grid(made, console)
-    _say_where(made.folder, console)
+        print_grid(opened, console)
+    _print_folders(opened.folder, console)
 
 
 @app.command()
 def show(study: StudyFolder) -> None:
-    """Print what a study is and its tables; nothing is written."""
+    """Print a summary of a study and its tables; no file is written."""
     from nearzero.report.write import print_tables
 
     opened = _open(study)
@@ -218,7 +220,7 @@ def new(
 
     Study.create(study, preset, settings_from(settings))
     the_console().print(
-        f"{study / 'spec.toml'} is written; `nearzero train {study}` comes next", highlight=False
+        f"{study / 'spec.toml'} is written; continue with `nearzero train {study}`", highlight=False
     )
 
 
@@ -228,7 +230,7 @@ def _open(folder: Path) -> Any:
     return Study.open(folder)
 
 
-def _say_where(folder: Path, console: Console | None) -> None:
+def _print_folders(folder: Path, console: Console | None) -> None:
     if console is not None:
-        where = f"\nTables are in {folder / 'tables'}, figures in {folder / 'figures'}."
-        console.print(where, highlight=False, soft_wrap=True)  # a path that's broken can't be copied
+        line = f"\nTables are in {folder / 'tables'}, figures in {folder / 'figures'}."
+        console.print(line, highlight=False, soft_wrap=True)  # a path with a line break can't be copied

@@ -1,7 +1,7 @@
-"""Data sets by name: a registry, one loader, and files that are checked by SHA-256 every time they are read.
+"""Data sets by name: a registry, one loader, and a check of every file's SHA-256 each time that it is read.
 
-Environment variables: NEARZERO_DATA (a folder of data files, looked into first) and NEARZERO_CACHE (in place
-of the platform's cache folder).
+Environment variables: NEARZERO_DATA (a folder with data files, which is searched first) and NEARZERO_CACHE (a
+folder that replaces the platform's cache folder).
 """
 
 from nearzero.datasets.dataset import Dataset, Split

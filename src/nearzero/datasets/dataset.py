@@ -1,7 +1,7 @@
-"""What a loaded data set is: two splits of images and labels, and where they came from.
+"""`Dataset`: two splits of images and labels, with their source.
 
-These are plain values, and they check what anybody may rely on: shapes, dtypes, lengths and the range of
-labels. How bytes become arrays is in `idx` and `packaged`, where they come from in `sources`.
+These are plain values. They check their shapes, dtypes, lengths and the range of labels, so that other code
+can rely on these. `idx` and `packaged` make arrays of bytes, and `sources` finds the bytes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,16 @@ class Split:
     Attributes:
         images: (N, H, W) uint8, C-contiguous.
         labels: (N,) int64, from 0.
+
+    Raises:
+        InputError: an array of another kind, no pixels, or another number of labels than of images.
+
+    Example:
+        >>> import nearzero as nz
+        >>> import numpy as np
+        >>> split = nz.datasets.Split(np.zeros((2, 3, 4), np.uint8), np.array([1, 0]))
+        >>> len(split), split.pixels.shape
+        (2, (2, 12))
     """
 
     images: npt.NDArray[np.uint8]
@@ -52,20 +62,35 @@ class Split:
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """The images as rows, (N, H * W) uint8: a view."""
+        """Return the images as rows, (N, H * W) uint8: a view."""
         return self.images.reshape(len(self), -1)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test split, with all that a result file needs to say about them.
+    """A training and a test split, with everything that a result file records about them.
 
-    Attributes: name: the registered name, or the folder as it was given. train, test: the two splits, of one
-        image size. classes: labels are below this. white: the largest value a pixel can have. mean, std: of
-        pixels / white; the convention of the field for MNIST, else taken from the training images. source:
-        where the bytes came from, in words; never the path of a cache. hashes: SHA-256 of each uncompressed
-        IDX file, or of each array as unsigned bytes. notice: what nobody should miss: set when this is not
-        the data set that was asked for.
+    Attributes:
+        name: the registered name, or the folder as it was given.
+        train, test: the two splits; their images have the same size.
+        classes: the number of classes; labels are below it.
+        white: the largest value that a pixel can have.
+        mean, std: of pixels / white; for MNIST the field's convention, else computed from the training
+            images.
+        source: the source of the bytes, in words; never the path of a cache.
+        hashes: SHA-256 of each uncompressed IDX file, or of each array as unsigned bytes.
+        notice: a warning for the user if this is not the data set that was asked for, else None.
+
+    Raises:
+        InputError: images of different sizes, or labels outside of the classes.
+
+    Example:
+        >>> import nearzero as nz
+        >>> digits = nz.datasets.load("digits")
+        >>> digits.train.images.shape, digits.test.images.shape
+        ((1442, 8, 8), (355, 8, 8))
+        >>> digits.classes, digits.white, digits.source
+        (10, 16, 'scikit-learn')
     """
 
     name: str
@@ -85,17 +110,17 @@ class Dataset:
             raise InputError(
                 f"{self.name}: training images are {train}, test images {test}: the sizes must agree"
             )
-        for side, split in (("training", self.train), ("test", self.test)):
+        for name, split in (("training", self.train), ("test", self.test)):
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= self.classes:
                 raise InputError(
-                    f"{self.name}: the {side} labels run from {low} to {high}; "
+                    f"{self.name}: the {name} labels run from {low} to {high}; "
                     f"with {self.classes} classes they must lie in 0 ... {self.classes - 1}"
                 )
 
 
 def pixel_moments(images: npt.NDArray[np.uint8], white: int) -> tuple[float, float]:
-    """Mean and (population) standard deviation of images / white, from exact sums of whole numbers."""
+    """Return mean and (population) standard deviation of images / white, from exact sums of integers."""
     flat = images.reshape(-1)
     counts = np.zeros(256, dtype=np.int64)
     for start in range(0, flat.size, _BLOCK):

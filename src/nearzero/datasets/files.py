@@ -1,6 +1,6 @@
-"""Reading data files off a disk, and checking that each is what its SHA-256 says.
+"""Read data files, and check them against their SHA-256.
 
-Nothing here knows where a file should be looked for (`sources`), nor what its bytes mean (`idx`).
+`sources` decides which folders to search, and `idx` parses the bytes.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ __all__ = [
 
 
 class Unavailable(Exception):
-    """A source could not deliver; the message says why in a few words. The next one is tried, and no user sees it."""
+    """The failure of a source, with the reason in a few words; it is caught, and the next source is tried."""
 
 
 @dataclass(frozen=True, eq=False)
 class VerifiedFile:
-    """A file whose hash was the published one.
+    """A file with the published hash.
 
     Attributes:
-        known: what the registry says of it.
+        expected: the registry's facts about the file.
         content: the uncompressed IDX bytes.
         sha256: of `content`.
-        kept: the bytes a cache should keep: `content`, or the gzip file where only that can be checked again.
-        source: where it came from, in words.
+        kept: the bytes for the cache: `content`, or the gzip file if only its hash is published.
+        source: the source of the file, in words.
     """
 
-    known: KnownFile
+    expected: KnownFile
     content: bytes
     sha256: str
     kept: bytes
@@ -57,62 +57,63 @@ class VerifiedFile:
 
 
 def sha256(data: bytes) -> str:
-    """The SHA-256 in hexadecimal."""
+    """Return the SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
-def unpacked(data: bytes, what: str, limit: int = LARGEST_FILE) -> bytes:
-    """The bytes themselves, or what is in them if they are gzip; `what` names the file in errors."""
-    return gunzip(data, what, limit) if is_gzip(data) else data
+def unpacked(data: bytes, label: str, limit: int = LARGEST_FILE) -> bytes:
+    """Return the bytes, uncompressed if they are gzip; `label` names the file in errors."""
+    return gunzip(data, label, limit) if is_gzip(data) else data
 
 
-def verified(known: KnownFile, delivered: bytes, what: str, source: str) -> VerifiedFile:
-    """The file, if the delivered bytes (gzipped or not) are those that the registry knows.
+def verified(expected: KnownFile, delivered: bytes, label: str, source: str) -> VerifiedFile:
+    """Return the file if its bytes are those that the registry knows.
 
     Args:
-        known: what was expected.
-        delivered: the bytes as they came.
-        what: names them in errors.
-        source: where they came from, in words.
+        expected: the registry's facts about the file.
+        delivered: its bytes, gzipped or not.
+        label: names the file in errors.
+        source: the source of the bytes, in words.
+
+    Raises:
+        InputError: the bytes are others, or can't be checked.
     """
-    if known.gz_sha256 is not None:
+    if expected.gz_sha256 is not None:
         if not is_gzip(delivered):
-            raise InputError(
-                f"{what} can't be checked: only the SHA-256 of the gzip file, as published, is known"
-            )
-        _compare(known.gz_sha256, sha256(delivered), what)
-        content = gunzip(delivered, what, known.size)
-        return VerifiedFile(known, content, sha256(content), delivered, source)
-    content = unpacked(delivered, what, known.size)
-    if len(content) != known.size:
-        state = "it is truncated" if len(content) < known.size else "it is another file"
-        raise InputError(f"{what} holds {len(content):,} bytes where {known.size:,} were expected: {state}")
+            raise InputError(f"{label} can't be checked: only the SHA-256 of the gzip file is published")
+        _compare(expected.gz_sha256, sha256(delivered), label)
+        content = gunzip(delivered, label, expected.size)
+        return VerifiedFile(expected, content, sha256(content), delivered, source)
+    content = unpacked(delivered, label, expected.size)
+    if len(content) != expected.size:
+        state = "it is truncated" if len(content) < expected.size else "it is another file"
+        raise InputError(f"{label} has {len(content):,} bytes instead of {expected.size:,}: {state}")
     seen = sha256(content)
-    _compare(known.sha256, seen, what)
-    return VerifiedFile(known, content, seen, content, source)
+    _compare(expected.sha256, seen, label)
+    return VerifiedFile(expected, content, seen, content, source)
 
 
-def _compare(expected: str | None, seen: str, what: str) -> None:
-    """Refuse a wrong hash, saying so if the file belongs to another data set."""
-    if seen != expected:
+def _compare(published: str | None, seen: str, label: str) -> None:
+    """Refuse a wrong hash; the message names the data set to which the file belongs, if there is one."""
+    if seen != published:
         owner = registry.owner(seen)
         hint = f": it belongs to {owner}" if owner else ""
-        raise InputError(f"{what} has SHA-256 {seen[:12]}..., expected {str(expected)[:12]}...{hint}")
+        raise InputError(f"{label} has SHA-256 {seen[:12]}..., expected {str(published)[:12]}...{hint}")
 
 
 def file_kind(path: Path) -> str | None:
-    """'file', 'folder' or 'other' (a device, a pipe, a dangling link); None if nothing has that name."""
+    """Return "file", "folder" or "other" (device, pipe, dangling link); None if nothing has that name."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return "other" if path.is_symlink() else None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be looked at: {reason(error)}") from error
+        raise InputError(f"{path} can't be examined: {reason(error)}") from error
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
 def find_files(folder: Path, wanted: Sequence[str] = IDX_FILES) -> dict[str, Path]:
-    """Those of the wanted files that a folder has, in any of their four spellings."""
+    """Return the paths of the wanted files in a folder by name; each name has four spellings."""
     return {name: path for name in wanted if (path := _spelled(folder, name)) is not None}
 
 
@@ -123,7 +124,11 @@ def _spelled(folder: Path, name: str) -> Path | None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a regular file of bearable size."""
+    """Return all bytes of a regular file of at most `LARGEST_FILE` bytes.
+
+    Raises:
+        InputError: it isn't such a file, or can't be read.
+    """
     if file_kind(path) != "file":
         raise InputError(f"{path} is not a regular file")
     try:
@@ -136,7 +141,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def remove_leftovers(paths: Iterable[Path], seconds: float) -> None:
-    """Remove files and folders that weren't touched for so long; if that fails it is no matter."""
+    """Remove files and folders that weren't modified for so many seconds; errors are ignored."""
     for path in paths:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > seconds:
@@ -144,5 +149,5 @@ def remove_leftovers(paths: Iterable[Path], seconds: float) -> None:
 
 
 def reason(error: OSError | ValueError) -> str:
-    """What the operating system said, without numbers and paths."""
+    """Return the operating system's message, without numbers and paths."""
     return getattr(error, "strerror", None) or str(error)

@@ -1,6 +1,6 @@
-"""From a name or a folder to arrays: `load`; and what `nearzero data` does: `fetch` and `verify`.
+"""`load`, `fetch` and `verify`: data sets by their name or folder.
 
-The order in which sources are tried is in `sources`, the facts about each data set in `registry`.
+`sources` has the order in which sources are tried, and `registry` the facts about each data set.
 """
 
 from __future__ import annotations
@@ -32,7 +32,18 @@ _log = logging.getLogger("nearzero.datasets")
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """A file that is now at hand, and where it came from in words."""
+    """A file that `fetch` has checked.
+
+    Attributes:
+        name: of the file, or of the array of a packaged data set.
+        source: the source of the file, in words.
+
+    Example:
+        >>> import nearzero as nz
+        >>> file = nz.datasets.fetch("digits")[0]
+        >>> f"{file.name} from {file.source}"
+        'train-images from scikit-learn'
+    """
 
     name: str
     source: str
@@ -40,13 +51,22 @@ class FetchedFile:
 
 @dataclass(frozen=True)
 class FileStatus:
-    """What `verify` found of one file or array.
+    """The state of one file or array, as `verify` returns it.
 
     Attributes:
-        dataset, file: what was looked for.
-        status: 'wrong hash' for a file that can be read and is not what it should be.
-        where: the path or the package looked at.
-        detail: what is wrong, in one line; otherwise the SHA-256.
+        dataset, file: the names of the data set and the file.
+        status: "present", "missing", "unreadable", or "wrong hash" for a file that can be read but is another
+            one.
+        where: the path of the file, or the name of the package.
+        detail: the problem, in one line; the SHA-256 if there is none.
+
+    Example:
+        >>> import nearzero as nz
+        >>> row = nz.datasets.verify("digits")[1]
+        >>> row.file, row.status, row.where
+        ('train-labels', 'present', 'scikit-learn')
+        >>> row.detail[:20]
+        'SHA-256 85a46d933100'
     """
 
     dataset: str
@@ -63,22 +83,33 @@ def load(
     substitute: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Dataset:
-    """The data set of that name, every byte of it checked against the published SHA-256.
+    """Return the data set with that name; its files are checked against their published SHA-256.
 
     Args:
         name: one of `names()`, or a folder of IDX files (`train-images-idx3-ubyte`,
             `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`, gzipped or not).
-            A folder's hashes are recorded, there being none to check them against. A string that is a
-            registered name means that; write `./mnist`, or give a `Path`, for a folder called so.
-        data_dir: a folder with the files of a registered data set; it must have them. In its absence the
-            environment variable NEARZERO_DATA, the user's cache and the public sources are tried in turn.
-        substitute: whether `mnist-5k` may stand in for an `mnist` that can't be had; the result then has a
+            The hashes of a folder's files are recorded, not checked. A string that is a registered name means
+            that data set; for a folder with such a name, write `./mnist` or give a `Path`.
+        data_dir: a folder with all files of a registered data set. If it is None, the folder in
+            NEARZERO_DATA, the user's cache and the public sources are tried one after the other.
+        substitute: whether `mnist-5k` may replace `mnist` if no source has it; the result then has a
             `notice`.
-        report: is told, one line at a time, what is fetched from where and what went wrong on the way;
-            without it the lines go to the logger `nearzero.datasets`, as warnings.
+        report: is called with one line for each download and each problem; if it is None, the lines go to the
+            logger `nearzero.datasets` as warnings.
 
     Raises:
-        InputError: an unknown name, files that are not what they should be, or no source that delivers.
+        NotFoundError: no source has the data set.
+        InputError: an unknown name, or a file with another content than expected.
+
+    Example:
+        >>> import nearzero as nz
+        >>> digits = nz.datasets.load("digits")
+        >>> digits.train.pixels.shape, digits.train.labels.shape
+        ((1442, 64), (1442,))
+        >>> nz.datasets.load("minst")
+        Traceback (most recent call last):
+            ...
+        nearzero.errors.InputError: unknown data set 'minst'; did you mean 'mnist'? Known: mnist, ...
     """
     say = report or _log.warning
     if _is_folder_name(name):
@@ -102,7 +133,7 @@ def load(
 
 
 def _is_folder_name(name: str | Path) -> bool:
-    """Whether a name means a folder: not registered, and it looks like a path or such a folder exists."""
+    """Return whether a name means a folder: it isn't registered, and is a path or an existing folder."""
     if isinstance(name, Path):
         return True
     if not name or name in registry.names():
@@ -140,9 +171,9 @@ def _from_folder(given: str) -> Dataset:
 
 
 def _splits(files: Mapping[str, tuple[bytes, str]]) -> tuple[Split, Split]:
-    """The training and the test split, from the content of each file and what it is called in errors."""
-    first, second, third, fourth = (files[name] for name in IDX_FILES)
-    return _split(first, second), _split(third, fourth)
+    """Return the training and the test split, from the content of each file and its label in errors."""
+    train_images, train_labels, test_images, test_labels = (files[name] for name in IDX_FILES)
+    return _split(train_images, train_labels), _split(test_images, test_labels)
 
 
 def _split(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -> Split:
@@ -159,21 +190,31 @@ def _split(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -> Sp
 def fetch(
     name: str, *, data_dir: str | Path | None = None, report: Callable[[str], None] | None = None
 ) -> list[FetchedFile]:
-    """See to it that the user's cache has every file of the data set: `load` then needs no network.
+    """Put every file of a data set into the user's cache, and return them; `load` then needs no network.
 
-    With `data_dir` (or NEARZERO_DATA) the files are taken from that folder. A packaged data set is checked in
-    place.
+    With `data_dir` (or NEARZERO_DATA) the files come from that folder. A data set of an installed package is
+    checked and not copied.
+
+    Args:
+        name: one of `names()`.
+        data_dir, report: as for `load`.
 
     Raises:
-        InputError: as for `load`, and if the cache can't be written.
+        NotFoundError: no source has the data set.
+        InputError: as for `load`, or the cache can't be written.
+
+    Example:
+        >>> import nearzero as nz
+        >>> [file.name for file in nz.datasets.fetch("digits")]
+        ['train-images', 'train-labels', 'test-images', 'test-labels']
     """
     say = report or _log.warning
     if _is_folder_name(name):
-        raise InputError(f"the data set {name} is a folder of your own: there is nothing to fetch")
+        raise InputError(f"the data set {name} is a folder, so there is nothing to fetch")
     entry = registry.entry(name)
     if entry.package is not None:
-        carried = packaged(entry)
-        return [FetchedFile(file, carried.source) for file in carried.hashes]
+        dataset = packaged(entry)
+        return [FetchedFile(array, dataset.source) for array in dataset.hashes]
     cache = Cache(entry, say)
     named = named_folder(entry, data_dir, say)
     if named is None:
@@ -186,14 +227,26 @@ def fetch(
         raise InputError(
             f"{entry.name}: {cache.trouble}: free some space, or set NEARZERO_CACHE to another folder"
         )
-    return [FetchedFile(each, file.source) for each, file in files.items()]
+    return [FetchedFile(filename, file.source) for filename, file in files.items()]
 
 
 def verify(name: str | None = None, *, data_dir: str | Path | None = None) -> list[FileStatus]:
-    """The state of each file of the data set, or of all registered ones; nothing is fetched or changed.
+    """Return the state of each file of a data set, or of all registered ones; nothing is fetched or changed.
 
-    Looked at is what `load` would read first: `data_dir`, or NEARZERO_DATA if it has files of the set, or the
-    cache.
+    The files are those that `load` would read first: in `data_dir`, in NEARZERO_DATA if it has files of the
+    data set, or in the cache.
+
+    Args:
+        name: one of `names()`, or a folder; None for all registered data sets.
+        data_dir: as for `load`.
+
+    Raises:
+        InputError: an unknown name, or a folder that can't be read.
+
+    Example:
+        >>> import nearzero as nz
+        >>> [row.status for row in nz.datasets.verify("digits")]
+        ['present', 'present', 'present', 'present']
     """
     if name is None:
         return [row for entry in registry.entries() for row in _rows(entry, data_dir)]
@@ -212,28 +265,28 @@ def _rows(entry: Entry, data_dir: str | Path | None) -> list[FileStatus]:
     named = named_folder(entry, data_dir, lambda _: None)
     if named is None:
         folder = Cache(entry, lambda _: None).folder
-        places = {known.name: folder / known.cached_name for known in entry.files}
+        paths = {file.name: folder / file.cached_name for file in entry.files}
     else:
         folder = named[0]
-        found = find_files(folder, [known.name for known in entry.files])
-        places = {known.name: found.get(known.name, folder / known.name) for known in entry.files}
-    return [_row(entry, known, places[known.name]) for known in entry.files]
+        present = find_files(folder, [file.name for file in entry.files])
+        paths = {file.name: present.get(file.name, folder / file.name) for file in entry.files}
+    return [_row(entry, file, paths[file.name]) for file in entry.files]
 
 
-def _row(entry: Entry, known: KnownFile, path: Path) -> FileStatus:
-    def status(word: Status, detail: str) -> FileStatus:
-        return FileStatus(entry.name, known.name, word, str(path), detail)
+def _row(entry: Entry, expected: KnownFile, path: Path) -> FileStatus:
+    def row(status: Status, detail: str) -> FileStatus:
+        return FileStatus(entry.name, expected.name, status, str(path), detail)
 
     try:
         if file_kind(path) is None:
-            return status("missing", "not there")
+            return row("missing", "not there")
         delivered = read_bytes(path)
     except InputError as error:
-        return status("unreadable", str(error))
+        return row("unreadable", str(error))
     try:
-        return status("present", f"SHA-256 {verified(known, delivered, path.name, 'disk').sha256}")
+        return row("present", f"SHA-256 {verified(expected, delivered, path.name, 'disk').sha256}")
     except InputError as error:
-        return status("wrong hash", str(error))
+        return row("wrong hash", str(error))
 
 
 def _packaged_rows(entry: Entry) -> list[FileStatus]:
@@ -241,9 +294,11 @@ def _packaged_rows(entry: Entry) -> list[FileStatus]:
     try:
         hashes = packaged_hashes(entry)
     except InputError as error:
-        return [FileStatus(entry.name, known.name, "missing", package, str(error)) for known in entry.files]
+        return [FileStatus(entry.name, file.name, "missing", package, str(error)) for file in entry.files]
     rows = []
-    for known in entry.files:
-        status: Status = "present" if hashes[known.name] == known.sha256 else "wrong hash"
-        rows.append(FileStatus(entry.name, known.name, status, package, f"SHA-256 {hashes[known.name]}"))
+    for expected in entry.files:
+        status: Status = "present" if hashes[expected.name] == expected.sha256 else "wrong hash"
+        rows.append(
+            FileStatus(entry.name, expected.name, status, package, f"SHA-256 {hashes[expected.name]}")
+        )
     return rows

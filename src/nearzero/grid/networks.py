@@ -1,8 +1,8 @@
-"""The networks of a grid: trained where they aren't there yet, read, and measured.
+"""The networks of a grid: train, read and measure them.
 
-Those of a study's own shape are trained by that study, in a folder named by its spec's digest, so that grids with a
-study in common train it once. Deeper ones lie beside it, a file each. The measurements of all networks become one
-Dataset.
+Networks with one hidden layer are trained by a study in a folder that is named by the spec's digest, so that
+grids with a study in common train it once. Deeper networks are kept beside it, one file each. The
+measurements of all networks become one Dataset.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ BATCH = 2000  # examples of a deep network at a time
 
 @dataclass(frozen=True)
 class DeepJob(Job):
-    """The training of one network of several hidden layers, which leaves its file.
+    """The training of one network with several hidden layers; its file is the network.
 
     Attributes:
-        point: of the grid.
-        data: of the point's study.
+        point: the point of the grid.
+        data: the data of the point's study.
     """
 
     point: Point
@@ -62,11 +62,11 @@ class DeepJob(Job):
 
     @property
     def done(self) -> bool:
-        """Return whether the file is there; `read` refuses a damaged one."""
+        """Return whether the file exists; `read` refuses a damaged file."""
         return self.path.exists()
 
     def do(self) -> None:
-        """Train, and write the network."""
+        """Train the network and write its file."""
         spec, network = self.point.spec, self._initial()
         examples = self.data.examples(spec)["train"]
         with one_torch_thread():
@@ -78,7 +78,7 @@ class DeepJob(Job):
         """Return the trained network; None if it diverged.
 
         Raises:
-            InputError: its file isn't one.
+            InputError: the file isn't such a network.
         """
         network = self._initial()
         try:
@@ -99,12 +99,16 @@ class DeepJob(Job):
 
 @dataclass(frozen=True)
 class Networks:
-    """Where the networks of grids lie."""
+    """The folder with the networks of grids.
+
+    Attributes:
+        folder: its path.
+    """
 
     folder: Path
 
     def train(self, point: Point, data: DataSource, journal: Journal) -> None:
-        """Train what isn't there yet of a point."""
+        """Train the networks of a point that aren't trained yet."""
         if point.layers is None:
             self._study(point.spec).train(data_dir=data.data_dir, console=journal.console)
             return
@@ -114,15 +118,15 @@ class Networks:
             if not jobs:
                 continue
             journal.say(f"training {name}, {point.label}: {len(jobs)} runs, {spec.steps:,} steps")
-            with one_torch_thread():  # before there are threads, each of which sets it and sets it back
-                what = f"trained {name}, {point.label}"
-                run(jobs, journal, doing=point.label, did=what, threads=thread_count())
+            with one_torch_thread():  # set before the threads start, since each job sets and restores it
+                done = f"trained {name}, {point.label}"
+                run(jobs, journal, doing=point.label, did=done, threads=thread_count())
 
     def read(self, point: Point, name: str, run: int, data: DataSource) -> TwoLayer | nn.Sequential | None:
         """Return a network of a point; None if it diverged or never reached the checkpoint.
 
         Raises:
-            InputError: its file isn't one.
+            InputError: the file isn't such a network.
         """
         if point.layers is not None:
             return DeepJob(self.folder, name, run, point, data).read()
@@ -139,81 +143,84 @@ class Networks:
 
 
 def measured(network: TwoLayer | nn.Sequential, examples: Examples, design: Design) -> xr.Dataset:
-    """Responses of every hidden layer at matched displacement, on (layer, family, side, target)."""
+    """Return responses of every hidden layer at matched displacement, on (layer, family, side, target)."""
     if isinstance(network, TwoLayer):
-        found = matched(network, examples.pixels, examples.labels, design=design).expand_dims(layer=[1])
+        responses = matched(network, examples.pixels, examples.labels, design=design).expand_dims(layer=[1])
     else:
-        names = [str(place) for place in range(1, len(network) - 1, 2)]  # the activations
-        whole = (examples.pixels.dense(), examples.labels)
+        names = [str(place) for place in range(1, len(network) - 1, 2)]  # of the activation modules
+        data = (examples.pixels.dense(), examples.labels)
         with one_torch_thread():
-            each = [matched(network, whole, layer=name, batch_size=BATCH, design=design) for name in names]
-        found = xr.concat(each, "layer", combine_attrs="drop_conflicts")
-        found = found.assign_coords(layer=np.arange(1, len(names) + 1))
-    return found[list(KEPT)].drop_attrs().assign_attrs(halves=found.attrs["halves"])
+            layers = [matched(network, data, layer=name, batch_size=BATCH, design=design) for name in names]
+        responses = xr.concat(layers, "layer", combine_attrs="drop_conflicts")
+        responses = responses.assign_coords(layer=np.arange(1, len(names) + 1))
+    return responses[list(KEPT)].drop_attrs().assign_attrs(halves=responses.attrs["halves"])
 
 
 @dataclass(frozen=True)
 class GridJob(MeasureJob):
-    """The responses of one run of one network of a point.
+    """The measurement of one run of one network of a point.
 
     Attributes:
-        activation, point: which network.
-        data: of the point's study.
-        shelf: where networks lie.
-        split, design: what is measured.
+        activation, point: identify the network.
+        data: the data of the point's study.
+        networks: the folder of the networks.
+        split, design: the data and the design of the measurement.
     """
 
     activation: str
     point: Point
     data: DataSource
-    shelf: Networks
+    networks: Networks
     split: str
     design: Design
 
     def measure(self) -> xr.Dataset | None:
-        """Return its responses; None if it diverged or never reached the checkpoint."""
-        network = self.shelf.read(self.point, self.activation, self.run, self.data)
+        """Return the responses of the network; None if it diverged or never reached the checkpoint."""
+        network = self.networks.read(self.point, self.activation, self.run, self.data)
         if network is None:
             return None
         return measured(network, self.data.examples(self.point.spec)[self.split], self.design)
 
 
 def grid_jobs(
-    spec: GridSpec, folder: Path, shelf: Networks, point: Point, activation: str, data: DataSource
+    spec: GridSpec, folder: Path, networks: Networks, point: Point, activation: str, data: DataSource
 ) -> list[GridJob]:
-    """Return a job for every run of a network of a point of a grid."""
-    one, jobs = point.spec, []
-    for number in range(one.runs):
-        name, design = f"{spec.points.index(point):02d}-{activation}-{number:02d}", spec.design(one, number)
+    """Return a job for every run of one network of a point of the grid in a folder."""
+    jobs = []
+    for number in range(point.spec.runs):
+        name = f"{spec.points.index(point):02d}-{activation}-{number:02d}"
+        design = spec.design(point.spec, number)
         work = digest(
-            [spec_digest(one), spec.vary, point.value, spec.split, asdict(design), data.hashes, HALVES]
+            [spec_digest(point.spec), spec.vary, point.value, spec.split, asdict(design), data.hashes, HALVES]
         )
-        what = (activation, point, data, shelf, spec.split, design)
-        jobs.append(GridJob(folder, spec.name(activation, point), number, name, work, *what))
+        fields = (activation, point, data, networks, spec.split, design)
+        jobs.append(GridJob(folder, spec.name(activation, point), number, name, work, *fields))
     return jobs
 
 
-def assembled(spec: GridSpec, jobs: Sequence[GridJob], found: Results) -> xr.Dataset:
-    """Return the results of jobs on (network, run, family, side, target), a network for each layer of each point.
+def assembled(spec: GridSpec, jobs: Sequence[GridJob], measured: Results) -> xr.Dataset:
+    """Return the results of jobs on (network, run, family, side, target), with each layer as a network.
 
-    Runs that diverged or never came so far are NaN; networks of which no run is left are left out.
+    Runs that diverged or never reached the checkpoint are NaN. Networks without any other run are left out.
 
     Raises:
-        InputError: nothing is left.
+        InputError: no run is left.
     """
     job_of = {job.network: job for job in jobs}
 
-    def by_layer(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[str]) -> xr.Dataset:
+    def by_layer(results: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[str]) -> xr.Dataset:
         rows, names, coords = [], [], []
-        for network, runs in zip(networks, parts, strict=True):
+        for network, runs in zip(networks, results, strict=True):
             job = job_of[network]
-            for layer in next((each.layer.values for each in runs if each is not None), ()):
-                rows.append([None if each is None else each.sel(layer=layer, drop=True) for each in runs])
+            for layer in next((result.layer.values for result in runs if result is not None), ()):
+                rows.append([None if run is None else run.sel(layer=layer, drop=True) for run in runs])
                 numbered = layer if job.point.layers is not None else None
                 names.append(spec.name(job.activation, job.point, numbered))
                 coords.append((job.activation, str(job.point.value), int(layer)))
         columns = zip(("activation", "value", "layer"), zip(*coords, strict=True), strict=True)
-        return gathered(rows, names).assign_coords({key: ("network", list(each)) for key, each in columns})
+        return gathered(rows, names).assign_coords(
+            {key: ("network", list(values)) for key, values in columns}
+        )
 
-    refusal = "no run of the grid is left to be measured; all of them diverged or never came so far"
-    return gather(found, by_layer, refusal=refusal)
+    refusal = "no run of the grid can be measured: all of them diverged or never reached the checkpoint"
+    return gather(measured, by_layer, refusal=refusal)

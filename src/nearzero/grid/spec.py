@@ -8,9 +8,9 @@
     [study]
     runs = 10
 
-Every key of a study's spec may stand under [study], and any of them may vary. Two more things may: "checkpoint", which
-takes one study's networks at the steps where they first reached a train accuracy, in percent, and "layers", networks
-of so many hidden layers, each of which is measured.
+Under [study] may be any keys of a study's spec. What may vary is one of these keys, except those in `FIXED`,
+or one of two more things. "checkpoint" takes one study's networks at the steps where they first reached a
+train accuracy, in percent. "layers" takes networks with several hidden layers, and measures each layer.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import Field, StrictFloat, StrictInt, StrictStr, model_validator
 
 from nearzero.analysis.matched import Design
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.activations import activation
 from nearzero.perturbations.families import Conduct, make_family
-from nearzero.study.spec import VERDICT, Spec, read_settings, resolve, validated
+from nearzero.study.spec import VERDICT, CheckedModel, Spec, read_settings, resolve, validated
 
 __all__ = ["CHECKPOINT", "GridSpec", "Point", "load_grid", "resolve_grid"]
 
 CHECKPOINT, LAYERS = "checkpoint", "layers"
 MOST_LAYERS = 32
-# What no study can differ in without being another kind of study, or what's for reports alone.
+# These can't vary: studies that differ in them can't be compared, or differ in their reports alone.
 FIXED = {
     "preset",
     "runs",
@@ -55,14 +55,15 @@ _LABELS = {
 
 @dataclass(frozen=True)
 class Point:
-    """One place of a grid.
+    """One value of what varies in a grid, and the study with this value.
 
     Attributes:
-        label: what is said of it: "64 units".
-        value: of what varies.
-        spec: of the study whose networks are measured there.
-        checkpoint: the train accuracy in percent at whose first reaching; None is at the end of training.
-        layers: hidden layers; None is the study's own networks, of one.
+        label: the value in words: "64 units".
+        value: the value of what varies.
+        spec: of the study whose networks are measured.
+        checkpoint: networks are measured where they first reach this train accuracy, in percent; if None, at
+            the end of training.
+        layers: the number of hidden layers; None for the study's own networks, which have one.
     """
 
     label: str
@@ -72,20 +73,31 @@ class Point:
     layers: int | None = None
 
 
-class GridSpec(BaseModel):
-    """What a grid is made from.
+class GridSpec(CheckedModel):
+    """The spec of a grid: what varies, its values, and what all of its studies have in common.
 
     Attributes:
         title: a word or two.
-        question: what it's to show, a sentence.
+        question: the question that the grid answers, in a sentence.
         vary: a key of a study's spec, "checkpoint" or "layers".
-        values: what it takes, each once.
+        values: the values of what varies, each once.
         split: the data on which networks are measured; one half gives ranges and levels, the other responses.
-        read: families that don't decide, each shown in the place of distance as well.
-        study: what all studies have in common.
-    """
+        read: families that don't decide; a verdict with each of them in the place of distance is shown as
+            well.
+        study: keys and values of `Spec` that all studies share.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Raises:
+        InputError: an unknown key, or a value that can't be used.
+
+    Example:
+        >>> import nearzero as nz
+        >>> study = {"data": "digits", "runs": 2}
+        >>> spec = nz.GridSpec(title="Width", vary="units", values=[16, 64], study=study)
+        >>> [point.spec.units for point in spec.points]
+        [16, 64]
+        >>> [spec.name("relu", point) for point in spec.points]
+        ['ReLU, 16 units', 'ReLU, 64 units']
+    """
 
     title: str = Field(min_length=1)
     question: str = ""
@@ -93,28 +105,28 @@ class GridSpec(BaseModel):
     values: tuple[StrictStr | StrictInt | StrictFloat, ...] = Field(min_length=1)
     split: Literal["train", "test"] = "test"
     read: tuple[str, ...] = ("signed_shift",)
-    study: dict[str, Any] = {}
+    study: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> GridSpec:
         known = [key for key in Spec.model_fields if key not in FIXED] + [CHECKPOINT, LAYERS]
         if self.vary not in known:
             hint = did_you_mean(self.vary, known)
-            raise InputError(f"vary = {self.vary!r} can't be: {hint}what may vary is {', '.join(known)}")
+            raise InputError(f"{self.vary!r} can't vary: {hint}the keys that can are {', '.join(known)}")
         if self.vary in self.study:
-            raise InputError(f"{self.vary} varies, so it can't stand under [study] as well")
+            raise InputError(f"{self.vary} varies, so it can't be a key under [study] too; remove it there")
         if len(set(self.values)) < len(self.values):
-            raise InputError(f"values must be named once each; got {list(self.values)}")
-        for point in self.points:  # refuses what can't be
+            raise InputError(f"values must differ from each other; got {list(self.values)}")
+        for point in self.points:  # each is checked as it's made
             for name in self.read:
                 make_family(name, Conduct())  # refuses unknown names
                 if name in point.spec.deciding:
-                    raise InputError(f"{name} decides already; read is for families that don't")
+                    raise InputError(f"{name} decides the verdict already; `read` is for families that don't")
         return self
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """The places of the grid, in order."""
+        """Return the points of the grid, in the order of the values."""
         return tuple(map(self._point, self.values))
 
     def _point(self, value: str | int | float) -> Point:
@@ -125,9 +137,9 @@ class GridSpec(BaseModel):
                 or value not in spec.thresholds
                 or not spec.keep_checkpoints
             ):
-                known = ", ".join(f"{each:g}" for each in spec.thresholds)
+                known = ", ".join(f"{threshold:g}" for threshold in spec.thresholds)
                 raise InputError(
-                    f"a checkpoint is one of the study's thresholds, {known}, and kept (keep_checkpoints = true); "
+                    f"a checkpoint must be one of the study's thresholds, {known}, and keep_checkpoints must be true; "
                     f"got {value!r}"
                 )
             return Point(_LABELS[CHECKPOINT].format(value), value, spec, checkpoint=float(value))
@@ -136,34 +148,34 @@ class GridSpec(BaseModel):
                 raise InputError(f"layers must be whole numbers from 1 to {MOST_LAYERS}; got {value!r}")
             spec = resolve(settings=self.study, origin="[study]")
             return Point("1 layer" if value == 1 else f"{value} layers", value, spec, layers=value)
-        given = {**self.study, self.vary: [value] if self.vary == "activations" else value}
-        spec = resolve(settings=given, origin=f"[study] with {self.vary} = {value!r}")
+        settings = {**self.study, self.vary: [value] if self.vary == "activations" else value}
+        spec = resolve(settings=settings, origin=f"[study] with {self.vary} = {value!r}")
         return Point(_LABELS.get(self.vary, f"{self.vary.replace('_', ' ')} {{}}").format(value), value, spec)
 
     def design(self, spec: Spec, run: int) -> Design:
-        """What is measured on a run: the families that decide, and those to be read, in draws of its own."""
+        """Return the design for one run: the deciding families and those in `read`, with own draws."""
         families = tuple(dict.fromkeys((*spec.deciding, *self.read)))
         return replace(spec.design_of(run), families=families)
 
     def name(self, network: str, point: Point, layer: int | None = None) -> str:
-        """What a measured layer of a network is called: "ReLU, 64 units"; "Abs, 3 layers, layer 2"."""
+        """Return the name of a measured layer of a network: "ReLU, 64 units"; "Abs, 3 layers, layer 2"."""
         parts = [activation(network).label, point.label, "" if layer is None else f"layer {layer}"]
         return ", ".join(part for part in parts if part)
 
 
 def resolve_grid(settings: Mapping[str, Any], origin: str = "the settings") -> GridSpec:
-    """A grid's spec from what was given.
+    """Return the spec of a grid with these keys and values; `origin` names their source in messages.
 
     Raises:
-        InputError: an unknown key, or a value that can't be used; `origin` says where it stands.
+        InputError: an unknown key, or a value that can't be used.
     """
     return validated(GridSpec, dict(settings), origin, "keys of a study belong under [study]; ")
 
 
 def load_grid(path: Path) -> GridSpec:
-    """Read the spec of a grid.
+    """Return the spec of a grid from its file.
 
     Raises:
-        InputError: it can't be read, isn't TOML, or holds an unknown key or value.
+        InputError: the file can't be read, isn't TOML, or holds an unknown key or value.
     """
     return resolve_grid(read_settings(path), str(path))

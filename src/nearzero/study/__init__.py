@@ -1,4 +1,4 @@
-"""Studies: many networks, swept, on disk."""
+"""Studies: many networks, trained, swept and judged, on disk."""
 
 from nearzero.study.spec import PRESETS, Spec, resolve
 from nearzero.study.study import Study, reproduce

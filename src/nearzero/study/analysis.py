@@ -1,8 +1,8 @@
-"""The step that measures what a verdict rests on, and what stands beside it, for every run of a study.
+"""The step that measures every run of a study at matched displacement, for the verdict.
 
-Like the other steps it looks at what is there and does what is missing. Three groups: responses at matched
-displacement; the same of the untrained networks, the runs before their first step, for what they show isn't learned;
-and near zero against far out (`nearzero.analysis.near_far`).
+Like the other steps it does only what is missing. There are three groups of results: responses at matched
+displacement, on which the verdict rests; the same for the networks before their first step, which shows what
+isn't learned; and the effects near zero and far from it (`nearzero.analysis.near_far`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from nearzero.study.store import Store
 
 __all__ = ["AnalysisJob", "analyse_networks", "analysis_of"]
 
+# Groups of results, and their descriptions for the log.
 GROUPS = {
     "matched": "responses at matched displacement",
     "untrained": "the same before their first step",
@@ -33,7 +34,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class AnalysisJob(StudyJob):
-    """One group of the analysis, of one run.
+    """The measurement of one group of results of one run.
 
     Attributes:
         group: one of `GROUPS`.
@@ -42,60 +43,60 @@ class AnalysisJob(StudyJob):
     group: str
 
     def subject(self) -> TwoLayer:
-        """Return the network that is measured: the trained one, or the same before its first step."""
+        """Return the network to be measured: trained, or before its first step for the group "untrained"."""
         if self.group != "untrained":
             return super().subject()
         return self.data.initial(self.spec, self.network, [self.spec.seeds[self.run]])[0]
 
     def measured(self, network: TwoLayer) -> xr.Dataset:
-        """Return its responses, on the training set."""
+        """Return the network's responses on the training set."""
         examples, design = self.examples["train"], self.spec.design_of(self.run)
         x, y = examples.pixels, examples.labels
         if self.group == "parts":
-            found = near_and_far(
+            responses = near_and_far(
                 network, x, y, targets=design.targets, draws=design.draws, seed=design.draw_seed
             )
         else:
             if self.group == "untrained":
                 design = replace(design, families=self.spec.deciding)
-            found = matched(network, x, y, design=design)
-        of_runs = ("seed", "first_draw")  # in which they differ
+            responses = matched(network, x, y, design=design)
+        differing = ("seed", "first_draw")  # runs differ in these, so they can't be attributes of all runs
         kept = {
             key: value
-            for key, value in found.attrs.items()
-            if isinstance(value, str | int | float) and key not in of_runs
+            for key, value in responses.attrs.items()
+            if isinstance(value, str | int | float) and key not in differing
         }
-        return found.drop_attrs(deep=False).assign_attrs(kept)
+        return responses.drop_attrs(deep=False).assign_attrs(kept)
 
 
 def analysis_of(store: Store, group: str) -> xr.Dataset | None:
-    """Return a group of the analysis; None if there is none, or one of another design than the spec asks for."""
-    found = store.read(group)
-    if found is None or found.attrs.get("design") != _design(store.spec):
+    """Return a group of results; None if it is missing, or was measured with another design."""
+    results = store.read(group)
+    if results is None or results.attrs.get("design") != _design(store.spec):
         return None
-    found.attrs.setdefault("halves", EARLIER_HALVES)
-    return found
+    results.attrs.setdefault("halves", EARLIER_HALVES)  # files without it are older than the attribute
+    return results
 
 
 def analyse_networks(store: Store, data: DataSource, journal: Journal) -> None:
-    """Measure every run of every network, group by group: "matched", "untrained" and "parts"; ends with all on disk."""
+    """Measure every run of every network, group by group, and write all groups."""
     spec, design = store.spec, _design(store.spec)
-    found = {group: there for group in GROUPS if (there := analysis_of(store, group)) is not None}
-    if len(found) == len(GROUPS):
+    groups = {group: kept for group in GROUPS if (kept := analysis_of(store, group)) is not None}
+    if len(groups) == len(GROUPS):
         journal.note("analysis: nothing to do")
         return
     done: list[AnalysisJob] = []
-    for group in [group for group in GROUPS if group not in found]:
+    for group in [group for group in GROUPS if group not in groups]:
         jobs = study_jobs(partial(AnalysisJob, group=group), store, data, group, design)
         journal.say(f"measuring {len(jobs)} networks: {GROUPS[group]}")
         run(jobs, journal, doing="measuring", did=f"measured, {group}")
         whole = gather(results(jobs)).assign_coords(seed=("run", list(spec.seeds)))
-        found[group] = whole.assign_attrs(design=design, **asdict(spec.conduct))
+        groups[group] = whole.assign_attrs(design=design, **asdict(spec.conduct))
         done += jobs
-    store.write(found)
+    store.write(groups)
     forget(done)
 
 
 def _design(spec: Spec) -> str:
-    """Return a digest of what is measured."""
+    """Return a digest of the design of the measurements."""
     return digest(asdict(spec.design))

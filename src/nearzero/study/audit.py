@@ -1,7 +1,7 @@
 """The step that measures the faults of the published study on a study's own networks.
 
-Like the other steps it looks at what is there and does what is missing. Networks are read from their files and
-measured one by one; nothing is trained. What the numbers say is in `nearzero.paper.audit`.
+Like the other steps it does only what is missing. Networks are read from their files and measured one by one;
+nothing is trained. `nearzero.paper.audit` draws the conclusions.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["AuditJob", "audit_networks", "check_swept", "measurements_of"]
 
 @dataclass(frozen=True)
 class AuditJob(StudyJob):
-    """The measurements of an audit, of one run."""
+    """The measurements of an audit for one run."""
 
     def measured(self, network: TwoLayer) -> xr.Dataset:
-        """Return what the audit measures, on the rows of the published tables."""
+        """Return the audit's measurements at the levels of the published tables' rows."""
         train, test = (
             (self.examples[split].pixels, self.examples[split].labels) for split in ("train", "test")
         )
@@ -37,13 +37,13 @@ class AuditJob(StudyJob):
 
 
 def measurements_of(store: Store) -> xr.Dataset | None:
-    """Return what was measured; None if nothing was, or not what would be measured now."""
-    found = store.read("audit")
-    return found if found is not None and found.attrs.get("design") == _design(store.spec) else None
+    """Return the measurements of the audit; None if there are none, or they were made with another design."""
+    kept = store.read("audit")
+    return kept if kept is not None and kept.attrs.get("design") == _design(store.spec) else None
 
 
 def audit_networks(store: Store, data: DataSource, journal: Journal) -> None:
-    """Measure every run of every network; ends with the measurements on disk."""
+    """Measure every run of every network, and write the measurements."""
     spec, design = store.spec, _design(store.spec)
     if measurements_of(store) is not None:
         journal.note("audit: nothing to do")
@@ -58,7 +58,11 @@ def audit_networks(store: Store, data: DataSource, journal: Journal) -> None:
 
 
 def check_swept(store: Store) -> None:
-    """Refuse a study that has no response yet, or none of the families that the paper is about."""
+    """Refuse a study that can't be audited.
+
+    Raises:
+        InputError: it hasn't been swept yet, or has none of the paper's families.
+    """
     if store.read("response") is None:
         raise InputError(f"{store.folder} hasn't been swept yet; run `nearzero sweep {store.folder}` first")
     spec = store.spec
@@ -69,6 +73,6 @@ def check_swept(store: Store) -> None:
 
 
 def _design(spec: Spec) -> str:
-    """Return a digest of what is measured."""
+    """Return a digest of the design of the measurements."""
     rows = [asdict(row) for row in published_rows(spec.families, spec.conduct)]
     return digest([rows, asdict(spec.conduct), list(MEASURED), QUANTILE])

@@ -1,4 +1,4 @@
-"""The kernels of a study, compiled before there is one: all that is asked of them is asked of sixty random images."""
+"""Compile the kernels of studies beforehand, by calling each of them on sixty random images."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ __all__ = ["compile_kernels"]
 
 
 def compile_kernels(activations: Sequence[str] = ("abs", "relu")) -> None:
-    """Compile what training and sweeping on this processor need, and keep it in the user's cache.
+    """Compile the kernels for training and sweeping on this processor, and keep them in the user's cache.
 
-    Else the first study of a machine does so on its way. What is there already isn't compiled again.
+    Otherwise the first study on a machine compiles them. Kernels that are in the cache aren't compiled again.
 
     Args:
-        activations: of the networks that will be swept; training is compiled for all at once.
+        activations: of the networks that will be swept; the kernels for training serve all activations.
 
     Raises:
-        InputError: the cache can't be written, so that nothing could be kept.
+        InputError: the cache can't be written, so that nothing would be kept.
     """
     from nearzero.training.fused import FusedEngine
 
-    strip_width(16)  # the smallest kernel: where it can't be kept, none can, which is said at once
+    strip_width(16)  # the smallest kernel: if it can't be kept, none can, and the user learns it at once
     if not any_compiled():
         raise InputError(
-            f"nothing can be kept in {cache_root()}, so each process will compile for itself; make that folder "
-            "writable, or name another in NEARZERO_CACHE"
+            f"compiled kernels can't be kept in {cache_root()}; make that folder writable, or set NEARZERO_CACHE "
+            "to another folder"
         )
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (60, 32), dtype=np.uint8)
@@ -53,5 +53,5 @@ def compile_kernels(activations: Sequence[str] = ("abs", "relu")) -> None:
         evaluator = TwoLayerEvaluator.of(stack[0], examples.pixels, examples.labels)
         families = ("offset", "scale", "clip")
         respond(evaluator, families=families)
-        # these families' levels lie on lines, and this doesn't
+        # families change z along a line, for which there are kernels of their own; this takes the general one
         evaluator.hidden.predict([Perturbation(offset=0.1)])

@@ -1,7 +1,7 @@
-"""Jobs: independent pieces of work, one for each run of each network, each of which leaves a file.
+"""Jobs: independent pieces of work, one for each run of each network, each of which writes a file.
 
-A job is plain data and can be pickled: any process that sees its folder can do it, with the same result. `run` does the
-jobs whose file is missing, `results` reads the files, and `gather` makes one Dataset of them.
+A job is plain data and can be pickled: any process that can read its folder can do it, with the same result.
+`run` does the jobs whose file is missing, `results` reads the files, and `gather` makes one Dataset of them.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ __all__ = [
 ]
 
 AnyJob = TypeVar("AnyJob", bound="Job")
-Results = dict[str, list[xr.Dataset | None]]  # of each network, run by run; None for a run that is lost
+# For each network, the result of each run; None for a run that diverged or never reached a checkpoint.
+Results = dict[str, list[xr.Dataset | None]]
 
 
-def digest(what: Any) -> str:
-    """Return eight digits that distinguish plain values from others."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+def digest(values: Any) -> str:
+    """Return eight hexadecimal digits that identify plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class Job(ABC):
     """A piece of work on one run of one network.
 
     Attributes:
-        folder: where the file goes.
-        network: what the network is called in the results.
-        run: number of the run.
+        folder: the folder for the file.
+        network: the name of the network in the results.
+        run: the number of the run.
     """
 
     folder: Path
@@ -77,20 +78,21 @@ class Job(ABC):
     @property
     @abstractmethod
     def done(self) -> bool:
-        """Return whether the file is there and belongs to this job."""
+        """Return whether the file exists and belongs to this job."""
 
     @abstractmethod
     def do(self) -> None:
-        """Do the work and write the file, whole."""
+        """Do the work and write the file in one step, so that it is never incomplete."""
 
 
 @dataclass(frozen=True)
 class MeasureJob(Job):
-    """A job that measures a network; its file is kept in the folder's `state/` until all are gathered.
+    """A job that measures a network; its file is in the folder's `state/` until all results are gathered.
 
     Attributes:
         name: of the file.
-        work: a digest of everything that the result depends on; a file with another one is done again.
+        work: a digest of everything on which the result depends; if the file has another digest, the job is
+            done again.
     """
 
     name: str
@@ -98,7 +100,7 @@ class MeasureJob(Job):
 
     @abstractmethod
     def measure(self) -> xr.Dataset | None:
-        """Return the measurements; None if the run is lost, since it diverged say."""
+        """Return the measurements; None if the run is lost, for example because it diverged."""
 
     @property
     def path(self) -> Path:
@@ -107,13 +109,13 @@ class MeasureJob(Job):
 
     @property
     def done(self) -> bool:
-        """Return whether the file is there, is whole, and belongs to this work."""
+        """Return whether the file exists, can be read, and belongs to this work."""
         return self._kept() is not None
 
     def do(self) -> None:
-        """Measure, and write the file: without variables if the run is lost."""
-        found = self.measure()
-        write_kept(self.path, (xr.Dataset() if found is None else found).assign_attrs(work=self.work))
+        """Measure the network and write the file, which has no variables if the run is lost."""
+        result = self.measure()
+        write_kept(self.path, (xr.Dataset() if result is None else result).assign_attrs(work=self.work))
 
     def result(self) -> xr.Dataset | None:
         """Return the measurements from the file; None if the run is lost.
@@ -121,14 +123,14 @@ class MeasureJob(Job):
         Raises:
             InputError: the job isn't done.
         """
-        found = self._kept()
-        if found is None:
-            raise InputError(f"{self.path} isn't there, or belongs to other work; run the same command again")
-        return found if found.data_vars else None
+        kept = self._kept()
+        if kept is None:
+            raise InputError(f"{self.path} is missing, or belongs to other work; run the same command again")
+        return kept if kept.data_vars else None
 
     def _kept(self) -> xr.Dataset | None:
-        found = read_kept(self.path)
-        return found if found is not None and found.attrs.pop("work", None) == self.work else None
+        kept = read_kept(self.path)
+        return kept if kept is not None and kept.attrs.pop("work", None) == self.work else None
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,9 @@ class StudyJob(MeasureJob):
     """A measurement of one run of a study.
 
     Attributes:
-        spec: of the study.
-        data: of the study.
-        diverged: whether the run's history says so.
+        spec: the spec of the study.
+        data: the data of the study.
+        diverged: whether the run diverged according to the training history.
     """
 
     spec: Spec
@@ -151,58 +153,66 @@ class StudyJob(MeasureJob):
 
     @property
     def examples(self) -> dict[str, Examples]:
-        """Return training and test set."""
+        """Return the training and the test set, as "train" and "test"."""
         return self.data.examples(self.spec)
 
     def subject(self) -> TwoLayer:
-        """Return the network that is measured: the trained one."""
+        """Return the network to be measured: the trained one."""
         return Store(self.folder).read_network(self.network, self.run)
 
     def measure(self) -> xr.Dataset | None:
         """Return the measurements; None if the run diverged."""
         network = None if self.diverged else self.subject()
-        # one that diverged after the last look at its loss has weights that aren't finite
+        # a run that diverges after the last measurement of its loss has weights that aren't finite
         return self.measured(network) if network is not None and network.finite else None
 
 
 def study_jobs(
     kind: Callable[..., AnyJob], store: Store, data: DataSource, group: str, design: str = ""
 ) -> list[AnyJob]:
-    """Return a job of a kind for every run of every network of a study that is trained.
+    """Return a job for every run of every network of a trained study.
 
     Args:
-        kind: a class of `StudyJob`.
-        store, data: of the study.
-        group: what is measured, in a word; files are named by it.
-        design: a digest of how it is measured, beyond the spec.
+        kind: a subclass of `StudyJob`, or a function that makes one.
+        store, data: the files and the data of the study.
+        group: a word for the results, which becomes part of the names of files.
+        design: a digest of the design of the measurement, as far as it isn't in the spec.
 
     Raises:
-        InputError: it isn't trained yet.
+        InputError: the study isn't trained yet.
     """
     refusal = f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
     spec, history = store.spec, needed(store.read("history"), refusal)
-    lost = history.diverged_at.transpose("network", "run").values != NEVER
-    what = (digest([spec_digest(spec), data.hashes, design, HALVES]), spec, data)
+    diverged = history.diverged_at.transpose("network", "run").values != NEVER
+    folder, work = store.folder, digest([spec_digest(spec), data.hashes, design, HALVES])
     return [
-        kind(store.folder, network, run, f"{group}-{network}-{run:02d}", *what, bool(lost[place, run]))
-        for place, network in enumerate(spec.activations)
+        kind(folder, network, run, f"{group}-{network}-{run:02d}", work, spec, data, bool(diverged[row, run]))
+        for row, network in enumerate(spec.activations)
         for run in range(spec.runs)
     ]
 
 
 def missing(jobs: Iterable[AnyJob]) -> list[AnyJob]:
-    """Return the jobs that aren't done yet, in order."""
+    """Return the jobs that aren't done yet, in their order."""
     return [job for job in jobs if not job.done]
 
 
 def complete(job: Job) -> None:
-    """Do a job unless it is done; any process can call this, in any order."""
+    """Do a job unless it is done. Any process can call this, in any order."""
     if not job.done:
         job.do()
 
 
 def run(jobs: Sequence[Job], journal: Journal, *, doing: str, did: str, threads: int = 1) -> None:
-    """Do the jobs that are missing, with a bar called `doing`, and log how long it took with the words `did`."""
+    """Do the jobs that aren't done yet.
+
+    Args:
+        jobs: all jobs; the progress bar counts those that are done already too.
+        journal: shows the bar, and logs the duration.
+        doing: the label of the bar.
+        did: the words for the duration in the log.
+        threads: the number of jobs at the same time.
+    """
     finished = count(1)
     with journal.timed(did), journal.bar(doing, len(jobs)) as bar:
 
@@ -214,45 +224,46 @@ def run(jobs: Sequence[Job], journal: Journal, *, doing: str, did: str, threads:
 
 
 def results(jobs: Iterable[MeasureJob]) -> Results:
-    """Return the results of jobs that are done, of each network in the order of its runs."""
-    found: Results = {}
+    """Return the results of jobs that are done, for each network in the order of its jobs."""
+    by_network: Results = {}
     for job in jobs:
-        found.setdefault(job.network, []).append(job.result())
-    return found
+        by_network.setdefault(job.network, []).append(job.result())
+    return by_network
 
 
 def gather(
-    found: Results,
+    measured: Results,
     combine: Callable[[Sequence[Sequence[xr.Dataset | None]], Sequence[str]], xr.Dataset] = gathered,
     *,
     lost: xr.Dataset | None = None,
-    refusal: str = "no run of the study is left to be measured; all of them diverged",
+    refusal: str = "no run of the study can be measured: all of them diverged",
 ) -> xr.Dataset:
     """Return results as one Dataset on (network, run, ...), NaN for lost runs.
 
     Args:
-        found: what `results` returns.
-        combine: makes one Dataset of the results of each network and the networks' names; one result isn't None.
-        lost: the result of a run that is lost, for the case that all of them are.
-        refusal: what is said in this case if `lost` isn't given.
+        measured: the results, as `results` returns them.
+        combine: makes one Dataset of the results of each network and the names of the networks. At least one
+            of these results isn't None.
+        lost: the result of a lost run, for the case that all runs are lost.
+        refusal: the message in this case if `lost` is None.
 
     Raises:
-        InputError: all runs are lost, and `lost` isn't given.
+        InputError: all runs are lost, and `lost` is None.
     """
-    networks, runs = list(found), list(found.values())
-    if not any(each is not None for some in runs for each in some):
+    networks, rows = list(measured), list(measured.values())
+    if not any(result is not None for runs in rows for result in runs):
         if lost is None:
             raise InputError(refusal)
-        runs[0] = [lost, *runs[0][1:]]
-    whole = combine(runs, networks)
+        rows[0] = [lost, *rows[0][1:]]
+    whole = combine(rows, networks)
     return whole.assign_coords(run=np.arange(whole.sizes["run"]))
 
 
 def forget(jobs: Iterable[Job]) -> None:
-    """Remove the files of jobs once their results are kept elsewhere, and the folders that hold nothing else."""
+    """Remove the files of jobs, whose results are in another file now, and folders with nothing else."""
     paths = [job.path for job in jobs]
     for path in paths:
         path.unlink(missing_ok=True)
     for folder in {path.parent for path in paths if path.parent.is_dir()}:
-        if all(each.suffix == ".part" for each in folder.iterdir()):  # left by a process that was killed
+        if all(path.suffix == ".part" for path in folder.iterdir()):  # left by a process that was killed
             rmtree(folder, ignore_errors=True)

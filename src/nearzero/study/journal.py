@@ -1,7 +1,7 @@
-"""What the user sees while a study runs: bars with the time left, and a few lines that also go into its log.
+"""`Journal`: progress bars and lines for the user while a study runs, and the study's log file.
 
-The log is the standard library's: below the logger "nearzero" each log file has a logger of its own, so that the log of
-a grid and those of its studies stay apart. It has a handler only while work is done.
+The log uses the standard library. Each log file has its own logger below the logger "nearzero", so that the
+log of a grid and those of its studies are separate. A logger has a handler only while a step runs.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["Bar", "Journal"]
 
 
-Bar = Callable[[int], None]  # is told how much of a stretch of work is done
+Bar = Callable[[int], None]  # takes the amount of work that is done so far
 
 
 class _LogFile(logging.FileHandler):
-    """A log file; a full disk mustn't end a study here, nor be told line by line."""
+    """A log file that ignores errors: a full disk must neither stop a study nor report each line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # of the file being opened
+        with suppress(OSError):  # when the file can't be opened
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -36,7 +36,12 @@ class _LogFile(logging.FileHandler):
 
 @dataclass(frozen=True)
 class Journal:
-    """Lines for a console (None: quiet) and for a log."""
+    """Lines for a console and a log.
+
+    Attributes:
+        console: a rich console; None prints nothing.
+        logger: writes to the log.
+    """
 
     console: Console | None
     logger: logging.Logger
@@ -44,11 +49,11 @@ class Journal:
     @classmethod
     @contextmanager
     def opened(cls, console: Console | None, log: Path) -> Iterator[Journal]:
-        """A journal whose lines go to the end of a log file until the block is left."""
-        name = str(log.absolute()).replace(".", ":")  # a dot would begin another logger's name
+        """Yield a journal that appends its lines to a log file."""
+        name = str(log.absolute()).replace(".", ":")  # since a dot separates the names of nested loggers
         logger = logging.getLogger(f"nearzero.{name}")
         logger.setLevel(logging.INFO)
-        # the user's own handlers get these lines if the user asked for lines of this level
+        # the user's own handlers get these lines only if the user has set this level
         logger.propagate = logging.getLogger("nearzero").isEnabledFor(logging.INFO)
         handler = _LogFile(log, encoding="utf-8", delay=True)
         formatter = logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%dT%H:%M:%S+00:00")
@@ -63,13 +68,13 @@ class Journal:
                 handler.close()
 
     def say(self, line: str) -> None:
-        """Print a line and log it."""
+        """Print and log a line."""
         if self.console is not None:
             self.console.print(line, highlight=False, markup=False)
         self.note(line)
 
     def warn(self, line: str) -> None:
-        """Print a notice that nobody can miss, and log it."""
+        """Print a notice in a frame, and log it as a warning."""
         if self.console is not None:
             from rich.panel import Panel
 
@@ -81,15 +86,15 @@ class Journal:
         self.logger.info("%s", line)
 
     @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
-        """Log how long a step took."""
+    def timed(self, step: str) -> Iterator[None]:
+        """Log the duration of the block, after the words for the step."""
         began = time.monotonic()
         yield
-        self.note(f"{what}: {time.monotonic() - began:.1f} s")
+        self.note(f"{step}: {time.monotonic() - began:.1f} s")
 
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[Bar]:
-        """A progress bar with the time left, on a terminal; elsewhere nothing."""
+        """Yield the setter of a progress bar; without a terminal it shows nothing."""
         if self.console is None or not self.console.is_terminal:
             yield lambda completed: None
             return

@@ -1,4 +1,4 @@
-"""What produced a result: versions, platform, git state. No paths, no names of machines or users."""
+"""The record of programs and machines behind a result, without paths and names of machines or users."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from nearzero.errors import InputError
 from nearzero.support.files import read_bytes, write_text
 from nearzero.support.threads import thread_count
 
-__all__ = ["read_record", "record_sitting"]
+__all__ = ["read_record", "record_session"]
 
-# A sitting is a process, however many steps of a study it takes.
+# A session is a process, in which any number of a study's steps are done. Its key on disk is "sittings".
 STARTED = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 RECORD = "provenance.json"
 PACKAGES = ("nearzero", "torch", "numpy", "numba", "scipy", "xarray", "h5netcdf", "safetensors")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What is known of where the results in a folder come from; empty where nothing is.
+    """Return the record in a folder; empty if there is none.
 
     Raises:
         InputError: the file can't be read, or isn't such a record.
@@ -40,9 +40,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def record_sitting(folder: Path, record: dict[str, Any], device: str) -> None:
-    """Add this process to the sittings of a record, and make it the record of a folder."""
-    now = {
+def record_session(folder: Path, record: dict[str, Any], device: str) -> None:
+    """Add this process to the sessions of a record, and write the record into a folder."""
+    session = {
         "started": STARTED,
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
@@ -52,9 +52,9 @@ def record_sitting(folder: Path, record: dict[str, Any], device: str) -> None:
         "versions": {name: _version(name) for name in PACKAGES},
         "git": _git_state(),
     }
-    sittings = record.setdefault("sittings", [])
-    if now not in sittings:
-        sittings.append(now)
+    sessions = record.setdefault("sittings", [])
+    if session not in sessions:
+        sessions.append(session)
     write_text(folder / RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
@@ -67,24 +67,24 @@ def _version(package: str) -> str:
 
 def _processor() -> str:
     try:
-        found = re.search(r"^model name.*?:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model = re.search(r"^model name.*?:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+        model = None
+    return model[1].strip() if model else platform.processor() or platform.machine()
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit of the checkout that nearzero runs from, and whether it has changes; None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    """Return the commit of nearzero's checkout, and whether files are changed; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
+        command = ["git", "-C", str(folder), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip()
 
     try:
         if git("ls-files", Path(__file__).name) == "":
-            return None  # installed inside somebody else's repository
+            return None  # installed in a folder of another repository
         return {
             "commit": git("rev-parse", "HEAD"),
             "changed": bool(git("status", "--porcelain", "--untracked-files=no")),

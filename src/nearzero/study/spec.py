@@ -1,7 +1,8 @@
 """The spec: everything that a study needs, as plain data.
 
-Defaults, then a preset, then a file, then the command line; unknown keys are refused. The resolved spec is
-kept with the results as `spec.toml`. What is done with it is in `nearzero.study.steps`.
+Values come from the defaults, a preset, a file and the command line; of these a later one replaces an earlier
+one. Unknown keys are refused. The complete spec is kept with the results as `spec.toml`;
+`nearzero.study.steps` acts on it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -32,6 +33,7 @@ __all__ = [
     "PRESETS",
     "REPORT_ONLY",
     "VERDICT",
+    "CheckedModel",
     "Spec",
     "differing_key",
     "load_complete_spec",
@@ -44,15 +46,15 @@ __all__ = [
     "with_rules",
 ]
 
-AnyModel = TypeVar("AnyModel", bound=BaseModel)
+AnyModel = TypeVar("AnyModel", bound="CheckedModel")
 
-# The named switches between the published and the corrected conduct.
+# The keys that choose between the published and the corrected conduct.
 CONDUCT = ("pixels", "offset", "clip", "clip_threshold", "range", "ttest_baseline")
 RULES = ("distance", "intensity", "targets", "margin")
 VERDICT = (*(f"verdict_{name}" for name in RULES), "verdict_draws")
-REPORT_ONLY = {"ttest_baseline", *VERDICT}  # these may be changed in a study that's finished
+REPORT_ONLY = {"ttest_baseline", *VERDICT}  # these may be changed in a finished study
 
-# Strict: `true` isn't 1. The bounds are far beyond any study; they keep a slip of the hand from filling the memory.
+# Strict: `true` isn't 1. The bounds, far beyond any study, keep a typing error from filling the memory.
 Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Percent = Annotated[float, Field(gt=0, le=100)]
@@ -63,35 +65,101 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class Spec(BaseModel):
-    """A study: networks, how they are trained, and how they are perturbed. All values are resolved.
+class CheckedModel(BaseModel):
+    """A frozen pydantic model. A key or value that can't be used raises `InputError` with one line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    if not TYPE_CHECKING:  # type checkers take the parameters from the fields
+
+        def __init__(self, **values: Any) -> None:
+            _fill(self, values, "the settings")
+
+
+def validated(model: type[AnyModel], values: dict[str, Any], origin: str, otherwise: str = "") -> AnyModel:
+    """Return a model with these values.
+
+    Args:
+        model: the class of the model.
+        values: the values of its fields.
+        origin: the source of the values, for messages.
+        otherwise: the hint for an unknown key that isn't close to any of the model's.
+
+    Raises:
+        InputError: an unknown key, or a value that can't be used; the first of pydantic's errors, in one
+            line.
+    """
+    made = model.__new__(model)
+    _fill(made, values, origin, otherwise)
+    return made
+
+
+def _fill(model: CheckedModel, values: dict[str, Any], origin: str, otherwise: str = "") -> None:
+    """Set and check the fields of a model, as `BaseModel.__init__` does, with the errors of `validated`."""
+    known = type(model).model_fields
+    for key in values:
+        if key not in known:
+            hint = did_you_mean(key, known) or otherwise
+            raise InputError(f"unknown key {key!r} in {origin}: {hint}known are {', '.join(known)}")
+    try:
+        model.__pydantic_validator__.validate_python(values, self_instance=model)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise InputError(f"{message} (in {origin})") from error
+        words = re.findall(r"'([^']*)'", message) if first["type"] == "literal_error" else []
+        hint, message = did_you_mean(first["input"], words), message[:1].lower() + message[1:]
+        raise InputError(
+            f"{first['loc'][0]} = {first['input']!r} in {origin} can't be used: {hint}{message}"
+        ) from error
+
+
+class Spec(CheckedModel):
+    """A study's networks, their training, and their perturbations, as plain data.
+
+    Keys that aren't given have the values of the quick preset.
 
     Attributes:
-        preset: the preset it was made from.
-        data: a registry name or a folder of IDX files.
+        preset: the preset from which the spec was made.
+        data: the name of a data set (see `nz.datasets.names`), or a folder of IDX files.
         pixels: "raw" (0 to 255) or "normalized" (pixel / 255, minus mean, over standard deviation).
-        activations: the networks of the study, one for each.
+        activations: the networks of the study, one for each activation.
         units: hidden units.
         runs, first_seed: run k has seed first_seed + k, for initialisation and batch order.
         learning_rate, steps, batch_size: plain SGD; a batch size of "all" is the whole training set.
-        evaluate_every: steps between measurements on the whole training set; also at 10, 100, ...
-            below it.
+        evaluate_every: steps between measurements on the whole training set; steps 10, 100, ... below it are
+            measured too.
         test_every: steps between measurements on the whole test set; a multiple of evaluate_every.
-        thresholds: train accuracies in percent whose first reaching is a checkpoint.
+        thresholds: train accuracies in percent; a network has a checkpoint where it first reaches one of
+            them.
         keep_checkpoints: whether the weights of checkpoints are kept (about 0.4 MB each for the paper's
             networks).
-        families: what is swept.
-        offset, clip, clip_threshold, range: the conduct, see `nearzero.perturbations.families.Conduct`.
+        families: the families that are swept.
+        offset, clip, clip_threshold, range: the conduct, see `nz.Conduct`.
         test: whether the test data are swept as well.
-        ttest_baseline: which t-test leads in the tables; both are always shown.
+        ttest_baseline: which t-test comes first in the tables; both are always shown.
         device: "cpu", or a PyTorch device for training ("cuda", "cuda:1", "mps").
         precision: of the products in training on CUDA, see `nearzero.training.products`; float32 elsewhere.
-        verdict_distance, verdict_intensity, verdict_targets, verdict_margin: by which rules a verdict is reached, see
-            `nearzero.analysis.verdict.Rules`.
-        verdict_draws: of families in which something is drawn for each unit.
-    """
+        verdict_distance, verdict_intensity, verdict_targets, verdict_margin: the rules of the verdict, see
+            `nz.Rules`.
+        verdict_draws: the number of draws for families that draw something for each unit.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    Raises:
+        InputError: an unknown key, or a value that can't be used.
+
+    Example:
+        >>> import nearzero as nz
+        >>> spec = nz.Spec(data="digits", runs=3, first_seed=10)
+        >>> spec.seeds
+        (10, 11, 12)
+        >>> spec.activations, spec.steps, spec.batch_size
+        (('abs', 'relu'), 5000, 256)
+        >>> nz.Spec(step=10)
+        Traceback (most recent call last):
+            ...
+        nearzero.errors.InputError: unknown key 'step' in the settings: did you mean 'steps'? known are ...
+    """
 
     preset: Literal["paper", "quick"] = "quick"
     data: str = "mnist"
@@ -128,7 +196,7 @@ class Spec(BaseModel):
         for name in names:
             _ = activation(name) if info.field_name == "activations" else make_family(name, Conduct())
         if len(set(names)) < len(names):
-            raise InputError(f"{info.field_name} names one of them twice: {', '.join(names)}")
+            raise InputError(f"{info.field_name} has a name twice: {', '.join(names)}")
         return names
 
     @field_validator("device")
@@ -142,78 +210,85 @@ class Spec(BaseModel):
     def _consistent(self) -> Spec:
         if not BY_FORMULA.isdisjoint(self.families):
             self.conduct.check(self.activations)
-        _ = self.rules, self.design  # refuses what can't be
+        _ = self.rules, self.design  # these check their own values
         if self.test_every % self.evaluate_every:
             raise InputError(
                 f"test_every must be a multiple of evaluate_every; got {self.test_every} and {self.evaluate_every}"
             )
         if self.precision != "float32" and not self.device.startswith("cuda"):
-            exact = "the processor's engine is exact" if self.device == "cpu" else "it's made for CUDA"
+            why = "training on the processor is exact" if self.device == "cpu" else "only CUDA has it"
             raise InputError(
-                f"precision = {self.precision!r} can't be had with device = {self.device!r}: {exact}; "
-                "take precision = 'float32', or device = 'cuda'"
+                f"precision = {self.precision!r} isn't available with device = {self.device!r}: {why}; "
+                "set precision = 'float32' or device = 'cuda'"
             )
         return self
 
     @property
     def rules(self) -> Rules:
-        """By which a verdict is reached."""
+        """Return the rules of the verdict."""
         return Rules(**{name: getattr(self, f"verdict_{name}") for name in RULES})
 
     @property
     def deciding(self) -> tuple[str, ...]:
-        """The families that the verdict compares."""
+        """Return the families that the verdict compares."""
         return (*self.verdict_distance, *self.verdict_intensity)
 
     @property
     def design(self) -> Design:
-        """What is measured for a verdict: every family there is, whether it decides or not."""
+        """Return the design at matched displacement: all families, whether they decide or not."""
         return Design(targets=self.verdict_targets, draws=self.verdict_draws, conduct=self.conduct)
 
     def design_of(self, run: int) -> Design:
-        """The same for one run, with draws of its own; they go with its seed."""
+        """Return the design for one run; its draws depend on its seed, so runs have different draws."""
         return replace(self.design, first_draw=self.seeds[run] * self.verdict_draws)
 
     @property
     def conduct(self) -> Conduct:
-        """The reading of the protocol, as the families take it."""
+        """Return the reading of the published protocol, as the families take it."""
         return Conduct(self.offset, self.clip, self.clip_threshold, self.range)
 
     @property
     def recipe(self) -> Recipe:
-        """How the networks are trained, as the training takes it."""
-        given = self.model_dump(include={each.name for each in fields(Recipe)})
-        return Recipe(**given | {"batch_size": None if self.batch_size == "all" else self.batch_size})
+        """Return the recipe of the training."""
+        values = self.model_dump(include={field.name for field in fields(Recipe)})
+        return Recipe(**values | {"batch_size": None if self.batch_size == "all" else self.batch_size})
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """One seed for each run."""
+        """Return one seed for each run."""
         return tuple(self.first_seed + run for run in range(self.runs))
 
 
-# Keys that came later, and what a study from before them was: their defaults, and never anything else.
+# Keys that older studies lack, with the values that these studies had. These values must never change.
 LATER: dict[str, Any] = Spec().model_dump(mode="json", include={"precision", *VERDICT})
 
 
 def resolve(
     preset: str | None = None, settings: Mapping[str, Any] | None = None, *, origin: str = "the settings"
 ) -> Spec:
-    """The complete spec: defaults, then the preset, then `settings`.
+    """Return the complete spec: the defaults, replaced by the preset's values, replaced by `settings`.
 
     The conduct that isn't given is the published one for ReLU and Abs, and `Conduct.default` for other
     activations.
 
+    Args:
+        preset: a name in `PRESETS`; None for the preset in `settings`, else "quick".
+        settings: keys and values of `Spec`; a list may also be one value, or a text with commas.
+        origin: the source of the settings, for messages.
+
     Raises:
-        InputError: an unknown preset or key, or a value that can't be used; `origin` says where it stands.
+        InputError: an unknown preset or key, or a value that can't be used.
     """
     given = dict(settings or {})
     preset = preset or given.get("preset", "quick")
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
+        raise InputError(
+            f"unknown preset {preset!r}: {did_you_mean(preset, PRESETS)}known are {', '.join(PRESETS)}"
+        )
     values: dict[str, Any] = {**PRESETS[preset], **given, "preset": preset}
-    for key in ("activations", "families", "thresholds", *VERDICT[:3]):  # the lists
+    for key in ("activations", "families", "thresholds", *VERDICT[:3]):  # the keys that hold lists
         if isinstance(values.get(key), str):
-            values[key] = [each.strip() for each in values[key].split(",") if each.strip()]
+            values[key] = [item.strip() for item in values[key].split(",") if item.strip()]
         elif isinstance(values.get(key), int | float):
             values[key] = [values[key]]
     names = values.get("activations", Spec.model_fields["activations"].default)
@@ -226,52 +301,27 @@ def resolve(
 
 
 def with_rules(spec: Spec, settings: Mapping[str, Any]) -> Spec:
-    """The same spec with other rules for its verdict.
+    """Return the same spec with other rules for its verdict.
 
     Raises:
-        InputError: keys that have nothing to do with the verdict, or values that can't be.
+        InputError: a key that isn't one of `VERDICT`, or a value that can't be used.
     """
-    other = [key for key in settings if key not in VERDICT]
-    if other:
-        raise InputError(f"a verdict's rules are {', '.join(VERDICT)}; got {other[0]!r}")
+    for key in settings:
+        if key not in VERDICT:
+            hint = did_you_mean(key, VERDICT)
+            raise InputError(
+                f"{key!r} isn't a rule of the verdict: {hint}a verdict's rules are {', '.join(VERDICT)}"
+            )
     return resolve(settings=spec.model_dump(mode="json") | dict(settings))
 
 
-def validated(model: type[AnyModel], values: dict[str, Any], origin: str, otherwise: str = "") -> AnyModel:
-    """Return a model of values; the first of pydantic's complaints is said in one line.
-
-    Args:
-        model, values: what is made, and of what.
-        origin: where the values stand.
-        otherwise: is said of an unknown key where none of the model's is close.
-
-    Raises:
-        InputError: which key, what was seen, what is wanted.
-    """
-    for key in values:
-        if key not in model.model_fields:
-            hint = did_you_mean(key, model.model_fields) or otherwise
-            raise InputError(
-                f"unknown key {key!r} in {origin}: {hint}known are {', '.join(model.model_fields)}"
-            )
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:
-            raise InputError(f"{message} (in {origin})") from error
-        raise InputError(
-            f"{first['loc'][0]} = {first['input']!r} in {origin} can't be used: {message[:1].lower()}{message[1:]}"
-        ) from error
-
-
 def parse_setting(text: str) -> tuple[str, Any]:
-    """One ``key=value`` of the command line; the value is read as TOML where it is TOML, and as text
-    otherwise.
+    """Return the key and the value of a ``key=value`` of the command line.
+
+    The value is parsed as TOML if it is TOML; otherwise it is the text itself.
 
     Raises:
-        InputError: there is no "=".
+        InputError: there is no "=", or no key before it.
     """
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
@@ -284,10 +334,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The keys and values of a spec file, as they stand.
+    """Return the keys and values of a spec file, unchecked.
 
     Raises:
-        InputError: it can't be read or isn't TOML.
+        InputError: the file can't be read or isn't TOML.
     """
     try:
         return tomllib.loads(read_bytes(path).decode())
@@ -296,37 +346,37 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def load_complete_spec(path: Path) -> Spec:
-    """Read the spec of a study, in which nothing may be missing but what came after it.
+    """Return the spec of a study from its file, which must have all keys except those that are newer than it.
 
     Raises:
-        InputError: it can't be read, isn't TOML, lacks a key, or holds an unknown key or value.
+        InputError: the file can't be read, isn't TOML, lacks a key, or holds an unknown key or value.
     """
     settings = read_settings(path)
     spec = resolve(settings=settings, origin=str(path))
     missing = [key for key in Spec.model_fields if key not in settings and key not in LATER]
     if missing:
         raise InputError(
-            f"{path} lacks the keys {', '.join(missing)}: a study's spec is complete; restore it"
+            f"{path} lacks the keys {', '.join(missing)}: a study's spec must be complete; restore it"
         )
     return spec
 
 
 def differing_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """The first key in which two specs differ, of those that matter to results; None if they're the same."""
-    one, other = _mattering(one), _mattering(other)
+    """Return the first key in which two specs differ, of those that affect results; None if there is none."""
+    one, other = _affecting_results(one), _affecting_results(other)
     return next((key for key in Spec.model_fields if one.get(key) != other.get(key)), None)
 
 
 def spec_digest(spec: Spec) -> str:
-    """A digest of what matters to results in a spec; a later key at its default doesn't change it."""
-    values = _mattering(spec.model_dump(mode="json"))
+    """Return a digest of the values that affect results, without keys of `LATER` at their defaults."""
+    values = _affecting_results(spec.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _mattering(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What matters to results in a spec, without the later keys that are at their defaults."""
-    ours = (key for key in values if key not in REPORT_ONLY)
-    return {key: values[key] for key in ours if key not in LATER or values[key] != LATER[key]}
+def _affecting_results(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a spec that affect results, without keys of `LATER` at their defaults."""
+    keys = (key for key in values if key not in REPORT_ONLY)
+    return {key: values[key] for key in keys if key not in LATER or values[key] != LATER[key]}
 
 
 def spec_text(spec: BaseModel) -> str:

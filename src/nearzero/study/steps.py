@@ -1,8 +1,8 @@
-"""The steps of a study: train its networks, sweep them, report.
+"""The steps of a study: train its networks and sweep them.
 
-Each step looks at what is there and does what is missing, so an interrupted step is taken up by calling it
-again. Arithmetic is elsewhere (`nearzero.training`, `nearzero.analysis.sweep`), and so are files
-(`nearzero.study.store`) and how jobs are run (`nearzero.study.jobs`).
+Each step does only what is missing, so an interrupted step continues when it is called again. The arithmetic
+is in `nearzero.training` and `nearzero.analysis.sweep`, files are in `nearzero.study.store`, and
+`nearzero.study.jobs` runs the jobs.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ from nearzero.training.train import NEVER, History, Progress, train
 
 __all__ = ["SweepJob", "reaching", "sweep_networks", "train_networks"]
 
-Begun = tuple[Progress, Stack]
+State = tuple[Progress, Stack]  # of the training of all runs of one network
 
-SAVE_EVERY = 20.0  # seconds of training that a kill can cost at most, about
-ABOUT = {
+# Seconds between saves of the training: about the most that is lost if the process is killed.
+SAVE_EVERY = 20.0
+ATTRIBUTES = {
     "accuracy": {"long_name": "share of examples predicted right"},
     "agreement": {"long_name": "share of predictions that are those of the unperturbed network"},
     "unperturbed_accuracy": {"long_name": "accuracy under the identity"},
@@ -52,9 +53,13 @@ ABOUT = {
 
 
 def train_networks(store: Store, data: DataSource, journal: Journal) -> None:
-    """Train every run of every network that isn't there yet; ends with networks and history on disk."""
+    """Train every run of every network that isn't trained yet, and write networks and history.
+
+    Raises:
+        InputError: the device isn't available, or a file can't be written.
+    """
     spec = store.spec
-    if store.read("history") is not None and not _missing(store, journal):
+    if store.read("history") is not None and not _networks_missing(store, journal):
         journal.note("training: nothing to do")
         return
     if spec.device != "cpu":
@@ -65,51 +70,58 @@ def train_networks(store: Store, data: DataSource, journal: Journal) -> None:
     elif not any_compiled():
         journal.say("compiling kernels for this processor, once; `nearzero compile` does it beforehand")
     examples = data.examples(spec)
-    begun = {name: store.load_progress(name) or _at_step_0(spec, name, data) for name in spec.activations}
-    for names in _side_by_side(spec, {name: progress.step for name, (progress, _) in begun.items()}):
-        _train(store, {name: begun[name] for name in names}, examples, journal)
-    store.write({"history": _history_dataset(spec, [begun[name][0].history for name in spec.activations])})
+    states = {
+        name: store.load_progress(name) or _initial_state(spec, name, data) for name in spec.activations
+    }
+    for names in _trained_together(spec, {name: progress.step for name, (progress, _) in states.items()}):
+        _train(store, {name: states[name] for name in names}, examples, journal)
+    store.write({"history": _history_dataset(spec, [states[name][0].history for name in spec.activations])})
     store.clear_state()
 
 
-def _missing(store: Store, journal: Journal) -> bool:
+def _networks_missing(store: Store, journal: Journal) -> bool:
     """Return whether the network of any run is missing or damaged."""
     try:
         for name in store.spec.activations:
-            for place in range(store.spec.runs):
-                store.read_network(name, place)
+            for number in range(store.spec.runs):
+                store.read_network(name, number)
     except InputError as error:
         journal.say(f"training again: {error}")
         return True
     return False
 
 
-def _at_step_0(spec: Spec, name: str, data: DataSource) -> Begun:
+def _initial_state(spec: Spec, name: str, data: DataSource) -> State:
     return Progress(0, History.empty(spec.runs, spec.recipe)), data.initial(spec, name, spec.seeds)
 
 
-def _side_by_side(spec: Spec, steps: dict[str, int]) -> list[list[str]]:
-    """Which networks to train together: on the processor, where they share mini-batches, those at the same step."""
+def _trained_together(spec: Spec, steps: dict[str, int]) -> list[list[str]]:
+    """Return groups of networks to be trained together.
+
+    Networks at the same step of training share mini-batches on the processor; there they form a group. On
+    other devices, or without mini-batches, each is trained alone.
+    """
     if spec.device != "cpu" or spec.batch_size == "all":
         return [[name] for name in steps]
     return [[name for name in steps if steps[name] == step] for step in dict.fromkeys(steps.values())]
 
 
-def _train(store: Store, begun: dict[str, Begun], examples: dict[str, Examples], journal: Journal) -> None:
-    """Train all runs of some networks that stand at the same step, and write them; their histories are kept up to date.
+def _train(store: Store, states: dict[str, State], examples: dict[str, Examples], journal: Journal) -> None:
+    """Train all runs of networks that are at the same step, write the networks, and update their histories.
 
-    The progress of each network is saved by itself. If the process dies between two of these, they go on one by one.
+    The progress of each network is saved in a file of its own. If the process ends between two of these
+    saves, the networks are at different steps, and are then trained one after the other.
     """
-    spec, recipe, names = store.spec, store.spec.recipe, list(begun)
-    (step,) = {progress.step for progress, _ in begun.values()}
-    progress = Progress(step, History.joined([each.history for each, _ in begun.values()]))
-    stack = Stack.joined([each for _, each in begun.values()])
+    spec, recipe, names = store.spec, store.spec.recipe, list(states)
+    (step,) = {progress.step for progress, _ in states.values()}
+    progress = Progress(step, History.joined([progress.history for progress, _ in states.values()]))
+    stack = Stack.joined([stack for _, stack in states.values()])
     rows = {name: slice(k * spec.runs, (k + 1) * spec.runs) for k, name in enumerate(names)}
     labels = " and ".join(activation(name).label for name in names)
     runs = "1 run" if spec.runs == 1 else f"{spec.runs} runs"
     journal.say(
         f"training {labels}: {runs}{' each' if len(names) > 1 else ''}, {spec.steps:,} steps"
-        + (f", going on from step {step}" if step else "")
+        + (f", continuing from step {step}" if step else "")
     )
     engine = _engine(spec, stack, examples)
 
@@ -119,8 +131,8 @@ def _train(store: Store, begun: dict[str, Begun], examples: dict[str, Examples],
 
     def save(progress: Progress, stack: Stack) -> None:
         for name in names:
-            its = Progress(progress.step, progress.history.part(rows[name]))
-            store.save_progress(name, its, stack.part(rows[name]))
+            own = Progress(progress.step, progress.history.part(rows[name]))
+            store.save_progress(name, own, stack.part(rows[name]))
 
     with journal.timed(f"trained {labels}"), journal.bar(f"training {labels}", spec.steps) as bar:
         train(
@@ -134,11 +146,11 @@ def _train(store: Store, begun: dict[str, Begun], examples: dict[str, Examples],
             advanced=bar,
         )
     stack = engine.stack()
-    for place, network in enumerate(stack):
-        store.write_network(network, place % spec.runs)
+    for row, network in enumerate(stack):
+        store.write_network(network, row % spec.runs)
     save(progress, stack)
     for name in names:
-        history = begun[name][0].history = progress.history.part(rows[name])
+        history = states[name][0].history = progress.history.part(rows[name])
         for line in _divergences(activation(name).label, history.diverged_at):
             journal.warn(line)
 
@@ -146,18 +158,22 @@ def _train(store: Store, begun: dict[str, Begun], examples: dict[str, Examples],
 def _engine(spec: Spec, stack: Stack, examples: dict[str, Examples]) -> Engine:
     splits = (examples["train"], examples["test"])
     seeds, recipe = spec.seeds * (len(stack) // spec.runs), spec.recipe
-    how: dict[str, Any] = {"learning_rate": recipe.learning_rate, "batch_size": recipe.batch_size}
+    descent: dict[str, Any] = {"learning_rate": recipe.learning_rate, "batch_size": recipe.batch_size}
     if spec.device == "cpu":
         from nearzero.training.fused import FusedEngine
 
-        return FusedEngine(stack, *splits, seeds=seeds, **how)
+        return FusedEngine(stack, *splits, seeds=seeds, **descent)
     from nearzero.training.stacked import StackedEngine
 
-    return StackedEngine(stack, *splits, seeds=seeds, device=spec.device, precision=spec.precision, **how)
+    return StackedEngine(stack, *splits, seeds=seeds, device=spec.device, precision=spec.precision, **descent)
 
 
 def _save_every() -> float:
-    """Seconds between saves: NEARZERO_SAVE_EVERY, or 20."""
+    """Return the seconds between saves: NEARZERO_SAVE_EVERY, or 20.
+
+    Raises:
+        InputError: the variable isn't a number.
+    """
     given = os.environ.get("NEARZERO_SAVE_EVERY", str(SAVE_EVERY))
     try:
         return float(given)
@@ -167,7 +183,11 @@ def _save_every() -> float:
 
 @contextmanager
 def reaching(device: str) -> Iterator[None]:
-    """Say in one line that PyTorch can't reach a device here, where that is what went wrong in the block."""
+    """Turn PyTorch's errors in the block, in which a device is first used, into one line.
+
+    Raises:
+        InputError: the device isn't available.
+    """
     try:
         yield
     except (RuntimeError, AssertionError) as error:  # AssertionError: a build without CUDA
@@ -176,7 +196,7 @@ def reaching(device: str) -> Iterator[None]:
 
 
 def _divergences(label: str, diverged_at: npt.NDArray[np.int64]) -> list[str]:
-    """One line for each run that diverged."""
+    """Return one line for each run that diverged."""
     return [
         f"{label} run {run} diverged: its loss was no longer a finite number at step {step}; "
         "it's left out of every mean"
@@ -186,19 +206,19 @@ def _divergences(label: str, diverged_at: npt.NDArray[np.int64]) -> list[str]:
 
 
 def _history_dataset(spec: Spec, histories: list[History]) -> xr.Dataset:
-    """Histories of all networks as one labelled data set, on (network, run, step)."""
-    each = ("network", "run")
+    """Return the histories of all networks as one Dataset, on (network, run, step)."""
+    by_run = ("network", "run")
     loss = {"long_name": "mean cross-entropy on the training set", "units": "nats"}
     variables: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
-        "loss": ((*each, "step"), loss),
-        "train_accuracy": ((*each, "step"), {}),
-        "test_accuracy": ((*each, "step"), {}),
-        "checkpoint_step": ((*each, "threshold"), {"long_name": "-1: never reached"}),
-        "diverged_at": (each, {"long_name": "step; -1: never"}),
+        "loss": ((*by_run, "step"), loss),
+        "train_accuracy": ((*by_run, "step"), {}),
+        "test_accuracy": ((*by_run, "step"), {}),
+        "checkpoint_step": ((*by_run, "threshold"), {"long_name": "-1: never reached"}),
+        "diverged_at": (by_run, {"long_name": "step; -1: never"}),
     }
     stacked = {name: np.stack([getattr(history, name) for history in histories]) for name in variables}
     return xr.Dataset(
-        {name: (dims, stacked[name], about) for name, (dims, about) in variables.items()},
+        {name: (dims, stacked[name], attrs) for name, (dims, attrs) in variables.items()},
         coords={
             "network": list(spec.activations),
             "run": np.arange(spec.runs),
@@ -214,34 +234,37 @@ def _history_dataset(spec: Spec, histories: list[History]) -> xr.Dataset:
 
 @dataclass(frozen=True)
 class SweepJob(StudyJob):
-    """The responses of one run at all levels of all families.
+    """The sweep of one run: its responses at all levels of all families.
 
     Attributes:
-        memory: bytes that it may take.
+        memory: the bytes of memory that the sweep may use.
     """
 
     memory: int
 
     def measured(self, network: TwoLayer) -> xr.Dataset:
-        """Return the responses on (family, level, split); ranges are those of the first split, the training set."""
+        """Return the responses on (family, level, split); unit ranges are those of the training set."""
         spec, ranges, responses = self.spec, None, []
         for split in _splits(spec):
             examples = self.examples[split]
             evaluator = TwoLayerEvaluator.of(network, examples.pixels, examples.labels, memory=self.memory)
-            ranges = ranges or evaluator.ranges
-            found = respond(evaluator, families=spec.families, ranges=ranges, conduct=spec.conduct)
-            responses.append(found)
+            ranges = ranges or evaluator.ranges  # the first split is the training set
+            responses.append(respond(evaluator, families=spec.families, ranges=ranges, conduct=spec.conduct))
         whole = xr.concat(responses, "split").assign_coords(split=_splits(spec))
         return whole.assign(dead_units=responses[0].dead_units).transpose("family", "level", "split")
 
 
 def sweep_networks(store: Store, data: DataSource, journal: Journal) -> None:
-    """Sweep every run of every network that isn't swept yet; ends with the responses on disk."""
+    """Sweep every run of every network that isn't swept yet, and write the responses.
+
+    Raises:
+        InputError: the study isn't trained yet.
+    """
     spec = store.spec
     if store.read("response") is not None:
         journal.note("sweep: nothing to do")
         return
-    # a network on each thread: what isn't in kernels then costs no more than its share
+    # one network per thread, so that the code outside of the kernels runs in parallel too
     count = len(spec.activations) * spec.runs
     workers = thread_count() if count >= thread_count() else 1
     memory = max(memory_limit() // workers, LEAST)
@@ -250,8 +273,8 @@ def sweep_networks(store: Store, data: DataSource, journal: Journal) -> None:
     journal.say(f"sweeping {count} networks over {levels} levels")
     run(jobs, journal, doing="sweeping", did="swept", threads=workers)
     response = gather(results(jobs), lost=_no_response(spec)).assign_coords(seed=("run", list(spec.seeds)))
-    for name, about in ABOUT.items():
-        response[name].attrs = dict(about)
+    for name, attributes in ATTRIBUTES.items():
+        response[name].attrs = dict(attributes)
     history = store.read("history")
     assert history is not None
     response.attrs = {
@@ -268,18 +291,18 @@ def _splits(spec: Spec) -> list[str]:
 
 
 def _no_response(spec: Spec) -> xr.Dataset:
-    """Return the response of a run that is lost: NaN at all levels."""
+    """Return the response of a lost run: NaN at all levels."""
     levels = [make_family(name, spec.conduct).levels for name in spec.families]
     axes = {"family": list(spec.families), "level": np.unique(np.concatenate(levels)), "split": _splits(spec)}
     curve = xr.DataArray(np.nan, axes, list(axes))
-    alone = curve.isel(family=0, level=0, drop=True)
+    unperturbed = curve.isel(family=0, level=0, drop=True)
     return xr.Dataset(
-        {"accuracy": curve, "agreement": curve, "unperturbed_accuracy": alone, "dead_units": np.nan}
+        {"accuracy": curve, "agreement": curve, "unperturbed_accuracy": unperturbed, "dead_units": np.nan}
     )
 
 
 def _notices(data: DataSource, history: xr.Dataset) -> Iterator[str]:
-    """What a reader of the results must know before the numbers."""
+    """Yield what a reader of the results must know before the numbers."""
     if data.notice:
         yield data.notice
     for name in history.network.values:

@@ -1,16 +1,16 @@
-"""A study's folder: what lies where, read and written whole. The only writer of results.
+"""`Store`: the files in a study's folder. No other module writes a study's results.
 
     spec.toml            the complete spec
-    provenance.json      versions, platform, data hashes, git state, for each sitting
-    log                  what happened, with times
-    networks/            one safetensors file a run; checkpoints/ those of its checkpoints
+    provenance.json      data hashes, and versions, platform and git state of each session
+    log                  lines with times
+    networks/            one safetensors file per run; those of checkpoints are in checkpoints/
     results.nc           responses (root group) and training history (group "history")
     analysis.nc          groups "matched", "untrained", "parts", see `nearzero.study.analysis`
-    audit.nc             what the faults of the published study come to on these networks
+    audit.nc             the faults of the published study, measured on these networks
     tables/, figures/    written by `nearzero.report`
-    state/               what an interrupted command goes on from, see `nearzero.study.jobs`; gone when it isn't needed
+    state/               the progress of an unfinished step, removed when the step is done
 
-The steps that produce these things are in `nearzero.study.steps`.
+`nearzero.study.steps` computes the contents.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["Arrays", "Store", "needed", "read_kept", "write_kept"]
 Arrays = dict[str, np.ndarray[Any, Any]]
 WEIGHTS = ("w1", "b1", "w2", "b2")
 SPEC = "spec.toml"
-# In which file a group of results lies, and where in it.
+# The file of each group of results, and its path in the file.
 GROUPS = {
     "response": ("results.nc", "/"),
     "history": ("results.nc", "/history"),
@@ -51,7 +51,11 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Store:
-    """The files of the study in `folder`."""
+    """The files of a study.
+
+    Attributes:
+        folder: the study's folder.
+    """
 
     folder: Path
 
@@ -59,7 +63,7 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, spec: Spec) -> Store:
-        """Begin a study, or take up the one that's there if it has the same spec.
+        """Return the store of a new study, or of the one in the folder if it has the same spec.
 
         Raises:
             InputError: the folder holds a study with another spec, or other files, or can't be written.
@@ -74,10 +78,10 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """The store of a study that exists.
+        """Return the store of the study in a folder.
 
         Raises:
-            InputError: there's no study in that folder.
+            InputError: the folder holds no study.
         """
         if not folder.is_dir():
             raise InputError(
@@ -89,88 +93,93 @@ class Store:
 
     @property
     def spec(self) -> Spec:
-        """The spec, resolved."""
+        """Return the spec from its file."""
         return load_complete_spec(self.folder / SPEC)
 
     @property
     def begun(self) -> bool:
-        """Whether anything was computed; until then the spec may change."""
-        return any((self.folder / each).exists() for each in ("networks", "state", "results.nc"))
+        """Return whether anything was computed; until then the spec may change."""
+        return any((self.folder / name).exists() for name in ("networks", "state", "results.nc"))
 
     def check_spec(self, spec: Spec) -> None:
-        """Refuse to go on with another spec than the one the study was begun with."""
-        there, asked = self.spec.model_dump(), spec.model_dump()
-        key = differing_key(there, asked)
+        """Refuse another spec than the one with which the study was begun.
+
+        Raises:
+            InputError: names a key in which they differ.
+        """
+        begun, given = self.spec.model_dump(), spec.model_dump()
+        key = differing_key(begun, given)
         if key is not None:
             raise InputError(
-                f"{self.folder} holds a study with {key} = {there[key]!r}, but {asked[key]!r} is asked for; "
+                f"{self.folder} holds a study with {key} = {begun[key]!r}, but {given[key]!r} was given; "
                 "choose another folder, or delete this one"
             )
 
     # --- networks ---
 
     def _network_file(self, activation: str, run: int, step: int | None) -> tuple[Path, dict[str, Any]]:
-        """Where a network lies, trained or at a checkpoint, and what its metadata must say."""
+        """Return the path of a network, trained (None) or at a checkpoint, and its metadata."""
         spec, name, folder = self.spec, f"{activation}-{run:02d}", self.folder / "networks"
         if step is None:
             step = spec.steps
         else:
             name, folder = f"{name}-step{step:06d}", folder / "checkpoints"
-        about = {"activation": activation, "seed": spec.seeds[run], "step": step}
-        return folder / f"{name}.safetensors", about
+        metadata = {"activation": activation, "seed": spec.seeds[run], "step": step}
+        return folder / f"{name}.safetensors", metadata
 
     def write_network(self, network: TwoLayer, run: int, step: int | None = None) -> None:
         """Write the network of a run, trained (None) or at a checkpoint."""
-        path, about = self._network_file(network.activation, run, step)
+        path, metadata = self._network_file(network.activation, run, step)
         make_folder(path.parent)
-        # one key of metadata, since safetensors keeps several in no order
-        metadata = {"network": json.dumps(about, sort_keys=True)}
-        write_bytes(path, save({name: getattr(network, name) for name in WEIGHTS}, metadata))
+        # all of it under one key: safetensors doesn't keep the order of several, so files would differ
+        packed = {"network": json.dumps(metadata, sort_keys=True)}
+        write_bytes(path, save({name: getattr(network, name) for name in WEIGHTS}, packed))
 
     def read_network(self, activation: str, run: int, step: int | None = None) -> TwoLayer:
-        """Read the network of a run, trained (None) or at a checkpoint.
+        """Return the network of a run, trained (None) or at a checkpoint.
 
         Raises:
-            InputError: it isn't there, isn't such a file, or is another network.
+            InputError: the file is missing or damaged, or holds another network.
         """
-        path, about = self._network_file(activation, run, step)
-        arrays, metadata = _read_tensors(path)
+        path, expected = self._network_file(activation, run, step)
+        arrays, packed = _read_tensors(path)
         try:
-            found = json.loads(metadata["network"])
+            metadata = json.loads(packed["network"])
             w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)
-            network = TwoLayer(w1, b1, w2, b2, found["activation"])
+            network = TwoLayer(w1, b1, w2, b2, metadata["activation"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path} isn't a network of a study ({error}); delete it and train again"
             ) from error
-        if found != about:
+        if metadata != expected:
             raise InputError(
-                f"{path} holds another network, {found}, than {about}; delete it and train again"
+                f"{path} holds another network, {metadata}, than {expected}; delete it and train again"
             )
         return network
 
-    # --- what an interrupted command goes on from ---
+    # --- the state of an unfinished step ---
 
     def clear_state(self) -> None:
-        """Forget what only an interrupted command needs."""
+        """Remove the state of unfinished steps."""
         shutil.rmtree(self.folder / "state", ignore_errors=True)
 
     def _progress_path(self, activation: str) -> Path:
         return self.folder / "state" / f"training-{activation}.safetensors"
 
     def save_progress(self, activation: str, progress: Progress, stack: Stack) -> None:
-        """Keep where the training of one network's runs stands."""
+        """Write the state of the training of all runs of one network."""
         arrays = {name: getattr(stack, name) for name in WEIGHTS}
-        arrays |= {each.name: getattr(progress.history, each.name) for each in fields(History)}
+        arrays |= {field.name: getattr(progress.history, field.name) for field in fields(History)}
         arrays["step"] = np.array([progress.step])
         make_folder(self.folder / "state")
-        kept = {key: np.asarray(value, order="C") for key, value in arrays.items()}
-        write_bytes(self._progress_path(activation), save(kept, {"spec": spec_digest(self.spec)}))
+        arrays = {key: np.asarray(value, order="C") for key, value in arrays.items()}
+        write_bytes(self._progress_path(activation), save(arrays, {"spec": spec_digest(self.spec)}))
 
     def load_progress(self, activation: str) -> tuple[Progress, Stack] | None:
-        """Where the training of one network's runs stands; None at the start, or if it was measured at other steps.
+        """Return the state of the training of all runs of one network; None if training must begin anew.
 
-        What is damaged, or belongs to another spec, is no start either.
+        That is the case if there is no such state, or if it is damaged, belongs to another spec, or has
+        measurements at other steps.
         """
         try:
             arrays, metadata = _read_tensors(self._progress_path(activation))
@@ -180,24 +189,26 @@ class Store:
             return None
         if arrays["loss"].shape[1] != len(self.spec.recipe.schedule):
             return None
-        history = History(**{each.name: arrays[each.name] for each in fields(History)})
+        history = History(**{field.name: arrays[field.name] for field in fields(History)})
         w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)
         return Progress(int(arrays["step"][0]), history), Stack(w1, b1, w2, b2, (activation,) * len(w1))
 
     # --- results ---
 
     def write(self, groups: Mapping[str, xr.Dataset]) -> None:
-        """Write the groups of one file, see `GROUPS`; each carries the spec it belongs to."""
+        """Write all groups of one file, see `GROUPS`; each group also holds the spec to which it belongs."""
         (name,) = {GROUPS[group][0] for group in groups}
-        here = {"spec": spec_text(self.spec)}
-        nodes = {GROUPS[group][1]: found.assign_attrs(here) for group, found in groups.items()}
-        packed = {
-            node: {key: {"zlib": True, "shuffle": True} for key in found.data_vars if found[key].ndim == 3}
-            for node, found in nodes.items()
+        attributes = {"spec": spec_text(self.spec)}
+        nodes = {GROUPS[group][1]: results.assign_attrs(attributes) for group, results in groups.items()}
+        compression = {
+            node: {
+                key: {"zlib": True, "shuffle": True} for key in results.data_vars if results[key].ndim == 3
+            }
+            for node, results in nodes.items()
             if node == "/history"
         }
         content = xr.DataTree.from_dict(nodes).to_netcdf(
-            engine="h5netcdf", encoding=packed, write_inherited_coords=True
+            engine="h5netcdf", encoding=compression, write_inherited_coords=True
         )
         write_bytes(self.folder / name, bytes(content))
 
@@ -205,7 +216,7 @@ class Store:
         """Return one of `GROUPS`; None if it isn't there yet.
 
         Raises:
-            InputError: the file is damaged, or of another spec.
+            InputError: the file is damaged, or belongs to another spec.
         """
         name, node = GROUPS[group]
         path = self.folder / name
@@ -227,54 +238,67 @@ class Store:
         return loaded
 
     def _check_results(self, path: Path, results: xr.Dataset) -> None:
-        """Refuse results that belong to another spec than the one that lies beside them."""
+        """Refuse results that belong to another spec than the study's.
+
+        Raises:
+            InputError: names a key in which the specs differ.
+        """
         try:
             made_with = tomllib.loads(results.attrs["spec"])
         except (KeyError, TypeError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"{path} doesn't say which spec it belongs to; delete it") from error
-        here = self.spec.model_dump(mode="json")
-        key = differing_key(made_with, here)
+        current = self.spec.model_dump(mode="json")
+        key = differing_key(made_with, current)
         if key is not None:
             raise InputError(
-                f"{path} was made with {key} = {made_with.get(key)!r}, but {SPEC} says {here[key]!r}; "
+                f"{path} was made with {key} = {made_with.get(key)!r}, but {SPEC} says {current[key]!r}; "
                 f"restore {SPEC}, or begin another study"
             )
 
 
-def needed(found: xr.Dataset | None, refusal: str) -> xr.Dataset:
-    """Return what a study holds, or refuse in these words if it doesn't hold it yet."""
-    if found is None:
+def needed(results: xr.Dataset | None, refusal: str) -> xr.Dataset:
+    """Return the results of a study.
+
+    Raises:
+        InputError: they are None; `refusal` is the message.
+    """
+    if results is None:
         raise InputError(refusal)
-    return found
+    return results
 
 
 def write_kept(path: Path, dataset: xr.Dataset) -> None:
-    """Write a Dataset for `read_kept`, as safetensors, some twenty times as fast as netCDF."""
-    about = dataset.to_dict(data=False)
-    places, arrays = about["coords"] | about["data_vars"], {}
+    """Write a Dataset for `read_kept`, as safetensors: some twenty times as fast as netCDF."""
+    contents = dataset.to_dict(data=False)
+    variables, arrays = contents["coords"] | contents["data_vars"], {}
     for name, variable in dataset.variables.items():
         if variable.dtype.kind in "biuf":
             arrays[str(name)] = np.asarray(variable.values, order="C")
         else:
-            places[name]["data"] = variable.values.tolist()
+            variables[name]["data"] = variable.values.tolist()
     make_folder(path.parent)
-    write_bytes(path, save(arrays, {"dataset": json.dumps(about)}))
+    write_bytes(path, save(arrays, {"dataset": json.dumps(contents)}))
 
 
 def read_kept(path: Path) -> xr.Dataset | None:
-    """Return the Dataset that `write_kept` wrote; None if it isn't there, or is damaged."""
+    """Return the Dataset that `write_kept` wrote; None if the file is missing or damaged."""
     try:
         arrays, metadata = _read_tensors(path)
-        about = json.loads(metadata["dataset"])
-        places = about["coords"] | about["data_vars"]
+        contents = json.loads(metadata["dataset"])
+        variables = contents["coords"] | contents["data_vars"]
         for name, values in arrays.items():
-            places[name]["data"] = values
-        return xr.Dataset.from_dict(about)
+            variables[name]["data"] = values
+        return xr.Dataset.from_dict(contents)
     except (InputError, KeyError, TypeError, ValueError):
         return None
 
 
 def _read_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """Return the arrays and the metadata of a safetensors file.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
     if not path.is_file():
         raise InputError(f"{path} isn't there; train the study first")
     try:

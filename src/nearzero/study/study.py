@@ -1,4 +1,4 @@
-"""A study as its user holds it: the spec, the networks and the results of one folder; and the paper in one call."""
+"""`Study`: the spec, networks and results in a folder; and `reproduce`: the whole paper in one call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from nearzero.analysis.verdict import Rules, Verdict, judge
-from nearzero.errors import InputError
+from nearzero.errors import InputError, check_choice
 from nearzero.networks import TwoLayer
 from nearzero.paper.audit import audit
 from nearzero.paper.audit.evidence import Evidence, Other
@@ -34,16 +34,28 @@ if TYPE_CHECKING:
 __all__ = ["Study", "reproduce"]
 
 Step = Callable[[Store, DataSource, Journal], None]
-# Keys of the spec in which an audit tells a study with the other pixels from this one.
+# An audit names those of these keys in which a study with the other pixels differs beyond its pixels.
 TRAINING = ("data", "units", "runs", "first_seed", "learning_rate", "steps", "batch_size", "precision")
 
 
 class Study:
-    """A study on disk.
+    """A study on disk: its networks, their responses to perturbations, and the verdict on them.
 
     Attributes:
-        folder: where it lies.
-        spec: everything that it was made from, resolved.
+        folder: the study's folder.
+        spec: the complete spec.
+
+    Example:
+        >>> import tempfile
+        >>> import nearzero as nz
+        >>> place = tempfile.TemporaryDirectory()
+        >>> settings = {"data": "digits", "runs": 2, "steps": 100}
+        >>> study = nz.Study.create(f"{place.name}/digits", "quick", settings)  # next: study.run()
+        >>> study.spec.seeds
+        (0, 1)
+        >>> nz.Study.open(study.folder).title
+        'digits, abs and relu, 2 runs each, 100 steps, batches of 256, raw pixels'
+        >>> place.cleanup()
     """
 
     def __init__(self, store: Store) -> None:
@@ -59,7 +71,7 @@ class Study:
         """Open the study in a folder.
 
         Raises:
-            InputError: there is none.
+            InputError: the folder holds no study.
         """
         return cls(Store.open(Path(folder)))
 
@@ -67,36 +79,41 @@ class Study:
     def create(
         cls, folder: str | PathLike[str], preset: str | None = None, settings: Mapping[str, Any] | None = None
     ) -> Study:
-        """Begin a study, or take up the one of the same spec that is there.
+        """Begin a study, or open the one in the folder if it has the same spec.
+
+        Args:
+            folder: the study's folder; it is made if it doesn't exist.
+            preset: "quick" (the default) or "paper".
+            settings: keys and values of `Spec` that replace those of the preset.
 
         Raises:
-            InputError: a spec that can't be used, or a folder that holds something else or can't be written.
+            InputError: the spec can't be used, or the folder holds something else or can't be written.
         """
         return cls(Store.create(Path(folder), resolve(preset, settings)))
 
-    # --- what it holds ---
+    # --- the contents of the folder ---
 
     @property
     def title(self) -> str:
-        """A line that says what was studied."""
+        """Return a line with the data, the networks, their training and their pixels."""
         spec = self.spec
         batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
         networks = " and ".join(spec.activations)
-        each = "1 run" if spec.runs == 1 else f"{spec.runs} runs"
-        training = f"{each} each, {spec.steps:,} steps, batches of {batch}"
+        runs = "1 run" if spec.runs == 1 else f"{spec.runs} runs"
+        training = f"{runs} each, {spec.steps:,} steps, batches of {batch}"
         return f"{spec.data}, {networks}, {training}, {spec.pixels} pixels"
 
     @property
     def conduct(self) -> dict[str, str]:
-        """Which reading of the protocol was followed: the named switches and their values."""
+        """Return the reading of the published protocol that was followed, as keys of the spec with values."""
         return {name: getattr(self.spec, name) for name in CONDUCT}
 
     @cached_property
     def response(self) -> xr.Dataset:
-        """Accuracy and agreement (0 to 1) on (network, run, family, level, split).
+        """Return accuracy and agreement (0 to 1) on (network, run, family, level, split).
 
-        `level` is the sorted union of all families' levels: NaN stands where a family hasn't one, so take
-        ``.sel(family="offset").dropna("level", how="all")``.
+        `level` is the sorted union of the levels of all families. Where a family doesn't have a level, the
+        values are NaN; `curve` leaves these levels out.
 
         Raises:
             InputError: the study hasn't been swept yet.
@@ -105,7 +122,7 @@ class Study:
 
     @cached_property
     def history(self) -> xr.Dataset:
-        """Loss and accuracies along training on (network, run, step), and the steps of the checkpoints.
+        """Return loss (nats) and accuracies (0 to 1) on (network, run, step), and steps of checkpoints.
 
         Raises:
             InputError: the study hasn't been trained yet.
@@ -114,7 +131,7 @@ class Study:
 
     @cached_property
     def matched(self) -> xr.Dataset:
-        """Responses at matched displacement on (network, run, family, side, target), see `nearzero.analysis.matched`.
+        """Return responses at matched displacement on (network, run, family, side, target), see `nz.matched`.
 
         Raises:
             InputError: they haven't been measured yet.
@@ -123,7 +140,7 @@ class Study:
 
     @cached_property
     def untrained(self) -> xr.Dataset:
-        """The same of the networks before their first step, for the families that decide.
+        """Return `matched` for the networks before their first step, for the families that decide.
 
         Raises:
             InputError: they haven't been measured yet.
@@ -132,7 +149,9 @@ class Study:
 
     @cached_property
     def parts(self) -> xr.Dataset:
-        """Near zero against far out, see `nz.near_and_far`, on (network, run, part, replacement, fraction, ...).
+        """Return the effects near zero and far from it on (network, run, part, replacement, fraction, ...).
+
+        See `nz.near_and_far`.
 
         Raises:
             InputError: they haven't been measured yet.
@@ -140,7 +159,10 @@ class Study:
         return self._analysis("parts")
 
     def verdict(self, rules: Rules | None = None) -> Verdict:
-        """Whether distance or intensity costs more, by the rules of the spec unless others are given.
+        """Return the verdict: which costs more at equal displacement, distance or intensity.
+
+        Args:
+            rules: the rules of the verdict; those of the spec if None.
 
         Raises:
             InputError: the study hasn't been measured at matched displacement yet.
@@ -148,18 +170,18 @@ class Study:
         return judge(self.matched, rules or self.spec.rules)
 
     def audited(self, against: Study | None = None) -> Audit:
-        """The faults of the published study on these networks, from what is on disk.
+        """Return the faults of the published study, as measured on these networks; nothing is computed anew.
 
         Args:
-            against: a study with the other conduct of the pixels, for the fault that is about them.
+            against: a study with the other pixels (raw or normalized), for the fault that is about pixels.
 
         Raises:
-            InputError: these haven't been measured yet, or `against` doesn't fit.
+            InputError: the study hasn't been audited yet, or `against` has the same pixels or isn't trained.
         """
         return audit(self.evidence(against))
 
     def evidence(self, against: Study | None = None) -> Evidence:
-        """Return what an audit rests on; `against` as for `audited`.
+        """Return the results that an audit is based on; `against` as for `audited`.
 
         Raises:
             InputError: as for `audited`.
@@ -183,14 +205,15 @@ class Study:
         )
 
     def _other(self, against: Study) -> Other:
-        """Return what an audit takes from a study with the other pixels.
+        """Return the part of an audit's evidence that comes from a study with the other pixels.
 
         Raises:
-            InputError: it has the same pixels, or isn't trained.
+            InputError: that study has the same pixels, or isn't trained.
         """
         if self.spec.pixels == against.spec.pixels:
             raise InputError(
-                f"{against.folder} has {against.spec.pixels} pixels, as {self.folder} has; give a study with the others"
+                f"{against.folder} and {self.folder} both have {self.spec.pixels} pixels; "
+                "give a study with the other pixels"
             )
         differing = [key for key in TRAINING if getattr(self.spec, key) != getattr(against.spec, key)]
         return Other(against.title, against.history, tuple(differing))
@@ -209,79 +232,101 @@ class Study:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What a reader must know before the numbers: substituted data, runs that diverged."""
-        found = self.response.attrs["notices"]
-        return (found,) if isinstance(found, str) else tuple(str(each) for each in found)
+        """Return what a reader must know before the numbers: substituted data, runs that diverged."""
+        lines = self.response.attrs["notices"]  # netCDF turns a list of one text into that text
+        return (lines,) if isinstance(lines, str) else tuple(str(line) for line in lines)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Versions, platform, data hashes and git state, for each sitting."""
+        """Return the data's hashes, and versions, platform and git state of each session."""
         return read_record(self.folder)
 
     def summary(self) -> dict[str, str]:
-        """What the study is, how far it has come and where it comes from, for people."""
+        """Return a table for people: folder, progress, data, conduct, seeds, sessions and versions."""
         record = self.provenance
-        data, sittings = record.get("data", {}), record.get("sittings", [])
+        data, sessions = record.get("data", {}), record.get("sittings", [])
         steps = {"trained": "history", "swept": "response"}
-        done = [word for word, group in steps.items() if self._store.read(group) is not None]
-        versions = sittings[-1]["versions"] if sittings else {}
+        done = [step for step, group in steps.items() if self._store.read(group) is not None]
+        versions = sessions[-1]["versions"] if sessions else {}
         return {
             "folder": str(self.folder),
             "done": ", ".join(done) or "nothing yet",
             "data": f"{data['name']} ({data['source']})" if data else self.spec.data,
             "conduct": ", ".join(f"{key}={value}" for key, value in self.conduct.items()),
             "seeds": f"{self.spec.seeds[0]} to {self.spec.seeds[-1]}",
-            "sittings": str(len(sittings)),
+            "sessions": str(len(sessions)),
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "none yet",
         }
 
     def curve(
         self, network: str, family: str, metric: str = "accuracy", split: str = "train"
     ) -> xr.DataArray:
-        """The response of one network to one family, on (run, level)."""
-        return (
-            self.response[metric].sel(network=network, family=family, split=split).dropna("level", how="all")
-        )
+        """Return the response of one network to one family, on (run, level), at the family's levels alone.
+
+        Args:
+            network: one of the spec's activations.
+            family: one of the spec's families.
+            metric: "accuracy" or "agreement".
+            split: "train", or "test" if the spec's `test` is true.
+
+        Raises:
+            InputError: the study hasn't been swept yet, or doesn't have one of these.
+        """
+        response = self.response
+        metrics = [str(name) for name in response.data_vars if "level" in response[name].dims]
+        check_choice("metric", metric, metrics)
+        for dimension, name in (("network", network), ("family", family), ("split", split)):
+            check_choice(dimension, name, response[dimension].values.tolist())
+        return response[metric].sel(network=network, family=family, split=split).dropna("level", how="all")
 
     def network(self, activation: str, run: int = 0, *, step: int | None = None) -> TwoLayer:
-        """A trained network, or the checkpoint of it at a step (see ``history.checkpoint_step``).
+        """Return a trained network, or its checkpoint at a step.
+
+        Args:
+            activation: one of the spec's activations.
+            run: the number of the run, from 0.
+            step: the step of a checkpoint, see ``history.checkpoint_step``; None for the end of training.
 
         Raises:
             InputError: there is no such network or checkpoint.
         """
-        if activation not in self.spec.activations or not 0 <= run < self.spec.runs:
-            raise InputError(
-                f"the study has runs 0 to {self.spec.runs - 1} of {', '.join(self.spec.activations)}; "
-                f"got run {run} of {activation!r}"
-            )
+        check_choice("activation", activation, self.spec.activations)
+        if run not in range(self.spec.runs):
+            raise InputError(f"there is no run {run!r}: the study has the runs 0 to {self.spec.runs - 1}")
         return self._store.read_network(activation, run, step)
 
-    # --- what can be done with it ---
+    # --- the steps ---
 
     def train(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
-        """Train what isn't trained yet."""
-        return self._work(train_networks, data_dir, console)
+        """Train the networks that aren't trained yet.
+
+        Args:
+            data_dir: a folder with the data files, if they can't be found or fetched.
+            console: a rich console for progress; quiet if None.
+        """
+        return self._run_step(train_networks, data_dir, console)
 
     def sweep(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
-        """Sweep what isn't swept yet."""
-        return self._work(sweep_networks, data_dir, console)
+        """Sweep the networks, if that isn't done yet: apply every family at all of its levels."""
+        return self._run_step(sweep_networks, data_dir, console)
 
     def analyse(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
-        """Measure at matched displacement what isn't measured yet."""
-        return self._work(analyse_networks, data_dir, console)
+        """Measure the networks at matched displacement, if that isn't done yet."""
+        return self._run_step(analyse_networks, data_dir, console)
 
     def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
-        """Train, sweep and report."""
+        """Train, sweep and report; parts that are done already are kept."""
 
         def step(store: Store, data: DataSource, journal: Journal) -> None:
             with drawn_ahead():
                 train_networks(store, data, journal)
                 sweep_networks(store, data, journal)
 
-        self._work(step, data_dir, console)
+        self._run_step(step, data_dir, console)
         return self.report(console=console)
 
-    def _work(self, step: Step, data_dir: str | None, console: Console | None) -> Study:
+    def _run_step(self, step: Step, data_dir: str | None, console: Console | None) -> Study:
+        """Do a step, and drop the cached results, which it may have changed."""
         with locked(self.folder), Journal.opened(console, self.folder / "log") as journal:
             step(self._store, begin(self._store, data_dir, journal), journal)
         for name in ("response", "history", "matched", "untrained", "parts"):
@@ -289,7 +334,11 @@ class Study:
         return self
 
     def report(self, *, console: Console | None = None) -> Study:
-        """Write tables and figures, and print the tables on a console."""
+        """Write tables and figures, and print the tables on a console if there is one.
+
+        Raises:
+            InputError: the study hasn't been swept yet.
+        """
         _ = self.response
         with (
             locked(self.folder),
@@ -302,40 +351,49 @@ class Study:
         return self
 
     def judge(self, *, data_dir: str | None = None, console: Console | None = None) -> Verdict:
-        """Measure what isn't measured yet, write the verdict's tables and figure, and print it on a console."""
-        found = self.analyse(data_dir=data_dir, console=console).verdict()
+        """Return the verdict, with its tables and figure written and printed; measure first if necessary."""
+        judged = self.analyse(data_dir=data_dir, console=console).verdict()
         with locked(self.folder):
-            reports.write_verdict(found, self.title, self.folder, self.notices)
+            reports.write_verdict(judged, self.title, self.folder, self.notices)
         if console is not None:
-            reports.print_verdict(found, self.title, console)
-        return found
+            reports.print_verdict(judged, self.title, console)
+        return judged
 
     def audit(
         self, against: Study | None = None, *, data_dir: str | None = None, console: Console | None = None
     ) -> Audit:
-        """Measure the faults of the published study on these networks, write the tables, and print them on a console.
+        """Return the faults of the published study on these networks, with the tables written and printed.
+
+        Measure them first if that isn't done yet.
 
         Args:
             against: as for `audited`.
-            data_dir, console: as for the other steps.
+            data_dir, console: as for `train`.
+
+        Raises:
+            InputError: the study hasn't been swept yet, has no family of the paper's, or `against` doesn't
+                fit.
         """
         check_swept(self._store)
         if against is not None:
             self._other(against)
         if measurements_of(self._store) is None:
-            self._work(audit_networks, data_dir, console)
-        found = self.audited(against)
+            self._run_step(audit_networks, data_dir, console)
+        outcome = self.audited(against)
         with locked(self.folder):
-            reports.write_audit(found, self.folder)
+            reports.write_audit(outcome, self.folder)
         if console is not None:
-            reports.print_audit(found, console)
-        return found
+            reports.print_audit(outcome, console)
+        return outcome
 
     def with_rules(self, settings: Mapping[str, Any]) -> Study:
-        """The same study under other rules for its verdict, which its spec then says.
+        """Return the same study with other rules for its verdict; its spec on disk is changed.
+
+        Args:
+            settings: keys of `Spec` that begin with "verdict_", and their values.
 
         Raises:
-            InputError: keys that have nothing to do with the verdict, or values that can't be.
+            InputError: a key that isn't such a rule, or a value that can't be used.
         """
         return Study(Store.create(self.folder, with_rules(self.spec, settings)))
 
@@ -350,22 +408,32 @@ def reproduce(
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> Study:
-    """Reproduce "Neural Networks Use Distance Metrics" (arXiv 2411.17932): both networks, three families, all
-    tables and figures.
+    """Reproduce "Neural Networks Use Distance Metrics" (Oursland, arXiv 2411.17932, 2024).
+
+    Train both networks, sweep three families, write all tables and figures, and return the study. If the call
+    is interrupted, the same call continues.
 
     Args:
-        preset: "quick" (the default; batches of 256, minutes) or "paper" (the whole training set as one batch,
-            hours).
-        out: the study's folder; ``studies/<preset>`` unless given. A study that is there goes on where it
-            was.
+        preset: "quick" (the default; batches of 256, minutes) or "paper" (the whole training set as one
+            batch, hours).
+        out: the study's folder; ``studies/<preset>`` if None. If it holds a study with the same spec, that
+            study is continued.
         runs: runs of each network, in place of the preset's 20.
-        device: where to train: "cpu" (the default), or a PyTorch device such as "cuda".
-        data_dir: a folder with the data files, if they aren't to be found or fetched.
+        device: the device for training: "cpu" (the default), or a PyTorch device such as "cuda".
+        data_dir: a folder with the data files, if they can't be found or fetched.
         settings: any other keys of `Spec`, such as ``{"offset": "shift"}``.
-        console: a rich console for progress and tables; quiet unless given.
+        console: a rich console for progress and tables; quiet if None.
 
     Raises:
-        InputError: something given can't be used; nothing is lost, and the message says what to do.
+        InputError: an argument can't be used; the message says what to do, and results on disk are kept.
+
+    Example:
+        >>> import nearzero as nz
+        >>> study = nz.reproduce("quick", runs=5, settings={"activations": "relu"})  # doctest: +SKIP
+        >>> nz.reproduce("papr")
+        Traceback (most recent call last):
+            ...
+        nearzero.errors.InputError: unknown preset 'papr': did you mean 'paper'? known are paper, quick
     """
     given = dict(settings or {})
     given |= {key: value for key, value in (("runs", runs), ("device", device)) if value is not None}
