@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from nearzero.analysis.matched import SIDES, Design, matched
+from nearzero.analysis.displacement import SIDES
+from nearzero.analysis.matched import Design, matched
 from nearzero.analysis.verdict import Rules, costs, gathered
 from nearzero.errors import InputError
 from nearzero.mechanisms.planted import (
