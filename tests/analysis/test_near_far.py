@@ -1,11 +1,13 @@
-"""Near zero against far out: a network by hand, and a brute force that knows of no order of sums and no closed form."""
+"""Near against far: a network by hand, and a brute force without closed forms or a particular order of sums."""
+
+from itertools import product
 
 import numpy as np
 import pytest
 
 import nearzero as nz
 from nearzero.analysis.displacement import displacement
-from nearzero.analysis.near_far import _Case, _Plan, _replaced, near_and_far
+from nearzero.analysis.near_far import _Case, _NearFarPlan, _replaced, near_and_far
 from nearzero.networks import initial_stack
 
 FRACTIONS = (0.1, 0.35, 0.5)
@@ -102,15 +104,13 @@ def brute_force(network, z, live, plan, case, part, t, y):
 @pytest.mark.parametrize("activation", ["relu", "abs", "gelu"])
 def test_against_brute_force(activation):
     network = network_of(activation)
-    dead = nz.TwoLayer(
-        np.vstack([network.w1, 0 * network.w1[:1]]), np.append(network.b1, 2.0),
-        np.hstack([network.w2, network.w2[:, :1]]), network.b2, activation,
-    )  # fmt: skip
+    w1, b1 = np.vstack([network.w1, 0 * network.w1[:1]]), np.append(network.b1, 2.0)
+    dead = nz.TwoLayer(w1, b1, np.hstack([network.w2, network.w2[:, :1]]), network.b2, activation)
     x, y = labelled(120)
     z, live = nz.HiddenLayer(dead, x).z, np.arange(10) < 9
     found = near_and_far(dead, x, y, fractions=FRACTIONS, targets=TARGETS, draws=2, seed=7)
     assert int(found.dead_units) == 1
-    plan = _Plan(FRACTIONS, TARGETS, ("resample", "mean", "noise"), 2, 7)
+    plan = _NearFarPlan(FRACTIONS, TARGETS, ("resample", "mean", "noise"), 2, 7)
     changes = 0
     for replacement in plan.replacements:
         for fraction in FRACTIONS:
@@ -159,7 +159,7 @@ def test_shares_of_zeros_and_of_places_left_alone():
     network, (x, _) = network_of("relu"), labelled(400)
     z = nz.HiddenLayer(network, x).z
     found = near_and_far(network, x, fractions=[0.5], draws=2)
-    plan = _Plan((0.5,), (0.1,), ("resample", "mean", "noise"), 2, 0)
+    plan = _NearFarPlan((0.5,), (0.1,), ("resample", "mean", "noise"), 2, 0)
     for part in ("near", "far"):
         order = np.argsort(np.abs(z), axis=0)
         places = order[:200] if part == "near" else order[200:]
@@ -209,11 +209,11 @@ def test_seeds_and_draws_matter():
             one.displacement.sel(replacement=name), other.displacement.sel(replacement=name)
         )
         assert differ == (name in drawn)
-    plan = _Plan((0.5,), (0.1,), ("noise",), 2, 0)
+    plan = _NearFarPlan((0.5,), (0.1,), ("noise",), 2, 0)
+    cases = [_Case(replacement, 0.5, draw) for replacement in drawn for draw in (0, 1)]
     streams = [
-        plan.generator(_Case(replacement, 0.5, draw), part, size, unit).random()
-        for replacement in drawn for draw in (0, 1) for part in ("near", "far") for size in (5, 6) for unit in (0, 1)
-    ]  # fmt: skip
+        plan.generator(*arguments).random() for arguments in product(cases, ("near", "far"), (5, 6), (0, 1))
+    ]
     assert len(set(streams)) == 32
 
 
@@ -262,7 +262,9 @@ def test_on_real_digits(trained, mnist_5k):
         ({"fractions": []}, "at least one; got \\[\\]"),
         ({"targets": [-0.1]}, "targets must be numbers above 0 and finite"),
         ({"targets": [0.1, 0.1]}, "targets must differ from each other"),
-        ({"replacements": ["swap"]}, "replacements must be some of resample, mean, noise, each once"),
+        ({"replacements": ["swap"]}, "unknown replacement 'swap': known are resample, mean, noise"),
+        ({"replacements": "meen"}, "unknown replacement 'meen': did you mean 'mean'"),
+        ({"replacements": ["mean", "mean"]}, "replacements must be names, each once"),
         ({"draws": 0}, "draws must be a whole number, at least 1; got 0"),
         ({"seed": 0.5}, "seed must be a whole number, at least 0; got 0.5"),
         ({"y": [0, 1]}, "y must have one label per example"),
