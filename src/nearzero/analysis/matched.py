@@ -94,9 +94,7 @@ class Design:
     def __post_init__(self) -> None:
         names = self.families
         if isinstance(names, str) or not names or len(set(names)) < len(names):
-            raise InputError(
-                f"families must be names, each once; got {names if isinstance(names, str) else list(names)}"
-            )
+            raise InputError(f"families must be names, each once; got {names!r}")
         known = (*FAMILIES, *NOISES)
         for name in names:
             if name not in known:
