@@ -1,9 +1,9 @@
 """The size of a perturbation, the displacement d, and the levels that give a size.
 
-d = sqrt(sum ||a' - a||^2 / sum ||a||^2), with sums over examples and live units, a = act(z), and a' the perturbed
-activations. At equal levels, families move the activations by different amounts. At equal d the amounts are the same,
-so a difference in accuracy is due to the direction of the change. The responses of a network at matched levels are
-measured in `nearzero.analysis.matched`.
+d = sqrt(sum ||a' - a||^2 / sum ||a||^2), with sums over examples and live units, a = act(z), and a' the
+perturbed activations. At equal levels, families move the activations by different amounts. At equal d the
+amounts are the same, so a difference in accuracy is due to the direction of the change. The responses of a
+network at matched levels are measured in `nearzero.analysis.matched`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOLERANCE = 1e-4  # relative, of the displacement at a matched level
 def displacement(
     activations: npt.ArrayLike, changed: npt.ArrayLike, live: npt.NDArray[np.bool_] | None = None
 ) -> float:
-    """Return the displacement d = sqrt(sum ||a' - a||^2 / sum ||a||^2), with sums over examples and live units.
+    """Return d = sqrt(sum ||a' - a||^2 / sum ||a||^2), with sums over examples and live units.
 
     Args:
         activations: a, (N, U).
@@ -70,9 +70,9 @@ def displacement(
 class Whitening:
     """A measure of change that gives little weight to directions in which the activations vary much.
 
-    d = sqrt(sum (a' - a)' C^-1 (a' - a) / sum (a - m)' C^-1 (a - m)), with m the mean of the activations over rows and
-    C the estimate of their covariance by Ledoit and Wolf (2004), which is never singular. Both m and C are computed on
-    the reference half.
+    d = sqrt(sum (a' - a)' C^-1 (a' - a) / sum (a - m)' C^-1 (a - m)), with m the mean of the activations over
+    rows and C the estimate of their covariance by Ledoit and Wolf (2004), which is never singular. Both m and
+    C are computed on the reference half.
 
     Attributes:
         live: (U,) the units that count, V of them.
@@ -108,7 +108,8 @@ class Match:
     """A level at which a family has a given displacement.
 
     Attributes:
-        level: of all such levels on a side, the one nearest to the identity; NaN if the displacement isn't reached.
+        level: of all such levels on a side, the one nearest to the identity; NaN if the displacement isn't
+            reached.
         displacement: the displacement measured at that level; NaN if it isn't reached.
     """
 
@@ -124,9 +125,9 @@ class Match:
 def match(size: Size, begin: float, end: float, targets: Sequence[float]) -> list[Match]:
     """Return, for each target, the level nearest to `begin` at which a continuous size reaches the target.
 
-    The search goes outwards from `begin` in 40 steps, which widen with the distance. Brent's method then refines the
-    level between the first step at which the size is at least the target and the step before. A size that rises above
-    the target and falls back within one step is missed.
+    The search goes outwards from `begin` in 40 steps, which widen with the distance. Brent's method then
+    refines the level between the first step at which the size is at least the target and the step before. A
+    size that rises above the target and falls back within one step is missed.
 
     Args:
         size: from levels to sizes, d(p).
@@ -171,7 +172,7 @@ def _refined(size: Size, levels: Doubles, sizes: Doubles, target: float) -> Matc
 
 
 class Displacements:
-    """The displacement of a layer's activations under any perturbation, and the levels that give a displacement.
+    """The displacement of a layer's activations under any perturbation, and the levels that give one.
 
     Args:
         evaluator: the layer on the examples that count.
@@ -187,7 +188,8 @@ class Displacements:
         self.energy = float(squares[0, ranges.live].sum())
         if not self.energy > 0:
             raise InputError(
-                f"layer {evaluator.layer!r}: the activations of all live units are 0; there is nothing to displace"
+                f"layer {evaluator.layer!r}: the activations of all live units are 0; there is nothing to "
+                "displace"
             )
 
     def of(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
@@ -203,7 +205,7 @@ class Displacements:
         """
         if family.identity is None:
             raise InputError(
-                f"{family.name} has no identity level and therefore no sides; its displacement can't be matched"
+                f"{family.name} has no identity level and so no sides; its displacement can't be matched"
             )
         if side not in family.sides:
             hint = did_you_mean(side, family.sides)

@@ -1,11 +1,11 @@
-"""Responses at matched displacement: the scores of one layer under families that move its activations equally far.
+"""Responses at matched displacement: scores under families that move a layer's activations equally far.
 
-The examples are cut in two halves. The *reference half* gives the unit ranges, the levels for each displacement and
-the mean shift of the logits. The other half, the *responding half*, gives the responses. So nothing is measured on the
-examples that set the levels. `nearzero.evaluators.base` describes how the halves are cut,
-`nearzero.analysis.displacement` computes displacements and matches levels, the families are in
-`nearzero.perturbations.families` and `nearzero.perturbations.noise`, and `nearzero.analysis.verdict` draws conclusions
-from many runs.
+The examples are cut in two halves. The *reference half* gives the unit ranges, the levels for each
+displacement and the mean shift of the logits. The other half, the *responding half*, gives the responses. So
+nothing is measured on the examples that set the levels. `nearzero.evaluators.base` describes how the halves
+are cut, `nearzero.analysis.displacement` computes displacements and matches levels, the families are in
+`nearzero.perturbations.families` and `nearzero.perturbations.noise`, and `nearzero.analysis.verdict` draws
+conclusions from many runs.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ class Design:
     Attributes:
         families: names of families in `nearzero.perturbations.families` and `nearzero.perturbations.noise`.
         targets: the displacements, 0.1 for 10 %.
-        draws: the number of draws of each family that draws something for each unit. Noise, which is drawn for each
-            example, is drawn once.
+        draws: the number of draws of each family that draws something for each unit. Noise, which is drawn
+            for each example, is drawn once.
         seed: the seed of the draws, and of the choice of the reference half.
-        first_draw: the number of the first draw. Give each run of one model draws of its own (for example the number
-            of the run times `draws`). The runs then don't share the effect of a particular draw.
+        first_draw: the number of the first draw. Give each run of one model draws of its own (for example the
+            number of the run times `draws`). The runs then don't share the effect of a particular draw.
         conduct: the reading of the protocol; `Conduct.default` of the activation if None.
 
     Raises:
-        InputError: no families, unknown ones or the same one twice, targets that aren't positive, fewer than one draw,
-            a negative number, or a conduct that isn't a `Conduct`.
+        InputError: no families, unknown ones or the same one twice, targets that aren't positive, fewer than
+            one draw, a negative number, or a conduct that isn't a `Conduct`.
 
     Example:
         >>> import nearzero as nz
@@ -92,7 +92,7 @@ class Design:
     conduct: Conduct | None = None
 
     def __post_init__(self) -> None:
-        names = self.families
+        names: Any = self.families
         if isinstance(names, str) or not names or len(set(names)) < len(names):
             raise InputError(f"families must be names, each once; got {names!r}")
         known = (*FAMILIES, *NOISES)
@@ -112,7 +112,7 @@ class Design:
             raise InputError(f"conduct must be an nz.Conduct; got {type(self.conduct).__name__}")
 
     def drawn(self, name: str, conduct: Conduct) -> list[Family]:
-        """Return a family of `nearzero.perturbations.families` once for each draw, or once if it draws nothing."""
+        """Return a per-unit family once for each draw, or once if it draws nothing."""
         draws = self.draws if make_family(name, conduct).random else 1
         return [make_family(name, conduct, self.draw_seed + draw) for draw in range(draws)]
 
@@ -138,7 +138,8 @@ def matched(
     Args:
         model: a `TwoLayer`, or any `torch.nn.Module`.
         data: inputs (N, D), or any data that `nz.probe` takes.
-        y: the labels, (N,), if the inputs are an array. Without labels the result has the agreement but no accuracy.
+        y: the labels, (N,), if the inputs are an array. Without labels the result has the agreement but no
+            accuracy.
         design: families, targets and draws; `Design()` if None.
         metrics: names, or functions of (logits, target), as for `nz.probe`; accuracy and agreement if None.
         threads, memory: as for `nz.sweep`.
@@ -146,11 +147,12 @@ def matched(
             `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
-        A Dataset on (family, side, target) with the variables of `MEASURES`; metrics asked for are added to, or
-        replace, accuracy and agreement. Values are NaN where a displacement isn't reached; the whitened displacement
-        is NaN for more than 4,096 live units. Further variables are `unperturbed_<metric>` of the responding half,
-        `dead_units`, and `undefined_examples`, the number of examples of the responding half with a = 0, which have
-        no displacement of their own. The attributes name the backend and the rule by which the halves were cut.
+        A Dataset on (family, side, target) with the variables of `MEASURES`; metrics asked for are added to,
+        or replace, accuracy and agreement. Values are NaN where a displacement isn't reached; the whitened
+        displacement is NaN for more than 4,096 live units. Further variables are `unperturbed_<metric>` of
+        the responding half, `dead_units`, and `undefined_examples`, the number of examples of the responding
+        half with a = 0, which have no displacement of their own. The attributes name the backend and the rule
+        by which the halves were cut.
 
     Raises:
         InputError: as `nz.sweep` and `nz.probe`.
@@ -341,9 +343,10 @@ class _MatchedHalves:
         """Return the sizes of the changes in one block of examples.
 
         Returns:
-            sum ||a||^2 over rows and live units, of each example that has rows, (n,); the same of a' - a, (L, n); and
-            sums over the rows or items of the block, by name: `whitened`, `moved` (of the logits) and `centred`, (L,);
-            `logits`, (K,), the sum of l, and `energy`, that of ||l||^2; and the numbers of `items` and `rows`.
+            sum ||a||^2 over rows and live units, of each example that has rows, (n,); the same of a' - a,
+            (L, n); and sums over the rows or items of the block, by name: `whitened`, `moved` (of the logits)
+            and `centred`, (L,); `logits`, (K,), the sum of l, and `energy`, that of ||l||^2; and the numbers
+            of `items` and `rows`.
         """
         live = self.ranges.live
         # a mask can remove all rows of an example, or of all examples

@@ -1,14 +1,15 @@
 """Near against far: replace the activations nearest to a unit's boundary, or those farthest from it.
 
-The paper claims that features lie near z = 0. This module tests the claim directly. For each live unit separately, the
-near part is the f R rows with the smallest |z|, and the far part is the f R rows with the largest |z|. A row is an
-example, or a token or pixel of one. Within a part the activations are replaced, a' = (1 - t) a + t r. All other
-activations stay as they are. The replaced values of the two parts differ in size, so the parts are compared twice: at
-equal numbers of rows, and at equal displacement.
+The paper claims that features lie near z = 0. This module tests the claim directly. For each live unit
+separately, the near part is the f R rows with the smallest |z|, and the far part is the f R rows with the
+largest |z|. A row is an example, or a token or pixel of one. Within a part the activations are replaced:
+a' = (1 - t) a + t r. All other activations stay as they are. The replaced values of the two parts differ in
+size, so the parts are compared twice: at equal numbers of rows, and at equal displacement.
 
-The displacement is linear in t: a' - a = t (r - a) within the part and 0 outside, and r doesn't depend on t. So
-d(t) = sqrt(sum ||a' - a||^2 / sum ||a||^2) = t d(1). The displacement is d at t = d / d(1), without a search, if this
-t is at most 1. The logits of a two-layer network are linear in t as well: (W2 a + b2) + t W2 (r - a).
+The displacement is linear in t: a' - a = t (r - a) within the part and 0 outside, and r doesn't depend on t.
+So d(t) = sqrt(sum ||a' - a||^2 / sum ||a||^2) = t d(1). The displacement is d at t = d / d(1), without a
+search, if this t is at most 1. The logits of a two-layer network are linear in t as well:
+(W2 a + b2) + t W2 (r - a).
 
 Perturbations of whole units are in `nearzero.perturbations.families`. Levels of equal displacement are in
 `nearzero.analysis.matched`.
@@ -64,40 +65,44 @@ def near_and_far(
     memory: int | str | None = None,
     **options: Unpack[ModelOptions],
 ) -> xr.Dataset:
-    """Replace a layer's activations near the boundaries of its units, or far from them; return the scores of both.
+    """Replace a layer's activations near its units' boundaries, or far from them; return the scores.
 
-    z and a are float32, as in a sweep. NumPy sums the logits of a two-layer network in an order of its own. An example
-    whose two greatest logits nearly tie can therefore be predicted differently than in a sweep.
+    z and a are float32, as in a sweep. NumPy sums the logits of a two-layer network in an order of its own.
+    An example whose two greatest logits nearly tie can therefore be predicted differently than in a sweep.
 
     Args:
         network: a `TwoLayer`, or any `torch.nn.Module`.
         x: inputs (N, D), or any data that `nz.probe` takes.
-        y: the labels, (N,), if the inputs are an array. Without labels the result has the agreement but no accuracy.
-        fractions: f, the share of the R rows in a part. The number of rows, f R, is rounded and at least one. A row is
-            an example, or a token or pixel of one. Of rows with equal |z|, the first in the data count as nearer. The
-            two parts overlap if f is above 0.5.
+        y: the labels, (N,), if the inputs are an array. Without labels the result has the agreement but no
+            accuracy.
+        fractions: f, the share of the R rows in a part. The number of rows, f R, is rounded and at least one.
+            A row is an example, or a token or pixel of one. Of rows with equal |z|, the first in the data
+            count as nearer. The two parts overlap if f is above 0.5.
         targets: the displacements at which the parts are compared.
-        replacements: what replaces the values, separately for each unit. "resample": the values of the part, permuted
-            among its rows; the distribution of the unit over the part stays the same. "mean": the mean of the part.
-            "noise": independent normal numbers with the mean and standard deviation of the part; some of them can be
-            negative, also for ReLU.
+        replacements: what replaces the values, separately for each unit. "resample": the values of the part,
+            permuted among its rows; the distribution of the unit over the part stays the same. "mean": the
+            mean of the part. "noise": independent normal numbers with the mean and standard deviation of the
+            part; some of them can be negative, also for ReLU.
         draws: the number of draws of "resample" and "noise". The results are means over the draws.
         seed: the seed of the draws. Each draw, part, fraction and unit has its own generator.
-        threads: the number of threads; by default all that this process may use. The results don't depend on it.
+        threads: the number of threads; by default all that this process may use. The results don't depend on
+            it.
         memory: the memory to use in addition to the inputs, for example "2 GB"; by default the value of
-            `NEARZERO_MEMORY`, or 3 GB. A two-layer network needs at least 8 N K bytes for the logits of the two parts,
-            and 4 N (4 + threads) bytes for a unit. Other models need 8 R U bytes for the changes of the two parts.
+            `NEARZERO_MEMORY`, or 3 GB. A two-layer network needs at least 8 N K bytes for the logits of the
+            two parts, and 4 N (4 + threads) bytes for a unit. Other models need 8 R U bytes for the changes
+            of the two parts.
         options: the layer and other settings of models that aren't a `TwoLayer`, see
             `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
-        A Dataset. At equal numbers of rows, t = 1, on (part, replacement, fraction): `accuracy`, `agreement` (with the
-        unperturbed predictions) and `displacement`. At equal displacement, on (..., target): `t`, `reached`,
-        `matched_accuracy` and `matched_agreement`, which are NaN unless the part reaches the target by t = 1 in every
-        draw. At `reach` (replacement, fraction), the greatest displacement that both parts reach, one of
-        them at t = 1: `reach_t`, `reach_accuracy`, `reach_agreement`. `zeros` (part, fraction) is the share of the
-        part's places (unit, row) with a = 0. `unchanged` (part, replacement, fraction) is the share of places with
-        a' = a at t = 1; `attrs["notes"]` reports it in sentences. Also `dead_units` and `unperturbed_accuracy`.
+        A Dataset. At equal numbers of rows, t = 1, on (part, replacement, fraction): `accuracy`, `agreement`
+        (with the unperturbed predictions) and `displacement`. At equal displacement, on (..., target): `t`,
+        `reached`, `matched_accuracy` and `matched_agreement`, which are NaN unless the part reaches the
+        target by t = 1 in every draw. At `reach` (replacement, fraction), the greatest displacement that both
+        parts reach, one of them at t = 1: `reach_t`, `reach_accuracy`, `reach_agreement`. `zeros` (part,
+        fraction) is the share of the part's places (unit, row) with a = 0. `unchanged` (part, replacement,
+        fraction) is the share of places with a' = a at t = 1; `attrs["notes"]` reports it in sentences. Also
+        `dead_units` and `unperturbed_accuracy`.
 
     Raises:
         InputError: shapes that don't fit, invalid fractions, targets, replacements or draws, or no live unit.
@@ -123,8 +128,8 @@ def near_and_far(
         live = np.flatnonzero(evaluator.ranges.live)
         if not live.size:
             raise InputError(
-                "no unit is live on these examples (each has the same activation for all of them), so none has a "
-                "near and a far part"
+                "no unit is live on these examples (each has the same activation for all of them), so none "
+                "has a near and a far part"
             )
         evaluator.check(evaluator.conduct(None), ["cap"])  # cap, too, acts after the activation
         work = _Replacements(evaluator, live, plan)
@@ -141,7 +146,7 @@ def near_and_far(
 
 @dataclass(frozen=True)
 class _Case:
-    """One way of replacing: the replacement, the share of the rows in the part, and the number of the draw."""
+    """A replacement, the share of the rows that it replaces, and the number of the draw."""
 
     replacement: str
     fraction: float
@@ -179,8 +184,8 @@ class _Change:
     """The change that a case makes to one part, summed over units.
 
     Attributes:
-        moves: the change of the logits at t = 1, W2 (r - a), (K, R), if they are linear in the activations; else
-            r - a itself, (R, U).
+        moves: the change of the logits at t = 1, W2 (r - a), (K, R), if they are linear in the activations;
+            else r - a itself, (R, U).
         energy: sum ||r - a||^2 over rows and live units.
         places: the number of places (unit, row) in the part.
         zeros: the number of its places with a = 0.
@@ -251,8 +256,9 @@ class _SortedUnits:
 def _by_distance(z: Floats) -> npt.NDArray[np.int32]:
     """Return the rows by ascending |z|; of rows with equal |z|, the first comes first.
 
-    The bits of floats that aren't negative sort like the floats. So |z| and the row number sort together as one whole
-    number. The result is the same on every machine, and this is several times faster than a stable sort of floats.
+    The bits of floats that aren't negative sort like the floats. So |z| and the row number sort together as
+    one whole number. The result is the same on every machine, and this is several times faster than a stable
+    sort of floats.
     """
     distance = np.abs(z).view(np.uint32).astype(np.uint64)
     place = np.arange(len(z), dtype=np.uint64)
@@ -295,7 +301,7 @@ class _Replacements:
         }
 
     def changes(self) -> Iterator[dict[_Case, dict[str, _Change]]]:
-        """Yield the changes of each case in each part, as many cases at a time as fit in half of the memory."""
+        """Yield the changes of all cases, as many cases at a time as fit in half of the memory."""
         evaluator, cases = self._evaluator, self._plan.all_cases()
         shape = (self._rows, evaluator.units) if self._base is None else self._base.shape
         count = max(1, evaluator.limit // 2 // (len(PARTS) * 4 * int(np.prod(shape))))
@@ -326,7 +332,8 @@ class _Replacements:
         """Return the measurements of one case.
 
         Returns:
-            By name, one number for each part, (2,); or (2, 2 + targets): at t = 1, at the reach, and at the targets.
+            By name, one number for each part, (2,); or (2, 2 + targets): at t = 1, at the reach, and at the
+            targets.
         """
         parts = [changes[part] for part in PARTS]
         sizes = np.sqrt(np.array([change.energy for change in parts]) / self._energy)
@@ -444,8 +451,8 @@ def _notes(result: xr.Dataset) -> list[str]:
             unchanged = ", ".join(f"{replacement} {100 * share:.1f} %" for replacement, share in shares)
             zeros = 100 * float(selected.zeros)
             notes.append(
-                f"{part} part at {100 * fraction:g} % of the examples: a = 0 at {zeros:.1f} % of its places (unit, "
-                f"row); of all its places, a' = a after: {unchanged}"
+                f"{part} part at {100 * fraction:g} % of the examples: a = 0 at {zeros:.1f} % of its places "
+                f"(unit, row); of all its places, a' = a after: {unchanged}"
             )
     if not notes:
         return ["a = 0 nowhere in the parts"]

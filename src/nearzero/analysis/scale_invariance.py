@@ -1,22 +1,24 @@
 """The audit of scale sweeps: compare the measured predictions with those that follow from algebra.
 
-An activation is positively homogeneous if act(s z) = s act(z) for every s > 0. ReLU, Abs and leaky ReLU are. A common
-scale s of a layer's units then passes through the activation, and the operations that follow decide its effect:
+An activation is positively homogeneous if act(s z) = s act(z) for every s > 0. ReLU, Abs and leaky ReLU are.
+A common scale s of a layer's units then passes through the activation, and the operations that follow decide
+its effect:
 
-- All of them are affine in the activations, as in the paper's networks. The logits are s B + A, with B linear in the
-  activations, and A constant or from other paths. The prediction is argmax(B + A / s): the curve shows the output bias
-  and nothing else.
-- A normalisation follows and divides the scale out again. The logits don't change, except at scales so small that the
-  eps of the normalisation counts.
+- All of them are affine in the activations, as in the paper's networks. The logits are s B + A, with B linear
+  in the activations, and A constant or from other paths. The prediction is argmax(B + A / s): the curve shows
+  the output bias and nothing else.
+- A normalisation follows and divides the scale out again. The logits don't change, except at scales so small
+  that the eps of the normalisation counts.
 - Neither. A scale sweep is then a measurement.
 
-The audit measures what it concludes. It measures homogeneity on real pre-activations, in addition to the entry in the
-registry of activations, and compares predictions item by item with those from algebra. In the paper's networks the
-operations after the layer are known as a formula. In other models their effect is measured. The tolerance for equal
-logits is then relative to the worth of the layer: the change of the logits if each example gets another example's
-values at the layer. With a fixed tolerance, a layer that hardly matters would seem to be normalised. For the same
-reason the audit requires an operation after the layer that divides by a quantity that depends on it: a later function
-may also be saturated on these data.
+The audit measures what it concludes. It measures homogeneity on real pre-activations, in addition to the
+entry in the registry of activations, and compares predictions item by item with those from algebra. In the
+paper's networks the operations after the layer are known as a formula. In other models their effect is
+measured. The tolerance for equal logits is then relative to the worth of the layer: the change of the logits
+if each example gets another example's values at the layer. With a fixed tolerance, a layer that hardly
+matters would seem to be normalised. The audit also requires an operation after the layer that divides by a
+quantity that depends on the layer: constant logits alone may come from a later function that is saturated on
+these data.
 """
 
 from __future__ import annotations
@@ -65,30 +67,33 @@ KEPT = ("apart", "sizes", "terms", "moved", "worth", "homogeneity", "rounding", 
 
 @dataclass(frozen=True, eq=False)
 class ScaleAudit:
-    """The result of `scale_audit`: the effect of a scale by algebra, and how well the measurements agree with it.
+    """The result of `scale_audit`: the effect of a scale by algebra, and the agreement with measurements.
 
     Attributes:
         backend: the backend that computed the audit, "two-layer" or "model".
         layer: the name of the layer; "hidden" in a two-layer network.
         activation: the name of the activation; None if none follows the layer.
         homogeneous: True if act(s z) = s act(z) on these data, s > 0, or if there is no activation.
-        homogeneity_error: the greatest |act(s z) - s act(z)|, as a share of the greatest s |act(z)|, over five scales.
-        registered: the entry in the registry of activations; None for an activation that isn't in the registry.
-        form: "affine", the logits are s B + A; "normalised", a later normalisation takes the scale out; "free",
-            neither.
-        formula: the expression whose argmax is the prediction if the form is affine: "W2 a + b2 / s" in a two-layer
-            network, "B + A / s" in others. A term that is the same for all classes is left out.
+        homogeneity_error: the greatest |act(s z) - s act(z)|, as a share of the greatest s |act(z)|, over
+            five scales.
+        registered: True if the activation is homogeneous by the registry of activations; None if it isn't in
+            the registry.
+        form: "affine", the logits are s B + A; "normalised", a later normalisation takes the scale out;
+            "free", neither.
+        formula: the expression whose argmax is the prediction if the form is affine: "W2 a + b2 / s" in a
+            two-layer network, "B + A / s" in others. A term that is the same for all classes is left out.
         logit_error: the greatest deviation of the logits from s B + A, as a share of the greatest logit.
         normalisations: the operations after the layer that may take its scale out.
-        constant_from: the least level from which upwards the logits stay as they are at s = 1, within 1 % of the worth
-            of the layer (the change that another example's values would make). NaN if there is no such level, or if it
-            isn't measured, as in a two-layer network.
-        curves: a Dataset on `level`. `predicted_agreement` and `measured_agreement` are the shares of items (examples,
-            or tokens that count) whose prediction is the unperturbed one; with labels there are `predicted_accuracy`
-            and `measured_accuracy`. Numbers of items: `differences`, where the predicted and the measured prediction
-            differ; `near_ties`, where the two greatest predicted logits differ by less than rounding; `unexplained`,
-            the differences that aren't near ties. The predicted prediction is argmax(s B + A); for a normalisation, it
-            is the prediction at s = 1; if the form is free, argmax(s B + A) serves for comparison.
+        constant_from: the least level from which upwards the logits stay as they are at s = 1, within 1 % of
+            the worth of the layer (the change that another example's values would make). NaN if there is no
+            such level, or if it isn't measured, as in a two-layer network.
+        curves: a Dataset on `level`. `predicted_agreement` and `measured_agreement` are the shares of items
+            (examples, or tokens that count) whose prediction is the unperturbed one; with labels there are
+            `predicted_accuracy` and `measured_accuracy`. Numbers of items: `differences`, where the predicted
+            and the measured prediction differ; `near_ties`, where the two greatest predicted logits differ by
+            less than rounding; `unexplained`, the differences that aren't near ties. The predicted prediction
+            is argmax(s B + A); for a normalisation, it is the prediction at s = 1; if the form is free,
+            argmax(s B + A) serves for comparison.
 
     Example:
         >>> import nearzero as nz
@@ -247,10 +252,10 @@ def scale_audit(
 ) -> ScaleAudit:
     """Compare a layer's scale sweep, item by item, with the predictions that follow from algebra.
 
-    With a homogeneous activation, the logits of a two-layer network under a scale s of the live units are s B + A.
-    Here B = W2 a over the live units, and A = b2 plus the contribution of dead units. Both are computed from z in
-    float64. In other models B and A are determined from the logits at the least and the greatest scale, and compared
-    with the logits at all scales between.
+    With a homogeneous activation, the logits of a two-layer network under a scale s of the live units are
+    s B + A. Here B = W2 a over the live units, and A = b2 plus the contribution of dead units. Both are
+    computed from z in float64. In other models B and A are determined from the logits at the least and the greatest
+    scale, and compared with the logits at all scales between.
 
     Args:
         network: a `TwoLayer`, or any `torch.nn.Module`.
@@ -353,7 +358,7 @@ def _formula(scales: Doubles, terms: Doubles, rounding: float, *, matters: bool)
 
 
 def _constant_from(levels: Doubles, moved: Doubles) -> float:
-    """Return the least level from which upwards the logits move less than the tolerance; NaN if there is none."""
+    """Return the least level from which upwards logits move less than the tolerance, or NaN."""
     far = np.flatnonzero(~(moved <= CONSTANT))
     first = int(far[-1]) + 1 if far.size else 0
     return float(levels[first]) if first < len(levels) else float("nan")

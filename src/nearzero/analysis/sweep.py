@@ -1,8 +1,8 @@
 """Response curves: one layer, swept over the levels of one or more families, as labelled arrays.
 
-This module reads and writes no files and computes no statistics: a study saves the arrays and `nearzero.statistics`
-summarises them. The scores come from `nearzero.evaluators`. To sweep many layers of a model at once, use
-`nearzero.probing.probe`.
+This module reads and writes no files and computes no statistics: a study saves the arrays and
+`nearzero.statistics` summarises them. The scores come from `nearzero.evaluators`. To sweep many layers of a
+model at once, use `nearzero.probing.probe`.
 """
 
 from __future__ import annotations
@@ -80,34 +80,38 @@ def sweep(
     """Perturb one layer at every level of one or more families and return the scores of the predictions.
 
     Args:
-        network: a `TwoLayer`, or any `torch.nn.Module`. A module of the form Linear, activation, Linear is treated as
-            a `TwoLayer`.
+        network: a `TwoLayer`, or any `torch.nn.Module`. A module of the form Linear, activation, Linear is
+            treated as a `TwoLayer`.
         x: inputs (N, D), fastest as uint8 pixels; or any data that `nz.probe` takes.
-        y: the labels, (N,), if the inputs are an array. Without labels the result has the agreement but no accuracy.
+        y: the labels, (N,), if the inputs are an array. Without labels the result has the agreement but no
+            accuracy.
         family: one name or a sequence of names: "offset", "scale", "clip", or a control (see
             `nearzero.perturbations.families`).
         levels: levels to use instead of the family's own. They can be given for a single family only.
         ranges: the unit ranges that the levels refer to; by default those over x.
         conduct: the reading of the protocol; by default that of the activation.
         keep_predictions: also return the predicted classes. They take 4 bytes per item, family and level.
-        metrics: names, or functions of (logits, target), as for `nz.probe`; by default the agreement and, with labels,
-            the accuracy.
-        threads: the number of threads; by default all that this process may use. The results don't depend on it.
-        memory: the memory to use in addition to the inputs and the result, for example "2 GB"; by default the value
-            of `NEARZERO_MEMORY`, or 3 GB.
+        metrics: names, or functions of (logits, target), as for `nz.probe`; by default the agreement and,
+            with labels, the accuracy.
+        threads: the number of threads; by default all that this process may use. The results don't depend on
+            it.
+        memory: the memory to use in addition to the inputs and the result, for example "2 GB"; by default the
+            value of `NEARZERO_MEMORY`, or 3 GB.
         options: the layer and other settings of models that aren't a `TwoLayer`, see
             `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
-        A Dataset on the dimensions (family, level), or (level,) if `family` is a single name. It holds `accuracy` and
-        `agreement` (the share of predictions that are those of the unperturbed network), both from 0 to 1, or the
-        metrics asked for; `unperturbed_accuracy`, and the same for other metrics except the agreement, which is 1;
-        `dead_units`; and, if asked for, `predictions` (family, level, example). The levels are the sorted union of the
-        levels of all families. Where a family doesn't have a level, metrics are NaN and predictions are -1. The
-        attribute `backend` names the backend that computed the scores.
+        A Dataset on the dimensions (family, level), or (level,) if `family` is a single name. It holds
+        `accuracy` and `agreement` (the share of predictions that are those of the unperturbed network), both
+        from 0 to 1, or the metrics asked for; `unperturbed_accuracy`, and the same for other metrics except
+        the agreement, which is 1; `dead_units`; and, if asked for, `predictions` (family, level, example).
+        The levels are the sorted union of the levels of all families. Where a family doesn't have a level,
+        metrics are NaN and predictions are -1. The attribute `backend` names the backend that computed the
+        scores.
 
     Raises:
-        InputError: shapes that don't fit, an unknown family, or a conduct that isn't defined for the activation.
+        InputError: shapes that don't fit, an unknown family, or a conduct that isn't defined for the
+            activation.
 
     Example:
         >>> import nearzero as nz
@@ -116,7 +120,7 @@ def sweep(
         >>> curve = nz.sweep(network, x, y, family="scale", levels=[0.25, 1.0, 4.0])
         >>> curve.accuracy.values.tolist()  # logits are s relu(x) and s relu(-x) + 0.5
         [0.75, 1.0, 0.75]
-        >>> nz.sweep(network, x, y).accuracy.sel(family="offset", level=0.0).item()  # the paper's three families
+        >>> nz.sweep(network, x, y).accuracy.sel(family="offset", level=0.0).item()  # of three families
         1.0
     """
     names = _as_names(family)

@@ -1,8 +1,9 @@
-"""The verdict: does distance or intensity cost more accuracy at equal displacement, by rules fixed before the data?
+"""The verdict by rules fixed before the data: does distance or intensity cost more at equal displacement?
 
-A verdict takes responses of several runs, as `nearzero.analysis.matched` measures them, and applies the rules to them.
-By default, distance is a pure boundary shift, averaged over both sides; intensity is independent gains, and a cap on
-activations. The paper's own offset, clip and scale are reported in addition and don't decide.
+A verdict takes responses of several runs, as `nearzero.analysis.matched` measures them, and applies the rules
+to them. By default, distance is a pure boundary shift, averaged over both sides; intensity is independent
+gains, and a cap on activations. The paper's own offset, clip and scale are reported in addition and don't
+decide.
 """
 
 from __future__ import annotations
@@ -32,18 +33,7 @@ from nearzero.statistics.paired import (
     sign_flip_test,
 )
 
-__all__ = [
-    "Comparison",
-    "Finding",
-    "Judged",
-    "Measured",
-    "Rules",
-    "Verdict",
-    "costs",
-    "gathered",
-    "judge",
-    "verdict",
-]
+__all__ = ["Comparison", "Finding", "Rules", "Verdict", "costs", "gathered", "judge", "verdict"]
 
 # Findings of one comparison. The finding on a network is the first of these that any of its comparisons has.
 Finding = Literal[
@@ -66,18 +56,19 @@ class Rules:
 
     Attributes:
         distance: names of families. The cost of distance is the mean over these families and their sides.
-        intensity: names of families. Each of them, averaged over its sides, is compared with distance separately.
+        intensity: names of families. Each of them, averaged over its sides, is compared with distance
+            separately.
         targets: the displacements at which they are compared.
         measure: the variable whose loss is the cost: "accuracy", "centred_accuracy", "agreement" or
             "centred_agreement". Without labels, use "agreement".
         margin: the smallest difference that matters, in percentage points.
-        alpha: the family-wise error rate over all comparisons of the table (Holm), and the level of each one-sided test
-            of equivalence.
+        alpha: the family-wise error rate over all comparisons of the table (Holm), and the level of each
+            one-sided test of equivalence.
         minimum_runs: the number of runs below which a comparison is described but not judged; at least six.
 
     Raises:
-        InputError: an unknown family or measure, a family that is both distance and intensity, or a number out of
-            range.
+        InputError: an unknown family or measure, a family that is both distance and intensity, or a number
+            out of range.
 
     Example:
         >>> import nearzero as nz
@@ -109,7 +100,8 @@ class Rules:
                 if name not in families:
                     hint = did_you_mean(name, families)
                     raise InputError(
-                        f"{role} must name families; {name!r} isn't one: {hint}known are {', '.join(families)}"
+                        f"{role} must name families; {name!r} isn't one: {hint}known are "
+                        f"{', '.join(families)}"
                     )
         _check_measure(self.measure)
         requirements = {
@@ -160,9 +152,11 @@ class Comparison:
         n: the number of runs in which both reach the displacement.
         distance_cost, intensity_cost: the costs, means over these runs.
         difference: D, the mean over runs of the cost of distance minus that of intensity.
-        low, high: the bounds of the 1 - 2 alpha interval of D (90 %); None if all differences are equal, or n < 2.
+        low, high: the bounds of the 1 - 2 alpha interval of D (90 %); None if all differences are equal, or
+            if n < 2.
         effect: Hedges' g_z; None in the same cases.
-        p: the p value of the paired t-test, or of the sign-flip test if all differences are equal. None if not tested.
+        p: the p value of the paired t-test, or of the sign-flip test if all differences are equal. None if
+            not tested.
         p_adjusted: the p value adjusted by Holm's method over all comparisons that were tested.
         p_sign_flip: the p value of the exact sign-flip test; None for more than 20 runs.
         finding: the finding by the rules.
@@ -193,7 +187,8 @@ class Verdict:
     Attributes:
         rules: the rules that were applied.
         comparisons: all comparisons, network by network.
-        left_out: by network, the reasons why families of intensity were left out: their curve is flat by construction.
+        left_out: by network, the reasons why families of intensity were left out: their curve is flat by
+            construction.
         costs: the cost of every family at every displacement, in points, on (network, run, family, target).
         halves: the rule by which the examples were cut in halves; "" if it isn't known.
 
@@ -223,8 +218,8 @@ class Verdict:
     def of(self, network: str) -> str:
         """Return the verdict on one network, in a line.
 
-        A single finding in one direction is enough for that direction, since Holm's adjustment controls the error rate
-        of all comparisons together at alpha. Findings in both directions are "mixed".
+        A single finding in one direction is enough for that direction, since Holm's adjustment controls the
+        error rate of all comparisons together at alpha. Findings in both directions are "mixed".
 
         Raises:
             InputError: a network that the verdict doesn't include.
@@ -305,8 +300,8 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
     """Return the verdict on the networks of several runs.
 
     Args:
-        responses: the results of `nearzero.analysis.matched`, on (network, run, family, side, target). The names of the
-            networks are those of their activations, unless there is a coordinate `activation`.
+        responses: the results of `nearzero.analysis.matched`, on (network, run, family, side, target). The
+            names of the networks are those of their activations, unless there is a coordinate `activation`.
         rules: `Rules()` if None.
 
     Raises:
@@ -341,7 +336,8 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
 def _activation_of(responses: xr.Dataset, network: str) -> str:
     """Return the activation of a network.
 
-    It is the name of the network unless there is a coordinate `activation`, which networks with one activation need.
+    It is the name of the network unless there is a coordinate `activation`, which networks with one
+    activation need.
     """
     if "activation" not in responses.coords:
         return network
@@ -415,8 +411,8 @@ def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[st
     """Return the responses of single networks as one float64 Dataset on (network, run, ...).
 
     Args:
-        parts: for each network, the responses of each run. None stands for a run without responses, for example one
-            that diverged; its values are NaN. At least one run isn't None.
+        parts: for each network, the responses of each run. None stands for a run without responses, for
+            example one that diverged; its values are NaN. At least one run isn't None.
         networks: the names of the networks.
     """
     numbers = [
@@ -432,17 +428,17 @@ def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[st
 
 
 class Measured(Protocol):
-    """A source of responses at matched displacement: a study on (network, run, ...), a probe on (layer, ...)."""
+    """A source of responses at matched displacement, on (network, run, ...) or (layer, ...)."""
 
     @property
-    def matched(self) -> xr.Dataset: ...  # noqa: D102 (documented above)
+    def matched(self) -> xr.Dataset: ...
 
 
 @runtime_checkable
 class Judged(Protocol):
     """A source that reaches a verdict itself, by its own rules if none are given: a study, a grid."""
 
-    def verdict(self, rules: Rules | None = None) -> Verdict: ...  # noqa: D102 (documented above)
+    def verdict(self, rules: Rules | None = None) -> Verdict: ...
 
 
 def verdict(
@@ -455,8 +451,8 @@ def verdict(
         rules: if None, those of the study, or `Rules()`.
 
     Raises:
-        InputError: a source without responses at matched displacement, runs that don't fit together, or responses in
-            which a family or a displacement of the rules is missing.
+        InputError: a source without responses at matched displacement, runs that don't fit together, or
+            responses in which a family or a displacement of the rules is missing.
 
     Example:
         >>> import numpy as np
@@ -466,7 +462,7 @@ def verdict(
         >>> networks = [distance_network(task, np.random.default_rng(run)) for run in range(6)]
         >>> design = nz.Design(families=("shift", "gains", "cap"), targets=(0.5,), draws=1)
         >>> runs = [nz.matched(network, task.x, task.y, design=design) for network in networks]
-        >>> nz.verdict(runs, nz.Rules(targets=(0.5,))).of("abs")  # their units measure distances, by construction
+        >>> nz.verdict(runs, nz.Rules(targets=(0.5,))).of("abs")  # they measure distances
         'distance costs more (distance costs more 2; of 2)'
     """
     if isinstance(source, Judged):

@@ -1,11 +1,11 @@
 """The task of the planted networks, and networks that solve it by a known mechanism.
 
-Examples are scattered around equally distant prototypes of length 1. So the nearest prototype is also the one with the
-greatest match: distance and template intensity are two ways to the same answers. A network has one of them, or a share
-of each.
+Examples are scattered around equally distant prototypes of length 1. So the nearest prototype is also the one
+with the greatest match: distance and template intensity are two ways to the same answers. A network has one
+of them, or a share of each.
 
-No network is trained. The directions of the units and the order of the units are random, and so differ between runs.
-The order is random so that no draw for each unit can favour the same class in all runs.
+No network is trained. The directions of the units and the order of the units are random, and so differ
+between runs. The order is random so that no draw for each unit can favour the same class in all runs.
 """
 
 from __future__ import annotations
@@ -58,16 +58,17 @@ def prototype_task(
 
     Args:
         generator: draws the directions, the order of the classes and the noise.
-        strength: the distance between two prototypes, in standard deviations of the noise. With the best possible
-            classifier, noise moves an example to a given other class with probability Phi(-strength / 2).
-        similarity: the inner product of two prototypes, 0 to 1: the match of an example at its prototype with the
-            template of another class, if the match with its own is 1. Its only effect on distances is their common
-            size, sqrt(2 - 2 similarity).
+        strength: the distance between two prototypes, in standard deviations of the noise. With the best
+            possible classifier, noise moves an example to a given other class with probability
+            Phi(-strength / 2).
+        similarity: the inner product of two prototypes, 0 to 1: the match of an example at its prototype with
+            the template of another class, if the match with its own is 1. Its only effect on distances is
+            their common size, sqrt(2 - 2 similarity).
         classes, inputs, examples: K, D and N.
 
     Raises:
-        InputError: a strength that isn't positive, a similarity outside [0, 1), fewer than 2 classes, no more inputs
-            than classes, or fewer examples than classes.
+        InputError: a strength that isn't positive, a similarity outside [0, 1), fewer than 2 classes, no more
+            inputs than classes, or fewer examples than classes.
     """
     if not 0 < strength < np.inf:
         raise InputError(f"strength must be positive and finite; got {strength}")
@@ -100,7 +101,7 @@ class _PlantedUnits:
         return TwoLayer(self.w1[order], self.b1[order], self.w2[:, order], np.zeros(len(self.w2)), activation)
 
     def margin(self, task: Task, activation: str) -> float:
-        """Return the logit of the right class minus the greatest other logit, mean over the examples of the task."""
+        """Return the logit of the right class minus the greatest other logit, mean over the examples."""
         z = task.x @ self.w1.T + self.b1
         logits = (np.abs(z) if activation == "abs" else np.maximum(z, 0.0)) @ self.w2.T
         rows = np.arange(len(logits))
@@ -112,10 +113,11 @@ class _PlantedUnits:
 def distance_network(
     task: Task, generator: np.random.Generator, *, activation: str = "abs", units_per_class: int = 4
 ) -> TwoLayer:
-    """Return a network whose units measure the distance to the prototype of their class: the smallest activation wins.
+    """Return a network whose units measure the distance to a prototype: the smallest activation wins.
 
-    z = v (x - m_k) for class k, v a unit vector drawn at random from the directions in which prototypes differ;
-    logit_k = - sum |z| over the units of the class. With ReLU, two units give each |z| = relu(z) + relu(-z).
+    z = v (x - m_k) for class k, v a unit vector drawn at random from the directions in which prototypes
+    differ; logit_k = - sum |z| over the units of the class. With ReLU, two units give each |z|, as
+    relu(z) + relu(-z).
 
     Args:
         task: the task with the prototypes.
@@ -138,11 +140,11 @@ def template_network(
     units_per_class: int = 4,
     jitter: float = 0.3,
 ) -> TwoLayer:
-    """Return a network whose units match the input with a template of their class: the largest activation wins.
+    """Return a network whose units match the input with a template: the largest activation wins.
 
     z = w x with w the prototype of the class, moved in a random direction and scaled back to length 1;
-    logit_k = sum of act(z) over the units of the class. With Abs, the sign of each w is random: |z| is the same for
-    both signs, and a trained network would have no reason to prefer one.
+    logit_k = sum of act(z) over the units of the class. With Abs, the sign of each w is random: |z| is the
+    same for both signs, and a trained network would have no reason to prefer one.
 
     Args:
         task: the task with the prototypes.
@@ -167,17 +169,19 @@ def mixed_network(
     units_per_class: int = 4,
     jitter: float = 0.3,
 ) -> TwoLayer:
-    """Return a network with both mechanisms: the units of a distance network and of a template network, logits added.
+    """Return a network with the units of a distance network and of a template network, logits added.
 
     Args:
         task, generator, activation, jitter: as for `distance_network` and `template_network`.
-        share: the share of the distance units in the margin, 0 to 1. The margin is the logit of the right class minus
-            the greatest other logit, mean over the task. The output weights are set so that the margin of the distance
-            units alone is `share`, and that of the template units alone is 1 - `share`.
+        share: the share of the distance units in the margin, 0 to 1. The margin is the logit of the right
+            class minus the greatest other logit, mean over the task. The output weights are set so that the
+            margin of the distance units alone is `share`, and that of the template units alone is
+            1 - `share`.
         units_per_class: the number of directions, and of templates, of each class.
 
     Raises:
-        InputError: as for these two, a share outside [0, 1], or a task on which one mechanism alone has no margin.
+        InputError: as for these two, a share outside [0, 1], or a task on which one mechanism alone has no
+            margin.
     """
     if not 0 <= share <= 1:
         raise InputError(f"share must lie between 0 and 1; got {share}")
@@ -188,8 +192,8 @@ def mixed_network(
         margin = units.margin(task, activation)
         if not margin > 0:
             raise InputError(
-                f"the task is too hard for a mixed network: one mechanism alone has the margin {margin:.3g}; raise "
-                "strength or units_per_class"
+                f"the task is too hard for a mixed network: one mechanism alone has the margin {margin:.3g}; "
+                "raise strength or units_per_class"
             )
         outputs.append(own / margin * units.w2)
     w1, b1 = (np.concatenate([getattr(distance, name), getattr(template, name)]) for name in ("w1", "b1"))

@@ -79,8 +79,9 @@ class Counts:
     def rates(self) -> dict[str, Rate | None]:
         """Return the rates of studies that are right, that find the wrong direction, and that are neither.
 
-        For a null, in which nothing differs, "equivalent" is right and any direction is wrong. For a mixture there is
-        no right or wrong direction: these rates are None, and a study is undecided if it names no direction.
+        For a null, in which nothing differs, "equivalent" is right and any direction is wrong. For a mixture
+        there is no right or wrong direction: these rates are None, and a study is undecided if it names no
+        direction.
         """
         truth, studies = self.condition.truth, sum(self.findings.values())
         false = {*DIRECTIONS, "mixed"} if self.condition.null else {*DIRECTIONS} - {truth}
@@ -179,8 +180,8 @@ def power(
 ) -> Power:
     """Count how often rules are right, and how often they are wrong, on studies of planted networks.
 
-    For each activation and strength there are four conditions: networks that measure distances, networks that match
-    templates, networks that do half of each, and a null in which one family is measured several times
+    For each activation and strength there are four conditions: networks that measure distances, networks that
+    match templates, networks that do half of each, and a null in which one family is measured several times
     (`nearzero.mechanisms.studies`).
 
     Args:
@@ -196,7 +197,8 @@ def power(
         advanced: called with the number of studies that have been completed since the last call.
 
     Raises:
-        InputError: no runs, fewer than the rules require, an unknown activation, or other numbers out of range.
+        InputError: no runs, fewer than the rules require, an unknown activation, or other numbers out of
+            range.
 
     Example:
         >>> import nearzero as nz

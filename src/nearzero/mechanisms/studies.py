@@ -1,11 +1,11 @@
-"""Studies with a known answer: planted networks, and nulls. Each study is a function of its seed and its number.
+"""Studies with a known answer: planted networks, and nulls. A study is a function of its seed and number.
 
-`measure_study` returns responses that `nearzero.analysis.verdict.judge` takes. In a null neither distance nor intensity
-costs more, by construction; the proofs are in `docs/validation.md`. There are three nulls. `dealt` permutes real costs
-at random among the families of a run. `one_family` measures gains several times, once under the name of each family.
-`chance_labels` replaces the labels by random ones that have nothing to do with the examples.
-`nearzero.mechanisms.power` judges and counts studies by the rules of a user; `benchmarks/validation.py` does so for the
-tables of docs/validation.md.
+`measure_study` returns responses that `nearzero.analysis.verdict.judge` takes. In a null neither distance nor
+intensity costs more, by construction; the proofs are in `docs/validation.md`. There are three nulls. `dealt`
+permutes real costs at random among the families of a run. `one_family` measures gains several times, once
+under the name of each family. `chance_labels` replaces the labels by random ones that have nothing to do with
+the examples. `nearzero.mechanisms.power` judges and counts studies by the rules of a user;
+`benchmarks/validation.py` does so for the tables of docs/validation.md.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def measure_study(
         networks: one for each run, with the same activation, which is the name of the network in the result.
         design: families, targets and draws; `Design()` if None.
         labels: for each run, labels that replace those of the task.
-        own_draws: if True, the draws of each run follow those of the run before it, as in a real study. If False, all
-            runs have the same draws.
+        own_draws: if True, the draws of each run follow those of the run before it, as in a real study. If
+            False, all runs have the same draws.
 
     Raises:
         InputError: no networks, or several activations.
@@ -85,8 +85,8 @@ def as_responses(costs: xr.DataArray, unperturbed: xr.DataArray, *, measure: str
     """Return responses that have given costs, equal on both sides of a family.
 
     Args:
-        costs: the costs in points, on (network, run, family, target), as `nearzero.analysis.verdict.costs` returns
-            them.
+        costs: the costs in points, on (network, run, family, target), as `nearzero.analysis.verdict.costs`
+            returns them.
         unperturbed: the accuracy of the unperturbed networks, (network, run).
         measure: the variable whose loss they are.
     """
@@ -99,8 +99,8 @@ def as_responses(costs: xr.DataArray, unperturbed: xr.DataArray, *, measure: str
 def dealt(costs: xr.DataArray, generator: np.random.Generator) -> xr.DataArray:
     """Return costs, on (network, run, family, target), permuted at random among the families of each run.
 
-    The generator draws one permutation of the families for each run, which applies at all displacements. Chance alone
-    then decides which cost has the name of distance, whatever the costs are.
+    The generator draws one permutation of the families for each run, which applies at all displacements.
+    Chance alone then decides which cost has the name of distance, whatever the costs are.
     """
     values = costs.transpose("network", "run", "family", "target").values.copy()
     for run in values.reshape(-1, *values.shape[2:]):
@@ -119,16 +119,16 @@ def one_family(
 ) -> xr.Dataset:
     """Return responses in which every family of the rules is a measurement of gains, each with its own seeds.
 
-    With the default rules these measurements have the names shift, gains and cap. Given its network, the costs of a run
-    are independent and have the same distribution.
+    With the default rules these measurements have the names shift, gains and cap. Given its network, the
+    costs of a run are independent and have the same distribution.
 
     Args:
         task, networks: as for `measure_study`.
         generator: draws the seeds of the draws and of the halves, one for each run and family of the rules.
         design: targets and draws; its families and its seed aren't used.
         rules: the names of the families, and the measure whose loss is the cost; `Rules()` if None.
-        common: use the same seeds in all runs. This isn't a null: the effect of a draw is then the same in all runs,
-            and one of the draws costs most.
+        common: use the same seeds in all runs. This isn't a null: the effect of a draw is then the same in
+            all runs, and one of the draws costs most.
 
     Returns:
         Responses that have the measured costs; all have the unperturbed accuracy of the first measurement.
@@ -168,8 +168,8 @@ class Condition:
         activation: the activation of the networks.
         strength: the strength of the task, see `prototype_task`.
         share: the share of distance in a mixed network, see `mixed_network`; None for other mechanisms.
-        null: "" for networks as they are; "one family"; "chance labels"; or "common draws", which is one family with
-            the same three seeds in all runs.
+        null: "" for networks as they are; "one family"; "chance labels"; or "common draws", which is one
+            family with the same three seeds in all runs.
         studies: the number of studies.
         runs: the number of runs of each study. A study with fewer runs has the first of these.
         families: the families that are measured.
@@ -197,7 +197,8 @@ class Condition:
                 raise InputError(f"unknown {what} {name!r}: {did_you_mean(name, known)}known are {names}")
         if (self.share is not None) != (self.mechanism == "mixed"):
             raise InputError(
-                f"mixed networks need a share, and other networks have none; got {self.mechanism}, {self.share}"
+                "mixed networks need a share, and other networks have none; got "
+                f"{self.mechanism}, {self.share}"
             )
 
     @property
@@ -238,7 +239,8 @@ def study_responses(
     Args:
         condition: the planted mechanism and the families.
         study: the number of the study.
-        seed: the seed. A study is a function of the seed, the name of the condition and the number of the study.
+        seed: the seed. A study is a function of the seed, the name of the condition and the number of the
+            study.
         design: targets and draws; the families are those of the condition, and its seed is drawn.
         rules: the rules that name the families of a null; `Rules()` if None.
         own_draws: if True, each run has its own draws, as in a real study; see `measure_study`.

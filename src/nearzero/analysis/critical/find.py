@@ -1,4 +1,4 @@
-"""The public function for critical levels: it checks the arguments, picks the method and returns the result."""
+"""The public function for critical levels: checks its arguments and picks the method."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def critical_levels(
 ) -> CriticalLevels:
     """Return every interval of levels on which the prediction of an item stays the same.
 
-    The prediction at level p is the argmax of the logits with the layer perturbed at p; of equal logits, the first
-    wins. In a two-layer network with ReLU, Abs or leaky ReLU, and for all families but gains, the logits
-    W2 a'(p) + b2 are piecewise linear in p, and the intervals are exact up to the rounding of float64. For scale this
-    is the closed form argmax(W2 a + b2 / p). In all other cases the intervals are searched for on a grid of levels: in
-    float64 for a two-layer network, and in the precision of the model for any other. The attribute `assumption` of the
-    result states what the search may miss.
+    The prediction at level p is the argmax of the logits with the layer perturbed at p; of equal logits, the
+    first wins. In a two-layer network with ReLU, Abs or leaky ReLU, and for all families but gains, the
+    logits W2 a'(p) + b2 are piecewise linear in p, and the intervals are exact up to the rounding of float64.
+    For scale this is the closed form argmax(W2 a + b2 / p). In all other cases the intervals are searched for
+    on a grid of levels: in float64 for a two-layer network, and in the precision of the model for any other.
+    The attribute `assumption` of the result states what the search may miss.
 
     Args:
         network: a `TwoLayer`, or any `torch.nn.Module`.
@@ -53,18 +53,19 @@ def critical_levels(
         ranges: the unit ranges that the levels refer to; by default those over x.
         conduct: the reading of the protocol; by default that of the activation.
         seed: the seed of families that draw random numbers.
-        low, high: the least and the greatest level; by default the declared range of the family: 0.01 to 10 for scale,
-            0 to 1 for clip and cap, -2 to 1 for offset, shift and permuted shift, 0 to 1 for other controls.
-        grid: the number of levels in the search, in addition to the family's own. It isn't used if the intervals are
-            exact.
+        low, high: the least and the greatest level; by default the declared range of the family: 0.01 to 10
+            for scale, 0 to 1 for clip and cap, -2 to 1 for offset, shift and permuted shift, 0 to 1 for other
+            controls.
+        grid: the number of levels in the search, in addition to the family's own. It isn't used if the
+            intervals are exact.
         threads: the number of threads; all by default. The results don't depend on it.
         memory: the memory to use in addition to the inputs and the result, as in `nz.sweep`.
         options: the layer and other settings of models that aren't a `TwoLayer`, see
             `nearzero.evaluators.select.ModelOptions`.
 
     Raises:
-        InputError: as `nz.sweep`; low and high that aren't finite and in order, or that aren't positive for scale; a
-            grid of fewer than two levels; or batches whose examples can't be told apart.
+        InputError: as `nz.sweep`; low and high that aren't finite and in order, or that aren't positive for
+            scale; a grid of fewer than two levels; or batches whose examples can't be told apart.
 
     Example:
         >>> import nearzero as nz

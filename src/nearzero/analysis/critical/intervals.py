@@ -1,16 +1,16 @@
 """The two methods that find intervals of levels with one prediction: exact, and by search on a grid.
 
-Exact. For ReLU, Abs and leaky ReLU, act(z) is linear on either side of zero. Families that move z along a line,
-y = begin + step p, have one bend, where y passes zero. Families that cut at a threshold, base + rise p, have bends
-where the threshold passes zero and where it passes z. So the perturbed activation of each unit is linear in the level
-on a few pieces. The loop over the pieces is compiled, in `nearzero.kernels.critical`.
+Exact. For ReLU, Abs and leaky ReLU, act(z) is linear on either side of zero. Families that move z along a
+line, y = begin + step p, have one bend, where y passes zero. Families that cut at a threshold, base + rise p,
+have bends where the threshold passes zero and where it passes z. So the perturbed activation of each unit is
+linear in the level on a few pieces. The loop over the pieces is compiled, in `nearzero.kernels.critical`.
 
-Search. The evaluator predicts all items on the grid. Where a prediction changes from one level of the grid to the next,
-both are predicted again, each item at its own levels: in float64 for a two-layer network, in the precision of the model
-otherwise. If the two predictions agree with the grid, the change is located between the levels. If they don't, two
-logits nearly tie there, and all predictions of the item are computed again in this way. The search misses an interval
-that lies between two neighbours of the grid with the same prediction, and an interval whose levels on the grid all have
-a lead that is lost in float32.
+Search. The evaluator predicts all items on the grid. Where a prediction changes from one level of the grid to
+the next, both are predicted again, each item at its own levels: in float64 for a two-layer network, in the
+precision of the model otherwise. If the two predictions agree with the grid, the change is located between
+the levels. If they don't, two logits nearly tie there, and all predictions of the item are computed again in
+this way. The search misses an interval that lies between two neighbours of the grid with the same prediction,
+and an interval whose levels on the grid all have a lead that is lost in float32.
 """
 
 from __future__ import annotations
@@ -66,14 +66,17 @@ def _joined(parts: Sequence[Intervals]) -> Intervals:
 
 
 def _merged(counts: Integers, starts: Doubles, classes: Whole, unperturbed: Whole) -> Intervals:
-    """Return the intervals, neighbours with the same class merged: rounding can split one where two logits touch."""
+    """Return the intervals with neighbours of the same class merged.
+
+    Rounding can split an interval where two logits touch.
+    """
     first = np.cumsum(counts) - counts
     new = np.append(True, classes[1:] != classes[:-1])
     new[first] = True
     return Intervals(np.add.reduceat(new, first), starts[new], classes[new], unperturbed)
 
 
-# --- exact ------------------------------------------------------------------------------------------------------
+# --- exact ---------------------------------------------------------------------------------------------
 
 
 def is_piecewise_linear(family: Family, activation: str | None) -> bool:
@@ -152,7 +155,7 @@ def _stacked(*columns: Sequence[npt.ArrayLike]) -> Pieces:
     return starts, slopes, intercepts
 
 
-# --- on a grid ---------------------------------------------------------------------------------------------------
+# --- on a grid -----------------------------------------------------------------------------------------
 
 
 def grid_of(family: Family, low: float, high: float, count: int) -> Doubles:
@@ -228,7 +231,7 @@ def _predict_ties_again(block: PinnedBlock, grid: Doubles, table: Classes) -> No
 def _changes(
     block: PinnedBlock, items: Integers, left: Doubles, right: Doubles, before: Classes
 ) -> tuple[Doubles, Classes]:
-    """Return the levels between left and right at which predictions change from `before`, and the new predictions."""
+    """Return the levels between left and right where predictions change from `before`, and the new ones."""
     groups = [slice(first, first + block.most) for first in range(0, len(items), block.most)]
     pairs = [
         _pinned_changes(block.pin(items[group]), left[group], right[group], before[group]) for group in groups
@@ -242,9 +245,10 @@ def _pinned_changes(
 ) -> tuple[Doubles, Classes]:
     """Return the result of `_changes` for items that are pinned.
 
-    The lead of `before` over the greatest other logit changes its sign at the change. Chandrupatla's method (Advances
-    in Engineering Software 28, 1997) finds this level to the last bits. At `left` itself two logits may tie, and sums
-    in another order than before may give another prediction. `before` therefore counts as the winner there.
+    The lead of `before` over the greatest other logit changes its sign at the change. Chandrupatla's method
+    (Advances in Engineering Software 28, 1997) finds this level to the last bits. At `left` itself two logits
+    may tie, and sums in another order than before may give another prediction. `before` therefore counts as
+    the winner there.
     """
 
     def lead(levels: Doubles, place: Doubles) -> Doubles:
@@ -259,17 +263,10 @@ def _pinned_changes(
         return np.asarray(np.where(own_wins, size, -size))
 
     places = np.arange(len(left))
-    root = elementwise.find_root(
-        lead,
-        (left, right),
-        args=(places.astype(np.float64),),
-        tolerances={
-            "xatol": TOLERANCE * float(np.maximum(np.abs(left), np.abs(right)).max()),
-            "xrtol": 0,
-            "fatol": 0,
-            "frtol": 0,
-        },
-    )
+    nearest = TOLERANCE * float(np.maximum(np.abs(left), np.abs(right)).max())
+    tolerances = {"xatol": nearest, "xrtol": 0, "fatol": 0, "frtol": 0}
+    numbers = places.astype(np.float64)
+    root = elementwise.find_root(lead, (left, right), args=(numbers,), tolerances=tolerances)
     (end, other_end), (lead_at_end, _) = root.bracket, root.f_bracket
     change = np.where(lead_at_end < 0, end, other_end)
     return change, logits_at(places, change).argmax(axis=1)

@@ -1,8 +1,8 @@
 """The result of `critical_levels`: intervals of levels for each example, their methods and their file.
 
-The intervals come from `nearzero.analysis.critical.find`. The file is a compressed .npz, as small as possible without
-loss: counts have the smallest integer type that holds them, and classes have as many bits as the greatest class needs.
-The levels of the changes stay float64, and take nearly all of the file.
+The intervals come from `nearzero.analysis.critical.find`. The file is a compressed .npz, as small as possible
+without loss: counts have the smallest integer type that holds them, and classes have as many bits as the
+greatest class needs. The levels of the changes stay float64, and take nearly all of the file.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ ABOUT = ("family", "low", "high", "grid", "seed", "backend", "precision")
 class CriticalLevels:
     """The intervals of levels with one prediction, for each of N examples.
 
-    An interval reaches from its start to the start of the next one, the last interval to `high`. At the level where two
-    intervals meet, the two logits are equal.
+    An interval reaches from its start to the start of the next one, the last interval to `high`. At the level
+    where two intervals meet, the two logits are equal.
 
     Attributes:
         family: the name of the family.
@@ -49,7 +49,8 @@ class CriticalLevels:
         grid: the number of levels in the search; 0 if the intervals are exact.
         conduct, seed: of the family.
         first: (N + 1,), the place in the arrays below where the intervals of each example begin.
-        starts: (M,), the levels at which intervals begin, ascending for each example; the first of each is `low`.
+        starts: (M,), the levels at which intervals begin, ascending for each example; the first of each is
+            `low`.
         classes: (M,), the prediction on each interval.
         unperturbed: (N,), the prediction without perturbation.
         backend: the backend that computed them, "two-layer" or "model".
@@ -95,7 +96,7 @@ class CriticalLevels:
 
     @property
     def exact(self) -> bool:
-        """Return True if the intervals are exact up to rounding. If not, `assumption` states what may be missing."""
+        """Return True if the intervals are exact up to rounding; else see `assumption`."""
         return not self.grid
 
     @property
@@ -107,8 +108,8 @@ class CriticalLevels:
                 f"{self.precision}."
             )
         return (
-            f"Predictions were computed on {self.grid:,} levels, and every change from one to the next was located "
-            f"in {self.precision}: an interval that lies between two neighbours of that grid may be missing."
+            f"Predictions were computed on {self.grid:,} levels, and every change from one to the next was "
+            f"located in {self.precision}: an interval between two neighbours of that grid may be missing."
         )
 
     @property
@@ -196,10 +197,10 @@ class CriticalLevels:
     def critical(self, side: str) -> Doubles:
         """Return the level at which each prediction first changes on one side of the identity, (N,).
 
-        The value is NaN if the prediction doesn't change between the identity and `low` or `high` (censored). The
-        prediction may change back further out. The identity of clip and cap is an infinite threshold. For these
-        families the search starts at `high` and goes down, and the value is `high` if the prediction differs from the
-        unperturbed one there already.
+        The value is NaN if the prediction doesn't change between the identity and `low` or `high` (censored).
+        The prediction may change back further out. The identity of clip and cap is an infinite threshold. For
+        these families the search starts at `high` and goes down, and the value is `high` if the prediction
+        differs from the unperturbed one there already.
 
         Args:
             side: "below" or "above".
@@ -213,7 +214,7 @@ class CriticalLevels:
         return np.where(place >= 0, level, np.nan)
 
     def successor(self, side: str) -> Classes:
-        """Return the class that each prediction first changes to on a side, (N,); its own if it never changes."""
+        """Return the class that each prediction first changes to, (N,); its own if it never changes."""
         place = self._changes[self._checked(side)]
         return np.where(place >= 0, self.classes[place], self.unperturbed)
 
@@ -230,9 +231,10 @@ class CriticalLevels:
         return int((self._changes[self._checked(side)] < 0).sum())
 
     def first_to_break(self, n: int, side: str) -> Places:
-        """Return the examples whose predictions change nearest to the identity on a side, in this order, (at most n,).
+        """Return the examples whose predictions change nearest to the identity, in this order, (at most n,).
 
-        Examples that never change aren't included. Of examples that change at the same level, the first comes first.
+        Examples that never change aren't included. Of examples that change at the same level, the first comes
+        first.
 
         Raises:
             InputError: as `critical`; or an n that isn't a whole number, at least 1.
@@ -245,7 +247,7 @@ class CriticalLevels:
 
     @cached_property
     def _changes(self) -> dict[str, Places]:
-        """Return, for each side, the interval of the first different prediction, (N,); -1 if there is none."""
+        """Return, by side, the interval of the first different prediction, (N,); -1 if there is none."""
         identity = self._identity()
         interval, first = np.arange(len(self.starts)), self.first[:-1]
         other = self.classes != np.repeat(self.unperturbed, self.counts)
@@ -256,7 +258,7 @@ class CriticalLevels:
 
     @property
     def _start(self) -> float | None:
-        """Return the level where the search outwards starts: the identity, `high` if that is infinite, or None."""
+        """Return the level between the sides: the identity, `high` if that is infinite, or None."""
         if self.identity is None or np.isinf(self.identity):
             return self.high if self.identity else None
         return self.identity if self.low <= self.identity <= self.high else None
@@ -277,8 +279,8 @@ class CriticalLevels:
     def to_dataset(self) -> xr.Dataset:
         """Return the intervals and the first changes as labelled arrays.
 
-        The intervals are on `interval`, as a contiguous ragged array with `count` on `example` (CF conventions, 9.3.3).
-        The first changes are on (side, example).
+        The intervals are on `interval`, as a contiguous ragged array with `count` on `example` (CF
+        conventions, 9.3.3). The first changes are on (side, example).
         """
         data: dict[str, Any] = {
             "start": ("interval", self.starts),
