@@ -13,7 +13,9 @@ U + 1; here at most 3 U / 2 + 5: half of the first pieces, the events of one lev
 the difference of two logits differs by at most 2 (5 U / 2 + 6) u M; 2 (3 U + 16) u leaves room for the rounding of M
 itself. To that comes `INPUTS` of sum max_k |W2_ku| (|s z| + |o|), for the rounding of perturbed z and of parameters;
 it's taken of |i| + |t| |d|, and of what cancels in these. Where the greatest logit doesn't lead by more, the
-prediction is formed in the other way. Underflow is allowed for as well, by what comes to nothing elsewhere.
+prediction is formed in the other way; likewise where the terms could sum up to more than float32
+holds (|t| <= 1, so that the bound at |t| = 1 holds for I and S too). Underflow is allowed for as well, by what comes
+to nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -171,6 +173,7 @@ def _line(
         base=np.float32(terms * np.abs(network.b2).max() + 2.0**-126 + 2.0**-140 * weights.sum(dtype=float)),
         terms=np.float32(terms),
         inputs=np.float32(INPUTS),
+        limit=np.float32(terms * 2.0**126),
         late=np.float32(LATE),
         farthest=np.float32(np.abs(levels).max()),
         scale=_filled(parameters[0][order]),
