@@ -97,7 +97,7 @@ def test_a_side_that_begins_with_a_leap_reaches_nothing_below_it() -> None:
 def test_refusals(trained: dict[str, nz.TwoLayer], mnist_5k: nz.datasets.Dataset) -> None:
     evaluator = TwoLayerEvaluator.of(trained["relu"], mnist_5k.test.pixels)
     sizes = Displacements(evaluator, evaluator.ranges)
-    with pytest.raises(nz.InputError, match="cap has the sides below; got 'above'"):
+    with pytest.raises(nz.InputError, match="cap has no side 'above': it has below"):
         sizes.match(nz.Cap(), "above")
     with pytest.raises(nz.InputError, match="offset has no identity level"):
         sizes.match(nz.Offset("as-written"), "below")

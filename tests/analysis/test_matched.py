@@ -50,13 +50,14 @@ def test_accuracies_are_those_at_the_levels_on_the_other_half(
                 predictions = (a @ w2.T + b2).argmax(axis=1)
                 shift = (a_reference - act(z_reference)).mean(axis=0) @ w2.T
                 centred = (a @ w2.T + b2 - shift).argmax(axis=1)
-                for measure, values, truth in (
-                    ("accuracy", predictions, labels), ("agreement", predictions, unperturbed),
-                    ("centred_accuracy", centred, labels), ("centred_agreement", centred, unperturbed),
-                ):  # fmt: skip
-                    assert float(row[measure]) == pytest.approx(
-                        np.mean(values == truth), abs=1.1 / len(labels)
-                    )
+                measured = {
+                    "accuracy": predictions == labels,
+                    "agreement": predictions == unperturbed,
+                    "centred_accuracy": centred == labels,
+                    "centred_agreement": centred == unperturbed,
+                }
+                for measure, right in measured.items():
+                    assert float(row[measure]) == pytest.approx(np.mean(right), abs=1.1 / len(labels))
                 change = a - act(z)
                 d = np.sqrt((change**2).sum() / (act(z) ** 2).sum())
                 assert float(row.displacement) == pytest.approx(target, rel=1e-3)
@@ -138,7 +139,10 @@ def test_examples_without_activation_are_counted() -> None:
     [
         ({"families": ()}, "families must be names, each once"),
         ({"families": ("shift", "shift")}, "families must be names, each once"),
+        ({"families": "shift"}, "families must be names, each once; got 'shift'"),
         ({"families": ("shfit",)}, "unknown family 'shfit': did you mean 'shift'"),
+        ({"families": ("nosie",)}, "unknown family 'nosie': did you mean 'noise'"),
+        ({"conduct": "as-run"}, "conduct must be an nz.Conduct; got str"),
         ({"targets": (0.1, -1.0)}, "targets must be positive displacements"),
         ({"draws": 0}, "draws must be a whole number, at least 1; got 0"),
         ({"first_draw": -1}, "first_draw must be a whole number, at least 0; got -1"),

@@ -1,4 +1,6 @@
-"""Near zero against far out: a network by hand, and a brute force that knows of no order of sums and no closed form."""
+"""Near against far: a network by hand, and a brute force without closed forms or a particular order of sums."""
+
+from itertools import product
 
 import numpy as np
 import pytest
@@ -102,10 +104,8 @@ def brute_force(network, z, live, plan, case, part, t, y):
 @pytest.mark.parametrize("activation", ["relu", "abs", "gelu"])
 def test_against_brute_force(activation):
     network = network_of(activation)
-    dead = nz.TwoLayer(
-        np.vstack([network.w1, 0 * network.w1[:1]]), np.append(network.b1, 2.0),
-        np.hstack([network.w2, network.w2[:, :1]]), network.b2, activation,
-    )  # fmt: skip
+    w1, b1 = np.vstack([network.w1, 0 * network.w1[:1]]), np.append(network.b1, 2.0)
+    dead = nz.TwoLayer(w1, b1, np.hstack([network.w2, network.w2[:, :1]]), network.b2, activation)
     x, y = labelled(120)
     z, live = nz.HiddenLayer(dead, x).z, np.arange(10) < 9
     found = near_and_far(dead, x, y, fractions=FRACTIONS, targets=TARGETS, draws=2, seed=7)
@@ -210,10 +210,10 @@ def test_seeds_and_draws_matter():
         )
         assert differ == (name in drawn)
     plan = _NearFarPlan((0.5,), (0.1,), ("noise",), 2, 0)
+    cases = [_Case(replacement, 0.5, draw) for replacement in drawn for draw in (0, 1)]
     streams = [
-        plan.generator(_Case(replacement, 0.5, draw), part, size, unit).random()
-        for replacement in drawn for draw in (0, 1) for part in ("near", "far") for size in (5, 6) for unit in (0, 1)
-    ]  # fmt: skip
+        plan.generator(*arguments).random() for arguments in product(cases, ("near", "far"), (5, 6), (0, 1))
+    ]
     assert len(set(streams)) == 32
 
 
@@ -262,7 +262,9 @@ def test_on_real_digits(trained, mnist_5k):
         ({"fractions": []}, "at least one; got \\[\\]"),
         ({"targets": [-0.1]}, "targets must be numbers above 0 and finite"),
         ({"targets": [0.1, 0.1]}, "targets must differ from each other"),
-        ({"replacements": ["swap"]}, "replacements must be some of resample, mean, noise, each once"),
+        ({"replacements": ["swap"]}, "unknown replacement 'swap': known are resample, mean, noise"),
+        ({"replacements": "meen"}, "unknown replacement 'meen': did you mean 'mean'"),
+        ({"replacements": ["mean", "mean"]}, "replacements must be names, each once"),
         ({"draws": 0}, "draws must be a whole number, at least 1; got 0"),
         ({"seed": 0.5}, "seed must be a whole number, at least 0; got 0.5"),
         ({"y": [0, 1]}, "y must have one label per example"),

@@ -112,10 +112,8 @@ def test_one_bias_for_all_classes_changes_nothing():
 def test_dead_units_are_part_of_the_bias():
     """A unit that says 1.5 for all examples isn't scaled: it adds to A, which b2 alone doesn't give."""
     net = network_of("relu")
-    dead = nz.TwoLayer(
-        np.vstack([net.w1, 0 * net.w1[:1]]), np.append(net.b1, 1.5),
-        np.hstack([net.w2, [[3.0], [0.0], [0.0], [0.0]]]), net.b2,
-    )  # fmt: skip
+    w1, b1 = np.vstack([net.w1, 0 * net.w1[:1]]), np.append(net.b1, 1.5)
+    dead = nz.TwoLayer(w1, b1, np.hstack([net.w2, [[3.0], [0.0], [0.0], [0.0]]]), net.b2)
     x, y = examples()
     found = scale_audit(dead, x, y)
     assert found.unexplained == 0

@@ -245,9 +245,9 @@ def test_modules_tensors_and_floats_give_what_arrays_give(
         ({"x": [[1.0], [1.0, 2.0]]}, "inputs can't be read as an array"),
         ({"family": []}, r"family must be a name or a sequence of names; got \[\]"),
         ({"family": 3}, "family must be a name or a sequence of names; got 3"),
-        ({"family": ["scale", "scale"]}, "family names one of them twice: scale, scale"),
+        ({"family": ["scale", "scale"]}, "family must contain each name once; got scale, scale"),
         ({"family": "scale", "levels": "a"}, "levels must be real numbers"),
-        ({"family": "scale", "levels": [[1.0]]}, "levels must be a number or a flat array"),
+        ({"family": "scale", "levels": [[1.0]]}, "levels must be a number or a one-dimensional array"),
         (
             {"family": "scale", "levels": [1e39]},
             "scale must stay within float32, in which networks compute; got 1e\\+39",

@@ -176,6 +176,10 @@ def test_costs_need_both_sides() -> None:
     assert costs(made).sel(family="shift").isnull().all()
     with pytest.raises(nz.InputError, match="no centred_accuracy; without labels there is agreement alone"):
         costs(made, "centred_accuracy")
+    with pytest.raises(nz.InputError, match="unknown measure 'accuracies': did you mean 'accuracy'"):
+        costs(made, "accuracies")  # type: ignore[arg-type]
+    with pytest.raises(nz.InputError, match="no verdict on network 'rely': did you mean 'relu'"):
+        judge(responses(*(around(each, 0.3, 8, 0) for each in (5.0, 2.0, 3.0))), RULES).of("rely")
 
 
 def test_what_a_verdict_takes(trained: dict[str, nz.TwoLayer], mnist_5k: nz.datasets.Dataset) -> None:
@@ -204,7 +208,13 @@ def test_what_a_verdict_takes(trained: dict[str, nz.TwoLayer], mnist_5k: nz.data
     ("change", "message"),
     [
         ({"distance": ()}, "distance must name families"),
-        ({"intensity": ("loudness",)}, r"intensity must name families, of offset, .*; got \['loudness'\]"),
+        ({"distance": "shift"}, "distance must name families, as a tuple, at least one; got 'shift'"),
+        (
+            {"intensity": ("loudness",)},
+            "intensity must name families; 'loudness' isn't one: known are offset",
+        ),
+        ({"intensity": ("gain",)}, "'gain' isn't one: did you mean 'gains'"),
+        ({"measure": "acuracy"}, "unknown measure 'acuracy': did you mean 'accuracy'"),
         ({"distance": ("gains",)}, "a family is either distance or intensity"),
         ({"targets": (0.0,)}, "targets must be positive displacements"),
         ({"margin": 0.0}, "margin must be a positive number of percentage points"),

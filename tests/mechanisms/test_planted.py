@@ -155,7 +155,7 @@ def test_each_kind_has_its_share_of_the_margin(share: float, activation: str) ->
 
 
 def test_a_share_needs_a_task_that_each_kind_solves() -> None:
-    with pytest.raises(nz.InputError, match="too hard to plant a share"):
+    with pytest.raises(nz.InputError, match="too hard for a mixed network"):
         mixed_network(task_of(strength=1.0), np.random.default_rng(0), share=0.5)
     with pytest.raises(nz.InputError, match="share must lie between 0 and 1"):
         mixed_network(task_of(), np.random.default_rng(0), share=1.5)

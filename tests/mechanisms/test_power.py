@@ -195,9 +195,11 @@ def test_runs_have_draws_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mechanism": "magic"}, "mechanisms are distance, template and mixed; got 'magic'"),
-        ({"share": 0.5}, "mixed networks have a share, and no others"),
-        ({"mechanism": "mixed"}, "mixed networks have a share, and no others"),
+        ({"mechanism": "magic"}, "unknown mechanism 'magic': known are distance, template, mixed"),
+        ({"mechanism": "templte"}, "unknown mechanism 'templte': did you mean 'template'"),
+        ({"null": "one famly"}, "unknown null 'one famly': did you mean 'one family'"),
+        ({"share": 0.5}, "mixed networks need a share, and other networks have none"),
+        ({"mechanism": "mixed"}, "mixed networks need a share, and other networks have none"),
     ],
 )
 def test_conditions_that_cant_be(settings: dict[str, Any], message: str) -> None:

@@ -1,1 +1,1 @@
-"""Analyses of one layer of one model: each asks an evaluator and never knows which model it is."""
+"""Analyses of one layer of one model. Each works on any evaluator, and so on any model."""

@@ -1,9 +1,9 @@
-"""The size of a perturbation, d, and levels matched to a size: what makes families comparable.
+"""The size of a perturbation, the displacement d, and the levels that give a size.
 
-d = sqrt(sum ||a' - a||^2 / sum ||a||^2), sums over examples and live units, a = act(z), a' the perturbed
-activations. At equal levels the families move activations by different amounts; at equal d they don't, and
-what is left is in which direction they move them. How a network responds at matched levels is in
-`nearzero.analysis.matched`.
+d = sqrt(sum ||a' - a||^2 / sum ||a||^2), with sums over examples and live units, a = act(z), and a' the
+perturbed activations. At equal levels, families move the activations by different amounts. At equal d the
+amounts are the same, so a difference in accuracy is due to the direction of the change. The responses of a
+network at matched levels are measured in `nearzero.analysis.matched`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.families import Family
 from nearzero.perturbations.perturbation import Addition, AnyPerturbation, Perturbation
 from nearzero.perturbations.ranges import Ranges
@@ -23,35 +23,42 @@ from nearzero.perturbations.ranges import Ranges
 if TYPE_CHECKING:
     from nearzero.evaluators.base import LayerEvaluator
 
-__all__ = ["TARGETS", "Displacements", "Match", "Whitening", "displacement", "match"]
+__all__ = ["SIDES", "TARGETS", "Displacements", "Match", "Whitening", "displacement", "match"]
 
 Doubles = npt.NDArray[np.float64]
-TARGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
 Size = Callable[[npt.ArrayLike], npt.NDArray[np.floating]]  # from levels to sizes
+SIDES = ("below", "above")  # of a family's identity level
+TARGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
 STEPS = 40  # of the search for a bracket, from the identity outwards
-AT_ONCE = (7, 13, 21, STEPS + 1)  # sizes known after each part of the search
+BATCH_ENDS = (7, 13, 21, STEPS + 1)  # the search measures its levels in batches that end here
 TOLERANCE = 1e-4  # relative, of the displacement at a matched level
 
 
 def displacement(
     activations: npt.ArrayLike, changed: npt.ArrayLike, live: npt.NDArray[np.bool_] | None = None
 ) -> float:
-    """d = sqrt(sum ||a' - a||^2 / sum ||a||^2), sums over examples and live units.
+    """Return d = sqrt(sum ||a' - a||^2 / sum ||a||^2), with sums over examples and live units.
 
     Args:
-        activations, changed: a and a', (N, U).
-        live: (U,), which units count; all unless given.
+        activations: a, (N, U).
+        changed: a', (N, U).
+        live: (U,), the units that count; all of them by default.
 
     Returns:
-        A number without a unit; NaN where a is 0 everywhere.
+        A number without a unit, 0.1 for 10 %; NaN if a is 0 everywhere.
 
     Raises:
         InputError: two arrays of different shapes.
+
+    Example:
+        >>> import nearzero as nz
+        >>> nz.displacement([[3.0, 4.0]], [[3.0, 6.5]])  # a change of length 2.5 of a vector of length 5
+        0.5
     """
-    a, b = (np.asarray(each, dtype=np.float64) for each in (activations, changed))
+    a, b = (np.asarray(values, dtype=np.float64) for values in (activations, changed))
     if a.ndim != 2 or a.shape != b.shape:
         raise InputError(
-            f"a displacement is between two arrays (examples, units) of one shape; got {a.shape} and {b.shape}"
+            f"a displacement needs two arrays (examples, units) of one shape; got {a.shape} and {b.shape}"
         )
     if live is not None:
         a, b = a[:, live], b[:, live]
@@ -61,10 +68,11 @@ def displacement(
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """A measure of change in which directions that vary much count for little.
+    """A measure of change that gives little weight to directions in which the activations vary much.
 
-    d = sqrt(sum (a' - a)' C^-1 (a' - a) / sum (a - m)' C^-1 (a - m)), with m the mean of the activations over rows and
-    C their covariance by Ledoit and Wolf (2004), which is never singular. Both are those of the reference.
+    d = sqrt(sum (a' - a)' C^-1 (a' - a) / sum (a - m)' C^-1 (a - m)), with m the mean of the activations over
+    rows and C the estimate of their covariance by Ledoit and Wolf (2004), which is never singular. Both m and
+    C are computed on the reference half.
 
     Attributes:
         live: (U,) the units that count, V of them.
@@ -78,7 +86,7 @@ class Whitening:
 
     @classmethod
     def of(cls, activations: npt.NDArray[np.floating], live: npt.NDArray[np.bool_]) -> Whitening:
-        """Return the measure from activations of the reference, (R, U)."""
+        """Return the measure from the activations of the reference half, (R, U)."""
         from scipy.linalg import solve_triangular
         from sklearn.covariance import ledoit_wolf
 
@@ -97,11 +105,12 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Match:
-    """A level at which a family has a displacement.
+    """A level at which a family has a given displacement.
 
     Attributes:
-        level: the nearest to the identity on its side; NaN if the displacement isn't reached.
-        displacement: at that level, measured; NaN likewise.
+        level: of all such levels on a side, the one nearest to the identity; NaN if the displacement isn't
+            reached.
+        displacement: the displacement measured at that level; NaN if it isn't reached.
     """
 
     level: float
@@ -109,63 +118,68 @@ class Match:
 
     @property
     def reached(self) -> bool:
-        """Whether there is such a level within the family's side."""
+        """Return True if the displacement is reached on this side of the family."""
         return bool(np.isfinite(self.level))
 
 
 def match(size: Size, begin: float, end: float, targets: Sequence[float]) -> list[Match]:
-    """For each target, the level nearest to `begin` at which a continuous size first comes up to it.
+    """Return, for each target, the level nearest to `begin` at which a continuous size reaches the target.
 
-    The first of 40 steps at which the size is at least the target (they widen with the distance from
-    `begin`), then Brent's method between that and the step before. A size that rises beyond the target and falls back
-    within one step isn't seen.
+    The search goes outwards from `begin` in 40 steps, which widen with the distance. Brent's method then
+    refines the level between the first step at which the size is at least the target and the step before. A
+    size that rises above the target and falls back within one step is missed.
 
     Args:
         size: from levels to sizes, d(p).
-        begin, end: where the search begins, the identity, and where it ends.
+        begin: the level at which the search starts, the identity.
+        end: the level at which it stops.
         targets: the sizes, positive.
 
     Raises:
         InputError: targets that aren't positive and finite.
     """
-    if not all(np.isfinite(each) and each > 0 for each in targets):
+    if not all(np.isfinite(target) and target > 0 for target in targets):
         raise InputError(f"displacements must be positive numbers, 0.1 for 10 %; got {list(targets)}")
     levels = begin + (end - begin) * (np.arange(STEPS + 1) / STEPS) ** 2
     sizes = np.empty(0)
-    for upto in AT_ONCE:  # most targets lie near the identity; what lies beyond the greatest isn't needed
-        sizes = np.append(sizes, np.asarray(size(levels[len(sizes) : upto]), dtype=np.float64))
+    for (
+        batch_end
+    ) in BATCH_ENDS:  # most targets lie near the identity; levels beyond the greatest aren't needed
+        sizes = np.append(sizes, np.asarray(size(levels[len(sizes) : batch_end]), dtype=np.float64))
         if (sizes >= max(targets, default=0.0)).any():
             break
     return [_refined(size, levels[: len(sizes)], sizes, target) for target in targets]
 
 
 def _refined(size: Size, levels: Doubles, sizes: Doubles, target: float) -> Match:
-    from scipy import optimize  # a quarter of a second that not every command needs
+    """Return the level of one target, from the sizes at the levels of the steps."""
+    from scipy import optimize  # its import takes a quarter of a second, and not every command needs it
 
     beyond = np.flatnonzero(sizes >= target)
-    if not beyond.size or beyond[0] == 0:  # never, or the side begins with a leap
+    if not beyond.size or beyond[0] == 0:  # never reached, or passed by a jump at the first level
         return Match(float("nan"), float("nan"))
     step = int(beyond[0])
-    known = {float(level): float(found) for level, found in zip(levels, sizes, strict=True)}
+    measured = dict(zip(levels.tolist(), sizes.tolist(), strict=True))
 
-    def beyond_target(level: float) -> float:
-        if level not in known:
-            known[level] = float(size([level])[0])
-        return 0.0 if abs(known[level] - target) <= TOLERANCE * target else known[level] - target
+    def excess(level: float) -> float:
+        if level not in measured:
+            measured[level] = float(size([level])[0])
+        within = abs(measured[level] - target) <= TOLERANCE * target
+        return 0.0 if within else measured[level] - target
 
-    level = optimize.brentq(beyond_target, levels[step - 1], levels[step], xtol=1e-14, rtol=1e-14)
-    return Match(float(level), known[float(level)])
+    level = float(optimize.brentq(excess, levels[step - 1], levels[step], xtol=1e-14, rtol=1e-14))
+    return Match(level, measured[level])
 
 
 class Displacements:
-    """How far perturbations move the activations of a layer.
+    """The displacement of a layer's activations under any perturbation, and the levels that give one.
 
     Args:
         evaluator: the layer on the examples that count.
-        ranges: of its units; dead ones don't count.
+        ranges: the unit ranges that levels refer to; dead units don't count.
 
     Raises:
-        InputError: activations that are 0 everywhere, which can't be displaced by a share of themselves.
+        InputError: activations that are 0 everywhere, for which a relative displacement isn't defined.
     """
 
     def __init__(self, evaluator: LayerEvaluator, ranges: Ranges) -> None:
@@ -174,7 +188,8 @@ class Displacements:
         self.energy = float(squares[0, ranges.live].sum())
         if not self.energy > 0:
             raise InputError(
-                f"layer {evaluator.layer!r}: the activations of all live units are 0; there is nothing to displace"
+                f"layer {evaluator.layer!r}: the activations of all live units are 0; there is nothing to "
+                "displace"
             )
 
     def of(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
@@ -183,17 +198,18 @@ class Displacements:
         return np.asarray(np.sqrt(squares[:, self.ranges.live].sum(axis=1) / self.energy))
 
     def match(self, family: Family, side: str, targets: Sequence[float] = TARGETS) -> list[Match]:
-        """Return the level of each displacement on one side of a family.
+        """Return the level of each displacement on one side of a family's identity.
 
         Raises:
             InputError: a family without an identity, or without that side.
         """
         if family.identity is None:
             raise InputError(
-                f"{family.name} has no identity level, so no side of it; its sizes can't be matched"
+                f"{family.name} has no identity level and so no sides; its displacement can't be matched"
             )
         if side not in family.sides:
-            raise InputError(f"{family.name} has the sides {', '.join(family.sides)}; got {side!r}")
+            hint = did_you_mean(side, family.sides)
+            raise InputError(f"{family.name} has no side {side!r}: {hint}it has {', '.join(family.sides)}")
         return self._match(lambda level: family.at(level, self.ranges), *family.sides[side], targets)
 
     def match_noise(self, drawn: npt.NDArray[np.float32], targets: Sequence[float] = TARGETS) -> list[Match]:
@@ -203,7 +219,7 @@ class Displacements:
     def _match(
         self, at: Callable[[float], AnyPerturbation], begin: float, end: float, targets: Sequence[float]
     ) -> list[Match]:
-        """The levels between begin and end of perturbations that are known `at` any level."""
+        """Return the levels between begin and end; `at` gives the perturbation at any level."""
 
         def sizes(levels: npt.ArrayLike) -> Doubles:
             return self.of([at(float(level)) for level in np.asarray(levels)])

@@ -1,10 +1,11 @@
-"""Responses at matched displacement: how one layer answers to families that move its activations equally far.
+"""Responses at matched displacement: scores under families that move a layer's activations equally far.
 
-Unit ranges, the levels that give each displacement, and the mean shift of the logits come from one half of the
-examples, the *reference*; responses from the other, so that nothing is measured on what it was set by. How halves are
-cut is in `nearzero.evaluators.base`, sizes and matching are in `nearzero.analysis.displacement`, the families in
-`nearzero.perturbations.families` and `nearzero.perturbations.noise`, what follows from many runs in
-`nearzero.analysis.verdict`.
+The examples are cut in two halves. The *reference half* gives the unit ranges, the levels for each
+displacement and the mean shift of the logits. The other half, the *responding half*, gives the responses. So
+nothing is measured on the examples that set the levels. `nearzero.evaluators.base` describes how the halves
+are cut, `nearzero.analysis.displacement` computes displacements and matches levels, the families are in
+`nearzero.perturbations.families` and `nearzero.perturbations.noise`, and `nearzero.analysis.verdict` draws
+conclusions from many runs.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import numpy.typing as npt
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-from nearzero.analysis.displacement import TARGETS, Displacements, Match, Whitening
+from nearzero.analysis.displacement import SIDES, TARGETS, Displacements, Match, Whitening
 from nearzero.analysis.sweep import unperturbed_variables
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import HALVES, Block, LayerEvaluator
 from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.networks import TwoLayer
@@ -35,10 +36,9 @@ from nearzero.perturbations.perturbation import Addition, AnyPerturbation
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MEASURES", "SIDES", "Design", "matched", "matched_of"]
+__all__ = ["MEASURES", "Design", "matched", "matched_of"]
 
 Doubles = npt.NDArray[np.float64]
-SIDES = ("below", "above")
 MEASURES = {
     "level": "level that gives the displacement, mean over draws",
     "displacement": "displacement on the reference half, as matched",
@@ -53,24 +53,35 @@ MEASURES = {
     "centred_agreement": "the same, the mean logit shift of the reference half taken out",
 }
 LEVELS = ("level", "displacement")
-MOST_WHITENED = 4096  # live units, beyond which the whitened displacement is NaN
+MOST_WHITENED = 4096  # live units; with more the whitened displacement is NaN
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """What is measured at matched displacement.
+    """The design of a measurement at matched displacement.
 
     Attributes:
-        families: names of `nearzero.perturbations.families` and `nearzero.perturbations.noise`.
+        families: names of families in `nearzero.perturbations.families` and `nearzero.perturbations.noise`.
         targets: the displacements, 0.1 for 10 %.
-        draws: of each family in which something is drawn for each unit; noise, drawn for each example, is drawn once.
-        seed: of the draws, and of which examples are the reference.
-        first_draw: the number of the first draw. Runs of one model should have draws of their own (number of the run
-            times draws, say): what a draw costs is then no part of what the runs have in common.
+        draws: the number of draws of each family that draws something for each unit. Noise, which is drawn
+            for each example, is drawn once.
+        seed: the seed of the draws, and of the choice of the reference half.
+        first_draw: the number of the first draw. Give each run of one model draws of its own (for example the
+            number of the run times `draws`). The runs then don't share the effect of a particular draw.
         conduct: the reading of the protocol; `Conduct.default` of the activation if None.
 
     Raises:
-        InputError: unknown families, none, targets that aren't positive, less than one draw, or a negative number.
+        InputError: no families, unknown ones or the same one twice, targets that aren't positive, fewer than
+            one draw, a negative number, or a conduct that isn't a `Conduct`.
+
+    Example:
+        >>> import nearzero as nz
+        >>> design = nz.Design(families=("shift", "gains", "noise"), targets=(0.1, 0.3))
+        >>> design.draws
+        5
+        >>> nz.Design(families=("shfit",))
+        Traceback (most recent call last):
+        nearzero.errors.InputError: unknown family 'shfit': did you mean 'shift'? ...
     """
 
     families: tuple[str, ...] = (*FAMILIES, *NOISES)
@@ -81,12 +92,15 @@ class Design:
     conduct: Conduct | None = None
 
     def __post_init__(self) -> None:
-        if not self.families or len(set(self.families)) < len(self.families):
-            raise InputError(f"families must be names, each once; got {list(self.families)}")
-        for name in self.families:
-            if name not in NOISES:
-                make_family(name, Conduct())  # refuses unknown names
-        if not self.targets or not all(np.isfinite(each) and each > 0 for each in self.targets):
+        names: Any = self.families
+        if isinstance(names, str) or not names or len(set(names)) < len(names):
+            raise InputError(f"families must be names, each once; got {names!r}")
+        known = (*FAMILIES, *NOISES)
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise InputError(f"unknown family {name!r}: {hint}known are {', '.join(known)}")
+        if not self.targets or not all(np.isfinite(target) and target > 0 for target in self.targets):
             raise InputError(
                 f"targets must be positive displacements, 0.1 for 10 %; got {list(self.targets)}"
             )
@@ -94,15 +108,17 @@ class Design:
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise InputError(f"{name} must be a whole number, at least {least}; got {value!r}")
+        if self.conduct is not None and not isinstance(self.conduct, Conduct):
+            raise InputError(f"conduct must be an nz.Conduct; got {type(self.conduct).__name__}")
 
     def drawn(self, name: str, conduct: Conduct) -> list[Family]:
-        """A family of `nearzero.perturbations.families` in all its draws; one if nothing is drawn in it."""
+        """Return a per-unit family once for each draw, or once if it draws nothing."""
         draws = self.draws if make_family(name, conduct).random else 1
         return [make_family(name, conduct, self.draw_seed + draw) for draw in range(draws)]
 
     @property
     def draw_seed(self) -> int:
-        """Of the first draw; those that follow have the next ones."""
+        """Return the seed of the first draw. Each further draw has the next seed."""
         return self.seed + self.first_draw
 
 
@@ -117,27 +133,39 @@ def matched(
     memory: int | str | None = None,
     **options: Unpack[ModelOptions],
 ) -> xr.Dataset:
-    """Return how one layer responds to families at levels that displace its activations equally far.
+    """Return the responses of one layer to families at levels of equal displacement.
 
     Args:
         model: a `TwoLayer`, or any `torch.nn.Module`.
-        data: inputs (N, D), or whatever `nz.probe` takes.
-        y: the labels of inputs that come as an array, (N,); without labels there is agreement and no accuracy.
-        design: families, targets, draws; the default one if None.
+        data: inputs (N, D), or any data that `nz.probe` takes.
+        y: the labels, (N,), if the inputs are an array. Without labels the result has the agreement but no
+            accuracy.
+        design: families, targets and draws; `Design()` if None.
         metrics: names, or functions of (logits, target), as for `nz.probe`; accuracy and agreement if None.
         threads, memory: as for `nz.sweep`.
-        options: the layer, and what else is to be said of the model and its data, see
+        options: the layer and other settings of models that aren't a `TwoLayer`, see
             `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
-        A Dataset on (family, side, target) with the variables of `MEASURES` (those of other metrics beside or in place
-        of accuracy and agreement), NaN where a displacement isn't reached, and for the whitened displacement of more
-        than 4,096 live units; `unperturbed_<metric>` of the responding half; `dead_units`; `undefined_examples`, those
-        of the responding half with a = 0, for which no displacement of their own exists. Its attributes say which
-        backend measured, and by which rule the halves were cut.
+        A Dataset on (family, side, target) with the variables of `MEASURES`; metrics asked for are added to,
+        or replace, accuracy and agreement. Values are NaN where a displacement isn't reached; the whitened
+        displacement is NaN for more than 4,096 live units. Further variables are `unperturbed_<metric>` of
+        the responding half, `dead_units`, and `undefined_examples`, the number of examples of the responding
+        half with a = 0, which have no displacement of their own. The attributes name the backend and the rule
+        by which the halves were cut.
 
     Raises:
         InputError: as `nz.sweep` and `nz.probe`.
+
+    Example:
+        >>> import nearzero as nz
+        >>> network = nz.TwoLayer([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.5], "relu")
+        >>> x = [[1.0], [1.5], [-2.0], [-2.5], [0.25], [0.75], [-3.0], [-1.0]]
+        >>> responses = nz.matched(network, x, design=nz.Design(families=("scale",), targets=(0.1, 0.5)))
+        >>> responses.level.sel(family="scale").values.round(3).tolist()  # a' = s a, so d = |s - 1|
+        [[0.9, 0.5], [1.1, 1.5]]
+        >>> responses.side.values.tolist()
+        ['below', 'above']
     """
     design = design or Design()
     with open_evaluator(
@@ -147,40 +175,41 @@ def matched(
 
 
 def matched_of(evaluator: LayerEvaluator, design: Design) -> xr.Dataset:
-    """Return `matched` for an evaluator that is at hand; see there."""
+    """Return the result of `matched` for an evaluator that is already open."""
     conduct = evaluator.conduct(design.conduct)
     evaluator.check(conduct, design.families)
-    # NumPy's products are small, and threads that wait for each other cost more than they bring
+    # NumPy's products are small here, and synchronising threads costs more time than they save
     with threadpool_limits(limits=1, user_api="blas") if evaluator.backend == "two-layer" else nullcontext():
         return _MatchedHalves(*evaluator.split(design.seed), design, conduct).dataset()
 
 
 @dataclass(frozen=True, eq=False)
 class _MatchedDraw:
-    """One draw of a family on one side, and the levels of all displacements.
+    """One draw of a family on one side, at the levels of all displacements.
 
     Attributes:
-        place: the numbers of the family and of the side.
-        draw: its number.
-        found: a level for each displacement.
-        there, here: the perturbations at the levels that were reached, of the reference half and of the other.
+        cell: the indices of the family and of the side in the result.
+        draw: the number of the draw.
+        matches: a level for each displacement, T of them.
+        reference: the perturbations of the reference half at the levels that were reached.
+        responding: the perturbations of the responding half at these levels.
     """
 
-    place: tuple[int, int]
+    cell: tuple[int, int]
     draw: int
-    found: Sequence[Match]
-    there: Sequence[AnyPerturbation]
-    here: Sequence[AnyPerturbation]
+    matches: Sequence[Match]
+    reference: Sequence[AnyPerturbation]
+    responding: Sequence[AnyPerturbation]
 
     def spread(self, values: Doubles) -> Doubles:
-        """Return values of the levels that were reached, with NaN at the others, (T,)."""
-        out = np.full(len(self.found), np.nan)
-        out[[each.reached for each in self.found]] = values
+        """Return values of the levels that were reached, with NaN for the others, (T,)."""
+        out = np.full(len(self.matches), np.nan)
+        out[[match.reached for match in self.matches]] = values
         return out
 
 
 class _MatchedHalves:
-    """The two halves of the examples, and what is measured on them, in few passes over the data."""
+    """The two halves of the examples, and the measurements on them, in few passes over the data."""
 
     def __init__(
         self, reference: LayerEvaluator, responding: LayerEvaluator, design: Design, conduct: Conduct
@@ -190,46 +219,45 @@ class _MatchedHalves:
 
     @cached_property
     def whitening(self) -> Whitening | None:
-        """Return the measure of the reference half's activations; None where its matrices are too large."""
+        """Return the whitened measure of the reference half; None if its matrices would be too large."""
         if self.ranges.live.sum() > MOST_WHITENED:
             return None
         return Whitening.of(self.reference.activations(), self.ranges.live)
 
-    def conditions(self) -> Iterator[_MatchedDraw]:
-        """Return every draw of every family on each of its sides."""
+    def draws(self) -> Iterator[_MatchedDraw]:
+        """Yield every draw of every family on each of its sides."""
         sizes, targets = Displacements(self.reference, self.ranges), self.design.targets
-        for number, name in enumerate(self.design.families):
+        for row, name in enumerate(self.design.families):
             if name in NOISES:
                 z, seed = self.reference.preactivations(), self.design.draw_seed
                 noise = Noise.of(name, z, self.ranges.live, seed)
-                there, here = (noise.draw(each.row_examples) for each in (self.reference, self.responding))
-                found = sizes.match_noise(there, targets)
-                levels = [each.level for each in found if each.reached]
-                halves = ([Addition(drawn, level) for level in levels] for drawn in (there, here))
-                yield _MatchedDraw((number, SIDES.index("above")), 0, found, *halves)
+                drawn = [noise.draw(half.row_examples) for half in (self.reference, self.responding)]
+                matches = sizes.match_noise(drawn[0], targets)
+                levels = [match.level for match in matches if match.reached]
+                halves = ([Addition(values, level) for level in levels] for values in drawn)
+                yield _MatchedDraw((row, SIDES.index("above")), 0, matches, *halves)
                 continue
             for draw, family in enumerate(self.design.drawn(name, self.conduct)):
                 for side in family.sides if family.identity is not None else ():
-                    found = sizes.match(family, side, targets)
-                    both = [family.at(each.level, self.ranges) for each in found if each.reached]
-                    yield _MatchedDraw((number, SIDES.index(side)), draw, found, both, both)
+                    matches = sizes.match(family, side, targets)
+                    reached = [family.at(match.level, self.ranges) for match in matches if match.reached]
+                    yield _MatchedDraw((row, SIDES.index(side)), draw, matches, reached, reached)
 
     def dataset(self) -> xr.Dataset:
-        """Return everything as labelled arrays."""
-        conditions = list(self.conditions())
-        there = [each for one in conditions for each in one.there]
-        here = [each for one in conditions for each in one.here]
-        shift = self.reference.mean_logit_change(there)
-        scores = self.responding.scores(here, self.responding.metrics, shift)
-        first = np.array([one.draw == 0 for one in conditions for _ in one.here], np.bool_)
-        # what doesn't decide anything is measured on one draw
-        sizes, undefined = self._geometry(list(compress(here, first)), shift[first])
+        """Return all measurements as labelled arrays."""
+        draws = list(self.draws())
+        shift = self.reference.mean_logit_change([item for draw in draws for item in draw.reference])
+        perturbations = [item for draw in draws for item in draw.responding]
+        scores = self.responding.scores(perturbations, self.responding.metrics, shift)
+        # sizes don't enter any verdict, so they are measured on the first draw alone
+        first = np.array([draw.draw == 0 for draw in draws for _ in draw.responding], np.bool_)
+        sizes, undefined = self._geometry(list(compress(perturbations, first)), shift[first])
         names = [f"{prefix}{name}" for name in self.responding.metrics for prefix in ("", "centred_")]
         measured = {name: scores.means[name] for name in names}
         for name, values in sizes.items():
-            measured[name] = np.full(len(here), np.nan)
+            measured[name] = np.full(len(perturbations), np.nan)
             measured[name][first] = values
-        tables = self._tables(conditions, measured, sizes)
+        tables = self._tables(draws, measured, sizes)
         dims = ("family", "side", "target")
         data: dict[str, Any] = {
             name: (dims, table, {"long_name": MEASURES[name]} if name in MEASURES else {})
@@ -255,81 +283,98 @@ class _MatchedHalves:
         return xr.Dataset(data, coords, attributes)
 
     def _tables(
-        self, conditions: Sequence[_MatchedDraw], measured: Mapping[str, Doubles], once: Container[str]
+        self, draws: Sequence[_MatchedDraw], measured: Mapping[str, Doubles], once: Container[str]
     ) -> dict[str, Doubles]:
-        """Means over draws, (family, side, target); NaN where a draw doesn't reach the displacement.
+        """Return means over draws, (family, side, target); NaN where any draw doesn't reach the displacement.
 
-        What is measured `once` is that of the first draw.
+        Args:
+            draws: all draws of all families.
+            measured: by name, the values under the perturbations of all draws, one draw after the other.
+            once: the names whose values are those of the first draw, and not means.
         """
         shape = len(self.design.families), len(SIDES), len(self.design.targets)
         tables = {name: np.full(shape, np.nan) for name in (*LEVELS, *measured)}
         done = 0
         rows: defaultdict[tuple[int, int], list[dict[str, Doubles]]] = defaultdict(list)
-        for one in conditions:
-            part = slice(done, done := done + len(one.here))
-            row = {name: np.array([getattr(each, name) for each in one.found]) for name in LEVELS}
-            row |= {name: one.spread(values[part]) for name, values in measured.items()}
-            rows[one.place].append(row)
-        for place, draws in rows.items():
-            lost = np.isnan(np.mean([row["level"] for row in draws], axis=0))
+        for draw in draws:
+            own = slice(done, done := done + len(draw.responding))
+            row = {name: np.array([getattr(match, name) for match in draw.matches]) for name in LEVELS}
+            row |= {name: draw.spread(values[own]) for name, values in measured.items()}
+            rows[draw.cell].append(row)
+        for cell, cell_rows in rows.items():
+            lost = np.isnan(np.mean([row["level"] for row in cell_rows], axis=0))
             for name, table in tables.items():
-                some = draws[:1] if name in once else draws
-                table[place] = np.where(lost, np.nan, np.mean([row[name] for row in some], axis=0))
+                averaged = cell_rows[:1] if name in once else cell_rows
+                table[cell] = np.where(lost, np.nan, np.mean([row[name] for row in averaged], axis=0))
         return tables
 
     def _geometry(
         self, perturbations: Sequence[AnyPerturbation], shift: Doubles
     ) -> tuple[dict[str, Doubles], int]:
-        """Sizes of changes on the responding half, in several measures, (L,) each; and how many examples have a = 0."""
-        parts = self.responding.gather(lambda block: self._sizes(block, perturbations, shift))
-        whole = np.concatenate([own for own, _, _ in parts])
-        squares = np.concatenate([own for _, own, _ in parts], axis=1)
-        total = {name: sum(sums[name] for _, _, sums in parts) for name in parts[0][2]}
+        """Return the sizes of the changes on the responding half, and the number of its examples with a = 0.
+
+        Args:
+            perturbations: L of them.
+            shift: (L, K), the mean logit shift of the reference half under each.
+
+        Returns:
+            By measure, the size under each perturbation, (L,); and the number of examples.
+        """
+        blocks = self.responding.gather(lambda block: self._sizes(block, perturbations, shift))
+        energies = np.concatenate([own for own, _, _ in blocks])
+        squares = np.concatenate([own for _, own, _ in blocks], axis=1)
+        total = {name: sum(sums[name] for _, _, sums in blocks) for name in blocks[0][2]}
         spread = total["energy"] - float(total["logits"] @ total["logits"]) / total["items"]
-        speaks = whole > 0
-        found = {
-            "displacement_here": np.sqrt(squares.sum(axis=1) / whole.sum()),
-            "median_displacement": np.median(np.sqrt(squares[:, speaks] / whole[speaks]), axis=1),
+        active = energies > 0
+        sizes = {
+            "displacement_here": np.sqrt(squares.sum(axis=1) / energies.sum()),
+            "median_displacement": np.median(np.sqrt(squares[:, active] / energies[active]), axis=1),
             "whitened_displacement": np.sqrt(
                 total["whitened"] / total["rows"] / (self.whitening.energy if self.whitening else 1.0)
             ),
             "logit_displacement": np.sqrt(total["moved"] / spread),
             "centred_logit_displacement": np.sqrt(total["centred"] / spread),
         }
-        return found, int((~speaks).sum())
+        return sizes, int((~active).sum())
 
     def _sizes(
         self, block: Block, perturbations: Sequence[AnyPerturbation], shift: Doubles
     ) -> tuple[Doubles, Doubles, dict[str, Any]]:
-        """The sizes of one block of examples.
+        """Return the sizes of the changes in one block of examples.
 
         Returns:
-            sum ||a||^2 of each example that has rows, (n,), and sum ||a' - a||^2, (L, n), over these and live units;
-            and what is summed over rows or items, by name: `whitened`, `moved` (of the logits) and `centred`, (L,);
-            `logits`, (K,), and `energy`, the sums of l and ||l||^2.
+            sum ||a||^2 over rows and live units, of each example that has rows, (n,); the same of a' - a,
+            (L, n); and sums over the rows or items of the block, by name: `whitened`, `moved` (of the logits)
+            and `centred`, (L,); `logits`, (K,), the sum of l, and `energy`, that of ||l||^2; and the numbers
+            of `items` and `rows`.
         """
         live = self.ranges.live
-        # a mask may leave no rows of some examples, or of all
+        # a mask can remove all rows of an example, or of all examples
         present, owners = np.unique(block.row_examples, return_inverse=True)
         count = len(present)
 
         def by_example(rows: npt.NDArray[Any]) -> Doubles:
             own = rows if live.all() else rows[:, live]
-            each = np.einsum("ru,ru->r", own, own)
-            return np.asarray(np.bincount(owners, each, minlength=count), dtype=np.float64)
+            squares = np.einsum("ru,ru->r", own, own)
+            return np.asarray(np.bincount(owners, squares, minlength=count), dtype=np.float64)
 
         squares = np.empty((len(perturbations), count))
         whitened, moved, centred = np.empty((3, len(perturbations)))
-        for level, each in enumerate(perturbations):
-            activations, logits = block.under(each)
+        for number, perturbation in enumerate(perturbations):
+            activations, logits = block.under(perturbation)
             change, step = activations - block.activations, (logits - block.logits).astype(np.float64)
-            squares[level] = by_example(change)
-            whitened[level] = self.whitening.squares(change) if self.whitening is not None else np.nan
-            moved[level] = np.square(step).sum()
-            centred[level] = np.square(step - shift[level]).sum()
+            squares[number] = by_example(change)
+            whitened[number] = self.whitening.squares(change) if self.whitening is not None else np.nan
+            moved[number] = np.square(step).sum()
+            centred[number] = np.square(step - shift[number]).sum()
         plain = block.logits.astype(np.float64)
         sums = {
-            "logits": plain.sum(axis=0), "energy": float(np.square(plain).sum()), "items": len(plain),
-            "rows": len(owners), "whitened": whitened, "moved": moved, "centred": centred,
-        }  # fmt: skip
+            "logits": plain.sum(axis=0),
+            "energy": float(np.square(plain).sum()),
+            "items": len(plain),
+            "rows": len(owners),
+            "whitened": whitened,
+            "moved": moved,
+            "centred": centred,
+        }
         return by_example(block.activations), squares, sums

@@ -1,16 +1,17 @@
-"""Near zero against far out: what the values near a unit's boundary are worth, and those far from it.
+"""Near against far: replace the activations nearest to a unit's boundary, or those farthest from it.
 
-The paper's claim is about where on z the features lie: near zero. Here that is asked directly. For each live unit by
-itself, its part is the f R rows with the smallest |z| ("near") or the largest ("far"); a row is an example, or a token
-or pixel of one. Within the part the activations are replaced, a' = (1 - t) a + t r, and all else stays. What is
-replaced differs in number and in size, so there are two comparisons: at equal numbers of rows, and at equal
-displacement.
+The paper claims that features lie near z = 0. This module tests the claim directly. For each live unit
+separately, the near part is the f R rows with the smallest |z|, and the far part is the f R rows with the
+largest |z|. A row is an example, or a token or pixel of one. Within a part the activations are replaced:
+a' = (1 - t) a + t r. All other activations stay as they are. The replaced values of the two parts differ in
+size, so the parts are compared twice: at equal numbers of rows, and at equal displacement.
 
-Displacement is linear in t: a' - a = t (r - a) within the part and 0 outside, and r doesn't depend on t. So
-d(t) = sqrt(sum ||a' - a||^2 / sum ||a||^2) = t d(1), and a displacement d is had at t = d / d(1), without a search,
-if that is at most 1. The logits of a two-layer network are linear in t as well: (W2 a + b2) + t W2 (r - a).
+The displacement is linear in t: a' - a = t (r - a) within the part and 0 outside, and r doesn't depend on t.
+So d(t) = sqrt(sum ||a' - a||^2 / sum ||a||^2) = t d(1). The displacement is d at t = d / d(1), without a
+search, if this t is at most 1. The logits of a two-layer network are linear in t as well:
+(W2 a + b2) + t W2 (r - a).
 
-Perturbations of whole units are in `nearzero.perturbations.families`; levels matched to a size, in
+Perturbations of whole units are in `nearzero.perturbations.families`. Levels of equal displacement are in
 `nearzero.analysis.matched`.
 """
 
@@ -26,7 +27,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero.analysis.displacement import TARGETS
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import LayerEvaluator
 from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.networks import TwoLayer
@@ -41,13 +42,13 @@ __all__ = ["FRACTIONS", "PARTS", "REPLACEMENTS", "near_and_far"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-_Row = dict[str, Doubles]  # what a case comes to, by name
+_Row = dict[str, Doubles]  # the measurements of a case, by name
 
 PARTS = ("near", "far")
 REPLACEMENTS = ("resample", "mean", "noise")
-DRAWN = ("resample", "noise")
+DRAWN = ("resample", "noise")  # the replacements that draw random numbers
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5)
-CHUNK = 4096  # examples whose logits are in cache together
+CHUNK = 4096  # examples whose logits fit in the cache together
 
 
 def near_and_far(
@@ -64,70 +65,88 @@ def near_and_far(
     memory: int | str | None = None,
     **options: Unpack[ModelOptions],
 ) -> xr.Dataset:
-    """Replace what a layer's units say near their boundaries, or far from them, and see what the model predicts.
+    """Replace a layer's activations near its units' boundaries, or far from them; return the scores.
 
-    z and a are float32, as in a sweep. Logits of a two-layer network are summed by NumPy, in an order of its own, so
-    that examples whose two greatest logits nearly tie may be predicted otherwise than in a sweep.
+    z and a are float32, as in a sweep. NumPy sums the logits of a two-layer network in an order of its own.
+    An example whose two greatest logits nearly tie can therefore be predicted differently than in a sweep.
 
     Args:
         network: a `TwoLayer`, or any `torch.nn.Module`.
-        x: inputs (N, D), or whatever `nz.probe` takes as data.
-        y: the labels of inputs that come as an array, (N,); without labels there is agreement and no accuracy.
-        fractions: f, the shares of the rows that a part holds: f R, rounded, at least one, of each unit. A row is an
-            example, or a token or pixel of one. Of equal |z| the first in the data are the nearer. Above 0.5 the two
-            parts overlap.
+        x: inputs (N, D), or any data that `nz.probe` takes.
+        y: the labels, (N,), if the inputs are an array. Without labels the result has the agreement but no
+            accuracy.
+        fractions: f, the share of the R rows in a part. The number of rows, f R, is rounded and at least one.
+            A row is an example, or a token or pixel of one. Of rows with equal |z|, the first in the data
+            count as nearer. The two parts overlap if f is above 0.5.
         targets: the displacements at which the parts are compared.
-        replacements: what values are replaced by, unit by unit. "resample": the part's own values, permuted among
-            its rows, so that the unit's values over the part stay the same and only whose they are changes.
-            "mean": their mean. "noise": independent normal numbers with their mean and standard deviation (which
-            are negative at times, also for ReLU).
-        draws: how many times a resample and noise are drawn; results are means over these.
-        seed: of what is drawn. Each draw, part, fraction and unit has a generator of its own.
-        threads: how many to use; all that this process may use unless given. The results don't depend on it.
-        memory: what it may take besides the inputs, "2 GB" say; `NEARZERO_MEMORY` or 3 GB unless given. Of a two-layer
-            network it takes at the least 8 N K bytes for the logits of two parts, and 4 N (4 + threads) for a unit; of
-            other models, 8 R U for the changes of two parts.
-        options: of other models the layer, and what else is to be said, see
+        replacements: what replaces the values, separately for each unit. "resample": the values of the part,
+            permuted among its rows; the distribution of the unit over the part stays the same. "mean": the
+            mean of the part. "noise": independent normal numbers with the mean and standard deviation of the
+            part; some of them can be negative, also for ReLU.
+        draws: the number of draws of "resample" and "noise". The results are means over the draws.
+        seed: the seed of the draws. Each draw, part, fraction and unit has its own generator.
+        threads: the number of threads; by default all that this process may use. The results don't depend on
+            it.
+        memory: the memory to use in addition to the inputs, for example "2 GB"; by default the value of
+            `NEARZERO_MEMORY`, or 3 GB. A two-layer network needs at least 8 N K bytes for the logits of the
+            two parts, and 4 N (4 + threads) bytes for a unit. Other models need 8 R U bytes for the changes
+            of the two parts.
+        options: the layer and other settings of models that aren't a `TwoLayer`, see
             `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
-        A Dataset. At equal numbers, t = 1, on (part, replacement, fraction): `accuracy`, `agreement` (with the
-        unperturbed predictions) and `displacement`. At equal displacement, on (..., target): `t`, `reached`,
-        `matched_accuracy` and `matched_agreement`; NaN where the part doesn't reach the target at t = 1, in any of
-        the draws. At `reach` (replacement, fraction), the greatest displacement that both parts reach, one of them
-        at t = 1: `reach_t`, `reach_accuracy`, `reach_agreement`. `zeros` (part, fraction) is the share of the
-        part's places (unit, row) where a = 0; `unchanged` (part, replacement, fraction), that of places where
-        a' = a at t = 1; `attrs["notes"]` says it in words. Also `dead_units`, `unperturbed_accuracy`.
+        A Dataset. At equal numbers of rows, t = 1, on (part, replacement, fraction): `accuracy`, `agreement`
+        (with the unperturbed predictions) and `displacement`. At equal displacement, on (..., target): `t`,
+        `reached`, `matched_accuracy` and `matched_agreement`, which are NaN unless the part reaches the
+        target by t = 1 in every draw. At `reach` (replacement, fraction), the greatest displacement that both
+        parts reach, one of them at t = 1: `reach_t`, `reach_accuracy`, `reach_agreement`. `zeros` (part,
+        fraction) is the share of the part's places (unit, row) with a = 0. `unchanged` (part, replacement,
+        fraction) is the share of places with a' = a at t = 1; `attrs["notes"]` reports it in sentences. Also
+        `dead_units` and `unperturbed_accuracy`.
 
     Raises:
-        InputError: shapes that don't fit, fractions, targets, replacements or draws that can't be, or no live unit.
+        InputError: shapes that don't fit, invalid fractions, targets, replacements or draws, or no live unit.
+
+    Example:
+        >>> import nearzero as nz
+        >>> network = nz.TwoLayer([[1.0]], [0.0], [[1.0], [0.0]], [0.0, 3.5], "relu")  # class 0 if a >= 3.5
+        >>> x = [[2.0], [4.0], [6.0], [12.0]]  # near: 2 and 4 become 3; far: 6 and 12 become 9
+        >>> scores = nz.near_and_far(network, x, fractions=0.5, replacements="mean").squeeze()
+        >>> scores.part.values.tolist(), scores.agreement.values.tolist()
+        (['near', 'far'], [0.75, 1.0])
+        >>> scores.displacement.values.round(3).tolist()  # sqrt(2 / 200) and sqrt(18 / 200)
+        [0.1, 0.3]
     """
     plan = _NearFarPlan(
-        _numbers(fractions, "fractions", 1.0), _numbers(targets, "targets", np.inf), _names(replacements),
-        _whole(draws, "draws", 1), _whole(seed, "seed", 0),
-    )  # fmt: skip
+        fractions=_numbers(fractions, "fractions", 1.0),
+        targets=_numbers(targets, "targets", np.inf),
+        replacements=_names(replacements),
+        draws=_whole(draws, "draws", 1),
+        seed=_whole(seed, "seed", 0),
+    )
     with open_evaluator(network, x, y, options, threads=threads, memory=memory) as evaluator:
         live = np.flatnonzero(evaluator.ranges.live)
         if not live.size:
             raise InputError(
-                "no unit is live on these examples (each gives one value for all), so none has parts"
+                "no unit is live on these examples (each has the same activation for all of them), so none "
+                "has a near and a far part"
             )
-        evaluator.check(evaluator.conduct(None), ["cap"])  # which acts after the activation too
+        evaluator.check(evaluator.conduct(None), ["cap"])  # cap, too, acts after the activation
         work = _Replacements(evaluator, live, plan)
-        found: dict[_Case, _Row] = {}
+        rows: dict[_Case, _Row] = {}
         for changes in work.changes():
 
             def measure(case: _Case, changes=changes) -> None:  # type: ignore[no-untyped-def]
-                found[case] = work.measure(changes[case])
+                rows[case] = work.measure(changes[case])
 
-            # a model's passes go one at a time
+            # forward passes of a model must run one after the other
             parallel(measure, changes, evaluator.threads if evaluator.readout is not None else 1)
-        return _dataset(found, plan, evaluator, work.unperturbed)
+        return _dataset(rows, plan, evaluator, work.unperturbed)
 
 
 @dataclass(frozen=True)
 class _Case:
-    """One way of replacing: by what, in how large a share of the examples, and which draw."""
+    """A replacement, the share of the rows that it replaces, and the number of the draw."""
 
     replacement: str
     fraction: float
@@ -136,7 +155,7 @@ class _Case:
 
 @dataclass(frozen=True)
 class _NearFarPlan:
-    """What is done."""
+    """The checked arguments of `near_and_far`."""
 
     fractions: tuple[float, ...]
     targets: tuple[float, ...]
@@ -145,30 +164,32 @@ class _NearFarPlan:
     seed: int
 
     def cases(self, replacement: str, fraction: float) -> list[_Case]:
-        """The draws; one where nothing is drawn."""
+        """Return one case for each draw, or a single case if the replacement draws nothing."""
         draws = self.draws if replacement in DRAWN else 1
         return [_Case(replacement, fraction, draw) for draw in range(draws)]
 
     def all_cases(self) -> list[_Case]:
-        """Everything that is done to each of the two parts."""
-        both = product(self.replacements, self.fractions)
-        return [case for replacement, fraction in both for case in self.cases(replacement, fraction)]
+        """Return all cases; each is applied to both parts."""
+        pairs = product(self.replacements, self.fractions)
+        return [case for replacement, fraction in pairs for case in self.cases(replacement, fraction)]
 
     def generator(self, case: _Case, part: str, size: int, unit: int) -> np.random.Generator:
-        """What one unit's replacement is drawn from."""
+        """Return the generator that draws the replacement of one unit in a part of `size` rows."""
         name = f"{part} {case.replacement}"
         return np.random.default_rng([self.seed, case.draw, size, unit, *name.encode()])
 
 
 @dataclass(eq=False)
 class _Change:
-    """What a case does to one part.
+    """The change that a case makes to one part, summed over units.
 
     Attributes:
-        moves: where the logits are linear in the activations, their change at t = 1, W2 (r - a), (K, R); else r - a
-            itself, (R, U).
+        moves: the change of the logits at t = 1, W2 (r - a), (K, R), if they are linear in the activations;
+            else r - a itself, (R, U).
         energy: sum ||r - a||^2 over rows and live units.
-        places, zeros, same: how many places (unit, row) the part has; at how many a = 0, and r = a.
+        places: the number of places (unit, row) in the part.
+        zeros: the number of its places with a = 0.
+        same: the number of its places with r = a.
     """
 
     moves: Floats
@@ -180,13 +201,13 @@ class _Change:
 
 @dataclass(frozen=True, eq=False)
 class _SortedUnits:
-    """Some live units on all rows.
+    """V live units on all rows, sorted by |z|.
 
     Attributes:
-        units: (V,) their numbers.
-        order: (V, R), the rows of each unit by |z|, ascending, of equals the first before the others.
-        a: (V, R), the activations, in that order.
-        w2: (K, V), where the logits are linear in the activations; else None.
+        units: (V,), the numbers of the units.
+        order: (V, R), the rows of each unit by ascending |z|; of rows with equal |z|, the first comes first.
+        a: (V, R), the activations in that order.
+        w2: (K, V), the output weights if the logits are linear in the activations; else None.
     """
 
     units: npt.NDArray[np.intp]
@@ -196,32 +217,32 @@ class _SortedUnits:
 
     @classmethod
     def of(cls, evaluator: LayerEvaluator, units: npt.NDArray[np.intp], *, whole: bool) -> _SortedUnits:
-        """Sort some live units; `whole` says that these are all live ones, and that all units fit in memory."""
-        both = (evaluator.preactivations, evaluator.activations)
+        """Sort live units. With `whole`, all units fit in memory and `units` are all live ones."""
+        sides = (evaluator.preactivations, evaluator.activations)
         z, a = (
-            np.ascontiguousarray((each()[:, units] if whole else each(units)).T, dtype=np.float32)
-            for each in both
+            np.ascontiguousarray((values()[:, units] if whole else values(units)).T, dtype=np.float32)
+            for values in sides
         )
         order = np.empty(z.shape, np.int32)
 
-        def sort(row: int) -> None:
-            order[row] = _by_distance(z[row])
-            a[row] = a[row, order[row]]
+        def sort(place: int) -> None:
+            order[place] = _by_distance(z[place])
+            a[place] = a[place, order[place]]
 
         parallel(sort, range(len(units)), evaluator.threads)
         readout = evaluator.readout
         return cls(units, order, a, None if readout is None else np.ascontiguousarray(readout[0][:, units]))
 
     def add_to(self, change: _Change, plan: _NearFarPlan, case: _Case, part: str) -> None:
-        """Add to a change what these units contribute."""
-        examples = self.a.shape[1]
-        size = max(1, int(case.fraction * examples + 0.5))
-        chosen = slice(0, size) if part == "near" else slice(examples - size, examples)
+        """Add the contribution of these units to the change of a part."""
+        rows = self.a.shape[1]
+        size = max(1, int(case.fraction * rows + 0.5))
+        chosen = slice(0, size) if part == "near" else slice(rows - size, rows)
         moves = np.zeros(self.a.shape, np.float32)
-        for row, unit in enumerate(self.units.tolist()):
-            values = self.a[row, chosen]
+        for place, unit in enumerate(self.units.tolist()):
+            values = self.a[place, chosen]
             move = _replaced(case.replacement, values, plan.generator(case, part, size, unit)) - values
-            moves[row, self.order[row, chosen]] = move
+            moves[place, self.order[place, chosen]] = move
             change.energy += float(np.square(move, dtype=np.float64).sum())
             change.zeros += int(np.count_nonzero(values == 0))
             change.same += int(np.count_nonzero(move == 0))
@@ -233,10 +254,11 @@ class _SortedUnits:
 
 
 def _by_distance(z: Floats) -> npt.NDArray[np.int32]:
-    """The examples by |z|, ascending, of equals the first before the others.
+    """Return the rows by ascending |z|; of rows with equal |z|, the first comes first.
 
-    Floats that aren't negative have the order of their bits, so that |z| and place sort as one whole number: the same
-    on every machine, and several times faster than a stable sort of floats.
+    The bits of floats that aren't negative sort like the floats. So |z| and the row number sort together as
+    one whole number. The result is the same on every machine, and this is several times faster than a stable
+    sort of floats.
     """
     distance = np.abs(z).view(np.uint32).astype(np.uint64)
     place = np.arange(len(z), dtype=np.uint64)
@@ -244,7 +266,7 @@ def _by_distance(z: Floats) -> npt.NDArray[np.int32]:
 
 
 def _replaced(replacement: str, values: Floats, generator: np.random.Generator) -> Floats:
-    """r, what a part's values (n,) of one unit are replaced by."""
+    """Return r, the replacement of one unit's values (n,) in a part."""
     if replacement == "resample":
         return generator.permutation(values)
     mean = values.mean(dtype=np.float64)
@@ -255,10 +277,10 @@ def _replaced(replacement: str, values: Floats, generator: np.random.Generator) 
 
 
 class _Replacements:
-    """One layer's live units on all rows, and what is done to them.
+    """The replacements in one layer, and the scores under them.
 
     Attributes:
-        unperturbed: by metric, without replacement.
+        unperturbed: by metric, the value without replacement.
     """
 
     def __init__(self, evaluator: LayerEvaluator, live: npt.NDArray[np.intp], plan: _NearFarPlan) -> None:
@@ -275,11 +297,11 @@ class _Replacements:
         if evaluator.labels is not None:
             self._references["accuracy"] = evaluator.labels
         self.unperturbed = {
-            name: float(np.mean(predictions == each)) for name, each in self._references.items()
+            name: float(np.mean(predictions == reference)) for name, reference in self._references.items()
         }
 
     def changes(self) -> Iterator[dict[_Case, dict[str, _Change]]]:
-        """What each case does to each part; as many cases at a time as fit in half of the memory."""
+        """Yield the changes of all cases, as many cases at a time as fit in half of the memory."""
         evaluator, cases = self._evaluator, self._plan.all_cases()
         shape = (self._rows, evaluator.units) if self._base is None else self._base.shape
         count = max(1, evaluator.limit // 2 // (len(PARTS) * 4 * int(np.prod(shape))))
@@ -297,9 +319,9 @@ class _Replacements:
             yield group
 
     def _units(self) -> Iterator[_SortedUnits]:
-        """The live units, as many at a time as fit in the other half."""
+        """Yield the live units, as many at a time as fit in the other half of the memory."""
         evaluator = self._evaluator
-        # z in two layouts, a and the order, and in each thread the moves; 4 bytes each
+        # 4 bytes each for z in two layouts, a, the order, and the moves in each thread
         count = max(1, evaluator.limit // 2 // (4 * self._rows * (4 + evaluator.threads)))
         for first in range(0, len(self._live), count):
             yield _SortedUnits.of(
@@ -307,38 +329,43 @@ class _Replacements:
             )
 
     def measure(self, changes: Mapping[str, _Change]) -> _Row:
-        """What one case does: by name, (parts,) numbers or (parts, 2 + targets) at t = 1, the reach, the targets."""
-        both = [changes[part] for part in PARTS]
-        sizes = np.sqrt(np.array([change.energy for change in both]) / self._energy)
+        """Return the measurements of one case.
+
+        Returns:
+            By name, one number for each part, (2,); or (2, 2 + targets): at t = 1, at the reach, and at the
+            targets.
+        """
+        parts = [changes[part] for part in PARTS]
+        sizes = np.sqrt(np.array([change.energy for change in parts]) / self._energy)
         reach = sizes.min()
         with np.errstate(divide="ignore", invalid="ignore"):
             at_reach = np.where(sizes == reach, 1.0, reach / sizes)
-            wanted = [np.ones_like(sizes), at_reach, *(each / sizes for each in self._plan.targets)]
+            wanted = [np.ones_like(sizes), at_reach, *(target / sizes for target in self._plan.targets)]
         t = np.stack(wanted, axis=1)
         t[~(t <= 1)] = np.nan
         row = {name: np.full(t.shape, np.nan) for name in self.unperturbed} | {"t": t, "displacement": sizes}
-        for part, change in enumerate(both):
+        for part, change in enumerate(parts):
             reached = np.flatnonzero(t[part] <= 1)
             for name, values in self._scores(change, t[part, reached]).items():
                 row[name][part, reached] = values
-        places = np.array([change.places for change in both])
-        row["zeros"] = np.array([change.zeros for change in both]) / places
-        row["unchanged"] = np.array([change.same for change in both]) / places
+        places = np.array([change.places for change in parts])
+        row["zeros"] = np.array([change.zeros for change in parts]) / places
+        row["unchanged"] = np.array([change.same for change in parts]) / places
         return row | {"reach": np.full_like(sizes, reach)}
 
     def _scores(self, change: _Change, t: Doubles) -> dict[str, Doubles]:
-        """The metrics at some t, (len(t),) each."""
+        """Return the metrics at each t, (len(t),) each."""
         if self._base is None:
-            additions = [Addition(change.moves, float(each), "post") for each in t]
+            additions = [Addition(change.moves, float(level), "post") for level in t]
             return self._evaluator.scores(additions, self.unperturbed).means
-        predictions = [self._predict(change.moves, each) for each in t]
+        predictions = [self._predict(change.moves, level) for level in t]
         return {
-            name: np.array([np.mean(each == reference) for each in predictions])
+            name: np.array([np.mean(predicted == reference) for predicted in predictions])
             for name, reference in self._references.items()
         }
 
     def _predict(self, moves: Floats, t: float) -> npt.NDArray[np.uint16]:
-        """(N,): the predictions at t, where the logits are linear in it."""
+        """Return the predictions at t, (N,), of a model whose logits are linear in t."""
         assert self._base is not None
         out = np.empty(self._base.shape[1], np.uint16)
         for first in range(0, len(out), CHUNK):
@@ -348,7 +375,7 @@ class _Replacements:
 
 
 def _winners(logits: Floats) -> npt.NDArray[np.uint16]:
-    """(N,): the class with the greatest of the logits (K, N), the first of equals."""
+    """Return the class with the greatest of the logits (K, N), the first of equals, (N,)."""
     best = logits.max(axis=0)
     out = np.empty(len(best), np.uint16)
     for k in range(len(logits) - 1, -1, -1):  # the first of equals is written last
@@ -357,18 +384,21 @@ def _winners(logits: Floats) -> npt.NDArray[np.uint16]:
 
 
 def _dataset(
-    found: Mapping[_Case, _Row],
+    rows: Mapping[_Case, _Row],
     plan: _NearFarPlan,
     evaluator: LayerEvaluator,
     unperturbed: Mapping[str, float],
 ) -> xr.Dataset:
-    """Means over draws, as labelled arrays."""
+    """Return means over draws as labelled arrays."""
 
     def mean(name: str) -> Doubles:
-        """(parts, replacements, fractions, ...)."""
+        """Return the means of one measurement, (parts, replacements, fractions, ...)."""
         table = [
-            [np.mean([found[case][name] for case in plan.cases(*both)], axis=0) for both in row]
-            for row in ([(each, fraction) for fraction in plan.fractions] for each in plan.replacements)
+            [
+                np.mean([rows[case][name] for case in plan.cases(replacement, fraction)], axis=0)
+                for fraction in plan.fractions
+            ]
+            for replacement in plan.replacements
         ]
         return np.moveaxis(np.array(table), 2, 0)
 
@@ -377,11 +407,11 @@ def _dataset(
     t = mean("t")
     data: dict[str, Any] = {
         "displacement": (parts, mean("displacement")),
-        "reach": (parts[1:], mean("reach")[0]),  # one for both parts
+        "reach": (parts[1:], mean("reach")[0]),  # the same for both parts
         "reach_t": (parts, t[..., 1]),
         "t": (targets, t[..., 2:]),
         "reached": (targets, np.isfinite(t[..., 2:])),
-        "zeros": (("part", "fraction"), mean("zeros")[:, 0]),  # whatever they're replaced by
+        "zeros": (("part", "fraction"), mean("zeros")[:, 0]),  # the same for all replacements
         "unchanged": (parts, mean("unchanged")),
         "dead_units": ((), evaluator.ranges.dead_units),
     }
@@ -392,28 +422,37 @@ def _dataset(
     if "accuracy" in unperturbed:
         data["unperturbed_accuracy"] = ((), unperturbed["accuracy"])
     coords = {
-        "part": list(PARTS), "replacement": list(plan.replacements), "fraction": list(plan.fractions),
+        "part": list(PARTS),
+        "replacement": list(plan.replacements),
+        "fraction": list(plan.fractions),
         "target": list(plan.targets),
-    }  # fmt: skip
+    }
     attributes = {
-        "activation": evaluator.activation or "none", "examples": len(evaluator.examples), "draws": plan.draws,
-        "seed": plan.seed, "backend": evaluator.backend, "layer": evaluator.layer,
-    }  # fmt: skip
+        "activation": evaluator.activation or "none",
+        "examples": len(evaluator.examples),
+        "draws": plan.draws,
+        "seed": plan.seed,
+        "backend": evaluator.backend,
+        "layer": evaluator.layer,
+    }
     result = xr.Dataset(data, coords, attributes)
     return result.assign_attrs(notes=_notes(result))
 
 
 def _notes(result: xr.Dataset) -> list[str]:
-    """In words, where the activation is exactly 0 within the parts, and how much of them stays as it was."""
+    """Return sentences that report the zeros in the parts and the shares of unchanged places."""
     notes = []
     for part, fraction in product(result.part.values.tolist(), result.fraction.values.tolist()):
-        here = result.sel(part=part, fraction=fraction)
-        if here.zeros > 0:
-            same = zip(here.replacement.values.tolist(), here.unchanged.values.tolist(), strict=True)
-            left = ", ".join(f"{replacement} {100 * share:.1f} %" for replacement, share in same)
+        selected = result.sel(part=part, fraction=fraction)
+        if selected.zeros > 0:
+            shares = zip(
+                selected.replacement.values.tolist(), selected.unchanged.values.tolist(), strict=True
+            )
+            unchanged = ", ".join(f"{replacement} {100 * share:.1f} %" for replacement, share in shares)
+            zeros = 100 * float(selected.zeros)
             notes.append(
-                f"{part} part at {100 * fraction:g} % of the examples: a = 0 at {100 * float(here.zeros):.1f} % of its "
-                f"places (unit, row); of all its places, a' = a after: {left}"
+                f"{part} part at {100 * fraction:g} % of the examples: a = 0 at {zeros:.1f} % of its places "
+                f"(unit, row); of all its places, a' = a after: {unchanged}"
             )
     if not notes:
         return ["a = 0 nowhere in the parts"]
@@ -439,10 +478,12 @@ def _numbers(values: Any, name: str, greatest: float) -> tuple[float, ...]:
 
 def _names(replacements: Any) -> tuple[str, ...]:
     names = (replacements,) if isinstance(replacements, str) else tuple(replacements)
-    if not names or len(set(names)) < len(names) or not set(names) <= set(REPLACEMENTS):
-        raise InputError(
-            f"replacements must be some of {', '.join(REPLACEMENTS)}, each once; got {replacements!r}"
-        )
+    for name in names:
+        if name not in REPLACEMENTS:
+            hint = did_you_mean(name, REPLACEMENTS)
+            raise InputError(f"unknown replacement {name!r}: {hint}known are {', '.join(REPLACEMENTS)}")
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"replacements must be names, each once; got {replacements!r}")
     return names
 
 

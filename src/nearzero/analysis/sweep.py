@@ -1,7 +1,8 @@
-"""Response curves: one layer, swept over the levels of some families, as labelled arrays.
+"""Response curves: one layer, swept over the levels of one or more families, as labelled arrays.
 
-No files and no statistics: a study keeps the arrays and `nearzero.statistics` summarises them. How scores come about is
-in `nearzero.evaluators`; many layers of a model at once are probed by `nearzero.probing.probe`.
+This module reads and writes no files and computes no statistics: a study saves the arrays and
+`nearzero.statistics` summarises them. The scores come from `nearzero.evaluators`. To sweep many layers of a
+model at once, use `nearzero.probing.probe`.
 """
 
 from __future__ import annotations
@@ -36,10 +37,24 @@ def unit_ranges(
     memory: int | str | None = None,
     **options: Unpack[ModelOptions],
 ) -> Ranges:
-    """Return the unit ranges of a layer over some data.
+    """Return the minimum and maximum of each unit of a layer over a data set.
 
     Args:
-        model, data, threads, memory, options: as in `sweep`.
+        model: a `TwoLayer`, or any `torch.nn.Module`.
+        data: inputs (N, D), or any data that `nz.probe` takes.
+        threads, memory, options: as in `sweep`.
+
+    Raises:
+        InputError: as `sweep`.
+
+    Example:
+        >>> import nearzero as nz
+        >>> network = nz.TwoLayer([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.5], "relu")
+        >>> ranges = nz.unit_ranges(network, [[-2.0], [0.25], [1.0]])  # z = (x, -x)
+        >>> ranges.pre.minimum.tolist(), ranges.pre.maximum.tolist()
+        ([-2.0, -1.0], [1.0, 2.0])
+        >>> ranges.post.width.tolist()  # of relu(z)
+        [1.0, 2.0]
     """
     with open_evaluator(
         model, data, None, options, metrics="agreement", threads=threads, memory=memory
@@ -62,34 +77,51 @@ def sweep(
     memory: int | str | None = None,
     **options: Unpack[ModelOptions],
 ) -> xr.Dataset:
-    """Perturb one layer at every level of one or more families, and see what the model predicts.
+    """Perturb one layer at every level of one or more families and return the scores of the predictions.
 
     Args:
-        network: a `TwoLayer`, or any `torch.nn.Module`. Linear, activation, Linear is read as a `TwoLayer`.
-        x: inputs (N, D), uint8 pixels being the fastest; or whatever `nz.probe` takes as data.
-        y: the labels of inputs that come as an array, (N,); without labels there is agreement and no accuracy.
-        family: one name, or several: "offset", "scale", "clip", or a control (see `nearzero.perturbations.families`).
-        levels: in place of the family's own, for one family only.
-        ranges: the unit ranges the levels refer to; taken over x unless given.
-        conduct: which reading of the protocol; the default one of the activation unless given.
-        keep_predictions: also return the predicted classes, 4 bytes for each item, family and level of the axis.
-        metrics: names, or functions of (logits, target), as for `nz.probe`; accuracy, given labels, and agreement if
-            None.
-        threads: how many to use; all that this process may use unless given. The results don't depend on it.
-        memory: what it may take besides the inputs and what it returns, "2 GB" say; `NEARZERO_MEMORY` or 3 GB
-            unless given.
-        options: of other models the layer, and what else is to be said, see
+        network: a `TwoLayer`, or any `torch.nn.Module`. A module of the form Linear, activation, Linear is
+            treated as a `TwoLayer`.
+        x: inputs (N, D), fastest as uint8 pixels; or any data that `nz.probe` takes.
+        y: the labels, (N,), if the inputs are an array. Without labels the result has the agreement but no
+            accuracy.
+        family: one name or a sequence of names: "offset", "scale", "clip", or a control (see
+            `nearzero.perturbations.families`).
+        levels: levels to use instead of the family's own. They can be given for a single family only.
+        ranges: the unit ranges that the levels refer to; by default those over x.
+        conduct: the reading of the protocol; by default that of the activation.
+        keep_predictions: also return the predicted classes. They take 4 bytes per item, family and level.
+        metrics: names, or functions of (logits, target), as for `nz.probe`; by default the agreement and,
+            with labels, the accuracy.
+        threads: the number of threads; by default all that this process may use. The results don't depend on
+            it.
+        memory: the memory to use in addition to the inputs and the result, for example "2 GB"; by default the
+            value of `NEARZERO_MEMORY`, or 3 GB.
+        options: the layer and other settings of models that aren't a `TwoLayer`, see
             `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
-        A Dataset with `accuracy` and `agreement` (the share of predictions that stay as they were), both 0 to
-        1, on the dimensions (family, level), or (level,) for one name, or with the metrics asked for;
-        `unperturbed_accuracy`, and of other metrics likewise; `dead_units`;
-        and, if asked, `predictions` (family, level, example). Levels are the sorted union of all families';
-        where a family hasn't a level stands NaN (for predictions, -1). Its attribute `backend` says what computed.
+        A Dataset on the dimensions (family, level), or (level,) if `family` is a single name. It holds
+        `accuracy` and `agreement` (the share of predictions that are those of the unperturbed network), both
+        from 0 to 1, or the metrics asked for; `unperturbed_accuracy`, and the same for other metrics except
+        the agreement, which is 1; `dead_units`; and, if asked for, `predictions` (family, level, example).
+        The levels are the sorted union of the levels of all families. Where a family doesn't have a level,
+        metrics are NaN and predictions are -1. The attribute `backend` names the backend that computed the
+        scores.
 
     Raises:
-        InputError: shapes that don't fit, an unknown family, a conduct that the activation doesn't allow.
+        InputError: shapes that don't fit, an unknown family, or a conduct that isn't defined for the
+            activation.
+
+    Example:
+        >>> import nearzero as nz
+        >>> network = nz.TwoLayer([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.5], "relu")
+        >>> x, y = [[-2.0], [-1.0], [0.25], [1.0]], [1, 1, 1, 0]
+        >>> curve = nz.sweep(network, x, y, family="scale", levels=[0.25, 1.0, 4.0])
+        >>> curve.accuracy.values.tolist()  # logits are s relu(x) and s relu(-x) + 0.5
+        [0.75, 1.0, 0.75]
+        >>> nz.sweep(network, x, y).accuracy.sel(family="offset", level=0.0).item()  # of three families
+        1.0
     """
     names = _as_names(family)
     if conduct is not None and not isinstance(conduct, Conduct):
@@ -118,14 +150,23 @@ def respond(
     levels: Mapping[str, npt.NDArray[np.float64]] | None = None,
     keep_predictions: bool = False,
 ) -> xr.Dataset:
-    """Return `sweep` for an evaluator that is at hand; see there."""
+    """Return the result of `sweep` for an evaluator that is already open.
+
+    Args:
+        evaluator: the layer on the examples.
+        families: names, each once.
+        ranges, conduct, keep_predictions: as in `sweep`.
+        levels: by family, levels to use instead of its own.
+    """
     conduct, ranges = evaluator.conduct(conduct), ranges or evaluator.ranges
     evaluator.check(conduct, families)
     made = [make_family(name, conduct) for name in families]
-    grids = [(levels or {}).get(each.name, each.levels) for each in made]
+    grids = [(levels or {}).get(family.name, family.levels) for family in made]
     swept = np.concatenate(grids)
     axis = np.unique(swept)
-    perturbations = [each.at(level, ranges) for each, grid in zip(made, grids, strict=True) for level in grid]
+    perturbations = [
+        family.at(level, ranges) for family, grid in zip(made, grids, strict=True) for level in grid
+    ]
     kept = ("prediction",) if keep_predictions else ()
     scores = evaluator.scores(perturbations, (*evaluator.metrics, *kept))
     places = np.repeat(np.arange(len(made)), [len(grid) for grid in grids]), np.searchsorted(axis, swept)
@@ -146,7 +187,7 @@ def respond(
 
 
 def unperturbed_variables(scores: Scores, metrics: Iterable[str]) -> dict[str, Any]:
-    """Return the unperturbed metrics as variables of a Dataset, without the agreement, which is 1."""
+    """Return the unperturbed metrics as variables of a Dataset, without the agreement, which is always 1."""
     names = (name for name in metrics if name != "agreement")
     return {f"unperturbed_{name}": ((), scores.unperturbed[name]) for name in names}
 
@@ -156,12 +197,12 @@ def _as_names(family: str | Sequence[str]) -> list[str]:
     if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"family must be a name or a sequence of names; got {family!r}")
     if len(set(names)) < len(names):
-        raise InputError(f"family names one of them twice: {', '.join(names)}")
+        raise InputError(f"family must contain each name once; got {', '.join(names)}")
     return names
 
 
 def _as_levels(levels: npt.ArrayLike) -> npt.NDArray[np.float64]:
     array = np.atleast_1d(as_numbers(levels, "levels")).astype(np.float64)
     if array.ndim != 1:
-        raise InputError(f"levels must be a number or a flat array; got shape {array.shape}")
+        raise InputError(f"levels must be a number or a one-dimensional array; got shape {array.shape}")
     return np.unique(array)

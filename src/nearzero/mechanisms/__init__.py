@@ -1,11 +1,12 @@
-"""Networks whose mechanism is known because it was planted: what the verdict is validated on.
+"""Networks with a planted mechanism, on which the verdict is validated, because the right answer is known.
 
-Both mechanisms solve one task, to tell examples of equally distant prototypes apart. Either each class has units that
-measure the distance to its prototype and the smallest activation wins, or units that match a template and the largest
-wins, or both have a share (`planted`). `studies` measures networks for `nearzero.analysis.verdict.judge`, and makes
-nulls, in which neither costs more, by construction. `power` counts how often given rules are right. The proofs, and
-what the verdict says of all this, are in `docs/validation.md`; the command that makes its tables is
-`benchmarks/validation.py`.
+Both mechanisms solve the same task: to distinguish classes of examples around equally distant prototypes.
+Either each class has units that measure the distance to its prototype, and the smallest activation wins. Or
+it has units that match a template, and the largest activation wins. A mixed network has a share of both.
+`planted` makes the task and the networks. `studies` measures networks for `nearzero.analysis.verdict.judge`,
+and makes nulls, in which neither distance nor intensity costs more, by construction. `power` counts how often
+given rules are right. The proofs, and the verdict on all of these networks, are in `docs/validation.md`; the
+command that makes its tables is `benchmarks/validation.py`.
 """
 
 from nearzero.mechanisms.power import power

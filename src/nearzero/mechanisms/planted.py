@@ -1,11 +1,11 @@
-"""The task that planted networks solve, and networks that solve it by a mechanism that was put there.
+"""The task of the planted networks, and networks that solve it by a known mechanism.
 
-Examples are scattered about equally distant prototypes of length 1, so the nearest prototype is also the one with the
-greatest match: distance and template intensity are two ways to the same answers. A network has one of them, or a
-share of each.
+Examples are scattered around equally distant prototypes of length 1. So the nearest prototype is also the one
+with the greatest match: distance and template intensity are two ways to the same answers. A network has one
+of them, or a share of each.
 
-Nothing is trained. What is drawn at random, and so differs between runs, are the directions that units look in and the
-order of units; the latter so that nothing that is drawn for each unit can favour a class in all runs.
+No network is trained. The directions of the units and the order of the units are random, and so differ
+between runs. The order is random so that no draw for each unit can favour the same class in all runs.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Examples of classes.
+    """The examples of a task, their classes and their prototypes.
 
     Attributes:
         x: (N, D) float32, x = prototype of the class + noise.
-        y: (N,) the classes, as many examples of each as can be.
+        y: (N,), the classes; their numbers of examples differ by at most one.
         prototypes: (K, D), of length 1; any two have the same inner product.
-        noise: standard deviation of each input about its prototype.
+        noise: the standard deviation of each input about its prototype.
     """
 
     x: npt.NDArray[np.float32]
@@ -41,7 +41,7 @@ class Task:
 
     @property
     def classes(self) -> int:
-        """K, the number of classes."""
+        """Return K, the number of classes."""
         return len(self.prototypes)
 
 
@@ -54,19 +54,21 @@ def prototype_task(
     inputs: int = 12,
     examples: int = 600,
 ) -> Task:
-    """Prototypes in random directions, and examples about them.
+    """Return a task with prototypes in random directions and examples around them.
 
     Args:
-        generator: draws the directions, the classes' order and the noise.
-        strength: the distance between two prototypes in standard deviations of the noise. Noise takes an example
-            over to a given other class with probability Phi(-strength / 2) in the best classifier there is.
-        similarity: the inner product of two prototypes, 0 to 1: the match that another class's template has, where
-            one's own is 1. It makes no difference to distances but for their common size, sqrt(2 - 2 similarity).
+        generator: draws the directions, the order of the classes and the noise.
+        strength: the distance between two prototypes, in standard deviations of the noise. With the best
+            possible classifier, noise moves an example to a given other class with probability
+            Phi(-strength / 2).
+        similarity: the inner product of two prototypes, 0 to 1: the match of an example at its prototype with
+            the template of another class, if the match with its own is 1. Its only effect on distances is
+            their common size, sqrt(2 - 2 similarity).
         classes, inputs, examples: K, D and N.
 
     Raises:
-        InputError: a strength that isn't positive, a similarity outside [0, 1), fewer than 2 classes, inputs that
-            don't outnumber the classes, or fewer examples than classes.
+        InputError: a strength that isn't positive, a similarity outside [0, 1), fewer than 2 classes, no more
+            inputs than classes, or fewer examples than classes.
     """
     if not 0 < strength < np.inf:
         raise InputError(f"strength must be positive and finite; got {strength}")
@@ -74,7 +76,7 @@ def prototype_task(
         raise InputError(f"similarity must be at least 0 and less than 1; got {similarity}")
     if classes < 2 or inputs <= classes or examples < classes:
         raise InputError(
-            "a task needs at least 2 classes, more inputs than classes and an example of each; got "
+            "a task needs at least 2 classes, more inputs than classes and an example of each class; got "
             f"{classes} classes, {inputs} inputs and {examples} examples"
         )
     directions = np.linalg.qr(generator.standard_normal((inputs, classes + 1)))[0].T
@@ -87,19 +89,19 @@ def prototype_task(
 
 @dataclass(frozen=True, eq=False)
 class _PlantedUnits:
-    """Hidden units and what they say: w1 (U, D), b1 (U,), w2 (K, U)."""
+    """The weights of hidden units: w1 (U, D), b1 (U,) and w2 (K, U)."""
 
     w1: Doubles
     b1: Doubles
     w2: Doubles
 
     def network(self, activation: str, generator: np.random.Generator) -> TwoLayer:
-        """The network, its units in random order."""
+        """Return the network, with its units in random order."""
         order = generator.permutation(len(self.w1))
         return TwoLayer(self.w1[order], self.b1[order], self.w2[:, order], np.zeros(len(self.w2)), activation)
 
     def margin(self, task: Task, activation: str) -> float:
-        """The logit of the class less the greatest of the others, mean over the examples of the task."""
+        """Return the logit of the right class minus the greatest other logit, mean over the examples."""
         z = task.x @ self.w1.T + self.b1
         logits = (np.abs(z) if activation == "abs" else np.maximum(z, 0.0)) @ self.w2.T
         rows = np.arange(len(logits))
@@ -111,21 +113,23 @@ class _PlantedUnits:
 def distance_network(
     task: Task, generator: np.random.Generator, *, activation: str = "abs", units_per_class: int = 4
 ) -> TwoLayer:
-    """The smallest activation wins: units measure the distance to the prototype of their class.
+    """Return a network whose units measure the distance to a prototype: the smallest activation wins.
 
-    z = v (x - m_k) for class k, v a unit vector drawn at random from the directions in which prototypes differ;
-    logit_k = - sum |z| over the units of the class. With ReLU two units, relu(z) + relu(-z), make each |z|.
+    z = v (x - m_k) for class k, v a unit vector drawn at random from the directions in which prototypes
+    differ; logit_k = - sum |z| over the units of the class. With ReLU, two units give each |z|, as
+    relu(z) + relu(-z).
 
     Args:
-        task: whose prototypes they are.
-        generator: draws directions and the order of units.
+        task: the task with the prototypes.
+        generator: draws the directions and the order of the units.
         activation: "abs" or "relu".
-        units_per_class: directions of a class; with ReLU there are twice as many units.
+        units_per_class: the number of directions of each class; with ReLU there are twice as many units.
 
     Raises:
         InputError: another activation, or no units.
     """
-    return _distance(task, generator, _known(activation), units_per_class).network(activation, generator)
+    units = _distance(task, generator, _checked(activation), units_per_class)
+    return units.network(activation, generator)
 
 
 def template_network(
@@ -136,23 +140,23 @@ def template_network(
     units_per_class: int = 4,
     jitter: float = 0.3,
 ) -> TwoLayer:
-    """The largest activation wins: units match the input with a template of their class.
+    """Return a network whose units match the input with a template: the largest activation wins.
 
-    z = w x with w the prototype of the class, moved in a random direction and brought back to length 1;
-    logit_k = sum of act(z) over the units of the class. With Abs, the sign of each w is drawn: |z| is the same for
-    both, and a network that was trained would have no reason to prefer one.
+    z = w x with w the prototype of the class, moved in a random direction and scaled back to length 1;
+    logit_k = sum of act(z) over the units of the class. With Abs, the sign of each w is random: |z| is the
+    same for both signs, and a trained network would have no reason to prefer one.
 
     Args:
-        task: whose prototypes they are.
-        generator: draws what templates are moved by, signs, and the order of units.
+        task: the task with the prototypes.
+        generator: draws the moves of the templates, the signs and the order of the units.
         activation: "relu" or "abs".
-        units_per_class: templates of a class.
-        jitter: how far templates are moved, root mean square length.
+        units_per_class: the number of templates of each class.
+        jitter: the root mean square length by which templates are moved.
 
     Raises:
         InputError: another activation, no units, or a negative jitter.
     """
-    units = _template(task, generator, _known(activation), units_per_class, jitter)
+    units = _template(task, generator, _checked(activation), units_per_class, jitter)
     return units.network(activation, generator)
 
 
@@ -165,29 +169,31 @@ def mixed_network(
     units_per_class: int = 4,
     jitter: float = 0.3,
 ) -> TwoLayer:
-    """Both mechanisms at once: the units of a distance network beside those of a template network, logits added up.
+    """Return a network with the units of a distance network and of a template network, logits added.
 
     Args:
-        task, generator, activation, jitter: as for the two.
-        share: of the distance units in the margin, 0 to 1. Each kind's output weights are set so that its own
-            margin (the logit of the class less the greatest other, mean over the task) is `share` for distance and 1 -
-            `share` for templates.
-        units_per_class: of each kind.
+        task, generator, activation, jitter: as for `distance_network` and `template_network`.
+        share: the share of the distance units in the margin, 0 to 1. The margin is the logit of the right
+            class minus the greatest other logit, mean over the task. The output weights are set so that the
+            margin of the distance units alone is `share`, and that of the template units alone is
+            1 - `share`.
+        units_per_class: the number of directions, and of templates, of each class.
 
     Raises:
-        InputError: as for the two, a share outside [0, 1], or a task on which one kind alone has no margin.
+        InputError: as for these two, a share outside [0, 1], or a task on which one mechanism alone has no
+            margin.
     """
     if not 0 <= share <= 1:
         raise InputError(f"share must lie between 0 and 1; got {share}")
-    distance = _distance(task, generator, _known(activation), units_per_class)
+    distance = _distance(task, generator, _checked(activation), units_per_class)
     template = _template(task, generator, activation, units_per_class, jitter)
     outputs = []
     for units, own in ((distance, share), (template, 1 - share)):
         margin = units.margin(task, activation)
         if not margin > 0:
             raise InputError(
-                f"the task is too hard to plant a share in it: a margin of {margin:.3g}; raise strength or "
-                "units_per_class"
+                f"the task is too hard for a mixed network: one mechanism alone has the margin {margin:.3g}; "
+                "raise strength or units_per_class"
             )
         outputs.append(own / margin * units.w2)
     w1, b1 = (np.concatenate([getattr(distance, name), getattr(template, name)]) for name in ("w1", "b1"))
@@ -226,7 +232,7 @@ def _owners(task: Task, units_per_class: int) -> npt.NDArray[np.int64]:
     return np.repeat(np.arange(task.classes), units_per_class)
 
 
-def _known(activation: str) -> str:
+def _checked(activation: str) -> str:
     if activation not in ("abs", "relu"):
         raise InputError(f"mechanisms are planted with abs or relu; got {activation!r}")
     return activation

@@ -1,4 +1,4 @@
-"""How many runs does a design need, and how often are its rules wrong? Counted where the answer is known."""
+"""The power of a design: how often its rules are right or wrong, counted on studies with a known answer."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from nearzero.support.files import make_folder, write_text
 __all__ = ["Counts", "Power", "Rate", "overall_findings", "power"]
 
 DIRECTIONS = ("distance costs more", "intensity costs more")
-FOUND = 0.9  # of the studies: as often a planted mechanism should be found
+FOUND = 0.9  # the share of the studies in which a planted mechanism should be found
 KINDS: tuple[dict[str, Any], ...] = (
     {"mechanism": "distance"},
     {"mechanism": "template"},
     {"mechanism": "mixed", "share": 0.5},
     {"mechanism": "template", "null": "one family"},
 )
-TOO_HARD = "too hard to plant"  # a share, in a task that one mechanism alone doesn't solve
+TOO_HARD = "too hard to plant"  # a mixed network, in a task that one mechanism alone doesn't solve
 NO_COMPARISON = "nothing to compare"  # all families of intensity are flat by construction
 Job = tuple[Condition, int]
 
 
 @dataclass(frozen=True)
 class Rate:
-    """In how many of some studies something was so."""
+    """The number of studies with some outcome, out of all studies."""
 
     count: int
     studies: int
@@ -53,8 +53,8 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """Return the exact 95 % interval of the probability (Clopper and Pearson, 1934)."""
-        found = stats.binomtest(self.count, self.studies).proportion_ci(0.95, method="exact")
-        return float(found.low), float(found.high)
+        interval = stats.binomtest(self.count, self.studies).proportion_ci(0.95, method="exact")
+        return float(interval.low), float(interval.high)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -63,12 +63,12 @@ class Rate:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the rules said of all studies of one condition, with so many runs each.
+    """The findings on all studies of one condition, with a given number of runs each.
 
     Attributes:
-        condition: what is known.
-        runs: of each study.
-        findings: how many studies came to each finding.
+        condition: the condition, which has a known answer.
+        runs: the number of runs of each study.
+        findings: by finding, the number of studies.
     """
 
     condition: Condition
@@ -77,10 +77,11 @@ class Counts:
 
     @property
     def rates(self) -> dict[str, Rate | None]:
-        """Return how many studies are right, find the wrong direction, and are neither; None where nothing is known.
+        """Return the rates of studies that are right, that find the wrong direction, and that are neither.
 
-        Of a null, in which nothing differs, "equivalent" is right and any direction is wrong. Nothing is known of a
-        mixture: undecided are the studies that name no direction.
+        For a null, in which nothing differs, "equivalent" is right and any direction is wrong. For a mixture
+        there is no right or wrong direction: these rates are None, and a study is undecided if it names no
+        direction.
         """
         truth, studies = self.condition.truth, sum(self.findings.values())
         false = {*DIRECTIONS, "mixed"} if self.condition.null else {*DIRECTIONS} - {truth}
@@ -95,7 +96,7 @@ class Counts:
 
     @property
     def row(self) -> dict[str, str]:
-        """Return the counts as words, with 95 % intervals."""
+        """Return the counts as text for a table, with 95 % intervals."""
         condition, findings = self.condition, self.findings.items()
         return {
             "mechanism": "null" if condition.null else condition.mechanism,
@@ -110,13 +111,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Power:
-    """How often rules are right, wrong and undecided where the answer is known.
+    """The result of `power`: how often rules are right, wrong and undecided on studies with a known answer.
 
     Attributes:
-        rules: which.
-        draws: of families in which something is drawn.
-        seed: of everything.
-        counts: for each condition and number of runs, the runs ascending.
+        rules: the rules.
+        draws: the number of draws of families that draw random numbers.
+        seed: the seed.
+        counts: the findings for each condition and number of runs, the runs ascending.
     """
 
     rules: Rules
@@ -125,38 +126,39 @@ class Power:
     counts: tuple[Counts, ...]
 
     def sentences(self) -> list[str]:
-        """Return a sentence for each condition with a known answer: what the rules find with the most runs."""
-        said = []
-        for condition in dict.fromkeys(each.condition for each in self.counts if each.condition.truth):
-            own = [each for each in self.counts if each.condition == condition]
+        """Return a sentence for each condition with a known answer: the findings with the most runs."""
+        sentences = []
+        for condition in dict.fromkeys(counts.condition for counts in self.counts if counts.condition.truth):
+            own = [counts for counts in self.counts if counts.condition == condition]
             row = own[-1].row
             where, wrong = f"({row['activation']}, strength {row['strength']})", row["wrong direction"]
-            what = f"With {row['runs']} runs these rules find"
+            subject = f"With {row['runs']} runs these rules find"
             if condition.null:
-                said.append(f"{what} a difference that isn't there {where} in {wrong} of studies.")
+                sentences.append(f"{subject} a difference that isn't there {where} in {wrong} of studies.")
                 continue
-            enough = [each.runs for each in own if (rate := each.rates["right"]) and rate.share >= FOUND]
+            rates = {counts.runs: counts.rates["right"] for counts in own}
+            enough = [runs for runs, rate in rates.items() if rate and rate.share >= FOUND]
             needed = f"{enough[0]} runs are enough" if enough else "no number of runs tried was enough"
-            said.append(
-                f"{what} planted {row['mechanism']} {where} in {row['right']} of studies and the wrong direction in "
+            sentences.append(
+                f"{subject} planted {row['mechanism']} {where} in {row['right']} of studies and the wrong direction in "
                 f"{wrong}; {needed} for {100 * FOUND:.0f} %."
             )
-        return said
+        return sentences
 
     def save(self, folder: str | Path) -> Path:
-        """Write rules, settings, counts and the rows of the table into a folder, as power.json; return the file.
+        """Write rules, settings, counts and the rows of the table to power.json in a folder; return its path.
 
         Raises:
             InputError: the folder can't be written.
         """
         path = make_folder(Path(folder)) / "power.json"
-        kept = asdict(self) | {"table": [each.row for each in self.counts]}
+        kept = asdict(self) | {"table": [counts.row for counts in self.counts]}
         write_text(path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
         return path
 
 
 def overall_findings(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """Return how many verdicts, each on one network, came to each overall finding; sorted by its name."""
+    """Return, by overall finding, the number of verdicts, each on one network; sorted by name."""
     return dict(sorted(Counter(map(_overall, verdicts)).items()))
 
 
@@ -176,51 +178,62 @@ def power(
     workers: int = 1,
     advanced: Callable[[int], None] = lambda studies: None,
 ) -> Power:
-    """Count how often rules are right on studies of planted networks, and how often they are wrong.
+    """Count how often rules are right, and how often they are wrong, on studies of planted networks.
 
-    For each activation and strength there are networks that measure distance, networks that match templates, networks
-    that do half of each, and a null: one family measured several times (`nearzero.mechanisms.studies`).
+    For each activation and strength there are four conditions: networks that measure distances, networks that
+    match templates, networks that do half of each, and a null in which one family is measured several times
+    (`nearzero.mechanisms.studies`).
 
     Args:
-        rules: the default ones if None.
-        design: how often random families are drawn, and the conduct; families and targets are those of the rules.
-        runs: how many runs a study has; several answers are counted on the same studies.
+        rules: `Rules()` if None.
+        design: the number of draws and the conduct; families and targets are those of the rules.
+        runs: numbers of runs; all of them are counted on the same studies.
         strengths: distances between prototypes, in standard deviations of the noise (`prototype_task`).
         activations: "abs", "relu" or both.
-        studies: of each condition.
-        seed: of everything. Results don't depend on anything else, nor on the number of workers.
-        workers: processes. With more than one, a script that calls this must be importable
+        studies: the number of studies of each condition.
+        seed: the seed. The results don't depend on the number of workers.
+        workers: the number of processes. With more than one, the script that calls this must be importable
             (``if __name__ == "__main__":``).
-        advanced: called with how many studies more are done.
+        advanced: called with the number of studies that have been completed since the last call.
 
     Raises:
-        InputError: no runs, fewer than the rules ask for, or other numbers that can't be.
+        InputError: no runs, fewer than the rules require, an unknown activation, or other numbers out of
+            range.
 
     Example:
-        >>> from nearzero.mechanisms import power
-        >>> found = power(runs=(6,), activations=("abs",), studies=1)
-        >>> found.counts[0].condition.name
-        'distance, abs, strength 8'
+        >>> import nearzero as nz
+        >>> from nearzero.mechanisms.power import Counts, power
+        >>> from nearzero.mechanisms.studies import Condition
+        >>> found = power(nz.Rules(margin=2.0), runs=(10,), studies=20)  # doctest: +SKIP
+        >>> condition = Condition(mechanism="distance", activation="abs")  # by hand, one of `found.counts`:
+        >>> counts = Counts(condition, runs=10, findings={"distance costs more": 19, "inconclusive": 1})
+        >>> str(counts.rates["right"]), str(counts.rates["wrong direction"])
+        ('95 % (75–100)', '0 % (0–17)')
+        >>> power(runs=(3,))
+        Traceback (most recent call last):
+        nearzero.errors.InputError: runs must be at least 6 by these rules; got [3]
     """
     rules, design = rules or Rules(), design or Design()
     _check(rules, runs, studies, seed, workers)
     families = (*rules.distance, *rules.intensity)
     conditions = [
-        Condition(activation=name, strength=each, studies=studies, runs=max(runs), families=families, **kind)
-        for each in dict.fromkeys(strengths)
+        Condition(
+            activation=name, strength=strength, studies=studies, runs=max(runs), families=families, **kind
+        )
+        for strength in dict.fromkeys(strengths)
         for name in dict.fromkeys(activations)
         for kind in KINDS
     ]
     design = Design(targets=rules.targets, draws=design.draws, conduct=design.conduct)
-    numbers = sorted(set(runs))
+    run_counts = sorted(set(runs))
     jobs = [(condition, study) for study in range(studies) for condition in conditions]
-    found = {(condition, each): Counter[str]() for condition in conditions for each in numbers}
-    judged = partial(_judged, rules=rules, design=design, seed=seed, runs=numbers)
+    counters = {(condition, number): Counter[str]() for condition in conditions for number in run_counts}
+    judged = partial(_judged, rules=rules, design=design, seed=seed, runs=run_counts)
     for condition, findings in _results(judged, jobs, workers):
-        for each, finding in zip(numbers, findings, strict=True):
-            found[condition, each][finding] += 1
+        for number, finding in zip(run_counts, findings, strict=True):
+            counters[condition, number][finding] += 1
         advanced(1)
-    counts = (Counts(*key, dict(sorted(findings.items()))) for key, findings in found.items())
+    counts = (Counts(*key, dict(sorted(findings.items()))) for key, findings in counters.items())
     return Power(rules, design.draws, seed, tuple(counts))
 
 
@@ -235,7 +248,7 @@ def _check(rules: Rules, runs: Sequence[int], studies: int, seed: int, workers: 
 def _judged(
     job: Job, *, rules: Rules, design: Design, seed: int, runs: Sequence[int]
 ) -> tuple[Condition, list[str]]:
-    """Measure one study; return its condition, and the finding of its first runs for each number of them."""
+    """Measure one study; return its condition, and for each number of runs the finding on its first runs."""
     condition, study = job
     try:
         responses = study_responses(condition, study, seed=seed, design=design, rules=rules, own_draws=True)
@@ -243,18 +256,18 @@ def _judged(
         if condition.mechanism != "mixed":
             raise
         return condition, [TOO_HARD] * len(runs)
-    first = (responses.isel(run=slice(0, number)) for number in runs)
-    return condition, [_overall(judge(each, rules)) for each in first]
+    subsets = (responses.isel(run=slice(0, number)) for number in runs)
+    return condition, [_overall(judge(subset, rules)) for subset in subsets]
 
 
 def _results(
     judged: Callable[[Job], tuple[Condition, list[str]]], jobs: Sequence[Job], workers: int
 ) -> Iterator[tuple[Condition, list[str]]]:
-    """Yield results in whatever order they come."""
+    """Yield the results of all jobs, in the order in which they are completed."""
     if workers == 1:
         yield from map(judged, jobs)
         return
-    with _ignoring_interrupts():  # which the processes inherit: an interruption ends them from here
+    with _ignoring_interrupts():  # worker processes inherit this; this process alone handles an interrupt
         pool = multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)))
     with pool:
         yield from pool.imap_unordered(judged, jobs)
@@ -262,7 +275,8 @@ def _results(
 
 @contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # it can't set signals
+    """Ignore SIGINT within the block."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signals
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,11 +1,11 @@
-"""Studies in which the answer is known: planted networks, or a null. Each is a function of its number.
+"""Studies with a known answer: planted networks, and nulls. A study is a function of its seed and number.
 
-`measure_study` gives responses that `nearzero.analysis.verdict.judge` takes. In a null neither distance nor intensity
-costs more, by construction; the proofs are in `docs/validation.md`. `dealt` takes real costs and deals them out to the
-families of a run at random; `one_family` measures one random family three times and calls it by three names;
-`chance_labels` leaves everything as it is, but for labels that have nothing to do with the examples.
-`nearzero.mechanisms.power` judges and counts studies for the rules of a user; `benchmarks/validation.py` does so for
-the tables of docs/validation.md.
+`measure_study` returns responses that `nearzero.analysis.verdict.judge` takes. In a null neither distance nor
+intensity costs more, by construction; the proofs are in `docs/validation.md`. There are three nulls. `dealt`
+permutes real costs at random among the families of a run. `one_family` measures gains several times, once
+under the name of each family. `chance_labels` replaces the labels by random ones that have nothing to do with
+the examples. `nearzero.mechanisms.power` judges and counts studies by the rules of a user;
+`benchmarks/validation.py` does so for the tables of docs/validation.md.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from nearzero.analysis.matched import SIDES, Design, matched
+from nearzero.analysis.displacement import SIDES
+from nearzero.analysis.matched import Design, matched
 from nearzero.analysis.verdict import Rules, costs, gathered
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.mechanisms.planted import (
     Task,
     distance_network,
@@ -42,6 +43,7 @@ __all__ = [
 
 TRUTHS = {"distance": "distance costs more", "template": "intensity costs more"}
 MADE = {"distance": distance_network, "template": template_network}
+NULLS = ("one family", "chance labels", "common draws")
 
 
 def measure_study(
@@ -52,15 +54,15 @@ def measure_study(
     labels: Sequence[npt.NDArray[np.integer]] | None = None,
     own_draws: bool = False,
 ) -> xr.Dataset:
-    """A study: responses at matched displacement of several runs, on (network, run, family, side, target).
+    """Return responses of several runs at matched displacement, on (network, run, family, side, target).
 
     Args:
         task: the examples.
-        networks: one for each run, of one activation, by which the network is called.
-        design: what is measured; the default one if None.
-        labels: for each run, in place of the task's.
-        own_draws: whether each run has the draws that follow those of the run before it, as in a real study, and not
-            the same draws as all others.
+        networks: one for each run, with the same activation, which is the name of the network in the result.
+        design: families, targets and draws; `Design()` if None.
+        labels: for each run, labels that replace those of the task.
+        own_draws: if True, the draws of each run follow those of the run before it, as in a real study. If
+            False, all runs have the same draws.
 
     Raises:
         InputError: no networks, or several activations.
@@ -80,29 +82,30 @@ def measure_study(
 
 
 def as_responses(costs: xr.DataArray, unperturbed: xr.DataArray, *, measure: str = "accuracy") -> xr.Dataset:
-    """Return responses whose costs are these: on each side of a family the measure is what is left.
+    """Return responses that have given costs, equal on both sides of a family.
 
     Args:
-        costs: points, on (network, run, family, target), as `nearzero.analysis.verdict.costs` gives them.
+        costs: the costs in points, on (network, run, family, target), as `nearzero.analysis.verdict.costs`
+            returns them.
         unperturbed: the accuracy of the unperturbed networks, (network, run).
-        measure: the variable they are costs of.
+        measure: the variable whose loss they are.
     """
     whole = unperturbed if "accuracy" in measure else xr.ones_like(unperturbed)
-    left = (whole - costs / 100.0).expand_dims(side=list(SIDES))
+    values = (whole - costs / 100.0).expand_dims(side=list(SIDES))
     dims = ("network", "run", "family", "side", "target")
-    return xr.Dataset({measure: left.transpose(*dims), "unperturbed_accuracy": unperturbed})
+    return xr.Dataset({measure: values.transpose(*dims), "unperturbed_accuracy": unperturbed})
 
 
-def dealt(found: xr.DataArray, generator: np.random.Generator) -> xr.DataArray:
-    """Costs, on (network, run, family, target), those of each run dealt out to its families at random.
+def dealt(costs: xr.DataArray, generator: np.random.Generator) -> xr.DataArray:
+    """Return costs, on (network, run, family, target), permuted at random among the families of each run.
 
-    One permutation of the families is drawn for a run, and used at all displacements: which cost is called distance
-    is then a matter of chance, whatever the costs are.
+    The generator draws one permutation of the families for each run, which applies at all displacements.
+    Chance alone then decides which cost has the name of distance, whatever the costs are.
     """
-    values = found.transpose("network", "run", "family", "target").values.copy()
+    values = costs.transpose("network", "run", "family", "target").values.copy()
     for run in values.reshape(-1, *values.shape[2:]):
         run[:] = run[generator.permutation(len(run))]
-    return found.transpose("network", "run", "family", "target").copy(data=values)
+    return costs.transpose("network", "run", "family", "target").copy(data=values)
 
 
 def one_family(
@@ -114,21 +117,21 @@ def one_family(
     rules: Rules | None = None,
     common: bool = False,
 ) -> xr.Dataset:
-    """Return responses in which all families of the rules are measurements of gains, each with seeds of its own.
+    """Return responses in which every family of the rules is a measurement of gains, each with its own seeds.
 
-    By the default rules they are called shift, gains and cap. Given its network, the costs of a run are independent
-    and have one distribution.
+    With the default rules these measurements have the names shift, gains and cap. Given its network, the
+    costs of a run are independent and have the same distribution.
 
     Args:
         task, networks: as for `measure_study`.
-        generator: draws the seeds, of the draws and of the halves, one for each run and family of the rules.
+        generator: draws the seeds of the draws and of the halves, one for each run and family of the rules.
         design: targets and draws; its families and its seed aren't used.
-        rules: whose families they are called by, and by whose measure costs are taken; the default ones if None.
-        common: the same seeds in all runs. That isn't a null: what a draw costs is then the same for all of
-            them, and one of these draws is the worst.
+        rules: the names of the families, and the measure whose loss is the cost; `Rules()` if None.
+        common: use the same seeds in all runs. This isn't a null: the effect of a draw is then the same in
+            all runs, and one of the draws costs most.
 
     Returns:
-        Accuracies that have the measured costs; all are given the unperturbed accuracy of the first measurement.
+        Responses that have the measured costs; all have the unperturbed accuracy of the first measurement.
 
     Raises:
         InputError: as `measure_study`.
@@ -141,35 +144,38 @@ def one_family(
         seeds[:] = seeds[0]
     runs = []
     for network, own in zip(networks, seeds, strict=True):
-        found = [measure_study(task, [network], replace(base, seed=int(seed))) for seed in own]
+        measured = [measure_study(task, [network], replace(base, seed=int(seed))) for seed in own]
         named = [
-            costs(each, rules.measure).assign_coords(family=[role])
-            for role, each in zip(roles, found, strict=True)
+            costs(responses, rules.measure).assign_coords(family=[role])
+            for role, responses in zip(roles, measured, strict=True)
         ]
-        whole = found[0].unperturbed_accuracy
+        whole = measured[0].unperturbed_accuracy
         runs.append(as_responses(xr.concat(named, "family"), whole, measure=rules.measure))
     return xr.concat(runs, "run")
 
 
 def chance_labels(task: Task, runs: int, generator: np.random.Generator) -> list[npt.NDArray[np.int64]]:
-    """Labels for each of several runs, drawn anew, all classes alike: no prediction is better than another."""
+    """Return random labels for each run, all classes equally likely: no prediction is better than another."""
     return [generator.integers(task.classes, size=len(task.y)) for _ in range(runs)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """Studies of one kind.
+    """The conditions of a group of studies: the mechanism, the task and the numbers of studies and runs.
 
     Attributes:
         mechanism: "distance", "template" or "mixed".
-        activation, strength, share: of the networks and of their task; a share where they are mixed.
-        null: "" for networks as they are; "one family", "chance labels", or "common draws": one family with the same
-            three seeds in all runs.
-        studies, runs: how many, and of how many runs; a study of fewer runs has the first of these.
-        families: what is measured.
+        activation: the activation of the networks.
+        strength: the strength of the task, see `prototype_task`.
+        share: the share of distance in a mixed network, see `mixed_network`; None for other mechanisms.
+        null: "" for networks as they are; "one family"; "chance labels"; or "common draws", which is one
+            family with the same three seeds in all runs.
+        studies: the number of studies.
+        runs: the number of runs of each study. A study with fewer runs has the first of these.
+        families: the families that are measured.
 
     Raises:
-        InputError: an unknown mechanism, or a share without a mixture.
+        InputError: an unknown mechanism or null, or a share without a mixture.
     """
 
     mechanism: str
@@ -182,29 +188,35 @@ class Condition:
     families: tuple[str, ...] = (*Rules().distance, *Rules().intensity)
 
     def __post_init__(self) -> None:
-        if self.mechanism not in (*MADE, "mixed"):
-            raise InputError(f"mechanisms are {', '.join(MADE)} and mixed; got {self.mechanism!r}")
+        for what, name, known in (
+            ("mechanism", self.mechanism, (*MADE, "mixed")),
+            ("null", self.null, ("", *NULLS)),
+        ):
+            if name not in known:
+                names = ", ".join(filter(None, known))
+                raise InputError(f"unknown {what} {name!r}: {did_you_mean(name, known)}known are {names}")
         if (self.share is not None) != (self.mechanism == "mixed"):
             raise InputError(
-                f"mixed networks have a share, and no others; got {self.mechanism}, {self.share}"
+                "mixed networks need a share, and other networks have none; got "
+                f"{self.mechanism}, {self.share}"
             )
 
     @property
     def name(self) -> str:
-        """Return all that tells the condition from others."""
+        """Return a name made of everything that distinguishes the condition from others."""
         share = "" if self.share is None else f"share {self.share:g}"
         parts = (self.mechanism, self.activation, f"strength {self.strength:g}", share, self.null)
         return ", ".join(filter(None, parts))
 
     @property
     def truth(self) -> str | None:
-        """Return the finding that is right: of a null, that the costs are equivalent; None for a mixture."""
+        """Return the right finding: "equivalent" for a null, None for a mixture."""
         return "equivalent" if self.null else TRUTHS.get(self.mechanism)
 
-    def generator(self, seed: int, what: str, *numbers: int) -> np.random.Generator:
-        """Return a generator that belongs to this condition's name, whatever other conditions there are."""
+    def generator(self, seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+        """Return a generator that depends on the seed, the name of this condition, a purpose and numbers."""
         own = int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big")
-        return np.random.default_rng([seed, own, *what.encode(), *numbers])
+        return np.random.default_rng([seed, own, *purpose.encode(), *numbers])
 
     def network(self, task: Task, generator: np.random.Generator) -> TwoLayer:
         """Return a network of this mechanism for a task."""
@@ -225,19 +237,20 @@ def study_responses(
     """Return the responses of one study at matched displacement, on (network, run, family, side, target).
 
     Args:
-        condition: what is planted, and what is measured.
-        study: its number.
-        seed: of everything: a study is a function of the seed, the condition's name and its number.
-        design: targets and draws; its families are the condition's, its seed is drawn.
-        rules: whose families a null has; the default ones if None.
-        own_draws: whether runs have draws of their own, as those of a real study have; see `measure_study`.
+        condition: the planted mechanism and the families.
+        study: the number of the study.
+        seed: the seed. A study is a function of the seed, the name of the condition and the number of the
+            study.
+        design: targets and draws; the families are those of the condition, and its seed is drawn.
+        rules: the rules that name the families of a null; `Rules()` if None.
+        own_draws: if True, each run has its own draws, as in a real study; see `measure_study`.
 
     Raises:
         InputError: as `measure_study`.
     """
 
-    def generator(what: str, *numbers: int) -> np.random.Generator:
-        return condition.generator(seed, what, study, *numbers)
+    def generator(purpose: str, *numbers: int) -> np.random.Generator:
+        return condition.generator(seed, purpose, study, *numbers)
 
     task = prototype_task(generator("task"), strength=condition.strength)
     networks = [condition.network(task, generator("network", run)) for run in range(condition.runs)]

@@ -61,10 +61,18 @@ def test_what_never_changes_is_said(digits_found):
 def test_nearly_all_isnt_all():
     """Of 3,000 examples one changes, above."""
     found = nz.CriticalLevels(
-        family="shift", low=-1.0, high=1.0, identity=0.0, grid=0, conduct=nz.Conduct(), seed=0,
-        first=np.array([*range(3000), 3001]), starts=np.array([-1.0] * 3000 + [0.5]),
-        classes=np.array([0] * 3000 + [1], np.uint16), unperturbed=np.zeros(3000, np.uint16),
-    )  # fmt: skip
+        family="shift",
+        low=-1.0,
+        high=1.0,
+        identity=0.0,
+        grid=0,
+        conduct=nz.Conduct(),
+        seed=0,
+        first=np.array([*range(3000), 3001]),
+        starts=np.array([-1.0] * 3000 + [0.5]),
+        classes=np.array([0] * 3000 + [1], np.uint16),
+        unperturbed=np.zeros(3000, np.uint16),
+    )
     words = critical_figure({"relu": {"shift": found}}).axes[0].get_title(loc="right")
     assert words == "never changes below | above\nReLU 100.0 % | over 99.9 %"
 

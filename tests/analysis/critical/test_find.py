@@ -56,10 +56,16 @@ def assert_found(found, searched, levels):
 
 def test_every_family_has_levels_to_look_at():
     assert {name: declared(nz.make_family(name, nz.Conduct())) for name in FAMILIES} == {
-        "scale": (0.01, 10.0), "clip": (0.0, 1.0), "offset": (-2.0, 1.0), "shift": (-2.0, 1.0),
-        "signed_shift": (0.0, 1.0), "signed_offset": (0.0, 1.0), "permuted_shift": (-2.0, 1.0), "gains": (0.0, 1.0),
+        "scale": (0.01, 10.0),
+        "clip": (0.0, 1.0),
+        "offset": (-2.0, 1.0),
+        "shift": (-2.0, 1.0),
+        "signed_shift": (0.0, 1.0),
+        "signed_offset": (0.0, 1.0),
+        "permuted_shift": (-2.0, 1.0),
+        "gains": (0.0, 1.0),
         "cap": (0.0, 1.0),
-    }  # fmt: skip
+    }
     assert set(SLOPES) == {name for name, act in nz.ACTIVATIONS.items() if act.piecewise_linear}
 
 
@@ -260,13 +266,14 @@ def test_threads_and_memory_change_nothing():
     [
         (
             {"family": "scale", "low": 0.0},
-            "levels must be finite and ascending, for scale positive; got low 0.0",
+            "low and high must be finite, low < high, and positive for scale; got low 0.0",
         ),
         ({"low": 1.0, "high": -1.0}, "got low 1.0 and high -1.0"),
-        ({"high": np.inf}, "levels must be finite"),
+        ({"high": np.inf}, "low and high must be finite"),
         ({"high": "far"}, "high must be real numbers; got"),
         ({"low": [0, 1]}, r"low must be one level; got an array of shape \(2,\)"),
         ({"family": "tilt"}, "unknown family 'tilt'"),
+        ({"family": "ofset"}, "unknown family 'ofset': did you mean 'offset'"),
         ({"grid": 1}, "grid must be a whole number, at least 2; got 1"),
         ({"conduct": "shift"}, "conduct must be an nz.Conduct; got str"),
     ],

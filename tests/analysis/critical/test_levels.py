@@ -15,10 +15,19 @@ def by_hand(family="shift", low=-2.0, high=1.0, identity=0.0, **other):
     classes = [[3], [1, 0, 1], [2, 0, 2, 0, 2, 1], [5, 4]]
     counts = [len(each) for each in starts]
     return nz.CriticalLevels(
-        family=family, low=low, high=high, identity=identity, grid=0, conduct=nz.Conduct(), seed=0,
-        first=np.concatenate([[0], np.cumsum(counts)]), starts=np.concatenate(starts).astype(float),
-        classes=np.concatenate(classes).astype(np.uint16), unperturbed=np.array([3, 1, 2, 5], np.uint16), **other,
-    )  # fmt: skip
+        family=family,
+        low=low,
+        high=high,
+        identity=identity,
+        grid=0,
+        conduct=nz.Conduct(),
+        seed=0,
+        first=np.concatenate([[0], np.cumsum(counts)]),
+        starts=np.concatenate(starts).astype(float),
+        classes=np.concatenate(classes).astype(np.uint16),
+        unperturbed=np.array([3, 1, 2, 5], np.uint16),
+        **other,
+    )
 
 
 def test_critical_levels_and_what_comes_next():
@@ -154,15 +163,17 @@ def test_files_that_are_refused(tmp_path):
 
 def test_refusals():
     found = by_hand()
-    with pytest.raises(nz.InputError, match=r"levels from -2.0 to 1.0 were looked at; got 11"):
+    with pytest.raises(nz.InputError, match=r"levels must lie between -2.0 and 1.0; got 11"):
         found.predict(11)
-    with pytest.raises(nz.InputError, match=r"were looked at; got nan"):
+    with pytest.raises(nz.InputError, match=r"must lie between -2.0 and 1.0; got nan"):
         found.accuracy([0.0, np.nan], found.unperturbed)
     with pytest.raises(nz.InputError, match=r"one label per example, shape \(4,\); got \(3,\)"):
         found.accuracy([0.0], [1, 2, 3])
     for ask in (found.critical, found.successor, found.changes_back, found.censored):
-        with pytest.raises(nz.InputError, match="side must be 'below' or 'above'; got 'left'"):
+        with pytest.raises(nz.InputError, match="unknown side 'left': known are below, above"):
             ask("left")
+        with pytest.raises(nz.InputError, match="unknown side 'abowe': did you mean 'above'"):
+            ask("abowe")
     for identity in (None, 2.0, -3.0):
         with pytest.raises(nz.InputError, match=r"shift has no identity from -2\.0 to 1\.0"):
             by_hand(identity=identity).critical("above")

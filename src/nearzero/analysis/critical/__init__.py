@@ -1,7 +1,8 @@
 """Critical levels: for each example, every interval of levels on which the prediction stays the same.
 
-`find` is the way in. `intervals` gives them exactly where the logits are piecewise linear in the level, and finds them
-on a grid elsewhere. `levels` is what comes out, with what can be asked of it, and its file.
+`find` holds the public function. `intervals` computes the intervals: exactly where the logits are piecewise
+linear in the level, by search on a grid elsewhere. `levels` holds the result, its methods and its file
+format.
 """
 
 from nearzero.analysis.critical.find import critical_levels

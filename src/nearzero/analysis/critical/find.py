@@ -1,4 +1,4 @@
-"""The way to critical levels: what is looked at, which method is fit for it, and the blocks of examples."""
+"""The public function for critical levels: checks its arguments and picks the method."""
 
 from __future__ import annotations
 
@@ -37,32 +37,44 @@ def critical_levels(
     memory: int | str | None = None,
     **options: Unpack[ModelOptions],
 ) -> CriticalLevels:
-    """Find every interval of levels on which an item's prediction stays the same.
+    """Return every interval of levels on which the prediction of an item stays the same.
 
-    The prediction at level p is the argmax of the logits with the layer perturbed at p, the first of equals. In a
-    two-layer network with ReLU, Abs or leaky ReLU and for all families but gains the logits W2 a'(p) + b2 are piecewise
-    linear in p, and the intervals are exact up to the rounding of float64. For scale this is the closed form
-    argmax(W2 a + b2 / p). Elsewhere they're searched for on a grid, in float64 for a two-layer network and in its own
-    precision for any other model; the result's `assumption` says what that may miss.
+    The prediction at level p is the argmax of the logits with the layer perturbed at p; of equal logits, the
+    first wins. In a two-layer network with ReLU, Abs or leaky ReLU, and for all families but gains, the
+    logits W2 a'(p) + b2 are piecewise linear in p, and the intervals are exact up to the rounding of float64.
+    For scale this is the closed form argmax(W2 a + b2 / p). In all other cases the intervals are searched for
+    on a grid of levels: in float64 for a two-layer network, and in the precision of the model for any other.
+    The attribute `assumption` of the result states what the search may miss.
 
     Args:
         network: a `TwoLayer`, or any `torch.nn.Module`.
-        x: inputs (N, D), or whatever `nz.probe` takes as data.
+        x: inputs (N, D), or any data that `nz.probe` takes.
         family: "offset", "scale", "clip", or a control (see `nearzero.perturbations.families`).
-        ranges: the unit ranges the levels refer to; taken over x unless given.
-        conduct: which reading of the protocol; the default one of the activation unless given.
-        seed: of what is drawn, for families that draw.
-        low, high: the levels looked at; the family's declared range unless given: scale 0.01 to 10, clip and cap 0
-            to 1, offset, shift and permuted shift -2 to 1, other controls 0 to 1.
-        grid: how many levels are searched where the intervals aren't exact, besides the family's own.
-        threads: how many to use; all unless given. The results don't depend on it.
-        memory: what it may take besides the inputs and what it returns, as `nz.sweep`.
-        options: of other models the layer, and what else is to be said, see
+        ranges: the unit ranges that the levels refer to; by default those over x.
+        conduct: the reading of the protocol; by default that of the activation.
+        seed: the seed of families that draw random numbers.
+        low, high: the least and the greatest level; by default the declared range of the family: 0.01 to 10
+            for scale, 0 to 1 for clip and cap, -2 to 1 for offset, shift and permuted shift, 0 to 1 for other
+            controls.
+        grid: the number of levels in the search, in addition to the family's own. It isn't used if the
+            intervals are exact.
+        threads: the number of threads; all by default. The results don't depend on it.
+        memory: the memory to use in addition to the inputs and the result, as in `nz.sweep`.
+        options: the layer and other settings of models that aren't a `TwoLayer`, see
             `nearzero.evaluators.select.ModelOptions`.
 
     Raises:
-        InputError: as `nz.sweep`; low and high that aren't finite and in order, or for scale not positive; a grid of
-            fewer than two levels; or examples that can't be told apart.
+        InputError: as `nz.sweep`; low and high that aren't finite and in order, or that aren't positive for
+            scale; a grid of fewer than two levels; or batches whose examples can't be told apart.
+
+    Example:
+        >>> import nearzero as nz
+        >>> network = nz.TwoLayer([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.5], "relu")
+        >>> critical = nz.critical_levels(network, [[-2.0], [0.25], [1.0]], family="scale")
+        >>> critical.critical("above").tolist()  # the logits of x = 0.25, s / 4 and 0.5, are equal at s = 2
+        [nan, 2.0, nan]
+        >>> critical.critical("below").tolist()
+        [nan, nan, 0.5]
     """
     if conduct is not None and not isinstance(conduct, Conduct):
         raise InputError(f"conduct must be an nz.Conduct; got {type(conduct).__name__}")
@@ -75,31 +87,41 @@ def critical_levels(
         conduct = evaluator.conduct(conduct)
         evaluator.check(conduct, [family])
         made = make_family(family, conduct, seed)
-        ranges, levels = ranges or evaluator.ranges, np.empty(0)  # none are searched
+        ranges, levels = ranges or evaluator.ranges, np.empty(0)  # of the grid, if there is one
         if isinstance(evaluator, TwoLayerEvaluator) and is_piecewise_linear(made, evaluator.activation):
-            found = by_pieces(evaluator, made, ranges, begin, end)
+            intervals = by_pieces(evaluator, made, ranges, begin, end)
         else:
             levels = grid_of(made, begin, end, grid)
-            found = by_search(evaluator, made, ranges, levels)
+            intervals = by_search(evaluator, made, ranges, levels)
     return CriticalLevels(
-        family=family, low=begin, high=end, identity=made.identity, grid=len(levels), conduct=conduct, seed=seed,
-        first=np.concatenate([[0], np.cumsum(found.counts)]), starts=found.starts, classes=found.classes,
-        unperturbed=found.unperturbed, backend=evaluator.backend, precision=evaluator.precision,
-    )  # fmt: skip
+        family=family,
+        low=begin,
+        high=end,
+        identity=made.identity,
+        grid=len(levels),
+        conduct=conduct,
+        seed=seed,
+        first=np.concatenate([[0], np.cumsum(intervals.counts)]),
+        starts=intervals.starts,
+        classes=intervals.classes,
+        unperturbed=intervals.unperturbed,
+        backend=evaluator.backend,
+        precision=evaluator.precision,
+    )
 
 
 def declared(family: Family) -> tuple[float, float]:
-    """Return the levels looked at unless others are asked for: those it is swept over, for clip from 0 to 1."""
+    """Return the default bounds of the levels: those of the family's sweep, and 0 to 1 for clip."""
     return (0.0, 1.0) if family.name == "clip" else (float(family.levels[0]), float(family.levels[-1]))
 
 
 def _bounds(family: Family, low: float | None, high: float | None) -> tuple[float, float]:
-    usual = declared(family)
-    begin = usual[0] if low is None else _as_level(low, "low")
-    end = usual[1] if high is None else _as_level(high, "high")
+    bounds = declared(family)
+    begin = bounds[0] if low is None else _as_level(low, "low")
+    end = bounds[1] if high is None else _as_level(high, "high")
     if not (np.isfinite([begin, end]).all() and begin < end) or (family.name == "scale" and begin <= 0):
         raise InputError(
-            f"levels must be finite and ascending, for scale positive; got low {begin} and high {end}"
+            f"low and high must be finite, low < high, and positive for scale; got low {begin} and high {end}"
         )
     return begin, end
 

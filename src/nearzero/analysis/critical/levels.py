@@ -1,8 +1,8 @@
-"""What critical levels are, once found: intervals of levels, and what can be asked of them.
+"""The result of `critical_levels`: intervals of levels for each example, their methods and their file.
 
-How they're found is in `nearzero.analysis.critical.find`. They're kept in a compressed .npz, as small as it goes
-without loss: counts take the smallest whole-number type that holds them, classes as many bits as the greatest needs;
-the levels of the changes stay float64, and are nearly all of the file.
+The intervals come from `nearzero.analysis.critical.find`. The file is a compressed .npz, as small as possible
+without loss: counts have the smallest integer type that holds them, and classes have as many bits as the
+greatest class needs. The levels of the changes stay float64, and take nearly all of the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from nearzero.errors import InputError
+from nearzero.analysis.displacement import SIDES
+from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.families import Conduct, make_family
 from nearzero.support.arrays import as_array, as_numbers
 from nearzero.support.files import atomic
@@ -30,30 +31,41 @@ Doubles = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.integer[Any]]
 Places = npt.NDArray[np.int64]
 
-SIDES = ("below", "above")
 FORMAT = "nearzero critical levels 1"
 ABOUT = ("family", "low", "high", "grid", "seed", "backend", "precision")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CriticalLevels:
-    """For each of N examples, the intervals of levels with one prediction.
+    """The intervals of levels with one prediction, for each of N examples.
 
-    An interval reaches from its start to the start of the next, the last one to `high`. At the very level where two
-    meet their logits are equal.
+    An interval reaches from its start to the start of the next one, the last interval to `high`. At the level
+    where two intervals meet, the two logits are equal.
 
     Attributes:
-        family: its name.
-        low, high: the levels looked at.
-        identity: the level at which nothing changes; None if there is none.
-        grid: how many levels were searched; 0 where the intervals are exact.
+        family: the name of the family.
+        low, high: the least and the greatest level.
+        identity: the level at which the family changes nothing; None if there is no such level.
+        grid: the number of levels in the search; 0 if the intervals are exact.
         conduct, seed: of the family.
-        first: (N + 1,) where each example's intervals begin in the arrays below.
-        starts: (M,) levels, ascending within an example, the first of each `low`.
-        classes: (M,) the prediction.
-        unperturbed: (N,) the prediction without perturbation.
-        backend: what computed them, "two-layer" or "model".
-        precision: in which they were computed.
+        first: (N + 1,), the place in the arrays below where the intervals of each example begin.
+        starts: (M,), the levels at which intervals begin, ascending for each example; the first of each is
+            `low`.
+        classes: (M,), the prediction on each interval.
+        unperturbed: (N,), the prediction without perturbation.
+        backend: the backend that computed them, "two-layer" or "model".
+        precision: the precision in which they were computed.
+
+    Example:
+        >>> import nearzero as nz
+        >>> network = nz.TwoLayer([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.5], "relu")
+        >>> critical = nz.critical_levels(network, [[-2.0], [0.25], [1.0]], family="scale")
+        >>> critical
+        CriticalLevels(scale, 0.01 to 10, exact: 3 examples, 5 intervals)
+        >>> critical.accuracy([0.25, 1.0, 4.0], labels=[1, 1, 1]).round(3).tolist()  # at any levels
+        [1.0, 0.667, 0.333]
+        >>> critical.first_to_break(1, "above").tolist()
+        [1]
     """
 
     family: str
@@ -80,62 +92,67 @@ class CriticalLevels:
             f"{len(self):,} examples, {len(self.starts):,} intervals)"
         )
 
-    # --- what they are ---
+    # --- properties ---
 
     @property
     def exact(self) -> bool:
-        """Whether the intervals are exact up to the rounding of float64; else `assumption` says what may be missed."""
+        """Return True if the intervals are exact up to rounding; else see `assumption`."""
         return not self.grid
 
     @property
     def assumption(self) -> str:
-        """What the intervals rest on, as a sentence."""
+        """Return a sentence that states the assumption under which the intervals are complete."""
         if self.exact:
-            where = f"every interval is found, in {self.precision}"
-            return f"None: the logits are piecewise linear in the level, and {where}."
+            return (
+                "None: the logits are piecewise linear in the level, and every interval is found, in "
+                f"{self.precision}."
+            )
         return (
-            f"Predictions were looked at on {self.grid:,} levels, and every change from one to the next was followed "
-            f"in {self.precision}: an interval that lies between two neighbours of that grid can have been missed."
+            f"Predictions were computed on {self.grid:,} levels, and every change from one to the next was "
+            f"located in {self.precision}: an interval between two neighbours of that grid may be missing."
         )
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """The sides of the identity that were looked at: "below", "above", both or none."""
-        at = self._start
-        if at is None:
+        """Return the sides of the identity between low and high: "below", "above", both or none."""
+        start = self._start
+        if start is None:
             return ()
-        seen = {"below": self.low < at, "above": at < self.high}
-        return tuple(side for side in SIDES if seen[side])
+        covered = {"below": self.low < start, "above": start < self.high}
+        return tuple(side for side in SIDES if covered[side])
 
     @property
     def ends(self) -> Doubles:
-        """(M,): where each interval ends."""
+        """Return the level at which each interval ends, (M,)."""
         ends = np.append(self.starts[1:], self.high)
         ends[self.first[1:] - 1] = self.high
         return ends
 
     @property
     def counts(self) -> Places:
-        """(N,): how many intervals each example has."""
+        """Return the number of intervals of each example, (N,)."""
         return np.diff(self.first)
 
     # --- predictions at a level ---
 
     def predict(self, level: float) -> Classes:
-        """(N,): the predictions at a level.
+        """Return the predictions at a level, (N,).
 
         Raises:
-            InputError: a level that wasn't looked at.
+            InputError: a level outside low to high.
         """
         self._check_levels(level)
         before = np.add.reduceat(self.starts <= level, self.first[:-1])
         return np.asarray(self.classes[self.first[:-1] + before - 1])
 
     def curve(self, labels: npt.ArrayLike) -> tuple[Doubles, Doubles]:
-        """The accuracy as a step function of the level: where its steps begin, (S,), and its value on each, (S,).
+        """Return the accuracy as a step function of the level.
 
         Args:
             labels: (N,), or `unperturbed` for the agreement.
+
+        Returns:
+            The levels at which the steps begin, (S,), and the accuracy on each step, (S,).
 
         Raises:
             InputError: labels of another shape.
@@ -155,33 +172,41 @@ class CriticalLevels:
         return levels[last], total[last] / len(self)
 
     def accuracy(self, levels: npt.ArrayLike, labels: npt.ArrayLike) -> Doubles:
-        """(L,): the share of examples predicted right at each level, 0 to 1; any levels, there is no grid.
+        """Return the share of examples predicted right at each level, (L,), from 0 to 1.
+
+        Args:
+            levels: any levels from low to high, (L,), not only those of a grid.
+            labels: (N,), or `unperturbed` for the agreement.
 
         Raises:
-            InputError: levels that weren't looked at, or labels of another shape.
+            InputError: levels outside low to high, or labels of another shape.
         """
-        asked = np.atleast_1d(as_numbers(levels, "levels")).astype(np.float64)
-        self._check_levels(asked)
+        wanted = np.atleast_1d(as_numbers(levels, "levels")).astype(np.float64)
+        self._check_levels(wanted)
         begin, accuracy = self.curve(labels)
-        return np.asarray(accuracy[np.searchsorted(begin, asked, side="right") - 1])
+        return np.asarray(accuracy[np.searchsorted(begin, wanted, side="right") - 1])
 
     def _check_levels(self, levels: float | Doubles) -> None:
-        asked = np.atleast_1d(levels)
-        outside = asked[~((asked >= self.low) & (asked <= self.high))]
+        wanted = np.atleast_1d(levels)
+        outside = wanted[~((wanted >= self.low) & (wanted <= self.high))]
         if outside.size:
-            raise InputError(f"levels from {self.low} to {self.high} were looked at; got {outside[0]}")
+            raise InputError(f"levels must lie between {self.low} and {self.high}; got {outside[0]}")
 
     # --- the first change on a side ---
 
     def critical(self, side: str) -> Doubles:
-        """(N,): on one side of the identity ("below", "above"), the level at which the prediction first changes.
+        """Return the level at which each prediction first changes on one side of the identity, (N,).
 
-        NaN where it never does within the levels looked at (censored). It may change back further out. The identity
-        of clip and cap is no clip at all: there one comes down from `high`, which is also what stands where the
-        prediction is another already there.
+        The value is NaN if the prediction doesn't change between the identity and `low` or `high` (censored).
+        The prediction may change back further out. The identity of clip and cap is an infinite threshold. For
+        these families the search starts at `high` and goes down, and the value is `high` if the prediction
+        differs from the unperturbed one there already.
+
+        Args:
+            side: "below" or "above".
 
         Raises:
-            InputError: the family has no identity among these levels, or another side.
+            InputError: no identity from low to high, or an unknown side.
         """
         place, identity = self._changes[self._checked(side)], self._identity()
         level = self.starts[place] if side == "above" else self.ends[place]
@@ -189,29 +214,30 @@ class CriticalLevels:
         return np.where(place >= 0, level, np.nan)
 
     def successor(self, side: str) -> Classes:
-        """(N,): what the prediction first changes to on a side; what it was where it never does."""
+        """Return the class that each prediction first changes to, (N,); its own if it never changes."""
         place = self._changes[self._checked(side)]
         return np.where(place >= 0, self.classes[place], self.unperturbed)
 
     def changes_back(self, side: str) -> Places:
-        """(N,): how often the prediction comes back to what it was, going outwards on a side."""
+        """Return how often each prediction returns to the unperturbed one, outwards on a side, (N,)."""
         place = np.repeat(self._changes[self._checked(side)], self.counts)
-        here = np.arange(len(self.starts))
-        beyond = (here > place) if side == "above" else (here < place)
+        interval = np.arange(len(self.starts))
+        beyond = (interval > place) if side == "above" else (interval < place)
         back = beyond & (place >= 0) & (self.classes == np.repeat(self.unperturbed, self.counts))
         return np.add.reduceat(back.astype(np.int64), self.first[:-1])
 
     def censored(self, side: str) -> int:
-        """How many examples never change on a side, within the levels looked at."""
+        """Return the number of examples whose prediction never changes on a side."""
         return int((self._changes[self._checked(side)] < 0).sum())
 
     def first_to_break(self, n: int, side: str) -> Places:
-        """(at most n,): the examples whose prediction changes first, going outwards from the identity; the first first.
+        """Return the examples whose predictions change nearest to the identity, in this order, (at most n,).
 
-        Examples that never change aren't among them. Of examples that change at one level the first comes first.
+        Examples that never change aren't included. Of examples that change at the same level, the first comes
+        first.
 
         Raises:
-            InputError: as `critical`; or n isn't a whole number, at least 1.
+            InputError: as `critical`; or an n that isn't a whole number, at least 1.
         """
         if not isinstance(n, int | np.integer) or n < 1:
             raise InputError(f"n must be a whole number, at least 1; got {n!r}")
@@ -221,18 +247,18 @@ class CriticalLevels:
 
     @cached_property
     def _changes(self) -> dict[str, Places]:
-        """On each side, the interval of the first other prediction, (N,); -1 where there is none."""
+        """Return, by side, the interval of the first different prediction, (N,); -1 if there is none."""
         identity = self._identity()
-        here, first = np.arange(len(self.starts)), self.first[:-1]
+        interval, first = np.arange(len(self.starts)), self.first[:-1]
         other = self.classes != np.repeat(self.unperturbed, self.counts)
-        below = np.maximum.reduceat(np.where(other & (self.starts < identity), here, -1), first)
-        beyond = len(here)
-        above = np.minimum.reduceat(np.where(other & (self.ends > identity), here, beyond), first)
-        return {"below": below, "above": np.where(above < beyond, above, -1)}
+        below = np.maximum.reduceat(np.where(other & (self.starts < identity), interval, -1), first)
+        none = len(interval)
+        above = np.minimum.reduceat(np.where(other & (self.ends > identity), interval, none), first)
+        return {"below": below, "above": np.where(above < none, above, -1)}
 
     @property
     def _start(self) -> float | None:
-        """The level from which one goes outwards: the identity, or `high` where it lies at infinity; None without."""
+        """Return the level between the sides: the identity, `high` if that is infinite, or None."""
         if self.identity is None or np.isinf(self.identity):
             return self.high if self.identity else None
         return self.identity if self.low <= self.identity <= self.high else None
@@ -244,14 +270,17 @@ class CriticalLevels:
 
     def _checked(self, side: str) -> str:
         if side not in SIDES:
-            raise InputError(f"side must be 'below' or 'above'; got {side!r}")
+            hint = did_you_mean(side, SIDES)
+            raise InputError(f"unknown side {side!r}: {hint}known are {', '.join(SIDES)}")
         return side
 
-    # --- elsewhere ---
+    # --- export and files ---
 
     def to_dataset(self) -> xr.Dataset:
-        """The same as labelled arrays: on `interval` the intervals, a contiguous ragged array with `count` on `example`
-        (CF conventions, 9.3.3); on (side, example) the first changes.
+        """Return the intervals and the first changes as labelled arrays.
+
+        The intervals are on `interval`, as a contiguous ragged array with `count` on `example` (CF
+        conventions, 9.3.3). The first changes are on (side, example).
         """
         data: dict[str, Any] = {
             "start": ("interval", self.starts),
@@ -261,23 +290,23 @@ class CriticalLevels:
             "unperturbed": ("example", self.unperturbed),
         }
         if self.sides:
-            beside = ("side", "example")
-            data["critical_level"] = (beside, np.stack([self.critical(side) for side in self.sides]))
-            data["successor"] = (beside, np.stack([self.successor(side) for side in self.sides]))
-            data["changes_back"] = (beside, np.stack([self.changes_back(side) for side in self.sides]))
+            dims = ("side", "example")
+            data["critical_level"] = (dims, np.stack([self.critical(side) for side in self.sides]))
+            data["successor"] = (dims, np.stack([self.successor(side) for side in self.sides]))
+            data["changes_back"] = (dims, np.stack([self.changes_back(side) for side in self.sides]))
         about = {"family": self.family, "low": self.low, "high": self.high, "seed": self.seed}
         about |= {"assumption": self.assumption, "backend": self.backend, **asdict(self.conduct)}
         return xr.Dataset(data, coords={"side": list(self.sides)}, attrs=about)
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write all of it to a compressed .npz, classes packed to the bits they need; nothing is lost.
+        """Write everything to a compressed .npz, without loss; classes are packed to the bits they need.
 
         Raises:
             InputError: the file can't be written.
         """
         about = {name: getattr(self, name) for name in ABOUT} | {"conduct": asdict(self.conduct)}
         classes = {"classes": self.classes, "unperturbed": self.unperturbed}
-        bits = {name: max(1, int(each.max()).bit_length()) for name, each in classes.items()}
+        bits = {name: max(1, int(values.max()).bit_length()) for name, values in classes.items()}
         header = {"format": FORMAT, "about": about, "bits": bits}
         with atomic(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
@@ -286,19 +315,19 @@ class CriticalLevels:
                 header=np.frombuffer(json.dumps(header).encode(), np.uint8),
                 counts=self.counts.astype(np.min_scalar_type(int(self.counts.max()))),
                 changes=self.starts[_inner(self.first)],  # the other intervals begin at `low`
-                **{f"{name}_packed": _packed(each, bits[name]) for name, each in classes.items()},
+                **{f"{name}_packed": _packed(values, bits[name]) for name, values in classes.items()},
             )
         return Path(path)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> CriticalLevels:
-        """Read what `save` has written.
+        """Return the critical levels in a file that `save` has written.
 
         Raises:
-            InputError: there is no such file, or it holds something else.
+            InputError: no such file, or a file of another kind.
         """
         try:
-            # opened here, because NumPy doesn't close what it can't read
+            # open the file outside NumPy, which doesn't close files that it can't read
             with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 header = json.loads(bytes(file["header"]))
                 if header["format"] != FORMAT:
@@ -320,13 +349,18 @@ class CriticalLevels:
         conduct = Conduct(**about.pop("conduct"))
         identity = make_family(about["family"], conduct, about["seed"]).identity
         return cls(
-            **about, identity=identity, conduct=conduct, first=first, starts=starts,
-            classes=classes, unperturbed=unperturbed,
-        )  # fmt: skip
+            **about,
+            identity=identity,
+            conduct=conduct,
+            first=first,
+            starts=starts,
+            classes=classes,
+            unperturbed=unperturbed,
+        )
 
 
 def _inner(first: Places) -> npt.NDArray[np.bool_]:
-    """(M,): which intervals aren't the first of their example, so that they begin at a change."""
+    """Return which intervals begin at a change, (M,): all but the first of each example."""
     inner = np.ones(first[-1], np.bool_)
     inner[first[:-1]] = False
     return inner
@@ -337,6 +371,6 @@ def _packed(classes: Classes, bits: int) -> npt.NDArray[np.uint8]:
 
 
 def _unpacked(packed: npt.NDArray[np.uint8], bits: int, count: int) -> Classes:
-    kind: Any = np.uint16 if bits <= 16 else np.uint32
-    values = np.unpackbits(packed, count=bits * count).reshape(count, bits).astype(kind)
-    return np.asarray((values << np.arange(bits, dtype=kind)).sum(axis=1), dtype=kind)
+    dtype: Any = np.uint16 if bits <= 16 else np.uint32
+    values = np.unpackbits(packed, count=bits * count).reshape(count, bits).astype(dtype)
+    return np.asarray((values << np.arange(bits, dtype=dtype)).sum(axis=1), dtype=dtype)
