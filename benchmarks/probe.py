@@ -320,7 +320,7 @@ def against_bound(rounds: int) -> None:
 
 def where(case: Published) -> dict[str, float]:
     """Shares of a probe's time by what it's spent on."""
-    probe, session = (sys.modules[f"nearzero.{name}"] for name in ("analysis.probe", "evaluators.session"))
+    probe, session = (sys.modules[f"nearzero.{name}"] for name in ("probing.probe", "evaluators.session"))
     spent: Counter[str] = Counter()
     inner = [0.0]
 
@@ -347,7 +347,7 @@ def where(case: Published) -> dict[str, float]:
         timed(SharedPasses, "_try", "full passes of the check"),
         timed(Recorder, "suffixes", "cutting"),
         timed(probe, "layer_ranges", "ranges"),
-        timed(session, "look", "finding layers"),
+        timed(session, "discover", "finding layers"),
     ):
         case.probe()
     return {part: seconds / spent.total() for part, seconds in spent.most_common()}

@@ -318,8 +318,8 @@ def test_a_logit_shift_of_nothing_is_none(evaluator: LayerEvaluator) -> None:
 def test_items_add_up(evaluator: LayerEvaluator) -> None:
     some = [nz.Shift().at(0.2, evaluator.ranges), nz.Cap().at(0.5, evaluator.ranges)]
     scores = evaluator.scores(some, NAMES, keep=True)
-    assert scores.places is not None
-    np.testing.assert_array_equal(scores.places[:, 0], evaluator.examples)
+    assert scores.positions is not None
+    np.testing.assert_array_equal(scores.positions[:, 0], evaluator.examples)
     for name in NAMES:
         assert scores.values[name].shape == (2, 301)
         np.testing.assert_allclose(scores.values[name].mean(axis=1), scores.means[name], rtol=1e-5)
@@ -399,12 +399,12 @@ def test_one_place_picks_the_backend(data: tuple[np.ndarray, np.ndarray]) -> Non
         == picked(module, loader, output=lambda logits: 2 * logits)
         == "model"
     )
-    with pytest.raises(nz.InputError, match="backend must be 'two-layer', 'model' or None; got 'fast'"):
+    with pytest.raises(nz.InputError, match="unknown backend 'fast': known are two-layer, model"):
         picked(network, x, backend="fast")
     with pytest.raises(nz.InputError, match="can't be evaluated by backend='two-layer'"):
         picked(module, loader, layer="3", backend="two-layer")
     deep = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
     with pytest.raises(
-        nz.InputError, match=r"the model has 2 activations; say which layer, layer=\.\.\.: one of 1, 3"
+        nz.InputError, match=r"the model has 2 activations; choose one by layer=\.\.\.: one of 1, 3"
     ):
         picked(deep, x)

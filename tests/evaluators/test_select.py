@@ -32,8 +32,12 @@ def test_labels_may_be_a_list(*, recognised: bool) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layre": "1"}, "unknown option 'layre'"),
-        ({"method": "quick"}, "method must be auto, suffix or full"),
+        ({"layre": "1"}, "unknown option 'layre': did you mean 'layer'"),
+        ({"method": "sufix"}, "unknown method 'sufix': did you mean 'suffix'"),
+        ({"backend": "modl"}, "unknown backend 'modl': did you mean 'model'"),
+        ({"metrics": "acuracy"}, "unknown metric 'acuracy': did you mean 'accuracy'"),
+        ({"layer": "01"}, "there is no layer '01': did you mean '1'"),
+        ({"layer": "hiden*"}, r"no layer matches 'hiden\*'; the layers are"),
     ],
 )
 def test_refusals(options: Any, message: str, *, recognised: bool) -> None:
@@ -79,9 +83,7 @@ def test_an_activation_with_a_slope_for_each_token_is_refused(tokens: int) -> No
         model[1].weight.copy_(torch.linspace(0.1, 0.9, tokens))
     data = [torch.from_numpy(X)[:, None].expand(-1, tokens, -1) * torch.linspace(1.0, 2.0, tokens)[:, None]]
     for analysis in (nz.matched, nz.near_and_far):
-        with pytest.raises(
-            nz.InputError, match="the activation of layer '1' depends on where in its example"
-        ):
+        with pytest.raises(nz.InputError, match="the activation of layer '1' depends on a row's position"):
             analysis(model, data, layer="1")
     assert nz.sweep(model, data, family="scale", layer="1").attrs["backend"] == "model"
 

@@ -246,7 +246,9 @@ def test_the_model_is_left_as_it_was():
 
 def test_refusals():
     model, (x, _) = two(True, True), data()
-    with pytest.raises(nz.InputError, match=r"this is about one layer; '\*' stands for 5: 0, 1, 2, 3, 4"):
+    with pytest.raises(
+        nz.InputError, match=r"this analysis takes one layer, but '\*' matches 5: 0, 1, 2, 3, 4"
+    ):
         scale_audit(model, x, layer="*")
     with pytest.raises(nz.InputError, match="there is no layer 'act'"):
         scale_audit(model, x, layer="act")
