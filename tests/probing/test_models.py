@@ -401,7 +401,7 @@ def kept(tensor: torch.Tensor) -> Bits:
 
 @dataclass(eq=False)
 class Bits:
-    """Return a tensor's values in a form that is equal only if all bits are."""
+    """Hold the values of a tensor, which are equal only if all bits are."""
 
     values: torch.Tensor | None
 

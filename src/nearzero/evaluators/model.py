@@ -253,9 +253,8 @@ class ModelEvaluator(base.LayerEvaluator):
     def _collector(
         self, perturbations: Perturbations, metrics: Mapping[str, Metric], *, keep_items: bool
     ) -> ResponseCollector:
-        plan = LayerPlan(
-            self.torch_layer, self.ranges, Conduct(), {}, list(perturbations) or [Perturbation()]
-        )
+        at_least_one = list(perturbations) or [Perturbation()]
+        plan = LayerPlan(self.torch_layer, self.ranges, Conduct(), {}, at_least_one)
         method = self.session.request.method
         return ResponseCollector(self.session.model, plan, metrics, self.session.causal, method, keep_items)
 
@@ -346,10 +345,8 @@ class ModelEvaluator(base.LayerEvaluator):
             nonlocal first
             logits = self.session.model.logits(batch)
             items = self._items(batch, logits)
-            rows, unperturbed = (
-                slice(first, first + len(items)),
-                items.logits(logits).argmax(-1).cpu().numpy(),
-            )
+            rows = slice(first, first + len(items))
+            unperturbed = items.logits(logits).argmax(-1).cpu().numpy()
             block = base.PinnedBlock(
                 partial(_Pinned, self, parameters, batch, items), len(batch), unperturbed, rows
             )
@@ -386,9 +383,8 @@ class _ModelBlock(base.Block):
         self.logits = _numpy(self._items.logits(changed.logits))
 
     def _rows(self, values: Tensor) -> Floats:
-        return _numpy(by_unit(values, self._evaluator.torch_layer, self._batch)).reshape(
-            -1, self._evaluator.units
-        )
+        rows = by_unit(values, self._evaluator.torch_layer, self._batch)
+        return _numpy(rows).reshape(-1, self._evaluator.units)
 
     def under(self, perturbation: AnyPerturbation) -> tuple[Floats, Floats]:
         """Return activations and logits under a perturbation."""

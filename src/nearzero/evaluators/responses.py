@@ -215,11 +215,7 @@ def take_batch(collectors: Sequence[ResponseCollector], passes: SharedPasses, ba
         passes: the passes of all sides of all layers.
         batch: the batch.
     """
-    owners = {
-        side_passes: (collector, side)
-        for collector in collectors
-        for side, side_passes in collector.passes.items()
-    }
+    owners = {each: (collector, side) for collector in collectors for side, each in collector.passes.items()}
     scored: dict[ResponseCollector, _Scored] = {collector: defaultdict(dict) for collector in collectors}
     rows: dict[ResponseCollector, int] = {}
     scorer: Scorer | None = None
@@ -283,16 +279,12 @@ def count_rows(values: Tensor, layer: Layer, batch: Batch) -> int:
 
 def _steps(perturbation: Perturbation) -> list[_Step]:
     """Return y = min(scale * x + offset, clip) as operations with their parameters, without those of no effect."""
-    steps: list[tuple[_Operation, npt.ArrayLike, float]] = [
+    steps: list[tuple[_Operation, Any, float]] = [
         (torch.mul, perturbation.scale, 1.0),
         (torch.add, perturbation.offset, 0.0),
         (torch.minimum, perturbation.clip, np.inf),
     ]
-    return [
-        (operation, np.asarray(parameter))
-        for operation, parameter, neutral in steps
-        if np.any(np.asarray(parameter) != neutral)
-    ]
+    return [(operation, np.asarray(x)) for operation, x, neutral in steps if np.any(x != neutral)]
 
 
 def _changes(steps_of_all: Sequence[Sequence[_Step]], like: Tensor, layer: Layer) -> list[Change]:

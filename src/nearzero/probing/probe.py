@@ -102,7 +102,7 @@ def probe(
     three numbers from a level and the unit's range.
 
     Args:
-        model: a `torch.nn.Module`. It is run in evaluation mode; afterwards it is bitwise as it was.
+        model: a `torch.nn.Module`, or a `TwoLayer`. It is run in evaluation mode; afterwards it is bitwise as it was.
         data: batches (a DataLoader, a list), a `Dataset`, or arrays; see `nearzero.torch_models.batches`.
             Targets are optional. Targets of -100 are ignored.
         layers: names or globs, as `nz.layers` lists them; all activations if None.
