@@ -101,9 +101,8 @@ class ResponseCollector:
             if sums is None:
                 sums = np.zeros((len(self.plan.perturbations) + 1, unperturbed.shape[-1]))
             for group, logits_of_group in self._levels(changed, indices, batch):
-                for index, logits in zip(
-                    group, logits_of_group, strict=False
-                ):  # identities share one; their sums are 0
+                # strict=False, since identities share one; their sums stay 0
+                for index, logits in zip(group, logits_of_group, strict=False):
                     change = (items.logits(logits) - unperturbed).detach().cpu()
                     sums[index] = change.sum(dim=0, dtype=torch.float64).numpy()
         assert sums is not None
@@ -191,8 +190,8 @@ class ResponseCollector:
             yield identities, [changed.logits]
         others = [index for index in indices if not perturbations[index].is_identity]
         at_once = max(1, AT_ONCE // max(1, changed.logits.numel()))
-        others_perturbations = [perturbations[index] for index in others]
-        changes = changes_of(others_perturbations, changed.values, self.plan.layer, batch, self.rows)
+        applied = [perturbations[index] for index in others]
+        changes = changes_of(applied, changed.values, self.plan.layer, batch, self.rows)
         logits = map(changed.run, changes)
         for first in range(0, len(others), at_once):
             group = others[first : first + at_once]
@@ -284,7 +283,7 @@ def _steps(perturbation: Perturbation) -> list[_Step]:
         (torch.add, perturbation.offset, 0.0),
         (torch.minimum, perturbation.clip, np.inf),
     ]
-    return [(operation, np.asarray(x)) for operation, x, neutral in steps if np.any(x != neutral)]
+    return [(operation, np.asarray(x)) for operation, x, neutral in steps if np.any(np.asarray(x) != neutral)]
 
 
 def _changes(steps_of_all: Sequence[Sequence[_Step]], like: Tensor, layer: Layer) -> list[Change]:
@@ -306,7 +305,7 @@ def _changes(steps_of_all: Sequence[Sequence[_Step]], like: Tensor, layer: Layer
 
 
 def _change(steps: Sequence[tuple[_Operation, Tensor]]) -> Change:
-    """Return the function that does some operations, one after the other, in one new tensor."""
+    """Return the function that applies the operations one after the other, with one new tensor for all results."""
 
     def change(values: Tensor) -> Tensor:
         if not steps:

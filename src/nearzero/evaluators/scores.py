@@ -70,14 +70,10 @@ class Items:
             counts &= _on_items(mask, shape, causal)
         if target is not None and not target.is_floating_point() and target.shape == shape:
             counts &= target != IGNORED
-        position = counts.reshape(
-            shape[0], -1
-        ).nonzero()  # the positions of an image count as tokens in one row
+        position = counts.reshape(shape[0], -1).nonzero()  # pixels count as tokens in one row
         if target is not None:
             target = target.flatten(0, len(shape) - 1) if bool(counts.all()) else target[counts]
-        rows = (
-            prod(shape[1:]) + causal
-        )  # per example; the last token's logits predict a token that isn't there
+        rows = prod(shape[1:]) + causal  # per example; the last token's logits are of no item
         return cls(batch, target, position, position[:, 0] * rows + position[:, 1])
 
     def __len__(self) -> int:

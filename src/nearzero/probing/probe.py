@@ -3,11 +3,11 @@
 A first pass over the data finds the unit ranges. A second pass measures the responses: batch by batch, layer
 by layer, level by level. A batch goes through these modules:
 
-1. `nearzero.probing.probe` hands it to a `ResponseCollector` per layer (`_responses`).
-2. `nearzero.evaluators.responses` perturbs all layers on it and adds up the scores (`take_batch`).
-3. `nearzero.torch_models.forward` computes the logits with one layer changed,
-4. for which `nearzero.torch_models.replay` repeats the operations that come after the layer.
-5. `nearzero.evaluators.scores` computes the metrics of these logits, item by item.
+1. `nearzero.probing.probe` makes a `ResponseCollector` for each layer and hands all of them each batch (`_collect`).
+2. `nearzero.evaluators.responses` perturbs the layers on the batch and adds up the scores (`take_batch`).
+3. `nearzero.torch_models.forward` computes the logits with one layer changed (`SharedPasses`).
+4. `nearzero.torch_models.replay` repeats the operations that come after the layer (`Suffix`).
+5. `nearzero.evaluators.scores` computes the metrics of the logits, item by item (`Scorer`).
 
 `nearzero.torch_models.discovery` finds the layers.
 """
@@ -136,8 +136,7 @@ def probe(
         A `ProbeResult`; its `response` is a Dataset on (layer, family, level).
 
     Raises:
-        InputError: a model, a layer, data or settings that can't be used; the message says why and what to
-            do.
+        InputError: a model, a layer, data or settings that can't be used; the message says what to do.
 
     Example:
         Two units and two classes; unit u is the logit of class u. The clip's threshold is min + p (max - min),
