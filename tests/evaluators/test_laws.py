@@ -355,9 +355,8 @@ def test_halves_divide_the_examples_independently_of_batches(
 
 
 def test_halves_have_ranges_of_their_own(evaluator: LayerEvaluator) -> None:
-    assert (
-        evaluator.ranges.live.any()
-    )  # computed before the split, to test that the halves don't take it over
+    # computed before the split, to test that the halves don't take it over
+    assert evaluator.ranges.live.any()
     for half in evaluator.split(9):
         np.testing.assert_allclose(half.ranges.pre.maximum, half.preactivations().max(axis=0), rtol=1e-6)
         assert (half.ranges.pre.maximum <= evaluator.ranges.pre.maximum + 1e-4).all()

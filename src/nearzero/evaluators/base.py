@@ -49,9 +49,7 @@ Integers = npt.NDArray[np.int64]
 Classes = npt.NDArray[np.integer[Any]]
 Part = TypeVar("Part")
 Perturbations = Sequence[AnyPerturbation]
-PinnedLogits = Callable[
-    [Integers, Doubles], Floats
-]  # from k of m items and a level for each to logits (k, K)
+PinnedLogits = Callable[[Integers, Doubles], Floats]  # from k of m items and their levels to logits (k, K)
 HALVES = "of the examples 2k and 2k + 1 one is the reference, drawn by (seed, k)"
 EARLIER_HALVES = "by the earlier rule: a seeded permutation of all examples, or the first half of every batch"
 DRAWN = 1024  # pairs that share a random generator

@@ -210,9 +210,7 @@ class Outputs:
         greatest = logits[..., :whole].unflatten(-1, (-1, BLOCK)).amax(-1)
         if whole < logits.shape[-1]:
             greatest = torch.cat([greatest, logits[..., whole:].amax(-1, keepdim=True)], -1)
-        first = BLOCK * greatest.argmax(
-            -1, keepdim=True
-        )  # the first class of the block with the greatest logit
+        first = BLOCK * greatest.argmax(-1, keepdim=True)  # of the block with the greatest logit
         classes = (first + torch.arange(BLOCK)).clamp_(max=logits.shape[-1] - 1)
         predictions: Tensor = first[..., 0] + logits.gather(-1, classes).argmax(-1)
         return predictions
