@@ -3,10 +3,10 @@
     python examples/language_model.py           # the figure: studies/language_model/layers.png
     python examples/language_model.py --quick   # the same with less training, in seconds
 
-It shows batches as a tokenizer gives them (`input_ids`, `attention_mask`, `labels`), of texts that differ in
-length: what the mask leaves out counts in no range and in no metric. Tokens are characters, so there is nothing to
-download. A Hugging Face model for causal language is known by its class: the logits at a token are held against
-the token after it.
+This example shows batches as a tokenizer returns them (`input_ids`, `attention_mask`, `labels`), of texts that differ
+in length. Tokens that the mask leaves out count in no range and in no metric. Tokens are characters, so there is
+nothing to download. nearzero recognises a causal language model of Hugging Face by its class, and compares the logits
+at a token with the token after it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ PAD, LONGEST = 0, 96
 
 
 def texts() -> list[str]:
-    """The first characters of the docstrings of some modules, and of what they define."""
+    """Return the first characters of the docstrings of some modules and of their members, sorted."""
     modules = [importlib.import_module(name) for name in MODULES.split()]
-    known = [each for module in modules for each in (module, *vars(module).values())]
-    found = {(inspect.getdoc(each) or "")[:LONGEST] for each in known if callable(each) or each in modules}
-    return sorted(each for each in found if len(each) > 20 and each.isascii())
+    members = [member for module in modules for member in vars(module).values() if callable(member)]
+    beginnings = {(inspect.getdoc(item) or "")[:LONGEST] for item in [*modules, *members]}
+    return sorted(text for text in beginnings if len(text) > 20 and text.isascii())
 
 
-def batch_of(some: list[str]) -> dict[str, Tensor]:
-    """Texts as tokens, padded to the longest."""
-    longest = max(map(len, some))
-    tokens = torch.tensor([[*each.encode(), *[PAD] * (longest - len(each))] for each in some])
+def batch_of(batch: list[str]) -> dict[str, Tensor]:
+    """Return texts as tokens, padded to the longest text, with a mask and labels, each (texts, tokens)."""
+    longest = max(map(len, batch))
+    tokens = torch.tensor([[*text.encode(), *[PAD] * (longest - len(text))] for text in batch])
     mask = tokens != PAD
     return {
         "input_ids": tokens,
@@ -50,12 +50,14 @@ def batch_of(some: list[str]) -> dict[str, Tensor]:
     }
 
 
-def train(model: nn.Module, some: list[str], steps: int) -> None:
-    model.eval()  # no dropout: so short a training can do without
+def train(model: nn.Module, train_texts: list[str], steps: int) -> None:
+    """Train a language model on random batches of 16 texts."""
+    model.eval()  # no dropout: so short a training doesn't need it
     optimizer = torch.optim.AdamW(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.005, total_steps=steps, pct_start=0.1)
     for step in range(1, steps + 1):
-        loss = model(**batch_of([some[row] for row in torch.randint(len(some), (16,))])).loss
+        rows = torch.randint(len(train_texts), (16,))
+        loss = model(**batch_of([train_texts[row] for row in rows])).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -65,6 +67,7 @@ def train(model: nn.Module, some: list[str], steps: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> nz.ProbeResult:
+    """Train the model, probe it, print a summary and save the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--out", type=Path, default=Path("studies/language_model"), help="a folder for the result"
@@ -74,20 +77,26 @@ def main(argv: list[str] | None = None) -> nz.ProbeResult:
     steps, examples, levels = (50, 16, 8) if options.quick else (250, 32, 32)
 
     torch.manual_seed(0)
-    known = texts()
-    order = [known[row] for row in torch.randperm(len(known))]
-    test, rest = order[:examples], order[examples:]
+    in_order = texts()
+    shuffled = [in_order[row] for row in torch.randperm(len(in_order))]
+    test_texts, train_texts = shuffled[:examples], shuffled[examples:]
     config = GPT2Config(
-        vocab_size=128, n_positions=LONGEST, n_embd=64, n_layer=4, n_head=4, bos_token_id=PAD, eos_token_id=PAD,
-        initializer_range=0.1,  # narrow layers learn little from the usual 0.02
-    )  # fmt: skip
+        vocab_size=128,
+        n_positions=LONGEST,
+        n_embd=64,
+        n_layer=4,
+        n_head=4,
+        bos_token_id=PAD,
+        eos_token_id=PAD,
+        initializer_range=0.1,  # narrow layers learn little from the default, 0.02
+    )
     model = GPT2LMHeadModel(config)
-    model.loss_type = "ForCausalLM"  # what it would be anyway, but with a warning
-    train(model, rest, steps)
+    model.loss_type = "ForCausalLM"  # the default, which is chosen with a warning if it isn't set
+    train(model, train_texts, steps)
 
     result = nz.probe(
         model,
-        [batch_of(test[first : first + 16]) for first in range(0, examples, 16)],
+        [batch_of(test_texts[first : first + 16]) for first in range(0, examples, 16)],
         layers="transformer.h.*.mlp.act",
         levels=levels,
         metrics=["cross_entropy", "accuracy"],

@@ -1,15 +1,15 @@
-"""Models of other packages, as they are: a ResNet-18 of torchvision and a ConvNeXt of timm.
+"""Unmodified models of other packages: a ResNet-18 of torchvision and a ConvNeXt of timm.
 
     python examples/published_models.py           # the figures: studies/published_models/*/layers.png
     python examples/published_models.py --quick   # the same on fewer and smaller images, in seconds
 
-Weights and images are random, so that there is nothing to download; the figures show how it's done, and no
-finding. Labels aren't needed: without them the metrics are the KL divergence of the unperturbed from the
-perturbed output, and the agreement with the unperturbed predictions. A ReLU that a block uses twice gets two
-names, `layer1.0.relu@1` and `layer1.0.relu@2`.
+Weights and images are random, so there is nothing to download. The figures show the procedure; they aren't findings.
+Labels aren't needed. Without them the metrics are the KL divergence of the unperturbed from the perturbed output, and
+the agreement with the unperturbed predictions. A ReLU that a block uses twice gets two names, `layer1.0.relu@1` and
+`layer1.0.relu@2`.
 
-For trained models, give `weights="DEFAULT"` to `resnet18` or `pretrained=True` to `create_model`, and images
-prepared as these weights want them.
+For trained models, pass `weights="DEFAULT"` to `resnet18` or `pretrained=True` to `create_model`, and prepare the
+images as these weights need them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import nearzero as nz
 
 
 def main(argv: list[str] | None = None) -> dict[str, nz.ProbeResult]:
+    """Probe both models, print summaries and save the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--out", type=Path, default=Path("studies/published_models"), help="a folder for the results"
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> dict[str, nz.ProbeResult]:
     images = torch.randn(examples, 3, side, side)
     models = {
         "resnet18": resnet18(),
-        # as it's made, what a block adds is scaled by 1e-6, and nothing that happens in it could be seen
+        # By default a block's output is scaled by 1e-6, so no change in a block would be visible.
         "convnext": timm.create_model("convnext_atto", ls_init_value=1.0),
     }
     results = {}

@@ -198,7 +198,12 @@ def test_a_study_on_the_processor_never_imports_pytorch(tmp_path: Path) -> None:
 
 
 def test_the_names_of_the_package() -> None:
+    """Tab completion offers the public names and nothing else, whatever was imported before."""
     import nearzero
+    import nearzero.study.store
 
+    assert dir(nearzero) == sorted([*nearzero.__all__, "__version__"])
     for name in nearzero.__all__:
         assert getattr(nearzero, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'swep': did you mean 'sweep'"):
+        _ = nearzero.swep

@@ -8,11 +8,21 @@ nz.sweep(network, x, y, family="offset")  # one network, from arrays or an nn.Mo
 nz.probe(model, loader)                   # any layers of any PyTorch model
 """
 
-import lazy_loader
+import lazy_loader as _lazy_loader
 
 __version__ = "0.1.0"
 # The public names are in __init__.pyi; each is imported when it is first used.
-__getattr__, _dir, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_imported, _, __all__ = _lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name, or suggest the nearest one."""
+    if name in __all__:
+        return _imported(name)
+    from nearzero.errors import did_you_mean
+
+    hint = did_you_mean(name, __all__).strip()
+    raise AttributeError(f"module 'nearzero' has no attribute {name!r}{': ' if hint else ''}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m nearzero` is `nearzero`."""
+"""Run the command line: `python -m nearzero` does what `nearzero` does."""
 
 from nearzero.cli import main
 

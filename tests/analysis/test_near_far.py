@@ -5,7 +5,7 @@ import pytest
 
 import nearzero as nz
 from nearzero.analysis.displacement import displacement
-from nearzero.analysis.near_far import _Case, _Plan, _replaced, near_and_far
+from nearzero.analysis.near_far import _Case, _NearFarPlan, _replaced, near_and_far
 from nearzero.networks import initial_stack
 
 FRACTIONS = (0.1, 0.35, 0.5)
@@ -110,7 +110,7 @@ def test_against_brute_force(activation):
     z, live = nz.HiddenLayer(dead, x).z, np.arange(10) < 9
     found = near_and_far(dead, x, y, fractions=FRACTIONS, targets=TARGETS, draws=2, seed=7)
     assert int(found.dead_units) == 1
-    plan = _Plan(FRACTIONS, TARGETS, ("resample", "mean", "noise"), 2, 7)
+    plan = _NearFarPlan(FRACTIONS, TARGETS, ("resample", "mean", "noise"), 2, 7)
     changes = 0
     for replacement in plan.replacements:
         for fraction in FRACTIONS:
@@ -159,7 +159,7 @@ def test_shares_of_zeros_and_of_places_left_alone():
     network, (x, _) = network_of("relu"), labelled(400)
     z = nz.HiddenLayer(network, x).z
     found = near_and_far(network, x, fractions=[0.5], draws=2)
-    plan = _Plan((0.5,), (0.1,), ("resample", "mean", "noise"), 2, 0)
+    plan = _NearFarPlan((0.5,), (0.1,), ("resample", "mean", "noise"), 2, 0)
     for part in ("near", "far"):
         order = np.argsort(np.abs(z), axis=0)
         places = order[:200] if part == "near" else order[200:]
@@ -209,7 +209,7 @@ def test_seeds_and_draws_matter():
             one.displacement.sel(replacement=name), other.displacement.sel(replacement=name)
         )
         assert differ == (name in drawn)
-    plan = _Plan((0.5,), (0.1,), ("noise",), 2, 0)
+    plan = _NearFarPlan((0.5,), (0.1,), ("noise",), 2, 0)
     streams = [
         plan.generator(_Case(replacement, 0.5, draw), part, size, unit).random()
         for replacement in drawn for draw in (0, 1) for part in ("near", "far") for size in (5, 6) for unit in (0, 1)

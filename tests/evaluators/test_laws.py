@@ -415,7 +415,7 @@ def test_the_backend_is_chosen_by_model_and_options(data: tuple[np.ndarray, np.n
         == picked(module, loader, output=lambda logits: 2 * logits)
         == "model"
     )
-    with pytest.raises(nz.InputError, match="unknown backend 'fast': known are two-layer, model"):
+    with pytest.raises(nz.InputError, match="backend must be one of two-layer, model; got 'fast'"):
         picked(network, x, backend="fast")
     with pytest.raises(nz.InputError, match="can't be evaluated by backend='two-layer'"):
         picked(module, loader, layer="3", backend="two-layer")

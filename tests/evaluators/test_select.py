@@ -33,8 +33,8 @@ def test_labels_may_be_a_list(*, recognised: bool) -> None:
     ("options", "message"),
     [
         ({"layre": "1"}, "unknown option 'layre': did you mean 'layer'"),
-        ({"method": "sufix"}, "unknown method 'sufix': did you mean 'suffix'"),
-        ({"backend": "modl"}, "unknown backend 'modl': did you mean 'model'"),
+        ({"method": "sufix"}, "method must be one of auto, suffix, full; got 'sufix'; did you mean 'suffix'"),
+        ({"backend": "modl"}, "backend must be one of two-layer, model; got 'modl'; did you mean 'model'"),
         ({"metrics": "acuracy"}, "unknown metric 'acuracy': did you mean 'accuracy'"),
         ({"layer": "01"}, "there is no layer '01': did you mean '1'"),
         ({"layer": "hiden*"}, r"no layer matches 'hiden\*'; the layers are"),
@@ -55,8 +55,8 @@ def test_refusals(options: Any, message: str, *, recognised: bool) -> None:
         ({"metrics": "acuracy"}, "unknown metric 'acuracy': did you mean 'accuracy'"),
         ({"metrics": {"mine": "acuracy"}}, "unknown metric 'acuracy': did you mean 'accuracy'"),
         ({"activation": "rleu"}, "unknown activation 'rleu': did you mean 'relu'"),
-        ({"method": "sufix"}, "unknown method 'sufix': did you mean 'suffix'"),
-        ({"backend": "modl"}, "unknown backend 'modl': did you mean 'model'"),
+        ({"method": "sufix"}, "method must be one of auto, suffix, full; got 'sufix'; did you mean 'suffix'"),
+        ({"backend": "modl"}, "backend must be one of two-layer, model; got 'modl'; did you mean 'model'"),
     ],
 )
 def test_typos_in_a_probe(options: Any, message: str) -> None:

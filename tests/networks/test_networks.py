@@ -23,7 +23,7 @@ def arrays(rng: np.random.Generator) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("shape", [(7, 6, 4), (784, 128, 10), (1, 1, 1), (64, 300, 3)])
-def test_initial_weights_are_pytorchs(shape: tuple[int, int, int]) -> None:
+def test_initial_weights_equal_those_of_pytorch(shape: tuple[int, int, int]) -> None:
     inputs, units, classes = shape
     seeds = (0, 3, 11, 2**32 + 3, 2**62)
     stack = initial_stack(seeds, "relu", inputs=inputs, units=units, classes=classes)
@@ -32,10 +32,10 @@ def test_initial_weights_are_pytorchs(shape: tuple[int, int, int]) -> None:
         hidden, output = nn.Linear(inputs, units), nn.Linear(units, classes)
         expected = (hidden.weight, hidden.bias, output.weight, output.bias)
         for name, tensor in zip(("w1", "b1", "w2", "b2"), expected, strict=True):
-            found, drawn = getattr(stack[run], name), tensor.detach().numpy()
+            ours, drawn = getattr(stack[run], name), tensor.detach().numpy()
             # without fused multiply-adds PyTorch rounds twice
-            np.testing.assert_allclose(found, drawn, rtol=0, atol=np.spacing(np.abs(drawn).max()))
-            assert not has_feature("fma") or np.array_equal(found, drawn)
+            np.testing.assert_allclose(ours, drawn, rtol=0, atol=np.spacing(np.abs(drawn).max()))
+            assert not has_feature("fma") or np.array_equal(ours, drawn)
 
 
 def test_making_initial_weights_leaves_the_global_generator_alone() -> None:
@@ -49,10 +49,10 @@ def test_making_initial_weights_leaves_the_global_generator_alone() -> None:
 @pytest.mark.parametrize("name", nz.ACTIVATIONS)
 def test_to_a_module_and_back(name: str, rng: np.random.Generator) -> None:
     network = nz.TwoLayer(*arrays(rng), name)
-    back = from_module(network.to_module())
-    assert back.activation == name
-    for each in ("w1", "b1", "w2", "b2"):
-        assert np.array_equal(getattr(back, each), getattr(network, each))
+    read = from_module(network.to_module())
+    assert read.activation == name
+    for array in ("w1", "b1", "w2", "b2"):
+        assert np.array_equal(getattr(read, array), getattr(network, array))
 
 
 @pytest.mark.parametrize("name", nz.ACTIVATIONS)
@@ -69,18 +69,20 @@ def test_the_three_versions_of_an_activation_agree(name: str) -> None:
 def test_unknown_activation() -> None:
     with pytest.raises(nz.InputError, match="unknown activation 'rellu': did you mean 'relu'"):
         nz.activation("rellu")
+    with pytest.raises(nz.InputError, match="unknown activation 'LeakyReLU': did you mean 'leaky_relu'"):
+        nz.TwoLayer([[1]], [0], [[1]], [0], activation="LeakyReLU")
 
 
 def test_stacks_and_networks_are_copies(rng: np.random.Generator) -> None:
-    one, two = (nz.TwoLayer(*arrays(rng), "abs") for _ in range(2))
-    stack = nz.Stack.of([one, two])
+    first, second = (nz.TwoLayer(*arrays(rng), "abs") for _ in range(2))
+    stack = nz.Stack.of([first, second])
     assert len(stack) == 2
     stack.w1[1] = 0
-    assert two.w1.any()
+    assert second.w1.any()
     with pytest.raises(ValueError, match="read-only"):
-        two.w1[:] = 0
+        second.w1[:] = 0
     assert [network.activation for network in stack] == ["abs", "abs"]
-    assert (one.inputs, one.units, one.classes, one.finite) == (3, 5, 4, True)
+    assert (first.inputs, first.units, first.classes, first.finite) == (3, 5, 4, True)
 
 
 def test_shapes_that_do_not_fit(rng: np.random.Generator) -> None:
@@ -105,18 +107,18 @@ def test_shapes_that_do_not_fit(rng: np.random.Generator) -> None:
         (np.ones((5, 0)), r"w1 must have 2 dimensions, none of them 0; got shape \(5, 0\)"),
     ],
 )
-def test_what_is_no_matrix(w1: object, message: str, rng: np.random.Generator) -> None:
+def test_values_that_are_no_matrix_are_refused(w1: object, message: str, rng: np.random.Generator) -> None:
     with pytest.raises(nz.InputError, match=message):
         nz.TwoLayer(w1, *arrays(rng)[1:])
 
 
-def test_more_classes_than_two_bytes_can_number() -> None:
+def test_more_classes_than_two_bytes_can_count() -> None:
     with pytest.raises(nz.InputError, match="up to 65,535 classes; got 65,536"):
         nz.TwoLayer(np.ones((1, 1)), np.ones(1), np.ones((65536, 1)), np.ones(65536))
 
 
 def test_a_network_keeps_its_weights_when_the_module_is_trained_on() -> None:
-    model = Mine(nn.ReLU())
+    model = UserModule(nn.ReLU())
     network = from_module(model)
     before = network.w1.copy()
     with torch.no_grad():
@@ -124,7 +126,7 @@ def test_a_network_keeps_its_weights_when_the_module_is_trained_on() -> None:
     assert np.array_equal(network.w1, before)
 
 
-class Mine(nn.Module):
+class UserModule(nn.Module):
     def __init__(self, act: nn.Module) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Flatten(), nn.Linear(3, 5), nn.Dropout(0.5), act)
@@ -134,8 +136,8 @@ class Mine(nn.Module):
         return self.head(self.body(x))
 
 
-def test_a_module_of_ones_own() -> None:
-    model = Mine(Abs())
+def test_a_module_of_a_users_own_class() -> None:
+    model = UserModule(Abs())
     network = from_module(model)
     assert network.activation == "abs"
     x = torch.randn(20, 3)
@@ -145,18 +147,18 @@ def test_a_module_of_ones_own() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_precisions_are_read_as_float32(dtype: torch.dtype) -> None:
-    model = Mine(nn.ReLU()).to(dtype)
+    model = UserModule(nn.ReLU()).to(dtype)
     assert np.array_equal(from_module(model).w2, model.head.weight.detach().float().numpy())
 
 
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Mine(nn.LeakyReLU(0.3)), "negative_slope other than 0.01"),
-        (Mine(nn.GELU(approximate="tanh")), "approximate other than none"),
-        (Mine(nn.ELU(2.0)), "alpha other than 1.0"),
-        (Mine(nn.Softplus(beta=2)), "isn't the default softplus"),
-        (Mine(nn.PReLU()), "isn't among the nine; known are relu, abs"),
+        (UserModule(nn.LeakyReLU(0.3)), "negative_slope other than 0.01"),
+        (UserModule(nn.GELU(approximate="tanh")), "approximate other than none"),
+        (UserModule(nn.ELU(2.0)), "alpha other than 1.0"),
+        (UserModule(nn.Softplus(beta=2)), "isn't the default softplus"),
+        (UserModule(nn.PReLU()), "isn't among the nine; known are relu, abs"),
         (
             nn.Sequential(nn.Linear(3, 5, bias=False), nn.ReLU(), nn.Linear(5, 4)),
             "both Linear layers need a bias",
@@ -170,7 +172,7 @@ def test_modules_of_another_shape(module: nn.Module, message: str) -> None:
         from_module(module)
 
 
-class Scaled(Mine):
+class Scaled(UserModule):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(x / 255))
 
@@ -184,24 +186,24 @@ class Twice(nn.Module):
         return self.output(self.act(self.hidden(self.act(self.hidden(x)))))
 
 
-class Fussy(Mine):
+class Failing(UserModule):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         raise KeyError("pixel_values")
 
 
-class LogProbabilities(Mine):
+class LogProbabilities(UserModule):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(super().forward(x), dim=1)
 
 
 def namesake() -> nn.Module:
-    """A class that is called Abs, and isn't."""
+    """Return a module with a class called Abs that computes something else."""
 
     class Abs(nn.Module):
         def forward(self, z: torch.Tensor) -> torch.Tensor:
             return z.abs() + 1
 
-    return Mine(Abs())
+    return UserModule(Abs())
 
 
 @pytest.mark.parametrize("module", [Scaled(nn.ReLU()), Twice(), namesake()])
@@ -212,9 +214,9 @@ def test_a_forward_that_does_something_else_is_refused(module: nn.Module) -> Non
         from_module(module)
 
 
-def test_a_forward_that_fails_is_refused_in_words() -> None:
+def test_a_forward_that_fails_is_refused_with_its_message() -> None:
     with pytest.raises(nz.InputError, match=r"can't be run on inputs \(examples, 3\): 'pixel_values'"):
-        from_module(Fussy(nn.ReLU()))
+        from_module(Failing(nn.ReLU()))
 
 
 def test_reading_a_module_leaves_it_as_it_was() -> None:
@@ -225,7 +227,7 @@ def test_reading_a_module_leaves_it_as_it_was() -> None:
     torch.manual_seed(0)
     assert from_module(module).activation == "tanh"
     assert torch.equal(torch.rand(1), expected)
-    assert [each.training for each in (module, module.body, module.head)] == [True, True, False]
+    assert [child.training for child in (module, module.body, module.head)] == [True, True, False]
 
 
 def test_a_perturbation_as_a_layer(rng: np.random.Generator) -> None:

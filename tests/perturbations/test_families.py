@@ -1,6 +1,9 @@
-"""The three families, against their formulas by hand."""
+"""The three families, against their formulas calculated by hand."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,19 +24,19 @@ def parameters(perturbation: nz.Perturbation) -> list[list[float]]:
 
 
 def test_offset_as_run_keeps_the_maximum_in_place() -> None:
-    found = nz.Offset("as-run").at(0.25, RELU)  # r = max = 6 and 4
-    assert parameters(found) == [[0.75, 0.75], [1.5, 1.0], [np.inf, np.inf]]
-    np.testing.assert_array_equal(found(Z)[2], Z[2])
+    perturbation = nz.Offset("as-run").at(0.25, RELU)  # r = max = 6 and 4
+    assert parameters(perturbation) == [[0.75, 0.75], [1.5, 1.0], [np.inf, np.inf]]
+    np.testing.assert_array_equal(perturbation(Z)[2], Z[2])
 
 
 def test_offset_as_run_with_a_minimum_above_zero() -> None:
-    found = nz.Offset("as-run").at(0.5, ABS)  # r = 6 and 7, max = 6 and 8
-    assert parameters(found) == [[0.5, (8 - 3.5) / 8], [3.0, 3.5], [np.inf, np.inf]]
+    perturbation = nz.Offset("as-run").at(0.5, ABS)  # r = 6 and 7, max = 6 and 8
+    assert parameters(perturbation) == [[0.5, (8 - 3.5) / 8], [3.0, 3.5], [np.inf, np.inf]]
 
 
 def test_offset_as_run_moves_a_negative_maximum_of_abs_by_two_p_r() -> None:
-    found = nz.Offset("as-run").at(0.5, ABS)
-    assert found(np.array([0.0, -8.0]))[1] == -8 + 2 * 0.5 * 7
+    perturbation = nz.Offset("as-run").at(0.5, ABS)
+    assert perturbation(np.array([0.0, -8.0]))[1] == -8 + 2 * 0.5 * 7
 
 
 def test_offset_as_written_scales_by_the_range_and_has_no_identity() -> None:
@@ -62,12 +65,12 @@ def test_scale() -> None:
     ],
 )
 def test_clip(family: nz.Clip, threshold: list[float]) -> None:
-    found = family.at(0.25, ABS)
-    assert parameters(found) == [[1, 1], [0, 0], threshold]
-    assert found.side == family.side
+    perturbation = family.at(0.25, ABS)
+    assert parameters(perturbation) == [[1, 1], [0, 0], threshold]
+    assert perturbation.side == family.side
 
 
-def test_as_run_turns_its_slope_around_where_the_maximum_is_negative() -> None:
+def test_the_slope_of_as_run_grows_where_the_maximum_is_negative() -> None:
     negative = nz.Ranges.of(np.array([[-1.0, 2.0], [-3.0, 5.0]]), nz.activation("abs"))
     assert parameters(nz.Offset("as-run", "pre").at(0.1, negative))[:2] == [
         [1.2, (5 - 0.3) / 5],
@@ -83,13 +86,29 @@ def test_as_run_is_refused_where_it_would_divide_by_zero() -> None:
         nz.Offset("as-run", "pre").at(0.1, zero)
 
 
-def test_misspelt_words_are_refused() -> None:
-    with pytest.raises(
-        nz.InputError, match="offset must be one of as-run, as-written, shift; got 'as_writen'"
-    ):
-        nz.Offset("as_writen")
-    with pytest.raises(nz.InputError, match="range must be one of pre, post; got 'PRE'"):
-        nz.Clip(range="PRE")
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (
+            nz.Offset,
+            {"formula": "as_writen"},
+            "formula must be .*; got 'as_writen'; did you mean 'as-written'",
+        ),
+        (nz.SignedOffset, {"formula": "shft"}, "formula must be .*; got 'shft'; did you mean 'shift'"),
+        (nz.Clip, {"range": "PRE"}, "range must be one of pre, post; got 'PRE'; did you mean 'pre'"),
+        (nz.Clip, {"side": "pots"}, "side must be one of pre, post; got 'pots'; did you mean 'post'"),
+        (nz.Clip, {"threshold": "min-pr"}, "threshold must be .*; got 'min-pr'; did you mean 'min.pr'"),
+        (nz.Shift, {"range": "posst"}, "range must be .*; did you mean 'post'"),
+        (nz.SignedShift, {"range": "posst"}, "range must be .*; did you mean 'post'"),
+        (nz.PermutedShift, {"range": ["pre"]}, r"range must be one of pre, post; got \['pre'\]"),
+        (nz.Conduct, {"offset": "shfit"}, "offset must be .*; got 'shfit'; did you mean 'shift'"),
+    ],
+)
+def test_misspelt_options_are_refused(
+    make: Callable[..., object], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(nz.InputError, match=message):
+        make(**options)
 
 
 def test_as_run_is_refused_outside_relu_and_abs() -> None:
@@ -104,7 +123,7 @@ def test_default_conduct() -> None:
 
 
 @pytest.mark.parametrize("field", ["offset", "clip", "clip_threshold", "range"])
-def test_a_conduct_refuses_what_it_does_not_know(field: str) -> None:
+def test_a_conduct_refuses_unknown_values(field: str) -> None:
     with pytest.raises(nz.InputError, match=f"^{field} must be one of .*; got 'sideways'$"):
         nz.Conduct(**{field: "sideways"})
 
@@ -114,3 +133,5 @@ def test_an_unknown_family_is_named_with_its_nearest() -> None:
         nz.InputError, match="unknown family 'ofset': did you mean 'offset'\\? known are offset, scale, clip"
     ):
         nz.make_family("ofset", nz.Conduct())
+    with pytest.raises(nz.InputError, match=r"unknown family \['offset'\]: .*known are offset, scale, clip"):
+        nz.make_family(["offset"], nz.Conduct())

@@ -1,4 +1,4 @@
-"""What must hold of every family, whatever its formula."""
+"""Laws of all families, independent of their formulas."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CONDUCTS = [
     for threshold in ("min+pr", "pr")
     for side in ("pre", "post")
 ]
-# One case for each family that differs: most switches say nothing to most families.
-EVERY = list(
+# One case for each family that differs: most options have no effect on most families.
+CASES = list(
     {nz.make_family(name, conduct): (name, conduct) for name in nz.FAMILIES for conduct in CONDUCTS}.values()
 )
 RELU = nz.activation("relu")
@@ -26,7 +26,7 @@ RELU = nz.activation("relu")
 layers = hnp.arrays(
     np.float32,
     st.tuples(st.integers(1, 40), st.integers(1, 6)),
-    # in steps of 1/64: a range of 1e-38 is no layer's, and only asks where float32 ends
+    # in steps of 1/64: no layer has a range of 1e-38, and such a range only tests the limits of float32
     elements=st.integers(-32_000, 32_000).map(lambda k: k / 64),
 )
 
@@ -36,9 +36,9 @@ def ids(case: tuple[str, nz.Conduct]) -> str:
     return f"{name}-{conduct.offset}-{conduct.clip}-{conduct.clip_threshold}-{conduct.range}"
 
 
-@pytest.mark.parametrize("case", EVERY, ids=ids)
+@pytest.mark.parametrize("case", CASES, ids=ids)
 @given(z=layers)
-@settings(max_examples=30)  # for each of some thirty families
+@settings(max_examples=30)  # for each of about thirty families
 def test_identity_level_changes_nothing_to_the_last_bit(case: tuple[str, nz.Conduct], z: np.ndarray) -> None:
     family = nz.make_family(*case)
     if family.identity is None:
@@ -50,19 +50,19 @@ def test_identity_level_changes_nothing_to_the_last_bit(case: tuple[str, nz.Cond
     assert perturbation.is_identity
 
 
-@pytest.mark.parametrize("case", EVERY, ids=ids)
+@pytest.mark.parametrize("case", CASES, ids=ids)
 @given(z=layers, level=st.floats(0.01, 0.99))
 @settings(max_examples=30)
 def test_dead_units_are_left_alone_and_nothing_is_nan(
     case: tuple[str, nz.Conduct], z: np.ndarray, level: float
 ) -> None:
-    z[:, 0] = -np.abs(z[:, 0])  # the first unit never speaks
+    z[:, 0] = -np.abs(z[:, 0])  # ReLU turns the first unit into 0
     ranges = nz.Ranges.of(z, RELU)
     assert not ranges.live[0]
     assert ranges.dead_units == np.sum(np.ptp(np.maximum(z, 0), axis=0) == 0)
     try:
         perturbation = nz.make_family(*case).at(level, ranges)
-    except nz.InputError:  # a pre-activation maximum that is 0, or as good as: as-run would divide by it
+    except nz.InputError:  # a pre-activation maximum that is 0 or almost 0: as-run would divide by it
         assert (case[1].offset, case[1].range) == ("as-run", "pre")
         return
     changed = perturbation(z)
@@ -82,38 +82,36 @@ def test_clip_is_monotone_in_its_level(z: np.ndarray, low: float, more: float) -
 def test_scales_compose_by_multiplication(z: np.ndarray, first: float, second: float) -> None:
     ranges = nz.Ranges.of(z, RELU)
     scale = nz.Scale()
-    one_by_one = scale.at(second, ranges)(scale.at(first, ranges)(z.astype(np.float64)))
+    in_turn = scale.at(second, ranges)(scale.at(first, ranges)(z.astype(np.float64)))
     at_once = scale.at(first * second, ranges)(z.astype(np.float64))
-    np.testing.assert_allclose(one_by_one, at_once, rtol=1e-12)
+    np.testing.assert_allclose(in_turn, at_once, rtol=1e-12)
 
 
 @given(z=layers, first=st.floats(-2, 1), second=st.floats(-2, 1))
 def test_shifts_compose_by_addition(z: np.ndarray, first: float, second: float) -> None:
     ranges = nz.Ranges.of(z, RELU)
     shift = nz.Offset("shift", "pre")
-    one_by_one = shift.at(first, ranges).then(shift.at(second, ranges))
-    np.testing.assert_allclose(
-        one_by_one.offset, shift.at(first + second, ranges).offset, rtol=1e-9, atol=1e-9
-    )
+    in_turn = shift.at(first, ranges).then(shift.at(second, ranges))
+    np.testing.assert_allclose(in_turn.offset, shift.at(first + second, ranges).offset, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("case", EVERY, ids=ids)
-def test_levels_ascend_and_the_papers_are_the_papers(case: tuple[str, nz.Conduct]) -> None:
+@pytest.mark.parametrize("case", CASES, ids=ids)
+def test_levels_ascend_and_those_of_the_paper_are_as_published(case: tuple[str, nz.Conduct]) -> None:
     levels = nz.make_family(*case).levels
     assert np.all(np.diff(levels) > 0)
     if case[0] == "offset":
         assert len(levels) == 125
         assert (levels[0], levels[32], levels[-13], levels[-1]) == (-2.0, -0.4, 0.4, 1.0)
         assert 0.0 in levels
-        assert levels[50] == -0.22  # the entry that the published t-tests took for "no perturbation"
+        assert levels[50] == -0.22  # the entry that the published t-tests used as "no perturbation"
     elif case[0] in ("scale", "clip"):
         assert len(levels) == 100
         np.testing.assert_allclose(levels, 0.01 * 1000 ** (np.arange(100) / 99), rtol=1e-12)
 
 
-@pytest.mark.parametrize("case", EVERY, ids=ids)
+@pytest.mark.parametrize("case", CASES, ids=ids)
 @pytest.mark.parametrize("level", [np.nan, np.inf, -np.inf])
-def test_a_level_that_means_nothing_is_refused(
+def test_a_level_that_is_not_finite_is_refused(
     case: tuple[str, nz.Conduct], level: float, rng: np.random.Generator
 ) -> None:
     family = nz.make_family(*case)
@@ -123,28 +121,29 @@ def test_a_level_that_means_nothing_is_refused(
         family.at(level, nz.Ranges.of(rng.normal(size=(5, 3)), RELU))
 
 
-DRAWN = [name for name in nz.FAMILIES if nz.make_family(name, nz.Conduct()).random]
+RANDOM = [name for name in nz.FAMILIES if nz.make_family(name, nz.Conduct()).random]
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_a_draw_is_its_seeds_and_of_all_levels(name: str, rng: np.random.Generator) -> None:
-    """Two levels of one seed have the same signs, gains or permutation; another seed has others."""
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_draw_depends_on_the_seed_and_not_on_the_level(name: str, rng: np.random.Generator) -> None:
+    """Two levels with one seed have the same signs, gains or permutation; another seed has others."""
     ranges = nz.Ranges.of(rng.standard_normal((50, 64)).astype(np.float32), RELU)
-    one, again, other = (nz.make_family(name, nz.Conduct(), seed) for seed in (1, 1, 2))
+    family, same_seed, other_seed = (nz.make_family(name, nz.Conduct(), seed) for seed in (1, 1, 2))
     for parameter in ("scale", "offset"):
-        first, second, third = (getattr(each.at(0.5, ranges), parameter) for each in (one, again, other))
-        np.testing.assert_array_equal(first, second)
-        if first.ndim and np.ptp(first):
-            assert not np.array_equal(first, third)
-    small, large = (one.at(level, ranges) for level in (0.25, 0.5))
-    np.testing.assert_allclose(
-        np.log(large.scale), 2 * np.log(small.scale), atol=1e-12
-    ) if name == "gains" else None
+        values, same, other = (
+            getattr(drawn.at(0.5, ranges), parameter) for drawn in (family, same_seed, other_seed)
+        )
+        np.testing.assert_array_equal(values, same)
+        if values.ndim and np.ptp(values):
+            assert not np.array_equal(values, other)
+    small, large = (family.at(level, ranges) for level in (0.25, 0.5))
+    if name == "gains":
+        np.testing.assert_allclose(np.log(large.scale), 2 * np.log(small.scale), atol=1e-12)
     np.testing.assert_allclose(large.offset, 2 * small.offset, rtol=1e-12)
 
 
-def test_what_is_drawn(rng: np.random.Generator) -> None:
-    """Signs in equal shares, standard normal gains, a permutation of the shifts of live units."""
+def test_the_distributions_of_draws(rng: np.random.Generator) -> None:
+    """Signs have equal shares, gains are standard normal, and the shifts of live units are permuted."""
     z = rng.standard_normal((50, 4000)).astype(np.float32)
     z[:, :100] = -1.0  # dead
     ranges = nz.Ranges.of(z, RELU)
@@ -160,10 +159,9 @@ def test_what_is_drawn(rng: np.random.Generator) -> None:
     gains = np.log(nz.make_family("gains", nz.Conduct()).at(2.0, ranges).scale[live]) / 2
     assert abs(gains.mean()) < 4 / np.sqrt(live.sum())
     assert abs(gains.std() - 1) < 4 / np.sqrt(2 * live.sum())
-    offset = nz.Offset().at(0.5, ranges), nz.Offset().at(-0.5, ranges)
+    plus, minus = nz.Offset().at(0.5, ranges), nz.Offset().at(-0.5, ranges)
     drawn = nz.make_family("signed_offset", nz.Conduct()).at(0.5, ranges)
-    up = drawn.offset > 0
-    np.testing.assert_array_equal(drawn.scale, np.where(up, offset[0].scale, offset[1].scale))
+    np.testing.assert_array_equal(drawn.scale, np.where(drawn.offset > 0, plus.scale, minus.scale))
 
 
 def test_the_cap_acts_on_both_sides_of_abs() -> None:

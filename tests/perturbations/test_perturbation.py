@@ -13,7 +13,7 @@ finite = st.floats(-50, 50)
 positive = st.floats(0.01, 50)
 
 
-def test_by_hand() -> None:
+def test_two_units_calculated_by_hand() -> None:
     perturbation = nz.Perturbation(scale=np.array([2.0, -1.0]), offset=0.5, clip=np.array([3.0, np.inf]))
     x = np.array([[1.0, 1.0], [5.0, -4.0]])
     np.testing.assert_array_equal(perturbation(x), [[2.5, -0.5], [3.0, 4.5]])
@@ -69,7 +69,8 @@ def test_it_is_a_value() -> None:
         ),
         ({"clip": np.array([1.0, np.nan])}, "clip must be a number or .* got NaN"),
         ({"scale": np.ones(2), "offset": np.ones(3)}, r"must be of one length; got lengths \[2, 3\]"),
-        ({"side": "both"}, "side must be 'pre' or 'post'; got 'both'"),
+        ({"side": "both"}, "side must be one of pre, post; got 'both'$"),
+        ({"side": "Pre"}, "side must be one of pre, post; got 'Pre'; did you mean 'pre'"),
     ],
 )
 def test_bad_parameters(arguments: dict, message: str) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 import nearzero as nz
 
+RANGES = nz.Ranges.of(np.array([[-1.0], [2.0]]), nz.activation("relu"))
+
 
 @pytest.mark.parametrize("name", nz.ACTIVATIONS)
-def test_against_all_at_once_and_streamed(name: str, rng: np.random.Generator) -> None:
+def test_whole_and_streamed_against_numpy(name: str, rng: np.random.Generator) -> None:
     act = nz.activation(name)
     z = rng.normal(size=(1003, 7)).astype(np.float32) * 3
     whole = nz.Ranges.of(z, act)
@@ -28,6 +32,12 @@ def test_dead_units_are_those_that_never_vary_after_the_activation() -> None:
     assert nz.Ranges.of(z, nz.activation("relu")).live.tolist() == [False, True, False]
     assert nz.Ranges.of(z, nz.activation("abs")).live.tolist() == [True, False, False]
     assert nz.Ranges.of(z, nz.activation("abs")).dead_units == 2
+
+
+@pytest.mark.parametrize("make", [RANGES.on, lambda side: nz.UnitRange(np.zeros(1), np.ones(1), side)])
+def test_an_unknown_side_is_refused(make: Callable[[str], nz.UnitRange]) -> None:
+    with pytest.raises(nz.InputError, match="side must be one of pre, post; got 'pots'; did you mean 'post'"):
+        make("pots")
 
 
 def test_nothing_to_measure() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nearzero.report.comparison import Comparison, compare_baseline, compare_responses, reproduction
+from nearzero.report.comparison import PublishedComparison, compare_baseline, compare_responses, reproduction
 from nearzero.report.results import StudyResults
 from nearzero.statistics.summaries import summarise
 
@@ -32,8 +32,8 @@ def test_a_comparison_by_hand(study: StudyResults) -> None:
     assert row.in_standard_errors == pytest.approx(row.difference / row.standard_error, rel=1e-12)
 
 
-def comparison(values: list[float], level: float | None, slack: float, error: float) -> Comparison:
-    return Comparison("abs", "scale", level, level, 50.0, summarise(values), error, slack)
+def comparison(values: list[float], level: float | None, slack: float, error: float) -> PublishedComparison:
+    return PublishedComparison("abs", "scale", level, level, 50.0, summarise(values), error, slack)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from nearzero.report import ahead
+from nearzero.report import prerender as ahead
 from nearzero.report.prerender import computed_figures, drawn_ahead
 
 NAMES = {

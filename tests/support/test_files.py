@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are either whole or absent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ files.write_bytes(Path(sys.argv[1]) / "file", bytes(100_000))
 """
 
 
-def test_a_killed_writer_leaves_nothing_under_the_files_name(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_no_file_of_that_name(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -35,7 +35,7 @@ def test_a_killed_writer_leaves_nothing_under_the_files_name(tmp_path: Path) -> 
     assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
 
 
-def test_what_was_there_stays_until_the_new_is_whole(tmp_path: Path) -> None:
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     files.write_text(path, "old")
     with pytest.raises(RuntimeError), files.atomic(path) as temporary:  # noqa: PT012
@@ -47,7 +47,7 @@ def test_what_was_there_stays_until_the_new_is_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_file_has_the_permissions_that_the_user_chose(tmp_path: Path) -> None:
+def test_a_file_has_the_permissions_that_the_umask_allows(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         files.write_text(tmp_path / "file", "")
@@ -84,8 +84,8 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
         files.make_folder(tmp_path / "file" / "more")
 
 
-def test_writing_never_touches_the_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It belongs to the whole process: of two threads that set and restore it, one could restore the other's."""
-    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the mask was set"))
+def test_writing_never_changes_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The umask belongs to the whole process: of two threads, one could restore the value that the other set."""
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask was set"))
     files.write_bytes(tmp_path / "file", b"x")
     assert (tmp_path / "file").read_bytes() == b"x"

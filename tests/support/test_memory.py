@@ -1,4 +1,4 @@
-"""The setting for memory: what it accepts, and what it says of what it doesn't."""
+"""The memory limit: the values that it accepts, and the errors for others."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_sizes(given, expected, monkeypatch):
     assert memory_limit(given) == expected
     monkeypatch.setenv("NEARZERO_MEMORY", str(given))
     assert memory_limit() == expected
-    assert memory_limit("64 MB") == 64 * 10**6  # what is asked for goes before the environment
+    assert memory_limit("64 MB") == 64 * 10**6  # the argument precedes the environment
 
 
 def test_default(monkeypatch):
@@ -29,7 +29,7 @@ def test_default(monkeypatch):
 
 
 @pytest.mark.parametrize("given", ["lots", "", "-1", "1e9", "3 PB", "nan", True, 1.5])
-def test_refusals(given):
+def test_sizes_that_cannot_be_read(given):
     with pytest.raises(InputError, match='memory must be a number of bytes or a text like "2 GB"; got'):
         memory_limit(given)
 

@@ -1,4 +1,4 @@
-"""Work on threads: what is raised, what is no longer begun, and calls within calls."""
+"""Work on threads: exceptions, cancelled items, nested calls."""
 
 import threading
 
@@ -7,7 +7,7 @@ import pytest
 from nearzero.support.threads import parallel
 
 
-def test_an_exception_is_raised_and_what_wasnt_begun_never_is():
+def test_an_exception_is_raised_and_pending_items_are_cancelled():
     begun, released = [], threading.Event()
 
     def work(item):
@@ -19,11 +19,11 @@ def test_an_exception_is_raised_and_what_wasnt_begun_never_is():
     with pytest.raises(ValueError, match="the first"):
         parallel(work, range(200), 2)
     released.set()
-    parallel(lambda _: None, range(4), 2)  # after all that was still to come on these threads
+    parallel(lambda _: None, range(4), 2)  # returns after all items that were left on these threads
     assert set(begun) <= {0, 1, 2}
 
 
-def test_calls_within_calls_dont_wait_for_each_other():
+def test_nested_calls_do_not_wait_for_each_other():
     done = []
 
     def inner(item):

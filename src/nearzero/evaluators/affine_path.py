@@ -18,8 +18,9 @@ the first pieces, the events of one level, and the levels that have events. So t
 differs between the two ways by at most 2 (5 U / 2 + 6) u M. The limit 2 (3 U + 16) u M also covers the rounding
 of M itself. To it is added `INPUTS` times sum max_k |W2_ku| (|s z| + |o|), for the rounding of perturbed z and of
 parameters. That sum is computed from |i| + |t| |d| and from the terms that cancel in these. If the greatest logit
-leads by no more than the limit, the prediction is computed by `respond`. A constant in the limit, negligible
-otherwise, covers underflow.
+leads by no more than the limit, the prediction is computed by `respond`. This also happens where the terms could
+sum up to more than float32 holds; since |t| <= 1, the bound at |t| = 1 holds for the sums of i and of d too. A
+constant in the limit, negligible otherwise, covers underflow.
 """
 
 from __future__ import annotations
@@ -179,6 +180,7 @@ def _line(
         base=np.float32(terms * np.abs(network.b2).max() + 2.0**-126 + 2.0**-140 * weights.sum(dtype=float)),
         terms=np.float32(terms),
         inputs=np.float32(INPUTS),
+        limit=np.float32(terms * 2.0**126),
         late=np.float32(LATE),
         farthest=np.float32(np.abs(levels).max()),
         scale=_filled(parameters[0][order]),

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from nearzero.errors import InputError, did_you_mean
+from nearzero.errors import InputError, check_choice, did_you_mean
 from nearzero.evaluators.scores import Metrics
 from nearzero.networks.modules import activation_module
 from nearzero.perturbations.activations import ACTIVATIONS
@@ -74,9 +74,7 @@ class Request:
                 f"{', '.join(self.names)}"
             )
         self._check_quantiles()
-        if self.method not in get_args(Method):
-            hint = did_you_mean(self.method, get_args(Method))
-            raise InputError(f"unknown method {self.method!r}: {hint}known are {', '.join(get_args(Method))}")
+        check_choice("method", self.method, get_args(Method))
         if self.conduct is not None and not isinstance(self.conduct, Conduct):
             raise InputError(f"conduct must be an nz.Conduct; got {type(self.conduct).__name__}")
         if self.unit_axis is not None and type(self.unit_axis) is not int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, get_args
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.errors import InputError, did_you_mean
+from nearzero.errors import InputError, check_choice, did_you_mean
 from nearzero.evaluators.base import Backend, LayerEvaluator
 from nearzero.evaluators.metrics import NAMES
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
@@ -175,9 +175,8 @@ def _in_both_backends(names: Iterable[object]) -> bool:
 
 
 def _check_backend(backend: object) -> None:
-    if backend is not None and backend not in get_args(Backend):
-        hint = did_you_mean(backend, get_args(Backend))
-        raise InputError(f"unknown backend {backend!r}: {hint}known are {', '.join(get_args(Backend))}")
+    if backend is not None:
+        check_choice("backend", backend, get_args(Backend))
 
 
 def _is_array(data: Any) -> bool:

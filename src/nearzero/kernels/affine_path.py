@@ -69,6 +69,7 @@ class AffinePath(NamedTuple):
         weights: (U,), the greatest |W2| of each unit.
         base: what the biases count for in the bound.
         terms, inputs: what the bound allows for each summand, and for what cancels in the perturbation of a z.
+        limit: beyond it the terms of the sums may overflow float32.
         late, farthest: what rounding may do to a perturbed z, as a share of its terms; the greatest |t|.
         scale, offset, clip: (L, U) flat, as `respond` has them.
         post: whether a cut is of activations.
@@ -91,6 +92,7 @@ class AffinePath(NamedTuple):
     base: np.float32
     terms: np.float32
     inputs: np.float32
+    limit: np.float32
     late: np.float32
     farthest: np.float32
     scale: Floats
@@ -252,15 +254,15 @@ def _follow(act, line, workspace, still, moving, k, most):  # type: ignore[no-un
             store(workspace.added, at, zero)
             store(workspace.added, at + 16, zero)
             logits = fma(splat(t), s, i) + closed
-            apart = still + sign * last_lane(i) + abs(t) * (moving + last_lane(s))
-            lead = lanes_reaching(logits, splat(hmax(logits) - apart))
-            if lead & (lead - 1):
-                undecided += 1
-                workspace.chosen[level * BLOCK + k] = _chosen(act, line, workspace, level)
-            elif lead:
+            size, rate = still + sign * last_lane(i), moving + last_lane(s)
+            lead = lanes_reaching(logits, splat(hmax(logits) - (size + abs(t) * rate)))
+            if lead == 0:
+                undecided = most
+            elif lead & (lead - 1) == 0 and size + rate < line.limit:
                 workspace.chosen[level * BLOCK + k] = first_bit(lead)
             else:
-                undecided = most
+                undecided += 1
+                workspace.chosen[level * BLOCK + k] = _chosen(act, line, workspace, level)
         # behind the origin, what is added to I has the other sign
         still, sign = still + _F(2.0) * last_lane(i), _F(-1.0)
         first, last = last, line.levels.size - 1

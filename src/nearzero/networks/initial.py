@@ -1,9 +1,10 @@
-"""Initial weights: those that PyTorch draws for the same seed, without PyTorch, whose import takes two seconds.
+"""Initial weights equal to those that PyTorch draws for the same seed.
 
-PyTorch's generator on the processor is the Mersenne twister MT19937, seeded with the lower 32 bits of the seed, as
-NumPy's `RandomState` is. A float32 from low to high is made of the lower 24 bits k of a draw: low + (high - low) k /
-2^24, rounded once. So the weights are the same on every machine; PyTorch's own are these where it uses fused
-multiply-adds (with AVX2, say), and elsewhere may differ in the last bit.
+They are computed without PyTorch, because importing it takes two seconds. PyTorch's generator on the
+processor is the Mersenne twister MT19937, seeded with the lower 32 bits of the seed, as is NumPy's
+`RandomState`. A float32 from low to high is made of the lower 24 bits k of a draw: low + (high - low) k /
+2^24, rounded once. So these weights are the same on every machine. PyTorch's weights equal them where PyTorch
+uses fused multiply-adds (with AVX2, for example); elsewhere they may differ in the last bit.
 """
 
 from __future__ import annotations
@@ -24,10 +25,20 @@ Floats = npt.NDArray[np.float32]
 def initial_stack(
     seeds: Sequence[int], activation_name: str, *, inputs: int = 784, units: int = 128, classes: int = 10
 ) -> Stack:
-    """Networks as PyTorch initialises them, one per seed.
+    """Return networks initialised as in PyTorch, one per seed.
 
-    The weights of seed k are those of ``torch.manual_seed(k); nn.Linear(inputs, units); nn.Linear(units,
-    classes)``: uniform on +-1 / sqrt(fan in), weights before biases.
+    The weights for seed k are those of ``torch.manual_seed(k); nn.Linear(inputs, units); nn.Linear(units,
+    classes)``: uniform between -1 / sqrt(fan in) and 1 / sqrt(fan in). Weights are drawn before biases.
+
+    Raises:
+        InputError: an unknown activation.
+
+    Example:
+        >>> stack = initial_stack([0, 1], "relu", inputs=64, units=16, classes=10)
+        >>> len(stack), stack.w1.shape, stack[1].activation
+        (2, (2, 16, 64), 'relu')
+        >>> bool(abs(stack.w1).max() <= 1 / 8)
+        True
     """
 
     def network(seed: int) -> TwoLayer:
@@ -39,13 +50,13 @@ def initial_stack(
 
 
 def generator(seed: int) -> np.random.RandomState:
-    """Draws what PyTorch draws after ``torch.manual_seed(seed)``."""
+    """Return a generator that draws the numbers that PyTorch draws after ``torch.manual_seed(seed)``."""
     return np.random.RandomState(seed % 2**32)
 
 
 def initial_linear(draws: np.random.RandomState, fan_in: int, fan_out: int) -> tuple[Floats, Floats]:
-    """Weights (fan_out, fan_in) and biases (fan_out,) as ``nn.Linear`` draws them."""
-    # kaiming_uniform_ with a = sqrt(5); the bound is 1 / sqrt(fan in), by a way round that rounds otherwise
+    """Return weights (fan_out, fan_in) and biases (fan_out,) as ``nn.Linear`` draws them."""
+    # 1 / sqrt(fan in), but computed as in kaiming_uniform_ with a = sqrt(5), which rounds differently
     bound = sqrt(3) * (sqrt(2 / (1 + sqrt(5) ** 2)) / sqrt(fan_in))
     weight = _uniform(draws, bound, fan_out * fan_in).reshape(fan_out, fan_in)
     return weight, _uniform(draws, 1 / sqrt(fan_in), fan_out)
@@ -54,6 +65,6 @@ def initial_linear(draws: np.random.RandomState, fan_in: int, fan_out: int) -> t
 def _uniform(draws: np.random.RandomState, bound: float, count: int) -> Floats:
     high = np.float32(bound)
     low, width = -high, high - -high  # float32
-    share = (draws.randint(0, 2**32, count, dtype=np.uint32) & 0xFFFFFF) / 2.0**24
-    exact = float(low) + share * float(width)  # float64 holds the product and the sum
+    fraction = (draws.randint(0, 2**32, count, dtype=np.uint32) & 0xFFFFFF) / 2.0**24
+    exact = float(low) + fraction * float(width)  # float64 holds the product and the sum
     return exact.astype(np.float32)

@@ -1,4 +1,4 @@
-"""PyTorch modules: the nine activations, and a perturbation."""
+"""PyTorch modules: the nine activations, and a layer that applies a perturbation."""
 
 from __future__ import annotations
 
@@ -13,18 +13,30 @@ __all__ = ["Abs", "PerturbationLayer", "activation_module", "activation_name"]
 
 
 class Abs(nn.Module):
-    """|z|, elementwise."""
+    """The activation |z|, elementwise."""
 
     def forward(self, z: Tensor) -> Tensor:
-        """z of any shape."""
+        """Return |z| for z of any shape."""
         return z.abs()
 
 
 class PerturbationLayer(nn.Module):
-    """min(scale * x + offset, clip), for x of shape (..., U): a perturbation to put into a model of one's
-    own.
+    """A layer y = min(scale * x + offset, clip), for x of shape (..., U), to insert into a PyTorch model.
 
-    Put it before the activation, or after it for one with side "post".
+    Insert it before the activation if the side of the perturbation is "pre", after the activation if it is
+    "post".
+
+    Args:
+        perturbation: the perturbation that the layer applies.
+        units: U.
+
+    Raises:
+        InputError: the perturbation is for another number of units.
+
+    Example:
+        >>> layer = PerturbationLayer(Perturbation(scale=2.0, clip=3.0), units=2)
+        >>> layer(torch.tensor([[1.0, 2.0]])).tolist()
+        [[2.0, 3.0]]
     """
 
     scale: Tensor
@@ -37,7 +49,7 @@ class PerturbationLayer(nn.Module):
             self.register_buffer(name, torch.from_numpy(values))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x of shape (..., U)."""
+        """Return y for x, (..., U)."""
         return torch.minimum(self.scale * x + self.offset, self.clip)
 
 
@@ -52,14 +64,21 @@ _MODULES: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "elu": nn.ELU,
 }
+# the parameter of a module that changes its function, and the value that it must have
 _DEFAULTS = {nn.LeakyReLU: ("negative_slope", 0.01), nn.GELU: ("approximate", "none"), nn.ELU: ("alpha", 1.0)}
 
 
 def activation_module(name: str) -> nn.Module:
-    """The activation called `name` as a PyTorch module.
+    """Return the activation called `name` as a PyTorch module.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: no activation has that name.
+
+    Example:
+        >>> activation_module("gelu")
+        GELU(approximate='none')
+        >>> activation_name(activation_module("gelu"))
+        'gelu'
     """
     return _MODULES[activation(name).name]()
 
@@ -67,13 +86,15 @@ def activation_module(name: str) -> nn.Module:
 def activation_name(module: nn.Module) -> str:
     """Return the name of an activation module.
 
+    A class called Abs, of whatever origin, counts as the activation "abs".
+
     Raises:
-        InputError: it isn't among the nine, or has other parameters.
+        InputError: it isn't one of the nine activations, or its parameters aren't PyTorch's defaults.
     """
     kind = type(module)
     if kind.__name__.lower() == "abs":
         return "abs"
-    name = next((name for name, known in _MODULES.items() if kind is known), None)
+    name = next((name for name, module_type in _MODULES.items() if kind is module_type), None)
     if name is None:
         raise InputError(f"activation {module} isn't among the nine; known are {', '.join(_MODULES)}")
     attribute, value = _DEFAULTS.get(kind, ("", None))

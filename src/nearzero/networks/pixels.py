@@ -1,9 +1,8 @@
-"""Images as networks see them: whole-number pixels, and the affine map that a recipe puts before them.
+"""Images as inputs of networks: whole-number pixels, and the affine map that a recipe applies to them.
 
-It stands apart because both the engines and the sweep rest on it: pixels stay uint8, most of them zero, and
-the map is folded into the first layer, W1 (g p + s) + b1 = (g W1) p + (b1 + s W1 1), so that zeros can be
-skipped whether a study normalises its pixels or not. Where images come from is the business of
-`nearzero.datasets`.
+Pixels stay uint8, and most of them are zero. The engines and the sweep fold the map into the first layer:
+W1 (g p + s) + b1 = (g W1) p + (b1 + s W1 1). So they can skip zeros whether a study normalises its pixels or
+not. `nearzero.datasets` loads images.
 """
 
 from __future__ import annotations
@@ -20,12 +19,24 @@ __all__ = ["Pixels"]
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Inputs x = gain * values + shift.
+    """Inputs x = gain * values + shift, kept as whole-number pixels.
 
     Attributes:
         values: (N, D) uint8, C-contiguous.
         gain, shift: the same for every pixel; 1 and 0 for raw pixels, 1 / (white * std) and -mean / std for
             normalised ones.
+
+    Raises:
+        InputError: the values aren't uint8, or don't have two dimensions.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> pixels = nz.Pixels(np.array([[0, 200], [100, 0]], np.uint8), gain=0.5, shift=-1.0)
+        >>> len(pixels)
+        2
+        >>> pixels.dense().tolist()
+        [[-1.0, 99.0], [49.0, -1.0]]
     """
 
     values: npt.NDArray[np.uint8]
@@ -43,7 +54,7 @@ class Pixels:
         return len(self.values)
 
     def dense(self, rows: slice | npt.NDArray[np.integer] = slice(None)) -> npt.NDArray[np.float32]:
-        """The inputs themselves, (rows, D) float32: what a plain PyTorch network is fed."""
+        """Return the inputs x of the given rows, (rows, D) float32, as a plain PyTorch network takes them."""
         values = self.values[rows].astype(np.float32)
         if (self.gain, self.shift) != (1.0, 0.0):
             values *= np.float32(self.gain)

@@ -1,7 +1,6 @@
-"""The paper's network, z = W1 x + b1, logits = W2 act(z) + b2, alone and stacked many runs at a time.
+"""The paper's network, z = W1 x + b1, logits = W2 act(z) + b2: a single one, and a stack of many runs.
 
-Only arrays live here: how networks are trained is in `nearzero.training`, how they are perturbed in
-`nearzero.analysis.sweep`.
+This module holds arrays only. `nearzero.training` trains networks, `nearzero.analysis.sweep` perturbs them.
 """
 
 from __future__ import annotations
@@ -31,27 +30,42 @@ MOST_CLASSES = 65_535  # predictions are kept in two bytes
 
 
 def _float32(name: str, array: Any, ndim: int) -> Floats:
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and `finite` says so
-        result = np.array(as_numbers(array, name), dtype=np.float32, order="C")
-    if result.ndim != ndim or not result.size:
-        raise InputError(f"{name} must have {ndim} dimensions, none of them 0; got shape {result.shape}")
-    result.setflags(write=False)
-    return result
+    """Return a read-only copy in float32 of the array called `name`, which must have `ndim` dimensions."""
+    with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, which `finite` reports
+        copy = np.array(as_numbers(array, name), dtype=np.float32, order="C")
+    if copy.ndim != ndim or not copy.size:
+        raise InputError(f"{name} must have {ndim} dimensions, none of them 0; got shape {copy.shape}")
+    copy.setflags(write=False)
+    return copy
 
 
 @dataclass(frozen=True, eq=False)
 class TwoLayer:
-    """One network, from four plain arrays and the name of an activation.
+    """One network of D inputs, U hidden units and K classes: four arrays and the name of an activation.
+
+    Arrays or tensors of real numbers are accepted and kept as read-only copies in float32.
 
     Attributes:
         w1: (U, D), b1: (U,): the hidden layer, z = w1 x + b1.
         w2: (K, U), b2: (K,): the output layer, logits = w2 act(z) + b2.
-        activation: one of the nine names of `nearzero.perturbations.activations`.
-
-    Arrays or tensors of real numbers are taken, and kept as read-only copies in float32.
+        activation: one of the nine names in `nearzero.ACTIVATIONS`.
 
     Raises:
-        InputError: shapes that don't fit each other, or an unknown activation.
+        InputError: an array isn't one of real numbers, the shapes don't fit each other, there are more than
+            65,535 classes, or the activation is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> w1, w2 = [[1, 1], [1, -1]], [[1, 0], [0, 2]]
+        >>> network = nz.TwoLayer(w1, b1=[0, 0], w2=w2, b2=[0, 0.5], activation="abs")
+        >>> network.inputs, network.units, network.classes
+        (2, 2, 2)
+        >>> z = network.w1 @ np.array([1.0, 2.0]) + network.b1
+        >>> (network.w2 @ network.act(z) + network.b2).tolist()  # z = (3, -1)
+        [3.0, 2.5]
+        >>> len(network.to_module())  # Linear, Abs, Linear
+        3
     """
 
     w1: Floats
@@ -60,7 +74,7 @@ class TwoLayer:
     b2: Floats
     activation: str = "relu"
 
-    if TYPE_CHECKING:  # what it takes is wider than what it keeps
+    if TYPE_CHECKING:  # the arguments have wider types than the attributes
 
         def __init__(
             self, w1: ArrayLike, b1: ArrayLike, w2: ArrayLike, b2: ArrayLike, activation: str = "relu"
@@ -79,31 +93,31 @@ class TwoLayer:
 
     @property
     def act(self) -> Activation:
-        """The activation itself."""
+        """Return the activation itself, a function."""
         return activation(self.activation)
 
     @property
     def inputs(self) -> int:
-        """D, the number of inputs."""
+        """Return D, the number of inputs."""
         return int(self.w1.shape[1])
 
     @property
     def units(self) -> int:
-        """U, the number of hidden units."""
+        """Return U, the number of hidden units."""
         return len(self.w1)
 
     @property
     def classes(self) -> int:
-        """K, the number of classes."""
+        """Return K, the number of classes."""
         return len(self.w2)
 
     @property
     def finite(self) -> bool:
-        """Whether every weight is a finite number; a network that diverged has others."""
+        """Return True if every weight and bias is finite; in a network that diverged, some aren't."""
         return all(bool(np.isfinite(getattr(self, name)).all()) for name in ARRAYS)
 
     def to_module(self) -> nn.Sequential:
-        """The same network as Linear, activation, Linear in PyTorch."""
+        """Return the same network as a PyTorch module: Linear, activation, Linear."""
         import torch
 
         from nearzero.networks.modules import activation_module
@@ -118,11 +132,20 @@ class TwoLayer:
 
 @dataclass(eq=False)
 class Stack:
-    """R networks of one shape, stacked on the first axis; an engine changes the arrays in place.
+    """R networks of one shape, stacked on the first axis. Training engines change the arrays in place.
 
     Attributes:
         w1: (R, U, D), b1: (R, U), w2: (R, K, U), b2: (R, K), float32.
-        activations: (R,) of each.
+        activations: the name of each network's activation, (R,).
+
+    Example:
+        >>> import nearzero as nz
+        >>> networks = [nz.TwoLayer([[1, 2]], [0], [[1], [-1]], [0, 0], name) for name in ("relu", "abs")]
+        >>> stack = nz.Stack.of(networks)
+        >>> len(stack), stack.w1.shape, stack.activations
+        (2, (2, 1, 2), ('relu', 'abs'))
+        >>> stack[1].activation, len(stack.part(slice(1)))
+        ('abs', 1)
     """
 
     w1: Floats
@@ -135,7 +158,7 @@ class Stack:
         return len(self.w1)
 
     def __getitem__(self, index: int) -> TwoLayer:
-        """A copy of network `index`."""
+        """Return a copy of network `index`."""
         w1, b1, w2, b2 = (getattr(self, name)[index].copy() for name in ARRAYS)
         return TwoLayer(w1, b1, w2, b2, self.activations[index])
 
@@ -144,26 +167,26 @@ class Stack:
 
     @classmethod
     def of(cls, networks: Sequence[TwoLayer]) -> Stack:
-        """Stack networks of one shape."""
+        """Return a stack of copies of networks of one shape."""
         w1, b1, w2, b2 = (np.stack([getattr(network, name) for network in networks]) for name in ARRAYS)
         return cls(w1, b1, w2, b2, tuple(network.activation for network in networks))
 
     @classmethod
     def joined(cls, stacks: Sequence[Stack]) -> Stack:
-        """One stack of several, of the same shape but for R."""
+        """Return one stack with the networks of all stacks, whose shapes may differ in R only."""
         w1, b1, w2, b2 = (np.concatenate([getattr(stack, name) for stack in stacks]) for name in ARRAYS)
         return cls(w1, b1, w2, b2, tuple(name for stack in stacks for name in stack.activations))
 
     def part(self, rows: slice) -> Stack:
-        """Some of the networks; their arrays are views."""
+        """Return a stack of the given networks; its arrays are views."""
         return Stack(self.w1[rows], self.b1[rows], self.w2[rows], self.b2[rows], self.activations[rows])
 
 
 def as_network(network: TwoLayer | nn.Module) -> TwoLayer:
-    """A network as it is, or read from a PyTorch module Linear, activation, Linear.
+    """Return a `TwoLayer` unchanged, or read it from a PyTorch module Linear, activation, Linear.
 
     Raises:
-        InputError: neither of the two.
+        InputError: `network` is neither of these.
     """
     if isinstance(network, TwoLayer):
         return network
@@ -177,25 +200,26 @@ def as_network(network: TwoLayer | nn.Module) -> TwoLayer:
 
 
 def from_module(module: nn.Module) -> TwoLayer:
-    """Read a network of the shape Linear, activation, Linear; flatten and dropout are passed over.
+    """Return the network held by a module of the shape Linear, activation, Linear.
 
-    The module is run once on a few inputs, to see that it computes what its layers say.
+    Flatten and dropout layers are skipped. The module is run once on a few inputs, to check that its forward
+    pass computes this network.
 
     Raises:
-        InputError: the module has another shape, or computes something else, and what was seen instead.
+        InputError: the module has another shape, or its forward pass computes something else.
     """
     from torch import nn
 
     from nearzero.networks.modules import activation_name
 
     passive = (nn.Flatten, nn.Dropout)
-    leaves = [each for each in module.modules() if not any(True for _ in each.children())]
-    parts = [each for each in leaves if not isinstance(each, passive)]
-    match parts:
+    leaves = [child for child in module.modules() if not any(True for _ in child.children())]
+    layers = [leaf for leaf in leaves if not isinstance(leaf, passive)]
+    match layers:
         case [nn.Linear() as hidden, act, nn.Linear() as output]:
             pass
         case _:
-            shape = ", ".join(type(each).__name__ for each in parts) or "no layers"
+            shape = ", ".join(type(layer).__name__ for layer in layers) or "no layers"
             raise InputError(f"a two-layer network is Linear, activation, Linear; this module has {shape}")
     if hidden.bias is None or output.bias is None:
         raise InputError("both Linear layers need a bias; give zeros where there is none")
@@ -207,38 +231,45 @@ def from_module(module: nn.Module) -> TwoLayer:
 
 
 def _check_forward(module: nn.Module, network: TwoLayer, like: Tensor) -> None:
-    """Hold what the module computes on a few inputs against what its layers say; `like` has its precision and device.
+    """Raise an error unless the module computes the network's logits on a few inputs.
 
-    The order of layers says nothing about `forward`. Logits may differ by a constant per example, as
-    log-probabilities do. The module's mode is put back.
+    The check is needed because the order of a module's layers doesn't determine its `forward`. Logits may
+    differ by a constant per example, as log-probabilities do. The modes of the module and its children are
+    restored.
+
+    Args:
+        module: the module.
+        network: the network that was read from it.
+        like: a tensor with the module's precision and device.
     """
     import torch
 
     generator = torch.Generator().manual_seed(0)
     x = 10 * torch.randn(32, network.inputs, generator=generator)
-    modes = [(each, each.training) for each in module.modules()]
+    modes = [(child, child.training) for child in module.modules()]
     try:
         module.eval()
         with torch.no_grad():
-            found = module(x.to(like)).double().cpu()
+            logits = module(x.to(like)).double().cpu()
             hidden, act, output = network.to_module().double()
             expected = output(act(hidden(x.to(like).double().cpu())))
-    except Exception as error:  # whatever a stranger's forward may raise
+    except Exception as error:  # a user's forward may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"the module can't be run on inputs (examples, {network.inputs}): {reason}"
         ) from error
     finally:
-        for each, mode in modes:
-            each.training = mode
-    if found.shape != expected.shape:
+        for child, mode in modes:
+            child.training = mode
+    if logits.shape != expected.shape:
         raise InputError(
-            f"the module gives {tuple(found.shape)} where its layers give {tuple(expected.shape)}"
+            f"the module gives {tuple(logits.shape)} where its layers give {tuple(expected.shape)}"
         )
-    found, expected = (each - each.mean(dim=1, keepdim=True) for each in (found, expected))
-    slack = 64 * torch.finfo(like.dtype).eps * max(1.0, float(expected.abs().max()))
-    if not float((found - expected).abs().max()) <= slack:
+    logits, expected = (values - values.mean(dim=1, keepdim=True) for values in (logits, expected))
+    difference = float((logits - expected).abs().max())
+    tolerance = 64 * torch.finfo(like.dtype).eps * max(1.0, float(expected.abs().max()))
+    if not difference <= tolerance:  # not >, so that NaN is refused too
         raise InputError(
             "the module's forward computes something else than Linear, activation, Linear of its layers "
-            f"(logits differ by up to {float((found - expected).abs().max()):.3g}); make a TwoLayer from its arrays"
+            f"(logits differ by up to {difference:.3g}); make a TwoLayer from its arrays"
         )

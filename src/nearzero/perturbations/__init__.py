@@ -1,1 +1,1 @@
-"""Perturbations, the families that make them, noise, activations and unit ranges: pure, no models and no files."""
+"""Perturbations, families, noise, activations and unit ranges: pure computation, without models or files."""

@@ -1,8 +1,7 @@
-"""The nine activations, by name: what each is, and which of its properties the measurements rest on.
+"""The nine activations by name, with the properties that the measurements use.
 
-Plain NumPy, in the precision of the argument; nothing is trained or swept with these functions. The fast
-versions are in `nearzero.kernels.activations` (float32 vectors) and in PyTorch; the tests hold all three
-against each other.
+Plain NumPy, in the precision of the argument. No network is trained or swept with these functions: the fast
+versions are in `nearzero.kernels.activations` (float32 vectors) and in PyTorch. The tests compare all three.
 """
 
 from __future__ import annotations
@@ -26,13 +25,22 @@ class Activation:
     """A function a = act(z), applied to each unit.
 
     Attributes:
-        name: how specs, files and the command line call it; also its name in `torch.nn.functional`, `abs`
-            apart.
-        label: how tables and figures call it.
-        function: a = act(z), elementwise, keeping shape and dtype.
-        homogeneous: whether act(s z) = s act(z) for every s > 0. For these a common scale of all units passes
-            through to the logits, so that the prediction is argmax(W2 a + b2 / s).
-        piecewise_linear: whether act is linear on either side of zero.
+        name: the name in specs, in files and on the command line; also the name in `torch.nn.functional`,
+            except for `abs`.
+        label: the name in tables and figures.
+        function: a = act(z), elementwise; keeps shape and dtype.
+        homogeneous: True if act(s z) = s act(z) for every s > 0. A common scale s of all units then
+            multiplies W2 a, so that the prediction is argmax(W2 a + b2 / s).
+        piecewise_linear: True if act is linear below zero and linear above zero.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> act = nz.activation("leaky_relu")
+        >>> act(np.array([-100.0, 0.0, 3.0])).tolist()
+        [-1.0, 0.0, 3.0]
+        >>> act.label, act.homogeneous, act.piecewise_linear
+        ('Leaky ReLU', True, True)
     """
 
     name: str
@@ -42,7 +50,7 @@ class Activation:
     piecewise_linear: bool = False
 
     def __call__(self, z: Array) -> Array:
-        """act(z), elementwise."""
+        """Return act(z), elementwise."""
         return self.function(z)
 
 
@@ -62,14 +70,22 @@ _ALL = (
     Activation("elu", "ELU", lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0)))),
 )
 
-ACTIVATIONS: dict[str, Activation] = {each.name: each for each in _ALL}
+ACTIVATIONS: dict[str, Activation] = {act.name: act for act in _ALL}
 
 
 def activation(name: str) -> Activation:
-    """The activation called `name`.
+    """Return the activation called `name`, one of the keys of `ACTIVATIONS`.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: no activation has that name.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> nz.activation("abs")(np.array([-2.0, 0.5])).tolist()
+        [2.0, 0.5]
+        >>> list(nz.ACTIVATIONS)
+        ['relu', 'abs', 'leaky_relu', 'gelu', 'silu', 'tanh', 'sigmoid', 'softplus', 'elu']
     """
     try:
         return ACTIVATIONS[name]

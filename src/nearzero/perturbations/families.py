@@ -1,10 +1,11 @@
-"""Families: what turns a level and the unit ranges into a perturbation.
+"""Families: rules that turn a level and the unit ranges into a perturbation.
 
-Here are the paper's three, with its levels, each in the published conduct and in the corrected ones; a
-`Conduct` names which. And the controls, which differ from those in one respect each: what a pure shift does,
-what gains do that aren't the same for all units, what is left if signs are drawn or units swapped. Noise, which is
-drawn for each example, is in `nearzero.perturbations.noise`. How a sweep applies families is in
-`nearzero.analysis.sweep`.
+The first three are the paper's (arXiv 2411.17932): offset, scale and clip, with its levels. A `Conduct`
+chooses between the published reading of the protocol and the corrected ones. The others are controls, each of
+which differs from one of these in a single respect: a shift without a change of slope, gains that differ
+between units, signs drawn per unit, ranges exchanged between units, a cap on the activation. Noise, which is
+drawn for each example, is in `nearzero.perturbations.noise`. `nearzero.analysis.sweep` applies families to
+networks.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import ClassVar, Literal, final, get_args, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.errors import InputError, did_you_mean
+from nearzero.errors import InputError, check_choice, did_you_mean
 from nearzero.perturbations.activations import activation
 from nearzero.perturbations.perturbation import Perturbation, Side
 from nearzero.perturbations.ranges import Ranges
@@ -44,30 +45,51 @@ OffsetFormula = Literal["as-run", "as-written", "shift"]
 ClipThreshold = Literal["min+pr", "pr"]
 Levels = npt.NDArray[np.float64]
 
-AS_RUN_FOR = ("relu", "abs")
+AS_RUN_FOR = ("relu", "abs")  # the activations for which the formula "as-run" has a meaning
 PAPER_FAMILIES = ("offset", "scale", "clip")
-BY_FORMULA = frozenset({"offset", "signed_offset"})  # what `Conduct.offset` is about
+BY_FORMULA = frozenset({"offset", "signed_offset"})  # the families to which `Conduct.offset` applies
 
+# The options that families have, with the values of each.
+_OPTIONS = {
+    "formula": get_args(OffsetFormula),
+    "threshold": get_args(ClipThreshold),
+    "side": get_args(Side),
+    "range": get_args(Side),
+}
 
-# What families are swept over. 100 levels from 0.01 to 10, evenly spaced in the logarithm:
+# 100 levels from 0.01 to 10, evenly spaced in the logarithm.
 LOG_LEVELS = np.logspace(-2, 1, 100)
 # 125 levels: -2 to -0.4 in steps of 0.05, to 0.4 in steps of 0.01, to 1 (included) in steps of 0.05.
-# From whole numbers, so that zero is zero and -0.25 is -0.25.
+# They are computed from whole numbers, so that 0 and -0.25 are exact.
 OFFSET_LEVELS = np.array([*range(-200, -40, 5), *range(-40, 40), *range(40, 101, 5)]) / 100
+# 101 levels from 0 to 1, in steps of 0.01.
 UNIT_LEVELS = np.arange(101) / 100
 
 
 @dataclass(frozen=True)
 class Conduct:
-    """Which of several readings of the protocol is followed. The defaults gave the published numbers.
+    """A choice among the readings of the published protocol. The defaults gave the published numbers.
 
     Attributes:
-        offset: "as-run": z (max - p r) / max + p r, which keeps the maximum in place; "as-written": z (1 - p)
-            r + p r, the formula of the text, which has no identity level; "shift": z + p r.
-        clip: the side that is clipped: "pre", min(z, threshold), which leaves the negative side of Abs alone;
-            or "post", min(act(z), threshold).
-        clip_threshold: "min+pr" (as run) or "pr" (as written).
-        range: the side that min, max and r = max - min are taken on.
+        offset: the formula of the offset. "as-run": z (max - p r) / max + p r, which keeps the maximum in
+            place; "as-written": z (1 - p) r + p r, the formula of the text, which has no identity level;
+            "shift": z + p r.
+        clip: the side that is clipped. "pre": min(z, threshold), which doesn't limit Abs units at negative z;
+            "post": min(act(z), threshold).
+        clip_threshold: the threshold of the clip. "min+pr": min + p r, as run; "pr": p r, as written.
+        range: the side on which min, max and r = max - min are taken.
+
+    Raises:
+        InputError: a value that isn't among these.
+
+    Example:
+        >>> import nearzero as nz
+        >>> nz.Conduct()
+        Conduct(offset='as-run', clip='pre', clip_threshold='min+pr', range='post')
+        >>> nz.make_family("clip", nz.Conduct(clip="post"))
+        Clip(threshold='min+pr', side='post', range='post')
+        >>> nz.Conduct.default(["gelu"])
+        Conduct(offset='shift', clip='pre', clip_threshold='min+pr', range='pre')
     """
 
     offset: OffsetFormula = "as-run"
@@ -76,23 +98,25 @@ class Conduct:
     range: Side = "post"
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(Conduct).items():
-            values = get_args(kind)
-            if getattr(self, name) not in values:
-                raise InputError(f"{name} must be one of {', '.join(values)}; got {getattr(self, name)!r}")
+        for name, literal in get_type_hints(Conduct).items():
+            check_choice(name, getattr(self, name), get_args(literal))
 
     @classmethod
     def default(cls, activations: Iterable[str]) -> Conduct:
-        """The published conduct where it makes sense, for ReLU and Abs; else a shift by the pre-activation range."""
+        """Return the published conduct for ReLU and Abs alone, else a shift by the pre-activation range.
+
+        Raises:
+            InputError: an unknown activation.
+        """
         if all(activation(name).name in AS_RUN_FOR for name in activations):
             return cls()
         return cls(offset="shift", range="pre")
 
     def check(self, activations: Iterable[str]) -> None:
-        """Refuse what has no meaning for one of these activations.
+        """Raise an error if this conduct has no meaning for one of the activations.
 
         Raises:
-            InputError: "as-run" outside ReLU and Abs.
+            InputError: offset is "as-run" and an activation is neither ReLU nor Abs, or is unknown.
         """
         unfit = [name for name in activations if activation(name).name not in AS_RUN_FOR]
         if self.offset == "as-run" and unfit:
@@ -106,13 +130,27 @@ class Family(ABC):
     """A one-parameter family of perturbations.
 
     Attributes:
-        name: how specs, files and the command line call it.
-        identity: the level at which nothing changes; None where there is no such level.
-        sides: on each side of the identity ("below", "above"), two levels: where the search for a displacement
-            begins, the identity or the nearest level to it, and where it ends.
-        swept: its `levels`.
-        random: whether something is drawn for each unit; then there is a `seed`.
+        name: the name in specs, in files and on the command line.
+        identity: the level at which nothing changes; None if there is no such level.
+        sides: for each side of the identity ("below", "above"), the two levels between which a displacement
+            is searched for: the first is the identity or the level nearest to it.
+        swept: the default levels of a sweep, ascending; `levels` returns a copy.
+        random: True if a number is drawn for each unit; the family then has a `seed`.
         acts_on: the side that is perturbed.
+
+    Raises:
+        InputError: an option (formula, threshold, side, range) has an unknown value.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> z = np.array([[-2.0, -1.0], [4.0, -3.0]])  # two examples, two units; ReLU turns the second into 0
+        >>> ranges = nz.Ranges.of(z, nz.activation("relu"))
+        >>> family = nz.Shift()
+        >>> isinstance(family, nz.Family), family.name, family.identity
+        (True, 'shift', 0.0)
+        >>> family.at(0.5, ranges)(z).tolist()  # adds 0.5 * 4 to the first unit, nothing to the second
+        [[0.0, -1.0], [6.0, -3.0]]
     """
 
     name: ClassVar[str]
@@ -122,64 +160,91 @@ class Family(ABC):
     random: ClassVar[bool] = False
     acts_on: ClassVar[Side] = "pre"
 
+    def __post_init__(self) -> None:
+        for name, choices in _OPTIONS.items():
+            if hasattr(self, name):
+                check_choice(name, getattr(self, name), choices)
+
     @property
     def levels(self) -> Levels:
-        """Return the levels it is swept over unless others are given, ascending."""
+        """Return the default levels of a sweep, ascending."""
         return self.swept.copy()
 
     @abstractmethod
-    def _live(self, level: float, ranges: Ranges) -> Perturbation:
-        """The perturbation of live units; what it says of dead units is thrown away."""
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+        """Return the perturbation at a level; `at` replaces its values for dead units by the identity."""
 
     def at(self, level: float, ranges: Ranges) -> Perturbation:
-        """The perturbation at a level. Dead units are left alone.
+        """Return the perturbation at a level. It leaves dead units as they are.
 
         Raises:
-            InputError: a level that is neither finite nor the identity.
+            InputError: the level is neither finite nor the identity, or the family isn't defined for these
+                ranges.
         """
         if not np.isfinite(level) and level != self.identity:
-            raise InputError(
-                f"a level of {self.name} must be finite, or its identity {self.identity}; got {level}"
-            )
+            identity = f" or {self.identity}, its identity" if self.identity == np.inf else ""
+            raise InputError(f"a level of {self.name} must be finite{identity}; got {level}")
         with np.errstate(divide="ignore", invalid="ignore"):
-            live = self._live(level, ranges)
-        keep = ranges.live
+            unmasked = self._unmasked(level, ranges)
+        live = ranges.live
         return Perturbation(
-            scale=np.where(keep, live.scale, 1.0),
-            offset=np.where(keep, live.offset, 0.0),
-            clip=np.where(keep, live.clip, np.inf),
-            side=live.side,
+            scale=np.where(live, unmasked.scale, 1.0),
+            offset=np.where(live, unmasked.offset, 0.0),
+            clip=np.where(live, unmasked.clip, np.inf),
+            side=unmasked.side,
         )
 
 
 @final
 @dataclass(frozen=True)
 class Scale(Family):
-    """Intensity scale: y = p z."""
+    """The paper's intensity scale: y = p z.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> z = np.array([[-2.0], [4.0]])
+        >>> ranges = nz.Ranges.of(z, nz.activation("relu"))
+        >>> nz.Scale().at(0.5, ranges)(z).tolist()
+        [[-1.0], [2.0]]
+    """
 
     name: ClassVar[str] = "scale"
     identity: ClassVar[float | None] = 1.0
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (1.0, 0.01), "above": (1.0, 10.0)}
     swept: ClassVar[Levels] = LOG_LEVELS
 
-    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
         return Perturbation(scale=np.full(ranges.live.shape, level))
 
 
 @final
 @dataclass(frozen=True)
 class Clip(Family):
-    """Intensity clip: y = min(x, threshold), with threshold min + p r or p r.
+    """The paper's intensity clip: y = min(x, threshold).
 
-    The identity is p = +inf alone: min + 1 * (max - min) can round to less than max.
+    The threshold is min + p r or p r, with r = max - min. Only p = +inf is the identity: at p = 1, min + 1 *
+    (max - min) can round to less than max.
+
+    Attributes:
+        threshold: "min+pr" or "pr".
+        side: x is the pre-activation z ("pre") or the activation act(z) ("post").
+        range: the side on which min and max are taken.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> z = np.array([[-2.0], [4.0]])
+        >>> ranges = nz.Ranges.of(z, nz.activation("relu"))  # from 0 to 4
+        >>> nz.Clip().at(0.25, ranges)(z).tolist()
+        [[-2.0], [1.0]]
+        >>> nz.Clip(range="pre").at(0.25, ranges)(z).tolist()  # from -2 to 4: the threshold is -2 + 0.25 * 6
+        [[-2.0], [-0.5]]
     """
 
     threshold: ClipThreshold = "min+pr"
     side: Side = "pre"
     range: Side = "post"
-
-    def __post_init__(self) -> None:
-        Conduct(clip=self.side, clip_threshold=self.threshold, range=self.range)  # refuses unknown words
 
     name: ClassVar[str] = "clip"
     identity: ClassVar[float | None] = np.inf
@@ -191,7 +256,7 @@ class Clip(Family):
         """Return the side that is clipped."""
         return self.side
 
-    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
         unit = ranges.on(self.range)
         base = unit.minimum if self.threshold == "min+pr" else 0.0
         return Perturbation(clip=base + np.where(unit.width > 0, level * unit.width, np.inf), side=self.side)
@@ -200,17 +265,29 @@ class Clip(Family):
 @final
 @dataclass(frozen=True)
 class Offset(Family):
-    """Distance offset, by one of three formulas; r = max - min.
+    """The paper's distance offset, by one of three formulas; r = max - min.
 
     as-run: y = z (max - p r) / max + p r; as-written: y = z (1 - p) r + p r; shift: y = z + p r. With the
-    pre-activation range the maximum of an Abs unit can be negative, and as-run then turns its slope around.
+    pre-activation range the maximum of an Abs unit can be negative: the slope of as-run then grows with p
+    instead of falling.
+
+    Attributes:
+        formula: "as-run", "as-written" or "shift".
+        range: the side on which min and max are taken.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> z = np.array([[-2.0], [4.0]])
+        >>> ranges = nz.Ranges.of(z, nz.activation("relu"))  # from 0 to 4
+        >>> nz.Offset().at(0.25, ranges)(z).tolist()  # the slope is 0.75, the maximum stays at 4
+        [[-0.5], [4.0]]
+        >>> nz.Offset("shift").at(0.25, ranges)(z).tolist()
+        [[-1.0], [5.0]]
     """
 
     formula: OffsetFormula = "as-run"
     range: Side = "post"
-
-    def __post_init__(self) -> None:
-        Conduct(offset=self.formula, range=self.range)  # refuses unknown words
 
     name: ClassVar[str] = "offset"
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 1.0)}
@@ -218,24 +295,24 @@ class Offset(Family):
 
     @property
     def identity(self) -> float | None:  # type: ignore[override]
-        """0; none for the formula of the text, which at p = 0 scales each unit by its r."""
+        """Return 0, or None for the formula of the text, which at p = 0 scales each unit by its r."""
         return None if self.formula == "as-written" else 0.0
 
-    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
         unit = ranges.on(self.range)
-        move = level * unit.width
+        shift = level * unit.width
         if self.formula == "shift":
-            return Perturbation(offset=move)
+            return Perturbation(offset=shift)
         if self.formula == "as-written":
-            return Perturbation(scale=(1 - level) * unit.width, offset=move)
+            return Perturbation(scale=(1 - level) * unit.width, offset=shift)
         unfit = int((ranges.live & (unit.maximum == 0)).sum())
         if unfit:
             raise InputError(
                 f"offset=as-run divides by the maximum, and {unfit} live units have a {self.range}-activation maximum "
                 "of 0; use range=post, or offset=shift"
             )
-        scale = np.where(ranges.live, (unit.maximum - move) / unit.maximum, 1.0)
-        return Perturbation(scale=scale, offset=move)
+        scale = np.where(ranges.live, (unit.maximum - shift) / unit.maximum, 1.0)
+        return Perturbation(scale=scale, offset=shift)
 
 
 # --- the controls -------------------------------------------------------------------------------------------
@@ -244,7 +321,21 @@ class Offset(Family):
 @final
 @dataclass(frozen=True)
 class Shift(Family):
-    """Pure boundary shift: y = z + p r, slopes as they were; r = max - min."""
+    """A shift of the boundary alone: y = z + p r, r = max - min. The control for the slopes of the offset.
+
+    Attributes:
+        range: the side on which r is taken.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> z = np.array([[-2.0], [4.0]])
+        >>> ranges = nz.Ranges.of(z, nz.activation("relu"))  # r = 4, and 6 before the activation
+        >>> nz.Shift().at(-0.5, ranges)(z).tolist()
+        [[-4.0], [2.0]]
+        >>> nz.Shift(range="pre").at(-0.5, ranges)(z).tolist()
+        [[-5.0], [1.0]]
+    """
 
     range: Side = "post"
 
@@ -252,12 +343,12 @@ class Shift(Family):
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 8.0)}
     swept: ClassVar[Levels] = OFFSET_LEVELS
 
-    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
         return Perturbation(offset=level * ranges.on(self.range).width)
 
 
-class _Drawn(Family):
-    """A family in which something is drawn for each unit; one draw is one seed, whatever the level."""
+class _RandomFamily(Family):
+    """A family that draws a number for each unit. The draw depends on the seed and not on the level."""
 
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"above": (0.0, 8.0)}
     swept: ClassVar[Levels] = UNIT_LEVELS
@@ -273,22 +364,55 @@ class _Drawn(Family):
 
 @final
 @dataclass(frozen=True)
-class SignedShift(_Drawn):
-    """A shift whose sign is drawn for each unit: y = z + p e r, e = -1 or 1."""
+class SignedShift(_RandomFamily):
+    """A shift whose sign is drawn for each unit: y = z + p e r, e = -1 or 1, r = max - min.
+
+    Attributes:
+        range: the side on which r is taken.
+        seed: the seed of the signs.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> z = np.array([[-2.0, 1.0], [4.0, -1.0]])
+        >>> ranges = nz.Ranges.of(z, nz.activation("relu"))  # r = 4 and 1
+        >>> signed = nz.SignedShift(seed=1)
+        >>> np.abs(signed.at(0.5, ranges).offset).tolist()  # the sizes are those of nz.Shift
+        [2.0, 0.5]
+        >>> np.array_equal(signed.at(1.0, ranges).offset, 2 * signed.at(0.5, ranges).offset)  # one draw
+        True
+    """
 
     range: Side = "post"
     seed: int = 0
 
     name: ClassVar[str] = "signed_shift"
 
-    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
         return Perturbation(offset=level * self._signs(ranges) * ranges.on(self.range).width)
 
 
 @final
 @dataclass(frozen=True)
-class SignedOffset(_Drawn):
-    """The offset with a level of drawn sign for each unit: p e in place of p, e = -1 or 1, in any of its formulas."""
+class SignedOffset(_RandomFamily):
+    """An offset whose level has a sign drawn for each unit: p e in place of p, e = -1 or 1.
+
+    Attributes:
+        formula: "as-run", "as-written" or "shift", as in `Offset`.
+        range: the side on which min and max are taken.
+        seed: the seed of the signs.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> z = np.array([[-2.0, 1.0], [4.0, -1.0]])
+        >>> ranges = nz.Ranges.of(z, nz.activation("relu"))  # from 0 to 4 and from 0 to 1
+        >>> perturbation = nz.SignedOffset(seed=1).at(0.5, ranges)
+        >>> np.abs(perturbation.offset).tolist()
+        [2.0, 0.5]
+        >>> bool(np.all((perturbation.scale == 0.5) == (perturbation.offset > 0)))  # else the slope is 1.5
+        True
+    """
 
     formula: OffsetFormula = "as-run"
     range: Side = "post"
@@ -298,22 +422,37 @@ class SignedOffset(_Drawn):
 
     @property
     def identity(self) -> float | None:  # type: ignore[override]
-        """As the offset's."""
+        """Return the identity of the offset with the same formula."""
         return Offset(self.formula, self.range).identity
 
-    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
         offset = Offset(self.formula, self.range)
-        plus, minus = (offset._live(sign * level, ranges) for sign in (1.0, -1.0))
-        up = self._signs(ranges) > 0
+        plus, minus = (offset._unmasked(sign * level, ranges) for sign in (1.0, -1.0))
+        positive = self._signs(ranges) > 0
         return Perturbation(
-            scale=np.where(up, plus.scale, minus.scale), offset=np.where(up, plus.offset, minus.offset)
+            scale=np.where(positive, plus.scale, minus.scale),
+            offset=np.where(positive, plus.offset, minus.offset),
         )
 
 
 @final
 @dataclass(frozen=True)
-class PermutedShift(_Drawn):
-    """A shift by the range of another unit: y_u = z_u + p r_q(u), q a permutation of the live units."""
+class PermutedShift(_RandomFamily):
+    """A shift by the range of another unit: y_u = z_u + p r_q(u), q a random permutation of the live units.
+
+    Attributes:
+        range: the side on which r = max - min is taken.
+        seed: the seed of the permutation.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> z = np.array([[-2.0, 1.0, -1.0], [4.0, -1.0, -3.0]])  # ReLU turns the third unit into 0
+        >>> ranges = nz.Ranges.of(z, nz.activation("relu"))  # r = 4, 1 and 0
+        >>> offset = nz.PermutedShift(seed=0).at(0.5, ranges).offset
+        >>> sorted(offset[:2].tolist()), float(offset[2])  # dead units take no part
+        ([0.5, 2.0], 0.0)
+    """
 
     range: Side = "post"
     seed: int = 0
@@ -322,29 +461,58 @@ class PermutedShift(_Drawn):
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 8.0)}
     swept: ClassVar[Levels] = OFFSET_LEVELS
 
-    def _live(self, level: float, ranges: Ranges) -> Perturbation:
-        moves = ranges.on(self.range).width.copy()
-        moves[ranges.live] = self._generator().permutation(moves[ranges.live])
-        return Perturbation(offset=level * moves)
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+        widths = ranges.on(self.range).width.copy()
+        widths[ranges.live] = self._generator().permutation(widths[ranges.live])
+        return Perturbation(offset=level * widths)
 
 
 @final
 @dataclass(frozen=True)
-class Gains(_Drawn):
-    """A gain for each unit, the fair counterpart of scale: y = z exp(p g), g from the standard normal distribution."""
+class Gains(_RandomFamily):
+    """A gain drawn for each unit: y = z exp(p g), g from the standard normal distribution.
+
+    It is the control for scale: it changes intensities as scale does, but not those of all units alike.
+
+    Attributes:
+        seed: the seed of the gains.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> ranges = nz.Ranges.of(np.array([[-2.0, 1.0], [4.0, -1.0]]), nz.activation("relu"))
+        >>> half, whole = (nz.Gains(seed=0).at(level, ranges).scale for level in (0.5, 1.0))
+        >>> half.shape, bool(np.all(half > 0))
+        ((2,), True)
+        >>> np.allclose(whole, half**2)  # exp(p g), with the same g at each level
+        True
+    """
 
     seed: int = 0
 
     name: ClassVar[str] = "gains"
 
-    def _live(self, level: float, ranges: Ranges) -> Perturbation:
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
         return Perturbation(scale=np.exp(level * self._generator().standard_normal(ranges.live.shape)))
 
 
 @final
 @dataclass(frozen=True)
 class Cap(Family):
-    """Post-activation cap: a' = min(a, min + p r) with the post-activation range, on both sides of Abs alike."""
+    """A cap on the activation: a' = min(a, min + p r), with the post-activation range; r = max - min.
+
+    The control for the published clip, which acts on z: the cap limits Abs units at positive and negative z
+    alike.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> act = nz.activation("abs")
+        >>> z = np.array([[-4.0], [0.0], [2.0]])
+        >>> ranges = nz.Ranges.of(z, act)  # from 0 to 4
+        >>> nz.Cap().at(0.25, ranges)(act(z)).tolist()
+        [[1.0], [0.0], [1.0]]
+    """
 
     name: ClassVar[str] = "cap"
     identity: ClassVar[float | None] = np.inf
@@ -352,10 +520,11 @@ class Cap(Family):
     swept: ClassVar[Levels] = UNIT_LEVELS
     acts_on: ClassVar[Side] = "post"
 
-    def _live(self, level: float, ranges: Ranges) -> Perturbation:
-        return Clip("min+pr", "post", "post")._live(level, ranges)
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+        return Clip("min+pr", "post", "post")._unmasked(level, ranges)
 
 
+# Each family by its name, made from a conduct and a seed.
 FAMILIES: dict[str, Callable[[Conduct, int], Family]] = {
     "offset": lambda conduct, seed: Offset(conduct.offset, conduct.range),
     "scale": lambda conduct, seed: Scale(),
@@ -370,12 +539,26 @@ FAMILIES: dict[str, Callable[[Conduct, int], Family]] = {
 
 
 def make_family(name: str, conduct: Conduct, seed: int = 0) -> Family:
-    """The family called `name`, in the given conduct; `seed` is of what is drawn, if anything is.
+    """Return the family called `name`, one of the keys of `FAMILIES`.
+
+    Args:
+        name: the name of the family.
+        conduct: the reading of the protocol that the family follows.
+        seed: the seed of a random family; the others ignore it.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: no family has that name.
+
+    Example:
+        >>> import nearzero as nz
+        >>> nz.make_family("offset", nz.Conduct(offset="shift"))
+        Offset(formula='shift', range='post')
+        >>> nz.make_family("signed_shift", nz.Conduct(), seed=3)
+        SignedShift(range='post', seed=3)
     """
-    if name not in FAMILIES:
+    try:
+        make = FAMILIES[name]
+    except (KeyError, TypeError):
         hint = did_you_mean(name, FAMILIES)
-        raise InputError(f"unknown family {name!r}: {hint}known are {', '.join(FAMILIES)}")
-    return FAMILIES[name](conduct, seed)
+        raise InputError(f"unknown family {name!r}: {hint}known are {', '.join(FAMILIES)}") from None
+    return make(conduct, seed)

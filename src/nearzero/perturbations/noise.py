@@ -1,9 +1,10 @@
-"""Noise on pre-activations, drawn for each example: controls that no per-unit perturbation can be.
+"""Noise on pre-activations, drawn for each example: controls that can't be written as per-unit perturbations.
 
-z' = z + p E. Isotropic: the entries of E are independent and normal, with one standard deviation for all live
-units, the root mean square of theirs over rows. Covariance-shaped: the rows of E are normal with the covariance of z.
-Dead units get none. What an example gets is drawn by (seed, number of the example) alone: the same draws whatever
-batches, halves or backend it comes in. Families of per-unit perturbations are in `nearzero.perturbations.families`.
+z' = z + p E. Isotropic noise: the entries of E are independent and normal, with one standard deviation for
+all live units, the root mean square of the units' standard deviations over rows. Covariance-shaped noise: the
+rows of E are normal with the covariance of z. Dead units get no noise. The noise of an example depends on the
+seed and the number of the example alone: it is the same in all batches, halves and backends. Families of
+per-unit perturbations are in `nearzero.perturbations.families`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 
 __all__ = ["NOISES", "Noise", "NoiseShape"]
 
@@ -28,8 +29,8 @@ class Noise:
     """One shape of noise on one layer.
 
     Attributes:
-        root: (U, U), with the covariance of E = root' root.
-        seed: of what is drawn.
+        root: (U, U), such that the covariance of E is root' root.
+        seed: the seed of the draws.
     """
 
     root: Doubles
@@ -39,31 +40,38 @@ class Noise:
     def of(
         cls, shape: NoiseShape, z: npt.NDArray[np.floating], live: npt.NDArray[np.bool_], seed: int = 0
     ) -> Noise:
-        """Return the noise of a layer with pre-activations z, (R, U).
+        """Return the noise of a layer.
+
+        Args:
+            shape: "noise" (isotropic) or "covariance_noise".
+            z: pre-activations, (R, U), from which the size and the covariance of the noise are taken.
+            live: (U,), the live units; the others get no noise.
+            seed: the seed of the draws.
 
         Raises:
             InputError: an unknown shape.
         """
         if shape not in NOISES:
-            raise InputError(f"noise is one of {', '.join(NOISES)}; got {shape!r}")
+            hint = did_you_mean(shape, NOISES)
+            raise InputError(f"noise is one of {', '.join(NOISES)}; {hint}got {shape!r}")
         root = np.zeros((z.shape[1], z.shape[1]))
-        part = z[:, live].astype(np.float64)
-        part -= part.mean(axis=0)
-        covariance = part.T @ part / len(part)
+        centred = z[:, live].astype(np.float64)
+        centred -= centred.mean(axis=0)
+        covariance = centred.T @ centred / len(centred)
         if shape == "noise":
-            own = np.sqrt(np.trace(covariance) / max(1, len(covariance))) * np.eye(len(covariance))
+            live_root = np.sqrt(np.trace(covariance) / max(1, len(covariance))) * np.eye(len(covariance))
         else:
             values, vectors = np.linalg.eigh(covariance)
-            own = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
-        root[np.ix_(live, live)] = own
+            live_root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+        root[np.ix_(live, live)] = live_root
         return cls(root, seed)
 
     def draw(self, examples: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-        """Return E for rows that belong to these examples, (R, U) float32.
+        """Return E for the rows of the given examples, (R, U) float32.
 
         Args:
-            examples: (R,), the number of each row's example in the data. The rows of an example follow each other;
-                they are drawn one after the other from its own generator.
+            examples: (R,), for each row the number of its example in the data. The rows of an example must
+                follow each other; they are drawn in this order from the generator of that example.
         """
         normal = np.empty((len(examples), len(self.root)), np.float32)
         firsts = np.flatnonzero(np.diff(examples, prepend=-1))
@@ -72,7 +80,7 @@ class Noise:
         bits = np.random.Philox(key=key)
         generator, state = np.random.Generator(bits), bits.state
         for number, first, end in zip(examples[firsts].tolist(), firsts, ends, strict=True):
-            # a counter of its own for each example: a generator made anew would take ten times as long
+            # One generator, set to a new counter for each example: new generators would take ten times as long.
             state["state"]["counter"][:] = (0, number, 0, 0)
             bits.state = state
             generator.standard_normal(out=normal[first:end], dtype=np.float32)

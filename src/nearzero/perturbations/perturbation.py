@@ -1,19 +1,20 @@
 """Perturbations as values: y = min(scale * x + offset, clip) per unit, and y = x + factor * values per row.
 
-The first is the paper's perturbation layer. The second has a number for each row, that is for each position of each
-example, and serves noise (`nearzero.perturbations.noise`) and replaced activations (`nearzero.analysis.near_far`).
-Which numbers a family puts into a perturbation at which level is in `nearzero.perturbations.families`.
+The first is the paper's perturbation layer. The second has a number for each row, that is for each position
+of each example. Noise (`nearzero.perturbations.noise`) and replaced activations
+(`nearzero.analysis.near_far`) use it. `nearzero.perturbations.families` computes the parameters of a
+perturbation from a level.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, check_choice
 
 __all__ = ["Addition", "AnyPerturbation", "Perturbation", "Side"]
 
@@ -25,18 +26,28 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, eq=False)
 class Perturbation:
-    """y = min(scale * x + offset, clip), unit by unit (arXiv 2411.17932, the perturbation layer).
+    """A perturbation y = min(scale * x + offset, clip), unit by unit.
+
+    This is the perturbation layer of arXiv 2411.17932. The default values are the identity: every bit of x is
+    kept.
 
     Attributes:
-        scale, offset, clip: one number for all units or an array (U,), kept as float64; +inf is no clip.
-            Offset and clip have the units of x.
-        side: whether x is the pre-activation z ("pre", the default) or the activation act(z) ("post").
-
-    The default values are the identity, and it changes nothing to the last bit.
+        scale, offset, clip: one number for all units or an array (U,), kept as float64. A clip of +inf clips
+            nothing. Offset and clip have the units of x.
+        side: "pre" (the default) if x is the pre-activation z, "post" if x is the activation act(z).
 
     Raises:
-        InputError: a parameter that is NaN or infinite (but for a clip of +inf), has more than one dimension, or
-            another length than the others.
+        InputError: a parameter is NaN or infinite (except a clip of +inf), has more than one dimension, or
+            differs in length from the others; or the side is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> perturbation = nz.Perturbation(scale=np.array([2.0, -1.0]), offset=0.5, clip=3.0)
+        >>> perturbation(np.array([[1.0, 1.0], [5.0, -2.0]])).tolist()
+        [[2.5, -0.5], [3.0, 2.5]]
+        >>> nz.Perturbation().is_identity
+        True
     """
 
     scale: npt.NDArray[np.float64] | float = 1.0
@@ -56,43 +67,43 @@ class Perturbation:
             lengths |= {value.size} if value.ndim else set()
         if len(lengths) > 1:
             raise InputError(f"scale, offset and clip must be of one length; got lengths {sorted(lengths)}")
-        if self.side not in ("pre", "post"):
-            raise InputError(f"side must be 'pre' or 'post'; got {self.side!r}")
+        check_choice("side", self.side, get_args(Side))
 
     def __call__(self, x: npt.NDArray[Float]) -> npt.NDArray[Float]:
-        """Apply to x of shape (..., U), in x's precision."""
+        """Return y for x, (..., U), computed in the precision of x."""
         scale, offset, clip = (np.asarray(getattr(self, name)).astype(x.dtype) for name in PARAMETERS)
         return np.asarray(np.minimum(scale * x + offset, clip))
 
     def apply(self, x: npt.NDArray[Float], rows: slice) -> npt.NDArray[Float]:
-        """Return y for x (r, U), whatever rows these are."""
+        """Return y for x, (r, U). The result doesn't depend on `rows`, the places of x among all rows."""
         return self(x)
 
     @property
     def is_identity(self) -> bool:
-        """Whether it changes nothing, whatever it is applied to."""
+        """Return True if y = x for every x."""
         return bool(np.all(self.scale == 1) and np.all(self.offset == 0) and np.all(self.clip == np.inf))
 
     def per_unit(self, units: int) -> tuple[npt.NDArray[np.float32], ...]:
-        """Scale, offset and clip as float32 arrays (units,): what the engines compute with.
+        """Return scale, offset and clip as float32 arrays (units,), the form that the engines compute with.
 
         Raises:
-            InputError: it was made for another number of units.
+            InputError: a parameter is an array of another length.
         """
         values = [np.asarray(getattr(self, name)) for name in PARAMETERS]
         for name, value in zip(PARAMETERS, values, strict=True):
             if value.ndim and value.size != units:
                 raise InputError(f"{name} has {value.size} values, but the layer has {units} units")
-        with np.errstate(over="ignore"):  # a clip beyond float32 is no clip
+        with np.errstate(over="ignore"):  # a clip beyond float32 becomes +inf, which clips nothing
             return tuple(np.broadcast_to(value, (units,)).astype(np.float32) for value in values)
 
     def then(self, other: Perturbation) -> Perturbation:
-        """The single perturbation that does this one first and `other` after it, on the same side.
+        """Return the single perturbation that equals this one followed by `other`.
 
         min(s2 min(s1 x + o1, c1) + o2, c2) = min(s2 s1 x + s2 o1 + o2, min(s2 c1 + o2, c2)) for s2 > 0.
 
         Raises:
-            InputError: the sides differ, or `other` has a scale that isn't positive where this one clips.
+            InputError: the two act on different sides, or the scale of `other` isn't positive where this one
+                clips.
         """
         if self.side != other.side:
             raise InputError(
@@ -103,7 +114,7 @@ class Perturbation:
             raise InputError(
                 "can't compose: the second scale isn't positive where the first perturbation clips"
             )
-        # inf * s2 would be NaN at s2 = 0, where nothing is clipped
+        # where nothing is clipped, inf * s2 would be NaN for s2 = 0
         carried = np.where(clips, other.scale * np.where(clips, self.clip, 0.0) + other.offset, np.inf)
         return Perturbation(
             scale=other.scale * self.scale,
@@ -115,12 +126,12 @@ class Perturbation:
 
 @dataclass(frozen=True, eq=False)
 class Addition:
-    """y = x + factor * values, row by row: what differs between examples, as noise does.
+    """A perturbation y = x + factor * values, which differs between rows, as noise does.
 
     Attributes:
-        values: (R, U) float32, for each row of the examples that are perturbed, in their order.
+        values: (R, U) float32, one row for each row of the perturbed examples, in their order.
         factor: the number that the values are multiplied by.
-        side: whether x is the pre-activation z ("pre") or the activation act(z) ("post").
+        side: "pre" if x is the pre-activation z, "post" if x is the activation act(z).
     """
 
     values: npt.NDArray[np.float32]
@@ -129,15 +140,15 @@ class Addition:
 
     @property
     def is_identity(self) -> bool:
-        """Whether it changes nothing."""
+        """Return True if the factor is 0, so that y = x."""
         return self.factor == 0
 
     def apply(self, x: npt.NDArray[Float], rows: slice) -> npt.NDArray[Float]:
-        """Return y for some rows of x, (r, U)."""
+        """Return y for x, (r, U); `rows` says which of the R rows x holds."""
         return np.asarray(x + self.added(rows))
 
     def added(self, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
-        """Return factor * values of some rows, (r, U) float32."""
+        """Return factor * values for the given rows, (r, U) float32."""
         return np.float32(self.factor) * self.values[rows]
 
 
@@ -145,9 +156,9 @@ AnyPerturbation = Perturbation | Addition
 
 
 def _refusal(name: str, value: npt.NDArray[np.float64]) -> InputError:
-    """What is wrong with a parameter."""
+    """Return the error that says what is wrong with the value of a parameter."""
     if value.ndim > 1 or np.isnan(value).any():
         seen = f"shape {value.shape}" if value.ndim > 1 else "NaN"
         return InputError(f"{name} must be a number or an array (units,) without NaN; got {seen}")
-    far = float(value.flat[np.abs(value).argmax()])
-    return InputError(f"{name} must stay within float32, in which networks compute; got {far}")
+    largest = float(value.flat[np.abs(value).argmax()])
+    return InputError(f"{name} must stay within float32, in which networks compute; got {largest}")

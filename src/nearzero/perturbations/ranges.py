@@ -1,18 +1,19 @@
-"""Per-unit minimum and maximum over a data set, on both sides of the activation.
+"""The minimum and maximum of each unit over a data set, on both sides of the activation.
 
-Families turn a level into a perturbation by these. They are extremes, and so move with outliers; that is the
-paper's conduct, and one of its faults.
+Families use these ranges to turn a level into a perturbation. Minimum and maximum are extremes, so a single
+outlier moves them. The paper uses them nevertheless; the audit counts that among its faults.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, check_choice
 from nearzero.perturbations.activations import Activation
 from nearzero.perturbations.perturbation import Side
 
@@ -24,15 +25,33 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class UnitRange:
-    """Minimum and maximum of each unit, (U,) each, on the side they were taken on; units of x."""
+    """The minimum and maximum of each unit on one side of the activation.
+
+    Attributes:
+        minimum, maximum: (U,) each, in the units of z or of act(z).
+        side: "pre" if they were taken of the pre-activation z, "post" if of the activation act(z).
+
+    Raises:
+        InputError: another side.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> unit_range = nz.UnitRange(np.array([-2.0, 0.0]), np.array([4.0, 1.0]), "pre")
+        >>> unit_range.width.tolist()
+        [6.0, 1.0]
+    """
 
     minimum: Doubles
     maximum: Doubles
     side: Side
 
+    def __post_init__(self) -> None:
+        check_choice("side", self.side, get_args(Side))
+
     @property
     def width(self) -> Doubles:
-        """r = maximum - minimum, (U,)."""
+        """Return r = maximum - minimum, (U,)."""
         return self.maximum - self.minimum
 
 
@@ -43,6 +62,16 @@ class Ranges:
     Attributes:
         pre: the range of the pre-activations z.
         post: the range of the activations act(z).
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> z = np.array([[-2.0, -1.0], [4.0, -3.0]])  # two examples, two units
+        >>> ranges = nz.Ranges.of(z, nz.activation("relu"))
+        >>> ranges.pre.minimum.tolist(), ranges.post.maximum.tolist()
+        ([-2.0, -3.0], [4.0, 0.0])
+        >>> ranges.live.tolist(), ranges.dead_units  # the activation of the second unit is always 0
+        ([True, False], 1)
     """
 
     pre: UnitRange
@@ -50,29 +79,39 @@ class Ranges:
 
     @property
     def live(self) -> npt.NDArray[np.bool_]:
-        """(U,): which units have a post-activation range other than 0. The others are dead: left alone and counted."""
+        """Return (U,), True for units whose post-activation range isn't 0.
+
+        The other units are dead: perturbations leave them as they are, and `dead_units` counts them.
+        """
         return self.post.width > 0
 
     @property
     def dead_units(self) -> int:
-        """How many units aren't live."""
+        """Return the number of units that aren't live."""
         return int((~self.live).sum())
 
     def on(self, side: Side) -> UnitRange:
-        """The range on one side."""
+        """Return the range on one side.
+
+        Raises:
+            InputError: a side other than "pre" and "post".
+        """
+        check_choice("side", side, get_args(Side))
         return self.pre if side == "pre" else self.post
 
     @classmethod
     def of(cls, blocks: Block | Iterable[Block], act: Activation) -> Ranges:
-        """Ranges of pre-activations z, (N, U), given whole or as a stream of blocks (n, U).
+        """Return the ranges of pre-activations z.
+
+        Args:
+            blocks: z, (N, U), whole or as a stream of blocks (n, U).
+            act: the activation, for the range on the side "post".
 
         Raises:
             InputError: no examples, or a value that isn't finite (a network that diverged, say).
         """
-        low, high = (
-            np.array(np.inf),
-            np.array(-np.inf),
-        )  # from the first block on (2, U): before and after act
+        # scalars at first; from the first block on (2, U), before and after act
+        low, high = np.array(np.inf), np.array(-np.inf)
         for block in _pieces([blocks] if isinstance(blocks, np.ndarray) else blocks):
             sides = (block, act(block))
             low = np.minimum(low, [side.min(axis=0) for side in sides])
@@ -87,7 +126,7 @@ class Ranges:
 
 
 def _pieces(blocks: Iterable[Block]) -> Iterator[Block]:
-    """The same rows, (n, U), in pieces of about a quarter of a megabyte, whose act(z) never leaves the cache."""
+    """Yield the same rows, (n, U), in pieces of about a quarter of a megabyte: act(z) stays in the cache."""
     for block in blocks:
         rows = max(1, 2**16 // max(1, block.shape[-1]))
         for first in range(0, len(block), rows):

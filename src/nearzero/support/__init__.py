@@ -1,1 +1,1 @@
-"""Arrays, whole files, memory and threads: what every other package may use."""
+"""Helpers for all other packages: arrays, whole files, memory and threads."""

@@ -1,6 +1,6 @@
-"""Arrays from whatever a user has at hand: lists, NumPy arrays, PyTorch tensors on any device.
+"""Arrays from lists, NumPy arrays or PyTorch tensors on any device.
 
-PyTorch isn't imported here: who has a tensor has it imported already.
+PyTorch isn't imported: a caller who has a tensor has imported it already.
 """
 
 from __future__ import annotations
@@ -16,10 +16,24 @@ __all__ = ["as_array", "as_numbers"]
 
 
 def as_array(value: Any, name: str) -> npt.NDArray[Any]:
-    """A NumPy array of the same values; tensors are detached, and bfloat16, which NumPy hasn't, becomes float32.
+    """Return the values as a NumPy array.
+
+    Tensors are detached and copied to the processor. 16-bit floats of PyTorch become float32, because NumPy
+    has no bfloat16.
+
+    Args:
+        value: numbers in any form.
+        name: the name of the value in error messages.
 
     Raises:
-        InputError: it isn't an array: ragged, or a tensor without data.
+        InputError: the value can't be an array: it is ragged, or a tensor without data.
+
+    Example:
+        >>> as_array([[1, 2], [3, 4]], "labels").shape
+        (2, 2)
+        >>> as_array([[1], [2, 3]], "labels")
+        Traceback (most recent call last):
+        nearzero.errors.InputError: labels can't be read as an array: ...
     """
     try:
         if hasattr(value, "detach"):
@@ -34,10 +48,17 @@ def as_array(value: Any, name: str) -> npt.NDArray[Any]:
 
 
 def as_numbers(value: Any, name: str) -> npt.NDArray[Any]:
-    """The same, of real numbers.
+    """Return the values as a NumPy array of real numbers, as `as_array` does.
 
     Raises:
-        InputError: it holds something else: complex numbers, text, objects.
+        InputError: the array holds something else: complex numbers, text, objects.
+
+    Example:
+        >>> as_numbers([True, False], "mask").dtype.name
+        'bool'
+        >>> as_numbers(["a"], "labels")
+        Traceback (most recent call last):
+        nearzero.errors.InputError: labels must be real numbers; got <U1
     """
     array = as_array(value, name)
     if array.dtype.kind not in "biuf":

@@ -1,7 +1,7 @@
-"""Files that are whole or not there.
+"""Files that are either whole or absent.
 
-Whatever nearzero writes goes through `atomic`: a process killed at any moment leaves the old file or the new
-one. What is written where is for the callers to say.
+All files of nearzero are written through `atomic`: a process killed at any moment leaves the old file or the
+new one. The callers decide where files are and what they hold.
 """
 
 from __future__ import annotations
@@ -43,18 +43,25 @@ _REASONS = {
 
 
 def cache_root() -> Path:
-    """Where nearzero keeps what it can fetch or compile again: NEARZERO_CACHE, or the platform's cache folder."""
+    """Return the folder for files that can be fetched or compiled again.
+
+    It is the value of the environment variable NEARZERO_CACHE, or else the platform's cache folder.
+    """
     override = os.environ.get("NEARZERO_CACHE")
     return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("nearzero"))
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the operating system says while `path` is written into one line for the user."""
+    """Turn an OSError that is raised while `path` is written into an InputError of one line.
+
+    Raises:
+        InputError: the block raised an OSError.
+    """
     try:
         yield
     except OSError as error:
-        # HDF5 raises OSError without an errno, the number only in its text
+        # HDF5 raises OSError without an errno: the number is in its text only
         number = error.errno or next((n for n in _REASONS if f"errno = {n}," in str(error)), None)
         reason = _REASONS.get(number or 0, error.strerror or str(error).splitlines()[0])
         raise InputError(f"can't write {path}: {reason}") from error
@@ -62,10 +69,10 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from working in a folder; a process that's killed lets go.
+    """Hold a lock on a folder, so that no other process works in it. A killed process releases its lock.
 
     Raises:
-        InputError: another process is at work, or the folder can't be written.
+        InputError: another process holds the lock, or the folder can't be written.
     """
     lock = FileLock(folder / ".lock", timeout=0)
     with explained(folder):
@@ -79,15 +86,24 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there takes its place when the block ends without
-    error.
+    """Yield a temporary path beside `path`; move the file to `path` if the block ends without an error.
 
     Raises:
-        InputError: the operating system refused (no space, no permission, ...), in one line.
+        InputError: the operating system refused (no space, no permission, ...).
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "results.txt"
+        ...     with atomic(path) as temporary:
+        ...         _ = temporary.write_text("whole")
+        ...         exists = path.exists()
+        ...     print(exists, path.read_text())
+        False whole
     """
     with explained(path):
         temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}.part")
-        temporary.touch(exist_ok=False)  # with the permissions that the user's mask leaves
+        temporary.touch(exist_ok=False)  # with the permissions that the user's umask allows
         try:
             yield temporary
             with temporary.open("rb+") as file:
@@ -110,10 +126,10 @@ def write_text(path: Path, content: str) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder and its parents, if they aren't there.
+    """Make a folder and its parents if they don't exist, and return its path.
 
     Raises:
-        InputError: that can't be done, and why.
+        InputError: a folder can't be made.
     """
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -121,22 +137,24 @@ def make_folder(path: Path) -> Path:
 
 
 def begin_folder(folder: Path, name: str, content: str) -> None:
-    """Write the file by which a folder of nearzero's is known, unless others lie there.
+    """Make a folder and write the file `name`, which marks it as a folder of nearzero.
+
+    Locks and unfinished files (.lock, .part) may be in the folder already.
 
     Raises:
         InputError: the folder holds other files and not this one, or can't be written.
     """
-    others = not (folder / name).exists() and folder.is_dir()
-    if others and any(not each.name.endswith((".lock", ".part")) for each in folder.iterdir()):
+    unmarked = not (folder / name).exists() and folder.is_dir()
+    if unmarked and any(not path.name.endswith((".lock", ".part")) for path in folder.iterdir()):
         raise InputError(f"{folder} holds other files and no {name}; choose an empty or a new folder")
     write_text(make_folder(folder) / name, content)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file.
+    """Return the content of a file.
 
     Raises:
-        InputError: it can't be read, and why.
+        InputError: the file can't be read.
     """
     try:
         return path.read_bytes()

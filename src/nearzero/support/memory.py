@@ -1,7 +1,7 @@
-"""How much memory work may take: one setting, for everything that cuts its work into blocks.
+"""The memory limit: one setting for all work that is cut into blocks.
 
-What is bounded are the arrays that grow with examples, units, runs and levels, above what Python, PyTorch
-and the data themselves hold. Results don't depend on it.
+The limit bounds the arrays that grow with examples, units, runs and levels. The memory of Python, of PyTorch
+and of the data themselves comes on top. Results don't depend on the limit.
 """
 
 from __future__ import annotations
@@ -13,42 +13,57 @@ from nearzero.errors import InputError
 
 __all__ = ["DEFAULT_MEMORY", "LEAST", "memory_limit", "memory_text"]
 
-# Python with PyTorch, MNIST and the compiled kernels hold about 0.6 GB, so that a process stays below 4 GB.
+# Python with PyTorch, MNIST and the compiled kernels take about 0.6 GB, so a process stays below 4 GB.
 DEFAULT_MEMORY = 3 * 10**9
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-LEAST = 16 * 10**6  # below this nothing useful can be done
+LEAST = 16 * 10**6  # with less memory no useful work is possible
 
 
 def memory_limit(requested: int | str | None = None) -> int:
-    """Bytes that work may take: as requested, else `NEARZERO_MEMORY`, else 3 GB.
+    """Return the number of bytes that work may take.
+
+    It is the requested number, else the value of the environment variable NEARZERO_MEMORY, else 3 GB.
 
     Args:
-        requested: bytes, or a text like "500 MB", "2 GB", "1.5 GiB".
+        requested: a number of bytes, or a text like "500 MB", "2 GB", "1.5 GiB".
 
     Raises:
-        InputError: neither a number of bytes nor such a text, or less than 16 MB.
+        InputError: the value is neither a number of bytes nor such a text, or is less than 16 MB.
+
+    Example:
+        >>> memory_limit("500 MB"), memory_limit("2 GiB") == 2 * 2**30
+        (500000000, True)
+        >>> memory_limit("1 MB")
+        Traceback (most recent call last):
+        nearzero.errors.InputError: memory must be at least 16 MB; got '1 MB'
     """
     source = "memory" if requested is not None else "NEARZERO_MEMORY"
-    given = requested if requested is not None else os.environ.get("NEARZERO_MEMORY", DEFAULT_MEMORY)
-    limit = _bytes(given)
+    size = requested if requested is not None else os.environ.get("NEARZERO_MEMORY", DEFAULT_MEMORY)
+    limit = _bytes(size)
     if limit is None:
-        raise InputError(f'{source} must be a number of bytes or a text like "2 GB"; got {given!r}')
+        raise InputError(f'{source} must be a number of bytes or a text like "2 GB"; got {size!r}')
     if limit < LEAST:
-        raise InputError(f"{source} must be at least {memory_text(LEAST)}; got {given!r}")
+        raise InputError(f"{source} must be at least {memory_text(LEAST)}; got {size!r}")
     return limit
 
 
 def memory_text(size: float) -> str:
-    """A number of bytes for people: 16 MB, 1.2 GB."""
+    """Return a number of bytes as a readable text.
+
+    Example:
+        >>> memory_text(16_000_000), memory_text(3.5e9)
+        ('16 MB', '3.5 GB')
+    """
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def _bytes(given: object) -> int | None:
-    if isinstance(given, int) and not isinstance(given, bool):
-        return given
-    if not isinstance(given, str):
+def _bytes(size: object) -> int | None:
+    """Return a size in bytes, or None if it can't be read."""
+    if isinstance(size, int) and not isinstance(size, bool):
+        return size
+    if not isinstance(size, str):
         return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", given.lower())
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", size.lower())
     if not match or (match[2] and match[2] not in UNITS):
         return None
     return int(float(match[1]) * UNITS[match[2] or "b"])

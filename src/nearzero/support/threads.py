@@ -1,7 +1,7 @@
-"""Threads for compiled loops that let go of the interpreter lock.
+"""Threads for compiled loops that release the interpreter lock.
 
-Work is cut into parts by what is to be computed and never by how many threads there are, so the number of
-threads changes how long a result takes and nothing else.
+The division of work into parts depends on the task and never on the number of threads. So the number of
+threads changes the time that a result takes and nothing else.
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ POOL = "nearzero-worker"
 
 
 def thread_count(requested: int | None = None) -> int:
-    """How many threads to use: as requested, else as many as there are processors for this process.
+    """Return the requested number of threads, else the number of processors available to this process.
 
     Raises:
-        InputError: fewer than one was requested.
+        InputError: the request isn't a whole number of at least 1.
+
+    Example:
+        >>> thread_count(2)
+        2
+        >>> thread_count(0)
+        Traceback (most recent call last):
+        nearzero.errors.InputError: threads must be a whole number, at least 1; got 0
     """
     if requested is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -38,7 +45,10 @@ def thread_count(requested: int | None = None) -> int:
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Keep PyTorch from spreading small operations over threads, which on a busy machine wait for each other."""
+    """Run PyTorch on one thread within the block.
+
+    PyTorch would divide small operations among threads, which wait for each other on a busy machine.
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -55,11 +65,16 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def parallel(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
-    """Return what `function` gives for every item, on `threads` threads; an exception in one of them is raised here.
+    """Apply `function` to every item on `threads` threads, and return the results in the order of the items.
 
-    What wasn't begun by then never is. Where such a function calls this in turn, its items stay on its thread: to
-    wait for others that wait as well could take for ever.
+    If a call raises an exception, pending items are cancelled and the exception is raised here. A nested call
+    of `parallel` processes its items on its own thread, because threads of the pool that wait for each other
+    could deadlock.
+
+    Example:
+        >>> parallel(abs, [-1, 2, -3], threads=2)
+        [1, 2, 3]
     """
     if threads == 1 or threading.current_thread().name.startswith(POOL):
         return [function(item) for item in items]
-    return list(_pool(threads).map(function, items))  # which cancels the others where one raises
+    return list(_pool(threads).map(function, items))  # `map` cancels pending items if one raises
