@@ -1,19 +1,20 @@
-"""How fast critical levels are found, beside a search of every level at 1e-4 in plain PyTorch, and what they take.
+"""The time and memory of critical levels, against a search of all levels in steps of 1e-4 in plain PyTorch.
 
-The networks are those of the kept study; leaky ReLU and others are trained here for a few seconds. The search is what
-there is without the algebra: z once, then for each level of the family's declared range, in steps of 1e-4, the
-activation and the output layer in float64, and the first class with the greatest logit. It has one thread, and its
-processor seconds on a few examples are scaled to all. nearzero's time has everything in it, from pixels to intervals;
-its processor seconds are those of all threads together, and the ratio is between the two.
+The networks are those of the kept study; leaky ReLU and others are trained here for a few seconds. The search
+does without the algebra: z once, then for each level of the family's declared range, in steps of 1e-4, the
+activation and the output layer in float64, and the first class with the greatest logit. It has one thread,
+and its processor seconds on a few examples are scaled to all. The time of nearzero includes everything from
+pixels to intervals; its processor seconds are those of all threads together. The ratio is that of processor
+seconds.
 
-    python benchmarks/critical.py [--data-dir DIR] [--rounds 2] [--activations relu abs leaky_relu] [--searched 20]
-        [--check 300] [--figures FOLDER]
+    python benchmarks/critical.py [--data-dir DIR] [--rounds 2] [--activations relu abs leaky_relu]
+        [--searched 20] [--check 300] [--figures FOLDER]
 
-With --check the intervals of so many examples are held against that search, level by level: how many predictions
-differ, and how many intervals lie between two of its levels; these windows are listed. All examples are held against
-a sweep at the family's own levels, in float64 and in float32 (`nz.sweep`): how many predictions differ; where they do
-in float32, the widest gap between the two logits in question, as a share of the greatest; and by how many examples the
-accuracies differ, summed over levels. With --figures the two figures are drawn.
+With --check N the intervals of N examples are compared with that search, level by level: how many predictions
+differ, and how many intervals lie between two of its levels; these windows are listed. All examples are
+compared with a sweep at the family's own levels, in float64 and in float32 (`nz.sweep`): how many predictions
+differ; where they do in float32, the widest gap between the two logits, as a share of the greatest; and by
+how many examples the accuracies differ, summed over levels. With --figures the two figures are drawn.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from sweep import trained
 
 FAMILIES = ("scale", "clip", "offset", "shift")
 RESOLUTION = 1e-4
-DOTS_PER_INCH = 200  # of the figures, for a page
-BATCH_BYTES = 2**22  # of the activations that the search holds at a time
+DOTS_PER_INCH = 200  # of the figures
+BATCH_BYTES = 2**22  # of the activations of one batch of the search
 
 Doubles = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.integer]
@@ -85,7 +86,7 @@ class Search:
 
     @torch.no_grad()
     def logits(self, levels: Doubles) -> torch.Tensor:
-        """(L, n, K)."""
+        """Return the logits at some levels, (L, n, K)."""
         p = torch.from_numpy(levels)[:, None, None]
         scale, offset, clip = (self.begin[name] + p * self.step[name] for name in ("scale", "offset", "clip"))
         x = self.act(self.z) if self.after else self.z
@@ -93,7 +94,7 @@ class Search:
         return self.output(y if self.after else self.act(y))
 
     def predictions(self, levels: Doubles) -> Classes:
-        """(L, n)."""
+        """Return the predictions at some levels, (L, n)."""
         size = max(1, BATCH_BYTES // (8 * self.z.numel()))
         parts = np.split(levels, range(size, len(levels), size))
         return np.concatenate([self.logits(part).argmax(dim=2).numpy() for part in parts])
@@ -116,13 +117,13 @@ class Case:
         return Search(self.network, self.examples.pixels.values[rows], self.family, self.ranges)
 
 
-def timed(what: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Seconds, and processor seconds of all threads, of the best rounds."""
+def timed(case: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Return the seconds, and the processor seconds of all threads, of the best rounds."""
     times = []
     for _ in range(rounds):
-        time.sleep(0.25)  # PyTorch's threads go on spinning for a while after their work
+        time.sleep(0.25)  # PyTorch's threads keep spinning for a while after their work
         start, before = time.perf_counter(), time.process_time()
-        what()
+        case()
         times.append((time.perf_counter() - start, time.process_time() - before))
     return min(wall for wall, _ in times), min(cpu for _, cpu in times)
 
@@ -133,7 +134,7 @@ def stored_bytes(found: nz.CriticalLevels) -> int:
 
 
 def measure(case: Case, rounds: int, searched: int) -> nz.CriticalLevels:
-    """Print one line; gives what was found."""
+    """Print a line with time and memory, and return the critical levels."""
     count = len(case.examples)
     found = case.find()
     plain = case.search(slice(0, searched))
@@ -150,9 +151,10 @@ def measure(case: Case, rounds: int, searched: int) -> nz.CriticalLevels:
 
 
 def check_search(case: Case, found: nz.CriticalLevels, count: int) -> list[str]:
-    """Print one line: evenly spaced examples against the search at every level.
+    """Print a line that compares evenly spaced examples with the search at every level.
 
-    Gives the windows that lie between two of its levels, each in words; they're looked at in their middle.
+    Returns a description of each window, an interval between two levels of the search, which is checked in
+    its middle.
     """
     rows = np.linspace(0, len(found) - 1, count).astype(int)
     plain = case.search(rows)
@@ -177,7 +179,7 @@ def check_search(case: Case, found: nz.CriticalLevels, count: int) -> list[str]:
 
 
 def check_sweep(case: Case) -> None:
-    """Print one line: all examples against the sweep at its levels, and against the same in float64."""
+    """Print a line that compares all examples with the sweep at its levels, and with the same in float64."""
     labels, grid = case.examples.labels, case.family.levels
     found = case.find(low=grid[0], high=grid[-1])
     pixels = case.examples.pixels
@@ -204,7 +206,7 @@ def check_sweep(case: Case) -> None:
 
 
 def check(cases: list[Case], found: dict[str, nz.CriticalLevels], count: int) -> None:
-    """Two tables: against the search, with the windows below it, and against the sweep."""
+    """Print two tables: the comparison with the search and its windows, and that with the sweep."""
     print(f"  {'search':<8}{'examples':>10}{'predictions':>14}{'differ':>9}{'windows':>11}")
     windows = [line for case in cases for line in check_search(case, found[case.name], count)]
     print(*(f"    {line}" for line in windows), sep="\n", end="\n" if windows else "")

@@ -1,13 +1,14 @@
-"""The PyTorch engine against one made of `torch.func` alone: would `vmap` do, with less code and for any depth?
+"""The PyTorch engine against one made of `torch.func` alone, which needs less code and allows any depth.
 
-`FunctionalEngine` stacks modules by `stack_module_state` and takes `vmap` of `grad_and_value`. On the CPU a run must
-not depend on the runs beside it, so the package's engine gives each run products of its own; the other is measured
-both ways, "together" and "apart". Times are per network-step: a full-batch step with its loss and accuracy, and a
-mini-batch step; on the CPU they are processor time, since other guests of a machine disturb it less. Rounds
-alternate: the ratios are the median of the rounds, and the quartiles. The last column says whether run 0 has the same
-bits alone as among the others.
+`FunctionalEngine` stacks modules by `stack_module_state`, and applies `vmap` to `grad_and_value`. On the CPU
+a run must not depend on other runs, so the package's engine gives each run products of its own.
+`FunctionalEngine` is measured both ways, "together" and "apart". Times are per network-step: a full-batch
+step with its loss and accuracy, and a mini-batch step; on the CPU they are processor time, on which other
+load of a machine has less effect. Rounds alternate; the ratios are the median of the rounds, with quartiles.
+The last column says whether run 0 has the same bits alone as among the others.
 
-    python benchmarks/functional.py [--examples 60000] [--runs 4] [--activation abs] [--batch-size 256] [--threads N]
+    python benchmarks/functional.py [--examples 60000] [--runs 4] [--activation abs] [--batch-size 256]
+        [--threads N]
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class FunctionalEngine:
 
     Args:
         stack, train, test, seeds, learning_rate, batch_size, device, precision: as for `StackedEngine`.
-        chunk: examples of a whole set in work at the same time.
+        chunk: examples of a whole set that are processed at the same time.
         apart: whether each run has products of its own, so that it doesn't depend on the others.
     """
 
@@ -80,7 +81,7 @@ class FunctionalEngine:
         self.active = np.ones(len(stack), dtype=np.bool_)
 
     def measure(self, which: str) -> Measurement:
-        """Loss and hits; a full batch's gradients are kept for the update."""
+        """Measure loss and correct predictions; keep a full batch's gradients for the update."""
         loss, correct = self._pass(which, gradients=which == "train" and self._batch is None)
         finite = torch.stack([each.flatten(1).isfinite().all(1) for each in self._weights.values()]).all(0)
         good = self.active & finite.cpu().numpy()
@@ -106,7 +107,7 @@ class FunctionalEngine:
             self._update(gradient, examples)
 
     def stack(self) -> Stack:
-        """A copy of the current weights."""
+        """Return a copy of the current weights."""
         w1, b1, w2, b2 = (each.cpu().numpy().copy() for each in self._weights.values())
         return Stack(w1, b1, w2, b2, self._activations)
 
@@ -134,7 +135,10 @@ class FunctionalEngine:
     def _call(
         self, group: slice, x: Tensor, y: Tensor, *, gradients: bool
     ) -> tuple[Weights, tuple[Tensor, Tensor]]:
-        """Gradients, if asked for; summed loss and hits of each run. x: (n, D) for all runs, or (R, n, D)."""
+        """Return gradients, if wanted, and summed loss and correct predictions of each run.
+
+        x: (n, D) for all runs, or (R, n, D).
+        """
 
         def loss_of(weights: Weights, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             logits = functional_call(self._module, weights, (x,)).float()
@@ -152,7 +156,7 @@ class FunctionalEngine:
             return vmap(grad_and_value(loss_of, has_aux=True), in_dims=dims)(weights, x, y)  # type: ignore[no-any-return]
 
     def _rows(self, step: int) -> Tensor:
-        """The numbers of the examples of each run's mini-batch, (R, n)."""
+        """Return the places of the examples of each run's mini-batch, (R, n)."""
         count = len(self._sets["train"][1])
         assert self._batch is not None
         epoch, place = divmod(step, steps_per_epoch(count, self._batch))
@@ -180,15 +184,15 @@ WAYS: dict[str, Callable[..., Any]] = {
 
 
 def same_alone(make: Callable[[int], Any]) -> bool:
-    """Whether run 0 has the same weights alone as among others, to the last bit, after a few steps."""
-    one, all_ = (make(runs) for runs in (1, 4))
-    for engine in (one, all_):
+    """Return whether run 0 alone has the same weights as among others, to the last bit, after a few steps."""
+    alone, among = (make(runs) for runs in (1, 4))
+    for engine in (alone, among):
         engine.advance(0, 3)
-    return bool((one.stack().w1[0] == all_.stack().w1[0]).all())
+    return bool((alone.stack().w1[0] == among.stack().w1[0]).all())
 
 
 def compare(make: Callable[..., Any], options: argparse.Namespace, batch: int | None) -> None:
-    """A line for each way: milliseconds per network-step, how many times nearzero's, and whether runs are apart."""
+    """Print a line for each engine: milliseconds per network-step, ratio, independence of runs."""
     engines = {name: make(way, options.runs, batch) for name, way in WAYS.items()}
     steps = 1 if batch is None else STEPS
     place = dict.fromkeys(engines, 0)
@@ -210,11 +214,13 @@ def compare(make: Callable[..., Any], options: argparse.Namespace, batch: int | 
     rounds = [{name: seconds(name) for name in engines} for _ in range(options.rounds + 1)][1:]
     print(f"  {'full batch' if batch is None else f'batches of {batch}'}")
     for name in engines:
-        low, ratio, high = np.quantile([each[name] / each["nearzero"] for each in rounds], [0.25, 0.5, 0.75])
+        low, ratio, high = np.quantile(
+            [times[name] / times["nearzero"] for times in rounds], [0.25, 0.5, 0.75]
+        )
         same = same_alone(lambda runs, name=name: make(WAYS[name], runs, batch))  # type: ignore[misc]
         bits = "same bits" if same else "other bits"
-        each = 1e3 * float(np.median([found[name] for found in rounds])) / steps / options.runs
-        print(f"    {name:<24}{each:>10.3f} ms{ratio:>8.2f} ({low:.2f} to {high:.2f})  {bits}", flush=True)
+        time_ = 1e3 * float(np.median([times[name] for times in rounds])) / steps / options.runs
+        print(f"    {name:<24}{time_:>10.3f} ms{ratio:>8.2f} ({low:.2f} to {high:.2f})  {bits}", flush=True)
 
 
 def main() -> None:
@@ -235,10 +241,9 @@ def main() -> None:
 
         def make(way: Callable[..., Any], runs: int, batch: int | None, precision: str = precision) -> Any:
             stack = initial_stack(range(runs), options.activation, inputs=inputs, units=128, classes=classes)
-            return way(
-                stack, train, test, seeds=range(runs), learning_rate=LEARNING_RATE, batch_size=batch,
-                device=options.device, precision=precision,
-            )  # fmt: skip
+            where = {"device": options.device, "precision": precision}
+            recipe = {"learning_rate": LEARNING_RATE, "batch_size": batch}
+            return way(stack, train, test, seeds=range(runs), **recipe, **where)
 
         sizes = f"{len(train):,} images, {options.runs} runs, {torch.get_num_threads()} threads"
         print(f"{options.activation}, {precision}, {sizes}")

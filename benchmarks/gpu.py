@@ -1,17 +1,19 @@
-"""How fast the paper's networks train on a GPU, and what each precision does to their loss curves.
+"""The time of training the paper's networks on a GPU, and the loss curves in each precision.
 
-The baseline does what the published study does, on the same device: one network at a time through autograd, the
-whole training set as one batch, train accuracy from the same logits, test accuracy at every step. The engine trains
-all runs at once, through the same driver as a study: loss and train accuracy at every step, test accuracy at every
-tenth. Each is trained twice over the steps asked for: first for its loss curve, which warms up; then for its time.
+The baseline does what the published study does, on the same device: one network at a time through autograd,
+the whole training set as one batch, train accuracy from the same logits, test accuracy at every step. The
+engine trains all runs at once, through the same driver as a study: loss and train accuracy at every step,
+test accuracy at every tenth. Each is trained twice: first for its loss curve, which also warms up; then for
+its time.
 
     python benchmarks/gpu.py [--device cuda] [--runs 20] [--steps 50] [--precision float32 tf32 bfloat16]
 
-Loss curves are compared with the engine's in float32, and that of run 0 with plain PyTorch's: how far apart they are
-at most, and at the last step. In the first steps, where training overshoots, any rounding grows to what can be seen:
-plain PyTorch with its pixels in reverse shows what another order of float32 sums does by itself.
+Loss curves are compared with the engine's in float32, and that of run 0 with plain PyTorch's: by the greatest
+difference, and by that at the last step. In the first steps, where training overshoots, any rounding grows to
+a visible difference; plain PyTorch with its pixels in reverse shows the effect of another order of float32
+sums.
 
-On the CPU this measures nothing of interest, but it runs: --device cpu --examples 2000 --runs 2 --steps 5.
+To try the script on the CPU: --device cpu --examples 2000 --runs 2 --steps 5.
 """
 
 from __future__ import annotations
@@ -57,14 +59,14 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one way to train.
+    """The measurements of one way to train.
 
     Attributes:
         curves: (runs, steps) loss before each step.
-        seconds: for a step of one network.
-        memory: bytes at most, on the device; of the whole process on the CPU.
-        kernel: whether the second layer was one kernel.
-        waits: how often the host waited for the device in one stretch of looks, if that can be told.
+        seconds: of a step of one network.
+        memory: peak bytes on the device, or on the CPU those of the whole process.
+        kernel: whether the second layer was computed in one kernel.
+        waits: how often the host waited for the device in one call of `advance_and_measure`; None if unknown.
     """
 
     curves: np.ndarray
@@ -94,7 +96,7 @@ def peak(device: torch.device) -> int:
 def plain(
     network: TwoLayer, sets: dict[str, Examples], steps: int, device: torch.device, *, reverse: bool = False
 ) -> Result:
-    """One network in plain PyTorch, as in the published study; in reverse, its sums have another order."""
+    """Train one network in plain PyTorch, as in the published study; in reverse, sums have another order."""
     forget_peak(device)
     (x, y), (test_x, test_y) = (
         (torch.from_numpy(each.pixels.dense()).to(device), torch.from_numpy(each.labels).to(device))
@@ -128,7 +130,7 @@ def plain(
 
 
 def stacked(stack: Stack, sets: dict[str, Examples], steps: int, **options: Any) -> Result:
-    """All networks in the engine, driven as a study drives it."""
+    """Train all networks in the engine, through the driver of a study."""
     device = torch.device(options["device"])
     forget_peak(device)
     engine = StackedEngine(
@@ -151,7 +153,7 @@ def stacked(stack: Stack, sets: dict[str, Examples], steps: int, **options: Any)
 
 
 def trained(engine: StackedEngine, sets: dict[str, Examples], steps: int) -> History:
-    """Some steps on from where the engine is, and what was measured."""
+    """Train for some more steps, and return the history."""
     recipe = Recipe(learning_rate=LEARNING_RATE, steps=steps, evaluate_every=1, test_every=10)
     history = History.empty(len(engine.active), recipe)
     train(engine, recipe, Progress(0, history), examples=(len(sets["train"]), len(sets["test"])))
@@ -159,28 +161,28 @@ def trained(engine: StackedEngine, sets: dict[str, Examples], steps: int) -> His
 
 
 def waits(engine: StackedEngine) -> int:
-    """How often the host waits for the device in a stretch of looks; once, at its end, is what there should be."""
-    plan = [(step, step % 10 == 0) for step in range(1, engine.ahead + 1)]
-    engine.look_ahead(0, plan)
+    """Return how often the host waits for the device in one call of the engine; once is as it should be."""
+    plan = [(step, step % 10 == 0) for step in range(1, engine.most_deferred + 1)]
+    engine.advance_and_measure(0, plan)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            engine.look_ahead(0, plan)
+            engine.advance_and_measure(0, plan)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return sum("called a synchronizing" in str(each.message) for each in caught)
 
 
 def apart(result: Result, other: Result) -> str:
-    """How far loss curves are apart, at most and at the last step, in nats; of the runs that both have."""
+    """Return the greatest difference of loss curves, and that at the last step, in nats, over common runs."""
     runs = min(len(result.curves), len(other.curves))
-    each = np.abs(result.curves[:runs] - other.curves[:runs])
-    return f"{each.max():.1e}, {each[:, -1].max():.1e}"
+    difference = np.abs(result.curves[:runs] - other.curves[:runs])
+    return f"{difference.max():.1e}, {difference[:, -1].max():.1e}"
 
 
 def print_row(name: str, result: Result, plain: Result, runs: int, exact: Result | None = None) -> None:
-    """Per step and network; the study's time by that; and how far the curves are from others."""
+    """Print the time per step and network, the study's time at that rate, and differences of curves."""
     waits = "" if result.waits is None else str(result.waits)
     print(
         f"  {name:<26}{1e3 * result.seconds:>9.3f} ms{plain.seconds / result.seconds:>8.2f} x"

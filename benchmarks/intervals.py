@@ -1,11 +1,12 @@
-"""How often intervals cover the truth: simulated studies of 5 and of 20 runs, also near 100 % accuracy.
+"""The coverage of intervals in simulated studies of 5 and of 20 runs, also near 100 % accuracy.
 
     python benchmarks/intervals.py [--studies 1000]
 
-Prints the table of docs/instrument.md: for each interval and each way of simulating, the share of studies whose
-interval holds the truth, and in brackets the exact binomial (Clopper-Pearson) 95 % interval of that share. Where words
-stand in place of an interval, the truth counts as missed. Some minutes on two cores; --studies is the number for
-bands and bootstraps, t intervals take twenty times as many. Seeds are fixed.
+Prints the table of docs/instrument.md: for each interval and each simulation, the share of studies whose
+interval contains the truth, and in brackets the exact binomial (Clopper-Pearson) 95 % interval of that share.
+If there is a reason instead of an interval, the truth counts as missed. This takes some minutes on two cores.
+--studies is the number of studies for bands and bootstraps; for t intervals there are twenty times as many.
+Seeds are fixed.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from nearzero.statistics.bootstrap import Population, crossed_bootstrap
 from nearzero.statistics.summaries import t_interval
 
 RUNS = (5, 20)
-CHEAP = 20  # times as many studies where one costs next to nothing
-LEVELS, REACH = 40, 5.0  # of simulated curves; neighbours are alike over so many levels
+CHEAP = 20  # factor of the number of studies for intervals that are fast to compute
+LEVELS, REACH = 40, 5.0  # of simulated curves: the number of levels, and the length of correlation in levels
 EXAMPLES = 500
 CROSSED = ("crossed, t", "crossed, percentile")
 
@@ -36,7 +37,7 @@ Covered = Callable[[np.random.Generator, int, int], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Case:
-    """A way of simulating studies, and how many of so many studies, of so many runs, each interval covers."""
+    """A simulation of studies, and a function that counts those in which each interval covers the truth."""
 
     intervals: tuple[str, ...]
     simulated: str
@@ -45,15 +46,15 @@ class Case:
     cheap: bool = False
 
     def measure(self, runs: int, studies: int, seed: int = 0) -> tuple[tuple[int, ...], int]:
-        """Studies that each interval covers, and studies."""
+        """Return the number of studies in which each interval covers the truth, and the number of studies."""
         studies *= CHEAP if self.cheap else 1
         return self.covered(np.random.default_rng([seed, runs]), runs, studies), studies
 
 
 def clopper_pearson(hits: int, studies: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact binomial interval of a share."""
-    found = stats.binomtest(hits, studies).proportion_ci(confidence, method="exact")
-    return float(found.low), float(found.high)
+    """Return the exact binomial interval of a share."""
+    interval = stats.binomtest(hits, studies).proportion_ci(confidence, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
@@ -61,17 +62,17 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
 
 
 def wrong(mean: float) -> Draw:
-    """Examples that a run gets wrong, less their mean: binomial."""
+    """Return a draw of the wrong examples of runs, minus their mean: binomial."""
     return lambda rng, shape: rng.binomial(EXAMPLES, mean / EXAMPLES, shape) - mean
 
 
 def skewed(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Error rates, less their mean: lognormal, so that one run in forty has over seven times the median's."""
+    """Draw error rates minus their mean: lognormal; one run in forty has over seven times the median."""
     return rng.lognormal(0.0, 1.0, shape) - np.exp(0.5)
 
 
 def by_t(draw: Draw, confidence: float) -> Covered:
-    """Of the mean over runs, data fixed; the truth is 0."""
+    """Return the coverage of t intervals of the mean over runs, data fixed; the truth is 0."""
 
     def covered(rng: np.random.Generator, runs: int, studies: int) -> tuple[int, ...]:
         low, high = t_interval(draw(rng, (studies, runs)), confidence)
@@ -81,25 +82,26 @@ def by_t(draw: Draw, confidence: float) -> Covered:
 
 
 def curves(rng: np.random.Generator, runs: int) -> Floats:
-    """Smooth normal curves with mean 0, (R, L)."""
+    """Draw smooth normal curves with mean 0, (R, L)."""
     distance = np.subtract.outer(np.arange(LEVELS), np.arange(LEVELS))
     root = np.linalg.cholesky(np.exp(-0.5 * (distance / REACH) ** 2) + 1e-6 * np.eye(LEVELS))
     return rng.standard_normal((runs, LEVELS)) @ root.T
 
 
 def accuracies(rng: np.random.Generator, runs: int) -> Floats:
-    """Accuracy curves less their mean, (R, L): two examples of 500 wrong at the first level, half at the last.
+    """Draw accuracy curves minus their mean, (R, L).
 
-    An example of a run is wrong from a level on that is drawn for it, as a critical level is.
+    Two examples of 500 are wrong at the first level, half of all at the last. Each example of a run is wrong
+    from a random level on, like a critical level.
     """
     share = np.geomspace(2 / EXAMPLES, 0.5, LEVELS)
     first = np.searchsorted(share, rng.random((runs, EXAMPLES)))
-    counts = np.stack([np.bincount(each, minlength=LEVELS + 1)[:LEVELS] for each in first])
+    counts = np.stack([np.bincount(levels, minlength=LEVELS + 1)[:LEVELS] for levels in first])
     return share - np.cumsum(counts, axis=1) / EXAMPLES
 
 
 def by_band(draw: Rows, draws: int = 1000) -> Covered:
-    """Of the whole mean curve."""
+    """Return the coverage of simultaneous bands of the whole mean curve."""
 
     def covered(rng: np.random.Generator, runs: int, studies: int) -> tuple[int, ...]:
         hits = 0
@@ -112,7 +114,7 @@ def by_band(draw: Rows, draws: int = 1000) -> Covered:
 
 
 def crossed(of_runs: float, of_examples: float, noise: float) -> Rows:
-    """Normal effects of runs, of examples, and of both together, with these standard deviations, (R, 100)."""
+    """Return a draw, (R, 100), of normal effects of runs, examples and both, by standard deviations."""
     return lambda rng, runs: (
         of_runs * rng.standard_normal((runs, 1))
         + of_examples * rng.standard_normal(100)
@@ -120,16 +122,17 @@ def crossed(of_runs: float, of_examples: float, noise: float) -> Rows:
     )
 
 
-def marks(mean: float, alike: float = 0.0) -> Rows:
-    """Wrong (1) or right (0), less the mean, (R, 500), with the correlation `alike` between any two runs.
+def marks(mean: float, correlation: float = 0.0) -> Rows:
+    """Return a draw of wrong (1) or right (0), minus the mean, (R, 500); any two runs are correlated.
 
-    An example's chance of being wrong is drawn from a beta distribution a, b, for which that's 1 / (a + b + 1).
+    An example's chance of being wrong has a beta distribution a, b, for which the correlation is 1 / (a + b +
+    1).
     """
     share = mean / EXAMPLES
 
     def draw(rng: np.random.Generator, runs: int) -> Floats:
-        total = 1 / alike - 1 if alike else 0.0
-        chance = rng.beta(total * share, total * (1 - share), EXAMPLES) if alike else share
+        total = 1 / correlation - 1 if correlation else 0.0
+        chance = rng.beta(total * share, total * (1 - share), EXAMPLES) if correlation else share
         return (rng.random((runs, EXAMPLES)) < chance) - share
 
     return draw
@@ -138,7 +141,7 @@ def marks(mean: float, alike: float = 0.0) -> Rows:
 def by_bootstrap(
     draw: Rows, population: Population = "new runs and new examples", resamples: int = 500
 ) -> Covered:
-    """Of the mean, by the t and by the percentile interval of the crossed bootstrap."""
+    """Return the coverage of the crossed bootstrap's t and percentile intervals of the mean."""
 
     def covered(rng: np.random.Generator, runs: int, studies: int) -> tuple[int, ...]:
         hits = np.zeros(2, int)

@@ -1,7 +1,7 @@
-"""How much memory a sweep and a training take at most, each in a process of its own, without PyTorch.
+"""The peak memory of sweeps and trainings, each in a process of its own, without PyTorch.
 
-The line that the other benchmarks print has PyTorch and the baseline's data in it. Here nearzero is alone; the first
-line is what Python and the data take before anything is computed.
+The memory that the other benchmarks print includes PyTorch and the baseline's data. Here it's that of
+nearzero alone; the first line is the memory of Python and the data before anything is computed.
 
     python benchmarks/memory.py [--data-dir DIR]
 """
@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
 
 
 def random_stack(options: argparse.Namespace, data: nz.datasets.Dataset) -> Stack:
-    """What weights are doesn't matter for memory, and drawing them as PyTorch does would load it."""
+    """Return a stack of random weights, drawn by NumPy, since PyTorch's initialisation would import it."""
     rng = np.random.default_rng(0)
     runs, units, inputs, classes = options.runs, options.units, data.train.pixels.shape[1], data.classes
     shapes = (runs, units, inputs), (runs, units), (runs, classes, units), (runs, classes)
@@ -62,7 +62,7 @@ def sweep(options: argparse.Namespace, data: nz.datasets.Dataset) -> None:
 
 
 def train(options: argparse.Namespace, data: nz.datasets.Dataset, batch_size: int | None) -> None:
-    """Two steps, and both measurements."""
+    """Measure on both sets, and apply two updates."""
     sets = [Examples(nz.Pixels(split.pixels), split.labels) for split in (data.train, data.test)]
     stack, seeds = random_stack(options, data), range(options.runs)
     engine = FusedEngine(stack, *sets, seeds=seeds, learning_rate=1e-6, batch_size=batch_size)
@@ -72,7 +72,10 @@ def train(options: argparse.Namespace, data: nz.datasets.Dataset, batch_size: in
 
 
 def peak() -> int:
-    """Bytes that this process has had at most. A child's resource usage begins with its parent's, hence /proc."""
+    """Return the peak memory of this process in bytes.
+
+    It's read from /proc if possible, since a child's resource usage begins with its parent's.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         lines = status.read_text().splitlines()
@@ -91,7 +94,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def memory_of(name: str, sizes: dict[str, int], options: argparse.Namespace) -> int:
-    """Bytes that this work takes at most, in a process of its own."""
+    """Return the peak memory of some work in bytes, in a process of its own."""
     command = [sys.executable, __file__, f"--only={name}", f"--data={options.data}"]
     command += [f"--data-dir={options.data_dir}"] if options.data_dir else []
     command += [f"--{option}={size}" for option, size in sizes.items()]

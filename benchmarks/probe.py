@@ -1,20 +1,21 @@
-"""How fast any layer is probed, against a full forward pass for each level in the same process and minute.
+"""The time of probing any layer, against a full forward pass for each level in the same process.
 
-A convolutional network of ten hidden layers (nine convolutions and a linear layer, each with a ReLU) is probed at
-each of them. The baseline is plain PyTorch: for every level a pass of the whole model with a forward hook at the layer;
-it gets the perturbations for nothing. By default it does so at some levels of each family, evenly spaced, and its time
-is scaled to all of them; every pass costs the same. nearzero's time has everything in it that a call takes.
+A convolutional network of ten hidden layers (nine convolutions and a linear layer, each with a ReLU) is
+probed at each of them. The baseline is plain PyTorch: for every level a pass of the whole model with a
+forward hook at the layer; the time of making the perturbations isn't counted. By default it does so at some
+evenly spaced levels of each family, and its time is scaled to all levels, since every pass takes the same
+time. The time of nearzero is that of the whole call.
 
     python benchmarks/probe.py [--rounds 2] [--examples 32] [--levels-timed 13] [--published] [--levels]
 
-A GPT-2 of six layers and a ResNet-18 with random weights are probed at all of their activations, at sixteen levels,
-all in one call. That is held against a hook per level, and against the *suffix bound*: for each batch, layer and
-level the recorded operations alone, on values made beforehand. What else a probe does (ranges, recordings, the check
-against the full pass, perturbations, metrics) is the rest, listed by where the time goes. With --published nothing
-else is timed, and no data set is needed.
+A GPT-2 of six layers and a ResNet-18 with random weights are probed at all of their activations, at sixteen
+levels, all in one call. This is compared with a hook per level, and with the *suffix bound*: for each batch,
+layer and level the recorded operations alone, on values computed before. The rest of a probe's time (ranges,
+recordings, the check against the full pass, perturbations, metrics) is listed by task. With --published
+nothing else is timed, and no data set is needed.
 
-With --levels: what it would gain to take several levels through the suffix at once, by `torch.vmap`, which the probe
-doesn't do. Timed are the recorded operations alone, level by level and at once.
+With --levels, the recorded operations alone are timed level by level, and for several levels at once by
+`torch.vmap`, which the probe doesn't do.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ from nearzero.training.engine import Examples
 LEVELS = {name: nz.make_family(name, nz.Conduct()).levels for name in ("offset", "scale", "clip")}
 ALL_LEVELS = sum(len(levels) for levels in LEVELS.values())
 CHANNELS = (8, 8, 16, 16, 16, 32, 32, 32, 32)
-POOLED = (2, 5, 9)  # after so many convolutions
+POOLED = (2, 5, 9)  # the convolutions that are followed by pooling
 AT_ONCE = 16
 SHIFTS = np.linspace(0.05, 0.8, 16)
-TRAINING_STEPS = 100  # of 64 images, a few seconds: predictions are then those of a network that has learnt
+TRAINING_STEPS = 100  # of 64 images, a few seconds: enough for the predictions of a trained network
 
 
 def arguments() -> argparse.Namespace:
@@ -71,7 +72,7 @@ def images(examples: Examples, first: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def convnet() -> nn.Sequential:
-    """Ten hidden layers, untrained."""
+    """Return a network of ten hidden layers, untrained."""
     parts: list[nn.Module] = []
     for number, (before, after) in enumerate(zip((1, *CHANNELS), CHANNELS, strict=False), start=1):
         parts += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
@@ -101,7 +102,7 @@ class Plain:
     Args:
         model, act: the model, and the activation in it.
         x, y: inputs and labels.
-        count: at how many levels of each family, evenly spaced.
+        count: the number of levels of each family, evenly spaced.
     """
 
     def __init__(self, model: nn.Module, act: nn.Module, x: Tensor, y: Tensor, count: int) -> None:
@@ -130,13 +131,13 @@ class Plain:
         return [(self.logits(hook).argmax(1) == self.y).float().mean().item() for hook in self.hooks]
 
     def predictions(self) -> Tensor:
-        """(levels of all families, examples)."""
+        """Return the predictions, (levels of all families, examples)."""
         return torch.stack([self.logits(hook).argmax(1) for hook in self.hooks])
 
 
 @dataclass(frozen=True)
 class Perturb:
-    """A hook."""
+    """A hook that perturbs the input of an activation."""
 
     scale: Tensor
     offset: Tensor
@@ -161,7 +162,7 @@ def prediction(logits: Tensor, _: Tensor) -> Tensor:
 
 
 def differences(layer: str, plain: Plain) -> int:
-    """How many of the probe's predictions aren't those of plain PyTorch, at the levels that both have."""
+    """Return the number of the probe's predictions that differ from plain PyTorch's, at common levels."""
     result = nz.probe(
         plain.model, [(plain.x, plain.y)], layer, levels=plain.levels, metrics=prediction, keep_items=True
     )
@@ -171,7 +172,7 @@ def differences(layer: str, plain: Plain) -> int:
 
 
 def against_plain(options: argparse.Namespace, trained: nn.Sequential, test: Examples) -> None:
-    """A line for each layer, and one for all of them in one call."""
+    """Print a line for each layer, and one for the sum over all layers."""
     x, y = images(test, 0, options.examples)
     layers = {str(place): act for place, act in enumerate(trained) if isinstance(act, nn.ReLU)}
     plain = {layer: Plain(trained, act, x, y, options.levels_timed) for layer, act in layers.items()}
@@ -215,7 +216,7 @@ class Published:
 
     @torch.no_grad()
     def hooks(self) -> None:
-        """A full pass for each batch, layer and level, and the metrics in plain PyTorch."""
+        """Run a full pass for each batch, layer and level, and compute the metrics in plain PyTorch."""
         for batch in self.data:
             logits, target = self.logits(batch)
             before = logits.argmax(-1), logits.log_softmax(-1)
@@ -226,7 +227,7 @@ class Published:
                     [each.item() for each in scores]
 
     def logits(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """(n, K) and (n,): of the images, or of the tokens whose next one is there."""
+        """Return logits (n, K) and targets (n,), of images, or of all tokens but the last of each text."""
         if isinstance(batch, dict):
             logits = self.model(batch["input_ids"]).logits[:, :-1]
             return logits.reshape(-1, logits.shape[-1]), batch["input_ids"][:, 1:].reshape(-1)
@@ -243,7 +244,7 @@ class Published:
 
     @torch.no_grad()
     def bound(self) -> float:
-        """Seconds that the recorded operations take, for each batch, layer and level."""
+        """Return the seconds of the recorded operations, over all batches, layers and levels."""
         seconds = 0.0
         for batch in self.data:
             recorder = Recorder()
@@ -267,7 +268,7 @@ class Published:
 
 
 def published() -> Iterator[Published]:
-    """The two models, as far as their packages are installed."""
+    """Yield the two models, if their packages are installed."""
     try:
         models = torchvision_models()
         from transformers import GPT2Config, GPT2LMHeadModel  # type: ignore[import-untyped]
@@ -286,7 +287,7 @@ def published() -> Iterator[Published]:
 
 
 def torchvision_models() -> Any:
-    """The package's models, also beside a PyTorch that its compiled operators don't fit."""
+    """Return torchvision's models, even if its compiled operators don't fit the installed PyTorch."""
     try:
         import torchvision  # type: ignore[import-untyped]
     except RuntimeError:
@@ -297,7 +298,7 @@ def torchvision_models() -> Any:
 
 
 def against_bound(rounds: int) -> None:
-    """A line for each model, the rounds alternating between the probe, hooks and the bound; and where time goes."""
+    """Print a line for each model, from alternating rounds of probe, hooks and bound, and shares of time."""
     print(f"all activations in one call, {len(SHIFTS)} levels, {torch.get_num_threads()} threads")
     for case in published():
         case.probe()
@@ -319,7 +320,7 @@ def against_bound(rounds: int) -> None:
 
 
 def where(case: Published) -> dict[str, float]:
-    """Shares of a probe's time by what it's spent on."""
+    """Return the shares of a probe's time by task."""
     probe, session = (sys.modules[f"nearzero.{name}"] for name in ("probing.probe", "evaluators.session"))
     spent: Counter[str] = Counter()
     inner = [0.0]
@@ -357,7 +358,7 @@ def where(case: Published) -> dict[str, float]:
 
 
 class Transformer(nn.Module):
-    """Four blocks on sixteen patches of an image."""
+    """A transformer of four blocks on sixteen patches of an image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -373,10 +374,9 @@ class Transformer(nn.Module):
 
 
 def networks() -> Iterator[tuple[str, nn.Module, tuple[int, ...], list[str]]]:
-    """Name, model, shape of an example, and activations early and late in it."""
-    yield "MLP", nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
-    ), (1, 28, 28), ["2", "4"]  # fmt: skip
+    """Yield name, model, shape of an example, and some early and late activations."""
+    hidden = [nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()]
+    yield "MLP", nn.Sequential(nn.Flatten(), *hidden, nn.Linear(256, 10)), (1, 28, 28), ["2", "4"]
     model = convnet()
     acts = [str(place) for place, each in enumerate(model) if isinstance(each, nn.ReLU)]
     yield "convolutional", model, (1, 28, 28), [acts[0], acts[5], acts[8], acts[9]]
@@ -392,7 +392,7 @@ def networks() -> Iterator[tuple[str, nn.Module, tuple[int, ...], list[str]]]:
         return
     for each in model.modules():
         if isinstance(each, nn.ReLU):
-            each.inplace = False  # what is written into a tensor of one level can't be of several
+            each.inplace = False  # vmap can't write values of several levels into a tensor of one
     yield "ResNet-18", model, (3, 96, 96), ["layer3.1.bn1", "layer4.1.bn1"]
 
 
@@ -404,14 +404,14 @@ def record(model: nn.Module, act: nn.Module, x: Tensor) -> Suffix:
         logits = model(x)
     handle.remove()
     suffix = recorder.suffixes(logits)[None]
-    for step in suffix.steps:  # levels at once lie otherwise in memory, where not every view is possible
+    for step in suffix.steps:  # with several levels the memory layout differs, and not every view is possible
         if step.function is torch.ops.aten.view.default:
             object.__setattr__(step, "function", torch.ops.aten.reshape.default)
     return suffix
 
 
 def levels_at_once(rounds: int) -> None:
-    """Time per level, one by one and all at once, and whether the logits are the same bits."""
+    """Print the time per level, one by one and all at once, and whether the logits are the same bits."""
     print(f"several levels at once in the suffix: {AT_ONCE} levels, time of each")
     print(f"  {'':<42}{'examples':>8}{'one by one':>14}{'at once':>14}{'':>11}logits")
     torch.backends.mha.set_fastpath_enabled(False)  # it skips the modules in an attention block
@@ -457,5 +457,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", "There is a performance drop")  # operations that vmap takes one by one
+    warnings.filterwarnings("ignore", "There is a performance drop")  # operations that vmap runs one by one
     main()

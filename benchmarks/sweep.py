@@ -1,9 +1,9 @@
-"""How fast a network is swept over the paper's 325 levels, against plain PyTorch in the same process and minute.
+"""The time of a sweep of one network over the paper's 325 levels, against plain PyTorch in the same process.
 
 The baseline does what the published study does: for every level a full forward pass over all training images,
-the perturbation being a layer of the network, and the accuracy of it. By default it does so at some levels
-of each family, evenly spaced, and its time is scaled to all of them; every pass costs the same. nearzero goes
-from pixels and weights to accuracies at all levels, with everything that takes.
+with the perturbation as a layer of the network, and the accuracy. By default it does so at some evenly spaced
+levels of each family, and its time is scaled to all levels, since every pass takes the same time. The time of
+nearzero includes everything from pixels and weights to the accuracies at all levels.
 
     python benchmarks/sweep.py [--data-dir DIR] [--rounds 3] [--levels-timed 13 | --whole] [--growth]
 """
@@ -29,8 +29,8 @@ from nearzero.training.fused import FusedEngine
 
 LEVELS = {name: nz.make_family(name, nz.Conduct()).levels for name in ("offset", "scale", "clip")}
 ALL_LEVELS = sum(len(levels) for levels in LEVELS.values())
-TRAINING_STEPS = 2000  # of 256 images, a few seconds: the units are then those of a network that has learnt
-NEAR = 1e-5  # two greatest logits nearer than this share of the greatest may change places in float32
+TRAINING_STEPS = 2000  # of 256 images, a few seconds: enough for the units of a trained network
+NEAR = 1e-5  # near ties: the two greatest logits differ by less than this share of the greatest in size
 
 Levels = npt.NDArray[np.float64]
 Predictions = npt.NDArray[np.int32]
@@ -76,7 +76,7 @@ class Plain:
 
     @torch.no_grad()
     def differences(self, perturbation: nz.Perturbation, predictions: Predictions) -> tuple[int, int]:
-        """How many of these predictions aren't PyTorch's, and for how many of them float32 leaves that open."""
+        """Return the number of predictions that differ from PyTorch's, and how many of them are near ties."""
         module = self.perturbed(perturbation)
         different = np.flatnonzero(module(self.x).argmax(1).numpy() != predictions)
         exact = copy.deepcopy(module).double()(self.x[different].double())
@@ -86,7 +86,7 @@ class Plain:
 
 
 class Case:
-    """One network to be swept, and the levels at which plain PyTorch is asked, evenly spaced."""
+    """One network, and the evenly spaced levels at which plain PyTorch is timed."""
 
     def __init__(self, network: nz.TwoLayer, examples: Examples, count: int | None) -> None:
         self.network, self.examples = network, examples
@@ -99,7 +99,10 @@ class Case:
         }
 
     def times(self, rounds: int) -> dict[tuple[str, str], float]:
-        """Seconds of both programs for each family; nearzero's also for all at once. Plain PyTorch's are scaled."""
+        """Return the seconds of both programs for each family, and of nearzero for all families at once.
+
+        Those of plain PyTorch are scaled to all levels.
+        """
         sweep = partial(nz.sweep, self.network, self.examples.pixels, self.examples.labels)
         cases: dict[tuple[str, str], Callable[[], object]]
         cases = {("nearzero", name): partial(sweep, family=name) for name in LEVELS}
@@ -112,11 +115,12 @@ class Case:
         return times
 
     def operations(self, names: Iterable[str]) -> float:
-        """What sweeping these families multiplies and adds: z on the pixels that aren't zero, and the readouts.
+        """Return the multiplications and additions of a sweep: z on nonzero pixels, and the readouts.
 
-        A common scale of all units goes through Abs and ReLU to the logits: one readout does for all its levels. So
-        it does for the levels of clip beyond 100 %, which no example reaches. The others lie on lines: each unit is
-        added twice, in two pieces of two sums, and a level takes one product for each class.
+        Abs and ReLU pass a common scale of all units on to the logits, so there is one readout for all levels
+        of scale. The same holds for the levels of clip above 100 %, which no example reaches. The other
+        levels are on affine paths: each unit is added twice, in two pieces of two sums, and a level takes one
+        product per class.
         """
         units, own = self.network.units, {name: LEVELS[name] for name in names}
         if self.network.act.homogeneous:
@@ -128,19 +132,19 @@ class Case:
         return 2.0 * (units * np.count_nonzero(self.examples.pixels.values) + readouts)
 
     def dense_operations(self) -> float:
-        """What a full forward pass at every level does."""
+        """Return the operations of a full forward pass at every level."""
         network = self.network
         return 2.0 * len(self.examples) * network.units * (network.inputs + network.classes) * ALL_LEVELS
 
     def compare(self) -> None:
-        """Hold the predictions at these levels against plain PyTorch's, one by one."""
-        found: list[tuple[int, int]] = []
+        """Compare the predictions at these levels with those of plain PyTorch."""
+        differences: list[tuple[int, int]] = []
         sweep = partial(nz.sweep, self.network, self.examples.pixels, keep_predictions=True)
         for name, levels in self.levels.items():
             predictions = sweep(family=name, levels=levels).predictions.values
-            found += map(self.plain.differences, self.perturbations[name], predictions)
-        different, near = (sum(column) for column in zip(*found, strict=True))
-        count = len(found) * len(self.examples)
+            differences += map(self.plain.differences, self.perturbations[name], predictions)
+        different, near = (sum(column) for column in zip(*differences, strict=True))
+        count = len(differences) * len(self.examples)
         print(f"  {count:,} predictions compared: {different} differ, {near} of these near ties", flush=True)
 
 
@@ -168,7 +172,7 @@ def against_plain(case: Case, rounds: int) -> None:
 
 
 def growth(train: Examples, activation: str, rounds: int) -> None:
-    """How the time of one network's sweep grows with levels, units and examples, and with networks and threads."""
+    """Print the growth of a sweep's time with levels, units, examples and networks, and the gain of threads."""
     network = initial(train, activation)
 
     def levels(count: int) -> None:
@@ -201,7 +205,8 @@ def growth(train: Examples, activation: str, rounds: int) -> None:
     )
     print("(other numbers of levels: of clip alone, up to 100 %)")
     timing.print_growth(
-        {(what.__name__, size): partial(what, size) for what, each in sizes.items() for size in each}, rounds
+        {(case.__name__, size): partial(case, size) for case, counts in sizes.items() for size in counts},
+        rounds,
     )
 
 

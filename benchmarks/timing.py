@@ -1,8 +1,7 @@
-"""What the benchmarks share: options and data, the best time of alternating rounds, the machine's own rate, and how
-lines are printed.
+"""Functions that benchmarks share: options and data, timing, the machine's rate, and printing.
 
-Whatever is compared is timed in one process, the rounds alternating, so that a busy minute or a slow machine is the
-same for all; the best round counts.
+Programs that are compared are timed in one process, in alternating rounds, so that other load on the machine
+affects all of them. The best round counts.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Case = TypeVar("Case", bound=Hashable)
 
 
 def options_for(description: str, *, rounds: int) -> argparse.ArgumentParser:
-    """The options that all timings have."""
+    """Return a parser with the options that all timings have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", default="mnist", help="a data set's name (mnist)")
     parser.add_argument("--data-dir", type=Path, help="the folder of its files")
@@ -36,25 +35,25 @@ def options_for(description: str, *, rounds: int) -> argparse.ArgumentParser:
 
 
 def begin(options: argparse.Namespace) -> tuple[Examples, Examples]:
-    """Training and test set; PyTorch gets the threads that nearzero has."""
+    """Return training and test set, and set PyTorch's threads to those of nearzero."""
     data = load(options.data, data_dir=options.data_dir)
     torch.set_num_threads(thread_count())
     print(f"{data.name}; {thread_count()} threads; best of {options.rounds} rounds", flush=True)
-    train, test = (Examples(Pixels(each.pixels), each.labels) for each in (data.train, data.test))
+    train, test = (Examples(Pixels(split.pixels), split.labels) for split in (data.train, data.test))
     return train, test
 
 
 def best(cases: Mapping[Case, Callable[[], object]], rounds: int) -> dict[Case, float]:
-    """Seconds that each case takes at best, the rounds alternating between them; a first round warms up."""
+    """Return the seconds of each case in its best round. Rounds alternate, after one that isn't timed."""
     for case in cases.values():
         case()
     times = [{name: seconds(case) for name, case in cases.items()} for _ in range(rounds)]
-    return {name: min(each[name] for each in times) for name in cases}
+    return {name: min(round_[name] for round_ in times) for name in cases}
 
 
 def seconds(case: Callable[[], object]) -> float:
-    """Seconds that a case takes."""
-    time.sleep(0.25)  # PyTorch's threads go on spinning for a while after their work
+    """Return the seconds that a case takes."""
+    time.sleep(0.25)  # PyTorch's threads keep spinning for a while after their work
     start = time.perf_counter()
     case()
     return time.perf_counter() - start
@@ -65,12 +64,12 @@ def first_examples(examples: Examples, count: int) -> Examples:
 
 
 def print_row(name: str, time_: float, plain: float, note: str = "") -> None:
-    """A time, and how many times shorter it is than plain PyTorch's."""
+    """Print a time, and the ratio of plain PyTorch's time to it."""
     print(f"  {name:<34}{1e3 * time_:>10.2f} ms{plain / time_:>8.2f} x  {note}", flush=True)
 
 
 def print_machine(operations: float, plain: float) -> None:
-    """What could be had at the rate of PyTorch's float32 matrix product, all threads, against a plain time."""
+    """Print the time of nearzero's operations at the rate of PyTorch's float32 matrix product."""
     a = torch.randn(2048, 2048)
     rate = 2 * 2048**3 / best({"product": lambda: a @ a}, 5)["product"]
     print(
@@ -81,28 +80,29 @@ def print_machine(operations: float, plain: float) -> None:
 
 
 def print_growth(cases: Mapping[tuple[str, int], Callable[[], object]], rounds: int) -> None:
-    """Time cases called (what grows, its size), and print a table for each of what grows."""
+    """Time cases, whose names are (quantity that grows, its size), and print a table for each quantity."""
     times = best(cases, rounds)
-    for what in dict.fromkeys(what for what, _ in cases):
-        sized = {size: time_ for (each, size), time_ in times.items() if each == what}
-        (_print_threads if what == "threads" else _print_sizes)(what, sized)
+    for quantity in dict.fromkeys(quantity for quantity, _ in cases):
+        sized = {size: time_ for (name, size), time_ in times.items() if name == quantity}
+        (_print_threads if quantity == "threads" else _print_sizes)(quantity, sized)
 
 
-def _print_sizes(what: str, times: Mapping[int, float]) -> None:
-    """A line for each size: the whole time, its share for each, and what each beyond the line above has cost.
+def _print_sizes(quantity: str, times: Mapping[int, float]) -> None:
+    """Print a line for each size: time, time divided by size, time per unit beyond the line above.
 
-    Where cost is linear the last column stays as it is; a part that doesn't grow shows in the first two alone.
+    If cost is linear, the last column is constant; a constant part of the cost affects the first two columns
+    only.
     """
-    print(f"  {what:>12}{'total':>14}{'for each':>14}{'each more':>14}")
+    print(f"  {quantity:>12}{'total':>14}{'for each':>14}{'each more':>14}")
     sizes = sorted(times)
     for before, size in zip([None, *sizes], sizes, strict=False):
         more = "" if before is None else _duration((times[size] - times[before]) / (size - before))
         print(f"  {size:>12,}{_duration(times[size]):>14}{_duration(times[size] / size):>14}{more:>14}")
 
 
-def _print_threads(what: str, times: Mapping[int, float]) -> None:
-    """A line for each number of threads: the time, and how many times shorter it is than one thread's."""
-    print(f"  {what:>12}{'total':>14}")
+def _print_threads(quantity: str, times: Mapping[int, float]) -> None:
+    """Print a line for each number of threads: the time, and the ratio of one thread's time to it."""
+    print(f"  {quantity:>12}{'total':>14}")
     for threads, time_ in sorted(times.items()):
         print(f"  {threads:>12,}{_duration(time_):>14}{times[1] / time_:>12.2f} x")
 

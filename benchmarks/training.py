@@ -1,4 +1,4 @@
-"""How fast networks train, against plain PyTorch in the same process and minute.
+"""The time of training, against plain PyTorch in the same process.
 
 The baseline does what the published study does: one network at a time through autograd, the whole training
 set as one batch, train accuracy from the same logits, test accuracy at every step. The engine does the same
@@ -6,8 +6,8 @@ for one run and for several.
 
     python benchmarks/training.py [--data-dir DIR] [--rounds 5] [--runs 4] [--after 0] [--growth]
 
-As training goes on, more and more examples have a loss of 0 in float32 and add nothing to the gradient: `--after` says
-how many steps are taken before those that are timed. Operations are counted as if no example were left out.
+During training, more and more examples have a loss of 0 in float32 and add nothing to the gradient; `--after`
+is the number of steps before the timed ones. Operations are counted as if no example were left out.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Plain:
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=LEARNING_RATE)
 
     def full_step(self) -> None:
-        """As in the published study: a step, and accuracy on both sets."""
+        """Do one step, and compute accuracy on both sets, as in the published study."""
         self.optimizer.zero_grad()
         logits = self.module(self.x)
         loss = torch.nn.functional.cross_entropy(logits, self.y)
@@ -70,7 +70,7 @@ class Plain:
 
 
 class Fused:
-    """The engine, a step at a time."""
+    """The engine, one step at a time."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Fused:
 
 
 def flops(train: Examples, test: Examples, units: int = 128) -> tuple[float, float]:
-    """Of one network's full-batch step with its measurements: (dense, on non-zeros)."""
+    """Return the operations of one network's full-batch step and measurements: dense, and on non-zeros."""
     classes = int(train.labels.max()) + 1
     readout = 2 * units * classes * (3 * len(train) + len(test))
     dense = 2 * units * (2 * train.pixels.values.size + test.pixels.values.size) + readout
@@ -118,7 +118,7 @@ def flops(train: Examples, test: Examples, units: int = 128) -> tuple[float, flo
 
 
 def without_loss(network: TwoLayer, examples: Examples) -> float:
-    """The share of examples whose loss is 0 in float32."""
+    """Return the share of examples whose loss is 0 in float32."""
     with torch.no_grad():
         logits = network.to_module()(torch.from_numpy(examples.pixels.dense()))
         losses = torch.nn.functional.cross_entropy(
@@ -184,7 +184,7 @@ def mini_batches(train: Examples, test: Examples, options: argparse.Namespace) -
 
 
 def growth(train: Examples, test: Examples, options: argparse.Namespace) -> None:
-    """How a step's time grows with runs, units and examples, and what a second thread and more gain."""
+    """Print the growth of a step's time with runs, units and examples, and the gain from more threads."""
     fused = partial(Fused, test=test, activation=options.activation)
     sizes = [len(train) // 4, len(train) // 2, len(train)]
     engines = {

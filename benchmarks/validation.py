@@ -1,13 +1,13 @@
-"""Is the verdict right where the answer is known? Studies of planted networks and of nulls, judged and counted.
+"""The rates of right and wrong verdicts, in studies of planted networks and of nulls.
 
-Every study is a function of its condition and its number, so the command can be stopped at any time and goes on where
-it was: what is measured is kept, a line a study, in the folder of `--state`. Then all is judged and counted into
-results/validation.json, from which the tables of docs/validation.md are made (`validation_tables`). After a change of
-the package, begin with another folder.
+Every study is a function of its condition and its number, so the command can be stopped at any time and
+resumed: measurements are kept, one line per study, in the folder of `--state`. Then the verdicts are computed
+and counted, and written to results/validation.json, from which the tables of docs/validation.md are made
+(`validation_tables`). After a change of the package, begin with another folder.
 
-    python benchmarks/validation.py [--state runs/validation] [--workers 2]   # measure what is missing, judge, count
-    python benchmarks/validation.py --table                                    # print the tables of what is kept
-    python benchmarks/validation.py --write                                    # put them into docs/validation.md
+    python benchmarks/validation.py [--state runs/validation] [--workers 2]   # measure, judge and count
+    python benchmarks/validation.py --table                                   # print the tables
+    python benchmarks/validation.py --write                                   # write them to docs/validation.md
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from nearzero.mechanisms.studies import Condition, as_responses, dealt, study_re
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "results" / "validation.json"
-SEED = 20250  # of everything: [SEED, what is drawn, condition, study, run]
-DRAWS = 1  # in place of five: the costs of drawn families are then noisier, and differences harder to find
+SEED = 20250  # of all draws: [SEED, the purpose, condition, study, run]
+DRAWS = 1  # instead of five, so costs of drawn families are noisier, and differences harder to detect
 RUNS = {"default": (6, 10, 20), "signed shift": (6, 10), "centred": (6, 10)}  # by rules
 MEASURES = ("accuracy", "centred_accuracy")
 DEFAULT = Condition(mechanism="distance", activation="abs").families
@@ -75,7 +75,7 @@ CONDITIONS = [
 
 
 def measured(condition: Condition, study: int) -> dict[str, Any]:
-    """One study as plain data: costs (run, family, target) by measure, and unperturbed accuracies."""
+    """Measure one study: return costs (run, family, target) by measure, and unperturbed accuracies."""
     begin = time.process_time()
     responses = study_responses(condition, study, seed=SEED, design=Design(draws=DRAWS))
     found = {name: costs(responses, name) for name in MEASURES if name in responses}
@@ -90,21 +90,21 @@ def measured(condition: Condition, study: int) -> dict[str, Any]:
 
 
 class State:
-    """What has been measured: a file for each condition, a line for each study."""
+    """The kept measurements: a file for each condition, a line for each study."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, condition: Condition) -> Path:
-        """By everything that a study depends on but its number; what belongs to other settings isn't found."""
+        """Return the file of a condition, named by a digest of all settings on which its studies depend."""
         settings = asdict(replace(condition, studies=1)) | {"seed": SEED, "draws": DRAWS}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         return self.folder / f"{condition.name.replace(', ', '_').replace(' ', '-')}-{digest}.jsonl"
 
     def of(self, condition: Condition) -> dict[int, dict[str, Any]]:
-        """The studies of a condition, by number; a line that was cut off is measured again."""
-        found = {}
+        """Return the studies of a condition, by number; truncated lines are left out, and measured again."""
+        studies = {}
         if self.path(condition).exists():
             for line in self.path(condition).read_text().splitlines():
                 try:
@@ -112,8 +112,8 @@ class State:
                 except json.JSONDecodeError:
                     continue
                 if record["study"] < condition.studies:
-                    found[record["study"]] = record
-        return found
+                    studies[record["study"]] = record
+        return studies
 
     def add(self, condition: Condition, record: dict[str, Any]) -> None:
         with self.path(condition).open("a") as file:
@@ -121,7 +121,7 @@ class State:
 
 
 def measure(state: State, workers: int) -> None:
-    """Every study that isn't there yet."""
+    """Measure all missing studies."""
     with ProcessPoolExecutor(workers) as pool:
         for condition in CONDITIONS:
             missing = sorted(set(range(condition.studies)) - set(state.of(condition)))
@@ -136,7 +136,7 @@ def measure(state: State, workers: int) -> None:
 
 
 def counted(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Everything the tables need of a condition: how often each finding, by rules and number of runs."""
+    """Return the counts of findings of a condition, by rules and number of runs, and mean costs."""
     studies = [records[number] for number in range(condition.studies)]
     out: dict[str, Any] = {
         "condition": asdict(condition),
@@ -155,7 +155,7 @@ def counted(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[st
 
 
 def deal_out(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """The null in which the costs of a planted study are dealt out to its families at random."""
+    """Return the counts for the null in which a planted study's costs are dealt to its families at random."""
     out: dict[str, Any] = {
         "condition": asdict(replace(condition, null="dealt", families=DEFAULT)),
         "verdicts": [],
@@ -173,7 +173,7 @@ def deal_out(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[s
 
 
 def _mean(values: list[Any]) -> list[list[float | None]]:
-    """Costs (study, run, family, target) averaged over the runs that reach the displacement; None where none does."""
+    """Average costs (study, run, family, target) over runs that reach the displacement; None if none does."""
     array = np.array(values, dtype=float)
     reached = np.isfinite(array).sum(axis=(0, 1))
     total = np.nansum(array, axis=(0, 1))
@@ -183,7 +183,7 @@ def _mean(values: list[Any]) -> list[list[float | None]]:
 
 
 def _again(record: dict[str, Any], rules: Rules, runs: int) -> xr.Dataset:
-    """The first runs of a study as responses."""
+    """Return the first runs of a study as responses."""
     network = {"network": [record["condition"].split(", ")[1]]}
     coordinates = {**network, "family": record["families"], "target": list(rules.targets)}
     values = np.array(record[rules.measure], dtype=float)[None, :runs]
@@ -193,7 +193,7 @@ def _again(record: dict[str, Any], rules: Rules, runs: int) -> xr.Dataset:
 
 
 def _counts(verdicts: list[Verdict]) -> dict[str, Any]:
-    """How many studies came to each overall finding, and in how many any adjusted p was below alpha."""
+    """Return the number of studies by overall finding, and of those with any adjusted p below alpha."""
     below = [
         any(one.p_adjusted is not None and one.p_adjusted < each.rules.alpha for one in each.comparisons)
         for each in verdicts
@@ -208,7 +208,7 @@ def _counts(verdicts: list[Verdict]) -> dict[str, Any]:
 
 
 def summary(state: State, workers: int) -> dict[str, Any]:
-    """What is kept."""
+    """Return the results to keep."""
     records = {condition.name: state.of(condition) for condition in CONDITIONS}
     with ProcessPoolExecutor(workers) as pool:
         jobs = [

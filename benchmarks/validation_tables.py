@@ -1,4 +1,4 @@
-"""The tables of docs/validation.md, made from what `validation.py` keeps in results/validation.json."""
+"""The tables of docs/validation.md, made from the results of `validation.py` in results/validation.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PAGE", "tables", "write"]
 PAGE = Path(__file__).parents[1] / "docs" / "validation.md"
 RIGHT = {"distance": "distance costs more", "template": "intensity costs more"}
 WRONG = {"distance": "intensity costs more", "template": "distance costs more"}
-MAIN = 8.0  # the strength of the tables that don't show several
+MAIN = 8.0  # the strength in tables without a column for it
 NULLS = {
     "one family": "one family, three measurements",
     "dealt": "costs dealt out",
@@ -26,7 +26,7 @@ RULES = {"default": "default", "signed shift": "distance = signed_shift", "centr
 
 
 def tables(kept: Mapping[str, Any]) -> dict[str, str]:
-    """All tables as Markdown, by the name that their place in the page has."""
+    """Return all tables as Markdown, by the name of their place in the page."""
     makers = {
         "nulls": _nulls,
         "planted": _planted,
@@ -38,13 +38,13 @@ def tables(kept: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write(kept: Mapping[str, Any]) -> None:
-    """Put the tables into the page, each between its two marks."""
+    """Write the tables to the page, each between its two marks."""
     page = PAGE.read_text()
     for name, table in tables(kept).items():
         marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        page, found = marks.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", page)
-        if found != 1:
-            raise SystemExit(f"{PAGE} must have one place for the table {name}; it has {found}")
+        page, places = marks.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", page)
+        if places != 1:
+            raise SystemExit(f"{PAGE} must have one place for the table {name}; it has {places}")
     PAGE.write_text(page)
 
 
@@ -52,13 +52,12 @@ def _nulls(results: list[dict[str, Any]]) -> Iterator[str]:
     yield "| null | networks | runs | studies | false positives | rate, % | 95 % interval | any adjusted p below .05 |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for null, words in NULLS.items():
-        for each in _of(results, null=null):
-            for one in _by(each, "default"):
-                count = sum(one["overall"].get(name, 0) for name in (*RIGHT.values(), "mixed"))
-                yield _row(
-                    words, _network(each), one["runs"], one["studies"], count,
-                    *_share(count, one["studies"]), one["any_p_below_alpha"],
-                )  # fmt: skip
+        for result in _of(results, null=null):
+            for verdict in _by(result, "default"):
+                count = sum(verdict["overall"].get(name, 0) for name in (*RIGHT.values(), "mixed"))
+                studies = verdict["studies"]
+                shares = count, *_share(count, studies), verdict["any_p_below_alpha"]
+                yield _row(words, _network(result), verdict["runs"], studies, *shares)
 
 
 def _planted(results: list[dict[str, Any]]) -> Iterator[str]:
@@ -67,28 +66,28 @@ def _planted(results: list[dict[str, Any]]) -> Iterator[str]:
         "| mixed | equivalent | no effect | inconclusive |"
     )
     yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for each in _of(results, strength=MAIN, share=None, null=""):
-        mechanism = each["condition"]["mechanism"]
+    for result in _of(results, strength=MAIN, share=None, null=""):
+        mechanism = result["condition"]["mechanism"]
         for rules, words in RULES.items():
-            for one in _by(each, rules):
-                found = one["overall"]
+            for verdict in _by(result, rules):
+                findings, studies = verdict["overall"], verdict["studies"]
                 rest = (WRONG[mechanism], "mixed", "equivalent", "no effect to compare", "inconclusive")
-                yield _row(
-                    mechanism, ACTIVATIONS[each["condition"]["activation"]], words, one["runs"], one["studies"],
-                    *_share(found.get(RIGHT[mechanism], 0), one["studies"]), *(found.get(name, 0) for name in rest),
-                )  # fmt: skip
+                right = _share(findings.get(RIGHT[mechanism], 0), studies)
+                activation = ACTIVATIONS[result["condition"]["activation"]]
+                counts = (findings.get(name, 0) for name in rest)
+                yield _row(mechanism, activation, words, verdict["runs"], studies, *right, *counts)
 
 
 def _costs(results: list[dict[str, Any]]) -> Iterator[str]:
     yield "| mechanism | activation | accuracy, % | family | 5 % | 10 % | 20 % | 30 % | 50 % |"
     yield "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |"
-    for each in _of(results, strength=MAIN, null=""):
-        condition = each["condition"]
-        for family, costs in zip(each["families"], each["costs"], strict=True):
+    for result in _of(results, strength=MAIN, null=""):
+        condition = result["condition"]
+        for family, costs in zip(result["families"], result["costs"], strict=True):
             first = (
                 _mechanism(condition),
                 ACTIVATIONS[condition["activation"]],
-                f"{100 * each['unperturbed']:.1f}",
+                f"{100 * result['unperturbed']:.1f}",
             )
             yield _row(*first, family, *("–" if cost is None else f"{cost:.1f}" for cost in costs))
 
@@ -101,35 +100,34 @@ def _strength(results: list[dict[str, Any]]) -> Iterator[str]:
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for mechanism, activation in (("distance", "abs"), ("template", "relu")):
         own = _of(results, mechanism=mechanism, activation=activation, share=None, null="")
-        for each in sorted(own, key=lambda one: float(one["condition"]["strength"])):
-            for one in _by(each, "default"):
-                found = one["overall"]
-                yield _row(
-                    mechanism, ACTIVATIONS[activation], f"{each['condition']['strength']:g}",
-                    f"{100 * each['unperturbed']:.1f}", one["runs"], one["studies"],
-                    *_share(found.get(RIGHT[mechanism], 0), one["studies"]), found.get(WRONG[mechanism], 0),
-                )  # fmt: skip
+        for result in sorted(own, key=lambda one: float(one["condition"]["strength"])):
+            for verdict in _by(result, "default"):
+                findings, studies = verdict["overall"], verdict["studies"]
+                right = _share(findings.get(RIGHT[mechanism], 0), studies)
+                strength, accuracy = result["condition"]["strength"], 100 * result["unperturbed"]
+                condition = mechanism, ACTIVATIONS[activation], f"{strength:g}", f"{accuracy:.1f}"
+                yield _row(*condition, verdict["runs"], studies, *right, findings.get(WRONG[mechanism], 0))
 
 
 def _mixtures(results: list[dict[str, Any]]) -> Iterator[str]:
     findings = ("distance costs more", "mixed", "intensity costs more", "equivalent", "no effect to compare")
     yield f"| share of distance | runs | studies | {' | '.join(findings)} | inconclusive |"
     yield f"| ---: | ---: | ---: {'| ---: ' * len(findings)}| ---: |"
-    for each in _of(results, mechanism="mixed"):
-        for one in _by(each, "default"):
-            counts = (one["overall"].get(name, 0) for name in (*findings, "inconclusive"))
-            yield _row(f"{each['condition']['share']:g}", one["runs"], one["studies"], *counts)
+    for result in _of(results, mechanism="mixed"):
+        for verdict in _by(result, "default"):
+            counts = (verdict["overall"].get(name, 0) for name in (*findings, "inconclusive"))
+            yield _row(f"{result['condition']['share']:g}", verdict["runs"], verdict["studies"], *counts)
 
 
 def _of(results: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
-    """The results whose condition is that."""
+    """Return the results whose condition has the wanted values."""
     return [
         each for each in results if all(each["condition"][name] == value for name, value in wanted.items())
     ]
 
 
 def _by(result: dict[str, Any], rules: str) -> list[dict[str, Any]]:
-    return [each for each in result["verdicts"] if each["rules"] == rules]
+    return [verdict for verdict in result["verdicts"] if verdict["rules"] == rules]
 
 
 def _mechanism(condition: dict[str, Any]) -> str:
@@ -143,7 +141,7 @@ def _network(result: dict[str, Any]) -> str:
 
 
 def _share(count: int, studies: int) -> tuple[str, str]:
-    """A share, and its Clopper-Pearson interval, in per cent."""
+    """Return a share and its Clopper-Pearson interval, in per cent."""
     rate = Rate(count, studies)
     low, high = rate.interval
     return f"{100 * rate.share:.1f}", f"{100 * low:.1f}–{100 * high:.1f}"

@@ -1,4 +1,4 @@
-"""Pre-activations: right, and the same to the last bit by whichever path."""
+"""Pre-activations are right, and the same to the last bit whatever the order, pairing or threads."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_the_affine_map_is_folded_in():
 
 
 @pytest.mark.parametrize("affine", [(1.0, 0.0), (0.0127, -0.424)])
-def test_bits_do_not_depend_on_company_order_or_threads(affine):
+def test_bits_do_not_depend_on_other_examples_order_or_threads(affine):
     values, w1, b1 = _case(2100, 77, 40)
     z = preactivations(w1, b1, Pixels(values, *affine), threads=1)
     np.testing.assert_array_equal(preactivations(w1, b1, Pixels(values, *affine), threads=2), z)
@@ -46,12 +46,12 @@ def test_bits_do_not_depend_on_company_order_or_threads(affine):
     )
     for rows in ([0], [7, 3], [*range(100, 165)]):
         np.testing.assert_array_equal(preactivations(w1, b1, Pixels(values[rows], *affine)), z[rows])
-    # fewer or more units change nothing for those that stay
+    # nor on other units
     np.testing.assert_array_equal(preactivations(w1[:17], b1[:17], Pixels(values, *affine)), z[:, :17])
 
 
 def test_sums_run_over_pixels_ascending_by_fused_multiply_adds():
-    """Against an emulation: products are exact in float64, and sums rounded twice only seldom."""
+    """Compared with an emulation: products are exact in float64, and sums are rarely rounded twice."""
     values, w1, b1 = _case(40, 30, 16)
     z = np.tile(b1, (40, 1))
     for p in range(30):
@@ -61,7 +61,9 @@ def test_sums_run_over_pixels_ascending_by_fused_multiply_adds():
 
 def test_shapes_are_checked():
     values, w1, b1 = _case(4, 30, 16)
-    with pytest.raises(InputError, match=r"w1 \(16, 30\), b1 \(15,\), pixels \(4, 30\)"):
+    with pytest.raises(
+        InputError, match=r"w1 \(16, 30\), b1 \(15,\), pixels \(4, 30\); they must be \(U, D\)"
+    ):
         preactivations(w1, b1[:15], Pixels(values))
 
 

@@ -1,4 +1,4 @@
-"""The functions that kernels are made of, against SciPy and PyTorch in float64."""
+"""The elementary functions and activations of kernels, against SciPy and PyTorch in float64."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_elementary_functions_are_right_to_a_few_units_in_the_last_place(values)
     np.testing.assert_allclose(exponentials, np.exp(x), rtol=4e-7)
     np.testing.assert_allclose(logarithms, np.log(exponentials.astype(np.float64)), rtol=2e-7, atol=1e-7)
     np.testing.assert_allclose(tangents, np.tanh(x), rtol=4e-7)
-    inside = np.abs(x) < 9  # beyond, erfc leaves the normal float32 numbers
+    inside = np.abs(x) < 9  # beyond, erfc is subnormal in float32
     np.testing.assert_allclose(complements[inside], special.erfc(x[inside]), rtol=2e-5, atol=1e-37)
     small = np.abs(x) < 1
     np.testing.assert_allclose(complements[small], special.erfc(x[small]), rtol=6e-7)
@@ -58,12 +58,12 @@ def test_activations_and_slopes_are_pytorchs(name, values):
     expected = torch.abs(z) if name == "abs" else getattr(torch.nn.functional, name)(z)
     (slopes,) = torch.autograd.grad(expected.sum(), z)
     a, da = np.array(values), np.empty_like(values)
-    # training's own path: act(z) beside, act'(z) in the place of z
+    # as in training: act(z) in another array, act'(z) over z
     padded = np.zeros(-(-values.size // (16 * TILE)) * 16 * TILE, np.float32)
     padded[: values.size] = values
-    beside = np.empty_like(padded)
-    activate_tile(ACTIVATION_CODES[name], padded, beside, TILE, padded.size // TILE)
-    a, da = beside[: values.size], padded[: values.size]
+    activated = np.empty_like(padded)
+    activate_tile(ACTIVATION_CODES[name], padded, activated, TILE, padded.size // TILE)
+    a, da = activated[: values.size], padded[: values.size]
     tolerance = {"rtol": 3e-6 if name != "gelu" else 3e-5, "atol": 3e-7}
     np.testing.assert_allclose(a, expected.detach().numpy(), **tolerance)
     np.testing.assert_allclose(da, slopes.numpy(), **tolerance)
@@ -80,8 +80,8 @@ def _apply(act, z, a, da):
 @pytest.mark.parametrize("name", ["relu", "softplus"])
 def test_typed_and_numbered_activations_are_the_same(name, values):
     z = values[: 16 * TILE].copy()
-    a, da, beside = np.empty_like(z), np.empty_like(z), np.empty_like(z)
+    a, da, activated = np.empty_like(z), np.empty_like(z), np.empty_like(z)
     _apply(KERNEL_ACTIVATIONS[name], z, a, da)
-    activate_tile(ACTIVATION_CODES[name], z, beside, TILE, 16)
-    np.testing.assert_array_equal(beside, a)
+    activate_tile(ACTIVATION_CODES[name], z, activated, TILE, 16)
+    np.testing.assert_array_equal(activated, a)
     np.testing.assert_array_equal(z, da)

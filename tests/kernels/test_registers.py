@@ -1,4 +1,4 @@
-"""How many registers a processor has decides how the work is cut, and nothing else."""
+"""The number of registers of a processor affects how the work is divided, but no result."""
 
 import os
 import subprocess
@@ -11,15 +11,15 @@ import importlib.util
 import sys
 import types
 
-# the package without its __init__, which would import all kernels at once
+# the package without its __init__, so that has_feature can be replaced before kernels are imported
 package = types.ModuleType("nearzero")
 package.__path__ = importlib.util.find_spec("nearzero").submodule_search_locations
 sys.modules["nearzero"] = package
 from nearzero.kernels import compile
 
-if sys.argv[1] == "other":  # strips and tiles as on a processor with AVX-512 where there's none, and the reverse
-    true = compile.has_feature
-    compile.has_feature = lambda name: true(name) != (name == "avx512f")
+if sys.argv[1] == "other":  # strips and tiles as with AVX-512 if the processor has none, and the reverse
+    has_feature = compile.has_feature
+    compile.has_feature = lambda name: has_feature(name) != (name == "avx512f")
 """
 
 COMPILED = """
@@ -40,7 +40,7 @@ from nearzero.training.fused import FusedEngine
 rng = np.random.default_rng(0)
 values = (rng.integers(0, 256, (700, 45)) * (rng.random((700, 45)) < 0.4)).astype(np.uint8)
 random = Examples(Pixels(values, 0.01, -0.1), rng.integers(0, 10, 700))
-# seven classes far apart, which are soon fitted but for a few examples: most of them are left out of gradients
+# seven separate classes, which are fitted soon but for a few examples: most are left out of gradients
 values[:, :10] = 0
 values[np.arange(700), np.arange(700) % 7] = 255
 fitted = Examples(Pixels(values), np.where(np.arange(700) % 50, np.arange(700) % 7, 8))
@@ -73,7 +73,7 @@ print(MANY_REGISTERS, digest.hexdigest(), *shares)
 
 
 def printed(which, script, **settings):
-    """What a script prints, cut into words."""
+    """Return the words that a script prints."""
     command = [sys.executable, "-c", PACKAGE + script, which]
     return subprocess.run(
         command, env=os.environ | settings, capture_output=True, text=True, check=True
@@ -86,14 +86,14 @@ def compiled(cache):
 
 @pytest.mark.slow
 def test_networks_are_the_same_whatever_the_registers(tmp_path):
-    """And what `nearzero compile` makes is all that they need, for other constants in another cache."""
+    """The code that `nearzero compile` makes is complete, also for other constants in another cache."""
     cache = str(tmp_path)
     printed("other", COMPILED, NEARZERO_CACHE=cache)
     before = compiled(tmp_path)
     assert before
-    own, one, *shares = printed("own", TRAINED)
-    other, two, *_ = printed("other", TRAINED, NEARZERO_CACHE=cache)
+    many, digest, *shares = printed("own", TRAINED)
+    other_many, other_digest, *_ = printed("other", TRAINED, NEARZERO_CACHE=cache)
     assert compiled(tmp_path) == before
-    assert own != other
-    assert one == two
-    assert sum(0.25 < float(share) < 0.95 for share in shares) >= 2  # left out, or not, from tile to tile
+    assert many != other_many
+    assert digest == other_digest
+    assert sum(0.25 < float(share) < 0.95 for share in shares) >= 2  # some tiles are filtered, others not

@@ -1,4 +1,4 @@
-"""The sparse forms hold what the images hold, whatever the images."""
+"""Lists of non-zeros contain all of the images, and similar images are paired."""
 
 import os
 import subprocess
@@ -10,7 +10,15 @@ import pytest
 
 from nearzero.errors import InputError
 from nearzero.kernels import tiles as tiling
-from nearzero.kernels.tiles import LISTS, PARTS, TILE, build_tiles, sift, sift_room, similar_order
+from nearzero.kernels.tiles import (
+    LISTS,
+    PARTS,
+    TILE,
+    build_tiles,
+    empty_filtered,
+    filter_lists,
+    similar_order,
+)
 
 
 def _sparse(examples, inputs, density=0.2, seed=0):
@@ -33,7 +41,7 @@ IMAGES = {
 
 
 def _count(tiles):
-    """How many tiles they are."""
+    """Return the number of tiles."""
     return tiles.starts.size // LISTS
 
 
@@ -46,16 +54,16 @@ def _from_lists(arrays, inputs):
         assert (np.diff(columns.astype(np.int64)) > 0).all()
         dense[2 * pair, columns] = entries & 255
         dense[2 * pair + 1, columns] = (entries >> 8) & 255
-        assert (entries & 0xFFFF).all()  # only pixels that aren't zero in both
+        assert (entries & 0xFFFF).all()  # at least one is nonzero
     return dense
 
 
-def _from_turned_lists(arrays, inputs):
+def _from_lists_by_pixel(arrays, inputs):
     pairs = -(-inputs // 2)
-    dense = np.zeros(((arrays.turned_starts.size - 1) // pairs * TILE, 2 * pairs), np.uint8)
-    for place, (first, last) in enumerate(pairwise(arrays.turned_starts)):
+    dense = np.zeros(((arrays.by_pixel_starts.size - 1) // pairs * TILE, 2 * pairs), np.uint8)
+    for place, (first, last) in enumerate(pairwise(arrays.by_pixel_starts)):
         tile, pair = divmod(place, pairs)
-        entries = arrays.turned[first:last]
+        entries = arrays.by_pixel[first:last]
         examples = entries >> 16
         assert (np.diff(examples.astype(np.int64)) > 0).all()
         dense[tile * TILE + examples, 2 * pair] = entries & 255
@@ -66,7 +74,7 @@ def _from_turned_lists(arrays, inputs):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_lists_give_the_images_back(name):
+def test_images_can_be_restored_from_lists(name):
     values = IMAGES[name]
     examples, inputs = values.shape
     order = np.random.default_rng(1).permutation(examples).astype(np.int32)
@@ -75,24 +83,24 @@ def test_lists_give_the_images_back(name):
     dense = _from_lists(tiles, inputs)
     np.testing.assert_array_equal(dense[:examples], values[order])
     assert not dense[examples:].any()
-    np.testing.assert_array_equal(_from_turned_lists(tiles, inputs), dense)
-    assert build_tiles(values, order, gradients=False).turned_starts.size == 1
+    np.testing.assert_array_equal(_from_lists_by_pixel(tiles, inputs), dense)
+    assert build_tiles(values, order, gradients=False).by_pixel_starts.size == 1
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_sifted_lists_are_those_of_the_examples_that_are_wanted(name):
+def test_filtered_lists_are_those_of_the_wanted_examples(name):
     values = IMAGES[name]
     examples, inputs = values.shape
     tiles = build_tiles(values, np.arange(examples, dtype=np.int32), gradients=True)
-    sifted, rng = sift_room(inputs), np.random.default_rng(2)
+    filtered, rng = empty_filtered(inputs), np.random.default_rng(2)
     for tile in range(_count(tiles)):
         count = min(TILE, examples - tile * TILE)
         wanted = np.flatnonzero(rng.random(count) < 0.5)
-        sift(tiles, tile, inputs, wanted, len(wanted), sifted)
+        filter_lists(tiles, tile, inputs, wanted, len(wanted), filtered)
         kept = np.zeros((TILE, inputs), np.uint8)
         kept[wanted] = values[tile * TILE + wanted]
-        of_one = tiles._replace(turned=sifted.entries, turned_starts=sifted.starts)
-        dense = _from_turned_lists(of_one, inputs)
+        of_one = tiles._replace(by_pixel=filtered.entries, by_pixel_starts=filtered.starts)
+        dense = _from_lists_by_pixel(of_one, inputs)
         np.testing.assert_array_equal(dense, kept)
 
 
@@ -109,16 +117,16 @@ np.save(sys.argv[2], build_tiles(images, order, gradients=False).entries)
 """
 
 
-def test_any_processor_lists_the_same(tmp_path):
-    """Compiled without the instructions of this one, as Numba can be told to."""
+def test_lists_are_the_same_on_any_processor(tmp_path):
+    """Numba compiles for a generic processor here."""
     images, order = IMAGES["odd"], np.arange(131, dtype=np.int32)
     np.save(tmp_path / "images.npy", images)
     generic = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     plain = {**os.environ, **generic, "NEARZERO_CACHE": str(tmp_path)}
     paths = [str(tmp_path / name) for name in ("images.npy", "entries.npy")]
     subprocess.run([sys.executable, "-c", LISTED, *paths], env=plain, check=True)
-    here = build_tiles(images, order, gradients=False)
-    np.testing.assert_array_equal(np.load(paths[1]), here.entries)
+    tiles = build_tiles(images, order, gradients=False)
+    np.testing.assert_array_equal(np.load(paths[1]), tiles.entries)
 
 
 def test_too_many_pixels_are_refused():
@@ -132,7 +140,7 @@ def _union(values, order):
 
 
 @pytest.mark.parametrize(("window", "share"), [(4000, 0.75), (16, 0.85)])
-def test_similar_order_is_a_permutation_that_brings_likes_together(window, share, monkeypatch):
+def test_similar_order_is_a_permutation_that_pairs_similar_images(window, share, monkeypatch):
     monkeypatch.setattr(tiling, "WINDOW", window)
     base = _sparse(100, 300, seed=2)
     values = np.repeat(base, 2, axis=0)
@@ -145,7 +153,7 @@ def test_similar_order_is_a_permutation_that_brings_likes_together(window, share
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_similar_order_of_hostile_images_is_a_permutation(name, monkeypatch):
+def test_similar_order_of_unusual_images_is_a_permutation(name, monkeypatch):
     monkeypatch.setattr(tiling, "WINDOW", 6)
     order = similar_order(IMAGES[name])
     np.testing.assert_array_equal(np.sort(order), np.arange(len(IMAGES[name])))

@@ -1,4 +1,4 @@
-"""What only a GPU can show. The rest of the engine's tests run on the CPU, with the same code."""
+"""Tests of the PyTorch engine that need a GPU. Its other tests run on the CPU, with the same code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nearzero.networks.pixels import Pixels
 from nearzero.training.engine import Examples
 from nearzero.training.stacked import StackedEngine
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there's no GPU here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 STEPS = 20
 PLAN = [(step, step % 10 == 0) for step in range(STEPS)]
@@ -21,37 +21,38 @@ PLAN = [(step, step % 10 == 0) for step in range(STEPS)]
 
 def engine(device: str, precision: str = "float32", activation: str = "abs", **more: object) -> StackedEngine:
     rng = np.random.default_rng(0)
-    kinds, labels = rng.integers(0, 60, (10, 100)), rng.integers(0, 10, 2000)
-    train = Examples(Pixels((kinds[labels] * (rng.random((2000, 100)) < 0.5)).astype(np.uint8)), labels)
+    prototypes, labels = rng.integers(0, 60, (10, 100)), rng.integers(0, 10, 2000)
+    train = Examples(Pixels((prototypes[labels] * (rng.random((2000, 100)) < 0.5)).astype(np.uint8)), labels)
     arguments = {"seeds": range(3), "learning_rate": 0.001, "batch_size": None} | more
     stack = initial_stack(range(3), activation, inputs=100, units=128)
     made = StackedEngine(stack, train, train, device=device, precision=precision, **arguments)
-    made.ahead = STEPS
+    made.most_deferred = STEPS
     return made
 
 
 def curve(made: StackedEngine) -> np.ndarray:
-    return np.stack([look.train.loss for look in made.look_ahead(0, PLAN)], axis=1)
+    measured = made.advance_and_measure(0, PLAN)
+    return np.stack([measurement.train.loss for measurement in measured], axis=1)
 
 
 @pytest.mark.parametrize("batch_size", [None, 300])
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-4), ("tf32", 1e-2), ("bfloat16", 3e-2)])
-def test_the_curve_is_the_processors(precision, bound, batch_size):
+def test_the_curve_is_that_of_the_processor(precision, bound, batch_size):
     exact = curve(engine("cpu", batch_size=batch_size))
-    found = curve(engine("cuda", precision, batch_size=batch_size))
-    assert (np.abs(found - exact) / exact).max() < bound
-    assert np.array_equal(found, curve(engine("cuda", precision, batch_size=batch_size)))
+    losses = curve(engine("cuda", precision, batch_size=batch_size))
+    assert (np.abs(losses - exact) / exact).max() < bound
+    assert np.array_equal(losses, curve(engine("cuda", precision, batch_size=batch_size)))
 
 
 @pytest.mark.parametrize("activation", ["abs", "relu", "leaky_relu"])
 @pytest.mark.parametrize(("precision", "bound"), [("tf32", 1e-2), ("bfloat16", 3e-2)])
 def test_the_kernel_gives_what_pytorch_gives(precision, bound, activation):
     pytest.importorskip("triton")
-    one, other = (engine("cuda", precision, activation, kernel=each) for each in (True, False))
-    assert one.kernel
-    assert not other.kernel
-    found, expected = curve(one), curve(other)
-    assert (np.abs(found - expected) / expected).max() < bound
+    fused, plain = (engine("cuda", precision, activation, kernel=kernel) for kernel in (True, False))
+    assert fused.kernel
+    assert not plain.kernel
+    losses, expected = curve(fused), curve(plain)
+    assert (np.abs(losses - expected) / expected).max() < bound
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
@@ -65,10 +66,10 @@ def test_the_host_waits_once_for_many_steps(precision):
             curve(made)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert sum("called a synchronizing" in str(each.message) for each in caught) == 1
+    assert sum("called a synchronizing" in str(warning.message) for warning in caught) == 1
 
 
-def test_a_masked_run_is_left_alone():
+def test_a_masked_run_is_not_changed():
     made = engine("cuda")
     before = made.stack()
     made.active[1] = False

@@ -1,9 +1,9 @@
-"""Loss curves: an engine may differ from plain PyTorch ten times as much as plain PyTorch differs from itself.
+"""Loss curves: an engine may differ from plain PyTorch ten times as much as another order of its sums.
 
-In the paper's setting (full batch, raw pixels, a learning rate of 0.001) the first steps overshoot, and there any
-rounding grows to what can be seen. No program can then be asked for plain PyTorch's curve itself, but for one as near
-to it as plain PyTorch's own with its sums in another order. The bound is held up to each step: before roundings have
-grown it is narrow, and a wrong gradient or learning rate doesn't pass for rounding.
+In the paper's setting (full batch, raw pixels, a learning rate of 0.001) the first steps overshoot, where any
+rounding grows to a visible difference. So no program can reproduce plain PyTorch's curve itself, but a curve
+as near to it as plain PyTorch's own with its sums in another order. The bound applies up to each step: it is
+narrow before roundings have grown, so a wrong gradient or learning rate can't pass as rounding.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def torch_threads(count: int) -> Iterator[None]:
 def plain_curve(
     stack: Stack, examples: Examples, rate: float, steps: int, order: np.random.Generator | None = None
 ) -> np.ndarray:
-    """The loss before each step of plain PyTorch, in float32; given an order, with examples and pixels shuffled."""
+    """Return the loss before each step of plain PyTorch in float32.
+
+    Given an order, examples and pixels are shuffled.
+    """
     module = stack[0].to_module()
     x, y = torch.from_numpy(examples.pixels.dense()), torch.from_numpy(examples.labels)
     if order is not None:
@@ -68,9 +71,9 @@ def fused_curve(stack: Stack, examples: Examples, rate: float, steps: int) -> np
 
 
 def excess(curve: np.ndarray, plain: np.ndarray, shuffled: np.ndarray) -> float:
-    """How many times as far from plain as the shuffled curve is, by the greatest differences up to each step."""
-    ours, theirs = (np.maximum.accumulate(np.abs(each - plain) / plain) for each in (curve, shuffled))
-    return float((ours / np.maximum(theirs, EPS)).max())
+    """Return the distance from plain relative to that of the shuffled curve, each the greatest up to a step."""
+    ours, shuffleds = (np.maximum.accumulate(np.abs(losses - plain) / plain) for losses in (curve, shuffled))
+    return float((ours / np.maximum(shuffleds, EPS)).max())
 
 
 def training_set(name: str) -> Examples:
@@ -81,7 +84,8 @@ def training_set(name: str) -> Examples:
     return Examples(nz.Pixels(train.pixels), train.labels)
 
 
-# Roundings have done their growing well before step 60; Abs, where they grow most, is followed for 200 on all images.
+# Roundings stop growing well before step 60. On all images Abs, where they grow most, is trained for 200
+# steps.
 ALL_IMAGES = pytest.mark.long("the paper's setting against plain PyTorch on all 60,000 images")
 
 
@@ -99,24 +103,22 @@ def test_the_papers_setting(activation: str, data: str, steps: int, rng: np.rand
     setting = initial_stack([0], activation), examples, 0.001, steps
     with torch_threads(thread_count() if data == "mnist" else 1):
         plain, shuffled = (plain_curve(*setting, order) for order in (None, rng))
-    found = excess(fused_curve(*setting), plain, shuffled)
-    print(f"{activation}: {found:.2f} times as far from plain PyTorch as another order of its sums")
+    ratio = excess(fused_curve(*setting), plain, shuffled)
+    print(f"{activation}: {ratio:.2f} times as far from plain PyTorch as another order of its sums")
     assert len(examples) == {"mnist": 60_000, "mnist-5k": 4_000}[data]
     assert plain[-1] < 0.1 * plain[0]
-    assert found <= TIMES
+    assert ratio <= TIMES
 
 
-def test_normalised_pixels_and_a_rate_that_is_wrong(
-    mnist_5k: nz.datasets.Dataset, rng: np.random.Generator
-) -> None:
-    """The bound isn't so wide that anything fits: a learning rate wrong by one part in 10,000 doesn't."""
+def test_normalised_pixels_and_a_wrong_rate(mnist_5k: nz.datasets.Dataset, rng: np.random.Generator) -> None:
+    """The bound is narrow enough to detect a learning rate that is wrong by one part in 10,000."""
     gain, shift = 1 / (mnist_5k.white * mnist_5k.std), -mnist_5k.mean / mnist_5k.std
     examples = Examples(nz.Pixels(mnist_5k.train.pixels, gain, shift), mnist_5k.train.labels)
     stack, rate, steps = initial_stack([0], "relu"), 0.1, 100
-    with torch_threads(1):  # the products are small: on a busy machine, threads would wait for each other
+    with torch_threads(1):  # products are small, and threads would wait for each other on a busy machine
         plain, shuffled = (plain_curve(stack, examples, rate, steps, order) for order in (None, rng))
     right, wrong = (
-        excess(fused_curve(stack, examples, each, steps), plain, shuffled) for each in (rate, rate * 1.0001)
+        excess(fused_curve(stack, examples, value, steps), plain, shuffled) for value in (rate, rate * 1.0001)
     )
     print(f"{right:.2f} times as far from plain PyTorch as another order of sums; wrong rate: {wrong:.2f}")
     assert plain[-1] < 0.3 * plain[0]

@@ -1,4 +1,4 @@
-"""Deep networks: one hidden layer is the engines' network, and a run is a function of its seed alone."""
+"""Deep networks: with one hidden layer they are the engines' networks; a run depends on its seed alone."""
 
 from __future__ import annotations
 
@@ -43,25 +43,24 @@ def test_one_hidden_layer_is_what_the_engine_trains(
         np.testing.assert_array_equal(network[0].weight.detach().numpy(), stack[run].w1)
         assert train_deep(network, examples, recipe, seed=seed)
         trained = engine.stack()[run]
-        for mine, theirs in zip(
-            network.parameters(), (trained.w1, trained.b1, trained.w2, trained.b2), strict=True
-        ):
-            np.testing.assert_allclose(mine.detach().numpy(), theirs, atol=2e-5)
+        arrays = trained.w1, trained.b1, trained.w2, trained.b2
+        for parameter, array in zip(network.parameters(), arrays, strict=True):
+            np.testing.assert_allclose(parameter.detach().numpy(), array, atol=2e-5)
         assert np.abs(trained.w1 - stack[run].w1).max() > 0.01
 
 
-def test_layers_are_as_many_as_asked_for_and_learn(examples: Examples) -> None:
+def test_networks_have_the_layers_and_learn(examples: Examples) -> None:
     network = small("relu", 3, 0)
-    assert [type(each) for each in network] == [nn.Linear, nn.ReLU] * 3 + [nn.Linear]
+    assert [type(module) for module in network] == [nn.Linear, nn.ReLU] * 3 + [nn.Linear]
     random_state = torch.get_rng_state()
-    again = small("relu", 3, 0)
+    same = small("relu", 3, 0)
     assert torch.equal(random_state, torch.get_rng_state())
     recipe = Recipe(learning_rate=0.02, steps=300, batch_size=50)
     assert train_deep(network, examples, recipe, seed=0)
     x = torch.from_numpy(examples.pixels.dense())
     assert (network(x).argmax(1).numpy() == examples.labels).mean() > 0.8
-    assert train_deep(again, examples, recipe, seed=0)
-    assert all(torch.equal(*pair) for pair in zip(network.parameters(), again.parameters(), strict=True))
+    assert train_deep(same, examples, recipe, seed=0)
+    assert all(torch.equal(*pair) for pair in zip(network.parameters(), same.parameters(), strict=True))
     other = small("relu", 3, 0)
     train_deep(other, examples, recipe, seed=1)  # another order of the batches
     assert not torch.equal(other[0].weight, network[0].weight)
@@ -75,12 +74,12 @@ def test_initial_weights_are_pytorchs_also_on_several_threads() -> None:
             torch.manual_seed(seed)
             widths = [64, *[12] * 6, 10]
             expected = [nn.Linear(*pair) for pair in pairwise(widths)]
-        for mine, theirs in zip(network[::2], expected, strict=True):
-            assert torch.equal(mine.weight, theirs.weight)
-            assert torch.equal(mine.bias, theirs.bias)
+        for layer, linear in zip(network[::2], expected, strict=True):
+            assert torch.equal(layer.weight, linear.weight)
+            assert torch.equal(layer.bias, linear.bias)
 
 
-def test_divergence_is_said(examples: Examples) -> None:
+def test_divergence_is_returned(examples: Examples) -> None:
     assert not train_deep(
         small("relu", 2, 0), examples, Recipe(learning_rate=1e6, steps=300, batch_size=50), seed=0
     )

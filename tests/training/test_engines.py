@@ -1,4 +1,4 @@
-"""Both engines against autograd in float64, and what they promise about runs that don't know of each other."""
+"""Both engines against autograd in float64, and the independence of runs."""
 
 import functools
 
@@ -43,7 +43,7 @@ def make(engine, stack, train, *, batch_size=None, learning_rate=1e-4, seeds=Non
 
 
 def batches(seed, count, batch_size, steps):
-    """The examples of each step's batch."""
+    """Return the examples of each step's batch."""
     if batch_size is None:
         return [np.arange(count)] * steps
     places = (divmod(step, steps_per_epoch(count, batch_size)) for step in range(steps))
@@ -51,7 +51,7 @@ def batches(seed, count, batch_size, steps):
 
 
 def autograd(network, train, plan, learning_rate, dtype=torch.float64):
-    """Plain PyTorch: the trained module, and its loss and number of correct predictions on all examples."""
+    """Train in plain PyTorch; return the module, and its loss and correct predictions on all examples."""
     pixels = train.pixels
     module = network.to_module().to(dtype)
     x = torch.from_numpy(pixels.values).to(dtype) * pixels.gain + pixels.shift
@@ -88,7 +88,7 @@ def assert_trains_like_autograd(engine, activation, train, units, classes, batch
         module, loss, correct = autograd(stack[run], train, plan, learning_rate)
         assert measured.loss[run] == pytest.approx(loss, rel=2e-5)
         assert abs(measured.correct[run] - correct) <= 1
-        parameters = [each.detach().numpy() for each in module.parameters()]
+        parameters = [parameter.detach().numpy() for parameter in module.parameters()]
         for before, after, exact in zip(arrays(stack), arrays(trained.stack()), parameters, strict=True):
             moved = np.abs(exact - before[run]).max()
             # float32: a few roundings of each weight, and of its gradient
@@ -126,7 +126,7 @@ def test_any_sizes(engine, count, inputs, units, classes, batch_size):
 
 @both
 @pytest.mark.parametrize("value", [0, 255])
-def test_images_all_alike(engine, value):
+def test_identical_images(engine, value):
     train = examples(70)
     train.pixels.values[:] = value
     stack = initial_stack([0], "relu", inputs=77, units=20)
@@ -138,7 +138,7 @@ def test_images_all_alike(engine, value):
 
 
 @both
-def test_stack_comes_back_as_it_went_in(engine):
+def test_an_engine_keeps_and_returns_the_stack(engine):
     stack = initial_stack([1, 2, 3], "gelu", inputs=77, units=45, classes=11)
     train = examples(70, classes=11, affine=NORMALIZED)
     kept = make(engine, stack, train)
@@ -146,7 +146,7 @@ def test_stack_comes_back_as_it_went_in(engine):
     assert_same(kept.stack(), stack)
     kept.advance(0, 1)
     for array, copy in zip(arrays(stack), before, strict=True):
-        np.testing.assert_array_equal(array, copy)  # the caller's arrays are the caller's
+        np.testing.assert_array_equal(array, copy)  # the engine has a copy
 
 
 @both
@@ -166,38 +166,38 @@ def test_a_run_alone_is_that_run_among_others(engine, batch_size):
     for which in ("train", "test"):
         assert among.measure(which).loss[4] == alone.measure(which).loss[0]
         assert among.measure(which).correct[4] == alone.measure(which).correct[0]
-    assert_same(Stack.of([among.stack()[2]]), Stack.of([stack[2]]))  # masked from the start: untouched
+    assert_same(Stack.of([among.stack()[2]]), Stack.of([stack[2]]))  # masked from the start
     assert np.isnan(among.measure("train").loss[[0, 2]]).all()
     assert not among.measure("train").correct[[0, 2]].any()
 
 
 @pytest.mark.parametrize("affine", [RAW, NORMALIZED], ids=["raw", "normalized"])
 @pytest.mark.parametrize("batch_size", [30, None])
-def test_networks_side_by_side_are_those_trained_alone(batch_size, affine):
-    """Of all activations, in one stack; those of a seed share their batches, and one of them is masked on the way."""
+def test_networks_trained_together_are_those_trained_alone(batch_size, affine):
+    """A stack has all activations. Networks of a seed share batches; one is masked between updates."""
     train = examples(101, affine=affine)
     seeds = [7, 8] * len(ACTIVATIONS)
     alone = [initial_stack([7, 8], name, inputs=77, units=33) for name in ACTIVATIONS]
-    # threads=2 of ENGINES, and two seeds: as many as are needed for runs to share batches
+    # ENGINES has threads=2, and runs share batches if there are at least as many seeds
     together = make("fused", Stack.joined(alone), train, batch_size=batch_size, seeds=seeds)
-    assert len(together._teams) == 2
+    assert len(together._seed_groups) == 2
     together.advance(0, 5)
     together.active[2] = False
     together.advance(5, 9)
-    found, measured = together.stack(), together.measure("train")
-    assert found.activations == tuple(name for name in ACTIVATIONS for _ in range(2))
+    trained, measured = together.stack(), together.measure("train")
+    assert trained.activations == tuple(name for name in ACTIVATIONS for _ in range(2))
     for place, stack in enumerate(alone):
         engine = make("fused", stack, train, batch_size=batch_size, seeds=[7, 8])
         engine.advance(0, 5)
         engine.active[0] = place != 1
         engine.advance(5, 9)
-        assert len(engine._teams) == 2
+        assert len(engine._seed_groups) == 2
         rows = slice(2 * place, 2 * place + 2)
-        assert_same(found.part(rows), engine.stack())
+        assert_same(trained.part(rows), engine.stack())
         np.testing.assert_array_equal(measured.loss[rows], engine.measure("train").loss)
 
 
-def test_networks_of_several_activations_are_refused_where_they_cannot_be_trained_together():
+def test_the_stacked_engine_refuses_networks_of_several_activations():
     stacks = [initial_stack([1], name, inputs=77) for name in ("relu", "abs")]
     with pytest.raises(InputError, match="one activation; got abs, relu; train them one after the other"):
         make("stacked", Stack.joined(stacks), examples(50))
@@ -242,7 +242,7 @@ def test_resumed_is_uninterrupted_and_measuring_changes_nothing(engine, batch_si
 
 @pytest.mark.parametrize("batch_size", [None, 48])
 def test_products_that_runs_share_give_the_same_to_rounding(batch_size, monkeypatch):
-    """What other devices do, on the CPU: all runs in one product, the masked one too."""
+    """All runs are in one product, the masked one too, as on other devices."""
     train, stack = examples(200), initial_stack([1, 2, 3], "abs", inputs=77, units=20)
     apart = make("stacked", stack, train, batch_size=batch_size)
     monkeypatch.setattr(StackedEngine, "_groups", [slice(0, 3)])
@@ -259,7 +259,7 @@ def test_products_that_runs_share_give_the_same_to_rounding(batch_size, monkeypa
     assert_same(Stack.of([together.stack()[1]]), Stack.of([stack[1]]))
 
 
-def test_precision_of_products_is_left_as_it_was_found():
+def test_precision_of_products_is_restored():
     train, stack = examples(50), initial_stack([1], "relu", inputs=77, units=20)
     before = torch.get_float32_matmul_precision()
     make("stacked", stack, train, precision="tf32").advance(0, 1)
@@ -290,7 +290,7 @@ def test_seeds_decide_the_order_of_examples(engine):
 @pytest.mark.parametrize("activation", ["relu", "abs", "sigmoid"])
 @pytest.mark.parametrize("name", ["w1", "b1", "w2", "b2"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_no_numbers_give_nan_and_harm_nobody(engine, activation, name, value):
+def test_weights_that_are_not_finite_give_nan_and_do_not_affect_other_runs(engine, activation, name, value):
     train, stack = examples(100), initial_stack([1, 2], activation, inputs=77, units=20)
     healthy = make(engine, Stack.of([stack[1]]), train, seeds=[1])
     healthy.advance(0, 2)
@@ -306,7 +306,7 @@ def test_weights_that_are_no_numbers_give_nan_and_harm_nobody(engine, activation
 
 @both
 @pytest.mark.parametrize("batch_size", [None, 32])
-def test_a_run_that_diverges_ends_in_a_loss_that_is_no_number(engine, batch_size):
+def test_a_run_that_diverges_has_a_loss_that_is_not_finite(engine, batch_size):
     train, stack = examples(100), initial_stack([1], "relu", inputs=77, units=20)
     trained = make(engine, stack, train, batch_size=batch_size, learning_rate=1e30)
     trained.advance(0, 4)
@@ -315,7 +315,7 @@ def test_a_run_that_diverges_ends_in_a_loss_that_is_no_number(engine, batch_size
 
 @pytest.mark.parametrize("activation", ["relu", "abs"])
 def test_loss_curves_differ_as_those_of_two_orders_of_sums_do(activation):
-    """What float32 leaves open: plain PyTorch's curve, and the same with examples and pixels taken in reverse."""
+    """The bound comes from plain PyTorch's curves with examples and pixels in order and reversed."""
     values, labels = load_digits(return_X_y=True)
     train = Examples(Pixels((values * 15).astype(np.uint8)), labels.astype(np.int64))
     stack = initial_stack([0], activation, inputs=64, units=128)
@@ -333,14 +333,14 @@ def test_loss_curves_differ_as_those_of_two_orders_of_sums_do(activation):
 
 @pytest.mark.parametrize("batch_size", [None, 256])
 def test_leaving_out_examples_without_a_loss_costs_no_precision(batch_size, mnist_5k):
-    """One gradient of a network that fits most of its examples; the error of plain float32, against float64."""
+    """The gradient of a network that fits most examples has an error as in plain float32, against float64."""
     pixels, labels = mnist_5k.train.pixels[:1000], mnist_5k.train.labels[:1000].astype(np.int64)
     train = Examples(Pixels(pixels), labels)
     fitting = FusedEngine(
         initial_stack([0], "abs"), train, train, seeds=[0], learning_rate=1e-3, batch_size=100, threads=1
     )
     fitting.advance(0, 300)
-    stack, rate = fitting.stack(), 1e8  # the step is so long that the rounding of weights isn't seen in it
+    stack, rate = fitting.stack(), 1e8  # a step so long that the rounding of weights is negligible
     (rows,) = batches(0, len(train), batch_size, 1)
     engine = FusedEngine(stack, train, train, seeds=[0], learning_rate=rate, batch_size=batch_size, threads=1)
     engine.advance(0, 1)
@@ -350,9 +350,11 @@ def test_leaving_out_examples_without_a_loss_costs_no_precision(batch_size, mnis
         module = stack[0].to_module().to(dtype)
         logits = module(torch.from_numpy(train.pixels.values[rows]).to(dtype))
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]))
-        gradients[dtype] = [each.double() for each in torch.autograd.grad(loss, list(module.parameters()))]
-    each = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]), reduction="none")
-    assert (each == 0).float().mean() > 0.5  # of plain float32's losses, too
+        gradients[dtype] = [
+            gradient.double() for gradient in torch.autograd.grad(loss, list(module.parameters()))
+        ]
+    losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]), reduction="none")
+    assert (losses == 0).float().mean() > 0.5  # plain float32 has losses of 0 too
     for before, moved, exact, plain in zip(arrays(stack), after, *gradients.values(), strict=True):
         ours = (before[0].astype(np.float64) - moved[0]) / rate
         allowed = 4 * torch.linalg.norm(plain - exact)
@@ -389,7 +391,7 @@ def test_measurements_count_the_first_of_equal_logits(engine):
 
 
 @both
-def test_what_does_not_fit_is_refused(engine):
+def test_arguments_that_do_not_fit_are_refused(engine):
     train, stack = examples(30), initial_stack([1, 2], "relu", inputs=77, units=20)
     with pytest.raises(InputError, match="a stack of 2 runs needs as many seeds; got 1"):
         make(engine, stack, train, seeds=[1])
@@ -406,7 +408,7 @@ def test_what_does_not_fit_is_refused(engine):
     ):
         make(engine, stack, Examples(train.pixels, np.where(train.labels == 9, 10, train.labels)))
     with pytest.raises(
-        InputError, match="the training and the test set must be seen through the same affine map"
+        InputError, match=r"must have the same gain and shift of pixels; got \(1.0, 0.0\) and \(0.01.*\)"
     ):
         ENGINES[engine](
             stack, train, examples(30, affine=NORMALIZED), seeds=[1, 2], learning_rate=0.1, batch_size=None

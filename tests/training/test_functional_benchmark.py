@@ -31,9 +31,9 @@ def test_both_engines_train_the_same_networks(
     for engine in (ours, theirs):
         engine.active[1] = False
         engine.advance(0, 8)
-    found, expected = theirs.measure("train"), ours.measure("train")
-    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
-    np.testing.assert_array_equal(found.correct, expected.correct)
+    measured, expected = theirs.measure("train"), ours.measure("train")
+    np.testing.assert_allclose(measured.loss, expected.loss, rtol=1e-5)
+    np.testing.assert_array_equal(measured.correct, expected.correct)
     np.testing.assert_allclose(theirs.stack().w1, ours.stack().w1, atol=1e-5)
     np.testing.assert_array_equal(theirs.stack().w1[1], stack.w1[1])
     assert (theirs.stack().w1[0] != stack.w1[0]).any()

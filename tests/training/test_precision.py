@@ -1,4 +1,4 @@
-"""Products in three precisions, and the two ways from pre-activations to gradients."""
+"""Products in three precisions, and the two implementations of the second layer's gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nearzero.perturbations.activations import ACTIVATIONS
 from nearzero.training.engine import Examples
 from nearzero.training.products import ONES, first_layer, pixel_columns, product, products_in, width
 from nearzero.training.readout import read_out
-from nearzero.training.stacked import StackedEngine, agree, reader_for
+from nearzero.training.stacked import StackedEngine, agree, choose_readout
 
 AFFINE = 1 / (255 * 0.3081), -0.1307 / 0.3081
 
@@ -55,13 +55,13 @@ def test_pixels_and_bias_are_exact_in_every_precision(dtype, affine):
 @pytest.mark.parametrize("batches", [(), (3,)])
 def test_products_of_bfloat16_are_sums_in_float32(batches):
     a, b = random(*batches, 50, 300).bfloat16(), random(*batches, 300, 20, seed=1).bfloat16()
-    found = product(a, b)
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found, a.double() @ b.double(), rtol=1e-4, atol=1e-4)
+    result = product(a, b)
+    assert result.dtype == torch.float32
+    np.testing.assert_allclose(result, a.double() @ b.double(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
-def test_settings_of_pytorch_are_put_back(precision):
+def test_settings_of_pytorch_are_restored(precision):
     matmul = torch.backends.cuda.matmul
     before = torch.get_float32_matmul_precision(), matmul.allow_bf16_reduced_precision_reduction
     with suppress(ZeroDivisionError), products_in(precision):
@@ -75,9 +75,9 @@ def curve(
     precision: str, activation: str, *, batch_size: int | None = None, together: bool = False
 ) -> np.ndarray:
     rng = np.random.default_rng(0)
-    kinds = rng.integers(0, 60, (10, 64))
+    prototypes = rng.integers(0, 60, (10, 64))
     labels = rng.integers(0, 10, 300)
-    values = (kinds[labels] * (rng.random((300, 64)) < 0.5)).astype(np.uint8)
+    values = (prototypes[labels] * (rng.random((300, 64)) < 0.5)).astype(np.uint8)
     train = Examples(Pixels(values), labels)
     engine = StackedEngine(
         initial_stack([0, 1], activation, inputs=64, units=32),
@@ -92,9 +92,9 @@ def curve(
     with pytest.MonkeyPatch.context() as patched:
         if together:
             patched.setattr(StackedEngine, "_groups", [slice(0, 2)])
-        engine.ahead = 40
-        looks = engine.look_ahead(0, [(step, False) for step in range(40)])
-    return np.stack([look.train.loss for look in looks], axis=1)
+        engine.most_deferred = 40
+        measured = engine.advance_and_measure(0, [(step, False) for step in range(40)])
+    return np.stack([measurement.train.loss for measurement in measured], axis=1)
 
 
 @pytest.mark.parametrize("batch_size", [None, 50])
@@ -110,7 +110,7 @@ def test_bfloat16_is_near_float32_and_not_the_same(activation, batch_size):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_runs_that_share_products_give_the_same_to_rounding(precision):
-    apart, together = (curve(precision, "abs", together=each) for each in (False, True))
+    apart, together = (curve(precision, "abs", together=shared) for shared in (False, True))
     np.testing.assert_allclose(together, apart, rtol=1e-5 if precision == "float32" else 1e-2)
 
 
@@ -126,34 +126,34 @@ def test_gradients_are_autograds(activation, layout):
     shape = (examples,) if layout == "full batch" else (runs, examples)
     labels = torch.randint(classes, shape, generator=torch.Generator().manual_seed(2))
     w2, b2 = random(runs, classes, units, seed=3), random(runs, classes, seed=4)
-    leaves = [each.clone().double().requires_grad_() for each in (z, w2, b2)]
+    leaves = [tensor.clone().double().requires_grad_() for tensor in (z, w2, b2)]
     module = activation_module(activation)
     logits = torch.baddbmm(leaves[2][:, None], module(leaves[0]), leaves[1].transpose(1, 2))
     every = labels.expand(runs, -1)
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), every.flatten(), reduction="none")
     losses.sum().backward()
     before = z.clone()
-    found = read_out(activation, z, labels, w2, b2, gradients=True)
-    np.testing.assert_allclose(found.loss, losses.detach().view(runs, -1).sum(1), rtol=1e-6)
-    assert torch.equal(found.correct, (logits.argmax(2) == every).sum(1))
-    assert found.dz is not None
-    for one, leaf in zip((found.dz, found.w2, found.b2), leaves, strict=True):
-        np.testing.assert_allclose(one, leaf.grad, rtol=1e-4, atol=1e-5)
-    assert found.dz.stride() == before.stride()  # no copy is made for the product with the pixels
+    readout = read_out(activation, z, labels, w2, b2, gradients=True)
+    np.testing.assert_allclose(readout.loss, losses.detach().view(runs, -1).sum(1), rtol=1e-6)
+    assert torch.equal(readout.correct, (logits.argmax(2) == every).sum(1))
+    assert readout.dz is not None
+    for gradient, leaf in zip((readout.dz, readout.w2, readout.b2), leaves, strict=True):
+        np.testing.assert_allclose(gradient, leaf.grad, rtol=1e-4, atol=1e-5)
+    assert readout.dz.stride() == before.stride()  # no copy is made for the product with the pixels
     alone = read_out(activation, before, labels, w2, b2, gradients=False)
-    assert torch.equal(alone.loss, found.loss)
+    assert torch.equal(alone.loss, readout.loss)
     assert alone[2:] == (None, None, None)
 
 
-def test_a_kernel_that_fails_or_is_wrong_is_not_used():
+def test_a_failing_or_wrong_kernel_is_not_used():
     shape, like = (2, 16, 10), torch.empty(0)
 
     def plain(z, labels, w2, b2, *, gradients):
         return read_out("abs", z, labels, w2, b2, gradients=gradients)
 
     def wrong(z, labels, w2, b2, *, gradients):
-        found = plain(z, labels, w2, b2, gradients=gradients)
-        return found._replace(dz=1.1 * found.dz) if gradients else found
+        readout = plain(z, labels, w2, b2, gradients=gradients)
+        return readout._replace(dz=1.1 * readout.dz) if gradients else readout
 
     def broken(z, labels, w2, b2, *, gradients):
         raise RuntimeError("no compiler")
@@ -161,7 +161,7 @@ def test_a_kernel_that_fails_or_is_wrong_is_not_used():
     assert agree(plain, plain, like, shape)
     assert not agree(wrong, plain, like, shape)
     assert not agree(broken, plain, like, shape)
-    assert reader_for("abs", like, shape, rounded=True).func is read_out  # not on CUDA
+    assert choose_readout("abs", like, shape, rounded=True).func is read_out  # not on CUDA
 
 
 INTERPRETED = """
@@ -176,15 +176,15 @@ for dtype in (torch.float32, torch.bfloat16):
     for activation in BELOW:
         for shape in ((2, 32, 10), (1, 20, 3), (1, 130, 17)):
             assert fits(activation, *shape[1:])
-            one, other = (partial(each, activation) for each in (read_out_fused, read_out))
-            assert agree(one, other, torch.empty(0, dtype=dtype), shape), (dtype, activation, shape)
-z, labels = torch.randn(3, 1100, 16), torch.randint(4, (3, 1100))  # mini-batches; more than one program a run
+            fused, plain = (partial(reader, activation) for reader in (read_out_fused, read_out))
+            assert agree(fused, plain, torch.empty(0, dtype=dtype), shape), (dtype, activation, shape)
+z, labels = torch.randn(3, 1100, 16), torch.randint(4, (3, 1100))  # mini-batches; several programs per run
 w2, b2 = torch.randn(3, 4, 16), torch.randn(3, 9)[:, :4]
-z[:, :5] = 0  # where the slope of Abs is 0
+z[:, :5] = 0  # the slope of Abs is 0 there
 expected = read_out("abs", z.clone(), labels, w2, b2, gradients=True)
-found = read_out_fused("abs", z, labels, w2, b2, gradients=True)
-assert found.dz is z
-for a, b in zip(found, expected):
+readout = read_out_fused("abs", z, labels, w2, b2, gradients=True)
+assert readout.dz is z
+for a, b in zip(readout, expected):
     torch.testing.assert_close(a.double(), b.double(), rtol=1e-4, atol=1e-4)
 assert not fits("gelu", 16, 4) and not fits("abs", 257, 4) and not fits("abs", 16, 33)
 print("the same")

@@ -1,4 +1,4 @@
-"""What training records, and that looking ahead finds what looking at each step alone would have."""
+"""The history and checkpoints of training, and deferred measurements, which change neither."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from nearzero.networks import Stack, TwoLayer, initial_stack
 from nearzero.networks.pixels import Pixels
-from nearzero.training.engine import Engine, Examples, Look, LooksAhead
+from nearzero.training.engine import DeferredEngine, Engine, Examples, StepMeasurement
 from nearzero.training.fused import FusedEngine
 from nearzero.training.stacked import StackedEngine
 from nearzero.training.train import History, Progress, Recipe, train
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def examples(count: int, seed: int) -> Examples:
-    """Ten kinds of image, so that something can be learned."""
+    """Return noisy images of ten prototypes, so that networks can learn them."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 10, count)
-    kinds = np.random.default_rng(7).integers(0, 40, (10, 60))
-    values = kinds[labels] * (rng.random((count, 60)) < 0.5)
+    prototypes = np.random.default_rng(7).integers(0, 40, (10, 60))
+    values = prototypes[labels] * (rng.random((count, 60)) < 0.5)
     return Examples(Pixels(values.astype(np.uint8)), labels)
 
 
@@ -43,7 +43,7 @@ def stack_of(runs: int) -> Stack:
 
 
 class StepByStep:
-    """An engine that can't look ahead, around one that can."""
+    """An engine without deferred measurements, made of one that has them."""
 
     def __init__(self, engine: StackedEngine) -> None:
         self.active, self.measure, self.advance, self.stack = (
@@ -55,30 +55,30 @@ class StepByStep:
 
 
 class Spy(StackedEngine):
-    """Writes down how long the plans were, and where it was sent back to. If asked to, it spoils a run."""
+    """An engine that records the lengths of plans and the calls for earlier weights, and can spoil a run."""
 
     def __init__(self, stack: Stack, *sets: Examples, spoiled: int | None = None, **more: Any) -> None:
         super().__init__(stack, *sets, **more)
         self.spoiled = spoiled
         self.plans: list[int] = []
-        self.backs: list[tuple[str, int]] = []
+        self.calls: list[tuple[str, int]] = []
 
     def _advance(self, step: int, stop: int) -> None:
         super()._advance(step, stop)
         if self.spoiled is not None and step < SPOILED_AT <= stop:
             self._weights.flat[self.spoiled, 3] = np.nan
 
-    def look_ahead(self, step: int, plan: Sequence[tuple[int, bool]]) -> list[Look]:
+    def advance_and_measure(self, step: int, plan: Sequence[tuple[int, bool]]) -> list[StepMeasurement]:
         self.plans.append(len(plan))
-        return super().look_ahead(step, plan)
+        return super().advance_and_measure(step, plan)
 
-    def look_back(self, place: int) -> Stack:
-        self.backs.append(("look", place))
-        return super().look_back(place)
+    def stack_at(self, place: int) -> Stack:
+        self.calls.append(("stack_at", place))
+        return super().stack_at(place)
 
-    def go_back(self, place: int) -> None:
-        self.backs.append(("go", place))
-        super().go_back(place)
+    def restore(self, place: int) -> None:
+        self.calls.append(("restore", place))
+        super().restore(place)
 
 
 def stacked(stack: Stack, recipe: Recipe, **more: Any) -> Spy:
@@ -97,7 +97,7 @@ def stacked(stack: Stack, recipe: Recipe, **more: Any) -> Spy:
 def trained(
     engine: Engine, recipe: Recipe = RECIPE, progress: Progress | None = None
 ) -> tuple[History, dict[tuple[int, int], TwoLayer]]:
-    """What was recorded: the history, and the network of each checkpoint by (run, step)."""
+    """Train, and return the history and the network of each checkpoint by (run, step)."""
     checkpoints: dict[tuple[int, int], TwoLayer] = {}
     progress = progress or Progress(0, History.empty(len(engine.active), recipe))
 
@@ -116,39 +116,39 @@ def assert_same_arrays(one: object, other: object, names: Sequence[str]) -> None
 
 
 def assert_same_histories(one: History, other: History) -> None:
-    assert_same_arrays(one, other, [each.name for each in dataclasses.fields(History)])
+    assert_same_arrays(one, other, [field.name for field in dataclasses.fields(History)])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("batch_size", [None, 40])
 @pytest.mark.parametrize("evaluate_every", [1, 5])
-def test_looking_ahead_changes_nothing(precision, batch_size, evaluate_every):
+def test_deferred_measurements_change_nothing(precision, batch_size, evaluate_every):
     recipe = dataclasses.replace(RECIPE, batch_size=batch_size, evaluate_every=evaluate_every)
-    ahead, alone = (stacked(stack_of(4), recipe, precision=precision, spoiled=2) for _ in range(2))
-    history, checkpoints = trained(ahead, recipe)
+    deferred, alone = (stacked(stack_of(4), recipe, precision=precision, spoiled=2) for _ in range(2))
+    history, checkpoints = trained(deferred, recipe)
     expected, expected_checkpoints = trained(StepByStep(alone), recipe)
     assert_same_histories(history, expected)
-    assert_same_arrays(ahead.stack(), alone.stack(), ARRAYS)
+    assert_same_arrays(deferred.stack(), alone.stack(), ARRAYS)
     assert checkpoints.keys() == expected_checkpoints.keys()
     for key, network in checkpoints.items():
         assert_same_arrays(network, expected_checkpoints[key], ARRAYS)
-    # and it was put to the test: stretches with a threshold, or with the end of a run, in their middle
-    assert max(ahead.plans) > 4
-    assert any(kind == "look" and 0 < place < max(ahead.plans) - 1 for kind, place in ahead.backs)
-    assert any(kind == "go" for kind, _ in ahead.backs)
+    # some plans have a threshold, or the divergence of a run, in their middle
+    assert max(deferred.plans) > 4
+    assert any(call == "stack_at" and 0 < place < max(deferred.plans) - 1 for call, place in deferred.calls)
+    assert any(call == "restore" for call, _ in deferred.calls)
     spoiled_at = next(step for step in recipe.schedule if step >= SPOILED_AT)
     assert history.diverged_at.tolist() == [-1, -1, spoiled_at, -1]
 
 
-def test_a_look_ahead_of_one_is_a_look():
+def test_plans_of_one_measurement():
     engine = stacked(stack_of(2), RECIPE)
-    engine.ahead = 1
+    engine.most_deferred = 1
     history, _ = trained(engine)
     assert set(engine.plans) == {1}
     assert_same_histories(history, trained(stacked(stack_of(2), RECIPE))[0])
 
 
-def test_a_run_that_diverged_stays_as_it_was_and_harms_nobody():
+def test_a_run_that_diverged_is_frozen_and_does_not_affect_others():
     among = stacked(stack_of(3), RECIPE, spoiled=1)
     history, _ = trained(among)
     assert np.isfinite(history.loss[1, :SPOILED_AT]).all()
@@ -162,13 +162,13 @@ def test_a_run_that_diverged_stays_as_it_was_and_harms_nobody():
 
 
 class Stop(Exception):
-    """The process ends here."""
+    """Raised where the process would end."""
 
 
 @pytest.mark.parametrize("kind", ["stacked", "fused"])
 @pytest.mark.parametrize("batch_size", [None, 40])
 @pytest.mark.parametrize("saves", [1, 4, 6])
-def test_taken_up_after_any_save(kind, batch_size, saves):
+def test_training_resumes_after_any_save(kind, batch_size, saves):
     recipe = dataclasses.replace(RECIPE, batch_size=batch_size)
 
     def engine(stack: Stack) -> Engine:
@@ -197,7 +197,7 @@ def test_taken_up_after_any_save(kind, batch_size, saves):
     assert_same_arrays(again.stack(), whole.stack(), ARRAYS)
 
 
-def test_what_is_recorded_is_what_the_engine_measures():
+def test_the_history_has_the_measurements_of_the_engine():
     recipe = dataclasses.replace(RECIPE, steps=12, evaluate_every=4, test_every=8)
     arguments = {"seeds": range(2), "learning_rate": recipe.learning_rate, "batch_size": None, "threads": 1}
     history, checkpoints = trained(FusedEngine(stack_of(2), TRAIN, TEST, **arguments), recipe)
@@ -217,7 +217,7 @@ def test_what_is_recorded_is_what_the_engine_measures():
     assert not checkpoints
 
 
-def test_which_engine_looks_ahead():
+def test_the_stacked_engine_defers_measurements():
     arguments = {"seeds": range(2), "learning_rate": 0.1, "batch_size": None}
-    assert not isinstance(FusedEngine(stack_of(2), TRAIN, TEST, **arguments), LooksAhead)
-    assert isinstance(stacked(stack_of(2), RECIPE), LooksAhead)
+    assert not isinstance(FusedEngine(stack_of(2), TRAIN, TEST, **arguments), DeferredEngine)
+    assert isinstance(stacked(stack_of(2), RECIPE), DeferredEngine)

@@ -1,4 +1,4 @@
-"""Compiled loops for the processor: the type they are written in, and the products that they fuse.
+"""Compiled loops for the processor, and the vector type in which they are written.
 
-They know arrays and nothing else: no networks, no studies. What calls them checks the arrays first.
+Kernels take arrays only, no networks or studies, and don't check them: their callers do.
 """

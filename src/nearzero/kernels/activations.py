@@ -1,11 +1,12 @@
 """The nine activations and their derivatives on vectors of sixteen float32, and the functions they need.
 
-An activation reaches a kernel as a value of a type of its own (`Relu()`, `Gelu()`, ...): Numba compiles a
-kernel once for each, and the inner loop has nothing to decide. `nearzero.perturbations.activations` says what each of
-them is; here stands only how it is computed, by its methods `value` and `slope`, which kernels call as `activate` and
-`slope`. Exponential, logarithm and hyperbolic tangent are Cephes'
-single-precision polynomials; erfc is the Chebyshev fit of Numerical Recipes, section 6.2. Errors are a few
-units in the last place; the tests measure them against SciPy.
+Each activation is a type of its own (`Relu()`, `Gelu()`, ...), and kernels take a value of it. So Numba
+compiles a kernel once for each activation, and inner loops don't branch. `nearzero.perturbations.activations`
+defines the activations; here are their computations, the methods `value` and `slope`, which kernels call as
+``activate(act, z)`` and ``slope(act, z)``. Exponential, logarithm and hyperbolic tangent are the
+single-precision polynomials of Cephes (S. L. Moshier, Cephes Mathematical Library); erfc is the Chebyshev fit
+of W. H. Press et al., Numerical Recipes, section 6.2. Errors are a few units in the last place; the tests
+measure them against SciPy.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _ERFC = _float32(
 
 @jit
 def vexp(x):  # type: ignore[no-untyped-def]
-    """e**x, for x clamped to [-87.3, 88]: no lane overflows, none is subnormal."""
+    """Return e**x, with x clamped to [-87.3, 88], so that no lane overflows or is subnormal."""
     x = vmax(vmin(x, splat(_EXP_MAX)), splat(_EXP_MIN))
     n = fma(x, splat(_LOG2E), splat(_ROUND)) - splat(_ROUND)
     r = fma(n, splat(-_LN2_LOW), fma(n, splat(-_LN2_HIGH), x))
@@ -65,7 +66,7 @@ def vexp(x):  # type: ignore[no-untyped-def]
 
 @jit
 def vlog(x):  # type: ignore[no-untyped-def]
-    """log(x), for positive normal x."""
+    """Return log(x), for positive normal x."""
     m, e = split_exponent(x)
     root_half = splat(_F(0.70710678))
     one = splat(_F(1.0))
@@ -78,7 +79,7 @@ def vlog(x):  # type: ignore[no-untyped-def]
 
 @jit
 def vtanh(x):  # type: ignore[no-untyped-def]
-    """tanh(x): a polynomial near zero, by way of the exponential elsewhere."""
+    """Return tanh(x): a polynomial near zero, computed from the exponential elsewhere."""
     size = vabs(x)
     one = splat(_F(1.0))
     far = one - splat(_F(2.0)) / (vexp(size + size) + one)
@@ -90,7 +91,7 @@ def vtanh(x):  # type: ignore[no-untyped-def]
 
 @jit
 def verfc(x):  # type: ignore[no-untyped-def]
-    """erfc(x) = 1 - erf(x), with small relative error also where it's tiny."""
+    """Return erfc(x) = 1 - erf(x), with a small relative error also where it is tiny."""
     size = vabs(x)
     one = splat(_F(1.0))
     t = one / fma(splat(_F(0.5)), size, one)
@@ -111,7 +112,7 @@ def _normal_cdf(x):  # type: ignore[no-untyped-def]
 
 @jit
 def _log1p(u):  # type: ignore[no-untyped-def]
-    """log(1 + u) for 0 <= u <= 1; where 1 + u rounds to 1, u itself."""
+    """Return log(1 + u) for 0 <= u <= 1; where 1 + u rounds to 1, return u."""
     one = splat(_F(1.0))
     w = one + u
     return select_gt(w, one, vlog(w) * u / select_gt(w, one, w - one, one), u)
@@ -229,12 +230,12 @@ KERNEL_ACTIVATIONS: dict[str, NamedTuple] = {
 
 
 def activate(act: Any, z: Any) -> Any:
-    """act(z), lane by lane; inside kernels only."""
+    """Return act(z), lane by lane; inside kernels only."""
     raise NotImplementedError
 
 
 def slope(act: Any, z: Any) -> Any:
-    """act'(z), lane by lane; 0 at the kink of relu and abs, as in PyTorch; inside kernels only."""
+    """Return act'(z), lane by lane; 0 at the kink of relu and abs, as in PyTorch; inside kernels only."""
     raise NotImplementedError
 
 

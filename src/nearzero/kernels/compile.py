@@ -1,9 +1,9 @@
 """Compilation of kernels, and the folder in which machine code is kept between processes.
 
-Numba's own cache notices when the file of a function changes, but not when a file that it imports does, and
-stumbles over what it can't read. Here the folder's name holds a digest of all kernel sources, so that code of
-another version is never found, and whatever can't be read is compiled again. NEARZERO_CACHE moves it; where
-no folder can be written, each process compiles for itself.
+Numba's own cache notices changes of the file of a function, but not of the files that it imports, and fails
+on files that it can't read. Here the folder's name contains a digest of all kernel sources, so that code of
+another version is never used, and code that can't be read is compiled again. NEARZERO_CACHE sets the place of
+the folder. If the folder can't be written, each process compiles for itself.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["any_compiled", "has_feature", "inlined", "jit"]
 
 
 def has_feature(name: str) -> bool:
-    """Whether kernels are compiled for processors that have a feature, as LLVM calls it: "avx2", say."""
-    # by the user: NUMBA_CPU_FEATURES, or NUMBA_CPU_NAME=generic, which has none
-    told = numba.config.CPU_FEATURES
-    known = llvmlite.binding.get_host_cpu_features().flatten() if told is None else told
-    return f"+{name}" in known.split(",")
+    """Return whether kernels are compiled for processors with a feature; LLVM's name, such as "avx2"."""
+    # set by NUMBA_CPU_FEATURES, or to no features by NUMBA_CPU_NAME=generic
+    override = numba.config.CPU_FEATURES
+    features = llvmlite.binding.get_host_cpu_features().flatten() if override is None else override
+    return f"+{name}" in features.split(",")
 
 
 @cache
@@ -42,39 +42,39 @@ def _folder() -> str:
 
 
 def any_compiled() -> bool:
-    """Whether machine code of these kernels is kept from an earlier process, or was made and kept by this one."""
+    """Return whether the cache contains machine code of these kernels, of this process or earlier ones."""
     return any(Path(_folder()).glob("**/*.nbc"))
 
 
 class _ForgivingCache(FunctionCache):  # type: ignore[misc]
-    """A cache whose damage costs time and nothing else."""
+    """A cache that treats damaged or unreadable files as missing."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        # a file cut short, a class that moved, a disk that fails: all mean "not there"
+        # a truncated file, a renamed class, a failing disk: the function is compiled again
         with suppress(Exception):
             return super().load_overload(sig, target_context)
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        # no space, no permission, a damaged index: the code in memory is good
+        # no space, no permission, a damaged index: the code in memory can be used anyway
         with suppress(Exception):
             super().save_overload(sig, data)
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without bounds checks or the interpreter lock; keep the machine code where a folder can be written."""
+    """Compile a function without bounds checks and interpreter lock; cache the machine code if possible."""
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
-    given = numba.config.CACHE_DIR
+    previous = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _folder()
     try:
         dispatcher._cache = _ForgivingCache(dispatcher.py_func)
-    except (RuntimeError, OSError):  # no folder can be written
+    except (RuntimeError, OSError):  # the folder can't be written
         pass
     finally:
-        numba.config.CACHE_DIR = given
+        numba.config.CACHE_DIR = previous
     return dispatcher  # type: ignore[no-any-return]
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For the short inner loops of kernels: compiled as part of each caller, and never by themselves."""
+    """Compile a short inner loop as part of each kernel that calls it, and never on its own."""
     return numba.njit(inline="always", nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]

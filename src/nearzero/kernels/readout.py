@@ -1,9 +1,9 @@
-"""From the hidden layer to logits, losses and predictions, and back again: a tile of examples at a time.
+"""From the hidden layer to logits, losses and predictions, and back to gradients, for a tile of examples.
 
-Logits have the order of sums that holds everywhere in nearzero: over units ascending, from 0, by fused
-multiply-adds; the bias is added last. So these are the predictions that a sweep sees. Here a vector holds
-sixteen classes of one example. Losses are float32, -log softmax by way of the greatest logit; their sum is
-float64.
+Logits are sums in the order that is used everywhere in nearzero: over units ascending, from 0, by fused
+multiply-adds; the bias is added last. So predictions are the same in training and in sweeps. Here a vector
+contains sixteen classes of one example. Losses are float32, -log softmax relative to the greatest logit;
+their sum is float64.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from nearzero.kernels.simd import (
     store_rows_n,
     vmax,
 )
-from nearzero.kernels.tiles import TILE, Sifted, sift_room
+from nearzero.kernels.tiles import TILE, FilteredLists, empty_filtered
 
 __all__ = [
     "ACTIVATION_CODES",
@@ -53,10 +53,10 @@ __all__ = [
     "tile_workspace",
 ]
 
-MISSING = np.float32(-1e30)  # the bias of a class that isn't there: it never wins, and its probability is 0
-ROWS = 8 if MANY_REGISTERS else 4  # examples whose logits are summed together
-_TINY = np.float32(1e-30)  # lesser probabilities count as 0: their products would leave the normal numbers
-SPARED = 4  # lists are sifted where at least one example in so many adds nothing to a gradient
+MISSING = np.float32(-1e30)  # the bias of a class in the padding: it's never predicted, its probability is 0
+ROWS = 8 if MANY_REGISTERS else 4  # examples whose logits are computed together
+_TINY = np.float32(1e-30)  # smaller probabilities count as 0, since their products would be subnormal
+FILTER_SHARE = 4  # lists are filtered if at least one example in FILTER_SHARE adds nothing to gradients
 _F = np.float32
 Floats = npt.NDArray[np.float32]
 
@@ -64,14 +64,18 @@ ACTIVATION_CODES = {name: code for code, name in enumerate(KERNEL_ACTIVATIONS)}
 
 
 class TileWorkspace(NamedTuple):
-    """A tile on its way through the network: about 170 or 670 KB for 784 pixels and 128 units.
+    """The arrays for one tile in one network: about 170 or 670 KB for 784 pixels and 128 units.
 
     Attributes:
-        z: pre-activations, then slopes, then dz, the loss's derivative by z; a: activations; strips of `TILE` rows.
-        logits: then exponentials, then residuals: flat (`TILE`, classes), padded to a multiple of 16.
-        sums, losses: (`TILE`,), of the exponentials, and each example's loss.
-        taught: (`TILE` + 1,), which examples gradients are made of; see `residual_tile`.
-        sifted: their part of the lists of pairs of pixels.
+        z: strips of `TILE` rows: first pre-activations, then slopes, then dz, the derivative of the loss by
+            z.
+        a: strips of `TILE` rows: activations.
+        logits: flat (`TILE`, classes), classes padded to a multiple of 16: first logits, then exponentials,
+            then residuals.
+        sums: (`TILE`,), the sums of the exponentials.
+        losses: (`TILE`,), the loss of each example.
+        contributing: (`TILE` + 1,), the examples in gradients; see `residual_tile`.
+        filtered: the lists of pairs of pixels of these examples.
     """
 
     z: Floats
@@ -79,20 +83,20 @@ class TileWorkspace(NamedTuple):
     logits: Floats
     sums: Floats
     losses: Floats
-    taught: npt.NDArray[np.int64]
-    sifted: Sifted
+    contributing: npt.NDArray[np.int64]
+    filtered: FilteredLists
 
 
 def tile_workspace(inputs: int, units: int, classes: int) -> TileWorkspace:
-    """Room for one tile."""
-    z, a, logits = (aligned(TILE * padded(each)) for each in (units, units, classes))
+    """Return arrays for one tile."""
+    z, a, logits = (aligned(TILE * padded(width)) for width in (units, units, classes))
     return TileWorkspace(
-        z, a, logits, aligned(TILE), aligned(TILE), np.zeros(TILE + 1, np.int64), sift_room(inputs)
+        z, a, logits, aligned(TILE), aligned(TILE), np.zeros(TILE + 1, np.int64), empty_filtered(inputs)
     )
 
 
 def _loop(acts: Sequence[NamedTuple]) -> Any:
-    """The loop of `activate_tile` for the activation at place `code` among some."""
+    """Return the loop of `activate_tile`, which takes the activation by its place `code` in `acts`."""
     act = acts[0]
 
     @inlined
@@ -121,10 +125,10 @@ _activate = _loop(list(KERNEL_ACTIVATIONS.values()))
 
 @jit
 def activate_tile(code, z, a, examples, units):  # type: ignore[no-untyped-def]
-    """Write act(z) to `a` and put act'(z) in the place of z, in the first `examples` rows of every strip.
+    """Write act(z) to `a`, and act'(z) over z, in the first `examples` rows of every strip.
 
-    The activation comes as its place in `ACTIVATION_CODES`, so that the loops of training are compiled once
-    for all nine.
+    code: the activation in `ACTIVATION_CODES`. It isn't a type, so that the loops of training are compiled
+    once for all activations.
     """
     for unit, width in each_strip(units):
         _activate(code, z, a, unit * TILE, unit * TILE + examples * width)
@@ -132,10 +136,10 @@ def activate_tile(code, z, a, examples, units):  # type: ignore[no-untyped-def]
 
 @jit
 def logit_tile(a, examples, w2t, units, classes, logits):  # type: ignore[no-untyped-def]
-    """Logits without their bias, flat (`TILE`, classes), of the first `examples`.
+    """Write the logits without bias, flat (`TILE`, classes), of the first `examples`.
 
-    a: strips of `TILE` rows; units: how many there are, without padding; w2t: flat (units, classes), with
-    classes padded to a multiple of 16.
+    a: strips of `TILE` rows; units: their number without padding; w2t: flat (units, classes), classes padded
+    to a multiple of 16.
     """
     strip_units = a.size // TILE
     for block in range(0, classes, 16):
@@ -151,10 +155,11 @@ def logit_tile(a, examples, w2t, units, classes, logits):  # type: ignore[no-unt
 
 @jit
 def loss_tile(workspace, b2, labels, first, examples, loss):  # type: ignore[no-untyped-def]
-    """Add biases to the logits, then put exp(logit - greatest) in their place.
+    """Add biases to the logits, compute losses, and write exp(logit - greatest logit) over the logits.
 
-    labels: of the whole set, the tile's from `first` on; loss: the sum so far. Returns the sum of the losses, and how
-    many predictions are right. A logit that isn't finite makes the loss NaN.
+    labels: the labels of the whole set, of which the tile's begin at `first`; loss: a sum of losses. Returns
+    `loss` plus the losses of the tile, and the number of correct predictions. A logit that isn't finite makes
+    the loss NaN.
     """
     logits, sums, losses = workspace.logits, workspace.sums, workspace.losses
     classes = b2.size
@@ -193,15 +198,17 @@ def loss_tile(workspace, b2, labels, first, examples, loss):  # type: ignore[no-
 
 @jit
 def residual_tile(workspace, classes, labels, first, examples):  # type: ignore[no-untyped-def]
-    """After `loss_tile`: put softmax - one-hot, the loss's derivative, in the place of the exponentials.
+    """After `loss_tile`: write residuals, softmax - one-hot, over the exponentials.
 
-    An example whose loss is 0 is left out of gradients. There the label's probability is 1, and those of all other
-    classes come to a few 2^-24 at most: as much as the derivative by the label's logit, p - 1, is wrong in any float32.
-    Lists in `workspace.taught` those that aren't left out, and returns how many. If they are more than three in four,
-    all examples are listed, the others with zeros. If the number is odd the last one stands there once more, since rows
-    are taken in pairs.
+    A residual is the derivative of the loss by a logit. An example whose loss is 0 is left out of gradients:
+    the probability of its label is 1, and those of all other classes add up to a few 2^-24 at most, which is
+    also the error of the residual of the label, p - 1, in float32.
+
+    The other examples are listed in `workspace.contributing`; their number is returned. If they are more than
+    three in four, all examples are listed, and those without a loss have zeros as residuals. The last of the
+    list is repeated after it, since rows are processed in pairs.
     """
-    logits, sums, taught = workspace.logits, workspace.sums, workspace.taught
+    logits, sums, contributing = workspace.logits, workspace.sums, workspace.contributing
     zero, tiny, one = splat(_F(0.0)), splat(_TINY), _F(1.0)
     count = 0
     for e in range(examples):
@@ -215,39 +222,39 @@ def residual_tile(workspace, classes, labels, first, examples):  # type: ignore[
             value = load(logits, row + block) * factor
             store(logits, row + block, select_gt(tiny, value, zero, value))
         logits[label] -= one
-        taught[count] = e
+        contributing[count] = e
         count += 1
-    if SPARED * count > (SPARED - 1) * examples:
+    if FILTER_SHARE * count > (FILTER_SHARE - 1) * examples:
         for e in range(examples):
-            taught[e] = e
+            contributing[e] = e
         count = examples
-    taught[count] = taught[max(count - 1, 0)]
+    contributing[count] = contributing[max(count - 1, 0)]
     return count
 
 
 @by_width
 @inlined
-def _hidden_strip(width, none, unit, job):  # type: ignore[no-untyped-def]
-    workspace, stride, count, w2, classes = job
+def _hidden_strip(width, zeros, unit, arguments):  # type: ignore[no-untyped-def]
+    workspace, stride, count, w2, classes = arguments
     residuals, z, base, first = workspace.logits, workspace.z, unit * (classes + classes % 2), unit * TILE
     for k in range(0, count, 2):
-        e, f = workspace.taught[k], workspace.taught[k + 1]
-        sums = none + none
+        e, f = workspace.contributing[k], workspace.contributing[k + 1]
+        sums = zeros + zeros
         for c in range(classes):
             factors = splat_at(residuals, e * stride + c), splat_at(residuals, f * stride + c)
             sums = axpy_pair(*factors, w2, base + c * width, sums)
-        one, two = halves(sums)
-        at, to = first + e * width, first + f * width
-        one, two = mul_n(one, load_like(z, at, one)), mul_n(two, load_like(z, to, two))
-        store_n(z, at, one)
-        store_n(z, to, two)
+        dz_e, dz_f = halves(sums)
+        at_e, at_f = first + e * width, first + f * width
+        dz_e, dz_f = mul_n(dz_e, load_like(z, at_e, dz_e)), mul_n(dz_f, load_like(z, at_f, dz_f))
+        store_n(z, at_e, dz_e)
+        store_n(z, at_f, dz_f)
 
 
 @jit
 def hidden_gradient(workspace, stride, count, w2, classes):  # type: ignore[no-untyped-def]
-    """Put dz = (W2' residual) act'(z) in the place of act'(z), in the rows of the first `count` of `workspace.taught`.
+    """Write dz = (W2' residual) act'(z) over act'(z), for the first `count` of `workspace.contributing`.
 
-    stride: from one example's residuals to the next's; w2: strips of `even(classes)` rows.
+    stride: the distance between the residuals of two examples; w2: strips of `even(classes)` rows.
     """
     for unit, width in each_strip(workspace.z.size // TILE):
         _hidden_strip(width, unit, (workspace, stride, count, w2, classes))
@@ -255,31 +262,31 @@ def hidden_gradient(workspace, stride, count, w2, classes):  # type: ignore[no-u
 
 @by_width
 @inlined
-def _output_strip(width, none, unit, job):  # type: ignore[no-untyped-def]
-    workspace, stride, count, rows, g_w2, g_b1 = job
-    residuals, taught, base = workspace.logits, workspace.taught, unit * TILE
+def _output_strip(width, zeros, unit, arguments):  # type: ignore[no-untyped-def]
+    workspace, stride, count, rows, g_w2, g_b1 = arguments
+    residuals, contributing, base = workspace.logits, workspace.contributing, unit * TILE
     for c in range(0, rows, 2):
         at = unit * rows + c * width
-        sums = load_like(g_w2, at, none + none)
+        sums = load_like(g_w2, at, zeros + zeros)
         for k in range(count):
-            one = taught[k] * stride + c
-            factors = splat_at(residuals, one), splat_at(residuals, one + 1)
-            sums = axpy_pair(*factors, workspace.a, base + taught[k] * width, sums)
+            residual = contributing[k] * stride + c
+            factors = splat_at(residuals, residual), splat_at(residuals, residual + 1)
+            sums = axpy_pair(*factors, workspace.a, base + contributing[k] * width, sums)
         store_n(g_w2, at, sums)
-    total = load_like(g_b1, unit, none)
+    total = load_like(g_b1, unit, zeros)
     for k in range(count):
-        total = add_n(total, load_like(workspace.z, base + taught[k] * width, total))
+        total = add_n(total, load_like(workspace.z, base + contributing[k] * width, total))
     store_n(g_b1, unit, total)
 
 
 @jit
 def output_gradient(workspace, stride, count, classes, gradient):  # type: ignore[no-untyped-def]
-    """Add the share of the first `count` of `workspace.taught` to the gradients of w2, b2 and b1 (`Arrays`)."""
+    """Add the gradients of the first `count` of `workspace.contributing` to w2, b2 and b1 of `gradient`."""
     g_w2, g_b1, g_b2, rows = gradient.w2, gradient.b1, gradient.b2, classes + classes % 2
     for unit, width in each_strip(g_b1.size):
         _output_strip(width, unit, (workspace, stride, count, rows, g_w2, g_b1))
     for block in range(0, stride, 16):
         total = load(g_b2, block)
         for k in range(count):
-            total = total + load(workspace.logits, workspace.taught[k] * stride + block)
+            total = total + load(workspace.logits, workspace.contributing[k] * stride + block)
         store(g_b2, block, total)

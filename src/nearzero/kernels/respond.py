@@ -1,15 +1,14 @@
-"""From pre-activations to predictions, for many perturbations at once: the sweep's inner loop; how far they move
-activations, in one pass over z.
+"""The inner loops of a sweep: predictions and displacement under many perturbations, in one pass over z.
 
-Examples lie side by side, 32 in a block: one vector holds the same unit of 16 of them, so that per-unit
-parameters are scalars and no sum runs across lanes. A block, or half of it where registers are few, stays in the
-first-level cache while every level goes over it. Each level is two loops over the units: the first writes down
-perturbed activations, the second keeps the sums of `GROUP` classes in registers while the units go by.
+Examples are in blocks of 32. One vector contains the same unit of 16 examples, so that the parameters of a
+unit are scalars and no sum goes over lanes. A block, or half of it if there are few registers, stays in the
+first-level cache while all levels are processed. Each level takes two loops over the units: the first writes
+perturbed activations, the second keeps the sums of `GROUP` classes in registers.
 
-Sums have one order, the same everywhere in nearzero: over units ascending from 0 by fused multiply-adds, the
-bias added last. So a prediction doesn't depend on which path, block or thread it was made in. What is
-perturbed, and by how much, is decided in `nearzero.perturbations.families`; `nearzero.analysis.sweep` calls these
-loops and knows their arrays.
+Sums have the order that is used everywhere in nearzero: over units ascending, from 0, by fused multiply-adds;
+the bias is added last. So a prediction doesn't depend on the loop, block or thread that computes it. The
+perturbations are defined in `nearzero.perturbations.families`; `nearzero.evaluators.hidden_layer` prepares
+the arrays and calls these loops.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ BLOCK = 32  # examples in a block
 GROUP, VECTORS = (10, 2) if MANY_REGISTERS else (5, 1)
 SUMS, WIDTH = GROUP * VECTORS, 16 * VECTORS
 
-PIECE = 16  # blocks whose sums of changes are float32: 32 numbers a lane
+PIECE = 16  # blocks whose changes are added up in float32, 32 numbers per lane, before float64
 
 _F = np.float32
 _NEVER = _F(-np.inf)
@@ -54,12 +53,12 @@ Floats = npt.NDArray[np.float32]
 
 
 class ResponseWorkspace(NamedTuple):
-    """What a thread works in.
+    """The arrays of one thread.
 
     Attributes:
-        a: perturbed activations, (U, WIDTH).
-        sums: W2 a, (classes, WIDTH), classes filled up to whole groups.
-        places: (16,), classes chosen for the last few examples.
+        a: (U, WIDTH), perturbed activations.
+        sums: (classes, WIDTH), W2 a, with classes padded to whole groups.
+        places: (16,), predictions of the last few examples.
     """
 
     a: Floats
@@ -68,13 +67,13 @@ class ResponseWorkspace(NamedTuple):
 
 
 def response_workspace(units: int, classes: int) -> ResponseWorkspace:
-    """Room for so many units, and classes in whole groups."""
+    """Return arrays for a number of units, and of classes padded to whole groups."""
     return ResponseWorkspace(aligned(units * WIDTH), aligned(classes * WIDTH), aligned(16))
 
 
 @jit
 def perturb(act, z, scale, offset, clip, post):  # type: ignore[no-untyped-def]
-    """The perturbed activations of sixteen examples, all arguments vectors but `post`."""
+    """Return the perturbed activations of sixteen examples; all arguments but `post` are vectors."""
     if post:
         return vmin(fma(scale, activate(act, z), offset), clip)
     return activate(act, vmin(fma(scale, z, offset), clip))
@@ -82,7 +81,10 @@ def perturb(act, z, scale, offset, clip, post):  # type: ignore[no-untyped-def]
 
 @jit
 def _perturb_units(act, z, base, scale, offset, clip, first, post, units, a):  # type: ignore[no-untyped-def]
-    """Write perturbed activations, (U, WIDTH), of examples whose z begins at `base`; `first`: of the level."""
+    """Write perturbed activations, (U, WIDTH), of the examples whose z begins at `base`.
+
+    first: the place of the level's parameters in `scale`, `offset` and `clip`.
+    """
     for unit in range(units):
         s, o, c = splat_at(scale, first + unit), splat_at(offset, first + unit), splat_at(clip, first + unit)
         for lane in range(0, WIDTH, 16):
@@ -92,44 +94,51 @@ def _perturb_units(act, z, base, scale, offset, clip, first, post, units, a):  #
 
 @jit
 def _sum_units(workspace, w2, units):  # type: ignore[no-untyped-def]
-    """Sum up a workspace's activations over the units, for every class."""
+    """Compute W2 a of the workspace's activations, for every class."""
     for group in range(w2.size // (units * GROUP)):
-        total, none = splat_n(_F(0.0), SUMS), splat_n(_F(0.0), VECTORS)
+        total, zeros = splat_n(_F(0.0), SUMS), splat_n(_F(0.0), VECTORS)
         for unit in range(units):
-            values = load_like(workspace.a, unit * WIDTH, none)
+            values = load_like(workspace.a, unit * WIDTH, zeros)
             total = outer_n(w2, (group * units + unit) * GROUP, 1, values, total)
         store_n(workspace.sums, group * GROUP * WIDTH, total)
 
 
 @jit
 def _choose(workspace, factor, b2, out, to, count):  # type: ignore[no-untyped-def]
-    """Write the classes with the greatest ``factor * sum + b2``, the first of equals, to ``out[to:]``.
+    """Write the predictions, the first class with the greatest ``factor * sum + b2``, to ``out[to:]``.
 
-    count: how many examples are left for it; it takes `WIDTH` at most.
+    count: the number of remaining examples, of which `WIDTH` at most are processed.
     """
     gain = splat(factor)
     for lane in range(0, WIDTH, 16):
-        best, where = splat(_NEVER), splat(_F(0.0))
+        best, winner = splat(_NEVER), splat(_F(0.0))
         for k in range(b2.size):
             logit = fma(gain, load(workspace.sums, k * WIDTH + lane), splat_at(b2, k))
-            where = select_gt(logit, best, splat(_F(k)), where)
+            winner = select_gt(logit, best, splat(_F(k)), winner)
             best = vmax(logit, best)
         if lane + 16 <= count:
-            store_shorts(out, to + lane, where)
+            store_shorts(out, to + lane, winner)
         else:
-            store(workspace.places, 0, where)
+            store(workspace.places, 0, winner)
             for i in range(count - lane):
                 out[to + lane + i] = np.uint16(workspace.places[i])
 
 
 @jit
 def respond(act, z, scale, offset, clip, post, w2, b2, workspace, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
-    """Predictions under every perturbation, for blocks `first_block` to `last_block` (excluded).
+    """Write the predictions under every perturbation, for blocks `first_block` to `last_block` (excluded).
 
-    act: kernel activation; z: flat (blocks, U, 32); scale, offset, clip: flat (L, U); post: (L,) bool,
-    whether the perturbation acts on activations; w2: flat (groups, U, GROUP), missing classes 0; b2: flat
-    (groups, GROUP), missing classes -inf; workspace: of this thread; out: (..., N) uint16, of which the given rows (L,)
-    are written.
+    Args:
+        act: the kernel activation.
+        z: flat (blocks, U, 32).
+        scale, offset, clip: flat (L, U).
+        post: (L,) bool, whether the perturbation acts on activations.
+        w2: flat (groups, U, GROUP), 0 in the padding of classes.
+        b2: flat (groups, GROUP), -inf in the padding of classes.
+        workspace: the arrays of this thread.
+        out: (..., N) uint16, written.
+        rows: (L,), the rows of `out` for the perturbations.
+        first_block, last_block: the range of blocks.
     """
     units, examples, flat = w2.size // b2.size, out.shape[1], out.reshape(-1)
     for start in range(first_block * 32, min(last_block * 32, examples), WIDTH):
@@ -142,13 +151,12 @@ def respond(act, z, scale, offset, clip, post, w2, b2, workspace, out, rows, fir
 
 @jit
 def respond_scaled(act, z, scales, w2, b2, workspace, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
-    """Predictions when every activation is multiplied by s: argmax(s * W2 act(z) + b2), one product for all
-    s.
+    """Write the predictions for activations multiplied by s, argmax(s * W2 act(z) + b2).
 
-    This is what a positive scale of the pre-activations comes to where the activation is positively
-    homogeneous.
-    scales: (L,) float32; the rest as in `respond`. At s = 1 the logits are the unperturbed ones to the last
-        bit.
+    One product serves all s. If the activation is positively homogeneous, this equals scaling the
+    pre-activations by a positive s. At s = 1 the logits are the unperturbed ones to the last bit.
+
+    scales: (L,) float32, the s; the other arguments are those of `respond`.
     """
     units, examples, flat = w2.size // b2.size, out.shape[1], out.reshape(-1)
     for start in range(first_block * 32, min(last_block * 32, examples), WIDTH):
@@ -163,11 +171,11 @@ def respond_scaled(act, z, scales, w2, b2, workspace, out, rows, first_block, la
 
 @jit
 def add_changes(act, z, scale, offset, clip, post, examples, squares, sums, first_block, last_block):  # type: ignore[no-untyped-def]
-    """Add up the changes of the examples of some blocks, for every perturbation.
+    """Add up the changes of activations over the examples of some blocks, for every perturbation.
 
-    act, z, scale, offset, clip, post: as in `respond`; examples: N, beyond which the last block is padding;
-    squares, sums: (L, U) float64, of (a' - a)^2 and of a' - a, added to; `nearzero.analysis.displacement` says what
-    for.
+    act, z, scale, offset, clip, post: as in `respond`; examples: N, since the last block may be padded;
+    squares, sums: (L, U) float64, to which (a' - a)^2 and a' - a are added. `nearzero.analysis.displacement`
+    uses them.
     """
     units = squares.shape[1]
     lanes = np.arange(32).astype(np.float32)

@@ -1,9 +1,9 @@
-"""What kernels need beyond Numba: a vector of sixteen float32 as a type, and instructions on the bytes of images.
+"""Extensions of Numba for kernels: vectors of sixteen float32, and instructions on the bytes of images.
 
-Why it exists: Numba keeps arrays in memory, and the kernels of this package live from sums that stay in
-registers over hundreds of products. A `Vec` is one LLVM value; a tuple of them is a block of registers.
-LLVM maps sixteen lanes to one AVX-512 register, two of AVX2 or four of NEON, so nothing here depends on
-the machine, and no compiler is needed.
+Numba keeps arrays in memory, but the kernels of this package are fast because their sums stay in registers
+over hundreds of products. A `Vec` is one LLVM value; a tuple of `Vec` is a block of registers. LLVM maps
+sixteen lanes to one AVX-512 register, two of AVX2 or four of NEON. So nothing here depends on the machine,
+and no C compiler is needed.
 
 Inside ``@jit`` functions, `Vec` supports ``+ - * /`` and unary minus, and these functions:
 
@@ -23,19 +23,20 @@ Inside ``@jit`` functions, `Vec` supports ``+ - * /`` and unary minus, and these
 ``hsum(v)``             the sum of the lanes, in a fixed order
 ``exp2i(v)``            2**v for lanes that hold whole numbers in [-126, 127]
 ``split_exponent(v)``   ``(m, e)`` with v = m * 2**e, m in [0.5, 1), for positive normal v
-``hmax(v)``             the greatest of the lanes; NaNs may or may not be passed over
+``hmax(v)``             the greatest of the lanes; NaNs may be ignored or not
 ``last_lane(v)``        the last of the lanes
-``first_equal(a, b)``   the first lane in which a equals b; 16 where there's none
+``first_equal(a, b)``   the first lane in which a equals b; 16 if there is none
 ``lanes_reaching``      the lanes in which a is at least b, as the bits of a whole number
 ``polynomial(x, c)``    by Horner's rule, the coefficients c from the highest power down
 ``first_bit(i)``        the place of the lowest bit that is set in i, which isn't 0
 ``count_bits(i)``       how many bits are set in i
 =====================  ==========================================================================
 
-The others say themselves what they do. Two things are done with the bytes of images, each by one intrinsic that LLVM
-maps to a few instructions: blocks are turned so that the examples of one pixel lie together; and the non-zeros of two
-rows are listed, eight columns at a time and without a branch, since where an image has ink can't be predicted.
-Indices are not checked: a kernel is called through a function that has checked its arrays.
+The other functions have docstrings. Two intrinsics work on the bytes of images, and LLVM maps each to a few
+instructions. `transpose_block` transposes blocks, so that the examples of one pixel are contiguous.
+`list_eight` lists the non-zeros of two rows, eight columns at a time and without a branch, since the
+processor can't predict which pixels are zero. Indices aren't checked: the functions that call kernels check
+the arrays.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ _VEC, _IVEC = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
 
 class Vec(types.Type):  # type: ignore[misc]
-    """Numba's view of sixteen float32 lanes."""
+    """The Numba type of a vector of sixteen float32 lanes."""
 
     def __init__(self) -> None:
         super().__init__(name="Vec(float32 x 16)")
@@ -114,83 +115,84 @@ vec = Vec()
 
 @register_model(Vec)
 class _VecModel(models.PrimitiveModel):  # type: ignore[misc]
-    """A Vec is one LLVM vector value."""
+    """The data model of `Vec`: one LLVM vector value."""
 
     def __init__(self, manager: Any, fe_type: Any) -> None:
         super().__init__(manager, fe_type, _VEC)
 
 
-# --- how an intrinsic is made ---------------------------------------------------------------------------
+# --- intrinsics ------------------------------------------------------------------------------------------
 
 
-class Kind(NamedTuple):
-    """What an intrinsic takes as an argument.
+class Argument(NamedTuple):
+    """An argument of an intrinsic.
 
     Attributes:
-        fits: whether it takes a type.
-        taken_as: the type that arguments are converted to; None if they stay as they are.
+        fits: a function that returns whether a type is accepted.
+        converted_to: the type to which values are converted; None if they keep their type.
     """
 
     fits: Callable[[Any], bool]
-    taken_as: Any = None
+    converted_to: Any = None
 
 
-def flat(dtype: Any) -> Kind:
-    """Return the kind of flat, contiguous arrays of a type, which is what loads and stores assume."""
-    return Kind(lambda a: isinstance(a, types.Array) and (a.ndim, a.layout, a.dtype) == (1, "C", dtype))
+def flat_array(dtype: Any) -> Argument:
+    """Return the argument for flat, contiguous arrays of a type, as loads and stores assume them."""
+    return Argument(lambda a: isinstance(a, types.Array) and (a.ndim, a.layout, a.dtype) == (1, "C", dtype))
 
 
-FLOATS = flat(types.float32)
-VEC = Kind(lambda a: isinstance(a, Vec))
-VECS = Kind(lambda a: isinstance(a, types.UniTuple) and isinstance(a.dtype, Vec))
-NUMBERS = Kind(lambda a: isinstance(a, types.UniTuple) and a.dtype == types.float32)
-INDEX, SCALAR = Kind(lambda a: True, types.intp), Kind(lambda a: True, types.float32)
-COUNT = Kind(lambda a: isinstance(a, types.IntegerLiteral))  # known when a kernel is compiled
+FLOATS = flat_array(types.float32)
+VEC = Argument(lambda a: isinstance(a, Vec))
+VECS = Argument(lambda a: isinstance(a, types.UniTuple) and isinstance(a.dtype, Vec))
+NUMBERS = Argument(lambda a: isinstance(a, types.UniTuple) and a.dtype == types.float32)
+INDEX, SCALAR = Argument(lambda a: True, types.intp), Argument(lambda a: True, types.float32)
+COUNT = Argument(lambda a: isinstance(a, types.IntegerLiteral))  # a constant at compile time
 
 
-def _unpacked(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    if isinstance(kind, types.Array):
-        return context.make_array(kind)(context, builder, value).data
-    if isinstance(kind, types.UniTuple):
-        return [builder.extract_value(value, k) for k in range(kind.count)]
-    return kind.literal_value if isinstance(kind, types.IntegerLiteral) else value
+def _unpacked(context: Any, builder: Any, numba_type: Any, value: Any) -> Any:
+    if isinstance(numba_type, types.Array):
+        return context.make_array(numba_type)(context, builder, value).data
+    if isinstance(numba_type, types.UniTuple):
+        return [builder.extract_value(value, k) for k in range(numba_type.count)]
+    return numba_type.literal_value if isinstance(numba_type, types.IntegerLiteral) else value
 
 
-def _packed(context: Any, builder: Any, kind: Any, found: Any) -> Any:
-    if isinstance(found, list):
-        items = [_packed(context, builder, kind.dtype, each) for each in found]
-        return context.make_tuple(builder, kind, items)
-    return context.get_dummy_value() if found is None else found
+def _packed(context: Any, builder: Any, numba_type: Any, result: Any) -> Any:
+    if isinstance(result, list):
+        items = [_packed(context, builder, numba_type.dtype, item) for item in result]
+        return context.make_tuple(builder, numba_type, items)
+    return context.get_dummy_value() if result is None else result
 
 
-def emitted(*kinds: Kind, gives: Any = vec) -> Callable[[Callable[..., Any]], Any]:
-    """Make an intrinsic of a function that writes LLVM instructions.
+def intrinsic_of(*arguments: Argument, returns: Any = vec) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that makes an intrinsic of a function that writes LLVM instructions.
 
-    The function is given the builder, and of each argument what it needs: the pointer of an array, the list of a
-    tuple's vectors, a count as a number. It returns a value, the list of a tuple's values, or None.
+    The function takes the builder and the arguments: an array as its pointer, a tuple as the list of its
+    vectors, a count as a number. It returns a value, the list of a tuple's values, or None.
 
     Args:
-        kinds: of the arguments.
-        gives: the type of the result, or a function that returns it, given the types of the arguments.
+        arguments: the arguments of the intrinsic.
+        returns: the type of the result, or a function that returns it, given the types of the arguments.
     """
 
-    def made(emit: Callable[..., Any]) -> Any:
-        @wraps(emit)  # with its parameters; where the builder stands Numba gives its typing context
+    def decorate(emit: Callable[..., Any]) -> Any:
+        @wraps(emit)  # keeps the names of parameters; Numba passes its typing context as the first
         def typed(_typing: Any, *args: Any) -> Any:
-            if not all(kind.fits(arg) for kind, arg in zip(kinds, args, strict=True)):
+            if not all(argument.fits(arg) for argument, arg in zip(arguments, args, strict=True)):
                 return None
 
             def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
                 pairs = zip(signature.args, values, strict=True)
-                found = emit(builder, *(_unpacked(context, builder, *pair) for pair in pairs))
-                return _packed(context, builder, signature.return_type, found)
+                written = emit(builder, *(_unpacked(context, builder, *pair) for pair in pairs))
+                return _packed(context, builder, signature.return_type, written)
 
-            result = gives if isinstance(gives, types.Type) else gives(*args)
-            return result(*(kind.taken_as or arg for kind, arg in zip(kinds, args, strict=True))), codegen
+            result_type = returns if isinstance(returns, types.Type) else returns(*args)
+            types_ = (argument.converted_to or arg for argument, arg in zip(arguments, args, strict=True))
+            return result_type(*types_), codegen
 
-        return intrinsic(prefer_literal=COUNT in kinds)(typed)
+        return intrinsic(prefer_literal=COUNT in arguments)(typed)
 
-    return made
+    return decorate
 
 
 # --- LLVM pieces ---------------------------------------------------------------------------------------
@@ -200,15 +202,15 @@ def _iconstant(value: int) -> Any:
     return ir.Constant(_IVEC, [value] * LANES)
 
 
-def further(builder: Any, index: Any, count: int, step: Any = None) -> Any:
-    """Write index + count, or index + count * step."""
+def offset_index(builder: Any, index: Any, count: int, step: Any = None) -> Any:
+    """Write the instruction for index + count, or for index + count * step."""
     number = ir.Constant(index.type, count)
     return builder.add(index, number if step is None else builder.mul(step, number))
 
 
-def pointer(builder: Any, data: Any, index: Any, kind: Any = _VEC) -> Any:
-    """Write the address of an array's items from an index on, as that of an LLVM type."""
-    return builder.bitcast(builder.gep(data, [index]), ir.PointerType(kind))
+def pointer(builder: Any, data: Any, index: Any, item_type: Any = _VEC) -> Any:
+    """Write the address of an array's item, as a pointer to an LLVM type."""
+    return builder.bitcast(builder.gep(data, [index]), ir.PointerType(item_type))
 
 
 def _load(builder: Any, data: Any, index: Any) -> Any:
@@ -230,7 +232,7 @@ def _splat_at(builder: Any, data: Any, index: Any) -> Any:
 
 
 def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
-    signature = ir.FunctionType(result, [each.type for each in args])
+    signature = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}"), args)
 
 
@@ -243,17 +245,17 @@ def _greater(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _lanes(builder: Any, relation: str, a: Any, b: Any) -> Any:
-    """Write the lanes in which a relation holds, as the bits of a number."""
+    """Write the comparison of lanes; the result is a number with a bit for each lane."""
     return builder.bitcast(builder.fcmp_ordered(relation, a, b), ir.IntType(LANES))
 
 
 def _folded(builder: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
-    """Join the lanes to one number, half with half, so that the order is fixed."""
+    """Write the reduction of the lanes to one number, half by half, so that the order is fixed."""
     width = LANES
     while width > 1:
         width //= 2
         places = (list(range(first, first + width)) for first in (0, width))
-        masks = [ir.Constant(ir.VectorType(_I32, width), each) for each in places]
+        masks = [ir.Constant(ir.VectorType(_I32, width), lanes) for lanes in places]
         undefined = ir.Constant(value.type, ir.Undefined)
         value = join(*(builder.shuffle_vector(value, undefined, mask) for mask in masks))
     return builder.extract_element(value, _I32(0))
@@ -262,29 +264,31 @@ def _folded(builder: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
 # --- one vector ----------------------------------------------------------------------------------------
 
 
-load = emitted(FLOATS, INDEX)(_load)
-store = emitted(FLOATS, INDEX, VEC, gives=types.void)(_store)
-splat = emitted(SCALAR)(_splat)
-splat_at = emitted(FLOATS, INDEX)(_splat_at)
-fma = emitted(VEC, VEC, VEC)(_fma)
-vmax = emitted(VEC, VEC)(_greater)
-vmin = emitted(VEC, VEC)(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
-vabs = emitted(VEC)(lambda b, x: _call(b, "fabs.v16f32", _VEC, x))
-exp2i = emitted(VEC)(
+load = intrinsic_of(FLOATS, INDEX)(_load)
+store = intrinsic_of(FLOATS, INDEX, VEC, returns=types.void)(_store)
+splat = intrinsic_of(SCALAR)(_splat)
+splat_at = intrinsic_of(FLOATS, INDEX)(_splat_at)
+fma = intrinsic_of(VEC, VEC, VEC)(_fma)
+vmax = intrinsic_of(VEC, VEC)(_greater)
+vmin = intrinsic_of(VEC, VEC)(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
+vabs = intrinsic_of(VEC)(lambda b, x: _call(b, "fabs.v16f32", _VEC, x))
+exp2i = intrinsic_of(VEC)(
     lambda b, x: b.bitcast(b.shl(b.add(b.fptosi(x, _IVEC), _iconstant(127)), _iconstant(23)), _VEC)
 )
-select_gt = emitted(VEC, VEC, VEC, VEC)(lambda b, p, q, x, y: b.select(b.fcmp_ordered(">", p, q), x, y))
-hsum = emitted(VEC, gives=types.float32)(lambda b, x: _folded(b, x, b.fadd))
-hmax = emitted(VEC, gives=types.float32)(lambda b, x: _folded(b, x, partial(_greater, b)))
-last_lane = emitted(VEC, gives=types.float32)(lambda b, x: b.extract_element(x, _I32(LANES - 1)))
-first_equal = emitted(VEC, VEC, gives=types.int64)(
+select_gt = intrinsic_of(VEC, VEC, VEC, VEC)(lambda b, p, q, x, y: b.select(b.fcmp_ordered(">", p, q), x, y))
+hsum = intrinsic_of(VEC, returns=types.float32)(lambda b, x: _folded(b, x, b.fadd))
+hmax = intrinsic_of(VEC, returns=types.float32)(lambda b, x: _folded(b, x, partial(_greater, b)))
+last_lane = intrinsic_of(VEC, returns=types.float32)(lambda b, x: b.extract_element(x, _I32(LANES - 1)))
+first_equal = intrinsic_of(VEC, VEC, returns=types.int64)(
     lambda b, x, y: b.zext(b.cttz(_lanes(b, "==", x, y), _I1(0)), _I64)
 )
-lanes_reaching = emitted(VEC, VEC, gives=types.int64)(lambda b, x, y: b.zext(_lanes(b, ">=", x, y), _I64))
+lanes_reaching = intrinsic_of(VEC, VEC, returns=types.int64)(
+    lambda b, x, y: b.zext(_lanes(b, ">=", x, y), _I64)
+)
 
 
 def _operator(symbol: Callable[..., Any], arity: int, emit: Callable[..., Any]) -> None:
-    """Let a Python operator on vectors stand for one LLVM instruction; as overloads they'd take long to compile."""
+    """Define a Python operator on vectors as one LLVM instruction. Overloads would take longer to compile."""
 
     class Typing(AbstractTemplate):  # type: ignore[misc]
         def generic(self, args: Any, kws: Any) -> Any:
@@ -302,7 +306,7 @@ _operator(operator.truediv, 2, lambda b, x, y: b.fdiv(x, y))
 _operator(operator.neg, 1, lambda b, x: b.fneg(x))
 
 
-@emitted(VEC, gives=types.UniTuple(vec, 2))
+@intrinsic_of(VEC, returns=types.UniTuple(vec, 2))
 def split_exponent(builder: Any, value: Any) -> Any:
     bits = builder.bitcast(value, _IVEC)
     exponent = builder.sub(builder.lshr(bits, _iconstant(23)), _iconstant(126))
@@ -310,7 +314,7 @@ def split_exponent(builder: Any, value: Any) -> Any:
     return [builder.bitcast(mantissa, _VEC), builder.sitofp(exponent, _VEC)]
 
 
-@emitted(VEC, NUMBERS)
+@intrinsic_of(VEC, NUMBERS)
 def polynomial(builder: Any, x: Any, coefficients: Any) -> Any:
     terms = (_splat(builder, coefficient) for coefficient in coefficients)
     return reduce(lambda total, term: _fma(builder, total, x, term), terms)
@@ -319,94 +323,99 @@ def polynomial(builder: Any, x: Any, coefficients: Any) -> Any:
 # --- tuples of vectors: blocks of registers -------------------------------------------------------------
 
 
-@emitted(FLOATS, INDEX, VECS, gives=lambda array, index, values: values)
+@intrinsic_of(FLOATS, INDEX, VECS, returns=lambda array, index, values: values)
 def load_like(builder: Any, data: Any, index: Any, values: Any) -> Any:
-    return [_load(builder, data, further(builder, index, k * LANES)) for k in range(len(values))]
+    return [_load(builder, data, offset_index(builder, index, k * LANES)) for k in range(len(values))]
 
 
-@emitted(FLOATS, INDEX, VECS, gives=types.void)
+@intrinsic_of(FLOATS, INDEX, VECS, returns=types.void)
 def store_n(builder: Any, data: Any, index: Any, values: Any) -> None:
     for k, value in enumerate(values):
-        _store(builder, data, further(builder, index, k * LANES), value)
+        _store(builder, data, offset_index(builder, index, k * LANES), value)
 
 
-splat_n = emitted(SCALAR, COUNT, gives=lambda x, n: types.UniTuple(vec, n.literal_value))(
+splat_n = intrinsic_of(SCALAR, COUNT, returns=lambda x, n: types.UniTuple(vec, n.literal_value))(
     lambda b, x, n: [_splat(b, x)] * n
 )
-add_n = emitted(VECS, VECS, gives=lambda a, b: a)(lambda b, x, y: list(map(b.fadd, x, y)))
-mul_n = emitted(VECS, VECS, gives=lambda a, b: a)(lambda b, x, y: list(map(b.fmul, x, y)))
+add_n = intrinsic_of(VECS, VECS, returns=lambda a, b: a)(lambda b, x, y: list(map(b.fadd, x, y)))
+mul_n = intrinsic_of(VECS, VECS, returns=lambda a, b: a)(lambda b, x, y: list(map(b.fmul, x, y)))
 
 
-@emitted(FLOATS, INDEX, INDEX, VECS, VECS, gives=lambda array, index, stride, values, sums: sums)
+@intrinsic_of(FLOATS, INDEX, INDEX, VECS, VECS, returns=lambda array, index, stride, values, sums: sums)
 def outer_n(builder: Any, data: Any, index: Any, stride: Any, values: Any, sums: Any) -> Any:
     count, result = len(values), []
     for k in range(0, len(sums), count):
-        weight = _splat_at(builder, data, further(builder, index, k // count, stride))
+        weight = _splat_at(builder, data, offset_index(builder, index, k // count, stride))
         result += [_fma(builder, weight, *pair) for pair in zip(values, sums[k : k + count], strict=True)]
     return result
 
 
-@emitted(VEC, VEC, FLOATS, INDEX, VECS, gives=lambda first, second, array, index, sums: sums)
+@intrinsic_of(VEC, VEC, FLOATS, INDEX, VECS, returns=lambda first, second, array, index, sums: sums)
 def axpy_pair(builder: Any, first: Any, second: Any, data: Any, index: Any, sums: Any) -> Any:
-    """`sums` + vector * row, lane by lane: the first half of `sums` belongs to `first`, the other to `second`."""
+    """Return `sums` + factor * row, lane by lane.
+
+    The factor is `first` for the first half of `sums`, and `second` for the other half.
+    """
     half = len(sums) // 2
-    rows = [_load(builder, data, further(builder, index, k * LANES)) for k in range(half)]
+    rows = [_load(builder, data, offset_index(builder, index, k * LANES)) for k in range(half)]
     factors = [first] * half + [second] * half
-    return [_fma(builder, *each) for each in zip(factors, rows + rows, sums, strict=True)]
+    return [_fma(builder, *triple) for triple in zip(factors, rows + rows, sums, strict=True)]
 
 
-@emitted(FLOATS, INDEX, INDEX, VECS, gives=types.void)
+@intrinsic_of(FLOATS, INDEX, INDEX, VECS, returns=types.void)
 def store_rows_n(builder: Any, data: Any, index: Any, stride: Any, values: Any) -> None:
-    """``a[i + k * stride : i + k * stride + 16] = values[k]`` for every k."""
+    """Store ``a[i + k * stride : i + k * stride + 16] = values[k]`` for every k."""
     for k, value in enumerate(values):
-        _store(builder, data, further(builder, index, k, stride), value)
+        _store(builder, data, offset_index(builder, index, k, stride), value)
 
 
-@emitted(VECS, gives=lambda values: types.UniTuple(types.UniTuple(vec, values.count // 2), 2))
+@intrinsic_of(VECS, returns=lambda values: types.UniTuple(types.UniTuple(vec, values.count // 2), 2))
 def halves(_builder: Any, values: Any) -> Any:
-    """The first half of a tuple's vectors, and the other."""
+    """Return the first and the second half of a tuple of vectors."""
     half = len(values) // 2
     return [values[:half], values[half:]]
 
 
 # --- images as bytes ------------------------------------------------------------------------------------
 
-_BYTES, _SHORTS, _WORDS = flat(types.uint8), flat(types.uint16), flat(types.uint32)
-_WHOLE = Kind(lambda a: isinstance(getattr(a, "dtype", None), types.Integer) and flat(a.dtype).fits(a))
-_WORD = Kind(lambda a: True, types.uint64)
+_BYTES, _SHORTS, _WORDS = flat_array(types.uint8), flat_array(types.uint16), flat_array(types.uint32)
+_WHOLE = Argument(
+    lambda a: isinstance(getattr(a, "dtype", None), types.Integer) and flat_array(a.dtype).fits(a)
+)
+_WORD = Argument(lambda a: True, types.uint64)
 
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-# row m: the places of the bits that are set in the byte m, ascending, then the others
+# row m: the places of the bits that are set in the byte m, ascending, then the other places
 FIRST = np.argsort(1 - _BITS, axis=1, kind="stable").astype(np.uint32).ravel()
 
 
-@emitted(_WHOLE, INDEX, _WHOLE, INDEX, INDEX, gives=types.void)
+@intrinsic_of(_WHOLE, INDEX, _WHOLE, INDEX, INDEX, returns=types.void)
 def copy_items(builder: Any, source: Any, index: Any, out: Any, at: Any, count: Any) -> None:
-    """``out[at : at + count] = source[index : index + count]``, of arrays of one type of whole numbers."""
+    """Copy ``out[at : at + count] = source[index : index + count]``, for arrays of the same integer type."""
     assert source.type == out.type
     item = source.type.pointee
-    where, to = pointer(builder, source, index, item), pointer(builder, out, at, item)
-    cgutils.raw_memcpy(builder, to, where, count, item.width // 8)
+    origin, target = pointer(builder, source, index, item), pointer(builder, out, at, item)
+    cgutils.raw_memcpy(builder, target, origin, count, item.width // 8)
 
 
-@emitted(_SHORTS, INDEX, VEC, gives=types.void)
+@intrinsic_of(_SHORTS, INDEX, VEC, returns=types.void)
 def store_shorts(builder: Any, data: Any, index: Any, values: Any) -> None:
-    """``a[i : i + 16] = values``, of a uint16 array: the lanes hold whole numbers below 2**16."""
+    """Store ``a[i : i + 16] = values`` in a uint16 array; the lanes must be whole numbers below 2**16."""
     whole = builder.fptosi(values, ir.VectorType(_I32, LANES))
     short = builder.trunc(whole, ir.VectorType(ir.IntType(16), LANES))
     builder.store(short, pointer(builder, data, index, short.type), align=2)
 
 
-@emitted(_BYTES, INDEX, gives=types.void)
+@intrinsic_of(_BYTES, INDEX, returns=types.void)
 def prefetch(builder: Any, source: Any, index: Any) -> None:
-    """Ask for the cache line of ``source[index]``, which need not exist."""
-    where = pointer(builder, source, index, _I8)
-    kinds = map(_I32, (0, 2, 1))  # to read, into the second-level cache, data
-    _call(builder, "prefetch.p0", ir.VoidType(), where, *kinds)
+    """Prefetch the cache line of ``source[index]``; the index may be out of bounds."""
+    address = pointer(builder, source, index, _I8)
+    options = map(_I32, (0, 2, 1))  # to read, into the second-level cache, data
+    _call(builder, "prefetch.p0", ir.VoidType(), address, *options)
 
 
 def _permuted(builder: Any, values: Any, places: Any) -> Any:
-    """values[places[k]] for each of eight k: one instruction with AVX2."""
+    """Write values[places[k]] for eight k: one instruction with AVX2."""
     if has_feature("avx2"):
         return _call(builder, "x86.avx2.permd", values.type, values, places)
     result = ir.Constant(values.type, ir.Undefined)
@@ -417,22 +426,22 @@ def _permuted(builder: Any, values: Any, places: Any) -> Any:
     return result
 
 
-@emitted(_BYTES, INDEX, INDEX, INDEX, _WORDS, _WORDS, INDEX, gives=types.int64)
+@intrinsic_of(_BYTES, INDEX, INDEX, INDEX, _WORDS, _WORDS, INDEX, returns=types.int64)
 def list_eight(
     builder: Any, rows: Any, index: Any, stride: Any, column: Any, first: Any, entries: Any, cursor: Any
 ) -> Any:
-    """List those of eight columns that aren't zero in both of two rows, as ``column << 16 | second << 8 | first``.
+    """List those of eight columns in which at least one of two rows is nonzero, and return their number.
 
-    The bytes are ``rows[index + k]`` and ``rows[index + stride + k]``, of columns column + k. Eight entries are
-    written at ``entries[cursor]``, of which the first ones count. Returns how many.
-    first: the table `FIRST`.
+    An entry is ``column << 16 | byte of the second row << 8 | byte of the first``. The bytes of column + k
+    are ``rows[index + k]`` and ``rows[index + stride + k]``. Eight entries are written at
+    ``entries[cursor]``, and only as many as returned are valid. first: the table `FIRST`.
     """
     eight, bytes_ = ir.VectorType(_I32, 8), ir.VectorType(_I8, 8)
-    one, two = (
-        builder.zext(builder.load(pointer(builder, rows, each, bytes_), align=1), eight)
-        for each in (index, builder.add(index, stride))
+    upper, lower = (
+        builder.zext(builder.load(pointer(builder, rows, row, bytes_), align=1), eight)
+        for row in (index, builder.add(index, stride))
     )
-    pixels = builder.or_(one, builder.shl(two, ir.Constant(eight, [8] * 8)))
+    pixels = builder.or_(upper, builder.shl(lower, ir.Constant(eight, [8] * 8)))
     zeros = ir.Constant(eight, None)
     mask = builder.bitcast(builder.icmp_unsigned("!=", pixels, zeros), _I8)
     line = builder.mul(builder.zext(mask, _I64), ir.Constant(_I64, 8))
@@ -445,24 +454,27 @@ def list_eight(
     return builder.zext(builder.ctpop(mask), _I64)
 
 
-@emitted(_BYTES, INDEX, gives=types.int64)
+@intrinsic_of(_BYTES, INDEX, returns=types.int64)
 def groups_filled(builder: Any, rows: Any, index: Any) -> Any:
-    """Which of eight groups of eight bytes, from ``rows[index]`` on, aren't all zero, as the bits of a whole number."""
+    """Return a number with a bit for each of eight groups of eight bytes, from ``rows[index]`` on.
+
+    A bit is 1 if the bytes of its group aren't all zero.
+    """
     groups = ir.VectorType(_I64, 8)
     loaded = builder.load(pointer(builder, rows, index, groups), align=1)
     filled = builder.icmp_unsigned("!=", loaded, ir.Constant(groups, None))
     return builder.zext(builder.bitcast(filled, _I8), _I64)
 
 
-first_bit = emitted(_WORD, gives=types.int64)(lambda b, bits: b.cttz(bits, _I1(1)))
-count_bits = emitted(_WORD, gives=types.int64)(lambda b, bits: b.ctpop(bits))
+first_bit = intrinsic_of(_WORD, returns=types.int64)(lambda b, bits: b.cttz(bits, _I1(1)))
+count_bits = intrinsic_of(_WORD, returns=types.int64)(lambda b, bits: b.ctpop(bits))
 
 
-@emitted(_BYTES, INDEX, INDEX, _BYTES, INDEX, INDEX, gives=types.void)
+@intrinsic_of(_BYTES, INDEX, INDEX, _BYTES, INDEX, INDEX, returns=types.void)
 def transpose_block(
     builder: Any, rows: Any, index: Any, stride: Any, out: Any, at: Any, out_stride: Any
 ) -> None:
-    """Turn a block of 16 rows by 64 bytes: ``out[at + c * out_stride + r] = rows[index + r * stride + c]``."""
+    """Transpose 16 rows of 64 bytes: ``out[at + c * out_stride + r] = rows[index + r * stride + c]``."""
     row, lane = ir.VectorType(_I8, 64), ir.VectorType(_I8, 16)
 
     def shuffle(a: Any, b: Any, order: list[int]) -> Any:
@@ -474,7 +486,7 @@ def transpose_block(
         [quarter * 16 + half + k // 2 + (k % 2) * 64 for quarter in range(4) for k in range(16)]
         for half in (0, 8)
     ]
-    places = [further(builder, index, r, stride) for r in range(16)]
+    places = [offset_index(builder, index, r, stride) for r in range(16)]
     block = [builder.load(pointer(builder, rows, place, row), align=1) for place in places]
     for _ in range(4):
         block = [shuffle(block[i], block[i + 8], order) for i in range(8) for order in halves]
@@ -482,5 +494,5 @@ def transpose_block(
     for quarter in range(4):
         for i in range(16):
             part = shuffle(block[i], undefined, [quarter * 16 + k for k in range(16)])
-            place = further(builder, at, quarter * 16 + i, out_stride)
+            place = offset_index(builder, at, quarter * 16 + i, out_stride)
             builder.store(part, pointer(builder, out, place, lane), align=1)

@@ -1,1 +1,1 @@
-"""Training: recipes, the engines that carry them out, and what is recorded on the way."""
+"""Training: recipes, the engines that carry them out, and the record of loss and accuracy."""

@@ -1,8 +1,9 @@
 """Fully connected networks of any depth, trained one at a time in plain PyTorch.
 
-The stacked engines are for the paper's shape and fast; these networks are for seeing what becomes of a verdict with
-depth, where none of that speed is needed. Recipe, initialisation and batch order are the same: with one hidden layer
-this is the network that the engines train from the same seed, up to the order of float32 sums.
+The engines train stacks of networks of the paper's shape, and are fast. These networks show how a verdict
+depends on depth, for which plain PyTorch is fast enough. Recipe, initialisation and batch order are the same:
+with one hidden layer this is the network that the engines train from the same seed, up to the order of
+float32 sums.
 """
 
 from __future__ import annotations
@@ -22,13 +23,21 @@ from nearzero.training.train import Recipe
 
 __all__ = ["deep_network", "train_deep"]
 
-ASKED_EVERY = 100  # steps between looks at whether the loss is still finite; each look waits for the device
+CHECK_EVERY = 100  # steps between checks that the loss is finite; each check synchronises with the device
 
 
 def deep_network(
     activation: str, layers: int, *, inputs: int, units: int, classes: int, seed: int = 0
 ) -> nn.Sequential:
-    """Linear, activation, `layers` times, and Linear; initialised as PyTorch does after ``torch.manual_seed(seed)``."""
+    """Return an untrained network: `layers` times Linear and activation, then Linear.
+
+    Args:
+        activation: a name in `nearzero.ACTIVATIONS`.
+        layers: the number of hidden layers.
+        inputs, units, classes: D, U of each hidden layer, and K.
+        seed: the initial weights are those that PyTorch draws after ``torch.manual_seed(seed)``; the global
+            generator isn't used.
+    """
     draws = generator(seed)
     modules: list[nn.Module] = []
     for fan_in, fan_out in pairwise([inputs, *[units] * layers]):
@@ -37,7 +46,7 @@ def deep_network(
 
 
 def _linear(draws: np.random.RandomState, fan_in: int, fan_out: int) -> nn.Linear:
-    linear = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")  # draws nothing
+    linear = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")  # uses no random numbers
     weight, bias = map(torch.from_numpy, initial_linear(draws, fan_in, fan_out))
     linear.load_state_dict({"weight": weight, "bias": bias})
     return linear
@@ -46,17 +55,17 @@ def _linear(draws: np.random.RandomState, fan_in: int, fan_out: int) -> nn.Linea
 def train_deep(
     network: nn.Sequential, examples: Examples, recipe: Recipe, *, seed: int, device: str = "cpu"
 ) -> bool:
-    """Train a network in place, by plain SGD on the mean cross-entropy of each batch; it's on the processor afterwards.
+    """Train a network in place, by plain SGD on the mean cross-entropy of each batch.
 
     Args:
-        network: as `deep_network` makes it.
+        network: a network of `deep_network`; on the processor afterwards.
         examples: the training set.
-        recipe: its learning rate, steps and batch size; nothing is measured on the way.
-        seed: of the batch order.
-        device: where to train.
+        recipe: the learning rate, steps and batch size; nothing is measured during training.
+        seed: the seed of the batch order.
+        device: the device on which to train.
 
     Returns:
-        Whether the loss stayed finite. If not, training has stopped.
+        Whether all weights are finite. Training stops early if the loss isn't.
     """
     network.to(device)
     weights = list(network.parameters())
@@ -66,14 +75,14 @@ def train_deep(
         with torch.no_grad():
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.sub_(gradient, alpha=recipe.learning_rate)
-        if step % ASKED_EVERY == 0 and not torch.isfinite(loss):
+        if step % CHECK_EVERY == 0 and not torch.isfinite(loss):
             break
     network.cpu()
     return all(bool(torch.isfinite(weight).all()) for weight in weights)
 
 
 def _batches(examples: Examples, recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batch of every step: inputs (B, D) float32, labels (B,)."""
+    """Yield the batch of every step: inputs (B, D) float32, labels (B,)."""
     count, size = len(examples), recipe.batch_size or len(examples)
     epoch = steps_per_epoch(count, size)
     order = np.arange(count)

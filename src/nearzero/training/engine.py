@@ -1,12 +1,13 @@
-"""What an engine is: something that moves a stack of runs from one step to another, and measures it on the
-way.
+"""The interface of training engines, and what all engines share.
 
-Two exist: `nearzero.training.fused` on the processor and `nearzero.training.stacked` in PyTorch, for any
-device. In float32 they differ in the order of their sums and in nothing else. What is measured when,
-checkpoints, divergence and files are the business of `nearzero.training.train`.
+An engine moves a stack of runs from one step to another, and measures it. There are two:
+`nearzero.training.fused` for the processor and `nearzero.training.stacked` in PyTorch for any device. In
+float32 they differ only in the order of their sums. `nearzero.training.train` decides what is measured when,
+and handles checkpoints, divergence and files.
 
-What both share is here, too: which examples a run sees at which step, which is a function of its seed and the step
-alone, so that a run can be taken up at any step, alone or among others; and what every engine refuses.
+Which examples a run sees at a step is a function of its seed and the step alone. So a run can be resumed at
+any step, alone or among other runs. These functions and the checks of arguments are here, since both engines
+use them.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from nearzero.networks.pixels import Pixels
 from nearzero.support.memory import memory_text
 
 __all__ = [
+    "DeferredEngine",
     "Engine",
     "Examples",
-    "Look",
-    "LooksAhead",
     "Measurement",
     "Precision",
+    "StepMeasurement",
     "check_engine",
     "check_memory",
     "epoch_order",
@@ -37,7 +38,7 @@ __all__ = [
     "steps_per_epoch",
 ]
 
-# To what the factors of products are rounded; weights and sums are float32 in each.
+# The type to which the factors of products are rounded. Weights and sums are float32 in each.
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 
@@ -54,12 +55,12 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """The stack measured on all examples of one set.
+    """Loss and correct predictions of R runs on all examples of one set.
 
     Attributes:
         loss: (R,) float64, mean cross-entropy in nats; NaN for masked runs.
-        correct: (R,) int64, examples whose greatest logit (the first of equals) is the label; 0 for masked
-            runs.
+        correct: (R,) int64, the number of examples whose greatest logit (the first of equals) is the label; 0
+            for masked runs.
     """
 
     loss: npt.NDArray[np.float64]
@@ -69,84 +70,85 @@ class Measurement:
 class Engine(Protocol):
     """Plain stochastic gradient descent, w <- w - learning_rate * gradient of the batch's mean cross-entropy.
 
-    With `batch_size` None the batch is the whole training set. `active` is (R,) bool: runs outside it are
-    masked, not removed, so that the others' arithmetic doesn't depend on them.
+    With `batch_size` None the batch is the whole training set. `active` is (R,) bool: the other runs are
+    masked, not removed, so that the arithmetic of the active runs doesn't depend on them.
     """
 
     active: npt.NDArray[np.bool_]
 
     def measure(self, which: str) -> Measurement:
-        """The current weights on all of "train" or "test"."""
+        """Measure the current weights on all examples of "train" or "test"."""
 
     def advance(self, step: int, stop: int) -> None:
         """Apply updates step, step + 1, ..., stop - 1 to every active run."""
 
     def stack(self) -> Stack:
-        """A copy of the current weights."""
+        """Return a copy of the current weights."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """The stack at one step: measured on the training set, and on the test set where that was asked for."""
+class StepMeasurement:
+    """The measurements of one step: on the training set, and on the test set or None."""
 
     train: Measurement
     test: Measurement | None
 
 
 @runtime_checkable
-class LooksAhead(Engine, Protocol):
-    """An engine whose answers take a while to arrive, so that to wait for each would leave it idle.
+class DeferredEngine(Engine, Protocol):
+    """An engine that defers measurements, since waiting for each of them would leave its device idle.
 
-    It is asked for several measurements at once, and keeps the weights at each of them until it is asked
-    again: if one of them turns out to matter, its weights are there, and training can go on from it.
+    It takes several measurements at once, and keeps the weights at each of them until the next call. So a
+    caller that finds out afterwards that one of the measured steps matters can still read the weights of that
+    step, or go on training from it.
 
     Attributes:
-        ahead: how many measurements it can be asked for at once.
+        most_deferred: the greatest number of measurements in one call.
     """
 
-    ahead: int
+    most_deferred: int
 
-    def look_ahead(self, step: int, plan: Sequence[tuple[int, bool]]) -> list[Look]:
+    def advance_and_measure(self, step: int, plan: Sequence[tuple[int, bool]]) -> list[StepMeasurement]:
         """Advance from `step` to each of the planned steps in turn, and measure there.
 
         Args:
-            step: how many updates the weights have had.
-            plan: at most `ahead` pairs: a step, and whether the test set is measured there as well.
+            step: the number of updates that the weights have had.
+            plan: at most `most_deferred` pairs of a step and whether to measure the test set there as well.
         """
 
-    def look_back(self, place: int) -> Stack:
-        """A copy of the weights at look `place` of the last plan."""
+    def stack_at(self, place: int) -> Stack:
+        """Return a copy of the weights at measurement `place` of the last plan."""
 
-    def go_back(self, place: int) -> None:
-        """Have the weights again that were at look `place` of the last plan."""
+    def restore(self, place: int) -> None:
+        """Set the weights back to those at measurement `place` of the last plan."""
 
 
-# --- which examples at which step -----------------------------------------------------------------------
+# --- the examples of each step ---------------------------------------------------------------------------
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """ceil(examples / batch_size): the last batch of an epoch may be smaller."""
+    """Return ceil(examples / batch_size): the last batch of an epoch may be smaller."""
     return -(-examples // batch_size)
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> npt.NDArray[np.int64]:
-    """The order of all examples in one epoch, (examples,): a permutation drawn from the pair (seed, epoch).
+    """Return the order of all examples in one epoch, (examples,): a permutation drawn by (seed, epoch).
 
-    Step s is batch s mod `steps_per_epoch` of epoch s div `steps_per_epoch`.
+    Step s takes batch s mod `steps_per_epoch` of epoch s div `steps_per_epoch`.
     """
     return np.random.default_rng([seed, epoch]).permutation(examples)
 
 
-# --- what every engine refuses --------------------------------------------------------------------------
+# --- checks of arguments ---------------------------------------------------------------------------------
 
 
 def check_engine(
     stack: Stack, train: Examples, test: Examples, seeds: Sequence[int], batch_size: int | None
 ) -> None:
-    """Refuse sets, seeds and batches that don't fit a stack.
+    """Check that the sets, the seeds and the batch size fit a stack.
 
     Raises:
-        InputError: with what was seen and what is needed.
+        InputError: one of them doesn't; the message says what was seen and what is needed.
     """
     inputs, classes = stack.w1.shape[2], stack.b2.shape[1]
     if len(seeds) != len(stack):
@@ -155,26 +157,31 @@ def check_engine(
         raise InputError(
             f"batch_size must be at least 1, or None for the whole training set; got {batch_size}"
         )
-    for name, each in (("training", train), ("test", test)):
-        if not len(each) or len(each.pixels) != len(each.labels):
-            raise InputError(f"the {name} set has {len(each.pixels)} images and {len(each.labels)} labels")
-        width = each.pixels.values.shape[1]
+    for name, examples in (("training", train), ("test", test)):
+        pixels, labels = examples.pixels, examples.labels
+        if not len(labels) or len(pixels) != len(labels):
+            raise InputError(f"the {name} set has {len(pixels)} images and {len(labels)} labels")
+        width = pixels.values.shape[1]
         if width != inputs:
             raise InputError(f"images of the {name} set have {width} pixels; the networks take {inputs}")
-        if each.labels.min() < 0 or each.labels.max() >= classes:
+        if labels.min() < 0 or labels.max() >= classes:
             raise InputError(
-                f"labels of the {name} set go from {each.labels.min()} to {each.labels.max()}; "
+                f"labels of the {name} set go from {labels.min()} to {labels.max()}; "
                 f"the networks have classes 0 to {classes - 1}"
             )
-    if (train.pixels.gain, train.pixels.shift) != (test.pixels.gain, test.pixels.shift):
-        raise InputError("the training and the test set must be seen through the same affine map")
+    maps = [(pixels.gain, pixels.shift) for pixels in (train.pixels, test.pixels)]
+    if maps[0] != maps[1]:
+        raise InputError(
+            "the training and the test set must have the same gain and shift of pixels; "
+            f"got {maps[0]} and {maps[1]}"
+        )
 
 
 def one_activation(stack: Stack) -> str:
-    """The activation of all of a stack's networks.
+    """Return the activation of all networks of a stack.
 
     Raises:
-        InputError: they have several.
+        InputError: the networks have different activations.
     """
     if len(set(stack.activations)) != 1:
         raise InputError(
@@ -185,13 +192,17 @@ def one_activation(stack: Stack) -> str:
 
 
 def check_memory(needed: int, allowed: int, runs: int, units: int) -> None:
-    """Refuse work that would need more bytes than it may take, however it's cut.
+    """Check that work fits in memory, when it's cut as finely as possible.
+
+    Args:
+        needed, allowed: bytes.
+        runs, units: the number of networks, and of hidden units of each; for the message.
 
     Raises:
-        InputError: with what's needed, what's allowed, and what to do.
+        InputError: more is needed than allowed.
     """
     if needed > allowed:
         raise InputError(
-            f"to train {runs:,} runs of {units:,} hidden units at least {memory_text(needed)} is needed, and "
-            f"{memory_text(allowed)} may be taken; raise NEARZERO_MEMORY, or take fewer runs or units"
+            f"training {runs:,} runs of {units:,} hidden units needs at least {memory_text(needed)} of memory, "
+            f"and {memory_text(allowed)} is allowed; raise NEARZERO_MEMORY, or take fewer runs or units"
         )

@@ -1,11 +1,15 @@
-"""From pre-activations to loss, hits and gradients: all of a step but the two products with the pixels.
+"""From pre-activations to loss, correct predictions and gradients.
 
-On a GPU these products are short work for tensor cores, and what takes time is to read and write arrays as
-large as the pre-activations, (R, n, U). So there are few of these: z, a, over which the gradient by a is written,
-and at most one more, the gradient by z. On CUDA all of it can be one kernel, which makes do with z; this module is
-what that kernel is held against, and what does the work everywhere else.
+This is all of a training step except the products with the pixels.
 
-Logits are kept as (R, K, n), classes before examples, so that neighbours in memory are neighbours in work.
+On a GPU, tensor cores compute these products quickly, and most of the time goes to reading and writing arrays
+of the size of the pre-activations, (R, n, U). So there are few of these arrays: z; a, which the gradient with
+respect to a overwrites; and at most one more, the gradient with respect to z. On CUDA a single kernel that
+only needs z can do all of this (`nearzero.training.readout_kernel`). This module is the reference for that
+kernel, and does the work wherever the kernel can't be used.
+
+Logits are (R, K, n), classes before examples, so that examples that are processed together are adjacent in
+memory.
 """
 
 from __future__ import annotations
@@ -25,12 +29,14 @@ aten = torch.ops.aten
 
 
 class Readout(NamedTuple):
-    """What some examples contribute, for each of R runs.
+    """Sums over n examples, for each of R runs.
 
     Attributes:
-        loss: (R,) float64, sum of cross-entropies in nats. correct: (R,) int64.
-        dz: (R, n, U) gradient of the summed loss by z, in z's type and layout. w2: (R, K, U), b2: (R, K)
-            float32, likewise by the second layer. None where gradients weren't asked for.
+        loss: (R,) float64 (float32 on MPS), the sum of cross-entropies in nats.
+        correct: (R,) int64, the number of correct predictions.
+        dz: (R, n, U), the gradient of the summed loss with respect to z, in z's type and layout. None, like
+            the following, if gradients weren't computed.
+        w2, b2: (R, K, U) and (R, K) float32, the gradients with respect to the second layer.
     """
 
     loss: Tensor
@@ -40,8 +46,8 @@ class Readout(NamedTuple):
     b2: Tensor | None = None
 
 
-# a = act(z), and the gradient by z from the gradient by a and z, both of which it may overwrite. These are
-# autograd's own kernels, one pass over memory each, where PyTorch has one.
+# act(z), and a function of (da, z) that returns dz and may overwrite both. Where PyTorch has a kernel for it,
+# which autograd uses too, this is one pass over memory.
 _ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     "relu": (torch.relu, lambda da, z: aten.threshold_backward(da, z, 0)),
     "abs": (torch.abs, lambda da, z: da.mul_(z.sign_())),
@@ -58,16 +64,17 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tens
 def read_out(
     activation: str, z: Tensor, labels: Tensor, w2: Tensor, b2: Tensor, *, gradients: bool
 ) -> Readout:
-    """Loss, hits and, if asked for, gradients.
+    """Return loss, correct predictions and, if wanted, gradients.
 
     Args:
-        activation: its name.
+        activation: the name of the activation.
         z: (R, n, U), float32 or bfloat16; overwritten.
         labels: (n,) for all runs, or (R, n).
-        w2: (R, K, U) in z's type. b2: (R, K) float32.
-        gradients: whether to compute them.
+        w2: (R, K, U) in z's type.
+        b2: (R, K) float32.
+        gradients: whether to compute gradients.
     """
-    act, slope = _ACTIVATIONS[activation]
+    act, backward = _ACTIVATIONS[activation]
     labels = labels.expand(len(z), -1)
     a = act(z)
     logits = product(w2, a.transpose(1, 2)).add_(b2[:, :, None])
@@ -83,4 +90,4 @@ def read_out(
     residual = residual.to(z.dtype)
     w2_gradient = product(residual, a)
     da = torch.bmm(residual.transpose(1, 2), w2, out=a)
-    return Readout(loss, correct, slope(da, z), w2_gradient, b2_gradient)
+    return Readout(loss, correct, backward(da, z), w2_gradient, b2_gradient)

@@ -1,14 +1,16 @@
-"""`nearzero.training.readout` in one kernel, for CUDA: z is read once, and its gradient written over it.
+"""`nearzero.training.readout` as one CUDA kernel: z is read once, and its gradient is written in its place.
 
-In plain PyTorch some ten passes are made over arrays as large as z, which in tf32 and bfloat16 take longer than the
-products with the pixels. Here a block of examples of one run stays in registers from z to the gradient by z, so
-two passes are left. The sums are those of `readout` in another order, which is the same each time: each program
-of a launch adds up a thousand examples, and PyTorch the programs. Blocks are as small as tensor cores allow: then
-none of the registers spill, on the cards that it was compiled for (compute capability 8.0, 9.0 and 12.0), and three
-programs share a multiprocessor, so that one can compute while another waits for memory.
+Plain PyTorch makes about ten passes over arrays of the size of z, which in tf32 and bfloat16 take longer than
+the products with the pixels. Here a block of examples of one run stays in registers from z to the gradient
+with respect to z, so there are two passes. The sums are those of `readout` in another order, which is the
+same each time: each program of a launch adds up about a thousand examples, and PyTorch adds up the programs.
+Blocks are as small as tensor cores allow. Then no registers spill on the cards for which it was compiled
+(compute capability 8.0, 9.0 and 12.0), and three programs share a multiprocessor, so that one can compute
+while another waits for memory.
 
-It is written in Triton, which comes with PyTorch for CUDA; importing this module without it is an ImportError. It
-knows activations of two straight pieces, act(z) = z above 0 and s z below: ReLU, Abs and leaky ReLU.
+The kernel is written in Triton, which comes with PyTorch for CUDA; without it, importing this module raises
+an ImportError. It supports activations of two linear pieces, act(z) = z above 0 and s z below: ReLU, Abs and
+leaky ReLU.
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ __all__ = ["fits", "read_out_fused"]
 
 BELOW = {"relu": 0.0, "leaky_relu": 0.01, "abs": -1.0}  # s
 ROWS = 16  # examples in a block
-BLOCKS = 64  # that a program adds up
-MOST_UNITS, MOST_CLASSES = 256, 32  # more would leave no registers
+BLOCKS = 64  # blocks that a program adds up
+MOST_UNITS, MOST_CLASSES = 256, 32  # more would need more registers than there are
 
 
 def fits(activation: str, units: int, classes: int) -> bool:
-    """Whether the kernel can be used for such networks."""
+    """Return whether the kernel supports networks of this activation and these sizes."""
     return activation in BELOW and units <= MOST_UNITS and classes <= MOST_CLASSES
 
 
 @triton.jit  # type: ignore[misc, untyped-decorator, unused-ignore]
 def _product(a, b, widen: tl.constexpr):  # type: ignore[no-untyped-def]
-    """a b as float32; widened factors are for Triton's interpreter, which takes bfloat16 for whole numbers."""
+    """Return a b as float32. `widen` is for Triton's interpreter, which reads bfloat16 as whole numbers."""
     if widen:
         return tl.dot(a.to(tl.float32), b.to(tl.float32))
     return tl.dot(a, b, input_precision="tf32")
@@ -66,14 +68,20 @@ def _kernel(  # type: ignore[no-untyped-def]
     outputs: tl.constexpr,
     widen: tl.constexpr,
 ):
-    """Program (p, r): examples p * blocks * rows ... of run r. columns, outputs: U and K as powers of 2, masked."""
+    """Process `blocks` blocks of `rows` examples of one run.
+
+    Program (p, r) begins at example p * blocks * rows of run r. The arguments that end in `_at` are addresses
+    of arrays, those that end in `_run` and `_row` their strides. Loss, correct predictions and gradients of
+    w2 and b2 are written as one partial sum per program, dz in the place of z.
+    columns, outputs: U and K rounded up to powers of 2; what is beyond U and K is masked.
+    """
     run, part = tl.program_id(1), tl.program_id(0)
     program = run * tl.num_programs(0) + part
     u, k = tl.arange(0, columns), tl.arange(0, outputs)
-    unit, known = (u < units)[None, :], (k < classes)
-    w2_mask = known[:, None] & unit
+    unit, output = (u < units)[None, :], (k < classes)
+    w2_mask = output[:, None] & unit
     w2 = tl.load(w2_at + (run * classes + k[:, None]) * units + u[None, :], mask=w2_mask, other=0.0)
-    b2 = tl.load(b2_at + run * b2_run + k, mask=known, other=-float("inf"))
+    b2 = tl.load(b2_at + run * b2_run + k, mask=output, other=-float("inf"))
     loss = tl.zeros((rows,), tl.float64)
     correct = tl.zeros((rows,), tl.int32)
     w2_gradient = tl.zeros((outputs, columns), tl.float32)
@@ -88,15 +96,15 @@ def _kernel(  # type: ignore[no-untyped-def]
         logits = _product(a, tl.trans(w2), widen) + b2[None, :]
         label = tl.load(labels_at + run * labels_run + row, mask=inside, other=0)
         top = tl.max(logits, 1)
-        grown = tl.exp(logits - top[:, None])
-        total = tl.sum(grown, 1)
-        hit = k[None, :] == label[:, None]
-        lost = top + tl.log(total) - tl.sum(tl.where(hit, logits, 0.0), 1)
-        loss += tl.where(inside, lost, 0.0).to(tl.float64)
+        powers = tl.exp(logits - top[:, None])
+        total = tl.sum(powers, 1)
+        is_label = k[None, :] == label[:, None]
+        entropy = top + tl.log(total) - tl.sum(tl.where(is_label, logits, 0.0), 1)
+        loss += tl.where(inside, entropy, 0.0).to(tl.float64)
         first = tl.min(tl.where(logits == top[:, None], k[None, :], outputs), 1)
         correct += (inside & (first == label)).to(tl.int32)
         if gradients:
-            residual = tl.where(inside[:, None], grown / total[:, None] - hit.to(tl.float32), 0.0)
+            residual = tl.where(inside[:, None], powers / total[:, None] - is_label.to(tl.float32), 0.0)
             b2_gradient += tl.sum(residual, 0)
             factor = residual.to(z.dtype)
             w2_gradient += _product(tl.trans(factor), a, widen)
@@ -114,7 +122,7 @@ def _kernel(  # type: ignore[no-untyped-def]
 def read_out_fused(
     activation: str, z: Tensor, labels: Tensor, w2: Tensor, b2: Tensor, *, gradients: bool
 ) -> Readout:
-    """As `readout.read_out`; float32 factors are rounded as tf32's are."""
+    """Return what `readout.read_out` returns, with float32 factors rounded to tf32; write dz over z."""
     runs, examples, units = z.shape
     classes = b2.shape[1]
     columns, outputs = (max(16, triton.next_power_of_2(size)) for size in (units, classes))
@@ -126,11 +134,11 @@ def read_out_fused(
     w2_gradient = z.new_empty((*sums, outputs, columns), dtype=torch.float32)
     b2_gradient = z.new_empty((*sums, outputs), dtype=torch.float32)
     assert z.stride(2) == labels.stride(1) == b2.stride(1) == 1
-    given, results = (z, labels, w2.contiguous(), b2), (loss, correct, w2_gradient, b2_gradient)
+    arguments, results = (z, labels, w2.contiguous(), b2), (loss, correct, w2_gradient, b2_gradient)
     strides = z.stride(0), z.stride(1), labels.stride(0), b2.stride(0)
     with torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
         _kernel[(parts, runs)](
-            *given,
+            *arguments,
             *results,
             *(examples, units, classes),
             *strides,

@@ -1,18 +1,21 @@
 """The engine in PyTorch, for any device: all runs in a few large products.
 
-The gradients of a two-layer network are written out by hand, so no graph is kept. The processor's own engine
-is `nearzero.training.fused`; this one serves CUDA, and on the CPU it is the same mathematics by another road.
+The gradients of a two-layer network are written out explicitly, so there is no autograd graph. The processor
+has an engine of its own, `nearzero.training.fused`. This one is meant for CUDA; on the CPU it does the same
+mathematics with other operations.
 
-Where the time of a full-batch step goes, for the paper's study (20 runs of 128 units, 60,000 examples) on a
-card like the H100. The products are 2 x 2 * 60,000 * 784 * 2,560 = 0.48e12 operations: 10 ms in float32 at 50e12
-a second, under 2 ms in tf32, under 1 ms in bfloat16 (`products`). All else is memory: one pass over an array as
-large as z is 0.6 GB, or 0.3 GB in bfloat16, so 0.2 or 0.1 ms at 3 TB/s; about ten are made (`readout`). About
-80 kernels are launched, which takes the host some 0.5 ms while the device works at those before; so to capture
-them as a graph would gain nothing, as long as the host never waits. It waits once in `ahead` measurements.
+Time of a full-batch step, for the paper's study (20 runs of 128 units, 60,000 examples) on a card like the
+H100: The products are 2 x 2 * 60,000 * 784 * 2,560 = 0.48e12 operations: 10 ms in float32 at 50e12 per
+second, under 2 ms in tf32, under 1 ms in bfloat16 (`products`). The rest is memory traffic: one pass over an
+array of the size of z is 0.6 GB, or 0.3 GB in bfloat16, which takes 0.2 or 0.1 ms at 3 TB/s; there are about
+ten passes (`readout`). About 80 kernels are launched. This takes the host about 0.5 ms, while the device
+executes the kernels before them. So capturing them as a CUDA graph would save no time, as long as the host
+doesn't wait. It waits once per `most_deferred` measurements.
 
-How far runs are independent: on the CPU they are taken one at a time, so run k alone is run k among twenty,
-bit for bit. On other devices all runs share each product, and libraries choose the order of its sums by its
-size: run k then agrees with run k alone to rounding, which training carries on as it would any other.
+Independence of runs: on the CPU they are processed one at a time, so run k trained alone equals run k among
+twenty, bit for bit. On other devices all runs share each product, and libraries choose the order of its
+sums by its size. Run k then equals run k trained alone up to rounding, which grows in training as any
+other rounding does.
 """
 
 from __future__ import annotations
@@ -31,23 +34,28 @@ from torch import Tensor
 from nearzero.networks import Stack
 from nearzero.support.memory import memory_limit
 from nearzero.training import engine
-from nearzero.training.engine import Examples, Look, Measurement, Precision
+from nearzero.training.engine import Examples, Measurement, Precision, StepMeasurement
 from nearzero.training.products import first_layer, pixel_columns, product, products_in
 from nearzero.training.readout import Readout, read_out
 
-__all__ = ["StackedEngine", "agree", "reader_for", "room_for"]
+__all__ = ["StackedEngine", "agree", "choose_readout", "fit_to_memory"]
 
-SHARE = 0.7  # of a GPU's free memory
-MOST_AHEAD = 32  # looks at once: with these, the wait for an answer is long past noticing
-CPU_CHUNK = 4096  # examples; there more gain nothing
-LEAST_CHUNK = 64
+GPU_SHARE = 0.7  # the share of a GPU's free memory that is used
+MOST_DEFERRED = 32  # measurements at once: enough to make the time of waiting negligible
+CPU_CHUNK = 4096  # examples; larger chunks aren't faster on the CPU
+LEAST_CHUNK = 64  # examples
 
 Reader = Callable[..., Readout]  # `read_out` for one activation
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The arrays of all runs, as views of one array with a row for each run: (R, U D + U + K U + K) float32."""
+    """The weights of R runs, or their gradients, as views of one array with a row for each run.
+
+    Attributes:
+        flat: (R, U D + U + K U + K) float32, the array.
+        w1, b1, w2, b2: views of (R, U, D), (R, U), (R, K, U) and (R, K).
+    """
 
     flat: Tensor
     w1: Tensor
@@ -57,25 +65,25 @@ class _Rows:
 
     @classmethod
     def over(cls, flat: Tensor, units: int, inputs: int, classes: int) -> _Rows:
-        """Views of an array that is there."""
+        """Return the views of an array."""
         shapes = (units, inputs), (units,), (classes, units), (classes,)
         parts = torch.split(flat, [math.prod(shape) for shape in shapes], dim=1)
         w1, b1, w2, b2 = (part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
         return cls(flat, w1, b1, w2, b2)
 
     def like(self, flat: Tensor) -> _Rows:
-        """The same views of another array."""
+        """Return the same views of another array."""
         _, units, inputs = self.w1.shape
         return _Rows.over(flat, units, inputs, self.b2.shape[1])
 
     def of(self, group: slice) -> _Rows:
-        """Some of the runs."""
+        """Return the views for some of the runs."""
         return self.like(self.flat[group])
 
 
 @dataclass(frozen=True, eq=False)
 class _OnDevice:
-    """A set of examples: columns (N, width) as `products` has them, labels (N,)."""
+    """A set of examples on the device: columns (N, width) of `pixel_columns`, labels (N,)."""
 
     columns: Tensor
     labels: Tensor
@@ -87,23 +95,25 @@ class _OnDevice:
 
 
 class StackedEngine:
-    """Stochastic gradient descent on a stack of runs; see `nearzero.training.engine.LooksAhead`.
+    """Stochastic gradient descent on a stack of runs; see `nearzero.training.engine.DeferredEngine`.
 
     Args:
         stack: the weights to begin with; copied.
-        train, test: the sets of examples, seen through the same affine map.
+        train, test: the sets of examples, with the same gain and shift of pixels.
         seeds: one for each run, for the order of its examples.
         learning_rate: w <- w - learning_rate * gradient of the batch's mean cross-entropy.
-        batch_size: examples in a batch; None is the whole training set.
+        batch_size: examples in a batch; None stands for the whole training set.
         device: "cpu", "cuda", "cuda:1", "mps", ...
-        precision: of products, see `nearzero.training.products`; tf32 is float32 on all devices but CUDA.
-        kernel: whether one kernel may do the second layer, where it can (`nearzero.training.readout_kernel`).
+        precision: the precision of products, see `nearzero.training.products`; tf32 is float32 on all devices
+            but CUDA.
+        kernel: whether to compute the second layer in one kernel if possible
+            (`nearzero.training.readout_kernel`).
 
     Attributes:
-        kernel: whether it does.
+        kernel: whether the second layer is computed in one kernel.
 
     Raises:
-        InputError: sets or seeds that don't fit the stack, or too little memory.
+        InputError: the sets or seeds don't fit the stack, or the memory is too small.
     """
 
     def __init__(
@@ -129,85 +139,95 @@ class StackedEngine:
         runs, units, inputs = stack.w1.shape
         shape = runs, units, stack.b2.shape[1]
         self._weights = _Rows.over(flat, units, inputs, shape[2])
-        sets = {"train": train, "test": test}
-        self._sets = {name: _OnDevice.of(each, self._device, self._factor) for name, each in sets.items()}
+        self._sets = {
+            name: _OnDevice.of(examples, self._device, self._factor)
+            for name, examples in (("train", train), ("test", test))
+        }
         self._seeds, self._rate, self._batch = list(seeds), learning_rate, batch_size
         self._epoch: tuple[int, Tensor] | None = None
         self._gradient: _Rows | None = None
-        self._gradient_of = np.zeros(runs, dtype=np.bool_)  # runs whose gradient it has
-        self._kept: list[Tensor] = []
+        self._gradient_of = np.zeros(runs, dtype=np.bool_)  # the runs whose gradient is in _gradient
+        self._kept: list[Tensor] = []  # the weights at each measurement of the last plan
         self.active = np.ones(runs, dtype=np.bool_)
+        # active on the host, and the same on the device
         self._mask = self.active.copy(), torch.ones(runs, dtype=torch.bool, device=self._device)
         with torch.no_grad(), products_in(precision):
             like = flat.new_empty(0, dtype=self._factor)
-            self._reader = reader_for(
+            self._reader = choose_readout(
                 self._activation, like, shape, rounded=kernel and precision != "float32"
             )
         self.kernel = self._reader.func is not read_out
-        held, size = sum(each.columns.nbytes for each in self._sets.values()), self._factor.itemsize
-        self._chunk, self.ahead = room_for(self._device, shape, weights=flat.nbytes, sets=held, factor=size)
+        sets_size = sum(data.columns.nbytes for data in self._sets.values())
+        self._chunk, self.most_deferred = fit_to_memory(
+            self._device, shape, weights=flat.nbytes, sets=sets_size, factor=self._factor.itemsize
+        )
 
-    # --- what an engine does -----------------------------------------------------------------------------
+    # --- the interface of an engine ----------------------------------------------------------------------
 
     def measure(self, which: str) -> Measurement:
-        """The current weights on all of "train" or "test"; a full batch's gradients are kept for the update."""
+        """Measure the current weights on "train" or "test"; keep a full batch's gradients for the update."""
         with torch.no_grad(), products_in(self._precision):
-            return self._measurement(which, self._marks(which).cpu().numpy())
+            return self._measurement(which, self._totals(which).cpu().numpy())
 
     def advance(self, step: int, stop: int) -> None:
         """Apply updates step, step + 1, ..., stop - 1 to every active run."""
         with torch.no_grad(), products_in(self._precision):
             self._advance(step, stop)
 
-    def look_ahead(self, step: int, plan: Sequence[tuple[int, bool]]) -> list[Look]:
-        """Advance from `step` to each of the planned steps, and measure; the device is waited for at the end."""
-        marks, self._kept = [], []
+    def advance_and_measure(self, step: int, plan: Sequence[tuple[int, bool]]) -> list[StepMeasurement]:
+        """Advance from `step` to each of the planned steps, and measure; synchronise once, at the end."""
+        totals, self._kept = [], []
         with torch.no_grad(), products_in(self._precision):
             for stop, tested in plan:
                 self._advance(step, stop)
                 step = stop
-                marks += [self._marks(which) for which in ("train", "test")[: 1 + tested]]
+                totals += [self._totals(which) for which in ("train", "test")[: 1 + tested]]
                 self._kept.append(self._weights.flat.clone())
-            numbers = iter(torch.stack(marks).cpu().numpy())
+            on_host = iter(torch.stack(totals).cpu().numpy())
 
         def measured(which: str) -> Measurement:
-            return self._measurement(which, next(numbers))
+            return self._measurement(which, next(on_host))
 
-        return [Look(measured("train"), measured("test") if tested else None) for _, tested in plan]
+        return [
+            StepMeasurement(measured("train"), measured("test") if tested else None) for _, tested in plan
+        ]
 
-    def look_back(self, place: int) -> Stack:
-        """A copy of the weights at look `place` of the last plan."""
+    def stack_at(self, place: int) -> Stack:
+        """Return a copy of the weights at measurement `place` of the last plan."""
         return self._as_stack(self._kept[place])
 
-    def go_back(self, place: int) -> None:
-        """Have the weights again that were at look `place` of the last plan."""
+    def restore(self, place: int) -> None:
+        """Set the weights back to those at measurement `place` of the last plan."""
         self._weights.flat.copy_(self._kept[place])
         self._gradient = None
 
     def stack(self) -> Stack:
-        """A copy of the current weights."""
+        """Return a copy of the current weights."""
         return self._as_stack(self._weights.flat)
 
     def _as_stack(self, flat: Tensor) -> Stack:
         rows = self._weights.like(flat.cpu())
-        w1, b1, w2, b2 = (each.numpy().copy() for each in (rows.w1, rows.b1, rows.w2, rows.b2))
+        w1, b1, w2, b2 = (array.numpy().copy() for array in (rows.w1, rows.b1, rows.w2, rows.b2))
         return Stack(w1, b1, w2, b2, (self._activation,) * len(w1))
 
     # --- measurements ------------------------------------------------------------------------------------
 
-    def _marks(self, which: str) -> Tensor:
-        """(3, R) on the device: sum of losses, correct predictions, whether every weight is a number."""
+    def _totals(self, which: str) -> Tensor:
+        """Return (3, R) on the device: sum of losses, correct predictions, whether weights are finite."""
         loss, correct = self._pass(which, gradients=which == "train" and self._batch is None)
         return torch.stack([loss, correct.to(loss), self._weights.flat.isfinite().all(1).to(loss)])
 
-    def _measurement(self, which: str, marks: npt.NDArray[np.floating]) -> Measurement:
-        """What marks say of the active runs."""
-        loss = marks[0].astype(np.float64) / len(self._sets[which].labels)
-        correct = np.where(self.active, marks[1], 0).astype(np.int64)
-        return Measurement(np.where(self.active & (marks[2] != 0), loss, np.nan), correct)
+    def _measurement(self, which: str, totals: npt.NDArray[np.floating]) -> Measurement:
+        """Return the measurement of the active runs, given the totals of all."""
+        loss = totals[0].astype(np.float64) / len(self._sets[which].labels)
+        correct = np.where(self.active, totals[1], 0).astype(np.int64)
+        return Measurement(np.where(self.active & (totals[2] != 0), loss, np.nan), correct)
 
     def _pass(self, which: str, *, gradients: bool) -> tuple[Tensor, Tensor]:
-        """(R,) sum of losses and number of correct predictions over a whole set; keeps gradients if asked."""
+        """Return the sum of losses and the number of correct predictions over a whole set, (R,) each.
+
+        If `gradients`, keep the gradients in `_gradient`.
+        """
         data, runs = self._sets[which], len(self.active)
         exact = torch.float32 if self._device.type == "mps" else torch.float64
         loss = torch.zeros(runs, dtype=exact, device=self._device)
@@ -222,12 +242,12 @@ class StackedEngine:
             for first in range(0, len(data.labels), size):
                 rows = slice(first, first + size)
                 x, labels = data.columns[rows], data.labels[rows]
-                found = self._read_out(factors, x, labels, gradients=gradients)
-                loss[group] += found.loss
-                correct[group] += found.correct
+                readout = self._read_out(factors, x, labels, gradients=gradients)
+                loss[group] += readout.loss
+                correct[group] += readout.correct
                 if gradients:
                     assert self._gradient is not None
-                    self._add(self._gradient.of(group), found, x)
+                    self._add(self._gradient.of(group), readout, x)
         return loss, correct
 
     # --- updates -----------------------------------------------------------------------------------------
@@ -246,7 +266,7 @@ class StackedEngine:
             self._gradient = None
 
     def _batch_gradient(self, group: slice, step: int) -> tuple[_Rows, int]:
-        """Gradient of one group's mini-batch, and its size."""
+        """Return the gradient of one group's mini-batch, and the size of the batch."""
         assert self._batch is not None
         data = self._sets["train"]
         epoch, place = divmod(step, engine.steps_per_epoch(len(data.labels), self._batch))
@@ -260,8 +280,8 @@ class StackedEngine:
         return gradient, rows.shape[1]
 
     def _update(self, group: slice, gradient: _Rows, examples: int) -> None:
-        """w <- w - rate * gradient / examples, for the active runs of a group."""
-        # seldom: the device's copy would have to be waited for
+        """Update the active runs of a group: w <- w - rate * gradient / examples."""
+        # copied only if it has changed, which is rare, because copying synchronises with the device
         if not np.array_equal(self._mask[0], self.active):
             host = self.active.copy()
             self._mask = host, torch.from_numpy(host).to(self._device)
@@ -273,13 +293,13 @@ class StackedEngine:
 
     @property
     def _groups(self) -> list[slice]:
-        """The runs that share products: all of them, or on the CPU each active one by itself."""
+        """The runs that share products: all runs, or on the CPU each active run separately."""
         if self._device.type != "cpu":
             return [slice(0, len(self.active))] if self.active.any() else []
         return [slice(run, run + 1) for run in np.flatnonzero(self.active).tolist()]
 
     def _factors(self, group: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Both layers of a group as factors of products: (R, U, width), (R, K, U); and b2 (R, K)."""
+        """Return the layers of a group as factors of products, (R, U, width) and (R, K, U); and b2 (R, K)."""
         rows = self._weights.of(group)
         w1 = first_layer(rows.w1, rows.b1, *self._affine, self._factor)
         return w1, rows.w2.to(self._factor, copy=True), rows.b2
@@ -287,7 +307,10 @@ class StackedEngine:
     def _read_out(
         self, factors: tuple[Tensor, Tensor, Tensor], x: Tensor, labels: Tensor, *, gradients: bool
     ) -> Readout:
-        """Forward, and back to z. x: (n, width) for all runs of the group, or (R, n, width)."""
+        """Return loss, correct predictions and, if wanted, gradients with respect to z, w2 and b2.
+
+        x: (n, width) for all runs of the group, or (R, n, width).
+        """
         w1, w2, b2 = factors
         if x.ndim == 2:
             z = torch.mm(x, w1.flatten(0, 1).T).view(-1, *w1.shape[:2]).transpose(0, 1)
@@ -295,12 +318,12 @@ class StackedEngine:
             z = torch.bmm(x, w1.transpose(1, 2))
         return self._reader(z, labels, w2, b2, gradients=gradients)
 
-    def _add(self, gradient: _Rows, found: Readout, x: Tensor) -> None:
-        """Add what some examples contribute to the gradient of a group."""
-        dz, (gain, shift), inputs = found.dz, self._affine, gradient.w1.shape[2]
+    def _add(self, gradient: _Rows, readout: Readout, x: Tensor) -> None:
+        """Add the gradients of some examples to the gradient of a group."""
+        dz, (gain, shift), inputs = readout.dz, self._affine, gradient.w1.shape[2]
         assert dz is not None
-        assert found.w2 is not None
-        assert found.b2 is not None
+        assert readout.w2 is not None
+        assert readout.b2 is not None
         if x.ndim == 2:
             first = product(dz.transpose(0, 1).flatten(1).T, x).view(*dz.shape[::2], -1)
         else:
@@ -310,23 +333,23 @@ class StackedEngine:
         if shift != 0:
             gradient.w1.add_(bias[:, :, None], alpha=shift)
         gradient.b1.add_(bias)
-        gradient.w2.add_(found.w2)
-        gradient.b2.add_(found.b2)
+        gradient.w2.add_(readout.w2)
+        gradient.b2.add_(readout.b2)
 
 
-# --- one kernel or plain PyTorch ------------------------------------------------------------------------
+# --- the second layer: one kernel or plain PyTorch -------------------------------------------------------
 
 
-def reader_for(
+def choose_readout(
     activation: str, like: Tensor, shape: tuple[int, int, int], *, rounded: bool
 ) -> partial[Readout]:
-    """One kernel where it can be had, else `read_out`.
+    """Return the readout as one kernel if that works, else `read_out`.
 
-    The kernel rounds, so it isn't for float32. It needs CUDA, Triton, a compiler for C, and one of the activations
-    and sizes that it knows; whether it works here is seen by trying it.
+    The kernel rounds, so it isn't used for float32. It needs CUDA, Triton, a C compiler, and an activation
+    and sizes that it supports. A trial run shows whether it works.
 
     Args:
-        activation: its name.
+        activation: the name of the activation.
         like: any tensor of z's device and type.
         shape: (runs, units, classes) of the stack.
         rounded: whether factors of products are rounded.
@@ -342,8 +365,8 @@ def reader_for(
     return fused if fits(activation, *shape[1:]) and agree(fused, plain, like, shape) else plain
 
 
-def agree(one: Reader, other: Reader, like: Tensor, shape: tuple[int, int, int]) -> bool:
-    """Whether both readers work, and give the same to rounding, on made-up examples laid out as a full batch is."""
+def agree(first: Reader, second: Reader, like: Tensor, shape: tuple[int, int, int]) -> bool:
+    """Return whether both readers work and agree up to rounding, on random examples of a full batch."""
     runs, units, classes = shape
     draw = torch.Generator().manual_seed(0)
     z = torch.randn(160, runs * units, generator=draw).to(like)
@@ -351,64 +374,67 @@ def agree(one: Reader, other: Reader, like: Tensor, shape: tuple[int, int, int])
     b2 = torch.randn(runs, classes, generator=draw).to(like.device)
     labels = torch.randint(classes, (160,), generator=draw).to(like.device)
 
-    def tried(reader: Reader, gradients: bool) -> Readout:
+    def readout(reader: Reader, gradients: bool) -> Readout:
         block = z.clone().view(-1, runs, units).transpose(0, 1)
         return reader(block, labels, w2, b2, gradients=gradients)
 
     try:
-        for asked in (True, False):
-            (loss, correct, *rest), (loss_, correct_, *rest_) = tried(one, asked), tried(other, asked)
-            if (correct - correct_).abs().sum() > 0.02 * runs * len(labels):  # near-ties may fall either way
+        for gradients in (True, False):
+            one, other = readout(first, gradients), readout(second, gradients)
+            # of equal logits up to rounding, either may be the greatest
+            if (one.correct - other.correct).abs().sum() > 0.02 * runs * len(labels):
                 return False
-            pairs = zip((loss, *rest), (loss_, *rest_), strict=True)
-            found = [(a.double(), b.double()) for a, b in pairs if a is not None and b is not None]
-            if not all((a - b).norm() <= 0.02 * b.norm() for a, b in found):
+            pairs = zip((one.loss, *one[2:]), (other.loss, *other[2:]), strict=True)
+            sums = [(a.double(), b.double()) for a, b in pairs if a is not None and b is not None]
+            if not all((a - b).norm() <= 0.02 * b.norm() for a, b in sums):
                 return False
-    except Exception:  # whatever a compiler, its absence or a driver may raise: there's another way
+    except Exception:  # of a compiler, a driver or a missing tool: `read_out` works without them
         return False
     return True
 
 
-# --- how much is in memory at the same time --------------------------------------------------------------
+# --- sizes that fit in memory ----------------------------------------------------------------------------
 
 
-def room_for(
+def fit_to_memory(
     device: torch.device, shape: tuple[int, int, int], *, weights: int, sets: int, factor: int
 ) -> tuple[int, int]:
-    """Return what fits on a device where the sets of examples, and the weights once, already are.
+    """Return the sizes that fit on a device that holds the sets of examples, and the weights once, already.
 
-    On the processor, and wherever `NEARZERO_MEMORY` is set, that setting is what all of it may take. Otherwise a
-    GPU's memory is its own: a share of what's free there, since nobody else is likely to be at work on it.
+    On the processor, and if `NEARZERO_MEMORY` is set, the limit of `nearzero.support.memory` applies to all
+    memory of the engine. Otherwise the engine may take a share of the GPU's free memory, since other
+    processes rarely use it.
 
     Args:
-        device: where the work is done.
+        device: the device.
         shape: (runs, units, classes) of the stack.
         weights: bytes of the weights of all runs.
         sets: bytes of the examples.
         factor: bytes of a number as a factor of products.
 
     Returns:
-        How many examples of a whole set are in work at the same time; how many looks are taken at once, the weights of
-        each of which are kept.
+        The number of examples of a whole set that are processed at the same time, and the number of
+        measurements at once, since the weights at each of them are kept.
 
     Raises:
-        InputError: not even a few examples would fit.
+        InputError: the memory is too small even for a few examples.
     """
     runs, units, classes = shape
     shared = 1 if device.type == "cpu" else runs  # runs that go through a product together
-    # z, a and one more as large for activations whose slope has no kernel in place; logits and what's made of them
+    # three arrays of z's size: z, a, and dz if the activation's backward pass isn't in place; logits and
+    # their gradients
     example = shared * (3 * factor * units + 40 * classes)
     if device.type == "cuda" and "NEARZERO_MEMORY" not in os.environ:
         card = torch.cuda.current_device() if device.index is None else device.index
         free = torch.cuda.mem_get_info(card)[0]
         free += torch.cuda.memory_reserved(card) - torch.cuda.memory_allocated(card)  # PyTorch's cache
-        allowed, taken = int(SHARE * free), 0
+        allowed, needed = int(GPU_SHARE * free), 0
     else:
-        allowed, taken = memory_limit(), sets + weights
-    taken += 3 * weights  # gradients, the weights as factors, the weights a step on
-    engine.check_memory(taken + weights + LEAST_CHUNK * example, allowed, runs, units)
-    left = allowed - taken
-    ahead = min(MOST_AHEAD, max(1, left // 4 // weights))
-    chunk = max(LEAST_CHUNK, (left - ahead * weights) // example)
+        allowed, needed = memory_limit(), sets + weights
+    needed += 3 * weights  # gradients, the weights as factors, the updated weights
+    engine.check_memory(needed + weights + LEAST_CHUNK * example, allowed, runs, units)
+    left = allowed - needed
+    deferred = min(MOST_DEFERRED, max(1, left // 4 // weights))
+    chunk = max(LEAST_CHUNK, (left - deferred * weights) // example)
     most = CPU_CHUNK if device.type == "cpu" else (2**31 - 1) // (shared * units)  # indices of 32 bits
-    return min(chunk, max(LEAST_CHUNK, most)), ahead
+    return min(chunk, max(LEAST_CHUNK, most)), deferred

@@ -1,13 +1,12 @@
-"""Training as a sequence of measurements: recipes, what is recorded when, checkpoints, and runs that diverge.
+"""Training as a sequence of measurements: recipes, history, checkpoints, and runs that diverge.
 
-The engine moves the weights; this module decides when to stop and look. It writes no files: what must outlive
-the process is handed to the caller through two functions, so that a study can be interrupted anywhere and go
-on.
+The engine moves the weights; this module decides when to measure. It writes no files: the caller gets
+checkpoints and progress through two functions, so that a study can be interrupted at any time and resumed.
 
-To look is to wait for the engine, and an engine on a GPU mustn't be waited for at each step. It is asked for a
-stretch of looks at once (`LooksAhead`), as if nothing would happen on the way; and since almost always nothing
-does, that is almost always right. Where a threshold was reached, the engine still has the weights of that step;
-where a run diverged, training goes back to that step. So the results are those of looking at each step alone.
+Each measurement synchronises with the device, and a GPU would be idle if that happened at each step. So a
+`DeferredEngine` takes several measurements at once, under the assumption that no run diverges in between,
+which is almost always true. If a run reached a threshold, the engine still has the weights of that step. If a
+run diverged, training goes back to that step. So the results are the same as with one measurement at a time.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.networks import Stack, TwoLayer
-from nearzero.training.engine import Engine, Look, LooksAhead
+from nearzero.training.engine import DeferredEngine, Engine, StepMeasurement
 
 __all__ = ["History", "Progress", "Recipe", "train"]
 
 NEVER = -1
-CHUNK_SECONDS = 2.0  # about how long the engine runs before the caller is asked whether to save
-MOST_UPDATES = 1 << 20  # at a time, however fast they are
+CHUNK_SECONDS = 2.0  # approximate time that the engine runs between two chances to save
+MOST_UPDATES = 1 << 20  # in one call of the engine
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,15 @@ class Recipe:
 
     Attributes:
         learning_rate: w <- w - learning_rate * gradient.
-        steps: how many updates.
-        batch_size: examples in a batch; None is the whole training set.
+        steps: the number of updates.
+        batch_size: examples in a batch; None stands for the whole training set.
         evaluate_every: the stack is measured on the whole training set at steps 0, evaluate_every, 2
-            evaluate_every, ..., at the last step, and at 10, 100, ... below evaluate_every, where training
-            moves fast.
-        test_every: and on the whole test set at step 0, at multiples of this, and at the last step.
-        thresholds: train accuracies in percent; the first measurement at or above one of them is a
-            checkpoint.
+            evaluate_every, ..., at the last step, and at 10, 100, ... below evaluate_every, since loss
+            changes fast at the beginning.
+        test_every: of these steps, the test set is measured at step 0, at multiples of test_every, and at the
+            last step.
+        thresholds: train accuracies in percent; a checkpoint is made at the first measurement at or above one
+            of them.
     """
 
     learning_rate: float = 0.001
@@ -56,26 +56,27 @@ class Recipe:
 
     @property
     def schedule(self) -> tuple[int, ...]:
-        """The steps at which the stack is measured; step s is after s updates."""
+        """The steps at which the stack is measured, ascending; step s is after s updates."""
         regular = range(0, self.steps + 1, self.evaluate_every)
         before = min(self.evaluate_every, self.steps)
         early = takewhile(lambda step: step < before, (10**k for k in count(1)))
         return tuple(sorted({*regular, *early, self.steps}))
 
     def tests_at(self, step: int) -> bool:
-        """Whether the test set is measured at a step of the schedule."""
+        """Return whether the test set is measured at a step of the schedule."""
         return step % self.test_every == 0 or step == self.steps
 
 
 @dataclass(eq=False)
 class History:
-    """What was measured, for R runs at the S steps of the recipe's schedule; NaN where nothing was.
+    """The measurements of R runs at the S steps of the recipe's schedule; NaN where there are none.
 
     Attributes:
         loss, train_accuracy: (R, S) on the whole training set; mean cross-entropy in nats, and 0 to 1.
         test_accuracy: (R, S) on the whole test set, 0 to 1.
-        checkpoint_step: (R, T) the step whose train accuracy first reached each threshold; -1 is never.
-        diverged_at: (R,) the step at which the loss was no longer a finite number; -1 is never.
+        checkpoint_step: (R, T) the first step whose train accuracy reached each threshold; -1 stands for
+            never.
+        diverged_at: (R,) the first step at which the loss wasn't finite; -1 stands for never.
     """
 
     loss: npt.NDArray[np.float64]
@@ -86,29 +87,29 @@ class History:
 
     @classmethod
     def empty(cls, runs: int, recipe: Recipe) -> History:
-        """Nothing measured yet."""
+        """Return a history of a number of runs without measurements."""
         loss, train, test = (np.full((runs, len(recipe.schedule)), np.nan) for _ in range(3))
         checkpoints = np.full((runs, len(recipe.thresholds)), NEVER, np.int64)
         return cls(loss, train, test, checkpoints, np.full(runs, NEVER, np.int64))
 
     @classmethod
     def joined(cls, histories: Sequence[History]) -> History:
-        """One history of the runs of several."""
-        columns = ([getattr(history, each.name) for history in histories] for each in fields(cls))
+        """Return one history of the runs of several histories."""
+        columns = ([getattr(history, field.name) for history in histories] for field in fields(cls))
         return cls(*(np.concatenate(column) for column in columns))
 
     def part(self, rows: slice) -> History:
-        """Of some of the runs; the arrays are views."""
-        return History(*(getattr(self, each.name)[rows] for each in fields(self)))
+        """Return the history of some of the runs; the arrays are views."""
+        return History(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(eq=False)
 class Progress:
-    """Where training stands: all that is needed to go on, with the engine's weights.
+    """The state of training: with the engine's weights, this is all that is needed to resume.
 
     Attributes:
-        step: how many updates the weights have had.
-        history: what was measured so far, at the steps of the schedule up to `step`.
+        step: the number of updates that the weights have had.
+        history: the measurements at the steps of the schedule up to `step`.
     """
 
     step: int
@@ -126,56 +127,60 @@ def train(
     save_every: float = 20.0,
     advanced: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Train to the end of the recipe, from wherever `progress` stands; `progress` is kept up to date.
+    """Train from the state in `progress` to the end of the recipe; `progress` is updated in place.
 
     Args:
-        engine: holds the weights that belong to `progress`.
+        engine: the engine, with the weights that belong to `progress`.
         recipe: the schedule and the thresholds.
         progress: `Progress(0, History.empty(...))` at the start.
         examples: sizes of the training and the test set.
-        checkpoint: called with (run, step, network) when a run first reaches a threshold; several thresholds
-            reached by one measurement are one checkpoint.
-        save: called about every `save_every` seconds, between updates, with all that is needed to go on.
+        checkpoint: called with (run, step, network) when a run first reaches a threshold; called once if one
+            measurement reaches several thresholds.
+        save: called with the progress and a copy of the weights about every `save_every` seconds, between
+            updates.
         save_every: seconds.
-        advanced: called with the step after each stretch of updates, for progress bars.
+        advanced: called with the step after each call of the engine, for progress bars.
     """
     engine.active[:] = progress.history.diverged_at == NEVER
     schedule = recipe.schedule
-    course = _Course(engine, recipe, progress.history, examples, checkpoint)
+    recorder = _HistoryRecorder(engine, recipe, progress.history, examples, checkpoint)
     saved = time.monotonic()
-    stretch, index = 1, _first_unmeasured(progress, schedule)
+    updates, index = 1, _first_unmeasured(progress, schedule)
     while index < len(schedule):
         step, began = progress.step, time.monotonic()
-        if schedule[index] > step + stretch:
-            engine.advance(step, step + stretch)
-            progress.step = step + stretch
+        if schedule[index] > step + updates:
+            engine.advance(step, step + updates)
+            progress.step = step + updates
         else:
-            index = course.look(step, index, step + stretch)
+            index = recorder.measure_next(step, index, step + updates)
             progress.step = schedule[index - 1]
         advanced(progress.step)
-        stretch = _next_stretch(stretch, time.monotonic() - began)
+        updates = _next_updates(updates, time.monotonic() - began)
         if time.monotonic() - saved > save_every:
             save(progress, engine.stack())
             saved = time.monotonic()
 
 
 def _first_unmeasured(progress: Progress, schedule: tuple[int, ...]) -> int:
-    """The place in the schedule of the first step that's still to be measured."""
+    """Return the place in the schedule of the first step that isn't measured yet."""
     measured = np.isfinite(progress.history.loss)
-    left = (k for k, step in enumerate(schedule) if step >= progress.step and not measured[:, k].any())
-    return next(left, len(schedule))
+    unmeasured = (k for k, step in enumerate(schedule) if step >= progress.step and not measured[:, k].any())
+    return next(unmeasured, len(schedule))
 
 
-def _next_stretch(stretch: int, seconds: float) -> int:
-    """How many updates to ask for next; it only decides how often there is a chance to save."""
+def _next_updates(updates: int, seconds: float) -> int:
+    """Return the number of updates of the next call, given that of the last and its time.
+
+    This only decides how often there is a chance to save.
+    """
     if seconds < CHUNK_SECONDS / 2:
-        return min(2 * stretch, MOST_UPDATES)
-    return max(1, stretch // 2) if seconds > 2 * CHUNK_SECONDS else stretch
+        return min(2 * updates, MOST_UPDATES)
+    return max(1, updates // 2) if seconds > 2 * CHUNK_SECONDS else updates
 
 
 @dataclass(frozen=True, eq=False)
-class _Course:
-    """What is done at the steps of the schedule, which stand here by their place in it."""
+class _HistoryRecorder:
+    """Measure at the steps of the schedule, and write the history. An index is a place in the schedule."""
 
     engine: Engine
     recipe: Recipe
@@ -183,36 +188,47 @@ class _Course:
     examples: tuple[int, int]
     checkpoint: Callable[[int, int, TwoLayer], None]
 
-    def look(self, step: int, index: int, end: int) -> int:
-        """Advance from `step` and measure, at one place from `index` on or, with an engine that looks ahead,
-        at several up to the step `end`; enter what was seen. Returns the first place that's still to be measured.
+    def measure_next(self, step: int, index: int, end: int) -> int:
+        """Advance from `step` to the step at `index`, measure there, and record the measurement.
+
+        A `DeferredEngine` does this for several steps of the schedule, up to the step `end`.
+
+        Returns:
+            The index of the first step that isn't measured yet.
         """
         engine, tests_at = self.engine, self.recipe.tests_at
-        if not isinstance(engine, LooksAhead):
+        if not isinstance(engine, DeferredEngine):
             stop = self.recipe.schedule[index]
             engine.advance(step, stop)
-            look = Look(engine.measure("train"), engine.measure("test") if tests_at(stop) else None)
-            self._enter(index, look, engine.stack)
+            train, test = engine.measure("train"), engine.measure("test") if tests_at(stop) else None
+            self._record(index, StepMeasurement(train, test), engine.stack)
             return index + 1
-        steps = [each for each in self.recipe.schedule[index : index + engine.ahead] if each <= end]
-        for place, look in enumerate(engine.look_ahead(step, [(each, tests_at(each)) for each in steps])):
-            if self._enter(index + place, look, partial(engine.look_back, place)) and place < len(steps) - 1:
-                engine.go_back(place)  # what was seen from here on is of runs that should have been masked
+        stops = self.recipe.schedule[index : index + engine.most_deferred]
+        steps = [stop for stop in stops if stop <= end]
+        measured = engine.advance_and_measure(step, [(stop, tests_at(stop)) for stop in steps])
+        for place, measurement in enumerate(measured):
+            diverged = self._record(index + place, measurement, partial(engine.stack_at, place))
+            if diverged and place < len(steps) - 1:
+                engine.restore(place)  # the later measurements contain updates of a run that is masked now
                 return index + place + 1
         return index + len(steps)
 
-    def _enter(self, index: int, look: Look, stack: Callable[[], Stack]) -> bool:
-        """Enter one look into the history; keep checkpoints; mask runs that have diverged, and say if any has."""
+    def _record(self, index: int, measurement: StepMeasurement, stack: Callable[[], Stack]) -> bool:
+        """Write one measurement to the history, make checkpoints, and mask the runs that have diverged.
+
+        Returns:
+            Whether a run has diverged.
+        """
         step, history = self.recipe.schedule[index], self.history
-        active, train = self.engine.active, look.train
+        active, train, test = self.engine.active, measurement.train, measurement.test
         history.loss[active, index] = train.loss[active]
         history.train_accuracy[active, index] = train.correct[active] / self.examples[0]
-        if look.test is not None:
-            history.test_accuracy[active, index] = look.test.correct[active] / self.examples[1]
+        if test is not None:
+            history.test_accuracy[active, index] = test.correct[active] / self.examples[1]
         diverged = active & ~np.isfinite(train.loss)
         history.diverged_at[diverged] = step
         active[diverged] = False
-        # whole numbers: 99 % of 60,000 examples is 59,400 of them, whatever floats make of 0.99
+        # compared as whole numbers: 99 % of 60,000 examples are 59,400, and 0.99 isn't exact as a float
         needed = np.ceil(np.array(self.recipe.thresholds) * self.examples[0] / 100 - 1e-9)
         reached = train.correct[:, None] >= needed
         new = reached & (history.checkpoint_step == NEVER) & active[:, None]
