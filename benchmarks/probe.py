@@ -321,7 +321,7 @@ def against_bound(rounds: int) -> None:
 
 def where(case: Published) -> dict[str, float]:
     """Return the shares of a probe's time by task."""
-    probe, session = (sys.modules[f"nearzero.{name}"] for name in ("analysis.probe", "evaluators.session"))
+    probe, session = (sys.modules[f"nearzero.{name}"] for name in ("probing.probe", "evaluators.session"))
     spent: Counter[str] = Counter()
     inner = [0.0]
 
@@ -348,7 +348,7 @@ def where(case: Published) -> dict[str, float]:
         timed(SharedPasses, "_compare", "full passes of the check"),
         timed(OpRecorder, "suffixes", "cutting"),
         timed(probe, "layer_ranges", "ranges"),
-        timed(session, "look", "finding layers"),
+        timed(session, "discover", "finding layers"),
     ):
         case.probe()
     return {part: seconds / spent.total() for part, seconds in spent.most_common()}

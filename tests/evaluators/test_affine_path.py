@@ -103,7 +103,7 @@ def test_any_network_and_any_line(
         np.testing.assert_array_equal(*both_ways(hidden, perturbations, patch))
 
 
-def test_where_too_much_is_undecided_a_block_is_formed_in_the_other_way(
+def test_undecided_blocks_are_predicted_without_the_line(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = random_network(rng, 16, 4, "relu")
@@ -115,18 +115,18 @@ def test_where_too_much_is_undecided_a_block_is_formed_in_the_other_way(
     assert list(hidden._follow(hidden.z, line, out, places)) == [0, 1, 2, 3]
     followed, formed = both_ways(hidden, perturbations, monkeypatch)
     np.testing.assert_array_equal(followed, formed)
-    assert (followed == 0).all()  # the first of equals
+    assert (followed == 0).all()  # the first class in a tie
 
 
 def test_a_network_by_hand() -> None:
-    """a = |z + t|, z = 1: class 0 has the logit 0.6, class 1 has a. So class 1 wins where t > -0.4 or t < -1.6."""
+    """a = |z + t|, z = 1; the logits are 0.6 and a. So class 1 is predicted where t > -0.4 or t < -1.6."""
     network = nz.TwoLayer([[1.0]], [0.0], [[0.0], [1.0]], [0.6, 0.0], "abs")
     levels = np.arange(-40, 41) / 20 + 0.01  # -1.99 to 2.01
     found = HiddenLayer(network, np.array([[1.0]])).predict([nz.Perturbation(offset=t) for t in levels])
     np.testing.assert_array_equal(found[:, 0], (levels > -0.4) | (levels < -1.6))
 
 
-def test_what_lies_beside_a_line_is_no_line(
+def test_perturbations_beside_a_line_arent_followed(
     trained: dict[str, nz.TwoLayer], mnist_5k: nz.datasets.Dataset
 ) -> None:
     hidden = HiddenLayer(trained["relu"], mnist_5k.test.pixels)
@@ -141,7 +141,7 @@ def test_what_lies_beside_a_line_is_no_line(
     assert not lines_of(hidden, perturbations)
 
 
-def test_blocks_threads_and_company_change_nothing(
+def test_blocks_threads_and_other_levels_change_nothing(
     trained: dict[str, nz.TwoLayer], mnist_5k: nz.datasets.Dataset
 ) -> None:
     made = nz.make_family("offset", nz.Conduct())

@@ -1,8 +1,8 @@
-"""What both backends must do: laws that hold for either, and one network asked through both.
+"""Laws that both backends obey, and comparisons of the two on one network.
 
-The same two-layer network is given as a `TwoLayer`, which goes through compiled kernels, and as a module with an
-identity in it, which goes through hooks and recorded suffixes. Sums have another order there, so an item whose two
-greatest logits nearly tie may be predicted otherwise; these are counted, and no other difference is allowed.
+A two-layer network is given as a `TwoLayer`, which uses compiled kernels, and as a module with an identity in it,
+which uses hooks and recorded suffixes. The order of sums differs between the two, so an item whose two greatest
+logits nearly tie may get another prediction. These items are counted; no other difference is allowed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from nearzero.perturbations.perturbation import Addition, AnyPerturbation
 ACTIVATIONS = tuple(nz.ACTIVATIONS)
 BACKENDS = ("two-layer", "model")
 LEVELS = (-0.7, -0.1, 0.15, 0.6, 1.3)
-NEAR = 1e-5  # of the greatest logit: where two are no further apart, either may win
-MOST_NEAR = 3  # such items, of all that are compared in a test
+NEAR = 1e-5  # as a share of the greatest logit: two logits that differ by less nearly tie
+MOST_NEAR = 3  # near ties that may differ in a test
 
 
 def network_of(activation: str, *, units: int = 24) -> nz.TwoLayer:
-    """Untrained, with an output bias that leaves no class ahead of the others on average."""
+    """Return an untrained network, with an output bias that makes the mean logits of all classes equal."""
     net = initial_stack([7], activation, inputs=64, units=units, classes=10)[0]
     x = nz.datasets.load("digits").train.pixels[:301] / np.float32(16)
     mean = net.act(x @ net.w1.T + net.b1).mean(axis=0)
@@ -53,10 +53,10 @@ def data(digits: nz.datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def opened(
-    backend: str, network: nz.TwoLayer, data: tuple[np.ndarray, np.ndarray], **how: Any
+    backend: str, network: nz.TwoLayer, data: tuple[np.ndarray, np.ndarray], **options: Any
 ) -> Iterator[LayerEvaluator]:
     model = network if backend == "two-layer" else unrecognised(network)
-    with open_evaluator(model, *data, how) as evaluator:
+    with open_evaluator(model, *data, options) as evaluator:
         assert evaluator.backend == backend
         yield evaluator
 
@@ -66,16 +66,16 @@ def families(evaluator: LayerEvaluator, *, seed: int = 3) -> dict[str, nz.Family
     return {name: nz.make_family(name, conduct, seed) for name in nz.FAMILIES}
 
 
-def perturbations(evaluator: LayerEvaluator, ranges: nz.Ranges) -> list[AnyPerturbation]:
-    """All families and both kinds of noise, at several levels by the same ranges."""
-    found: list[AnyPerturbation] = []
+def all_perturbations(evaluator: LayerEvaluator, ranges: nz.Ranges) -> list[AnyPerturbation]:
+    """Return all families and both kinds of noise, each at some levels with the given ranges."""
+    perturbations: list[AnyPerturbation] = []
     for family in families(evaluator).values():
-        found += [family.at(level, ranges) for level in LEVELS]
+        perturbations += [family.at(level, ranges) for level in LEVELS]
     z = network_z(evaluator)
     for shape in NOISES:
         drawn = Noise.of(shape, z, ranges.live, seed=5).draw(evaluator.row_examples)
-        found += [Addition(drawn, level) for level in (0.2, 1.0)]
-    return found
+        perturbations += [Addition(drawn, level) for level in (0.2, 1.0)]
+    return perturbations
 
 
 def network_z(evaluator: LayerEvaluator) -> np.ndarray:
@@ -83,17 +83,22 @@ def network_z(evaluator: LayerEvaluator) -> np.ndarray:
 
 
 def differences(
-    network: nz.TwoLayer, x: np.ndarray, several: list[AnyPerturbation], one: np.ndarray, other: np.ndarray
+    network: nz.TwoLayer,
+    x: np.ndarray,
+    perturbations: list[AnyPerturbation],
+    fast: np.ndarray,
+    general: np.ndarray,
 ) -> tuple[int, int]:
-    """Of predictions (L, N) of a network: how many differ where two logits nearly tie in float64, and elsewhere."""
+    """Return how many of two sets of predictions (L, N) differ at near ties (in float64), and how many elsewhere."""
     z = x.astype(np.float64) @ network.w1.T.astype(np.float64) + network.b1
     near = far = 0
-    for each, mine, theirs in zip(several, one, other, strict=True):
-        changed = np.flatnonzero(mine != theirs)
+    for perturbation, *predictions in zip(perturbations, fast, general, strict=True):
+        changed = np.flatnonzero(np.not_equal(*predictions))
         if not len(changed):
             continue
         rows = slice(0, len(z))
-        a = network.act(each.apply(z, rows)) if each.side == "pre" else each.apply(network.act(z), rows)
+        pre = perturbation.side == "pre"
+        a = network.act(perturbation.apply(z, rows)) if pre else perturbation.apply(network.act(z), rows)
         logits = (a @ network.w2.T.astype(np.float64) + network.b2)[changed]
         top = np.sort(logits, axis=1)
         tied = top[:, -1] - top[:, -2] < NEAR * np.abs(logits).max(axis=1)
@@ -101,7 +106,7 @@ def differences(
     return near, far
 
 
-# --- one network through both ---------------------------------------------------------------------------------------
+# --- one network in both backends ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -110,14 +115,14 @@ def test_predictions_agree_at_the_same_levels(activation: str, data: tuple[np.nd
     with opened("two-layer", network, data) as fast, opened("model", network, data, batch_size=64) as general:
         for one, other in zip((fast, *fast.split(1)), (general, *general.split(1)), strict=True):
             np.testing.assert_array_equal(one.examples, other.examples)
-            several = perturbations(one, one.ranges)
-            same = perturbations(other, one.ranges)
-            drawn = [each.values for each in several if isinstance(each, Addition)]
+            perturbations = all_perturbations(one, one.ranges)
+            same = all_perturbations(other, one.ranges)
+            drawn = [each.values for each in perturbations if isinstance(each, Addition)]
             again = [each.values for each in same if isinstance(each, Addition)]
             np.testing.assert_allclose(drawn, again, rtol=1e-3, atol=1e-5)
-            several = [*several[: -len(drawn)], *same[-len(drawn) :]]
-            predicted = [each.scores(several, ["prediction"]).predictions for each in (one, other)]
-            near, far = differences(network, data[0][one.examples], several, *predicted)
+            perturbations = [*perturbations[: -len(drawn)], *same[-len(drawn) :]]
+            predicted = [each.scores(perturbations, ["prediction"]).predictions for each in (one, other)]
+            near, far = differences(network, data[0][one.examples], perturbations, *predicted)
             assert far == 0
             assert near <= MOST_NEAR
             assert len(np.unique(predicted[0])) > 2
@@ -131,18 +136,18 @@ def test_numbers_agree_at_the_same_levels(activation: str, data: tuple[np.ndarra
             for bound in ("minimum", "maximum"):
                 one, other = (getattr(each.ranges.on(side), bound) for each in (fast, general))
                 np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-        several = perturbations(fast, fast.ranges)
-        for one, other in zip(fast.changes(several), general.changes(several), strict=True):
+        perturbations = all_perturbations(fast, fast.ranges)
+        for one, other in zip(fast.changes(perturbations), general.changes(perturbations), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(one).max())
-        shifts = [each.mean_logit_change(several) for each in (fast, general)]
+        shifts = [each.mean_logit_change(perturbations) for each in (fast, general)]
         np.testing.assert_allclose(*shifts, rtol=1e-3, atol=1e-4 * np.abs(shifts[0]).max())
-        one, other = (each.scores(several, NAMES, shift=shifts[0]) for each in (fast, general))
+        one, other = (each.scores(perturbations, NAMES, shift=shifts[0]) for each in (fast, general))
         assert one.means.keys() == other.means.keys()
         assert one.items == other.items == len(data[0])
         for name in one.means:
             share = name in ("accuracy", "agreement")
             if name.startswith("centred_") and name.endswith(("accuracy", "agreement")):
-                continue  # where a cap leaves all examples the same, nothing but rounding is left of the logits
+                continue  # a cap can make all examples equal, and their centred logits are then rounding errors
             slack = MOST_NEAR / len(data[0]) if share else 2e-3 * max(1.0, np.abs(one.means[name]).max())
             np.testing.assert_allclose(one.means[name], other.means[name], atol=slack, err_msg=name)
         one, other = (np.concatenate(each.gather(lambda block: block.logits)) for each in (fast, general))
@@ -153,43 +158,41 @@ DESIGN = nz.Design(targets=(0.1, 0.3), draws=2, seed=4)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_matched_separately_each_reaches_the_displacement(
-    activation: str, data: tuple[np.ndarray, np.ndarray]
-) -> None:
-    """The levels are each backend's own, so responses may differ by what 1e-4 of a displacement moves."""
+def test_each_backend_reaches_the_displacement(activation: str, data: tuple[np.ndarray, np.ndarray]) -> None:
+    """Each backend finds its own levels, within 1e-4 of the displacement, so responses may differ a little."""
     network = network_of(activation)
-    one, other = (nz.matched(model, *data, design=DESIGN) for model in (network, unrecognised(network)))
-    assert (one.attrs["backend"], other.attrs["backend"]) == BACKENDS
-    assert one.attrs["halves"] == other.attrs["halves"]
-    assert set(one.data_vars) == set(other.data_vars)
-    np.testing.assert_array_equal(np.isnan(one.level), np.isnan(other.level))
-    for found in (one, other):
-        reached = ~np.isnan(found.level.values)
+    fast, general = (nz.matched(model, *data, design=DESIGN) for model in (network, unrecognised(network)))
+    assert (fast.attrs["backend"], general.attrs["backend"]) == BACKENDS
+    assert fast.attrs["halves"] == general.attrs["halves"]
+    assert set(fast.data_vars) == set(general.data_vars)
+    np.testing.assert_array_equal(np.isnan(fast.level), np.isnan(general.level))
+    for result in (fast, general):
+        reached = ~np.isnan(result.level.values)
         assert reached.sum() >= 25
         targets = np.broadcast_to(DESIGN.targets, reached.shape)
-        np.testing.assert_allclose(found.displacement.values[reached], targets[reached], rtol=1e-4)
+        np.testing.assert_allclose(result.displacement.values[reached], targets[reached], rtol=1e-4)
     for name in ("level", "displacement_here", "whitened_displacement", "median_displacement",
                  "logit_displacement", "centred_logit_displacement"):  # fmt: skip
-        np.testing.assert_allclose(one[name], other[name], rtol=5e-3, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(fast[name], general[name], rtol=5e-3, atol=1e-4, err_msg=name)
     for name in ("accuracy", "agreement", "centred_accuracy", "centred_agreement"):
-        np.testing.assert_allclose(one[name], other[name], atol=2.01 / one.attrs["items"], err_msg=name)
+        np.testing.assert_allclose(fast[name], general[name], atol=2.01 / fast.attrs["items"], err_msg=name)
 
 
 @pytest.mark.parametrize("activation", ["relu", "abs", "gelu"])
 def test_near_and_far_agree(activation: str, data: tuple[np.ndarray, np.ndarray]) -> None:
-    network, how = network_of(activation), {"fractions": (0.1, 0.4), "targets": (0.05, 0.2), "draws": 2}
-    one, other = (nz.near_and_far(model, *data, **how) for model in (network, unrecognised(network)))
-    assert (one.attrs["backend"], other.attrs["backend"]) == BACKENDS
-    for name in one.data_vars:
+    network, options = network_of(activation), {"fractions": (0.1, 0.4), "targets": (0.05, 0.2), "draws": 2}
+    fast, general = (nz.near_and_far(model, *data, **options) for model in (network, unrecognised(network)))
+    assert (fast.attrs["backend"], general.attrs["backend"]) == BACKENDS
+    for name in fast.data_vars:
         slack = MOST_NEAR / len(data[0]) if "agreement" in name or "accuracy" in name else 1e-3
-        np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=slack, err_msg=name)
-    assert one.reached.any()
+        np.testing.assert_allclose(fast[name], general[name], rtol=1e-3, atol=slack, err_msg=name)
+    assert fast.reached.any()
 
 
 @pytest.mark.parametrize("family", ["shift", "clip", "cap", "gains", "scale"])
 @pytest.mark.parametrize("activation", ["relu", "abs", "tanh"])
 def test_critical_levels_agree(activation: str, family: str, data: tuple[np.ndarray, np.ndarray]) -> None:
-    """In float64 both find the same changes; of the exact ones a search may miss those between its levels."""
+    """In float64 both find the same changes, but a search can miss changes between its levels."""
     network, x = network_of(activation), data[0][:60]
     fast = nz.critical_levels(network, x, family=family, grid=201)
     general = nz.critical_levels(
@@ -217,23 +220,29 @@ def test_critical_levels_agree(activation: str, family: str, data: tuple[np.ndar
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "silu"])
 def test_the_scale_audits_agree(activation: str, data: tuple[np.ndarray, np.ndarray]) -> None:
     network, levels = network_of(activation), np.logspace(-2, 1, 12)
-    one, other = (nz.scale_audit(model, *data, levels=levels) for model in (network, unrecognised(network)))
-    assert (one.form, one.homogeneous, one.registered) == (other.form, other.homogeneous, other.registered)
-    assert one.form == ("free" if activation == "silu" else "affine")
-    np.testing.assert_allclose(
-        one.curves.measured_accuracy, other.curves.measured_accuracy, atol=MOST_NEAR / len(data[0])
+    fast, general = (
+        nz.scale_audit(model, *data, levels=levels) for model in (network, unrecognised(network))
     )
-    if one.flat:
-        assert one.unexplained == other.unexplained == 0
+    assert (fast.form, fast.homogeneous, fast.registered) == (
+        general.form,
+        general.homogeneous,
+        general.registered,
+    )
+    assert fast.form == ("free" if activation == "silu" else "affine")
+    np.testing.assert_allclose(
+        fast.curves.measured_accuracy, general.curves.measured_accuracy, atol=MOST_NEAR / len(data[0])
+    )
+    if fast.flat:
+        assert fast.unexplained == general.unexplained == 0
 
 
 @pytest.mark.parametrize("activation", ["abs", "elu"])
 def test_sweeps_and_verdicts_agree(activation: str, data: tuple[np.ndarray, np.ndarray]) -> None:
     network = network_of(activation)
-    one, other = (nz.sweep(model, *data) for model in (network, unrecognised(network)))
-    assert (one.attrs["backend"], other.attrs["backend"]) == BACKENDS
+    fast, general = (nz.sweep(model, *data) for model in (network, unrecognised(network)))
+    assert (fast.attrs["backend"], general.attrs["backend"]) == BACKENDS
     for name in ("accuracy", "agreement"):
-        apart = np.abs(one[name] - other[name])
+        apart = np.abs(fast[name] - general[name])
         assert float(apart.max()) <= 2 / len(data[0])
         assert float((apart > 0).mean()) < 0.02
     verdicts = []
@@ -251,39 +260,44 @@ def test_sweeps_and_verdicts_agree(activation: str, data: tuple[np.ndarray, np.n
 
 def test_the_measurements_of_the_audit_agree(data: tuple[np.ndarray, np.ndarray]) -> None:
     network = network_of("relu")
-    how: dict[str, Any] = {"rows": published_rows(nz.PAPER_FAMILIES, nz.Conduct()), "conduct": nz.Conduct()}
-    one, other = (measure(model, data, data, **how) for model in (network, unrecognised(network)))
+    options: dict[str, Any] = {
+        "rows": published_rows(nz.PAPER_FAMILIES, nz.Conduct()),
+        "conduct": nz.Conduct(),
+    }
+    fast, general = (measure(model, data, data, **options) for model in (network, unrecognised(network)))
     for name in ("accuracy", "other_half_accuracy", "centred_accuracy", "quantile_accuracy", "displacement"):
-        np.testing.assert_allclose(one[name], other[name], atol=MOST_NEAR / len(data[0]), err_msg=name)
+        np.testing.assert_allclose(fast[name], general[name], atol=MOST_NEAR / len(data[0]), err_msg=name)
 
 
 def test_sweeps_of_other_metrics_agree(data: tuple[np.ndarray, np.ndarray]) -> None:
-    """At the identity they are those of the unperturbed network; a user's own function goes to the model backend."""
+    """At the identity a metric is the unperturbed one. A user's own function is measured by the model backend."""
     network = network_of("gelu")
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "family": "scale",
         "levels": [0.5, 1.0, 2.0],
         "metrics": ["cross_entropy", "margin"],
     }
-    one, other = (nz.sweep(model, *data, **how) for model in (network, unrecognised(network)))
-    assert (one.attrs["backend"], other.attrs["backend"]) == BACKENDS
-    for name in how["metrics"]:
-        np.testing.assert_allclose(one[name], other[name], rtol=1e-4)
-        assert float(one[name].sel(level=1.0)) == float(one[f"unperturbed_{name}"])
-    own = nz.sweep(network, *data, **how | {"metrics": {"greatest": lambda logits, target: logits.amax(1)}})
+    fast, general = (nz.sweep(model, *data, **options) for model in (network, unrecognised(network)))
+    assert (fast.attrs["backend"], general.attrs["backend"]) == BACKENDS
+    for name in options["metrics"]:
+        np.testing.assert_allclose(fast[name], general[name], rtol=1e-4)
+        assert float(fast[name].sel(level=1.0)) == float(fast[f"unperturbed_{name}"])
+    own = nz.sweep(
+        network, *data, **options | {"metrics": {"greatest": lambda logits, target: logits.amax(1)}}
+    )
     assert own.attrs["backend"] == "model"
     assert float(own.greatest[0]) < float(own.greatest[2])
 
 
-# --- laws of either -------------------------------------------------------------------------------------------------
+# --- laws for each backend -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=BACKENDS)
 def evaluator(
     request: pytest.FixtureRequest, data: tuple[np.ndarray, np.ndarray]
 ) -> Iterator[LayerEvaluator]:
-    with opened(request.param, network_of("relu"), data, batch_size=40) as found:
-        yield found
+    with opened(request.param, network_of("relu"), data, batch_size=40) as result:
+        yield result
 
 
 def test_the_identity_changes_nothing(evaluator: LayerEvaluator) -> None:
@@ -309,23 +323,23 @@ def test_dead_units_are_left_alone(evaluator: LayerEvaluator) -> None:
 
 
 def test_a_logit_shift_of_nothing_is_none(evaluator: LayerEvaluator) -> None:
-    some = [nz.Shift().at(0.2, evaluator.ranges), nz.Cap().at(0.5, evaluator.ranges)]
-    scores = evaluator.scores(some, NAMES, shift=np.zeros((2, 10)))
+    perturbations = [nz.Shift().at(0.2, evaluator.ranges), nz.Cap().at(0.5, evaluator.ranges)]
+    scores = evaluator.scores(perturbations, NAMES, shift=np.zeros((2, 10)))
     for name in NAMES:
         np.testing.assert_array_equal(scores.means[name], scores.means[f"centred_{name}"], err_msg=name)
 
 
 def test_items_add_up(evaluator: LayerEvaluator) -> None:
-    some = [nz.Shift().at(0.2, evaluator.ranges), nz.Cap().at(0.5, evaluator.ranges)]
-    scores = evaluator.scores(some, NAMES, keep=True)
-    assert scores.places is not None
-    np.testing.assert_array_equal(scores.places[:, 0], evaluator.examples)
+    perturbations = [nz.Shift().at(0.2, evaluator.ranges), nz.Cap().at(0.5, evaluator.ranges)]
+    scores = evaluator.scores(perturbations, NAMES, keep=True)
+    assert scores.positions is not None
+    np.testing.assert_array_equal(scores.positions[:, 0], evaluator.examples)
     for name in NAMES:
         assert scores.values[name].shape == (2, 301)
         np.testing.assert_allclose(scores.values[name].mean(axis=1), scores.means[name], rtol=1e-5)
 
 
-def test_halves_part_the_examples_whatever_the_batches(
+def test_halves_divide_the_examples_independently_of_batches(
     evaluator: LayerEvaluator, data: tuple[np.ndarray, np.ndarray]
 ) -> None:
     reference, responding = evaluator.split(9)
@@ -341,7 +355,8 @@ def test_halves_part_the_examples_whatever_the_batches(
 
 
 def test_halves_have_ranges_of_their_own(evaluator: LayerEvaluator) -> None:
-    assert evaluator.ranges.live.any()  # asked for before: nothing of it stays in the halves
+    # computed before the split, to test that the halves don't take it over
+    assert evaluator.ranges.live.any()
     for half in evaluator.split(9):
         np.testing.assert_allclose(half.ranges.pre.maximum, half.preactivations().max(axis=0), rtol=1e-6)
         assert (half.ranges.pre.maximum <= evaluator.ranges.pre.maximum + 1e-4).all()
@@ -353,10 +368,10 @@ def test_matched_levels_reach_the_displacement_by_the_definition(evaluator: Laye
     sizes, z = Displacements(evaluator, ranges), evaluator.preactivations().astype(np.float64)
     for name, family in families(evaluator).items():
         for side in family.sides:
-            (found,) = sizes.match(family, side, (0.15,))
-            if not found.reached:
+            (result,) = sizes.match(family, side, (0.15,))
+            if not result.reached:
                 continue
-            each = family.at(found.level, ranges)
+            each = family.at(result.level, ranges)
             a = np.maximum(z, 0)
             changed = np.maximum(each(z), 0) if each.side == "pre" else each(a)
             d = np.sqrt(np.square(changed - a)[:, ranges.live].sum() / np.square(a)[:, ranges.live].sum())
@@ -370,21 +385,22 @@ def test_one_of_each_pair_is_the_reference() -> None:
     numbers = np.arange(5001)
     first = in_reference(numbers, 3)
     assert (first[:5000:2] ^ first[1:5000:2]).all()
-    assert 0.45 < first[:5000:2].mean() < 0.55  # by chance which one
-    np.testing.assert_array_equal(in_reference(numbers[::-7], 3), first[::-7])  # each by its own number
+    assert 0.45 < first[:5000:2].mean() < 0.55  # drawn at random
+    # depends on an example's own number only
+    np.testing.assert_array_equal(in_reference(numbers[::-7], 3), first[::-7])
     assert np.mean(in_reference(numbers, 4) == first) < 0.6
 
 
-# --- which backend --------------------------------------------------------------------------------------------------
+# --- the choice of a backend -----------------------------------------------------------------------------------------
 
 
-def test_one_place_picks_the_backend(data: tuple[np.ndarray, np.ndarray]) -> None:
-    """By what the model is and what is asked; the attribute says it."""
+def test_the_backend_is_chosen_by_model_and_options(data: tuple[np.ndarray, np.ndarray]) -> None:
+    """The attribute `backend` of the result says which one it was."""
     network, (x, y) = network_of("relu"), data
     module = nn.Sequential(nn.Flatten(), *network.to_module())
 
-    def picked(model: Any, given: Any, *labels: Any, **how: Any) -> str:
-        return str(nz.sweep(model, given, *labels, family="scale", levels=[0.5], **how).attrs["backend"])
+    def picked(model: Any, given: Any, *labels: Any, **options: Any) -> str:
+        return str(nz.sweep(model, given, *labels, family="scale", levels=[0.5], **options).attrs["backend"])
 
     loader = [(torch.from_numpy(x[:100]), torch.from_numpy(y[:100]))]
     assert picked(network, x, y) == picked(module, x, y) == picked(module, loader) == "two-layer"
@@ -399,12 +415,12 @@ def test_one_place_picks_the_backend(data: tuple[np.ndarray, np.ndarray]) -> Non
         == picked(module, loader, output=lambda logits: 2 * logits)
         == "model"
     )
-    with pytest.raises(nz.InputError, match="backend must be 'two-layer', 'model' or None; got 'fast'"):
+    with pytest.raises(nz.InputError, match="backend must be one of two-layer, model; got 'fast'"):
         picked(network, x, backend="fast")
     with pytest.raises(nz.InputError, match="can't be evaluated by backend='two-layer'"):
         picked(module, loader, layer="3", backend="two-layer")
     deep = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
     with pytest.raises(
-        nz.InputError, match=r"the model has 2 activations; say which layer, layer=\.\.\.: one of 1, 3"
+        nz.InputError, match=r"the model has 2 activations; choose one by layer=\.\.\.: one of 1, 3"
     ):
         picked(deep, x)

@@ -1,4 +1,4 @@
-"""How many predictions are as they should be."""
+"""The number of predictions that equal a reference."""
 
 from __future__ import annotations
 

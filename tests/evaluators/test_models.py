@@ -1,7 +1,7 @@
-"""Every analysis on a convolutional network, a Vision Transformer and a GPT-2, against plain passes with a hook.
+"""Every analysis on a convolutional network, a Vision Transformer and a GPT-2, compared with plain passes with a hook.
 
-The models are in float64. Each is a case: a function that gives logits of items with a hook at the layer, written out
-here without nearzero: units last, rows of each example one after the other.
+The models are in float64. For each model there is a case with a function that returns the logits of items with a hook
+at the layer. It is written without nearzero: units last, the rows of each example one after the other.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """A model, data as `nz.probe` takes them, a layer, and how it's run by hand.
+    """Hold a model, data as `nz.probe` takes them, a layer, and a function that runs the model without nearzero.
 
     Attributes:
-        path: of the activation's module.
+        path: the path of the activation's module.
         axis: the dimension of its units.
-        run: from examples' numbers to (logits (n, K), targets (n,)) of items.
+        run: from the numbers of examples to (logits (n, K), targets (n,)) of items.
     """
 
     model: nn.Module
@@ -39,10 +39,10 @@ class Case:
     path: str
     axis: int
     run: Callable[[np.ndarray], tuple[Tensor, Tensor]]
-    tokens: int = 1  # items of an example
+    tokens: int = 1  # items per example
 
     def logits(self, rows: np.ndarray, change: Change | None = None, *, post: bool = False) -> np.ndarray:
-        """(n, K), with z or act(z) changed; units last."""
+        """Return the logits (n, K), with z or act(z) changed; the change sees the units last."""
 
         def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             assert change is not None
@@ -63,7 +63,7 @@ class Case:
                 handle.remove()
 
     def values(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """z and act(z), (examples, rows of each, U)."""
+        """Return z and act(z), (examples, rows per example, U)."""
         seen: list[Tensor] = []
         for post in (False, True):
             self.logits(rows, lambda values: seen.append(values.clone()) or values, post=post)  # type: ignore[func-returns-value]
@@ -125,7 +125,7 @@ def case(request: pytest.FixtureRequest, packages: None) -> Case:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         made = CASES[request.param]()
-        with torch.no_grad():  # so that predictions differ, and change
+        with torch.no_grad():  # so that predictions differ between items, and change
             for each in made.model.parameters():
                 each.mul_(3.0 if each.ndim > 1 else 1.0)
     return made
@@ -155,10 +155,10 @@ ALL = np.arange(EXAMPLES)
 
 def test_ranges_and_sweep(case: Case) -> None:
     ranges, conduct = ranges_of(case.values(ALL)), nz.Conduct(offset="shift")
-    found = nz.unit_ranges(case.model, case.data, layer=case.layer)
+    result = nz.unit_ranges(case.model, case.data, layer=case.layer)
     for side in ("pre", "post"):
-        np.testing.assert_allclose(found.on(side).minimum, ranges.on(side).minimum, rtol=1e-12)
-        np.testing.assert_allclose(found.on(side).maximum, ranges.on(side).maximum, rtol=1e-12)
+        np.testing.assert_allclose(result.on(side).minimum, ranges.on(side).minimum, rtol=1e-12)
+        np.testing.assert_allclose(result.on(side).maximum, ranges.on(side).maximum, rtol=1e-12)
     plain, targets = case.logits(ALL).argmax(1), case.targets(ALL)
     for family, level in (("offset", 0.3), ("scale", 0.2), ("clip", 0.1), ("cap", 0.4)):
         swept = nz.sweep(
@@ -173,11 +173,11 @@ def test_ranges_and_sweep(case: Case) -> None:
 
 
 def test_matched_displacement(case: Case) -> None:
-    """Displacement in all its measures, responses and centred responses, by the definitions, on the two halves."""
-    found = nz.matched(case.model, case.data, layer=case.layer, design=DESIGN).squeeze("target")
-    assert found.attrs["backend"] == "model"
+    """Displacement in all its measures, responses and centred responses, by their definitions, on the two halves."""
+    result = nz.matched(case.model, case.data, layer=case.layer, design=DESIGN).squeeze("target")
+    assert result.attrs["backend"] == "model"
     reference, responding = halves(EXAMPLES, DESIGN.seed)
-    assert found.attrs["examples"] == len(responding)
+    assert result.attrs["examples"] == len(responding)
     (z, a), (_, here) = case.values(reference), case.values(responding)
     ranges = ranges_of((z, a))
     live, targets = ranges.live, case.targets(responding)
@@ -185,7 +185,7 @@ def test_matched_displacement(case: Case) -> None:
     spread = np.square(plain[False] - plain[False].mean(axis=0)).sum()
     flat = a.reshape(-1, a.shape[-1])[:, live]
     for family, side in (("shift", "below"), ("shift", "above"), ("gains", "above"), ("cap", "below")):
-        row = found.sel(family=family, side=side)
+        row = result.sel(family=family, side=side)
         if np.isnan(row.level):
             continue
         each = nz.make_family(family, DESIGN.conduct, DESIGN.draw_seed).at(float(row.level), ranges)
@@ -207,13 +207,13 @@ def test_matched_displacement(case: Case) -> None:
         assert float(row.whitened_displacement) == pytest.approx(
             whitened(flat, moved.reshape(-1, live.sum())), rel=1e-4
         )
-    noise = found.sel(family="noise", side="above")
+    noise = result.sel(family="noise", side="above")
     assert float(noise.displacement) == pytest.approx(0.2, rel=1e-4)
     assert float(noise.displacement_here) == pytest.approx(0.2, rel=0.3)
 
 
 def changed_activations(case: Case, rows: np.ndarray, each: nz.Perturbation) -> np.ndarray:
-    """a', (examples, rows of each, U), by the module itself."""
+    """Return a' by the module itself, (examples, rows per example, U)."""
     z, a = case.values(rows)
     if each.side == "post":
         return each(a)
@@ -222,7 +222,7 @@ def changed_activations(case: Case, rows: np.ndarray, each: nz.Perturbation) -> 
 
 
 def whitened(reference: np.ndarray, moved: np.ndarray) -> float:
-    """By Ledoit and Wolf's covariance, as scikit-learn has it."""
+    """Return the whitened displacement, with Ledoit and Wolf's covariance by scikit-learn."""
     from sklearn.covariance import LedoitWolf
 
     inverse = np.linalg.inv(LedoitWolf().fit(reference).covariance_)
@@ -232,11 +232,11 @@ def whitened(reference: np.ndarray, moved: np.ndarray) -> float:
 
 
 def test_near_against_far(case: Case) -> None:
-    """The mean of each part in place of its values, for one unit after the other, with a hook after the activation."""
-    found = nz.near_and_far(
+    """Replace the values of each part by their mean, unit by unit, with a hook after the activation."""
+    result = nz.near_and_far(
         case.model, case.data, layer=case.layer, fractions=[0.3], targets=[0.05], replacements="mean"
     ).squeeze()
-    assert found.attrs["backend"] == "model"
+    assert result.attrs["backend"] == "model"
     z, a = (each.reshape(-1, each.shape[-1]) for each in case.values(ALL))
     live, targets = ranges_of(case.values(ALL)).live, case.targets(ALL)
     size = max(1, int(0.3 * len(z) + 0.5))
@@ -247,7 +247,7 @@ def test_near_against_far(case: Case) -> None:
             rows = order[:size] if part == "near" else order[-size:]
             replaced[rows, unit] = a[rows, unit].astype(np.float32).mean(dtype=np.float64)
         d = np.sqrt(np.square(replaced - a)[:, live].sum() / np.square(a)[:, live].sum())
-        here = found.sel(part=part)
+        here = result.sel(part=part)
         assert float(here.displacement) == pytest.approx(d, rel=1e-5)
         for t, prefix in ((1.0, ""), (0.05 / d, "matched_")):
             if t > 1:
@@ -262,44 +262,44 @@ def test_near_against_far(case: Case) -> None:
 
 @pytest.mark.parametrize("family", ["shift", "cap"])
 def test_critical_levels(case: Case, family: str) -> None:
-    """On either side of each change the predictions are those of a plain pass, and between them nothing was missed."""
+    """The predictions on both sides of each change are those of a plain pass, and no change was missed."""
     conduct = nz.Conduct(offset="shift")
-    found = nz.critical_levels(
+    result = nz.critical_levels(
         case.model, case.data, layer=case.layer, family=family, conduct=conduct, low=0.0, high=0.5, grid=21
     )
-    assert not found.exact
-    assert len(found) == EXAMPLES * case.tokens
+    assert not result.exact
+    assert len(result) == EXAMPLES * case.tokens
     ranges, made = ranges_of(case.values(ALL)), nz.make_family(family, conduct)
 
     def predicted(level: float) -> np.ndarray:
         each = made.at(level, ranges)
         return case.logits(ALL, changing(each), post=each.side == "post").argmax(1)
 
-    np.testing.assert_array_equal(found.unperturbed, case.logits(ALL).argmax(1))
-    inner = np.setdiff1d(np.arange(len(found.starts)), found.first[:-1])
+    np.testing.assert_array_equal(result.unperturbed, case.logits(ALL).argmax(1))
+    inner = np.setdiff1d(np.arange(len(result.starts)), result.first[:-1])
     assert len(inner) > 5
     for place in inner[:: max(1, len(inner) // 12)]:
-        item = int(np.searchsorted(found.first, place, side="right") - 1)
-        before, after = (predicted(found.starts[place] + step)[item] for step in (-1e-9, 1e-9))
-        assert (before, after) == (found.classes[place - 1], found.classes[place])
+        item = int(np.searchsorted(result.first, place, side="right") - 1)
+        before, after = (predicted(result.starts[place] + step)[item] for step in (-1e-9, 1e-9))
+        assert (before, after) == (result.classes[place - 1], result.classes[place])
     for level in np.linspace(0, 0.5, 11):
-        np.testing.assert_array_equal(found.predict(level), predicted(level))
+        np.testing.assert_array_equal(result.predict(level), predicted(level))
 
 
 def test_scale_audit(case: Case) -> None:
     levels = np.array([0.1, 0.5, 1.0, 3.0])
-    found = nz.scale_audit(case.model, case.data, layer=case.layer, levels=levels)
+    result = nz.scale_audit(case.model, case.data, layer=case.layer, levels=levels)
     ranges, targets = ranges_of(case.values(ALL)), case.targets(ALL)
     for level in levels:
         each = nz.Scale().at(level, ranges)
         accuracy = np.mean(case.logits(ALL, changing(each)).argmax(1) == targets)
-        assert float(found.curves.measured_accuracy.sel(level=level)) == accuracy
-    assert found.homogeneous == (found.activation == "relu")
-    assert found.form == "free"  # two layers with biases, or a normalisation of a sum with other paths
+        assert float(result.curves.measured_accuracy.sel(level=level)) == accuracy
+    assert result.homogeneous == (result.activation == "relu")
+    assert result.form == "free"  # two layers with biases, or a normalisation of a sum with other paths
 
 
 def test_a_verdict_over_runs(case: Case) -> None:
-    """The costs are what the responses say, whatever the model."""
+    """The costs are computed from the responses in the same way for all models."""
     design = nz.Design(families=("shift", "gains", "cap"), targets=(0.1,), draws=1, conduct=DESIGN.conduct)
     runs = [
         nz.matched(
@@ -321,7 +321,7 @@ def test_a_verdict_over_runs(case: Case) -> None:
             assert each.intensity_cost == pytest.approx(float(np.mean(costs)))
 
 
-def test_noise_is_drawn_by_example_whatever_the_batches(case: Case) -> None:
+def test_noise_depends_on_the_example_and_not_on_batches(case: Case) -> None:
     if not isinstance(case.data, list):
         small = list(zip(*(each.split(5) for each in case.data), strict=True))
     else:

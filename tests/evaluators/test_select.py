@@ -1,4 +1,4 @@
-"""What may be asked of an evaluator: options, labels and metrics in all the forms that a user may give."""
+"""Options, labels and metrics of an evaluator, in all the forms that a user may give."""
 
 from __future__ import annotations
 
@@ -23,17 +23,21 @@ def network(*, recognised: bool) -> nn.Module:
 @pytest.mark.parametrize("recognised", [True, False])
 def test_labels_may_be_a_list(*, recognised: bool) -> None:
     model = network(recognised=recognised)
-    found = [nz.sweep(model, X, y, family="scale") for y in (Y, Y.tolist(), torch.from_numpy(Y))]
-    for each in found[1:]:
-        np.testing.assert_array_equal(each.accuracy, found[0].accuracy)
+    results = [nz.sweep(model, X, y, family="scale") for y in (Y, Y.tolist(), torch.from_numpy(Y))]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.accuracy, results[0].accuracy)
 
 
 @pytest.mark.parametrize("recognised", [True, False])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layre": "1"}, "unknown option 'layre'"),
-        ({"method": "quick"}, "method must be auto, suffix or full"),
+        ({"layre": "1"}, "unknown option 'layre': did you mean 'layer'"),
+        ({"method": "sufix"}, "method must be one of auto, suffix, full; got 'sufix'; did you mean 'suffix'"),
+        ({"backend": "modl"}, "backend must be one of two-layer, model; got 'modl'; did you mean 'model'"),
+        ({"metrics": "acuracy"}, "unknown metric 'acuracy': did you mean 'accuracy'"),
+        ({"layer": "01"}, "there is no layer '01': did you mean '1'"),
+        ({"layer": "hiden*"}, r"no layer matches 'hiden\*'; the layers are"),
     ],
 )
 def test_refusals(options: Any, message: str, *, recognised: bool) -> None:
@@ -41,7 +45,32 @@ def test_refusals(options: Any, message: str, *, recognised: bool) -> None:
         nz.sweep(network(recognised=recognised), X, Y, family="scale", **options)
 
 
-def test_labels_apart_from_batches_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": ["0", "01"]}, "there is no layer '01': did you mean '1'"),
+        ({"layers": "hiden*"}, r"no layer matches 'hiden\*'; the layers are"),
+        ({"families": "clp"}, "unknown family 'clp': did you mean 'clip'"),
+        ({"levels": {"clp": [0.5]}}, "which isn't among the families: did you mean 'clip'"),
+        ({"metrics": "acuracy"}, "unknown metric 'acuracy': did you mean 'accuracy'"),
+        ({"metrics": {"mine": "acuracy"}}, "unknown metric 'acuracy': did you mean 'accuracy'"),
+        ({"activation": "rleu"}, "unknown activation 'rleu': did you mean 'relu'"),
+        ({"method": "sufix"}, "method must be one of auto, suffix, full; got 'sufix'; did you mean 'suffix'"),
+        ({"backend": "modl"}, "backend must be one of two-layer, model; got 'modl'; did you mean 'model'"),
+    ],
+)
+def test_typos_in_a_probe(options: Any, message: str) -> None:
+    with pytest.raises(nz.InputError, match=message):
+        nz.probe(network(recognised=True), (X, Y), **options)
+
+
+def test_typos_in_a_plot() -> None:
+    result = nz.probe(network(recognised=True), (X, Y), levels=1)
+    with pytest.raises(nz.InputError, match="metric 'acuracy' wasn't measured: did you mean 'accuracy'"):
+        result.plot("acuracy")
+
+
+def test_labels_separate_from_batches_are_refused() -> None:
     with pytest.raises(
         nz.InputError, match="y goes with inputs that come as one array; got list, whose batches"
     ):
@@ -63,7 +92,7 @@ def test_a_metric_may_be_a_function_alone() -> None:
 
 
 def test_ranges_critical_levels_and_audits_need_no_classes_as_targets() -> None:
-    """As outputs of a regression have none."""
+    """Regression data have no classes."""
     model, data = network(recognised=False), [(X, X[:, :3])]
     expected = nz.unit_ranges(model, X)
     np.testing.assert_array_equal(nz.unit_ranges(model, data).pre.width, expected.pre.width)
@@ -73,21 +102,19 @@ def test_ranges_critical_levels_and_audits_need_no_classes_as_targets() -> None:
 
 @pytest.mark.parametrize("tokens", [5, 9])
 def test_an_activation_with_a_slope_for_each_token_is_refused(tokens: int) -> None:
-    """Not all sizes fail by themselves: with as many tokens as units, slopes would be taken for those of units."""
+    """With as many tokens as units no error is raised by PyTorch: the slopes would be used as slopes of units."""
     model = nn.Sequential(nn.Linear(6, 9), nn.PReLU(tokens), nn.Identity(), nn.Linear(9, 3))
     with torch.no_grad():
         model[1].weight.copy_(torch.linspace(0.1, 0.9, tokens))
     data = [torch.from_numpy(X)[:, None].expand(-1, tokens, -1) * torch.linspace(1.0, 2.0, tokens)[:, None]]
     for analysis in (nz.matched, nz.near_and_far):
-        with pytest.raises(
-            nz.InputError, match="the activation of layer '1' depends on where in its example"
-        ):
+        with pytest.raises(nz.InputError, match="the activation of layer '1' depends on a row's position"):
             analysis(model, data, layer="1")
     assert nz.sweep(model, data, family="scale", layer="1").attrs["backend"] == "model"
 
 
 class TokensFirst(nn.Module):
-    """Within, values are (tokens, examples, units), as in PyTorch's attention."""
+    """A model whose hidden values are (tokens, examples, units), as in PyTorch's attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +125,7 @@ class TokensFirst(nn.Module):
 
 
 def test_rows_are_refused_where_tokens_come_before_examples() -> None:
-    """With as many tokens as a multiple of the examples, rows would be given to others without a word."""
+    """If the tokens are a multiple of the examples, rows would silently be given to wrong examples."""
     data = [(torch.from_numpy(X)[:6, None].expand(-1, 12, -1) * torch.linspace(1.0, 2.0, 12)[:, None], Y[:6])]
     with pytest.raises(nz.InputError, match="which aren't the first dimension, so it isn't known which rows"):
         nz.matched(TokensFirst(), data, layer="act")

@@ -1,4 +1,4 @@
-"""`nearzero layers` and `nearzero probe`, and what they read: models, weights and data by name."""
+"""The commands `nearzero layers` and `nearzero probe`, with models, weights and data given by name."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Holder:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with a module of models and data, in which the commands are given."""
+    """Enter a folder that holds a module with models, and data."""
     (tmp_path / "kept_models.py").write_text(CODE)
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
     (tmp_path / "ends.py").write_text("import sys; sys.exit(0)\n")
@@ -67,7 +67,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `nearzero ARGUMENTS`."""
+    """Return the exit code, standard output and standard error of `nearzero ARGUMENTS`."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "argv", ["nearzero", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
@@ -175,7 +175,7 @@ def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message, fold
         (["--layer", "5"], "there is no layer '5'"),
         (["--layer", "conv*"], "no layer matches 'conv*'; the layers are 0, 1, 2, 3, 4"),
         (["--family", "ofset"], "unknown family 'ofset': did you mean 'offset'?"),
-        (["--metric", "accuracie"], "unknown metric 'accuracie'"),
+        (["--metric", "accuracie"], "unknown metric 'accuracie': did you mean 'accuracy'?"),
         (["--levels", "0"], "levels must be at least 1; got 0"),
         (["--levels", "many"], "Invalid value for '--levels'"),
         (["--memory", "lots"], "memory"),
@@ -198,7 +198,7 @@ def test_bad_settings_are_one_line_and_leave_nothing(arguments, message, folder,
     assert files(folder) == before
 
 
-def test_a_folder_that_cant_be_written(folder, capsys):
+def test_a_folder_that_cant_be_written_to(folder, capsys):
     (folder / "taken").write_text("")
     code, _, err = run(capsys, "probe", "kept_models:build", "--data", "data.npz", "--out", "taken")
     assert code == 2
@@ -206,7 +206,7 @@ def test_a_folder_that_cant_be_written(folder, capsys):
     assert "taken" in err
 
 
-def test_a_folder_that_was_there_stays(folder, capsys):
+def test_an_existing_folder_is_kept(folder, capsys):
     (folder / "mine").mkdir()
     assert (
         run(capsys, "probe", "kept_models:build", "--data", "data.npz", "--out", "mine", "--layer", "9")[0]
@@ -219,7 +219,7 @@ def test_a_folder_that_was_there_stays(folder, capsys):
 
 
 class Runs:
-    """Writes a file when it's unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __reduce__(self):
         return Path.touch, (Path("ran"),)
@@ -294,7 +294,7 @@ def test_weights_that_cant_be_loaded_run_nothing(write, name, message, folder, c
 
 
 def test_the_pickle_would_have_run(folder):
-    """So that the test above can fail."""
+    """Shows that the test above can fail."""
     saved_by_torch("bad.pt")
     torch.load("bad.pt", weights_only=False)
     assert Path("ran").exists()

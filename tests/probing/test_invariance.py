@@ -1,4 +1,4 @@
-"""The invariance audit of layers of PyTorch models, against formulas and `nz.probe`."""
+"""The scale audit of layers of PyTorch models, compared with formulas and `nz.probe`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 import nearzero as nz
 
 LEVELS = np.logspace(-2, 1, 16)
-scale_audit = partial(nz.scale_audit, backend="model")  # as if no formula were known
+scale_audit = partial(nz.scale_audit, backend="model")  # without the formula of the two-layer backend
 FLAT = "flat by construction: the prediction is argmax"
 
 
@@ -44,7 +44,7 @@ class Attention(nn.Module):
 
 
 class Branch(nn.Module):
-    """x plus a share of a ReLU layer, normalised: the scale of one of two summands isn't divided out."""
+    """x plus a share of a ReLU layer, normalised: this doesn't remove the scale of one of two summands."""
 
     def __init__(self, share):
         super().__init__()
@@ -72,7 +72,7 @@ class Function(nn.Module):
 
 
 class LogProbabilities(nn.Sequential):
-    """Logits less a number of their own for each example."""
+    """Logits minus one number per example."""
 
     def forward(self, x):
         return super().forward(x).log_softmax(1)
@@ -123,47 +123,47 @@ CASES = {
 def test_the_form(name):
     make, layer, form, formula = CASES[name]
     model, (x, y) = make(), data()
-    found = scale_audit(model, (x, y), layer=layer, levels=LEVELS)
-    assert (found.form, found.formula, found.items) == (form, formula, 240)
-    assert found.homogeneous == (name != "smooth")
+    result = scale_audit(model, (x, y), layer=layer, levels=LEVELS)
+    assert (result.form, result.formula, result.items) == (form, formula, 240)
+    assert result.homogeneous == (name != "smooth")
     if form == "affine":
-        assert found.words == f"{FLAT}({formula})"
-        assert found.unexplained == 0
-        assert found.logit_error < 2e-6
+        assert result.words == f"{FLAT}({formula})"
+        assert result.unexplained == 0
+        assert result.logit_error < 2e-6
         changes = formula != "B"
-        assert (found.curves.measured_agreement.min() < 1).item() == changes
+        assert (result.curves.measured_agreement.min() < 1).item() == changes
     elif form == "normalised":
-        assert found.words == "flat by construction: a normalisation follows"
-        assert found.normalisations
-        assert found.logit_error > 1e-3 or name in ("unit length", "unit sum")
-        above = found.curves.sel(level=slice(found.constant_from, None))
+        assert result.words == "flat by construction: a normalisation follows"
+        assert result.normalisations
+        assert result.logit_error > 1e-3 or name in ("unit length", "unit sum")
+        above = result.curves.sel(level=slice(result.constant_from, None))
         assert above.unexplained.max() <= 3
     else:
-        assert found.words == "not flat by construction"
+        assert result.words == "not flat by construction"
 
 
 def test_the_measured_curve_is_the_probes():
     for name in ("readout", "layer norm", "two with biases"):
         make, layer, *_ = CASES[name]
         model, (x, y) = make(), data()
-        found = scale_audit(model, (x, y), layer=layer, levels=LEVELS, batch_size=100)
+        result = scale_audit(model, (x, y), layer=layer, levels=LEVELS, batch_size=100)
         probed = nz.probe(model, (x, y), layer, families="scale", levels=LEVELS, method="suffix").response
         for measure in ("accuracy", "agreement"):
             curve = probed[measure].squeeze()
-            np.testing.assert_allclose(found.curves[f"measured_{measure}"], curve, atol=1.01 / 240, rtol=0)
+            np.testing.assert_allclose(result.curves[f"measured_{measure}"], curve, atol=1.01 / 240, rtol=0)
 
 
-def test_what_is_predicted_is_the_formula():
+def test_predictions_follow_the_formula():
     """argmax(s W2 a + b2), from the weights, in float64."""
     model, (x, y) = hidden(nn.Linear(20, 4)), data()
-    found = scale_audit(model, (x, y), layer="1", levels=LEVELS)
+    result = scale_audit(model, (x, y), layer="1", levels=LEVELS)
     with torch.no_grad():
         double = hidden(nn.Linear(20, 4)).double()
         double.load_state_dict(model.state_dict())
         products = F.linear(double[:2](x.double()), double[2].weight)
     logits = [float(s) * products + double[2].bias for s in LEVELS]
     accuracy = [(each.argmax(1) == y).double().mean().item() for each in logits]
-    np.testing.assert_allclose(found.curves.predicted_accuracy, accuracy)
+    np.testing.assert_allclose(result.curves.predicted_accuracy, accuracy)
 
 
 def test_a_two_layer_network_has_one_audit():
@@ -176,8 +176,8 @@ def test_a_two_layer_network_has_one_audit():
         np.testing.assert_allclose(one.curves[name], other.curves[name])
 
 
-def test_where_eps_shows():
-    """Where the variance under the scale is no longer far above eps: later for a smaller eps, never for none."""
+def test_eps_of_a_normalisation():
+    """Logits change at small scales, where the variance is comparable to eps: later for a smaller eps, never for 0."""
     model, (x, _) = hidden(nn.LayerNorm(20, eps=1e-5), nn.Linear(20, 4)), data()
     tight = scale_audit(model, x, layer="1")
     assert 0.02 < tight.constant_from < 0.2
@@ -192,31 +192,31 @@ def test_where_eps_shows():
     assert loose.form == "free"
 
 
-def test_a_function_that_is_saturated_is_no_normalisation():
-    found = scale_audit(CASES["saturated"][0](), data()[0], layer="act", levels=LEVELS)
-    assert found.normalisations == ()
-    assert found.meaning.endswith("On these data the logits stay the same from a scale of 0.01 on.")
+def test_a_saturated_function_is_no_normalisation():
+    result = scale_audit(CASES["saturated"][0](), data()[0], layer="act", levels=LEVELS)
+    assert result.normalisations == ()
+    assert result.meaning.endswith("On these data the logits stay the same from a scale of 0.01 on.")
 
 
-def test_a_layer_that_doesnt_come_through():
+def test_a_layer_without_influence_on_the_logits():
     model, (x, _) = Branch(0.0), data()
     model.norm = nn.Identity()
-    found = scale_audit(model, x, layer="act", levels=LEVELS)
-    assert found.words == f"{FLAT}(A)"
-    assert found.meaning.startswith("Nothing of this layer comes through to the logits")
+    result = scale_audit(model, x, layer="act", levels=LEVELS)
+    assert result.words == f"{FLAT}(A)"
+    assert result.meaning.startswith("Nothing of this layer comes through to the logits")
 
 
-def test_half_precision_is_given_its_rounding():
+def test_half_precision_may_round_more():
     x, y = data()
     model = CASES["readout"][0]().bfloat16()
-    found = scale_audit(model, (x.bfloat16(), y), layer="1", levels=LEVELS)
-    assert (found.form, found.unexplained) == ("affine", 0)
-    assert found.logit_error > 1e-3
+    result = scale_audit(model, (x.bfloat16(), y), layer="1", levels=LEVELS)
+    assert (result.form, result.unexplained) == ("affine", 0)
+    assert result.logit_error > 1e-3
     assert scale_audit(two(True, True).bfloat16(), x.bfloat16(), layer="1", levels=LEVELS).form == "free"
 
 
 def test_tokens_that_count():
-    """Each token is an item; those of a target of -100 count in nothing."""
+    """Each token is an item; tokens with a target of -100 don't count."""
 
     class Tokens(nn.Module):
         def __init__(self):
@@ -228,9 +228,9 @@ def test_tokens_that_count():
 
     x, y = torch.randn(30, 5, 3), torch.randint(0, 4, (30, 5))
     y[:, 3:] = -100
-    found = scale_audit(Tokens(), (x, y), layer="act", levels=LEVELS)
-    assert (found.items, found.form, found.unexplained) == (90, "affine", 0)
-    assert "measured_accuracy" in found.curves
+    result = scale_audit(Tokens(), (x, y), layer="act", levels=LEVELS)
+    assert (result.items, result.form, result.unexplained) == (90, "affine", 0)
+    assert "measured_accuracy" in result.curves
     assert "measured_accuracy" not in scale_audit(Tokens(), x, layer="act", levels=LEVELS).curves
 
 
@@ -246,7 +246,9 @@ def test_the_model_is_left_as_it_was():
 
 def test_refusals():
     model, (x, _) = two(True, True), data()
-    with pytest.raises(nz.InputError, match=r"this is about one layer; '\*' stands for 5: 0, 1, 2, 3, 4"):
+    with pytest.raises(
+        nz.InputError, match=r"this analysis takes one layer, but '\*' matches 5: 0, 1, 2, 3, 4"
+    ):
         scale_audit(model, x, layer="*")
     with pytest.raises(nz.InputError, match="there is no layer 'act'"):
         scale_audit(model, x, layer="act")

@@ -1,4 +1,4 @@
-"""Masks and targets: what doesn't count is in no range and no metric, and each token keeps its place."""
+"""Masks and targets: masked tokens are in no range and no metric, and each token keeps its position."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVELS = {"offset": [-0.4, 0.3], "scale": [0.5, 2.0], "clip": [0.4]}
 
 
 class Attention(nn.Module):
-    """One block that attends to the tokens a mask names, with logits for each token, or for each text."""
+    """One block that attends to unmasked tokens, with logits for each token, or for each text."""
 
     def __init__(self, pooled=False, outputs=CLASSES):
         super().__init__()
@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
 
 def tokens(seed=1, count=9):
-    """Texts, and which of their tokens are real."""
+    """Return texts, and a mask of their tokens that aren't padding."""
     random = torch.Generator().manual_seed(seed)
     lengths = torch.randint(2, TOKENS + 1, (count,), generator=random)
     mask = torch.arange(TOKENS)[None] < lengths[:, None]
@@ -48,7 +48,7 @@ def tokens(seed=1, count=9):
 
 
 def batches(ids, mask, labels=None, size=4):
-    """As a tokenizer gives them."""
+    """Return batches as a tokenizer gives them."""
     named = {"input_ids": ids, "attention_mask": mask.long()} | ({} if labels is None else {"labels": labels})
     return [
         {name: each[first : first + size] for name, each in named.items()}
@@ -64,19 +64,19 @@ def assert_equal(one: nz.ProbeResult, other: nz.ProbeResult) -> None:
 @pytest.mark.parametrize("pooled", [False, True], ids=["tokens", "texts"])
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("quantiles", [None, (0.05, 0.9)])
-def test_what_stands_in_the_padding_changes_no_number(pooled, labelled, quantiles):
+def test_padding_changes_no_number(pooled, labelled, quantiles):
     model, (ids, mask) = Attention(pooled), tokens()
     labels = None
     if labelled:
         labels = torch.arange(len(ids)) % CLASSES if pooled else ids % CLASSES
-    how = {
+    options = {
         "levels": LEVELS, "keep_items": True, "quantiles": quantiles,
         "metrics": ["agreement", "kl_divergence", "margin", *(["accuracy", "cross_entropy"] if labelled else [])],
     }  # fmt: skip
     other = torch.where(mask, ids, (ids + 5) % VOCABULARY)
     assert not torch.equal(other, ids)
     found = [
-        nz.probe(model, batches(each, mask, labels), ["first", "act", "second"], **how)
+        nz.probe(model, batches(each, mask, labels), ["first", "act", "second"], **options)
         for each in (ids, other)
     ]
     assert_equal(*found)
@@ -84,24 +84,26 @@ def test_what_stands_in_the_padding_changes_no_number(pooled, labelled, quantile
     assert found[0].response.attrs["items"] == items
     assert found[0].response.attrs["examples"] == len(ids)
     if not labelled:
-        # and they'd change numbers if they weren't masked: a probe without a mask tells the two apart
+        # without a mask the padding does change numbers
         loose = [
-            nz.probe(model, batches(each, torch.ones_like(mask)), "act", **how).response.kl_divergence.values
+            nz.probe(
+                model, batches(each, torch.ones_like(mask)), "act", **options
+            ).response.kl_divergence.values
             for each in (ids, other)
         ]
         assert not np.array_equal(*loose, equal_nan=True)
 
 
-def test_padded_texts_give_what_texts_of_their_own_length_give():
+def test_padded_texts_give_the_same_as_texts_without_padding():
     model, (ids, mask) = Attention(), tokens()
     labels = ids % CLASSES
     short = [
         {"input_ids": ids[row : row + 1, :length], "labels": labels[row : row + 1, :length]}
         for row, length in enumerate(mask.sum(1).tolist())
     ]
-    how = {"levels": LEVELS, "keep_items": True, "metrics": ["accuracy", "cross_entropy", "agreement"]}
-    padded = nz.probe(model, batches(ids, mask, labels), "act", **how).response
-    alone = nz.probe(model, short, "act", **how).response
+    options = {"levels": LEVELS, "keep_items": True, "metrics": ["accuracy", "cross_entropy", "agreement"]}
+    padded = nz.probe(model, batches(ids, mask, labels), "act", **options).response
+    alone = nz.probe(model, short, "act", **options).response
     for name in ("accuracy_items", "agreement_items", "cross_entropy_items"):
         np.testing.assert_allclose(padded[name], alone[name], atol=1e-5, err_msg=name)
     np.testing.assert_array_equal(padded.sequence, alone.sequence)
@@ -109,7 +111,7 @@ def test_padded_texts_give_what_texts_of_their_own_length_give():
 
 
 def test_ranges_by_hand():
-    """The ranges that levels refer to, from the tokens that count alone."""
+    """The ranges that levels refer to are those of the tokens that count."""
     model, (ids, mask) = Attention(), tokens()
     seen = []
     handle = model.act.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -129,28 +131,28 @@ def test_ranges_by_hand():
     np.testing.assert_allclose(found.first_items[0, 0, 0], logits[mask][:, 0], atol=1e-6)
 
 
-def test_each_token_keeps_its_sequence_and_place():
+def test_each_token_keeps_its_sequence_and_position():
     model, (ids, mask) = Attention(), tokens()
     labels = torch.where(
         torch.rand(ids.shape, generator=torch.Generator().manual_seed(3)) < 0.3, -100, ids % CLASSES
     )
     found = nz.probe(
         model, batches(ids, mask, labels), "act", levels=1, keep_items=True,
-        metrics={"told": lambda logits, target: target, "accuracy": "accuracy"},
+        metrics={"label": lambda logits, target: target, "accuracy": "accuracy"},
     )  # fmt: skip
     counted = mask & (labels != -100)
-    place = counted.nonzero().numpy()
+    position = counted.nonzero().numpy()
     response = found.response
-    np.testing.assert_array_equal(response.sequence, place[:, 0])
-    np.testing.assert_array_equal(response.token, place[:, 1])
-    kept = response.told_items.values
+    np.testing.assert_array_equal(response.sequence, position[:, 0])
+    np.testing.assert_array_equal(response.token, position[:, 1])
+    kept = response.label_items.values
     np.testing.assert_array_equal(kept[np.isfinite(kept).all(-1)][0], labels[counted])
     logits = model(ids, mask.long())["logits"][counted]
     expected = (logits.argmax(-1) == labels[counted]).double().mean()
     assert float(response.unperturbed_accuracy) == pytest.approx(float(expected), abs=0)
 
 
-def test_a_causal_model_is_held_against_the_next_token():
+def test_a_causal_model_is_scored_on_the_next_token():
     model, (ids, mask) = Attention(outputs=VOCABULARY), tokens()
     labels = ids.masked_fill(~mask, -100)
     response = nz.probe(
@@ -159,10 +161,10 @@ def test_a_causal_model_is_held_against_the_next_token():
     with torch.no_grad():
         logits = model(ids, mask.long())["logits"]
     counted = mask[:, :-1] & mask[:, 1:]
-    told, target = logits[:, :-1][counted], ids[:, 1:][counted]
+    predicting, target = logits[:, :-1][counted], ids[:, 1:][counted]
     assert response.attrs["items"] == int(counted.sum())
-    assert float(response.unperturbed_accuracy) == float((told.argmax(-1) == target).double().mean())
-    loss = F.cross_entropy(told.double(), target)
+    assert float(response.unperturbed_accuracy) == float((predicting.argmax(-1) == target).double().mean())
+    loss = F.cross_entropy(predicting.double(), target)
     np.testing.assert_allclose(response.unperturbed_cross_entropy, loss, rtol=1e-6)
 
 
@@ -183,7 +185,7 @@ def test_without_labels_agreement_and_divergence_by_hand():
 
 
 class TextAndImage(nn.Module):
-    """A mask over tokens, and a layer of pixels that it doesn't concern."""
+    """A mask over tokens, and a layer of pixels that it doesn't apply to."""
 
     def __init__(self):
         super().__init__()
@@ -196,7 +198,7 @@ class TextAndImage(nn.Module):
         )
 
 
-def test_a_mask_of_tokens_doesnt_concern_what_depends_on_other_inputs():
+def test_a_mask_of_tokens_doesnt_apply_to_layers_of_other_inputs():
     torch.manual_seed(0)
     (ids, mask), pixels = tokens(), torch.randn(9, TOKENS - 1, 4)
     model = TextAndImage()
@@ -204,7 +206,7 @@ def test_a_mask_of_tokens_doesnt_concern_what_depends_on_other_inputs():
     found = nz.probe(model, [batch], ["vision", "act", "text.act"], levels=LEVELS, keep_items=True).response
     with torch.no_grad():
         z = model.vision(pixels)
-    # all pixels count, though some of the tokens don't: the greatest value that clip 1.0 leaves is the maximum
+    # all pixels count, although some tokens don't: the threshold of clip 1.0 is the maximum over all pixels
     response = nz.probe(model, [batch], "act", families="clip", levels=[1.0]).response
     assert response.kl_divergence.item() == 0
     assert response.dead_units.item() == int((z.amax((0, 1)) <= 0).sum())
@@ -212,7 +214,7 @@ def test_a_mask_of_tokens_doesnt_concern_what_depends_on_other_inputs():
 
 
 class TwoSided(nn.Module):
-    """An encoder and a decoder, whose tokens are others, in which keys are made from the encoder's."""
+    """An encoder and a decoder with different tokens; the decoder's keys are made from the encoder's tokens."""
 
     def __init__(self):
         super().__init__()
@@ -231,7 +233,7 @@ class TwoSided(nn.Module):
 
 
 @pytest.mark.parametrize("decoded", [4, TOKENS], ids=["other length", "same length"])
-def test_an_encoder_and_a_decoder_have_masks_of_their_own(decoded):
+def test_an_encoder_and_a_decoder_have_separate_masks(decoded):
     model, (ids, mask), (target, known) = TwoSided(), tokens(), tokens(seed=2)
     target, known = target[:, :decoded], known[:, :decoded]
     labels = (target % CLASSES).masked_fill(~known, -100)
@@ -252,11 +254,11 @@ def test_an_encoder_and_a_decoder_have_masks_of_their_own(decoded):
     assert_equal(found, probed(ids, torch.where(known, target, 7 - target % 7)))
 
 
-# --- refused --------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("labels", "how", "message"),
+    ("labels", "options", "message"),
     [
         (lambda ids: ids[:, :3], {}, r"targets \(2, 3\) don't fit logits \(2, 6, 4\); prepare=... and output=... can"),
         (lambda ids: ids, {}, r"targets must be classes from 0 to 3, as the logits have them \(or -100,"),
@@ -266,13 +268,13 @@ def test_an_encoder_and_a_decoder_have_masks_of_their_own(decoded):
         (lambda ids: ids * 0 - 100, {}, "ranges need at least one example or token that counts; the mask leaves none"),
     ],
 )  # fmt: skip
-def test_targets_that_cant_be(labels, how, message):
+def test_impossible_targets(labels, options, message):
     ids, mask = tokens()
     with pytest.raises(nz.InputError, match=message):
-        nz.probe(Attention(), batches(ids, mask, labels(ids), size=2), "act", levels=2, **how)
+        nz.probe(Attention(), batches(ids, mask, labels(ids), size=2), "act", levels=2, **options)
 
 
-def test_masks_that_fit_nothing():
+def test_masks_that_dont_fit():
     model, (ids, mask) = Attention(), tokens()
     with pytest.raises(nz.InputError, match="the mask leaves none"):
         nz.probe(

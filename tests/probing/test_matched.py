@@ -1,4 +1,4 @@
-"""Responses at matched displacement of any model's layers: levels by definition, halves, and the verdict on runs."""
+"""Responses of a model's layers at matched displacement: levels by the definition, halves, and verdicts on runs."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def images(digits: nz.datasets.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     return x[:200], torch.from_numpy(digits.test.labels[:200])
 
 
-def probed(seed: int, images: tuple[torch.Tensor, torch.Tensor], **how: object) -> nz.ProbeResult:
-    return nz.probe(small(seed), images, ["1", "5"], levels=1, batch_size=64, design=DESIGN, **how)  # type: ignore[arg-type]
+def probed(seed: int, images: tuple[torch.Tensor, torch.Tensor], **options: object) -> nz.ProbeResult:
+    return nz.probe(small(seed), images, ["1", "5"], levels=1, batch_size=64, design=DESIGN, **options)  # type: ignore[arg-type]
 
 
 def test_levels_and_responses_are_those_of_the_definition(images: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """By plain forward passes: d on the reference half, accuracy on the other."""
+    """By plain forward passes: d on the reference half, accuracy on the responding half."""
     x, y = images
     model = small(0)
-    found = probed(0, images).matched
+    result = probed(0, images).matched
     reference, responding = halves(len(x), DESIGN.seed)
     first, second, labels = x[reference], x[responding], y[responding]
     cuts = {"1": (model[:1], model[1], model[2:]), "5": (model[:5], model[5], model[6:])}
@@ -56,24 +56,24 @@ def test_levels_and_responses_are_those_of_the_definition(images: tuple[torch.Te
             shape = (1, -1, 1, 1) if z.ndim == 4 else (1, -1)
             for side in ("below", "above"):
                 for target in DESIGN.targets:
-                    row = found.sel(layer=name, family="shift", side=side, target=target)
+                    row = result.sel(layer=name, family="shift", side=side, target=target)
                     move = float(row.level) * width.view(shape)
                     d = ((act(z + move) - act(z)).square().sum() / act(z).square().sum()).sqrt()
                     assert float(d) == pytest.approx(target, rel=1e-3)
                     right = (after(act(here + move)).argmax(1) == labels).float().mean()
                     assert float(row.accuracy) == pytest.approx(float(right), abs=1e-6)
         right = (model(second).argmax(1) == labels).float().mean()
-    np.testing.assert_allclose(found.unperturbed_accuracy, float(right), atol=1e-6)
-    assert found.level.sel(family="cap", side="above").isnull().all()
-    assert found.attrs["items"] == len(second)
+    np.testing.assert_allclose(result.unperturbed_accuracy, float(right), atol=1e-6)
+    assert result.level.sel(family="cap", side="above").isnull().all()
+    assert result.attrs["items"] == len(second)
 
 
-def test_later_draws_are_others_on_the_same_halves(images: tuple[torch.Tensor, torch.Tensor]) -> None:
-    found = probed(0, images).matched
+def test_later_draws_differ_on_the_same_halves(images: tuple[torch.Tensor, torch.Tensor]) -> None:
+    result = probed(0, images).matched
     later = nz.probe(
         small(0), images, ["1", "5"], levels=1, batch_size=64, design=replace(DESIGN, first_draw=2)
     ).matched
-    same = (found.level == later.level).sel(side="above", target=0.1)
+    same = (result.level == later.level).sel(side="above", target=0.1)
     assert same.sel(family="shift").all()
     assert not same.sel(family="gains").any()
 
@@ -81,10 +81,10 @@ def test_later_draws_are_others_on_the_same_halves(images: tuple[torch.Tensor, t
 def test_centred_metrics_are_without_the_mean_logit_shift(
     images: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    """By plain forward passes: the shift from the reference half, taken out of the other."""
-    x, y = 20 * images[0], images[1]  # so that an untrained model says more than one thing
+    """By plain forward passes: the mean shift on the reference half is subtracted on the other half."""
+    x, y = 20 * images[0], images[1]  # so that an untrained model predicts several classes
     model = small(0)
-    found = probed(0, (x, y)).matched
+    result = probed(0, (x, y)).matched
     reference, responding = halves(len(x), DESIGN.seed)
     first, second, labels = x[reference], x[responding], y[responding]
     before, act, after = model[:5], model[5], model[6:]
@@ -93,7 +93,7 @@ def test_centred_metrics_are_without_the_mean_logit_shift(
         width = before(first).amax(0) - before(first).amin(0)
         whole = model(second).argmax(1)
         for side in ("below", "above"):
-            row = found.sel(layer="5", family="shift", side=side, target=0.3)
+            row = result.sel(layer="5", family="shift", side=side, target=0.3)
             there, here = (after(act(before(each) + float(row.level) * width)) for each in (first, second))
             centred = (here - (there - model(first)).mean(0)).argmax(1)
             assert float(row.centred_accuracy) == pytest.approx(
@@ -124,12 +124,12 @@ def test_suffix_and_full_pass_agree(images: tuple[torch.Tensor, torch.Tensor]) -
 
 
 def test_without_labels(images: tuple[torch.Tensor, torch.Tensor]) -> None:
-    found = nz.probe(small(0), images[0], "1", levels=1, design=DESIGN)
-    assert "accuracy" not in found.matched
-    judged = nz.verdict([found] * 6, nz.Rules(targets=DESIGN.targets, measure="agreement"))
+    result = nz.probe(small(0), images[0], "1", levels=1, design=DESIGN)
+    assert "accuracy" not in result.matched
+    judged = nz.verdict([result] * 6, nz.Rules(targets=DESIGN.targets, measure="agreement"))
     assert len(judged.comparisons) == 4
     with pytest.raises(nz.InputError, match="no accuracy; without labels there is agreement alone"):
-        nz.verdict([found] * 6, nz.Rules(targets=DESIGN.targets))
+        nz.verdict([result] * 6, nz.Rules(targets=DESIGN.targets))
 
 
 def test_refusals(images: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -1,11 +1,11 @@
 """Models of published packages, and modules of difficult kinds: each can be probed, or is refused with a sentence.
 
-What is found is the table in docs/models.md: these tests hold it against what they see. To write it anew:
+The outcomes are the table in docs/models.md; these tests compare it with what they see. To write the table again:
 
     NEARZERO_WRITE_MODELS=1 python -m pytest tests/probing/test_models.py
 
-Weights are random, drawn so that no layer is mute; nothing is fetched. Rows of packages that aren't installed are
-left out, and of packages in another version than the table's only the outcome is held against it.
+Weights are random, drawn so that all layers matter; nothing is downloaded. Rows of packages that aren't installed are
+left out. For packages in another version than the table's only the outcome is compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import nearzero as nz
 TABLE = Path(__file__).parents[2] / "docs" / "models.md"
 WRITE = "NEARZERO_WRITE_MODELS" in os.environ
 PACKAGES = ("torch", "torchvision", "timm", "transformers")
-FEW = 12  # layers of a model are all probed if they are so few; if its activations are, these are
+FEW = 12  # all layers of a model are probed up to this number; beyond it all activations, up to this number
 MOST = 3  # layers that are probed, evenly spaced, in larger models
 LEVELS = {"offset": [0.3], "scale": [0.6], "clip": [0.4]}
 HEAD = """# Models that were tried
@@ -51,7 +51,7 @@ FOUND: dict[str, str] = {}  # rows of the table
 
 @dataclass(frozen=True)
 class Case:
-    """A model: what makes it, a batch for it, and how it's probed."""
+    """Hold a function that builds a model, a batch for it, and settings of the probe."""
 
     name: str
     package: str
@@ -62,7 +62,7 @@ class Case:
 
 
 def case(name: str, package: str, data: Callable[[], Any], *, slow: bool = False, **how: Any):
-    """Make a case of the function that builds its model."""
+    """Register a function that builds a model as a case."""
 
     def add(build):
         CASES[name] = Case(name, package, build, data, how, slow)
@@ -79,7 +79,7 @@ def installed(package: str) -> str | None:
 
 
 def torchvision():
-    """The package, also beside a PyTorch that its compiled operators don't fit."""
+    """Return the package, also if its compiled operators don't fit the installed PyTorch."""
     try:
         import torchvision
     except RuntimeError:
@@ -102,7 +102,7 @@ def rows(count: int = 7, width: int = 6):
 
 
 def text(labels: str = "", padding: int = 3, **more: Callable[[], Any]):
-    """Tokens as a tokenizer gives them, one text padded; labels for each token, or for each text."""
+    """Return tokens as a tokenizer gives them, one text padded, with labels for each token or for each text."""
 
     def batch():
         tokens = torch.randint(3, 80, (3, 9))
@@ -359,7 +359,7 @@ def scripted_part(model):
 
 
 def enliven(model: Any) -> Any:
-    """Weights under which signals neither die nor explode, where the model's own may be zeros."""
+    """Give a model weights under which signals neither vanish nor explode; its own weights may be zeros."""
     if not isinstance(model, nn.Module):
         return model
     with torch.no_grad():
@@ -375,7 +375,7 @@ def enliven(model: Any) -> Any:
 
 
 def state(model: Any) -> Any:
-    """All that must be as before."""
+    """Return everything that a probe must leave as it was."""
     if not isinstance(model, nn.Module):
         return None
     values = [
@@ -401,7 +401,7 @@ def kept(tensor: torch.Tensor) -> Bits:
 
 @dataclass(eq=False)
 class Bits:
-    """A tensor's values, equal to others only if all bits are."""
+    """Hold the values of a tensor, which are equal only if all bits are."""
 
     values: torch.Tensor | None
 
@@ -419,14 +419,14 @@ METRICS = {"first": logit(0), "last": logit(-1), "agreement": "agreement"}
 
 
 def probed(model: Any, data: Any, known: Case) -> tuple[str, ...]:
-    """How many layers are found, how many are probed, how the logits are had; the outcome."""
-    told = {name: value for name, value in known.how.items() if name in ("prepare", "output")}
-    found = nz.layers(model, data, **told)
-    every = [each.name for each in found]
-    active = [each.name for each in found if each.kind in ("activation", "function")]
-    some = [every[len(every) * place // MOST] for place in range(MOST)]
-    spread = every if len(every) <= FEW else [*some, *active] if len(active) <= FEW else some
-    how = {"layers": spread, "metrics": METRICS, "levels": LEVELS, "keep_items": True, **known.how}
+    """Return as texts how many layers are found, how many are probed, how the logits are computed, and the outcome."""
+    options = {name: value for name, value in known.how.items() if name in ("prepare", "output")}
+    layers = nz.layers(model, data, **options)
+    every = [layer.name for layer in layers]
+    active = [layer.name for layer in layers if layer.kind in ("activation", "function")]
+    spread = [every[len(every) * index // MOST] for index in range(MOST)]
+    chosen = every if len(every) <= FEW else [*spread, *active] if len(active) <= FEW else spread
+    how = {"layers": chosen, "metrics": METRICS, "levels": LEVELS, "keep_items": True, **known.how}
     auto, full = (nz.probe(model, data, method=each, **how).response for each in ("auto", "full"))
     for name in full.attrs["metrics"]:
         mine, theirs = auto[f"{name}_items"].values, full[f"{name}_items"].values
@@ -478,9 +478,9 @@ def test_a_model_works_or_is_refused_with_a_sentence(name):
     assert "\n" not in FOUND[name]
     if not WRITE:
         assert (
-            told(name) == FOUND[name]
+            documented(name) == FOUND[name]
             if same_version(known.package)
-            else told(name)[-10:] == FOUND[name][-10:]
+            else documented(name)[-10:] == FOUND[name][-10:]
         )
 
 
@@ -492,7 +492,7 @@ def table() -> list[str]:
     return TABLE.read_text().splitlines()
 
 
-def told(name: str) -> str:
+def documented(name: str) -> str:
     return next((line for line in table() if line.startswith(f"| {name} |")), f"docs/models.md has no {name}")
 
 

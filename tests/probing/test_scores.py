@@ -1,4 +1,4 @@
-"""Metrics of large logits: read off in pieces, as views where they lie so, and the same as of all at once."""
+"""Metrics of large logits: computed in pieces, on views where possible, with the same result as on all at once."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def test_predictions_are_the_first_greatest(classes):
     logits[0, 4] = 0.0
     logits[0, 5, -1] = logits[0, 5, 1] = 99.0
     logits[0, 6, -1] = 99.0
-    told = [[row.numpy().argmax() for row in level] for level in logits]
-    assert Outputs(logits).predictions.tolist() == np.array(told).tolist()
+    expected = [[row.numpy().argmax() for row in level] for level in logits]
+    assert Outputs(logits).predictions.tolist() == np.array(expected).tolist()
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_items_are_read_as_views_where_they_follow_each_other(masked):
+def test_rows_of_consecutive_items_are_views(masked):
     logits = torch.randn(4, 6, 5)
     mask = torch.ones(4, 6, dtype=torch.bool)
     if masked:
@@ -36,20 +36,20 @@ def test_items_are_read_as_views_where_they_follow_each_other(masked):
     tokens = torch.randint(0, 5, (4, 6))
     items = Items.of(Batch((tokens,), {}, tokens, mask), logits, True)
     counted = mask[:, :-1] & mask[:, 1:]
-    told = logits[:, :-1][counted]
-    assert torch.equal(items.logits(logits), told)
+    expected = logits[:, :-1][counted]
+    assert torch.equal(items.logits(logits), expected)
     flat = items.flat(logits)
     assert flat.data_ptr() == logits.data_ptr()
     first = items.rows(flat, slice(0, 5))
     assert first.data_ptr() == logits.data_ptr()
     across = items.rows(flat, slice(3, 8))
-    assert torch.equal(first, told[:5])
-    assert torch.equal(across, told[3:8])
+    assert torch.equal(first, expected[:5])
+    assert torch.equal(across, expected[3:8])
     assert items.rows(flat, slice(2, 2)).shape == (0, 5)
 
 
 class Tokens(nn.Module):
-    """A language model of two words of context."""
+    """A language model with a context of two words."""
 
     def __init__(self):
         super().__init__()
@@ -81,7 +81,7 @@ def test_pieces_of_any_size_give_one_result(monkeypatch, keep_items):
     for piece in (1, 5 * 40, 13 * 40):
         pieces = response(piece)
         for name in whole.data_vars:
-            if whole[name].dtype.kind == "f":  # a row alone may be summed in another order
+            if whole[name].dtype.kind == "f":  # a single row may be summed in another order
                 np.testing.assert_allclose(pieces[name], whole[name], rtol=1e-5, atol=1e-6)
         for name in ("accuracy", "agreement", "margin", "own"):
             assert pieces[name].equals(whole[name])

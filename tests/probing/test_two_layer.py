@@ -1,9 +1,9 @@
-"""The paper's networks through the probe: the numbers of the sweep, to the last example.
+"""Probes of the paper's networks give exactly the numbers of the sweep.
 
-`nz.probe` takes a network Linear, activation, Linear to the engine that sweeps studies, whatever the data come as. The
-general way, by suffix or full pass, is held against the sweep as well: there float32 sums have another order, so an
-example whose two greatest logits differ by less than 1e-5 of the greatest may change sides (`NEAR`); these are
-counted, and no other difference is allowed.
+`nz.probe` evaluates a network Linear, activation, Linear by the kernels that sweep studies, for data of every form. The
+general way, by suffix or full pass, is compared with the sweep too. There the order of float32 sums differs, so an
+example whose two greatest logits differ by less than 1e-5 of the greatest (`NEAR`) may get another prediction. These
+are counted; no other difference is allowed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEAR = 1e-5
 
 
 def module_of(network: nz.TwoLayer, *before: nn.Module, after: tuple[nn.Module, ...] = ()) -> nn.Sequential:
-    """Named parts, so that layers are called by what they are."""
+    """Return a network as a module with named layers."""
     hidden, act, output = network.to_module()
     parts = {"hidden": hidden, "act": act, "output": output}
     first = {f"before{place}": each for place, each in enumerate(before)}
@@ -35,13 +35,13 @@ def module_of(network: nz.TwoLayer, *before: nn.Module, after: tuple[nn.Module, 
 
 
 def as_torch(data: nz.datasets.Dataset, count: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (N, 1, H, W), float32 pixels from 0 to 255, and labels."""
+    """Return images (N, 1, H, W), float32 pixels from 0 to 255, and labels."""
     images = torch.from_numpy(data.test.images[:count].astype(np.float32))[:, None]
     return images, torch.from_numpy(data.test.labels[:count].astype(np.int64))
 
 
 def assert_same(result: nz.ProbeResult, swept, metrics=("accuracy", "agreement")) -> None:
-    """Every number, at every level of every layer, and the method that says so."""
+    """Compare every number at every level of every layer, and check that the method was "two-layer"."""
     response = result.response
     assert set(response.method.values) == {"two-layer"}
     for name in result.layers:
@@ -153,7 +153,7 @@ def test_conducts_and_ranges_from_other_data(name, conduct, digits):
     assert differing == 0
 
 
-def test_levels_of_ones_own_and_one_family(digits):
+def test_levels_of_the_users_own_and_one_family(digits):
     network, (x, y) = drawn("gelu"), as_torch(digits)
     levels = [-0.5, 0.0, 0.25, 1.0]
     found = nz.probe(module_of(network, nn.Flatten()), (x, y), "act", families="offset", levels=levels)
@@ -184,7 +184,7 @@ class LogProbabilities(nn.Module):
         return self.output(self.act(self.hidden(x.flatten(1)))).log_softmax(1)
 
 
-def test_a_module_of_ones_own_that_gives_log_probabilities(digits):
+def test_a_module_of_the_users_own_that_gives_log_probabilities(digits):
     network, (x, y) = drawn("abs"), as_torch(digits)
     swept = nz.sweep(network, digits.test.pixels, digits.test.labels)
     assert_same(nz.probe(LogProbabilities(network), (x, y), ["act", "hidden"]), swept)
@@ -205,7 +205,7 @@ def test_a_two_layer_value_and_items(digits):
 
 
 def far_and_near(network, x, family, level, conduct, predictions, given):
-    """How many predictions differ where the two greatest logits are apart, and where they're near, in float64."""
+    """Return how many predictions differ without a near tie in float64, and how many at a near tie."""
     made = nz.make_family(family, conduct).at(level, nz.unit_ranges(network, x))
     different = np.flatnonzero(predictions != given)
     z = x[different].astype(np.float64) @ network.w1.T.astype(np.float64) + network.b1
@@ -218,7 +218,7 @@ def far_and_near(network, x, family, level, conduct, predictions, given):
 
 @pytest.mark.parametrize("method", ["suffix", "full"])
 @pytest.mark.parametrize("name", nz.ACTIVATIONS)
-def test_the_general_way_differs_in_near_ties_alone(name, method, digits):
+def test_the_general_way_differs_at_near_ties_only(name, method, digits):
     network, (x, y) = drawn(name), as_torch(digits)
     conduct = nz.Conduct.default([name])
     model = module_of(network, nn.Flatten())
@@ -266,7 +266,7 @@ def test_the_papers_networks_on_their_test_images(name, run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "run"), [("abs", 11), ("relu", 0)])
-def test_the_papers_networks_give_the_numbers_that_the_study_kept(name, run):
+def test_the_papers_networks_give_the_numbers_of_the_study(name, run):
     data, study = nz.datasets.load("mnist"), nz.Study.open(PAPER)
     x = torch.from_numpy(data.train.images.astype(np.float32))[:, None]
     model = nn.Sequential(nn.Flatten(), *study.network(name, run).to_module())

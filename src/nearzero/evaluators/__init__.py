@@ -1,1 +1,1 @@
-"""One layer of one model on some data, under any perturbation, by one of two backends."""
+"""Evaluate one layer of one model on some data under any perturbation, by one of two backends."""

@@ -1,21 +1,26 @@
-"""Perturbations that lie on a line, whose predictions are found by following each unit along it.
+"""Find perturbations that lie on a straight line, so that their predictions can be computed along it.
 
-Perturbations lie on a line if their parameters are, but for rounding, theta_0 + t delta with one number t each, as
-most families' are at their levels. Two kinds are known: *bends*, whose scale and offset move and that clip nothing;
-and *cuts*, whose clip moves and that do nothing else. For an activation that is linear on either side of zero both
-make the logits piecewise linear in t, with one event for each unit, which `nearzero.kernels.affine_path` makes use of.
+Perturbations lie on a line if their parameters are theta_0 + t delta, except for rounding, with one number t
+each. The levels of most families do. Two kinds of lines are supported: *bends*, whose scale and offset change
+and which clip nothing; and *cuts*, whose clip changes and which do nothing else. If the activation is linear
+on either side of zero, the logits of both kinds are piecewise linear in t, with one event for each unit.
+`nearzero.kernels.affine_path` adds up the pieces.
 
-Its predictions are those of `nearzero.kernels.respond` to the last bit, by this bound. Let u = 2^-24 be the roundoff
-of float32, U the number of units, and M(t) = sum max_k |W2_ku| (|i| + |t| |d|) + max_k |b2_k| over all pieces i + t d
-that were added up to t. A float32 sum errs by at most n u times the sum of its terms' sizes, if none goes through more
-than n additions (N. J. Higham, Accuracy and Stability of Numerical Algorithms, section 4.2). In `respond` that's
-U + 1; here at most 3 U / 2 + 5: half of the first pieces, the events of one level, and the levels that have events. So
-the difference of two logits differs by at most 2 (5 U / 2 + 6) u M; 2 (3 U + 16) u leaves room for the rounding of M
-itself. To that comes `INPUTS` of sum max_k |W2_ku| (|s z| + |o|), for the rounding of perturbed z and of parameters;
-it's taken of |i| + |t| |d|, and of what cancels in these. Where the greatest logit doesn't lead by more, the
-prediction is formed in the other way; likewise where the terms could sum up to more than float32
-holds (|t| <= 1, so that the bound at |t| = 1 holds for I and S too). Underflow is allowed for as well, by what comes
-to nothing elsewhere.
+Its predictions are those of `nearzero.kernels.respond` to the last bit, by the following bound. Let u = 2^-24
+be the roundoff of float32, U the number of units, and
+
+    M(t) = sum max_k |W2_ku| (|i| + |t| |d|) + max_k |b2_k|,
+
+where the sum is over all pieces i + t d that were added up to t. The error of a float32 sum is at most n u times
+the sum of the sizes of its terms, if no term goes through more than n additions (N. J. Higham, Accuracy and
+Stability of Numerical Algorithms, section 4.2). In `respond` n is U + 1. Here n is at most 3 U / 2 + 5: half of
+the first pieces, the events of one level, and the levels that have events. So the difference of two logits
+differs between the two ways by at most 2 (5 U / 2 + 6) u M. The limit 2 (3 U + 16) u M also covers the rounding
+of M itself. To it is added `INPUTS` times sum max_k |W2_ku| (|s z| + |o|), for the rounding of perturbed z and of
+parameters. That sum is computed from |i| + |t| |d| and from the terms that cancel in these. If the greatest logit
+leads by no more than the limit, the prediction is computed by `respond`. This also happens where the terms could
+sum up to more than float32 holds; since |t| <= 1, the bound at |t| = 1 holds for the sums of i and of d too. A
+constant in the limit, negligible otherwise, covers underflow.
 """
 
 from __future__ import annotations
@@ -33,14 +38,15 @@ from nearzero.perturbations.perturbation import FLOAT32_MAX
 
 __all__ = ["find_affine_paths"]
 
-LEAST = 32  # levels, from which on following pays
-MOST = 32_000  # levels, whose numbers fit in two bytes
-CELLS = 4096  # at most, of the table in which an event's level is looked up
-SLACK = 4  # roundoffs by which parameters may lie beside the line
+LEAST = 32  # levels; for fewer, following a line doesn't pay
+MOST = 32_000  # levels; their indices fit in two bytes
+CELLS = 4096  # at most, of the table in which the level of an event is looked up
+SLACK = 4  # roundoffs by which parameters may differ from the line
 ROUNDOFF = 2.0**-24
-LATE = 12 * ROUNDOFF  # of a perturbed z: more than it may differ by in the two ways, parameters included
-# of two logits, for the rounding of what is summed: 7 for z and its parameters; and where a unit has bent in one way
-# only, which lies within LATE and these 7 of zero, twice that, as the slope changes by 2 at most
+LATE = 12 * ROUNDOFF  # bound on the relative difference of a perturbed z in the two ways, parameters included
+# Bound for the rounding of the terms of two logits: 7 roundoffs for z and its parameters. If a unit has bent
+# in only one of the two ways, its z lies within LATE and these 7 of zero; this counts twice, as the slope
+# changes by at most 2.
 INPUTS = 2 * (7 + 2 * (12 + 7)) * ROUNDOFF * 1.25
 
 Floats = npt.NDArray[np.float32]
@@ -51,35 +57,35 @@ Flags = npt.NDArray[np.bool_]
 def find_affine_paths(
     network: TwoLayer, scale: Floats, offset: Floats, clip: Floats, post: Flags, among: Flags
 ) -> Iterator[tuple[npt.NDArray[np.intp], AffinePath]]:
-    """Lines among some of L perturbations: the places of each line's perturbations, in its order, and the line.
+    """Yield the lines among L perturbations: the indices of the perturbations along each line, and the line.
 
     Args:
         network: the network that is perturbed.
         scale, offset, clip: (L, U).
-        post: (L,), whether a perturbation is of activations.
-        among: (L,), which to look at.
+        post: (L,), True for a perturbation of activations.
+        among: (L,), True for the perturbations to consider.
     """
     if not network.act.piecewise_linear or network.classes > FOLLOWED_CLASSES:
         return
     bends = among & ~post & (clip == np.inf).all(axis=1)
     cuts = among & ~bends & (scale == 1).all(axis=1) & (offset == 0).all(axis=1)
-    # a negative threshold's activation bends as well, at a level of its own
+    # not for negative thresholds, since their activation has another bend at another level
     cuts &= post | (clip >= 0).all(axis=1)
     for chosen, cut in ((bends, False), (cuts & ~post, True), (cuts & post, True)):
-        places = np.flatnonzero(chosen)
-        parameters = (scale[places], offset[places], clip[places])
-        if not LEAST <= len(places) <= MOST:
+        indices = np.flatnonzero(chosen)
+        parameters = (scale[indices], offset[indices], clip[indices])
+        if not LEAST <= len(indices) <= MOST:
             continue
-        path = _cut(clip[places]) if cut else _bend(scale[places], offset[places])
+        path = _cut(clip[indices]) if cut else _bend(scale[indices], offset[indices])
         if path is not None:
             order = np.argsort(path.t, kind="stable")
-            with np.errstate(over="ignore"):  # what is infinite in float32 decides nothing
-                line = _line(network, path, order, parameters, bool(post[places[0]]))
-            yield places[order], line
+            with np.errstate(over="ignore"):  # values that are infinite in float32 decide no prediction
+                line = _line(network, path, order, parameters, bool(post[indices[0]]))
+            yield indices[order], line
 
 
 class _Path(NamedTuple):
-    """y = (gain + t growth) z + at + t step, or min(x, at + t step) where it's a cut, at each level's t."""
+    """Hold y = (gain + t growth) z + at + t step, or for a cut y = min(x, at + t step), and each level's t."""
 
     t: Doubles
     at: Doubles
@@ -90,35 +96,36 @@ class _Path(NamedTuple):
 
 
 def _bend(scale: Floats, offset: Floats) -> _Path | None:
-    """The path of scales and offsets, (L, U) each, from the one nearest to the identity; None if it isn't straight."""
+    """Return the path of scales and offsets, (L, U) each, with t = 0 nearest to the identity; None if not straight."""
     points = np.concatenate([scale, offset], axis=1).astype(np.float64)
     units = scale.shape[1]
     identity = np.repeat([1.0, 0.0], units)
-    found = _straight(points, int(np.square(points - identity).sum(axis=1).argmin()))
-    if found is None:
+    line = _straight(points, int(np.square(points - identity).sum(axis=1).argmin()))
+    if line is None:
         return None
-    t, begin, step = found
+    t, begin, step = line
     return _Path(t, begin[units:], step[units:], begin[:units], step[:units], cut=False)
 
 
 def _cut(clip: Floats) -> _Path | None:
-    """The path of thresholds (L, U), from the lowest; None if it isn't straight, or some don't rise."""
+    """Return the path of thresholds (L, U), with t = 0 at the lowest; None if not straight, or if some don't rise."""
     clipped = clip[0] != np.inf
     if not ((clip != np.inf) == clipped).all():
         return None
     points = clip[:, clipped].astype(np.float64)
-    found = _straight(points, int(points.sum(axis=1).argmin()))
-    if found is None or not (found[2] > 0).all():
+    line = _straight(points, int(points.sum(axis=1).argmin()))
+    if line is None or not (line[2] > 0).all():
         return None
     begin, step = np.zeros((2, len(clipped)))
-    begin[clipped], step[clipped] = found[1:]
-    return _Path(found[0], begin, step, np.zeros_like(begin), np.zeros_like(begin), cut=True)
+    begin[clipped], step[clipped] = line[1:]
+    return _Path(line[0], begin, step, np.zeros_like(begin), np.zeros_like(begin), cut=True)
 
 
 def _straight(points: Doubles, origin: int) -> tuple[Doubles, Doubles, Doubles] | None:
-    """t (L,), theta_0 and delta of points on a line, t = 0 at the given one and 1 from end to end; else None.
+    """Return t (L,), theta_0 and delta of points on a line; None if they don't lie on one.
 
-    delta is float32 in float64, as the loops will have it, and so is t.
+    t is 0 at the point of index `origin`, and differs by 1 between the two ends. The values of delta and t
+    are rounded to float32, in which the compiled loops take them, and returned as float64.
     """
     far = int(np.square(points - points[0]).sum(axis=1).argmax())
     end = int(np.square(points - points[far]).sum(axis=1).argmax())
@@ -142,7 +149,7 @@ def _line(
     parameters: tuple[Floats, Floats, Floats],
     post: bool,
 ) -> AffinePath:
-    """A path and the network's output layer as the loops take them."""
+    """Return a path and the network's output layer in the form that the compiled loops take."""
     classes, units = network.w2.shape
     levels = path.t[order]
     terms = 2 * (3 * units + 16) * ROUNDOFF + INPUTS
@@ -184,18 +191,23 @@ def _line(
 
 
 def _table(levels: Doubles) -> tuple[npt.NDArray[np.int16], int]:
-    """For equal cells from the first level to the last: the first level that is there or behind; how many are there."""
+    """Divide t from the first to the last level into equal cells, to look up the levels near an event.
+
+    Returns:
+        For each cell the index of the first level in it or after it, and the greatest number of levels in a
+        cell.
+    """
     cells = int(np.clip(1.1 / max(np.diff(levels).min(), 1 / CELLS), 1, CELLS))
-    # a hundredth of a cell early and late, for the rounding of the cell that an event is in
+    # each cell is widened by a hundredth on both sides, since the cell of an event is computed with rounding
     edges = levels[0] + np.arange(cells + 1) / cells
-    before = np.searchsorted(levels, edges - 0.01 / cells)
-    behind = np.searchsorted(levels, edges + 1.01 / cells, "right")
-    return np.minimum(before, len(levels) - 1).astype(np.int16), int((behind - before).max())
+    first = np.searchsorted(levels, edges - 0.01 / cells)
+    end = np.searchsorted(levels, edges + 1.01 / cells, "right")
+    return np.minimum(first, len(levels) - 1).astype(np.int16), int((end - first).max())
 
 
 def _filled(values: npt.ArrayLike) -> Floats:
-    """Float32, rows filled up with zeros to a multiple of sixteen, flat."""
-    given = np.atleast_2d(values)
-    flat: Floats = aligned(len(given) * padded(given.shape[1]))
-    flat.reshape(len(given), -1)[:, : given.shape[1]] = given
+    """Return values as flat float32, with each row padded with zeros to a multiple of sixteen."""
+    rows = np.atleast_2d(values)
+    flat: Floats = aligned(len(rows) * padded(rows.shape[1]))
+    flat.reshape(len(rows), -1)[:, : rows.shape[1]] = rows
     return flat

@@ -1,15 +1,16 @@
-"""The protocol that both backends answer: one layer of one model on a set of examples, under any perturbation.
+"""Define the evaluator, which both backends implement: one layer of one model on a set of examples.
 
-Terms. A *unit* is a coordinate of the layer: a column of a dense layer, a feature of a token, a channel. A *row* is one
-position of one example: the example itself in a dense layer, a token, a pixel. Ranges and displacement are taken over
-rows. An *item* is what is predicted and scored: an example, or a token that counts. Masked positions are neither rows
-nor items. The backends are `nearzero.evaluators.two_layer` and `nearzero.evaluators.model`, and
-`nearzero.evaluators.select` picks one. An analysis asks an evaluator and never knows which it is.
+Terms. A *unit* is a coordinate of the layer: a column of a dense layer, a feature of a token, a channel. A
+*row* is one position of one example: the example itself in a dense layer, a token, a pixel. Ranges and
+displacement are taken over rows. An *item* is one prediction that is scored: that of an example, or of a
+token that counts. Masked positions are neither rows nor items. The backends are
+`nearzero.evaluators.two_layer` and `nearzero.evaluators.model`; `nearzero.evaluators.select` chooses one.
+Analyses use this interface only, so each is written once.
 
-Halves. Of the examples 2k and 2k + 1 one is the reference, which sets ranges and levels; it is drawn by (seed, k)
-alone, and the other responds. So halves can be cut from a stream, they don't depend on batches, and both hold
-examples of the same parts of the data, sorted or not. Where examples can't be told apart within a batch, the same
-rule cuts between whole batches.
+Halves. Of the examples 2k and 2k + 1 one is in the reference half, which sets ranges and levels. It is drawn
+by (seed, k) alone. The other one is in the responding half. So halves can be cut from a stream, they don't
+depend on batches, and both contain examples from all parts of the data, sorted or not. Where examples can't
+be told apart within a batch, the same rule assigns whole batches.
 """
 
 from __future__ import annotations
@@ -48,24 +49,24 @@ Integers = npt.NDArray[np.int64]
 Classes = npt.NDArray[np.integer[Any]]
 Part = TypeVar("Part")
 Perturbations = Sequence[AnyPerturbation]
-PinnedLogits = Callable[[Integers, Doubles], Floats]  # of some of m items, at levels of their own: (k, K)
+PinnedLogits = Callable[[Integers, Doubles], Floats]  # from k of m items and their levels to logits (k, K)
 HALVES = "of the examples 2k and 2k + 1 one is the reference, drawn by (seed, k)"
 EARLIER_HALVES = "by the earlier rule: a seeded permutation of all examples, or the first half of every batch"
-DRAWN = 1024  # pairs whose draws come from one generator
-TESTED = (0.01, 0.1, 0.5, 2.0, 10.0)  # scales at which it is tested
+DRAWN = 1024  # pairs that share a random generator
+TESTED = (0.01, 0.1, 0.5, 2.0, 10.0)  # scales at which homogeneity is tested
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Metrics under L perturbations.
+    """Hold metrics under L perturbations.
 
     Attributes:
         means: by metric, the mean over items, (L,); with a logit shift also as "centred_<metric>".
-        unperturbed: by metric, the same without perturbation.
-        examples, items: how many examples and items were scored, N and n.
-        values: by metric, item by item, (L, n), if asked for.
-        places: (n, 2), the example and the token of each item, if asked for.
-        predictions: (L, n), the predicted classes, if asked for.
+        unperturbed: by metric, the same mean without a perturbation.
+        examples, items: N and n, the numbers of examples and items that were scored.
+        values: by metric, the values item by item, (L, n), if they were asked for.
+        positions: (n, 2), the example and the token of each item, if they were asked for.
+        predictions: (L, n), the predicted classes, if they were asked for.
     """
 
     means: dict[str, Doubles]
@@ -73,17 +74,17 @@ class Scores:
     examples: int
     items: int
     values: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
-    places: Integers | None = None
+    positions: Integers | None = None
     predictions: Classes | None = None
 
 
 class Block(ABC):
-    """Some examples of an evaluator, with activations and logits at hand.
+    """Hold the activations and logits of some examples of an evaluator.
 
     Attributes:
-        row_examples: for each row the place of its example within the block, (r,), from 0.
+        row_examples: for each row, the index of its example within the block, (r,), from 0.
         activations: a = act(z), (r, U).
-        logits: of the items, (n, K).
+        logits: the logits of the items, (n, K).
     """
 
     row_examples: Integers
@@ -96,7 +97,10 @@ class Block(ABC):
 
 
 class LevelParameters:
-    """Scale, offset and clip of a family at any levels: affine in the level, or exponential in it for gains.
+    """Compute scale, offset and clip of a family at any levels.
+
+    They are affine in the level p: (1 - p) times the value at 0 plus p times the value at 1. The scale of
+    gains is the exception, exp(p g).
 
     Args:
         family: the family.
@@ -108,22 +112,23 @@ class LevelParameters:
 
     def __init__(self, family: Family, ranges: Ranges) -> None:
         self._zero, self._one = (family.at(level, ranges) for level in (0.0, 1.0))
-        self._cut = np.isfinite(np.asarray(self._zero.clip))  # dead units have no threshold
+        self._clipped = np.isfinite(np.asarray(self._zero.clip))  # dead units have no threshold
         self._growth = np.log(np.asarray(self._one.scale)) if isinstance(family, Gains) else None
         self.side: Side = self._zero.side
 
     def at(self, levels: Doubles) -> tuple[Doubles, Doubles, Doubles]:
-        """Return scale, offset and clip at levels (n,): (n, U) each, or (U,) where the level has no say."""
+        """Return scale, offset and clip at levels (n,): (n, U) each, or (U,) where the level has no influence."""
         zero, one, p = self._zero, self._one, levels[:, None]
         scale = _between(zero.scale, one.scale, p) if self._growth is None else np.exp(p * self._growth)
-        clip = np.full(self._cut.shape, np.inf)
-        if self._cut.any():
-            low, high = (np.where(self._cut, each.clip, 0.0) for each in (zero, one))
-            clip = np.where(self._cut, _between(low, high, p), np.inf)
+        clip = np.full(self._clipped.shape, np.inf)
+        if self._clipped.any():
+            low, high = (np.where(self._clipped, perturbation.clip, 0.0) for perturbation in (zero, one))
+            clip = np.where(self._clipped, _between(low, high, p), np.inf)
         return scale, _between(zero.offset, one.offset, p), clip
 
 
 def _between(zero: npt.ArrayLike, one: npt.ArrayLike, p: Doubles) -> Doubles:
+    """Return (1 - p) zero + p one; without the terms that are exactly 0."""
     zero, one = np.asarray(zero), np.asarray(one)
     if (zero == one).all():
         return zero
@@ -132,13 +137,14 @@ def _between(zero: npt.ArrayLike, one: npt.ArrayLike, p: Doubles) -> Doubles:
 
 @dataclass(frozen=True, eq=False)
 class PinnedBlock:
-    """Some items whose logits can be had at levels of their own.
+    """Hold some items whose logits can be computed with a separate level for each item.
 
     Attributes:
-        pin: from places of items in the block, repeated as needed, to their logits at any levels.
-        most: how many may be pinned at a time.
-        unperturbed: the predictions without perturbation.
-        rows: which of the evaluator's items the block holds.
+        pin: a function from the indices (m,) of items in the block, which may repeat, to a `PinnedLogits`
+            function.
+        most: the greatest m.
+        unperturbed: the predictions without a perturbation.
+        rows: the slice of the evaluator's items that the block holds.
     """
 
     pin: Callable[[Integers], PinnedLogits]
@@ -149,24 +155,27 @@ class PinnedBlock:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScaledBlock:
-    """Some items under S common scales of a layer's live units, and what algebra says of them.
+    """Hold some items under S common scales of a layer's live units, with the logits that algebra predicts.
 
-    Algebra says that logits are s B + A, with B linear in the activations and A constant or of other paths.
+    By algebra the logits are s B + A, where B is linear in the activations and A is constant or comes through
+    paths that bypass the layer.
 
     Attributes:
-        expected: from the number of a scale to the logits that algebra gives, (n, K).
-        slack: from the number of a scale to what two of these may differ by and nearly tie, (n,).
+        expected: a function from the index of a scale to the logits by algebra, (n, K).
+        slack: a function from the index of a scale to the difference of two logits that counts as a near tie,
+            (n,).
         measured: (S, n), the predictions of the model itself.
-        unperturbed: (n,), the predictions without perturbation.
+        unperturbed: (n,), the predictions without a perturbation.
         labels: (n,), or None.
-        plain: (n, K), the logits without perturbation, where the model may normalise them; else None.
-        rounding: what rounding may be, as a share of the greatest logit or activation.
+        plain: (n, K), the logits without a perturbation, where the model may normalise them; else None.
+        rounding: the largest effect of rounding, as a share of the greatest logit or activation.
         homogeneity: the greatest |act(s z) - s act(z)|, as a share of the greatest s |act(z)|.
-        apart, sizes: at some scales, the greatest departure of the logits from s B + A, and the greatest logit.
-        terms: the greatest of B, and of A.
-        constant: whether A is the same for all classes, where that is known from the weights; else None.
+        apart, sizes: at some scales, the greatest departure of the logits from s B + A, and the greatest
+            logit.
+        terms: the greatest |B| and the greatest |A|.
+        constant: True if A is the same for all classes, where the weights tell this; else None.
         moved: (S,), the sum over items and classes of the squared change of the logits from s = 1.
-        worth: the same with another example's values in the layer.
+        worth: the same sum if the layer has the values of another example.
     """
 
     expected: Callable[[int], Floats]
@@ -186,20 +195,35 @@ class ScaledBlock:
 
 
 class LayerEvaluator(ABC):
-    """One layer of one model on a set of examples, under any perturbation.
+    """Evaluate one layer of one model on a set of examples, under any perturbation.
 
     Attributes:
-        backend: which backend it is.
+        backend: the name of the backend.
         layer: the name of the layer.
-        activation: the name of what follows the pre-activations; None if nothing does.
+        activation: the name of the activation that follows; None if none does.
         units: U.
-        limit: bytes that work may take.
-        threads: how many to use.
-        metrics: the names of those that were asked for; accuracy, where there are labels, and agreement unless others.
-        precision: of the numbers in which critical levels are searched for.
-        halves: what `split` divides: "example", or "batch" where examples can't be told apart within batches.
+        limit: the bytes that the computation may take.
+        threads: the number of threads to use.
+        metrics: the names of the metrics that were asked for. The default: agreement, and accuracy if there
+            are labels.
+        precision: the floating-point type in which critical levels are searched for.
+        halves: what `split` divides: "example", or "batch" where batches can't be cut into examples.
         readout: W2 (K, U) and b2 (K,) where the logits are W2 a + b2; None where that isn't known.
-        labels: (N,), of a layer with a readout; else None, since batches have them.
+        labels: (N,), of a layer with a readout; else None, since labels then come with the batches.
+
+    Example:
+        >>> import nearzero as nz
+        >>> import numpy as np
+        >>> from nearzero.evaluators.two_layer import TwoLayerEvaluator
+        >>> network = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), "relu")
+        >>> evaluator = TwoLayerEvaluator.of(network, [[2, 1], [1, 2], [5, 4], [4, 5]], [0, 1, 0, 1])
+        >>> isinstance(evaluator, LayerEvaluator)
+        True
+        >>> squares, sums = evaluator.changes([nz.Perturbation(clip=4.0)])  # 5 becomes 4, once in each unit
+        >>> squares.tolist(), sums.tolist()
+        ([[1.0, 1.0]], [[-1.0, -1.0]])
+        >>> evaluator.mean_logit_change([nz.Perturbation(clip=4.0)]).tolist()
+        [[-0.25, -0.25]]
     """
 
     backend: Backend
@@ -231,7 +255,7 @@ class LayerEvaluator(ABC):
 
     @property
     def normalisations(self) -> tuple[str, ...]:
-        """Return the operations after the layer that divide by what depends on it."""
+        """Return the names of operations after the layer that divide by values which depend on it."""
         return ()
 
     @abstractmethod
@@ -240,28 +264,28 @@ class LayerEvaluator(ABC):
 
     @abstractmethod
     def check(self, conduct: Conduct, families: Iterable[str]) -> None:
-        """Refuse families that have no meaning at this layer.
+        """Raise an error for families that aren't defined at this layer.
 
         Raises:
-            InputError: an offset as run for another activation than ReLU and Abs, or a perturbation after an activation
-                whose place in the model isn't known.
+            InputError: an offset as run for another activation than ReLU and Abs, or a perturbation after an
+                activation whose place in the model isn't known.
         """
 
     @abstractmethod
     def split(self, seed: int) -> tuple[LayerEvaluator, LayerEvaluator]:
-        """Return the layer on the reference half and on the half that responds, see `nearzero.evaluators.base`."""
+        """Return the layer on the reference half and on the responding half, see `nearzero.evaluators.base`."""
 
     @abstractmethod
     def preactivations(self, units: Integers | None = None) -> Floats:
         """Return z of all rows, (R, U), or of some units, (R, len(units)).
 
         Raises:
-            InputError: they take more memory than allowed.
+            InputError: the values take more memory than allowed.
         """
 
     @abstractmethod
     def activations(self, units: Integers | None = None) -> Floats:
-        """Return act(z) likewise."""
+        """Return act(z) of all rows, (R, U), or of some units, (R, len(units))."""
 
     @abstractmethod
     def changes(self, perturbations: Perturbations) -> tuple[Doubles, Doubles]:
@@ -284,66 +308,65 @@ class LayerEvaluator(ABC):
 
         Args:
             perturbations: L of them.
-            names: of metrics: those of `nearzero.evaluators.metrics.NAMES`, or of a user's own that the evaluator was
-            made with;
-                "prediction" asks for the predicted classes.
-            shift: (L, K), taken out of the logits for the metrics called "centred_...".
-            keep: also return the values item by item.
+            names: names of metrics: those of `nearzero.evaluators.metrics.NAMES`, or a user's own that the
+                evaluator was made with; "prediction" asks for the predicted classes.
+            shift: (L, K), subtracted from the logits for the metrics called "centred_...".
+            keep: True to also return the values item by item.
         """
 
     @abstractmethod
     def gather(self, function: Callable[[Block], Part]) -> list[Part]:
-        """Return what a function gives for each block of examples, in order."""
+        """Return the results of a function for each block of examples, in order."""
 
     @abstractmethod
     def gather_scaled(self, scales: Doubles, function: Callable[[ScaledBlock], Part]) -> list[Part]:
-        """Return what a function gives for each block of items under common scales, in order."""
+        """Return the results of a function for each block of items under common scales, in order."""
 
     @abstractmethod
     def gather_pinned(
         self, parameters: LevelParameters, function: Callable[[PinnedBlock], Part]
     ) -> list[Part]:
-        """Return what a function gives for each block of items under perturbations at levels of their own, in order."""
+        """Return the results of a function for each block of items with a separate level for each item, in order."""
 
 
 def homogeneity_error(act: Callable[[Any], Any], z: Any, scales: Sequence[float] = TESTED) -> float:
     """Return the greatest |act(s z) - s act(z)|, as a share of the greatest s |act(z)|, over some scales s > 0.
 
     Args:
-        act: the activation, on arrays or tensors of z's kind.
+        act: the activation, a function of arrays or tensors like z.
         z: pre-activations of any shape, at least one.
-        scales: s.
+        scales: the values of s.
 
     Returns:
-        0 for a positively homogeneous activation, but for rounding; 0 if act is 0 for all of them.
+        0 for a positively homogeneous activation, except for rounding; 0 if act is 0 for all z and s z.
     """
     errors = []
     for s in scales:
-        scaled, taken_out = act(s * z), s * act(z)
-        size = float(abs(taken_out).max())
-        apart = float(abs(scaled - taken_out).max())
-        errors.append(apart / size if size > 0 else float(np.inf) if apart > 0 else 0.0)
+        before, after = act(s * z), s * act(z)  # scaled before and after the activation
+        size = float(abs(after).max())
+        error = float(abs(before - after).max())
+        errors.append(error / size if size > 0 else float(np.inf) if error > 0 else 0.0)
     return max(errors)
 
 
 def in_reference(numbers: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.bool_]:
-    """Return which of some examples, given by their numbers in the data, belong to the reference half, (n,).
+    """Return for each example, given by its number in the data, True if it is in the reference half, (n,).
 
     Args:
         numbers: (n,), from 0.
-        seed: of the draw.
+        seed: the seed of the draw.
     """
     pairs = np.asarray(numbers, dtype=np.int64) // 2
-    second = np.empty(len(pairs), np.int64)  # whether the second of the pair is the reference
+    second = np.empty(len(pairs), np.int64)  # 1 if the second of the pair is the reference, else 0
     for block in np.unique(pairs // DRAWN).tolist():
         drawn = np.random.default_rng([seed, block, *b"halves"]).integers(2, size=DRAWN)
-        here = pairs // DRAWN == block
-        second[here] = drawn[pairs[here] % DRAWN]
+        in_block = pairs // DRAWN == block
+        second[in_block] = drawn[pairs[in_block] % DRAWN]
     return np.asarray(second == np.asarray(numbers) % 2)
 
 
 def halves(examples: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the numbers of the examples of the reference half and of the half that responds, each ascending.
+    """Return the numbers of the examples of the reference half and of the responding half, each ascending.
 
     Raises:
         InputError: fewer than two examples.

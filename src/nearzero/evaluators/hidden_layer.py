@@ -1,8 +1,8 @@
-"""A network's hidden layer on one set of examples: z computed once, then asked for predictions again and
-again.
+"""The hidden layer of one of the paper's networks on a set of examples.
 
-Everything that perturbs the paper's networks goes through here, so that two ways to a response can't give two
-answers. The loops themselves are in `nearzero.kernels`; what the levels mean is in `nearzero.perturbations.families`.
+The pre-activations z are computed once; then predictions are computed under any number of perturbations. All
+code that perturbs the paper's networks uses this module, so all of it gets the same predictions. The compiled
+loops are in `nearzero.kernels`; `nearzero.perturbations.families` turns levels into perturbations.
 """
 
 from __future__ import annotations
@@ -34,27 +34,46 @@ from nearzero.support.threads import parallel, thread_count
 
 __all__ = ["HiddenLayer"]
 
-SHARDS = 16  # parts of a set of examples whose sums are taken apart, however many threads there are
+SHARDS = 16  # groups of examples that are summed separately, for any number of threads, so the order is fixed
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Predictions = npt.NDArray[np.uint16]
 Flags = npt.NDArray[np.bool_]
-Places = npt.NDArray[np.intp]
+Indices = npt.NDArray[np.intp]
 
 
 class HiddenLayer:
-    """The hidden layer of one network on N examples.
+    """Compute predictions of one network on N examples, with its hidden layer perturbed.
+
+    The network has z = W1 x + b1 (N, U) and logits W2 act(z) + b2 (N, K).
 
     Args:
         network: the network, with finite weights.
-        inputs: `Pixels`, or an array (N, D) of real numbers; whole numbers from 0 to 255 are raw pixels.
-        threads: how many to use; all that this process may use unless given. The results don't depend on it.
-        memory: what z and the predictions may take, as `nearzero.support.memory.memory_limit` reads it. Where they
-            would take more, z isn't kept but computed again for each block of examples.
+        inputs: `Pixels`, or an array (N, D) of real numbers. Whole numbers from 0 to 255 are taken as raw
+            pixels.
+        threads: the number of threads; by default, all that this process may use. The results don't depend on
+            it.
+        memory: the memory that z and the predictions may take, as `nearzero.support.memory.memory_limit`
+            reads it. If they would take more, z isn't kept but computed again for each block of examples.
 
     Raises:
-        InputError: inputs of another width than the network's, none at all, or values that aren't finite.
+        InputError: no inputs, inputs of another width than the network's, or values that aren't finite.
+
+    Example:
+        Unit u is the logit of class u. If both units are clipped at 3, the last two examples have equal
+        logits, and the first class is predicted.
+
+        >>> import nearzero as nz
+        >>> import numpy as np
+        >>> network = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), "relu")
+        >>> layer = nz.HiddenLayer(network, [[2, 1], [1, 2], [5, 4], [4, 5]])
+        >>> layer.ranges.pre.maximum.tolist()
+        [5.0, 5.0]
+        >>> layer.unperturbed.tolist()
+        [0, 1, 0, 1]
+        >>> layer.predict([nz.Perturbation(clip=3.0)]).tolist()
+        [[0, 1, 0, 0]]
     """
 
     def __init__(
@@ -73,52 +92,56 @@ class HiddenLayer:
         self.threads = thread_count(threads)
         self.memory = memory_limit(memory)
         self._inputs = _as_inputs(inputs, network.inputs)
-        self._given: Floats | None = None
+        self._replaced_z: Floats | None = None
 
     def part(self, rows: npt.NDArray[np.integer]) -> HiddenLayer:
-        """The same layer on some of the examples."""
-        return self._like(self.network, _some(self._inputs, rows))
+        """Return the same layer on some of the examples, given by their indices."""
+        return self._like(self.network, _take(self._inputs, rows))
 
     def of_units(self, units: npt.NDArray[np.integer]) -> HiddenLayer:
-        """Return the layer of some units on the same examples."""
-        net = self.network
-        some = TwoLayer(net.w1[units], net.b1[units], net.w2[:, units], net.b2, net.activation)
-        return self._like(some, self._inputs)
+        """Return the layer of some units, given by their indices, on the same examples."""
+        network = self.network
+        w1, b1, w2 = network.w1[units], network.b1[units], network.w2[:, units]
+        return self._like(TwoLayer(w1, b1, w2, network.b2, network.activation), self._inputs)
 
     def _like(self, network: TwoLayer, inputs: Pixels | Floats) -> HiddenLayer:
         return HiddenLayer(network, inputs, threads=self.threads, memory=self.memory)
 
     def with_z(self, z: Floats) -> HiddenLayer:
-        """The same layer on as many examples, with other pre-activations (N, U)."""
+        """Return the same layer with other pre-activations z (N, U).
+
+        Raises:
+            InputError: z has another shape.
+        """
         if z.shape != (len(self), self.network.units):
-            raise InputError(f"z must be ({len(self)}, {self.network.units}); got {z.shape}")
+            raise InputError(f"z must have shape ({len(self)}, {self.network.units}); got {z.shape}")
         other = self._like(self.network, self._inputs)
-        other._given = np.ascontiguousarray(z, dtype=np.float32)
+        other._replaced_z = np.ascontiguousarray(z, dtype=np.float32)
         return other
 
     def __len__(self) -> int:
         return len(self._inputs)
 
     def blocks(self, levels: int = 1) -> Iterator[slice]:
-        """Consecutive blocks of examples whose z, and predictions at so many levels, fit in memory."""
-        # z in two layouts, float32; predictions twice, uint16
+        """Yield consecutive blocks of examples whose z, and predictions at this number of levels, fit in memory."""
+        # bytes per example: z in two layouts in float32, and predictions twice in uint16
         rows = self.memory // (8 * self.network.units + 4 * levels) // BLOCK * BLOCK
         for first in range(0, len(self), max(rows, BLOCK)):
             yield slice(first, min(first + max(rows, BLOCK), len(self)))
 
     @cached_property
     def z(self) -> Floats:
-        """(N, U): the pre-activations of all examples."""
+        """Return the pre-activations of all examples, (N, U)."""
         return self._preactivations(slice(0, len(self)))
 
     def z_of(self, rows: slice) -> Floats:
-        """Return the pre-activations of some examples, (n, U); they are kept if they are of all."""
+        """Return the pre-activations of a slice of the examples, (n, U); those of all examples are kept."""
         return self.z if self._is_whole(rows) else self._preactivations(rows)
 
     def exact(self, rows: slice) -> Doubles:
-        """z of some examples in float64, (n, U)."""
-        if self._given is not None:
-            return self._given[rows].astype(np.float64)
+        """Return the pre-activations of a slice of the examples, computed in float64, (n, U)."""
+        if self._replaced_z is not None:
+            return self._replaced_z[rows].astype(np.float64)
         network, inputs = self.network, self._inputs
         if isinstance(inputs, Pixels):
             x = inputs.values[rows].astype(np.float64) * inputs.gain + inputs.shift
@@ -128,19 +151,19 @@ class HiddenLayer:
 
     @cached_property
     def ranges(self) -> Ranges:
-        """The unit ranges over these examples."""
+        """Return the unit ranges over the examples."""
         return Ranges.of((self.z_of(rows) for rows in self.blocks()), self.network.act)
 
     @cached_property
     def unperturbed(self) -> Predictions:
-        """(N,): the predictions of the network as it is."""
+        """Return the unperturbed predictions, (N,)."""
         return np.asarray(self.predict([Perturbation()])[0])
 
     def changes(self, perturbations: Sequence[Perturbation]) -> tuple[Doubles, Doubles]:
-        """What perturbations do to the activations: sums over examples of (a' - a)^2 and of a' - a, (L, U) each."""
+        """Return the sums over examples of (a' - a)^2 and of a' - a under each perturbation, (L, U) each."""
         units = self.network.units
         *parameters, post = _stacked(perturbations, units)
-        flat = [each.ravel() for each in parameters]
+        flat = [parameter.ravel() for parameter in parameters]
         act = KERNEL_ACTIVATIONS[self.network.activation]
         total = np.zeros((2, len(perturbations), units))
         for rows in self.blocks():
@@ -157,7 +180,7 @@ class HiddenLayer:
         return total[0], total[1]
 
     def with_b2(self, b2: npt.NDArray[np.floating]) -> HiddenLayer:
-        """The same layer, z included if it's there, before other output biases (K,)."""
+        """Return the same layer, with z if that has been computed, in a network with other output biases (K,)."""
         network = self.network
         other = copy(self)
         other.network = TwoLayer(network.w1, network.b1, network.w2, b2, network.activation)
@@ -168,46 +191,49 @@ class HiddenLayer:
     def predict(
         self, perturbations: Sequence[Perturbation], rows: slice | None = None, *, by_algebra: bool = True
     ) -> Predictions:
-        """(L, N): the class with the greatest logit, the first of equals, under each perturbation.
+        """Return the class with the greatest logit, the first one in a tie, under each perturbation, (L, N).
 
-        A common positive scale of all units, where the activation is positively homogeneous, is taken through
-        to the logits: argmax(s W2 act(z) + b2), one product for all such perturbations. So is a clip that no
-        example reaches, being a scale of 1. Perturbations on a line are followed along it
-        (`nearzero.evaluators.affine_path`).
+        Two shortcuts avoid perturbing every z. A perturbation that scales all units by one s > 0 is applied
+        to the logits if the activation is positively homogeneous: argmax(s W2 act(z) + b2) needs one product
+        for all such s. A clip that no example reaches counts as s = 1. Perturbations on a straight line are
+        followed along it, see `nearzero.evaluators.affine_path`.
 
         Args:
-            perturbations: L of them.
-            rows: one of `blocks`, to be given predictions for it alone, (L, n).
-            by_algebra: False has every z perturbed, to see whether the algebra holds.
+            perturbations: L perturbations.
+            rows: one of `blocks`, for its predictions only, (L, n).
+            by_algebra: False to perturb every z in any case, to test the shortcuts.
+
+        Raises:
+            InputError: `perturbations` has elements of another type.
         """
         if not all(isinstance(each, Perturbation) for each in perturbations):
             raise InputError("predict takes a sequence of perturbations")
         scale, offset, clip, post = _stacked(perturbations, self.network.units)
-        unknown = np.full(len(scale), np.nan, np.float32)
-        common = self._common_scale(scale, offset, clip, post) if by_algebra else unknown
-        closed = ~np.isnan(common)
-        rest = ~closed
-        lines = list(find_affine_paths(self.network, scale, offset, clip, post, rest)) if by_algebra else []
-        for places, _ in lines:
-            rest[places] = False
+        none = np.full(len(scale), np.nan, np.float32)
+        common = self._common_scale(scale, offset, clip, post) if by_algebra else none
+        scaled = ~np.isnan(common)
+        rest = ~scaled
+        paths = list(find_affine_paths(self.network, scale, offset, clip, post, rest)) if by_algebra else []
+        for on_path, _ in paths:
+            rest[on_path] = False
 
         def flat(levels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
             return scale[levels].ravel(), offset[levels].ravel(), clip[levels].ravel(), post[levels]
 
-        parts = []
-        for part in [rows] if rows else self.blocks(len(perturbations)):
-            out = np.empty((len(perturbations), part.stop - part.start), np.uint16)
-            z, blocked = self._arranged(part)
-            self._run(respond_scaled, blocked, (common[closed],), out, np.flatnonzero(closed))
+        predictions = []
+        for block in [rows] if rows else self.blocks(len(perturbations)):
+            out = np.empty((len(perturbations), block.stop - block.start), np.uint16)
+            z, blocked = self._arranged(block)
+            self._run(respond_scaled, blocked, (common[scaled],), out, np.flatnonzero(scaled))
             self._run(respond, blocked, flat(rest), out, np.flatnonzero(rest))
-            for places, line in lines:
-                undecided = self._follow(z, line, out, places)
-                self._run(respond, blocked, flat(places), out, places, undecided)
-            parts.append(out)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            for on_path, path in paths:
+                undecided = self._follow(z, path, out, on_path)
+                self._run(respond, blocked, flat(on_path), out, on_path, undecided)
+            predictions.append(out)
+        return predictions[0] if len(predictions) == 1 else np.concatenate(predictions, axis=1)
 
     def _run(self, kernel, z, arguments, out, levels, blocks=None) -> None:  # type: ignore[no-untyped-def]
-        """Let a kernel fill the given levels of `out`, in all blocks or the given ones, threads sharing them."""
+        """Run a kernel that fills some levels (rows) of `out`, in all blocks or in some; threads share the blocks."""
         if not len(levels):
             return
         act, (w2, b2) = KERNEL_ACTIVATIONS[self.network.activation], self._readout
@@ -219,59 +245,58 @@ class HiddenLayer:
         spans = self._spans(out.shape[1]) if blocks is None else [(block, block + 1) for block in blocks]
         parallel(work, spans, self.threads)
 
-    def _follow(self, z: Floats, line: AffinePath, out: Predictions, levels: Places) -> Places:
-        """Fill the given levels of `out` along a line; the blocks for which that has to be done in the other way."""
+    def _follow(self, z: Floats, path: AffinePath, out: Predictions, levels: Indices) -> Indices:
+        """Fill some levels (rows) of `out` along a path, and return the blocks that it leaves undecided."""
         act, flat = KERNEL_ACTIVATIONS[self.network.activation], z.reshape(-1)
-        left = np.zeros(-(-len(z) // BLOCK), np.bool_)
+        undecided = np.zeros(-(-len(z) // BLOCK), np.bool_)
 
-        def work(span: tuple[int, int]) -> None:
-            follow_path(act, flat, line, path_workspace(line), out, levels, *span, left)
+        def follow(span: tuple[int, int]) -> None:
+            follow_path(act, flat, path, path_workspace(path), out, levels, *span, undecided)
 
-        parallel(work, self._spans(len(z)), self.threads)
-        return np.flatnonzero(left)
+        parallel(follow, self._spans(len(z)), self.threads)
+        return np.flatnonzero(undecided)
 
     def _spans(self, examples: int) -> list[tuple[int, int]]:
-        """Blocks of so many examples in a few parts for each thread: first and last (excluded)."""
+        """Return spans (first, end) of the blocks of this number of examples, a few for each thread."""
         edges = np.linspace(0, -(-examples // BLOCK), 4 * self.threads + 1).astype(int).tolist()
         return list(pairwise(edges))
 
     def _common_scale(self, scale: Floats, offset: Floats, clip: Floats, post: Flags) -> Floats:
-        """(L,): the scale that all units share where a perturbation is nothing but that; else NaN.
+        """Return for each perturbation the scale that all units share, (L,); NaN if it does anything else.
 
-        A clip of otherwise unperturbed z counts as none where no example reaches it.
-        Units that are silent on these examples (act(z) = 0 for all of them) may have any other positive
-        scale.
+        A clip of otherwise unperturbed z counts as none if no example reaches it. Units with act(z) = 0 on
+        all of these examples may have any other positive scale, since it changes nothing.
         """
-        speaking = (self.ranges.post.minimum != 0) | (self.ranges.post.maximum != 0)
-        if not self.network.act.homogeneous or not speaking.any():
+        active = (self.ranges.post.minimum != 0) | (self.ranges.post.maximum != 0)
+        if not self.network.act.homogeneous or not active.any():
             return np.full(len(scale), np.nan, np.float32)
-        first = scale[:, int(speaking.argmax())]
+        first = scale[:, int(active.argmax())]
         unreached = (scale == 1) & ~post[:, None] & (clip >= self.ranges.pre.maximum)
         unclipped = (clip == np.inf) | unreached
         plain = (offset == 0).all(axis=1) & unclipped.all(axis=1) & (scale > 0).all(axis=1)
-        same = (scale[:, speaking] == first[:, None]).all(axis=1)
+        same = (scale[:, active] == first[:, None]).all(axis=1)
         return np.where(plain & same, first, np.float32(np.nan))
 
     def _is_whole(self, rows: slice) -> bool:
         return rows == slice(0, len(self))
 
     def _preactivations(self, rows: slice) -> Floats:
-        """Return z = w1 x + b1 of some examples, (n, U)."""
-        if self._given is not None:
-            return self._given[rows]
+        """Return z = W1 x + b1 of some examples, (n, U)."""
+        if self._replaced_z is not None:
+            return self._replaced_z[rows]
         if "z" in self.__dict__:
             return self.z[rows]
         network, inputs = self.network, self._inputs
-        part = inputs if self._is_whole(rows) else _some(inputs, rows)
-        if isinstance(part, Pixels):
-            order = known_order(part)  # only of all examples
-            return preactivations(network.w1, network.b1, part, order=order, threads=self.threads)
-        z = part @ network.w1.T
+        block = inputs if self._is_whole(rows) else _take(inputs, rows)
+        if isinstance(block, Pixels):
+            order = known_order(block)  # known for all examples only
+            return preactivations(network.w1, network.b1, block, order=order, threads=self.threads)
+        z = block @ network.w1.T
         z += network.b1
         return z
 
     def _arranged(self, rows: slice) -> tuple[Floats, Floats]:
-        """z of some examples, (n, U) and as `_in_blocks`; kept if they are all."""
+        """Return z of some examples as (n, U) and as `_in_blocks`; both are kept for all examples."""
         z = self.z_of(rows)
         return z, self._whole if self._is_whole(rows) else _in_blocks(z)
 
@@ -281,7 +306,10 @@ class HiddenLayer:
 
     @cached_property
     def _readout(self) -> tuple[Floats, Floats]:
-        """W2 as flat (groups, U, GROUP), b2 as (groups, GROUP); classes that fill up the last group never win."""
+        """Return W2 as flat (groups, U, GROUP) and b2 as flat (groups, GROUP).
+
+        The last group is filled up with classes of logit -inf, which are never predicted.
+        """
         classes, units = self.network.w2.shape
         groups = -(-classes // GROUP)
         w2 = np.zeros((groups * GROUP, units), np.float32)
@@ -290,24 +318,24 @@ class HiddenLayer:
         return np.ascontiguousarray(w2.reshape(groups, GROUP, units).transpose(0, 2, 1)).ravel(), b2
 
 
-def _some(inputs: Pixels | Floats, rows: slice | npt.NDArray[np.integer]) -> Pixels | Floats:
-    """The inputs of some examples."""
+def _take(inputs: Pixels | Floats, rows: slice | npt.NDArray[np.integer]) -> Pixels | Floats:
+    """Return the inputs of some examples."""
     if isinstance(inputs, Pixels):
         return Pixels(inputs.values[rows], inputs.gain, inputs.shift)
     return inputs[rows]
 
 
 def _stacked(perturbations: Sequence[Perturbation], units: int) -> tuple[Floats, Floats, Floats, Flags]:
-    """Scale, offset and clip of L perturbations, (L, U) each; whether they act on activations, (L,)."""
+    """Return scale, offset and clip of L perturbations, (L, U) each, and True for those of activations, (L,)."""
     parameters = np.empty((3, len(perturbations), units), np.float32)
-    for level, each in enumerate(perturbations):
-        parameters[:, level] = each.per_unit(units)
-    post = np.array([each.side == "post" for each in perturbations], dtype=np.bool_)
+    for level, perturbation in enumerate(perturbations):
+        parameters[:, level] = perturbation.per_unit(units)
+    post = np.array([perturbation.side == "post" for perturbation in perturbations], dtype=np.bool_)
     return parameters[0], parameters[1], parameters[2], post
 
 
 def _in_blocks(z: Floats) -> Floats:
-    """z (n, U) as flat (blocks, U, 32): the same unit of 32 examples side by side; the last block is padded with 0."""
+    """Return z (n, U) as flat (blocks, U, BLOCK), padded with 0: one unit of BLOCK examples is contiguous."""
     examples, units = z.shape
     blocks = -(-examples // BLOCK)
     flat: Floats = aligned(blocks * units * BLOCK)
@@ -320,12 +348,16 @@ def _in_blocks(z: Floats) -> Floats:
 
 
 def _as_inputs(inputs: Pixels | npt.ArrayLike, width: int) -> Pixels | Floats:
-    """The inputs as whole-number pixels where they are that, else as float32, (N, D)."""
-    known = inputs if isinstance(inputs, Pixels) else _as_floats_or_pixels(inputs)
-    seen = (known.values if isinstance(known, Pixels) else known).shape[1]
-    if seen != width:
-        raise InputError(f"inputs have {seen} values an example, but the network takes {width}")
-    return known
+    """Return inputs (N, D) as pixels if they are whole numbers from 0 to 255, else as float32.
+
+    Raises:
+        InputError: they aren't an array of numbers with D = width and N > 0.
+    """
+    checked = inputs if isinstance(inputs, Pixels) else _as_floats_or_pixels(inputs)
+    values = checked.values if isinstance(checked, Pixels) else checked
+    if values.shape[1] != width:
+        raise InputError(f"inputs have {values.shape[1]} values an example, but the network takes {width}")
+    return checked
 
 
 def _as_floats_or_pixels(inputs: npt.ArrayLike) -> Pixels | Floats:
@@ -338,6 +370,6 @@ def _as_floats_or_pixels(inputs: npt.ArrayLike) -> Pixels | Floats:
         )
     with np.errstate(invalid="ignore", over="ignore"):
         pixels = array.astype(np.uint8)
-        if np.array_equal(pixels, array):  # raw pixels in whatever type: one way to sum them, and the fastest
+        if np.array_equal(pixels, array):  # raw pixels of any type are summed in one way, the fastest
             return Pixels(pixels)
         return np.ascontiguousarray(array, dtype=np.float32)

@@ -1,7 +1,8 @@
 """Metrics of predictions and logits, in NumPy.
 
-They take predictions or logits, never models. Accuracy saturates near 100 %; agreement doesn't need labels. The same
-metrics for PyTorch's tensors are in `nearzero.evaluators.scores`; a law holds the two against each other.
+They take predictions or logits, never models. Accuracy saturates near 100 %; agreement doesn't need labels.
+The same metrics for PyTorch's tensors are in `nearzero.evaluators.scores`; `tests/evaluators/test_laws.py`
+compares the two.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ __all__ = ["BY_LOGITS", "NAMES", "default_metrics", "matches", "score"]
 
 Doubles = npt.NDArray[np.float64]
 NAMES = ("accuracy", "agreement", "cross_entropy", "kl_divergence", "margin")
-BY_LOGITS = ("cross_entropy", "kl_divergence", "margin")  # predictions aren't enough for these
+BY_LOGITS = ("cross_entropy", "kl_divergence", "margin")  # these need more than predictions
 
 
 def default_metrics(labelled: bool) -> tuple[str, ...]:
-    """Return the names of the metrics that are measured unless others are asked for."""
+    """Return the names of the default metrics, for data with labels or without."""
     return ("accuracy", "agreement") if labelled else ("agreement",)
 
 
 def matches(
     predictions: npt.NDArray[np.integer], reference: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.int64]:
-    """How many examples are predicted as the reference says: (..., N) and (N,) give (...)."""
-    # row by row: the comparison of one level stays in cache, that of all would be as large as the predictions
+    """Return the number of predictions (..., N) that are equal to the reference (N,), (...)."""
+    # row by row, since the comparison of one row fits in the cache, and that of all is as large as the
+    # predictions
     rows = predictions.reshape(-1, reference.size)
     equal = np.array([np.count_nonzero(row == reference) for row in rows], dtype=np.int64)
     return equal.reshape(predictions.shape[:-1])
@@ -37,11 +39,12 @@ def score(
     unperturbed: npt.NDArray[np.floating],
     labels: npt.NDArray[np.integer] | None,
 ) -> Doubles:
-    """Return a metric of logits (n, K) example by example, (n,): nats, or for the margin the units of logits.
+    """Return a metric of logits (n, K) example by example, (n,), in nats; the margin has the units of logits.
 
-    - cross_entropy: -log softmax(logits) of the label.
-    - kl_divergence: sum p (log p - log q), p of the unperturbed logits and q of these.
-    - margin: the logit of the label less the greatest other; without labels, that of the unperturbed prediction.
+    - cross_entropy: -log softmax(logits)[label].
+    - kl_divergence: sum of p (log p - log q) over classes, p = softmax(unperturbed), q = softmax(logits).
+    - margin: the label's logit minus the greatest of the other logits; without labels, that of the
+      unperturbed prediction.
     """
     logits, rows = logits.astype(np.float64), np.arange(len(logits))
     if name == "kl_divergence":
@@ -50,9 +53,9 @@ def score(
     own = unperturbed.argmax(axis=1) if labels is None else labels
     if name == "cross_entropy":
         return np.asarray(-_log_softmax(logits)[rows, own])
-    mine = logits[rows, own].copy()
+    own_logits = logits[rows, own].copy()
     logits[rows, own] = -np.inf
-    return np.asarray(mine - logits.max(axis=1))
+    return np.asarray(own_logits - logits.max(axis=1))
 
 
 def _log_softmax(logits: npt.NDArray[np.floating]) -> Doubles:

@@ -1,4 +1,4 @@
-"""What a user asks for, checked; and what is done to a layer: which perturbations, in which conduct."""
+"""Check the settings of a probe, and turn them into the perturbations of each layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, check_choice, did_you_mean
 from nearzero.evaluators.scores import Metrics
 from nearzero.networks.modules import activation_module
 from nearzero.perturbations.activations import ACTIVATIONS
@@ -33,15 +33,15 @@ Names = str | Layer | Iterable[str | Layer] | None
 
 @dataclass(eq=False, kw_only=True)
 class Request:
-    """The settings of a probe, as `nearzero.probing.probe` describes them.
+    """Hold the settings of a probe, as `nearzero.probing.probe` describes them, checked.
 
     Attributes:
-        wanted: the layers' names; None for all activations.
-        names: of families.
-        limit: bytes that the work may take.
+        wanted: the layers' names or globs; None for all activations.
+        names: the names of the families.
+        limit: the bytes that the computation may take.
 
     Raises:
-        InputError: one of them that can't be, and what it may be.
+        InputError: a setting has an impossible value; the message says which values are possible.
     """
 
     layers: Names = None
@@ -68,12 +68,13 @@ class Request:
             raise InputError(f"levels must be numbers, or how many of a family's own; got {self.levels}")
         if isinstance(self.levels, Mapping) and not self.levels.keys() <= set(self.names):
             unknown = next(name for name in self.levels if name not in self.names)
+            hint = did_you_mean(unknown, self.names)
             raise InputError(
-                f"levels are given for {unknown!r}, which isn't among the families {', '.join(self.names)}"
+                f"levels are given for {unknown!r}, which isn't among the families: {hint}the families are "
+                f"{', '.join(self.names)}"
             )
         self._check_quantiles()
-        if self.method not in get_args(Method):
-            raise InputError(f"method must be auto, suffix or full; got {self.method!r}")
+        check_choice("method", self.method, get_args(Method))
         if self.conduct is not None and not isinstance(self.conduct, Conduct):
             raise InputError(f"conduct must be an nz.Conduct; got {type(self.conduct).__name__}")
         if self.unit_axis is not None and type(self.unit_axis) is not int:
@@ -85,7 +86,7 @@ class Request:
             if value is not None and not callable(value):
                 raise InputError(f"{name} must be a function; got {type(value).__name__}")
         if self.activation is not None and not callable(self.activation):
-            activation_module(self.activation)  # refuses unknown names
+            activation_module(self.activation)  # raises for an unknown name
 
     def _check_quantiles(self) -> None:
         if self.quantiles is None:
@@ -100,11 +101,11 @@ class Request:
             )
         self.quantiles = (low, high)
 
-    def told(self, layer: Layer) -> Layer:
-        """A layer with what the user says of it.
+    def with_overrides(self, layer: Layer) -> Layer:
+        """Return a layer with the unit axis and the activation that the user gave.
 
         Raises:
-            InputError: it has no such dimension.
+            InputError: the layer doesn't have this dimension.
         """
         if self.unit_axis is not None:
             axes = len(layer.shape)
@@ -126,9 +127,11 @@ class Request:
 def _layer_names(layers: Any) -> list[str] | None:
     if layers is None:
         return None
-    some = [layers] if isinstance(layers, (str, Layer)) else layers
-    names = [each.name if isinstance(each, Layer) else each for each in some] if _is_list(some) else [None]
-    if not names or not all(isinstance(each, str) for each in names):
+    given = [layers] if isinstance(layers, (str, Layer)) else layers
+    names = (
+        [layer.name if isinstance(layer, Layer) else layer for layer in given] if _is_list(given) else [None]
+    )
+    if not names or not all(isinstance(name, str) for name in names):
         raise InputError(
             f"layers must be names or globs, at least one, or None for all activations; got {layers!r}"
         )
@@ -137,12 +140,12 @@ def _layer_names(layers: Any) -> list[str] | None:
 
 def _family_names(families: Any) -> list[str]:
     names = [families] if isinstance(families, str) else list(families) if _is_list(families) else []
-    if not names or not all(isinstance(each, str) for each in names):
+    if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"families must be a name or names, of {', '.join(FAMILIES)}; got {families!r}")
     if len(set(names)) < len(names):
         raise InputError(f"families name one of them twice: {', '.join(names)}")
-    for each in names:
-        make_family(each, Conduct())  # refuses unknown names
+    for name in names:
+        make_family(name, Conduct())  # raises for an unknown name
     return names
 
 
@@ -155,12 +158,12 @@ Grid = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class LayerPlan:
-    """One layer, and what is done to it.
+    """Hold one layer and its perturbations.
 
     Attributes:
-        layer, ranges, conduct: what the perturbations were made for.
+        layer, ranges, conduct: the layer, unit ranges and conduct that the perturbations were made for.
         grids: by family, its levels, ascending.
-        perturbations: of all families, one after the other.
+        perturbations: those of all families, one family after the other.
     """
 
     layer: Layer
@@ -170,72 +173,83 @@ class LayerPlan:
     perturbations: Sequence[AnyPerturbation]
 
     def by_side(self) -> Iterator[tuple[Side, list[int]]]:
-        """For each side that is perturbed, the numbers of its perturbations."""
+        """Yield each side that is perturbed, with the indices of its perturbations."""
         sides: tuple[Side, Side] = ("pre", "post")
         for side in sides:
-            places = [index for index, each in enumerate(self.perturbations) if each.side == side]
-            if places:
-                yield side, places
+            indices = [index for index, each in enumerate(self.perturbations) if each.side == side]
+            if indices:
+                yield side, indices
 
 
 def make_plan(
     layer: Layer, ranges: Ranges, families: Sequence[str], levels: Levels, conduct: Conduct | None
 ) -> LayerPlan:
-    """The perturbations of one layer.
+    """Return the perturbations of one layer: all families, each at all of its levels.
+
+    Args:
+        layer: the layer.
+        ranges: its unit ranges.
+        families: the names of the families.
+        levels: as in `nearzero.probing.probe`.
+        conduct: as in `nearzero.probing.probe`.
 
     Raises:
-        InputError: an unknown family, levels that it hasn't, or a conduct that the layer doesn't allow.
+        InputError: an unknown family, levels outside its domain, or a conduct that the layer doesn't allow.
     """
-    own = conduct_of(layer, conduct)
-    check_families(layer, own, families)
+    conduct = conduct_of(layer, conduct)
+    check_families(layer, conduct, families)
     try:
-        made = [make_family(name, own) for name in families]
-        grids = {each.name: _grid(each.name, each.levels, levels) for each in made}
-        perturbations = [each.at(level, ranges) for each in made for level in grids[each.name]]
+        made = [make_family(name, conduct) for name in families]
+        grids = {family.name: _grid(family.name, family.levels, levels) for family in made}
+        perturbations = [family.at(level, ranges) for family in made for level in grids[family.name]]
     except InputError as error:
         raise InputError(f"layer {layer.name!r}: {error}") from error
-    return LayerPlan(layer, ranges, own, grids, perturbations)
+    return LayerPlan(layer, ranges, conduct, grids, perturbations)
 
 
 def conduct_of(layer: Layer, conduct: Conduct | None) -> Conduct:
-    """The conduct asked for; else the published one for ReLU and Abs, and a shift by the pre-activation range."""
+    """Return the conduct asked for; if None, the default one of the layer's activation.
+
+    The default is the published conduct for ReLU and Abs, and a shift by the pre-activation range for all
+    others.
+    """
     published = layer.activation in ("relu", "abs")
     return conduct or (Conduct() if published else Conduct(offset="shift", range="pre"))
 
 
 def check_families(layer: Layer, conduct: Conduct, families: Iterable[str]) -> None:
-    """Refuse families that have no meaning at a layer.
+    """Raise an error for families that aren't defined at a layer.
 
     Raises:
-        InputError: an offset as run where the activation isn't ReLU or Abs, or a perturbation after an activation of
-            which it isn't known where in the model it is; and what to do.
+        InputError: an offset as run where the activation isn't ReLU or Abs, or a perturbation after an
+            activation whose place in the model isn't known; the message says what to do.
     """
     made = [make_family(name, conduct) for name in families if name in FAMILIES]
-    if any(each.name in BY_FORMULA for each in made):
+    if any(family.name in BY_FORMULA for family in made):
         try:
             _check_offset(conduct, layer)
         except InputError as error:
             raise InputError(f"layer {layer.name!r}: {error}") from error
     placed = layer.kind in ("activation", "function") or layer.follows is not None
-    if any(each.acts_on == "post" for each in made) and layer.act is not None and not placed:
+    if any(family.acts_on == "post" for family in made) and layer.act is not None and not placed:
         raise InputError(
-            f"layer {layer.name!r}: clip=post and cap act after the activation, and where in the model that is isn't "
-            "known; name the activation's own layer, or use clip=pre"
+            f"layer {layer.name!r}: clip=post and cap act after the activation, whose place in the model isn't known; "
+            "name the activation's own layer, or use clip=pre"
         )
 
 
 def _check_offset(conduct: Conduct, layer: Layer) -> None:
-    """Refuse "as-run" where the activation isn't ReLU or Abs, known by name or not."""
+    """Raise an error for "as-run" where the activation isn't ReLU or Abs."""
     if layer.activation in ACTIVATIONS:
         conduct.check([str(layer.activation)])
     elif conduct.offset == "as-run" and layer.activation is not None:
         raise InputError(
-            f"offset=as-run isn't defined for {layer.activation}, but for relu and abs alone; use offset=shift"
+            f"offset=as-run isn't defined for {layer.activation}, only for relu and abs; use offset=shift"
         )
 
 
 def _grid(family: str, own: Grid, levels: Levels) -> Grid:
-    """The levels of a family: its own, so many of them, or those given."""
+    """Return the levels of a family: all of its own, a number of them evenly spaced, or those given."""
     if isinstance(levels, Mapping):
         levels = levels.get(family)
     if levels is None:
@@ -243,8 +257,8 @@ def _grid(family: str, own: Grid, levels: Levels) -> Grid:
     if isinstance(levels, (int, np.integer)) and not isinstance(levels, bool):
         if levels < 1:
             raise InputError(f"levels must be at least 1; got {levels}")
-        places = np.linspace(0, len(own) - 1, min(int(levels), len(own))).round().astype(int)
-        return np.asarray(own[np.unique(places)])
+        indices = np.linspace(0, len(own) - 1, min(int(levels), len(own))).round().astype(int)
+        return np.asarray(own[np.unique(indices)])
     given = np.atleast_1d(as_numbers(levels, "levels")).astype(np.float64)
     if given.ndim != 1 or not given.size:
         raise InputError(f"levels of {family} must be a flat array of at least one; got shape {given.shape}")

@@ -1,4 +1,9 @@
-"""The work on one layer, batch after batch, and all of it gathered as labelled arrays."""
+"""Collect the responses of layers, batch after batch.
+
+`take_batch` perturbs several layers on one batch. For each layer, a `ResponseCollector` computes the scores
+under all of the layer's perturbations and adds them up over batches. If anything fails on a batch, nothing of
+it is added, so that the batch can be repeated in smaller blocks.
+"""
 
 from __future__ import annotations
 
@@ -24,35 +29,37 @@ from nearzero.torch_models.state import Model
 __all__ = ["ResponseCollector", "changes_of", "count_rows", "take_batch"]
 
 Doubles = npt.NDArray[np.float64]
-AT_ONCE = 2**18  # logits that are measured at a time; those of one level may be more
-
+AT_ONCE = 2**18  # logits that are scored at a time; a single level may have more
 
 _Operation = Callable[..., Tensor]
 _Step = tuple[_Operation, Doubles]
 
+# Scores of one side by metric and by index of the perturbation: (n,), or sums over items. Index L is no
+# perturbation.
+_Scored = defaultdict[str, dict[int, Tensor]]
 
-# Of a metric on one batch of n items: its sums (L + 1,), and if items are kept its values (L + 1, n).
+# A metric on one batch of n items: its sums (L + 1,) and, if items are kept, its values (L + 1, n).
 _Gathered = tuple[Doubles, npt.NDArray[np.float32] | None]
 
 
 class ResponseCollector:
-    """The responses of one layer, gathered batch by batch.
+    """Collect the responses of one layer, batch by batch.
 
     Args:
-        model: within `nearzero.torch_models.state.untouched`.
-        plan: what is done to the layer.
-        metrics: what is measured.
+        model: the model, within `nearzero.torch_models.state.untouched`.
+        plan: the layer and its L perturbations.
+        metrics: by name.
         causal, method, keep_items: as in `nearzero.probing.probe`.
 
     Attributes:
-        shifts: (L + 1, K), what is taken out of the logits at each perturbation for the metrics called "centred_...";
-            there are none if None.
-        metrics: by name.
-        sums: for each metric, its sum over items at each perturbation, and last without one, (L + 1,).
-        items, examples, rows: how many that was.
-        kept: for each metric, its values item by item, (L + 1, n) a batch, if they're kept.
-        places: (n, 2) a batch, the example and the token of each item, if they're kept.
-        passes: by side, how the logits are had.
+        shifts: (L + 1, K), subtracted from the logits for the metrics called "centred_..."; None if there are
+            none.
+        metrics: as given.
+        sums: by metric, its sum over items under each perturbation and, last, without one, (L + 1,).
+        items, examples, rows: how many of each have been added.
+        kept: by metric, its values item by item, (L + 1, n) for each batch, if they are kept.
+        positions: for each batch (n, 2), the example and the token of each item, if they are kept.
+        passes: by side, the forward passes with this side of the layer changed.
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class ResponseCollector:
         self.sums: dict[str, Doubles] = {name: np.zeros(len(plan.perturbations) + 1) for name in metrics}
         self.items = self.examples = 0
         self.kept: defaultdict[str, list[npt.NDArray[Any]]] = defaultdict(list)
-        self.places: list[npt.NDArray[np.int64]] = []
+        self.positions: list[npt.NDArray[np.int64]] = []
         self.passes = {side: Passes(model, plan.layer, side, method) for side, _ in plan.by_side()}
         self.keep_items = keep_items
         self.shifts: Tensor | None = None
@@ -77,26 +84,27 @@ class ResponseCollector:
         self._causal = causal
 
     def centre(self, shifts: Doubles) -> None:
-        """Measure everything a second time, with these logits (L + 1, K) taken out; to be said at the start."""
+        """Also compute all metrics with `shifts` (L + 1, K) subtracted from the logits; call this before any batch."""
         self.shifts = torch.from_numpy(shifts)
         self.sums |= {f"centred_{name}": np.zeros_like(sums) for name, sums in self.sums.items()}
 
     def logit_changes(self, batch: Batch) -> Doubles:
-        """Return what perturbations do to the logits of one more batch, summed over items, (L + 1, K)."""
+        """Return the change of the logits of one more batch under each perturbation, summed over items, (L + 1, K)."""
         sums: Doubles | None = None
         items: Items | None = None
         rows = 0
-        for side, places in self.plan.by_side():
+        for side, indices in self.plan.by_side():
             changed = self.passes[side].on(batch)
-            items = self._items(batch, changed.logits) if items is None else items
+            items = self.items_of(batch, changed.logits) if items is None else items
             unperturbed = items.logits(changed.logits)
             rows = count_rows(changed.values, self.plan.layer, batch)
             if sums is None:
                 sums = np.zeros((len(self.plan.perturbations) + 1, unperturbed.shape[-1]))
-            for some, logits in self._levels(changed, places, batch):
-                for place, each in zip(some, logits, strict=False):  # one for all that are the identity
-                    change = (items.logits(each) - unperturbed).detach().cpu()
-                    sums[place] = change.sum(dim=0, dtype=torch.float64).numpy()
+            for group, logits_of_group in self._levels(changed, indices, batch):
+                # strict=False, since identities share one; their sums stay 0
+                for index, logits in zip(group, logits_of_group, strict=False):
+                    change = (items.logits(logits) - unperturbed).detach().cpu()
+                    sums[index] = change.sum(dim=0, dtype=torch.float64).numpy()
         assert sums is not None
         assert items is not None
         self.items += len(items)
@@ -104,39 +112,44 @@ class ResponseCollector:
         return sums
 
     def add(self, gathered: Mapping[str, _Gathered], items: Items, rows: int) -> None:
-        """Take the metrics on one more batch."""
+        """Add the metrics of one more batch."""
         for name, (sums, values) in gathered.items():
             self.sums[name] += sums
             if values is not None:
                 self.kept[name].append(values)
         if self.keep_items:
-            self.places.append(items.place.cpu().numpy() + np.array([self.examples, 0]))
+            self.positions.append(items.position.cpu().numpy() + np.array([self.examples, 0]))
         self.items += len(items)
         self.rows += rows
         self.examples += len(items.batch)
 
-    def score(
-        self, changed: Changed, side: Side, scorer: Scorer, scored: defaultdict[str, dict[int, Tensor]]
-    ) -> None:
-        """Put what is kept of each metric's scores on one side, by number of the perturbation; last is without one."""
-        places = [*dict(self.plan.by_side())[side], len(self.plan.perturbations)]
-        for some, logits in self._levels(changed, places, scorer.items.batch):
-            own = logits[0] is changed.logits
-            found = self._unperturbed(scorer) if own else scorer.score(self.metrics, logits)
+    def score(self, changed: Changed, side: Side, scorer: Scorer, scored: _Scored) -> None:
+        """Score all perturbations of one side of the layer on a batch.
+
+        Args:
+            changed: the passes on the batch.
+            side: the side.
+            scorer: the scorer of the batch.
+            scored: receives the scores.
+        """
+        indices = [*dict(self.plan.by_side())[side], len(self.plan.perturbations)]
+        for group, logits in self._levels(changed, indices, scorer.items.batch):
+            unperturbed = logits[0] is changed.logits
+            scores = self._unperturbed(scorer) if unperturbed else scorer.score(self.metrics, logits)
             if self.shifts is not None:
-                exact = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
-                shifts = self.shifts[some].to(logits[0].device, exact)
+                dtype = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
+                shifts = self.shifts[group].to(logits[0].device, dtype)
                 centred = scorer.score(self.metrics, logits, shifts)
-                found = found | {f"centred_{name}": each for name, each in centred.items()}
-            for name, scores in found.items():
-                kept = self._kept(scores)
-                for place, row in zip(some, kept.expand(len(some), *kept.shape[1:]), strict=True):
-                    scored[name][place] = row
+                scores = scores | {f"centred_{name}": values for name, values in centred.items()}
+            for name, values in scores.items():
+                kept = self._kept(values)
+                for index, row in zip(group, kept.expand(len(group), *kept.shape[1:]), strict=True):
+                    scored[name][index] = row
 
     def gathered(self, scored: Mapping[str, Mapping[int, Tensor]]) -> dict[str, _Gathered]:
-        """Return what is gathered of the scores of one batch."""
+        """Return the scores of one batch as arrays, ordered by perturbation."""
         tables = {
-            name: torch.stack([rows[place] for place in sorted(rows)]).cpu().numpy()
+            name: torch.stack([rows[index] for index in sorted(rows)]).cpu().numpy()
             for name, rows in scored.items()
         }
         if not self.keep_items:
@@ -146,107 +159,112 @@ class ResponseCollector:
             for name, table in tables.items()
         }
 
-    def _unperturbed(self, scorer: Scorer) -> dict[str, Tensor]:
-        """Return the scores without a perturbation, (1, n) each, which layers share."""
-        missing = {name: each for name, each in self.metrics.items() if name not in scorer.own}
-        if missing:
-            scorer.own |= scorer.score(missing, [scorer.logits])
-        return {name: scorer.own[name] for name in self.metrics}
+    def items_of(self, batch: Batch, logits: Tensor) -> Items:
+        """Return the items of a batch.
 
-    def _items(self, batch: Batch, logits: Tensor) -> Items:
-        """What counts in a batch."""
+        Raises:
+            InputError: a metric needs classes, and the targets aren't classes.
+        """
         items = Items.of(batch, logits, self._causal)
         if any(metric.of_classes for metric in self.metrics.values()):
             items.check_classes(items.flat(logits).shape[1])
         return items
 
-    def _levels(
-        self, changed: Changed, places: Sequence[int], batch: Batch
-    ) -> Iterator[tuple[list[int], list[Tensor]]]:
-        """The logits at some perturbations, by number: small ones many at a time, as metrics are then few steps.
+    def _unperturbed(self, scorer: Scorer) -> dict[str, Tensor]:
+        """Return the scores without a perturbation, (1, n) each; all layers share them."""
+        missing = {name: metric for name, metric in self.metrics.items() if name not in scorer.own}
+        if missing:
+            scorer.own |= scorer.score(missing, [scorer.logits])
+        return {name: scorer.own[name] for name in self.metrics}
 
-        Where nothing is done, the unperturbed ones stand for all.
+    def _levels(
+        self, changed: Changed, indices: Sequence[int], batch: Batch
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Yield groups of perturbations, by index, with their logits.
+
+        Small logits come many at a time, which makes metrics faster. All identities are one group that has
+        the unperturbed logits once.
         """
-        known = [*self.plan.perturbations, Perturbation()]
-        if still := [place for place in places if known[place].is_identity]:
-            yield still, [changed.logits]
-        moved = [place for place in places if not known[place].is_identity]
+        perturbations = [*self.plan.perturbations, Perturbation()]
+        if identities := [index for index in indices if perturbations[index].is_identity]:
+            yield identities, [changed.logits]
+        others = [index for index in indices if not perturbations[index].is_identity]
         at_once = max(1, AT_ONCE // max(1, changed.logits.numel()))
-        several = [known[place] for place in moved]
-        logits = map(changed.run, changes_of(several, changed.values, self.plan.layer, batch, self.rows))
-        for first in range(0, len(moved), at_once):
-            some = moved[first : first + at_once]
-            yield some, list(islice(logits, len(some)))
+        applied = [perturbations[index] for index in others]
+        changes = changes_of(applied, changed.values, self.plan.layer, batch, self.rows)
+        logits = map(changed.run, changes)
+        for first in range(0, len(others), at_once):
+            group = others[first : first + at_once]
+            yield group, list(islice(logits, len(group)))
 
     def _kept(self, scores: Tensor) -> Tensor:
-        """What is kept of the scores (L, n) of some levels: themselves, or their sums over items (L,)."""
+        """Return scores (L, n) of some levels if items are kept, else their sums over items (L,)."""
         scores = scores.detach()
         if self.keep_items:
             return scores
-        scores = scores.cpu() if scores.device.type == "mps" else scores  # which has no float64
+        scores = scores.cpu() if scores.device.type == "mps" else scores  # MPS has no float64
         return scores.sum(-1, dtype=torch.float64)
 
 
-def take_batch(works: Sequence[ResponseCollector], passes: SharedPasses, batch: Batch) -> None:
-    """Perturb several layers of one model on one more batch; where that fails, nothing of it is kept.
+def take_batch(collectors: Sequence[ResponseCollector], passes: SharedPasses, batch: Batch) -> None:
+    """Perturb several layers of one model on one more batch; if this fails, nothing of the batch is added.
 
     Args:
-        works: of the layers.
-        passes: those of all sides of all layers.
+        collectors: one for each layer.
+        passes: the passes of all sides of all layers.
         batch: the batch.
     """
-    owners = {each: (work, side) for work in works for side, each in work.passes.items()}
-    scored: dict[ResponseCollector, defaultdict[str, dict[int, Tensor]]] = {
-        work: defaultdict(dict) for work in works
-    }
-    counts: dict[ResponseCollector, int] = {}
+    owners = {each: (collector, side) for collector in collectors for side, each in collector.passes.items()}
+    scored: dict[ResponseCollector, _Scored] = {collector: defaultdict(dict) for collector in collectors}
+    rows: dict[ResponseCollector, int] = {}
     scorer: Scorer | None = None
-    for each, changed in passes.on(batch):
-        work, side = owners[each]
-        counts[work] = count_rows(changed.values, work.plan.layer, batch)
+    for side_passes, changed in passes.on(batch):
+        collector, side = owners[side_passes]
+        rows[collector] = count_rows(changed.values, collector.plan.layer, batch)
         if scorer is None or scorer.logits is not changed.logits:
-            scorer = Scorer(work._items(batch, changed.logits), changed.logits)
-        work.score(changed, side, scorer, scored[work])
-        del changed
+            scorer = Scorer(collector.items_of(batch, changed.logits), changed.logits)
+        collector.score(changed, side, scorer, scored[collector])
+        del changed  # frees its memory before the next is computed
     assert scorer is not None
-    for work, gathered in [(work, work.gathered(scored[work])) for work in works]:
-        work.add(gathered, scorer.items, counts[work])
+    # all are gathered before any is added, since gathering may fail too
+    gathered = {collector: collector.gathered(scored[collector]) for collector in collectors}
+    for collector in collectors:
+        collector.add(gathered[collector], scorer.items, rows[collector])
 
 
 def changes_of(
     perturbations: Sequence[AnyPerturbation], like: Tensor, layer: Layer, batch: Batch, first_row: int
 ) -> Iterator[Change]:
-    """Return perturbations as functions of tensors like a layer's values on a batch.
+    """Yield perturbations as functions of tensors like a layer's values on a batch.
 
     Args:
-        perturbations: of one side.
-        like: the values.
-        layer: whose they are.
-        batch: what they are of.
-        first_row: how many rows came before the batch.
+        perturbations: perturbations of one side.
+        like: the values of the layer.
+        layer: the layer.
+        batch: the batch.
+        first_row: the number of rows before the batch, which noise depends on.
     """
-    per_unit = iter(
-        _changes([_steps(each) for each in perturbations if isinstance(each, Perturbation)], like, layer)
-    )
-    for each in perturbations:
-        if isinstance(each, Addition):
-            yield _added(each, like, layer, batch, first_row)
+    steps = [_steps(each) for each in perturbations if isinstance(each, Perturbation)]
+    per_unit = iter(_changes(steps, like, layer))
+    for perturbation in perturbations:
+        if isinstance(perturbation, Addition):
+            yield _added(perturbation, like, layer, batch, first_row)
         else:
             yield next(per_unit)
 
 
 def _added(addition: Addition, like: Tensor, layer: Layer, batch: Batch, first_row: int) -> Change:
-    """Numbers of their own added to each row that counts."""
-    chosen, count = counted_rows(like, layer, batch), count_rows(like, layer, batch)
+    """Return the function that adds an addition's numbers to each row that counts."""
+    counted, count = counted_rows(like, layer, batch), count_rows(like, layer, batch)
 
     def change(values: Tensor) -> Tensor:
         rows = torch.from_numpy(addition.added(slice(first_row, first_row + count))).to(values)
         out = values.clone()
         by_unit = out.movedim(layer.axis_of(like), -1)
-        if chosen is None:
+        if counted is None:
             by_unit += rows.view(by_unit.shape)
         else:
-            by_unit[chosen] += rows
+            by_unit[counted] += rows
         return out
 
     return change
@@ -254,45 +272,47 @@ def _added(addition: Addition, like: Tensor, layer: Layer, batch: Batch, first_r
 
 def count_rows(values: Tensor, layer: Layer, batch: Batch) -> int:
     """Return how many rows of a layer's values on a batch count."""
-    chosen = counted_rows(values, layer, batch)
-    return values.numel() // values.shape[layer.axis_of(values)] if chosen is None else int(chosen.sum())
+    counted = counted_rows(values, layer, batch)
+    return values.numel() // values.shape[layer.axis_of(values)] if counted is None else int(counted.sum())
 
 
 def _steps(perturbation: Perturbation) -> list[_Step]:
-    """y = min(scale * x + offset, clip) as operations, each with its parameter, without those that do nothing."""
-    scale, offset, clip = map(np.asarray, (perturbation.scale, perturbation.offset, perturbation.clip))
-    steps: list[tuple[_Operation, Doubles, float]] = [
-        (torch.mul, scale, 1.0), (torch.add, offset, 0.0), (torch.minimum, clip, np.inf)
-    ]  # fmt: skip
-    return [(operation, each) for operation, each, nothing in steps if np.any(each != nothing)]
+    """Return y = min(scale * x + offset, clip) as operations with their parameters, without those of no effect."""
+    steps: list[tuple[_Operation, Any, float]] = [
+        (torch.mul, perturbation.scale, 1.0),
+        (torch.add, perturbation.offset, 0.0),
+        (torch.minimum, perturbation.clip, np.inf),
+    ]
+    return [(operation, np.asarray(x)) for operation, x, neutral in steps if np.any(np.asarray(x) != neutral)]
 
 
-def _changes(several: Sequence[Sequence[_Step]], like: Tensor, layer: Layer) -> list[Change]:
-    """Perturbations, as steps, as functions of tensors like a layer's values; computed in float32 at least.
+def _changes(steps_of_all: Sequence[Sequence[_Step]], like: Tensor, layer: Layer) -> list[Change]:
+    """Return perturbations, given as steps, as functions of tensors like a layer's values.
 
-    They're made anew for each batch, since those of all layers together would be large.
+    They compute in float32, or in float64 for such values. They are made again for each batch, since the
+    parameters of all layers together can be large.
     """
-    parameters = [parameter for steps in several for _, parameter in steps]
+    parameters = [parameter for steps in steps_of_all for _, parameter in steps]
     shape = [1] * like.ndim
     shape[layer.axis_of(like)] = layer.units
-    exact = np.float64 if like.dtype == torch.float64 else np.float32
-    table = np.empty((len(parameters), layer.units), exact)
-    with np.errstate(over="ignore"):  # a clip beyond float32 is no clip
+    dtype = np.float64 if like.dtype == torch.float64 else np.float32
+    table = np.empty((len(parameters), layer.units), dtype)
+    with np.errstate(over="ignore"):  # a clip beyond float32 becomes infinite, and changes nothing
         for row, parameter in zip(table, parameters, strict=True):
             row[:] = parameter
-    ready = iter(torch.from_numpy(table).to(like.device).view(len(parameters), *shape))
-    return [_change([(operation, next(ready)) for operation, _ in steps]) for steps in several]
+    tensors = iter(torch.from_numpy(table).to(like.device).view(len(parameters), *shape))
+    return [_change([(operation, next(tensors)) for operation, _ in steps]) for steps in steps_of_all]
 
 
 def _change(steps: Sequence[tuple[_Operation, Tensor]]) -> Change:
-    """Operations with their parameters, one after the other."""
+    """Return the function that applies the operations one after the other, with one new tensor for all results."""
 
     def change(values: Tensor) -> Tensor:
         if not steps:
             return values.clone()
-        x, room = values, torch.empty_like(values, dtype=steps[0][1].dtype)
+        x, workspace = values, torch.empty_like(values, dtype=steps[0][1].dtype)
         for operation, parameter in steps:
-            x = operation(x, parameter, out=room)
+            x = operation(x, parameter, out=workspace)
         return x.to(values.dtype)
 
     return change

@@ -1,8 +1,8 @@
-"""What is measured on logits, item by item: an item is an example, or a token that counts.
+"""Metrics of PyTorch logits, item by item; an item is an example, or a token that counts.
 
-Metrics are functions of the logits of several levels at once (L, n, K), of targets (n,), and of the unperturbed
-logits (1, n, K), to (L, n). Users' own are called level by level. Sums are float64. Large logits are scored in
-pieces, some items at a time: all that is read off a piece is had while the processor's cache holds it.
+A metric is a function from the logits of L levels (L, n, K), targets (n,) and unperturbed logits (1, n, K) to
+scores (L, n). A user's own metric is called level by level. Large logits are scored in pieces of some items
+at a time: all metrics of a piece are computed while it is in the processor's cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.batches import IGNORED, Batch
 
 __all__ = ["METRICS", "Items", "Metric", "Metrics", "Outputs", "Scorer", "choose_metrics"]
@@ -29,29 +29,29 @@ __all__ = ["METRICS", "Items", "Metric", "Metrics", "Outputs", "Scorer", "choose
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """The items of one batch that count.
+    """Hold the items of one batch that count.
 
     Attributes:
-        batch: where they are from.
-        target: (n,), or (n, ...) if each has several; None if there are none.
-        place: (n, 2) int64, the example in the batch, and the token in it whose logits they are (0 where there
-            are none).
-        number: (n,) int64, the same as the number of a row, where all logits of the batch are in rows.
+        batch: the batch.
+        target: (n,), or (n, ...) if an item has several targets; None if there are no targets.
+        position: (n, 2) int64, the index of the example in the batch and of the token in the example (0
+            without tokens) whose logits belong to the item.
+        number: (n,) int64, the index of the item's row if all logits of the batch are laid out in rows.
     """
 
     batch: Batch
     target: Tensor | None
-    place: Tensor
+    position: Tensor
     number: Tensor
 
     @classmethod
     def of(cls, batch: Batch, logits: Tensor, causal: bool) -> Items:
-        """Which items of a batch count, by the shape of its logits.
+        """Return the items of a batch that count, as the shape of its logits, its targets and its mask say.
 
         Args:
             batch: the batch.
-            logits: of the model.
-            causal: whether the logits at a token are of the next token.
+            logits: the logits of the model.
+            causal: True if the logits at a token predict the next token.
 
         Raises:
             InputError: targets or a mask that don't fit the logits.
@@ -64,39 +64,38 @@ class Items:
                 )
             shape = (shape[0], shape[1] - 1)
         target = _fitted(batch.target, shape, logits, causal)
-        chosen = torch.ones(shape, dtype=torch.bool, device=logits.device)
+        counts = torch.ones(shape, dtype=torch.bool, device=logits.device)
         mask = batch.decoder_mask if batch.two_sided else batch.mask
         if mask is not None:
-            chosen &= _on_items(mask, shape, causal)
+            counts &= _on_items(mask, shape, causal)
         if target is not None and not target.is_floating_point() and target.shape == shape:
-            chosen &= target != IGNORED
-        place = chosen.reshape(shape[0], -1).nonzero()  # tokens of images in one row
-        whole = bool(chosen.all())
+            counts &= target != IGNORED
+        position = counts.reshape(shape[0], -1).nonzero()  # pixels count as tokens in one row
         if target is not None:
-            target = target.flatten(0, len(shape) - 1) if whole else target[chosen]
-        rows = prod(shape[1:]) + causal  # of an example; the last token's logits are of none that is there
-        return cls(batch, target, place, place[:, 0] * rows + place[:, 1])
+            target = target.flatten(0, len(shape) - 1) if bool(counts.all()) else target[counts]
+        rows = prod(shape[1:]) + causal  # per example; the last token's logits are of no item
+        return cls(batch, target, position, position[:, 0] * rows + position[:, 1])
 
     def __len__(self) -> int:
-        return len(self.place)
+        return len(self.position)
 
     def logits(self, logits: Tensor) -> Tensor:
-        """Return those of the items, (n, K)."""
+        """Return the rows of the logits that belong to the items, (n, K)."""
         return self.rows(self.flat(logits), slice(0, len(self)))
 
     def flat(self, logits: Tensor) -> Tensor:
-        """Return all logits of the batch in rows, as a view where they lie so; one alone is the second of two."""
+        """Return all logits of the batch in rows, as a view where possible; a single logit becomes (0, logit)."""
         last = _classes_last(logits, self.batch.target)
         rows = last.reshape(-1, last.shape[-1])
         return F.pad(rows, (1, 0)) if rows.shape[1] == 1 else rows
 
     def at(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """Return the logits (B, K) of one token of each example of a batch; tokens (B,) as `place` numbers them."""
+        """Return the logits (B, K) of one token of each example; tokens (B,) are counted as in `position`."""
         flat = self.flat(logits)
         return flat.view(len(tokens), -1, flat.shape[-1])[torch.arange(len(tokens)), tokens]
 
     def rows(self, flat: Tensor, part: slice) -> Tensor:
-        """Return the rows of some items, as a view where these follow each other."""
+        """Return the rows of a slice of the items, as a view where these rows are consecutive."""
         numbers = self._numbers[part]
         if not len(numbers) or int(numbers[-1] - numbers[0]) >= len(numbers):
             return flat.index_select(0, self.number[part])
@@ -104,14 +103,14 @@ class Items:
 
     @cached_property
     def _numbers(self) -> npt.NDArray[np.int64]:
-        """Their numbers in the processor's memory."""
+        """Return `number` as an array in main memory."""
         return np.asarray(self.number.cpu().numpy())
 
     def check_classes(self, classes: int) -> None:
-        """Refuse targets that are no classes.
+        """Raise an error unless each item has one target, and this is a class.
 
         Raises:
-            InputError: several targets for an item, a target below 0, or one beyond the last class.
+            InputError: several targets for an item, a target below 0, or a target above the last class.
         """
         target = self.target
         if target is None or not len(target):
@@ -130,7 +129,11 @@ class Items:
 
 
 def _classes_last(logits: Tensor, target: Tensor | None) -> Tensor:
-    """Logits with their classes on the last dimension: on the second where targets or images say so."""
+    """Return logits with their classes on the last dimension.
+
+    The classes are on the second dimension if the targets have the shape of the logits without this
+    dimension; without targets, if there are more than three dimensions, as for images.
+    """
     if logits.ndim < 2:
         return logits[..., None]
     last, second = logits.shape[:-1], (logits.shape[0], *logits.shape[2:])
@@ -139,7 +142,14 @@ def _classes_last(logits: Tensor, target: Tensor | None) -> Tensor:
 
 
 def _fitted(target: Tensor | None, shape: tuple[int, ...], logits: Tensor, causal: bool) -> Tensor | None:
-    """Targets with the items as leading dimensions: as they are, flattened, or with dimensions of one."""
+    """Return targets with the items as leading dimensions.
+
+    Targets may come in this form, flattened, or with additional dimensions of size 1. Causal ones may have
+    one token more than the items: the first, which isn't predicted.
+
+    Raises:
+        InputError: the targets don't fit the logits.
+    """
     if target is None:
         return None
     shifted = target[:, 1:] if causal and target.ndim >= 2 and target.shape[1] == shape[1] + 1 else target
@@ -151,76 +161,76 @@ def _fitted(target: Tensor | None, shape: tuple[int, ...], logits: Tensor, causa
         return shifted
     raise InputError(
         f"targets {tuple(target.shape)} don't fit logits {tuple(logits.shape)}"
-        + (", which are of the next token each" if causal else "")
-        + "; prepare=... and output=... can bring them together"
+        + (", which predict the next token each" if causal else "")
+        + "; prepare=... and output=... can change either"
     )
 
 
 def _on_items(mask: Tensor, shape: tuple[int, ...], causal: bool) -> Tensor:
-    """A mask of examples or tokens on the items.
+    """Return a mask of examples or tokens as a mask of the items.
 
     Raises:
-        InputError: it has other tokens than the logits.
+        InputError: the mask has other tokens than the logits.
     """
     if causal and mask.ndim == 2:
-        mask = mask[:, :-1] & mask[:, 1:]  # the token that is read, and the one that is told
+        mask = mask[:, :-1] & mask[:, 1:]  # the token that is read and the token that is predicted
     if mask.shape == shape[: mask.ndim]:
         return mask.reshape(*mask.shape, *[1] * (len(shape) - mask.ndim)).expand(shape)
     if len(shape) == 1 and mask.shape[0] == shape[0]:
         return mask.flatten(1).any(1)
     raise InputError(
-        f"the mask {tuple(mask.shape)} doesn't fit logits over {shape}; prepare=... gives another, or none"
+        f"the mask {tuple(mask.shape)} doesn't fit logits over {shape}; prepare=... can give another mask, or none"
     )
 
 
 # --- metrics ---
 
 
-PIECE = 2**19  # logits in a piece; those of one item may be more
-BLOCK = 256  # classes whose greatest logit is found first, since PyTorch's argmax is slow on processors
+PIECE = 2**19  # logits in a piece; a single item may have more
+BLOCK = 256  # classes whose greatest logit is computed first, since PyTorch's argmax is slow on the CPU
 
 
 @dataclass(eq=False)
 class Outputs:
-    """Logits (L, n, K) of L levels, with what more than one metric reads off them.
+    """Hold the logits (L, n, K) of L levels, and cache the quantities that several metrics need.
 
     Attributes:
-        logits: as the model gave them.
+        logits: the logits as the model returned them.
     """
 
     logits: Tensor
 
     @cached_property
     def predictions(self) -> Tensor:
-        """(L, n): the class with the greatest logit, the first of several."""
+        """Return the class with the greatest logit, the first one in a tie, (L, n)."""
         logits = self.logits
         if logits.device.type != "cpu" or logits.shape[-1] < 2 * BLOCK:
             return logits.argmax(-1)
         whole = logits.shape[-1] // BLOCK * BLOCK
-        most = logits[..., :whole].unflatten(-1, (-1, BLOCK)).amax(-1)
+        greatest = logits[..., :whole].unflatten(-1, (-1, BLOCK)).amax(-1)
         if whole < logits.shape[-1]:
-            most = torch.cat([most, logits[..., whole:].amax(-1, keepdim=True)], -1)
-        first = BLOCK * most.argmax(-1, keepdim=True)
-        places = (first + torch.arange(BLOCK)).clamp_(max=logits.shape[-1] - 1)
-        found: Tensor = first[..., 0] + logits.gather(-1, places).argmax(-1)
-        return found
+            greatest = torch.cat([greatest, logits[..., whole:].amax(-1, keepdim=True)], -1)
+        first = BLOCK * greatest.argmax(-1, keepdim=True)  # of the block with the greatest logit
+        classes = (first + torch.arange(BLOCK)).clamp_(max=logits.shape[-1] - 1)
+        predictions: Tensor = first[..., 0] + logits.gather(-1, classes).argmax(-1)
+        return predictions
 
     @cached_property
     def log_probabilities(self) -> Tensor:
-        """(L, n, K), in float32 at least."""
+        """Return log softmax(logits), (L, n, K), in float32 or float64."""
         logits = self.logits
         return (logits.float() if logits.dtype.itemsize < 4 else logits).log_softmax(-1)
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """(L, n, K), in float32 at least."""
+        """Return softmax(logits), (L, n, K), in float32 or float64."""
         return self.log_probabilities.exp()
 
     @cached_property
     def impossible(self) -> Tensor | None:
-        """(L, n, K): which classes have no probability at all; None if there are none."""
-        found = self.log_probabilities == -torch.inf
-        return found if bool(found.any()) else None
+        """Return a mask of the classes with probability 0, (L, n, K); None if there are none."""
+        mask = self.log_probabilities == -torch.inf
+        return mask if bool(mask.any()) else None
 
 
 Score = Callable[[Outputs, Tensor | None, Outputs], Tensor]
@@ -240,33 +250,33 @@ def _cross_entropy(outputs: Outputs, target: Tensor, _: Outputs) -> Tensor:
 
 
 def _kl_divergence(outputs: Outputs, _: Tensor | None, unperturbed: Outputs) -> Tensor:
-    each = unperturbed.log_probabilities - outputs.log_probabilities
-    each.mul_(unperturbed.probabilities)
+    terms = unperturbed.log_probabilities - outputs.log_probabilities
+    terms.mul_(unperturbed.probabilities)
     if unperturbed.impossible is not None:
-        each.masked_fill_(unperturbed.impossible, 0.0)  # 0 log 0
-    return each.sum(-1)
+        terms.masked_fill_(unperturbed.impossible, 0.0)  # 0 log 0 = 0
+    return terms.sum(-1)
 
 
 def _margin(outputs: Outputs, target: Tensor | None, unperturbed: Outputs) -> Tensor:
-    logits, place = outputs.logits, unperturbed.predictions[0] if target is None else target
-    others = logits.scatter(-1, place.expand(logits.shape[:-1])[..., None], -torch.inf)
-    return _at(logits, place) - others.amax(-1)
+    logits, own = outputs.logits, unperturbed.predictions[0] if target is None else target
+    others = logits.scatter(-1, own.expand(logits.shape[:-1])[..., None], -torch.inf)
+    return _at(logits, own) - others.amax(-1)
 
 
-def _at(values: Tensor, place: Tensor) -> Tensor:
-    """(L, n): of values (L, n, K), those at places (n,) of the last dimension."""
-    return values.gather(-1, place.expand(values.shape[:-1])[..., None])[..., 0]
+def _at(values: Tensor, classes: Tensor) -> Tensor:
+    """Return the values (L, n) of one class per item, from values (L, n, K) and classes (n,)."""
+    return values.gather(-1, classes.expand(values.shape[:-1])[..., None])[..., 0]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric.
+    """Hold a metric and its requirements.
 
     Attributes:
         score: the function.
-        of_classes: whether it reads targets as classes.
-        needs_target: whether it can't do without them.
-        by_item: whether the score of an item depends on that item alone.
+        of_classes: True if it reads targets as classes.
+        needs_target: True if it can't be computed without targets.
+        by_item: True if the score of an item depends on this item only.
     """
 
     score: Score
@@ -282,36 +292,42 @@ METRICS: dict[str, Metric] = {
     "margin": Metric(_margin, True, by_item=True),
     "kl_divergence": Metric(_kl_divergence, by_item=True),
 }
-# What a result calls other things.
-TAKEN = {
-    "layer", "family", "level", "item", "sequence", "token", "kind", "type", "activation", "units", "unit_axis",
-    "dead_units", "offset", "range", "method", "reason",
-}  # fmt: skip
+# names in a probe's result, which a metric can't have
+DIMENSIONS = ("layer", "family", "level", "item", "sequence", "token")
+LAYER_FACTS = ("kind", "type", "activation", "units", "unit_axis", "dead_units")
+METHOD_FACTS = ("offset", "range", "method", "reason")
+TAKEN = {*DIMENSIONS, *LAYER_FACTS, *METHOD_FACTS}
 
 
 def choose_metrics(wanted: Metrics, target: Tensor | None) -> dict[str, Metric]:
-    """The metrics by name: those asked for; else accuracy and agreement, or agreement and KL divergence.
+    """Return the metrics by name: those asked for; by default accuracy and agreement.
+
+    Without targets, the default is agreement and KL divergence.
+
+    Args:
+        wanted: names, functions, or a mapping from names to either, as in `nearzero.probing.probe`.
+        target: the targets of a batch; None if there are none.
 
     Raises:
-        InputError: an unknown name, something that can't be called, or targets that a metric needs and that
-            aren't there or aren't whole numbers.
+        InputError: an unknown name, a value that isn't callable, or targets that a metric needs and that are
+            missing or aren't whole numbers.
     """
     if wanted is None:
         wanted = ("accuracy", "agreement") if target is not None else ("agreement", "kl_divergence")
-    chosen = {name: _metric(name, each) for name, each in _named(wanted).items()}
+    chosen = {name: _metric(name, value) for name, value in _named(wanted).items()}
     if not chosen:
         raise InputError(f"metrics must name at least one of {', '.join(METRICS)}; got none")
     for name, metric in chosen.items():
         if name in TAKEN:
             raise InputError(
-                f"a metric can't be called {name!r}, as something else in the result is; rename it"
+                f"a metric can't be called {name!r}, since the result uses this name already; rename the metric"
             )
         _check_targets(name, metric, target)
     return chosen
 
 
 def _named(wanted: Any) -> dict[str, Any]:
-    """Metrics by name: names and functions, which go by their own."""
+    """Return metrics by name; a function has its own name."""
     if isinstance(wanted, Mapping):
         return dict(wanted)
     if isinstance(wanted, str) or callable(wanted):
@@ -321,19 +337,21 @@ def _named(wanted: Any) -> dict[str, Any]:
             f"metrics must be names, functions of (logits, target), or a mapping; got {wanted!r}"
         )
     return {
-        getattr(each, "__name__", type(each).__name__) if callable(each) else each: each for each in wanted
+        getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric: metric
+        for metric in wanted
     }
 
 
 def _metric(name: Any, value: Any) -> Metric:
     if not isinstance(name, str):
-        raise InputError(f"metrics are called by texts; got {name!r}")
+        raise InputError(f"the name of a metric must be text; got {name!r}")
     if callable(value):
         return Metric(_users(name, value))
     if isinstance(value, str) and value in METRICS:
         return METRICS[value]
+    hint = did_you_mean(value, METRICS)
     raise InputError(
-        f"unknown metric {value!r}: known are {', '.join(METRICS)}; a mapping of names to functions of "
+        f"unknown metric {value!r}: {hint}known are {', '.join(METRICS)}; a mapping of names to functions of "
         "(logits, target) adds others"
     )
 
@@ -342,24 +360,24 @@ def _check_targets(name: str, metric: Metric, target: Tensor | None) -> None:
     if metric.needs_target and target is None:
         raise InputError(
             f"metric {name!r} needs targets, and the batches have none; give (inputs, targets), or for a language "
-            'model "labels" beside its inputs. agreement and kl_divergence need none'
+            'model "labels" in addition to its inputs. agreement and kl_divergence need no targets'
         )
     if metric.of_classes and target is not None and target.is_floating_point():
-        kind = str(target.dtype).removeprefix("torch.")
+        dtype = str(target.dtype).removeprefix("torch.")
         raise InputError(
-            f"metric {name!r} needs whole numbers as targets, the classes; got {kind}; convert them (y.long()), or "
+            f"metric {name!r} needs whole numbers as targets, the classes; got {dtype}; convert them (y.long()), or "
             "give metrics={'name': function of (logits, target)}"
         )
 
 
 def _users(name: str, function: Callable[..., Any]) -> Score:
-    """A user's metric: (n,), or one number for all items, which then stands for each of them."""
+    """Return a user's metric as a score; if it returns one number for all items, each item gets this number."""
 
     def score_level(logits: Tensor, target: Tensor | None) -> Tensor:
         before = logits._version
         value = _as_scores(function(logits, target), logits)
         if logits._version != before:
-            raise InputError(f"metric {name!r} writes into the logits that it's given; let it work on a copy")
+            raise InputError(f"metric {name!r} changes its logits in place; let it work on a copy")
         if not isinstance(value, Tensor) or value.shape not in ((), (len(logits),)):
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(
@@ -367,32 +385,32 @@ def _users(name: str, function: Callable[..., Any]) -> Score:
             )
         return value.expand(len(logits))
 
-    return lambda outputs, target, _: torch.stack([score_level(each, target) for each in outputs.logits])
+    return lambda outputs, target, _: torch.stack([score_level(logits, target) for logits in outputs.logits])
 
 
 def _as_scores(value: Any, like: Tensor) -> Any:
-    """Numbers as a tensor that NumPy knows the type of; anything else as it is."""
+    """Return numbers as a tensor of a type that NumPy has too; anything else as it is."""
     try:
         scores = torch.as_tensor(value, device=like.device)
-    except (TypeError, ValueError, RuntimeError):  # None, texts, lists that are ragged
+    except (TypeError, ValueError, RuntimeError):  # None, text, ragged lists
         return value
     return scores.float() if scores.is_floating_point() and scores.dtype.itemsize < 4 else scores
 
 
-# Some items of a batch, by number, with their targets and unperturbed logits (1, r, K).
+# a slice of a batch's items, with their targets and unperturbed logits (1, r, K)
 _Piece = tuple[slice, Tensor | None, Outputs]
 
 
 class Scorer:
-    """Scores logits under perturbations, item by item, against the unperturbed ones of the same batch.
+    """Score the perturbed logits of one batch, item by item.
 
     Args:
-        items: of the batch.
-        logits: of the model, unperturbed.
+        items: the items of the batch.
+        logits: the unperturbed logits of the model, which agreement and other metrics refer to.
 
     Attributes:
         items, logits: as given.
-        own: scores (1, n) of the unperturbed logits themselves, by metric, once they're known.
+        own: by metric, the scores (1, n) of the unperturbed logits, as far as they have been computed.
     """
 
     def __init__(self, items: Items, logits: Tensor) -> None:
@@ -409,25 +427,25 @@ class Scorer:
     def score(
         self, metrics: Mapping[str, Metric], logits: Sequence[Tensor], shifts: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return the score of each item at each of L levels, (L, n), by metric.
+        """Return by metric the score of each item at each of L levels, (L, n).
 
         Args:
-            metrics: what is measured.
-            logits: of each level, as the model gave them.
-            shifts: (L, K), taken out of them first.
+            metrics: the metrics.
+            logits: the logits of each level, as the model returned them.
+            shifts: (L, K), subtracted from the logits first.
         """
         flats = list(map(self.items.flat, logits))
         scores: dict[str, list[Tensor]] = {name: [] for name in metrics}
         for pieces, by_item in ((self._pieces, True), (self._whole, False)):
-            some = {name: each for name, each in metrics.items() if each.by_item is by_item}
-            for part, target, unperturbed in pieces if some else ():
-                rows = [self.items.rows(each, part) for each in flats]
+            chosen = {name: metric for name, metric in metrics.items() if metric.by_item is by_item}
+            for part, target, unperturbed in pieces if chosen else ():
+                rows = [self.items.rows(flat, part) for flat in flats]
                 outputs = Outputs(torch.stack(rows) if len(rows) > 1 else rows[0][None])
                 if shifts is not None:
                     outputs = Outputs(outputs.logits - shifts[:, None])
-                for name, metric in some.items():
+                for name, metric in chosen.items():
                     scores[name].append(metric.score(outputs, target, unperturbed).detach())
-        return {name: torch.cat(each, 1) if len(each) > 1 else each[0] for name, each in scores.items()}
+        return {name: torch.cat(parts, 1) if len(parts) > 1 else parts[0] for name, parts in scores.items()}
 
     def _piece(self, flat: Tensor, part: slice) -> _Piece:
         target = self.items.target

@@ -1,15 +1,15 @@
-"""The one place that picks the backend: compiled kernels for the paper's networks, PyTorch for all other models."""
+"""Choose the backend: compiled kernels for the paper's networks, PyTorch for all other models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, check_choice, did_you_mean
 from nearzero.evaluators.base import Backend, LayerEvaluator
 from nearzero.evaluators.metrics import NAMES
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelOptions", "evaluators_of", "open_evaluator"]
 
-SAME = 1e-4  # of the largest logit: above what float32 sums in another order differ by
-# options of which an array of inputs alone says nothing
-SAID = ("layer", "activation", "unit_axis", "prepare", "output", "causal", "method")
+SAME = 1e-4  # as a share of the largest logit: more than the rounding of float32 sums in another order
+# options that only the model backend can respect
+MODEL_ONLY = ("layer", "activation", "unit_axis", "prepare", "output", "causal", "method")
 
 
 class ModelOptions(TypedDict, total=False):
-    """What a user can say of a model and its data beside the model and the data.
+    """Hold the optional settings of an analysis that describe the model and its data.
 
     Keys:
-        layer: the layer's name, as `nearzero.layers` lists it; the one activation of the model if None.
-        activation: what follows a layer, where that isn't found.
+        layer: the layer's name, as `nearzero.layers` lists it; the only activation of the model if None.
+        activation: the activation after a layer, where it isn't found.
         unit_axis: the dimension of the units.
         prepare: a function from a batch to (inputs, target, mask).
-        output: a function from what the model returns to its logits.
-        causal: whether logits are of the next token.
-        batch_size: examples at a time, for data that come as examples.
+        output: a function from the model's output to its logits.
+        causal: True if the logits at a token predict the next token.
+        batch_size: the number of examples in a batch, for data that come as examples.
         method: "auto", "suffix" or "full", see `nearzero.probe`.
-        backend: "two-layer" or "model"; picked if None.
+        backend: "two-layer" or "model"; chosen if None.
     """
 
     layer: str | Layer | None
@@ -68,32 +68,47 @@ def open_evaluator(
     threads: int | None = None,
     memory: int | str | None = None,
 ) -> Iterator[LayerEvaluator]:
-    """Within, one layer of a model can be evaluated on data; afterwards the model is bitwise as it was.
+    """Open one layer of a model on data as an evaluator; on leaving, the model is bitwise as it was.
 
     Args:
         model: a `TwoLayer`, or a `torch.nn.Module`.
         data: inputs (N, D), or anything that `nearzero.probe` takes.
         y: the labels of inputs that come as an array, (N,).
-        options: what the user says of model and data.
-        metrics: those of the user's own, beside the known ones.
+        options: the user's settings for model and data.
+        metrics: names of metrics, or functions of the user's own; the default ones if None.
         threads, memory: as in `nearzero.analysis.sweep`.
 
+    Yields:
+        The evaluator. It can be used only within the `with` block.
+
     Raises:
-        InputError: a model, a layer or data that can't be used, with why and what to do.
+        InputError: a model, a layer or data that can't be used; the message says why and what to do.
+
+    Example:
+        >>> import nearzero as nz
+        >>> import numpy as np
+        >>> from nearzero.evaluators.select import open_evaluator
+        >>> network = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), "relu")
+        >>> with open_evaluator(network, [[2, 1], [1, 2], [5, 4], [4, 5]], [0, 1, 0, 1]) as evaluator:
+        ...     print(evaluator.backend, evaluator.ranges.post.width.tolist())
+        ...     print(evaluator.scores([nz.Perturbation(clip=2.0)], ["accuracy"]).means["accuracy"].tolist())
+        two-layer [4.0, 4.0]
+        [0.75]
     """
     options = options or {}
     if unknown := [name for name in options if name not in ModelOptions.__annotations__]:
+        hint = did_you_mean(unknown[0], ModelOptions.__annotations__)
         known_names = ", ".join(ModelOptions.__annotations__)
-        raise InputError(f"unknown option {unknown[0]!r}: known are {known_names}")
+        raise InputError(f"unknown option {unknown[0]!r}: {hint}known are {known_names}")
     backend = options.get("backend")
     _check_backend(backend)
-    if isinstance(model, TwoLayer) and options.get("layer") == "hidden":  # as results call it
+    if isinstance(model, TwoLayer) and options.get("layer") == "hidden":  # the layer's name in results
         options = {**options, "layer": None}
     y = y if y is None or hasattr(y, "detach") else as_array(y, "y")
-    said = any(options.get(name) not in (None, "auto") for name in SAID)
+    model_only = any(options.get(name) not in (None, "auto") for name in MODEL_ONLY)
     names = [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
-    known = names is None or (not isinstance(names, Mapping) and _all_known(names))
-    if (y is not None or _is_array(data)) and known and not said and backend != "model":
+    in_both = names is None or (not isinstance(names, Mapping) and _in_both_backends(names))
+    if (y is not None or _is_array(data)) and in_both and not model_only and backend != "model":
         network = _recognised(model, needed=backend == "two-layer")
         if network is not None:
             yield TwoLayerEvaluator.of(network, data, y, threads=threads, memory=memory, metrics=names)
@@ -106,13 +121,13 @@ def open_evaluator(
     from nearzero.evaluators.plan import Request
     from nearzero.evaluators.session import open_session
 
-    given = {name: value for name, value in options.items() if name not in ("layer", "backend")}
-    request = Request(layers=options.get("layer"), metrics=metrics, memory=memory, **given)  # type: ignore[arg-type]
-    whole = (_dense(data), y) if y is not None else _dense(data)
-    with open_session(model, whole, request) as session:
+    settings = {name: value for name, value in options.items() if name not in ("layer", "backend")}
+    request = Request(layers=options.get("layer"), metrics=metrics, memory=memory, **settings)  # type: ignore[arg-type]
+    inputs_and_labels = (_dense(data), y) if y is not None else _dense(data)
+    with open_session(model, inputs_and_labels, request) as session:
         _check_one(session, options.get("layer"))
-        asked = None if metrics is None else list(session.metrics)
-        yield evaluators_of(session, backend, metrics=asked, threads=threads)[0]
+        chosen = None if metrics is None else list(session.metrics)
+        yield evaluators_of(session, backend, metrics=chosen, threads=threads)[0]
 
 
 def evaluators_of(
@@ -122,48 +137,50 @@ def evaluators_of(
     metrics: Sequence[str] | None = None,
     threads: int | None = None,
 ) -> list[LayerEvaluator]:
-    """Return an evaluator for each layer: the two-layer backend where the model and its data are of that kind.
+    """Return an evaluator for each layer of a session, on the two-layer backend where that is possible.
 
     Args:
         session: the model and the data.
-        backend: the one that must be taken; picked if None.
-        metrics: the names of those that will be asked for.
-        threads: for compiled loops.
+        backend: the backend to use; chosen if None.
+        metrics: the names of the metrics that will be asked for.
+        threads: the number of threads of compiled loops.
 
     Raises:
-        InputError: the two-layer backend was asked for, and can't be had.
+        InputError: the two-layer backend was asked for, and isn't possible.
     """
     from nearzero.evaluators.model import ModelEvaluator
 
     _check_backend(backend)
-    tried = backend != "model" and _all_known(metrics or ())
-    exact = _two_layer(session, threads) if tried else None
-    found: list[LayerEvaluator] = []
+    tried = backend != "model" and _in_both_backends(metrics or ())
+    two_layer = _two_layer(session, threads) if tried else None
+    evaluators: list[LayerEvaluator] = []
     for layer in session.layers:
-        if exact is not None and _is_hidden(layer, exact.hidden.network.activation):
-            found.append(TwoLayerEvaluator(exact.hidden, exact.labels, layer=layer.name, metrics=metrics))
+        if two_layer is not None and _is_hidden(layer, two_layer.hidden.network.activation):
+            evaluators.append(
+                TwoLayerEvaluator(two_layer.hidden, two_layer.labels, layer=layer.name, metrics=metrics)
+            )
         elif backend == "two-layer":
             raise InputError(
                 f"layer {layer.name!r} can't be evaluated by backend='two-layer': the model isn't Linear, activation, "
                 "Linear on plain inputs, or this isn't its hidden layer"
             )
         else:
-            found.append(ModelEvaluator(session, layer, metrics=metrics))
-    return found
+            evaluators.append(ModelEvaluator(session, layer, metrics=metrics))
+    return evaluators
 
 
-def _all_known(names: Iterable[object]) -> bool:
-    """Whether both backends have metrics of these names; a user's own functions are PyTorch's."""
+def _in_both_backends(names: Iterable[object]) -> bool:
+    """Return True if both backends have these metrics; a user's own function takes PyTorch's tensors."""
     return all(isinstance(name, str) and name in NAMES for name in names)
 
 
 def _check_backend(backend: object) -> None:
-    if backend not in (None, "two-layer", "model"):
-        raise InputError(f"backend must be 'two-layer', 'model' or None; got {backend!r}")
+    if backend is not None:
+        check_choice("backend", backend, get_args(Backend))
 
 
 def _is_array(data: Any) -> bool:
-    """Whether data are an array of inputs: pixels, an array or a tensor, or lists of numbers."""
+    """Return True for one array of inputs: pixels, an array or a tensor, or lists of numbers."""
     while isinstance(data, list) and data:
         data = data[0]
         if hasattr(data, "detach") or isinstance(data, np.ndarray):
@@ -172,9 +189,13 @@ def _is_array(data: Any) -> bool:
 
 
 def _recognised(model: Any, *, needed: bool) -> TwoLayer | None:
-    """The network that a model is; None for another module, or one in another precision, unless it is needed."""
+    """Return a model as a two-layer network; None for a module of another form, or in another precision.
+
+    Raises:
+        InputError: the model isn't a two-layer network, and must be one (`needed`) or isn't even a module.
+    """
     is_module = hasattr(model, "parameters")
-    if not needed and is_module and any(str(each.dtype) != "torch.float32" for each in model.parameters()):
+    if not needed and is_module and any(str(array.dtype) != "torch.float32" for array in model.parameters()):
         return None
     try:
         return as_network(model)
@@ -185,32 +206,32 @@ def _recognised(model: Any, *, needed: bool) -> TwoLayer | None:
 
 
 def _dense(data: Any) -> Any:
-    """Inputs as an array that PyTorch takes; other data as they are."""
+    """Return inputs as an array that PyTorch takes; other data as they are."""
     if isinstance(data, Pixels):
         return data.dense()
     return np.asarray(data) if isinstance(data, list) and _is_array(data) else data
 
 
 def _check_one(session: Session, wanted: Any) -> None:
-    """Refuse several layers."""
+    """Raise an InputError unless the session has exactly one layer."""
     if len(session.layers) == 1:
         return
-    names = ", ".join(each.name for each in session.layers)
+    names = ", ".join(layer.name for layer in session.layers)
     if wanted is None:
         raise InputError(
-            f"the model has {len(session.layers)} activations; say which layer, layer=...: one of {names}"
+            f"the model has {len(session.layers)} activations; choose one by layer=...: one of {names}"
         )
-    raise InputError(f"this is about one layer; {wanted!r} stands for {len(session.layers)}: {names}")
+    raise InputError(f"this analysis takes one layer, but {wanted!r} matches {len(session.layers)}: {names}")
 
 
 def _is_hidden(layer: Layer, activation: str) -> bool:
-    """Whether a layer of a two-layer model is the hidden one, by its activation or by the linear layer before it."""
+    """Return True for the hidden layer of a two-layer model: its activation, or the linear layer before it."""
     placed = layer.kind == "activation" or layer.follows is not None
     return placed and layer.activation == activation
 
 
 def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | None:
-    """The evaluator of a model of the two-layer shape; None if it has another, or its data are too large or masked."""
+    """Return the evaluator of a model of the two-layer form; None for others, and for data too large or masked."""
     from nearzero.networks.two_layer import from_module
 
     request, model = session.request, session.model
@@ -224,7 +245,7 @@ def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | Non
     inputs, targets, size = [], [], 0
     for batch in session.source:
         array = _plain_inputs(batch)
-        # A model may be of that shape on some inputs alone, and tokens aren't examples.
+        # A model may have this form on some inputs only, and tokens aren't examples.
         if array is None or array.shape[1] != network.inputs:
             return None
         if not _same_logits(model.logits(batch), module(batch.inputs[0].flatten(1))):
@@ -234,8 +255,8 @@ def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | Non
             return None
         inputs.append(array)
         targets.append(None if batch.target is None else batch.target.cpu().numpy())
-    known = [each for each in targets if each is not None]
-    target = np.concatenate(known) if len(known) == len(inputs) else None
+    labelled = [labels for labels in targets if labels is not None]
+    target = np.concatenate(labelled) if len(labelled) == len(inputs) else None
     if target is not None and not (
         target.dtype == np.int64 and target.ndim == 1 and 0 <= target.min() <= target.max() < network.classes
     ):
@@ -245,22 +266,22 @@ def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | Non
     )
 
 
-def _same_logits(logits: Tensor, known: Tensor) -> bool:
-    """Whether a model's logits are those of the two-layer network, but for rounding and a constant per example."""
+def _same_logits(logits: Tensor, expected: Tensor) -> bool:
+    """Return True if logits are those expected, except for rounding and a constant per example."""
     import torch
 
-    if logits.shape != known.shape or logits.dtype != known.dtype:
+    if logits.shape != expected.shape or logits.dtype != expected.dtype:
         return False
-    logits, known = (each - each.mean(dim=1, keepdim=True) for each in (logits, known))
-    return bool(torch.allclose(logits, known, rtol=0.0, atol=SAME * float(known.abs().amax())))
+    logits, expected = (array - array.mean(dim=1, keepdim=True) for array in (logits, expected))
+    return bool(torch.allclose(logits, expected, rtol=0.0, atol=SAME * float(expected.abs().amax())))
 
 
 def _plain_inputs(batch: Batch) -> npt.NDArray[np.float32] | None:
-    """(n, D): the inputs of a batch that holds nothing else than these and targets; None for all others."""
-    given = [*batch.arguments, *batch.keywords.values()]
-    if len(given) != 1 or batch.mask is not None:
+    """Return the inputs (n, D) of a batch that holds only float32 inputs and targets; None for other batches."""
+    arguments = [*batch.arguments, *batch.keywords.values()]
+    if len(arguments) != 1 or batch.mask is not None:
         return None
-    (inputs,) = given
+    (inputs,) = arguments
     if not hasattr(inputs, "detach") or inputs.ndim < 2 or str(inputs.dtype) != "torch.float32":
         return None
     return np.asarray(inputs.reshape(len(batch), -1).cpu().numpy())

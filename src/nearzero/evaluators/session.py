@@ -1,4 +1,4 @@
-"""A user's model and data, opened for a while: layers found, batches that can be read again, memory shared out."""
+"""Open a user's model and data: find the layers, read the batches repeatedly, and share out the memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from nearzero.torch_models.state import Model, as_module, untouched
 __all__ = ["Half", "Session", "open_session"]
 
 SAMPLE = 2  # examples on which a model's layers are found
-# While a pass is recorded, all that it computes is kept; then what the suffix needs of that, and what it computes.
-# Metrics need several copies of the logits.
+# Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
+# its pass; afterwards the suffix needs some of them, and computes new ones. Metrics need several copies of
+# the logits.
 PASSES, LOGITS = 2, 8
 
 
 @dataclass(frozen=True)
 class Half:
-    """One half of the data, see `evaluators.base`: of the examples, or of the batches where these can't be cut."""
+    """Name one half of the data, see `nearzero.evaluators.base`: half of the examples, or of uncuttable batches."""
 
     seed: int
     reference: bool
@@ -38,42 +39,43 @@ class Half:
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A user's model and data, as all layers of one analysis share them.
+    """Hold a user's model and data, which all layers of one analysis share.
 
     Attributes:
-        model: within `nearzero.torch_models.state.untouched`.
+        model: the model, within `nearzero.torch_models.state.untouched`.
         source: the data.
-        ranges_source: other data to take the unit ranges from, if there are any.
-        request: what the user said of both.
-        found: what one pass showed.
-        room: how many examples fit in memory at a time.
-        layers: those that were asked for, with what the user said of them.
+        ranges_source: other data to take the unit ranges from; None if they are those of `source`.
+        request: the user's settings for both.
+        discovery: the layers, and the first examples that they were found on.
+        budget: the number of examples that fit in memory at a time.
+        layers: the layers that were asked for, with the user's overrides.
         metrics: by name.
-        causal: whether logits are of the next token.
+        causal: True if the logits at a token predict the next token.
     """
 
     model: Model
     source: BatchSource
     ranges_source: BatchSource | None
     request: Request
-    found: Discovery
-    room: MemoryBudget
+    discovery: Discovery
+    budget: MemoryBudget
     layers: list[Layer]
     metrics: dict[str, Metric]
     causal: bool
 
     @property
     def halves(self) -> Literal["example", "batch"]:
-        """Return what halves are cut from: "example", or "batch" where examples can't be told apart."""
-        return "example" if self.found.batch.divisible else "batch"
+        """Return what halves consist of: "example", or "batch" where batches can't be cut into examples."""
+        return "example" if self.discovery.batch.divisible else "batch"
 
     def batches(self, half: Half | None = None) -> Iterator[tuple[Integers, Batch]]:
-        """Return the batches, or what one half has of each, with the numbers of their examples in the data.
+        """Yield the batches, or one half's share of each, with the numbers of their examples in the data.
 
         Raises:
-            InputError: a half without examples, or batches of which some can be cut and some can't.
+            InputError: a half without examples, or batches of which some can be cut into examples and some
+                can't.
         """
-        by_batch, first, count, found = self.halves == "batch", 0, 0, False
+        by_batch, first, count, empty = self.halves == "batch", 0, 0, True
         for count, batch in enumerate(self.source, 1):
             numbers = np.arange(first, first + len(batch))
             first += len(batch)
@@ -84,13 +86,13 @@ class Session:
                 own = in_reference(drawn, half.seed) == half.reference
             else:
                 raise InputError(
-                    f"batch {count - 1} ({batch.describe()}) can't be cut into examples, and earlier ones could; give "
-                    "batches of one kind"
+                    f"batch {count - 1} ({batch.describe()}) can't be cut into examples, but earlier ones could be; "
+                    "give batches of one form"
                 )
             if own.any():
-                found = True
+                empty = False
                 yield numbers[own], batch if own.all() else batch.take(torch.from_numpy(np.flatnonzero(own)))
-        if not found:
+        if empty:
             seen = f"{count}, whose examples can't be told apart" if by_batch else str(first)
             raise InputError(
                 f"two halves need at least two {'batches' if by_batch else 'examples'}; got {seen}"
@@ -99,33 +101,36 @@ class Session:
 
 @contextmanager
 def open_session(model: object, data: Any, request: Request, ranges_from: Any = None) -> Iterator[Session]:
-    """Within, a model can be run on data with its layers changed; afterwards it is bitwise as it was.
+    """Open a model and data as a session; on leaving, the model is bitwise as it was.
 
     Args:
         model, data: as in `nearzero.probe`.
-        request: what the user said of both.
+        request: the user's settings for both.
         ranges_from: other data to take the unit ranges from.
 
+    Yields:
+        The session. It can be used only within the `with` block.
+
     Raises:
-        InputError: a model, a layer or data that can't be used, with why and what to do.
+        InputError: a model, a layer or data that can't be used; the message says why and what to do.
     """
     module = as_module(model)
     with untouched(module) as before:
-        known = Model(module, before, request.output)
-        source = source_of(known, data, request)
-        other = None if ranges_from is None else source_of(known, ranges_from, request)
-        found = look(known, [source] if other is None else [source, other])
-        example = (PASSES * found.bytes + LOGITS * found.logits) / len(found.batch)
+        runnable = Model(module, before, request.output)
+        source = source_of(runnable, data, request)
+        ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request)
+        discovery = discover(runnable, [source] if ranges_source is None else [source, ranges_source])
+        bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
         yield Session(
-            known,
+            runnable,
             source,
-            other,
+            ranges_source,
             request,
-            found,
-            MemoryBudget(example, found.batch.elements, request.limit),
-            [request.told(each) for each in select_layers(known, found, request.wanted)],
-            choose_metrics(request.metrics, found.batch.target),
-            known.is_causal if request.causal is None else request.causal,
+            discovery,
+            MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit),
+            [request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)],
+            choose_metrics(request.metrics, discovery.batch.target),
+            runnable.is_causal if request.causal is None else request.causal,
         )
 
 
@@ -138,22 +143,26 @@ def source_of(model: Model, data: Any, request: Request) -> BatchSource:
     return BatchSource(data, read, request.batch_size, request.limit)
 
 
-def look(model: Model, sources: list[BatchSource]) -> Discovery:
-    """Return the layers, found on a few examples of the first batch.
+def discover(model: Model, sources: list[BatchSource]) -> Discovery:
+    """Return the layers of a model, found on a few examples of the first batch of the first source.
 
-    Where the model can't be run on them, all of the batch is tried, and inputs in the precision of its weights.
+    If the model fails on these, the whole batch is tried, and then inputs in the precision of the model's
+    weights. All sources convert their inputs in the same way from then on.
+
+    Raises:
+        CannotRunError: the model fails in all of these ways; it is the first failure.
     """
     problem: CannotRunError | None = None
     for dtype in (None, model.dtype):
         first = sources[0].first(dtype)
         for rows in (SAMPLE, len(first)):
             try:
-                found = find_layers(model, next(first.blocks(rows)))
+                discovery = find_layers(model, next(first.blocks(rows)))
             except CannotRunError as error:
                 problem = problem or error
             else:
-                for each in sources:
-                    each.dtype = dtype
-                return found
+                for source in sources:
+                    source.dtype = dtype
+                return discovery
     assert problem is not None
     raise problem

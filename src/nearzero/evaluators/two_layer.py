@@ -1,4 +1,4 @@
-"""The backend of the paper's networks: the compiled kernels of `hidden_layer`, and the algebra of W2 a + b2."""
+"""The backend for the paper's networks: the compiled kernels of `hidden_layer`, and the algebra of W2 a + b2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from nearzero.errors import InputError
 from nearzero.evaluators import base
-from nearzero.evaluators import metrics as known
+from nearzero.evaluators import metrics as numpy_metrics
 from nearzero.evaluators.base import Backend, Classes, Doubles, Floats, Integers, Part, Perturbations, halves
 from nearzero.evaluators.hidden_layer import HiddenLayer
 from nearzero.networks import TwoLayer
@@ -26,26 +26,28 @@ from nearzero.support.threads import parallel
 
 __all__ = ["TwoLayerEvaluator", "as_labels"]
 
-ROWS = 2048  # examples whose activations stay in cache
-SCALED_ROWS = 4096
-PINNED_ROWS = 512  # examples whose logits are pinned to levels at a time
-PINNED = 4096  # of these, repeated, at a time
-PINNED_BYTES = 2**25  # about what the arrays of such a block may take, on each thread
-CHUNK_BYTES = 2**23  # what an array of activations at levels may take
+ROWS = 2048  # examples whose activations fit in the cache
+SCALED_ROWS = 4096  # examples in a block under common scales
+PINNED_ROWS = 512  # most examples in a block with a level for each example
+PINNED = 4096  # most of these that are evaluated at a time, with repetitions
+PINNED_BYTES = 2**25  # approximate size of such a block's arrays, on each thread
+CHUNK_BYTES = 2**23  # size of an array of activations at levels
 SAMPLE = 2048  # examples on which homogeneity and the algebra of logits are tested
-HOMOGENEOUS = 1e-5  # of the greatest activation or logit: how far float32 may be from the algebra
-ROUNDING = 2.0**-20  # of the sum of absolute terms: what float32 sums of them may be wrong by
+HOMOGENEOUS = (
+    1e-5  # bound on float32's difference from the algebra, as a share of the greatest activation or logit
+)
+ROUNDING = 2.0**-20  # bound on the error of float32 sums, as a share of the sum of absolute terms
 
 
 class TwoLayerEvaluator(base.LayerEvaluator):
-    """The hidden layer of a network W2 act(W1 x + b1) + b2 on N examples; a row and an item is an example.
+    """Evaluate the hidden layer of a network W2 act(W1 x + b1) + b2 on N examples; rows and items are examples.
 
     Args:
         hidden: the layer on the examples.
         labels: (N,), or None.
-        layer: what the layer is called.
-        examples: (N,), the numbers of the examples in the data; 0 to N - 1 unless given.
-        metrics: the names of those that were asked for.
+        layer: the name of the layer.
+        examples: (N,), the numbers of the examples in the data; 0 to N - 1 if None.
+        metrics: the names of the metrics that were asked for.
     """
 
     backend: Backend = "two-layer"
@@ -61,7 +63,7 @@ class TwoLayerEvaluator(base.LayerEvaluator):
     ) -> None:
         self.hidden, self.labels, self.layer = hidden, labels, layer
         self.readout: tuple[Floats, Floats] = (hidden.network.w2, hidden.network.b2)
-        self.metrics = tuple(metrics or known.default_metrics(labels is not None))
+        self.metrics = tuple(metrics or numpy_metrics.default_metrics(labels is not None))
         self.activation: str | None = hidden.network.activation
         self.units = hidden.network.units
         self.limit, self.threads = hidden.memory, hidden.threads
@@ -87,7 +89,7 @@ class TwoLayerEvaluator(base.LayerEvaluator):
         labels = None if y is None else as_labels(y, len(hidden), network.classes)
         return cls(hidden, labels, metrics=metrics)
 
-    # --- what it is ---
+    # --- properties ---
 
     @property
     def examples(self) -> Integers:
@@ -106,7 +108,7 @@ class TwoLayerEvaluator(base.LayerEvaluator):
         return conduct or Conduct.default([self.hidden.network.activation])
 
     def check(self, conduct: Conduct, families: Iterable[str]) -> None:
-        """Refuse an offset as run for another activation than ReLU and Abs."""
+        """Raise an error for an offset as run, unless the activation is ReLU or Abs."""
         if not BY_FORMULA.isdisjoint(families):
             conduct.check([self.hidden.network.activation])
 
@@ -115,8 +117,8 @@ class TwoLayerEvaluator(base.LayerEvaluator):
         return self.hidden.network.act(z)
 
     def split(self, seed: int) -> tuple[TwoLayerEvaluator, TwoLayerEvaluator]:
-        """Return the layer on the reference half and on the half that responds."""
-        first, second = (
+        """Return the layer on the reference half and on the responding half."""
+        reference, responding = (
             TwoLayerEvaluator(
                 self.hidden.part(rows),
                 None if self.labels is None else self.labels[rows],
@@ -126,7 +128,7 @@ class TwoLayerEvaluator(base.LayerEvaluator):
             )
             for rows in halves(len(self.hidden), seed)
         )
-        return first, second
+        return reference, responding
 
     def preactivations(self, units: Integers | None = None) -> Floats:
         """Return z of all units, (N, U), or of some, (N, len(units))."""
@@ -140,12 +142,13 @@ class TwoLayerEvaluator(base.LayerEvaluator):
 
     def changes(self, perturbations: Perturbations) -> tuple[Doubles, Doubles]:
         """Return the sums over examples of (a' - a)^2 and of a' - a, (L, U) each."""
-        if not any(isinstance(each, Addition) for each in perturbations):
-            return self.hidden.changes([each for each in perturbations if isinstance(each, Perturbation)])
+        per_unit = [each for each in perturbations if isinstance(each, Perturbation)]
+        if len(per_unit) == len(perturbations):
+            return self.hidden.changes(per_unit)
         squares, sums = np.zeros((2, len(perturbations), self.units))
         for rows, z, a in self._pieces():
-            for level, each in enumerate(perturbations):
-                change = self._changed(each, rows, z, a) - a
+            for level, perturbation in enumerate(perturbations):
+                change = self._changed(perturbation, rows, z, a) - a
                 squares[level] += np.einsum("ru,ru->u", change, change)
                 sums[level] += change.sum(axis=0)
         return squares, sums
@@ -156,19 +159,19 @@ class TwoLayerEvaluator(base.LayerEvaluator):
         return np.asarray((sums / len(self.hidden)) @ self.hidden.network.w2.T.astype(np.float64))
 
     def gather(self, function: Callable[[base.Block], Part]) -> list[Part]:
-        """Return what a function gives for each block of examples, in order."""
-        # The products are small, and threads that wait for each other cost more than they bring.
+        """Return the results of a function for each block of examples, in order."""
+        # the products are so small that more threads would only wait for each other
         with threadpool_limits(limits=1, user_api="blas"):
             return [function(_TwoLayerBlock(self, rows, z, a)) for rows, z, a in self._pieces()]
 
     def _pieces(self) -> Iterator[tuple[slice, Floats, Floats]]:
-        """Consecutive examples, with z and act(z)."""
+        """Yield consecutive slices of examples, with z and act(z) of each."""
         for rows in self.hidden.blocks():
-            z = self.hidden.z_of(rows)
-            for first in range(0, len(z), ROWS):
-                part = z[first : first + ROWS]
+            z_of_block = self.hidden.z_of(rows)
+            for first in range(0, len(z_of_block), ROWS):
+                z = z_of_block[first : first + ROWS]
                 begin = rows.start + first
-                yield slice(begin, begin + len(part)), part, self.act(part)
+                yield slice(begin, begin + len(z)), z, self.act(z)
 
     def _changed(self, perturbation: AnyPerturbation, rows: slice, z: Floats, a: Floats) -> Floats:
         """Return a' of some examples."""
@@ -188,70 +191,72 @@ class TwoLayerEvaluator(base.LayerEvaluator):
     ) -> base.Scores:
         """Return metrics under each perturbation, see `nearzero.evaluators.base.LayerEvaluator`."""
         tally = _Tally(self, len(perturbations), list(names), keep)
-        for prefix, taken in {"": None, "centred_": shift}.items() if shift is not None else [("", None)]:
-            for rows, classes in self._classes(perturbations, taken):
+        for prefix, shift_taken in (
+            {"": None, "centred_": shift}.items() if shift is not None else [("", None)]
+        ):
+            for rows, classes in self._classes(perturbations, shift_taken):
                 tally.add_classes(prefix, rows, classes)
             if tally.by_logits:
-                self.gather(lambda block, p=prefix, s=taken: tally.add_logits(p, block, perturbations, s))  # type: ignore[misc]
+                add = partial(tally.add_logits, prefix, perturbations, shift_taken)
+                self.gather(add)
         return tally.scores()
 
     def _classes(
         self, perturbations: Perturbations, shift: Doubles | None = None
     ) -> Iterator[tuple[slice, npt.NDArray[np.uint16]]]:
-        """Predictions under each perturbation and last without one, (L + 1, n), block by block."""
-        plain = [each for each in perturbations if isinstance(each, Perturbation)]
-        if shift is None and len(plain) == len(perturbations):
-            # the identity among them: a family's sums may serve it too
-            everything = [*plain, Perturbation()]
-            for rows in self.hidden.blocks(len(everything)):
-                yield rows, self.hidden.predict(everything, rows)
+        """Yield predictions under each perturbation and, last, without one, (L + 1, n), block by block."""
+        per_unit = [each for each in perturbations if isinstance(each, Perturbation)]
+        if shift is None and len(per_unit) == len(perturbations):
+            # together with the identity, which may be computed from the same sums as a family
+            with_identity = [*per_unit, Perturbation()]
+            for rows in self.hidden.blocks(len(with_identity)):
+                yield rows, self.hidden.predict(with_identity, rows)
             return
         out = np.empty((len(perturbations) + 1, len(self.hidden)), np.uint16)
         if shift is None:
-            out[[isinstance(each, Perturbation) for each in perturbations] + [False]] = self.hidden.predict(
-                plain
-            )
-        for level, each in enumerate(perturbations):
+            levels = [isinstance(each, Perturbation) for each in perturbations]
+            out[[*levels, False]] = self.hidden.predict(per_unit)
+        for level, perturbation in enumerate(perturbations):
             b2 = self.readout[1] if shift is None else self.readout[1] - shift[level]
-            if isinstance(each, Addition) and each.side == "pre":
-                moved = self.hidden.with_z(self.hidden.z + each.added())
+            if isinstance(perturbation, Addition) and perturbation.side == "pre":
+                moved = self.hidden.with_z(self.hidden.z + perturbation.added())
                 out[level] = moved.with_b2(b2).unperturbed
-            elif isinstance(each, Addition):
-                logits = np.concatenate(self.gather(lambda block, p=each: block.under(p)[1]))  # type: ignore[misc]
+            elif isinstance(perturbation, Addition):
+                logits = np.concatenate(self.gather(lambda block, p=perturbation: block.under(p)[1]))  # type: ignore[misc]
                 out[level] = (logits + (b2 - self.readout[1])).argmax(axis=1)
             elif shift is not None:
-                out[level] = self.hidden.with_b2(b2).predict([each])[0]
+                out[level] = self.hidden.with_b2(b2).predict([perturbation])[0]
         out[-1] = self.hidden.unperturbed
         yield slice(0, len(self.hidden)), out
 
-    # --- what algebra knows ---
+    # --- scale by algebra, and a level for each example ---
 
     def gather_scaled(self, scales: Doubles, function: Callable[[base.ScaledBlock], Part]) -> list[Part]:
-        """Return what a function gives for each block of examples under common scales, in order.
+        """Return the results of a function for each block of examples under common scales, in order.
 
-        The expected logits are those of W2 act(z) and b2 in float64, from z on; dead units aren't scaled. The measured
-        predictions are those of the network with each z scaled, in float32: the sweep makes use of the algebra, and so
-        isn't asked.
+        The expected logits are computed from z in float64 by s B + A, where B is the part of the live units
+        and A that of dead units and biases. The measured predictions are those of the network with each z
+        scaled, in float32. They are computed without the algebra, since that would compare it with itself.
         """
         hidden, live = self.hidden, self.ranges.live
         algebra = _Algebra(hidden.network, live)
-        few = hidden.exact(slice(0, SAMPLE)).astype(np.float32)
-        homogeneity = base.homogeneity_error(self.act, few)
-        apart, greatest = algebra.errors(few)
-        perturbations = [Perturbation(scale=np.where(live, level, 1.0)) for level in scales]
-        parts = []
+        sample = hidden.exact(slice(0, SAMPLE)).astype(np.float32)
+        homogeneity = base.homogeneity_error(self.act, sample)
+        apart, greatest = algebra.errors(sample)
+        perturbations = [Perturbation(scale=np.where(live, scale, 1.0)) for scale in scales]
+        results = []
         for rows in hidden.blocks(len(scales)):
             measured = hidden.predict(perturbations, rows, by_algebra=False)
             plain = hidden.predict([Perturbation()], rows)[0]
             for first in range(rows.start, rows.stop, SCALED_ROWS):
                 part = slice(first, min(first + SCALED_ROWS, rows.stop))
-                here = slice(part.start - rows.start, part.stop - rows.start)
+                within = slice(part.start - rows.start, part.stop - rows.start)
                 slope, rest, size, rest_size = algebra.of(self.act(hidden.exact(part)))
                 block = base.ScaledBlock(
-                    expected=lambda place, b=slope, a=rest: scales[place] * b + a,  # type: ignore[misc]
-                    slack=lambda place, b=size, a=rest_size: ROUNDING * (scales[place] * b + a),  # type: ignore[misc]
-                    measured=measured[:, here],
-                    unperturbed=plain[here],
+                    expected=lambda index, b=slope, a=rest: scales[index] * b + a,  # type: ignore[misc]
+                    slack=lambda index, b=size, a=rest_size: ROUNDING * (scales[index] * b + a),  # type: ignore[misc]
+                    measured=measured[:, within],
+                    unperturbed=plain[within],
                     labels=None if self.labels is None else self.labels[part],
                     rounding=HOMOGENEOUS,
                     homogeneity=homogeneity,
@@ -260,44 +265,47 @@ class TwoLayerEvaluator(base.LayerEvaluator):
                     terms=np.array([np.abs(slope).max(), np.abs(rest).max()]),
                     constant=bool((rest.max(axis=1) - rest.min(axis=1) <= ROUNDING * rest_size).all()),
                 )
-                parts.append(function(block))
-        return parts
+                results.append(function(block))
+        return results
 
     def gather_pinned(
         self, parameters: base.LevelParameters, function: Callable[[base.PinnedBlock], Part]
     ) -> list[Part]:
-        """Return what a function gives for each block of examples whose logits can be had at levels of their own."""
+        """Return the results of a function for each block of examples with a separate level for each example."""
 
-        def work(z: Doubles, rows: slice) -> Part:
+        def run(z: Doubles, rows: slice) -> Part:
             unperturbed = self.exact_logits(self.act(z)).argmax(axis=1)
             block = base.PinnedBlock(
-                lambda places: partial(self._pinned, parameters, z[places]), PINNED, unperturbed, rows
+                lambda indices: partial(self._pinned, parameters, z[indices]), PINNED, unperturbed, rows
             )
             return function(block)
 
-        return self.gather_exact(work)
+        return self.gather_exact(run)
 
     def gather_exact(self, function: Callable[[Doubles, slice], Part]) -> list[Part]:
-        """Return what a function gives for z (n, U) in float64 of each block, in order; threads share the blocks."""
+        """Return the results of a function of z (n, U) in float64 and the slice of examples, for each block in order.
+
+        Threads share the blocks.
+        """
         network = self.hidden.network
         # x in float64, and about ten arrays of the size of z
-        each = 8 * (network.inputs + 10 * network.units)
-        size = max(1, min(PINNED_ROWS, PINNED_BYTES // each))
+        bytes_per_example = 8 * (network.inputs + 10 * network.units)
+        size = max(1, min(PINNED_ROWS, PINNED_BYTES // bytes_per_example))
         edges = [*range(0, len(self.hidden), size), len(self.hidden)]
         blocks = [slice(*pair) for pair in pairwise(edges)]
         return parallel(lambda rows: function(self.hidden.exact(rows), rows), blocks, self.threads)
 
     def _pinned(
-        self, parameters: base.LevelParameters, z: Doubles, places: Integers, levels: Doubles
+        self, parameters: base.LevelParameters, z: Doubles, indices: Integers, levels: Doubles
     ) -> Doubles:
-        """The logits in float64 of the examples z (m, U) at some places, each at a level of its own."""
-        size, pre, parts = max(1, CHUNK_BYTES // (8 * self.units)), parameters.side == "pre", []
-        for first in range(0, len(places), size):
-            some = z[places[first : first + size]]
+        """Return the logits (k, K) in float64 of the rows of z (m, U) of some indices (k,), at levels (k,)."""
+        size, pre, logits = max(1, CHUNK_BYTES // (8 * self.units)), parameters.side == "pre", []
+        for first in range(0, len(indices), size):
+            rows = z[indices[first : first + size]]
             scale, offset, clip = parameters.at(levels[first : first + size])
-            changed = np.minimum(scale * (some if pre else self.act(some)) + offset, clip)
-            parts.append(self.exact_logits(self.act(changed) if pre else changed))
-        return np.concatenate(parts) if parts else np.empty((0, self.hidden.network.classes))
+            changed = np.minimum(scale * (rows if pre else self.act(rows)) + offset, clip)
+            logits.append(self.exact_logits(self.act(changed) if pre else changed))
+        return np.concatenate(logits) if logits else np.empty((0, self.hidden.network.classes))
 
     def exact_logits(self, activations: Floats) -> Doubles:
         """Return W2 a + b2 in float64, (n, K)."""
@@ -306,7 +314,7 @@ class TwoLayerEvaluator(base.LayerEvaluator):
 
 
 class _TwoLayerBlock(base.Block):
-    """Some examples, see `nearzero.evaluators.base.Block`."""
+    """Hold some examples of a two-layer network, see `nearzero.evaluators.base.Block`."""
 
     def __init__(self, evaluator: TwoLayerEvaluator, rows: slice, z: Floats, a: Floats) -> None:
         self.rows, self.activations, self.row_examples = rows, a, np.arange(len(a))
@@ -324,14 +332,14 @@ class _TwoLayerBlock(base.Block):
 
 
 class _Tally:
-    """The scores of a two-layer network, gathered block by block."""
+    """Add up the scores of a two-layer network, block by block."""
 
     def __init__(self, evaluator: TwoLayerEvaluator, levels: int, names: Sequence[str], keep: bool) -> None:
         self._evaluator, self._keep, self._shape = evaluator, keep, (levels + 1, len(evaluator.hidden))
-        self.by_logits = [name for name in names if name in known.BY_LOGITS]
+        self.by_logits = [name for name in names if name in numpy_metrics.BY_LOGITS]
         self._by_classes = [name for name in names if name in ("accuracy", "agreement")]
         if evaluator.labels is None and not {"accuracy", "cross_entropy"}.isdisjoint(names):
-            raise InputError("accuracy and cross-entropy need labels, and there are none")
+            raise InputError("accuracy and cross-entropy need labels, but there are none; give y")
         self._predictions = np.empty((levels, self._shape[1]), np.uint16) if "prediction" in names else None
         self._sums: defaultdict[str, Doubles] = defaultdict(lambda: np.zeros(self._shape[0]))
         self._values: defaultdict[str, npt.NDArray[np.floating]] = defaultdict(
@@ -344,17 +352,17 @@ class _Tally:
             self._predictions[:, rows] = classes[:-1]
         references: dict[str, Classes] = {"agreement": classes[-1]}
         if self._evaluator.labels is not None:
-            # of the same type, or each row would be converted before it's compared
+            # the type of the predictions, since otherwise each comparison would convert a row
             references["accuracy"] = self._evaluator.labels[rows].astype(classes.dtype)
         for name in self._by_classes:
-            self._sums[prefix + name] += known.matches(classes, references[name])
+            self._sums[prefix + name] += numpy_metrics.matches(classes, references[name])
             if self._keep:
                 self._values[prefix + name][:, rows] = classes == references[name]
 
     def add_logits(
-        self, prefix: str, block: base.Block, perturbations: Perturbations, shift: Doubles | None
+        self, prefix: str, perturbations: Perturbations, shift: Doubles | None, block: base.Block
     ) -> None:
-        """Add what needs logits."""
+        """Add the metrics that need logits."""
         assert isinstance(block, _TwoLayerBlock)
         labels = None if self._evaluator.labels is None else self._evaluator.labels[block.rows]
         for level in range(self._shape[0]):
@@ -363,31 +371,31 @@ class _Tally:
             if shift is not None and not last:
                 logits = logits - shift[level]
             for name in self.by_logits:
-                values = known.score(name, logits, block.logits, labels)
+                values = numpy_metrics.score(name, logits, block.logits, labels)
                 self._sums[prefix + name][level] += values.sum()
                 if self._keep:
                     self._values[prefix + name][level, block.rows] = values
 
     def scores(self) -> base.Scores:
-        """Return everything."""
+        """Return the scores of all blocks."""
         count = self._shape[1]
         means = {name: sums / count for name, sums in self._sums.items()}
-        places = (
+        positions = (
             np.stack([self._evaluator.examples, np.zeros(count, np.int64)], axis=1) if self._keep else None
         )
         return base.Scores(
-            means={name: each[:-1] for name, each in means.items()},
-            unperturbed={name: float(each[-1]) for name, each in means.items()},
+            means={name: levels[:-1] for name, levels in means.items()},
+            unperturbed={name: float(levels[-1]) for name, levels in means.items()},
             examples=count,
             items=count,
-            values={name: each[:-1] for name, each in self._values.items()},
-            places=places,
+            values={name: levels[:-1] for name, levels in self._values.items()},
+            positions=positions,
             predictions=self._predictions,
         )
 
 
 class _Algebra:
-    """What the logits are made of, in float64: s B + A under a scale s of the live units."""
+    """Compute logits in float64 as s B + A, where s is a scale of the live units."""
 
     def __init__(self, network: TwoLayer, live: npt.NDArray[np.bool_]) -> None:
         self._network, self._live = network, live
@@ -397,12 +405,12 @@ class _Algebra:
         """Return B and A, (n, K), and for each the greatest sum of absolute terms over classes, (n,)."""
         w2, live = self._w2, self._live
         parts = [(a[:, mask], w2[:, mask]) for mask in (live, ~live)]
-        slope, rest = (each @ weights.T for each, weights in parts)
-        size, rest_size = ((np.abs(each) @ np.abs(weights).T) for each, weights in parts)
+        slope, rest = (part @ weights.T for part, weights in parts)
+        size, rest_size = ((np.abs(part) @ np.abs(weights).T) for part, weights in parts)
         return slope, rest + self._b2, size.max(axis=1), (rest_size + np.abs(self._b2)).max(axis=1)
 
     def errors(self, z: Floats) -> tuple[Doubles, Doubles]:
-        """Return at five scales how far the network's logits are from s B + A at most, and the greatest logit, (5,)."""
+        """Return at the tested scales the greatest |logits - (s B + A)|, and the greatest |logit|, (5,) each."""
         network = self._network
         slope, rest, _, _ = self.of(network.act(z.astype(np.float64)))
         apart, sizes = [], []
@@ -415,10 +423,10 @@ class _Algebra:
 
 
 def as_labels(y: npt.ArrayLike, examples: int, classes: int) -> npt.NDArray[np.int64]:
-    """Return labels (N,), checked: one for each example, each a class.
+    """Return labels (N,) as int64, after a check that there is one class for each example.
 
     Raises:
-        InputError: labels that aren't that.
+        InputError: labels of another shape or type, or outside the classes.
     """
     labels = as_array(y, "y")
     if labels.shape != (examples,):

@@ -1,6 +1,6 @@
-"""Any layers of any PyTorch model: what can be probed in it, and how it responds.
+"""Probe any layers of any PyTorch model.
 
-`layers` lists a model's layers, `probe` perturbs them, `ProbeResult` is what comes out.
+`layers` lists the layers of a model, `probe` perturbs them, and a `ProbeResult` holds the responses.
 """
 
 from nearzero.probing.probe import layers, probe

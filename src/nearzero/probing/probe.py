@@ -1,8 +1,15 @@
-"""The probe: any layers of any PyTorch model, perturbed at every level of some families.
+"""The probe: perturb any layers of any PyTorch model, at every level of several families.
 
-One pass over the data finds the unit ranges, and one the responses: batch by batch, layer by layer, level by
-level. What a layer is, is in `nearzero.torch_models.discovery`; how logits are had with a layer changed, in
-`nearzero.torch_models.forward`; what is measured on them, in `nearzero.evaluators.scores`.
+A first pass over the data finds the unit ranges. A second pass measures the responses: batch by batch, layer
+by layer, level by level. A batch goes through these modules:
+
+1. `nearzero.probing.probe` makes a `ResponseCollector` for each layer and hands all of them each batch (`_collect`).
+2. `nearzero.evaluators.responses` perturbs the layers on the batch and adds up the scores (`take_batch`).
+3. `nearzero.torch_models.forward` computes the logits with one layer changed (`SharedPasses`).
+4. `nearzero.torch_models.replay` repeats the operations that come after the layer (`Suffix`).
+5. `nearzero.evaluators.scores` computes the metrics of the logits, item by item (`Scorer`).
+
+`nearzero.torch_models.discovery` finds the layers.
 """
 
 from __future__ import annotations
@@ -22,7 +29,7 @@ from nearzero.evaluators.plan import LayerPlan, Levels, Names, Request, make_pla
 from nearzero.evaluators.responses import ResponseCollector, take_batch
 from nearzero.evaluators.scores import Metrics
 from nearzero.evaluators.select import evaluators_of
-from nearzero.evaluators.session import Session, look, open_session, source_of
+from nearzero.evaluators.session import Session, discover, open_session, source_of
 from nearzero.perturbations.families import PAPER_FAMILIES, Conduct
 from nearzero.probing.result import LayerResponse, ProbeResult, dataset
 from nearzero.torch_models.batches import Prepare
@@ -37,19 +44,31 @@ __all__ = ["layers", "probe"]
 def layers(
     model: object, data: Any, *, prepare: Prepare | None = None, output: Output | None = None
 ) -> tuple[Layer, ...]:
-    """What can be probed in a model, in the order of its forward pass on the first batch of some data.
+    """Return the layers of a model that can be probed, in the order of its forward pass.
+
+    The model is run on a few examples of the first batch; afterwards it is bitwise as it was.
 
     Args:
         model, data, prepare, output: as in `probe`.
 
     Raises:
-        InputError: a model that can't be probed, or data that it can't be run on.
+        InputError: the model can't be probed, or can't be run on the data.
+
+    Example:
+        >>> import nearzero as nz
+        >>> from torch import nn, zeros
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> for layer in nz.layers(model, [zeros(8, 4)]):
+        ...     print(layer.name, layer.kind, layer.activation, layer.units)
+        0 linear relu 3
+        1 activation relu 3
+        2 linear None 2
     """
     request = Request(prepare=prepare, output=output)
     module = as_module(model)
     with untouched(module) as before:
-        known = Model(module, before, output)
-        return look(known, [source_of(known, data, request)]).layers
+        runnable = Model(module, before, output)
+        return discover(runnable, [source_of(runnable, data, request)]).layers
 
 
 def probe(
@@ -76,51 +95,79 @@ def probe(
     backend: Backend | None = None,
     advanced: Callable[[int], None] = lambda examples: None,
 ) -> ProbeResult:
-    """Perturb layers of a model, one at a time, and see what comes out.
+    """Perturb layers of a model, one at a time, and measure the model's responses.
 
-    At a layer with pre-activations z, per unit (a column of a linear layer or a token's feature, a channel of a
-    convolution), z becomes min(scale * z + offset, clip), as a family says at a level from the unit's range.
+    A layer has pre-activations z and units (the columns of a linear layer, the features of a token, the
+    channels of a convolution). Each unit's z becomes min(scale * z + offset, clip). A family determines these
+    three numbers from a level and the unit's range.
 
     Args:
-        model: a `torch.nn.Module`. It's run in evaluation mode, and afterwards is bitwise as it was.
-        data: batches (a DataLoader, a list), a `Dataset`, or arrays; see `nearzero.torch_models.batches`. Targets
-            are optional; those of -100 are ignored.
+        model: a `torch.nn.Module`, or a `TwoLayer`. It is run in evaluation mode; afterwards it is bitwise as it was.
+        data: batches (a DataLoader, a list), a `Dataset`, or arrays; see `nearzero.torch_models.batches`.
+            Targets are optional. Targets of -100 are ignored.
         layers: names or globs, as `nz.layers` lists them; all activations if None.
-        families: "offset", "scale", "clip"; or controls, see `nearzero.perturbations.families`.
-        levels: in place of each family's own: a mapping from family to levels, levels for all, or how many of
-            each family's own to take, evenly spaced.
-        metrics: "accuracy", "agreement", "cross_entropy", "margin", "kl_divergence", or functions of (logits
-            (n, K), target (n,)), whose value is one number or (n,); or a mapping from names to these. If
-            None, accuracy and agreement; without targets, agreement and KL divergence.
+        families: "offset", "scale", "clip", or controls; see `nearzero.perturbations.families`.
+        levels: replaces the levels of each family: a mapping from family to levels, levels for all families,
+            or the number of levels to take from each family's own, evenly spaced.
+        metrics: "accuracy", "agreement", "cross_entropy", "margin", "kl_divergence", or functions from logits
+            (n, K) and target (n,) to one number or to values (n,); or a mapping from names to these. If None:
+            accuracy and agreement; without targets, agreement and KL divergence.
         ranges_from: other data to take the unit ranges from.
-        quantiles: (low, high) in place of minimum and maximum as a unit's range, (0.001, 0.999) say.
-        conduct: which reading of the protocol; if None, the published one for ReLU and Abs, and for all else
-            a shift by the pre-activation range.
-        activation: what follows linear layers, where it isn't found: one of the nine names, or a function.
-        unit_axis: the dimension of the units, where it isn't found rightly.
-        prepare: from a batch of another kind to (inputs, target, mask).
-        output: from what the model returns to its logits, where they aren't found.
-        causal: whether the logits at a token are of the next one; if None, by the model's class.
-        batch_size: for data that come as examples.
-        memory: what it may take besides the model and the data, "2 GB" say; `NEARZERO_MEMORY` or 3 GB.
+        quantiles: (low, high), which replace the minimum and the maximum of a unit, such as (0.001, 0.999).
+        conduct: the reading of the protocol. If None: the published one for ReLU and Abs; for all other
+            activations a shift by the pre-activation range.
+        activation: the activation after linear layers, where it isn't found: one of the nine names, or a
+            function.
+        unit_axis: the dimension of the units, where it isn't found correctly.
+        prepare: a function from a batch of another form to (inputs, target, mask).
+        output: a function from the model's output to its logits, where they aren't found.
+        causal: True if the logits at a token predict the next token; decided by the model's class if None.
+        batch_size: the number of examples in a batch, for data that come as examples.
+        memory: the memory that may be used in addition to the model and the data, such as "2 GB";
+            `NEARZERO_MEMORY` or 3 GB if None.
         method: "auto", "suffix" or "full"; see `nearzero.torch_models.forward`.
-        keep_items: also return each metric for every single example or token, float32.
-        design: measure at matched displacement as well, with its families, targets and draws; the result's `matched`
-            is then what `nz.verdict` takes.
-        backend: "two-layer" or "model"; picked for each layer if None, see `nearzero.evaluators.select`.
-        advanced: called with how many examples are done.
+        keep_items: True to also return each metric for every example or token, in float32.
+        design: a `Design` (families, targets, draws) for responses at matched displacement. The result's
+            `matched` then holds them, as `nz.verdict` takes them.
+        backend: "two-layer" or "model"; chosen for each layer if None, see `nearzero.evaluators.select`.
+        advanced: a function that is called with the number of examples of each batch once it is done.
 
     Returns:
         A `ProbeResult`; its `response` is a Dataset on (layer, family, level).
 
     Raises:
-        InputError: a model, a layer, data or settings that can't be used, with why and what to do.
+        InputError: a model, a layer, data or settings that can't be used; the message says what to do.
+
+    Example:
+        Two units and two classes; unit u is the logit of class u. The clip's threshold is min + p (max - min),
+        which is 1, 2 and 5 at these levels.
+
+        >>> import nearzero as nz
+        >>> import numpy as np
+        >>> model = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), "relu").to_module()
+        >>> x = np.array([[2, 1], [1, 2], [5, 4], [4, 5]], dtype=np.float32)
+        >>> y = np.array([0, 1, 0, 1])
+        >>> result = nz.probe(model, (x, y), families="clip", levels=[0.0, 0.25, 1.0])
+        >>> result.response.accuracy.sel(layer="1", family="clip").values.tolist()
+        [0.5, 0.75, 1.0]
     """
     request = Request(
-        layers=layers, families=families, levels=levels, metrics=metrics, quantiles=quantiles, conduct=conduct,
-        activation=activation, unit_axis=unit_axis, prepare=prepare, output=output, causal=causal,
-        batch_size=batch_size, memory=memory, method=method, keep_items=keep_items,
-    )  # fmt: skip
+        layers=layers,
+        families=families,
+        levels=levels,
+        metrics=metrics,
+        quantiles=quantiles,
+        conduct=conduct,
+        activation=activation,
+        unit_axis=unit_axis,
+        prepare=prepare,
+        output=output,
+        causal=causal,
+        batch_size=batch_size,
+        memory=memory,
+        method=method,
+        keep_items=keep_items,
+    )
     if design is not None and not isinstance(design, Design):
         raise InputError(f"design must be an nz.Design; got {type(design).__name__}")
     with open_session(model, data, request, ranges_from=ranges_from) as session:
@@ -132,55 +179,68 @@ def probe(
 def _responses(
     session: Session, evaluators: Sequence[LayerEvaluator], advanced: Callable[[int], None]
 ) -> list[LayerResponse]:
-    """What is measured of each layer; all layers of the model backend share one pass over the data."""
+    """Measure the response of each layer; all layers of the model backend share one pass over the data."""
     request = session.request
     plans = _plans(session, evaluators)
-    work = {
-        each: ResponseCollector(
+    collectors = {
+        evaluator: ResponseCollector(
             session.model, plan, session.metrics, session.causal, request.method, request.keep_items
         )
-        for each, plan in zip(evaluators, plans, strict=True)
-        if each.backend == "model"
+        for evaluator, plan in zip(evaluators, plans, strict=True)
+        if evaluator.backend == "model"
     }
-    several = list(work.values())
-    passes = SharedPasses([each for one in several for each in one.passes.values()], session.room.recording)
-    for batch in session.source if work else ():
-        session.room.run_in_blocks(batch, partial(take_batch, several, passes))
-        advanced(len(batch))
-    out = []
+    _collect(session, list(collectors.values()), advanced)
+    responses = []
     for evaluator, plan in zip(evaluators, plans, strict=True):
-        if own := work.get(evaluator):
-            methods = {each.method for each in own.passes.values()}
-            reasons = {each.reason for each in own.passes.values() if each.reason}
-            method = "full" if "full" in methods else next(iter(methods))
-            scores = scores_of(own, len(plan.perturbations))
-            out.append(LayerResponse(plan, scores, method, "; ".join(reasons)))
+        if collector := collectors.get(evaluator):
+            sides = collector.passes.values()
+            methods = {side.method for side in sides}
+            method = "full" if "full" in methods else methods.pop()
+            reason = "; ".join(sorted({side.reason for side in sides if side.reason}))
+            scores = scores_of(collector, len(plan.perturbations))
+            responses.append(LayerResponse(plan, scores, method, reason))
         else:
             scores = evaluator.scores(plan.perturbations, session.metrics, keep=request.keep_items)
-            out.append(LayerResponse(plan, scores, evaluator.backend, ""))
-    return out
+            responses.append(LayerResponse(plan, scores, evaluator.backend, ""))
+    return responses
+
+
+def _collect(
+    session: Session, collectors: Sequence[ResponseCollector], advanced: Callable[[int], None]
+) -> None:
+    """Run all batches of the data, in blocks that fit in memory, and add the scores to the collectors."""
+    passes = [side for collector in collectors for side in collector.passes.values()]
+    shared = SharedPasses(passes, session.budget.recording)
+    for batch in session.source if collectors else ():
+        session.budget.run_in_blocks(batch, partial(take_batch, collectors, shared))
+        advanced(len(batch))
 
 
 def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[LayerPlan]:
-    """What is done to each layer; unit ranges of the layer's own backend, unless they're of other data or quantiles."""
+    """Return the perturbations of each layer.
+
+    The unit ranges come from the layer's own backend, unless the user asked for those of other data or
+    quantiles.
+    """
     request, data = session.request, session.ranges_source or session.source
-    ranges = layer_ranges(session.model, session.layers, data, session.room, request.quantiles)
+    ranges_of_layers = layer_ranges(session.model, session.layers, data, session.budget, request.quantiles)
     own = data is session.source and request.quantiles is None
     return [
         make_plan(
             layer,
-            evaluator.ranges if own and evaluator.backend == "two-layer" else each,
+            evaluator.ranges if own and evaluator.backend == "two-layer" else ranges,
             request.names,
             request.levels,
             request.conduct,
         )
-        for layer, evaluator, each in zip(session.layers, evaluators, ranges, strict=True)
+        for layer, evaluator, ranges in zip(session.layers, evaluators, ranges_of_layers, strict=True)
     ]
 
 
 def _matched(evaluators: Sequence[LayerEvaluator], design: Design) -> xr.Dataset:
-    """Responses at matched displacement of several layers, on (layer, family, side, target)."""
-    found = [matched_of(each, design) for each in evaluators]
-    whole = xr.concat(found, "layer", combine_attrs="drop_conflicts")
-    backends = [each.attrs["backend"] for each in found]
-    return whole.assign_coords(layer=[each.layer for each in evaluators]).assign(backend=("layer", backends))
+    """Return the responses of all layers at matched displacement, on (layer, family, side, target)."""
+    responses = [matched_of(evaluator, design) for evaluator in evaluators]
+    joined = xr.concat(responses, "layer", combine_attrs="drop_conflicts")
+    backends = [response.attrs["backend"] for response in responses]
+    names = [evaluator.layer for evaluator in evaluators]
+    return joined.assign_coords(layer=names).assign(backend=("layer", backends))

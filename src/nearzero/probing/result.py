@@ -1,4 +1,4 @@
-"""What a probe gives: the responses as labelled arrays, with how they were had; saved, opened, drawn."""
+"""The result of a probe: responses as labelled arrays, which can be saved, opened and drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES, Scores
 from nearzero.evaluators.plan import LayerPlan
 from nearzero.support.files import make_folder, write_bytes, write_text
@@ -23,19 +23,31 @@ __all__ = ["LayerResponse", "ProbeResult", "dataset"]
 
 FORMAT = "nearzero probe 1"
 FILE, MATCHED = "probe.nc", "matched.nc"
+CURVE = ("layer", "family", "level")
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """The responses of some layers of one model.
+    """Hold the responses of some layers of one model.
 
     Attributes:
-        response: a Dataset on (layer, family, level). For each metric its mean over the items (examples, or
-            tokens that count), NaN where a family hasn't a level, and `unperturbed_<metric>`; for each layer
-            `units`, `dead_units`, `activation`, `unit_axis`, `method` (how its logits were had) and `reason`
-            (why not by the suffix), `offset` and `range` (the conduct). With `keep_items`, also
-            `<metric>_items` on (layer, family, level, item), and `sequence` and `token` of each item.
-        at_displacements: with a `design`, responses at matched displacement, see `matched`; else None.
+        response: a Dataset on (layer, family, level). For each metric: its mean over the items (examples, or
+            tokens that count), NaN where a family doesn't have a level; and `unperturbed_<metric>`. For each
+            layer: `units`, `dead_units`, `activation`, `unit_axis`, `method` (how the logits were computed),
+            `reason` (why the suffix couldn't be used), `offset` and `range` (the conduct). With `keep_items`
+            also `<metric>_items` on (layer, family, level, item), and `sequence` and `token` of each item.
+        at_displacements: with a `design`, the responses at matched displacement, see `matched`; else None.
+
+    Example:
+        >>> import nearzero as nz
+        >>> import numpy as np
+        >>> model = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), "relu").to_module()
+        >>> x = np.array([[2, 1], [1, 2], [5, 4], [4, 5]], dtype=np.float32)
+        >>> result = nz.probe(model, (x, np.array([0, 1, 0, 1])), families="clip", levels=[0.0, 1.0])
+        >>> print(result.headline)
+        Sequential, 4 items, unperturbed: accuracy 100.00 %, agreement 100.00 %
+        >>> result.summary()[0]["clip"]
+        '50.00 % at 0'
     """
 
     response: xr.Dataset
@@ -43,13 +55,13 @@ class ProbeResult:
 
     @property
     def matched(self) -> xr.Dataset:
-        """Responses on (layer, family, side, target) at levels that displace a layer's activations equally far.
+        """Return the responses at levels of equal displacement, on (layer, family, side, target).
 
-        They are measured on one half of the examples, with unit ranges and levels of the other. What
-        `nz.verdict` takes, one result for each run of a model.
+        The reference half of the examples sets unit ranges and levels; the responses are those of the other
+        half. `nz.verdict` takes these datasets, one for each run of a model.
 
         Raises:
-            InputError: they weren't asked for.
+            InputError: the probe had no `design`.
         """
         if self.at_displacements is None:
             raise InputError(
@@ -59,24 +71,24 @@ class ProbeResult:
 
     @property
     def layers(self) -> list[str]:
-        """Their names, in the order of the forward pass."""
+        """Return the names of the layers, in the order of the forward pass."""
         return [str(name) for name in self.response.layer.values]
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know before the numbers."""
-        found, dead = [], []
+        """Return what restricts the numbers: layers run by full passes, and those with dead units."""
+        full, dead = [], []
         for name in self.layers:
             layer = self.response.sel(layer=name)
             reason, count = layer.reason.item(), layer.dead_units.item()
             if reason:
-                found.append(f"{name}: full forward pass at every level, since {reason}")
+                full.append(f"{name}: full forward pass at every level, since {reason}")
             if count:
                 dead.append(f"{name}: {count} of {layer.units.item()} units are dead and left alone")
-        return [*found, *dead]
+        return [*full, *dead]
 
     def summary(self) -> list[dict[str, str]]:
-        """A row for each layer, as words: what it is, and the extreme response in each family and its level."""
+        """Return a row of texts for each layer: its properties, and the most extreme response of each family."""
         data, metric = self.response, str(self.response.attrs["metrics"][0])
         rows = []
         for name in self.layers:
@@ -93,44 +105,48 @@ class ProbeResult:
                 row[family] = ""
                 if curve.size:
                     values, levels = curve.values, curve.level.values
-                    far = int(np.abs(values - float(data[f"unperturbed_{metric}"])).argmax())
-                    row[family] = f"{_shown(metric, values[far])} at {levels[far]:.3g}"
+                    extreme = int(np.abs(values - float(data[f"unperturbed_{metric}"])).argmax())
+                    row[family] = f"{_as_text(metric, values[extreme])} at {levels[extreme]:.3g}"
             rows.append(row)
         return rows
 
     @property
     def headline(self) -> str:
-        """What was measured without any perturbation."""
+        """Return one line with the model, the number of items and the unperturbed metrics."""
         data = self.response
-        words = (
-            f"{str(metric).replace('_', ' ')} {_shown(str(metric), float(data[f'unperturbed_{metric}']))}"
-            for metric in data.attrs["metrics"]
+        values = (
+            f"{metric.replace('_', ' ')} {_as_text(metric, float(data[f'unperturbed_{metric}']))}"
+            for metric in map(str, data.attrs["metrics"])
         )
-        return f"{data.attrs['model']}, {int(data.attrs['items']):,} items, unperturbed: {', '.join(words)}"
+        return f"{data.attrs['model']}, {int(data.attrs['items']):,} items, unperturbed: {', '.join(values)}"
 
     def plot(self, metric: str | None = None) -> Figure:
-        """A map of layers against families: a panel for each family, a row for each layer, the metric as colour.
+        """Draw a metric as colour: a panel for each family, with a row for each layer and levels along x.
+
+        Args:
+            metric: one of the metrics that were measured; the first if None.
 
         Raises:
-            InputError: a metric that wasn't measured.
+            InputError: the metric wasn't measured.
         """
         from nearzero.report.figures.layers import layer_map
 
-        known = [str(each) for each in self.response.attrs["metrics"]]
-        if metric is not None and metric not in known:
-            raise InputError(f"metric {metric!r} wasn't measured; there are {', '.join(known)}")
-        return layer_map(self.response, metric or known[0])
+        measured = [str(name) for name in self.response.attrs["metrics"]]
+        if metric is not None and metric not in measured:
+            hint = did_you_mean(metric, measured)
+            raise InputError(f"metric {metric!r} wasn't measured: {hint}measured were {', '.join(measured)}")
+        return layer_map(self.response, metric or measured[0])
 
     def save(self, folder: str | Path) -> Path:
-        """Write the responses, a table (CSV) and the figure (PNG, PDF) into a folder; returns it.
+        """Write the responses (NetCDF), a table (CSV) and the figure (PNG, PDF) to a folder, and return the folder.
 
         Raises:
-            InputError: the folder can't be written.
+            InputError: the folder can't be written to.
         """
         from nearzero.report.figures.style import figure_files
 
         folder = make_folder(Path(folder))
-        files = figure_files("layers", self.plot())  # first: what fails here leaves nothing half-written
+        files = figure_files("layers", self.plot())  # first, so that an error here leaves no file behind
         for name, data in {FILE: self.response, MATCHED: self.at_displacements}.items():
             if data is not None:
                 write_bytes(folder / name, bytes(data.to_netcdf(engine="h5netcdf") or b""))
@@ -142,41 +158,41 @@ class ProbeResult:
 
     @classmethod
     def open(cls, folder: str | Path) -> ProbeResult:
-        """What `save` has written.
+        """Read a result that `save` has written.
 
         Raises:
-            InputError: nothing there, or something else.
+            InputError: the folder holds no result of a probe, or its files can't be read.
         """
         path = Path(folder) / FILE
         try:
             response = xr.load_dataset(path, engine="h5netcdf")
-            other = Path(folder) / MATCHED
-            matched = xr.load_dataset(other, engine="h5netcdf") if other.exists() else None
+            optional = Path(folder) / MATCHED
+            matched = xr.load_dataset(optional, engine="h5netcdf") if optional.exists() else None
             if matched is not None:
                 matched.attrs.setdefault("halves", EARLIER_HALVES)
         except FileNotFoundError:
-            raise InputError(f"{folder} holds no probe: there is no {FILE}") from None
+            raise InputError(f"{folder} holds no result of a probe: there is no {FILE}") from None
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path} can't be read ({error}); probe again") from error
         if response.attrs.get("format") != FORMAT:
-            raise InputError(f"{path} isn't a probe's result (format {response.attrs.get('format')!r})")
+            raise InputError(f"{path} isn't the result of a probe (format {response.attrs.get('format')!r})")
         return cls(response, matched)
 
 
-def _shown(metric: str, value: float) -> str:
-    """A metric's value for people."""
+def _as_text(metric: str, value: float) -> str:
+    """Return a metric's value as a reader expects it: shares in percent."""
     return f"{100 * value:.2f} %" if metric in ("accuracy", "agreement") else f"{value:.4g}"
 
 
 @dataclass(frozen=True, eq=False)
 class LayerResponse:
-    """What was measured of one layer.
+    """Hold the measurements of one layer.
 
     Attributes:
-        plan: what was done to it.
-        scores: under its perturbations.
-        method: how the logits were had: "suffix", "full" or "two-layer".
-        reason: why it's full passes, if it is.
+        plan: the layer's perturbations.
+        scores: the metrics under these.
+        method: how the logits were computed: "suffix", "full" or "two-layer".
+        reason: why full passes were necessary, if they were; else "".
     """
 
     plan: LayerPlan
@@ -185,27 +201,28 @@ class LayerResponse:
     reason: str
 
 
-def dataset(found: Sequence[LayerResponse], model: str) -> xr.Dataset:
-    """Return all layers' responses as labelled arrays."""
-    plans, scores = [each.plan for each in found], [each.scores for each in found]
+def dataset(responses: Sequence[LayerResponse], model: str) -> xr.Dataset:
+    """Return the responses of all layers as labelled arrays; `model` is the name of the model's class."""
+    plans, scores = [response.plan for response in responses], [response.scores for response in responses]
     families = list(plans[0].grids)
     axis = np.unique(np.concatenate([grid for plan in plans for grid in plan.grids.values()]))
     metrics = list(scores[0].means)
 
-    def on_axis(values: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """(L, ...) of each layer on (layer, family, level, ...), NaN where a family hasn't a level."""
-        full = np.full((len(found), len(families), len(axis), *values[0].shape[1:]), np.nan, values[0].dtype)
-        for index, (plan, rows) in enumerate(zip(plans, values, strict=True)):
+    def on_axis(rows_of_layers: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Move (L, ...) of each layer to (layer, family, level, ...), with NaN where a family lacks a level."""
+        first_layer = rows_of_layers[0]
+        shape = (len(plans), len(families), len(axis), *first_layer.shape[1:])
+        full = np.full(shape, np.nan, first_layer.dtype)
+        for layer, (plan, rows) in enumerate(zip(plans, rows_of_layers, strict=True)):
             first = 0
-            for number, grid in enumerate(plan.grids.values()):
-                full[index, number, np.searchsorted(axis, grid)] = rows[first : first + len(grid)]
+            for family, grid in enumerate(plan.grids.values()):
+                full[layer, family, np.searchsorted(axis, grid)] = rows[first : first + len(grid)]
                 first += len(grid)
         return full
 
-    curve, layer = ("layer", "family", "level"), ("layer",)
     data: dict[str, Any] = {}
     for name in metrics:
-        data[name] = (curve, on_axis([each.means[name] for each in scores]))
+        data[name] = (CURVE, on_axis([score.means[name] for score in scores]))
         data[f"unperturbed_{name}"] = ((), scores[0].unperturbed[name])
     about: dict[str, list[Any]] = {
         "kind": [plan.layer.kind for plan in plans],
@@ -216,19 +233,22 @@ def dataset(found: Sequence[LayerResponse], model: str) -> xr.Dataset:
         "dead_units": [plan.ranges.dead_units for plan in plans],
         "offset": [plan.conduct.offset for plan in plans],
         "range": [plan.conduct.range for plan in plans],
-        "method": [each.method for each in found],
-        "reason": [each.reason for each in found],
+        "method": [response.method for response in responses],
+        "reason": [response.reason for response in responses],
     }
-    data |= {name: (layer, np.array(values)) for name, values in about.items()}
+    data |= {name: ("layer", np.array(values)) for name, values in about.items()}
     coords: dict[str, Any] = {"layer": [plan.layer.name for plan in plans], "family": families, "level": axis}
-    places = scores[0].places
-    if places is not None:
-        coords |= {"sequence": ("item", places[:, 0]), "token": ("item", places[:, 1])}
+    positions = scores[0].positions
+    if positions is not None:
+        coords |= {"sequence": ("item", positions[:, 0]), "token": ("item", positions[:, 1])}
         for name in metrics:
-            values = [each.values[name].astype(np.float32) for each in scores]
-            data[f"{name}_items"] = ((*curve, "item"), on_axis(values))
+            values = [score.values[name].astype(np.float32) for score in scores]
+            data[f"{name}_items"] = ((*CURVE, "item"), on_axis(values))
     attributes = {
-        "format": FORMAT, "model": model, "metrics": metrics, "examples": scores[0].examples,
+        "format": FORMAT,
+        "model": model,
+        "metrics": metrics,
+        "examples": scores[0].examples,
         "items": scores[0].items,
-    }  # fmt: skip
+    }
     return xr.Dataset(data, coords, attributes)
