@@ -60,20 +60,20 @@ def test_the_generator_decides_and_pairs_are_differences():
     assert one != crossed_bootstrap(first, second, rng=np.random.default_rng(8))
 
 
-def test_runs_without_a_value_are_left_out_and_degenerate_data_get_words():
+def test_runs_without_a_value_are_left_out_and_degenerate_data_get_reasons():
     x = crossed(np.random.default_rng(9), 5, 20)
     x[2] = np.nan
     assert crossed_bootstrap(x, rng=np.random.default_rng(0)).left_out == 1
     x[1, 3] = np.nan
     with pytest.raises(InputError, match="1 runs have a value for some examples and not for others"):
         crossed_bootstrap(x, rng=np.random.default_rng(0))
-    for values, words in (
+    for values, reason in (
         (np.ones((1, 9)), "fewer than two runs"),
         (np.ones((9, 1)), "fewer than two examples"),
         (np.ones((4, 9)), "no variance"),
     ):
         found = crossed_bootstrap(values, rng=np.random.default_rng(0))
-        assert words in found.words
+        assert reason in found.reason
         assert found.t_low is found.percentile_high is None
 
 
@@ -82,7 +82,8 @@ def test_runs_without_a_value_are_left_out_and_degenerate_data_get_words():
     [
         ({"resamples": 10}, "at least 100 resamples"),
         ({"confidence": 1.0}, "confidence lies strictly between 0 and 1"),
-        ({"population": "all"}, "the population is"),
+        ({"population": "all"}, r'the population is "new runs and new examples" or "new runs, .*; it was'),
+        ({"population": "new runs data fixed"}, "did you mean 'new runs, data fixed'"),
         ({"rng": 3}, "rng is a NumPy Generator"),
     ],
 )

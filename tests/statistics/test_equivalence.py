@@ -14,7 +14,7 @@ def test_by_hand() -> None:
     found = equivalence_test([-1.0, 0.0, 1.0], margin=2.0)
     t = 2 * math.sqrt(3)
     one_sided = (1 - t / math.sqrt(t**2 + 2)) / 2  # of Student's distribution with two degrees of freedom
-    assert (found.n, found.mean_difference, found.words) == (3, 0.0, "")
+    assert (found.n, found.mean_difference, found.reason) == (3, 0.0, "")
     assert (found.t_lower, found.t_upper) == pytest.approx((t, -t), rel=1e-14)
     assert (found.p, found.p_lower, found.p_upper) == pytest.approx((one_sided,) * 3, rel=1e-12)
     half = 2.919985580353726 / math.sqrt(3)  # t(2, 0.95)
@@ -71,17 +71,17 @@ def test_runs_that_diverged_are_left_out() -> None:
     assert equivalence_test([0.1, math.nan, 0.2, math.inf, -0.1], margin=1.0) == whole
 
 
-def test_degenerate_cases_have_words() -> None:
+def test_degenerate_cases_have_reasons() -> None:
     assert equivalence_test([0.5], margin=1.0) == EquivalenceTest(
-        1, 0.5, 1.0, 0.05, words="fewer than two runs"
+        1, 0.5, 1.0, 0.05, reason="fewer than two runs"
     )
-    for values, words in (([0.0] * 5, "all pairs equal"), ([0.5] * 5, "all differences equal")):
+    for values, reason in (([0.0] * 5, "all pairs equal"), ([0.5] * 5, "all differences equal")):
         found = equivalence_test(values, margin=1.0)
-        assert found.words == words
+        assert found.reason == reason
         assert [found.p, found.low, found.high, found.t_lower, found.equivalent] == [None] * 5
         assert found.mean_difference == values[0]
     none = equivalence_test([], margin=1.0)
-    assert (none.n, none.words) == (0, "fewer than two runs")
+    assert (none.n, none.reason) == (0, "fewer than two runs")
 
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])

@@ -16,7 +16,7 @@ def test_by_hand() -> None:
     """Differences 1, 2, 3: mean 2, sd 1, t = 2 sqrt(3); p = 1 - t / sqrt(t^2 + 2) with two degrees."""
     found = paired_t_test([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
     t = 2 * math.sqrt(3)
-    assert (found.n, found.mean_difference, found.words) == (3, 2.0, "")
+    assert (found.n, found.mean_difference, found.reason) == (3, 2.0, "")
     assert found.t == pytest.approx(t, rel=1e-14)
     assert found.p == pytest.approx(1 - t / math.sqrt(t**2 + 2), rel=1e-12)
 
@@ -72,7 +72,7 @@ def test_counts_that_differ_by_a_constant_have_no_t(scale: int, kind: type) -> N
         second = scale * ((k - 37) / EXAMPLES).astype(kind)
         noisy += np.ptp(first.astype(float) - second.astype(float)) > 0
         found = paired_t_test(first, second)
-        assert (found.t, found.p, found.words) == (None, None, "all differences equal")
+        assert (found.t, found.p, found.reason) == (None, None, "all differences equal")
         assert found.mean_difference == pytest.approx(scale * 37 / EXAMPLES, rel=1e-2)
     assert noisy > 40  # without a tolerance nearly every one would have had a t
 
@@ -83,24 +83,24 @@ def test_one_example_more_in_one_run_is_no_noise(kind: type) -> None:
     other = k.copy()
     other[7] += 1
     found = paired_t_test((k / EXAMPLES).astype(kind), (other / EXAMPLES).astype(kind))
-    assert found.words == ""
+    assert found.reason == ""
     assert found.t == pytest.approx(-1.0, rel=1e-3)
     shifted = paired_t_test((k / EXAMPLES).astype(kind), ((other - 5) / EXAMPLES).astype(kind))
-    assert shifted.words == ""
+    assert shifted.reason == ""
 
 
-def test_equal_pairs_up_to_rounding_have_words() -> None:
+def test_equal_pairs_up_to_rounding_have_reasons() -> None:
     k = counts(5) / EXAMPLES
     assert paired_t_test(k, k) == PairedTest(20, 0.0, None, None, "all pairs equal")
     noise = np.nextafter(k, np.tile([0.0, 1.0], 10))
     assert np.any(noise != k)
     assert paired_t_test(k, noise) == PairedTest(20, 0.0, None, None, "all pairs equal")
-    assert paired_t_test([0.0, 0.0], [0.0, 0.0]).words == "all pairs equal"
-    assert paired_t_test([1, 2, 3], [1, 2, 3]).words == "all pairs equal"
+    assert paired_t_test([0.0, 0.0], [0.0, 0.0]).reason == "all pairs equal"
+    assert paired_t_test([1, 2, 3], [1, 2, 3]).reason == "all pairs equal"
 
 
 def test_integers_are_compared_as_numbers() -> None:
-    assert paired_t_test(np.array([3, 4, 7]), np.array([1, 2, 5])).words == "all differences equal"
+    assert paired_t_test(np.array([3, 4, 7]), np.array([1, 2, 5])).reason == "all differences equal"
     unsigned = paired_t_test(np.array([1, 2, 3], np.uint8), np.array([2, 4, 3], np.uint8))
     assert unsigned.mean_difference == -1.0
 
@@ -113,10 +113,10 @@ def test_the_tolerance_follows_type_and_size() -> None:
     assert rounding_tolerance(np.array([]), np.array([])) == 0.0
 
 
-def test_too_few_pairs_have_words() -> None:
+def test_too_few_pairs_have_reasons() -> None:
     assert paired_t_test([0.5], [0.25]) == PairedTest(1, 0.25, None, None, "fewer than two runs")
     none = paired_t_test([np.nan, 1.0], [1.0, np.nan])
-    assert (none.n, none.words) == (0, "fewer than two runs")
+    assert (none.n, none.reason) == (0, "fewer than two runs")
     assert math.isnan(none.mean_difference)
 
 

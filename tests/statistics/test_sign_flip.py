@@ -20,10 +20,10 @@ def test_by_hand() -> None:
 
 def exact(values: list[Fraction]) -> Fraction:
     """By the definition, in exact arithmetic."""
-    sums = [sum(s * v for s, v in zip(signs, values, strict=True)) for signs in
-            itertools.product((1, -1), repeat=len(values))]  # fmt: skip
-    seen = sum(values)
-    return Fraction(sum(abs(each) >= abs(seen) for each in sums), len(sums))
+    patterns = itertools.product((1, -1), repeat=len(values))
+    sums = [sum(sign * value for sign, value in zip(signs, values, strict=True)) for signs in patterns]
+    observed = sum(values)
+    return Fraction(sum(abs(each) >= abs(observed) for each in sums), len(sums))
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
@@ -48,14 +48,13 @@ def test_it_is_scipys(runs: int) -> None:
     random = np.random.default_rng(runs)
     for centre in (0.0, 0.5, -2.0):
         values = random.normal(centre, 1.0, runs)
-        expected = stats.permutation_test(
-            (values,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True,
-        )  # fmt: skip
+        options = {"permutation_type": "samples", "n_resamples": np.inf, "vectorized": True}
+        expected = stats.permutation_test((values,), np.mean, **options)
         assert sign_flip_test(values) == pytest.approx(expected.pvalue, rel=1e-12)
 
 
 def test_it_is_exact_under_the_null() -> None:
-    """P(p <= x) is at most x, and is x at the p that can be had: here over all sign patterns of given sizes."""
+    """P(p <= x) is at most x, and equals x at each possible p: here over all sign patterns of given sizes."""
     sizes = np.array([0.3, 1.0, 1.7, 2.2, 5.1, 6.4])
     p = np.array([sign_flip_test(sizes * signs) for signs in itertools.product((1, -1), repeat=6)])
     for each in np.unique(p):

@@ -273,4 +273,4 @@ def _test(baseline: Floats | None, runs: Floats | None) -> Cell:
     if baseline is None:
         return TAndP(None, None, None, "no such entry")
     test = paired_t_test(baseline, runs)
-    return TAndP(test.t, test.p, test.n, test.words)
+    return TAndP(test.t, test.p, test.n, test.reason)
