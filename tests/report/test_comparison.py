@@ -4,7 +4,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nearzero.report.comparison import Comparison, compare_baseline, compare_responses, reproduction
+from nearzero.errors import InputError
+from nearzero.report.comparison import PublishedComparison, compare_baseline, compare_responses, reproduction
 from nearzero.report.results import StudyResults
 from nearzero.statistics.summaries import summarise
 
@@ -32,8 +33,8 @@ def test_a_comparison_by_hand(study: StudyResults) -> None:
     assert row.in_standard_errors == pytest.approx(row.difference / row.standard_error, rel=1e-12)
 
 
-def comparison(values: list[float], level: float | None, slack: float, error: float) -> Comparison:
-    return Comparison("abs", "scale", level, level, 50.0, summarise(values), error, slack)
+def comparison(values: list[float], level: float | None, slack: float, error: float) -> PublishedComparison:
+    return PublishedComparison("abs", "scale", level, level, 50.0, summarise(values), error, slack)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,13 @@ def test_one_run_is_judged_by_points_alone(study_of: Callable) -> None:
     rows = compare_responses(study_of(runs=1), "relu", "scale")
     assert all(math.isnan(row.standard_error) for row in rows)
     assert any(row.agrees for row in rows)
+
+
+def test_names_that_the_paper_has_not_are_refused(study: StudyResults) -> None:
+    with pytest.raises(InputError, match="the paper has no network 'rel'; did you mean 'relu'"):
+        compare_baseline(study, "rel")
+    with pytest.raises(InputError, match="the paper has no family 'offsets'; did you mean 'offset'"):
+        compare_responses(study, "relu", "offsets")
 
 
 def test_a_coarse_grid_has_nothing_beside_a_row_it_misses(study_of: Callable) -> None:

@@ -87,6 +87,8 @@ def test_names(study_of: Callable) -> None:
         curve(study, "relu", "clip", "validation")
     with pytest.raises(InputError, match="this study has no network 'abs'; it has relu, gelu"):
         unperturbed(study, "abs")
+    with pytest.raises(InputError, match="this study has no family 'clib'; did you mean 'clip'"):
+        curve(study, "relu", "clib")
 
 
 def test_importing_reports_draws_in_no_plotting() -> None:
