@@ -1,6 +1,7 @@
 """Print the settings with which Numba compiles for a processor with AVX2 and without AVX-512: `make test-avx2`.
 
-The name of such a processor, NUMBA_CPU_NAME=haswell, isn't enough: Numba would keep the features of this processor.
+The name of such a processor, NUMBA_CPU_NAME=haswell, isn't enough: Numba would keep the features of this
+processor.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Run the README's code blocks, and compare its numbers with two studies: that of `make reproduce`, and the kept one.
 
-Blocks fenced as ``bash`` are run by the shell, blocks fenced as ``python`` each by a new interpreter, in order, from
-the root of the checkout. The numbers of the table must lie within one standard error of the means of the study of
-`make reproduce`, since another processor may sum in another order, and must be equal to those of the kept study.
+Blocks fenced as ``bash`` are run by the shell, blocks fenced as ``python`` each by a new interpreter, in
+order, from the root of the checkout. The numbers of the table must lie within one standard error of the means
+of the study of `make reproduce`, since another processor may sum in another order, and must be equal to those
+of the kept study.
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
 python .ci/tutorial.py            # run the pages and compare
 python .ci/tutorial.py --write    # run the pages, and put the output and the figure into them
 
-The blocks of a page are run in order, in an empty folder. Blocks fenced as ``python`` share their variables, as in a
-notebook; if the first line is a comment with the name of a file, the block is written to that file and not run. Blocks
-fenced as ``bash`` are run by the shell. The output of a block is below it, fenced as ``text`` if it must be equal, or
-as ``text about`` if its numbers come from a training and may differ a little on another processor.
+The blocks of a page are run in order, in an empty folder. Blocks fenced as ``python`` share their variables,
+as in a notebook; if the first line is a comment with the name of a file, the block is written to that file
+and not run. Blocks fenced as ``bash`` are run by the shell. The output of a block is below it, fenced as
+``text`` if it must be equal, or as ``text about`` if its numbers come from a training and may differ a little
+on another processor.
 """
 
 from __future__ import annotations

@@ -49,9 +49,9 @@ class FivePeaks:
 class PeakUnit:
     """A unit whose input are the peaks: its output is act(z - boundary), and an offset moves its boundary.
 
-    Note the sign. The unit adds `offset` before the activation, y = z - home + offset, so its boundary moves the other
-    way, to home - offset. The negative offset of the paper's figure 3 is a boundary that became negative: a positive
-    offset, and a positive level of the offset family.
+    Note the sign. The unit adds `offset` before the activation, y = z - home + offset, so its boundary moves
+    the other way, to home - offset. The negative offset of the paper's figure 3 is a boundary that became
+    negative: a positive offset, and a positive level of the offset family.
 
     Attributes:
         activation: "relu" or "abs".
@@ -96,8 +96,9 @@ class PeakUnit:
     def densities(self, a: ArrayLike) -> Floats:
         """Return the weighted density of the activation at a for each peak: shape `(M,)` to `(5, M)`.
 
-        Abs: f_k(boundary + a) + f_k(boundary - a). ReLU: f_k(boundary + a); its mass at exactly zero has no density and
-        is in `masses_at_zero`. Both for a >= 0 (at 0 the limit from above); for a < 0 the density is 0.
+        Abs: f_k(boundary + a) + f_k(boundary - a). ReLU: f_k(boundary + a); its mass at exactly zero has no
+        density and is in `masses_at_zero`. Both for a >= 0 (at 0 the limit from above); for a < 0 the density
+        is 0.
         """
         points = np.asarray(a, dtype=np.float64)
         above = self.peaks.densities(self.boundary + points)

@@ -1,7 +1,7 @@
 """The published tables 1 to 4, as values.
 
-The numbers are in `published.toml`, beside this file and in the package; this module reads them. `nearzero.report`
-compares measured numbers with them.
+The numbers are in `published.toml`, beside this file and in the package; this module reads them.
+`nearzero.report` compares measured numbers with them.
 """
 
 import tomllib

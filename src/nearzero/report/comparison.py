@@ -1,7 +1,7 @@
 """Compare measured numbers with the published ones.
 
-The criterion of agreement is fixed beforehand and is the same for every row, so that a replication can fail. Tables and
-figures take their differences from here; the published numbers are in `nearzero.paper`.
+The criterion of agreement is fixed beforehand and is the same for every row, so that a replication can fail.
+Tables and figures take their differences from here; the published numbers are in `nearzero.paper`.
 """
 
 import math
@@ -130,9 +130,9 @@ def reproduction(study: StudyResults) -> Reproduction:
 def compare_responses(study: StudyResults, network: str, family: str) -> tuple[PublishedComparison, ...]:
     """Compare one network's accuracies (percent) with table 2, 3 or 4: a comparison for each published level.
 
-    They agree if they differ by at most 1.5 points or 3 standard errors, whichever is greater. The paper gives no
-    deviations here, so the study's sample sd is used for both sides: se = sd * sqrt(1 / n + 1 / 20), which is
-    sd * sqrt(2 / 20) for 20 runs. With fewer than two runs only the 1.5 points count.
+    They agree if they differ by at most 1.5 points or 3 standard errors, whichever is greater. The paper
+    gives no deviations here, so the study's sample sd is used for both sides: se = sd * sqrt(1 / n + 1 / 20),
+    which is sd * sqrt(2 / 20) for 20 runs. With fewer than two runs only the 1.5 points count.
 
     Raises:
         InputError: nothing was published for this network or family.
@@ -158,9 +158,9 @@ def compare_responses(study: StudyResults, network: str, family: str) -> tuple[P
 def compare_baseline(study: StudyResults, network: str) -> tuple[PublishedComparison, ...]:
     """Compare one network with table 1: train and test accuracy (percent) and loss (nats).
 
-    They agree if they differ by at most 3 standard errors of the difference of the two means plus half a unit of the
-    last published digit. se = sqrt(sd^2 / n + sd_published^2 / (20 - 1)); the published sd has ddof 0, so its square
-    over 20 - 1 is the sample variance over 20.
+    They agree if they differ by at most 3 standard errors of the difference of the two means plus half a unit
+    of the last published digit. se = sqrt(sd^2 / n + sd_published^2 / (20 - 1)); the published sd has ddof 0,
+    so its square over 20 - 1 is the sample variance over 20.
 
     Raises:
         InputError: nothing was published for this network.

@@ -1,7 +1,7 @@
 """Figures 2 and 3 as files, prerendered on a thread while a study trains.
 
-They show the five-peak model and no study, so they are always the same, and a process draws them once. Drawing them
-takes half the time of a report, and the interpreter is mostly idle while compiled kernels run.
+They show the five-peak model and no study, so they are always the same, and a process draws them once.
+Drawing them takes half the time of a report, and the interpreter is mostly idle while compiled kernels run.
 """
 
 import sys
@@ -31,8 +31,8 @@ def prerender_peak_figures() -> Iterator[None]:
 
     After an error or an interrupt in the body, the thread finishes the figure that it is drawing and stops.
     The thread isn't a daemon: a daemon thread that is in C++ code when the interpreter exits crashes the
-    process. While the body runs, threads hand over the interpreter more often; otherwise a kernel that returns
-    would wait for it for up to 5 ms.
+    process. While the body runs, threads hand over the interpreter more often; otherwise a kernel that
+    returns would wait for it for up to 5 ms.
     """
     stop, interval = Event(), sys.getswitchinterval()
 

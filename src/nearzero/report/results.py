@@ -1,7 +1,8 @@
 """Access to the results of a study.
 
-`StudyResults` lists everything that tables and figures may read of a study, and only the functions of this module read
-its labelled arrays. They select values and compute nothing; statistics are in `nearzero.statistics`.
+`StudyResults` lists everything that tables and figures may read of a study, and only the functions of this
+module read its labelled arrays. They select values and compute nothing; statistics are in
+`nearzero.statistics`.
 """
 
 from collections.abc import Mapping
@@ -37,8 +38,8 @@ class StudyResults(Protocol):
         title: one line that names the study.
         notices: warnings for a reader, for example that another data set was used than the one asked for.
         conduct: the switches between the published and the corrected conduct, for captions.
-        response: `accuracy` on (network, run, family, level, split) and `unperturbed_accuracy` on
-            (network, run, split), as fractions; NaN if a run diverged, and at levels that a family doesn't have.
+        response: `accuracy` on (network, run, family, level, split) and `unperturbed_accuracy` on (network,
+            run, split), as fractions; NaN if a run diverged, and at levels that a family doesn't have.
         history: `loss`, `train_accuracy` and `test_accuracy` on (network, run, step).
     """
 
@@ -64,8 +65,8 @@ class Curve:
     def nearest(self, level: float) -> int | None:
         """Return the index of the grid level nearest to a published level; None if none is close.
 
-        Close means within 5 % of the level or within 0.005. (The paper's own grids have a level within 3.6 % of every
-        level in its tables.) A study with a coarser grid has no number to set beside such a row.
+        Close means within 5 % of the level or within 0.005. (The paper's own grids have a level within 3.6 %
+        of every level in its tables.) A study with a coarser grid has no number to set beside such a row.
         """
         if not self.levels.size:
             return None

@@ -1,8 +1,8 @@
 """A table as a value. It is built once, and printed by the four renderers of `render`.
 
-A cell holds a number at full precision and the number of decimals to print. A column holds the kind of its cells and
-its names on paper, in a terminal and in a file. The contents of each table are decided in `tables`, `verdict`, `grids`
-and `audit`.
+A cell holds a number at full precision and the number of decimals to print. A column holds the kind of its
+cells and its names on paper, in a terminal and in a file. The contents of each table are decided in `tables`,
+`verdict`, `grids` and `audit`.
 """
 
 import math
@@ -99,8 +99,8 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: in a CSV file. An interval becomes two columns, with `_low` and `_high` before the unit; a test becomes
-            four, with `_t`, `_p`, `_n` and `_words` (the reason why there is no test) after the name.
+        name: in a CSV file. An interval becomes two columns, with `_low` and `_high` before the unit; a test
+            becomes four, with `_t`, `_p`, `_n` and `_words` (the reason why there is no test) after the name.
         header: on paper.
         short: in a terminal, where a line break starts a second line; the header if empty.
         kind: of its cells.
@@ -125,7 +125,8 @@ class Table:
         title, caption: one line each, as plain text.
         columns, rows: every row has a cell for every column.
         notices: warnings that are printed above the table.
-        group: name of the column by which rows are grouped into blocks: a change of its value starts a new block.
+        group: name of the column by which rows are grouped into blocks: a change of its value starts a new
+            block.
     """
 
     name: str

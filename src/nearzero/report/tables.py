@@ -1,8 +1,8 @@
 """Tables 1 to 4 of the paper from a study's results, with the published number beside every measured one.
 
-Each function returns a `Table`. Its looks are decided in `render`, agreement with the paper in `comparison`. Tables 2
-to 4 always have both t-tests: against the identity, which is the right baseline, and against entry 50 of the grid,
-which the published tests used.
+Each function returns a `Table`. Its looks are decided in `render`, agreement with the paper in `comparison`.
+Tables 2 to 4 always have both t-tests: against the identity, which is the right baseline, and against entry
+50 of the grid, which the published tests used.
 """
 
 from collections.abc import Iterator
@@ -169,8 +169,8 @@ def heldout_table(study: StudyResults, family: str) -> Table:
 def differing_table(study: StudyResults) -> Table:
     """Return the rows of tables 2 to 4 that do not agree with the paper, and in the title the number of those that do.
 
-    Rows without a measured value come last, if the study has their network and family; other such rows are counted in
-    the title only.
+    Rows without a measured value come last, if the study has their network and family; other such rows are
+    counted in the title only.
     """
     reproduced = reproduction(study)
     unmeasured = [

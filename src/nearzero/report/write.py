@@ -1,7 +1,7 @@
 """Write a report to disk, and print it to the screen. No other module of `report` writes anything.
 
-Every file is written whole or not at all (`nearzero.support.files`), tables before figures. matplotlib and rich are
-imported inside functions, because the numbers of a report need neither.
+Every file is written whole or not at all (`nearzero.support.files`), tables before figures. matplotlib and
+rich are imported inside functions, because the numbers of a report need neither.
 """
 
 from collections.abc import Iterable, Iterator

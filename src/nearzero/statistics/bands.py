@@ -1,7 +1,7 @@
 """Simultaneous bands: intervals that hold for a whole curve at once, and not level by level.
 
-Of 325 pointwise 95 % intervals, sixteen are expected to miss the truth. A simultaneous 95 % band misses it, at any
-level, in one study of twenty. Pointwise intervals are in `summaries`.
+Of 325 pointwise 95 % intervals, sixteen are expected to miss the truth. A simultaneous 95 % band misses it,
+at any level, in one study of twenty. Pointwise intervals are in `summaries`.
 """
 
 from dataclasses import dataclass
@@ -27,13 +27,14 @@ class SimultaneousBand:
     Attributes:
         n: number of runs used.
         left_out: number of runs without a finite value, which diverged.
-        mean, low, high: shape `(L,)`. NaN at levels at which a used run has no value; `low` and `high` are NaN
-            everywhere if `reason` isn't empty. At a flat level all three are equal.
-        flat: shape `(L,)`; True at levels at which all runs are equal up to rounding. There the interval has no width,
-            and the band claims nothing.
+        mean, low, high: shape `(L,)`. NaN at levels at which a used run has no value; `low` and `high` are
+            NaN everywhere if `reason` isn't empty. At a flat level all three are equal.
+        flat: shape `(L,)`; True at levels at which all runs are equal up to rounding. There the interval has
+            no width, and the band claims nothing.
         critical_value: the half-width of the band in standard errors; None if `reason` isn't empty.
         confidence: probability that the band holds the mean curve at all levels that aren't flat.
-        reason: why there is no band: `FEWER_THAN_TWO_RUNS`, or `NO_VARIANCE` if every level is flat; else empty.
+        reason: why there is no band: `FEWER_THAN_TWO_RUNS`, or `NO_VARIANCE` if every level is flat; else
+            empty.
     """
 
     n: int
@@ -56,15 +57,16 @@ def simultaneous_band(
 ) -> SimultaneousBand:
     """Compute a band for the mean of curves over runs that holds at all levels at once.
 
-    The band is mean_l +- c * sd_l / sqrt(n), ddof 1, with one c for all levels (sup-t). c is the `confidence` quantile
-    of max_l |t_l|, for t statistics of n runs drawn from a normal distribution with mean 0 and the estimated
-    correlation of the levels; each drawn t_l has its own drawn standard deviation. (The usual sup-t divides by the
-    estimated standard error instead, which is right for many runs only.) c is kept between the pointwise quantile and
-    Bonferroni's, t(n - 1, 1 - (1 - confidence) / (2 L)), with L the number of levels that aren't flat.
+    The band is mean_l +- c * sd_l / sqrt(n), ddof 1, with one c for all levels (sup-t). c is the `confidence`
+    quantile of max_l |t_l|, for t statistics of n runs drawn from a normal distribution with mean 0 and the
+    estimated correlation of the levels; each drawn t_l has its own drawn standard deviation. (The usual sup-t
+    divides by the estimated standard error instead, which is right for many runs only.) c is kept between the
+    pointwise quantile and Bonferroni's, t(n - 1, 1 - (1 - confidence) / (2 L)), with L the number of levels
+    that aren't flat.
 
     Args:
-        curves: shape `(R, L)`, runs by levels. A run without any finite value diverged and is left out. A level at
-            which one of the other runs has no value gets no band.
+        curves: shape `(R, L)`, runs by levels. A run without any finite value diverged and is left out. A
+            level at which one of the other runs has no value gets no band.
         rng: a NumPy generator, `numpy.random.default_rng(seed)`.
         confidence: strictly between 0 and 1.
         draws: at least 100.
@@ -112,9 +114,9 @@ def simultaneous_band(
 def _greatest_t(residuals: Floats, rng: np.random.Generator, draws: int) -> Floats:
     """Draw max_l |t_l| of n normal runs, shape `(draws,)`, with the correlation residuals' residuals `(n, L)`.
 
-    A row of standard normal numbers times the residuals has that correlation. The mean of n such runs is independent of
-    their scatter, and the scatter is distributed as that of n - 1 further rows with mean 0. So n rows are drawn: the
-    first gives the mean, the others the scatter.
+    A row of standard normal numbers times the residuals has that correlation. The mean of n such runs is
+    independent of their scatter, and the scatter is distributed as that of n - 1 further rows with mean 0. So
+    n rows are drawn: the first gives the mean, the others the scatter.
     """
     n, levels = residuals.shape
     rows = max(1, BLOCK // (n * levels))

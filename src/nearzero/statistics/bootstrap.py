@@ -1,17 +1,17 @@
 """The crossed bootstrap: intervals for new runs and new examples.
 
-All R runs are measured on the same N examples, so the R x N values aren't independent: a hard example is hard for all
-runs. The crossed bootstrap keeps this dependence: it resamples runs and examples independently of each other, with one
-resample of examples for all runs. t intervals over runs with the data fixed answer a narrower question; they are in
-`summaries`. Each result here says to which population it applies.
+All R runs are measured on the same N examples, so the R x N values aren't independent: a hard example is hard
+for all runs. The crossed bootstrap keeps this dependence: it resamples runs and examples independently of
+each other, with one resample of examples for all runs. t intervals over runs with the data fixed answer a
+narrower question; they are in `summaries`. Each result here says to which population it applies.
 
-The bootstrap variance counts the interaction of run and example three times (Owen 2007). If there is no other variance,
-intervals are up to sqrt(3) times too wide. The error is on the safe side, and vanishes if R and N are large and runs or
-examples have a main effect.
+The bootstrap variance counts the interaction of run and example three times (Owen 2007). If there is no other
+variance, intervals are up to sqrt(3) times too wide. The error is on the safe side, and vanishes if R and N
+are large and runs or examples have a main effect.
 
-`benchmarks/intervals.py` simulates how often these intervals hold the truth; docs/instrument.md has the table. In
-short: with five runs use the t interval, because the percentile interval is too narrow. With about one wrong example in
-a run, the same one in all runs, neither interval reaches its confidence.
+`benchmarks/intervals.py` simulates how often these intervals hold the truth; docs/instrument.md has the
+table. In short: with five runs use the t interval, because the percentile interval is too narrow. With about
+one wrong example in a run, the same one in all runs, neither interval reaches its confidence.
 """
 
 from dataclasses import dataclass, replace
@@ -47,8 +47,9 @@ class CrossedBootstrap:
         df: degrees of freedom of the t interval.
         t_low, t_high: ends of the t interval, mean +- t(df) * standard_error.
         percentile_low, percentile_high: ends of the percentile interval, quantiles of the resampled means.
-        reason: why there is no interval: `FEWER_THAN_TWO_RUNS`, "fewer than two examples" or `NO_VARIANCE`; else empty.
-            If it isn't empty, the six attributes from `standard_error` to `percentile_high` are None.
+        reason: why there is no interval: `FEWER_THAN_TWO_RUNS`, "fewer than two examples" or `NO_VARIANCE`;
+            else empty. If it isn't empty, the six attributes from `standard_error` to `percentile_high` are
+            None.
     """
 
     population: Population
@@ -78,15 +79,15 @@ def crossed_bootstrap(
 ) -> CrossedBootstrap:
     """Estimate intervals of the mean of first - second over runs and examples, by the crossed (pigeonhole) bootstrap.
 
-    A resample has R runs, drawn with replacement, and, independently, N examples, one draw of examples for all runs.
-    With x = first - second, and w_r and v_n the numbers of times that run r and example n were drawn, its mean is
-    sum over r, n of w_r v_n x_rn / (R N). With the data fixed every v_n is 1. The percentile interval is made of
-    quantiles of these means; the t interval is mean +- t(df) * se, see `_standard_error`. The head of this module says
-    how often these intervals hold the truth.
+    A resample has R runs, drawn with replacement, and, independently, N examples, one draw of examples for
+    all runs. With x = first - second, and w_r and v_n the numbers of times that run r and example n were
+    drawn, its mean is sum over r, n of w_r v_n x_rn / (R N). With the data fixed every v_n is 1. The
+    percentile interval is made of quantiles of these means; the t interval is mean +- t(df) * se, see
+    `_standard_error`. The head of this module says how often these intervals hold the truth.
 
     Args:
-        first: shape `(R, N)`, runs by examples: 1 for correct and 0 for wrong, a cost, or any other number. A run
-            without any finite value diverged and is left out.
+        first: shape `(R, N)`, runs by examples: 1 for correct and 0 for wrong, a cost, or any other number. A
+            run without any finite value diverged and is left out.
         second: the same runs and examples, shape `(R, N)`; None if `first` already holds differences.
         rng: a NumPy generator, `numpy.random.default_rng(seed)`.
         population: to what the intervals generalise: "new runs and new examples" or "new runs, data fixed".
@@ -94,11 +95,11 @@ def crossed_bootstrap(
         confidence: strictly between 0 and 1.
 
     Raises:
-        InputError: a shape, the population, `rng`, the number of resamples or the confidence is wrong, or a run has
-            values for some examples only.
+        InputError: a shape, the population, `rng`, the number of resamples or the confidence is wrong, or a
+            run has values for some examples only.
 
-    Source: Owen (2007), The pigeonhole bootstrap, Annals of Applied Statistics 1; McCullagh (2000), Resampling and
-    exchangeable arrays, Bernoulli 6.
+    Source: Owen (2007), The pigeonhole bootstrap, Annals of Applied Statistics 1; McCullagh (2000),
+    Resampling and exchangeable arrays, Bernoulli 6.
 
     Example:
         >>> import numpy as np
@@ -180,10 +181,11 @@ def _reason(values: Floats, population: Population, tolerance: float) -> str:
 def _standard_error(values: Floats, variance: float, population: Population) -> tuple[float, float]:
     """Return the standard error of the mean and its degrees of freedom, from the variance of the resampled means.
 
-    se^2 = variance + A / R + B / N, with A = (variance of the runs' means) / R, B = (variance of the examples'
-    means) / N, ddof 1. The two terms that are added make up for the factors (R - 1) / R and (N - 1) / N by which
-    resampling understates A and B. df = (A + B)^2 / (A^2 / (R - 1) + B^2 / (N - 1)), after Satterthwaite. With the data
-    fixed B is 0, so that se is sd / sqrt(R) up to the randomness of resampling, and df = R - 1.
+    se^2 = variance + A / R + B / N, with A = (variance of the runs' means) / R, B = (variance of the
+    examples' means) / N, ddof 1. The two terms that are added make up for the factors (R - 1) / R and (N - 1)
+    / N by which resampling understates A and B. df = (A + B)^2 / (A^2 / (R - 1) + B^2 / (N - 1)), after
+    Satterthwaite. With the data fixed B is 0, so that se is sd / sqrt(R) up to the randomness of resampling,
+    and df = R - 1.
     """
     runs, examples = values.shape
     a, b = float(values.mean(axis=1).var(ddof=1)) / runs, 0.0

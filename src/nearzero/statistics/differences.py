@@ -1,7 +1,7 @@
 """Paired differences over runs, ready for a test.
 
-All paired tests begin here. So all of them leave out the same runs, decide in the same way which differences are equal
-up to rounding, and give the same reasons when there is nothing to test. The tests are in `paired`.
+All paired tests begin here. So all of them leave out the same runs, decide in the same way which differences
+are equal up to rounding, and give the same reasons when there is nothing to test. The tests are in `paired`.
 """
 
 from dataclasses import dataclass
@@ -66,9 +66,9 @@ def paired_differences(
     Args:
         first: one value per run, shape `(R,)`.
         second: the same runs in the same order, shape `(R,)`; None if `first` already holds differences.
-        tolerance: see `Differences`; by default `rounding_tolerance` of the two. Give it if the values are themselves
-            differences of larger numbers: their rounding error is that of the larger numbers, which this function
-            doesn't see.
+        tolerance: see `Differences`; by default `rounding_tolerance` of the two. Give it if the values are
+            themselves differences of larger numbers: their rounding error is that of the larger numbers,
+            which this function doesn't see.
 
     Raises:
         InputError: the two aren't vectors of the same length, or the tolerance is negative or not finite.
@@ -103,12 +103,12 @@ def paired_differences(
 def rounding_tolerance(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Return how far apart two differences first - second can lie through rounding alone.
 
-    An accuracy is a count over N, k / N. It is rounded once, and once more if it is converted to percent: its relative
-    error is at most eps (twice half an eps). A difference of two numbers of size M at most therefore has an error of
-    2 M eps from its operands and, as its own size is at most 2 M, a further M eps from the subtraction. Two such
-    differences lie at most 6 M eps apart. The tolerance is 8 M eps, with the coarser eps of the two types. Counts that
-    do differ are 1 / N apart: at N = 60,000 that is 10^9 times more in float64 and 16 times more in float32, so no real
-    difference is taken for rounding.
+    An accuracy is a count over N, k / N. It is rounded once, and once more if it is converted to percent: its
+    relative error is at most eps (twice half an eps). A difference of two numbers of size M at most therefore
+    has an error of 2 M eps from its operands and, as its own size is at most 2 M, a further M eps from the
+    subtraction. Two such differences lie at most 6 M eps apart. The tolerance is 8 M eps, with the coarser
+    eps of the two types. Counts that do differ are 1 / N apart: at N = 60,000 that is 10^9 times more in
+    float64 and 16 times more in float32, so no real difference is taken for rounding.
     """
     types = [array.dtype for array in (first, second) if np.issubdtype(array.dtype, np.floating)]
     eps = max((float(np.finfo(dtype).eps) for dtype in types), default=float(np.finfo(np.float64).eps))

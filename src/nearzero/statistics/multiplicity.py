@@ -2,9 +2,10 @@
 
 Holm's method assumes nothing about how the tests depend on each other, and is never weaker than Bonferroni's.
 
-The method is written out here because it takes four lines. statsmodels has it as `multipletests(method="holm")`, but
-statsmodels would be one more dependency (with patsy and formulaic) for every user of nearzero, and it counts a test
-that isn't available, NaN, as a test. Our tests compare these lines with statsmodels.
+The method is written out here because it takes four lines. statsmodels has it as
+`multipletests(method="holm")`, but statsmodels would be one more dependency (with patsy and formulaic) for
+every user of nearzero, and it counts a test that isn't available, NaN, as a test. Our tests compare these
+lines with statsmodels.
 """
 
 from collections.abc import Sequence
@@ -20,13 +21,13 @@ __all__ = ["holm"]
 def holm(p_values: ArrayLike | Sequence[float | None]) -> NDArray[np.float64]:
     """Adjust the p values of a family of tests by Holm's step-down method.
 
-    With p_(1) <= ... <= p_(m): adjusted p_(i) = max over j <= i of min(1, (m - j + 1) p_(j)). Rejecting every test
-    whose adjusted p is below alpha keeps the probability of any false rejection at alpha or below, however the tests
-    depend on each other.
+    With p_(1) <= ... <= p_(m): adjusted p_(i) = max over j <= i of min(1, (m - j + 1) p_(j)). Rejecting every
+    test whose adjusted p is below alpha keeps the probability of any false rejection at alpha or below,
+    however the tests depend on each other.
 
     Args:
-        p_values: of any shape; all of them form one family. NaN or None means that a test isn't available (there is a
-            reason in place of its p value); it isn't counted in m.
+        p_values: of any shape; all of them form one family. NaN or None means that a test isn't available
+            (there is a reason in place of its p value); it isn't counted in m.
 
     Returns:
         The adjusted p values, in the shape of `p_values`; NaN where a test isn't available.
@@ -34,8 +35,8 @@ def holm(p_values: ArrayLike | Sequence[float | None]) -> NDArray[np.float64]:
     Raises:
         InputError: a p value isn't between 0 and 1.
 
-    Source: Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6;
-    `statsmodels.stats.multitest.multipletests(method="holm")` gives the same.
+    Source: Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+    Statistics 6; `statsmodels.stats.multitest.multipletests(method="holm")` gives the same.
 
     Example:
         >>> from nearzero.statistics.multiplicity import holm

@@ -1,14 +1,17 @@
 """Tests between two conditions of the same runs, and the size of the effect.
 
-- `paired_t_test`: is the mean difference 0? SciPy has this test too, but gives NaN when there is nothing to test. In a
-  study that happens often: at a level that changes no prediction every pair is equal, and t is 0 / 0. Here such cases
-  have a reason, which a table prints in place of t and p. Means and intervals are in `summaries`.
-- `equivalence_test`: is the mean difference smaller than a margin? A t-test that finds no difference doesn't show that
-  there is none; two one-sided tests can. The margin is a judgement, to be made before the data are seen.
+- `paired_t_test`: is the mean difference 0? SciPy has this test too, but gives NaN when there is nothing to
+  test. In a study that happens often: at a level that changes no prediction every pair is equal, and t is 0 /
+  0. Here such cases have a reason, which a table prints in place of t and p. Means and intervals are in
+  `summaries`.
+- `equivalence_test`: is the mean difference smaller than a margin? A t-test that finds no difference doesn't
+  show that there is none; two one-sided tests can. The margin is a judgement, to be made before the data are
+  seen.
 - `sign_flip_test`: like the t-test, without assuming a normal distribution. Under the null hypothesis the two
-  conditions are exchangeable within a run, so each difference could have had the other sign. All 2^n patterns of signs
-  are counted, so p is exact.
-- `effect_size`: a p value mixes the size of a difference with the number of runs; Hedges' g_z is the size alone.
+  conditions are exchangeable within a run, so each difference could have had the other sign. All 2^n patterns
+  of signs are counted, so p is exact.
+- `effect_size`: a p value mixes the size of a difference with the number of runs; Hedges' g_z is the size
+  alone.
 """
 
 from dataclasses import dataclass
@@ -46,7 +49,8 @@ class PairedTest:
         n: number of pairs in which both values are finite.
         mean_difference: mean of first minus second, in the unit of the values; NaN if n is 0.
         t, p: the statistic and its two-sided p value; both None if `reason` isn't empty.
-        reason: why there is no test: "fewer than two runs", "all pairs equal" or "all differences equal"; else empty.
+        reason: why there is no test: "fewer than two runs", "all pairs equal" or "all differences equal";
+            else empty.
     """
 
     n: int
@@ -61,9 +65,10 @@ def paired_t_test(
 ) -> PairedTest:
     """Test whether the mean of first - second over runs is 0.
 
-    t = mean(d) / (sd(d) / sqrt(n)), with d = first - second and the sample sd (ddof 1); p is two-sided, with n - 1
-    degrees of freedom. A pair in which either value isn't finite (a run that diverged) is left out. In the paper's
-    tests the baseline is the first and the perturbed accuracy the second, so that a loss gives t > 0.
+    t = mean(d) / (sd(d) / sqrt(n)), with d = first - second and the sample sd (ddof 1); p is two-sided, with
+    n - 1 degrees of freedom. A pair in which either value isn't finite (a run that diverged) is left out. In
+    the paper's tests the baseline is the first and the perturbed accuracy the second, so that a loss gives t
+    > 0.
 
     Args:
         first: one value per run, shape `(R,)`.
@@ -73,8 +78,8 @@ def paired_t_test(
     Raises:
         InputError: the two aren't vectors of the same length.
 
-    Source: Student (1908), The probable error of a mean, Biometrika 6; `scipy.stats.ttest_rel` gives the same, if it
-    gives a number.
+    Source: Student (1908), The probable error of a mean, Biometrika 6; `scipy.stats.ttest_rel` gives the
+    same, if it gives a number.
 
     Example:
         >>> from nearzero.statistics.paired import paired_t_test
@@ -104,7 +109,8 @@ class EquivalenceTest:
         low, high: ends of the 1 - 2 alpha interval (90 % at alpha 0.05); None if `reason` isn't empty.
         t_lower, p_lower: the test of mean <= -margin; None if `reason` isn't empty.
         t_upper, p_upper: the test of mean >= +margin; None if `reason` isn't empty.
-        reason: why there is no test: "fewer than two runs", "all pairs equal" or "all differences equal"; else empty.
+        reason: why there is no test: "fewer than two runs", "all pairs equal" or "all differences equal";
+            else empty.
     """
 
     n: int
@@ -144,8 +150,8 @@ def equivalence_test(
 
     Two one-sided t-tests with n - 1 degrees of freedom, d = first - second and se = sd(d) / sqrt(n), ddof 1:
     t_lower = (mean(d) + margin) / se, p_lower = P(T >= t_lower), and t_upper = (mean(d) - margin) / se,
-    p_upper = P(T <= t_upper). p is the greater of the two; it is below alpha exactly if the two-sided 1 - 2 alpha
-    t interval lies within the margin.
+    p_upper = P(T <= t_upper). p is the greater of the two; it is below alpha exactly if the two-sided 1 - 2
+    alpha t interval lies within the margin.
 
     Args:
         first: one value per run, shape `(R,)`; runs in which a value isn't finite are left out.
@@ -157,8 +163,9 @@ def equivalence_test(
     Raises:
         InputError: the two aren't vectors of the same length, or the margin or alpha is out of range.
 
-    Source: Schuirmann (1987), A comparison of the two one-sided tests procedure and the power approach, Journal of
-    Pharmacokinetics and Biopharmaceutics 15; `statsmodels.stats.weightstats.ttost_paired` gives the same.
+    Source: Schuirmann (1987), A comparison of the two one-sided tests procedure and the power approach,
+    Journal of Pharmacokinetics and Biopharmaceutics 15; `statsmodels.stats.weightstats.ttost_paired` gives
+    the same.
 
     Example:
         >>> from nearzero.statistics.paired import equivalence_test
@@ -200,14 +207,15 @@ def sign_flip_test(
 ) -> float | None:
     """Test by sign flips whether the mean of first - second over runs is 0; return the exact p value.
 
-    p is the fraction of the 2^n sums S = sum of s_i d_i, s_i = +1 or -1, with |S| >= |S_observed|. Sums that would be
-    equal in exact arithmetic count as equal: n differences that are all equal have p = 2^(1 - n).
+    p is the fraction of the 2^n sums S = sum of s_i d_i, s_i = +1 or -1, with |S| >= |S_observed|. Sums that
+    would be equal in exact arithmetic count as equal: n differences that are all equal have p = 2^(1 - n).
 
-    Two sums count as equal if they are at most n (tolerance + eps sum |d_i|) apart. In that, n tolerance covers the
-    rounding errors of the differences themselves, and n eps sum |d_i| those of two sums of n numbers, each at most
-    (n - 1) eps / 2 times the sum of the sizes. Without it, 0.1 + 0.2 - 0.3 would be greater than 0. Accuracies are
-    counts over N, so sums that do differ are at least 2 / N apart (a flip changes a sum by twice a difference). That is
-    more than the tolerance even in float32 with n = 20 and N = 60,000.
+    Two sums count as equal if they are at most n (tolerance + eps sum |d_i|) apart. In that, n tolerance
+    covers the rounding errors of the differences themselves, and n eps sum |d_i| those of two sums of n
+    numbers, each at most (n - 1) eps / 2 times the sum of the sizes. Without it, 0.1 + 0.2 - 0.3 would be
+    greater than 0. Accuracies are counts over N, so sums that do differ are at least 2 / N apart (a flip
+    changes a sum by twice a difference). That is more than the tolerance even in float32 with n = 20 and N =
+    60,000.
 
     Args:
         first: one value per run, shape `(R,)`; runs in which a value isn't finite are left out.
@@ -220,8 +228,8 @@ def sign_flip_test(
     Raises:
         InputError: the two aren't vectors of the same length, or more than `MOST_RUNS` runs are left.
 
-    Source: Fisher (1935), The Design of Experiments, section 21; Pitman (1937), Significance tests which may be applied
-    to samples from any populations, Supplement to the Journal of the Royal Statistical Society 4.
+    Source: Fisher (1935), The Design of Experiments, section 21; Pitman (1937), Significance tests which may
+    be applied to samples from any populations, Supplement to the Journal of the Royal Statistical Society 4.
     `scipy.stats.permutation_test(..., permutation_type="samples")` gives the same.
 
     Example:
@@ -263,10 +271,10 @@ def effect_size(
 ) -> float | None:
     """Estimate Hedges' g_z, the standardised mean of first - second over runs.
 
-    Cohen's d_z = mean(d) / sd(d), ddof 1, is the mean of the differences over their standard deviation. Hedges'
-    correction removes its bias for normal differences: g_z = J(n - 1) d_z with
-    J(m) = G(m / 2) / (sqrt(m / 2) G((m - 1) / 2)), G the gamma function. With two runs the expectation of d_z is
-    infinite and g_z doesn't exist, so at least three are needed.
+    Cohen's d_z = mean(d) / sd(d), ddof 1, is the mean of the differences over their standard deviation.
+    Hedges' correction removes its bias for normal differences: g_z = J(n - 1) d_z with J(m) = G(m / 2) /
+    (sqrt(m / 2) G((m - 1) / 2)), G the gamma function. With two runs the expectation of d_z is infinite and
+    g_z doesn't exist, so at least three are needed.
 
     Args:
         first: one value per run, shape `(R,)`; runs in which a value isn't finite are left out.
@@ -279,8 +287,8 @@ def effect_size(
     Raises:
         InputError: the two aren't vectors of the same length.
 
-    Source: Cohen (1988), Statistical Power Analysis for the Behavioral Sciences; Hedges (1981), Distribution theory
-    for Glass's estimator of effect size and related estimators, Journal of Educational Statistics 6.
+    Source: Cohen (1988), Statistical Power Analysis for the Behavioral Sciences; Hedges (1981), Distribution
+    theory for Glass's estimator of effect size and related estimators, Journal of Educational Statistics 6.
 
     Example:
         >>> from nearzero.statistics.paired import effect_size

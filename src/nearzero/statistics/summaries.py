@@ -1,7 +1,7 @@
 """Mean, standard deviation and t interval of a quantity over runs.
 
-Every table and every band of the paper is one of these. One rule holds for all of them: a run whose value is not
-finite diverged; it is left out and isn't counted in `n`. Tests between two conditions are in `paired`.
+Every table and every band of the paper is one of these. One rule holds for all of them: a run whose value is
+not finite diverged; it is left out and isn't counted in `n`. Tests between two conditions are in `paired`.
 """
 
 from dataclasses import dataclass
@@ -89,8 +89,8 @@ def count(values: ArrayLike) -> NDArray[np.int64]:
 def mean(values: ArrayLike) -> Floats:
     """Average the finite values along the last axis: shape `(..., R)` to `(...)`; NaN if there is none.
 
-    The first finite value is subtracted before the sum and added after it, so that the mean of equal values is exactly
-    that value.
+    The first finite value is subtracted before the sum and added after it, so that the mean of equal values
+    is exactly that value.
     """
     anchor, shifted, n = _shifted(values)
     return np.asarray(anchor + _ratio(shifted.sum(axis=-1), n))
@@ -99,8 +99,8 @@ def mean(values: ArrayLike) -> Floats:
 def standard_deviation(values: ArrayLike, *, ddof: int) -> Floats:
     """Return the standard deviation of the finite values along the last axis: shape `(..., R)` to `(...)`.
 
-    sd = sqrt(sum (x - mean)^2 / (n - ddof)). ddof 1 gives the sample's, ddof 0 the population's, which the paper
-    publishes. NaN if n <= ddof. Exactly 0 if all values are equal.
+    sd = sqrt(sum (x - mean)^2 / (n - ddof)). ddof 1 gives the sample's, ddof 0 the population's, which the
+    paper publishes. NaN if n <= ddof. Exactly 0 if all values are equal.
     """
     _, shifted, n = _shifted(values)
     centre = _ratio(shifted.sum(axis=-1), n)
@@ -124,7 +124,8 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Floats, Flo
     Raises:
         InputError: `values` has no axis, or the confidence is out of range.
 
-    Source: Student (1908), The probable error of a mean, Biometrika 6; `scipy.stats.t.interval` gives the same.
+    Source: Student (1908), The probable error of a mean, Biometrika 6; `scipy.stats.t.interval` gives the
+    same.
 
     Example:
         >>> import numpy as np

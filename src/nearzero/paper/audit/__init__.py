@@ -1,8 +1,8 @@
 """The audit of the paper: the measured effect of each fault of the published study, and a verdict on each sentence.
 
-`measure` measures one network. `evidence` gathers the measurements over runs, adds the study's own results, and makes
-the rows of the published tables: as published, as run, and put right. `faults` does the same fault by fault, and
-`sentences` decides by rules. No module here reads files: a study passes in what is needed.
+`measure` measures one network. `evidence` gathers the measurements over runs, adds the study's own results,
+and makes the rows of the published tables: as published, as run, and put right. `faults` does the same fault
+by fault, and `sentences` decides by rules. No module here reads files: a study passes in what is needed.
 """
 
 from dataclasses import asdict

@@ -1,7 +1,7 @@
 """The evidence of an audit: a study's responses and history, the measurements of `measure`, and optional results.
 
-Faults and sentences take their numbers from here, so that a quantity is always read in the same way. This module also
-makes the rows of the published tables: as published, as run and put right, with all tests.
+Faults and sentences take their numbers from here, so that a quantity is always read in the same way. This
+module also makes the rows of the published tables: as published, as run and put right, with all tests.
 """
 
 from __future__ import annotations
@@ -182,8 +182,9 @@ class NetworkEvidence:
     def swept(self, row: Row, name: str = "accuracy") -> Runs:
         """Return the study's response at a row, in percent.
 
-        The nearest level is used, because a logarithm can be rounded differently on the machine on which the study was
-        swept. Only levels of the row's family are considered, because a level of another family may be as near.
+        The nearest level is used, because a logarithm can be rounded differently on the machine on which the
+        study was swept. Only levels of the row's family are considered, because a level of another family may
+        be as near.
         """
         curve = self.curves[row.family][name]
         return np.asarray(curve.values[np.abs(curve.level.values - row.grid).argmin()])
@@ -251,8 +252,8 @@ def within_margin(test: EquivalenceTest) -> bool | None:
 def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[str]) -> xr.Dataset:
     """Join the measurements of all runs into a Dataset on (network, run, row), with NaN for runs that diverged.
 
-    `right`, the examples that were predicted correctly, is large and isn't kept. In its place are the mean and
-    the crossed bootstrap's interval of the cost at `bootstrap_row`, in points: `bootstrap_mean`,
+    `right`, the examples that were predicted correctly, is large and isn't kept. In its place are the mean
+    and the crossed bootstrap's interval of the cost at `bootstrap_row`, in points: `bootstrap_mean`,
     `bootstrap_low` and `bootstrap_high` on network.
 
     Args:

@@ -1,8 +1,9 @@
 """Measure each fault of the published study: a few entries for each network, as published, as run and put right.
 
-"As run" is the paper's conduct on this study's networks. If there is no number, the entry's note says why. The rows
-that entries count are made in `evidence`. There is a function for each fault. It takes the evidence on one network and
-`entry`, which makes its entries: `FaultEntry` with the first two arguments, fault and network, bound.
+"As run" is the paper's conduct on this study's networks. If there is no number, the entry's note says why.
+The rows that entries count are made in `evidence`. There is a function for each fault. It takes the evidence
+on one network and `entry`, which makes its entries: `FaultEntry` with the first two arguments, fault and
+network, bound.
 """
 
 from __future__ import annotations

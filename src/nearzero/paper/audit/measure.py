@@ -1,8 +1,8 @@
 """Measure one network for the audit: the published levels in the paper's conduct, and with each fault put right.
 
-The numbers are of one network on its examples. Statistics over runs, and what follows for the paper, are in `evidence`,
-`faults` and `sentences`. Ranges "of the other half" and mean logit shifts are set by one half of the examples and
-applied to the other, and vice versa, so that the accuracy is over all examples.
+The numbers are of one network on its examples. Statistics over runs, and what follows for the paper, are in
+`evidence`, `faults` and `sentences`. Ranges "of the other half" and mean logit shifts are set by one half of
+the examples and applied to the other, and vice versa, so that the accuracy is over all examples.
 """
 
 from __future__ import annotations
@@ -106,16 +106,18 @@ def measure(
         A Dataset with
 
         - the variables of `MEASURED` on `row`, NaN at rows of families to which a variable doesn't apply;
-        - `unperturbed_accuracy`, `unperturbed_test_accuracy`, `unperturbed_loss`, `unperturbed_margin`; `examples`, N;
+        - `unperturbed_accuracy`, `unperturbed_test_accuracy`, `unperturbed_loss`, `unperturbed_margin`;
+          `examples`, N;
         - of units: `dead_units`, their number; `nan_units`, the number for which (max - p r) / max is NaN;
-          `rare_units`, the number of live ones whose quantile range is 0; `width`, the quantile range over the full
-          one, mean over live units;
+          `rare_units`, the number of live ones whose quantile range is 0; `width`, the quantile range over
+          the full one, mean over live units;
         - of scale: `predicted_accuracy` on `scale_level`, computed by algebra; `scale_differences`,
-          `scale_unexplained`, `scale_near_ties`, numbers of examples, the greatest of all levels; `flat`, 0 or 1;
-        - `silent_accuracy`, the accuracy if every logit is NaN; `no_bias_accuracy`, without the output bias, NaN if the
-          bias isn't known;
-        - `right`, packed bits, `(2, ceil(N / 8))`: the examples that are predicted correctly without perturbation and
-          at `bootstrap_row`.
+          `scale_unexplained`, `scale_near_ties`, numbers of examples, the greatest of all levels; `flat`, 0
+          or 1;
+        - `silent_accuracy`, the accuracy if every logit is NaN; `no_bias_accuracy`, without the output bias,
+          NaN if the bias isn't known;
+        - `right`, packed bits, `(2, ceil(N / 8))`: the examples that are predicted correctly without
+          perturbation and at `bootstrap_row`.
 
     Raises:
         InputError: as `nz.sweep`.

@@ -1,8 +1,8 @@
 """The paper's main statements, paraphrased, each decided by a rule.
 
-A rule is a list of conditions. A sentence survives if all of them hold, survives in part if some do, and doesn't
-survive if none does. If a rule requires something, the sentence doesn't survive without it. With fewer than six runs
-the conditions are described and nothing is decided, as in a verdict.
+A rule is a list of conditions. A sentence survives if all of them hold, survives in part if some do, and
+doesn't survive if none does. If a rule requires something, the sentence doesn't survive without it. With
+fewer than six runs the conditions are described and nothing is decided, as in a verdict.
 """
 
 from __future__ import annotations

@@ -99,16 +99,17 @@ class LevelRow:
         displacement: d in percent, mean over runs.
         published: accuracy in percent; None if the paper has no such network.
         as_run: accuracy in percent, mean over runs.
-        put_right: the same with the family's own fault put right. Offset: the mean logit shift is subtracted; clip:
-            after the activation; scale: the accuracy computed by algebra.
+        put_right: the same with the family's own fault put right. Offset: the mean logit shift is subtracted;
+            clip: after the activation; scale: the accuracy computed by algebra.
         agreement: percentage of predictions that don't change.
         test: accuracy in percent on the test set.
         t_published, p_published: printed in the paper, against entry 50 of the grid.
-        t_entry, p_entry, t_identity, p_identity: of the paired t-tests against entry 50 and against the identity;
-            None if there is no test.
+        t_entry, p_entry, t_identity, p_identity: of the paired t-tests against entry 50 and against the
+            identity; None if there is no test.
         p_holm: `p_identity`, adjusted over all rows of all networks.
-        within: whether the accuracy equals the identity's within the margin, by two one-sided tests; None with fewer
-            than two runs. If all differences are equal, the difference itself is compared with the margin.
+        within: whether the accuracy equals the identity's within the margin, by two one-sided tests; None
+            with fewer than two runs. If all differences are equal, the difference itself is compared with the
+            margin.
         reason: why there is no test against the identity; else empty.
     """
 
@@ -186,8 +187,8 @@ class Audit:
     def of(self, name: str) -> str:
         """Return the finding on a sentence over all networks; if they differ, with that of each network in brackets.
 
-        If all networks have the same finding, it is that. Else it is "not decided" if the sentence is undecided for any
-        of them, and "survives in part" if it is decided for all.
+        If all networks have the same finding, it is that. Else it is "not decided" if the sentence is
+        undecided for any of them, and "survives in part" if it is decided for all.
 
         Raises:
             InputError: there is no such sentence.

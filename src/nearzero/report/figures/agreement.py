@@ -31,8 +31,8 @@ _MARKERS = {  # marker and label of each quantity
 def agreement_figure(study: StudyResults) -> Figure:
     """Draw measured against published mean accuracy of tables 1 to 4, and the differences in a panel below.
 
-    Bars in the lower panel: 3 standard errors of the difference. Shaded: 1.5 points. Rows of tables 2 to 4 that lie
-    outside both have filled markers. The inset enlarges the crowded corner.
+    Bars in the lower panel: 3 standard errors of the difference. Shaded: 1.5 points. Rows of tables 2 to 4
+    that lie outside both have filled markers. The inset enlarges the crowded corner.
     """
     with styled():
         figure = Figure(figsize=(3.5, 4.7), layout="constrained")

@@ -28,8 +28,9 @@ COLUMNS = 2
 def critical_figure(found: Mapping[str, Mapping[str, CriticalLevels]]) -> Figure:
     """Draw the share of examples whose prediction hasn't changed between the identity and a level, for each family.
 
-    Dotted lines: the share whose prediction at that level is the unperturbed one; the gap between the lines is the
-    share that has changed and changed back. Above each panel: the share that never changes on a side (censored).
+    Dotted lines: the share whose prediction at that level is the unperturbed one; the gap between the lines
+    is the share that has changed and changed back. Above each panel: the share that never changes on a side
+    (censored).
 
     Args:
         found: critical levels by network and family.
@@ -128,12 +129,13 @@ def breaking_figure(
 ) -> Figure:
     """Draw the examples whose prediction changes first, for each family and side.
 
-    Above each example: its prediction before and after the change, and in brackets its label, if the unperturbed
-    prediction was wrong. Below it: its critical level.
+    Above each example: its prediction before and after the change, and in brackets its label, if the
+    unperturbed prediction was wrong. Below it: its critical level.
 
     Args:
         found: the critical levels of one network, by family.
-        images: the examples, `(N, D)` or `(N, H, W)`. Square ones are drawn as images, others named by their index.
+        images: the examples, `(N, D)` or `(N, H, W)`. Square ones are drawn as images, others named by their
+            index.
         labels: of the examples, `(N,)`; None for no labels in brackets.
         count: number of examples for each family and side.
 

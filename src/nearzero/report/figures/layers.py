@@ -187,8 +187,9 @@ def _edges(levels: Floats, logarithmic: bool) -> Floats:
 def _scale(values: Floats, base: float, least: float) -> tuple[float, float]:
     """Return the ends of the scale of a metric without bounds; nearly all values and the unperturbed one lie between.
 
-    The most extreme values are left out, because a few levels can have values so extreme that all others would have the
-    same colour. If all values are equal up to rounding, the scale is wide enough to give them the same colour.
+    The most extreme values are left out, because a few levels can have values so extreme that all others
+    would have the same colour. If all values are equal up to rounding, the scale is wide enough to give them
+    the same colour.
     """
     finite = values[np.isfinite(values)]
     ends = list(np.quantile(finite, [TAIL, 1 - TAIL])) if finite.size else [0.0, 0.0]
@@ -209,8 +210,8 @@ def _spelled(name: str) -> str:
 def _short(names: list[str]) -> list[str]:
     """Shorten the names of layers to `LONGEST_NAME` characters.
 
-    As few leading parts as possible are abbreviated, the same number in all names. If that isn't enough, the middle of
-    a name is left out.
+    As few leading parts as possible are abbreviated, the same number in all names. If that isn't enough, the
+    middle of a name is left out.
     """
     for count in range(max(name.count(".") for name in names) + 1):
         shortened = [_abbreviated(name, count) for name in names]

@@ -1,8 +1,8 @@
 """Figures 2 and 3: five feature peaks before and after a unit, from the exact densities of `nearzero.paper`.
 
-There is a row for each unit: on the left the density of the linear feature z and the unit's boundary, on the right the
-density of the unit's output, with the probability of exactly zero as a bar. The figures need no study, and so have no
-notices.
+There is a row for each unit: on the left the density of the linear feature z and the unit's boundary, on the
+right the density of the unit's output, with the probability of exactly zero as a bar. The figures need no
+study, and so have no notices.
 """
 
 from collections.abc import Iterator

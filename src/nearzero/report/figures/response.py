@@ -22,7 +22,8 @@ _MARKERS = {"scale": "o", "clip": "s", "offset": "o"}
 def response_figure(study: StudyResults) -> Figure:
     """Draw mean accuracy over runs with its 95 % t interval as a band, and the published means as open markers.
 
-    Panel (a): intensity scale (solid) and clip (dashed), levels 0 to 120 %. Panel (b): distance offset, -200 to 100 %.
+    Panel (a): intensity scale (solid) and clip (dashed), levels 0 to 120 %. Panel (b): distance offset, -200
+    to 100 %.
     """
     with styled():
         figure = Figure(figsize=(7.0, 2.75), layout="constrained")

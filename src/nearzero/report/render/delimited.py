@@ -1,7 +1,7 @@
 """A table as CSV, for programs: every number is at full precision, and every line after the header is data.
 
-Notices, which the other renderers print above the table, are a column. Levels are fractions, empty for the identity;
-accuracies are in percent, as the column names say.
+Notices, which the other renderers print above the table, are a column. Levels are fractions, empty for the
+identity; accuracies are in percent, as the column names say.
 """
 
 import csv

@@ -1,7 +1,7 @@
 r"""A table as LaTeX, for \input in a document; needs plain pdflatex and the package booktabs.
 
-If the table's own text is ASCII apart from the characters in `_ESCAPES`, the LaTeX is ASCII, so that no input encoding
-matters.
+If the table's own text is ASCII apart from the characters in `_ESCAPES`, the LaTeX is ASCII, so that no input
+encoding matters.
 """
 
 from nearzero.report.table import Cell, Column, Number, Table, TAndP, p_text, t_text

@@ -1,7 +1,7 @@
 """A table in a terminal, printed by rich: one line per row at any width.
 
-If a table is too wide for the terminal, its least important columns are left out and named below it; nothing is wrapped
-or cut. The files that `write` makes have every column.
+If a table is too wide for the terminal, its least important columns are left out and named below it; nothing
+is wrapped or cut. The files that `write` makes have every column.
 """
 
 from rich import box
