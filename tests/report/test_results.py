@@ -96,5 +96,5 @@ def test_importing_reports_draws_in_no_plotting() -> None:
         "import sys, nearzero.report.write; "
         "print([m for m in ('matplotlib', 'rich', 'torch', 'scipy.stats') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
