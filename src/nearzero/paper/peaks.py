@@ -47,7 +47,7 @@ class FivePeaks:
 
 @dataclass(frozen=True)
 class PeakUnit:
-    """A unit whose input are the peaks: its output is act(z - boundary), and an offset moves its boundary.
+    """A unit whose input z has the peaks: its output is act(z - boundary), and an offset moves its boundary.
 
     Note the sign. The unit adds `offset` before the activation, y = z - home + offset, so its boundary moves
     the other way, to home - offset. The negative offset of the paper's figure 3 is a boundary that became

@@ -1,6 +1,6 @@
 """An audit as tables: the faults, the rows of the published tables with all tests, and the paper's sentences.
 
-Their contents are decided in `nearzero.paper.audit`, their looks in `render`.
+`nearzero.paper.audit` decides on their contents, `render` on their layout.
 """
 
 from nearzero.paper.audit.values import FAULTS, Audit, FaultEntry, LevelRow, Sentence, points, sentence_case

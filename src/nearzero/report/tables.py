@@ -1,6 +1,6 @@
 """Tables 1 to 4 of the paper from a study's results, with the published number beside every measured one.
 
-Each function returns a `Table`. Its looks are decided in `render`, agreement with the paper in `comparison`.
+Each function returns a `Table`. `render` decides on its layout, `comparison` on agreement with the paper.
 Tables 2 to 4 always have both t-tests: against the identity, which is the right baseline, and against entry
 50 of the grid, which the published tests used.
 """

@@ -1,7 +1,6 @@
 """A verdict as tables: every comparison by the rules, and the cost of every family at each displacement.
 
-The rules and their application are in `nearzero.analysis.verdict`; the looks of tables are decided in
-`render`.
+The rules and their application are in `nearzero.analysis.verdict`; `render` decides on the layout of tables.
 """
 
 from collections.abc import Iterator

@@ -43,7 +43,7 @@ PUT_RIGHT = {"offset": "centred_accuracy", "clip": "clip_post_accuracy"}
 
 @dataclass(frozen=True, eq=False)
 class Other:
-    """Another study, whose pixels are conducted the other way (raw or normalised).
+    """Another study, with normalised pixels if this one has raw ones, and vice versa.
 
     Attributes:
         title: of that study.

@@ -72,7 +72,7 @@ def published_rows(families: Sequence[str], conduct: Conduct) -> tuple[Row, ...]
 
 
 def bootstrap_row(rows: Sequence[Row]) -> int | None:
-    """Return the index of the row whose cost gets both kinds of interval; None if no row of `BOOTSTRAPPED` is there."""
+    """Return the index of the row whose cost gets both kinds of interval; None if none is in `BOOTSTRAPPED`."""
     levels = [(row.family, row.level) for row in rows]
     return next((levels.index(level) for level in BOOTSTRAPPED if level in levels), None)
 

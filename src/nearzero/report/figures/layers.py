@@ -4,6 +4,7 @@
 """
 
 import textwrap
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -27,14 +28,8 @@ LOSSES = (
     "kl_divergence",
 )  # less is better; the scale is reversed, so that dark is always worse
 UNITS = {"cross_entropy": "nats", "kl_divergence": "nats", "margin": "logits"}
-READINGS = {
-    "offset": "distance",
-    "shift": "distance",
-    "scale": "intensity",
-    "clip": "intensity",
-    "gains": "intensity",
-    "cap": "intensity",
-}
+DISTANCE, INTENSITY = ("offset", "shift"), ("scale", "clip", "gains", "cap")
+READINGS = dict.fromkeys(DISTANCE, "distance") | dict.fromkeys(INTENSITY, "intensity")
 LABELS = {"scale": "level (factor)", "gains": "level (deviation of ln gain)"}
 ONE_ROW, SEVERAL_ROWS = 4, 3  # greatest number of panels beside each other: in a single row, and else
 LONGEST_NAME = 34  # characters of a layer's name
@@ -162,16 +157,9 @@ def _colour_bar(
     bar.set_label(_spelled(metric) + (f" ({unit})" if unit else ""))
     if np.isfinite(base):
         to_the_left = ScaledTranslation(-2.5 / 72, 0, figure.dpi_scale_trans)
-        bar.ax.plot(
-            0.0,
-            base,
-            marker=">",
-            markersize=4.0,
-            markeredgewidth=0.0,
-            color=INK,
-            clip_on=False,
-            transform=bar.ax.get_yaxis_transform() + to_the_left,
-        )
+        transform = bar.ax.get_yaxis_transform() + to_the_left
+        arrow: dict[str, Any] = {"marker": ">", "markersize": 4.0, "markeredgewidth": 0.0, "color": INK}
+        bar.ax.plot(0.0, base, **arrow, clip_on=False, transform=transform)
 
 
 def _edges(levels: Floats, logarithmic: bool) -> Floats:

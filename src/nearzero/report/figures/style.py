@@ -1,4 +1,4 @@
-"""The common looks of all figures, and figures as files.
+"""The common style of all figures, and figures as files.
 
 The colours are safe for colour-blind readers. The font is shipped with matplotlib and files carry no date, so
 that a figure has the same bytes on every machine with the same matplotlib. Sizes and lines are in
