@@ -34,23 +34,11 @@ Entries = Iterator[FaultEntry]
 
 def entries(evidence: Evidence) -> tuple[FaultEntry, ...]:
     """Return all entries, fault by fault, and network by network within a fault."""
-    faults = {
-        1: wrong_baseline,
-        2: pixels,
-        3: dead_units,
-        4: clip_before,
-        5: flat_scale,
-        6: constant,
-        7: sizes,
-        8: no_effect,
-        9: extremes,
-        10: saturation,
-        11: crossing,
-        12: order,
-    }
+    faults = [wrong_baseline, pixels, dead_units, clip_before, flat_scale, constant]  # 1 to 6
+    faults += [sizes, no_effect, extremes, saturation, crossing, order]  # 7 to 12
     return tuple(
         entry
-        for number, fault in faults.items()
+        for number, fault in enumerate(faults, 1)
         for own in evidence.by_network
         for entry in fault(own, partial(FaultEntry, number, own.network))
     )
