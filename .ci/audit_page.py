@@ -1,9 +1,9 @@
-"""The page of the audit: `docs/audit.md`, made from what is kept in `results/paper`.
+"""Make or check `docs/audit.md`, the page of the audit, from the study in `results/paper`.
 
 python .ci/audit_page.py --write    # make the page
-python .ci/audit_page.py            # see whether it is what the study says
+python .ci/audit_page.py            # check that the page is up to date
 
-Another folder with the same study can be named after these.
+The path of another folder with the same study may follow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEPT, PAGE, WORDS = Path("results/paper"), Path("docs/audit.md"), Path("docs/aud
 
 
 def page(folder: Path) -> str:
-    """The whole page: words from a file of their own, numbers from the study."""
+    """Return the whole page: text from `docs/audit_words.md`, numbers from the study."""
     audit = nz.Study.open(folder).audited()
     faults = [to_markdown(table).replace("## ", "### ", 1).strip() for table in fault_tables(audit)]
     return (
@@ -44,31 +44,31 @@ def page(folder: Path) -> str:
 
 
 def overview(audit: Audit) -> str:
-    """A row for each sentence, a column for each network."""
-    networks = list(dict.fromkeys(each.network for each in audit.sentences))
-    lines = [["sentence", *map(display_name, networks)], ["---"] * (len(networks) + 1)]
+    """Return a table of the findings: a row for each sentence, a column for each network."""
+    networks = list(dict.fromkeys(sentence.network for sentence in audit.sentences))
+    rows = [["sentence", *map(display_name, networks)], ["---"] * (len(networks) + 1)]
     for name in audit.names:
-        own = {each.network: each for each in audit.sentences if each.name == name}
-        lines.append([next(iter(own.values())).text, *(own[network].finding for network in networks)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        own = {sentence.network: sentence for sentence in audit.sentences if sentence.name == name}
+        rows.append([next(iter(own.values())).text, *(own[network].finding for network in networks)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def in_full(audit: Audit, name: str) -> str:
-    """A sentence with its rule and the numbers of each network."""
-    own = [each for each in audit.sentences if each.name == name]
+    """Return the section of a sentence, with its rule and the numbers of each network."""
+    own = [sentence for sentence in audit.sentences if sentence.name == name]
     return "\n\n".join((f"### {own[0].text}", f"Rule: {own[0].rule}", "\n".join(map(line_of, own))))
 
 
 def line_of(sentence: Sentence) -> str:
-    """What is left of it for one network."""
+    """Return a line with the finding for one network and its numbers."""
     held = f" ({sentence.held} of {sentence.conditions} conditions)" if sentence.conditions else ""
     numbers = sentence_case(sentence.numbers)
     return f"- {display_name(sentence.network)}: **{sentence.finding}**{held}. {numbers}."
 
 
 def main() -> int:
-    """Write the page, or say whether it's up to date."""
-    folders = [Path(each) for each in sys.argv[1:] if each != "--write"]
+    """Write the page, or check it; return the exit status."""
+    folders = [Path(argument) for argument in sys.argv[1:] if argument != "--write"]
     folder = folders[0] if folders else KEPT
     return write_or_check(PAGE, page(folder), folder, sys.argv[1:])
 

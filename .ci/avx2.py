@@ -1,6 +1,7 @@
-"""Print the settings by which Numba compiles as for a processor with AVX2 and without AVX-512: `make test-avx2`.
+"""Print the settings with which Numba compiles for a processor with AVX2 and without AVX-512: `make test-avx2`.
 
-The name of such a processor, NUMBA_CPU_NAME=haswell, isn't enough: beside it Numba keeps the features of this one.
+The name of such a processor, NUMBA_CPU_NAME=haswell, isn't enough: Numba would keep the features of this
+processor.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ LATER = ("avx512", "avx10", "amx", "evex", "avxvnni", "avxifma", "vaes", "vpclmu
 
 
 def main() -> None:
-    """Print them, as `env` takes them."""
-    known = llvmlite.binding.get_host_cpu_features()
-    signs = [
-        ("+" if has and not name.startswith(LATER) else "-") + name for name, has in sorted(known.items())
+    """Print the settings in the form that `env` takes."""
+    host = llvmlite.binding.get_host_cpu_features()
+    features = [
+        ("+" if present and not name.startswith(LATER) else "-") + name
+        for name, present in sorted(host.items())
     ]
-    print("NUMBA_CPU_NAME=haswell", f"NUMBA_CPU_FEATURES={','.join(signs)}")
+    print("NUMBA_CPU_NAME=haswell", f"NUMBA_CPU_FEATURES={','.join(features)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hold the quick study to what is promised of it: table 1 near the published numbers, all rows of tables 2 to 4."""
+"""Check the quick study: table 1 is near the published numbers, and tables 2 to 4 have all rows."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ BOUNDS = {  # network, quantity: lowest and highest mean, %
 
 
 def main(folder: str) -> int:
-    """Print each number with its bounds; say how many are outside."""
+    """Print each number with its bounds; return 1 if anything is wrong."""
     study = nz.Study.open(folder)
-    bad = 0
+    errors = 0
     for (network, quantity), (low, high) in BOUNDS.items():
         values = 100 * study.history[quantity].sel(network=network).isel(step=-1)
         fits = low <= float(values.mean()) <= high
-        bad += not fits
+        errors += not fits
         print(
             f"{network:5} {quantity:15} {float(values.mean()):6.2f} in {low} to {high}: {'yes' if fits else 'NO'}"
         )
     if study.spec.data != "mnist" or study.notices:
-        print(f"not the full MNIST, or not whole: {study.notices}")
-        bad += 1
+        print(f"the study isn't complete, or not on the full MNIST: {study.notices}")
+        errors += 1
     for number, family in ((2, "scale"), (3, "clip"), (4, "offset")):
         with (Path(folder) / "tables" / f"table{number}_{family}.csv").open() as file:
             rows = [row for row in csv.DictReader(file) if row["published_accuracy_percent"]]
         expected = 2 * len(published().families[family])
-        bad += len(rows) != expected or not all(row["difference_points"] for row in rows)
-        print(f"table {number}: {len(rows)} rows of {expected} stand beside the published ones")
+        errors += len(rows) != expected or not all(row["difference_points"] for row in rows)
+        print(f"table {number}: {len(rows)} of {expected} published rows have a measured number")
     for figure in (1, 2, 3, 4):
         files = list((Path(folder) / "figures").glob(f"figure{figure}_*"))
-        bad += {path.suffix for path in files} != {".png", ".pdf"}
-    print(f"evaluations: {study.response.accuracy.notnull().sum().item()} of {40 * 325}")
-    bad += study.response.accuracy.notnull().sum().item() != 40 * 325
-    return 1 if bad else 0
+        errors += {path.suffix for path in files} != {".png", ".pdf"}
+    evaluations = study.response.accuracy.notnull().sum().item()
+    print(f"evaluations: {evaluations} of {40 * 325}")
+    errors += evaluations != 40 * 325
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The page of the grids: `docs/grids.md`, words from `docs/grids_words.md`, tables from `results/grids`.
+"""Make or check `docs/grids.md`, the page of the grids: text from `docs/grids_words.md`, tables from `results/grids`.
 
 python .ci/grids_page.py --write    # make the page
-python .ci/grids_page.py            # see whether it is what the grids say
+python .ci/grids_page.py            # check that the page is up to date
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ KEPT, PAGE, WORDS = Path("results/grids"), Path("docs/grids.md"), Path("docs/gri
 
 
 def section(name: str) -> str:
-    """The question, the table and the figure of one grid; `{name}` in the words becomes this."""
+    """Return the question, the figure and the table of a grid, which replace `{name}` in the text."""
     grid = nz.Grid.open(KEPT / name)
-    spec = nz.Grid.create(KEPT / name, f"grids/{name}.toml").spec  # refuses a kept grid of another spec
+    spec = nz.Grid.create(KEPT / name, f"grids/{name}.toml").spec  # raises if the kept grid has another spec
     table = re.sub(r"^## .*\n+", "", to_markdown(grid_table(grid))).strip()
     return "\n\n".join(
         (
@@ -34,15 +34,15 @@ def section(name: str) -> str:
 
 
 def page() -> str:
-    """The whole page."""
-    words = read(WORDS)
-    names = re.findall(r"^\{(\w+)\}$", words, re.MULTILINE)
-    missing = {path.stem for path in Path("grids").glob("*.toml")} ^ set(names)
-    if missing:
-        raise SystemExit(f"{WORDS} and grids/ don't name the same grids: {', '.join(sorted(missing))}")
+    """Return the whole page."""
+    content = read(WORDS)
+    names = re.findall(r"^\{(\w+)\}$", content, re.MULTILINE)
+    differing = {path.stem for path in Path("grids").glob("*.toml")} ^ set(names)
+    if differing:
+        raise SystemExit(f"{WORDS} and grids/ don't have the same grids: {', '.join(sorted(differing))}")
     for name in names:
-        words = words.replace(f"{{{name}}}", section(name))
-    return f"{words}\n"
+        content = content.replace(f"{{{name}}}", section(name))
+    return f"{content}\n"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The long tests: laws at full size, which shorter tests hold in `make test`.
+"""List or run the long tests. They check at full size the laws that shorter tests of `make test` check on samples.
 
-python .ci/long_tests.py            # what they are
+python .ci/long_tests.py            # list them
 python .ci/long_tests.py --run      # run them, one after the other: `make test-long`
 
-The outcome is kept in `results/test-long.txt`: when, on which commit, with what versions, on what processor, how long.
+The outcome is kept in `results/test-long.txt`, with date, commit, versions, processor and duration.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ PACKAGES = ("nearzero", "numpy", "numba", "llvmlite", "scipy", "torch", "pytest"
 FEATURES = ("avx2", "fma", "avx512f", "avx512bw", "neon")
 
 
-def spent() -> float:
-    """Processor seconds of this process and of those that it has started and that have ended."""
-    each = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in each)
+def processor_seconds() -> float:
+    """Return the processor time of this process and of its child processes that have ended, in seconds."""
+    usages = (resource.getrusage(which) for which in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 class Listener:
-    """Notes each long test: its law, and when it's run, its outcome and how long it took."""
+    """A pytest plugin that records each long test: its law, and if it's run, its outcome and duration."""
 
     def __init__(self) -> None:
         self.laws: dict[str, str] = {}
@@ -43,60 +43,60 @@ class Listener:
         self.seconds: dict[str, tuple[float, float]] = {}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Note the laws."""
+        """Record the laws."""
         for item in items:
             for marker in item.iter_markers("long"):
                 self.laws[item.nodeid] = marker.args[0]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> object:
-        """Note how long a test takes, its fixtures included."""
-        began = time.monotonic(), spent()
+        """Record the duration of a test, its fixtures included."""
+        began = time.monotonic(), processor_seconds()
         try:
             return (yield)
         finally:
-            self.seconds[item.nodeid] = time.monotonic() - began[0], spent() - began[1]
+            self.seconds[item.nodeid] = time.monotonic() - began[0], processor_seconds() - began[1]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note an outcome; a setup or teardown that passes says nothing."""
+        """Record the outcome of a test; of setup and teardown only if they don't pass."""
         if report.when == "call" or not report.passed:
             reason = f" ({report.longrepr[2]})" if isinstance(report.longrepr, tuple) else ""
             self.outcomes.setdefault(report.nodeid, []).append(report.outcome + reason)
 
 
 def long_tests() -> dict[str, str]:
-    """The law of each long test, by its name: only files that mention the marker are collected."""
+    """Return the law of each long test, by its name. Only files that contain the marker are collected."""
     files = [
         str(path) for path in sorted(Path("tests").rglob("test_*.py")) if "mark.long" in path.read_text()
     ]
     listener = Listener()
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
         status = pytest.main(["--collect-only", "-m", "long", *files], plugins=[listener])
     if status:
-        raise SystemExit(f"long tests can't be collected:\n{said.getvalue()}")
+        raise SystemExit(f"long tests can't be collected:\n{output.getvalue()}")
     return listener.laws
 
 
 def git(*arguments: str) -> str:
-    """What git says."""
+    """Run git; return its output."""
     return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def processor() -> str:
-    """Its name as LLVM knows it, and which of the features it has that decide how kernels are cut."""
-    known = numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()
-    has = [name for name in FEATURES if f"+{name}" in known.split(",")]
+    """Return the processor's name in LLVM, and those of its features on which the layout of the kernels depends."""
+    features = (numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()).split(",")
+    present = [name for name in FEATURES if f"+{name}" in features]
     name = numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()
-    return f"{platform.machine()}, {name}: {', '.join(has) or 'none of ' + ', '.join(FEATURES)}"
+    return f"{platform.machine()}, {name}: {', '.join(present) or 'none of ' + ', '.join(FEATURES)}"
 
 
 def run() -> int:
-    """Run them; keep the outcome; gives pytest's exit status."""
+    """Run the long tests and keep the outcome; return pytest's exit status."""
     changed = git("status", "--porcelain", "--", "src", "tests")
     commit = git("rev-parse", "--short", "HEAD") + (" and changes that aren't committed" if changed else "")
-    listener, began = Listener(), (time.monotonic(), spent())
+    listener, began = Listener(), (time.monotonic(), processor_seconds())
     status = int(pytest.main(["-m", "long", "-p", "no:cacheprovider"], plugins=[listener]))
-    wall, cpu = time.monotonic() - began[0], spent() - began[1]
+    wall, cpu = time.monotonic() - began[0], processor_seconds() - began[1]
     lines = [
         "The last `make test-long`: laws at full size, which shorter tests hold in `make test`.",
         "",
@@ -110,20 +110,16 @@ def run() -> int:
     ]
     for test, law in listener.laws.items():
         outcome = ", ".join(listener.outcomes.get(test, ["not run"]))
-        lines += [
-            test,
-            f"    {law}",
-            "    {}, {:.0f} s, {:.0f} s of processor time".format(
-                outcome, *listener.seconds.get(test, (0, 0))
-            ),
-        ]
+        seconds, processor_time = listener.seconds.get(test, (0, 0))
+        duration = f"{seconds:.0f} s, {processor_time:.0f} s of processor time"
+        lines += [test, f"    {law}", f"    {outcome}, {duration}"]
     KEPT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(KEPT.read_text(encoding="utf-8"))
     return status
 
 
 def main() -> int:
-    """Run or list."""
+    """Run or list the long tests."""
     if "--run" in sys.argv:
         return run()
     for test, law in long_tests().items():

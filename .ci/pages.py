@@ -1,4 +1,4 @@
-"""What the scripts that make a page of `docs/` from kept results have in common."""
+"""Functions for the scripts that make the pages of `docs/` from kept results."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def read(path: Path) -> str:
 
 
 def write_or_check(page: Path, content: str, kept: Path, arguments: Sequence[str]) -> int:
-    """Write the page if `--write` is among the arguments, else say whether it's up to date; gives the exit status."""
+    """Write the page if `--write` is among the arguments, else compare it and print; return the exit status."""
     if "--write" in arguments:
         page.write_text(content, encoding="utf-8")
         return 0
     fresh = page.is_file() and page.read_text(encoding="utf-8") == content
-    print(f"{page} {'is' if fresh else 'is NOT'} what {kept} says")
+    print(f"{page} {'agrees' if fresh else 'does NOT agree'} with {kept}")
     return 0 if fresh else 1

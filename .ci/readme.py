@@ -1,9 +1,9 @@
-"""Run what the README tells a reader to run, and hold its numbers against two studies: the one that `make
-reproduce` made, and the whole one that is kept.
+"""Run the README's code blocks, and compare its numbers with two studies: that of `make reproduce`, and the kept one.
 
-Blocks fenced as ``bash`` are run by the shell, blocks fenced as ``python`` by an interpreter each, in order, from
-the root of the checkout. The numbers of the table must lie within one standard error of the means of the study
-that was just made, since another processor may sum in another order, and be those of the kept one.
+Blocks fenced as ``bash`` are run by the shell, blocks fenced as ``python`` each by a new interpreter, in
+order, from the root of the checkout. The numbers of the table must lie within one standard error of the means
+of the study of `make reproduce`, since another processor may sum in another order, and must be equal to those
+of the kept study.
 """
 
 from __future__ import annotations
@@ -29,52 +29,52 @@ ROWS = {
 }
 
 
-def measured(study: nz.Study, network: str, where: tuple[str, float] | None) -> np.ndarray:
-    """Accuracy of each run, %."""
-    if where is None:
+def measured(study: nz.Study, network: str, row: tuple[str, float] | None) -> np.ndarray:
+    """Return the accuracy of each run in percent, at a family and level; unperturbed for None."""
+    if row is None:
         return 100 * study.response.unperturbed_accuracy.sel(network=network, split="train").values
-    family, level = where
+    family, level = row
     return 100 * study.curve(network, family).sel(level=level, method="nearest").values
 
 
 def table(quick: nz.Study, whole: nz.Study) -> str:
-    """The table's rows as they stand in the README."""
-    facts = published()
-    beside = {"unperturbed": tuple(facts.baseline[name].train.mean for name in NETWORKS)}
-    for name, where in ROWS.items():
-        if where is not None:
-            row = next(row for row in facts.families[where[0]] if row.level == where[1])
-            beside[name] = tuple(row.networks[network].accuracy for network in NETWORKS)
+    """Return the rows of the README's table."""
+    tables = published()
+    accuracies = {"unperturbed": tuple(tables.baseline[name].train.mean for name in NETWORKS)}
+    for name, row in ROWS.items():
+        if row is not None:
+            facts = next(facts for facts in tables.families[row[0]] if facts.level == row[1])
+            accuracies[name] = tuple(facts.networks[network].accuracy for network in NETWORKS)
     lines = []
-    for name, where in ROWS.items():
+    for name, row in ROWS.items():
         cells = [
             f"{value:.2f}"
-            for network, value in zip(NETWORKS, beside[name], strict=True)
-            for value in (*(measured(study, network, where).mean() for study in (quick, whole)), value)
+            for network, accuracy in zip(NETWORKS, accuracies[name], strict=True)
+            for value in (*(measured(study, network, row).mean() for study in (quick, whole)), accuracy)
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def check_numbers(quick: nz.Study, whole: nz.Study) -> int:
-    """Compare; print; say how many are off."""
-    off = 0
+    """Compare the README's numbers with the studies'; print the differing pairs and return their number."""
+    differing = 0
     for line in table(quick, whole).splitlines():
-        name, *fresh = (cell.strip() for cell in line.strip("|").split("|"))
-        found = re.search(rf"^\| {re.escape(name)} \|(.*)\|$", README, re.MULTILINE)
-        stands = [cell.strip() for cell in found.group(1).split("|")] if found else [""] * 6
+        name, *expected = (cell.strip() for cell in line.strip("|").split("|"))
+        row = re.search(rf"^\| {re.escape(name)} \|(.*)\|$", README, re.MULTILINE)
+        printed = [cell.strip() for cell in row.group(1).split("|")] if row else [""] * 6
         for first, network in zip((0, 3), NETWORKS, strict=True):
             values = measured(quick, network, ROWS[name])
             slack = values.std(ddof=1) / np.sqrt(len(values)) + 0.006
-            near = stands[first] and abs(float(stands[first]) - values.mean()) <= slack
-            if not near or stands[first + 1 : first + 3] != fresh[first + 1 : first + 3]:
-                print(f"README: {name}, {network}: stands {stands}, measured {fresh}")
-                off += 1
-    return off
+            near = printed[first] and abs(float(printed[first]) - values.mean()) <= slack
+            if not near or printed[first + 1 : first + 3] != expected[first + 1 : first + 3]:
+                print(f"README: {name}, {network}: has {printed}, measured {expected}")
+                differing += 1
+    return differing
 
 
 def main() -> int:
-    """Run the blocks, check the numbers."""
+    """Run the blocks and check the numbers; return the exit status."""
     quick, whole = nz.Study.open("studies/quick"), nz.Study.open("results/paper")
     if "--print" in sys.argv:
         print(table(quick, whole))
@@ -89,9 +89,9 @@ def main() -> int:
         if output.returncode:
             print(output.stderr, file=sys.stderr)
             return 1
-    off = check_numbers(quick, whole)
-    print(f"README: {4 * len(ROWS)} numbers held against two studies, {off} pairs off")
-    return 1 if off else 0
+    differing = check_numbers(quick, whole)
+    print(f"README: {4 * len(ROWS)} numbers compared with two studies, {differing} pairs differ")
+    return 1 if differing else 0
 
 
 if __name__ == "__main__":

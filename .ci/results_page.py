@@ -1,7 +1,7 @@
-"""The page of the kept result: `docs/results.md`, made from the tables in `results/paper`.
+"""Make or check `docs/results.md`, the page of the kept study, from the tables in `results/paper`.
 
 python .ci/results_page.py --write    # make the page
-python .ci/results_page.py            # see whether it is what the tables say
+python .ci/results_page.py            # check that the page is up to date
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TABLES = ("table1_baseline", "differing_rows", "table2_scale", "table3_clip", "t
 
 
 def page() -> str:
-    """The whole page: words from a file of their own, numbers from the tables."""
+    """Return the whole page: text from `docs/results_words.md`, numbers from the tables."""
     study = nz.Study.open(KEPT)
     baseline = [row for network in ("abs", "relu") for row in compare_baseline(study, network)]
     agreeing = sum(row.agrees for row in baseline)
@@ -30,19 +30,20 @@ def page() -> str:
         f"{reproduction(study)}"
     )
     tables = [read(KEPT / "tables" / f"{name}.md") for name in TABLES]
-    words = read(WORDS).replace("{verdict}", head).replace("{far}", far_end(study))
-    return "\n\n".join((words, *tables, "## Log", f"```\n{read(KEPT / 'log')}\n```")) + "\n"
+    text = read(WORDS).replace("{verdict}", head).replace("{far}", far_levels(study))
+    return "\n\n".join((text, *tables, "## Log", f"```\n{read(KEPT / 'log')}\n```")) + "\n"
 
 
-def far_end(study: nz.Study) -> str:
-    """What the runs of Abs at the far negative levels of offset have to do with each other."""
+def far_levels(study: nz.Study) -> str:
+    """Return a sentence with the correlations, over the runs of Abs, of accuracies at negative levels of offset."""
     levels = (-2.0, -1.0, -0.75, -0.5)
     curve = study.curve("abs", "offset")
     runs = np.array([curve.sel(level=level, method="nearest").values for level in levels])
-    found = np.corrcoef(runs)[0, 1:]
-    words = ", ".join(f"{100 * level:.0f} % {r:.2f}" for level, r in zip(levels[1:], found, strict=True))
+    correlations = np.corrcoef(runs)[0, 1:]
+    pairs = zip(levels[1:], correlations, strict=True)
+    text = ", ".join(f"{100 * level:.0f} % {correlation:.2f}" for level, correlation in pairs)
     return (
-        f"our runs' accuracies at {100 * levels[0]:.0f} % correlate with those at other levels ({words}), and "
+        f"our runs' accuracies at {100 * levels[0]:.0f} % correlate with those at other levels ({text}), and "
         f"range from {100 * runs[0].min():.1f} to {100 * runs[0].max():.1f} % from run to run."
     )
 

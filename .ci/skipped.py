@@ -1,4 +1,4 @@
-"""List what the gate left out, and why. Tests that skip themselves are listed by `make test`."""
+"""List the checks that the gate left out, and why. `make test` lists the tests that skip themselves."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ REASONS = {
     "permissions as an unprivileged user": None if hasattr(os, "fork") else "needs a POSIX system",
 }
 
-for what, reason in REASONS.items():
-    print(f"{'ran' if reason is None else 'skipped':8} {what}" + (f": {reason}" if reason else ""))
+for check, reason in REASONS.items():
+    print(f"{'ran' if reason is None else 'skipped':8} {check}" + (f": {reason}" if reason else ""))
 for test, law in long_tests().items():
     print(f"{'skipped':8} {test}: {law}; minutes, so run by `make test-long`")
 print(f"The last `make test-long`, kept in {KEPT}:")

@@ -147,7 +147,7 @@ def by_bootstrap(
         hits = np.zeros(2, int)
         for _ in range(studies):
             found = crossed_bootstrap(draw(rng, runs), rng=rng, population=population, resamples=resamples)
-            if not found.words:
+            if not found.reason:
                 hits += found.t_low <= 0 <= found.t_high, found.percentile_low <= 0 <= found.percentile_high
         return tuple(hits.tolist())
 

@@ -264,7 +264,7 @@ def test_tests_of_the_rows_against_scipy_and_statsmodels(study: nz.Study, found:
             t, p = stats.ttest_rel(curve.isel(level=50).values, here)
             assert (row.t_entry, row.p_entry) == (pytest.approx(t, rel=1e-6), pytest.approx(p, rel=1e-6))
         if row.p_identity is None:
-            assert row.words == "all pairs equal"
+            assert row.reason == "all pairs equal"
             assert np.array_equal(here, whole)
             assert row.within
             continue
@@ -338,7 +338,7 @@ def test_runs_alone_are_runs_among_others(evidence: Evidence, found: Audit) -> N
     tampered = audit(replace(evidence, measured=measured))
     one = entry(tampered, 12, "abs", "runs")
     assert one.put_right == 5.0
-    assert "greatest difference 1 examples" in one.words
+    assert "greatest difference 1 examples" in one.note
 
 
 def test_levels_that_another_machine_has_rounded_otherwise(evidence: Evidence, found: Audit) -> None:
@@ -455,6 +455,8 @@ def test_networks_that_differ(evidence: Evidence) -> None:
     )
     with pytest.raises(nz.InputError, match=r"the sentences are small offsets, .*; got 'lies'"):
         audit(mixed).of("lies")
+    with pytest.raises(nz.InputError, match=r"did you mean 'small offsets'\? got 'small offset'"):
+        audit(mixed).of("small offset")
 
 
 def with_matched(evidence: Evidence, shift: float, other: float) -> Evidence:
@@ -505,9 +507,9 @@ def test_a_study_of_another_kind(tmp_path: Path) -> None:
     )
     found = study.audit()
     assert {each.fault for each in found.entries} == set(FAULTS)
-    assert entry(found, 3, "gelu", "units").words == "the formula isn't defined for GELU"
-    assert entry(found, 4, "gelu", "activations").words == "clip wasn't swept"
-    assert "not flat by construction" in entry(found, 5, "gelu", "examples").words
+    assert entry(found, 3, "gelu", "units").note == "the formula isn't defined for GELU"
+    assert entry(found, 4, "gelu", "activations").note == "clip wasn't swept"
+    assert "not flat by construction" in entry(found, 5, "gelu", "examples").note
     assert entry(found, 2, "gelu", "train").as_run is None
     assert found.notices == (
         "as run is this study's conduct, which isn't the published one: offset=shift, range=pre",
@@ -600,8 +602,8 @@ def test_the_command(study: nz.Study, tmp_path: Path, capsys: pytest.CaptureFixt
     one = entry(against, 2, "abs", "test")
     expected = 100 * float(other.history.test_accuracy.sel(network="abs").isel(step=-1).mean())
     assert one.put_right == pytest.approx(expected)
-    assert "it differs in runs, steps too" in one.words
-    assert "has no ReLU" in entry(against, 2, "relu", "test").words
+    assert "it differs in runs, steps too" in one.note
+    assert "has no ReLU" in entry(against, 2, "relu", "test").note
 
 
 def test_bad_input_is_one_line_and_exit_code_2(

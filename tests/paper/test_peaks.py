@@ -77,5 +77,5 @@ def test_nothing_lies_below_zero() -> None:
 
 
 def test_other_activations_are_refused() -> None:
-    with pytest.raises(InputError, match="knows the activations 'relu' and 'abs', not 'gelu'"):
+    with pytest.raises(InputError, match=r"has 'relu' and 'abs' units; did you mean 'relu'\? got 'gelu'"):
         PeakUnit("gelu", home=0.0)  # type: ignore[arg-type]

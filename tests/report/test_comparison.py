@@ -4,18 +4,19 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from nearzero.errors import InputError
 from nearzero.report.comparison import PublishedComparison, compare_baseline, compare_responses, reproduction
 from nearzero.report.results import StudyResults
 from nearzero.statistics.summaries import summarise
 
 
 def test_every_published_accuracy_is_compared(study: StudyResults) -> None:
-    found = reproduction(study)
-    assert len(found.comparisons) == 72
-    assert len({(row.network, row.quantity, row.level) for row in found.comparisons}) == 72
-    assert (len(found.agreeing), found.differing, found.unmeasured) == (72, (), ())
-    words = "72 of the 72 published accuracies of tables 2 to 4 lie within 1.5 points or 3 standard errors"
-    assert str(found) == f"{words} of ours."
+    reproduced = reproduction(study)
+    assert len(reproduced.comparisons) == 72
+    assert len({(row.network, row.quantity, row.level) for row in reproduced.comparisons}) == 72
+    assert (len(reproduced.agreeing), reproduced.differing, reproduced.unmeasured) == (72, (), ())
+    text = "72 of the 72 published accuracies of tables 2 to 4 lie within 1.5 points or 3 standard errors"
+    assert str(reproduced) == f"{text} of ours."
 
 
 def test_a_comparison_by_hand(study: StudyResults) -> None:
@@ -66,23 +67,23 @@ def test_table_1_has_both_deviations(study: StudyResults) -> None:
 
 
 def test_rows_that_differ_are_found_and_named(study_of: Callable) -> None:
-    found = reproduction(study_of(shift=-1.6))
-    assert 0 < len(found.differing) < 72
-    assert len(found.agreeing) + len(found.differing) == 72
-    for row in found.differing:
+    reproduced = reproduction(study_of(shift=-1.6))
+    assert 0 < len(reproduced.differing) < 72
+    assert len(reproduced.agreeing) + len(reproduced.differing) == 72
+    for row in reproduced.differing:
         assert abs(row.difference) > 1.5
         assert abs(row.difference) > 3 * row.standard_error
-    words = str(next(row for row in found.differing if row.quantity == "clip" and row.level == 0.75))
-    assert words.startswith("Abs, clip at 75 %: published 99.98, measured 98.38 (-1.6")
-    assert str(found).endswith(f"; {len(found.differing)} do not.")
+    text = str(next(row for row in reproduced.differing if row.quantity == "clip" and row.level == 0.75))
+    assert text.startswith("Abs, clip at 75 %: published 99.98, measured 98.38 (-1.6")
+    assert str(reproduced).endswith(f"; {len(reproduced.differing)} do not.")
 
 
 def test_what_was_not_measured_does_not_agree(study_of: Callable) -> None:
-    found = reproduction(study_of(networks=("relu", "gelu"), families=("scale", "offset")))
-    assert len(found.comparisons) == 72
-    assert len(found.unmeasured) == 72 - 7 - 20
-    assert str(found).endswith("of ours; 45 were not measured.")
-    assert str(found.unmeasured[0]) == "Abs, scale at 1 %: published 94.76, not measured"
+    reproduced = reproduction(study_of(networks=("relu", "gelu"), families=("scale", "offset")))
+    assert len(reproduced.comparisons) == 72
+    assert len(reproduced.unmeasured) == 72 - 7 - 20
+    assert str(reproduced).endswith("of ours; 45 were not measured.")
+    assert str(reproduced.unmeasured[0]) == "Abs, scale at 1 %: published 94.76, not measured"
     assert compare_baseline(study_of(networks=("relu",)), "abs")[0].measured is None
 
 
@@ -100,6 +101,13 @@ def test_one_run_is_judged_by_points_alone(study_of: Callable) -> None:
     rows = compare_responses(study_of(runs=1), "relu", "scale")
     assert all(math.isnan(row.standard_error) for row in rows)
     assert any(row.agrees for row in rows)
+
+
+def test_names_that_the_paper_has_not_are_refused(study: StudyResults) -> None:
+    with pytest.raises(InputError, match="the paper has no network 'rel'; did you mean 'relu'"):
+        compare_baseline(study, "rel")
+    with pytest.raises(InputError, match="the paper has no family 'offsets'; did you mean 'offset'"):
+        compare_responses(study, "relu", "offsets")
 
 
 def test_a_coarse_grid_has_nothing_beside_a_row_it_misses(study_of: Callable) -> None:

@@ -21,7 +21,7 @@ def line(axes: Axes, label: str):
     return next(line for line in axes.lines if line.get_label() == label)
 
 
-def words(figure: Figure) -> str:
+def text_of(figure: Figure) -> str:
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     texts += [axes.get_title("left") for axes in figure.axes]
     return "\n".join([*texts, figure.get_suptitle()])
@@ -82,7 +82,7 @@ def test_figure_1_with_other_networks_and_runs_missing(study_of: Callable) -> No
 
 def test_figure_1_says_what_was_not_swept(study_of: Callable) -> None:
     figure = response_figure(study_of(runs=1, families=("scale",), networks=("abs",)))
-    assert "not swept" in words(figure)
+    assert "not swept" in text_of(figure)
     assert figure_bytes(figure, "png")
 
 
@@ -119,10 +119,10 @@ def test_figures_2_and_3_draw_the_computed_densities(
 
 
 def test_figures_2_and_3_label_boundary_level_and_mass() -> None:
-    text = words(activations_figure())
+    text = text_of(activations_figure())
     for word in ("boundary +0.5", "boundary 0", "ReLU, no offset (level 0)", "mass at zero 0.599"):
         assert word in text
-    text = words(offsets_figure())
+    text = text_of(offsets_figure())
     for word in (
         "ReLU, offset +1 (level +28.6 %)",
         "boundary −0.5",
@@ -168,7 +168,7 @@ def test_figure_4_fills_what_differs(study_of: Callable) -> None:
 
 def test_figure_4_with_nothing_to_compare(study_of: Callable) -> None:
     figure = agreement_figure(study_of(runs=2, networks=("gelu",)))
-    assert "nothing published to compare" in words(figure)
+    assert "nothing published to compare" in text_of(figure)
     assert points(figure.axes[0]).size == 0
     assert points(agreement_figure(study_of(runs=1)).axes[0]).shape == (76, 2)
 

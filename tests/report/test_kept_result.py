@@ -40,10 +40,10 @@ def test_table_1_is_reproduced(kept):
 
 
 def test_tables_2_to_4_are_reproduced(kept):
-    found = reproduction(kept)
-    assert len(found.comparisons) == 2 * sum(map(len, published().families.values())) == 72
-    assert not found.unmeasured
-    assert len(found.agreeing) >= 0.9 * 72
+    reproduced = reproduction(kept)
+    assert len(reproduced.comparisons) == 2 * sum(map(len, published().families.values())) == 72
+    assert not reproduced.unmeasured
+    assert len(reproduced.agreeing) >= 0.9 * 72
 
 
 def test_every_row_that_differs_is_listed(kept):

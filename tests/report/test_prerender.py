@@ -1,11 +1,11 @@
-"""Figures 2 and 3, drawn while something else is done, are those that are drawn when they're needed."""
+"""Figures 2 and 3 are the same whether they are prerendered on a thread or drawn when they are needed."""
 
 import threading
 
 import pytest
 
-from nearzero.report import prerender as ahead
-from nearzero.report.prerender import computed_figures, drawn_ahead
+from nearzero.report import prerender
+from nearzero.report.prerender import peak_figures, prerender_peak_figures
 
 NAMES = {
     f"{name}.{suffix}"
@@ -23,16 +23,16 @@ def finish() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "_drawn", {})
+    monkeypatch.setattr(prerender, "_files", {})
 
 
-def test_ahead_or_not_they_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    with drawn_ahead():
+def test_prerendered_or_not_they_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    with prerender_peak_figures():
         pass
-    beside = computed_figures()
+    beside = peak_figures()
     finish()
-    monkeypatch.setattr(ahead, "_drawn", {})
-    assert computed_figures() == beside
+    monkeypatch.setattr(prerender, "_files", {})
+    assert peak_figures() == beside
     assert set(beside) == NAMES
 
 
@@ -47,7 +47,7 @@ def test_after_an_error_nothing_more_is_drawn(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("nearzero.report.figures.style.figure_bytes", figure_bytes)
 
     def interrupted() -> None:
-        with drawn_ahead():
+        with prerender_peak_figures():
             assert at_work.wait(60)
             raise KeyboardInterrupt
 
@@ -55,17 +55,19 @@ def test_after_an_error_nothing_more_is_drawn(monkeypatch: pytest.MonkeyPatch) -
         interrupted()
     go_on.set()
     finish()
-    assert set(ahead._drawn) == {"figures/figure2_activations.png", "figures/figure2_activations.pdf"}
+    assert set(prerender._files) == {"figures/figure2_activations.png", "figures/figure2_activations.pdf"}
 
 
-def test_what_fails_ahead_fails_where_it_is_needed(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+def test_an_error_on_the_thread_is_raised_when_the_figures_are_needed(
+    monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
     def figure_bytes(figure: object, kind: str) -> bytes:
         raise OSError("no font")
 
     monkeypatch.setattr("nearzero.report.figures.style.figure_bytes", figure_bytes)
-    with drawn_ahead():
+    with prerender_peak_figures():
         pass
     finish()
     with pytest.raises(OSError, match="no font"):
-        computed_figures()
+        peak_figures()
     assert capfd.readouterr() == ("", "")

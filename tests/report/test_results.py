@@ -87,6 +87,8 @@ def test_names(study_of: Callable) -> None:
         curve(study, "relu", "clip", "validation")
     with pytest.raises(InputError, match="this study has no network 'abs'; it has relu, gelu"):
         unperturbed(study, "abs")
+    with pytest.raises(InputError, match="this study has no family 'clib'; did you mean 'clip'"):
+        curve(study, "relu", "clib")
 
 
 def test_importing_reports_draws_in_no_plotting() -> None:
@@ -94,5 +96,5 @@ def test_importing_reports_draws_in_no_plotting() -> None:
         "import sys, nearzero.report.write; "
         "print([m for m in ('matplotlib', 'rich', 'torch', 'scipy.stats') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -36,7 +36,7 @@ def runs_at(study, network: str, family: str, level: float, split: str = "train"
 def assert_test(cell: Cell, first: np.ndarray, second: np.ndarray) -> None:
     assert isinstance(cell, TAndP)
     if np.array_equal(first, second):
-        assert (cell.t, cell.p, cell.words) == (None, None, "all pairs equal")
+        assert (cell.t, cell.p, cell.reason) == (None, None, "all pairs equal")
         return
     expected = stats.ttest_rel(first, second)
     assert (cell.t, cell.p) == pytest.approx((expected.statistic, expected.pvalue), rel=1e-6)
@@ -132,7 +132,7 @@ def test_a_network_that_the_paper_has_not(study_of: Callable) -> None:
     assert (first["n"], first["published_mean"], first["difference"]) == (3, None, None)
 
 
-def test_one_run_has_words_and_no_interval(study_of: Callable) -> None:
+def test_one_run_has_a_reason_and_no_interval(study_of: Callable) -> None:
     cells = row_of(response_table(study_of(runs=1), "offset"), "ReLU", Level(-0.5))
     assert (cells["n"], cells["sd_ddof1"], cells["interval95"]) == (1, None, None)
     assert cells["identity"] == TAndP(None, None, 1, "fewer than two runs")
@@ -238,9 +238,8 @@ def test_cells_as_text(cell: Cell, text: str) -> None:
 
 def test_statistics_as_text() -> None:
     assert [t_text(t) for t in (-26.46, 493.8, 99_999.0, -1.2e7)] == ["-26.5", "493.8", "99999.0", "-1.2e+07"]
-    assert [p_text(p) for p in (0.3, 6.14e-17, 1e-300, 1e-310, 0.0)] == [
-        "3.0e-01", "6.1e-17", "1.0e-300", "<1e-300", "<1e-300",
-    ]  # fmt: skip
+    texts = {0.3: "3.0e-01", 6.14e-17: "6.1e-17", 1e-300: "1.0e-300", 1e-310: "<1e-300", 0.0: "<1e-300"}
+    assert {p: p_text(p) for p in texts} == texts
     assert Number.of(math.nan) is None
     assert Number.of(math.inf) is None
 

@@ -14,16 +14,14 @@ def test_a_report_on_disk(study_of: Callable, tmp_path: Path) -> None:
     study = study_of(families=("scale",), notices=("a notice",))
     paths = write_report(study, tmp_path / "study")
     names = [str(path.relative_to(tmp_path / "study")) for path in paths]
+    tables = ("table1_baseline", "table2_scale", "differing_rows")
+    figures = ("figure1_response", "figure2_activations", "figure3_offsets", "figure4_agreement")
     assert names == [
-        *(f"tables/{name}.{suffix}" for name in ("table1_baseline", "table2_scale", "differing_rows")
-          for suffix in ("md", "csv", "tex")),
-        *(f"figures/{name}.{suffix}"
-          for name in ("figure1_response", "figure2_activations", "figure3_offsets", "figure4_agreement")
-          for suffix in ("png", "pdf")),
+        *(f"tables/{name}.{suffix}" for name in tables for suffix in ("md", "csv", "tex")),
+        *(f"figures/{name}.{suffix}" for name in figures for suffix in ("png", "pdf")),
         "figures/captions.md",
-    ]  # fmt: skip
-    found = {path for path in (tmp_path / "study").rglob("*") if path.is_file()}
-    assert found == set(paths)
+    ]
+    assert {path for path in (tmp_path / "study").rglob("*") if path.is_file()} == set(paths)
     assert all(path.stat().st_size for path in paths)
     for path in paths:
         if path.suffix in (".md", ".csv", ".tex") and path.name != "differing_rows.csv":  # has no row

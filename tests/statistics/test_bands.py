@@ -47,10 +47,10 @@ def test_flat_levels_and_lost_runs():
     assert np.isnan(simultaneous_band(x, rng=np.random.default_rng(8)).low[5])
 
 
-def test_words_and_refusals():
+def test_reasons_and_refusals():
     rng = np.random.default_rng(0)
-    assert "fewer than two runs" in simultaneous_band(np.ones((1, 4)), rng=rng).words
-    assert "no variance" in simultaneous_band(np.ones((5, 4)), rng=rng).words
+    assert "fewer than two runs" in simultaneous_band(np.ones((1, 4)), rng=rng).reason
+    assert "no variance" in simultaneous_band(np.ones((5, 4)), rng=rng).reason
     for change, message in (
         ({"draws": 5}, "at least 100 draws"),
         ({"confidence": 0.0}, "confidence lies strictly"),

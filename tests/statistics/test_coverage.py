@@ -46,11 +46,11 @@ CASES = {f"{case.intervals[0]}: {case.simulated}": case for case in SIMULATIONS.
 def published() -> dict[tuple[str, str, int], tuple[float, float, float]]:
     """Of the page, by interval, simulation and runs: the share covered, and its bounds."""
     page = (ROOT / "docs" / "instrument.md").read_text(encoding="utf-8").splitlines()
-    found = {}
+    shares = {}
     for interval, simulated, _, *numbers in (match.groups() for match in map(ROW.match, page) if match):
         few, many = (tuple(float(each) / 100 for each in numbers[i : i + 3]) for i in (0, 3))
-        found |= {(interval, simulated, 5): few, (interval, simulated, 20): many}
-    return found
+        shares |= {(interval, simulated, 5): few, (interval, simulated, 20): many}
+    return shares
 
 
 PUBLISHED = published()

@@ -14,15 +14,15 @@ def sample(n: int, d_z: float) -> np.ndarray:
 
 def test_by_hand() -> None:
     """1, 2, 3: mean 2, sd 1; J(2) = G(1) / G(1 / 2) = 1 / sqrt(pi)."""
-    found = effect_size([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
-    assert found == pytest.approx(2.0 / math.sqrt(math.pi), rel=1e-13)
+    effect = effect_size([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert effect == pytest.approx(2.0 / math.sqrt(math.pi), rel=1e-13)
 
 
 def test_published_values() -> None:
     """Hedges' (1981) table: J(10) = 0.9228, J(19) = 0.9599."""
     for df, correction in ((10, 0.9228), (19, 0.9599)):
-        found = effect_size(sample(df + 1, 1.0))
-        assert found == pytest.approx(correction, abs=1e-4)
+        effect = effect_size(sample(df + 1, 1.0))
+        assert effect == pytest.approx(correction, abs=1e-4)
 
 
 @pytest.mark.parametrize("n", [3, 20])

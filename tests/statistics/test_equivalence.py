@@ -11,15 +11,15 @@ from nearzero.statistics.paired import EquivalenceTest, equivalence_test
 
 def test_by_hand() -> None:
     """Differences -1, 0, 1 and a margin of 2: se 1 / sqrt(3), t = 2 sqrt(3) and -2 sqrt(3), two degrees."""
-    found = equivalence_test([-1.0, 0.0, 1.0], margin=2.0)
+    test = equivalence_test([-1.0, 0.0, 1.0], margin=2.0)
     t = 2 * math.sqrt(3)
     one_sided = (1 - t / math.sqrt(t**2 + 2)) / 2  # of Student's distribution with two degrees of freedom
-    assert (found.n, found.mean_difference, found.words) == (3, 0.0, "")
-    assert (found.t_lower, found.t_upper) == pytest.approx((t, -t), rel=1e-14)
-    assert (found.p, found.p_lower, found.p_upper) == pytest.approx((one_sided,) * 3, rel=1e-12)
+    assert (test.n, test.mean_difference, test.reason) == (3, 0.0, "")
+    assert (test.t_lower, test.t_upper) == pytest.approx((t, -t), rel=1e-14)
+    assert (test.p, test.p_lower, test.p_upper) == pytest.approx((one_sided,) * 3, rel=1e-12)
     half = 2.919985580353726 / math.sqrt(3)  # t(2, 0.95)
-    assert (found.low, found.high) == pytest.approx((-half, half), rel=1e-12)
-    assert found.equivalent is True
+    assert (test.low, test.high) == pytest.approx((-half, half), rel=1e-12)
+    assert test.equivalent is True
     assert equivalence_test([-1.0, 0.0, 1.0], margin=1.6).equivalent is False
 
 
@@ -29,9 +29,9 @@ def test_it_is_scipys_and_statsmodels(centre: float, runs: int) -> None:
     random = np.random.default_rng(runs)
     first = random.normal(98, 1, runs)
     second = first - centre + random.normal(0, 0.5, runs)
-    found = equivalence_test(first, second, margin=1.0)
+    test = equivalence_test(first, second, margin=1.0)
     p, (t_lower, p_lower, _), (t_upper, p_upper, _) = ttost_paired(first, second, -1.0, 1.0)
-    ours = found.p, found.t_lower, found.p_lower, found.t_upper, found.p_upper
+    ours = test.p, test.t_lower, test.p_lower, test.t_upper, test.p_upper
     assert ours == pytest.approx((p, t_lower, p_lower, t_upper, p_upper), rel=1e-10)
     difference = first - second
     lower = stats.ttest_1samp(difference, -1.0, alternative="greater")
@@ -39,7 +39,7 @@ def test_it_is_scipys_and_statsmodels(centre: float, runs: int) -> None:
     assert ours[2] == pytest.approx(lower.pvalue, rel=1e-10)
     assert ours[4] == pytest.approx(upper.pvalue, rel=1e-10)
     interval = stats.ttest_1samp(difference, 0.0).confidence_interval(0.9)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-10)
+    assert (test.low, test.high) == pytest.approx((interval.low, interval.high), rel=1e-10)
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.2])
@@ -47,23 +47,23 @@ def test_p_and_interval_say_the_same(alpha: float) -> None:
     random = np.random.default_rng(4)
     verdicts = []
     for _ in range(200):
-        found = equivalence_test(random.normal(0.3, 1.0, 8), margin=1.0, alpha=alpha)
-        assert found.p is not None
-        assert found.equivalent is (found.p < alpha)
-        verdicts.append(found.equivalent)
+        test = equivalence_test(random.normal(0.3, 1.0, 8), margin=1.0, alpha=alpha)
+        assert test.p is not None
+        assert test.equivalent is (test.p < alpha)
+        verdicts.append(test.equivalent)
     assert {True, False} == set(verdicts)
 
 
 def test_both_orders_and_any_unit_give_the_same_verdict() -> None:
     random = np.random.default_rng(5)
     a, b = random.normal(0.98, 0.01, (2, 10))
-    one, back, percent = (
+    forward, backward, percent = (
         equivalence_test(a, b, margin=0.01),
         equivalence_test(b, a, margin=0.01),
         equivalence_test(100 * a, 100 * b, margin=1.0),
     )
-    assert one.p == pytest.approx(back.p, rel=1e-12)
-    assert one.p == pytest.approx(percent.p, rel=1e-9)
+    assert forward.p == pytest.approx(backward.p, rel=1e-12)
+    assert forward.p == pytest.approx(percent.p, rel=1e-9)
 
 
 def test_runs_that_diverged_are_left_out() -> None:
@@ -71,17 +71,17 @@ def test_runs_that_diverged_are_left_out() -> None:
     assert equivalence_test([0.1, math.nan, 0.2, math.inf, -0.1], margin=1.0) == whole
 
 
-def test_degenerate_cases_have_words() -> None:
+def test_degenerate_cases_have_reasons() -> None:
     assert equivalence_test([0.5], margin=1.0) == EquivalenceTest(
-        1, 0.5, 1.0, 0.05, words="fewer than two runs"
+        1, 0.5, 1.0, 0.05, reason="fewer than two runs"
     )
-    for values, words in (([0.0] * 5, "all pairs equal"), ([0.5] * 5, "all differences equal")):
-        found = equivalence_test(values, margin=1.0)
-        assert found.words == words
-        assert [found.p, found.low, found.high, found.t_lower, found.equivalent] == [None] * 5
-        assert found.mean_difference == values[0]
+    for values, reason in (([0.0] * 5, "all pairs equal"), ([0.5] * 5, "all differences equal")):
+        test = equivalence_test(values, margin=1.0)
+        assert test.reason == reason
+        assert [test.p, test.low, test.high, test.t_lower, test.equivalent] == [None] * 5
+        assert test.mean_difference == values[0]
     none = equivalence_test([], margin=1.0)
-    assert (none.n, none.words) == (0, "fewer than two runs")
+    assert (none.n, none.reason) == (0, "fewer than two runs")
 
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])

@@ -10,8 +10,8 @@ from nearzero.statistics.multiplicity import holm
 
 def test_by_hand() -> None:
     """Sorted 0.01, 0.02, 0.03, 0.5: times 4, 3, 2, 1 it is 0.04, 0.06, 0.06, 0.5."""
-    found = holm([0.03, 0.5, 0.01, 0.02])
-    np.testing.assert_allclose(found, [0.06, 0.5, 0.04, 0.06], rtol=1e-15)
+    adjusted = holm([0.03, 0.5, 0.01, 0.02])
+    np.testing.assert_allclose(adjusted, [0.06, 0.5, 0.04, 0.06], rtol=1e-15)
     # 0.02 times 3 is 0.06 and 0.021 times 2 only 0.042: a greater p never gets a smaller one.
     np.testing.assert_allclose(holm([0.02, 0.021, 0.001]), [0.04, 0.04, 0.003], rtol=1e-15)
     np.testing.assert_allclose(holm([0.4, 0.6, 0.9]), [1.0, 1.0, 1.0], rtol=1e-15)
@@ -28,8 +28,8 @@ def test_it_is_statsmodels(tests: int) -> None:
 
 
 def test_tests_that_are_not_available_are_left_out() -> None:
-    found = holm([[0.01, math.nan], [None, 0.04]])
-    np.testing.assert_allclose(found, [[0.02, math.nan], [math.nan, 0.04]], rtol=1e-15)
+    adjusted = holm([[0.01, math.nan], [None, 0.04]])
+    np.testing.assert_allclose(adjusted, [[0.02, math.nan], [math.nan, 0.04]], rtol=1e-15)
 
 
 def test_no_test_at_all() -> None:

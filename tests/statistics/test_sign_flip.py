@@ -20,27 +20,27 @@ def test_by_hand() -> None:
 
 def exact(values: list[Fraction]) -> Fraction:
     """By the definition, in exact arithmetic."""
-    sums = [sum(s * v for s, v in zip(signs, values, strict=True)) for signs in
-            itertools.product((1, -1), repeat=len(values))]  # fmt: skip
-    seen = sum(values)
-    return Fraction(sum(abs(each) >= abs(seen) for each in sums), len(sums))
+    patterns = itertools.product((1, -1), repeat=len(values))
+    sums = [sum(sign * value for sign, value in zip(signs, values, strict=True)) for signs in patterns]
+    observed = sum(values)
+    return Fraction(sum(abs(total) >= abs(observed) for total in sums), len(sums))
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_ties_zeros_and_rounding_as_in_exact_arithmetic(kind: type) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ties_zeros_and_rounding_as_in_exact_arithmetic(dtype: type) -> None:
     """Accuracies that are counts over 60,000 have many ties; none is lost, and none is invented."""
     random = np.random.default_rng(6)
-    lost = 0
+    wrong = 0
     for _ in range(40):
         k = random.integers(50_000, 60_000, 9)
         step = random.integers(-3, 5, 9)
-        first, second = (100 * (counts / 60_000).astype(kind) for counts in (k, k - step))
+        first, second = (100 * (counts / 60_000).astype(dtype) for counts in (k, k - step))
         expected = exact([Fraction(int(each)) for each in step])
         assert sign_flip_test(first, second) == float(expected)
         d = first.astype(float) - second
         sums = np.array(list(itertools.product((1, -1), repeat=9))) @ d
-        lost += (abs(sums) >= abs(d.sum())).mean() != float(expected)
-    assert lost > 10  # without a tolerance many would have been wrong
+        wrong += (abs(sums) >= abs(d.sum())).mean() != float(expected)
+    assert wrong > 10  # without a tolerance many would have been wrong
 
 
 @pytest.mark.parametrize("runs", [2, 3, 6, 11])
@@ -48,18 +48,17 @@ def test_it_is_scipys(runs: int) -> None:
     random = np.random.default_rng(runs)
     for centre in (0.0, 0.5, -2.0):
         values = random.normal(centre, 1.0, runs)
-        expected = stats.permutation_test(
-            (values,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True,
-        )  # fmt: skip
+        options = {"permutation_type": "samples", "n_resamples": np.inf, "vectorized": True}
+        expected = stats.permutation_test((values,), np.mean, **options)
         assert sign_flip_test(values) == pytest.approx(expected.pvalue, rel=1e-12)
 
 
 def test_it_is_exact_under_the_null() -> None:
-    """P(p <= x) is at most x, and is x at the p that can be had: here over all sign patterns of given sizes."""
+    """P(p <= x) is at most x, and equals x at each possible p: here over all sign patterns of given sizes."""
     sizes = np.array([0.3, 1.0, 1.7, 2.2, 5.1, 6.4])
     p = np.array([sign_flip_test(sizes * signs) for signs in itertools.product((1, -1), repeat=6)])
-    for each in np.unique(p):
-        assert (p <= each).mean() == each
+    for value in np.unique(p):
+        assert (p <= value).mean() == value
 
 
 def test_differences_that_are_all_equal_have_the_smallest_p() -> None:

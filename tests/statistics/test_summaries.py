@@ -73,9 +73,9 @@ def test_a_small_deviation_on_a_large_mean_is_not_lost() -> None:
 
 
 def test_too_few_runs_have_no_interval() -> None:
-    one = summarise([0.5])
-    assert (one.n, one.mean, one.population_sd) == (1, 0.5, 0.0)
-    assert all(math.isnan(value) for value in (one.sd, one.low, one.high))
+    single = summarise([0.5])
+    assert (single.n, single.mean, single.population_sd) == (1, 0.5, 0.0)
+    assert all(math.isnan(value) for value in (single.sd, single.low, single.high))
     none = summarise([math.nan, math.nan])
     assert none.n == 0
     assert all(math.isnan(v) for v in (none.mean, none.sd, none.population_sd, none.low, none.high))

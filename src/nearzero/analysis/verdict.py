@@ -385,7 +385,7 @@ def _compare(blank: Comparison, distance: Floats, intensity: Floats, rules: Rule
         p=p if judged else None,
         p_sign_flip=flips,
         finding="inconclusive" if judged else "description only",
-        words=test.words if judged else f"{n} runs, fewer than {rules.minimum_runs}",
+        words=test.reason if judged else f"{n} runs, fewer than {rules.minimum_runs}",
     )
 
 

@@ -1,5 +1,5 @@
-"""What belongs to the paper alone: its published numbers and its toy model of figures 2 and 3.
+"""The paper: its published numbers, its toy model of figures 2 and 3, and the audit of its study.
 
-`published` holds the tables, `peaks` the five-peak model. How our own results are set beside them lives
-in `nearzero.report`.
+`published` holds the tables, `peaks` the five-peak model, `audit` the audit. A study's results are compared
+with the published numbers in `nearzero.report`.
 """

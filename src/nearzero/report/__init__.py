@@ -1,6 +1,7 @@
-"""Tables and figures of a study: it reads, and computes no sweep.
+"""Tables and figures of a study. A report reads results and never computes a sweep.
 
-`results` is all that it knows of a study; `comparison` sets the published numbers beside ours; `tables`
-builds the tables and `render` shows them; `figures` draws and `captions` explains what; `write` puts it all on
-disk and on the screen. Importing `write` imports neither matplotlib nor rich.
+`results` reads a study; `comparison` sets measured numbers beside published ones; `tables` (with `verdict`,
+`grids` and `audit`) builds tables, and `render` prints them; `figures` draws, and `captions` explains the
+figures; `write` puts everything on disk and on the screen. Importing `write` imports neither matplotlib nor
+rich.
 """

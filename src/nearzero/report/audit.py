@@ -1,6 +1,6 @@
-"""An audit as tables: the faults, the rows of the published tables with all tests, and what is left of the sentences.
+"""An audit as tables: the faults, the rows of the published tables with all tests, and the paper's sentences.
 
-What they say is decided in `nearzero.paper.audit`; how tables look, in `render`.
+`nearzero.paper.audit` decides on their contents, `render` on their layout.
 """
 
 from nearzero.paper.audit.values import FAULTS, Audit, FaultEntry, LevelRow, Sentence, points, sentence_case
@@ -46,12 +46,12 @@ _SENTENCES = (
 
 
 def audited_tables(audit: Audit) -> tuple[Table, Table, Table]:
-    """All three: sentences, faults, rows."""
+    """Return the three tables of an audit: sentences, faults, rows."""
     return sentences_table(audit), faults_table(audit), levels_table(audit)
 
 
 def faults_table(audit: Audit) -> Table:
-    """A row for each entry, fault by fault."""
+    """Return a table with a row for each entry, fault by fault."""
     return Table(
         name="audit",
         title=f"Faults of the published study, measured: {audit.title}",
@@ -68,32 +68,32 @@ def faults_table(audit: Audit) -> Table:
 
 
 def fault_tables(audit: Audit) -> tuple[Table, ...]:
-    """The same as a table for each fault, with all words below it: for a page and for the screen."""
+    """Return the same entries as a table for each fault, with all notes in its caption: for a page or the screen."""
     tables = []
     for fault, name in FAULTS.items():
-        own = [each for each in audit.entries if each.fault == fault]
-        words = dict.fromkeys(each.words for each in own if each.words)
+        entries = [entry for entry in audit.entries if entry.fault == fault]
+        notes = dict.fromkeys(entry.note for entry in entries if entry.note)
         tables.append(
             Table(
                 name=f"audit_{fault:02d}",
                 title=f"Fault {fault}: {name}",
-                caption=". ".join(sentence_case(each) for each in words) + "." if words else "",
+                caption=". ".join(map(sentence_case, notes)) + "." if notes else "",
                 columns=_FAULTS[1:-1],
-                rows=tuple(_fault_row(each)[1:-1] for each in own),
+                rows=tuple(_fault_row(entry)[1:-1] for entry in entries),
             )
         )
     return tuple(tables)
 
 
-def _fault_row(each: FaultEntry) -> tuple[Cell, ...]:
-    values = (each.published, each.as_run, each.put_right)
-    cells = (value if isinstance(value, str) else Number.of(value, each.decimals) for value in values)
-    name = f"{each.fault} {FAULTS[each.fault]}"
-    return (name, display_name(each.network), each.quantity, *cells, each.n, each.words)
+def _fault_row(entry: FaultEntry) -> tuple[Cell, ...]:
+    values = (entry.published, entry.as_run, entry.put_right)
+    cells = (value if isinstance(value, str) else Number.of(value, entry.decimals) for value in values)
+    name = f"{entry.fault} {FAULTS[entry.fault]}"
+    return (name, display_name(entry.network), entry.quantity, *cells, entry.n, entry.note)
 
 
 def levels_table(audit: Audit) -> Table:
-    """A row for each network and published level."""
+    """Return a table with a row for each network and published level."""
     return Table(
         name="audit_levels",
         title=f"Rows of tables 2 to 4, put right: {audit.title}",
@@ -110,26 +110,25 @@ def levels_table(audit: Audit) -> Table:
     )
 
 
-def _level_row(each: LevelRow) -> tuple[Cell, ...]:
-    accuracies = (each.published, each.as_run, each.put_right, each.agreement, each.test)
+def _level_row(row: LevelRow) -> tuple[Cell, ...]:
+    accuracies = (row.published, row.as_run, row.put_right, row.agreement, row.test)
+    entry_reason = "" if row.t_entry is not None else row.reason or "no test"
     return (
-        display_name(each.network),
-        each.family,
-        Level(each.level),
-        each.n,
-        Number.of(each.displacement, 1),
+        display_name(row.network),
+        row.family,
+        Level(row.level),
+        row.n,
+        Number.of(row.displacement, 1),
         *map(Number.of, accuracies),
-        TAndP(
-            each.t_entry, each.p_entry, each.n, "" if each.t_entry is not None else each.words or "no test"
-        ),
-        TAndP(each.t_identity, each.p_identity, each.n, each.words),
-        None if each.p_holm is None else f"{each.p_holm:.1e}",
-        None if each.within is None else "yes" if each.within else "no",
+        TAndP(row.t_entry, row.p_entry, row.n, entry_reason),
+        TAndP(row.t_identity, row.p_identity, row.n, row.reason),
+        None if row.p_holm is None else f"{row.p_holm:.1e}",
+        None if row.within is None else "yes" if row.within else "no",
     )
 
 
 def sentences_table(audit: Audit) -> Table:
-    """A row for each sentence and network."""
+    """Return a table with a row for each sentence and network."""
     return Table(
         name="audit_sentences",
         title=f"What is left of the paper's sentences: {audit.title}",
@@ -146,6 +145,6 @@ def sentences_table(audit: Audit) -> Table:
     )
 
 
-def _sentence_row(each: Sentence) -> tuple[Cell, ...]:
-    held = f"{each.held} of {each.conditions}" if each.conditions else None
-    return (each.text, display_name(each.network), each.finding, held, each.numbers, each.rule)
+def _sentence_row(row: Sentence) -> tuple[Cell, ...]:
+    held = f"{row.held} of {row.conditions}" if row.conditions else None
+    return (row.text, display_name(row.network), row.finding, held, row.numbers, row.rule)

@@ -1,4 +1,4 @@
-"""The captions of figures, and the conduct in words, which captions of tables carry too."""
+"""Captions of figures, and the conduct as a sentence, which captions of tables have too."""
 
 from collections.abc import Mapping
 
@@ -9,13 +9,13 @@ __all__ = ["conduct_words", "figure_captions"]
 
 
 def conduct_words(conduct: Mapping[str, str]) -> str:
-    """The switches of a study as one sentence."""
+    """Return the switches of a study as one sentence."""
     switches = (f"{key.replace('_', ' ')} {value}" for key, value in conduct.items())
     return f"Conduct: {', '.join(switches)}."
 
 
 def figure_captions(study: StudyResults) -> str:
-    """Markdown with one paragraph per figure, and the study's title and notices at the head."""
+    """Return Markdown with the study's title and notices, and one paragraph for each figure."""
     conduct = conduct_words(study.conduct)
     paragraphs = [
         f"# Figures: {study.title}",

@@ -1,15 +1,17 @@
-"""Measured numbers beside the published ones, and whether they agree.
+"""Compare measured numbers with the published ones.
 
-The yardstick is set beforehand and is the same for every row, so that a replication can fail. Tables and
-figures take their differences from here; what is published lives in `nearzero.paper`.
+The criterion of agreement is fixed beforehand and is the same for every row, so that a replication can fail.
+Tables and figures take their differences from here; the published numbers are in `nearzero.paper`.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from nearzero.errors import InputError, did_you_mean
 from nearzero.paper.published import published
 from nearzero.report.results import (
     Curve,
@@ -30,16 +32,16 @@ STANDARD_ERRORS = 3.0
 
 @dataclass(frozen=True)
 class PublishedComparison:
-    """One published number and what was measured in its place, in the unit published.
+    """A published number and its measured counterpart, in the published unit.
 
     Attributes:
         network: its name in the study.
         quantity: "train_accuracy", "test_accuracy" or "loss" of table 1, or a family of tables 2 to 4.
         level: the published level, as a fraction; None in table 1.
-        grid_level: the level measured, the grid's nearest; None where there is none close by.
+        grid_level: the nearest level of the study's grid, which was measured; None if none is close.
         published: the published mean.
-        measured: our runs; None where the study did not measure this.
-        standard_error: of the difference of the two means; NaN where it is unknown.
+        measured: summary of the study's runs; None if the study didn't measure this.
+        standard_error: of the difference of the two means; NaN if it is unknown.
         slack: an absolute difference that is always allowed.
     """
 
@@ -54,22 +56,22 @@ class PublishedComparison:
 
     @property
     def difference(self) -> float:
-        """Measured mean less the published; NaN where nothing was measured."""
+        """Return the measured mean minus the published one; NaN if nothing was measured."""
         return math.nan if self.measured is None else self.measured.mean - self.published
 
     @property
     def in_standard_errors(self) -> float:
-        """The difference over its standard error; NaN where that is 0 or unknown."""
+        """Return the difference over its standard error; NaN if that is 0 or unknown."""
         return self.difference / self.standard_error if self.standard_error > 0.0 else math.nan
 
     @property
     def is_measured(self) -> bool:
-        """Whether any run has a value."""
+        """Return whether any run has a value."""
         return math.isfinite(self.difference)
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference is within what is allowed; False where nothing was measured."""
+        """Return whether the difference is at most the allowed one; False if nothing was measured."""
         errors = 0.0 if math.isnan(self.standard_error) else STANDARD_ERRORS * self.standard_error
         allowed = self.slack + errors if self.level is None else max(self.slack, errors)
         return self.is_measured and abs(self.difference) <= allowed
@@ -78,31 +80,31 @@ class PublishedComparison:
         place = self.quantity.replace("_", " ")
         if self.level is not None:
             place += f" at {100 * self.level:g} %"
-        found = "not measured"
+        measured = "not measured"
         if self.measured is not None and self.is_measured:
-            found = f"measured {self.measured.mean:.4g} ({self.difference:+.4g})"
-        return f"{display_name(self.network)}, {place}: published {self.published:g}, {found}"
+            measured = f"measured {self.measured.mean:.4g} ({self.difference:+.4g})"
+        return f"{display_name(self.network)}, {place}: published {self.published:g}, {measured}"
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How far a set of comparisons agrees with the paper."""
+    """A set of comparisons with the paper, by agreement."""
 
     comparisons: tuple[PublishedComparison, ...]
 
     @cached_property
     def agreeing(self) -> tuple[PublishedComparison, ...]:
-        """The rows that agree."""
+        """Return the rows that agree."""
         return tuple(row for row in self.comparisons if row.agrees)
 
     @cached_property
     def differing(self) -> tuple[PublishedComparison, ...]:
-        """The rows that were measured and do not agree."""
+        """Return the rows that were measured and do not agree."""
         return tuple(row for row in self.comparisons if row.is_measured and not row.agrees)
 
     @cached_property
     def unmeasured(self) -> tuple[PublishedComparison, ...]:
-        """The published rows that this study has no number for."""
+        """Return the published rows for which the study has no number."""
         return tuple(row for row in self.comparisons if not row.is_measured)
 
     def __str__(self) -> str:
@@ -116,30 +118,35 @@ class Reproduction:
 
 
 def reproduction(study: StudyResults) -> Reproduction:
-    """Set all 72 accuracies of tables 2 to 4 beside ours; what was not measured counts as not agreeing."""
-    rows = [
+    """Compare all 72 accuracies of tables 2 to 4 with the study's; one that wasn't measured doesn't agree."""
+    blocks = [
         compare_responses(study, network, family)
         for family in published().families
         for network in published().baseline
     ]
-    return Reproduction(tuple(row for block in rows for row in block))
+    return Reproduction(tuple(row for block in blocks for row in block))
 
 
 def compare_responses(study: StudyResults, network: str, family: str) -> tuple[PublishedComparison, ...]:
-    """One network's accuracies of table 2, 3 or 4 (percent), a comparison per published level.
+    """Compare one network's accuracies (percent) with table 2, 3 or 4: a comparison for each published level.
 
-    They agree within the greater of 1.5 points and 3 standard errors. The paper gives no deviations here,
-    so our sample sd is taken for both sides: se = sd * sqrt(1 / n + 1 / 20), which at our 20 runs is
-    sd * sqrt(2 / 20). Where fewer than two runs are at hand, the 1.5 points alone count.
+    They agree if they differ by at most 1.5 points or 3 standard errors, whichever is greater. The paper
+    gives no deviations here, so the study's sample sd is used for both sides: se = sd * sqrt(1 / n + 1 / 20),
+    which is sd * sqrt(2 / 20) for 20 runs. With fewer than two runs only the 1.5 points count.
+
+    Raises:
+        InputError: nothing was published for this network or family.
     """
     facts = published()
+    _check_published("family", family, facts.families)
+    _check_published("network", network, facts.baseline)
     swept = network in networks(study) and family in families(study)
     grid = curve(study, network, family) if swept else Curve(np.empty(0), np.empty((0, 0)))
     comparisons = []
     for row in facts.families[family]:
         summary, level, error = None, None, math.nan
-        if (entry := grid.nearest(row.level)) is not None:
-            summary, level = summarise(grid.accuracy[entry]), float(grid.levels[entry])
+        if (index := grid.nearest(row.level)) is not None:
+            summary, level = summarise(grid.accuracy[index]), float(grid.levels[index])
             error = summary.sd * math.sqrt(1.0 / max(summary.n, 1) + 1.0 / facts.runs)
         accuracy = row.networks[network].accuracy
         comparisons.append(
@@ -149,21 +156,25 @@ def compare_responses(study: StudyResults, network: str, family: str) -> tuple[P
 
 
 def compare_baseline(study: StudyResults, network: str) -> tuple[PublishedComparison, ...]:
-    """Table 1 for one network: train and test accuracy (percent) and loss (nats).
+    """Compare one network with table 1: train and test accuracy (percent) and loss (nats).
 
-    They agree within 3 standard errors of the difference of the two means plus half a unit of the last
-    published digit. se = sqrt(sd^2 / n + sd_published^2 / (20 - 1)); the published sd has ddof 0, so its
-    square over 20 - 1 is the sample variance over 20.
+    They agree if they differ by at most 3 standard errors of the difference of the two means plus half a unit
+    of the last published digit. se = sqrt(sd^2 / n + sd_published^2 / (20 - 1)); the published sd has ddof 0,
+    so its square over 20 - 1 is the sample variance over 20.
+
+    Raises:
+        InputError: nothing was published for this network.
     """
     facts = published()
-    entry = facts.baseline[network]
-    wanted = (
-        ("train_accuracy", entry.train, 0.005),
-        ("test_accuracy", entry.test, 0.005),
-        ("loss", entry.loss, 0.00005),
+    _check_published("network", network, facts.baseline)
+    baseline = facts.baseline[network]
+    quantities = (
+        ("train_accuracy", baseline.train, 0.005),
+        ("test_accuracy", baseline.test, 0.005),
+        ("loss", baseline.loss, 0.00005),
     )
     comparisons = []
-    for quantity, number, half_digit in wanted:
+    for quantity, number, half_digit in quantities:
         summary, error = None, math.nan
         if network in networks(study) and quantity in study.history:
             summary = summarise(final_values(study, network, quantity))
@@ -172,3 +183,10 @@ def compare_baseline(study: StudyResults, network: str) -> tuple[PublishedCompar
             PublishedComparison(network, quantity, None, None, number.mean, summary, error, half_digit)
         )
     return tuple(comparisons)
+
+
+def _check_published(kind: str, name: str, names: Iterable[str]) -> None:
+    """Raise InputError if a name isn't among the published ones."""
+    if name not in names:
+        hint = did_you_mean(name, names)
+        raise InputError(f"the paper has no {kind} {name!r}; {hint}it has {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""What becomes of the verdict in a grid, as a table: a row for each network."""
+"""The verdict on each network of a grid, as a table."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -16,10 +16,10 @@ SHOWN = 0.2  # the smallest displacement that a table shows
 
 
 class GridResults(Protocol):
-    """All that a report knows of a grid."""
+    """The results of a grid that a report reads; `nearzero.grid.Grid` documents them."""
 
     @property
-    def title(self) -> str: ...  # noqa: D102 (as `nearzero.grid.Grid` has them)
+    def title(self) -> str: ...  # noqa: D102
 
     @property
     def notices(self) -> tuple[str, ...]: ...  # noqa: D102
@@ -33,30 +33,30 @@ class GridResults(Protocol):
 
 
 def judgements(grid: GridResults) -> Mapping[str, Verdict]:
-    """By the rules, and with each family that's to be read in the place of distance, by its name."""
+    """Return the verdict by the rules, and one for each family that is read in place of distance, by family."""
     verdict = grid.verdict()
     return {", ".join(verdict.rules.distance): verdict} | grid.read()
 
 
 def grid_table(grid: GridResults) -> Table:
-    """A row for each network of a grid: what it is, and what the rules say of it."""
-    judged = judgements(grid)
-    verdict = next(iter(judged.values()))
+    """Return a table with a row for each network of a grid: its accuracy, the verdict on it, and D."""
+    verdicts = judgements(grid)
+    verdict = next(iter(verdicts.values()))
     rules = verdict.rules
-    shown = [each for each in rules.targets if each >= SHOWN] or list(rules.targets)[-1:]
+    shown = [target for target in rules.targets if target >= SHOWN] or list(rules.targets)[-1:]
     pairs = [(name, target) for name in rules.intensity for target in shown]
     rows = []
     for network in verdict.networks:
         runs = 100 * grid.responses.unperturbed_accuracy.sel(network=network).values
-        own = {(each.intensity, each.target): each for each in verdict.comparisons if each.network == network}
-        found = (own.get(pair) for pair in pairs)
+        own = {(row.intensity, row.target): row for row in verdict.comparisons if row.network == network}
+        comparisons = (own.get(pair) for pair in pairs)
         rows.append(
             (
                 display_name(network),
                 int(np.isfinite(runs).sum()),
                 Number.of(float(np.nanmean(runs))),
-                *(each.of(network).split(" (")[0] for each in judged.values()),
-                *(None if each is None else Number.of(each.difference, signed=True) for each in found),
+                *(judged.of(network).split(" (")[0] for judged in verdicts.values()),
+                *(None if row is None else Number.of(row.difference, signed=True) for row in comparisons),
             )
         )
     return Table(
@@ -74,7 +74,7 @@ def grid_table(grid: GridResults) -> Table:
             Column("accuracy", "accuracy, %", "accuracy\n%", unit="percent"),
             *(
                 Column(f"verdict_{name}", f"verdict, distance = {name}", f"verdict\n{name}", kind="text")
-                for name in judged
+                for name in verdicts
             ),
             *(
                 Column(
@@ -89,5 +89,5 @@ def grid_table(grid: GridResults) -> Table:
         ),
         rows=tuple(rows),
         notices=(*grid.notices, *rules.notices),
-        group="runs",  # one block, mostly
+        group="runs",  # networks usually have equally many runs, and so form one block
     )

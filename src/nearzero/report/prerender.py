@@ -1,6 +1,7 @@
-"""Figures 2 and 3 as files. No study changes them, so a process draws them once, on request while it still trains.
+"""Figures 2 and 3 as files, prerendered on a thread while a study trains.
 
-Drawing them is half of what a report takes, and the interpreter has little to do while kernels run.
+They show the five-peak model and no study, so they are always the same, and a process draws them once.
+Drawing them takes half the time of a report, and the interpreter is mostly idle while compiled kernels run.
 """
 
 import sys
@@ -8,33 +9,38 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from threading import Event, Lock, Thread
 
-__all__ = ["computed_figures", "drawn_ahead"]
+__all__ = ["peak_figures", "prerender_peak_figures"]
 
-INTERVAL = 1e-4  # seconds
-_drawing = Lock()  # matplotlib's settings are the process's
-_drawn: dict[str, bytes] = {}
+SWITCH_INTERVAL = 1e-4  # seconds
+_drawing = Lock()  # matplotlib's settings are global, so only one thread draws at a time
+_files: dict[str, bytes] = {}
 
 
-def computed_figures() -> Mapping[str, bytes]:
-    """Path in a report and content of figures 2 and 3, PNG and PDF each; waits for a thread that is at them already."""
+def peak_figures() -> Mapping[str, bytes]:
+    """Return figures 2 and 3, PNG and PDF each: their paths in a report and their contents.
+
+    Draws what isn't drawn yet. If another thread is drawing them, waits for it.
+    """
     _draw(Event())
-    return dict(_drawn)
+    return dict(_files)
 
 
 @contextmanager
-def drawn_ahead() -> Iterator[None]:
-    """Draw them on a thread meanwhile; after an error or an interrupt the figure in work is the last.
+def prerender_peak_figures() -> Iterator[None]:
+    """Draw figures 2 and 3 on another thread while the body runs.
 
-    The thread isn't a daemon: one that is in C++ when the interpreter ends takes the process down with it. Meanwhile
-    threads hand the interpreter over more often: a kernel that returns would wait for 5 ms each time.
+    After an error or an interrupt in the body, the thread finishes the figure that it is drawing and stops.
+    The thread isn't a daemon: a daemon thread that is in C++ code when the interpreter exits crashes the
+    process. While the body runs, threads hand over the interpreter more often; otherwise a kernel that
+    returns would wait for it for up to 5 ms.
     """
     stop, interval = Event(), sys.getswitchinterval()
 
     def draw() -> None:
-        with suppress(Exception):  # it will be raised again, and told, where the figures are needed
+        with suppress(Exception):  # `peak_figures` draws again and raises it
             _draw(stop)
 
-    sys.setswitchinterval(INTERVAL)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     Thread(target=draw, name="nearzero-figures").start()
     try:
         yield
@@ -46,13 +52,13 @@ def drawn_ahead() -> Iterator[None]:
 
 
 def _draw(stop: Event) -> None:
-    """Draw what isn't drawn yet, until told to stop."""
+    """Draw the figures that aren't drawn yet, until `stop` is set."""
     from nearzero.report.figures import peaks, style  # imports matplotlib, on this thread
 
     with _drawing:
-        for name, figure_of in (
+        for name, draw in (
             ("figures/figure2_activations", peaks.activations_figure),
             ("figures/figure3_offsets", peaks.offsets_figure),
         ):
-            if f"{name}.pdf" not in _drawn and not stop.is_set():
-                _drawn.update(style.figure_files(name, figure_of()))
+            if f"{name}.pdf" not in _files and not stop.is_set():
+                _files.update(style.figure_files(name, draw()))

@@ -1,7 +1,7 @@
-"""What a report reads of a study, and how it reads it.
+"""Access to the results of a study.
 
-`StudyResults` is the whole of what tables and figures may know of a study; the functions here are the only
-places in which they touch its labelled arrays. Nothing is computed here but selection; statistics live in
+`StudyResults` lists everything that tables and figures may read of a study, and only the functions of this
+module read its labelled arrays. They select values and compute nothing; statistics are in
 `nearzero.statistics`.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.activations import ACTIVATIONS
 
 __all__ = [
@@ -32,16 +32,15 @@ Floats = NDArray[np.float64]
 
 
 class StudyResults(Protocol):
-    """A study as a report sees it.
+    """The results of a study that a report reads.
 
     Attributes:
         title: one line that names the study.
-        notices: what a reader must not miss, such as a data set that took another's place.
-        conduct: the switches between the published and the corrected conduct, as words for captions.
-        response: dims (network, run, family, level, split); `accuracy` over all of them and
-            `unperturbed_accuracy` over (network, run, split), as fractions, NaN where a run diverged and
-            where a family has not that level.
-        history: dims (network, run, step); `loss`, `train_accuracy` and `test_accuracy`.
+        notices: warnings for a reader, for example that another data set was used than the one asked for.
+        conduct: the switches between the published and the corrected conduct, for captions.
+        response: `accuracy` on (network, run, family, level, split) and `unperturbed_accuracy` on (network,
+            run, split), as fractions; NaN if a run diverged, and at levels that a family doesn't have.
+        history: `loss`, `train_accuracy` and `test_accuracy` on (network, run, step).
     """
 
     @property
@@ -58,16 +57,16 @@ class StudyResults(Protocol):
 
 @dataclass(frozen=True)
 class Curve:
-    """The accuracy of one network under one family: levels `(L,)` ascending, accuracy `(L, R)` in percent."""
+    """Accuracy of one network under one family: levels `(L,)`, ascending, and accuracy `(L, R)` in percent."""
 
     levels: Floats
     accuracy: Floats
 
     def nearest(self, level: float) -> int | None:
-        """Index of the grid level nearest the named one, as published; None where there is none close by.
+        """Return the index of the grid level nearest to a published level; None if none is close.
 
-        Close by is within 5 % of the level or 0.005. (The paper's own grids are within 3.6 % of every level
-        that its tables name.) A study with a coarser grid has nothing to set beside such a row.
+        Close means within 5 % of the level or within 0.005. (The paper's own grids have a level within 3.6 %
+        of every level in its tables.) A study with a coarser grid has no number to set beside such a row.
         """
         if not self.levels.size:
             return None
@@ -75,34 +74,37 @@ class Curve:
         return index if abs(self.levels[index] - level) <= max(0.05 * abs(level), 0.005) else None
 
     def entry(self, index: int) -> Floats | None:
-        """Accuracy of each run, shape `(R,)`, at one entry of the grid; None where the grid is shorter."""
+        """Return the accuracy of each run, shape `(R,)`, at an entry of the grid; None if the grid is shorter."""
         return self.accuracy[index] if index < len(self.levels) else None
 
 
 def networks(study: StudyResults) -> tuple[str, ...]:
-    """Names of the networks, in the order of the study."""
+    """Return the names of the networks, in the order of the study."""
     return tuple(str(name) for name in study.response["network"].values)
 
 
 def families(study: StudyResults) -> tuple[str, ...]:
-    """Names of the families that were swept."""
+    """Return the names of the families that were swept."""
     return tuple(str(name) for name in study.response["family"].values)
 
 
 def splits(study: StudyResults) -> tuple[str, ...]:
-    """Names of the splits that accuracies were taken on: "train", and "test" where it was asked for."""
+    """Return the names of the splits on which accuracy was measured: "train", and "test" if it was asked for."""
     return tuple(str(name) for name in study.response["split"].values)
 
 
 def display_name(network: str) -> str:
-    """The way a network's activation is usually written: "relu" as "ReLU"."""
+    """Return a network's name in its usual spelling: "ReLU" for "relu"."""
     return ACTIVATIONS[network].label if network in ACTIVATIONS else network
 
 
 def curve(study: StudyResults, network: str, family: str, split: str = "train") -> Curve:
-    """Accuracy of every run of one network at every level that this family has.
+    """Return the accuracy of every run of one network at every level of a family.
 
-    A level belongs to the family where any run of any network has an accuracy at it.
+    A level belongs to the family if any run of any network has an accuracy at it.
+
+    Raises:
+        InputError: the study has no such network, family or split.
     """
     accuracy = _choose(study, family=family, split=split)["accuracy"].dropna("level", how="all")
     own = accuracy.sel(network=network).transpose("level", "run").sortby("level")
@@ -110,20 +112,21 @@ def curve(study: StudyResults, network: str, family: str, split: str = "train") 
 
 
 def unperturbed(study: StudyResults, network: str, split: str = "train") -> Floats:
-    """Accuracy in percent of each run at the identity, shape `(R,)`."""
+    """Return the unperturbed accuracy of each run in percent, shape `(R,)`."""
     values = _choose(study, network=network, split=split)["unperturbed_accuracy"].values
     return 100.0 * values.astype(np.float64)
 
 
 def final_values(study: StudyResults, network: str, quantity: str) -> Floats:
-    """`quantity` of each run at the last step of training, shape `(R,)`; accuracies in percent."""
+    """Return a quantity of each run at the last step of training, shape `(R,)`; accuracies in percent."""
     values = study.history[quantity].sel(network=network).isel(step=-1).values.astype(np.float64)
     return 100.0 * values if quantity.endswith("accuracy") else values
 
 
 def _choose(study: StudyResults, **labels: str) -> xr.Dataset:
     for dimension, label in labels.items():
-        known = [str(name) for name in study.response[dimension].values]
-        if label not in known:
-            raise InputError(f"this study has no {dimension} {label!r}; it has {', '.join(known)}")
+        names = [str(name) for name in study.response[dimension].values]
+        if label not in names:
+            hint = did_you_mean(label, names)
+            raise InputError(f"this study has no {dimension} {label!r}; {hint}it has {', '.join(names)}")
     return study.response.sel(labels)

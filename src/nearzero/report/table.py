@@ -1,8 +1,8 @@
-"""A table as a value: built once in `tables`, shown by the four renderers of `render`.
+"""A table as a value. It is built once, and printed by the four renderers of `render`.
 
-A cell knows its number at full precision and how many decimals a reader wants; a column knows what its
-cells are and how it is called on paper, in a terminal and in a file. What goes into which table is not
-decided here.
+A cell holds a number at full precision and the number of decimals to print. A column holds the kind of its
+cells and its names on paper, in a terminal and in a file. The contents of each table are decided in `tables`,
+`verdict`, `grids` and `audit`.
 """
 
 import math
@@ -32,7 +32,12 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number, and how a reader wants to see it."""
+    """A finite number, and how it is printed.
+
+    Example:
+        >>> str(Number(98.3349)), str(Number(0.126, signed=True)), str(Number(-0.004))
+        ('98.33', '+0.13', '0.00')
+    """
 
     value: float
     decimals: int = 2
@@ -40,7 +45,7 @@ class Number:
 
     @classmethod
     def of(cls, value: float | None, decimals: int = 2, *, signed: bool = False) -> "Number | None":
-        """The number, or None in place of one that is missing or not finite."""
+        """Return a number; None if the value is missing or not finite."""
         return None if value is None or not math.isfinite(value) else cls(value, decimals, signed)
 
     def __str__(self) -> str:
@@ -50,7 +55,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Level:
-    """A level, kept as the fraction it is and shown in percent with four digits; None is the identity."""
+    """A level: held as a fraction, printed in percent with four digits. None is the identity."""
 
     value: float | None
 
@@ -68,22 +73,22 @@ class Span:
 
     @classmethod
     def of(cls, summary: Summary, decimals: int = 2) -> "Span | None":
-        """The t interval of a summary, or None where it has fewer than two runs."""
+        """Return the t interval of a summary; None if it has fewer than two runs."""
         return cls(summary.low, summary.high, decimals) if summary.n >= 2 else None
 
     def __str__(self) -> str:
-        between = "–" if self.low >= 0 else " to "  # a dash beside a minus can't be read
+        between = "–" if self.low >= 0 else " to "  # a dash before a minus sign is hard to read
         return f"{Number(self.low, self.decimals)}{between}{Number(self.high, self.decimals)}"
 
 
 @dataclass(frozen=True)
 class TAndP:
-    """A t statistic and its p value over n pairs, or the words that stand in their place."""
+    """A t statistic and its p value over n pairs, or the reason why there are none."""
 
     t: float | None
     p: float | None
     n: int | None
-    words: str = ""
+    reason: str = ""
 
 
 Cell = str | int | Number | Level | Span | TAndP | None
@@ -91,16 +96,16 @@ Cell = str | int | Number | Level | Span | TAndP | None
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """A column of a table.
 
     Attributes:
-        name: in a CSV file; an interval gets `_low` and `_high` before its unit, a test `_t`, `_p`, `_n`
-            and `_words` after it.
-        header: for paper.
-        short: for a terminal, where a line break starts a second line; the header where it is empty.
-        kind: what its cells are.
-        unit: the end of the name in a CSV file, such as `percent`.
-        spare: how soon a narrow terminal leaves it out; 0 is never, then the greatest goes first.
+        name: in a CSV file. An interval becomes two columns, with `_low` and `_high` before the unit; a test
+            becomes four, with `_t`, `_p`, `_n` and `_words` (the reason why there is no test) after the name.
+        header: on paper.
+        short: in a terminal, where a line break starts a second line; the header if empty.
+        kind: of its cells.
+        unit: end of the name in a CSV file, such as `percent`.
+        spare: priority for leaving the column out of a narrow terminal, greatest first; 0: never left out.
     """
 
     name: str
@@ -113,14 +118,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table with notices for its head and a caption that says how to read it.
+    """A table with a title, notices above it, and a caption that says how to read it.
 
     Attributes:
         name: of its files, such as `table2_scale`.
         title, caption: one line each, as plain text.
         columns, rows: every row has a cell for every column.
-        notices: what a reader must not miss.
-        group: name of the column whose change starts a new block of rows.
+        notices: warnings that are printed above the table.
+        group: name of the column by which rows are grouped into blocks: a change of its value starts a new
+            block.
     """
 
     name: str
@@ -139,11 +145,11 @@ class Table:
                 )
 
     def blocks(self) -> Iterator[list[tuple[Cell, ...]]]:
-        """Rows in blocks of one value of the `group` column, in order."""
-        at = [column.name for column in self.columns].index(self.group)
+        """Yield the rows in order, in blocks with the same value in the column `group`."""
+        index = [column.name for column in self.columns].index(self.group)
         block: list[tuple[Cell, ...]] = []
         for row in self.rows:
-            if block and row[at] != block[-1][at]:
+            if block and row[index] != block[-1][index]:
                 yield block
                 block = []
             block.append(row)
@@ -151,16 +157,16 @@ class Table:
             yield block
 
     def cells(self, name: str) -> Sequence[Cell]:
-        """Every cell of the named column."""
-        at = [column.name for column in self.columns].index(name)
-        return [row[at] for row in self.rows]
+        """Return the cells of the column of that name."""
+        index = [column.name for column in self.columns].index(name)
+        return [row[index] for row in self.rows]
 
 
 def t_text(t: float) -> str:
-    """A t statistic with one decimal, as published; in powers of ten from 100,000 on."""
+    """Format a t statistic: with one decimal, as published; in powers of ten from 100,000 on."""
     return f"{t:.1f}" if abs(t) < 1e5 else f"{t:.1e}"
 
 
 def p_text(p: float) -> str:
-    """A p value as 6.1e-17; what is too small for a float as <1e-300."""
+    """Format a p value: 6.1e-17, or <1e-300 if it is too small for a float."""
     return f"{p:.1e}" if p >= 1e-300 else "<1e-300"

@@ -1,8 +1,8 @@
-"""Tables 1 to 4 of the paper, from a study, with the published number beside every measured one.
+"""Tables 1 to 4 of the paper from a study's results, with the published number beside every measured one.
 
-Each function returns a `Table`; how it looks is decided in `render`, what agrees in `comparison`. Both
-t-test baselines are always there: the identity, which answers the question, and entry 50 of the grid, which
-the published tests used.
+Each function returns a `Table`. `render` decides on its layout, `comparison` on agreement with the paper.
+Tables 2 to 4 always have both t-tests: against the identity, which is the right baseline, and against entry
+50 of the grid, which the published tests used.
 """
 
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ _DIFFERING = (
 
 
 def tables(study: StudyResults) -> tuple[Table, ...]:
-    """Every table of a study: 1, those of 2 to 4 that were swept, the same held out, and what differs."""
+    """Return every table of a study: 1, those of 2 to 4 that were swept, the same on the test set, differing rows."""
     swept = [family for family in _NUMBERS if family in families(study)]
     heldout = [heldout_table(study, family) for family in swept if "test" in splits(study)]
     responses = [response_table(study, family) for family in swept]
@@ -94,7 +94,7 @@ def tables(study: StudyResults) -> tuple[Table, ...]:
 
 
 def baseline_table(study: StudyResults) -> Table:
-    """Table 1: accuracy and loss at the end of training, a row per network and quantity."""
+    """Return table 1: accuracy and loss at the end of training, a row for each network and quantity."""
     rows = [
         _baseline_row(study, network, quantity)
         for network in networks(study)
@@ -116,10 +116,10 @@ def baseline_table(study: StudyResults) -> Table:
 
 
 def response_table(study: StudyResults, family: str) -> Table:
-    """Table 2 (scale), 3 (clip) or 4 (offset): the training set at each published level.
+    """Return table 2 (scale), 3 (clip) or 4 (offset): accuracy on the training set at each published level.
 
     Args:
-        study: what was measured.
+        study: the results.
         family: "scale", "clip" or "offset".
     """
     rows = [row for network in networks(study) for row in _response_rows(study, network, family)]
@@ -143,7 +143,7 @@ def response_table(study: StudyResults, family: str) -> Table:
 
 
 def heldout_table(study: StudyResults, family: str) -> Table:
-    """The levels of table 2, 3 or 4 on the test split, against the identity; the paper has nothing of it."""
+    """Return table 2, 3 or 4 for the test set, tested against the identity; the paper has no such table."""
     rows: list[tuple[Cell, ...]] = []
     for network in networks(study):
         grid, identity = curve(study, network, family, "test"), unperturbed(study, network, "test")
@@ -167,14 +167,16 @@ def heldout_table(study: StudyResults, family: str) -> Table:
 
 
 def differing_table(study: StudyResults) -> Table:
-    """The rows of tables 2 to 4 that do not agree with the paper, and how many do.
+    """Return the rows of tables 2 to 4 that do not agree with the paper, and in the title the number of those that do.
 
-    Rows without a measured value are listed last, where the study has their network and family; the rest
-    of them are counted in the title alone.
+    Rows without a measured value come last, if the study has their network and family; other such rows are
+    counted in the title only.
     """
-    found = reproduction(study)
-    missing = [
-        row for row in found.unmeasured if row.network in networks(study) and row.quantity in families(study)
+    reproduced = reproduction(study)
+    unmeasured = [
+        row
+        for row in reproduced.unmeasured
+        if row.network in networks(study) and row.quantity in families(study)
     ]
     rows = [
         (
@@ -186,11 +188,11 @@ def differing_table(study: StudyResults) -> Table:
             None if row.measured is None else Number.of(row.measured.mean),
             *_difference(row),
         )
-        for row in (*found.differing, *missing)
+        for row in (*reproduced.differing, *unmeasured)
     ]
     return Table(
         name="differing_rows",
-        title=f"Rows that differ from the paper: {study.title}. {found}",
+        title=f"Rows that differ from the paper: {study.title}. {reproduced}",
         caption=(
             "The paper gives no deviations here, so ours is taken for both sides: a standard error (s.e.) is "
             f"sd * sqrt(1 / n + 1 / {published().runs}). {conduct_words(study.conduct)}"
@@ -206,8 +208,8 @@ def _baseline_row(study: StudyResults, network: str, quantity: str) -> tuple[Cel
     summary = summarise(final_values(study, network, quantity))
     facts = published().baseline.get(network)
     number = None if facts is None else getattr(facts, quantity.removesuffix("_accuracy"))
-    beside = () if facts is None else compare_baseline(study, network)
-    row = next((row for row in beside if row.quantity == quantity), None)
+    comparisons = () if facts is None else compare_baseline(study, network)
+    comparison = next((row for row in comparisons if row.quantity == quantity), None)
     return (
         display_name(network),
         _QUANTITIES[quantity],
@@ -217,12 +219,12 @@ def _baseline_row(study: StudyResults, network: str, quantity: str) -> tuple[Cel
         Span.of(summary, decimals),
         Number.of(None if number is None else number.mean, decimals),
         Number.of(None if number is None else number.sd, decimals),
-        *_difference(row, decimals),
+        *_difference(comparison, decimals),
     )
 
 
 def _response_rows(study: StudyResults, network: str, family: str) -> Iterator[tuple[Cell, ...]]:
-    """The unperturbed network, then a row per published level."""
+    """Yield a row for the unperturbed network, then one for each published level."""
     name = display_name(network)
     grid, identity = curve(study, network, family), unperturbed(study, network)
     entry = grid.entry(published().ttest_entry)
@@ -230,23 +232,24 @@ def _response_rows(study: StudyResults, network: str, family: str) -> Iterator[t
     tests = _leading_first(study, None, _test(entry, identity))  # the identity isn't tested against itself
     yield (name, Level(None), None, *measured, None, None, None, *tests, None)
     facts = published()
-    compared = compare_responses(study, network, family) if network in facts.baseline else ()
-    for row, beside in zip_longest(facts.families[family], compared):
+    comparisons = compare_responses(study, network, family) if network in facts.baseline else ()
+    for row, comparison in zip_longest(facts.families[family], comparisons):
         runs, cells = _measured(grid, row.level)
         tests = _leading_first(study, _test(identity, runs), _test(entry, runs))
-        there: tuple[Cell, Cell] = (None, None)
+        accuracy: Cell = None
+        test: Cell = None
         if (response := row.networks.get(network)) is not None:
-            there = Number.of(response.accuracy), TAndP(response.t, response.p, facts.runs)
-        yield (name, Level(row.level), *cells, there[0], *_difference(beside), *tests, there[1])
+            accuracy, test = Number.of(response.accuracy), TAndP(response.t, response.p, facts.runs)
+        yield (name, Level(row.level), *cells, accuracy, *_difference(comparison), *tests, test)
 
 
 def _leading_first(study: StudyResults, identity: Item, entry: Item) -> tuple[Item, Item]:
-    """Both t-tests are always there; the switch `ttest_baseline` says which comes first."""
+    """Return the cells of both t-tests, first the one that the switch `ttest_baseline` names."""
     return (entry, identity) if study.conduct.get("ttest_baseline") == "published" else (identity, entry)
 
 
 def _measured(grid: Curve, level: float) -> tuple[Floats | None, tuple[Cell, ...]]:
-    """The runs at the grid level nearest this one, and the cells from the grid level to the interval."""
+    """Return the runs at the grid level nearest to a level, and the cells from grid level to interval."""
     index = grid.nearest(level)
     if index is None:
         return None, (None, 0, None, None, None)
@@ -258,12 +261,12 @@ def _summary_cells(summary: Summary) -> tuple[Cell, ...]:
     return summary.n, Number.of(summary.mean), Number.of(summary.sd), Span.of(summary)
 
 
-def _difference(row: PublishedComparison | None, decimals: int = 2) -> tuple[Cell, ...]:
-    if row is None:
+def _difference(comparison: PublishedComparison | None, decimals: int = 2) -> tuple[Cell, ...]:
+    if comparison is None:
         return None, None
     return (
-        Number.of(row.difference, decimals, signed=True),
-        Number.of(row.in_standard_errors, 1, signed=True),
+        Number.of(comparison.difference, decimals, signed=True),
+        Number.of(comparison.in_standard_errors, 1, signed=True),
     )
 
 
@@ -273,4 +276,4 @@ def _test(baseline: Floats | None, runs: Floats | None) -> Cell:
     if baseline is None:
         return TAndP(None, None, None, "no such entry")
     test = paired_t_test(baseline, runs)
-    return TAndP(test.t, test.p, test.n, test.words)
+    return TAndP(test.t, test.p, test.n, test.reason)

@@ -1,6 +1,6 @@
-"""A verdict as tables: every comparison by the rules, and what every family costs at each displacement.
+"""A verdict as tables: every comparison by the rules, and the cost of every family at each displacement.
 
-The rules, and what follows from them, are in `nearzero.analysis.verdict`; how tables look is decided in `render`.
+The rules and their application are in `nearzero.analysis.verdict`; `render` decides on the layout of tables.
 """
 
 from collections.abc import Iterator
@@ -31,12 +31,12 @@ _COMPARISONS = (
 
 
 def judged_tables(verdict: Verdict, title: str) -> tuple[Table, Table]:
-    """Both tables."""
+    """Return both tables: comparisons and costs."""
     return comparisons_table(verdict, title), costs_table(verdict, title)
 
 
 def comparisons_table(verdict: Verdict, title: str) -> Table:
-    """A row for each network, family of intensity and displacement; the finding is what the rules say."""
+    """Return a table with a row for each network, intensity family and displacement, and with the rules' finding."""
     rules = verdict.rules
     measure = rules.measure.replace("_", " ")
     share = f"{100 * (1 - 2 * rules.alpha):g} %"
@@ -50,25 +50,25 @@ def comparisons_table(verdict: Verdict, title: str) -> Table:
             f"exact, not adjusted. Margin {rules.margin:g} points, alpha {rules.alpha:g}."
         ),
         columns=_COMPARISONS,
-        rows=tuple(map(_row, verdict.comparisons)),
+        rows=tuple(map(_comparison_row, verdict.comparisons)),
         notices=tuple(_notices(verdict)),
     )
 
 
-def _row(each: Comparison) -> tuple[Cell, ...]:
+def _comparison_row(row: Comparison) -> tuple[Cell, ...]:
     return (
-        display_name(each.network),
-        each.intensity,
-        Number(100 * each.target, 0),
-        each.n,
-        Number.of(each.distance_cost),
-        Number.of(each.intensity_cost),
-        Number.of(each.difference, signed=True),
-        None if each.low is None or each.high is None else Span(each.low, each.high),
-        Number.of(each.effect),
-        _p(each.p_adjusted),
-        _p(each.p_sign_flip),
-        f"{each.finding} ({each.words})" if each.words else each.finding,
+        display_name(row.network),
+        row.intensity,
+        Number(100 * row.target, 0),
+        row.n,
+        Number.of(row.distance_cost),
+        Number.of(row.intensity_cost),
+        Number.of(row.difference, signed=True),
+        None if row.low is None or row.high is None else Span(row.low, row.high),
+        Number.of(row.effect),
+        _p(row.p_adjusted),
+        _p(row.p_sign_flip),
+        f"{row.finding} ({row.words})" if row.words else row.finding,
     )
 
 
@@ -83,15 +83,15 @@ def _notices(verdict: Verdict) -> Iterator[str]:
 
 
 def costs_table(verdict: Verdict, title: str) -> Table:
-    """What every family costs at each displacement, means over runs; those that never decide too."""
-    targets = [float(each) for each in verdict.costs.target.values]
+    """Return a table of the mean cost over runs of every family at each displacement, deciding or not."""
+    targets = [float(target) for target in verdict.costs.target.values]
     measure = verdict.rules.measure.replace("_", " ")
     deciding = {*verdict.rules.distance, *verdict.rules.intensity}
     rows = []
     for network in verdict.networks:
         for family in verdict.costs.family.values:
-            found = verdict.costs.sel(network=network, family=family).transpose("target", "run").values
-            means = (Number.of(float(mean(runs[np.isfinite(runs)]))) for runs in found)
+            costs = verdict.costs.sel(network=network, family=family).transpose("target", "run").values
+            means = (Number.of(float(mean(runs[np.isfinite(runs)]))) for runs in costs)
             rows.append((display_name(network), str(family), "yes" if family in deciding else "no", *means))
     return Table(
         name="costs",
@@ -104,7 +104,7 @@ def costs_table(verdict: Verdict, title: str) -> Table:
             Column("network", "network", kind="text"),
             Column("family", "family", kind="text"),
             Column("decides", "decides", kind="text"),
-            *(Column(f"d{100 * each:g}", f"d = {100 * each:g} %", unit="points") for each in targets),
+            *(Column(f"d{100 * target:g}", f"d = {100 * target:g} %", unit="points") for target in targets),
         ),
         rows=tuple(rows),
     )

@@ -1,7 +1,7 @@
-"""Puts a report on disk and on the screen: the only module of `report` that writes anything.
+"""Write a report to disk, and print it to the screen. No other module of `report` writes anything.
 
-Every file is whole or not there (`nearzero.support.files`), and tables come before figures. Matplotlib and rich are
-imported where they are needed: reading numbers from a report needs neither.
+Every file is written whole or not at all (`nearzero.support.files`), tables before figures. matplotlib and
+rich are imported inside functions, because the numbers of a report need neither.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from nearzero.paper.audit.values import Audit
 from nearzero.report.audit import audited_tables, fault_tables, levels_table
 from nearzero.report.captions import figure_captions
 from nearzero.report.grids import GridResults, grid_table
-from nearzero.report.prerender import computed_figures
+from nearzero.report.prerender import peak_figures
 from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.results import StudyResults
 from nearzero.report.table import Table
@@ -44,7 +44,7 @@ def write_audit(audit: Audit, folder: Path) -> list[Path]:
         The paths written.
 
     Raises:
-        InputError: where a file can't be written; those before it stay.
+        InputError: a file can't be written; those written before it stay.
     """
     return _write(_files_of(audited_tables(audit)), folder)
 
@@ -56,7 +56,7 @@ def write_verdict(verdict: Verdict, title: str, folder: Path, notices: tuple[str
         The paths written, tables first.
 
     Raises:
-        InputError: where a file can't be written; those before it stay.
+        InputError: a file can't be written; those written before it stay.
     """
     return _write(chain(_files_of(judged_tables(verdict, title)), _matched_files(verdict, notices)), folder)
 
@@ -68,7 +68,7 @@ def write_grid(grid: GridResults, folder: Path) -> list[Path]:
         The paths written, tables first.
 
     Raises:
-        InputError: where a file can't be written; those before it stay.
+        InputError: a file can't be written; those written before it stay.
     """
     tables = (grid_table(grid), *judged_tables(grid.verdict(), grid.title))
     return _write(chain(_files_of(tables), _grid_files(grid)), folder)
@@ -77,19 +77,19 @@ def write_grid(grid: GridResults, folder: Path) -> list[Path]:
 def write_report(study: StudyResults, folder: Path) -> list[Path]:
     """Write `tables/*.md|csv|tex`, `figures/*.png|pdf` and the figures' captions under a folder.
 
-    Files that are there already are replaced, one at a time.
+    Existing files are replaced, one at a time.
 
     Returns:
         The paths written, tables first.
 
     Raises:
-        InputError: where a file can't be written; those before it stay.
+        InputError: a file can't be written; those written before it stay.
     """
     return _write(chain(_files_of(tables(study)), _figure_files(study)), folder)
 
 
 def print_tables(study: StudyResults, console: "Console") -> None:
-    """Print every table to a rich console; the last says how many rows agree with the paper."""
+    """Print every table to a rich console; the last one counts the rows that agree with the paper."""
     _print(tables(study), console)
 
 
@@ -100,20 +100,20 @@ def print_verdict(verdict: Verdict, title: str, console: "Console") -> None:
 
 
 def print_grid(grid: GridResults, console: "Console") -> None:
-    """Print what becomes of the verdict in a grid to a rich console."""
+    """Print the table of a grid, with the verdict on each network, to a rich console."""
     _print([grid_table(grid)], console)
 
 
 def print_audit(audit: Audit, console: "Console") -> None:
-    """Print an audit to a rich console: the faults one by one, all rows, and what is left of the sentences."""
+    """Print an audit to a rich console: fault by fault, the rows of the published tables, and the sentences."""
     _print((*fault_tables(audit), levels_table(audit)), console)
     console.print(audit.text(), highlight=False, markup=False, style="bold")
 
 
-def _print(some: Iterable[Table], console: "Console") -> None:
+def _print(to_print: Iterable[Table], console: "Console") -> None:
     from nearzero.report.render.terminal import print_table
 
-    for table in some:
+    for table in to_print:
         print_table(table, console)
 
 
@@ -127,8 +127,8 @@ def _write(files: Iterable[tuple[str, bytes]], folder: Path) -> list[Path]:
     return written
 
 
-def _files_of(some: Iterable[Table]) -> Iterator[tuple[str, bytes]]:
-    for table in some:
+def _files_of(to_write: Iterable[Table]) -> Iterator[tuple[str, bytes]]:
+    for table in to_write:
         for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
             yield f"tables/{table.name}.{suffix}", render(table).encode()
 
@@ -152,8 +152,9 @@ def _figure_files(study: StudyResults) -> Iterator[tuple[str, bytes]]:
     from nearzero.report.figures.response import response_figure
     from nearzero.report.figures.style import figure_files
 
-    computed = computed_figures()  # before others are drawn: two threads mustn't draw at the same time
+    # These first: they may be drawn on another thread at the moment, and two threads mustn't draw at the same time.
+    peaks = peak_figures()
     yield from figure_files("figures/figure1_response", response_figure(study)).items()
-    yield from computed.items()
+    yield from peaks.items()
     yield from figure_files("figures/figure4_agreement", agreement_figure(study)).items()
     yield "figures/captions.md", figure_captions(study).encode()

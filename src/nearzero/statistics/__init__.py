@@ -1,7 +1,7 @@
-"""Intervals and tests over runs, with NumPy and SciPy alone.
+"""Intervals and tests over runs. They need NumPy and SciPy only.
 
-One module per subject. Over runs, data fixed: `summaries` (mean, standard deviation, t interval), `paired`
-(tests and effect size of paired runs) and `bands` (simultaneous, for curves). For new examples too: `bootstrap`.
-For many tests at once: `multiplicity`. `differences` is what the tests start from. Runs are the unit of inference;
-what the numbers are shown as lives in `nearzero.report`.
+Runs are the unit of inference. Intervals for new runs with the data fixed: `summaries` (mean, standard
+deviation, t interval), `paired` (tests and effect size for paired runs) and `bands` (simultaneous bands for
+curves). Intervals for new runs and new examples: `bootstrap`. Many tests at once: `multiplicity`. All paired
+tests begin with `differences`. How the numbers are printed is decided in `nearzero.report`.
 """

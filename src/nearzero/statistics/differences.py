@@ -1,7 +1,7 @@
-"""Differences over runs, ready for a test: which runs count, and which numbers are the same number.
+"""Paired differences over runs, ready for a test.
 
-Every test of this package starts here, so that all of them leave out the same runs and agree on when there
-is nothing to test, and say so in the same words. The tests themselves live in `paired`.
+All paired tests begin here. So all of them leave out the same runs, decide in the same way which differences
+are equal up to rounding, and give the same reasons when there is nothing to test. The tests are in `paired`.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Differences:
 
     Attributes:
         values: shape `(n,)`, finite.
-        tolerance: two differences no further apart than this are the same number.
+        tolerance: two differences that are at most this far apart count as equal.
     """
 
     values: NDArray[np.float64]
@@ -30,17 +30,17 @@ class Differences:
 
     @property
     def n(self) -> int:
-        """How many there are."""
+        """Return the number of differences."""
         return int(self.values.size)
 
     @property
     def all_zero(self) -> bool:
-        """Whether every pair is equal, up to rounding."""
+        """Return whether every pair is equal, up to rounding; False without pairs."""
         return bool(self.n) and float(np.abs(self.values).max()) <= self.tolerance
 
     @property
-    def words(self) -> str:
-        """Why their mean has no standard error to be measured by; empty where it has one."""
+    def reason(self) -> str:
+        """Return why the mean has no usable standard error; empty if it has one."""
         if self.n < 2:
             return FEWER_THAN_TWO_RUNS
         if self.all_zero:
@@ -49,29 +49,37 @@ class Differences:
 
     @property
     def mean(self) -> float:
-        """Their mean: NaN where there is none, exactly 0 where all of two or more are 0 up to rounding."""
+        """Return the mean: NaN if n is 0, exactly 0 if n >= 2 and all differences are 0 up to rounding."""
         return 0.0 if self.n >= 2 and self.all_zero else float(mean(self.values))
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the mean: sd / sqrt(n), with ddof 1; NaN where n < 2."""
+        """Return the standard error of the mean, sd / sqrt(n) with ddof 1; NaN if n < 2."""
         return float(standard_deviation(self.values, ddof=1)) / float(np.sqrt(max(self.n, 1)))
 
 
 def paired_differences(
     first: ArrayLike, second: ArrayLike | None = None, *, tolerance: float | None = None
 ) -> Differences:
-    """Subtract second from first, run by run, without the runs in which either is not finite.
+    """Subtract `second` from `first`, run by run, and leave out the runs in which either isn't finite.
 
     Args:
         first: one value per run, shape `(R,)`.
-        second: the same runs in the same order, shape `(R,)`; None where `first` holds differences already.
-        tolerance: see `Differences`; by default `rounding_tolerance` of the two. Give it where the numbers
-            come from larger ones by subtraction: their rounding is that of the larger ones, which can't be
-            seen from here.
+        second: the same runs in the same order, shape `(R,)`; None if `first` already holds differences.
+        tolerance: see `Differences`; by default `rounding_tolerance` of the two. Give it if the values are
+            themselves differences of larger numbers: their rounding error is that of the larger numbers,
+            which this function doesn't see.
 
     Raises:
-        InputError: where the two are not vectors of one length, or the tolerance is negative or not finite.
+        InputError: the two aren't vectors of the same length, or the tolerance is negative or not finite.
+
+    Example:
+        >>> from nearzero.statistics.differences import paired_differences
+        >>> differences = paired_differences([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+        >>> differences.values.tolist(), differences.mean, differences.reason
+        ([1.0, 2.0, 3.0], 2.0, '')
+        >>> paired_differences([0.1 + 0.2, 0.5], [0.3, 0.5]).reason  # equal up to rounding
+        'all pairs equal'
     """
     a = np.asarray(first)
     b = np.zeros_like(a) if second is None else np.asarray(second)
@@ -93,16 +101,16 @@ def paired_differences(
 
 
 def rounding_tolerance(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """How far two differences first - second may lie apart and still be the same number.
+    """Return how far apart two differences first - second can lie through rounding alone.
 
-    An accuracy is a count over N, k / N, rounded once, and once more where it was turned into percent: a
-    relative error of at most eps (twice half an eps). So a difference of two numbers of size M at most
-    carries 2 M eps from its operands and, itself at most 2 M, a further M eps from the subtraction; two
-    such differences lie at most 6 M eps apart. The tolerance is 8 M eps, with the coarser eps of the two
-    types. Counts that do differ are 1 / N apart, which is 10^9 times more in float64 and 16 times more in
-    float32 at N = 60,000, so nothing real is taken for noise.
+    An accuracy is a count over N, k / N. It is rounded once, and once more if it is converted to percent: its
+    relative error is at most eps (twice half an eps). A difference of two numbers of size M at most therefore
+    has an error of 2 M eps from its operands and, as its own size is at most 2 M, a further M eps from the
+    subtraction. Two such differences lie at most 6 M eps apart. The tolerance is 8 M eps, with the coarser
+    eps of the two types. Counts that do differ are 1 / N apart: at N = 60,000 that is 10^9 times more in
+    float64 and 16 times more in float32, so no real difference is taken for rounding.
     """
-    kinds = [x.dtype for x in (first, second) if np.issubdtype(x.dtype, np.floating)]
-    eps = max((float(np.finfo(kind).eps) for kind in kinds), default=float(np.finfo(np.float64).eps))
-    largest = max((float(np.abs(x).max()) for x in (first, second) if x.size), default=0.0)
+    types = [array.dtype for array in (first, second) if np.issubdtype(array.dtype, np.floating)]
+    eps = max((float(np.finfo(dtype).eps) for dtype in types), default=float(np.finfo(np.float64).eps))
+    largest = max((float(np.abs(array).max()) for array in (first, second) if array.size), default=0.0)
     return 8.0 * largest * eps

@@ -1,11 +1,11 @@
-"""Many tests in one table: p values adjusted so that all of them together err rarely.
+"""Adjust the p values of many tests in one table, so that the probability of any false rejection stays small.
 
-Holm's method needs no assumption about how the tests depend on each other, and is never weaker than
-Bonferroni's.
+Holm's method assumes nothing about how the tests depend on each other, and is never weaker than Bonferroni's.
 
-It is written out here because it takes four lines. statsmodels has it as `multipletests(method="holm")`, but would
-be one more dependency (with patsy and formulaic) of everyone who installs nearzero, and it counts a test that was not
-available, NaN, as a test. The tests check these lines against it.
+The method is written out here because it takes four lines. statsmodels has it as
+`multipletests(method="holm")`, but statsmodels would be one more dependency (with patsy and formulaic) for
+every user of nearzero, and it counts a test that isn't available, NaN, as a test. Our tests compare these
+lines with statsmodels.
 """
 
 from collections.abc import Sequence
@@ -21,21 +21,29 @@ __all__ = ["holm"]
 def holm(p_values: ArrayLike | Sequence[float | None]) -> NDArray[np.float64]:
     """Adjust the p values of a family of tests by Holm's step-down method.
 
-    With p_(1) <= ... <= p_(m): adjusted p_(i) = max over j <= i of min(1, (m - j + 1) p_(j)). To reject
-    wherever the adjusted p is below alpha keeps the probability of any false rejection at alpha or below,
-    whatever the dependence of the tests.
+    With p_(1) <= ... <= p_(m): adjusted p_(i) = max over j <= i of min(1, (m - j + 1) p_(j)). Rejecting every
+    test whose adjusted p is below alpha keeps the probability of any false rejection at alpha or below,
+    however the tests depend on each other.
 
     Args:
-        p_values: any shape, the whole of it one family. NaN or None stands for a test that was not available
-            (words in place of a number); it isn't counted in m.
+        p_values: of any shape; all of them form one family. NaN or None means that a test isn't available
+            (there is a reason in place of its p value); it isn't counted in m.
 
     Returns:
-        The adjusted p values, of the shape of those given; NaN where a test was not available.
+        The adjusted p values, in the shape of `p_values`; NaN where a test isn't available.
 
     Raises:
-        InputError: where a p value lies outside of 0 to 1.
+        InputError: a p value isn't between 0 and 1.
 
-    Source: Holm (1979); `statsmodels.stats.multitest.multipletests(method="holm")` gives the same.
+    Source: Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+    Statistics 6; `statsmodels.stats.multitest.multipletests(method="holm")` gives the same.
+
+    Example:
+        >>> from nearzero.statistics.multiplicity import holm
+        >>> holm([0.25, 0.0625, 0.5]).tolist()  # 2 * 0.25, 3 * 0.0625 and 1 * 0.5
+        [0.5, 0.1875, 0.5]
+        >>> holm([0.25, None, 0.5]).tolist()  # two tests
+        [0.5, nan, 0.5]
     """
     p = np.asarray(p_values, dtype=np.float64)
     present = ~np.isnan(p)
@@ -48,8 +56,8 @@ def holm(p_values: ArrayLike | Sequence[float | None]) -> NDArray[np.float64]:
     m = family.size
     order = np.argsort(family, kind="stable")
     stepped = np.minimum(np.maximum.accumulate((m - np.arange(m)) * family[order]), 1.0)
-    back = np.empty(m)
-    back[order] = stepped
+    unsorted = np.empty(m)
+    unsorted[order] = stepped
     adjusted = np.full(p.shape, np.nan)
-    adjusted[present] = back
+    adjusted[present] = unsorted
     return adjusted

@@ -1,8 +1,7 @@
 """Mean, standard deviation and t interval of a quantity over runs.
 
-Every table and band of the paper is one of these. They live together because they share one rule: a run
-whose value is not finite diverged, is left out, and is missing from `n`. Tests between two conditions
-live in `paired`.
+Every table and every band of the paper is one of these. One rule holds for all of them: a run whose value is
+not finite diverged; it is left out and isn't counted in `n`. Tests between two conditions are in `paired`.
 """
 
 from dataclasses import dataclass
@@ -17,21 +16,21 @@ from nearzero.errors import InputError
 __all__ = ["Summary", "check_confidence", "count", "mean", "standard_deviation", "summarise", "t_interval"]
 
 Floats = NDArray[np.float64]
-# Words that stand where a number would mean nothing.
+# Reasons why there is no number. Tables print them in its place.
 FEWER_THAN_TWO_RUNS = "fewer than two runs"
 NO_VARIANCE = "no variance"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One quantity over the runs of one network, in the unit of the values it was made from.
+    """A quantity summarised over the runs of one network, in the unit of its values.
 
     Attributes:
-        n: runs with a finite value.
-        mean: their mean; NaN where n is 0.
-        sd: their sample standard deviation (ddof 1); NaN where n < 2.
-        population_sd: with ddof 0, as the paper publishes it; NaN where n is 0.
-        low, high: ends of the 95 % t interval of the mean; NaN where n < 2.
+        n: number of runs with a finite value.
+        mean: their mean; NaN if n is 0.
+        sd: their sample standard deviation (ddof 1); NaN if n < 2.
+        population_sd: their population standard deviation (ddof 0), which the paper publishes; NaN if n is 0.
+        low, high: ends of the 95 % t interval of the mean; NaN if n < 2.
     """
 
     n: int
@@ -42,15 +41,32 @@ class Summary:
     high: float
 
     @property
-    def words(self) -> str:
-        """What to say in place of an interval: too few runs, or no variance; empty where there is one."""
+    def reason(self) -> str:
+        """Return why there is no interval: too few runs, or no variance. Empty if there is one."""
         if self.n < 2:
             return FEWER_THAN_TWO_RUNS
         return "all runs equal" if self.sd == 0.0 else ""
 
 
 def summarise(values: ArrayLike) -> Summary:
-    """Summarise one vector of runs, shape `(R,)`; see `Summary`."""
+    """Summarise one value per run: number of runs, mean, standard deviations and 95 % t interval.
+
+    Args:
+        values: shape `(R,)`. Values that are not finite are left out.
+
+    Raises:
+        InputError: `values` isn't a vector.
+
+    Example:
+        >>> from nearzero.statistics.summaries import summarise
+        >>> summary = summarise([1.0, 2.0, 3.0, float("nan")])  # the last run diverged
+        >>> summary.n, summary.mean, summary.sd
+        (3, 2.0, 1.0)
+        >>> print(f"{summary.low:.2f} to {summary.high:.2f}")  # 2 -+ 4.3027 / sqrt(3)
+        -0.48 to 4.48
+        >>> summarise([1.0]).reason
+        'fewer than two runs'
+    """
     runs = _runs_last(values)
     if runs.ndim != 1:
         raise InputError(f"summarise takes one value per run, shape (R,); it saw the shape {runs.shape}")
@@ -66,24 +82,25 @@ def summarise(values: ArrayLike) -> Summary:
 
 
 def count(values: ArrayLike) -> NDArray[np.int64]:
-    """Count the finite values of the last axis: shape `(..., R)` to `(...)`."""
+    """Count the finite values along the last axis: shape `(..., R)` to `(...)`."""
     return np.asarray(np.isfinite(_runs_last(values)).sum(axis=-1), dtype=np.int64)
 
 
 def mean(values: ArrayLike) -> Floats:
-    """Average the finite values of the last axis, shape `(..., R)` to `(...)`; NaN where there is none.
+    """Average the finite values along the last axis: shape `(..., R)` to `(...)`; NaN if there is none.
 
-    The sum is taken of the values less the first of them, so that the mean of equal values is that value.
+    The first finite value is subtracted before the sum and added after it, so that the mean of equal values
+    is exactly that value.
     """
     anchor, shifted, n = _shifted(values)
     return np.asarray(anchor + _ratio(shifted.sum(axis=-1), n))
 
 
 def standard_deviation(values: ArrayLike, *, ddof: int) -> Floats:
-    """Standard deviation of the finite values of the last axis, shape `(..., R)` to `(...)`.
+    """Return the standard deviation of the finite values along the last axis: shape `(..., R)` to `(...)`.
 
-    sd = sqrt(sum (x - mean)^2 / (n - ddof)): ddof 1 for the sample's, ddof 0 for the population's, which
-    the paper publishes. NaN where n <= ddof. Exactly 0 where all values are equal.
+    sd = sqrt(sum (x - mean)^2 / (n - ddof)). ddof 1 gives the sample's, ddof 0 the population's, which the
+    paper publishes. NaN if n <= ddof. Exactly 0 if all values are equal.
     """
     _, shifted, n = _shifted(values)
     centre = _ratio(shifted.sum(axis=-1), n)
@@ -93,18 +110,29 @@ def standard_deviation(values: ArrayLike, *, ddof: int) -> Floats:
 
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Floats, Floats]:
-    """Two-sided Student t interval of the mean over the last axis.
+    """Return the two-sided Student t interval of the mean along the last axis.
 
     mean +- t(n - 1, (1 + confidence) / 2) * sd / sqrt(n), with the sample sd (ddof 1).
 
     Args:
-        values: shape `(..., R)`, runs last; what is not finite is left out.
+        values: shape `(..., R)`, runs last. Values that are not finite are left out.
         confidence: strictly between 0 and 1.
 
     Returns:
-        Lower and upper end, each of shape `(...)`, in the unit of `values`; NaN where n < 2.
+        The lower and the upper end, each of shape `(...)`, in the unit of `values`; NaN if n < 2.
 
-    Source: Student (1908); `scipy.stats.t.interval` gives the same.
+    Raises:
+        InputError: `values` has no axis, or the confidence is out of range.
+
+    Source: Student (1908), The probable error of a mean, Biometrika 6; `scipy.stats.t.interval` gives the
+    same.
+
+    Example:
+        >>> import numpy as np
+        >>> from nearzero.statistics.summaries import t_interval
+        >>> low, high = t_interval([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])  # two quantities, three runs
+        >>> print(np.round(low, 2), np.round(high, 2))
+        [-0.48  5.  ] [4.48 5.  ]
     """
     check_confidence(confidence)
     n = count(values)
@@ -117,7 +145,7 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Floats, Flo
 
 
 def check_confidence(confidence: float) -> None:
-    """Refuse a confidence that isn't strictly between 0 and 1."""
+    """Raise InputError if a confidence isn't strictly between 0 and 1."""
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence lies strictly between 0 and 1, for example 0.95; it was {confidence!r}")
 
@@ -130,18 +158,18 @@ def _runs_last(values: ArrayLike) -> Floats:
 
 
 def _shifted(values: ArrayLike) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Return the first finite value (...), the values less it (..., R) with 0 for the missing, and n."""
+    """Return the first finite value (...), the values minus it (..., R) with 0 where one is missing, and n (...)."""
     array = _runs_last(values)
     present = np.isfinite(array)
-    known = np.where(present, array, 0.0)
+    filled = np.where(present, array, 0.0)
     if not array.shape[-1]:
-        return np.zeros(array.shape[:-1]), known, count(array)
+        return np.zeros(array.shape[:-1]), filled, count(array)
     first = present.argmax(axis=-1)
-    anchor = np.take_along_axis(known, first[..., None], axis=-1)[..., 0]
-    return anchor, np.where(present, known - anchor[..., None], 0.0), count(array)
+    anchor = np.take_along_axis(filled, first[..., None], axis=-1)[..., 0]
+    return anchor, np.where(present, filled - anchor[..., None], 0.0), count(array)
 
 
 def _ratio(numerator: Any, denominator: Any) -> Floats:
-    """Divide, with NaN where the denominator is not positive."""
+    """Divide, with NaN where the denominator isn't positive."""
     positive = np.asarray(denominator) > 0
     return np.where(positive, np.asarray(numerator) / np.where(positive, denominator, 1), np.nan)

@@ -17,7 +17,7 @@ from nearzero.paper.audit import audit
 from nearzero.paper.audit.evidence import Evidence, Other
 from nearzero.paper.audit.values import Audit
 from nearzero.report import write as reports
-from nearzero.report.prerender import drawn_ahead
+from nearzero.report.prerender import prerender_peak_figures
 from nearzero.study.analysis import analyse_networks, analysis_of
 from nearzero.study.audit import audit_networks, check_swept, measurements_of
 from nearzero.study.data import DataSource, begin
@@ -318,7 +318,7 @@ class Study:
         """Train, sweep and report; parts that are done already are kept."""
 
         def step(store: Store, data: DataSource, journal: Journal) -> None:
-            with drawn_ahead():
+            with prerender_peak_figures():
                 train_networks(store, data, journal)
                 sweep_networks(store, data, journal)
 

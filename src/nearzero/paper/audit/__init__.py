@@ -1,8 +1,8 @@
-"""The audit of the paper: each fault of the published study with its measured effect, and what its sentences are worth.
+"""The audit of the paper: the measured effect of each fault of the published study, and a verdict on each sentence.
 
-`measure` takes the numbers of one network, `evidence` gathers them over runs, adds a study's results and sets what
-was published, as run and put right beside each other, row by row; `faults` does so fault by fault, `sentences` decides
-by rules. It reads no files; a study does that, and hands it what is needed.
+`measure` measures one network. `evidence` gathers the measurements over runs, adds the study's own results,
+and makes the rows of the published tables: as published, as run, and put right. `faults` does the same fault
+by fault, and `sentences` decides by rules. No module here reads files: a study passes in what is needed.
 """
 
 from dataclasses import asdict
@@ -17,12 +17,12 @@ __all__ = ["audit"]
 
 
 def audit(evidence: Evidence) -> Audit:
-    """Return everything that the evidence says."""
+    """Return the audit that follows from the evidence."""
     conduct = asdict(evidence.conduct)
-    other = [f"{name}={value}" for name, value in conduct.items() if value != getattr(Conduct(), name)]
+    differing = [f"{name}={value}" for name, value in conduct.items() if value != getattr(Conduct(), name)]
     notices = evidence.notices
-    if other:
-        notices += (f"as run is this study's conduct, which isn't the published one: {', '.join(other)}",)
+    if differing:
+        notices += (f"as run is this study's conduct, which isn't the published one: {', '.join(differing)}",)
     return Audit(
         title=evidence.title,
         entries=entries(evidence),

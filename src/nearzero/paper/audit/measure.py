@@ -1,8 +1,8 @@
-"""What the audit measures of one network: the published levels in the paper's conduct, and with each fault put right.
+"""Measure one network for the audit: the published levels in the paper's conduct, and with each fault put right.
 
-Here are numbers of one network on its examples, and nothing over runs: what they say of the paper is in `evidence`,
-`faults` and `sentences`. Ranges "of the other half" and mean logit shifts are set by one half of the examples and
-measured on the other, both ways around, so that the accuracy is one over all of them.
+The numbers are of one network on its examples. Statistics over runs, and what follows for the paper, are in
+`evidence`, `faults` and `sentences`. Ranges "of the other half" and mean logit shifts are set by one half of
+the examples and applied to the other, and vice versa, so that the accuracy is over all examples.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = ["MEASURED", "QUANTILE", "Row", "bootstrap_row", "measure", "published
 
 Doubles = npt.NDArray[np.float64]
 QUANTILE = 0.001  # and 0.999: ranges without the outermost examples
-# metrics, and what they are called in the result
+# Metrics by the names of their variables in the result.
 METRICS = {"accuracy": "accuracy", "agreement": "agreement", "cross_entropy": "loss", "margin": "margin"}
-BOOTSTRAPPED = (("offset", 0.01), ("clip", 0.5), ("scale", 0.1))  # the first of these that was swept
+BOOTSTRAPPED = (("offset", 0.01), ("clip", 0.5), ("scale", 0.1))  # the first that was swept is bootstrapped
 MEASURED = {
     "accuracy": "share of training examples predicted right",
     "agreement": "share of predictions that are those of the unperturbed network",
@@ -54,7 +54,7 @@ MEASURED = {
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the published tables 2 to 4: a family, the level it names, and the nearest of the family's grid."""
+    """A row of the published tables 2 to 4: family, published level, and the nearest level of the family's grid."""
 
     family: str
     level: float
@@ -62,25 +62,25 @@ class Row:
 
 
 def published_rows(families: Sequence[str], conduct: Conduct) -> tuple[Row, ...]:
-    """The rows of the paper's families among those that a study has."""
+    """Return the rows of those of the paper's families that a study has."""
     rows = []
-    for family, named in published().families.items():
+    for family, facts in published().families.items():
         if family in families:
             grid = make_family(family, conduct).levels
-            rows += [Row(family, row.level, float(grid[np.abs(grid - row.level).argmin()])) for row in named]
+            rows += [Row(family, row.level, float(grid[np.abs(grid - row.level).argmin()])) for row in facts]
     return tuple(rows)
 
 
 def bootstrap_row(rows: Sequence[Row]) -> int | None:
-    """The number of the row whose cost is shown with both kinds of interval; None if there are no rows."""
-    places = [(row.family, row.level) for row in rows]
-    return next((places.index(each) for each in BOOTSTRAPPED if each in places), None)
+    """Return the index of the row whose cost gets both kinds of interval; None if none is in `BOOTSTRAPPED`."""
+    levels = [(row.family, row.level) for row in rows]
+    return next((levels.index(level) for level in BOOTSTRAPPED if level in levels), None)
 
 
 def quantile_ranges(z: npt.NDArray[np.floating], activations: npt.NDArray[np.floating]) -> Ranges:
-    """Return unit ranges from the quantiles `QUANTILE` and 1 - `QUANTILE` of z and of act(z), (R, U) each."""
+    """Return unit ranges from the quantiles `QUANTILE` and 1 - `QUANTILE` of z and of act(z), `(N, U)` each."""
     shares = [QUANTILE, 1 - QUANTILE]
-    pre, post = (np.quantile(each, shares, axis=0).astype(np.float64) for each in (z, activations))
+    pre, post = (np.quantile(values, shares, axis=0).astype(np.float64) for values in (z, activations))
     return Ranges(UnitRange(pre[0], pre[1], "pre"), UnitRange(post[0], post[1], "post"))
 
 
@@ -97,42 +97,45 @@ def measure(
 
     Args:
         network: with finite weights.
-        train, test: examples (N, D) and labels (N,) of either set.
-        rows: L rows of the published tables.
+        train, test: examples `(N, D)` and labels `(N,)` of both sets.
+        rows: the rows of the published tables to measure.
         conduct: the reading of the protocol that the study followed.
-        options: of other models than a `TwoLayer`, see `nearzero.evaluators.select.ModelOptions`.
+        options: for models other than a `TwoLayer`, see `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
         A Dataset with
 
-        - the variables of `MEASURED` on `row`, NaN where one isn't about a family;
-        - `unperturbed_accuracy`, `unperturbed_test_accuracy`, `unperturbed_loss`, `unperturbed_margin`; `examples`, N;
-        - of units: `dead_units`; `nan_units`, those for which (max - p r) / max isn't a number; `rare_units`, live
-          ones whose quantile range is 0; `width`, the mean over live units of the quantile range over the full one;
-        - of scale: `predicted_accuracy` on `scale_level`, what algebra says; `scale_differences`,
-          `scale_unexplained`, `scale_near_ties`, the greatest numbers of examples at any level; `flat`, 0 or 1;
-        - `silent_accuracy`, what is right if every logit is NaN; `no_bias_accuracy`, without the output bias, NaN where
-          that isn't known;
-        - `right`, packed bits, (2, ceil(N / 8)): which examples are predicted right without perturbation, and at
-          `bootstrap_row`.
+        - the variables of `MEASURED` on `row`, NaN at rows of families to which a variable doesn't apply;
+        - `unperturbed_accuracy`, `unperturbed_test_accuracy`, `unperturbed_loss`, `unperturbed_margin`;
+          `examples`, N;
+        - of units: `dead_units`, their number; `nan_units`, the number for which (max - p r) / max is NaN;
+          `rare_units`, the number of live ones whose quantile range is 0; `width`, the quantile range over
+          the full one, mean over live units;
+        - of scale: `predicted_accuracy` on `scale_level`, computed by algebra; `scale_differences`,
+          `scale_unexplained`, `scale_near_ties`, numbers of examples, the greatest of all levels; `flat`, 0
+          or 1;
+        - `silent_accuracy`, the accuracy if every logit is NaN; `no_bias_accuracy`, without the output bias,
+          NaN if the bias isn't known;
+        - `right`, packed bits, `(2, ceil(N / 8))`: the examples that are predicted correctly without
+          perturbation and at `bootstrap_row`.
 
     Raises:
         InputError: as `nz.sweep`.
     """
     with open_evaluator(network, *train, options=options, metrics=list(METRICS)) as evaluator:
-        bench = _FaultMeasurement(evaluator, np.asarray(train[1]), rows, conduct)
-        found = bench.levels() | bench.units() | bench.halved() | bench.ranged() | bench.clipped()
-        found |= bench.scaled()
+        faults = _FaultMeasurement(evaluator, np.asarray(train[1]), rows, conduct)
+        measured = faults.levels() | faults.units() | faults.by_halves() | faults.by_quantile_ranges()
+        measured |= faults.clipped() | faults.scaled()
     with open_evaluator(network, *test, options=options, metrics=list(METRICS)) as held_out:
-        scores = held_out.scores(bench.perturbations, ["accuracy"])
-    found["test_accuracy"] = scores.means["accuracy"]
-    found["unperturbed_test_accuracy"] = scores.unperturbed["accuracy"]
-    return _as_dataset(found, rows)
+        scores = held_out.scores(faults.perturbations, ["accuracy"])
+    measured["test_accuracy"] = scores.means["accuracy"]
+    measured["unperturbed_test_accuracy"] = scores.unperturbed["accuracy"]
+    return _as_dataset(measured, rows)
 
 
 @dataclass(frozen=True)
 class _FaultMeasurement:
-    """One layer on its training set, and the perturbations of all rows."""
+    """Measurements of one layer on its training set, at the published rows. Methods return variables by name."""
 
     evaluator: LayerEvaluator
     labels: npt.NDArray[np.integer]
@@ -141,135 +144,136 @@ class _FaultMeasurement:
 
     @property
     def ranges(self) -> Ranges:
-        """Unit ranges over the training set."""
+        """Return the unit ranges over the training set."""
         return self.evaluator.ranges
 
     @cached_property
     def perturbations(self) -> list[Perturbation]:
-        """The perturbations of all rows."""
+        """Return the perturbations of all rows."""
         return self.at(self.ranges)
 
     def at(self, ranges: Ranges) -> list[Perturbation]:
-        """Return the perturbations of all rows by these ranges."""
+        """Return the perturbations of all rows by some ranges."""
         return [make_family(row.family, self.conduct).at(row.grid, ranges) for row in self.rows]
 
     def of(self, family: str) -> list[int]:
-        """Return the numbers of a family's rows."""
-        return [number for number, row in enumerate(self.rows) if row.family == family]
+        """Return the indices of a family's rows."""
+        return [index for index, row in enumerate(self.rows) if row.family == family]
 
     def accuracy(self, perturbations: Sequence[Perturbation]) -> Doubles:
         """Return the accuracy under each perturbation."""
         return self.evaluator.scores(perturbations, ["accuracy"]).means["accuracy"]
 
     def levels(self) -> dict[str, Any]:
-        """Return every row in the study's conduct, and the network as it is."""
+        """Measure every row in the study's conduct, and the unperturbed network."""
         scores = self.evaluator.scores(self.perturbations, METRICS)
-        number = bootstrap_row(self.rows)
-        kept = [Perturbation(), Perturbation() if number is None else self.perturbations[number]]
+        index = bootstrap_row(self.rows)
+        kept = [Perturbation(), Perturbation() if index is None else self.perturbations[index]]
         right = self.evaluator.scores(kept, ["accuracy"], keep=True).values["accuracy"]
-        sizes = np.full(len(self.rows), np.nan)
+        displacement = np.full(len(self.rows), np.nan)
         if self.ranges.live.any():
-            sizes = Displacements(self.evaluator, self.ranges).of(self.perturbations)
-        found: dict[str, Any] = {METRICS[name]: each for name, each in scores.means.items()}
-        found |= {f"unperturbed_{METRICS[name]}": each for name, each in scores.unperturbed.items()}
-        del found["unperturbed_agreement"]  # it's 1
-        return found | {
-            "displacement": sizes,
+            displacement = Displacements(self.evaluator, self.ranges).of(self.perturbations)
+        measured: dict[str, Any] = {METRICS[name]: mean for name, mean in scores.means.items()}
+        measured |= {f"unperturbed_{METRICS[name]}": score for name, score in scores.unperturbed.items()}
+        del measured["unperturbed_agreement"]  # it's 1
+        return measured | {
+            "displacement": displacement,
             "examples": scores.items,
             "right": np.packbits(right.astype(np.bool_), axis=1),
         }
 
     def units(self) -> dict[str, Any]:
-        """Return what is special about units and about the output bias."""
+        """Count units with special ranges, and measure accuracy without the output bias and with NaN logits."""
         post, readout = self.ranges.post, self.evaluator.readout
         with np.errstate(divide="ignore", invalid="ignore"):
             by_formula = (post.maximum - 0.1 * post.width) / post.maximum
-        without = np.nan
+        no_bias_accuracy = np.nan
         if readout is not None:
-            shift = readout[1].astype(np.float64)[None]
-            scores = self.evaluator.scores([Perturbation()], ["accuracy"], shift)
-            without = float(scores.means["centred_accuracy"][0])
+            bias = readout[1].astype(np.float64)[None]
+            scores = self.evaluator.scores([Perturbation()], ["accuracy"], bias)
+            no_bias_accuracy = float(scores.means["centred_accuracy"][0])
         return {
-            "no_bias_accuracy": without,
-            # of logits that are all NaN the first is the greatest
+            "no_bias_accuracy": no_bias_accuracy,
+            # if all logits are NaN, argmax takes the first
             "silent_accuracy": float(np.mean(self.labels == 0)),
             "dead_units": self.ranges.dead_units,
             "nan_units": int(np.isnan(by_formula).sum()),
         }
 
-    def halved(self) -> dict[str, Any]:
-        """Return accuracies for which one half sets and the other responds, both ways around."""
-        offsets = self.of("offset")
-        some = [self.perturbations[number] for number in offsets]
-        centred, other = np.full(len(self.rows), np.nan), np.zeros(len(self.rows))
-        centred[offsets] = 0.0
+    def by_halves(self) -> dict[str, Any]:
+        """Measure accuracies with one half of the examples as reference and the other responding, and vice versa."""
+        rows = self.of("offset")
+        offsets = [self.perturbations[index] for index in rows]
+        centred, other_half = np.full(len(self.rows), np.nan), np.zeros(len(self.rows))
+        centred[rows] = 0.0
         first, second = self.evaluator.split(0)
         items = 0
-        for setting, here in ((first, second), (second, first)):
-            scores = here.scores(self.at(setting.ranges), ["accuracy"])
-            other += scores.means["accuracy"] * scores.items
+        for reference, responding in ((first, second), (second, first)):
+            scores = responding.scores(self.at(reference.ranges), ["accuracy"])
+            other_half += scores.means["accuracy"] * scores.items
             items += scores.items
-            if some:
-                shift = setting.mean_logit_change(some)
-                moved = here.scores(some, ["accuracy"], shift)
-                centred[offsets] += moved.means["centred_accuracy"] * moved.items
-        return {"centred_accuracy": centred / items, "other_half_accuracy": other / items}
+            if offsets:
+                shift = reference.mean_logit_change(offsets)
+                scores = responding.scores(offsets, ["accuracy"], shift)
+                centred[rows] += scores.means["centred_accuracy"] * scores.items
+        return {"centred_accuracy": centred / items, "other_half_accuracy": other_half / items}
 
-    def ranged(self) -> dict[str, Any]:
-        """Return what becomes of it without the outermost rows of each unit."""
+    def by_quantile_ranges(self) -> dict[str, Any]:
+        """Measure accuracy by unit ranges without each unit's outermost examples, and how much narrower these are."""
         live = self.ranges.live
-        without = quantile_ranges(self.evaluator.preactivations(), self.evaluator.activations())
-        full, part = (each.on(self.conduct.range).width[live] for each in (self.ranges, without))
+        ranges = quantile_ranges(self.evaluator.preactivations(), self.evaluator.activations())
+        full, narrow = (both.on(self.conduct.range).width[live] for both in (self.ranges, ranges))
         return {
-            "quantile_accuracy": self.accuracy(self.at(without)),
-            "rare_units": int((live & ~without.live).sum()),
-            "width": float(np.mean(part / full)) if live.any() else np.nan,
+            "quantile_accuracy": self.accuracy(self.at(ranges)),
+            "rare_units": int((live & ~ranges.live).sum()),
+            "width": float(np.mean(narrow / full)) if live.any() else np.nan,
         }
 
     def clipped(self) -> dict[str, Any]:
-        """Return the clip before the activation and after it, by the range after it."""
+        """Measure the clip before and after the activation, both by the range after it."""
         names = ("clip_pre_accuracy", "clip_post_accuracy", "untouched")
-        found = {name: np.full(len(self.rows), np.nan) for name in names}
-        numbers = self.of("clip")
-        if not numbers:
-            return found
+        measured = {name: np.full(len(self.rows), np.nan) for name in names}
+        rows = self.of("clip")
+        if not rows:
+            return measured
         conducts = (replace(self.conduct, clip=side, range="post") for side in ("pre", "post"))
         before, after = (
-            [make_family("clip", conduct).at(self.rows[number].grid, self.ranges) for number in numbers]
+            [make_family("clip", conduct).at(self.rows[index].grid, self.ranges) for index in rows]
             for conduct in conducts
         )
-        found["clip_pre_accuracy"][numbers] = self.accuracy(before)
-        found["clip_post_accuracy"][numbers] = self.accuracy(after)
+        measured["clip_pre_accuracy"][rows] = self.accuracy(before)
+        measured["clip_post_accuracy"][rows] = self.accuracy(after)
         z, a = self.evaluator.preactivations(), self.evaluator.activations()
-        for number, each in zip(numbers, before, strict=True):
-            above = a > each.clip
+        for index, perturbation in zip(rows, before, strict=True):
+            above = a > perturbation.clip
+            left = above & (z <= perturbation.clip)
             with np.errstate(invalid="ignore"):
-                found["untouched"][number] = np.divide((above & (z <= each.clip)).sum(), above.sum())
-        return found
+                measured["untouched"][index] = np.divide(left.sum(), above.sum())
+        return measured
 
     def scaled(self) -> dict[str, Any]:
-        """Return what algebra says of the scale sweep, example by example."""
+        """Compare the scale sweep with algebra, example by example."""
         levels = Scale().levels
         if not self.of("scale"):
             names = ("scale_differences", "scale_unexplained", "scale_near_ties", "flat")
             return dict.fromkeys(names, np.nan) | {"predicted_accuracy": np.full(len(levels), np.nan)}
-        found = scale_audit_of(self.evaluator, levels)
+        audit = scale_audit_of(self.evaluator, levels)
         return {
-            "scale_differences": found.greatest_difference,
-            "scale_unexplained": found.unexplained,
-            "scale_near_ties": int(found.curves.near_ties.max()),
-            "flat": found.flat,
-            "predicted_accuracy": found.curves.predicted_accuracy.values,
+            "scale_differences": audit.greatest_difference,
+            "scale_unexplained": audit.unexplained,
+            "scale_near_ties": int(audit.curves.near_ties.max()),
+            "flat": audit.flat,
+            "predicted_accuracy": audit.curves.predicted_accuracy.values,
         }
 
 
-def _as_dataset(found: Mapping[str, Any], rows: Sequence[Row]) -> xr.Dataset:
-    """Return what was measured, array by array, as labelled arrays."""
+def _as_dataset(measured: Mapping[str, Any], rows: Sequence[Row]) -> xr.Dataset:
+    """Return measured variables as labelled arrays."""
     dims = {"right": ("which", "byte"), "predicted_accuracy": ("scale_level",)}
     data: dict[str, Any] = {}
-    for name, value in found.items():
-        about = {"long_name": MEASURED[name]} if name in MEASURED else {}
+    for name, value in measured.items():
+        attributes = {"long_name": MEASURED[name]} if name in MEASURED else {}
         array = np.asarray(value, dtype=None if name == "right" else np.float64)
-        data[name] = (dims.get(name, ("row",) if array.ndim else ()), array, about)
+        data[name] = (dims.get(name, ("row",) if array.ndim else ()), array, attributes)
     coords = {name: ("row", [getattr(row, name) for row in rows]) for name in ("family", "level", "grid")}
     return xr.Dataset(data, {**coords, "scale_level": Scale().levels})

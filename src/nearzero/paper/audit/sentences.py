@@ -1,8 +1,8 @@
-"""The paper's main statements in other words than its own, and what is left of each: by rules that stand beside them.
+"""The paper's main statements, paraphrased, each decided by a rule.
 
-A rule is a list of conditions. A sentence survives if all of them hold, in part if some do, and doesn't if none does;
-where a rule says that something is needed, it doesn't survive without that. With fewer than six runs the conditions are
-described and nothing is decided, as in a verdict.
+A rule is a list of conditions. A sentence survives if all of them hold, survives in part if some do, and
+doesn't survive if none does. If a rule requires something, the sentence doesn't survive without it. With
+fewer than six runs the conditions are described and nothing is decided, as in a verdict.
 """
 
 from __future__ import annotations
@@ -33,81 +33,99 @@ CONCLUSIONS: dict[str, Finding] = {
 
 
 @dataclass(frozen=True)
-class _Premise:
-    """Something that holds, or doesn't, or can't be told (None); the numbers behind it, and how they came about."""
+class _RuleCondition:
+    """A condition of a rule.
 
-    how: str
+    Attributes:
+        group: conditions of a group are printed together.
+        text: the numbers behind the condition.
+        holds: None if that can't be decided.
+    """
+
+    group: str
     text: str
     holds: bool | None
 
 
-Decided = tuple[Finding, list[_Premise], str]
+Decision = tuple[Finding, list[_RuleCondition], str]  # the finding, the conditions, and the numbers as text
 
 
 def sentences(evidence: Evidence) -> tuple[Sentence, ...]:
     """Return all sentences, each for one network after the other."""
-    found = []
+    decided = []
     for family, name, text, rule, decide in _STATEMENTS:
-        for own in evidence.each:
-            decided: Decided = "not decided", [], f"{family} wasn't swept"
+        for own in evidence.by_network:
+            decision: Decision = "not decided", [], f"{family} wasn't swept"
             if family is None or evidence.has(family):
-                decided = decide(own)
-            finding, conditions, numbers = decided
-            held = sum(bool(each.holds) for each in conditions)
-            found.append(Sentence(name, text, rule, own.network, finding, held, len(conditions), numbers))
-    return tuple(found)
+                decision = decide(own)
+            finding, conditions, numbers = decision
+            held = sum(bool(condition.holds) for condition in conditions)
+            decided.append(Sentence(name, text, rule, own.network, finding, held, len(conditions), numbers))
+    return tuple(decided)
 
 
-def _decided(
-    own: NetworkEvidence, conditions: list[_Premise], *, needed: bool = True, words: str = ""
-) -> Decided:
-    """Return what conditions say together; words are added to their numbers."""
-    groups = {each.how: [same.text for same in conditions if same.how == each.how] for each in conditions}
-    numbers = [f"{how}: {', '.join(texts)}" for how, texts in groups.items()]
-    told = [each.holds for each in conditions if each.holds is not None]
+def _decision(
+    own: NetworkEvidence, conditions: list[_RuleCondition], *, needed: bool = True, remark: str = ""
+) -> Decision:
+    """Return the decision that follows from conditions.
+
+    Args:
+        own: the evidence on the network.
+        conditions: of the rule.
+        needed: whether the rule's requirement is met.
+        remark: added to the numbers.
+    """
+    groups: dict[str, list[str]] = {}
+    for condition in conditions:
+        groups.setdefault(condition.group, []).append(condition.text)
+    numbers = [f"{group}: {', '.join(texts)}" for group, texts in groups.items()]
+    known = [condition.holds for condition in conditions if condition.holds is not None]
     finding: Finding = "survives in part"
     if own.n < MINIMUM_RUNS:
         finding = "description only"
-    elif not told:
+    elif not known:
         finding = "not decided"
-    elif not needed or not any(told):
+    elif not needed or not any(known):
         finding = "doesn't survive"
-    elif all(told) and len(told) == len(conditions):
+    elif all(known) and len(known) == len(conditions):
         finding = "survives"
-    return finding, conditions, "; ".join([*numbers, words] if words else numbers)
+    return finding, conditions, "; ".join([*numbers, remark] if remark else numbers)
 
 
-def _costs(how: str, what: str, values: Runs, margin: float) -> _Premise:
-    """That something costs more than the margin, its interval included."""
-    found = summarise(values)
-    interval = f" ({found.low:.2f} to {found.high:.2f})" if found.n >= 2 else ""
-    return _Premise(how, f"{what} {found.mean:.2f}{interval}", found.low > margin if found.n >= 2 else None)
+def _costs_more(group: str, what: str, costs: Runs, margin: float) -> _RuleCondition:
+    """Return the condition that the mean cost and its 95 % interval lie above the margin."""
+    cost = summarise(costs)
+    interval = f" ({cost.low:.2f} to {cost.high:.2f})" if cost.n >= 2 else ""
+    return _RuleCondition(
+        group, f"{what} {cost.mean:.2f}{interval}", cost.low > margin if cost.n >= 2 else None
+    )
 
 
-def _equal(how: str, what: str, values: Runs, margin: float) -> _Premise:
-    """That something costs the same as nothing, within the margin."""
-    found = equivalence_test(values, margin=margin, tolerance=1e-9)
-    text = f"{what} {_plain(found.mean_difference)}"
-    if found.low is not None and found.high is not None:
-        text += f" ({_plain(found.low)} to {_plain(found.high)})"
-    return _Premise(how, text, within_margin(found))
+def _costs_nothing(group: str, what: str, costs: Runs, margin: float) -> _RuleCondition:
+    """Return the condition that the mean cost is 0 within the margin, by two one-sided tests."""
+    test = equivalence_test(costs, margin=margin, tolerance=1e-9)
+    text = f"{what} {_plain(test.mean_difference)}"
+    if test.low is not None and test.high is not None:
+        text += f" ({_plain(test.low)} to {_plain(test.high)})"
+    return _RuleCondition(group, text, within_margin(test))
 
 
 def _plain(value: float) -> str:
+    """Format a number without the sign of a zero."""
     text = f"{value:.2f}"
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def _offset_costs(own: NetworkEvidence, levels: Sequence[float]) -> Iterator[_Premise]:
-    """As run, and with the mean logit shift taken out."""
-    for name, how in (("accuracy", "as run"), ("centred_accuracy", "without the mean logit shift")):
+def _offset_costs(own: NetworkEvidence, levels: Sequence[float]) -> Iterator[_RuleCondition]:
+    """Yield the conditions that offsets cost more than the margin: as run, and without the mean logit shift."""
+    for name, group in (("accuracy", "as run"), ("centred_accuracy", "without the mean logit shift")):
         for level in levels:
-            values = own.cost(own.study.row("offset", level), name)
-            yield _costs(how, f"{100 * level:g} %", values, own.study.margin)
+            costs = own.cost(own.study.row("offset", level), name)
+            yield _costs_more(group, f"{100 * level:g} %", costs, own.study.margin)
 
 
-def _moved(own: NetworkEvidence, family: str, levels: Sequence[float]) -> str:
-    """Return how far some levels displace the activations."""
+def _displacements(own: NetworkEvidence, family: str, levels: Sequence[float]) -> str:
+    """Return, as text, how far some levels displace the activations."""
     return ", ".join(
         f"{100 * row.level:g} % displaces by {row.displacement:.0f} %"
         for row in own.levels
@@ -115,77 +133,80 @@ def _moved(own: NetworkEvidence, family: str, levels: Sequence[float]) -> str:
     )
 
 
-def _small_offsets(own: NetworkEvidence) -> Decided:
+def _small_offsets(own: NetworkEvidence) -> Decision:
     levels = SMALL + LARGER
-    return _decided(own, list(_offset_costs(own, levels)), words=_moved(own, "offset", levels))
+    return _decision(own, list(_offset_costs(own, levels)), remark=_displacements(own, "offset", levels))
 
 
-def _scaling(own: NetworkEvidence) -> Decided:
+def _scaling(own: NetworkEvidence) -> Decision:
     margin, verdict = own.study.margin, own.study.verdict
     conditions = [
-        _equal("costs", f"{100 * level:g} %", own.cost(own.study.row("scale", level)), margin)
+        _costs_nothing("costs", f"{100 * level:g} %", own.cost(own.study.row("scale", level)), margin)
         for level in (0.1, 0.25, 0.5, 10.0)
     ]
-    words = ["but the sweep is flat by construction" if own.flat else "the sweep isn't flat by construction"]
+    remarks = [
+        "but the sweep is flat by construction" if own.flat else "the sweep isn't flat by construction"
+    ]
     for target in (0.1, 0.5):
         if verdict is not None and has_target(verdict.costs, "gains", target):
             cost = summarise(verdict.costs.sel(network=own.network, family="gains", target=target).values)
             if cost.n:
-                words.append(f"independent gains with displacement {100 * target:g} % cost {cost.mean:.2f}")
-    return _decided(own, conditions, needed=not own.flat, words="; ".join(words))
+                remarks.append(f"independent gains with displacement {100 * target:g} % cost {cost.mean:.2f}")
+    return _decision(own, conditions, needed=not own.flat, remark="; ".join(remarks))
 
 
-def _clipping(own: NetworkEvidence) -> Decided:
+def _clipping(own: NetworkEvidence) -> Decision:
     conditions = []
-    for name, how in (("clip_pre_accuracy", "before"), ("clip_post_accuracy", "after")):
-        for level, check in ((0.75, _equal), (0.5, _equal), (0.1, _costs)):
-            values = own.cost(own.study.row("clip", level), name)
-            conditions.append(check(f"{how} the activation", f"{100 * level:g} %", values, own.study.margin))
-    return _decided(own, conditions, words=_moved(own, "clip", (0.1, 0.5)))
+    for name, place in (("clip_pre_accuracy", "before"), ("clip_post_accuracy", "after")):
+        for level, condition in ((0.75, _costs_nothing), (0.5, _costs_nothing), (0.1, _costs_more)):
+            costs = own.cost(own.study.row("clip", level), name)
+            group = f"{place} the activation"
+            conditions.append(condition(group, f"{100 * level:g} %", costs, own.study.margin))
+    return _decision(own, conditions, remark=_displacements(own, "clip", (0.1, 0.5)))
 
 
-def _both_ways(own: NetworkEvidence) -> Decided:
+def _both_directions(own: NetworkEvidence) -> Decision:
     conditions, matched = list(_offset_costs(own, LARGER)), own.study.matched
-    words = "pure shifts aren't measured"
+    remark = "pure shifts aren't measured"
     if matched is not None and "accuracy" in matched and has_target(matched, "shift", MATCHED):
         shift = matched.sel(network=own.network, family="shift", target=MATCHED)
         for side in ("below", "above"):
-            values = 100.0 * (shift.unperturbed_accuracy - shift.accuracy.sel(side=side)).values
-            if np.isfinite(values).any():
-                how = f"pure shift, displacement {100 * MATCHED:g} %"
-                conditions.append(_costs(how, f"{side} zero", values, own.study.margin))
-                words = ""
-    return _decided(own, conditions, words=words)
+            costs = 100.0 * (shift.unperturbed_accuracy - shift.accuracy.sel(side=side)).values
+            if np.isfinite(costs).any():
+                group = f"pure shift, displacement {100 * MATCHED:g} %"
+                conditions.append(_costs_more(group, f"{side} zero", costs, own.study.margin))
+                remark = ""
+    return _decision(own, conditions, remark=remark)
 
 
-def _large_p(own: NetworkEvidence) -> Decided:
+def _large_p(own: NetworkEvidence) -> Decision:
     conditions = [
-        _Premise("p", f"{row.family} {100 * row.level:g} % {row.p_identity:.3f}", row.within)
+        _RuleCondition("p", f"{row.family} {100 * row.level:g} % {row.p_identity:.3f}", row.within)
         for row in own.levels
         if row.p_identity is not None and row.p_identity > ALPHA
     ]
-    equal = sum(bool(each.holds) for each in conditions)
-    words = f"{equal} of {len(conditions)} within the margin" if conditions else "no row has p > 0.05"
-    return _decided(own, conditions, words=words)
+    equal = sum(bool(condition.holds) for condition in conditions)
+    remark = f"{equal} of {len(conditions)} within the margin" if conditions else "no row has p > 0.05"
+    return _decision(own, conditions, remark=remark)
 
 
-def _conclusion(own: NetworkEvidence) -> Decided:
+def _conclusion(own: NetworkEvidence) -> Decision:
     verdict = own.study.verdict
     if verdict is None:
         return "not decided", [], "not measured at matched displacement yet; `nearzero verdict` does it"
     short = verdict.of(own.network).partition(" (")[0]
-    compared = [each for each in verdict.comparisons if each.network == own.network]
-    parts = [
-        f"{each.intensity} {100 * each.target:g} %: {each.difference:+.2f}, {each.finding}"
-        for each in compared
-        if each.n
+    comparisons = [row for row in verdict.comparisons if row.network == own.network]
+    differences = [
+        f"{row.intensity} {100 * row.target:g} %: {row.difference:+.2f}, {row.finding}"
+        for row in comparisons
+        if row.n
     ]
-    held = [_Premise("", "", each.finding == "distance costs more") for each in compared]
-    numbers = f"{short}; cost of distance minus intensity, points: " + "; ".join(parts)
-    return CONCLUSIONS[short], held, numbers
+    conditions = [_RuleCondition("", "", row.finding == "distance costs more") for row in comparisons]
+    numbers = f"{short}; cost of distance minus intensity, points: " + "; ".join(differences)
+    return CONCLUSIONS[short], conditions, numbers
 
 
-# What has to be swept; name, text and rule of a statement; what decides on one network.
+# Of each statement: the family that must have been swept, name, text, rule, and the function that decides.
 _STATEMENTS = (
     (
         "offset",
@@ -217,7 +238,7 @@ _STATEMENTS = (
         "Moving the boundary hurts in either direction.",
         "At offsets of -10 and 10 % the cost exceeds the margin, its 95 % interval included: as run, with the mean "
         "logit shift taken out, and, where it's measured, by a pure shift at a displacement of 10 %, on either side.",
-        _both_ways,
+        _both_directions,
     ),
     (
         None,

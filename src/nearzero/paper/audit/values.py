@@ -1,16 +1,14 @@
-"""What an audit consists of, as values: entries on faults, rows of the published tables, sentences.
+"""The parts of an audit, as values: entries on faults, rows of the published tables, sentences.
 
-How they are measured is in `measure`, how they are made in `evidence`, `faults` and `sentences`, how they look in
-`nearzero.report`.
+`measure` measures, `evidence`, `faults` and `sentences` make these values, and `nearzero.report` prints them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.activations import ACTIVATIONS
 
 __all__ = [
@@ -28,10 +26,10 @@ __all__ = [
     "sentence_case",
 ]
 
-Value = float | str | None  # a number, words in its place, or nothing to say
+Value = float | str | None  # a number, a text in its place, or nothing
 Finding = Literal["survives", "survives in part", "doesn't survive", "not decided", "description only"]
 ALPHA = 0.05  # of the paper's tests
-MATCHED = 0.1  # the displacement for which levels and costs are shown
+MATCHED = 0.1  # the displacement at which levels and costs are compared
 FAULTS = {
     1: "wrong t-test baseline",
     2: "raw or normalised pixels",
@@ -49,18 +47,18 @@ FAULTS = {
 
 
 def label(network: str) -> str:
-    """How a network is called in words."""
+    """Return a network's name in its usual spelling: "ReLU" for "relu"."""
     return ACTIVATIONS[network].label if network in ACTIVATIONS else network
 
 
 def points(margin: float) -> str:
-    """Return a number of percentage points with its unit."""
+    """Format a number of percentage points with its unit."""
     return f"{margin:g} {'point' if margin == 1 else 'points'}"
 
 
-def sentence_case(words: str) -> str:
-    """Return words with a capital for their first letter."""
-    return words[:1].upper() + words[1:]
+def sentence_case(text: str) -> str:
+    """Capitalise the first letter of a text."""
+    return text[:1].upper() + text[1:]
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,13 @@ class FaultEntry:
     Attributes:
         fault: its number, a key of `FAULTS`.
         network: its name in the study.
-        quantity: what is measured, with its unit.
-        published: what the paper prints; None where it prints nothing.
+        quantity: the measured quantity, with its unit.
+        published: the number in the paper; None if it prints none.
         as_run: on this study's networks, with the fault.
-        put_right: on these networks, without it.
-        n: runs behind the numbers; None where they aren't means over runs.
-        decimals: how many a reader wants to see.
-        words: what has to be said beside the numbers.
+        put_right: on the same networks, without the fault.
+        n: number of runs behind the numbers; None if they aren't means over runs.
+        decimals: to print.
+        note: a remark on the numbers, or the reason why there are none.
     """
 
     fault: int
@@ -87,30 +85,32 @@ class FaultEntry:
     put_right: Value = None
     n: int | None = None
     decimals: int = 2
-    words: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class LevelRow:
-    """A row of the published tables 2 to 4 for one network, with what is put right beside it.
+    """A row of the published tables 2 to 4 for one network: published, as run, and put right.
 
     Attributes:
-        network, family, level, grid: the published level and the one measured, as fractions.
-        n: runs with a value.
+        network, family: their names in the study.
+        level, grid: the published level and the measured one, as fractions.
+        n: number of runs with a value.
         displacement: d in percent, mean over runs.
-        published: accuracy in percent; None for a network that the paper hasn't.
+        published: accuracy in percent; None if the paper has no such network.
         as_run: accuracy in percent, mean over runs.
-        put_right: the same with the family's own fault put right. Offset: the mean logit shift taken out; clip: after
-            the activation; scale: what algebra says.
-        agreement: percent of predictions that stay as they were.
+        put_right: the same with the family's own fault put right. Offset: the mean logit shift is subtracted;
+            clip: after the activation; scale: the accuracy computed by algebra.
+        agreement: percentage of predictions that don't change.
         test: accuracy in percent on the test set.
-        t_published, p_published: as the paper prints them, against entry 50 of the grid.
-        t_entry, p_entry, t_identity, p_identity: of the paired t-tests against entry 50 and against the identity;
-            None where there is no test.
-        p_holm: the latter adjusted over all rows of all networks.
-        within: whether the accuracy is the identity's within the margin, by two one-sided tests; None where there are
-            fewer than two runs. Where all differences are equal these are themselves held against the margin.
-        words: what stands in place of a test.
+        t_published, p_published: printed in the paper, against entry 50 of the grid.
+        t_entry, p_entry, t_identity, p_identity: of the paired t-tests against entry 50 and against the
+            identity; None if there is no test.
+        p_holm: `p_identity`, adjusted over all rows of all networks.
+        within: whether the accuracy equals the identity's within the margin, by two one-sided tests; None
+            with fewer than two runs. If all differences are equal, the difference itself is compared with the
+            margin.
+        reason: why there is no test against the identity; else empty.
     """
 
     network: str
@@ -132,21 +132,21 @@ class LevelRow:
     p_identity: float | None
     p_holm: float | None
     within: bool | None
-    words: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A statement of the paper, in other words than its own, and what is left of it for one network.
+    """A statement of the paper, paraphrased, and the finding on it for one network.
 
     Attributes:
-        name: a short one.
+        name: a short name.
         text: the statement.
-        rule: what decides.
-        network: for which it's decided.
-        finding: what the rule says.
-        held, conditions: how many of the rule's conditions hold, of how many.
-        numbers: behind it.
+        rule: by which it is decided.
+        network: for which it is decided.
+        finding: by the rule.
+        held, conditions: number of the rule's conditions that hold, and number of all.
+        numbers: behind the finding, as text.
     """
 
     name: str
@@ -169,7 +169,7 @@ class Audit:
         levels: the rows of the published tables.
         sentences: by sentence and network.
         margin: the difference that matters, in percentage points.
-        notices: what a reader must know first.
+        notices: warnings for a reader.
     """
 
     title: str
@@ -181,28 +181,30 @@ class Audit:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the sentences."""
-        return tuple(dict.fromkeys(each.name for each in self.sentences))
+        """Return the names of the sentences."""
+        return tuple(dict.fromkeys(sentence.name for sentence in self.sentences))
 
     def of(self, name: str) -> str:
-        """What is left of a sentence over all networks: the finding, and those of the networks where they differ.
+        """Return the finding on a sentence over all networks; if they differ, with that of each network in brackets.
 
-        It survives, or doesn't, if that's so of every network; else it survives in part.
+        If all networks have the same finding, it is that. Else it is "not decided" if the sentence is
+        undecided for any of them, and "survives in part" if it is decided for all.
 
         Raises:
             InputError: there is no such sentence.
         """
-        own = [each for each in self.sentences if each.name == name]
+        own = [sentence for sentence in self.sentences if sentence.name == name]
         if not own:
-            raise InputError(f"the sentences are {', '.join(self.names)}; got {name!r}")
-        found = Counter(each.finding for each in own)
-        if len(found) == 1:
+            hint = did_you_mean(name, self.names)
+            raise InputError(f"the sentences are {', '.join(self.names)}; {hint}got {name!r}")
+        findings = {sentence.finding for sentence in own}
+        if len(findings) == 1:
             return str(own[0].finding)
-        detail = ", ".join(f"{label(each.network)}: {each.finding}" for each in own)
-        open_ones = {"not decided", "description only"} & set(found)
-        return f"{'not decided' if open_ones else 'survives in part'} ({detail})"
+        detail = ", ".join(f"{label(sentence.network)}: {sentence.finding}" for sentence in own)
+        undecided = {"not decided", "description only"} & findings
+        return f"{'not decided' if undecided else 'survives in part'} ({detail})"
 
     def text(self) -> str:
-        """What is left of each sentence, in lines."""
-        texts = {each.name: each.text for each in self.sentences}
+        """Return each sentence with its finding, one per line."""
+        texts = {sentence.name: sentence.text for sentence in self.sentences}
         return "\n".join(f"{texts[name]} {sentence_case(self.of(name))}." for name in self.names)

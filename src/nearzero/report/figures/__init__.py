@@ -1,5 +1,7 @@
-"""Figures 1 to 4 of a study, as matplotlib `Figure` objects that no global state knows of.
+"""Figures as matplotlib `Figure` objects, which are independent of pyplot and its global state.
 
-`style` holds the look and the saving, `response` figure 1, `peaks` figures 2 and 3, `agreement` figure 4.
-Numbers come from `nearzero.report.results`, `nearzero.report.comparison` and `nearzero.paper`.
+`response` draws figure 1 of a study, `peaks` figures 2 and 3, `agreement` figure 4 and `matched` figure 5;
+`grid` draws a grid, `layers` a probe and `critical` critical levels. `style` holds the common style and saves
+figures as files. Numbers come from `nearzero.report.results`, `nearzero.report.comparison` and
+`nearzero.paper`.
 """

@@ -1,4 +1,4 @@
-"""Figure 4: every measured accuracy over the published one, and what is left between them."""
+"""Figure 4: every measured accuracy against the published one, and their differences."""
 
 import math
 
@@ -19,7 +19,7 @@ from nearzero.report.results import StudyResults, networks
 
 __all__ = ["agreement_figure"]
 
-_KINDS = {
+_MARKERS = {  # marker and label of each quantity
     "train_accuracy": ("D", "table 1"),
     "test_accuracy": ("D", "table 1"),
     "scale": ("o", "table 2, scale"),
@@ -29,10 +29,10 @@ _KINDS = {
 
 
 def agreement_figure(study: StudyResults) -> Figure:
-    """Measured over published mean accuracy of tables 1 to 4, and the differences below.
+    """Draw measured against published mean accuracy of tables 1 to 4, and the differences in a panel below.
 
     Bars in the lower panel: 3 standard errors of the difference. Shaded: 1.5 points. Rows of tables 2 to 4
-    that are in neither are filled. The inset enlarges the crowded corner.
+    that lie outside both have filled markers. The inset enlarges the crowded corner.
     """
     with styled():
         figure = Figure(figsize=(3.5, 4.7), layout="constrained")
@@ -51,8 +51,8 @@ def agreement_figure(study: StudyResults) -> Figure:
             axes.plot([0, 102], [0, 102], color=PALE, linewidth=0.7, zorder=1)
         _draw(above, inset, below, rows, colours(networks(study)))
         _limits(below, rows)
-        found = reproduction(study)
-        count = f"{len(found.agreeing)} of {len(found.comparisons)}"
+        reproduced = reproduction(study)
+        count = f"{len(reproduced.agreeing)} of {len(reproduced.comparisons)}"
         below.set_title(
             f"{count} within ±{POINTS:g} points (shaded) or ±{STANDARD_ERRORS:g} s.e. (bars)", fontsize=6.5
         )
@@ -65,11 +65,11 @@ def agreement_figure(study: StudyResults) -> Figure:
 
 
 def _rows(study: StudyResults) -> list[PublishedComparison]:
-    """Every accuracy of tables 1 to 4 that was measured."""
+    """Return the comparisons of all accuracies of tables 1 to 4 that were measured."""
     rows = list(reproduction(study).comparisons)
     for network in networks(study):
         if network in published().baseline:
-            rows += [row for row in compare_baseline(study, network) if row.quantity in _KINDS]
+            rows += [row for row in compare_baseline(study, network) if row.quantity in _MARKERS]
     return [row for row in rows if row.is_measured]
 
 
@@ -79,10 +79,10 @@ def _draw(
     for row in rows:
         colour = colour_of[row.network]
         face = colour if row.level is not None and not row.agrees else "none"
-        look = points(_KINDS[row.quantity][0], 3.2, colour, face)
+        style = points(_MARKERS[row.quantity][0], 3.2, colour, face)
         for axes in (above, inset):
-            axes.plot([row.published], [row.published + row.difference], **look)
-        below.plot([row.published], [row.difference], **look)
+            axes.plot([row.published], [row.published + row.difference], **style)
+        below.plot([row.published], [row.difference], **style)
         if math.isfinite(row.standard_error):
             half = STANDARD_ERRORS * row.standard_error
             ends = [row.difference - half, row.difference + half]
@@ -90,7 +90,7 @@ def _draw(
 
 
 def _limits(below: Axes, rows: list[PublishedComparison]) -> None:
-    """Room for every difference and its bar, even to both sides."""
+    """Set symmetric limits that hold every difference and its bar."""
     reach = [2.0 * POINTS]
     for row in rows:
         error = row.standard_error if math.isfinite(row.standard_error) else 0.0
@@ -100,8 +100,8 @@ def _limits(below: Axes, rows: list[PublishedComparison]) -> None:
 
 def _keys(study: StudyResults) -> list[Line2D]:
     keys = network_keys(name for name in networks(study) if name in published().baseline)
-    kinds = [(marker, label, "none") for marker, label in dict.fromkeys(_KINDS.values())]
+    markers = [(marker, label, "none") for marker, label in dict.fromkeys(_MARKERS.values())]
     if reproduction(study).differing:
-        kinds.append(("o", "outside both", INK))
-    keys += [Line2D([], [], **points(marker, 3.4, INK, face), label=label) for marker, label, face in kinds]
+        markers.append(("o", "outside both", INK))
+    keys += [Line2D([], [], **points(marker, 3.4, INK, face), label=label) for marker, label, face in markers]
     return keys

@@ -1,6 +1,6 @@
-"""Figures of critical levels: how many examples keep their prediction how far out, and which ones break first.
+"""Figures of critical levels: the share of examples that keep their prediction, and the examples that change first.
 
-They draw what `nearzero.analysis.critical` has found; nothing is found here.
+The critical levels are found in `nearzero.analysis.critical`.
 """
 
 import math
@@ -20,24 +20,25 @@ from nearzero.report.results import Floats, display_name
 
 __all__ = ["breaking_figure", "critical_figure"]
 
-POINTS = 1200  # of a curve; more can't be seen
+POINTS = 1200  # of a curve; more can't be distinguished
 DOTTED = (0, (1.0, 1.2))
 COLUMNS = 2
 
 
 def critical_figure(found: Mapping[str, Mapping[str, CriticalLevels]]) -> Figure:
-    """The share of examples whose prediction hasn't changed between the identity and a level, for each family.
+    """Draw the share of examples whose prediction hasn't changed between the identity and a level, for each family.
 
-    Dotted: the share whose prediction is the unperturbed one at that level, so that the gap is what has changed back.
-    In words: what never changes on a side (censored).
+    Dotted lines: the share whose prediction at that level is the unperturbed one; the gap between the lines
+    is the share that has changed and changed back. Above each panel: the share that never changes on a side
+    (censored).
 
     Args:
-        found: critical levels of networks by name, each of families by name.
+        found: critical levels by network and family.
 
     Raises:
         InputError: there is nothing to draw.
     """
-    families = list(dict.fromkeys(family for each in found.values() for family in each))
+    families = list(dict.fromkeys(family for by_family in found.values() for family in by_family))
     if not families:
         raise InputError("there are no critical levels to draw: give at least one network with one family")
     rows = -(-len(families) // COLUMNS)
@@ -45,7 +46,8 @@ def critical_figure(found: Mapping[str, Mapping[str, CriticalLevels]]) -> Figure
         figure = Figure(figsize=(7.0, 0.35 + 2.3 * rows), layout="constrained")
         panels = figure.subplots(rows, COLUMNS, squeeze=False)
         for panel, family in zip(panels.flat, families, strict=False):
-            _panel(panel, family, {name: each[family] for name, each in found.items() if family in each})
+            by_network = {name: by_family[family] for name, by_family in found.items() if family in by_family}
+            _panel(panel, family, by_network)
         for spare in panels.flat[len(families) :]:
             spare.set_axis_off()
         for left in panels[:, 0]:
@@ -54,61 +56,65 @@ def critical_figure(found: Mapping[str, Mapping[str, CriticalLevels]]) -> Figure
     return figure
 
 
-def _panel(axes: Axes, family: str, found: Mapping[str, CriticalLevels]) -> None:
-    low, high = min(each.low for each in found.values()), max(each.high for each in found.values())
+def _panel(axes: Axes, family: str, by_network: Mapping[str, CriticalLevels]) -> None:
+    low = min(critical.low for critical in by_network.values())
+    high = max(critical.high for critical in by_network.values())
     axes.set(title=family, xlabel="level", xlim=(low, high), ylim=(0, 102))
     if family == "scale":
         axes.set_xscale("log")
     axes.set_yticks(range(0, 101, 20))
     axes.grid(True)
-    for name, each in found.items():
-        colour = colours(found)[name]
+    for name, critical in by_network.items():
+        colour = colours(by_network)[name]
         spaced = np.geomspace if family == "scale" else np.linspace
-        levels = np.clip(spaced(each.low, each.high, POINTS), each.low, each.high)
-        agreement = each.accuracy(levels, each.unperturbed)
+        levels = np.clip(spaced(critical.low, critical.high, POINTS), critical.low, critical.high)
+        agreement = critical.accuracy(levels, critical.unperturbed)
         axes.plot(levels, 100 * agreement, color=colour, linewidth=0.8, linestyle=DOTTED)
-        for side in each.sides:
-            axes.plot(*_survival(each, side, levels), color=colour)
-    for identity in {each.identity for each in found.values() if len(each.sides) == 2}:
+        for side in critical.sides:
+            axes.plot(*_survival(critical, side, levels), color=colour)
+    for identity in {critical.identity for critical in by_network.values() if len(critical.sides) == 2}:
         axes.axvline(float(identity or 0.0), color=PALE, linewidth=0.7, zorder=1)
-    # over the panel, since there is no place in it that no curve goes through
-    axes.set_title(_never(found), loc="right", fontsize=6.0, linespacing=1.25)
+    # above the panel, since curves can cross every place within it
+    axes.set_title(_censored_shares(by_network), loc="right", fontsize=6.0, linespacing=1.25)
 
 
-def _never(found: Mapping[str, CriticalLevels]) -> str:
-    """In words: the share of each network's examples that never change, on each side."""
-    sides = list(dict.fromkeys(side for each in found.values() for side in each.sides))
+def _censored_shares(by_network: Mapping[str, CriticalLevels]) -> str:
+    """Return, as text, the share of each network's examples that never change on each side."""
+    sides = list(dict.fromkeys(side for critical in by_network.values() for side in critical.sides))
     if not sides:
         return ""
     lines = [f"never changes {' | '.join(sides)}"]
-    for name, each in found.items():
-        shares = (_share(each.censored(side), len(each)) if side in each.sides else "–" for side in sides)
+    for name, critical in by_network.items():
+        shares = (
+            _percent(critical.censored(side), len(critical)) if side in critical.sides else "–"
+            for side in sides
+        )
         lines.append(f"{display_name(name)} {' | '.join(shares)}")
     return "\n".join(lines)
 
 
-def _share(count: int, examples: int) -> str:
-    """In percent; not 100.0 where it isn't all, nor 0.0 where it isn't none."""
+def _percent(count: int, examples: int) -> str:
+    """Format a share in percent; "100.0 %" only if it is all, "0.0 %" only if it is none."""
     text = f"{100 * count / examples:.1f} %"
     if text == "100.0 %" and count < examples:
         return "over 99.9 %"
     return "under 0.1 %" if text == "0.0 %" and count else text
 
 
-def _survival(found: CriticalLevels, side: str, levels: Floats) -> tuple[Floats, Floats]:
-    """Levels on a side, and the share (%) of examples that haven't changed on the way to each."""
-    critical = found.critical(side)
-    changed = critical[np.isfinite(critical)]
-    start = found.high if found.identity is None or math.isinf(found.identity) else found.identity
+def _survival(critical: CriticalLevels, side: str, levels: Floats) -> tuple[Floats, Floats]:
+    """Return the levels on a side, and the share (%) of examples that haven't changed between identity and level."""
+    first_changes = critical.critical(side)
+    first_changes = first_changes[np.isfinite(first_changes)]
+    start = critical.high if critical.identity is None or math.isinf(critical.identity) else critical.identity
     outward = 1 if side == "above" else -1
-    mine = np.unique(np.append(levels[outward * (levels - start) >= 0], start))
-    gone = np.searchsorted(np.sort(outward * changed), outward * mine, side="right")
-    return mine, 100 * (1 - gone / len(found))
+    on_side = np.unique(np.append(levels[outward * (levels - start) >= 0], start))
+    changed = np.searchsorted(np.sort(outward * first_changes), outward * on_side, side="right")
+    return on_side, 100 * (1 - changed / len(critical))
 
 
-def _keys(found: Iterable[str]) -> list[Line2D]:
+def _keys(networks: Iterable[str]) -> list[Line2D]:
     return [
-        *network_keys(found),
+        *network_keys(networks),
         Line2D([], [], color=INK, label="not changed on the way"),
         Line2D([], [], color=INK, linewidth=0.8, linestyle=DOTTED, label="as unperturbed at the level"),
     ]
@@ -121,48 +127,50 @@ def breaking_figure(
     *,
     count: int = 10,
 ) -> Figure:
-    """The examples whose prediction changes first, for each family and side.
+    """Draw the examples whose prediction changes first, for each family and side.
 
-    Over each what the prediction was and becomes, and in brackets what the example is, if it was another; below it the
-    critical level.
+    Above each example: its prediction before and after the change, and in brackets its label, if the
+    unperturbed prediction was wrong. Below it: its critical level.
 
     Args:
         found: the critical levels of one network, by family.
-        images: (N, D) or (N, H, W), the examples; drawn where they're square, else named by their number.
-        labels: (N,), what the examples are; nothing in brackets without.
-        count: how many of each.
+        images: the examples, `(N, D)` or `(N, H, W)`. Square ones are drawn as images, others named by their
+            index.
+        labels: of the examples, `(N,)`; None for no labels in brackets.
+        count: number of examples for each family and side.
 
     Raises:
-        InputError: another number of images than of examples, or nothing to draw.
+        InputError: the number of images isn't the number of examples, or there is nothing to draw.
     """
-    rows = [(family, side) for family, each in found.items() for side in each.sides]
+    rows = [(family, side) for family, critical in found.items() for side in critical.sides]
     if not rows:
-        raise InputError("there are no sides to draw: a family needs an identity among the levels looked at")
-    for family, each in found.items():
-        if len(images) != len(each):
+        raise InputError("there are no sides to draw: the levels of a family must include its identity")
+    for family, critical in found.items():
+        if len(images) != len(critical):
             raise InputError(
-                f"images must be those of the {len(each):,} examples of {family}; got {len(images):,}"
+                f"images must be those of the {len(critical):,} examples of {family}; got {len(images):,}"
             )
     with styled():
         figure = Figure(figsize=(0.75 + 0.66 * count, 0.25 + 0.92 * len(rows)), layout="constrained")
         panels = figure.subplots(len(rows), count, squeeze=False)
-        for (family, side), line in zip(rows, panels, strict=True):
-            _line(line, found[family], side, images, labels)
-            _write(line[0], -0.25, 0.5, f"{family}\n{side}", ha="right", va="center", fontsize=7.0)
+        for (family, side), row in zip(rows, panels, strict=True):
+            _draw_first(row, found[family], side, images, labels)
+            _write(row[0], -0.25, 0.5, f"{family}\n{side}", ha="right", va="center", fontsize=7.0)
         truth = "" if labels is None else " (what it is, if it was another)"
         figure.supxlabel(f"what the prediction was → becomes{truth}; below, the critical level", fontsize=6.5)
     return figure
 
 
-def _line(
+def _draw_first(
     panels: npt.NDArray[np.object_],
-    found: CriticalLevels,
+    critical: CriticalLevels,
     side: str,
     images: npt.NDArray[np.number],
     labels: npt.NDArray[np.integer] | None,
 ) -> None:
-    first = found.first_to_break(len(panels), side)
-    levels, becomes = found.critical(side), found.successor(side)
+    """Draw the examples that change first on a side, one in each panel."""
+    first = critical.first_to_break(len(panels), side)
+    levels, after = critical.critical(side), critical.successor(side)
     for panel in panels:
         panel.set_axis_off()
     for panel, n in zip(panels, first, strict=False):
@@ -171,19 +179,20 @@ def _line(
             _write(panel, 0.5, 0.5, f"{n:,}", ha="center", va="center")
         else:
             panel.imshow(picture, cmap="gray_r", interpolation="nearest")
-        was = int(found.unperturbed[n])
-        truth = "" if labels is None or labels[n] == was else f" ({labels[n]})"
-        panel.set_title(f"{was} → {becomes[n]}{truth}", fontsize=6.0, loc="center", pad=1.5)
-        level = signed(float(levels[n])) if found.identity == 0 else f"{levels[n]:.4g}"
+        before = int(critical.unperturbed[n])
+        truth = "" if labels is None or labels[n] == before else f" ({labels[n]})"
+        panel.set_title(f"{before} → {after[n]}{truth}", fontsize=6.0, loc="center", pad=1.5)
+        level = signed(float(levels[n])) if critical.identity == 0 else f"{levels[n]:.4g}"
         _write(panel, 0.5, -0.03, level, ha="center", va="top", fontsize=5.5)
 
 
-def _write(panel: Axes, x: float, y: float, text: str, **look: Any) -> None:
-    """Write at a place given as a share of the panel's width and height."""
-    panel.text(x, y, text, transform=panel.transAxes, **look)
+def _write(panel: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    """Write text at a position given as shares of the panel's width and height."""
+    panel.text(x, y, text, transform=panel.transAxes, **style)
 
 
 def _picture(values: npt.NDArray[np.number]) -> npt.NDArray[np.number] | None:
+    """Return an example as an image; None if it isn't square."""
     if values.ndim == 2:
         return values
     side = math.isqrt(values.size)

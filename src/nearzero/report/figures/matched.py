@@ -1,4 +1,4 @@
-"""Figure 5: what each family costs against displacement, a panel for each network."""
+"""Figure 5: the cost of each family against displacement, a panel for each network."""
 
 from typing import Any
 
@@ -15,15 +15,18 @@ from nearzero.statistics.summaries import mean
 
 __all__ = ["matched_figure"]
 
-# Distance in blue, intensity in red and orange; what never decides is grey, told apart by its dashes.
+# Distance in blue, intensity in red and orange; families that never decide in grey, with different dashes.
 _DECIDING = ("#0077BB", "#CC3311", "#EE7733", "#AA3377", "#009988")
 _DASHES: tuple[Any, ...] = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), "-", (0, (6, 2, 1, 1, 1, 2)))
-_READ = ("offset", "clip", "noise", "signed_shift")  # scale is flat, on the axis
+_NOT_DECIDING = ("offset", "clip", "noise", "signed_shift")  # without scale, whose line would lie on the axis
 SEED = 0
 
 
 def matched_figure(verdict: Verdict, notices: tuple[str, ...] = ()) -> Figure:
-    """Mean cost over runs, points; bands are simultaneous over the displacements, 95 %, runs the unit, data fixed."""
+    """Draw the mean cost over runs in percentage points, with 95 % bands for the families that decide.
+
+    The bands are simultaneous over the displacements; runs are the unit of inference, the data are fixed.
+    """
     names = verdict.networks
     rows, columns = -(-len(names) // 2), min(2, len(names))
     with styled():
@@ -47,26 +50,29 @@ def _panel(axes: Axes, verdict: Verdict, network: str) -> None:
     axes.axhline(0.0, color=INK, linewidth=0.6)
     deciding = [*rules.distance, *rules.intensity]
     for family, colour in zip(deciding, _DECIDING, strict=False):
-        word = "distance" if family in rules.distance else "intensity"
-        _draw(axes, own.sel(family=family), f"{family} ({word})", colour, band=True, linewidth=1.4)
-    read = [each for each in _READ if each in own.family.values and each not in deciding]
-    for family, dashes in zip(read, _DASHES, strict=False):
+        reading = "distance" if family in rules.distance else "intensity"
+        _draw(axes, own.sel(family=family), f"{family} ({reading})", colour, band=True, linewidth=1.4)
+    others = [family for family in _NOT_DECIDING if family in own.family.values and family not in deciding]
+    for family, dashes in zip(others, _DASHES, strict=False):
         _draw(axes, own.sel(family=family), family, "#777777", linestyle=dashes, linewidth=0.9)
 
 
 def _draw(
-    axes: Axes, costs: xr.DataArray, label: str, colour: str, *, band: bool = False, **look: Any
+    axes: Axes, costs: xr.DataArray, label: str, colour: str, *, band: bool = False, **style: Any
 ) -> None:
-    """Draw the mean cost (run, target) as far out as any run reaches; with a band, where all of a run's values are."""
+    """Draw the mean of costs (run, target) at the targets that any run reaches; a band of the runs that reach them all.
+
+    A family that no run reaches isn't drawn.
+    """
     reached = costs.isel(target=np.isfinite(costs.values).any(axis=0))
     targets, curves = 100 * reached.target.values, reached.values
     if not curves.size:
         return
-    axes.plot(targets, mean(curves.T), color=colour, label=label, **look)
+    axes.plot(targets, mean(curves.T), color=colour, label=label, **style)
     if not band:
         return
     axes.plot(targets, mean(curves.T), color=colour, marker="o", markersize=2.5, linestyle="none")
-    whole = curves[np.isfinite(curves).all(axis=1)]
-    if len(whole) > 1:
-        found = simultaneous_band(whole, rng=np.random.default_rng(SEED))
-        axes.fill_between(targets, found.low, found.high, color=colour, alpha=0.2, linewidth=0)
+    complete = curves[np.isfinite(curves).all(axis=1)]
+    if len(complete) > 1:
+        interval = simultaneous_band(complete, rng=np.random.default_rng(SEED))
+        axes.fill_between(targets, interval.low, interval.high, color=colour, alpha=0.2, linewidth=0)

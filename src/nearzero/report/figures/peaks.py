@@ -1,8 +1,8 @@
 """Figures 2 and 3: five feature peaks before and after a unit, from the exact densities of `nearzero.paper`.
 
-A row per unit: on the left the density of the linear feature z with the unit's boundary, on the right the
-density of what the unit puts out, with the probability of exactly zero as a bar. They need no study, and so
-carry none of its notices.
+There is a row for each unit: on the left the density of the linear feature z and the unit's boundary, on the
+right the density of the unit's output, with the probability of exactly zero as a bar. The figures need no
+study, and so have no notices.
 """
 
 from collections.abc import Iterator
@@ -18,22 +18,22 @@ from nearzero.report.results import Floats, display_name
 
 __all__ = ["activations_figure", "offsets_figure"]
 
-# One colour per peak, the same before and after; the letters tell them apart without colour.
+# One colour per peak, the same before and after. Letters name the peaks too, for readers who don't see the colours.
 _PEAKS = ("#4477AA", "#228833", "#AA3377", "#AA8800", "#CC4455")
 _BAR: dict[str, Any] = {"width": 0.16, "edgecolor": "white", "linewidth": 0.4, "zorder": 3}
 _TOP = 1.08
 _POINTS = 801
-_VISIBLE = 1e-3
-_NAMED = 0.1
+_VISIBLE = 1e-3  # mass from which a peak is drawn in the bar
+_NAMED = 0.1  # mass from which its letter is beside the bar, and not over its density
 
 
 def activations_figure() -> Figure:
-    """Figure 2: what ReLU and Abs make of the peaks, unperturbed."""
+    """Draw figure 2: the peaks after ReLU and after Abs, unperturbed."""
     return _figure(FIGURE_2)
 
 
 def offsets_figure() -> Figure:
-    """Figure 3: the same with the boundary moved to either side by an offset of the other sign."""
+    """Draw figure 3: the same with the boundary moved to either side, by an offset of the opposite sign."""
     return _figure(FIGURE_3)
 
 
@@ -58,11 +58,11 @@ def _before(axes: Axes, unit: PeakUnit) -> None:
     axes.text(unit.boundary + 0.12, _TOP - 0.04, f"boundary {signed(unit.boundary)}", va="top")
     for name, centre, colour in zip(unit.peaks.names, unit.peaks.means, _PEAKS, strict=True):
         _letter(axes, centre, 0.42, name, colour)
-    words = "no offset (level 0)"
+    offset = "no offset (level 0)"
     if unit.offset:
-        words = f"offset {signed(unit.offset)} (level {signed(100 * unit.level)} %)"
+        offset = f"offset {signed(unit.offset)} (level {signed(100 * unit.level)} %)"
     name = display_name(unit.activation)
-    axes.set_title(f"{name}, {words}", color=colours([unit.activation])[unit.activation])
+    axes.set_title(f"{name}, {offset}", color=colours([unit.activation])[unit.activation])
     axes.set(xlim=(z[0], z[-1]), ylim=(0, _TOP), ylabel="density")
     axes.set_xticks(range(-4, 6))
 
@@ -72,8 +72,8 @@ def _after(axes: Axes, unit: PeakUnit) -> None:
     densities, masses = unit.densities(a), unit.masses_at_zero()
     _fill(axes, a, densities)
     _bar(axes, unit, masses)
-    for name, colour, place, height in _modes(unit, a, densities, masses):
-        _letter(axes, place, height + 0.02, name, colour)
+    for name, colour, x, height in _modes(unit, a, densities, masses):
+        _letter(axes, x, height + 0.02, name, colour)
     total = masses.sum()
     axes.text(0.16, _TOP - 0.04, f"mass at zero {total:.3f}" if total else "no mass at zero", va="top")
     axes.set(xlim=(-0.45, a[-1]), title=f"after {display_name(unit.activation)}")
@@ -81,7 +81,7 @@ def _after(axes: Axes, unit: PeakUnit) -> None:
 
 
 def _bar(axes: Axes, unit: PeakUnit, masses: Floats) -> None:
-    """Stack the peaks' masses at zero, each with its letter on the left."""
+    """Stack the peaks' masses at zero, each with its letter to the left."""
     ends = masses.cumsum()
     for name, mass, end, colour in zip(unit.peaks.names, masses, ends, _PEAKS, strict=True):
         if mass > _VISIBLE:
@@ -93,14 +93,17 @@ def _bar(axes: Axes, unit: PeakUnit, masses: Floats) -> None:
 def _modes(
     unit: PeakUnit, a: Floats, densities: Floats, masses: Floats
 ) -> Iterator[tuple[str, str, float, float]]:
-    """Name, colour, place and height of each peak not in the bar; those on one place stand side by side."""
+    """Yield name, colour, position and height of each peak that isn't named at the bar.
+
+    The letters of peaks at the same position are placed side by side.
+    """
     kept = [k for k, mass in enumerate(masses) if mass <= _NAMED]
-    places = {k: int(densities[k].argmax()) for k in kept}
+    modes = {k: int(densities[k].argmax()) for k in kept}
     for k in kept:
-        beside = [other for other in kept if abs(a[places[other]] - a[places[k]]) < unit.peaks.sigma]
-        shift = 0.2 * (beside.index(k) - (len(beside) - 1) / 2)
-        height = float(densities[:, places[k]].sum())
-        yield unit.peaks.names[k], _PEAKS[k], float(a[places[k]]) + shift, height
+        neighbours = [other for other in kept if abs(a[modes[other]] - a[modes[k]]) < unit.peaks.sigma]
+        shift = 0.2 * (neighbours.index(k) - (len(neighbours) - 1) / 2)
+        height = float(densities[:, modes[k]].sum())
+        yield unit.peaks.names[k], _PEAKS[k], float(a[modes[k]]) + shift, height
 
 
 def _letter(axes: Axes, x: float, y: float, name: str, colour: str) -> None:
@@ -109,7 +112,7 @@ def _letter(axes: Axes, x: float, y: float, name: str, colour: str) -> None:
 
 
 def _fill(axes: Axes, x: Floats, densities: Floats) -> None:
-    """Fill the peaks one on the other, so that they add up to the line, the density of the mixture."""
+    """Stack the filled peaks, so that they add up to the line, the density of the mixture."""
     tops = densities.cumsum(axis=0)
     for top, density, colour in zip(tops, densities, _PEAKS, strict=True):
         axes.fill_between(x, top - density, top, density > 1e-5, color=colour, alpha=0.3, linewidth=0)

@@ -20,9 +20,10 @@ _MARKERS = {"scale": "o", "clip": "s", "offset": "o"}
 
 
 def response_figure(study: StudyResults) -> Figure:
-    """Mean accuracy over runs with its 95 % t band, and the published means as open markers.
+    """Draw mean accuracy over runs with its 95 % t interval as a band, and the published means as open markers.
 
-    (a) intensity scale (solid) and clip (dashed), levels 0 to 120 %; (b) distance offset, -200 to 100 %.
+    Panel (a): intensity scale (solid) and clip (dashed), levels 0 to 120 %. Panel (b): distance offset, -200
+    to 100 %.
     """
     with styled():
         figure = Figure(figsize=(7.0, 2.75), layout="constrained")
@@ -36,13 +37,13 @@ def response_figure(study: StudyResults) -> Figure:
 
 
 def _panel(
-    axes: Axes, study: StudyResults, wanted: tuple[str, ...], limits: tuple[float, float], title: str
+    axes: Axes, study: StudyResults, drawn: tuple[str, ...], limits: tuple[float, float], title: str
 ) -> None:
     axes.set(title=title, xlabel="level (%)", xlim=limits, ylim=(0.0, 102.0))
     axes.set_xticks(np.arange(limits[0], limits[1] + 1, 20 if limits[0] == 0 else 50))
     axes.set_yticks(range(0, 101, 20))
     axes.grid(True)
-    swept = [family for family in wanted if family in families(study)]
+    swept = [family for family in drawn if family in families(study)]
     for family in swept:
         for network, colour in colours(networks(study)).items():
             _draw_curve(axes, study, network, family, colour)
@@ -61,26 +62,25 @@ def _draw_curve(axes: Axes, study: StudyResults, network: str, family: str, colo
 
 
 def _draw_published(axes: Axes, network: str, family: str, colour: str, limits: tuple[float, float]) -> None:
-    found = [
+    inside = [
         (100.0 * row.level, row.networks[network].accuracy)
         for row in published().families[family]
         if network in row.networks and limits[0] <= 100.0 * row.level <= limits[1]
     ]
-    if found:
-        look = points(_MARKERS[family], 2.8, colour, "white")
-        axes.plot(
-            *zip(*found, strict=True), **look, clip_on=False, zorder=4, label=f"{network} {family} published"
-        )
+    if inside:
+        style = points(_MARKERS[family], 2.8, colour, "white")
+        label = f"{network} {family} published"
+        axes.plot(*zip(*inside, strict=True), **style, clip_on=False, zorder=4, label=label)
 
 
 def _keys(study: StudyResults) -> list[Line2D | Patch]:
-    """A key per network, one per family of panel (a), one for the band and one for the published points."""
+    """Return a key for each network and each family of panel (a), one for the band and one for the published points."""
     keys: list[Line2D | Patch] = []
     runs = study.response.sizes["run"]
     for network, colour in colours(networks(study)).items():
         finite = int(count(unperturbed(study, network)))
-        some = "" if finite == runs else f" ({finite} of {runs} runs)"
-        keys.append(Line2D([], [], color=colour, label=display_name(network) + some))
+        remark = "" if finite == runs else f" ({finite} of {runs} runs)"
+        keys.append(Line2D([], [], color=colour, label=display_name(network) + remark))
     keys.extend(
         Line2D([], [], color=INK, linestyle=_LINES[family], label=family)
         for family in ("scale", "clip")

@@ -1,7 +1,7 @@
-"""One table, four looks: `terminal` (rich), `markdown`, `delimited` (CSV) and `latex`.
+"""Four renderers of a table: `terminal` (rich), `markdown`, `delimited` (CSV) and `latex`.
 
-A renderer turns a `Table` into text and decides nothing about its contents. The terminal's is not imported
-here, so that writing files needs no rich.
+A renderer turns a `Table` into text and decides nothing about its contents. The renderer for the terminal
+isn't imported here, so that writing files doesn't import rich.
 """
 
 from nearzero.report.render.delimited import to_csv

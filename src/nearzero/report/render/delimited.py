@@ -1,6 +1,6 @@
-"""A table as CSV: for programs, so every number at full precision and no line that is not data.
+"""A table as CSV, for programs: every number is at full precision, and every line after the header is data.
 
-Notices, which the other forms put at the head, are a column here. Levels are fractions, and empty at the
+Notices, which the other renderers print above the table, are a column. Levels are fractions, empty for the
 identity; accuracies are in percent, as the column names say.
 """
 
@@ -16,7 +16,7 @@ Field = str | int | float | None
 
 
 def to_csv(table: Table) -> str:
-    """The table as RFC 4180 text with line feeds, a header line and one line per row."""
+    """Return the table as RFC 4180 text with line feeds: a header line and one line per row."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*chain.from_iterable(map(_names, table.columns)), "notice"])
@@ -43,7 +43,7 @@ def _fields(column: Column, cell: Cell) -> list[Field]:
             return [value]
         case Span(low=low, high=high):
             return [low, high]
-        case TAndP(t=t, p=p, n=n, words=words):
-            return [t, p, n, words]
+        case TAndP(t=t, p=p, n=n, reason=reason):
+            return [t, p, n, reason]
         case _:
             return [cell]

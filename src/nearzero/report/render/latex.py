@@ -1,6 +1,7 @@
-r"""A table as LaTeX, to be read in with \input: plain pdflatex and the package booktabs.
+r"""A table as LaTeX, for \input in a document; needs plain pdflatex and the package booktabs.
 
-The text is ASCII wherever the table's own words are, so that no input encoding matters.
+If the table's own text is ASCII apart from the characters in `_ESCAPES`, the LaTeX is ASCII, so that no input
+encoding matters.
 """
 
 from nearzero.report.table import Cell, Column, Number, Table, TAndP, p_text, t_text
@@ -31,9 +32,9 @@ _ESCAPES = {
 
 
 def to_latex(table: Table) -> str:
-    r"""The table as a `table*` float with its notices and caption above a booktabs tabular.
+    r"""Return the table as a `table*` float with its notices and caption above a booktabs tabular.
 
-    The widest (2 to 4) are as wide as a page with margins of an inch.
+    Tables 2 to 4 are the widest; they fit a page with margins of an inch.
     """
     specification = "".join(
         "l" if column.kind == "text" else "r" * _width(column) for column in table.columns
@@ -57,8 +58,8 @@ def to_latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Plain text with every sign that LaTeX would act upon made literal."""
-    return "".join(_ESCAPES.get(sign, sign) for sign in text)
+    """Escape every character of plain text that is special in LaTeX."""
+    return "".join(_ESCAPES.get(character, character) for character in text)
 
 
 def _width(column: Column) -> int:
@@ -66,20 +67,20 @@ def _width(column: Column) -> int:
 
 
 def _head(columns: tuple[Column, ...]) -> list[str]:
-    """One line of headers; above it, where there are tests, their names over pairs of columns."""
+    """Return a line of headers; above it, if there are tests, the names of the tests, each over two columns."""
     names: list[str] = []
     spans: list[str] = []
     rules: list[str] = []
-    at = 1
+    position = 1
     for column in columns:
         if column.kind == "test":
             names.append("$t$ & $p$")
             spans.append(f"\\multicolumn{{2}}{{c}}{{{escape(column.header)}}}")
-            rules.append(f"\\cmidrule(lr){{{at}-{at + 1}}}")
+            rules.append(f"\\cmidrule(lr){{{position}-{position + 1}}}")
         else:
             names.append(escape((column.short or column.header).replace("\n", " ")))
             spans.append("")
-        at += _width(column)
+        position += _width(column)
     line = f"{' & '.join(names)} \\\\"
     return [f"{' & '.join(spans)} \\\\", " ".join(rules), line] if rules else [line]
 
@@ -89,7 +90,7 @@ def _field(column: Column, cell: Cell) -> str:
         case None:
             return " & ".join(["--"] * _width(column))
         case TAndP(t=None) | TAndP(p=None):
-            return f"\\multicolumn{{2}}{{c}}{{{escape(cell.words)}}}"
+            return f"\\multicolumn{{2}}{{c}}{{{escape(cell.reason)}}}"
         case TAndP(t=float(t), p=float(p)):
             return f"{_number(t_text(t))} & {_power(p_text(p))}"
         case Number():
@@ -105,8 +106,8 @@ def _number(text: str) -> str:
 
 
 def _power(text: str) -> str:
-    """6.1e-17 as a power of ten."""
-    less, text = ("<", text[1:]) if text.startswith("<") else ("", text)
+    """Typeset a number such as 6.1e-17 or <1e-300 as a power of ten."""
+    sign, text = ("<", text[1:]) if text.startswith("<") else ("", text)
     digits, exponent = text.split("e")
     factor = "" if digits == "1" else f"{digits}{{\\times}}"
-    return f"${less}{factor}10^{{{int(exponent)}}}$"
+    return f"${sign}{factor}10^{{{int(exponent)}}}$"

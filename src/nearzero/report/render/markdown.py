@@ -1,4 +1,4 @@
-"""A table as Markdown, for a repository's pages: a heading, its notices, a pipe table, its caption."""
+"""A table as Markdown, for the pages of a repository: heading, notices, pipe table, caption."""
 
 from collections.abc import Iterable
 from itertools import chain
@@ -9,7 +9,10 @@ __all__ = ["to_markdown"]
 
 
 def to_markdown(table: Table) -> str:
-    """The table as GitHub-flavoured Markdown; a test takes two columns, its words the first of them."""
+    """Return the table as GitHub-flavoured Markdown.
+
+    A test has two columns, t and p; the reason why there is no test is in the first of them.
+    """
     heads = [name for column in table.columns for name in _heads(column)]
     rules = ["---" if column.kind == "text" else "---:" for column in table.columns for _ in _heads(column)]
     lines = [f"## {table.title}", ""]
@@ -33,6 +36,6 @@ def _heads(column: Column) -> list[str]:
 def _texts(column: Column, cell: Cell) -> list[str]:
     if isinstance(cell, TAndP):
         if cell.t is None or cell.p is None:
-            return [cell.words, MISSING]
+            return [cell.reason, MISSING]
         return [t_text(cell.t), p_text(cell.p)]
     return [MISSING if cell is None else str(cell)] * len(_heads(column))

@@ -1,7 +1,7 @@
-"""A table in a terminal, through rich: one line per row at any width.
+"""A table in a terminal, printed by rich: one line per row at any width.
 
-A table too wide for the terminal loses its most dispensable columns and says which; nothing is wrapped or
-cut. The files that `write` makes have every column.
+If a table is too wide for the terminal, its least important columns are left out and named below it; nothing
+is wrapped or cut. The files that `write` makes have every column.
 """
 
 from rich import box
@@ -15,7 +15,7 @@ __all__ = ["print_table"]
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print title, notices, table and caption to the console."""
+    """Print title, notices, table and caption of a table to a rich console."""
     console.print(Text(table.title, style="bold"))
     for notice in table.notices:
         console.print(Text(f"NOTICE: {notice}", style="bold yellow"))
@@ -34,13 +34,13 @@ def _rich(table: Table, kept: list[Column], gap: int) -> RichTable:
     for column in kept:
         side = "left" if column.kind == "text" else "right"
         drawn.add_column(column.short or column.header, justify=side, no_wrap=True, vertical="bottom")  # type: ignore[arg-type]
-    at = [table.columns.index(column) for column in kept]
+    indices = [table.columns.index(column) for column in kept]
     names = [column.name for column in kept]
     for number, block in enumerate(table.blocks()):
         if number:
             drawn.add_section()
         for line, row in enumerate(block):
-            texts = [_text(row[i]) for i in at]
+            texts = [_text(row[index]) for index in indices]
             if line and table.group in names:
                 texts[names.index(table.group)] = ""
             drawn.add_row(*(Text(text) for text in texts))
@@ -48,7 +48,7 @@ def _rich(table: Table, kept: list[Column], gap: int) -> RichTable:
 
 
 def _fit(table: Table, width: int) -> tuple[list[Column], int]:
-    """The columns that fit, and the gap between them."""
+    """Return the columns that fit into a width, and the gap between them."""
     kept = list(table.columns)
     while True:
         widths = sum(_width(table, column) for column in kept)
@@ -68,8 +68,8 @@ def _width(table: Table, column: Column) -> int:
 
 def _text(cell: Cell) -> str:
     if isinstance(cell, TAndP):
-        # The blank in front sets one test off from the next where columns are but a blank apart.
-        return (
-            f" {cell.words}" if cell.t is None or cell.p is None else f" {t_text(cell.t)} {p_text(cell.p):>7}"
-        )
+        # The leading blank separates two tests where the gap between columns is a single blank.
+        if cell.t is None or cell.p is None:
+            return f" {cell.reason}"
+        return f" {t_text(cell.t)} {p_text(cell.p):>7}"
     return MISSING if cell is None else str(cell)
