@@ -138,7 +138,6 @@ def test_one_name_for_one_class() -> None:
     assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
-@pytest.mark.xfail(reason="the layout is under way")
 def test_the_formatter_formats_all() -> None:
     assert [name for name, path in MODULES.items() if "fmt: skip" in path.read_text(encoding="utf-8")] == []
 

@@ -22,7 +22,6 @@ NAMES = [
 ]
 
 
-@pytest.mark.xfail(strict=False, reason="examples are being written")
 @pytest.mark.parametrize(("module", "name"), NAMES, ids=[".".join(each) for each in NAMES])
 def test_public_names_have_an_example(module: str, name: str) -> None:
     member = getattr(importlib.import_module(module), name)
@@ -33,7 +32,6 @@ def test_public_names_have_an_example(module: str, name: str) -> None:
     assert not result.failed
 
 
-@pytest.mark.xfail(strict=False, reason="docstrings are being rewritten")
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_docstrings_begin_with_what_is_done(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))

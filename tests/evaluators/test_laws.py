@@ -171,8 +171,14 @@ def test_each_backend_reaches_the_displacement(activation: str, data: tuple[np.n
         assert reached.sum() >= 25
         targets = np.broadcast_to(DESIGN.targets, reached.shape)
         np.testing.assert_allclose(result.displacement.values[reached], targets[reached], rtol=1e-4)
-    for name in ("level", "displacement_here", "whitened_displacement", "median_displacement",
-                 "logit_displacement", "centred_logit_displacement"):  # fmt: skip
+    for name in (
+        "level",
+        "displacement_here",
+        "whitened_displacement",
+        "median_displacement",
+        "logit_displacement",
+        "centred_logit_displacement",
+    ):
         np.testing.assert_allclose(fast[name], general[name], rtol=5e-3, atol=1e-4, err_msg=name)
     for name in ("accuracy", "agreement", "centred_accuracy", "centred_agreement"):
         np.testing.assert_allclose(fast[name], general[name], atol=2.01 / fast.attrs["items"], err_msg=name)

@@ -90,9 +90,15 @@ def convolutional() -> Case:
 
 def vision_transformer() -> Case:
     config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20, image_size=8,
-        patch_size=4, num_channels=1, num_labels=10,
-    )  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=20,
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        num_labels=10,
+    )
     model = transformers.ViTForImageClassification(config).double().eval()
     x, y = torch.randn(EXAMPLES, 1, 8, 8, dtype=torch.float64), torch.randint(10, (EXAMPLES,))
     (path,) = [name for name, each in model.named_modules() if "1" in name.split(".") and is_gelu(each)]

@@ -103,9 +103,24 @@ def test_layers(folder, capsys):
 @pytest.mark.parametrize("data", ["data.npz", "data.safetensors", "kept_models:batches", "x.npy"])
 def test_probe_writes_what_the_library_gives(data, folder, capsys):
     code, out, err = run(
-        capsys, "probe", "kept_models.py:build", "--data", data, "--layer", "1", "--layer", "[34]", "--levels", 5,
-        "--family", "scale", "--family", "clip", "--out", "made/result",
-    )  # fmt: skip
+        capsys,
+        "probe",
+        "kept_models.py:build",
+        "--data",
+        data,
+        "--layer",
+        "1",
+        "--layer",
+        "[34]",
+        "--levels",
+        5,
+        "--family",
+        "scale",
+        "--family",
+        "clip",
+        "--out",
+        "made/result",
+    )
     assert (code, err) == (0, "")
     assert "The responses, their table and the figure are in made/result." in out
     made = {Path(each).name for each in files(folder / "made" / "result")}
@@ -140,22 +155,40 @@ def test_quiet_prints_nothing(folder, capsys):
         (["kept_models:fails"], "kept_models:fails fails: KeyError: 'no such thing'"),
         (["kept_models:leaves"], "kept_models:leaves fails: SystemExit: 7"),
         (["kept_models:nothing"], "model must be a torch.nn.Module; got NoneType"),
-        (["broken:build"], "broken can't be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        (
+            ["broken:build"],
+            "broken can't be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'",
+        ),
         (["ends:build"], "ends can't be imported: SystemExit: 0"),
         (["kept_models:build", "--data", "nowhere.npz"], "there is no file nowhere.npz"),
         (["kept_models:build", "--data", "nist"], "nist"),
-        (["kept_models:build", "--data", "other.npz"], "other.npz must hold arrays x and perhaps y; it holds z"),
-        (["kept_models:build", "--data", "objects.npz"], "objects.npz can't be read as arrays (Object arrays cannot"),
+        (
+            ["kept_models:build", "--data", "other.npz"],
+            "other.npz must hold arrays x and perhaps y; it holds z",
+        ),
+        (
+            ["kept_models:build", "--data", "objects.npz"],
+            "objects.npz can't be read as arrays (Object arrays cannot",
+        ),
         (["kept_models:build", "--data", "empty.npz"], "empty.npz can't be read as arrays"),
         (["kept_models:build", "--data", "kept_models:number"], "data must be an iterable of batches"),
         (["kept_models:build", "--data", "kept_models:fails"], "kept_models:fails fails: KeyError"),
         (["kept_models:build", "--data", "digits"], "can't be run on a batch of float32 (2, 1, 8, 8): "),
-        (["kept_models:build", "--data", "digits", "--pixels", "half"], "unknown pixels 'half': known are raw, "),
-        (["kept_models:build", "--data", "digits", "--pixels", "unti"], "'unti': did you mean 'unit'? known are raw, "),
-        (["kept_models:build", "--data", "digits", "--split", "tests"], "'tests': did you mean 'test'? known are"),
+        (
+            ["kept_models:build", "--data", "digits", "--pixels", "half"],
+            "unknown pixels 'half': known are raw, ",
+        ),
+        (
+            ["kept_models:build", "--data", "digits", "--pixels", "unti"],
+            "'unti': did you mean 'unit'? known are raw, ",
+        ),
+        (
+            ["kept_models:build", "--data", "digits", "--split", "tests"],
+            "'tests': did you mean 'test'? known are",
+        ),
         (["kept_models:build", "--weights", "nowhere.pt"], "there is no file nowhere.pt"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("command", ["layers", "probe"])
 def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message, folder, capsys):
     before = files(folder)
@@ -267,19 +300,43 @@ def saved_whole(name):
     ("write", "name", "message"),
     [
         (pickled, "bad.pt", "bad.pt holds more than tensors, and nothing is unpickled"),
-        (saved_by_torch, "bad.pt", "bad.pt holds more than tensors, and nothing is unpickled; save model.state_dict()"),
+        (
+            saved_by_torch,
+            "bad.pt",
+            "bad.pt holds more than tensors, and nothing is unpickled; save model.state_dict()",
+        ),
         (saved_by_torch, "bad.pth", "bad.pth holds more than tensors"),
         (saved_whole, "whole.pt", "whole.pt holds more than tensors, and nothing is unpickled"),
-        (lambda name: torch.save(torch.ones(3), name), "tensor.pt", "tensor.pt holds a Tensor, not a state dict"),
+        (
+            lambda name: torch.save(torch.ones(3), name),
+            "tensor.pt",
+            "tensor.pt holds a Tensor, not a state dict",
+        ),
         (lambda name: Path(name).write_bytes(b"not weights"), "w.pt", "w.pt "),
         (lambda name: Path(name).write_bytes(b"not weights"), "w.safetensors", "can't be read as weights"),
         (lambda name: Path(name).write_bytes(b""), "w.bin", "w.bin can't be read as weights"),
-        (lambda name: Path(name).write_bytes(b""), "w.ckpt", "weights are read from .safetensors, .pt, .pth, .bin"),
-        (lambda name: torch.save({"0.weight": torch.ones(2, 2)}, name), "w.pt", "don't fit the model: size mismatch"),
-        (lambda name: torch.save({"a.b": torch.ones(2)}, name), "w.pt", "don't fit the model: the file lacks 0.weight"),
-        (lambda name: torch.save({**other_weights(), "z": torch.ones(2)}, name), "w.pt", "the model has no z"),
+        (
+            lambda name: Path(name).write_bytes(b""),
+            "w.ckpt",
+            "weights are read from .safetensors, .pt, .pth, .bin",
+        ),
+        (
+            lambda name: torch.save({"0.weight": torch.ones(2, 2)}, name),
+            "w.pt",
+            "don't fit the model: size mismatch",
+        ),
+        (
+            lambda name: torch.save({"a.b": torch.ones(2)}, name),
+            "w.pt",
+            "don't fit the model: the file lacks 0.weight",
+        ),
+        (
+            lambda name: torch.save({**other_weights(), "z": torch.ones(2)}, name),
+            "w.pt",
+            "the model has no z",
+        ),
     ],
-)  # fmt: skip
+)
 def test_weights_that_cant_be_loaded_run_nothing(write, name, message, folder, capsys):
     write(name)
     before = files(folder)

@@ -102,7 +102,10 @@ CASES = {
     "two without biases": (lambda: two(False, False), "1", "affine", "B"),
     "two, the last with": (lambda: two(False, True), "1", "affine", "B + A / s"),
     "log probabilities": (
-        lambda: LogProbabilities(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 4)), "1", "affine", "B + A / s",
+        lambda: LogProbabilities(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 4)),
+        "1",
+        "affine",
+        "B + A / s",
     ),
     "values of attention": (Attention, "value", "affine", "B + A / s"),
     "layer norm": (lambda: hidden(nn.LayerNorm(20), nn.Linear(20, 4)), "1", "normalised", ""),
@@ -115,8 +118,13 @@ CASES = {
     "attention": (Attention, "act", "free", ""),
     "a branch": (lambda: Branch(1.0), "act", "free", ""),
     "a branch that hardly matters": (lambda: Branch(1e-5), "act", "free", ""),
-    "saturated": (lambda: Function(lambda a: torch.tanh(1e7 * (a - a.mean(1, keepdim=True)))), "act", "free", ""),
-}  # fmt: skip
+    "saturated": (
+        lambda: Function(lambda a: torch.tanh(1e7 * (a - a.mean(1, keepdim=True)))),
+        "act",
+        "free",
+        "",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CASES)

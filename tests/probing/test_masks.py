@@ -70,9 +70,16 @@ def test_padding_changes_no_number(pooled, labelled, quantiles):
     if labelled:
         labels = torch.arange(len(ids)) % CLASSES if pooled else ids % CLASSES
     options = {
-        "levels": LEVELS, "keep_items": True, "quantiles": quantiles,
-        "metrics": ["agreement", "kl_divergence", "margin", *(["accuracy", "cross_entropy"] if labelled else [])],
-    }  # fmt: skip
+        "levels": LEVELS,
+        "keep_items": True,
+        "quantiles": quantiles,
+        "metrics": [
+            "agreement",
+            "kl_divergence",
+            "margin",
+            *(["accuracy", "cross_entropy"] if labelled else []),
+        ],
+    }
     other = torch.where(mask, ids, (ids + 5) % VOCABULARY)
     assert not torch.equal(other, ids)
     found = [
@@ -121,9 +128,14 @@ def test_ranges_by_hand():
     z = seen[0][mask].double()
     low, high = z.amin(0), z.amax(0)
     found = nz.probe(
-        model, batches(ids, mask, size=9), "act", families="offset", levels=[0.3], keep_items=True,
+        model,
+        batches(ids, mask, size=9),
+        "act",
+        families="offset",
+        levels=[0.3],
+        keep_items=True,
         metrics={"first": lambda logits, target: logits[:, 0]},
-    ).response  # fmt: skip
+    ).response
     handle = model.act.register_forward_pre_hook(lambda _, args: args[0] + (0.3 * (high - low)).float())
     with torch.no_grad():
         logits = model(ids, mask.long())["logits"]
@@ -137,9 +149,13 @@ def test_each_token_keeps_its_sequence_and_position():
         torch.rand(ids.shape, generator=torch.Generator().manual_seed(3)) < 0.3, -100, ids % CLASSES
     )
     found = nz.probe(
-        model, batches(ids, mask, labels), "act", levels=1, keep_items=True,
+        model,
+        batches(ids, mask, labels),
+        "act",
+        levels=1,
+        keep_items=True,
         metrics={"label": lambda logits, target: target, "accuracy": "accuracy"},
-    )  # fmt: skip
+    )
     counted = mask & (labels != -100)
     position = counted.nonzero().numpy()
     response = found.response
@@ -240,13 +256,20 @@ def test_an_encoder_and_a_decoder_have_separate_masks(decoded):
 
     def probed(source, decoder):
         batch = {
-            "input_ids": source, "attention_mask": mask.long(), "decoder_input_ids": decoder,
-            "decoder_attention_mask": known.long(), "labels": labels,
-        }  # fmt: skip
+            "input_ids": source,
+            "attention_mask": mask.long(),
+            "decoder_input_ids": decoder,
+            "decoder_attention_mask": known.long(),
+            "labels": labels,
+        }
         return nz.probe(
-            model, [batch], ["read", "act", "decoder.*", ":gelu", "last"], levels=LEVELS, keep_items=True,
+            model,
+            [batch],
+            ["read", "act", "decoder.*", ":gelu", "last"],
+            levels=LEVELS,
+            keep_items=True,
             metrics=["accuracy", "cross_entropy"],
-        )  # fmt: skip
+        )
 
     found = probed(ids, target)
     assert found.response.attrs["items"] == int(known.sum())
@@ -260,14 +283,30 @@ def test_an_encoder_and_a_decoder_have_separate_masks(decoded):
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (lambda ids: ids[:, :3], {}, r"targets \(2, 3\) don't fit logits \(2, 6, 4\); prepare=... and output=... can"),
+        (
+            lambda ids: ids[:, :3],
+            {},
+            r"targets \(2, 3\) don't fit logits \(2, 6, 4\); prepare=... and output=... can",
+        ),
         (lambda ids: ids, {}, r"targets must be classes from 0 to 3, as the logits have them \(or -100,"),
         (lambda ids: ids * 0 - 1, {}, "got values from -1 to -1"),
-        (lambda ids: ids * 1.0, {}, r"metric 'accuracy' needs whole numbers as targets, the classes; got float32"),
-        (lambda ids: None, {"metrics": "accuracy"}, "metric 'accuracy' needs targets, and the batches have none; give"),
-        (lambda ids: ids * 0 - 100, {}, "ranges need at least one example or token that counts; the mask leaves none"),
+        (
+            lambda ids: ids * 1.0,
+            {},
+            r"metric 'accuracy' needs whole numbers as targets, the classes; got float32",
+        ),
+        (
+            lambda ids: None,
+            {"metrics": "accuracy"},
+            "metric 'accuracy' needs targets, and the batches have none; give",
+        ),
+        (
+            lambda ids: ids * 0 - 100,
+            {},
+            "ranges need at least one example or token that counts; the mask leaves none",
+        ),
     ],
-)  # fmt: skip
+)
 def test_impossible_targets(labels, options, message):
     ids, mask = tokens()
     with pytest.raises(nz.InputError, match=message):

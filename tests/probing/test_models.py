@@ -123,10 +123,15 @@ SLOW = ("densenet121", "googlenet", "inception_v3")
 # --- torchvision ----------------------------------------------------------------------------------------------------
 
 for name, how in {
-    "resnet18": {}, "mobilenet_v3_small": {}, "densenet121": {},
-    "googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False},
-    "shufflenet_v2_x0_5": {}, "squeezenet1_1": {}, "efficientnet_b0": {},
-}.items():  # fmt: skip
+    "resnet18": {},
+    "mobilenet_v3_small": {},
+    "densenet121": {},
+    "googlenet": {"init_weights": False},
+    "inception_v3": {"init_weights": False},
+    "shufflenet_v2_x0_5": {},
+    "squeezenet1_1": {},
+    "efficientnet_b0": {},
+}.items():
     side = {"googlenet": 64, "inception_v3": 96}.get(name, 32)
     case(
         name,
@@ -160,14 +165,25 @@ def _():
 # --- timm -----------------------------------------------------------------------------------------------------------
 
 for name, how in {
-    "convnext_atto": {}, "efficientnet_lite0": {}, "regnetx_002": {}, "mobilenetv4_conv_small_050": {},
+    "convnext_atto": {},
+    "efficientnet_lite0": {},
+    "regnetx_002": {},
+    "mobilenetv4_conv_small_050": {},
     "swin_tiny_patch4_window7_224": {"img_size": 56, "depths": (1, 1, 1, 1)},
-    "mixer_s32_224": {"img_size": 64}, "deit_tiny_patch16_224": {"img_size": 32, "depth": 3},
-    "vit_base_patch14_reg4_dinov2": {"img_size": 28, "depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 5},
+    "mixer_s32_224": {"img_size": 64},
+    "deit_tiny_patch16_224": {"img_size": 32, "depth": 3},
+    "vit_base_patch14_reg4_dinov2": {
+        "img_size": 28,
+        "depth": 2,
+        "embed_dim": 48,
+        "num_heads": 3,
+        "num_classes": 5,
+    },
     "eva02_tiny_patch14_224": {"img_size": 28, "depth": 3},
-    "levit_128s": {"img_size": 32, "depth": (1, 1, 1)}, "mambaout_femto": {},
+    "levit_128s": {"img_size": 32, "depth": (1, 1, 1)},
+    "mambaout_femto": {},
     "xcit_nano_12_p16_224": {"img_size": 32, "depth": 2},
-}.items():  # fmt: skip
+}.items():
     case(name, "timm", images(2, how.get("img_size", 32)))(
         lambda name=name, how=how: pytest.importorskip("timm").create_model(name, pretrained=False, **how)
     )
@@ -177,29 +193,63 @@ for name, how in {
 
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 TEXT = {
-    **PLAIN, "vocab_size": 90, "max_position_embeddings": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    **PLAIN,
+    "vocab_size": 90,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 GROUPED = {**TEXT, "num_key_value_heads": 2}
 CONVOLVED = {
-    **PLAIN, "vocab_size": 90, "conv_dim": (16, 16), "conv_stride": (8, 4), "conv_kernel": (10, 4),
-    "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4,
-}  # fmt: skip
+    **PLAIN,
+    "vocab_size": 90,
+    "conv_dim": (16, 16),
+    "conv_stride": (8, 4),
+    "conv_kernel": (10, 4),
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 4,
+}
 BOTH = {
-    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "vocab_size": 90, "pad_token_id": 0, "bos_token_id": 1,
-    "eos_token_id": 2, "decoder_start_token_id": 1,
-}  # fmt: skip
-GPT2 = {
-    "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 90, "n_positions": 32, "bos_token_id": 1, "eos_token_id": 2,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "vocab_size": 90,
     "pad_token_id": 0,
-}  # fmt: skip
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
+GPT2 = {
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "vocab_size": 90,
+    "n_positions": 32,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 T5 = {
-    "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 90, "pad_token_id": 0,
-    "decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu",
-}  # fmt: skip
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "vocab_size": 90,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 0,
+    "feed_forward_proj": "gated-gelu",
+}
 CLIP = {
-    "text_config": TEXT, "vision_config": {**PLAIN, "image_size": 32, "patch_size": 8}, "projection_dim": 16
-}  # fmt: skip
+    "text_config": TEXT,
+    "vision_config": {**PLAIN, "image_size": 32, "patch_size": 8},
+    "projection_dim": 16,
+}
 with_images = text(pixel_values=lambda: torch.randn(3, 3, 32, 32))
 
 
@@ -226,46 +276,119 @@ for name, config, data, settings in [
     ("Qwen2ForCausalLM", "Qwen2Config", text("tokens"), GROUPED),
     ("Gemma2ForCausalLM", "Gemma2Config", text("tokens"), {**GROUPED, "head_dim": 8}),
     ("GPTNeoXForCausalLM", "GPTNeoXConfig", text("tokens"), TEXT),
-    ("MambaForCausalLM", "MambaConfig", text("tokens"), {
-        "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 90, "state_size": 8, "pad_token_id": 0,
-        "bos_token_id": 1, "eos_token_id": 2,
-    }),
+    (
+        "MambaForCausalLM",
+        "MambaConfig",
+        text("tokens"),
+        {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "vocab_size": 90,
+            "state_size": 8,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
     ("MixtralForCausalLM", "MixtralConfig", text("tokens"), {**GROUPED, "num_local_experts": 4}),
-    ("RwkvForCausalLM", "RwkvConfig", text("tokens"), {
-        "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 90, "attention_hidden_size": 32,
-        "intermediate_size": 48, "rescale_every": 1, "bos_token_id": 1, "eos_token_id": 2,
-    }),
-    ("DistilBertForSequenceClassification", "DistilBertConfig", text("texts"), {
-        "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "vocab_size": 90, "num_labels": 3,
-    }),
+    (
+        "RwkvForCausalLM",
+        "RwkvConfig",
+        text("tokens"),
+        {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "vocab_size": 90,
+            "attention_hidden_size": 32,
+            "intermediate_size": 48,
+            "rescale_every": 1,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    (
+        "DistilBertForSequenceClassification",
+        "DistilBertConfig",
+        text("texts"),
+        {
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "hidden_dim": 48,
+            "vocab_size": 90,
+            "num_labels": 3,
+        },
+    ),
     ("DebertaV2ForSequenceClassification", "DebertaV2Config", text("texts"), {**TEXT, "num_labels": 3}),
-    ("XLNetForSequenceClassification", "XLNetConfig", text("texts"), {
-        "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "vocab_size": 90, "num_labels": 3,
-        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-    }),
-    ("ViTForImageClassification", "ViTConfig", pixel_values(), {
-        **PLAIN, "image_size": 32, "patch_size": 8, "num_labels": 3,
-    }),
-    ("SegformerForSemanticSegmentation", "SegformerConfig", lambda: [{"pixel_values": torch.randn(2, 3, 64, 64)}], {
-        "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 2, 4, 8],
-        "decoder_hidden_size": 16, "num_labels": 3,
-    }),
-    ("Wav2Vec2ForSequenceClassification", "Wav2Vec2Config",
-     lambda: (torch.randn(3, 800), torch.tensor([0, 1, 2])), {**CONVOLVED, "num_labels": 3}),
-    ("WhisperForConditionalGeneration", "WhisperConfig",
-     lambda: [{"input_features": torch.randn(3, 20, 100), "labels": torch.randint(3, 80, (3, 7))}],
-     {**BOTH, "max_source_positions": 50, "max_target_positions": 40, "num_mel_bins": 20}),
+    (
+        "XLNetForSequenceClassification",
+        "XLNetConfig",
+        text("texts"),
+        {
+            "d_model": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "d_inner": 48,
+            "vocab_size": 90,
+            "num_labels": 3,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        },
+    ),
+    (
+        "ViTForImageClassification",
+        "ViTConfig",
+        pixel_values(),
+        {
+            **PLAIN,
+            "image_size": 32,
+            "patch_size": 8,
+            "num_labels": 3,
+        },
+    ),
+    (
+        "SegformerForSemanticSegmentation",
+        "SegformerConfig",
+        lambda: [{"pixel_values": torch.randn(2, 3, 64, 64)}],
+        {
+            "depths": [1, 1, 1, 1],
+            "hidden_sizes": [8, 16, 24, 32],
+            "num_attention_heads": [1, 2, 4, 8],
+            "decoder_hidden_size": 16,
+            "num_labels": 3,
+        },
+    ),
+    (
+        "Wav2Vec2ForSequenceClassification",
+        "Wav2Vec2Config",
+        lambda: (torch.randn(3, 800), torch.tensor([0, 1, 2])),
+        {**CONVOLVED, "num_labels": 3},
+    ),
+    (
+        "WhisperForConditionalGeneration",
+        "WhisperConfig",
+        lambda: [{"input_features": torch.randn(3, 20, 100), "labels": torch.randint(3, 80, (3, 7))}],
+        {**BOTH, "max_source_positions": 50, "max_target_positions": 40, "num_mel_bins": 20},
+    ),
     ("CLIPModel", "CLIPConfig", with_images, CLIP),
-]:  # fmt: skip
+]:
     hugging_face(name, config, data, settings)
 hugging_face(
-    "MixtralForCausalLM", "MixtralConfig", text("tokens", padding=0), {**GROUPED, "num_local_experts": 4},
+    "MixtralForCausalLM",
+    "MixtralConfig",
+    text("tokens", padding=0),
+    {**GROUPED, "num_local_experts": 4},
     note=", texts of one length",
-)  # fmt: skip
+)
 hugging_face(
-    "CLIPModel", "CLIPConfig", with_images, CLIP, note=", output=lambda out: out.logits_per_image",
+    "CLIPModel",
+    "CLIPConfig",
+    with_images,
+    CLIP,
+    note=", output=lambda out: out.logits_per_image",
     output=lambda out: out.logits_per_image,
-)  # fmt: skip
+)
 
 
 # --- modules of difficult kinds -------------------------------------------------------------------------------------
@@ -310,8 +433,14 @@ class Recurrent(nn.Module):
 
 def mlp(in_place=False):
     return nn.Sequential(
-        nn.Linear(6, 8), nn.ReLU(in_place), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.GELU(), nn.Linear(8, 3)
-    )  # fmt: skip
+        nn.Linear(6, 8),
+        nn.ReLU(in_place),
+        nn.Linear(8, 8),
+        nn.BatchNorm1d(8),
+        nn.Dropout(),
+        nn.GELU(),
+        nn.Linear(8, 3),
+    )
 
 
 case("a functional ReLU", "torch", rows())(Functional)

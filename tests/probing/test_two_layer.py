@@ -124,10 +124,16 @@ def test_the_size_of_batches_changes_nothing(batch_size, digits):
     assert_same(nz.probe(module_of(network, nn.Flatten()), (x, y), batch_size=batch_size), swept)
 
 
-@pytest.mark.parametrize("conduct", [
-    nz.Conduct(), nz.Conduct(offset="shift", clip="post", clip_threshold="pr", range="pre"),
-    nz.Conduct(offset="as-written", clip="post"), nz.Conduct(offset="shift", range="post"),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "conduct",
+    [
+        nz.Conduct(),
+        nz.Conduct(offset="shift", clip="post", clip_threshold="pr", range="pre"),
+        nz.Conduct(offset="as-written", clip="post"),
+        nz.Conduct(offset="shift", range="post"),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["abs", "relu"])
 def test_conducts_and_ranges_from_other_data(name, conduct, digits):
     network, (x, y) = drawn(name), as_torch(digits)
@@ -146,10 +152,14 @@ def test_conducts_and_ranges_from_other_data(name, conduct, digits):
     found = nz.probe(model, (x, y), "act", conduct=conduct, ranges_from=other).response
     assert set(found.method.values) == {"two-layer"}
     differing = sum(
-        int((found.accuracy.sel(layer="act", family=family).dropna("level").values
-             != swept.accuracy.sel(family=family).dropna("level").values).sum())
+        int(
+            (
+                found.accuracy.sel(layer="act", family=family).dropna("level").values
+                != swept.accuracy.sel(family=family).dropna("level").values
+            ).sum()
+        )
         for family in FAMILIES
-    )  # fmt: skip
+    )
     assert differing == 0
 
 

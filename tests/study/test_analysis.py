@@ -137,8 +137,10 @@ def test_bad_input_is_one_line(study: nz.Study, arguments: list[str], message: s
     before = (study.folder / "spec.toml").read_text()
     done = subprocess.run(
         [sys.executable, "-m", "nearzero", "verdict", str(study.folder), *arguments],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert message in done.stderr
