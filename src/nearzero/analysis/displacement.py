@@ -219,7 +219,7 @@ class Displacements:
     def _match(
         self, at: Callable[[float], AnyPerturbation], begin: float, end: float, targets: Sequence[float]
     ) -> list[Match]:
-        """Return the levels between begin and end; `at` gives the perturbation at any level."""
+        """Return a match for each target, with its level between begin and end; `at` returns a level's perturbation."""
 
         def sizes(levels: npt.ArrayLike) -> Doubles:
             return self.of([at(float(level)) for level in np.asarray(levels)])

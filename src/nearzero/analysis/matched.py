@@ -147,9 +147,9 @@ def matched(
             `nearzero.evaluators.select.ModelOptions`.
 
     Returns:
-        A Dataset on (family, side, target) with the variables of `MEASURES`; metrics asked for are added to,
-        or replace, accuracy and agreement. Values are NaN where a displacement isn't reached; the whitened
-        displacement is NaN for more than 4,096 live units. Further variables are `unperturbed_<metric>` of
+        A Dataset on (family, side, target) with the variables of `MEASURES`. If metrics are asked for, they and
+        their centred forms replace accuracy and agreement. Values are NaN where a displacement isn't reached; the
+        whitened displacement is NaN for more than 4,096 live units. Further variables are `unperturbed_<metric>` of
         the responding half, `dead_units`, and `undefined_examples`, the number of examples of the responding
         half with a = 0, which have no displacement of their own. The attributes name the backend and the rule
         by which the halves were cut.

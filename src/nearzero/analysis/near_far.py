@@ -319,7 +319,7 @@ class _Replacements:
             yield group
 
     def _units(self) -> Iterator[_SortedUnits]:
-        """Yield the live units, as many at a time as fit in the other half of the memory."""
+        """Yield the live units, as many at a time as fit in the half of the memory that `changes` doesn't use."""
         evaluator = self._evaluator
         # 4 bytes each for z in two layouts, a, the order, and the moves in each thread
         count = max(1, evaluator.limit // 2 // (4 * self._rows * (4 + evaluator.threads)))

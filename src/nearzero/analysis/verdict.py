@@ -444,11 +444,12 @@ class Judged(Protocol):
 def verdict(
     source: Judged | Measured | xr.Dataset | Sequence[Measured | xr.Dataset], rules: Rules | None = None
 ) -> Verdict:
-    """Return the verdict by the rules: does distance or intensity cost more accuracy at equal displacement?
+    """Return the verdict of the rules on whether distance or intensity costs more at equal displacement.
 
     Args:
-        source: a study; or, for each run of one model, in order, a probe or a result of `nz.matched`.
-        rules: if None, those of the study, or `Rules()`.
+        source: a study or a grid; or a sequence with one probe or one result of `nz.matched` for each run of a
+            model, in order.
+        rules: those of the study or the grid if None; for other sources, `Rules()`.
 
     Raises:
         InputError: a source without responses at matched displacement, runs that don't fit together, or

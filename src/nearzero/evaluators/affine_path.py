@@ -3,24 +3,26 @@
 Perturbations lie on a line if their parameters are theta_0 + t delta, except for rounding, with one number t
 each. The levels of most families do. Two kinds of lines are supported: *bends*, whose scale and offset change
 and which clip nothing; and *cuts*, whose clip changes and which do nothing else. If the activation is linear
-on either side of zero, the logits of both kinds are piecewise linear in t, with one event for each unit.
+on either side of zero, the logits of both kinds are piecewise linear in t. Each unit changes their slope at one t at
+most, its *event*.
 `nearzero.kernels.affine_path` adds up the pieces.
 
-Its predictions are those of `nearzero.kernels.respond` to the last bit, by the following bound. Let u = 2^-24
-be the roundoff of float32, U the number of units, and
+Its predictions are those of `nearzero.kernels.respond` to the last bit, by the following bound. A piece of
+a unit is its activation i + t d. Let eps = 2^-24 be the roundoff of float32, U the number of units, and
 
     M(t) = sum max_k |W2_ku| (|i| + |t| |d|) + max_k |b2_k|,
 
-where the sum is over all pieces i + t d that were added up to t. The error of a float32 sum is at most n u times
+where the sum is over all pieces that were added up to t. The error of a float32 sum is at most n eps times
 the sum of the sizes of its terms, if no term goes through more than n additions (N. J. Higham, Accuracy and
-Stability of Numerical Algorithms, section 4.2). In `respond` n is U + 1. Here n is at most 3 U / 2 + 5: half of
-the first pieces, the events of one level, and the levels that have events. So the difference of two logits
-differs between the two ways by at most 2 (5 U / 2 + 6) u M. The limit 2 (3 U + 16) u M also covers the rounding
-of M itself. To it is added `INPUTS` times sum max_k |W2_ku| (|s z| + |o|), for the rounding of perturbed z and of
-parameters. That sum is computed from |i| + |t| |d| and from the terms that cancel in these. If the greatest logit
-leads by no more than the limit, the prediction is computed by `respond`. This also happens where the terms could
-sum up to more than float32 holds; since |t| <= 1, the bound at |t| = 1 holds for the sums of i and of d too. A
-constant in the limit, negligible otherwise, covers underflow.
+Stability of Numerical Algorithms, section 4.2). In `respond` n is U + 1. Here n is at most 3 U / 2 + 5: U / 2
+for half of the first pieces (they are added in two chains), and U for the events of one level together with the
+levels that have events, with 5 for what else is added. So the difference of two logits
+differs between the two ways by at most 2 (5 U / 2 + 6) eps M. The limit 2 (3 U + 16) eps M also covers the rounding
+of M itself. The limit also includes `INPUTS` times sum max_k |W2_ku| (|s z| + |o|), with the scale s and the
+offset o, for the rounding of perturbed z and of parameters. That sum is computed from |i| + |t| |d| and from the
+terms that cancel in these. If the greatest logit leads by no more than the limit, the prediction is computed by
+`respond`. This also happens where the terms could sum up to more than float32 holds; since |t| <= 1, the bound at |t|
+= 1 holds for the sums of i and of d too. A constant in the limit, negligible otherwise, covers underflow.
 """
 
 from __future__ import annotations

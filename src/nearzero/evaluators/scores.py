@@ -309,8 +309,8 @@ def choose_metrics(wanted: Metrics, target: Tensor | None) -> dict[str, Metric]:
         target: the targets of a batch; None if there are none.
 
     Raises:
-        InputError: an unknown name, a value that isn't callable, or targets that a metric needs and that are
-            missing or aren't whole numbers.
+        InputError: no metric, an unknown name, a name that the result uses already, a value that isn't
+            callable, or a metric whose targets are missing or aren't whole numbers.
     """
     if wanted is None:
         wanted = ("accuracy", "agreement") if target is not None else ("agreement", "kl_divergence")

@@ -68,7 +68,7 @@ def open_evaluator(
     threads: int | None = None,
     memory: int | str | None = None,
 ) -> Iterator[LayerEvaluator]:
-    """Open one layer of a model on data as an evaluator; on leaving, the model is bitwise as it was.
+    """Open one layer of a model on data as an evaluator; on leaving, the model's state is restored, bit for bit.
 
     Args:
         model: a `TwoLayer`, or a `torch.nn.Module`.

@@ -402,7 +402,7 @@ class _Algebra:
         self._w2, self._b2 = network.w2.astype(np.float64), network.b2.astype(np.float64)
 
     def of(self, a: Floats) -> tuple[Doubles, Doubles, Doubles, Doubles]:
-        """Return B and A, (n, K), and for each the greatest sum of absolute terms over classes, (n,)."""
+        """Return B and A, (n, K) each, and the size of each, (n,): a logit's absolute terms, at the greatest class."""
         w2, live = self._w2, self._live
         parts = [(a[:, mask], w2[:, mask]) for mask in (live, ~live)]
         slope, rest = (part @ weights.T for part, weights in parts)

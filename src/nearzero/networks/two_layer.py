@@ -200,13 +200,13 @@ def as_network(network: TwoLayer | nn.Module) -> TwoLayer:
 
 
 def from_module(module: nn.Module) -> TwoLayer:
-    """Return the network held by a module of the shape Linear, activation, Linear.
+    """Return the two-layer network of a module of the form Linear, activation, Linear.
 
-    Flatten and dropout layers are skipped. The module is run once on a few inputs, to check that its forward
-    pass computes this network.
+    Flatten and dropout layers are skipped. If its weights are finite, the module is run once on a few inputs, to
+    check that its forward pass computes this network.
 
     Raises:
-        InputError: the module has another shape, or its forward pass computes something else.
+        InputError: the module has another form, lacks a bias, can't be run, or computes something else.
     """
     from torch import nn
 

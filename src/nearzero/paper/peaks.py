@@ -41,7 +41,7 @@ class FivePeaks:
         return np.asarray(height * np.exp(-0.5 * deviations**2))
 
     def masses_below(self, z: float) -> Floats:
-        """Return the weighted probability of each peak below z, shape `(5,)`."""
+        """Return the mass of each peak that lies below z, its weight included, shape `(5,)`."""
         return np.asarray(self.weight * ndtr((z - np.asarray(self.means)) / self.sigma))
 
 

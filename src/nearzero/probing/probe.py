@@ -46,7 +46,7 @@ def layers(
 ) -> tuple[Layer, ...]:
     """Return the layers of a model that can be probed, in the order of its forward pass.
 
-    The model is run on a few examples of the first batch; afterwards it is bitwise as it was.
+    The model is run on a few examples of the first batch. Its state is then restored, bit for bit.
 
     Args:
         model, data, prepare, output: as in `probe`.
@@ -98,11 +98,13 @@ def probe(
     """Perturb layers of a model, one at a time, and measure the model's responses.
 
     A layer has pre-activations z and units (the columns of a linear layer, the features of a token, the
-    channels of a convolution). Each unit's z becomes min(scale * z + offset, clip). A family determines these
-    three numbers from a level and the unit's range.
+    channels of a convolution). A perturbation replaces each unit's x by min(scale * x + offset, clip), where x is
+    z or, for some families, the activation a. A family determines the three numbers from a level and the unit's
+    range.
 
     Args:
-        model: a `torch.nn.Module`, or a `TwoLayer`. It is run in evaluation mode; afterwards it is bitwise as it was.
+        model: a `torch.nn.Module`, or a `TwoLayer`. It is run in evaluation mode. Its state is then
+            restored, bit for bit.
         data: batches (a DataLoader, a list), a `Dataset`, or arrays; see `nearzero.torch_models.batches`.
             Targets are optional. Targets of -100 are ignored.
         layers: names or globs, as `nz.layers` lists them; all activations if None.
@@ -130,7 +132,8 @@ def probe(
         design: a `Design` (families, targets, draws) for responses at matched displacement. The result's
             `matched` then holds them, as `nz.verdict` takes them.
         backend: "two-layer" or "model"; chosen for each layer if None, see `nearzero.evaluators.select`.
-        advanced: a function that is called with the number of examples of each batch once it is done.
+        advanced: a function that is called after each batch of the model backend, with the number of its
+            examples. The two-layer backend doesn't call it.
 
     Returns:
         A `ProbeResult`; its `response` is a Dataset on (layer, family, level).
@@ -219,8 +222,8 @@ def _collect(
 def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[LayerPlan]:
     """Return the perturbations of each layer.
 
-    The unit ranges come from the layer's own backend, unless the user asked for those of other data or
-    quantiles.
+    The unit ranges come from the layer's own backend, unless the user gave `ranges_from` or `quantiles`; then the
+    model backend computes them.
     """
     request, data = session.request, session.ranges_source or session.source
     ranges_of_layers = layer_ranges(session.model, session.layers, data, session.budget, request.quantiles)

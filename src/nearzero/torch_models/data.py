@@ -153,7 +153,11 @@ class _Slices:
 
 
 def _all_items(data: Iterator[Any], limit: int) -> list[Any]:
-    """Return all items of data that can be read only once."""
+    """Return all batches of an iterator as a list, since it can be read only once.
+
+    Raises:
+        InputError: they take more than `limit` bytes.
+    """
     items, size = [], 0
     for item in data:
         items.append(item)

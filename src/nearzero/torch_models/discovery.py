@@ -312,7 +312,7 @@ class _Watch(TorchDispatchMode):
         self._add(layer, value, output)
 
     def _module_layer(self, call: _Call, kind: str, values: Tensor) -> Layer:
-        """Return the layer of a module with these pre-activations."""
+        """Return the layer for one call of a module; `values` are its pre-activations."""
         return Layer(
             name=_display_path(call.path),
             kind=kind,

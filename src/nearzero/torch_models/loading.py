@@ -48,7 +48,7 @@ def build_model(name: str) -> nn.Module:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict into a model, from a safetensors file, or one of tensors alone that PyTorch saved.
+    """Load a state dict into a model, from a safetensors file or from a PyTorch file that holds only tensors.
 
     Raises:
         InputError: the file can't be read, holds more than tensors, or doesn't fit the model.

@@ -77,12 +77,12 @@ class _Prepared:
 
     @property
     def shard(self) -> int:
-        """The number of examples in a shard: whole tiles, and the same number on every processor."""
+        """Return the number of examples in a shard, a multiple of the largest tile, the same on every machine."""
         return -(-len(self) // (SHARDS * LARGEST_TILE)) * LARGEST_TILE
 
     @property
     def shards(self) -> int:
-        """The number of shards."""
+        """Return the number of shards."""
         return -(-len(self) // self.shard)
 
 

@@ -399,9 +399,10 @@ def agree(first: Reader, second: Reader, like: Tensor, shape: tuple[int, int, in
 def fit_to_memory(
     device: torch.device, shape: tuple[int, int, int], *, weights: int, sets: int, factor: int
 ) -> tuple[int, int]:
-    """Return the sizes that fit on a device that holds the sets of examples, and the weights once, already.
+    """Return the chunk size and the number of measurements that fit in a device's memory.
 
-    On the processor, and if `NEARZERO_MEMORY` is set, the limit of `nearzero.support.memory` applies to all
+    The device already holds the sets of examples and one copy of the weights.
+    On the processor, or if `NEARZERO_MEMORY` is set, the limit of `nearzero.support.memory` applies to all
     memory of the engine. Otherwise the engine may take a share of the GPU's free memory, since other
     processes rarely use it.
 
@@ -410,11 +411,11 @@ def fit_to_memory(
         shape: (runs, units, classes) of the stack.
         weights: bytes of the weights of all runs.
         sets: bytes of the examples.
-        factor: bytes of a number as a factor of products.
+        factor: bytes of one number in the type in which matrices are multiplied (2 for bfloat16, 4 for float32).
 
     Returns:
-        The number of examples of a whole set that are processed at the same time, and the number of
-        measurements at once, since the weights at each of them are kept.
+        The number of examples that are processed at once, and the greatest number of measurements in one call,
+        each of which keeps the weights of its step.
 
     Raises:
         InputError: the memory is too small even for a few examples.

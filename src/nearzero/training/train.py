@@ -72,7 +72,8 @@ class History:
     """The measurements of R runs at the S steps of the recipe's schedule; NaN where there are none.
 
     Attributes:
-        loss, train_accuracy: (R, S) on the whole training set; mean cross-entropy in nats, and 0 to 1.
+        loss: (R, S) the mean cross-entropy on the whole training set, in nats.
+        train_accuracy: (R, S) on the same set, 0 to 1.
         test_accuracy: (R, S) on the whole test set, 0 to 1.
         checkpoint_step: (R, T) the first step whose train accuracy reached each threshold; -1 stands for
             never.

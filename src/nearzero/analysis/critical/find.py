@@ -42,7 +42,8 @@ def critical_levels(
     The prediction at level p is the argmax of the logits with the layer perturbed at p; of equal logits, the
     first wins. In a two-layer network with ReLU, Abs or leaky ReLU, and for all families but gains, the
     logits W2 a'(p) + b2 are piecewise linear in p, and the intervals are exact up to the rounding of float64.
-    For scale this is the closed form argmax(W2 a + b2 / p). In all other cases the intervals are searched for
+    For scale, the prediction is argmax(W2 a + b2 / p) if no dead
+    unit has a nonzero activation. In all other cases the intervals are searched for
     on a grid of levels: in float64 for a two-layer network, and in the precision of the model for any other.
     The attribute `assumption` of the result states what the search may miss.
 

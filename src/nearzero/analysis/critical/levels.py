@@ -96,7 +96,7 @@ class CriticalLevels:
 
     @property
     def exact(self) -> bool:
-        """Return True if the intervals are exact up to rounding; else see `assumption`."""
+        """Return whether the intervals are exact up to rounding. If not, `assumption` says what the search may miss."""
         return not self.grid
 
     @property

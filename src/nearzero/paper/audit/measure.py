@@ -252,7 +252,7 @@ class _FaultMeasurement:
         return measured
 
     def scaled(self) -> dict[str, Any]:
-        """Compare the scale sweep with algebra, example by example."""
+        """Return how the predictions of the scale sweep differ from algebra's; NaN if no row is of the family scale."""
         levels = Scale().levels
         if not self.of("scale"):
             names = ("scale_differences", "scale_unexplained", "scale_near_ties", "flat")

@@ -81,7 +81,7 @@ def _after(axes: Axes, unit: PeakUnit) -> None:
 
 
 def _bar(axes: Axes, unit: PeakUnit, masses: Floats) -> None:
-    """Stack the peaks' masses at zero, each with its letter to the left."""
+    """Stack the peaks' visible masses at zero, with letters to the left of those above `_NAMED`."""
     ends = masses.cumsum()
     for name, mass, end, colour in zip(unit.peaks.names, masses, ends, _PEAKS, strict=True):
         if mass > _VISIBLE:
