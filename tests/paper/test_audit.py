@@ -619,7 +619,10 @@ def test_bad_input_is_one_line_and_exit_code_2(
         ([fresh], "hasn't been swept yet; run `nearzero sweep"),
         ([shifted.folder], "the audit is about the families offset, scale and clip; this study has shift"),
         ([study.folder, "--against", "nowhere"], "nowhere isn't a folder"),
-        ([study.folder, "--against", study.folder], "has raw pixels, as"),
+        (
+            [study.folder, "--against", study.folder],
+            "both have raw pixels; give a study with the other pixels",
+        ),
     ):
         code, _, err = run(capsys, "audit", *arguments)
         assert code == 2, message

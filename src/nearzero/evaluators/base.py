@@ -5,7 +5,7 @@ Terms. A *unit* is a coordinate of the layer: a column of a dense layer, a featu
 displacement are taken over rows. An *item* is one prediction that is scored: that of an example, or of a
 token that counts. Masked positions are neither rows nor items. The backends are
 `nearzero.evaluators.two_layer` and `nearzero.evaluators.model`; `nearzero.evaluators.select` chooses one.
-Analyses use this interface only, so each is written once.
+Analyses use this interface, so each is written once; critical levels alone use more of the two-layer backend.
 
 Halves. Of the examples 2k and 2k + 1 one is in the reference half, which sets ranges and levels. It is drawn
 by (seed, k) alone. The other one is in the responding half. So halves can be cut from a stream, they don't
