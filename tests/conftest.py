@@ -77,6 +77,13 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _models_on_one_thread(request: pytest.FixtureRequest) -> None:
+    """Run all tests of users' models on one thread."""
+    if request.path.parent.name in ("evaluators", "probing", "torch_models"):
+        request.getfixturevalue("one_torch_thread")
+
+
 @pytest.fixture(scope="session")
 def packages() -> None:
     """Makes torchvision importable, which timm and transformers import where it's installed.
