@@ -19,11 +19,11 @@ from nearzero.report.audit import fault_tables, levels_table
 from nearzero.report.render import to_markdown
 from nearzero.report.results import display_name
 
-KEPT, PAGE, WORDS = Path("results/paper"), Path("docs/audit.md"), Path("docs/audit_words.md")
+KEPT, PAGE, WORDS = Path("results/paper"), Path("docs/audit.md"), Path(".ci/templates/audit.md")
 
 
 def page(folder: Path) -> str:
-    """Return the whole page: text from `docs/audit_words.md`, numbers from the study."""
+    """Return the whole page: text from `.ci/templates/audit.md`, numbers from the study."""
     audit = nz.Study.open(folder).audited()
     faults = [to_markdown(table).replace("## ", "### ", 1).strip() for table in fault_tables(audit)]
     return (

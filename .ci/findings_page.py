@@ -1,4 +1,4 @@
-"""Make or check `docs/findings.md`: text from `docs/findings_words.md`, all numbers from the study in `results/paper`.
+"""Make or check `docs/findings.md`: text from `.ci/templates/findings.md`, all numbers from the study in `results/paper`.
 
 python .ci/findings_page.py --write    # make the page
 python .ci/findings_page.py --print    # print its numbers
@@ -18,14 +18,14 @@ from pages import read, write_or_check
 import nearzero as nz
 from nearzero.report.comparison import reproduction
 
-KEPT, PAGE, WORDS = Path("results/paper"), Path("docs/findings.md"), Path("docs/findings_words.md")
+KEPT, PAGE, WORDS = Path("results/paper"), Path("docs/findings.md"), Path(".ci/templates/findings.md")
 TABLES = ("verdict", "costs")
 LARGEST = 0.5  # displacement
 NETWORKS = {"abs": "Abs", "relu": "ReLU"}
 
 
 def numbers() -> dict[str, str]:
-    """Return the texts for the braces in `docs/findings_words.md`, by name."""
+    """Return the texts for the braces in `.ci/templates/findings.md`, by name."""
     study = nz.Study.open(KEPT)
     verdict = study.verdict()
     texts = {name: verdict.of(name).split(" (")[0] for name in NETWORKS}

@@ -1,4 +1,4 @@
-"""Make or check `docs/grids.md`, the page of the grids: text from `docs/grids_words.md`, tables from `results/grids`.
+"""Make or check `docs/grids.md`, the page of the grids: text from `.ci/templates/grids.md`, tables from `results/grids`.
 
 python .ci/grids_page.py --write    # make the page
 python .ci/grids_page.py            # check that the page is up to date
@@ -16,7 +16,7 @@ import nearzero as nz
 from nearzero.report.grids import grid_table
 from nearzero.report.render import to_markdown
 
-KEPT, PAGE, WORDS = Path("results/grids"), Path("docs/grids.md"), Path("docs/grids_words.md")
+KEPT, PAGE, WORDS = Path("results/grids"), Path("docs/grids.md"), Path(".ci/templates/grids.md")
 
 
 def section(name: str) -> str:

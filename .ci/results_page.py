@@ -16,12 +16,12 @@ import nearzero as nz
 from nearzero.report.comparison import compare_baseline, reproduction
 
 KEPT, PAGE = Path("results/paper"), Path("docs/results.md")
-WORDS = Path("docs/results_words.md")
+WORDS = Path(".ci/templates/results.md")
 TABLES = ("table1_baseline", "differing_rows", "table2_scale", "table3_clip", "table4_offset")
 
 
 def page() -> str:
-    """Return the whole page: text from `docs/results_words.md`, numbers from the tables."""
+    """Return the whole page: text from `.ci/templates/results.md`, numbers from the tables."""
     study = nz.Study.open(KEPT)
     baseline = [row for network in ("abs", "relu") for row in compare_baseline(study, network)]
     agreeing = sum(row.agrees for row in baseline)
