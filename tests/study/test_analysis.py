@@ -105,6 +105,19 @@ def test_a_run_that_diverged_is_left_out(study: nz.Study, tmp_path: Path) -> Non
         made.analyse()
 
 
+def test_dead_networks_are_rows_with_words(tmp_path: Path) -> None:
+    """Training kills all units: the study is measured, judged and written all the same, its parts as NaN."""
+    settings = SETTINGS | {"activations": ["relu"], "runs": 2, "units": 3, "learning_rate": 0.5}
+    made = nz.Study.create(tmp_path / "dead", "quick", settings).train().sweep().report()
+    assert (made.history.diverged_at == -1).all()
+    judged = made.judge()
+    assert {row.finding for row in judged.comparisons} == {"not reached"}
+    assert judged.comparisons[0].words == "distance and gains doesn't reach it; 2 of 2 runs: no unit is live"
+    assert "no unit is live" in (made.folder / "tables" / "verdict.csv").read_text()
+    assert made.parts.accuracy.isnull().all()
+    assert nz.Study.open(made.folder).matched.reason.values.tolist() == [["no unit is live"] * 2]
+
+
 def test_the_command_writes_and_prints(study: nz.Study) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "nearzero", "verdict", str(study.folder)],
