@@ -7,7 +7,14 @@ import pytest
 from sklearn.covariance import LedoitWolf
 
 import nearzero as nz
-from nearzero.analysis.displacement import TARGETS, Displacements, Whitening, displacement, match
+from nearzero.analysis.displacement import (
+    TARGETS,
+    Displacements,
+    UndefinedSizeError,
+    Whitening,
+    displacement,
+    match,
+)
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.perturbations.noise import Noise
 
@@ -119,6 +126,20 @@ def test_whitening_is_the_metric_of_the_ledoit_wolf_covariance(rng: np.random.Ge
     measure = Whitening.of(a, live)
     found = np.sqrt(measure.squares(changed - a) / len(a) / measure.energy)
     assert found == pytest.approx(np.sqrt(energies[0] / energies[1]), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("a", "live"),
+    [
+        (np.array([[1.0, 1.0], [2.0, 2.0]]), [True, True]),  # two rows: the estimate doesn't shrink
+        (np.full((4, 2), 3.0), [True, True]),
+        (np.array([[1e-42, 0.0], [0.0, 1e-43], [0.0, 0.0]]), [True, True]),  # float32 can't hold the inverse
+        (np.arange(6.0).reshape(3, 2), [False, False]),
+    ],
+)
+def test_a_covariance_that_cant_be_inverted_is_refused(a: np.ndarray, live: list[bool]) -> None:
+    with pytest.raises(UndefinedSizeError, match=r"can't be inverted|needs a live unit"):
+        Whitening.of(a, np.array(live))
 
 
 def test_noise_has_its_covariance_and_leaves_dead_units_alone(rng: np.random.Generator) -> None:

@@ -121,7 +121,7 @@ def test_what_a_family_hasnt_or_doesnt_reach_is_nan(
     below = out.sel(family="scale", side="below")
     np.testing.assert_allclose(below.level, [0.5, np.nan, np.nan], rtol=1e-3)
     assert bool(below.agreement.isnull()[2])
-    assert set(out.data_vars) <= {*MEASURES, "dead_units", "undefined_examples"}
+    assert set(out.data_vars) <= {*MEASURES, "dead_units", "undefined_examples", "reason"}
 
 
 def test_examples_without_activation_are_counted() -> None:
@@ -132,6 +132,68 @@ def test_examples_without_activation_are_counted() -> None:
     _, responding = halves(len(x), design.seed)
     out = nz.matched(network, x, design=design)
     assert int(out.undefined_examples) == int((x[responding] < 0).all(axis=1).sum())
+
+
+HERE = ["displacement_here", "median_displacement", "logit_displacement", "centred_logit_displacement"]
+SHIFT = nz.Design(families=("shift", "noise"), targets=(0.1,))
+
+
+def measured(network: nz.TwoLayer, x: np.ndarray, backend: str) -> xr.Dataset:
+    """The responses by either backend; warnings are errors in tests."""
+    y = np.arange(len(x)) % len(network.b2)
+    if backend == "two-layer":
+        return nz.matched(network, x, y, design=SHIFT)
+    data = (x.astype(np.float32), y)
+    return nz.matched(network.to_module(), data, backend="model", layer="1", design=SHIFT)
+
+
+@pytest.mark.parametrize("backend", ["two-layer", "model"])
+def test_a_network_without_live_units_is_nan_with_a_reason(backend: str) -> None:
+    network = nz.TwoLayer(np.eye(2), -np.ones(2), np.eye(2), np.array([0.0, 1.0]), "relu")
+    out = measured(network, -np.arange(16.0).reshape(8, 2), backend)
+    assert out[list(MEASURES)].isnull().all().to_array().all()
+    assert out.reason == "no unit is live"
+    assert (int(out.dead_units), int(out.undefined_examples)) == (2, 4)
+    assert out.unperturbed_accuracy.notnull()
+
+
+@pytest.mark.parametrize("backend", ["two-layer", "model"])
+@pytest.mark.parametrize(("silent", "words"), [(0, "reference"), (1, "responding")])
+def test_a_half_without_activations(backend: str, silent: int, words: str) -> None:
+    """A silent reference half has no live unit; a silent responding half has no sizes of its own."""
+    network = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.array([0.0, 0.5]), "relu")
+    x = np.random.default_rng(0).uniform(1.0, 4.0, (20, 2))
+    x[halves(len(x), SHIFT.seed)[silent]] *= -9.0
+    out = measured(network, x, backend)
+    reason = "no unit is live" if words == "reference" else "the activations are 0 in the responding half"
+    assert out.reason == reason
+    assert out[HERE].isnull().all().to_array().all()
+    shift = out.sel(family="shift")
+    assert bool(shift.accuracy.notnull().all()) == (words == "responding")
+
+
+@pytest.mark.parametrize("backend", ["two-layer", "model"])
+def test_a_covariance_that_cant_be_inverted_costs_the_whitened_displacement_alone(backend: str) -> None:
+    """Two units that are always equal, on two reference rows."""
+    network = nz.TwoLayer(np.ones((2, 1)), np.zeros(2), [[1.0, 0.0], [0.0, 3.0]], [4.0, 0.0], "relu")
+    out = measured(network, np.array([[1.0], [1.0], [4.0], [3.0]]), backend)
+    assert out.reason == "the covariance can't be inverted"
+    assert out.whitened_displacement.isnull().all()
+    assert out.displacement_here.sel(family="shift").notnull().all()
+
+
+def test_a_single_class_and_few_live_units_are_said(rng: np.random.Generator) -> None:
+    """The logits don't vary either, so there are no displacements of them."""
+    bias = np.array([0.0, *[-99.0] * 9])
+    network = nz.TwoLayer(np.ones((10, 3)), bias, np.zeros((2, 10)), [0.0, 1.0], "relu")
+    out = measured(network, rng.uniform(0.0, 9.0, (40, 3)), "two-layer")
+    assert out.reason == "9 of 10 units are dead; one class is predicted"
+    assert out.logit_displacement.isnull().all()
+    assert (out.accuracy.sel(family="shift") == out.unperturbed_accuracy).all()
+
+
+def test_a_network_that_isnt_degenerate_has_no_reason(found: dict[str, xr.Dataset]) -> None:
+    assert all(each.reason == "" for each in found.values())
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,18 @@ def test_what_is_refused(arguments, message):
         near_and_far(network_of("relu"), labelled(20)[0], **arguments)
 
 
-def test_no_live_unit():
-    with pytest.raises(nz.InputError, match="no unit is live on these examples"):
-        near_and_far(TWO, [[-1.0, -1.0], [-2.0, -1.0]])
+@pytest.mark.parametrize("backend", ["two-layer", "model"])
+def test_without_a_live_unit_there_are_no_parts(backend):
+    """The effects are NaN, without warnings, and the notes say why."""
+    x = np.array([[-1.0, -1.0], [-2.0, -1.0]], dtype=np.float32)
+    model = TWO if backend == "two-layer" else TWO.to_module()
+    options = {} if backend == "two-layer" else {"backend": "model", "layer": "1"}
+    scores = near_and_far(model, x, [0, 1], **options)
+    measured = [name for name in scores.data_vars if "fraction" in scores[name].dims and name != "reached"]
+    assert len(measured) == 12
+    assert scores[measured].isnull().all().to_array().all()
+    assert not scores.reached.any()
+    assert (int(scores.dead_units), float(scores.unperturbed_accuracy)) == (2, 0.5)
+    assert scores.attrs["notes"] == [
+        "no unit is live, or a = 0 everywhere: nothing has a near and a far part"
+    ]

@@ -234,3 +234,21 @@ def test_kept_results_say_by_which_rule_their_halves_were_cut(digits: nz.dataset
     fresh = nz.matched(network, digits.test.pixels, digits.test.labels)
     assert fresh.attrs["halves"] == HALVES
     assert "halves" not in nz.verdict(fresh).text()
+
+
+def test_degenerate_runs_are_rows_with_words() -> None:
+    """A dead run is left out of the costs and named in the row; responses without reasons have no such words."""
+    design = nz.Design(families=("shift", "gains", "cap"), targets=(0.1,), draws=1)
+    x, y = np.random.default_rng(0).uniform(0.5, 3.0, (40, 2)), [0, 1] * 20
+    alive = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), "relu")
+    dead = nz.TwoLayer(-np.eye(2), np.zeros(2), np.eye(2), np.array([0.0, 1.0]), "relu")
+    runs = [nz.matched(network, x, y, design=design) for network in (alive, dead, alive)]
+    rules = nz.Rules(targets=(0.1,))
+    row, other = nz.verdict(runs, rules).comparisons
+    assert (row.n, other.n) == (2, 2)
+    assert row.words == other.words == "2 runs, fewer than 6; 1 of 3 runs: no unit is live"
+    row, _ = nz.verdict([dead_run := runs[1], dead_run], rules).comparisons
+    assert (row.n, row.finding) == (0, "not reached")
+    assert row.words == "distance and gains doesn't reach it; 2 of 2 runs: no unit is live"
+    row, _ = nz.verdict([run.drop_vars("reason") for run in runs], rules).comparisons
+    assert row.words == "2 runs, fewer than 6"

@@ -228,6 +228,25 @@ def test_all_lost_is_said(tmp_path: Path) -> None:
         grid.run()
 
 
+def test_degenerate_runs_are_rows_with_words(tmp_path: Path) -> None:
+    """Training kills all units at one of the points; it has its rows like the other."""
+    spec = spec_of("learning_rate", [0.01, 0.5], activations=["relu"], units=3)
+    grid = made(tmp_path, spec)
+    assert list(grid.responses.network.values) == ["ReLU, learning rate 0.01", "ReLU, learning rate 0.5"]
+    alive, dead = (grid.verdict().of(name) for name in grid.responses.network.values)
+    assert (alive.split(" (")[0], dead.split(" (")[0]) == ("description only", "not reached")
+    words = {row.words for row in grid.verdict().comparisons if row.network.endswith("0.5")}
+    assert words == {
+        f"distance and {name} doesn't reach it; 2 of 2 runs: no unit is live" for name in ("gains", "cap")
+    }
+    assert "no unit is live" in (grid.folder / "tables" / "verdict.csv").read_text()
+    reopened = nz.Grid.open(grid.folder)
+    assert (
+        reopened.responses.reason.sel(network="ReLU, learning rate 0.5").values.tolist()
+        == ["no unit is live"] * 2
+    )
+
+
 def test_damaged_files_are_measured_again_or_refused(width: nz.Grid, folder: Path, tmp_path: Path) -> None:
     grid = nz.Grid.create(tmp_path / "grid", width.spec)
     (grid.folder / "state").mkdir()

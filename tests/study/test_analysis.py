@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import xarray as xr
 
 import nearzero as nz
+from nearzero import cli
 
 SETTINGS = {
     "data": "digits",
@@ -103,6 +105,19 @@ def test_a_run_that_diverged_is_left_out(study: nz.Study, tmp_path: Path) -> Non
         made.analyse()
 
 
+def test_dead_networks_are_rows_with_words(tmp_path: Path) -> None:
+    """Training kills all units: the study is measured, judged and written all the same, its parts as NaN."""
+    settings = SETTINGS | {"activations": ["relu"], "runs": 2, "units": 3, "learning_rate": 0.5}
+    made = nz.Study.create(tmp_path / "dead", "quick", settings).train().sweep().report()
+    assert (made.history.diverged_at == -1).all()
+    judged = made.judge()
+    assert {row.finding for row in judged.comparisons} == {"not reached"}
+    assert judged.comparisons[0].words == "distance and gains doesn't reach it; 2 of 2 runs: no unit is live"
+    assert "no unit is live" in (made.folder / "tables" / "verdict.csv").read_text()
+    assert made.parts.accuracy.isnull().all()
+    assert nz.Study.open(made.folder).matched.reason.values.tolist() == [["no unit is live"] * 2]
+
+
 def test_the_command_writes_and_prints(study: nz.Study) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "nearzero", "verdict", str(study.folder)],
@@ -123,6 +138,46 @@ def test_the_command_writes_and_prints(study: nz.Study) -> None:
         assert (study.folder / name).stat().st_size > 300
     rows = (study.folder / "tables" / "verdict.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 2 * 2
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return the time of change and the content of every file in a folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+@pytest.mark.parametrize("setting", ["verdict_margin=7", "verdict_targets=[0.2]", "verdict_draws=1"])
+def test_other_rules_are_asked_and_nothing_in_the_folder_changes(
+    study: nz.Study, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(study.folder)
+    cli.app(["verdict", str(study.folder), "--set", setting], standalone_mode=False)
+    out = " ".join(capsys.readouterr().out.split())
+    assert ("Margin 7 points" in out) == (setting == "verdict_margin=7")
+    assert ("for this question alone" in out) == (setting != "verdict_margin=7")
+    assert "is as before; --save makes these its rules" in out
+    assert contents(study.folder) == before
+
+
+def test_a_question_has_the_answer_that_is_saved(study: nz.Study, tmp_path: Path) -> None:
+    """Of a study that isn't measured yet; only --save writes the spec, the measurements and the tables."""
+    folder = tmp_path / "copy"
+    shutil.copytree(study.folder, folder)
+    (folder / "analysis.nc").unlink()
+    shutil.rmtree(folder / "tables", ignore_errors=True)
+    copy, before, rules = (
+        nz.Study.open(folder),
+        contents(folder),
+        {"verdict_targets": [0.2], "verdict_draws": 1},
+    )
+    asked = copy.ask(rules)
+    assert contents(folder) == before
+    settings = ["--set", "verdict_targets=[0.2]", "--set", "verdict_draws=1"]
+    cli.app(["verdict", str(folder), *settings, "--save", "--quiet"], standalone_mode=False)
+    saved = nz.Study.open(folder)
+    assert (saved.spec.verdict_targets, saved.spec.verdict_draws) == ((0.2,), 1)
+    assert saved.verdict().comparisons == asked.comparisons
+    assert (folder / "tables" / "verdict.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,16 @@ from nearzero.perturbations.ranges import Ranges
 if TYPE_CHECKING:
     from nearzero.evaluators.base import LayerEvaluator
 
-__all__ = ["SIDES", "TARGETS", "Displacements", "Match", "Whitening", "displacement", "match"]
+__all__ = [
+    "SIDES",
+    "TARGETS",
+    "Displacements",
+    "Match",
+    "UndefinedSizeError",
+    "Whitening",
+    "displacement",
+    "match",
+]
 
 Doubles = npt.NDArray[np.float64]
 Size = Callable[[npt.ArrayLike], npt.NDArray[np.floating]]  # from levels to sizes
@@ -32,6 +41,10 @@ TARGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
 STEPS = 40  # of the search for a bracket, from the identity outwards
 BATCH_ENDS = (7, 13, 21, STEPS + 1)  # the search measures its levels in batches that end here
 TOLERANCE = 1e-4  # relative, of the displacement at a matched level
+
+
+class UndefinedSizeError(InputError):
+    """A size of changes that isn't defined for these activations: they are 0, or hardly vary."""
 
 
 def displacement(
@@ -71,8 +84,8 @@ class Whitening:
     """A measure of change that gives little weight to directions in which the activations vary much.
 
     d = sqrt(sum (a' - a)' C^-1 (a' - a) / sum (a - m)' C^-1 (a - m)), with m the mean of the activations over
-    rows and C the estimate of their covariance by Ledoit and Wolf (2004), which is never singular. Both m and
-    C are computed on the reference half.
+    rows and C the estimate of their covariance by Ledoit and Wolf (2004). Both m and C are computed on the
+    reference half. C can be singular where the estimate doesn't shrink, for example for two rows.
 
     Attributes:
         live: (U,) the units that count, V of them.
@@ -86,13 +99,29 @@ class Whitening:
 
     @classmethod
     def of(cls, activations: npt.NDArray[np.floating], live: npt.NDArray[np.bool_]) -> Whitening:
-        """Return the measure from the activations of the reference half, (R, U)."""
+        """Return the measure from the activations of the reference half, (R, U).
+
+        Raises:
+            UndefinedSizeError: there is no live unit, or C can't be inverted.
+        """
         from scipy.linalg import solve_triangular
         from sklearn.covariance import ledoit_wolf
 
+        if not live.any():
+            raise UndefinedSizeError("the whitened displacement needs a live unit; there is none")
         a = activations[:, live].astype(np.float64)
         covariance, _ = ledoit_wolf(a)
-        lower = np.linalg.cholesky(covariance)
+        try:
+            lower = np.linalg.cholesky(covariance)
+        except np.linalg.LinAlgError:
+            lower = np.zeros_like(covariance)
+        # a variance that rounding alone keeps from 0, or one whose inverse float32 can't hold
+        least, most = np.square(lower.diagonal().min()), np.square(lower.diagonal().max())
+        if (
+            least <= len(lower) * np.finfo(np.float64).eps * most
+            or least < float(np.finfo(np.float32).tiny) ** 2
+        ):
+            raise UndefinedSizeError("the covariance of the activations can't be inverted")
         root = solve_triangular(lower, np.eye(len(lower)), lower=True).T
         a -= a.mean(axis=0)
         return cls(live, root.astype(np.float32), float(np.square(a @ root).sum()) / len(a))
@@ -179,7 +208,7 @@ class Displacements:
         ranges: the unit ranges that levels refer to; dead units don't count.
 
     Raises:
-        InputError: activations that are 0 everywhere, for which a relative displacement isn't defined.
+        UndefinedSizeError: activations that are 0 everywhere, for which a relative displacement isn't defined.
     """
 
     def __init__(self, evaluator: LayerEvaluator, ranges: Ranges) -> None:
@@ -187,7 +216,7 @@ class Displacements:
         squares, _ = evaluator.changes([Perturbation(scale=0.0, side="post")])
         self.energy = float(squares[0, ranges.live].sum())
         if not self.energy > 0:
-            raise InputError(
+            raise UndefinedSizeError(
                 f"layer {evaluator.layer!r}: the activations of all live units are 0; there is nothing to "
                 "displace"
             )

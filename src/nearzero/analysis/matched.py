@@ -23,7 +23,14 @@ import numpy.typing as npt
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-from nearzero.analysis.displacement import SIDES, TARGETS, Displacements, Match, Whitening
+from nearzero.analysis.displacement import (
+    SIDES,
+    TARGETS,
+    Displacements,
+    Match,
+    UndefinedSizeError,
+    Whitening,
+)
 from nearzero.analysis.sweep import unperturbed_variables
 from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import HALVES, Block, LayerEvaluator
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["MEASURES", "Design", "matched", "matched_of"]
 
 Doubles = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 MEASURES = {
     "level": "level that gives the displacement, mean over draws",
     "displacement": "displacement on the reference half, as matched",
@@ -54,6 +62,8 @@ MEASURES = {
 }
 LEVELS = ("level", "displacement")
 MOST_WHITENED = 4096  # live units; with more the whitened displacement is NaN
+MOSTLY_DEAD = 0.8  # the share of dead units from which the result says so
+VARYING = 1e-12  # the least variance of the logits, relative to their squares, that isn't rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +161,10 @@ def matched(
         their centred forms replace accuracy and agreement. Values are NaN where a displacement isn't reached; the
         whitened displacement is NaN for more than 4,096 live units. Further variables are `unperturbed_<metric>` of
         the responding half, `dead_units`, and `undefined_examples`, the number of examples of the responding
-        half with a = 0, which have no displacement of their own. The attributes name the backend and the rule
-        by which the halves were cut.
+        half with a = 0, which have no displacement of their own. `reason` says in words if the network is
+        degenerate and what can't be measured: no or few live units, a single predicted class, a = 0 in all
+        examples, a covariance that can't be inverted; else it is "". The attributes name the backend and the
+        rule by which the halves were cut.
 
     Raises:
         InputError: as `nz.sweep` and `nz.probe`.
@@ -218,15 +230,31 @@ class _MatchedHalves:
         self.ranges = reference.ranges
 
     @cached_property
+    def sizes(self) -> Displacements | None:
+        """Return the displacements of the reference half; None if its live units are all 0."""
+        try:
+            return Displacements(self.reference, self.ranges)
+        except UndefinedSizeError:
+            return None
+
+    @cached_property
     def whitening(self) -> Whitening | None:
-        """Return the whitened measure of the reference half; None if its matrices would be too large."""
+        """Return the whitened measure of the reference half; None if it can't be measured.
+
+        That is the case if its matrices would be too large, or the covariance can't be inverted.
+        """
         if self.ranges.live.sum() > MOST_WHITENED:
             return None
-        return Whitening.of(self.reference.activations(), self.ranges.live)
+        try:
+            return Whitening.of(self.reference.activations(), self.ranges.live)
+        except UndefinedSizeError:
+            return None
 
     def draws(self) -> Iterator[_MatchedDraw]:
-        """Yield every draw of every family on each of its sides."""
-        sizes, targets = Displacements(self.reference, self.ranges), self.design.targets
+        """Yield every draw of every family on each of its sides; none if no displacement is defined."""
+        sizes, targets = self.sizes, self.design.targets
+        if sizes is None:
+            return
         for row, name in enumerate(self.design.families):
             if name in NOISES:
                 z, seed = self.reference.preactivations(), self.design.draw_seed
@@ -251,7 +279,7 @@ class _MatchedHalves:
         scores = self.responding.scores(perturbations, self.responding.metrics, shift)
         # sizes don't enter any verdict, so they are measured on the first draw alone
         first = np.array([draw.draw == 0 for draw in draws for _ in draw.responding], np.bool_)
-        sizes, undefined = self._geometry(list(compress(perturbations, first)), shift[first])
+        sizes, undefined, reason = self._geometry(list(compress(perturbations, first)), shift[first])
         names = [f"{prefix}{name}" for name in self.responding.metrics for prefix in ("", "centred_")]
         measured = {name: scores.means[name] for name in names}
         for name, values in sizes.items():
@@ -264,6 +292,7 @@ class _MatchedHalves:
             for name, table in tables.items()
         }
         data |= {"dead_units": ((), self.ranges.dead_units), "undefined_examples": ((), undefined)}
+        data["reason"] = ((), reason)
         design, responding = self.design, self.responding
         data |= unperturbed_variables(scores, responding.metrics)
         coords = {"family": list(design.families), "side": list(SIDES), "target": list(design.targets)}
@@ -310,15 +339,16 @@ class _MatchedHalves:
 
     def _geometry(
         self, perturbations: Sequence[AnyPerturbation], shift: Doubles
-    ) -> tuple[dict[str, Doubles], int]:
-        """Return the sizes of the changes on the responding half, and the number of its examples with a = 0.
+    ) -> tuple[dict[str, Doubles], int, str]:
+        """Return the sizes of the changes on the responding half, and what is degenerate.
 
         Args:
             perturbations: L of them.
             shift: (L, K), the mean logit shift of the reference half under each.
 
         Returns:
-            By measure, the size under each perturbation, (L,); and the number of examples.
+            By measure, the size under each perturbation, (L,), NaN where it isn't defined; the number of
+            examples with a = 0; and the reasons, see `_reasons`.
         """
         blocks = self.responding.gather(lambda block: self._sizes(block, perturbations, shift))
         energies = np.concatenate([own for own, _, _ in blocks])
@@ -326,16 +356,39 @@ class _MatchedHalves:
         total = {name: sum(sums[name] for _, _, sums in blocks) for name in blocks[0][2]}
         spread = total["energy"] - float(total["logits"] @ total["logits"]) / total["items"]
         active = energies > 0
+        whole = self.whitening.energy * total["rows"] if self.whitening is not None else 0.0
+        each = np.sqrt(squares[:, active] / energies[active])
+        spread = spread if spread > VARYING * total["energy"] else 0.0
         sizes = {
-            "displacement_here": np.sqrt(squares.sum(axis=1) / energies.sum()),
-            "median_displacement": np.median(np.sqrt(squares[:, active] / energies[active]), axis=1),
-            "whitened_displacement": np.sqrt(
-                total["whitened"] / total["rows"] / (self.whitening.energy if self.whitening else 1.0)
-            ),
-            "logit_displacement": np.sqrt(total["moved"] / spread),
-            "centred_logit_displacement": np.sqrt(total["centred"] / spread),
+            "displacement_here": _relative(squares.sum(axis=1), energies.sum()),
+            "median_displacement": np.median(each, axis=1) if active.any() else np.full(len(each), np.nan),
+            "whitened_displacement": _relative(total["whitened"], whole),
+            "logit_displacement": _relative(total["moved"], spread),
+            "centred_logit_displacement": _relative(total["centred"], spread),
         }
-        return sizes, int((~active).sum())
+        return sizes, int((~active).sum()), "; ".join(self._reasons(active, total["predicted"]))
+
+    def _reasons(self, active: npt.NDArray[np.bool_], predicted: Integers) -> Iterator[str]:
+        """Yield what is degenerate, in words.
+
+        Args:
+            active: for each example of the responding half, whether a isn't 0.
+            predicted: (K,), how many items of the responding half are predicted as each class.
+        """
+        dead, units = self.ranges.dead_units, len(self.ranges.live)
+        if dead == units:
+            yield "no unit is live"
+            return
+        if dead >= MOSTLY_DEAD * units:
+            yield f"{dead} of {units} units are dead"
+        if self.sizes is None:
+            yield "the activations are 0 in the reference half"
+        elif self.whitening is None and units - dead <= MOST_WHITENED:
+            yield "the covariance can't be inverted"
+        if not active.any():
+            yield "the activations are 0 in the responding half"
+        elif len(predicted) > 1 and np.count_nonzero(predicted) == 1:
+            yield "one class is predicted"
 
     def _sizes(
         self, block: Block, perturbations: Sequence[AnyPerturbation], shift: Doubles
@@ -345,8 +398,8 @@ class _MatchedHalves:
         Returns:
             sum ||a||^2 over rows and live units, of each example that has rows, (n,); the same of a' - a,
             (L, n); and sums over the rows or items of the block, by name: `whitened`, `moved` (of the logits)
-            and `centred`, (L,); `logits`, (K,), the sum of l, and `energy`, that of ||l||^2; and the numbers
-            of `items` and `rows`.
+            and `centred`, (L,); `logits`, (K,), the sum of l, and `energy`, that of ||l||^2; the numbers of
+            `items` and `rows`; and `predicted`, (K,), the numbers of items predicted as each class.
         """
         live = self.ranges.live
         # a mask can remove all rows of an example, or of all examples
@@ -373,8 +426,14 @@ class _MatchedHalves:
             "energy": float(np.square(plain).sum()),
             "items": len(plain),
             "rows": len(owners),
+            "predicted": np.bincount(plain.argmax(axis=1), minlength=plain.shape[1]),
             "whitened": whitened,
             "moved": moved,
             "centred": centred,
         }
         return by_example(block.activations), squares, sums
+
+
+def _relative(squares: Doubles, whole: float) -> Doubles:
+    """Return sqrt(squares / whole); NaN if the whole is 0."""
+    return np.sqrt(squares / whole) if whole > 0 else np.full(len(squares), np.nan)

@@ -102,10 +102,11 @@ def near_and_far(
         parts reach, one of them at t = 1: `reach_t`, `reach_accuracy`, `reach_agreement`. `zeros` (part,
         fraction) is the share of the part's places (unit, row) with a = 0. `unchanged` (part, replacement,
         fraction) is the share of places with a' = a at t = 1; `attrs["notes"]` reports it in sentences. Also
-        `dead_units` and `unperturbed_accuracy`.
+        `dead_units` and `unperturbed_accuracy`. If no unit is live, or a = 0 everywhere, there are no parts:
+        the effects are NaN, and the notes say so.
 
     Raises:
-        InputError: shapes that don't fit, invalid fractions, targets, replacements or draws, or no live unit.
+        InputError: shapes that don't fit, or invalid fractions, targets, replacements or draws.
 
     Example:
         >>> import nearzero as nz
@@ -126,14 +127,13 @@ def near_and_far(
     )
     with open_evaluator(network, x, y, options, threads=threads, memory=memory) as evaluator:
         live = np.flatnonzero(evaluator.ranges.live)
-        if not live.size:
-            raise InputError(
-                "no unit is live on these examples (each has the same activation for all of them), so none "
-                "has a near and a far part"
-            )
         evaluator.check(evaluator.conduct(None), ["cap"])  # cap, too, acts after the activation
         work = _Replacements(evaluator, live, plan)
-        rows: dict[_Case, _Row] = {}
+        if not work.energy > 0:
+            rows = dict.fromkeys(plan.all_cases(), work.unmeasured())
+            notes = ["no unit is live, or a = 0 everywhere: nothing has a near and a far part"]
+            return _dataset(rows, plan, evaluator, work.unperturbed).assign_attrs(notes=notes)
+        rows = {}
         for changes in work.changes():
 
             def measure(case: _Case, changes=changes) -> None:  # type: ignore[no-untyped-def]
@@ -281,12 +281,13 @@ class _Replacements:
 
     Attributes:
         unperturbed: by metric, the value without replacement.
+        energy: sum ||a||^2 over rows and live units.
     """
 
     def __init__(self, evaluator: LayerEvaluator, live: npt.NDArray[np.intp], plan: _NearFarPlan) -> None:
         self._evaluator, self._live, self._plan = evaluator, live, plan
         squares, _ = evaluator.changes([Perturbation(scale=0.0, side="post")])
-        self._energy, self._rows = float(squares[0, live].sum()), len(evaluator.row_examples)
+        self.energy, self._rows = float(squares[0, live].sum()), len(evaluator.row_examples)
         self._base: Floats | None = None
         if evaluator.readout is None:
             self.unperturbed = evaluator.scores([], evaluator.metrics).unperturbed
@@ -336,7 +337,7 @@ class _Replacements:
             targets.
         """
         parts = [changes[part] for part in PARTS]
-        sizes = np.sqrt(np.array([change.energy for change in parts]) / self._energy)
+        sizes = np.sqrt(np.array([change.energy for change in parts]) / self.energy)
         reach = sizes.min()
         with np.errstate(divide="ignore", invalid="ignore"):
             at_reach = np.where(sizes == reach, 1.0, reach / sizes)
@@ -352,6 +353,13 @@ class _Replacements:
         row["zeros"] = np.array([change.zeros for change in parts]) / places
         row["unchanged"] = np.array([change.same for change in parts]) / places
         return row | {"reach": np.full_like(sizes, reach)}
+
+    def unmeasured(self) -> _Row:
+        """Return the measurements of a case, as `measure` does, of a layer without parts: NaN."""
+        shape = len(PARTS), 2 + len(self._plan.targets)
+        row = {name: np.full(shape, np.nan) for name in (*self.unperturbed, "t")}
+        alone = ("displacement", "zeros", "unchanged", "reach")
+        return row | {name: np.full(len(PARTS), np.nan) for name in alone}
 
     def _scores(self, change: _Change, t: Doubles) -> dict[str, Doubles]:
         """Return the metrics at each t, (len(t),) each."""

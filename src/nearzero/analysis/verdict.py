@@ -160,7 +160,7 @@ class Comparison:
         p_adjusted: the p value adjusted by Holm's method over all comparisons that were tested.
         p_sign_flip: the p value of the exact sign-flip test; None for more than 20 runs.
         finding: the finding by the rules.
-        words: the reason why a number is missing, if one is.
+        words: the reason why a number is missing, if one is, and the runs that are degenerate.
     """
 
     network: str
@@ -324,10 +324,12 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
         kept, reasons = _deciders(_activation_of(responses, str(network)), rules)
         if reasons:
             left_out[str(network)] = reasons
+        words = _degenerate(responses.sel(network=network))
         for target in rules.targets:
             for name in kept:
                 pair = distance.sel(target=target).values, own.sel(family=name, target=target).values
-                compared.append(_compare(Comparison(str(network), name, target, n=0), *pair, rules))
+                blank = Comparison(str(network), name, target, n=0, words=words)
+                compared.append(_compare(blank, *pair, rules))
     adjusted = holm([comparison.p for comparison in compared]).tolist()
     decided = tuple(_decided(comparison, p, rules) for comparison, p in zip(compared, adjusted, strict=True))
     return Verdict(rules, decided, left_out, all_costs, str(responses.attrs.get("halves", "")))
@@ -344,6 +346,15 @@ def _activation_of(responses: xr.Dataset, network: str) -> str:
     return str(responses.activation.sel(network=network).item())
 
 
+def _degenerate(responses: xr.Dataset) -> str:
+    """Return how many runs of a network are degenerate, and in which way; "" if none is known to be."""
+    if "reason" not in responses:  # measured before there was one
+        return ""
+    runs = responses.reason.values.ravel().tolist()
+    counts = Counter(reason for reason in runs if reason and isinstance(reason, str))
+    return "; ".join(f"{count} of {len(runs)} runs: {reason}" for reason, count in counts.items())
+
+
 def _deciders(activation: str, rules: Rules) -> tuple[list[str], tuple[str, ...]]:
     """Return the families of intensity that may decide on a network, and the reasons why others may not."""
     registered = ACTIVATIONS.get(activation)
@@ -357,7 +368,7 @@ def _compare(blank: Comparison, distance: Floats, intensity: Floats, rules: Rule
     """Return a comparison without its adjusted p value and final finding, which need the other comparisons.
 
     Args:
-        blank: the network, the family of intensity and the displacement.
+        blank: the network, the family of intensity and the displacement; and words on degenerate runs.
         distance, intensity: the costs of each run, (R,).
         rules: the rules.
     """
@@ -367,11 +378,13 @@ def _compare(blank: Comparison, distance: Floats, intensity: Floats, rules: Rule
     if not n:
         roles = {"distance": distance, blank.intensity: intensity}
         lost = [name for name, values in roles.items() if not np.isfinite(values).any()]
-        return replace(blank, words=f"{' and '.join(lost) or 'no run'} doesn't reach it")
+        missing = f"{' and '.join(lost) or 'no run'} doesn't reach it"
+        return replace(blank, words=_joined(missing, blank.words))
     tost = equivalence_test(first, second, margin=rules.margin, alpha=rules.alpha, tolerance=ROUNDING)
     test = paired_t_test(first, second, tolerance=ROUNDING)
     flips = sign_flip_test(first, second, tolerance=ROUNDING) if n <= MOST_RUNS else None
     judged = n >= rules.minimum_runs
+    words = test.reason if judged else f"{n} runs, fewer than {rules.minimum_runs}"
     p = test.p if test.p is not None else 1.0 if not np.abs(first - second).max() > ROUNDING else flips
     return replace(
         blank,
@@ -385,8 +398,12 @@ def _compare(blank: Comparison, distance: Floats, intensity: Floats, rules: Rule
         p=p if judged else None,
         p_sign_flip=flips,
         finding="inconclusive" if judged else "description only",
-        words=test.reason if judged else f"{n} runs, fewer than {rules.minimum_runs}",
+        words=_joined(words, blank.words),
     )
+
+
+def _joined(*words: str) -> str:
+    return "; ".join(filter(None, words))
 
 
 def _decided(comparison: Comparison, p_adjusted: float, rules: Rules) -> Comparison:
@@ -412,14 +429,16 @@ def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[st
 
     Args:
         parts: for each network, the responses of each run. None stands for a run without responses, for
-            example one that diverged; its values are NaN. At least one run isn't None.
+            example one that diverged; its values are NaN, and its words "". At least one run isn't None.
         networks: the names of the networks.
     """
-    numbers = [
-        [None if run is None else run.map(lambda values: values.astype(np.float64)) for run in runs]
-        for runs in parts
-    ]
-    lost = xr.full_like(next(run for runs in numbers for run in runs if run is not None), np.nan)
+
+    def number(values: xr.DataArray) -> xr.DataArray:
+        return values if values.dtype.kind in "UO" else values.astype(np.float64)  # words stay words
+
+    numbers = [[None if run is None else run.map(number) for run in runs] for runs in parts]
+    first = next(run for runs in numbers for run in runs if run is not None)
+    lost = first.map(lambda values: xr.full_like(values, "" if values.dtype.kind in "UO" else np.nan))
     rows = [
         xr.concat([lost if run is None else run for run in runs], "run", combine_attrs="drop_conflicts")
         for runs in numbers

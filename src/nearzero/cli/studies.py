@@ -143,14 +143,29 @@ def report(study: StudyFolder, quiet: Quiet = False) -> None:
 
 @app.command()
 def verdict(
-    study: StudyFolder, data_dir: DataDir = None, settings: Settings = None, quiet: Quiet = False
+    study: StudyFolder,
+    data_dir: DataDir = None,
+    settings: Annotated[
+        list[str] | None,
+        option("A rule, verdict_...; may be repeated. Asks only.", False, "--set", metavar="KEY=VALUE"),
+    ] = None,
+    save: Annotated[bool, option("Keep the rules of --set in the study.", False, "--save")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say whether distance or intensity costs more at equal displacement, by the rules of the study's spec.
 
-    Measures every network at matched displacement first, if that isn't done yet.
+    Measures every network at matched displacement first, if that isn't done yet, and writes the tables.
+    `--set verdict_...=...` asks by other rules and changes nothing in the study; what isn't measured yet is
+    measured for this answer alone. With `--save`, the spec, the measurements and the tables follow the rules.
     """
-    console = console_for(quiet)
-    _open(study).with_rules(settings_from(settings)).judge(data_dir=data_dir, console=console)
+    console, rules, opened = console_for(quiet), settings_from(settings), _open(study)
+    if rules and not save:
+        opened.ask(rules, data_dir=data_dir, console=console)
+        if console is not None:
+            line = f"\n{study} is as before; --save makes these its rules."
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        return
+    opened.with_rules(rules).judge(data_dir=data_dir, console=console)
     _print_folders(study, console)
 
 

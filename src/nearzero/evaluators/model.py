@@ -278,7 +278,10 @@ class ModelEvaluator(base.LayerEvaluator):
         predicted = "prediction" in chosen
         collector = self._collector(perturbations, chosen, keep_items=keep or predicted)
         if shift is not None:
-            collector.centre(np.concatenate([shift, np.zeros((1, shift.shape[1]))]))
+            unmoved = (
+                len(collector.plan.perturbations) + 1 - len(shift)
+            )  # without a perturbation, and fillers
+            collector.centre(np.concatenate([shift, np.zeros((unmoved, shift.shape[1]))]))
         passes = SharedPasses(list(collector.passes.values()))
         self._gather(lambda batch, _: take_batch([collector], passes, batch))
         scores = scores_of(collector, len(perturbations))

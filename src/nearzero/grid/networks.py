@@ -38,7 +38,7 @@ from nearzero.training.train import NEVER
 
 __all__ = ["DeepJob", "GridJob", "Networks", "assembled", "grid_jobs", "measured"]
 
-KEPT = ("level", "displacement", "accuracy", "agreement", "unperturbed_accuracy", "dead_units")
+KEPT = ("level", "displacement", "accuracy", "agreement", "unperturbed_accuracy", "dead_units", "reason")
 BATCH = 2000  # examples of a deep network at a time
 
 

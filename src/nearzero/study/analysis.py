@@ -17,12 +17,12 @@ from nearzero.analysis.near_far import near_and_far
 from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.networks import TwoLayer
 from nearzero.study.data import DataSource
-from nearzero.study.jobs import StudyJob, digest, forget, gather, results, run, study_jobs
+from nearzero.study.jobs import Results, StudyJob, digest, forget, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 
-__all__ = ["AnalysisJob", "analyse_networks", "analysis_of"]
+__all__ = ["AnalysisJob", "analyse_networks", "analysis_of", "measured_for"]
 
 # Groups of results, and their descriptions for the log.
 GROUPS = {
@@ -69,10 +69,16 @@ class AnalysisJob(StudyJob):
         return responses.drop_attrs(deep=False).assign_attrs(kept)
 
 
-def analysis_of(store: Store, group: str) -> xr.Dataset | None:
-    """Return a group of results; None if it is missing, or was measured with another design."""
+def analysis_of(store: Store, group: str, spec: Spec | None = None) -> xr.Dataset | None:
+    """Return a group of results; None if it is missing, or was measured with another design.
+
+    Args:
+        store: the files of the study.
+        group: one of `GROUPS`.
+        spec: the spec that has the design; the study's own if None.
+    """
     results = store.read(group)
-    if results is None or results.attrs.get("design") != _design(store.spec):
+    if results is None or results.attrs.get("design") != _design(spec or store.spec):
         return None
     results.attrs.setdefault("halves", EARLIER_HALVES)  # files without it are older than the attribute
     return results
@@ -95,6 +101,23 @@ def analyse_networks(store: Store, data: DataSource, journal: Journal) -> None:
         done += jobs
     store.write(groups)
     forget(done)
+
+
+def measured_for(spec: Spec, store: Store, data: DataSource, journal: Journal) -> xr.Dataset:
+    """Return responses at matched displacement for a spec with other rules than the study's; write nothing.
+
+    Raises:
+        InputError: the study isn't trained yet, or all runs diverged.
+    """
+    own = study_jobs(partial(AnalysisJob, group="matched"), store, data, "matched")
+    jobs = [replace(job, spec=spec) for job in own]
+    journal.say(f"measuring {len(jobs)} networks: {GROUPS['matched']}, for this question alone")
+    measured: Results = {network: [] for network in spec.activations}
+    with journal.bar("measuring", len(jobs)) as bar:
+        for done, job in enumerate(jobs, 1):
+            measured[job.network].append(job.measure())
+            bar(done)
+    return gather(measured).assign_coords(seed=("run", list(spec.seeds)))
 
 
 def _design(spec: Spec) -> str:

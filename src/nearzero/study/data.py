@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from nearzero.datasets import Dataset, load
@@ -17,7 +18,7 @@ from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 from nearzero.training.engine import Examples
 
-__all__ = ["DataSource", "begin", "load_data"]
+__all__ = ["DataSource", "begin", "load_data", "recorded_data"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,27 @@ def begin(store: Store, data_dir: str | None, journal: Journal) -> DataSource:
     Raises:
         InputError: the data can't be found, or aren't those that the study was begun with.
     """
+    data, record = _checked(store, data_dir, journal)
+    record_session(store.folder, record, store.spec.device)
+    return DataSource.of(data, data_dir)
+
+
+def recorded_data(store: Store, data_dir: str | None, journal: Journal) -> DataSource:
+    """Load a study's data and return their source, as `begin` does, but write nothing.
+
+    Raises:
+        InputError: as for `begin`.
+    """
+    data, _ = _checked(store, data_dir, journal)
+    return DataSource.of(data, data_dir)
+
+
+def _checked(store: Store, data_dir: str | None, journal: Journal) -> tuple[Dataset, dict[str, Any]]:
+    """Load a study's data, check them against its record, and return them and the record, which names them.
+
+    Raises:
+        InputError: as for `begin`.
+    """
     data = load_data(store.spec, data_dir, journal)
     record = read_record(store.folder)
     used = {"name": data.name, "source": data.source, "notice": data.notice, "sha256": dict(data.hashes)}
@@ -117,5 +139,4 @@ def begin(store: Store, data_dir: str | None, journal: Journal) -> DataSource:
             f"{store.folder} was begun with {recorded['name']} from {recorded['source']}, and now {data.name} from "
             f"{data.source} has other contents; give the same data, or choose another folder"
         )
-    record_session(store.folder, record, store.spec.device)
-    return DataSource.of(data, data_dir)
+    return data, record

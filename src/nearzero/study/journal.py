@@ -67,6 +67,13 @@ class Journal:
             with suppress(OSError):
                 handler.close()
 
+    @classmethod
+    def unlogged(cls, console: Console | None) -> Journal:
+        """Return a journal for a console that keeps no log."""
+        logger = logging.Logger("nearzero")  # its own, so that it has no handler but this
+        logger.addHandler(logging.NullHandler())
+        return cls(console, logger)
+
     def say(self, line: str) -> None:
         """Print and log a line."""
         if self.console is not None:

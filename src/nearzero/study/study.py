@@ -18,9 +18,9 @@ from nearzero.paper.audit.evidence import Evidence, Other
 from nearzero.paper.audit.values import Audit
 from nearzero.report import write as reports
 from nearzero.report.prerender import prerender_peak_figures
-from nearzero.study.analysis import analyse_networks, analysis_of
+from nearzero.study.analysis import analyse_networks, analysis_of, measured_for
 from nearzero.study.audit import audit_networks, check_swept, measurements_of
-from nearzero.study.data import DataSource, begin
+from nearzero.study.data import DataSource, begin, recorded_data
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
@@ -355,6 +355,31 @@ class Study:
         judged = self.analyse(data_dir=data_dir, console=console).verdict()
         with locked(self.folder):
             reports.write_verdict(judged, self.title, self.folder, self.notices)
+        if console is not None:
+            reports.print_verdict(judged, self.title, console)
+        return judged
+
+    def ask(
+        self, settings: Mapping[str, Any], *, data_dir: str | None = None, console: Console | None = None
+    ) -> Verdict:
+        """Return the verdict by other rules, and print it; nothing in the study's folder is changed.
+
+        What was measured is used again. Other targets or draws are measured in memory and not kept;
+        `with_rules` and `judge` keep them.
+
+        Args:
+            settings: as for `with_rules`.
+            data_dir, console: as for `train`.
+
+        Raises:
+            InputError: as for `with_rules`, or the study isn't trained yet.
+        """
+        spec, journal = with_rules(self.spec, settings), Journal.unlogged(console)
+        matched = analysis_of(self._store, "matched", spec)
+        if matched is None:
+            data = recorded_data(self._store, data_dir, journal)
+            matched = measured_for(spec, self._store, data, journal)
+        judged = judge(matched, spec.rules)
         if console is not None:
             reports.print_verdict(judged, self.title, console)
         return judged

@@ -37,7 +37,9 @@ def matched_figure(verdict: Verdict, notices: tuple[str, ...] = ()) -> Figure:
         for axes in panels[len(names) :]:
             axes.set_visible(False)
         panels[0].set_ylabel(f"{verdict.rules.measure.replace('_', ' ')} lost (points)")
-        panels[0].legend(loc="upper left", ncols=1)
+        drawn = [axes for axes in panels if axes.get_legend_handles_labels()[0]]
+        for axes in drawn[:1]:  # none if no network reaches any displacement
+            axes.legend(loc="upper left", ncols=1)
         add_notices(figure, notices)
     return figure
 
