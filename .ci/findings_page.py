@@ -1,4 +1,4 @@
-"""Make or check `docs/findings.md`: text from `.ci/templates/findings.md`, all numbers from the study in `results/paper`.
+"""Make or check `docs/findings.md`: text from `.ci/templates/findings.md`, numbers from the study in `results/paper`.
 
 python .ci/findings_page.py --write    # make the page
 python .ci/findings_page.py --print    # print its numbers

@@ -1,4 +1,4 @@
-"""Make or check `docs/grids.md`, the page of the grids: text from `.ci/templates/grids.md`, tables from `results/grids`.
+"""Make or check `docs/grids.md`: text from `.ci/templates/grids.md`, tables from `results/grids`.
 
 python .ci/grids_page.py --write    # make the page
 python .ci/grids_page.py            # check that the page is up to date
