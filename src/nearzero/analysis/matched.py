@@ -356,13 +356,13 @@ class _MatchedHalves:
         total = {name: sum(sums[name] for _, _, sums in blocks) for name in blocks[0][2]}
         spread = total["energy"] - float(total["logits"] @ total["logits"]) / total["items"]
         active = energies > 0
-        whole = self.whitening.energy * total["rows"] if self.whitening is not None else 0.0
+        whitened = self.whitening.energy if self.whitening is not None else 0.0
         each = np.sqrt(squares[:, active] / energies[active])
         spread = spread if spread > VARYING * total["energy"] else 0.0
         sizes = {
             "displacement_here": _relative(squares.sum(axis=1), energies.sum()),
             "median_displacement": np.median(each, axis=1) if active.any() else np.full(len(each), np.nan),
-            "whitened_displacement": _relative(total["whitened"], whole),
+            "whitened_displacement": _relative(total["whitened"] / total["rows"], whitened),
             "logit_displacement": _relative(total["moved"], spread),
             "centred_logit_displacement": _relative(total["centred"], spread),
         }
