@@ -7,8 +7,9 @@ at a time: all metrics of a piece are computed while it is in the processor's ca
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.batches import IGNORED, Batch
 
-__all__ = ["METRICS", "Items", "Metric", "Metrics", "Outputs", "Scorer", "choose_metrics"]
+__all__ = ["METRICS", "Items", "Metric", "Metrics", "Outputs", "Scorer", "choose_metrics", "name_metrics"]
 
 # --- items ---
 
@@ -88,6 +89,12 @@ class Items:
         last = _classes_last(logits, self.batch.target)
         rows = last.reshape(-1, last.shape[-1])
         return F.pad(rows, (1, 0)) if rows.shape[1] == 1 else rows
+
+    def columns(self, logits: Tensor) -> slice | int:
+        """Return which columns of `flat` the model returned, see `Outputs`."""
+        if logits.ndim < 2:
+            return 1
+        return slice(1 if _classes_last(logits, self.batch.target).shape[-1] == 1 else 0, None)
 
     def at(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Return the logits (B, K) of one token of each example; tokens (B,) are counted as in `position`."""
@@ -195,10 +202,17 @@ class Outputs:
     """Hold the logits (L, n, K) of L levels, and cache the quantities that several metrics need.
 
     Attributes:
-        logits: the logits as the model returned them.
+        logits: the logits; a single logit is the second of two classes, and that of the first is 0.
+        columns: those that the model returned; a number if it returned one number per item.
     """
 
     logits: Tensor
+    columns: slice | int = field(default_factory=lambda: slice(None))
+
+    @property
+    def returned(self) -> Tensor:
+        """Return the logits as the model returned them, (L, n, K), or (L, n) for one number per item."""
+        return self.logits[..., self.columns]
 
     @cached_property
     def predictions(self) -> Tensor:
@@ -292,42 +306,68 @@ METRICS: dict[str, Metric] = {
     "margin": Metric(_margin, True, by_item=True),
     "kl_divergence": Metric(_kl_divergence, by_item=True),
 }
-# names in a probe's result, which a metric can't have
-DIMENSIONS = ("layer", "family", "level", "item", "sequence", "token")
+# names in results, which a metric can't have
+DIMENSIONS = ("layer", "family", "level", "item", "sequence", "token", "example", "side", "target")
 LAYER_FACTS = ("kind", "type", "activation", "units", "unit_axis", "dead_units")
-METHOD_FACTS = ("offset", "range", "method", "reason")
-TAKEN = {*DIMENSIONS, *LAYER_FACTS, *METHOD_FACTS}
+METHOD_FACTS = ("offset", "range", "method", "reason", "backend")
+SIZES = ("displacement", "displacement_here", "median_displacement", "whitened_displacement")
+LOGIT_SIZES = ("logit_displacement", "centred_logit_displacement")
+COUNTS = ("undefined_examples", "prediction", "predictions")
+TAKEN = {*DIMENSIONS, *LAYER_FACTS, *METHOD_FACTS, *SIZES, *LOGIT_SIZES, *COUNTS}
+DERIVED = ("unperturbed_{}", "centred_{}", "{}_items")  # names that a result derives from a metric's
 
 
-def choose_metrics(wanted: Metrics, target: Tensor | None) -> dict[str, Metric]:
+def name_metrics(wanted: Metrics) -> dict[str, Metric] | None:
+    """Return the metrics that were asked for by name; None if none were.
+
+    Args:
+        wanted: names, functions, or a mapping from names to either, as in `nearzero.probing.probe`.
+
+    Raises:
+        InputError: an unknown name, a value that isn't callable, two metrics of one name, or a name that the
+            result uses or that a file can't hold.
+    """
+    if wanted is None:
+        return None
+    chosen = {name: _metric(name, value) for name, value in _named(wanted).items()}
+    if not chosen:
+        raise InputError(f"metrics must name at least one of {', '.join(METRICS)}; got none")
+    derived = {form.format(name) for name in chosen for form in DERIVED}
+    for name in chosen:
+        if name in TAKEN or name in derived:
+            raise InputError(
+                f"a metric can't be called {name!r}, since the result uses this name already; rename the metric"
+            )
+        _check_name(name)
+    return chosen
+
+
+def choose_metrics(named: dict[str, Metric] | None, target: Tensor | None) -> dict[str, Metric]:
     """Return the metrics by name: those asked for; by default accuracy and agreement.
 
     Without targets, the default is agreement and KL divergence.
 
     Args:
-        wanted: names, functions, or a mapping from names to either, as in `nearzero.probing.probe`.
+        named: the metrics that were asked for, as `name_metrics` returns them.
         target: the targets of a batch; None if there are none.
 
     Raises:
-        InputError: an unknown name, a value that isn't callable, or targets that a metric needs and that are
-            missing or aren't whole numbers.
+        InputError: targets that a metric needs and that are missing or aren't whole numbers.
     """
-    if wanted is None:
-        wanted = ("accuracy", "agreement") if target is not None else ("agreement", "kl_divergence")
-    chosen = {name: _metric(name, value) for name, value in _named(wanted).items()}
-    if not chosen:
-        raise InputError(f"metrics must name at least one of {', '.join(METRICS)}; got none")
-    for name, metric in chosen.items():
-        if name in TAKEN:
-            raise InputError(
-                f"a metric can't be called {name!r}, since the result uses this name already; rename the metric"
-            )
+    if named is None:
+        default = ("accuracy", "agreement") if target is not None else ("agreement", "kl_divergence")
+        named = {name: METRICS[name] for name in default}
+    for name, metric in named.items():
         _check_targets(name, metric, target)
-    return chosen
+    return named
 
 
 def _named(wanted: Any) -> dict[str, Any]:
-    """Return metrics by name; a function has its own name."""
+    """Return metrics by name; a function has its own name.
+
+    Raises:
+        InputError: no names or functions, or two functions of one name.
+    """
     if isinstance(wanted, Mapping):
         return dict(wanted)
     if isinstance(wanted, str) or callable(wanted):
@@ -336,10 +376,32 @@ def _named(wanted: Any) -> dict[str, Any]:
         raise InputError(
             f"metrics must be names, functions of (logits, target), or a mapping; got {wanted!r}"
         )
-    return {
-        getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric: metric
-        for metric in wanted
-    }
+    named: dict[Any, Any] = {}
+    for metric in wanted:
+        name = getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric
+        if not isinstance(name, str):
+            raise InputError(f"the name of a metric must be text; got {name!r}")
+        if named.setdefault(name, metric) is not metric and metric != name:
+            raise InputError(
+                f"two metrics are called {name!r}; give a mapping, in which each has a name of its own: "
+                "metrics={'first': ..., 'second': ...}"
+            )
+    return named
+
+
+def _check_name(name: str) -> None:
+    """Raise an error for a name that a NetCDF file can't hold.
+
+    Raises:
+        InputError: an empty name; "."; a slash, a control character or half of a surrogate pair in it; or the
+            prefix that netCDF has for itself.
+    """
+    reserved = name in ("", ".") or name.startswith("_nc4_non_coord_")
+    if reserved or any(sign == "/" or unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+        raise InputError(
+            f"a metric can't be called {name!r}, since a file can't hold this name; name it without slashes and "
+            "control characters, in a mapping: metrics={'name': ...}"
+        )
 
 
 def _metric(name: Any, value: Any) -> Metric:
@@ -374,8 +436,9 @@ def _users(name: str, function: Callable[..., Any]) -> Score:
     """Return a user's metric as a score; if it returns one number for all items, each item gets this number."""
 
     def score_level(logits: Tensor, target: Tensor | None) -> Tensor:
+        logits = logits.clone() if logits.is_inference() else logits.detach()
         before = logits._version
-        value = _as_scores(function(logits, target), logits)
+        value = _as_scores(_called(function, logits, target), logits)
         if logits._version != before:
             raise InputError(f"metric {name!r} changes its logits in place; let it work on a copy")
         if not isinstance(value, Tensor) or value.shape not in ((), (len(logits),)):
@@ -383,9 +446,25 @@ def _users(name: str, function: Callable[..., Any]) -> Score:
             raise InputError(
                 f"metric {name!r} must return one number, or one for each of {len(logits)} items; got {got}"
             )
-        return value.expand(len(logits))
+        return value.detach().expand(len(logits))
 
-    return lambda outputs, target, _: torch.stack([score_level(logits, target) for logits in outputs.logits])
+    return lambda outputs, target, _: torch.stack(
+        [score_level(logits, target) for logits in outputs.returned]
+    )
+
+
+def _called(function: Callable[..., Any], logits: Tensor, target: Tensor | None) -> Any:
+    """Return what a user's metric returns if gradients are enabled, as they are wherever the user tried it.
+
+    Weights of the metric's own then need gradients, which some operations refuse; these run without.
+    """
+    try:
+        with torch.enable_grad():
+            return function(logits, target)
+    except RuntimeError as error:
+        if "requires grad" not in str(error):
+            raise
+    return function(logits, target)
 
 
 def _as_scores(value: Any, like: Tensor) -> Any:
@@ -417,6 +496,7 @@ class Scorer:
         self.items, self.logits = items, logits
         self.own: dict[str, Tensor] = {}
         flat = items.flat(logits)
+        self._columns = items.columns(logits)
         count, size = len(items), max(1, PIECE // flat.shape[1])
         self._pieces = [
             self._piece(flat, slice(first, min(first + size, count)))
@@ -440,9 +520,8 @@ class Scorer:
             chosen = {name: metric for name, metric in metrics.items() if metric.by_item is by_item}
             for part, target, unperturbed in pieces if chosen else ():
                 rows = [self.items.rows(flat, part) for flat in flats]
-                outputs = Outputs(torch.stack(rows) if len(rows) > 1 else rows[0][None])
-                if shifts is not None:
-                    outputs = Outputs(outputs.logits - shifts[:, None])
+                stacked = torch.stack(rows) if len(rows) > 1 else rows[0][None]
+                outputs = Outputs(stacked if shifts is None else stacked - shifts[:, None], self._columns)
                 for name, metric in chosen.items():
                     scores[name].append(metric.score(outputs, target, unperturbed).detach())
         return {name: torch.cat(parts, 1) if len(parts) > 1 else parts[0] for name, parts in scores.items()}
@@ -450,4 +529,4 @@ class Scorer:
     def _piece(self, flat: Tensor, part: slice) -> _Piece:
         target = self.items.target
         rows = self.items.rows(flat, part)[None]
-        return part, None if target is None else target[part], Outputs(rows)
+        return part, None if target is None else target[part], Outputs(rows, self._columns)

@@ -176,6 +176,8 @@ class ProbeResult:
             raise InputError(f"{path} can't be read ({error}); probe again") from error
         if response.attrs.get("format") != FORMAT:
             raise InputError(f"{path} isn't the result of a probe (format {response.attrs.get('format')!r})")
+        # a file holds a list of one text as a text
+        response.attrs["metrics"] = [str(name) for name in np.atleast_1d(response.attrs["metrics"])]
         return cls(response, matched)
 
 
