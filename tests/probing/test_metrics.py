@@ -110,7 +110,7 @@ def test_other_names_go_into_a_file_and_back(name, tmp_path):
     [
         ["displacement"],
         ["side"],
-        ["prediction"],
+        ["predictions"],
         ["a", "unperturbed_a"],
         ["a", "a_items"],
         ["a", "centred_a"],
@@ -120,6 +120,18 @@ def test_names_that_a_result_has_itself(names):
     metrics = {name: lambda logits, target: logits[:, 0] for name in names}
     with pytest.raises(nz.InputError, match=f"'{names[-1]}', since the result uses this name already"):
         nz.matched(model(), [(X, Y)], layer="1", metrics=metrics)
+
+
+def test_a_metric_called_prediction_isnt_the_predicted_class():
+    metrics = {
+        "prediction": lambda logits, target: logits[:, 0],
+        "other": lambda logits, target: logits[:, 0],
+    }
+    options = {"layer": "1", "family": "scale", "metrics": metrics}
+    curves = nz.sweep(model(), [(X, Y)], **options)
+    np.testing.assert_array_equal(curves.prediction, curves.other)
+    with pytest.raises(nz.InputError, match="'prediction' if predictions are kept; rename the metric"):
+        nz.sweep(model(), [(X, Y)], keep_predictions=True, **options)
 
 
 @pytest.mark.parametrize("own", [lambda logits, target: logits[:, 0], "agreement"])

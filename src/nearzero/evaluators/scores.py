@@ -23,7 +23,18 @@ from torch import Tensor
 from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.batches import IGNORED, Batch
 
-__all__ = ["METRICS", "Items", "Metric", "Metrics", "Outputs", "Scorer", "choose_metrics", "name_metrics"]
+__all__ = [
+    "METRICS",
+    "NOT_FINITE",
+    "Items",
+    "Metric",
+    "Metrics",
+    "Outputs",
+    "Scorer",
+    "choose_metrics",
+    "find_not_finite",
+    "name_metrics",
+]
 
 # --- items ---
 
@@ -112,6 +123,24 @@ class Items:
     def _numbers(self) -> npt.NDArray[np.int64]:
         """Return `number` as an array in main memory."""
         return np.asarray(self.number.cpu().numpy())
+
+    def check_finite(self, logits: Tensor) -> None:
+        """Raise an error unless the unperturbed logits of each item can be ranked.
+
+        A logit of -inf leaves a class out, as models do with classes that can't be.
+
+        Raises:
+            InputError: a logit that is NaN or +inf, or no finite one.
+        """
+        if _sum_is_finite(self.flat(logits)):
+            return
+        wrong = int((~self.logits(logits).amax(-1).isfinite()).sum())
+        if wrong:
+            raise InputError(
+                f"without a perturbation, {wrong} of {len(self)} items in a batch with inputs {self.batch.describe()} "
+                "have logits that are NaN or infinite; look for divergence, or overflow in half precision, or leave "
+                "these items out by a mask"
+            )
 
     def check_classes(self, classes: int) -> None:
         """Raise an error unless each item has one target, and this is a class.
@@ -204,10 +233,13 @@ class Outputs:
     Attributes:
         logits: the logits; a single logit is the second of two classes, and that of the first is 0.
         columns: those that the model returned; a number if it returned one number per item.
+        not_finite: (L, n), True for items whose logits can't be ranked, see `find_not_finite`; None if there
+            are none.
     """
 
     logits: Tensor
     columns: slice | int = field(default_factory=lambda: slice(None))
+    not_finite: Tensor | None = None
 
     @property
     def returned(self) -> Tensor:
@@ -216,7 +248,11 @@ class Outputs:
 
     @cached_property
     def predictions(self) -> Tensor:
-        """Return the class with the greatest logit, the first one in a tie, (L, n)."""
+        """Return the class with the greatest logit, the first one in a tie, (L, n); -1 where logits aren't finite."""
+        greatest = self._greatest()
+        return greatest if self.not_finite is None else greatest.masked_fill(self.not_finite, -1)
+
+    def _greatest(self) -> Tensor:
         logits = self.logits
         if logits.device.type != "cpu" or logits.shape[-1] < 2 * BLOCK:
             return logits.argmax(-1)
@@ -245,6 +281,26 @@ class Outputs:
         """Return a mask of the classes with probability 0, (L, n, K); None if there are none."""
         mask = self.log_probabilities == -torch.inf
         return mask if bool(mask.any()) else None
+
+
+def find_not_finite(logits: Tensor, unperturbed: Tensor) -> Tensor | None:
+    """Return True for each item that has a logit that is NaN or infinite, (L, n); None if it is known that none has.
+
+    A class whose unperturbed logit is -inf is left out, and may stay so. On the processor a sum tells in a
+    hundredth of the time of the metrics that there are none. Other devices would have to wait for it.
+
+    Args:
+        logits: (L, n, K).
+        unperturbed: (1, n, K), which can be ranked.
+    """
+    if logits.device.type == "cpu" and _sum_is_finite(logits):
+        return None
+    return ~(logits.isfinite() | (logits == unperturbed)).all(-1)
+
+
+def _sum_is_finite(logits: Tensor) -> bool:
+    """Return True if the sum of all logits is finite, as it can't be if one of them is NaN or infinite."""
+    return bool(logits.sum(dtype=torch.promote_types(logits.dtype, torch.float32)).isfinite())
 
 
 Score = Callable[[Outputs, Tensor | None, Outputs], Tensor]
@@ -312,7 +368,7 @@ LAYER_FACTS = ("kind", "type", "activation", "units", "unit_axis", "dead_units")
 METHOD_FACTS = ("offset", "range", "method", "reason", "backend")
 SIZES = ("displacement", "displacement_here", "median_displacement", "whitened_displacement")
 LOGIT_SIZES = ("logit_displacement", "centred_logit_displacement")
-COUNTS = ("undefined_examples", "prediction", "predictions")
+COUNTS = ("undefined_examples", "predictions", "not_finite")
 TAKEN = {*DIMENSIONS, *LAYER_FACTS, *METHOD_FACTS, *SIZES, *LOGIT_SIZES, *COUNTS}
 DERIVED = ("unperturbed_{}", "centred_{}", "{}_items")  # names that a result derives from a metric's
 
@@ -476,6 +532,7 @@ def _as_scores(value: Any, like: Tensor) -> Any:
     return scores.float() if scores.is_floating_point() and scores.dtype.itemsize < 4 else scores
 
 
+NOT_FINITE = "not_finite"  # among scores, True for items whose logits can't be ranked
 # a slice of a batch's items, with their targets and unperturbed logits (1, r, K)
 _Piece = tuple[slice, Tensor | None, Outputs]
 
@@ -509,6 +566,8 @@ class Scorer:
     ) -> dict[str, Tensor]:
         """Return by metric the score of each item at each of L levels, (L, n).
 
+        If logits of an item can't be ranked, `NOT_FINITE` is among the metrics, and True for this item.
+
         Args:
             metrics: the metrics.
             logits: the logits of each level, as the model returned them.
@@ -516,14 +575,25 @@ class Scorer:
         """
         flats = list(map(self.items.flat, logits))
         scores: dict[str, list[Tensor]] = {name: [] for name in metrics}
+        not_finite: list[Tensor | None] = []
         for pieces, by_item in ((self._pieces, True), (self._whole, False)):
             chosen = {name: metric for name, metric in metrics.items() if metric.by_item is by_item}
-            for part, target, unperturbed in pieces if chosen else ():
+            for part, target, unperturbed in pieces if chosen or by_item else ():
                 rows = [self.items.rows(flat, part) for flat in flats]
                 stacked = torch.stack(rows) if len(rows) > 1 else rows[0][None]
-                outputs = Outputs(stacked if shifts is None else stacked - shifts[:, None], self._columns)
+                stacked = stacked if shifts is None else stacked - shifts[:, None]
+                found = find_not_finite(stacked, unperturbed.logits) if by_item else None
+                outputs = Outputs(stacked, self._columns, found)
+                if by_item:
+                    not_finite.append(found)
                 for name, metric in chosen.items():
                     scores[name].append(metric.score(outputs, target, unperturbed).detach())
+        if any(found is not None for found in not_finite):
+            shapes = [(len(flats), len(self.items.number[part])) for part, _, _ in self._pieces]
+            scores[NOT_FINITE] = [
+                torch.zeros(shape, dtype=torch.bool, device=flats[0].device) if found is None else found
+                for shape, found in zip(shapes, not_finite, strict=True)
+            ]
         return {name: torch.cat(parts, 1) if len(parts) > 1 else parts[0] for name, parts in scores.items()}
 
     def _piece(self, flat: Tensor, part: slice) -> _Piece:
