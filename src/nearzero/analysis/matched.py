@@ -31,7 +31,7 @@ from nearzero.analysis.displacement import (
     UndefinedSizeError,
     Whitening,
 )
-from nearzero.analysis.sweep import unperturbed_variables
+from nearzero.analysis.sweep import NOT_FINITE, unperturbed_variables
 from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import HALVES, Block, LayerEvaluator
 from nearzero.evaluators.select import ModelOptions, open_evaluator
@@ -60,6 +60,7 @@ MEASURES = {
     "agreement": "share of predictions that are those of the unperturbed network",
     "centred_agreement": "the same, the mean logit shift of the reference half taken out",
 }
+LONG_NAMES = {**MEASURES, "not_finite": NOT_FINITE["long_name"]}
 LEVELS = ("level", "displacement")
 MOST_WHITENED = 4096  # live units; with more the whitened displacement is NaN
 MOSTLY_DEAD = 0.8  # the share of dead units from which the result says so
@@ -163,8 +164,9 @@ def matched(
         the responding half, `dead_units`, and `undefined_examples`, the number of examples of the responding
         half with a = 0, which have no displacement of their own. `reason` says in words if the network is
         degenerate and what can't be measured: no or few live units, a single predicted class, a = 0 in all
-        examples, a covariance that can't be inverted; else it is "". The attributes name the backend and the
-        rule by which the halves were cut.
+        examples, a covariance that can't be inverted; else it is "". If logits are NaN or
+        infinite anywhere, `not_finite` counts the items that have such logits, as a mean over draws; these count as
+        wrong. The attributes name the backend and the rule by which the halves were cut.
 
     Raises:
         InputError: as `nz.sweep` and `nz.probe`.
@@ -285,10 +287,12 @@ class _MatchedHalves:
         for name, values in sizes.items():
             measured[name] = np.full(len(perturbations), np.nan)
             measured[name][first] = values
+        if scores.not_finite.any():
+            measured["not_finite"] = scores.not_finite.astype(np.float64)
         tables = self._tables(draws, measured, sizes)
         dims = ("family", "side", "target")
         data: dict[str, Any] = {
-            name: (dims, table, {"long_name": MEASURES[name]} if name in MEASURES else {})
+            name: (dims, table, {"long_name": LONG_NAMES[name]} if name in LONG_NAMES else {})
             for name, table in tables.items()
         }
         data |= {"dead_units": ((), self.ranges.dead_units), "undefined_examples": ((), undefined)}
@@ -415,11 +419,14 @@ class _MatchedHalves:
         whitened, moved, centred = np.empty((3, len(perturbations)))
         for number, perturbation in enumerate(perturbations):
             activations, logits = block.under(perturbation)
-            change, step = activations - block.activations, (logits - block.logits).astype(np.float64)
-            squares[number] = by_example(change)
-            whitened[number] = self.whitening.squares(change) if self.whitening is not None else np.nan
-            moved[number] = np.square(step).sum()
-            centred[number] = np.square(step - shift[number]).sum()
+            with np.errstate(
+                over="ignore", invalid="ignore"
+            ):  # of logits that aren't finite, which are counted
+                change, step = activations - block.activations, (logits - block.logits).astype(np.float64)
+                squares[number] = by_example(change)
+                whitened[number] = self.whitening.squares(change) if self.whitening is not None else np.nan
+                moved[number] = np.square(step).sum()
+                centred[number] = np.square(step - shift[number]).sum()
         plain = block.logits.astype(np.float64)
         sums = {
             "logits": plain.sum(axis=0),

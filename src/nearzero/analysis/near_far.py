@@ -27,6 +27,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero.analysis.displacement import TARGETS
+from nearzero.analysis.sweep import NOT_FINITE
 from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import LayerEvaluator
 from nearzero.evaluators.select import ModelOptions, open_evaluator
@@ -48,6 +49,8 @@ PARTS = ("near", "far")
 REPLACEMENTS = ("resample", "mean", "noise")
 DRAWN = ("resample", "noise")  # the replacements that draw random numbers
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5)
+SAFE = 2.0**124  # up to this bound on a logit, nothing can overflow float32
+NO_CLASS = 65_535  # the prediction where logits aren't finite; two-layer networks have fewer classes
 CHUNK = 4096  # examples whose logits fit in the cache together
 
 
@@ -103,7 +106,9 @@ def near_and_far(
         fraction) is the share of the part's places (unit, row) with a = 0. `unchanged` (part, replacement,
         fraction) is the share of places with a' = a at t = 1; `attrs["notes"]` reports it in sentences. Also
         `dead_units` and `unperturbed_accuracy`. If no unit is live, or a = 0 everywhere, there are no parts:
-        the effects are NaN, and the notes say so.
+        the effects are NaN, and the notes say so. If logits are NaN or infinite anywhere,
+        `not_finite`, `reach_not_finite` and `matched_not_finite` count the items that have such logits, as means over
+        draws; these count as wrong.
 
     Raises:
         InputError: shapes that don't fit, or invalid fractions, targets, replacements or draws.
@@ -250,7 +255,8 @@ class _SortedUnits:
         if self.w2 is None:
             change.moves[:, self.units] = moves.T
         else:
-            change.moves += self.w2 @ moves
+            with np.errstate(over="ignore", invalid="ignore"):  # logits that aren't finite are counted
+                change.moves += self.w2 @ moves
 
 
 def _by_distance(z: Floats) -> npt.NDArray[np.int32]:
@@ -293,6 +299,10 @@ class _Replacements:
             self.unperturbed = evaluator.scores([], evaluator.metrics).unperturbed
             return
         self._base = np.concatenate(evaluator.gather(lambda block: block.logits)).T.copy()
+        self._greatest = float(np.abs(self._base).max())
+        if not self._greatest <= SAFE:
+            evaluator.scores([], ["agreement"])  # refuses logits that can't be ranked
+        self._steepest = float(np.sqrt(np.square(evaluator.readout[0], dtype=np.float64).sum(axis=1).max()))
         predictions = _winners(self._base)
         self._references: dict[str, npt.NDArray[Any]] = {"agreement": predictions}
         if evaluator.labels is not None:
@@ -344,7 +354,8 @@ class _Replacements:
             wanted = [np.ones_like(sizes), at_reach, *(target / sizes for target in self._plan.targets)]
         t = np.stack(wanted, axis=1)
         t[~(t <= 1)] = np.nan
-        row = {name: np.full(t.shape, np.nan) for name in self.unperturbed} | {"t": t, "displacement": sizes}
+        row = {name: np.full(t.shape, np.nan) for name in (*self.unperturbed, "not_finite")}
+        row |= {"t": t, "displacement": sizes}
         for part, change in enumerate(parts):
             reached = np.flatnonzero(t[part] <= 1)
             for name, values in self._scores(change, t[part, reached]).items():
@@ -362,23 +373,35 @@ class _Replacements:
         return row | {name: np.full(len(PARTS), np.nan) for name in alone}
 
     def _scores(self, change: _Change, t: Doubles) -> dict[str, Doubles]:
-        """Return the metrics at each t, (len(t),) each."""
+        """Return the metrics at each t, and how many items have logits that aren't finite, (len(t),) each."""
         if self._base is None:
             additions = [Addition(change.moves, float(level), "post") for level in t]
-            return self._evaluator.scores(additions, self.unperturbed).means
-        predictions = [self._predict(change.moves, level) for level in t]
-        return {
+            scores = self._evaluator.scores(additions, self.unperturbed)
+            return scores.means | {"not_finite": scores.not_finite.astype(np.float64)}
+        # no logit moves by more than the greatest ||W2|| of a class times the root of the energy
+        doubtful = not self._greatest + self._steepest * np.sqrt(change.energy) <= SAFE
+        predictions = [self._predict(change.moves, level, doubtful=doubtful) for level in t]
+        scored = {
             name: np.array([np.mean(predicted == reference) for predicted in predictions])
             for name, reference in self._references.items()
         }
+        lost = [np.count_nonzero(predicted == NO_CLASS) if doubtful else 0 for predicted in predictions]
+        return scored | {"not_finite": np.array(lost, dtype=np.float64)}
 
-    def _predict(self, moves: Floats, t: float) -> npt.NDArray[np.uint16]:
-        """Return the predictions at t, (N,), of a model whose logits are linear in t."""
+    def _predict(self, moves: Floats, t: float, *, doubtful: bool) -> npt.NDArray[np.uint16]:
+        """Return the predictions at t, (N,), of a model whose logits are linear in t.
+
+        doubtful: True if logits may not be finite, and are to be tested; where they aren't, it is `NO_CLASS`.
+        """
         assert self._base is not None
         out = np.empty(self._base.shape[1], np.uint16)
         for first in range(0, len(out), CHUNK):
             rows = slice(first, first + CHUNK)
-            out[rows] = _winners(self._base[:, rows] + np.float32(t) * moves[:, rows])
+            with np.errstate(over="ignore", invalid="ignore"):
+                logits = self._base[:, rows] + np.float32(t) * moves[:, rows]
+            out[rows] = _winners(logits)
+            if doubtful:
+                out[rows][~np.isfinite(logits).all(axis=0)] = NO_CLASS
         return out
 
 
@@ -427,6 +450,10 @@ def _dataset(
         values = mean(name)
         data[name], data[f"reach_{name}"] = (parts, values[..., 0]), (parts, values[..., 1])
         data[f"matched_{name}"] = (targets, values[..., 2:])
+    if np.nansum(not_finite := mean("not_finite")):
+        data["not_finite"] = (parts, not_finite[..., 0], NOT_FINITE)
+        data["reach_not_finite"] = (parts, not_finite[..., 1], NOT_FINITE)
+        data["matched_not_finite"] = (targets, not_finite[..., 2:], NOT_FINITE)
     if "accuracy" in unperturbed:
         data["unperturbed_accuracy"] = ((), unperturbed["accuracy"])
     coords = {
@@ -449,7 +476,7 @@ def _dataset(
 
 def _notes(result: xr.Dataset) -> list[str]:
     """Return sentences that report the zeros in the parts and the shares of unchanged places."""
-    notes = []
+    notes: list[str] = []
     for part, fraction in product(result.part.values.tolist(), result.fraction.values.tolist()):
         selected = result.sel(part=part, fraction=fraction)
         if selected.zeros > 0:
@@ -462,15 +489,20 @@ def _notes(result: xr.Dataset) -> list[str]:
                 f"{part} part at {100 * fraction:g} % of the examples: a = 0 at {zeros:.1f} % of its places "
                 f"(unit, row); of all its places, a' = a after: {unchanged}"
             )
+    counted = []
+    if "not_finite" in result:
+        names = ("not_finite", "reach_not_finite", "matched_not_finite")
+        most = max(float(result[name].max()) for name in names)
+        counted = [f"logits are NaN or infinite for up to {most:g} items, which count as wrong"]
     if not notes:
-        return ["a = 0 nowhere in the parts"]
+        return [*counted, "a = 0 nowhere in the parts"]
     if result.attrs["activation"] == "relu":
         notes.insert(
             0,
             "parts go by |z|, and ReLU gives a = 0 wherever z <= 0: either part holds values from both sides of the "
             "boundary, and those from below it are all 0",
         )
-    return notes
+    return [*counted, *notes]
 
 
 def _numbers(values: Any, name: str, greatest: float) -> tuple[float, ...]:

@@ -26,7 +26,9 @@ from nearzero.support.arrays import as_numbers
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["respond", "sweep", "unit_ranges", "unperturbed_variables"]
+__all__ = ["NOT_FINITE", "respond", "sweep", "unit_ranges", "unperturbed_variables"]
+
+NOT_FINITE = {"long_name": "items whose logits are NaN or infinite, which count as wrong"}
 
 
 def unit_ranges(
@@ -106,8 +108,9 @@ def sweep(
         from 0 to 1, or the metrics asked for; `unperturbed_accuracy`, and the same for other metrics except
         the agreement, which is 1; `dead_units`; and, if asked for, `predictions` (family, level, example).
         The levels are the sorted union of the levels of all families. Where a family doesn't have a level,
-        metrics are NaN and predictions are -1. The attribute `backend` names the backend that computed the
-        scores.
+        metrics are NaN and predictions are -1. If logits are NaN or infinite anywhere, `not_finite` counts
+        the items that have such logits; these count as wrong, and their predictions are -1.
+        The attribute `backend` names the backend that computed the scores.
 
     Raises:
         InputError: shapes that don't fit, an unknown family, or a conduct that isn't defined for the
@@ -167,6 +170,8 @@ def respond(
     perturbations = [
         family.at(level, ranges) for family, grid in zip(made, grids, strict=True) for level in grid
     ]
+    if keep_predictions and "prediction" in evaluator.metrics:
+        raise InputError("a metric can't be called 'prediction' if predictions are kept; rename the metric")
     kept = ("prediction",) if keep_predictions else ()
     scores = evaluator.scores(perturbations, (*evaluator.metrics, *kept))
     places = np.repeat(np.arange(len(made)), [len(grid) for grid in grids]), np.searchsorted(axis, swept)
@@ -178,6 +183,8 @@ def respond(
 
     curve = ("family", "level")
     data: dict[str, Any] = {name: (curve, on_axis(scores.means[name], np.nan)) for name in evaluator.metrics}
+    if scores.not_finite.any():
+        data["not_finite"] = (curve, on_axis(scores.not_finite.astype(np.float64), np.nan), NOT_FINITE)
     data["dead_units"] = ((), ranges.dead_units)
     data |= unperturbed_variables(scores, evaluator.metrics)
     if scores.predictions is not None:

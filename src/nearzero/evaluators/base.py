@@ -40,6 +40,7 @@ __all__ = [
     "halves",
     "homogeneity_error",
     "in_reference",
+    "not_finite_at",
 ]
 
 Backend = Literal["two-layer", "model"]
@@ -64,15 +65,18 @@ class Scores:
         means: by metric, the mean over items, (L,); with a logit shift also as "centred_<metric>".
         unperturbed: by metric, the same mean without a perturbation.
         examples, items: N and n, the numbers of examples and items that were scored.
+        not_finite: (L,), the number of items with a logit that is NaN or infinite. They can't be ranked, and
+            count as wrong and as not in agreement.
         values: by metric, the values item by item, (L, n), if they were asked for.
         positions: (n, 2), the example and the token of each item, if they were asked for.
-        predictions: (L, n), the predicted classes, if they were asked for.
+        predictions: (L, n), the predicted classes, if they were asked for; -1 where logits can't be ranked.
     """
 
     means: dict[str, Doubles]
     unperturbed: dict[str, float]
     examples: int
     items: int
+    not_finite: Integers
     values: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     positions: Integers | None = None
     predictions: Classes | None = None
@@ -327,6 +331,14 @@ class LayerEvaluator(ABC):
         self, parameters: LevelParameters, function: Callable[[PinnedBlock], Part]
     ) -> list[Part]:
         """Return the results of a function for each block of items with a separate level for each item, in order."""
+
+
+def not_finite_at(levels: Doubles) -> InputError:
+    """Return the error that critical levels can't be found, since some logits aren't finite at these levels."""
+    return InputError(
+        f"critical levels need logits that can be ranked, and some are NaN or infinite at levels from {levels.min():g} "
+        f"to {levels.max():g}; give low=... and high=... between which they are finite"
+    )
 
 
 def homogeneity_error(act: Callable[[Any], Any], z: Any, scales: Sequence[float] = TESTED) -> float:

@@ -179,6 +179,23 @@ class HiddenLayer:
             total += parts.sum(axis=0)
         return total[0], total[1]
 
+    def logit_bounds(self, perturbations: Sequence[Perturbation]) -> Doubles:
+        """Return for each perturbation a number that no |logit| exceeds, nor any term or part of its sum, (L,).
+
+        With all parameters and weights by unit, |y| <= max(|scale| max |x| + |offset|, |clip|), and
+        |act(y)| <= |y| + 1 for all nine activations. The sum over units takes the greatest |W2| of each.
+        """
+        scale, offset, clip, post = _stacked(perturbations, self.network.units)
+        pre_size, post_size = (
+            np.maximum(np.abs(side.minimum), np.abs(side.maximum)).astype(np.float64)
+            for side in (self.ranges.pre, self.ranges.post)
+        )
+        sizes = np.where(post[:, None], post_size, pre_size)
+        bounds = np.abs(scale) * sizes + np.abs(offset)
+        bounds = np.maximum(bounds, np.where(np.isfinite(clip), np.abs(clip), 0.0))
+        weights = np.abs(self.network.w2).max(axis=0).astype(np.float64)
+        return np.asarray((bounds + 1.0) @ weights + np.abs(self.network.b2).max())
+
     def with_b2(self, b2: npt.NDArray[np.floating]) -> HiddenLayer:
         """Return the same layer, with z if that has been computed, in a network with other output biases (K,)."""
         network = self.network

@@ -47,15 +47,16 @@ def score(
       unperturbed prediction.
     """
     logits, rows = logits.astype(np.float64), np.arange(len(logits))
-    if name == "kl_divergence":
-        before, after = _log_softmax(unperturbed.astype(np.float64)), _log_softmax(logits)
-        return np.asarray((np.exp(before) * (before - after)).sum(axis=1))
-    own = unperturbed.argmax(axis=1) if labels is None else labels
-    if name == "cross_entropy":
-        return np.asarray(-_log_softmax(logits)[rows, own])
-    own_logits = logits[rows, own].copy()
-    logits[rows, own] = -np.inf
-    return np.asarray(own_logits - logits.max(axis=1))
+    with np.errstate(invalid="ignore"):  # of logits that aren't finite, which are counted
+        if name == "kl_divergence":
+            before, after = _log_softmax(unperturbed.astype(np.float64)), _log_softmax(logits)
+            return np.asarray((np.exp(before) * (before - after)).sum(axis=1))
+        own = unperturbed.argmax(axis=1) if labels is None else labels
+        if name == "cross_entropy":
+            return np.asarray(-_log_softmax(logits)[rows, own])
+        own_logits = logits[rows, own].copy()
+        logits[rows, own] = -np.inf
+        return np.asarray(own_logits - logits.max(axis=1))
 
 
 def _log_softmax(logits: npt.NDArray[np.floating]) -> Doubles:

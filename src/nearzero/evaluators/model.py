@@ -21,7 +21,7 @@ from nearzero.evaluators.base import Backend, Doubles, Floats, Integers, Part, P
 from nearzero.evaluators.metrics import default_metrics
 from nearzero.evaluators.plan import LayerPlan, check_families, conduct_of
 from nearzero.evaluators.responses import ResponseCollector, changes_of, take_batch
-from nearzero.evaluators.scores import METRICS, Items, Metric
+from nearzero.evaluators.scores import METRICS, Items, Metric, find_not_finite
 from nearzero.evaluators.session import Half, Session
 from nearzero.perturbations.families import Conduct
 from nearzero.perturbations.perturbation import AnyPerturbation, Perturbation
@@ -273,9 +273,9 @@ class ModelEvaluator(base.LayerEvaluator):
         keep: bool = False,
     ) -> base.Scores:
         """Return metrics under each perturbation, see `nearzero.evaluators.base.LayerEvaluator`."""
-        known = METRICS | self.session.metrics | PREDICTION
+        known = METRICS | PREDICTION | self.session.metrics
         chosen = {name: known[name] for name in names}
-        predicted = "prediction" in chosen
+        predicted = chosen.get("prediction") is PREDICTION["prediction"]  # not a metric of the user's own
         collector = self._collector(perturbations, chosen, keep_items=keep or predicted)
         if shift is not None:
             unmoved = (
@@ -370,6 +370,7 @@ def scores_of(collector: ResponseCollector, levels: int) -> base.Scores:
         items=collector.items,
         values={name: np.concatenate(parts, axis=1)[:levels] for name, parts in collector.kept.items()},
         positions=np.concatenate(collector.positions) if collector.keep_items else None,
+        not_finite=collector.not_finite[:levels].astype(np.int64),
     )
 
 
@@ -424,7 +425,14 @@ class _Pinned:
         """Return the logits (k, K) of the items of some indices (k,), at levels (k,)."""
         self._levels[indices] = levels
         logits = self._changed.run(self._change)
-        return _numpy(self._items.at(logits, self._tokens)[torch.from_numpy(indices)])
+        at_levels, unperturbed = (
+            self._items.at(each, self._tokens)[torch.from_numpy(indices)]
+            for each in (logits, self._changed.logits)
+        )
+        not_finite = find_not_finite(at_levels[None], unperturbed[None])
+        if not_finite is not None and bool(not_finite.any()):
+            raise base.not_finite_at(levels[not_finite[0].cpu().numpy()])
+        return _numpy(at_levels)
 
     def _change(self, values: Tensor) -> Tensor:
         axis = self._layer.axis_of(values)

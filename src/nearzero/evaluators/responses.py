@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nearzero.evaluators.plan import LayerPlan
-from nearzero.evaluators.scores import Items, Metric, Scorer
+from nearzero.evaluators.scores import NOT_FINITE, Items, Metric, Scorer
 from nearzero.perturbations.perturbation import Addition, AnyPerturbation, Perturbation, Side
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.forward import Change, Changed, Method, Passes, SharedPasses
@@ -56,6 +56,7 @@ class ResponseCollector:
             none.
         metrics: as given.
         sums: by metric, its sum over items under each perturbation and, last, without one, (L + 1,).
+        not_finite: how many items have logits that can't be ranked under each perturbation, (L + 1,).
         items, examples, rows: how many of each have been added.
         kept: by metric, its values item by item, (L + 1, n) for each batch, if they are kept.
         positions: for each batch (n, 2), the example and the token of each item, if they are kept.
@@ -74,6 +75,7 @@ class ResponseCollector:
         self.plan = plan
         self.metrics = metrics
         self.sums: dict[str, Doubles] = {name: np.zeros(len(plan.perturbations) + 1) for name in metrics}
+        self.not_finite = np.zeros(len(plan.perturbations) + 1)
         self.items = self.examples = 0
         self.kept: defaultdict[str, list[npt.NDArray[Any]]] = defaultdict(list)
         self.positions: list[npt.NDArray[np.int64]] = []
@@ -89,7 +91,10 @@ class ResponseCollector:
         self.sums |= {f"centred_{name}": np.zeros_like(sums) for name, sums in self.sums.items()}
 
     def logit_changes(self, batch: Batch) -> Doubles:
-        """Return the change of the logits of one more batch under each perturbation, summed over items, (L + 1, K)."""
+        """Return the change of the logits of one more batch under each perturbation, summed over items, (L + 1, K).
+
+        Changes to or from a logit that isn't finite count as 0.
+        """
         sums: Doubles | None = None
         items: Items | None = None
         rows = 0
@@ -103,8 +108,8 @@ class ResponseCollector:
             for group, logits_of_group in self._levels(changed, indices, batch):
                 # strict=False, since identities share one; their sums stay 0
                 for index, logits in zip(group, logits_of_group, strict=False):
-                    change = (items.logits(logits) - unperturbed).detach().cpu()
-                    sums[index] = change.sum(dim=0, dtype=torch.float64).numpy()
+                    change = (items.logits(logits) - unperturbed).detach().cpu().double()
+                    sums[index] = change.nan_to_num_(0.0, 0.0, 0.0).sum(dim=0).numpy()
         assert sums is not None
         assert items is not None
         self.items += len(items)
@@ -114,6 +119,9 @@ class ResponseCollector:
     def add(self, gathered: Mapping[str, _Gathered], items: Items, rows: int) -> None:
         """Add the metrics of one more batch."""
         for name, (sums, values) in gathered.items():
+            if name == NOT_FINITE:
+                self.not_finite += sums
+                continue
             self.sums[name] += sums
             if values is not None:
                 self.kept[name].append(values)
@@ -140,7 +148,7 @@ class ResponseCollector:
                 dtype = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
                 shifts = self.shifts[group].to(logits[0].device, dtype)
                 centred = scorer.score(self.metrics, logits, shifts)
-                scores = scores | {f"centred_{name}": values for name, values in centred.items()}
+                scores = scores | {f"centred_{name}": centred[name] for name in self.metrics}
             for name, values in scores.items():
                 kept = self._kept(values)
                 for index, row in zip(group, kept.expand(len(group), *kept.shape[1:]), strict=True):
@@ -148,24 +156,26 @@ class ResponseCollector:
 
     def gathered(self, scored: Mapping[str, Mapping[int, Tensor]]) -> dict[str, _Gathered]:
         """Return the scores of one batch as arrays, ordered by perturbation."""
-        tables = {
-            name: torch.stack([rows[index] for index in sorted(rows)]).cpu().numpy()
-            for name, rows in scored.items()
-        }
-        if not self.keep_items:
-            return {name: (table, None) for name, table in tables.items()}
-        return {
-            name: (table.sum(axis=1, dtype=np.float64), table.astype(np.float32))
-            for name, table in tables.items()
-        }
+        gathered: dict[str, _Gathered] = {}
+        for name, rows in scored.items():
+            table = torch.stack([rows[index] for index in sorted(rows)]).cpu().numpy()
+            sums = table.sum(axis=1, dtype=np.float64) if self.keep_items else table
+            if name == NOT_FINITE:  # of some perturbations only
+                counts = np.zeros_like(self.not_finite)
+                counts[sorted(rows)] = sums
+                gathered[name] = counts, None
+            else:
+                gathered[name] = sums, table.astype(np.float32) if self.keep_items else None
+        return gathered
 
     def items_of(self, batch: Batch, logits: Tensor) -> Items:
         """Return the items of a batch.
 
         Raises:
-            InputError: a metric needs classes, and the targets aren't classes.
+            InputError: a metric needs classes, and the targets aren't classes; or logits can't be ranked.
         """
         items = Items.of(batch, logits, self._causal)
+        items.check_finite(logits)
         if any(metric.of_classes for metric in self.metrics.values()):
             items.check_classes(items.flat(logits).shape[1])
         return items

@@ -7,8 +7,9 @@ at a time: all metrics of a piece are computed while it is in the processor's ca
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -22,7 +23,18 @@ from torch import Tensor
 from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.batches import IGNORED, Batch
 
-__all__ = ["METRICS", "Items", "Metric", "Metrics", "Outputs", "Scorer", "choose_metrics"]
+__all__ = [
+    "METRICS",
+    "NOT_FINITE",
+    "Items",
+    "Metric",
+    "Metrics",
+    "Outputs",
+    "Scorer",
+    "choose_metrics",
+    "find_not_finite",
+    "name_metrics",
+]
 
 # --- items ---
 
@@ -89,6 +101,12 @@ class Items:
         rows = last.reshape(-1, last.shape[-1])
         return F.pad(rows, (1, 0)) if rows.shape[1] == 1 else rows
 
+    def columns(self, logits: Tensor) -> slice | int:
+        """Return which columns of `flat` the model returned, see `Outputs`."""
+        if logits.ndim < 2:
+            return 1
+        return slice(1 if _classes_last(logits, self.batch.target).shape[-1] == 1 else 0, None)
+
     def at(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Return the logits (B, K) of one token of each example; tokens (B,) are counted as in `position`."""
         flat = self.flat(logits)
@@ -105,6 +123,24 @@ class Items:
     def _numbers(self) -> npt.NDArray[np.int64]:
         """Return `number` as an array in main memory."""
         return np.asarray(self.number.cpu().numpy())
+
+    def check_finite(self, logits: Tensor) -> None:
+        """Raise an error unless the unperturbed logits of each item can be ranked.
+
+        A logit of -inf leaves a class out, as models do with classes that can't be.
+
+        Raises:
+            InputError: a logit that is NaN or +inf, or no finite one.
+        """
+        if _sum_is_finite(self.flat(logits)):
+            return
+        wrong = int((~self.logits(logits).amax(-1).isfinite()).sum())
+        if wrong:
+            raise InputError(
+                f"without a perturbation, {wrong} of {len(self)} items in a batch with inputs {self.batch.describe()} "
+                "have logits that are NaN or infinite; look for divergence, or overflow in half precision, or leave "
+                "these items out by a mask"
+            )
 
     def check_classes(self, classes: int) -> None:
         """Raise an error unless each item has one target, and this is a class.
@@ -195,14 +231,28 @@ class Outputs:
     """Hold the logits (L, n, K) of L levels, and cache the quantities that several metrics need.
 
     Attributes:
-        logits: the logits as the model returned them.
+        logits: the logits; a single logit is the second of two classes, and that of the first is 0.
+        columns: those that the model returned; a number if it returned one number per item.
+        not_finite: (L, n), True for items whose logits can't be ranked, see `find_not_finite`; None if there
+            are none.
     """
 
     logits: Tensor
+    columns: slice | int = field(default_factory=lambda: slice(None))
+    not_finite: Tensor | None = None
+
+    @property
+    def returned(self) -> Tensor:
+        """Return the logits as the model returned them, (L, n, K), or (L, n) for one number per item."""
+        return self.logits[..., self.columns]
 
     @cached_property
     def predictions(self) -> Tensor:
-        """Return the class with the greatest logit, the first one in a tie, (L, n)."""
+        """Return the class with the greatest logit, the first one in a tie, (L, n); -1 where logits aren't finite."""
+        greatest = self._greatest()
+        return greatest if self.not_finite is None else greatest.masked_fill(self.not_finite, -1)
+
+    def _greatest(self) -> Tensor:
         logits = self.logits
         if logits.device.type != "cpu" or logits.shape[-1] < 2 * BLOCK:
             return logits.argmax(-1)
@@ -231,6 +281,26 @@ class Outputs:
         """Return a mask of the classes with probability 0, (L, n, K); None if there are none."""
         mask = self.log_probabilities == -torch.inf
         return mask if bool(mask.any()) else None
+
+
+def find_not_finite(logits: Tensor, unperturbed: Tensor) -> Tensor | None:
+    """Return True for each item that has a logit that is NaN or infinite, (L, n); None if it is known that none has.
+
+    A class whose unperturbed logit is -inf is left out, and may stay so. On the processor a sum tells in a
+    hundredth of the time of the metrics that there are none. Other devices would have to wait for it.
+
+    Args:
+        logits: (L, n, K).
+        unperturbed: (1, n, K), which can be ranked.
+    """
+    if logits.device.type == "cpu" and _sum_is_finite(logits):
+        return None
+    return ~(logits.isfinite() | (logits == unperturbed)).all(-1)
+
+
+def _sum_is_finite(logits: Tensor) -> bool:
+    """Return True if the sum of all logits is finite, as it can't be if one of them is NaN or infinite."""
+    return bool(logits.sum(dtype=torch.promote_types(logits.dtype, torch.float32)).isfinite())
 
 
 Score = Callable[[Outputs, Tensor | None, Outputs], Tensor]
@@ -292,42 +362,68 @@ METRICS: dict[str, Metric] = {
     "margin": Metric(_margin, True, by_item=True),
     "kl_divergence": Metric(_kl_divergence, by_item=True),
 }
-# names in a probe's result, which a metric can't have
-DIMENSIONS = ("layer", "family", "level", "item", "sequence", "token")
+# names in results, which a metric can't have
+DIMENSIONS = ("layer", "family", "level", "item", "sequence", "token", "example", "side", "target")
 LAYER_FACTS = ("kind", "type", "activation", "units", "unit_axis", "dead_units")
-METHOD_FACTS = ("offset", "range", "method", "reason")
-TAKEN = {*DIMENSIONS, *LAYER_FACTS, *METHOD_FACTS}
+METHOD_FACTS = ("offset", "range", "method", "reason", "backend")
+SIZES = ("displacement", "displacement_here", "median_displacement", "whitened_displacement")
+LOGIT_SIZES = ("logit_displacement", "centred_logit_displacement")
+COUNTS = ("undefined_examples", "predictions", "not_finite")
+TAKEN = {*DIMENSIONS, *LAYER_FACTS, *METHOD_FACTS, *SIZES, *LOGIT_SIZES, *COUNTS}
+DERIVED = ("unperturbed_{}", "centred_{}", "{}_items")  # names that a result derives from a metric's
 
 
-def choose_metrics(wanted: Metrics, target: Tensor | None) -> dict[str, Metric]:
+def name_metrics(wanted: Metrics) -> dict[str, Metric] | None:
+    """Return the metrics that were asked for by name; None if none were.
+
+    Args:
+        wanted: names, functions, or a mapping from names to either, as in `nearzero.probing.probe`.
+
+    Raises:
+        InputError: an unknown name, a value that isn't callable, two metrics of one name, or a name that the
+            result uses or that a file can't hold.
+    """
+    if wanted is None:
+        return None
+    chosen = {name: _metric(name, value) for name, value in _named(wanted).items()}
+    if not chosen:
+        raise InputError(f"metrics must name at least one of {', '.join(METRICS)}; got none")
+    derived = {form.format(name) for name in chosen for form in DERIVED}
+    for name in chosen:
+        if name in TAKEN or name in derived:
+            raise InputError(
+                f"a metric can't be called {name!r}, since the result uses this name already; rename the metric"
+            )
+        _check_name(name)
+    return chosen
+
+
+def choose_metrics(named: dict[str, Metric] | None, target: Tensor | None) -> dict[str, Metric]:
     """Return the metrics by name: those asked for; by default accuracy and agreement.
 
     Without targets, the default is agreement and KL divergence.
 
     Args:
-        wanted: names, functions, or a mapping from names to either, as in `nearzero.probing.probe`.
+        named: the metrics that were asked for, as `name_metrics` returns them.
         target: the targets of a batch; None if there are none.
 
     Raises:
-        InputError: no metric, an unknown name, a name that the result uses already, a value that isn't
-            callable, or a metric whose targets are missing or aren't whole numbers.
+        InputError: targets that a metric needs and that are missing or aren't whole numbers.
     """
-    if wanted is None:
-        wanted = ("accuracy", "agreement") if target is not None else ("agreement", "kl_divergence")
-    chosen = {name: _metric(name, value) for name, value in _named(wanted).items()}
-    if not chosen:
-        raise InputError(f"metrics must name at least one of {', '.join(METRICS)}; got none")
-    for name, metric in chosen.items():
-        if name in TAKEN:
-            raise InputError(
-                f"a metric can't be called {name!r}, since the result uses this name already; rename the metric"
-            )
+    if named is None:
+        default = ("accuracy", "agreement") if target is not None else ("agreement", "kl_divergence")
+        named = {name: METRICS[name] for name in default}
+    for name, metric in named.items():
         _check_targets(name, metric, target)
-    return chosen
+    return named
 
 
 def _named(wanted: Any) -> dict[str, Any]:
-    """Return metrics by name; a function has its own name."""
+    """Return metrics by name; a function has its own name.
+
+    Raises:
+        InputError: no names or functions, or two functions of one name.
+    """
     if isinstance(wanted, Mapping):
         return dict(wanted)
     if isinstance(wanted, str) or callable(wanted):
@@ -336,10 +432,32 @@ def _named(wanted: Any) -> dict[str, Any]:
         raise InputError(
             f"metrics must be names, functions of (logits, target), or a mapping; got {wanted!r}"
         )
-    return {
-        getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric: metric
-        for metric in wanted
-    }
+    named: dict[Any, Any] = {}
+    for metric in wanted:
+        name = getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric
+        if not isinstance(name, str):
+            raise InputError(f"the name of a metric must be text; got {name!r}")
+        if named.setdefault(name, metric) is not metric and metric != name:
+            raise InputError(
+                f"two metrics are called {name!r}; give a mapping, in which each has a name of its own: "
+                "metrics={'first': ..., 'second': ...}"
+            )
+    return named
+
+
+def _check_name(name: str) -> None:
+    """Raise an error for a name that a NetCDF file can't hold.
+
+    Raises:
+        InputError: an empty name; "."; a slash, a control character or half of a surrogate pair in it; or the
+            prefix that netCDF has for itself.
+    """
+    reserved = name in ("", ".") or name.startswith("_nc4_non_coord_")
+    if reserved or any(sign == "/" or unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+        raise InputError(
+            f"a metric can't be called {name!r}, since a file can't hold this name; name it without slashes and "
+            "control characters, in a mapping: metrics={'name': ...}"
+        )
 
 
 def _metric(name: Any, value: Any) -> Metric:
@@ -374,8 +492,9 @@ def _users(name: str, function: Callable[..., Any]) -> Score:
     """Return a user's metric as a score; if it returns one number for all items, each item gets this number."""
 
     def score_level(logits: Tensor, target: Tensor | None) -> Tensor:
+        logits = logits.clone() if logits.is_inference() else logits.detach()
         before = logits._version
-        value = _as_scores(function(logits, target), logits)
+        value = _as_scores(_called(function, logits, target), logits)
         if logits._version != before:
             raise InputError(f"metric {name!r} changes its logits in place; let it work on a copy")
         if not isinstance(value, Tensor) or value.shape not in ((), (len(logits),)):
@@ -383,9 +502,25 @@ def _users(name: str, function: Callable[..., Any]) -> Score:
             raise InputError(
                 f"metric {name!r} must return one number, or one for each of {len(logits)} items; got {got}"
             )
-        return value.expand(len(logits))
+        return value.detach().expand(len(logits))
 
-    return lambda outputs, target, _: torch.stack([score_level(logits, target) for logits in outputs.logits])
+    return lambda outputs, target, _: torch.stack(
+        [score_level(logits, target) for logits in outputs.returned]
+    )
+
+
+def _called(function: Callable[..., Any], logits: Tensor, target: Tensor | None) -> Any:
+    """Return what a user's metric returns if gradients are enabled, as they are wherever the user tried it.
+
+    Weights of the metric's own then need gradients, which some operations refuse; these run without.
+    """
+    try:
+        with torch.enable_grad():
+            return function(logits, target)
+    except RuntimeError as error:
+        if "requires grad" not in str(error):
+            raise
+    return function(logits, target)
 
 
 def _as_scores(value: Any, like: Tensor) -> Any:
@@ -397,6 +532,7 @@ def _as_scores(value: Any, like: Tensor) -> Any:
     return scores.float() if scores.is_floating_point() and scores.dtype.itemsize < 4 else scores
 
 
+NOT_FINITE = "not_finite"  # among scores, True for items whose logits can't be ranked
 # a slice of a batch's items, with their targets and unperturbed logits (1, r, K)
 _Piece = tuple[slice, Tensor | None, Outputs]
 
@@ -417,6 +553,7 @@ class Scorer:
         self.items, self.logits = items, logits
         self.own: dict[str, Tensor] = {}
         flat = items.flat(logits)
+        self._columns = items.columns(logits)
         count, size = len(items), max(1, PIECE // flat.shape[1])
         self._pieces = [
             self._piece(flat, slice(first, min(first + size, count)))
@@ -429,6 +566,8 @@ class Scorer:
     ) -> dict[str, Tensor]:
         """Return by metric the score of each item at each of L levels, (L, n).
 
+        If logits of an item can't be ranked, `NOT_FINITE` is among the metrics, and True for this item.
+
         Args:
             metrics: the metrics.
             logits: the logits of each level, as the model returned them.
@@ -436,18 +575,28 @@ class Scorer:
         """
         flats = list(map(self.items.flat, logits))
         scores: dict[str, list[Tensor]] = {name: [] for name in metrics}
+        not_finite: list[Tensor | None] = []
         for pieces, by_item in ((self._pieces, True), (self._whole, False)):
             chosen = {name: metric for name, metric in metrics.items() if metric.by_item is by_item}
-            for part, target, unperturbed in pieces if chosen else ():
+            for part, target, unperturbed in pieces if chosen or by_item else ():
                 rows = [self.items.rows(flat, part) for flat in flats]
-                outputs = Outputs(torch.stack(rows) if len(rows) > 1 else rows[0][None])
-                if shifts is not None:
-                    outputs = Outputs(outputs.logits - shifts[:, None])
+                stacked = torch.stack(rows) if len(rows) > 1 else rows[0][None]
+                stacked = stacked if shifts is None else stacked - shifts[:, None]
+                found = find_not_finite(stacked, unperturbed.logits) if by_item else None
+                outputs = Outputs(stacked, self._columns, found)
+                if by_item:
+                    not_finite.append(found)
                 for name, metric in chosen.items():
                     scores[name].append(metric.score(outputs, target, unperturbed).detach())
+        if any(found is not None for found in not_finite):
+            shapes = [(len(flats), len(self.items.number[part])) for part, _, _ in self._pieces]
+            scores[NOT_FINITE] = [
+                torch.zeros(shape, dtype=torch.bool, device=flats[0].device) if found is None else found
+                for shape, found in zip(shapes, not_finite, strict=True)
+            ]
         return {name: torch.cat(parts, 1) if len(parts) > 1 else parts[0] for name, parts in scores.items()}
 
     def _piece(self, flat: Tensor, part: slice) -> _Piece:
         target = self.items.target
         rows = self.items.rows(flat, part)[None]
-        return part, None if target is None else target[part], Outputs(rows)
+        return part, None if target is None else target[part], Outputs(rows, self._columns)

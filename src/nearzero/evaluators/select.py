@@ -107,11 +107,14 @@ def open_evaluator(
     y = y if y is None or hasattr(y, "detach") else as_array(y, "y")
     model_only = any(options.get(name) not in (None, "auto") for name in MODEL_ONLY)
     names = [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
-    in_both = names is None or (not isinstance(names, Mapping) and _in_both_backends(names))
+    if isinstance(names, Iterable) and not isinstance(names, Mapping):
+        metrics = names = list(names)
+    in_both = names is None or (isinstance(names, list) and _in_both_backends(names))
     if (y is not None or _is_array(data)) and in_both and not model_only and backend != "model":
         network = _recognised(model, needed=backend == "two-layer")
         if network is not None:
-            yield TwoLayerEvaluator.of(network, data, y, threads=threads, memory=memory, metrics=names)
+            own = None if names is None else list(dict.fromkeys(names))
+            yield TwoLayerEvaluator.of(network, data, y, threads=threads, memory=memory, metrics=own)
             return
     if y is not None and not _is_array(data):
         raise InputError(
@@ -149,9 +152,12 @@ def evaluators_of(
         InputError: the two-layer backend was asked for, and isn't possible.
     """
     from nearzero.evaluators.model import ModelEvaluator
+    from nearzero.evaluators.scores import METRICS
 
     _check_backend(backend)
-    tried = backend != "model" and _in_both_backends(metrics or ())
+    # a metric of the user's own may have the name of another
+    in_both = all(metric is METRICS.get(name) for name, metric in session.metrics.items())
+    tried = backend != "model" and in_both
     two_layer = _two_layer(session, threads) if tried else None
     evaluators: list[LayerEvaluator] = []
     for layer in session.layers:

@@ -13,7 +13,7 @@ import torch
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
-from nearzero.evaluators.scores import Metric, choose_metrics
+from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget
 from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers, select_layers
@@ -114,7 +114,7 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
     Raises:
         InputError: a model, a layer or data that can't be used; the message says why and what to do.
     """
-    module = as_module(model)
+    module, metrics = as_module(model), name_metrics(request.metrics)
     with untouched(module) as before:
         runnable = Model(module, before, request.output)
         source = source_of(runnable, data, request)
@@ -129,7 +129,7 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             discovery,
             MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit),
             [request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)],
-            choose_metrics(request.metrics, discovery.batch.target),
+            choose_metrics(metrics, discovery.batch.target),
             runnable.is_causal if request.causal is None else request.causal,
         )
 

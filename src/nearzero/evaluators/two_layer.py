@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -37,6 +37,11 @@ HOMOGENEOUS = (
     1e-5  # bound on float32's difference from the algebra, as a share of the greatest activation or logit
 )
 ROUNDING = 2.0**-20  # bound on the error of float32 sums, as a share of the sum of absolute terms
+SAFE = (
+    2.0**124
+)  # up to this bound on a logit, nothing can overflow float32, and logits aren't searched for it
+STEEPEST = 1.2  # more than the steepest slope of all nine activations
+NO_CLASS = 65_535  # the prediction where logits can't be ranked; networks have fewer classes
 
 
 class TwoLayerEvaluator(base.LayerEvaluator):
@@ -194,12 +199,67 @@ class TwoLayerEvaluator(base.LayerEvaluator):
         for prefix, shift_taken in (
             {"": None, "centred_": shift}.items() if shift is not None else [("", None)]
         ):
+            not_finite = self._not_finite(perturbations, shift_taken)
             for rows, classes in self._classes(perturbations, shift_taken):
+                for level, items in not_finite.items():
+                    classes[level, items[rows]] = NO_CLASS
                 tally.add_classes(prefix, rows, classes)
+            if not prefix:
+                tally.add_not_finite(not_finite)
             if tally.by_logits:
                 add = partial(tally.add_logits, prefix, perturbations, shift_taken)
                 self.gather(add)
         return tally.scores()
+
+    def _logit_bounds(self, perturbations: Perturbations, shift: Doubles | None) -> Doubles:
+        """Return numbers that no |logit| exceeds under each perturbation and, last, without one, (L + 1,)."""
+        per_unit = [each for each in perturbations if isinstance(each, Perturbation)]
+        bounds = np.empty(len(perturbations) + 1)
+        is_per_unit = np.array([*(isinstance(each, Perturbation) for each in perturbations), True])
+        bounds[is_per_unit] = self.hidden.logit_bounds([*per_unit, Perturbation()])
+        greatest: dict[int, float] = {}  # of each array of additions, which are often shared
+        weight = np.abs(self.readout[0]).max(axis=0).sum(dtype=np.float64)
+        for level, each in enumerate(perturbations):
+            if isinstance(each, Addition):
+                key, values = id(each.values), each.values
+                if key not in greatest:
+                    greatest[key] = max(values.max(initial=0.0), -values.min(initial=0.0))
+                bounds[level] = bounds[-1] + STEEPEST * weight * abs(each.factor) * greatest[key]
+        if shift is not None:
+            bounds[:-1] += np.abs(shift).max(axis=1, initial=0.0)
+        return bounds
+
+    def _not_finite(
+        self, perturbations: Perturbations, shift: Doubles | None
+    ) -> dict[int, npt.NDArray[np.bool_]]:
+        """Return which examples have logits that are NaN or infinite, (N,), for the perturbations with such examples.
+
+        Logits are computed for this only where a bound on them says that they may overflow float32.
+
+        Raises:
+            InputError: unperturbed logits that can't be ranked.
+        """
+        doubtful = np.flatnonzero(~(self._logit_bounds(perturbations, shift) <= SAFE)).tolist()
+        if not doubtful:
+            return {}
+
+        def find(block: base.Block) -> npt.NDArray[np.bool_]:
+            found = np.zeros((len(perturbations) + 1, len(block.logits)), np.bool_)
+            found[-1] = ~np.isfinite(block.logits.max(axis=1))
+            for level in doubtful:
+                if level < len(perturbations):
+                    logits = block.under(perturbations[level])[1]
+                    logits = logits if shift is None else logits - shift[level]
+                    found[level] = ~(np.isfinite(logits) | (logits == block.logits)).all(axis=1)
+            return found
+
+        found = np.concatenate(self.gather(find), axis=1)
+        if found[-1].any():
+            raise InputError(
+                f"without a perturbation, {np.count_nonzero(found[-1])} of {len(self.hidden)} examples have logits "
+                "that are NaN or infinite; look for divergence in the network's weights"
+            )
+        return {level: found[level] for level in doubtful if found[level].any()}
 
     def _classes(
         self, perturbations: Perturbations, shift: Doubles | None = None
@@ -323,12 +383,14 @@ class _TwoLayerBlock(base.Block):
 
     def under(self, perturbation: AnyPerturbation) -> tuple[Floats, Floats]:
         """Return activations and logits under a perturbation."""
-        changed = self._evaluator._changed(perturbation, self.rows, self._z, self.activations)
+        with np.errstate(over="ignore", invalid="ignore"):  # logits that aren't finite are counted
+            changed = self._evaluator._changed(perturbation, self.rows, self._z, self.activations)
         return changed, self._logits(changed)
 
     def _logits(self, activations: Floats) -> Floats:
         w2, b2 = self._evaluator.readout
-        return np.asarray(activations @ w2.T + b2)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(activations @ w2.T + b2)
 
 
 class _Tally:
@@ -341,6 +403,7 @@ class _Tally:
         if evaluator.labels is None and not {"accuracy", "cross_entropy"}.isdisjoint(names):
             raise InputError("accuracy and cross-entropy need labels, but there are none; give y")
         self._predictions = np.empty((levels, self._shape[1]), np.uint16) if "prediction" in names else None
+        self._not_finite = np.zeros(levels, np.int64)
         self._sums: defaultdict[str, Doubles] = defaultdict(lambda: np.zeros(self._shape[0]))
         self._values: defaultdict[str, npt.NDArray[np.floating]] = defaultdict(
             lambda: np.empty(self._shape, np.float32)
@@ -358,6 +421,11 @@ class _Tally:
             self._sums[prefix + name] += numpy_metrics.matches(classes, references[name])
             if self._keep:
                 self._values[prefix + name][:, rows] = classes == references[name]
+
+    def add_not_finite(self, not_finite: Mapping[int, npt.NDArray[np.bool_]]) -> None:
+        """Add the examples whose logits can't be ranked, (N,), under some perturbations."""
+        for level, items in not_finite.items():
+            self._not_finite[level] = np.count_nonzero(items)
 
     def add_logits(
         self, prefix: str, perturbations: Perturbations, shift: Doubles | None, block: base.Block
@@ -388,10 +456,17 @@ class _Tally:
             unperturbed={name: float(levels[-1]) for name, levels in means.items()},
             examples=count,
             items=count,
+            not_finite=self._not_finite,
             values={name: levels[:-1] for name, levels in self._values.items()},
             positions=positions,
-            predictions=self._predictions,
+            predictions=self._ranked_predictions(),
         )
+
+    def _ranked_predictions(self) -> Classes | None:
+        """Return the predictions, with -1 where logits can't be ranked."""
+        if self._predictions is None or not self._not_finite.any():
+            return self._predictions
+        return np.where(self._predictions == NO_CLASS, -1, self._predictions.astype(np.int32))
 
 
 class _Algebra:

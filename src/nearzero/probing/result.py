@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from nearzero.analysis.sweep import NOT_FINITE
 from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES, Scores
 from nearzero.evaluators.plan import LayerPlan
@@ -34,7 +35,8 @@ class ProbeResult:
         response: a Dataset on (layer, family, level). For each metric: its mean over the items (examples, or
             tokens that count), NaN where a family doesn't have a level; and `unperturbed_<metric>`. For each
             layer: `units`, `dead_units`, `activation`, `unit_axis`, `method` (how the logits were computed),
-            `reason` (why the suffix couldn't be used), `offset` and `range` (the conduct). With `keep_items`
+            `reason` (why the suffix couldn't be used), `offset` and `range` (the conduct). `not_finite`, if
+            logits are NaN or infinite anywhere: how many items have such logits. With `keep_items`
             also `<metric>_items` on (layer, family, level, item), and `sequence` and `token` of each item.
         at_displacements: with a `design`, the responses at matched displacement, see `matched`; else None.
 
@@ -76,16 +78,18 @@ class ProbeResult:
 
     @property
     def notes(self) -> list[str]:
-        """Return what restricts the numbers: layers run by full passes, and those with dead units."""
-        full, dead = [], []
+        """Return what restricts the numbers: logits that aren't finite, layers run by full passes, and dead units."""
+        lost, full, dead = [], [], []
         for name in self.layers:
             layer = self.response.sel(layer=name)
             reason, count = layer.reason.item(), layer.dead_units.item()
+            if counted := _not_finite(layer):
+                lost.append(f"{name}: logits are NaN or infinite {counted}, which count as wrong")
             if reason:
                 full.append(f"{name}: full forward pass at every level, since {reason}")
             if count:
                 dead.append(f"{name}: {count} of {layer.units.item()} units are dead and left alone")
-        return [*full, *dead]
+        return [*lost, *full, *dead]
 
     def summary(self) -> list[dict[str, str]]:
         """Return a row of texts for each layer: its properties, and the most extreme response of each family."""
@@ -100,6 +104,8 @@ class ProbeResult:
                 "dead": f"{layer.dead_units.item():,}",
                 "by": str(layer.method.item()),
             }
+            if "not_finite" in data:
+                row["not finite"] = _not_finite(layer)
             for family in map(str, data.family.values):
                 curve = layer[metric].sel(family=family).dropna("level")
                 row[family] = ""
@@ -176,7 +182,17 @@ class ProbeResult:
             raise InputError(f"{path} can't be read ({error}); probe again") from error
         if response.attrs.get("format") != FORMAT:
             raise InputError(f"{path} isn't the result of a probe (format {response.attrs.get('format')!r})")
+        # a file holds a list of one text as a text
+        response.attrs["metrics"] = [str(name) for name in np.atleast_1d(response.attrs["metrics"])]
         return cls(response, matched)
+
+
+def _not_finite(layer: xr.Dataset) -> str:
+    """Return for how many items of a layer, at how many levels, logits aren't finite; "" if all are."""
+    if "not_finite" not in layer or not (counts := layer.not_finite.values)[counts > 0].size:
+        return ""
+    levels = np.count_nonzero(counts > 0)
+    return f"at {levels} level{'s' if levels > 1 else ''}, for up to {int(np.nanmax(counts)):,} items"
 
 
 def _as_text(metric: str, value: float) -> str:
@@ -221,6 +237,9 @@ def dataset(responses: Sequence[LayerResponse], model: str) -> xr.Dataset:
         return full
 
     data: dict[str, Any] = {}
+    if any(score.not_finite.any() for score in scores):
+        counts = [score.not_finite.astype(np.float64) for score in scores]
+        data["not_finite"] = (CURVE, on_axis(counts), NOT_FINITE)
     for name in metrics:
         data[name] = (CURVE, on_axis([score.means[name] for score in scores]))
         data[f"unperturbed_{name}"] = ((), scores[0].unperturbed[name])

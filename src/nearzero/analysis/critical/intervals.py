@@ -23,7 +23,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import elementwise
 
-from nearzero.evaluators.base import Integers, LayerEvaluator, LevelParameters, PinnedBlock, PinnedLogits
+from nearzero.evaluators.base import (
+    Integers,
+    LayerEvaluator,
+    LevelParameters,
+    PinnedBlock,
+    PinnedLogits,
+    not_finite_at,
+)
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.kernels.critical import walk
 from nearzero.perturbations.activations import Activation
@@ -171,10 +178,17 @@ def grid_of(family: Family, low: float, high: float, count: int) -> Doubles:
 
 
 def by_search(evaluator: LayerEvaluator, family: Family, ranges: Ranges, grid: Doubles) -> Intervals:
-    """Return the intervals of all items between the first and the last level of the grid."""
+    """Return the intervals of all items between the first and the last level of the grid.
+
+    Raises:
+        InputError: logits that are NaN or infinite.
+    """
     perturbations = [family.at(level, ranges) for level in grid]
     table = evaluator.scores(perturbations, ["prediction"]).predictions
     assert table is not None
+    not_finite = (table < 0).any(axis=1)
+    if not_finite.any():
+        raise not_finite_at(grid[not_finite])
     kind: type[np.unsignedinteger[Any]] = np.uint16 if table.max(initial=0) < 2**16 else np.uint32
 
     def find(block: PinnedBlock) -> Intervals:

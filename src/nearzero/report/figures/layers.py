@@ -192,7 +192,8 @@ def _number(value: float) -> str:
 
 
 def _spelled(name: str) -> str:
-    return name.replace("_", " ").replace("kl ", "KL ")
+    """Return a name as plain text for a figure, in which a dollar sign would begin a formula."""
+    return name.replace("_", " ").replace("kl ", "KL ").replace("$", r"\$")
 
 
 def _short(names: list[str]) -> list[str]:

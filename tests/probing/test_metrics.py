@@ -1,0 +1,305 @@
+"""Metrics of the user's own: their names, what they are given, and their way into a file and back."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import nearzero as nz
+
+X = torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
+Y = torch.randint(0, 3, (24,), generator=torch.Generator().manual_seed(2))
+LEVELS = {"scale": [0.5, 1.0, 2.0]}
+
+
+def model(outputs: int = 3, last: nn.Module | None = None) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, outputs)]
+    return nn.Sequential(*layers, *([] if last is None else [last]))
+
+
+def probed(module: nn.Module, data, metrics, **options) -> nz.ProbeResult:
+    return nz.probe(module, data, "1", families="scale", levels=LEVELS, metrics=metrics, **options)
+
+
+def top(logits, target, k):
+    return (logits.topk(k, 1).indices == target[:, None]).any(1)
+
+
+class Top:
+    def __init__(self, k):
+        self.k = k
+
+    def __call__(self, logits, target):
+        return top(logits, target, self.k)
+
+
+def named(name, k):
+    def function(logits, target):
+        return top(logits, target, k)
+
+    function.__name__ = name
+    return function
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("metrics", "name"),
+    [
+        ([partial(top, k=1), partial(top, k=3)], "partial"),
+        ([lambda z, t: z[:, 0], lambda z, t: z[:, 1]], "<lambda>"),
+        ([Top(1), Top(2)], "Top"),
+        ([named("top", 1), named("top", 2)], "top"),
+        (["accuracy", named("accuracy", 2)], "accuracy"),
+    ],
+    ids=["partials", "lambdas", "objects", "functions", "a known one"],
+)
+def test_two_metrics_of_one_name(metrics, name):
+    message = f"two metrics are called '{name}'; give a mapping, in which each has a name of its own"
+    for analysis in (nz.probe, nz.sweep, nz.matched):
+        with pytest.raises(nz.InputError, match=message):
+            analysis(model(), [(X, Y)], metrics=metrics)
+    both = probed(model(), (X, Y), dict(zip("ab", metrics, strict=True))).response
+    assert both.attrs["metrics"] == ["a", "b"]
+
+
+def test_a_metric_named_twice_counts_once():
+    assert probed(model(), (X, Y), ["accuracy", "accuracy"]).response.attrs["metrics"] == ["accuracy"]
+    network = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), "relu")
+    x = np.array([[2, 1], [1, 2], [5, 4], [4, 5]])
+    once, *others = (
+        nz.sweep(network, x, [0, 1, 0, 1], family="clip", metrics=metrics)
+        for metrics in ("accuracy", ["accuracy"] * 2, iter(["accuracy"]))
+    )
+    assert all(other.identical(once) for other in others)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "/", "top1/acc", "a\x00b", "a\nb", "a\x7f", "\ud800", "_nc4_non_coord_x"]
+)
+def test_names_that_a_file_cant_hold_are_refused_before_any_work(name):
+    class Untouchable(nn.Module):
+        def forward(self, x):
+            raise AssertionError("the model ran")
+
+    with pytest.raises(
+        nz.InputError, match=r"since a file can't hold this name; .* metrics=\{'name': \.\.\.\}$"
+    ):
+        nz.probe(Untouchable(), (X, Y), metrics={"agreement": "agreement", name: lambda logits, target: 0.0})
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", " ", "_a", "__a", "..", "1", "é", "a,b", 'a"b', "a\\b", "_FillValue", "$\\frac$"]
+)
+def test_other_names_go_into_a_file_and_back(name, tmp_path):
+    result = probed(model(), (X, Y), {name: lambda logits, target: logits[:, 0]}, keep_items=True)
+    again = nz.ProbeResult.open(result.save(tmp_path / "result"))
+    assert again.response.attrs["metrics"] == [name]
+    np.testing.assert_array_equal(again.response[name], result.response[name])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["displacement"],
+        ["side"],
+        ["predictions"],
+        ["a", "unperturbed_a"],
+        ["a", "a_items"],
+        ["a", "centred_a"],
+    ],
+)
+def test_names_that_a_result_has_itself(names):
+    metrics = {name: lambda logits, target: logits[:, 0] for name in names}
+    with pytest.raises(nz.InputError, match=f"'{names[-1]}', since the result uses this name already"):
+        nz.matched(model(), [(X, Y)], layer="1", metrics=metrics)
+
+
+def test_a_metric_called_prediction_isnt_the_predicted_class():
+    metrics = {
+        "prediction": lambda logits, target: logits[:, 0],
+        "other": lambda logits, target: logits[:, 0],
+    }
+    options = {"layer": "1", "family": "scale", "metrics": metrics}
+    curves = nz.sweep(model(), [(X, Y)], **options)
+    np.testing.assert_array_equal(curves.prediction, curves.other)
+    with pytest.raises(nz.InputError, match="'prediction' if predictions are kept; rename the metric"):
+        nz.sweep(model(), [(X, Y)], keep_predictions=True, **options)
+
+
+@pytest.mark.parametrize("own", [lambda logits, target: logits[:, 0], "agreement"])
+def test_a_metric_of_ones_own_may_have_the_name_of_a_known_one(own):
+    """On the two-layer backend, too, the name doesn't decide."""
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    expected = probed(network, (X, Y), {"other": own}, backend="model").response
+    for found in (
+        probed(network, (X, Y), {"accuracy": own}).response.isel(layer=0, family=0),
+        nz.sweep(network, X, Y, family="scale", levels=LEVELS["scale"], metrics={"accuracy": own}),
+    ):
+        np.testing.assert_allclose(found.accuracy, expected.other[0, 0], rtol=1e-6)
+
+
+# --- into a file and back ---
+
+
+@pytest.mark.parametrize("keep_items", [False, True])
+def test_one_metric_saved_and_opened(keep_items, tmp_path):
+    design = nz.Design(families=("shift",), targets=(0.1,), draws=1)
+    result = probed(model(), (X, Y), "accuracy", keep_items=keep_items, design=design)
+    again = nz.ProbeResult.open(result.save(tmp_path / "first"))
+    assert again.response.attrs["metrics"] == ["accuracy"]
+    assert again.headline == result.headline
+    assert again.summary() == result.summary()
+    assert again.notes == result.notes
+    assert again.matched.identical(nz.ProbeResult.open(again.save(tmp_path / "second")).matched)
+    again.plot("accuracy")
+    with pytest.raises(nz.InputError, match=r"measured were accuracy$"):
+        again.plot("agreement")
+    table = (tmp_path / "second" / "response.csv").read_text()
+    assert table == (tmp_path / "first" / "response.csv").read_text()
+
+
+# --- gradients and inference mode ---
+
+
+class Inferred(nn.Module):
+    """A model that computes in inference mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = model()
+
+    @torch.inference_mode()
+    def forward(self, x):
+        return self.body(x)
+
+
+def gradient(logits, target):
+    logits = logits.clone().requires_grad_()
+    (found,) = torch.autograd.grad(F.cross_entropy(logits, target, reduction="sum"), logits)
+    return found.norm(dim=1)
+
+
+def gradient_of_its_argument(logits, target):
+    F.cross_entropy(logits.requires_grad_(), target, reduction="sum").backward()
+    return logits.grad.norm(dim=1)
+
+
+def expected_gradient(logits, target):
+    return (logits.softmax(1) - F.one_hot(target, 3)).norm(dim=1)
+
+
+@pytest.mark.parametrize("made", [model, Inferred])
+def test_metrics_that_need_gradients(made):
+    metrics = {"plain": expected_gradient, "copy": gradient, "own": gradient_of_its_argument}
+    module = made()
+    name = "1" if made is model else "body.1"
+    response = nz.probe(module, (X, Y), name, families="scale", levels=LEVELS, metrics=metrics).response
+    for each in ("copy", "own"):
+        np.testing.assert_allclose(response[each], response.plain, rtol=1e-5)
+        np.testing.assert_allclose(response[f"unperturbed_{each}"], response.unperturbed_plain, rtol=1e-5)
+    assert all(weight.grad is None for weight in module.parameters())
+
+
+@pytest.mark.parametrize("made", [model, Inferred])
+def test_metrics_in_inference_mode(made):
+    @torch.inference_mode()
+    def greatest(logits, target):
+        return logits.amax(1)
+
+    def writes(logits, target):
+        with torch.inference_mode():
+            return logits.mul_(2)[:, 0]
+
+    name = "1" if made is model else "body.1"
+    metrics = {"inferred": greatest, "plain": lambda logits, target: logits.amax(1)}
+    response = nz.probe(made(), (X, Y), name, levels=LEVELS, families="scale", metrics=metrics).response
+    np.testing.assert_array_equal(response.inferred, response.plain)
+    with pytest.raises(nz.InputError, match="'writes' changes its logits in place"):
+        nz.probe(made(), (X, Y), name, levels=LEVELS, families="scale", metrics={"writes": writes})
+
+
+def test_a_metric_with_weights_may_leave_pytorch():
+    calibration = nn.Linear(3, 3)
+    metrics = {
+        "numpy": lambda logits, target: calibration(logits).numpy()[:, 0],
+        "torch": lambda logits, target: calibration(logits)[:, 0],
+    }
+    response = probed(model(), (X, Y), metrics).response
+    np.testing.assert_array_equal(response["numpy"], response["torch"])
+
+
+# --- models with one output ---
+
+
+@pytest.mark.parametrize("last", [None, nn.Flatten(0)], ids=["a column", "a number"])
+@pytest.mark.parametrize("batch_size", [24, 7])
+def test_a_metric_gets_one_output_as_it_is(last, batch_size):
+    module, target = model(1, last), 3 + X[:, 0]
+    shapes = set()
+
+    def error(output, target):
+        shapes.add(tuple(output.shape[1:]))
+        return (output.reshape(-1) - target) ** 2
+
+    response = probed(module, (X, target), {"error": error}, batch_size=batch_size, keep_items=True).response
+    assert shapes == {() if last else (1,)}
+    with torch.no_grad():
+        h = module[0](X)
+        for level in LEVELS["scale"]:
+            outputs = module[1:](level * h).reshape(-1)
+            found = response.error_items.sel(level=level).values[0, 0]
+            np.testing.assert_allclose(found, (outputs - target) ** 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("last", [None, nn.Flatten(0)], ids=["a column", "a number"])
+def test_each_metric_of_one_output_gets_its_own_form(last):
+    metrics = {
+        "accuracy": "accuracy",
+        "positive": lambda z, t: (z.reshape(-1) > 0) == t,
+        "loss": "cross_entropy",
+    }
+    metrics["bce"] = lambda z, t: F.binary_cross_entropy_with_logits(
+        z.reshape(-1), t.float(), reduction="none"
+    )
+    response = probed(model(1, last), (X, Y % 2), metrics).response
+    np.testing.assert_array_equal(response.accuracy, response.positive)
+    np.testing.assert_allclose(response.loss, response.bce, rtol=1e-5)
+
+
+def test_one_output_for_each_token():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.hidden, self.act, self.head = nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 1)
+
+        def forward(self, x):
+            return self.head(self.act(self.hidden(x)))
+
+    x = X.reshape(4, 6, 6)
+    metrics = {"output": lambda output, target: output[:, 0]}
+    with torch.no_grad():
+        expected = Tokens()(x).reshape(-1)
+    response = nz.probe(
+        Tokens(), x, "act", levels={"scale": [1.0]}, families="scale", metrics=metrics
+    ).response
+    np.testing.assert_allclose(response.output.item(), float(expected.mean()), rtol=1e-5)
+
+
+def test_one_output_with_its_mean_shift_taken_out():
+    design = nz.Design(families=("scale",), targets=(0.2,), draws=1)
+    metrics = {"output": lambda output, target: output.reshape(-1)}
+    second = {"output": lambda output, target: output[:, 1]}
+    two = nz.matched(model(1, nn.ZeroPad1d((1, 0))), [X], layer="1", metrics=second, design=design)
+    for last in (None, nn.Flatten(0)):
+        one = nz.matched(model(1, last), [X], layer="1", metrics=metrics, design=design)
+        np.testing.assert_allclose(one.centred_output, two.centred_output, rtol=1e-6)
+        assert not np.allclose(one.centred_output, one.output, equal_nan=True)
