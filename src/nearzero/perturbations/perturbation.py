@@ -83,18 +83,20 @@ class Perturbation:
         """Return True if y = x for every x."""
         return bool(np.all(self.scale == 1) and np.all(self.offset == 0) and np.all(self.clip == np.inf))
 
-    def per_unit(self, units: int) -> tuple[npt.NDArray[np.float32], ...]:
-        """Return scale, offset and clip as float32 arrays (units,), the form that the engines compute with.
+    def per_unit(self, units: int) -> npt.NDArray[np.float32]:
+        """Return scale, offset and clip, (3, units) float32, the form that the engines compute with.
 
         Raises:
             InputError: a parameter is an array of another length.
         """
-        values = [np.asarray(getattr(self, name)) for name in PARAMETERS]
-        for name, value in zip(PARAMETERS, values, strict=True):
-            if value.ndim and value.size != units:
-                raise InputError(f"{name} has {value.size} values, but the layer has {units} units")
+        parameters = np.empty((len(PARAMETERS), units), np.float32)
         with np.errstate(over="ignore"):  # a clip beyond float32 becomes +inf, which clips nothing
-            return tuple(np.broadcast_to(value, (units,)).astype(np.float32) for value in values)
+            for row, name in zip(parameters, PARAMETERS, strict=True):
+                value = np.asarray(getattr(self, name))
+                if value.ndim and value.size != units:
+                    raise InputError(f"{name} has {value.size} values, but the layer has {units} units")
+                row[:] = value
+        return parameters
 
     def then(self, other: Perturbation) -> Perturbation:
         """Return the single perturbation that equals this one followed by `other`.
