@@ -368,7 +368,7 @@ class _Replacements:
     def unmeasured(self) -> _Row:
         """Return the measurements of a case, as `measure` does, of a layer without parts: NaN."""
         shape = len(PARTS), 2 + len(self._plan.targets)
-        row = {name: np.full(shape, np.nan) for name in (*self.unperturbed, "t")}
+        row = {name: np.full(shape, np.nan) for name in (*self.unperturbed, "t", "not_finite")}
         alone = ("displacement", "zeros", "unchanged", "reach")
         return row | {name: np.full(len(PARTS), np.nan) for name in alone}
 
