@@ -18,7 +18,7 @@ from nearzero.support.threads import thread_count
 __all__ = ["read_record", "record_session"]
 
 # A session is a process, in which any number of a study's steps are done. Its key on disk is "sittings".
-STARTED = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+STARTED = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 RECORD = "provenance.json"
 PACKAGES = ("nearzero", "torch", "numpy", "numba", "scipy", "xarray", "h5netcdf", "safetensors")
 
