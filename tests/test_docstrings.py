@@ -1,4 +1,4 @@
-"""Docstrings: every public name has an example that runs, and each says what it returns or does."""
+"""Docstrings: their examples run, every public name has one, and each says what it returns or does."""
 
 from __future__ import annotations
 
@@ -6,30 +6,67 @@ import ast
 import doctest
 import importlib
 import inspect
+import pkgutil
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "nearzero"
 PUBLIC = ("nearzero", "nearzero.datasets", "nearzero.mechanisms")
+STATISTICS = (
+    "bands.simultaneous_band",
+    "bootstrap.crossed_bootstrap",
+    "differences.paired_differences",
+    "multiplicity.holm",
+    "paired.effect_size",
+    "paired.equivalence_test",
+    "paired.paired_t_test",
+    "paired.sign_flip_test",
+    "summaries.summarise",
+    "summaries.t_interval",
+)
 RIDDLES = ("What", "Who", "Whether", "Where", "How")
 
-NAMES = [
-    (module, name)
-    for module in PUBLIC
-    for name in importlib.import_module(module).__all__
-    if inspect.isclass(member := getattr(importlib.import_module(module), name)) or inspect.isfunction(member)
+DOCUMENTED = [
+    *(f"{module}.{name}" for module in PUBLIC for name in importlib.import_module(module).__all__),
+    *(f"nearzero.statistics.{name}" for name in STATISTICS),
 ]
+# Modules whose names aren't public, but which every package may use, and others that have examples to keep.
+MODULES = (
+    "errors",
+    "networks.initial",
+    "networks.modules",
+    "paper.peaks",
+    "paper.published",
+    "report.table",
+    "support.arrays",
+    "support.files",
+    "support.memory",
+    "support.threads",
+)
+WITH_EXAMPLES = {
+    ".".join(("nearzero", *path.relative_to(SOURCE).with_suffix("").parts))
+    for path in SOURCE.rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+}
 
 
-@pytest.mark.parametrize(("module", "name"), NAMES, ids=[".".join(each) for each in NAMES])
-def test_public_names_have_an_example(module: str, name: str) -> None:
-    member = getattr(importlib.import_module(module), name)
-    home = importlib.import_module(member.__module__)
-    examples = doctest.DocTestParser().get_doctest(member.__doc__, dict(vars(home)), name, home.__file__, 0)
-    assert examples.examples
-    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(examples)
-    assert not result.failed
+@pytest.mark.parametrize("module", sorted(WITH_EXAMPLES | {f"nearzero.{name}" for name in MODULES}))
+def test_examples_run(module: str) -> None:
+    """An example needs nothing but what it imports."""
+    failed, attempted = doctest.testmod(
+        importlib.import_module(module), globs={}, optionflags=doctest.ELLIPSIS
+    )
+    assert attempted
+    assert not failed
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_public_names_have_an_example(name: str) -> None:
+    member = pkgutil.resolve_name(name)
+    if inspect.isclass(member) or inspect.isfunction(member):
+        assert doctest.DocTestParser().get_examples(member.__doc__ or "")
+        assert member.__module__ in WITH_EXAMPLES
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))

@@ -29,6 +29,7 @@ def did_you_mean(name: object, names: Iterable[str]) -> str:
     """Return a hint that names the nearest of `names`, for a message; "" if none is near. Case is ignored.
 
     Example:
+        >>> from nearzero.errors import did_you_mean
         >>> did_you_mean("ReLu", ["relu", "abs"])
         "did you mean 'relu'? "
         >>> did_you_mean("softmax", ["relu", "abs"])
@@ -46,6 +47,7 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
         InputError: `value` isn't among `choices`.
 
     Example:
+        >>> from nearzero.errors import check_choice
         >>> check_choice("side", "post", ("pre", "post"))
         >>> check_choice("side", "pots", ("pre", "post"))
         Traceback (most recent call last):

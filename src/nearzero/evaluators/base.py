@@ -216,6 +216,7 @@ class LayerEvaluator(ABC):
         labels: (N,), of a layer with a readout; else None, since labels then come with the batches.
 
     Example:
+        >>> from nearzero.evaluators.base import LayerEvaluator
         >>> import nearzero as nz
         >>> import numpy as np
         >>> from nearzero.evaluators.two_layer import TwoLayerEvaluator

@@ -34,6 +34,7 @@ def initial_stack(
         InputError: an unknown activation.
 
     Example:
+        >>> from nearzero.networks.initial import initial_stack
         >>> stack = initial_stack([0, 1], "relu", inputs=64, units=16, classes=10)
         >>> len(stack), stack.w1.shape, stack[1].activation
         (2, (2, 16, 64), 'relu')

@@ -34,7 +34,10 @@ class PerturbationLayer(nn.Module):
         InputError: the perturbation is for another number of units.
 
     Example:
-        >>> layer = PerturbationLayer(Perturbation(scale=2.0, clip=3.0), units=2)
+        >>> import torch
+        >>> import nearzero as nz
+        >>> from nearzero.networks.modules import PerturbationLayer
+        >>> layer = PerturbationLayer(nz.Perturbation(scale=2.0, clip=3.0), units=2)
         >>> layer(torch.tensor([[1.0, 2.0]])).tolist()
         [[2.0, 3.0]]
     """
@@ -75,6 +78,7 @@ def activation_module(name: str) -> nn.Module:
         InputError: no activation has that name.
 
     Example:
+        >>> from nearzero.networks.modules import activation_module, activation_name
         >>> activation_module("gelu")
         GELU(approximate='none')
         >>> activation_name(activation_module("gelu"))

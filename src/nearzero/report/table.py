@@ -35,6 +35,7 @@ class Number:
     """A finite number, and how it is printed.
 
     Example:
+        >>> from nearzero.report.table import Number
         >>> str(Number(98.3349)), str(Number(0.126, signed=True)), str(Number(-0.004))
         ('98.33', '+0.13', '0.00')
     """

@@ -29,6 +29,7 @@ def as_array(value: Any, name: str) -> npt.NDArray[Any]:
         InputError: the value can't be an array: it is ragged, or a tensor without data.
 
     Example:
+        >>> from nearzero.support.arrays import as_array
         >>> as_array([[1, 2], [3, 4]], "labels").shape
         (2, 2)
         >>> as_array([[1], [2, 3]], "labels")
@@ -54,6 +55,7 @@ def as_numbers(value: Any, name: str) -> npt.NDArray[Any]:
         InputError: the array holds something else: complex numbers, text, objects.
 
     Example:
+        >>> from nearzero.support.arrays import as_numbers
         >>> as_numbers([True, False], "mask").dtype.name
         'bool'
         >>> as_numbers(["a"], "labels")

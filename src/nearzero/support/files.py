@@ -92,7 +92,9 @@ def atomic(path: Path) -> Iterator[Path]:
         InputError: the operating system refused (no space, no permission, ...).
 
     Example:
+        >>> from pathlib import Path
         >>> import tempfile
+        >>> from nearzero.support.files import atomic
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "results.txt"
         ...     with atomic(path) as temporary:

@@ -31,6 +31,7 @@ def memory_limit(requested: int | str | None = None) -> int:
         InputError: the value is neither a number of bytes nor such a text, or is less than 16 MB.
 
     Example:
+        >>> from nearzero.support.memory import memory_limit
         >>> memory_limit("500 MB"), memory_limit("2 GiB") == 2 * 2**30
         (500000000, True)
         >>> memory_limit("1 MB")
@@ -51,6 +52,7 @@ def memory_text(size: float) -> str:
     """Return a number of bytes as a readable text.
 
     Example:
+        >>> from nearzero.support.memory import memory_text
         >>> memory_text(16_000_000), memory_text(3.5e9)
         ('16 MB', '3.5 GB')
     """

@@ -30,6 +30,7 @@ def thread_count(requested: int | None = None) -> int:
         InputError: the request isn't a whole number of at least 1.
 
     Example:
+        >>> from nearzero.support.threads import thread_count
         >>> thread_count(2)
         2
         >>> thread_count(0)
@@ -72,6 +73,7 @@ def parallel(function: Callable[[Item], Result], items: Iterable[Item], threads:
     could deadlock.
 
     Example:
+        >>> from nearzero.support.threads import parallel
         >>> parallel(abs, [-1, 2, -3], threads=2)
         [1, 2, 3]
     """
