@@ -333,7 +333,7 @@ def saved_whole(name):
         (
             lambda name: torch.save({"0.weight": torch.ones(8, 6), "z": torch.ones(2)}, name),
             "w.pt",
-            "the file lacks 0.bias, 2.weight, 2.bias and 3 more; the model has no z",
+            "the file lacks 0.bias, 2.weight, 2.bias and 2 more; the model has no z",
         ),
     ],
 )

@@ -75,6 +75,13 @@ class Picky(nn.Module):
         assert float(y.detach().abs().max()) < 1.5, "too large"  # picky
         return y
 
+class Nowhere(Net):  # nowhere
+    def forward(self, x):
+        return self.layers(x.relu()).to("meta" if len(x) == 5 else "cpu")
+
+def sparse():  # sparse
+    return [batch(), (torch.eye(5, 6).to_sparse(), torch.zeros(5).long())]
+
 class Items(Dataset):
     def __len__(self):
         return 12
@@ -193,6 +200,25 @@ def test_data_that_cant_be_collated(folder, capsys):
     assert err.endswith(f"(data: users_own.py, line {line_of('objects')})\n")
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "message", "comment"),
+    [
+        (
+            "Nowhere",
+            "two",
+            "the model's response to a batch of float32 (5, 6) can't be measured: ",
+            "nowhere",
+        ),
+        ("build", "sparse", "the model's response to the data can't be measured: ", "sparse"),
+    ],
+)
+def test_what_cant_be_measured_isnt_a_bug(model, data, message, comment, folder, capsys):
+    code, _, err = probed(capsys, model, data)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+    assert f"users_own.py, line {line_of(comment)}" in err
+
+
 def test_a_broken_file(folder, capsys):
     (folder / "users_broken.py").write_text("x = 1\ndef build(:\n")
     code, _, err = run(capsys, "layers", "users_broken.py:build", "--data", "digits")
@@ -238,6 +264,7 @@ def as_program(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["users_own.py", "below/users_own.py"])
 def test_model_and_data_of_one_file_with_spawned_workers(path, folder):
     if "/" in path:
@@ -247,6 +274,7 @@ def test_model_and_data_of_one_file_with_spawned_workers(path, folder):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_an_error_in_a_spawned_worker(folder):
     done = as_program(folder, "users_own.py:build", "--data", "users_own.py:spawned_bad")
     assert done.returncode == 2

@@ -16,6 +16,7 @@ from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.networks import TwoLayer, as_network
 from nearzero.networks.pixels import Pixels
 from nearzero.support.arrays import as_array
+from nearzero.support.users import running
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,7 +153,8 @@ def evaluators_of(
 
     _check_backend(backend)
     tried = backend != "model" and _in_both_backends(metrics or ())
-    two_layer = _two_layer(session, threads) if tried else None
+    with running("the model's response to the data can't be measured"):
+        two_layer = _two_layer(session, threads) if tried else None
     evaluators: list[LayerEvaluator] = []
     for layer in session.layers:
         if two_layer is not None and _is_hidden(layer, two_layer.hidden.network.activation):

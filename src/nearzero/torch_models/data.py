@@ -223,7 +223,8 @@ class MemoryBudget:
             rows = self.rows(batch) if batch.divisible else len(batch)
             block = batch if rows >= len(batch) else batch.take(slice(first, first + rows))
             try:
-                work(block)
+                with running(f"the model's response to a batch of {block.describe()} can't be measured"):
+                    work(block)
                 first += len(block)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
