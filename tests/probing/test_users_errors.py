@@ -310,6 +310,7 @@ def test_a_file_beside_another_and_one_of_the_same_name(folder, capsys):
     )
     names = ("below/users_own.py:build", "--data", "users_own.py:two")
     assert run(capsys, "probe", *names, "--levels", 2, "-q") == (0, "", "")
+    assert Path(sys.modules["users_own"].__file__ or "").parent.name == "below"
 
 
 # --- weights, as they are told --------------------------------------------------------------------------------------

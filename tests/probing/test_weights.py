@@ -101,6 +101,13 @@ def test_tied_by_a_view(tmp_path: Path) -> None:
     assert bool((net[1].weight == 2).all())
 
 
+def test_a_part_of_the_memory_isnt_all_of_it(tmp_path: Path) -> None:
+    net = nn.ModuleList([nn.Linear(4, 3, bias=False), nn.Linear(4, 2, bias=False)])
+    net[1].weight = nn.Parameter(net[0].weight.detach()[:2])
+    torch.save({"1.weight": torch.ones(2, 4)}, tmp_path / "net.pt")
+    assert "the file lacks 0.weight" in refusal(net, tmp_path / "net.pt")
+
+
 @pytest.mark.parametrize("suffix", ["pt", "pth", "bin", "ckpt"])
 @pytest.mark.parametrize("key", ["model_state_dict", "model_state", "state_dict", "model", "net"])
 def test_checkpoints(saved: Net, net: Net, key: str, suffix: str, tmp_path: Path) -> None:
