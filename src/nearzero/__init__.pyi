@@ -33,6 +33,7 @@ from .perturbations.ranges import Ranges, UnitRange
 from .probing import ProbeResult, layers, probe
 from .study import Spec, Study, reproduce
 from .torch_models.layer import Layer
+from .torch_models.loading.fitting import LoadedWeights, load_weights
 
 __all__ = [
     "ACTIVATIONS",
@@ -51,6 +52,7 @@ __all__ = [
     "HiddenLayer",
     "InputError",
     "Layer",
+    "LoadedWeights",
     "Offset",
     "PermutedShift",
     "Perturbation",
@@ -75,6 +77,7 @@ __all__ = [
     "datasets",
     "displacement",
     "layers",
+    "load_weights",
     "make_family",
     "matched",
     "near_and_far",

@@ -141,6 +141,19 @@ def test_what_is_no_folder_is_said(tmp_path: Path):
     assert refusal("./x", data_dir="y") == "the data set ./x is a folder itself: leave out the data folder y"
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_folder_with_the_file_in_it_is_opened(tiny: Tiny, beside: bool, tmp_path: Path):
+    """Some archives unpack to such folders, with or without the files beside them."""
+    folder = tiny.write(tmp_path / "mine")
+    expected = load(str(folder))
+    path = folder / TRAIN_LABELS
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    (folder / TRAIN_LABELS.replace("-idx", ".idx") if beside else path / TRAIN_LABELS).write_bytes(content)
+    np.testing.assert_array_equal(load(str(folder)).train.labels, expected.train.labels)
+
+
 def test_only_a_regular_file_of_bearable_size_is_read(tiny: Tiny, tmp_path: Path):
     folder = tiny.write(tmp_path / "mine")
     path = folder / TRAIN_LABELS

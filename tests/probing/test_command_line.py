@@ -317,8 +317,8 @@ def saved_whole(name):
         (lambda name: Path(name).write_bytes(b""), "w.bin", "w.bin can't be read as weights"),
         (
             lambda name: Path(name).write_bytes(b""),
-            "w.ckpt",
-            "weights are read from .safetensors, .pt, .pth, .bin",
+            "w.h5",
+            "weights are read from .safetensors, .pt, .pth, .bin, .ckpt files; got w.h5",
         ),
         (
             lambda name: torch.save({"0.weight": torch.ones(2, 2)}, name),
@@ -331,9 +331,9 @@ def saved_whole(name):
             "don't fit the model: the file lacks 0.weight",
         ),
         (
-            lambda name: torch.save({**other_weights(), "z": torch.ones(2)}, name),
+            lambda name: torch.save({"0.weight": torch.ones(8, 6), "z": torch.ones(2)}, name),
             "w.pt",
-            "the model has no z",
+            "the file lacks 0.bias, 2.weight, 2.bias and 2 more; the model has no z",
         ),
     ],
 )

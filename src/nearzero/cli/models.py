@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from nearzero.cli.common import (
     DataDir,
@@ -17,6 +21,10 @@ from nearzero.cli.common import (
     result_folder,
     the_console,
 )
+from nearzero.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ()  # the functions are registered with the app
 
@@ -24,7 +32,8 @@ ModelName = Annotated[
     str, argument("MODEL", "package.module:function or file.py:function that builds the model.")
 ]
 Weights = Annotated[
-    Path | None, option("The model's weights: safetensors, or a state dict that PyTorch saved.")
+    Path | None,
+    option("The model's weights: safetensors, what PyTorch saved, an index of such files, or a folder."),
 ]
 DataName = Annotated[
     str,
@@ -38,14 +47,82 @@ SplitOption = Annotated[str, option("Of a data set: test or train.", True)]
 
 def _model_and_data(
     model: str, weights: Path | None, data: str, pixels: str, split: str, data_dir: str | None
-) -> tuple[Any, Any]:
-    """Return the model with its weights, and the data."""
-    from nearzero.torch_models.loading import build_model, load_data, load_weights
+) -> tuple[Any, Any, str]:
+    """Return the model with its weights, the data, and a line or more that says where the weights are from."""
+    from nearzero.torch_models.loading import build_model, load_data, load_weights, watch_loading
 
-    built = build_model(model)
+    with watch_loading() as loading:
+        built = build_model(model)
     if weights is not None:
-        load_weights(built, weights)
-    return built, load_data(data, pixels=pixels, split=split, data_dir=data_dir)  # type: ignore[arg-type]
+        told = str(load_weights(built, weights))
+    elif loading or not list(built.parameters()) or _is_pretrained(built):
+        told = f"weights: as {model} builds them"
+    else:
+        told = f"weights: random, as {model} builds them; --weights loads others"
+    source = load_data(data, pixels=pixels, split=split, data_dir=data_dir)  # type: ignore[arg-type]
+    return built, source, told
+
+
+def _is_pretrained(module: Any) -> bool:
+    """Return whether a module of Hugging Face was made from saved weights, by the name that it then keeps."""
+    parts = (getattr(part, "config", None) for part in module.modules())
+    return any(getattr(config, "_name_or_path", "") for config in parts)
+
+
+def _print_lines(console: Console, text: str) -> None:
+    """Print text of the user's as it is, each line whole."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _users_errors(model: str, data: str) -> Iterator[None]:
+    """Turn errors in a user's model or data into one line that names the user's own file and line.
+
+    With NEARZERO_DEBUG set, such an error passes as it is and shows its traceback.
+
+    Raises:
+        InputError: an error arose in a user's code.
+    """
+    try:
+        with warnings.catch_warnings():  # the error itself says it in one line
+            warnings.filterwarnings("ignore", message="Got pickle error")
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's code may raise anything, SystemExit included
+        explained = _explained(error, model, data)
+        if explained is None or (os.environ.get("NEARZERO_DEBUG") and not isinstance(error, InputError)):
+            raise
+        raise InputError(explained) from error
+
+
+def _explained(error: BaseException, model: str, data: str) -> str | None:
+    """Return an error in a user's code in one line; None if it arose elsewhere."""
+    from nearzero.support.users import failing_part, place, reason
+
+    part, where = failing_part(error), place(error)
+    if part is None and where is None:
+        return None
+    if where is None:
+        where = f"data: {_definition(data)}"
+        if part is not None and part.startswith("the model"):
+            where = f"model: {_definition(model)}; {where}"
+    if isinstance(error, InputError):
+        line = str(error)
+    else:
+        line = reason(error) if part is None else f"{part}: {reason(error)}"
+    return line if where in line else f"{line} ({where})"
+
+
+def _definition(name: str) -> str:
+    """Return a user's file and line in which a function or class is defined, by its name; else the name."""
+    from nearzero.support.users import defined_at
+    from nearzero.torch_models.loading import object_of
+
+    try:
+        return defined_at(object_of(name, "it")) or name
+    except InputError:
+        return name
 
 
 @app.command()
@@ -61,11 +138,17 @@ def layers(
     from nearzero.probing import layers as find_layers
 
     rows = []
-    for layer in find_layers(*_model_and_data(model, weights, data, pixels, split, data_dir)):
+    with _users_errors(model, data):
+        built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
+        found = find_layers(built, source)
+    for layer in found:
         shape = "x".join(("N", *map(str, layer.shape[1:])))
         row = (layer.name, layer.kind, layer.type, shape, str(layer.units), f"dim {layer.unit_axis}")
         rows.append((*row, layer.activation or "none"))
-    print_rows(the_console(), ("layer", "kind", "type", "shape", "units", "on", "activation"), rows)
+    console = the_console()
+    print_rows(console, ("layer", "kind", "type", "shape", "units", "on", "activation"), rows)
+    if weights is not None:
+        _print_lines(console, told)
 
 
 @app.command()
@@ -93,8 +176,12 @@ def probe(
     from nearzero.study.steps import reaching
 
     console = console_for(quiet)
-    with result_folder(out), counting(console, "probing", "examples") as count:
-        built, source = _model_and_data(model, weights, data, pixels, split, data_dir)
+    with (
+        result_folder(out),
+        _users_errors(model, data),
+        counting(console, "probing", "examples") as count,
+    ):
+        built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
         with reaching(device):
             built = built.to(device)
         families = family or ("offset", "scale", "clip")
@@ -107,6 +194,7 @@ def probe(
     if console is None:
         return
     console.print(result.headline, highlight=False, markup=False)
+    _print_lines(console, told)
     rows = result.summary()
     print_rows(console, rows[0], [row.values() for row in rows])
     for note in result.notes:

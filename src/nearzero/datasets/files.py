@@ -113,14 +113,19 @@ def file_kind(path: Path) -> str | None:
 
 
 def find_files(folder: Path, wanted: Sequence[str] = IDX_FILES) -> dict[str, Path]:
-    """Return the paths of the wanted files in a folder by name; each name has four spellings."""
+    """Return the paths of the wanted files in a folder by name.
+
+    Each name has four spellings, and may be that of a folder with the file in it, as some archives unpack.
+    """
     return {name: path for name in wanted if (path := _spelled(folder, name)) is not None}
 
 
 def _spelled(folder: Path, name: str) -> Path | None:
     dotted = name.replace("-idx", ".idx")
-    candidates = (folder / spelling for spelling in (name, dotted, f"{name}.gz", f"{dotted}.gz"))
-    return next((path for path in candidates if file_kind(path) is not None), None)
+    plain = [folder / spelling for spelling in (name, dotted, f"{name}.gz", f"{dotted}.gz")]
+    inner = [path / path.name for path in plain]
+    files = [path for path in (*plain, *inner) if file_kind(path) == "file"]
+    return next((path for path in (*files, *plain) if file_kind(path) is not None), None)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -16,6 +16,7 @@ from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.networks import TwoLayer, as_network
 from nearzero.networks.pixels import Pixels
 from nearzero.support.arrays import as_array
+from nearzero.support.users import running
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,7 +159,8 @@ def evaluators_of(
     # a metric of the user's own may have the name of another
     in_both = all(metric is METRICS.get(name) for name, metric in session.metrics.items())
     tried = backend != "model" and in_both
-    two_layer = _two_layer(session, threads) if tried else None
+    with running("the model's response to the data can't be measured"):
+        two_layer = _two_layer(session, threads) if tried else None
     evaluators: list[LayerEvaluator] = []
     for layer in session.layers:
         if two_layer is not None and _is_hidden(layer, two_layer.hidden.network.activation):

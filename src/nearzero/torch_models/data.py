@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nearzero.errors import InputError
 from nearzero.support.memory import memory_text
+from nearzero.support.users import running
 from nearzero.torch_models.batches import Batch, as_tensor, leaves
 from nearzero.torch_models.state import RandomStates
 
@@ -51,7 +53,8 @@ class BatchSource:
     ) -> None:
         self.dtype: torch.dtype | None = None
         self._read = read
-        self._items = _iterable(data, batch_size, limit)
+        with running("the data can't be read"):
+            self._items = _iterable(data, batch_size, limit)
         self._generators = _generators_of(self._items)
         self._start = RandomStates(self._generators)
         self._length: int | None = None
@@ -63,7 +66,7 @@ class BatchSource:
             InputError: the data hold no batches.
         """
         for item in self._one_pass():
-            return self._read(item, dtype)
+            return self._batch(item, dtype, 1)
         raise InputError("data hold no batches")
 
     def __iter__(self) -> Iterator[Batch]:
@@ -72,27 +75,32 @@ class BatchSource:
         Raises:
             InputError: there are no batches, or more or fewer than in the first pass.
         """
-        count = 0
+        batches = 0
         for item in self._one_pass():
-            count += 1
-            yield self._read(item, self.dtype)
+            batches += 1
+            yield self._batch(item, self.dtype, batches)
             del item  # frees it before the next is made
-        if not count or (self._length is not None and count != self._length):
+        if not batches or (self._length is not None and batches != self._length):
             raise InputError(
-                f"data gave {self._length or 'some'} batches at first and {count or 'none'} when read again; give "
+                f"data gave {self._length or 'some'} batches at first and {batches or 'none'} when read again; give "
                 "data that can be read several times: a DataLoader, a Dataset or a list of batches"
             )
-        self._length = count
+        self._length = batches
+
+    def _batch(self, item: Any, dtype: torch.dtype | None, number: int) -> Batch:
+        with running(f"batch {number} of the data can't be used"):
+            return self._read(item, dtype)
 
     def _one_pass(self) -> Iterator[Any]:
         """Yield the items; random draws of the data and those of the caller don't affect each other."""
         items, data_states = None, self._start
-        while True:
+        for number in count(1):
             caller_states = RandomStates(self._generators)
             data_states.restore()
             try:
-                items = iter(self._items) if items is None else items
-                item = next(items, END)
+                with running(f"batch {number} of the data can't be read"):
+                    items = iter(self._items) if items is None else items
+                    item = next(items, END)
                 data_states = RandomStates(self._generators)
             finally:
                 caller_states.restore()
@@ -219,7 +227,8 @@ class MemoryBudget:
             rows = self.rows(batch) if batch.divisible else len(batch)
             block = batch if rows >= len(batch) else batch.take(slice(first, first + rows))
             try:
-                work(block)
+                with running(f"the model's response to a batch of {block.describe()} can't be measured"):
+                    work(block)
                 first += len(block)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
+from nearzero.support.users import running
 from nearzero.torch_models.batches import Batch, summary, type_name
 
 __all__ = ["Model", "Output", "RandomStates", "as_module", "untouched"]
@@ -257,9 +258,10 @@ class Model:
         seed_all()
         if self.writes_inputs:
             batch = batch.copy()
-        with self.before.same_hooks():
-            output = self.module(*batch.arguments, **batch.keywords)
-        logits = self.output(output) if self.output is not None else _logits(output)
+        with running(f"the model fails on a batch of {batch.describe()}"):
+            with self.before.same_hooks():
+                output = self.module(*batch.arguments, **batch.keywords)
+            logits = self.output(output) if self.output is not None else _logits(output)
         if not isinstance(logits, Tensor) or not logits.is_floating_point() or not logits.ndim:
             raise InputError(
                 f"logits must be a tensor of floating-point numbers; got {summary(logits)}; give output=..., a "

@@ -1,0 +1,19 @@
+"""Models, weights and data by name, for the command line: `package.module:function`, files, data sets.
+
+Importing a module runs it, as `python -m` does. Weights and data are read as plain tensors, never unpickled.
+`objects` finds what a name says, `data` and `weights` read files, and `fitting` puts weights into a model.
+"""
+
+from nearzero.torch_models.loading.data import PixelScale, load_data
+from nearzero.torch_models.loading.fitting import LoadedWeights, load_weights
+from nearzero.torch_models.loading.objects import build_model, object_of, watch_loading
+
+__all__ = [
+    "LoadedWeights",
+    "PixelScale",
+    "build_model",
+    "load_data",
+    "load_weights",
+    "object_of",
+    "watch_loading",
+]

@@ -1,0 +1,133 @@
+"""Weights as files hold them: one file of tensors, a checkpoint around it, or several files with an index.
+
+Everything is read as plain tensors: safetensors, or `torch.load` with `weights_only=True`. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nearzero.errors import InputError
+from nearzero.torch_models.loading.objects import check_exists, with_article
+
+__all__ = ["SavedWeights", "read_weights"]
+
+SAFE = ".safetensors"
+SUFFIXES = (SAFE, ".pt", ".pth", ".bin", ".ckpt")
+INDEX = ".index.json"
+# the keys under which training code saves a state dict inside of a checkpoint
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedWeights:
+    """The weights in a file.
+
+    Attributes:
+        state: the state dict.
+        inside: the keys of the checkpoint that lead to it, joined by dots; "" if the file is the state dict.
+        beside: the other keys of the checkpoint.
+    """
+
+    state: dict[str, Any]
+    inside: str
+    beside: tuple[str, ...]
+
+
+def read_weights(path: Path) -> SavedWeights:
+    """Return the weights in a file, in the files that an index names, or in a folder with one of these.
+
+    Raises:
+        InputError: there are no weights, they can't be read, or the file holds more than tensors.
+    """
+    state: dict[str, Any] = _tensors(_in_folder(path) if path.is_dir() else path)
+    inside: list[str] = []
+    beside: list[str] = []
+    while (key := _wrapper(state)) is not None:
+        inside.append(key)
+        beside += [str(other) for other in state if other != key]
+        state = dict(state[key])
+    return SavedWeights({str(name): value for name, value in state.items()}, ".".join(inside), tuple(beside))
+
+
+def _wrapper(state: Mapping[str, Any]) -> str | None:
+    """Return the key of the state dict in a checkpoint: a usual one, or the only one that holds just tensors."""
+    usual = [key for key in WRAPPERS if isinstance(state.get(key), Mapping)]
+    if usual or any(isinstance(value, Tensor) for value in state.values()):
+        return usual[0] if usual else None
+    held = [key for key, value in state.items() if isinstance(value, Mapping) and _only_tensors(value)]
+    return held[0] if len(held) == 1 else None
+
+
+def _only_tensors(state: Mapping[str, Any]) -> bool:
+    return bool(state) and all(isinstance(value, Tensor) for value in state.values())
+
+
+def _in_folder(folder: Path) -> Path:
+    """Return the index or the file of weights in a folder; safetensors go before other files."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    indices = [name for name in names if name.endswith(INDEX)]
+    for found in (
+        [name for name in indices if name.endswith(f"{SAFE}{INDEX}")],
+        [name for name in names if name.endswith(SAFE)],
+        indices,
+        [name for name in names if name.endswith(SUFFIXES)],
+    ):
+        plain = [name for name in found if name.startswith("model.safetensors")]
+        if len(found) == 1 or len(plain) == 1:
+            return folder / (found if len(found) == 1 else plain)[0]
+        if found:
+            raise InputError(
+                f"{folder} holds several files of weights ({', '.join(found)}); name one of them"
+            )
+    raise InputError(f"{folder} holds no weights; they are read from {', '.join(SUFFIXES)} files")
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    """Return what one file holds, or all files that an index names."""
+    check_exists(path)
+    if path.name.endswith(INDEX):
+        return {name: value for part in _parts(path) for name, value in _tensors(part).items()}
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"weights are read from {', '.join(SUFFIXES)} files; got {path.name}")
+    try:
+        if path.suffix == SAFE:
+            return dict(load_file(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles, which are refused anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds more than tensors, and nothing is unpickled; save model.state_dict() alone, best as "
+            "safetensors"
+        ) from error
+    except Exception as error:  # bytes in no known format may lead to any error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} can't be read as weights ({reason})") from error
+    if not isinstance(state, Mapping):
+        raise InputError(f"{path} holds {with_article(state)}, not a state dict")
+    return dict(state)
+
+
+def _parts(index: Path) -> list[Path]:
+    """Return the files that an index names, each beside the index."""
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()), key=str)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} can't be read as an index of weights") from error
+    for file in files:
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(SUFFIXES):
+            raise InputError(f"{index} names {file!r}, which isn't a file of weights beside it")
+        if not (index.parent / file).is_file():
+            raise InputError(f"there is no file {index.parent / file}, which {index.name} names")
+    return [index.parent / file for file in files]
