@@ -38,7 +38,11 @@ from nearzero.training.train import NEVER
 
 __all__ = ["DeepJob", "GridJob", "Networks", "assembled", "grid_jobs", "measured"]
 
-KEPT = ("level", "displacement", "accuracy", "agreement", "unperturbed_accuracy", "dead_units", "reason")
+KEPT = (
+    *("level", "displacement", "accuracy", "agreement", "centred_accuracy", "unperturbed_accuracy"),
+    *("checked_level", "checked_accuracy", "unperturbed_checked_accuracy", "target_size", "checked"),
+    *("dead_units", "reason"),
+)
 BATCH = 2000  # examples of a deep network at a time
 
 
@@ -153,7 +157,8 @@ def measured(network: TwoLayer | nn.Sequential, examples: Examples, design: Desi
             layers = [matched(network, data, layer=name, batch_size=BATCH, design=design) for name in names]
         responses = xr.concat(layers, "layer", combine_attrs="drop_conflicts")
         responses = responses.assign_coords(layer=np.arange(1, len(names) + 1))
-    return responses[list(KEPT)].drop_attrs().assign_attrs(halves=responses.attrs["halves"])
+    kept = [name for name in KEPT if name in responses]
+    return responses[kept].drop_attrs().assign_attrs(halves=responses.attrs["halves"])
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ def grid_jobs(
     jobs = []
     for number in range(point.spec.runs):
         name = f"{spec.points.index(point):02d}-{activation}-{number:02d}"
-        design = spec.design(point.spec, number)
+        design = spec.design(point, activation, number)
         work = digest(
             [spec_digest(point.spec), spec.vary, point.value, spec.split, asdict(design), data.hashes, HALVES]
         )
@@ -216,8 +221,9 @@ def assembled(spec: GridSpec, jobs: Sequence[GridJob], measured: Results) -> xr.
                 rows.append([None if run is None else run.sel(layer=layer, drop=True) for run in runs])
                 numbered = layer if job.point.layers is not None else None
                 names.append(spec.name(job.activation, job.point, numbered))
-                coords.append((job.activation, str(job.point.value), int(layer)))
-        columns = zip(("activation", "value", "layer"), zip(*coords, strict=True), strict=True)
+                model = spec.name(job.activation, job.point)
+                coords.append((job.activation, str(job.point.value), int(layer), model))
+        columns = zip(("activation", "value", "layer", "model"), zip(*coords, strict=True), strict=True)
         return gathered(rows, names).assign_coords(
             {key: ("network", list(values)) for key, values in columns}
         )

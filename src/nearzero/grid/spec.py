@@ -104,7 +104,7 @@ class GridSpec(CheckedModel):
     vary: str
     values: tuple[StrictStr | StrictInt | StrictFloat, ...] = Field(min_length=1)
     split: Literal["train", "test"] = "test"
-    read: tuple[str, ...] = ("signed_shift",)
+    read: tuple[str, ...] = ("shift",)
     study: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -152,10 +152,13 @@ class GridSpec(CheckedModel):
         spec = resolve(settings=settings, origin=f"[study] with {self.vary} = {value!r}")
         return Point(_LABELS.get(self.vary, f"{self.vary.replace('_', ' ')} {{}}").format(value), value, spec)
 
-    def design(self, spec: Spec, run: int) -> Design:
-        """Return the design for one run: the deciding families and those in `read`, with own draws."""
-        families = tuple(dict.fromkeys((*spec.deciding, *self.read)))
-        return replace(spec.design_of(run), families=families)
+    def design(self, point: Point, network: str, run: int) -> Design:
+        """Return the design for one run of a network of a point: the deciding families and those in `read`.
+
+        Every run of every network of a grid has draws of its own.
+        """
+        families = tuple(dict.fromkeys((*point.spec.deciding, *self.read)))
+        return replace(point.spec.design_of(self.name(network, point), run), families=families)
 
     def name(self, network: str, point: Point, layer: int | None = None) -> str:
         """Return the name of a measured layer of a network: "ReLU, 64 units"; "Abs, 3 layers, layer 2"."""
