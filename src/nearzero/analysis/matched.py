@@ -419,6 +419,8 @@ class _MatchedHalves:
         They are NaN where a draw doesn't reach the displacement, or the size can't be measured.
         """
         targets = np.full((self.design.draws, len(self.design.targets)), np.nan)
+        if self.sizes is None:
+            return targets[0]
         for draw, family in enumerate(self.design.drawn(SIZED_BY, self.conduct)):
             matches = self._match(family, "above")
             reached = [match.reached for match in matches]
