@@ -32,7 +32,6 @@ import validation_tables
 from nearzero.analysis.matched import Design
 from nearzero.analysis.verdict import Rules, Verdict, costs, judge
 from nearzero.mechanisms import reference
-from nearzero.mechanisms.power import overall_findings
 from nearzero.mechanisms.studies import (
     Condition,
     as_responses,
@@ -84,7 +83,7 @@ MIXED = [
         share=share,
         strength=strength,
         families=("shift", *DEFAULT),
-        studies=100 if strength == 8 else 40,
+        studies=80 if strength == 8 else 30,
         runs=20 if strength == 8 else 10,
     )
     for strength in (8.0, 4.0, 16.0)
@@ -92,12 +91,12 @@ MIXED = [
     for share in (0.25, 0.5, 0.75)
 ]
 CHECKED = [
-    replace(each, families=DEFAULT, checked=True, studies=60 if each.strength == 8 else 40, runs=10)
+    replace(each, families=DEFAULT, checked=True, studies=30 if each.strength == 8 else 20, runs=10)
     for each in PLANTED
 ]
-ONE_FAMILY = Condition(mechanism="template", activation="relu", strength=6, null="one family", studies=40)
-CHANCE = Condition(mechanism="distance", activation="abs", null="chance labels", studies=40)
-COMMON = Condition(mechanism="template", activation="relu", strength=6, null="common draws", studies=20)
+ONE_FAMILY = Condition(mechanism="template", activation="relu", strength=6, null="one family", studies=20)
+CHANCE = Condition(mechanism="distance", activation="abs", null="chance labels", studies=30)
+COMMON = Condition(mechanism="template", activation="relu", strength=6, null="common draws", studies=10)
 CONDITIONS = [*PLANTED, ONE_FAMILY, CHANCE, COMMON, *CHECKED, *MIXED]
 
 
@@ -264,29 +263,38 @@ def counted(state: State, condition: Condition) -> dict[str, Any]:
     """Return the counts of findings of a condition, by rules and number of runs, mean and relative costs."""
     records = state.of(condition)
     studies = [records[number] for number in sorted(records)]
-    responses = [responses_of(each) for each in studies]
-    families = responses[0].family.values.tolist()
-    found = xr.concat([costs(each).isel(network=0) for each in responses], "study")
+    batches = list(batched([responses_of(each) for each in studies], condition.activation))
+    families = batches[0].family.values.tolist()
+    found = xr.concat([costs(each) for each in batches], "network")
+    whole = xr.concat([each.unperturbed_accuracy for each in batches], "network")
     out: dict[str, Any] = {
         "condition": asdict(condition),
         "cpu_seconds": round(sum(each["cpu_seconds"] for each in studies)),
-        "unperturbed": float(np.mean([each.unperturbed_accuracy for each in responses])),
+        "unperturbed": float(whole.mean()),
         "families": families,
-        "costs": found.mean(("study", "run")).transpose("family", "target").values.tolist(),
+        "costs": found.mean(("network", "run")).transpose("family", "target").values.tolist(),
         "verdicts": [],
     }
     for name, rules in RULES.items():
-        there = rules.measure in responses[0] and set(rules.distance) <= set(families)
+        there = rules.measure in batches[0] and set(rules.distance) <= set(families)
         if not there or (condition.checked and name != "default"):
             continue
         if not condition.checked:
             rules = replace(rules, checks=())
         for runs in (each for each in RUNS if each <= condition.runs):
-            verdicts = [judge(each.isel(run=slice(0, runs)), rules) for each in responses]
+            verdicts = [judge(each.isel(run=slice(0, runs)), rules) for each in batches]
             out["verdicts"].append({"rules": name, "runs": runs, **_counts(verdicts)})
     if condition in PLANTED:
-        out["relative_costs"] = relative(judge(each) for each in responses)
+        out["relative_costs"] = relative(judge(each) for each in batches)
     return out
+
+
+def batched(studies: Sequence[xr.Dataset], activation: str) -> Iterator[xr.Dataset]:
+    """Yield the responses of 50 studies at a time, each study as a network, which is a model of its own."""
+    for first in range(0, len(studies), 50):
+        batch = xr.concat(studies[first : first + 50], "network")
+        names = [f"study {first + number}" for number in range(batch.sizes["network"])]
+        yield batch.assign_coords(network=names, activation=("network", [activation] * len(names)))
 
 
 def relative(verdicts: Iterator[Verdict]) -> list[dict[str, Any]]:
@@ -305,26 +313,26 @@ def count_null(state: State, null: Null) -> dict[str, Any]:
     pool = xr.concat(found, "study").transpose("study", "run", "family", "target")
     rules = RULES[null.rules]
     pool = pool.sel(family=[*rules.distance, *rules.intensity])
-    whole = xr.DataArray(
-        np.ones((1, max(RUNS))), {"network": [null.condition.activation]}, ("network", "run")
-    )
+    whole = xr.DataArray(np.ones((1, max(RUNS))), dims=("network", "run"))
+    drawn = (null.study(pool, number) for number in range(null.studies))
+    plain = (own.drop_vars(["network", "run", "study"], errors="ignore") for own in drawn)
+    studies = [as_responses(own.expand_dims("network"), whole) for own in plain]
     out: dict[str, Any] = {"null": asdict(null), "pool": int(pool.sizes["study"] * pool.sizes["run"])}
-    verdicts = defaultdict(list)
-    for number in range(null.studies):
-        own = null.study(pool, number).drop_vars(["network", "run", "study"], errors="ignore")
-        responses = as_responses(own.expand_dims(network=whole.network.values), whole)
-        for runs in RUNS:
-            verdicts[runs].append(judge(responses.isel(run=slice(0, runs)), rules))
+    verdicts: dict[int, list[Verdict]] = {runs: [] for runs in RUNS}
+    for batch in batched(studies, null.condition.activation):
+        for runs, own in verdicts.items():
+            own.append(judge(batch.isel(run=slice(0, runs)), rules))
     out["verdicts"] = [{"rules": null.rules, "runs": runs, **_counts(own)} for runs, own in verdicts.items()]
     return out
 
 
 def _counts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Return the numbers of studies by overall finding; by outcome of each check; and of comparisons."""
-    findings = Counter(one.finding for each in verdicts for one in each.comparisons)
+    overall = Counter(verdict.finding(study) for verdict in verdicts for study in verdict.networks)
+    findings = Counter(one.finding for verdict in verdicts for one in verdict.comparisons)
     out: dict[str, Any] = {
-        "studies": len(verdicts),
-        "overall": overall_findings(verdicts),
+        "studies": overall.total(),
+        "overall": dict(sorted(overall.items())),
         "comparisons": dict(sorted(findings.items())),
     }
     if any(each.checks for each in verdicts):
@@ -337,11 +345,11 @@ def robustness(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     robust: Counter[str] = Counter()
     outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for verdict in verdicts:
-        (network,) = verdict.networks
-        for result in verdict.checked(network):
-            outcomes[result.check][result.outcome] += 1
-        if verdict.robustness(network) == "robust":
-            robust[verdict.finding(network)] += 1
+        for study in verdict.networks:
+            for result in verdict.checked(study):
+                outcomes[result.check][result.outcome] += 1
+            if verdict.robustness(study) == "robust":
+                robust[verdict.finding(study)] += 1
     return {"robust": dict(robust), "checks": {name: dict(each) for name, each in outcomes.items()}}
 
 
@@ -354,9 +362,8 @@ def job_of(state: State, task: Condition | Null) -> dict[str, Any]:
     if not path.exists():
         result = count_null(state, task) if isinstance(task, Null) else counted(state, task)
         path.write_text(json.dumps(result))
-    result = json.loads(path.read_text())
     print(f"counted {pool.name}{' (null)' * isinstance(task, Null)}", flush=True)
-    return result  # type: ignore[no-any-return]
+    return dict(json.loads(path.read_text()))
 
 
 def summary(state: State, workers: int) -> dict[str, Any]:
