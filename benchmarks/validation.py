@@ -383,24 +383,6 @@ def summary(state: State, workers: int) -> dict[str, Any]:
     }
 
 
-def bands(kept: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the bands of relative costs over all studies and strengths, for the package."""
-    ratios: defaultdict[tuple[str, str, str, float], list[float | None]] = defaultdict(list)
-    for result in kept["results"]:
-        condition = result["condition"]
-        for row in result.get("relative_costs", ()):
-            key = condition["mechanism"], condition["activation"], row["family"], row["target"]
-            ratios[key] += row["ratios"]
-    rows = []
-    for key, values in ratios.items():
-        defined = [value for value in values if value is not None]
-        low, median, high = np.percentile(defined, [5, 50, 95]).tolist() if defined else (None, None, None)
-        names = zip(("mechanism", "activation", "family", "target"), key, strict=True)
-        counts = {"studies": len(values), "defined": len(defined)}
-        rows.append(dict(names) | {"low": low, "median": median, "high": high} | counts)
-    return rows
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--state", type=Path, default=ROOT / "runs" / "validation", help="(runs/validation)")
@@ -421,7 +403,7 @@ def main() -> None:
             measure(state, options.workers)
         kept = summary(state, options.workers)
         KEPT.write_text(json.dumps(kept, indent=1) + "\n")
-        rows = "[\n " + ",\n ".join(map(json.dumps, bands(kept))) + "\n]\n"
+        rows = "[\n " + ",\n ".join(map(json.dumps, validation_tables.bands(kept["results"]))) + "\n]\n"
         reference.PATH.write_text(rows)
     kept = json.loads(KEPT.read_text())
     if options.write:
