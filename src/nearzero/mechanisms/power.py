@@ -163,7 +163,7 @@ def overall_findings(verdicts: Iterable[Verdict]) -> dict[str, int]:
 
 
 def _overall(verdict: Verdict) -> str:
-    return verdict.of(verdict.networks[0]).split(" (")[0] if verdict.networks else NO_COMPARISON
+    return verdict.finding(verdict.networks[0]) if verdict.networks else NO_COMPARISON
 
 
 def power(
