@@ -55,8 +55,8 @@ class Grid:
         >>> study = {"data": "digits", "runs": 2}
         >>> spec = nz.GridSpec(title="Width", vary="units", values=[16, 64], study=study)
         >>> grid = nz.Grid.create(f"{place.name}/width", spec)  # run() trains and measures
-        >>> nz.Grid.open(grid.folder).title
-        'Width; 2 runs each, 5,000 steps, batches of 256; test data'
+        >>> nz.Grid.open(grid.folder).title.split("; ")[2:]
+        ['2 runs each, 5,000 steps, batches of 256, learning rate 0.001', 'test data, 5 draws, r of a']
         >>> place.cleanup()
     """
 
@@ -107,11 +107,29 @@ class Grid:
 
     @property
     def title(self) -> str:
-        """Return a line with the grid's title, the training, and the data of the measurements."""
-        spec = self.spec.points[0].spec
+        """Return a line with the grid's title, the training, and how it was measured, without what varies.
+
+        r is the range of a unit, of its activation a or of its pre-activation z, by which levels are scaled.
+        """
+        specs = [point.spec for point in self.spec.points]
+        spec = specs[0]
         batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
-        training = f"{spec.runs} runs each, {spec.steps:,} steps, batches of {batch}"
-        return f"{self.spec.title}; {training}; {self.spec.split} data"
+        data = {"data": spec.data, "pixels": f"{spec.pixels} pixels", "units": f"{spec.units} units"}
+        training = {
+            "runs": "1 run each" if spec.runs == 1 else f"{spec.runs} runs each",
+            "steps": f"{spec.steps:,} steps",
+            "batch_size": f"batches of {batch}",
+            "learning_rate": f"learning rate {spec.learning_rate:g}",
+        }
+        draws = "1 draw" if spec.verdict_draws == 1 else f"{spec.verdict_draws} draws"
+        sides = sorted({"a" if each.range == "post" else "z" for each in specs})
+        parts = [
+            ", ".join(words for key, words in part.items() if key != self.spec.vary)
+            for part in (data, training)
+        ]
+        return "; ".join(
+            (self.spec.title, *parts, f"{self.spec.split} data, {draws}, r of {' or '.join(sides)}")
+        )
 
     @cached_property
     def responses(self) -> xr.Dataset:

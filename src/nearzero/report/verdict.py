@@ -18,6 +18,7 @@ __all__ = [
     "comparisons_table",
     "costs_table",
     "judged_tables",
+    "p_cell",
     "relative_table",
     "robust_table",
     "untrained_table",
@@ -111,9 +112,9 @@ def _comparison_row(row: Comparison, further: Sequence[Column]) -> tuple[Cell, .
         Number.of(row.intensity_cost),
         *_difference(row),
         Number.of(row.effect),
-        _p(row.p_adjusted),
-        *(_p(getattr(row, column.name)) for column in further),
-        _p(row.p_sign_flip),
+        p_cell(row.p_adjusted),
+        *(p_cell(getattr(row, column.name)) for column in further),
+        p_cell(row.p_sign_flip),
         _finding(row),
     )
 
@@ -132,7 +133,8 @@ def _finding(row: Comparison) -> str:
     return f"{row.finding} ({row.words})" if row.words else row.finding
 
 
-def _p(value: float | None) -> str | None:
+def p_cell(value: float | None) -> str | None:
+    """Return a p value as a cell; None if there is none."""
     return None if value is None else f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
 
 
@@ -210,7 +212,7 @@ def checks_table(verdict: Verdict, title: str) -> Table:
             *(RUNS, DIFFERENCE, INTERVAL, HOLM, FINDING),
         ),
         rows=tuple(
-            (*_place(row), name, row.n, *_difference(row), _p(row.p_adjusted), _finding(row))
+            (*_place(row), name, row.n, *_difference(row), p_cell(row.p_adjusted), _finding(row))
             for rows in zip(*sources.values(), strict=True)
             for name, row in zip(sources, rows, strict=True)
         ),
