@@ -30,7 +30,7 @@ from .perturbations.families import (
 )
 from .perturbations.perturbation import Perturbation
 from .perturbations.ranges import Ranges, UnitRange
-from .probing import ProbeResult, layers, probe
+from .probing import ProbeResult, judge_runs, layers, probe
 from .study import Spec, Study, reproduce
 from .torch_models.layer import Layer
 from .torch_models.loading.fitting import LoadedWeights, load_weights
@@ -76,6 +76,7 @@ __all__ = [
     "critical_levels",
     "datasets",
     "displacement",
+    "judge_runs",
     "layers",
     "load_weights",
     "make_family",

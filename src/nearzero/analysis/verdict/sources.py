@@ -8,11 +8,40 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import xarray as xr
 
+from nearzero.analysis.matched import SIZE_CHECKS, Design
 from nearzero.analysis.verdict.judge import Verdict, judge
 from nearzero.analysis.verdict.rules import Rules
 from nearzero.errors import InputError
+from nearzero.perturbations.families import FAMILIES
+from nearzero.perturbations.noise import NOISES
 
-__all__ = ["gathered", "verdict"]
+__all__ = ["REPORTED", "design_for", "gathered", "verdict"]
+
+REPORTED = ("shift", "noise")  # families that are measured and reported beside those that decide
+
+
+def design_for(rules: Rules, reported: Sequence[str] = REPORTED, **settings: Any) -> Design:
+    """Return the design that measures what rules and their checks need.
+
+    Args:
+        rules: the rules.
+        reported: families to be measured in addition to those that decide.
+        settings: other settings of `Design`, such as the number of draws.
+
+    Example:
+        >>> import nearzero as nz
+        >>> from nearzero.analysis.verdict import design_for
+        >>> design_for(nz.Rules(intensity=("gains",)), draws=2).families
+        ('shift', 'gains', 'signed_shift', 'noise')
+    """
+    deciding = {*rules.distance, *rules.intensity}
+    return Design(
+        families=tuple(name for name in (*FAMILIES, *NOISES) if name in {*deciding, *reported}),
+        targets=rules.targets,
+        checks=tuple(check for check in SIZE_CHECKS if check in rules.checks),
+        checked=tuple(name for name in FAMILIES if name in deciding) if rules.checks else (),
+        **settings,
+    )
 
 
 def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[str]) -> xr.Dataset:
