@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from nearzero.analysis.verdict import RelativeCost, Verdict
-from nearzero.report.figures.style import INK, PALE, add_notices, points, styled
+from nearzero.report.figures.style import INK, add_notices, points, styled
 from nearzero.report.results import display_name
 
 __all__ = ["Bands", "relative_figure"]
@@ -63,7 +63,7 @@ def relative_figure(
         for axes in panels[:, 0]:
             axes.set_ylabel("displacement (%)")
         drawn = [
-            mechanism for mechanism in _MECHANISMS if any(mechanism in own for own in own_bands.values())
+            mechanism for mechanism in _MECHANISMS if any(own.get(mechanism) for own in own_bands.values())
         ]
         figure.legend(handles=_legend(drawn), loc="outside upper center", ncols=4)
         figure.supxlabel("\n".join(lines), fontsize=6.0, color="#555555", x=0.01, ha="left")
@@ -114,7 +114,7 @@ def _point(axes: Axes, cost: RelativeCost, y: float, marker: str) -> None:
     """Draw the relative cost of the network with its interval, or say that it is undefined."""
     ratio = cost.ratio
     if ratio.ratio is None or ratio.low is None or ratio.high is None:
-        axes.text(1.06, y, "undefined", ha="left", va="center", fontsize=6.0, color=PALE)
+        axes.text(1.06, y, "undefined", ha="left", va="center", fontsize=6.0, color="#777777")
         return
     low, high = np.clip((ratio.low, ratio.high), *_EDGES)
     axes.plot([low, high], [y, y], color="white", linewidth=3.0, zorder=3)
