@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,17 @@ def responses(
         data["checked"] = (("family",), [name != "shift" for name in FAMILIES])
     coords = {"network": list(networks), "family": list(FAMILIES), "side": ["below", "above"]}
     return xr.Dataset(data, coords | {"target": list(TARGETS), **({"check": list(checks)} if checks else {})})
+
+
+@dataclass(frozen=True)
+class MadeUpBand:
+    """Satisfies `PlantedBand`."""
+
+    mechanism: str
+    family: str
+    target: float
+    low: float | None
+    high: float | None
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +193,12 @@ def test_the_costs_table_says_what_decides(judged: Verdict) -> None:
 
 
 def test_the_picture_has_each_relative_cost_between_the_bands(judged: Verdict) -> None:
-    bands = {"relu": {"distance": {"gains": {0.1: (0.3, 0.6), 0.3: (0.25, 40.0)}}, "template": {}}}
-    figure = relative_figure(judged, bands)
+    bands = [
+        MadeUpBand("distance", "gains", 0.1, 0.3, 0.6),
+        MadeUpBand("distance", "gains", 0.3, 0.25, 40.0),
+        MadeUpBand("distance", "cap", 0.3, None, None),
+    ]
+    figure = relative_figure(judged, {"relu": bands, "abs": [MadeUpBand("template", "cap", 0.3, 1.0, 2.0)]})
     panels = figure.axes
     assert [axes.get_title() for axes in panels] == ["", ""]
     assert [axes.get_title(loc="left") for axes in panels] == [

@@ -420,7 +420,7 @@ class _MatchedHalves:
         """
         targets = np.full((self.design.draws, len(self.design.targets)), np.nan)
         if self.sizes is None:
-            return targets[0]
+            return np.asarray(targets[0])
         for draw, family in enumerate(self.design.drawn(SIZED_BY, self.conduct)):
             matches = self._match(family, "above")
             reached = [match.reached for match in matches]

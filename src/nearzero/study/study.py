@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from itertools import compress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,12 +87,15 @@ class Study:
         Args:
             folder: the study's folder; it is made if it doesn't exist.
             preset: "quick" (the default) or "paper".
-            settings: keys and values of `Spec` that replace those of the preset.
+            settings: keys and values of `Spec` that replace those of the preset. A study that was begun before
+                keeps the rules of its verdict where they aren't given.
 
         Raises:
             InputError: the spec can't be used, or the folder holds something else or can't be written.
         """
-        return cls(Store.create(Path(folder), resolve(preset, settings)))
+        kept = Store.kept_rules(Path(folder))
+        given = dict(settings or {})
+        return cls(Store.create(Path(folder), resolve(preset, kept | given)))
 
     # --- the contents of the folder ---
 
@@ -317,19 +319,20 @@ class Study:
     def analyse(
         self,
         *,
-        near_far: bool = False,
         untrained: bool = False,
+        near_far: bool = False,
         data_dir: str | None = None,
         console: Console | None = None,
     ) -> Study:
         """Measure the networks at matched displacement, if that isn't done yet.
 
         Args:
-            near_far: True to also measure the effects near zero and far from it, see `parts`.
-            untrained: True to also measure the networks before their first step.
+            untrained: measure the networks before their first step as well.
+            near_far: measure the effects near zero and far from it as well.
             data_dir, console: as for `train`.
         """
-        groups = ("matched", *compress(("untrained", "parts"), (untrained, near_far)))
+        asked = {"matched": True, "untrained": untrained, "parts": near_far}
+        groups = tuple(group for group, wanted in asked.items() if wanted)
         return self._run_step(partial(analyse_networks, groups=groups), data_dir, console)
 
     def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
@@ -371,19 +374,19 @@ class Study:
     def judge(
         self,
         *,
-        near_far: bool = False,
         untrained: bool = False,
+        near_far: bool = False,
         data_dir: str | None = None,
         console: Console | None = None,
     ) -> Verdict:
         """Return the verdict, with its tables and figures written and printed; measure first if necessary.
 
         Args:
-            near_far, untrained: as for `analyse`; what is asked for is printed and written as a table too.
+            untrained, near_far: as for `analyse`; what is asked for is printed and written as a table too.
             data_dir, console: as for `train`.
         """
-        asked = {"near_far": near_far, "untrained": untrained}
-        judged = self.analyse(**asked, data_dir=data_dir, console=console).verdict()
+        self.analyse(untrained=untrained, near_far=near_far, data_dir=data_dir, console=console)
+        judged = self.verdict()
         further: list[Table] = []
         if untrained:
             further.append(untrained_table(judge(self.untrained, self.spec.rules), self.title))

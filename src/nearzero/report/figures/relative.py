@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,10 +14,27 @@ from nearzero.analysis.verdict import RelativeCost, Verdict
 from nearzero.report.figures.style import INK, add_notices, points, styled
 from nearzero.report.results import display_name
 
-__all__ = ["Bands", "relative_figure"]
+__all__ = ["PlantedBand", "relative_figure"]
 
-# (low, high) of planted networks' relative costs, by mechanism, family and displacement
-Bands = Mapping[str, Mapping[str, Mapping[float, tuple[float, float]]]]
+
+class PlantedBand(Protocol):
+    """The relative costs of networks with a planted mechanism."""
+
+    @property
+    def mechanism(self) -> str: ...  # noqa: D102
+
+    @property
+    def family(self) -> str: ...  # noqa: D102
+
+    @property
+    def target(self) -> float: ...  # noqa: D102
+
+    @property
+    def low(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def high(self) -> float | None: ...  # noqa: D102
+
 
 # Colour and hatching of a mechanism: blue for distance and red for intensity, as in figure 5.
 _MECHANISMS = {"distance": ("#0077BB", "////"), "template": ("#CC3311", "....")}
@@ -29,7 +46,7 @@ _EDGES = (-0.08, 16.0)  # relative costs beyond these are drawn at the edge, as 
 
 
 def relative_figure(
-    verdict: Verdict, bands: Mapping[str, Bands] | None = None, notices: Sequence[str] = ()
+    verdict: Verdict, bands: Mapping[str, Sequence[PlantedBand]] | None = None, notices: Sequence[str] = ()
 ) -> Figure:
     """Draw the relative cost of each family of intensity, with its interval: a row of panels for each network.
 
@@ -37,7 +54,7 @@ def relative_figure(
 
     Args:
         verdict: the verdict.
-        bands: by activation, the relative costs of planted networks.
+        bands: by activation, the relative costs of planted networks; those of other activations have none.
         notices: lines above the figure.
     """
     names, families = verdict.networks, verdict.rules.intensity
@@ -46,7 +63,7 @@ def relative_figure(
         height = 0.55 + 0.13 * len(lines) + len(names) * (0.62 + 0.25 * len(verdict.rules.targets))
         figure = Figure(figsize=(0.7 + 3.3 * len(families), height), layout="constrained")
         panels = figure.subplots(len(names), len(families), sharex=True, sharey=True, squeeze=False)
-        own_bands = {name: (bands or {}).get(verdict.activations.get(name, name), {}) for name in names}
+        own_bands = {name: (bands or {}).get(verdict.activations.get(name, name), ()) for name in names}
         for network, row in zip(names, panels, strict=True):
             for family, marker, axes in zip(families, _MARKERS, row, strict=False):
                 costs = [
@@ -63,7 +80,9 @@ def relative_figure(
         for axes in panels[:, 0]:
             axes.set_ylabel("displacement (%)")
         drawn = [
-            mechanism for mechanism in _MECHANISMS if any(own.get(mechanism) for own in own_bands.values())
+            mechanism
+            for mechanism in _MECHANISMS
+            if any(band.mechanism == mechanism for own in own_bands.values() for band in own)
         ]
         figure.legend(handles=_legend(drawn), loc="outside upper center", ncols=4)
         figure.supxlabel("\n".join(lines), fontsize=6.0, color="#555555", x=0.01, ha="left")
@@ -77,7 +96,11 @@ def _cannot_tell(verdict: Verdict) -> str:
 
 
 def _panel(
-    axes: Axes, costs: Sequence[RelativeCost], bands: Bands, targets: Sequence[float], marker: str
+    axes: Axes,
+    costs: Sequence[RelativeCost],
+    bands: Sequence[PlantedBand],
+    targets: Sequence[float],
+    marker: str,
 ) -> None:
     axes.set_xscale("function", functions=(_share, _ratio))
     axes.set_xlim(*_EDGES)
@@ -91,17 +114,18 @@ def _panel(
     axes.text(1.06, -0.62, "intensity costs more →", ha="left", va="center", fontsize=6.0)
     for cost in costs:
         row = list(targets).index(cost.target)
-        for mechanism in _MECHANISMS:
-            band = bands.get(mechanism, {}).get(cost.intensity, {}).get(cost.target)
-            if band is not None:
-                _bar(axes, band, row, mechanism)
+        for band in bands:
+            if (band.family, band.target) == (cost.intensity, cost.target):
+                _bar(axes, band, row)
         _point(axes, cost, row, marker)
 
 
-def _bar(axes: Axes, band: tuple[float, float], y: float, mechanism: str) -> None:
-    """Draw the band of a planted mechanism as a bar."""
-    colour, hatch = _MECHANISMS[mechanism]
-    low, high = np.clip(band, *_EDGES)
+def _bar(axes: Axes, band: PlantedBand, y: float) -> None:
+    """Draw the band of a planted mechanism as a bar, if it is defined."""
+    if band.low is None or band.high is None:
+        return
+    colour, hatch = _MECHANISMS[band.mechanism]
+    low, high = np.clip((band.low, band.high), *_EDGES)
     axes.barh(y, high - low, left=low, height=0.62, **_face(colour, hatch))
 
 
