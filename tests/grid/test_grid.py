@@ -180,7 +180,8 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
 
 def test_what_lies_in_its_folder(width: nz.Grid) -> None:
     found = {str(path.relative_to(width.folder)) for path in width.folder.rglob("*") if path.is_file()}
-    tables = {f"tables/{name}.{end}" for name in ("grid", "verdict", "costs") for end in ("md", "csv", "tex")}
+    names = ("grid", "verdict", "robust", "checks", "relative", "costs")
+    tables = {f"tables/{name}.{end}" for name in names for end in ("md", "csv", "tex")}
     files = {
         "grid.toml",
         "provenance.json",
@@ -196,7 +197,10 @@ def test_what_lies_in_its_folder(width: nz.Grid) -> None:
     assert table.count("\n| ReLU, ") == 2
     again = nz.Grid.open(width.folder)
     assert again.spec == width.spec
-    assert again.title == "units; 2 runs each, 80 steps, batches of 64; test data"
+    assert again.title == (
+        "units; digits, raw pixels; 2 runs each, 80 steps, batches of 64, learning rate 0.01; "
+        "test data, 2 draws, r of z"
+    )
 
 
 def test_another_spec_or_folder_is_refused(width: nz.Grid, tmp_path: Path) -> None:

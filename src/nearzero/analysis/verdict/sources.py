@@ -32,7 +32,7 @@ def design_for(rules: Rules, reported: Sequence[str] = REPORTED, **settings: Any
         >>> import nearzero as nz
         >>> from nearzero.analysis.verdict import design_for
         >>> design_for(nz.Rules(intensity=("gains",)), draws=2).families
-        ('shift', 'gains', 'signed_shift', 'noise')
+        ('shift', 'signed_shift', 'gains', 'noise')
     """
     deciding = {*rules.distance, *rules.intensity}
     return Design(
@@ -102,8 +102,8 @@ def verdict(
         >>> networks = [distance_network(task, np.random.default_rng(run)) for run in range(6)]
         >>> design = nz.Design(families=("signed_shift", "gains", "cap"), targets=(0.5,), draws=1)
         >>> runs = [nz.matched(network, task.x, task.y, design=design) for network in networks]
-        >>> nz.verdict(runs, nz.Rules(targets=(0.5,))).of("abs")  # they measure distances
-        'distance costs more (distance costs more 2; of 2)'
+        >>> nz.verdict(runs, nz.Rules(targets=(0.5,))).finding("abs")  # they measure distances
+        'distance costs more'
     """
     if isinstance(source, Judged):
         return source.verdict(rules)
