@@ -1,9 +1,10 @@
 """The rates of right and wrong verdicts, in studies of planted networks and of nulls.
 
 Every study is a function of its condition and its number, so the command can be stopped at any time and
-resumed: measurements are kept, one line per study, in the folder of `--state`. Then the verdicts are computed
-and counted, and written to results/validation.json, from which the tables of docs/validation.md are made
-(`validation_tables`). After a change of the package, begin with another folder.
+resumed: measurements are kept, one line per study, in the folder of `--state`, and so are counts. Studies are
+measured in rounds of all conditions. Then the verdicts are counted, and written to results/validation.json, from
+which the tables of docs/validation.md are made (`validation_tables`), and the bands of relative costs to
+src/nearzero/mechanisms/relative_costs.json. After a change of the package, begin with another folder.
 
     python benchmarks/validation.py [--state runs/validation] [--workers 2]   # measure, judge and count
     python benchmarks/validation.py --table                                   # print the tables
@@ -15,12 +16,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import subprocess
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -28,46 +31,129 @@ import xarray as xr
 import validation_tables
 from nearzero.analysis.matched import Design
 from nearzero.analysis.verdict import Rules, Verdict, costs, judge
+from nearzero.mechanisms import reference
 from nearzero.mechanisms.power import overall_findings
-from nearzero.mechanisms.studies import Condition, as_responses, dealt, study_responses
+from nearzero.mechanisms.studies import (
+    Condition,
+    as_responses,
+    dealt,
+    resampled,
+    shifted,
+    study_responses,
+)
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "results" / "validation.json"
-SEED = 20250  # of all draws: [SEED, the purpose, condition, study, run]
-DRAWS = 1  # instead of five, so costs of drawn families are noisier, and differences harder to detect
-RUNS = {"default": (6, 10, 20), "signed shift": (6, 10), "centred": (6, 10)}  # by rules
-MEASURES = ("accuracy", "centred_accuracy")
+SEED = 20260  # of all draws: [SEED, the condition, the purpose, study, run]
+DRAWS = 5
+RUNS = (6, 10, 20)
+VARIABLES = (
+    "accuracy",
+    "centred_accuracy",
+    "unperturbed_accuracy",
+    "checked",
+    "checked_accuracy",
+    "unperturbed_checked_accuracy",
+)
 DEFAULT = Condition(mechanism="distance", activation="abs").families
+ALL = ("shift", *DEFAULT, "noise")
 RULES = {
     "default": Rules(),
-    "signed shift": Rules(distance=("signed_shift",)),
-    "centred": Rules(measure="centred_accuracy"),
+    "earlier": Rules(distance=("shift",), test="difference", checks=()),
+    "difference test": Rules(test="difference", checks=()),
+    "distance = shift": Rules(distance=("shift",), checks=()),
+    "distance = noise": Rules(distance=("noise",), checks=()),
+    "centred accuracy": Rules(measure="centred_accuracy", checks=()),
 }
-
-
-BOTH = (*DEFAULT, "signed_shift")
-HEADLINE = [
-    Condition(mechanism="distance", activation="abs", families=BOTH),
-    Condition(mechanism="template", activation="relu", families=BOTH),
+PLANTED = [
+    Condition(
+        mechanism=mechanism,
+        activation=activation,
+        strength=strength,
+        families=ALL,
+        studies=300 if strength == 8 else 100,
+    )
+    for strength in (8.0, 4.0, 16.0)
+    for mechanism in ("distance", "template")
+    for activation in ("abs", "relu")
 ]
-CONDITIONS = [
-    *HEADLINE,
-    Condition(mechanism="template", activation="relu", strength=6, null="one family", studies=400, runs=10),
-    Condition(mechanism="distance", activation="relu", families=BOTH, studies=30, runs=10),
-    Condition(mechanism="template", activation="abs", families=BOTH, studies=30, runs=10),
-    Condition(mechanism="distance", activation="abs", null="chance labels", studies=100, runs=6),
+MIXED = [
+    Condition(
+        mechanism="mixed",
+        activation=activation,
+        share=share,
+        strength=strength,
+        families=("shift", *DEFAULT),
+        studies=100 if strength == 8 else 40,
+        runs=20 if strength == 8 else 10,
+    )
+    for strength in (8.0, 4.0, 16.0)
+    for activation in ("abs", "relu")
+    for share in (0.25, 0.5, 0.75)
+]
+CHECKED = [
+    replace(each, families=DEFAULT, checked=True, studies=60 if each.strength == 8 else 40, runs=10)
+    for each in PLANTED
+]
+ONE_FAMILY = Condition(mechanism="template", activation="relu", strength=6, null="one family", studies=40)
+CHANCE = Condition(mechanism="distance", activation="abs", null="chance labels", studies=40)
+COMMON = Condition(mechanism="template", activation="relu", strength=6, null="common draws", studies=20)
+CONDITIONS = [*PLANTED, ONE_FAMILY, CHANCE, COMMON, *CHECKED, *MIXED]
+
+
+@dataclass(frozen=True)
+class Null:
+    """A null whose studies have runs that are drawn from a pool of measured runs.
+
+    Attributes:
+        condition: the condition whose studies are the pool.
+        kind: "dealt", costs dealt to the families; "shifted", mean differences of an exact size.
+        pool: "study", the runs of one study, which is drawn; "all", those of all studies.
+        difference: the size, in points, of a shifted null.
+        rules: the name of the rules, one of `RULES`.
+    """
+
+    condition: Condition
+    kind: Literal["dealt", "shifted"]
+    pool: Literal["study", "all"] = "study"
+    difference: float = 0.0
+    rules: str = "default"
+
+    @property
+    def studies(self) -> int:
+        """Return the number of studies; fewer do for rules that aren't the default ones."""
+        return 1000 if self.rules == "default" else 200
+
+    def study(self, pool: xr.DataArray, number: int) -> xr.DataArray:
+        """Return the costs of one study, (run, family, target), from those of the pool, (study, run, ...)."""
+        generator = self.condition.generator(SEED, f"{self.kind} {self.pool} {self.difference:g}", number)
+        if self.pool == "study":
+            runs = pool.isel(study=generator.integers(pool.sizes["study"]))
+        else:
+            runs = pool.stack(every=("study", "run"), create_index=False).rename(every="run")
+        if self.kind == "dealt":
+            drawn = resampled(runs, generator, max(RUNS)).expand_dims(network=["one"])
+            return dealt(drawn, generator).isel(network=0)
+        return resampled(shifted(runs, self.difference, RULES[self.rules]), generator, max(RUNS))
+
+
+MARGIN = Rules().margin
+HEADLINE = PLANTED[:4]  # the conditions of strength 8
+NULLS = [
+    *(Null(each, "dealt") for each in (*HEADLINE, ONE_FAMILY)),
+    Null(CHANCE, "shifted"),
     *(
-        Condition(
-            mechanism=each.mechanism, activation=each.activation, strength=strength, studies=20, runs=10
-        )
+        Null(each, "shifted", pool, sign * MARGIN)
+        for pool in ("study", "all")
         for each in HEADLINE
-        for strength in (2, 4, 16)
+        for sign in (1, -1)
     ),
     *(
-        Condition(mechanism="mixed", activation="abs", share=share, studies=20, runs=10)
-        for share in (0.25, 0.5, 0.75)
+        Null(each, "shifted", "study", sign * MARGIN, rules)
+        for rules in ("earlier", "difference test")
+        for each in HEADLINE
+        for sign in (1, -1)
     ),
-    Condition(mechanism="template", activation="relu", strength=6, null="common draws", studies=20),
 ]
 
 
@@ -75,32 +161,52 @@ CONDITIONS = [
 
 
 def measured(condition: Condition, study: int) -> dict[str, Any]:
-    """Measure one study: return costs (run, family, target) by measure, and unperturbed accuracies."""
+    """Measure one study: return what a verdict needs of its responses."""
     begin = time.process_time()
     responses = study_responses(condition, study, seed=SEED, design=Design(draws=DRAWS))
-    found = {name: costs(responses, name) for name in MEASURES if name in responses}
+    own = responses[[name for name in VARIABLES if name in responses]].reset_coords(drop=True)
     return {
-        "condition": condition.name,
         "study": study,
-        **{name: each.isel(network=0).transpose("run", ...).values.tolist() for name, each in found.items()},
-        "unperturbed": responses.unperturbed_accuracy.isel(network=0).values.tolist(),
-        "families": responses.family.values.tolist(),
+        "variables": {name: [each.dims, each.values.tolist()] for name, each in own.items()},
+        "coordinates": {name: own[name].values.tolist() for name in own.coords},
         "cpu_seconds": time.process_time() - begin,
     }
 
 
+def responses_of(record: dict[str, Any], runs: int | None = None) -> xr.Dataset:
+    """Return the responses of the first runs of a study."""
+    variables = {
+        name: (dims, np.array(values, float)) for name, (dims, values) in record["variables"].items()
+    }
+    if "checked" in variables:
+        variables["checked"] = (variables["checked"][0], variables["checked"][1] > 0)
+    return xr.Dataset(variables, record["coordinates"]).isel(run=slice(0, runs))
+
+
 class State:
-    """The kept measurements: a file for each condition, a line for each study."""
+    """What is kept: a file for each condition, a line for each study; and the counts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def commit(self) -> str:
+        """Return the commit of the code that measured the first study."""
+        path = self.folder / "commit"
+        if not path.exists():
+            command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+            path.write_text(
+                subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            )
+        return path.read_text().strip()
+
     def path(self, condition: Condition) -> Path:
         """Return the file of a condition, named by a digest of all settings on which its studies depend."""
         settings = asdict(replace(condition, studies=1)) | {"seed": SEED, "draws": DRAWS}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        return self.folder / f"{condition.name.replace(', ', '_').replace(' ', '-')}-{digest}.jsonl"
+        return (
+            self.folder / f"{condition.name.replace(', ', '_').replace(' ', '-')}-{_digest(settings)}.jsonl"
+        )
 
     def of(self, condition: Condition) -> dict[int, dict[str, Any]]:
         """Return the studies of a condition, by number; truncated lines are left out, and measured again."""
@@ -116,113 +222,176 @@ class State:
         return studies
 
     def add(self, condition: Condition, record: dict[str, Any]) -> None:
-        with self.path(condition).open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        path = self.path(condition)
+        cut = path.exists() and not path.read_bytes().endswith(b"\n")
+        with path.open("a") as file:
+            file.write("\n" * cut + json.dumps(record) + "\n")
+
+    def counts(self, key: str) -> Path:
+        """Return the file of counts that depend on the key."""
+        return self.folder / f"counts-{_digest(key)}.json"
+
+
+def _digest(settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def rounds(state: State) -> Iterator[tuple[Condition, int]]:
+    """Yield the studies that are missing, a tenth of each condition after the other."""
+    missing = {each: sorted(set(range(each.studies)) - set(state.of(each))) for each in CONDITIONS}
+    for tenth in range(10):
+        for condition, studies in missing.items():
+            size = condition.studies / 10
+            yield from ((condition, one) for one in studies if tenth * size <= one < (tenth + 1) * size)
 
 
 def measure(state: State, workers: int) -> None:
     """Measure all missing studies."""
+    jobs = list(rounds(state))
+    print(f"{len(jobs)} studies to measure, by the code of {state.commit}", flush=True)
     with ProcessPoolExecutor(workers) as pool:
-        for condition in CONDITIONS:
-            missing = sorted(set(range(condition.studies)) - set(state.of(condition)))
-            jobs = [pool.submit(measured, condition, study) for study in missing]
-            for done, job in enumerate(as_completed(jobs), 1):
-                state.add(condition, job.result())
-                if done % 20 == 0 or done == len(jobs):
-                    print(f"{condition.name}: {done} of {len(jobs)}", flush=True)
+        waiting = {pool.submit(measured, *job): job[0] for job in jobs}
+        for done, job in enumerate(as_completed(list(waiting)), 1):
+            state.add(waiting.pop(job), job.result())
+            if done % 50 == 0 or done == len(jobs):
+                print(f"measured {done} of {len(jobs)} studies", flush=True)
 
 
 # --- judging and counting -----------------------------------------------------------------------------------
 
 
-def counted(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Return the counts of findings of a condition, by rules and number of runs, and mean costs."""
-    studies = [records[number] for number in range(condition.studies)]
+def counted(state: State, condition: Condition) -> dict[str, Any]:
+    """Return the counts of findings of a condition, by rules and number of runs, mean and relative costs."""
+    records = state.of(condition)
+    studies = [records[number] for number in sorted(records)]
+    responses = [responses_of(each) for each in studies]
+    families = responses[0].family.values.tolist()
+    found = xr.concat([costs(each).isel(network=0) for each in responses], "study")
     out: dict[str, Any] = {
         "condition": asdict(condition),
         "cpu_seconds": round(sum(each["cpu_seconds"] for each in studies)),
-        "unperturbed": float(np.mean([each["unperturbed"] for each in studies])),
-        "families": studies[0]["families"],
-        "costs": _mean([each["accuracy"] for each in studies]),
+        "unperturbed": float(np.mean([each.unperturbed_accuracy for each in responses])),
+        "families": families,
+        "costs": found.mean(("study", "run")).transpose("family", "target").values.tolist(),
         "verdicts": [],
     }
     for name, rules in RULES.items():
-        if rules.measure in studies[0] and set(rules.distance) <= set(studies[0]["families"]):
-            for runs in (each for each in RUNS[name] if each <= condition.runs):
-                verdicts = [judge(_again(each, rules, runs), rules) for each in studies]
-                out["verdicts"].append({"rules": name, "runs": runs, **_counts(verdicts)})
+        there = rules.measure in responses[0] and set(rules.distance) <= set(families)
+        if not there or (condition.checked and name != "default"):
+            continue
+        if not condition.checked:
+            rules = replace(rules, checks=())
+        for runs in (each for each in RUNS if each <= condition.runs):
+            verdicts = [judge(each.isel(run=slice(0, runs)), rules) for each in responses]
+            out["verdicts"].append({"rules": name, "runs": runs, **_counts(verdicts)})
+    if condition in PLANTED:
+        out["relative_costs"] = relative(judge(each) for each in responses)
     return out
 
 
-def deal_out(condition: Condition, records: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Return the counts for the null in which a planted study's costs are dealt to its families at random."""
-    out: dict[str, Any] = {
-        "condition": asdict(replace(condition, null="dealt", families=DEFAULT)),
-        "verdicts": [],
-    }
-    shuffled = []
-    for number in range(condition.studies):
-        responses = _again(records[number], Rules(), condition.runs)
-        found = costs(responses).sel(family=list(DEFAULT))
-        new = dealt(found, condition.generator(SEED, "dealt", number))
-        shuffled.append(as_responses(new, responses.unperturbed_accuracy))
-    for runs in (each for each in RUNS["default"] if each <= condition.runs):
-        verdicts = [judge(each.isel(run=slice(0, runs))) for each in shuffled]
-        out["verdicts"].append({"rules": "default", "runs": runs, **_counts(verdicts)})
+def relative(verdicts: Iterator[Verdict]) -> list[dict[str, Any]]:
+    """Return the relative costs in all studies, by family and displacement; None where undefined."""
+    ratios = defaultdict(list)
+    for verdict in verdicts:
+        for row in verdict.relative_costs:
+            ratios[row.intensity, row.target].append(row.ratio.ratio)
+    return [{"family": key[0], "target": key[1], "ratios": values} for key, values in ratios.items()]
+
+
+def count_null(state: State, null: Null) -> dict[str, Any]:
+    """Return the counts of a null."""
+    records = state.of(null.condition)
+    found = [costs(responses_of(records[number])).isel(network=0) for number in sorted(records)]
+    pool = xr.concat(found, "study").transpose("study", "run", "family", "target")
+    rules = RULES[null.rules]
+    pool = pool.sel(family=[*rules.distance, *rules.intensity])
+    whole = xr.DataArray(
+        np.ones((1, max(RUNS))), {"network": [null.condition.activation]}, ("network", "run")
+    )
+    out: dict[str, Any] = {"null": asdict(null), "pool": int(pool.sizes["study"] * pool.sizes["run"])}
+    verdicts = defaultdict(list)
+    for number in range(null.studies):
+        own = null.study(pool, number).drop_vars(["network", "run", "study"], errors="ignore")
+        responses = as_responses(own.expand_dims(network=whole.network.values), whole)
+        for runs in RUNS:
+            verdicts[runs].append(judge(responses.isel(run=slice(0, runs)), rules))
+    out["verdicts"] = [{"rules": null.rules, "runs": runs, **_counts(own)} for runs, own in verdicts.items()]
     return out
 
 
-def _mean(values: list[Any]) -> list[list[float | None]]:
-    """Average costs (study, run, family, target) over runs that reach the displacement; None if none does."""
-    array = np.array(values, dtype=float)
-    reached = np.isfinite(array).sum(axis=(0, 1))
-    total = np.nansum(array, axis=(0, 1))
-    return [
-        [t / n if n else None for t, n in zip(*row, strict=True)] for row in zip(total, reached, strict=True)
-    ]
-
-
-def _again(record: dict[str, Any], rules: Rules, runs: int) -> xr.Dataset:
-    """Return the first runs of a study as responses."""
-    network = {"network": [record["condition"].split(", ")[1]]}
-    coordinates = {**network, "family": record["families"], "target": list(rules.targets)}
-    values = np.array(record[rules.measure], dtype=float)[None, :runs]
-    found = xr.DataArray(values, coordinates, ("network", "run", "family", "target"))
-    whole = xr.DataArray(np.array(record["unperturbed"])[None, :runs], network, ("network", "run"))
-    return as_responses(found, whole, measure=rules.measure)
-
-
-def _counts(verdicts: list[Verdict]) -> dict[str, Any]:
-    """Return the number of studies by overall finding, and of those with any adjusted p below alpha."""
-    below = [
-        any(one.p_adjusted is not None and one.p_adjusted < each.rules.alpha for one in each.comparisons)
-        for each in verdicts
-    ]
+def _counts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return the numbers of studies by overall finding; by outcome of each check; and of comparisons."""
     findings = Counter(one.finding for each in verdicts for one in each.comparisons)
-    return {
+    out: dict[str, Any] = {
         "studies": len(verdicts),
         "overall": overall_findings(verdicts),
         "comparisons": dict(sorted(findings.items())),
-        "any_p_below_alpha": sum(below),
     }
+    if any(each.checks for each in verdicts):
+        out["robustness"] = robustness(verdicts)
+    return out
+
+
+def robustness(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return how many findings of a direction are robust, and by check, how many hold or turn."""
+    robust: Counter[str] = Counter()
+    outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for verdict in verdicts:
+        (network,) = verdict.networks
+        for result in verdict.checked(network):
+            outcomes[result.check][result.outcome] += 1
+        if verdict.robustness(network) == "robust":
+            robust[verdict.finding(network)] += 1
+    return {"robust": dict(robust), "checks": {name: dict(each) for name, each in outcomes.items()}}
+
+
+def job_of(state: State, task: Condition | Null) -> dict[str, Any]:
+    """Return the counts of a condition or a null, from the state if they are there."""
+    pool = task.condition if isinstance(task, Null) else task
+    rules = {name: asdict(each) for name, each in RULES.items()}
+    key = json.dumps([asdict(task), rules, sorted(state.of(pool)), SEED])
+    path = state.counts(key)
+    if not path.exists():
+        result = count_null(state, task) if isinstance(task, Null) else counted(state, task)
+        path.write_text(json.dumps(result))
+    result = json.loads(path.read_text())
+    print(f"counted {pool.name}{' (null)' * isinstance(task, Null)}", flush=True)
+    return result  # type: ignore[no-any-return]
 
 
 def summary(state: State, workers: int) -> dict[str, Any]:
     """Return the results to keep."""
-    records = {condition.name: state.of(condition) for condition in CONDITIONS}
     with ProcessPoolExecutor(workers) as pool:
-        jobs = [
-            *(pool.submit(counted, each, records[each.name]) for each in CONDITIONS),
-            *(pool.submit(deal_out, each, records[each.name]) for each in HEADLINE),
-        ]
-        results = [job.result() for job in jobs]
+        results, nulls = (
+            [pool.submit(job_of, state, task) for task in tasks] for tasks in (CONDITIONS, NULLS)
+        )
+        done = {"results": [job.result() for job in results], "nulls": [job.result() for job in nulls]}
     return {
         "command": "python benchmarks/validation.py",
+        "commit": state.commit,
         "seed": SEED,
         "draws": DRAWS,
         "rules": {each.name: each.default for each in fields(Rules)},
-        "results": results,
+        **done,
     }
+
+
+def bands(kept: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the bands of relative costs over all studies and strengths, for the package."""
+    ratios: defaultdict[tuple[str, str, str, float], list[float | None]] = defaultdict(list)
+    for result in kept["results"]:
+        condition = result["condition"]
+        for row in result.get("relative_costs", ()):
+            key = condition["mechanism"], condition["activation"], row["family"], row["target"]
+            ratios[key] += row["ratios"]
+    rows = []
+    for key, values in ratios.items():
+        defined = [value for value in values if value is not None]
+        low, median, high = np.percentile(defined, [5, 50, 95]).tolist() if defined else (None, None, None)
+        names = zip(("mechanism", "activation", "family", "target"), key, strict=True)
+        counts = {"studies": len(values), "defined": len(defined)}
+        rows.append(dict(names) | {"low": low, "median": median, "high": high} | counts)
+    return rows
 
 
 def arguments() -> argparse.Namespace:
@@ -233,6 +402,7 @@ def arguments() -> argparse.Namespace:
         "--table", action="store_true", help="print the tables of what is kept, measure nothing"
     )
     parser.add_argument("--write", action="store_true", help="put them into docs/validation.md")
+    parser.add_argument("--count", action="store_true", help="count what has been measured so far")
     return parser.parse_args()
 
 
@@ -240,8 +410,12 @@ def main() -> None:
     options = arguments()
     if not options.table and not options.write:
         state = State(options.state)
-        measure(state, options.workers)
-        KEPT.write_text(json.dumps(summary(state, options.workers), indent=1) + "\n")
+        if not options.count:
+            measure(state, options.workers)
+        kept = summary(state, options.workers)
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+        rows = "[\n " + ",\n ".join(map(json.dumps, bands(kept))) + "\n]\n"
+        reference.PATH.write_text(rows)
     kept = json.loads(KEPT.read_text())
     if options.write:
         validation_tables.write(kept)

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from threadpoolctl import threadpool_limits
 
 from nearzero.analysis.displacement import (
     SIDES,
@@ -41,6 +40,7 @@ from nearzero.networks import TwoLayer
 from nearzero.perturbations.families import FAMILIES, Conduct, Family, make_family
 from nearzero.perturbations.noise import NOISES, Noise
 from nearzero.perturbations.perturbation import Addition, AnyPerturbation
+from nearzero.support.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -247,7 +247,7 @@ def matched_of(
     conduct = evaluator.conduct(design.conduct)
     evaluator.check(conduct, design.families)
     # NumPy's products are small here, and synchronising threads costs more time than they save
-    with threadpool_limits(limits=1, user_api="blas") if evaluator.backend == "two-layer" else nullcontext():
+    with one_blas_thread() if evaluator.backend == "two-layer" else nullcontext():
         return _MatchedHalves(*evaluator.split(design.seed), held_out, design, conduct).dataset()
 
 

@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from nearzero.errors import InputError
 from nearzero.evaluators import base
@@ -22,7 +21,7 @@ from nearzero.perturbations.families import BY_FORMULA, Conduct
 from nearzero.perturbations.perturbation import Addition, AnyPerturbation, Perturbation
 from nearzero.perturbations.ranges import Ranges
 from nearzero.support.arrays import as_array
-from nearzero.support.threads import parallel
+from nearzero.support.threads import one_blas_thread, parallel
 
 __all__ = ["TwoLayerEvaluator", "as_labels"]
 
@@ -179,8 +178,7 @@ class TwoLayerEvaluator(base.LayerEvaluator):
 
     def gather(self, function: Callable[[base.Block], Part]) -> list[Part]:
         """Return the results of a function for each block of examples, in order."""
-        # the products are so small that more threads would only wait for each other
-        with threadpool_limits(limits=1, user_api="blas"):
+        with one_blas_thread():
             return [function(_TwoLayerBlock(self, rows, z, a)) for rows, z, a in self._pieces()]
 
     def _pieces(self) -> Iterator[tuple[slice, Floats, Floats]]:

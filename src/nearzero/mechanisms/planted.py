@@ -10,7 +10,7 @@ between runs. The order is random so that no draw for each unit can favour the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,12 @@ class Task:
     def classes(self) -> int:
         """Return K, the number of classes."""
         return len(self.prototypes)
+
+    def sample(self, generator: np.random.Generator, examples: int) -> Task:
+        """Return the same task with other examples, drawn from the same distribution."""
+        y = generator.permutation(np.arange(examples) % self.classes)
+        x = self.prototypes[y] + self.noise * generator.standard_normal((examples, self.prototypes.shape[1]))
+        return replace(self, x=x.astype(np.float32), y=y)
 
 
 def prototype_task(
@@ -82,9 +88,8 @@ def prototype_task(
     directions = np.linalg.qr(generator.standard_normal((inputs, classes + 1)))[0].T
     prototypes = np.sqrt(similarity) * directions[0] + np.sqrt(1 - similarity) * directions[1:]
     noise = float(np.sqrt(2 - 2 * similarity) / strength)
-    y = generator.permutation(np.arange(examples) % classes)
-    x = prototypes[y] + noise * generator.standard_normal((examples, inputs))
-    return Task(x.astype(np.float32), y, prototypes, noise)
+    empty = Task(np.empty((0, inputs), np.float32), np.empty(0, np.int64), prototypes, noise)
+    return empty.sample(generator, examples)
 
 
 @dataclass(frozen=True, eq=False)

@@ -182,7 +182,7 @@ def power(
 
     For each activation and strength there are four conditions: networks that measure distances, networks that
     match templates, networks that do half of each, and a null in which one family is measured several times
-    (`nearzero.mechanisms.studies`).
+    (`nearzero.mechanisms.studies`). The checks of the rules, which don't change a finding, aren't measured.
 
     Args:
         rules: `Rules()` if None.
@@ -251,7 +251,7 @@ def _judged(
     """Measure one study; return its condition, and for each number of runs the finding on its first runs."""
     condition, study = job
     try:
-        responses = study_responses(condition, study, seed=seed, design=design, rules=rules, own_draws=True)
+        responses = study_responses(condition, study, seed=seed, design=design, rules=rules)
     except InputError:
         if condition.mechanism != "mixed":
             raise

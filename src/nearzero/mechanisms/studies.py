@@ -1,11 +1,12 @@
 """Studies with a known answer: planted networks, and nulls. A study is a function of its seed and number.
 
 `measure_study` returns responses that `nearzero.analysis.verdict.judge` takes. In a null neither distance nor
-intensity costs more, by construction; the proofs are in `docs/validation.md`. There are three nulls. `dealt`
-permutes real costs at random among the families of a run. `one_family` measures gains several times, once
-under the name of each family. `chance_labels` replaces the labels by random ones that have nothing to do with
-the examples. `nearzero.mechanisms.power` judges and counts studies by the rules of a user;
-`benchmarks/validation.py` does so for the tables of docs/validation.md.
+intensity costs more than the other by more than the margin, by construction; the proofs are in
+`docs/validation.md`. `one_family` measures gains several times, once under the name of each family.
+`chance_labels` replaces the labels by random ones that have nothing to do with the examples. `dealt` permutes
+costs at random among the families of a run, and `shifted` gives the mean difference of a pool of runs an exact
+value; runs are then drawn from the pool (`resampled`). `nearzero.mechanisms.power` judges and counts studies by
+the rules of a user; `benchmarks/validation.py` does so for the tables of docs/validation.md.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ __all__ = [
     "dealt",
     "measure_study",
     "one_family",
+    "resampled",
+    "shifted",
     "study_responses",
 ]
 
@@ -52,7 +55,7 @@ def measure_study(
     design: Design | None = None,
     *,
     labels: Sequence[npt.NDArray[np.integer]] | None = None,
-    own_draws: bool = False,
+    held_out: Task | None = None,
 ) -> xr.Dataset:
     """Return responses of several runs at matched displacement, on (network, run, family, side, target).
 
@@ -61,8 +64,9 @@ def measure_study(
         networks: one for each run, with the same activation, which is the name of the network in the result.
         design: families, targets and draws; `Design()` if None.
         labels: for each run, labels that replace those of the task.
-        own_draws: if True, the draws of each run follow those of the run before it, as in a real study. If
-            False, all runs have the same draws.
+        held_out: other examples of the task, for the check on held-out data; None for no such check.
+
+    The draws of each run follow those of the run before it, so that no two runs share a draw.
 
     Raises:
         InputError: no networks, or several activations.
@@ -72,10 +76,10 @@ def measure_study(
         raise InputError(f"a study has runs of one activation; got {', '.join(names) or 'no runs'}")
     truths = [task.y] * len(networks) if labels is None else labels
     base = design or Design()
-    step = base.draws if own_draws else 0
-    designs = [replace(base, first_draw=base.first_draw + run * step) for run in range(len(networks))]
+    designs = [replace(base, first_draw=base.first_draw + run * base.draws) for run in range(len(networks))]
+    other = None if held_out is None else (held_out.x, held_out.y)
     runs = [
-        matched(network, task.x, y, design=own, threads=1)
+        matched(network, task.x, y, design=own, held_out=other, threads=1)
         for network, y, own in zip(networks, truths, designs, strict=True)
     ]
     return gathered([runs], names)
@@ -108,6 +112,32 @@ def dealt(costs: xr.DataArray, generator: np.random.Generator) -> xr.DataArray:
     return costs.transpose("network", "run", "family", "target").copy(data=values)
 
 
+def resampled(costs: xr.DataArray, generator: np.random.Generator, runs: int) -> xr.DataArray:
+    """Return the costs of runs drawn with replacement, each run of the pool equally likely every time."""
+    return costs.isel(run=generator.integers(costs.sizes["run"], size=runs))
+
+
+def shifted(costs: xr.DataArray, difference: float, rules: Rules | None = None) -> xr.DataArray:
+    """Return costs whose mean difference, distance minus intensity, is exact in each comparison of the rules.
+
+    A constant is added to the costs of each family of intensity at each displacement. So a run that is drawn
+    from these runs, all equally likely, has the expected difference `difference`, and the shape of its
+    distribution is the measured one.
+
+    Args:
+        costs: on (run, family, target); runs that don't reach a displacement don't count in its mean.
+        difference: the mean of D over the runs, in points.
+        rules: the names of the families; `Rules()` if None.
+    """
+    rules = rules or Rules()
+    names = list(rules.intensity)
+    distance = costs.sel(family=list(rules.distance)).mean("family", skipna=False)
+    intensity = costs.sel(family=names)
+    moved = intensity + (distance - intensity).mean("run") - difference
+    others = costs.drop_sel(family=names)
+    return xr.concat([others, moved.transpose(*others.dims)], "family").sel(family=costs.family)
+
+
 def one_family(
     task: Task,
     networks: Sequence[TwoLayer],
@@ -119,7 +149,7 @@ def one_family(
 ) -> xr.Dataset:
     """Return responses in which every family of the rules is a measurement of gains, each with its own seeds.
 
-    With the default rules these measurements have the names shift, gains and cap. Given its network, the
+    With the default rules these measurements have the names signed_shift, gains and cap. Given its network, the
     costs of a run are independent and have the same distribution.
 
     Args:
@@ -138,7 +168,7 @@ def one_family(
     """
     rules = rules or Rules()
     roles = (*rules.distance, *rules.intensity)
-    base = replace(design or Design(), families=("gains",))
+    base = replace(design or Design(), families=("gains",), checks=())
     seeds = generator.integers(2**31, size=(len(networks), len(roles)))
     if common:
         seeds[:] = seeds[0]
@@ -173,6 +203,8 @@ class Condition:
         studies: the number of studies.
         runs: the number of runs of each study. A study with fewer runs has the first of these.
         families: the families that are measured.
+        checked: measure the checks too, and a fresh sample of the task as held-out data. The studies of two
+            conditions that differ in this alone have the same tasks, networks and draws.
 
     Raises:
         InputError: an unknown mechanism or null, or a share without a mixture.
@@ -186,6 +218,7 @@ class Condition:
     studies: int = 200
     runs: int = 20
     families: tuple[str, ...] = (*Rules().distance, *Rules().intensity)
+    checked: bool = False
 
     def __post_init__(self) -> None:
         for what, name, known in (
@@ -232,7 +265,6 @@ def study_responses(
     seed: int,
     design: Design,
     rules: Rules | None = None,
-    own_draws: bool = False,
 ) -> xr.Dataset:
     """Return the responses of one study at matched displacement, on (network, run, family, side, target).
 
@@ -241,9 +273,9 @@ def study_responses(
         study: the number of the study.
         seed: the seed. A study is a function of the seed, the name of the condition and the number of the
             study.
-        design: targets and draws; the families are those of the condition, and its seed is drawn.
+        design: targets and draws; the families are those of the condition, and its seed is drawn. Its checks
+            are measured if the condition is checked.
         rules: the rules that name the families of a null; `Rules()` if None.
-        own_draws: if True, each run has its own draws, as in a real study; see `measure_study`.
 
     Raises:
         InputError: as `measure_study`.
@@ -255,11 +287,16 @@ def study_responses(
     task = prototype_task(generator("task"), strength=condition.strength)
     networks = [condition.network(task, generator("network", run)) for run in range(condition.runs)]
     design = replace(
-        design, families=condition.families, seed=int(generator("design").integers(2**31)), first_draw=0
+        design,
+        families=condition.families,
+        seed=int(generator("design").integers(2**31)),
+        first_draw=0,
+        checks=design.checks if condition.checked else (),
     )
     if condition.null in ("one family", "common draws"):
         common = condition.null == "common draws"
         return one_family(task, networks, generator("null"), design=design, rules=rules, common=common)
     chance = condition.null == "chance labels"
     labels = chance_labels(task, len(networks), generator("null")) if chance else None
-    return measure_study(task, networks, design, labels=labels, own_draws=own_draws)
+    held_out = task.sample(generator("held out"), len(task.y)) if condition.checked else None
+    return measure_study(task, networks, design, labels=labels, held_out=held_out)

@@ -300,17 +300,20 @@ def sign_flip_test(
     # A zero doubles both the number of patterns and the number of those that count, so it doesn't change the fraction.
     nonzero = differences.values[np.abs(differences.values) > differences.tolerance]
     slack = n * (differences.tolerance + float(np.finfo(np.float64).eps) * float(np.abs(nonzero).sum()))
-    sums = _signed_sums(nonzero)
-    return float(2 * np.count_nonzero(np.abs(sums) >= abs(sums[0]) - slack) / 2.0**nonzero.size)
+    least = abs(float(nonzero.sum())) - slack
+    if least <= 0.0:
+        return 1.0
+    # Sums of all numbers are sums of two halves: 2 x 2^10 of these for 20 numbers, in place of 2^20.
+    first_half, second_half = (_signed_sums(half) for half in np.array_split(nonzero, 2))
+    second_half.sort()
+    below = np.searchsorted(second_half, -least - first_half, side="right").sum()  # the sums <= -least
+    return float(2 * below / 2.0**nonzero.size)  # each is the negative of one >= least
 
 
 def _signed_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the 2^(m - 1) signed sums of m values in which the first value keeps its sign; the observed sum first.
-
-    The other half of all sums are the negatives of these.
-    """
-    sums = values[:1]
-    for value in values[1:]:
+    """Return the 2^m signed sums of m values."""
+    sums = np.zeros(1)
+    for value in values:
         sums = np.concatenate([sums + value, sums - value])
     return sums
 

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
+from threadpoolctl import ThreadpoolController
+
 from nearzero.errors import InputError
 
-__all__ = ["one_torch_thread", "parallel", "thread_count"]
+__all__ = ["one_blas_thread", "one_torch_thread", "parallel", "thread_count"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,6 +60,23 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    import numpy  # noqa: F401 (loads the library that is to be found)
+
+    return ThreadpoolController()  # reads the list of loaded libraries, which takes milliseconds
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Run NumPy's products on one thread within the block.
+
+    With small products, more threads would only wait for each other.
+    """
+    with _blas().limit(limits=1, user_api="blas"):
+        yield
 
 
 @cache
