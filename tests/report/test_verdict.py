@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,8 @@ import xarray as xr
 
 import nearzero as nz
 from nearzero.analysis.verdict import Verdict
+from nearzero.mechanisms.reference import Band
+from nearzero.report import verdict as tables
 from nearzero.report.figures.relative import relative_figure
 from nearzero.report.near_far import near_far_table
 from nearzero.report.table import Number, Span, Table
@@ -18,6 +19,7 @@ from nearzero.report.verdict import (
     checks_table,
     comparisons_table,
     costs_table,
+    planted_bands,
     relative_table,
     robust_table,
 )
@@ -64,15 +66,18 @@ def responses(
     return xr.Dataset(data, coords | {"target": list(TARGETS), **({"check": list(checks)} if checks else {})})
 
 
-@dataclass(frozen=True)
-class MadeUpBand:
-    """Satisfies `PlantedBand`."""
-
-    mechanism: str
-    family: str
-    target: float
-    low: float | None
-    high: float | None
+def band(mechanism: str, family: str, target: float, low: float | None, high: float | None) -> Band:
+    return Band(
+        mechanism=mechanism,  # type: ignore[arg-type]
+        activation="relu",
+        family=family,
+        target=target,
+        low=low,
+        median=low,
+        high=high,
+        studies=20,
+        defined=20,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +186,23 @@ def test_relative_costs_and_why_one_is_undefined() -> None:
     assert rows["gains", 10.0] == (None, None, "undefined: the denominator's interval contains 0")
 
 
+def test_planted_networks_stand_beside_those_of_their_activation(
+    judged: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bands = {
+        "relu": (band("template", "cap", 0.3, 1.5, 2.5),),
+        "abs": (band("template", "cap", 0.3, 7.0, 8.0),),
+    }
+    monkeypatch.setattr(tables, "relative_costs", lambda name: bands.get(name, ()))
+    table = relative_table(judged, "made up")
+    assert [str(cell) for cell in column(table, "planted_template")] == ["None", "None", "None", "1.50–2.50"]
+    assert column(table, "planted_distance") == [None] * 4
+    other = nz.verdict(responses({"gelu": SAME}, {}, SAME), RULES)
+    assert "planted_template" not in {column.name for column in relative_table(other, "made up").columns}
+    earlier = nz.verdict(responses({"relu": SAME}, {}, SAME), nz.Rules(targets=TARGETS, distance=("shift",)))
+    assert planted_bands(earlier) == {}  # they are relative to a signed shift
+
+
 def test_the_costs_table_says_what_decides(judged: Verdict) -> None:
     table = costs_table(judged, "made up")
     assert dict(zip(column(table, "family"), column(table, "decides"), strict=True)) == {
@@ -194,11 +216,11 @@ def test_the_costs_table_says_what_decides(judged: Verdict) -> None:
 
 def test_the_picture_has_each_relative_cost_between_the_bands(judged: Verdict) -> None:
     bands = [
-        MadeUpBand("distance", "gains", 0.1, 0.3, 0.6),
-        MadeUpBand("distance", "gains", 0.3, 0.25, 40.0),
-        MadeUpBand("distance", "cap", 0.3, None, None),
+        band("distance", "gains", 0.1, 0.3, 0.6),
+        band("distance", "gains", 0.3, 0.25, 40.0),
+        band("distance", "cap", 0.3, None, None),
     ]
-    figure = relative_figure(judged, {"relu": bands, "abs": [MadeUpBand("template", "cap", 0.3, 1.0, 2.0)]})
+    figure = relative_figure(judged, {"relu": bands, "abs": [band("template", "cap", 0.3, 1.0, 2.0)]})
     panels = figure.axes
     assert [axes.get_title() for axes in panels] == ["", ""]
     assert [axes.get_title(loc="left") for axes in panels] == [
@@ -221,7 +243,7 @@ def test_relative_costs_beyond_the_picture_and_undefined_ones() -> None:
     """Gains cost 40 times as much, and at the first displacement nothing is defined."""
     made = responses({"relu": {"signed_shift": 1.0, "gains": 40.0, "cap": 1.0}}, {}, SAME)
     made.accuracy.loc[{"target": 0.1}] = np.nan
-    gains = relative_figure(nz.verdict(made, RULES)).axes[0]
+    gains = relative_figure(nz.verdict(made, RULES), {}).axes[0]
     assert [line.get_xdata()[0] for line in gains.lines if line.get_marker() == ">"] == [16.0]
     assert "undefined" in [text.get_text() for text in gains.texts]
 

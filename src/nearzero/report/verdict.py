@@ -9,16 +9,19 @@ from dataclasses import replace
 import numpy as np
 
 from nearzero.analysis.verdict import CHECKS, Comparison, RelativeCost, Rules, Verdict
+from nearzero.mechanisms.reference import Band, relative_costs
 from nearzero.report.results import display_name
 from nearzero.report.table import Cell, Column, Number, Span, Table
 from nearzero.statistics.summaries import mean
 
 __all__ = [
+    "MECHANISMS",
     "checks_table",
     "comparisons_table",
     "costs_table",
     "judged_tables",
     "p_cell",
+    "planted_bands",
     "relative_table",
     "robust_table",
     "untrained_table",
@@ -34,6 +37,11 @@ HOLM = Column("p_adjusted", "p, Holm", "p, Holm", kind="text", spare=2)
 FINDING = Column("finding", "finding", kind="text")
 ALONE = Column("p_alone", "p, Holm, this layer alone", "p, layer\nalone", kind="text", spare=5)
 JOINT = Column("p_joint", "p, Holm, all networks", "p, all\nnetworks", kind="text", spare=6)
+MECHANISMS = {"distance": "planted distance", "template": "planted templates"}
+PLANTED = (
+    " Planted: the 5 to 95 % quantiles of the relative costs of two-layer networks that measure distances, or match "
+    "templates, by construction."
+)
 TESTS = {
     "minimum-effect": "p of the minimum-effect test, which asks if |D| exceeds the margin",
     "difference": "p of the paired t-test of D = 0 (an earlier rule: D isn't tested against the margin)",
@@ -222,14 +230,40 @@ def checks_table(verdict: Verdict, title: str) -> Table:
 # --- costs ---
 
 
+def planted_bands(verdict: Verdict) -> dict[str, tuple[Band, ...]]:
+    """Return by network the relative costs of planted networks with its activation.
+
+    There are none for other activations, and for rules with another distance or measure than the default ones.
+    """
+    default, rules = Rules(), verdict.rules
+    if (rules.distance, rules.measure) != (default.distance, default.measure):
+        return {}
+    activations = {name: verdict.activations.get(name, name) for name in verdict.networks}
+    return {name: bands for name, activation in activations.items() if (bands := relative_costs(activation))}
+
+
 def relative_table(verdict: Verdict, title: str) -> Table:
-    """Return a table of what each family of intensity costs relative to distance, at each displacement."""
-    rows = []
+    """Return a table of what each family of intensity costs relative to distance, at each displacement.
+
+    Beside it are the relative costs of planted networks, if there are any for the activation.
+    """
+    rows, planted = [], planted_bands(verdict)
+    mechanisms = MECHANISMS if planted else {}
     for row in verdict.relative_costs:
         ratio = row.ratio
         defined = ratio.ratio is not None and ratio.low is not None and ratio.high is not None
         interval = Span(ratio.low, ratio.high) if defined else None  # type: ignore[arg-type]
-        rows.append((*_place(row), ratio.n, Number.of(ratio.ratio), interval, _undefined(ratio.reason)))
+        bands: dict[str, Span] = {
+            band.mechanism: Span(band.low, band.high)
+            for band in planted.get(row.network, ())
+            if (band.family, band.target) == (row.intensity, row.target)
+            and band.low is not None
+            and band.high is not None
+        }
+        spans = (bands.get(mechanism) for mechanism in mechanisms)
+        rows.append(
+            (*_place(row), ratio.n, Number.of(ratio.ratio), interval, *spans, _undefined(ratio.reason))
+        )
     return Table(
         name="relative",
         title=f"Relative costs: {title}",
@@ -237,12 +271,16 @@ def relative_table(verdict: Verdict, title: str) -> Table:
             "The mean cost of intensity over the mean cost of distance "
             f"({', '.join(verdict.rules.distance)}) at equal displacement, over the same n runs, with its 95 % "
             "interval (Fieller). 1: both cost the same; below 1 distance costs more. Undefined where the interval of "
-            "the cost of distance contains 0."
+            "the cost of distance contains 0." + (PLANTED if planted else "")
         ),
         columns=(
             *(NETWORK, INTENSITY, DISPLACEMENT, RUNS),
             Column("ratio", "relative cost", "relative\ncost"),
             Column("interval95", "95 % interval", "95 %\ninterval", kind="interval"),
+            *(
+                Column(f"planted_{name}", words, words.replace(" ", "\n"), kind="interval", spare=1)
+                for name, words in mechanisms.items()
+            ),
             Column("words", "", kind="text"),
         ),
         rows=tuple(rows),

@@ -19,7 +19,13 @@ from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.results import StudyResults
 from nearzero.report.table import Table
 from nearzero.report.tables import tables
-from nearzero.report.verdict import comparisons_table, judged_tables, relative_table, robust_table
+from nearzero.report.verdict import (
+    comparisons_table,
+    judged_tables,
+    planted_bands,
+    relative_table,
+    robust_table,
+)
 from nearzero.support.files import make_folder, write_bytes
 
 if TYPE_CHECKING:
@@ -166,7 +172,8 @@ def _verdict_files(verdict: Verdict, notices: tuple[str, ...]) -> Iterator[tuple
     from nearzero.report.figures.style import figure_files
 
     yield from figure_files("figures/figure5_matched", matched_figure(verdict, notices)).items()
-    yield from figure_files("figures/figure6_relative", relative_figure(verdict, notices=notices)).items()
+    relative = relative_figure(verdict, planted_bands(verdict), notices)
+    yield from figure_files("figures/figure6_relative", relative).items()
 
 
 def _grid_files(grid: GridResults) -> Iterator[tuple[str, bytes]]:

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,34 +11,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from nearzero.analysis.verdict import RelativeCost, Verdict
+from nearzero.mechanisms.reference import Band
 from nearzero.report.figures.style import INK, add_notices, points, styled
 from nearzero.report.results import display_name
+from nearzero.report.verdict import MECHANISMS
 
-__all__ = ["PlantedBand", "relative_figure"]
-
-
-class PlantedBand(Protocol):
-    """The relative costs of networks with a planted mechanism."""
-
-    @property
-    def mechanism(self) -> str: ...  # noqa: D102
-
-    @property
-    def family(self) -> str: ...  # noqa: D102
-
-    @property
-    def target(self) -> float: ...  # noqa: D102
-
-    @property
-    def low(self) -> float | None: ...  # noqa: D102
-
-    @property
-    def high(self) -> float | None: ...  # noqa: D102
-
+__all__ = ["relative_figure"]
 
 # Colour and hatching of a mechanism: blue for distance and red for intensity, as in figure 5.
 _MECHANISMS = {"distance": ("#0077BB", "////"), "template": ("#CC3311", "....")}
-_LABELS = {"distance": "planted distance", "template": "planted templates"}
 _MARKERS = ("o", "s", "D", "^", "v")  # by family
 _TICKS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 _TICK_LABELS = ("0", "¼", "½", "1", "2", "4")
@@ -46,7 +27,7 @@ _EDGES = (-0.08, 16.0)  # relative costs beyond these are drawn at the edge, as 
 
 
 def relative_figure(
-    verdict: Verdict, bands: Mapping[str, Sequence[PlantedBand]] | None = None, notices: Sequence[str] = ()
+    verdict: Verdict, bands: Mapping[str, Sequence[Band]], notices: Sequence[str] = ()
 ) -> Figure:
     """Draw the relative cost of each family of intensity, with its interval: a row of panels for each network.
 
@@ -54,7 +35,8 @@ def relative_figure(
 
     Args:
         verdict: the verdict.
-        bands: by activation, the relative costs of planted networks; those of other activations have none.
+        bands: by network, the relative costs of networks with a planted mechanism, see
+            `nearzero.report.verdict.planted_bands`.
         notices: lines above the figure.
     """
     names, families = verdict.networks, verdict.rules.intensity
@@ -63,7 +45,6 @@ def relative_figure(
         height = 0.55 + 0.13 * len(lines) + len(names) * (0.62 + 0.25 * len(verdict.rules.targets))
         figure = Figure(figsize=(0.7 + 3.3 * len(families), height), layout="constrained")
         panels = figure.subplots(len(names), len(families), sharex=True, sharey=True, squeeze=False)
-        own_bands = {name: (bands or {}).get(verdict.activations.get(name, name), ()) for name in names}
         for network, row in zip(names, panels, strict=True):
             for family, marker, axes in zip(families, _MARKERS, row, strict=False):
                 costs = [
@@ -71,7 +52,7 @@ def relative_figure(
                     for cost in verdict.relative_costs
                     if (cost.network, cost.intensity) == (network, family)
                 ]
-                _panel(axes, costs, own_bands[network], verdict.rules.targets, marker)
+                _panel(axes, costs, bands.get(network, ()), verdict.rules.targets, marker)
                 axes.set_title(
                     f"{display_name(network)}: {family} against {' and '.join(verdict.rules.distance)}"
                 )
@@ -82,7 +63,7 @@ def relative_figure(
         drawn = [
             mechanism
             for mechanism in _MECHANISMS
-            if any(band.mechanism == mechanism for own in own_bands.values() for band in own)
+            if any(band.mechanism == mechanism for network in names for band in bands.get(network, ()))
         ]
         figure.legend(handles=_legend(drawn), loc="outside upper center", ncols=4)
         figure.supxlabel("\n".join(lines), fontsize=6.0, color="#555555", x=0.01, ha="left")
@@ -98,7 +79,7 @@ def _cannot_tell(verdict: Verdict) -> str:
 def _panel(
     axes: Axes,
     costs: Sequence[RelativeCost],
-    bands: Sequence[PlantedBand],
+    bands: Sequence[Band],
     targets: Sequence[float],
     marker: str,
 ) -> None:
@@ -120,7 +101,7 @@ def _panel(
         _point(axes, cost, row, marker)
 
 
-def _bar(axes: Axes, band: PlantedBand, y: float) -> None:
+def _bar(axes: Axes, band: Band, y: float) -> None:
     """Draw the band of a planted mechanism as a bar, if it is defined."""
     if band.low is None or band.high is None:
         return
@@ -166,5 +147,5 @@ def _legend(mechanisms: Sequence[str]) -> list[Any]:
     network = Line2D(
         [], [], **style | {"linestyle": "-", "linewidth": 1.3}, label="this network, 95 % interval"
     )
-    bands = [Patch(**_face(*_MECHANISMS[name]), label=_LABELS[name]) for name in mechanisms]
+    bands = [Patch(**_face(*_MECHANISMS[name]), label=MECHANISMS[name]) for name in mechanisms]
     return [network, *bands]
