@@ -127,6 +127,8 @@ def test_what_cant_be_judged_is_refused(folder: Path, tmp_path: Path) -> None:
     refused("at least one run; got an empty list", [])
     refused("model must be a module or a function that builds one; got list", [build()], weights=folder)
     refused("run 1 and run 0 have the same weights; runs must be trainings of their own", [build(), build()])
+    twice = [folder / "run0.pt"] * 2
+    refused("run0.pt and .*run0.pt have the same weights", build(), weights=twice)
     refused("run 1: .*no layer", [build(), nn.Linear(4, 3)], layers="3")
     refused("run 0: .*'nothing'", [build()], layers="nothing")
     refused("takes layers=..., names or globs", [build()], layer="1")

@@ -139,11 +139,12 @@ def _check_new(module: nn.Module, name: str, seen: dict[str, str]) -> None:
         digest.update(_bytes(value))
     if not values:
         return
-    earlier = seen.setdefault(digest.hexdigest(), name)
-    if earlier != name:
+    earlier = seen.get(digest.hexdigest())
+    if earlier is not None:
         raise InputError(
             f"{name} and {earlier} have the same weights; runs must be trainings of their own: leave one out"
         )
+    seen[digest.hexdigest()] = name
 
 
 def _bytes(value: Tensor) -> bytes:
