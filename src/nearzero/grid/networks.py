@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -151,7 +152,7 @@ def measured(
 ) -> xr.Dataset:
     """Return responses of every hidden layer at matched displacement, on (layer, family, side, target)."""
     if isinstance(network, TwoLayer):
-        other = None if held_out is None else (held_out.pixels, held_out.labels)
+        other: Any = None if held_out is None else (held_out.pixels, held_out.labels)
         responses = matched(network, examples.pixels, examples.labels, design=design, held_out=other)
         responses = responses.expand_dims(layer=[1])
     else:
