@@ -229,11 +229,13 @@ class HiddenLayer:
         if not all(isinstance(each, Perturbation) for each in perturbations):
             raise InputError("predict takes a sequence of perturbations")
         scale, offset, clip, low, post = _stacked(perturbations, self.network.units)
-        unbounded = (low == -np.inf).all(axis=1) & by_algebra
-        common = np.where(unbounded, self._common_scale(scale, offset, clip, post), np.float32(np.nan))
+        none = np.full(len(scale), np.nan, np.float32)
+        common = self._common_scale(scale, offset, clip, low, post) if by_algebra else none
         scaled = ~np.isnan(common)
         rest = ~scaled
-        paths = list(find_affine_paths(self.network, scale, offset, clip, post, rest & unbounded))
+        paths = (
+            list(find_affine_paths(self.network, scale, offset, clip, low, post, rest)) if by_algebra else []
+        )
         for on_path, _ in paths:
             rest[on_path] = False
 
@@ -281,10 +283,8 @@ class HiddenLayer:
         edges = np.linspace(0, -(-examples // BLOCK), 4 * self.threads + 1).astype(int).tolist()
         return list(pairwise(edges))
 
-    def _common_scale(self, scale: Floats, offset: Floats, clip: Floats, post: Flags) -> Floats:
+    def _common_scale(self, scale: Floats, offset: Floats, clip: Floats, low: Floats, post: Flags) -> Floats:
         """Return for each perturbation the scale that all units share, (L,); NaN if it does anything else.
-
-        They have no lower bound.
         A clip of otherwise unperturbed z counts as none if no example reaches it. Units with act(z) = 0 on
         all of these examples may have any other positive scale, since it changes nothing.
         """
@@ -293,8 +293,8 @@ class HiddenLayer:
             return np.full(len(scale), np.nan, np.float32)
         first = scale[:, int(active.argmax())]
         unreached = (scale == 1) & ~post[:, None] & (clip >= self.ranges.pre.maximum)
-        unclipped = (clip == np.inf) | unreached
-        plain = (offset == 0).all(axis=1) & unclipped.all(axis=1) & (scale > 0).all(axis=1)
+        unbounded = ((clip == np.inf) | unreached) & (low == -np.inf)
+        plain = (offset == 0).all(axis=1) & unbounded.all(axis=1) & (scale > 0).all(axis=1)
         same = (scale[:, active] == first[:, None]).all(axis=1)
         return np.where(plain & same, first, np.float32(np.nan))
 

@@ -28,9 +28,9 @@ from nearzero.perturbations.activations import ACTIVATIONS
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.hooks import plain_name
 from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.norms import gives
 from nearzero.torch_models.replay import storage_key, tensors_in, tensors_written
 from nearzero.torch_models.state import Model
-from nearzero.torch_models.weights import gives
 
 __all__ = ["CannotRunError", "Discovery", "find_layers", "select_layers"]
 

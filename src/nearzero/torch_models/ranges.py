@@ -25,8 +25,8 @@ from nearzero.torch_models.data import MemoryBudget
 from nearzero.torch_models.forward import logits_with_hooks
 from nearzero.torch_models.hooks import LayerHook
 from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.norms import unit_norms
 from nearzero.torch_models.state import Model
-from nearzero.torch_models.weights import unit_norms
 
 __all__ = ["by_unit", "counted_rows", "layer_ranges", "row_owners"]
 
