@@ -22,14 +22,16 @@ FAMILIES = ["distance_shift", "signed_distance_shift"]
 
 
 class Conv1D(nn.Module):
-    """Hugging Face's linear layer: weights (inputs, units)."""
+    """Hugging Face's linear layer: weights (inputs, units). It adds its bias in place."""
 
     def __init__(self, units: int, inputs: int) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.randn(inputs, units)), nn.Parameter(torch.zeros(units))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.bias
+        z = x @ self.weight
+        z += self.bias
+        return z
 
 
 class Doubled(nn.Linear):
@@ -137,13 +139,6 @@ def test_an_activation_that_writes_to_its_argument(inplace: bool) -> None:
         np.testing.assert_allclose(norms_of(model, layer=layer), expected, rtol=1e-12)
     twice = nn.Sequential(nn.Linear(6, 4), nn.ReLU(inplace), nn.Tanh(), nn.Linear(4, 3))
     assert norms_of(twice, layer="2") is None
-
-
-def test_a_linear_layer_that_adds_its_bias_in_place() -> None:
-    """As PyTorch's does to inputs of four dimensions."""
-    grids = np.random.default_rng(1).normal(size=(4, 2, 5, 6)).astype(np.float32)
-    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Flatten(), nn.Linear(40, 3))
-    np.testing.assert_allclose(norms_of(model, grids, layer="1"), slopes(model[0]), rtol=1e-6)
 
 
 def test_convolutions_have_the_norms_of_their_filters() -> None:
