@@ -44,7 +44,7 @@ def test_it_is_what_matched_gives_for_each_network(study: nz.Study) -> None:
             kept = study.matched.sel(network=name, run=run)
             for variable in alone.data_vars:
                 np.testing.assert_array_equal(alone[variable].values, kept[variable].values)
-    assert dict(study.matched.sizes) == {"network": 2, "run": 4, "family": 11, "side": 2, "target": 2}
+    assert dict(study.matched.sizes) == {"network": 2, "run": 4, "family": 14, "side": 2, "target": 2}
 
 
 def test_the_untrained_are_those_before_the_first_step(study: nz.Study) -> None:
