@@ -38,10 +38,14 @@ def numbers() -> dict[str, str]:
     verdict = study.verdict()
     untrained = study.untrained.sel(target=LARGEST)
     changed = 100 * (1 - untrained.agreement).mean(["run", "side"])
-    texts = {f"untrained_{family}": both(changed.sel(family=family)) for family in ("signed_shift", "gains", "cap")}
+    texts = {
+        f"untrained_{family}": both(changed.sel(family=family)) for family in ("signed_shift", "gains", "cap")
+    }
     texts["headline"] = headline(study, verdict)
     texts["robust_details"] = table_of(robust_table(verdict, study.title))
-    texts["robust"] = "\n".join(f"- **{label}**: {conclusion(verdict, name)}" for name, label in NETWORKS.items())
+    texts["robust"] = "\n".join(
+        f"- **{label}**: {conclusion(verdict, name)}" for name, label in NETWORKS.items()
+    )
     texts["relative"] = table_of(relative_table(verdict, study.title))
     texts["draws"] = (
         f"What is drawn for each unit is drawn {study.spec.verdict_draws} times for each run of each network, by seeds "
@@ -87,7 +91,10 @@ def conclusion(verdict: nz.Verdict, network: str) -> str:
 def counted(findings: list[str]) -> str:
     """Return how many comparisons have each finding."""
     counts = Counter(findings)
-    return ", ".join(f"{name} {counts[name]}" for name in dict.fromkeys(sorted(counts))) + f"; of {len(findings)}"
+    return (
+        ", ".join(f"{name} {counts[name]}" for name in dict.fromkeys(sorted(counts)))
+        + f"; of {len(findings)}"
+    )
 
 
 def phrase(robustness: str) -> str:
@@ -112,7 +119,9 @@ def position(verdict: nz.Verdict, network: str) -> str:
         }
         parts.append(
             f"{row.intensity} costs {ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f}), "
-            + " and ".join(f"with planted {NAMES[name]} {low:.2f} to {high:.2f}" for name, (low, high) in bands.items())
+            + " and ".join(
+                f"with planted {NAMES[name]} {low:.2f} to {high:.2f}" for name, (low, high) in bands.items()
+            )
         )
     return "; ".join(parts) + "."
 
@@ -134,7 +143,9 @@ def by_measure(study: nz.Study) -> str:
     rules = {
         "the default rules": nz.Rules(),
         "distance = shift, a common one": nz.Rules(distance=("shift",)),
-        "the earlier rules: a common shift, and a test against 0": nz.Rules(distance=("shift",), test="difference"),
+        "the earlier rules: a common shift, and a test against 0": nz.Rules(
+            distance=("shift",), test="difference"
+        ),
         "distance = the paper's offset": nz.Rules(distance=("offset",)),
         "noise in the place of distance": nz.Rules(distance=("noise",)),
         "by centred accuracy": nz.Rules(measure="centred_accuracy"),
