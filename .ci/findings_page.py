@@ -81,8 +81,9 @@ def conclusion(verdict: nz.Verdict, network: str) -> str:
     if finding == "equivalent":
         answer = "it doesn't hold"
     sentences = [
-        f"{answer}",
-        f"On training images the finding is *{finding}* ({counted(own)}), on held-out images it is ({counted(held_out)})",
+        answer,
+        f"On training images the finding is *{finding}* ({counted(own)})",
+        f"On held-out images the comparisons are: {counted(held_out)}",
         {"": "", "robust": "The direction is robust"}.get(robustness, f"The direction {phrase(robustness)}"),
     ]
     return " ".join(f"{sentence}." for sentence in sentences if sentence)
@@ -161,11 +162,12 @@ def by_measure(study: nz.Study) -> str:
 def common(verdict: nz.Verdict) -> str:
     """Return what a common shift, a signed shift and noise of equal size cost."""
     cost = verdict.costs.sel(target=LARGEST).mean("run")
+    families = {"signed_shift": "a signed shift", "shift": "a common shift", "noise": "isotropic noise on z"}
+    costs = ", ".join(f"{name} {both(cost.sel(family=family))}" for family, name in families.items())
     return (
-        f"At a displacement of {100 * LARGEST:g} % a signed shift costs {both(cost.sel(family='signed_shift'))} points, a "
-        f"common shift {both(cost.sel(family='shift'))}, and isotropic noise on the pre-activations "
-        f"{both(cost.sel(family='noise'))}.\nNetworks that measure distance by construction lose as much to noise as to a "
-        "signed shift, so that noise costs as much is no evidence against distance."
+        f"At a displacement of {100 * LARGEST:g} %, the costs in points are: {costs}.\n"
+        "Noise that costs as much as a signed shift is no evidence against distance, since networks that measure "
+        "distance by construction lose about as much to it ([validation.md](validation.md))."
     )
 
 
