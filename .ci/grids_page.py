@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from pages import read, write_or_check
 
 import nearzero as nz
-from nearzero.report.grids import grid_table
+from nearzero.report.grids import grid_table, judgements
 from nearzero.report.render import to_markdown
 
 KEPT, PAGE, WORDS = Path("results/grids"), Path("docs/grids.md"), Path(".ci/templates/grids.md")
@@ -33,13 +34,31 @@ def section(name: str) -> str:
     )
 
 
+def together(names: list[str]) -> str:
+    """Return a table of all verdicts of all grids, for Abs, ReLU and the other activations."""
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for name in names:
+        grid = nz.Grid.open(KEPT / name)
+        for family, verdict in judgements(grid).items():
+            for network in verdict.networks:
+                label = network.split(",")[0]
+                group = label if label in ("Abs", "ReLU") else "other activations"
+                counts[group, family][verdict.finding(network)] += 1
+    lines = ["| networks | distance | verdicts |", "| --- | --- | --- |"]
+    for (group, family), found in counts.items():
+        verdicts = ", ".join(f"{finding} {number}" for finding, number in found.most_common())
+        lines.append(f"| {group} | {family} | {verdicts}; of {found.total()} |")
+    return "\n".join(lines)
+
+
 def page() -> str:
     """Return the whole page."""
     content = read(WORDS)
-    names = re.findall(r"^\{(\w+)\}$", content, re.MULTILINE)
+    names = [name for name in re.findall(r"^\{(\w+)\}$", content, re.MULTILINE) if name != "together"]
     differing = {path.stem for path in Path("grids").glob("*.toml")} ^ set(names)
     if differing:
         raise SystemExit(f"{WORDS} and grids/ don't have the same grids: {', '.join(sorted(differing))}")
+    content = content.replace("{together}", together(names))
     for name in names:
         content = content.replace(f"{{{name}}}", section(name))
     return f"{content}\n"

@@ -114,7 +114,8 @@ class Plain:
         shape = (-1, *[1] * (z.ndim - 2))
         self.levels = {name: evenly(levels, count) for name, levels in LEVELS.items()}
         self.hooks = [
-            Perturb(*(torch.from_numpy(each).view(shape) for each in at.per_unit(z.shape[1])))
+            # the paper's families have no lower bound
+            Perturb(*(torch.from_numpy(each).view(shape) for each in at.per_unit(z.shape[1])[:3]))
             for name, levels in self.levels.items()
             for at in (nz.make_family(name, nz.Conduct()).at(level, ranges) for level in levels)
         ]

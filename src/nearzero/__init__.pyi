@@ -18,19 +18,22 @@ from .perturbations.families import (
     Cap,
     Clip,
     Conduct,
+    DistanceShift,
     Family,
+    Floor,
     Gains,
     Offset,
     PermutedShift,
     Scale,
     Shift,
+    SignedDistanceShift,
     SignedOffset,
     SignedShift,
     make_family,
 )
 from .perturbations.perturbation import Perturbation
 from .perturbations.ranges import Ranges, UnitRange
-from .probing import ProbeResult, layers, probe
+from .probing import ProbeResult, judge_runs, layers, probe
 from .study import Spec, Study, reproduce
 from .torch_models.layer import Layer
 from .torch_models.loading.fitting import LoadedWeights, load_weights
@@ -45,7 +48,9 @@ __all__ = [
     "Conduct",
     "CriticalLevels",
     "Design",
+    "DistanceShift",
     "Family",
+    "Floor",
     "Gains",
     "Grid",
     "GridSpec",
@@ -63,6 +68,7 @@ __all__ = [
     "Scale",
     "ScaleAudit",
     "Shift",
+    "SignedDistanceShift",
     "SignedOffset",
     "SignedShift",
     "Spec",
@@ -76,6 +82,7 @@ __all__ = [
     "critical_levels",
     "datasets",
     "displacement",
+    "judge_runs",
     "layers",
     "load_weights",
     "make_family",

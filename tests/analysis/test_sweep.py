@@ -177,16 +177,32 @@ def test_any_shape_and_activation(name: str, units: int, classes: int, rng: np.r
             offset=rng.normal(size=units),
             clip=rng.normal(size=units),
             side=side,
+            low=low,
         )
         for side in ("pre", "post")
+        for low in (-np.inf, np.where(np.arange(units) == units - 1, -4.0, -np.inf))
     ] + [nz.Perturbation(), nz.Perturbation(scale=0.3), nz.Perturbation(scale=-0.3)]
     predictions = hidden.predict(perturbations)
-    assert predictions.shape == (5, 101)
+    assert predictions.shape == (7, 101)
     for perturbation, row in zip(perturbations, predictions, strict=True):
         clear, near = clear_differences(network, x, perturbation, row)
         assert clear == 0
         assert near <= 1
     assert hidden.predict([]).shape == (0, 101)
+
+
+@pytest.mark.parametrize("backend", ["two-layer", "model"])
+def test_floor_and_distances_of_two_units_by_hand(backend: str) -> None:
+    """z = (x, -3 x), ranges of 1 and 3, norms of 1 and 3, so that R = 1; logits = (a_1, a_2 / 3 + 0.5)."""
+    network = nz.TwoLayer([[1.0], [-3.0]], [0.0, 0.0], [[1.0, 0.0], [0.0, 1 / 3]], [0.0, 0.5], "relu")
+    x = np.array([[-1.0], [0.25], [1.0]], np.float32)
+    options: dict = {"keep_predictions": True, "backend": backend}
+    found = nz.sweep(network, x, family="floor", levels=[0.2, 0.5, 1.0], **options)
+    # with a floor of 1 - p under a_1 and a_2 / 3, the logits of x = 1 are (1, 1.5 - p)
+    assert found.predictions.values.tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 0]]
+    found = nz.sweep(network, x, family="distance_shift", levels=[-0.5, 0.0, 0.5], **options)
+    # by -0.5: (0, 1), (0, 0.5), (0.5, 0.5); by 0.5: (0, 2), (0.75, 0.75), (1.5, 0.5)
+    assert found.predictions.values.tolist() == [[1, 1, 0], [1, 1, 0], [1, 0, 0]]
 
 
 def test_two_units_by_hand() -> None:

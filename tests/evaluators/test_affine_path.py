@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,11 @@ def test_perturbations_beside_a_line_arent_followed(
     hidden = HiddenLayer(trained["relu"], mnist_5k.test.pixels)
     gains = nz.make_family("gains", nz.Conduct())
     assert not lines_of(hidden, [gains.at(level, hidden.ranges) for level in gains.levels])
+    shift, floor = nz.Shift(), nz.Floor()
+    bounded = [replace(shift.at(level, hidden.ranges), low=0.1) for level in shift.levels]
+    assert lines_of(hidden, [replace(each, low=-np.inf) for each in bounded])
+    assert not lines_of(hidden, bounded)
+    assert not lines_of(hidden, [floor.at(level, hidden.ranges) for level in floor.levels])
     shift = nz.make_family("shift", nz.Conduct())
     perturbations = [shift.at(level, hidden.ranges) for level in shift.levels]
     assert lines_of(hidden, perturbations)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,8 @@ def test_numbers_agree_at_the_same_levels(activation: str, data: tuple[np.ndarra
             for bound in ("minimum", "maximum"):
                 one, other = (getattr(each.ranges.on(side), bound) for each in (fast, general))
                 np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+            norms = np.linalg.norm(network.w1.astype(float), axis=1)
+            np.testing.assert_allclose([fast.ranges.norms, general.ranges.norms], [norms, norms], rtol=1e-12)
         perturbations = all_perturbations(fast, fast.ranges)
         for one, other in zip(fast.changes(perturbations), general.changes(perturbations), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(one).max())
@@ -195,7 +198,7 @@ def test_near_and_far_agree(activation: str, data: tuple[np.ndarray, np.ndarray]
     assert fast.reached.any()
 
 
-@pytest.mark.parametrize("family", ["shift", "clip", "cap", "gains", "scale"])
+@pytest.mark.parametrize("family", ["shift", "clip", "cap", "floor", "gains", "scale"])
 @pytest.mark.parametrize("activation", ["relu", "abs", "tanh"])
 def test_critical_levels_agree(activation: str, family: str, data: tuple[np.ndarray, np.ndarray]) -> None:
     """In float64 both find the same changes, but a search can miss changes between its levels."""
@@ -322,7 +325,7 @@ def test_dead_units_are_left_alone(evaluator: LayerEvaluator) -> None:
     live[::3] = False
     post = evaluator.ranges.post
     width = np.where(live, post.maximum, post.minimum)
-    ranges = nz.Ranges(evaluator.ranges.pre, nz.UnitRange(post.minimum, width, "post"))
+    ranges = replace(evaluator.ranges, post=nz.UnitRange(post.minimum, width, "post"))
     squares, _ = evaluator.changes([each.at(0.4, ranges) for each in families(evaluator).values()])
     assert not squares[:, ~live].any()
     assert (squares[:, live & (post.width > 0)].sum(axis=1) > 0).all()

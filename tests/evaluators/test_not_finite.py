@@ -319,6 +319,7 @@ def test_the_bound_on_logits_holds(activation):
         for level in (-2.0, -0.5, 0.3, 1.0, 10.0)
         if name != "scale" or level > 0
     ]
+    perturbations += [nz.Perturbation(low=1e4, side="post"), nz.Perturbation(clip=-1e4, side="post")]
     noise = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
     perturbations += [Addition(noise, factor, side) for factor in (0.5, 40.0) for side in ("pre", "post")]
     bounds = evaluator._logit_bounds(perturbations, None)

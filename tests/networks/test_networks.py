@@ -231,13 +231,12 @@ def test_reading_a_module_leaves_it_as_it_was() -> None:
 
 
 def test_a_perturbation_as_a_layer(rng: np.random.Generator) -> None:
-    perturbation = nz.Perturbation(
-        scale=rng.normal(size=5), offset=rng.normal(size=5), clip=rng.normal(size=5)
-    )
+    low, clip = np.sort(rng.normal(size=(2, 5)), axis=0)
+    perturbation = nz.Perturbation(scale=rng.normal(size=5), offset=rng.normal(size=5), clip=clip, low=low)
     layer = PerturbationLayer(perturbation, 5)
     x = rng.normal(size=(4, 7, 5)).astype(np.float32)
     np.testing.assert_allclose(layer(torch.from_numpy(x)).numpy(), perturbation(x), rtol=1e-6)
-    assert set(layer.state_dict()) == {"scale", "offset", "clip"}
+    assert set(layer.state_dict()) == {"scale", "offset", "clip", "low"}
 
 
 def test_pixels() -> None:

@@ -423,7 +423,8 @@ def test_an_activation_that_is_named_or_given():
     with pytest.raises(nz.InputError, match="must keep the shape of its values"):
         nz.probe(model, rows(), "first", activation=lambda z: z[:, :2])
     with pytest.raises(
-        nz.InputError, match="clip=post and cap act after the activation, whose place in the model isn't"
+        nz.InputError,
+        match="clip=post, cap and floor act after the activation, whose place in the model isn't",
     ):
         nz.probe(model, rows(), "first", activation="relu", conduct=nz.Conduct(clip="post"))
     with pytest.raises(nz.InputError, match="layer '3': offset=as-run isn't defined for tanh"):

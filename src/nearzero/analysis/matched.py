@@ -68,6 +68,7 @@ SIZE_CHECKS = ("whitened", "centred_logits")  # checks with levels of equal size
 HELD_OUT = "held_out"  # the check with other data
 SIZED_BY = "signed_shift"  # the family whose sizes in the other measures are the targets of these checks
 SAMPLE = 2048  # examples of the reference half on which sizes in other measures are measured
+ALL_FAMILIES = (*FAMILIES, *NOISES)
 MOST_WHITENED = 4096  # live units; with more the whitened displacement is NaN
 MOSTLY_DEAD = 0.8  # the share of dead units from which the result says so
 VARYING = 1e-12  # the least variance of the logits, relative to their squares, that isn't rounding
@@ -78,7 +79,8 @@ class Design:
     """The design of a measurement at matched displacement.
 
     Attributes:
-        families: names of families in `nearzero.perturbations.families` and `nearzero.perturbations.noise`.
+        families: names of families in `nearzero.perturbations.families` and `nearzero.perturbations.noise`; all
+            by default. Of these, the families that need the units' weights have NaN where those aren't known.
         targets: the displacements, 0.1 for 10 %.
         draws: the number of draws of each family that draws something for each unit. Noise, which is drawn
             for each example, is drawn once.
@@ -105,7 +107,7 @@ class Design:
         nearzero.errors.InputError: unknown family 'shfit': did you mean 'shift'? ...
     """
 
-    families: tuple[str, ...] = (*FAMILIES, *NOISES)
+    families: tuple[str, ...] = ALL_FAMILIES
     targets: tuple[float, ...] = TARGETS
     draws: int = 5
     seed: int = 0
@@ -118,11 +120,10 @@ class Design:
         names: Any = self.families
         if isinstance(names, str) or not names or len(set(names)) < len(names):
             raise InputError(f"families must be names, each once; got {names!r}")
-        known = (*FAMILIES, *NOISES)
         for name in names:
-            if name not in known:
-                hint = did_you_mean(name, known)
-                raise InputError(f"unknown family {name!r}: {hint}known are {', '.join(known)}")
+            if name not in ALL_FAMILIES:
+                hint = did_you_mean(name, ALL_FAMILIES)
+                raise InputError(f"unknown family {name!r}: {hint}known are {', '.join(ALL_FAMILIES)}")
         for check in self.checks:
             check_choice("check", check, SIZE_CHECKS)
         for name in self.checked:
@@ -245,7 +246,9 @@ def matched_of(
 ) -> xr.Dataset:
     """Return the result of `matched` for evaluators that are already open."""
     conduct = evaluator.conduct(design.conduct)
-    evaluator.check(conduct, design.families)
+    # a family that was asked for is refused where it isn't defined; of all families it is left out, as NaN
+    left_out = evaluator.undefined if design.families == ALL_FAMILIES else frozenset()
+    evaluator.check(conduct, [name for name in design.families if name not in left_out])
     # NumPy's products are small here, and synchronising threads costs more time than they save
     with one_blas_thread() if evaluator.backend == "two-layer" else nullcontext():
         return _MatchedHalves(*evaluator.split(design.seed), held_out, design, conduct).dataset()
@@ -319,6 +322,8 @@ class _MatchedHalves:
         if sizes is None:
             return
         for row, name in enumerate(self.design.families):
+            if name in self.reference.undefined:
+                continue
             if name in NOISES:
                 z, seed = self.reference.preactivations(), self.design.draw_seed
                 noise = Noise.of(name, z, self.ranges.live, seed)
@@ -420,7 +425,7 @@ class _MatchedHalves:
         """
         targets = np.full((self.design.draws, len(self.design.targets)), np.nan)
         if self.sizes is None:
-            return targets[0]
+            return np.asarray(targets[0])
         for draw, family in enumerate(self.design.drawn(SIZED_BY, self.conduct)):
             matches = self._match(family, "above")
             reached = [match.reached for match in matches]

@@ -1,4 +1,4 @@
-"""Commands for any PyTorch model: list its layers, and probe them."""
+"""Commands for any PyTorch model: list its layers, probe them, and judge several trainings of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from nearzero.cli.common import (
     option,
     print_rows,
     result_folder,
+    settings_from,
     the_console,
 )
 from nearzero.errors import InputError
@@ -201,3 +203,92 @@ def probe(
         console.print(note, highlight=False, markup=False)
     if out is not None:
         console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
+
+
+@app.command("judge-runs")
+def judge_runs(
+    model: ModelName,
+    data: DataName,
+    weights: Annotated[
+        list[Path],
+        option("A folder with a file of weights for each run; or the file of one run, repeated for each."),
+    ],
+    layer: Annotated[list[str] | None, option("A name or glob; may be repeated.", "all activations")] = None,
+    held_out: Annotated[
+        str | None, option("Data that weren't trained on, as --data; of a data set, its test split.")
+    ] = None,
+    out: Annotated[Path | None, option("A folder for tables and figures.")] = None,
+    measure: Annotated[str, option("The loss of this is the cost: accuracy, agreement.", True)] = "accuracy",
+    settings: Annotated[
+        list[str] | None,
+        option("A rule, verdict_...; may be repeated.", False, "--set", metavar="KEY=VALUE"),
+    ] = None,
+    pixels: PixelOption = "raw",
+    split: SplitOption = "test",
+    data_dir: DataDir = None,
+    batch_size: Annotated[int | None, option("Examples at a time.", "256")] = None,
+    device: Annotated[str, option("The device for the model: cpu, cuda, mps.", True)] = "cpu",
+    memory: Annotated[
+        str | None, option('The memory that it may use, for example "2 GB".', "NEARZERO_MEMORY or 3 GB")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say whether distance or intensity costs more in several trainings of a model: a verdict over its runs.
+
+    Each file of weights is a training of its own. All layers are one table; fewer than six runs are described and
+    not judged. `--set verdict_...=...` changes the rules.
+    """
+    from nearzero.probing import judge_runs as judge
+    from nearzero.report.write import print_verdict, write_verdict
+    from nearzero.study.spec import resolve, with_rules
+    from nearzero.study.steps import reaching
+    from nearzero.torch_models.loading import load_data, weights_of_runs
+
+    console = console_for(quiet)
+    spec = with_rules(resolve(), settings_from(settings))
+    rules = replace(spec.rules, measure=measure)  # type: ignore[arg-type]
+    with result_folder(out), _users_errors(model, data), counting(console, "measuring", "runs") as count:
+        built, source, _ = _model_and_data(model, None, data, pixels, split, data_dir)
+        other = None
+        if held_out is not None:
+            _check_held_out(held_out, data, split)
+            other = load_data(held_out, pixels=pixels, data_dir=data_dir)  # type: ignore[arg-type]
+        with reaching(device):
+            built = built.to(device)
+        files = weights_of_runs(weights[0] if len(weights) == 1 else weights)
+        judged = judge(
+            built,
+            source,
+            layer,
+            weights=files,
+            held_out=other,
+            rules=rules,
+            design=replace(spec.design, conduct=None),
+            memory=memory,
+            advanced=count,
+            batch_size=batch_size,
+        )
+    title = f"{model}, {len(files)} run{'s' if len(files) > 1 else ''}, {data}"
+    if out is not None:
+        write_verdict(judged, title, out)
+    if console is None:
+        return
+    print_verdict(judged, title, console)
+    if out is not None:
+        _print_lines(console, f"\nTables are in {out / 'tables'}, figures in {out / 'figures'}.")
+
+
+def _check_held_out(held_out: str, data: str, split: str) -> None:
+    """Refuse held-out data that are the data themselves.
+
+    Raises:
+        InputError: both are the same file or function, or the test split of the same data set.
+    """
+    named = ":" in data or Path(data).suffix in (".npz", ".npy", ".safetensors")
+    if held_out == data and (named or split != "train"):
+        hint = (
+            ""
+            if named
+            else "; with --split train, --data is the training split and --held-out the test split"
+        )
+        raise InputError(f"--held-out and --data are the same data, {data}; give others{hint}")

@@ -21,6 +21,7 @@ from nearzero.cli.common import (
     settings_from,
     the_console,
 )
+from nearzero.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -150,22 +151,34 @@ def verdict(
         option("A rule, verdict_...; may be repeated. Asks only.", False, "--set", metavar="KEY=VALUE"),
     ] = None,
     save: Annotated[bool, option("Keep the rules of --set in the study.", False, "--save")] = False,
+    near_far: Annotated[
+        bool, option("Also measure the effects near zero and far from it.", False, "--near-far")
+    ] = False,
+    untrained: Annotated[
+        bool, option("Also measure the networks before their first step.", False, "--untrained")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Say whether distance or intensity costs more at equal displacement, by the rules of the study's spec.
 
-    Measures every network at matched displacement first, if that isn't done yet, and writes the tables.
+    Measures every network at matched displacement first, if that isn't done yet, and writes tables and figures.
     `--set verdict_...=...` asks by other rules and changes nothing in the study; what isn't measured yet is
     measured for this answer alone. With `--save`, the spec, the measurements and the tables follow the rules.
     """
     console, rules, opened = console_for(quiet), settings_from(settings), _open(study)
     if rules and not save:
+        if near_far or untrained:
+            raise InputError(
+                "--set without --save changes nothing in the study, and --near-far and --untrained are kept in it; "
+                "give them without --set, or add --save"
+            )
         opened.ask(rules, data_dir=data_dir, console=console)
         if console is not None:
             line = f"\n{study} is as before; --save makes these its rules."
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         return
-    opened.with_rules(rules).judge(data_dir=data_dir, console=console)
+    opened = opened.with_rules(rules)
+    opened.judge(near_far=near_far, untrained=untrained, data_dir=data_dir, console=console)
     _print_folders(study, console)
 
 

@@ -57,18 +57,25 @@ Flags = npt.NDArray[np.bool_]
 
 
 def find_affine_paths(
-    network: TwoLayer, scale: Floats, offset: Floats, clip: Floats, post: Flags, among: Flags
+    network: TwoLayer,
+    scale: Floats,
+    offset: Floats,
+    clip: Floats,
+    low: Floats,
+    post: Flags,
+    among: Flags,
 ) -> Iterator[tuple[npt.NDArray[np.intp], AffinePath]]:
     """Yield the lines among L perturbations: the indices of the perturbations along each line, and the line.
 
     Args:
         network: the network that is perturbed.
-        scale, offset, clip: (L, U).
+        scale, offset, clip, low: (L, U); perturbations with a lower bound aren't followed.
         post: (L,), True for a perturbation of activations.
         among: (L,), True for the perturbations to consider.
     """
     if not network.act.piecewise_linear or network.classes > FOLLOWED_CLASSES:
         return
+    among = among & (low == -np.inf).all(axis=1)
     bends = among & ~post & (clip == np.inf).all(axis=1)
     cuts = among & ~bends & (scale == 1).all(axis=1) & (offset == 0).all(axis=1)
     # not for negative thresholds, since their activation has another bend at another level

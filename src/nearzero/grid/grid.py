@@ -25,7 +25,7 @@ from nearzero.analysis.verdict import Rules, Verdict, judge
 from nearzero.datasets import Dataset
 from nearzero.errors import InputError
 from nearzero.evaluators.base import EARLIER_HALVES
-from nearzero.grid.spec import CHECKPOINT, GridSpec, load_grid
+from nearzero.grid.spec import CHECKPOINT, GridSpec, complete, load_grid, load_kept_grid
 from nearzero.study.data import DataSource, load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
@@ -55,8 +55,8 @@ class Grid:
         >>> study = {"data": "digits", "runs": 2}
         >>> spec = nz.GridSpec(title="Width", vary="units", values=[16, 64], study=study)
         >>> grid = nz.Grid.create(f"{place.name}/width", spec)  # run() trains and measures
-        >>> nz.Grid.open(grid.folder).title
-        'Width; 2 runs each, 5,000 steps, batches of 256; test data'
+        >>> nz.Grid.open(grid.folder).title.split("; ")[2:]
+        ['2 runs each, 5,000 steps, batches of 256, learning rate 0.001', 'test data, 5 draws, r of a']
         >>> place.cleanup()
     """
 
@@ -78,7 +78,7 @@ class Grid:
             raise InputError(
                 f"{folder} isn't a grid: it has no {SPEC}; `nearzero grid SPEC --out {folder}` makes one"
             )
-        return cls(Path(folder), load_grid(path))
+        return cls(Path(folder), load_kept_grid(path))
 
     @classmethod
     def create(cls, folder: str | PathLike[str], spec: GridSpec | str | PathLike[str]) -> Grid:
@@ -93,8 +93,9 @@ class Grid:
         """
         folder = Path(folder)
         spec = spec if isinstance(spec, GridSpec) else load_grid(Path(spec))
-        if (folder / SPEC).exists():
-            begun = load_grid(folder / SPEC)
+        begun = load_kept_grid(folder / SPEC) if (folder / SPEC).exists() else None
+        spec = complete(spec, begun)
+        if begun is not None:
             if begun != spec:
                 key = next(key for key in GridSpec.model_fields if getattr(begun, key) != getattr(spec, key))
                 raise InputError(
@@ -107,11 +108,29 @@ class Grid:
 
     @property
     def title(self) -> str:
-        """Return a line with the grid's title, the training, and the data of the measurements."""
-        spec = self.spec.points[0].spec
+        """Return a line with the grid's title, the training, and how it was measured, without what varies.
+
+        r is the range of a unit, of its activation a or of its pre-activation z, by which levels are scaled.
+        """
+        specs = [point.spec for point in self.spec.points]
+        spec = specs[0]
         batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
-        training = f"{spec.runs} runs each, {spec.steps:,} steps, batches of {batch}"
-        return f"{self.spec.title}; {training}; {self.spec.split} data"
+        data = {"data": spec.data, "pixels": f"{spec.pixels} pixels", "units": f"{spec.units} units"}
+        training = {
+            "runs": "1 run each" if spec.runs == 1 else f"{spec.runs} runs each",
+            "steps": f"{spec.steps:,} steps",
+            "batch_size": f"batches of {batch}",
+            "learning_rate": f"learning rate {spec.learning_rate:g}",
+        }
+        draws = "1 draw" if spec.verdict_draws == 1 else f"{spec.verdict_draws} draws"
+        sides = sorted({"a" if each.range == "post" else "z" for each in specs})
+        parts = [
+            ", ".join(words for key, words in part.items() if key != self.spec.vary)
+            for part in (data, training)
+        ]
+        return "; ".join(
+            (self.spec.title, *parts, f"{self.spec.split} data, {draws}, r of {' or '.join(sides)}")
+        )
 
     @cached_property
     def responses(self) -> xr.Dataset:

@@ -80,16 +80,39 @@ def perturb(act, z, scale, offset, clip, post):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _perturb_units(act, z, base, scale, offset, clip, first, post, units, a):  # type: ignore[no-untyped-def]
+def perturb_above(act, z, scale, offset, clip, low, post):  # type: ignore[no-untyped-def]
+    """Return the same with a lower bound."""
+    if post:
+        return vmin(vmax(fma(scale, activate(act, z), offset), low), clip)
+    return activate(act, vmin(vmax(fma(scale, z, offset), low), clip))
+
+
+@jit
+def _bounded_levels(low, levels, units):  # type: ignore[no-untyped-def]
+    """Return whether any unit has a lower bound, (L,); the other levels are spared its comparison."""
+    bounded = np.zeros(levels, np.bool_)
+    for level in range(levels):
+        for unit in range(units):
+            bounded[level] |= low[level * units + unit] > _NEVER
+    return bounded
+
+
+@jit
+def _perturb_units(act, z, base, scale, offset, clip, low, first, post, bounded, units, a):  # type: ignore[no-untyped-def]
     """Write perturbed activations, (U, WIDTH), of the examples whose z begins at `base`.
 
-    first: the place of the level's parameters in `scale`, `offset` and `clip`.
+    first: the place of the level's parameters in `scale`, `offset`, `clip` and `low`; bounded: whether any
+    low isn't -inf.
     """
     for unit in range(units):
         s, o, c = splat_at(scale, first + unit), splat_at(offset, first + unit), splat_at(clip, first + unit)
         for lane in range(0, WIDTH, 16):
             value = load(z, base + unit * 32 + lane)
-            store(a, unit * WIDTH + lane, perturb(act, value, s, o, c, post))
+            if bounded:
+                changed = perturb_above(act, value, s, o, c, splat_at(low, first + unit), post)
+            else:
+                changed = perturb(act, value, s, o, c, post)
+            store(a, unit * WIDTH + lane, changed)
 
 
 @jit
@@ -125,13 +148,13 @@ def _choose(workspace, factor, b2, out, to, count):  # type: ignore[no-untyped-d
 
 
 @jit
-def respond(act, z, scale, offset, clip, post, w2, b2, workspace, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
+def respond(act, z, scale, offset, clip, low, post, w2, b2, workspace, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
     """Write the predictions under every perturbation, for blocks `first_block` to `last_block` (excluded).
 
     Args:
         act: the kernel activation.
         z: flat (blocks, U, 32).
-        scale, offset, clip: flat (L, U).
+        scale, offset, clip, low: flat (L, U).
         post: (L,) bool, whether the perturbation acts on activations.
         w2: flat (groups, U, GROUP), 0 in the padding of classes.
         b2: flat (groups, GROUP), -inf in the padding of classes.
@@ -141,10 +164,12 @@ def respond(act, z, scale, offset, clip, post, w2, b2, workspace, out, rows, fir
         first_block, last_block: the range of blocks.
     """
     units, examples, flat = w2.size // b2.size, out.shape[1], out.reshape(-1)
+    bounded = _bounded_levels(low, rows.size, units)
     for start in range(first_block * 32, min(last_block * 32, examples), WIDTH):
         base = start // 32 * units * 32 + start % 32
         for level in range(rows.size):
-            _perturb_units(act, z, base, scale, offset, clip, level * units, post[level], units, workspace.a)
+            first, at, above = level * units, post[level], bounded[level]
+            _perturb_units(act, z, base, scale, offset, clip, low, first, at, above, units, workspace.a)
             _sum_units(workspace, w2, units)
             _choose(workspace, _F(1.0), b2, flat, rows[level] * examples + start, examples - start)
 
@@ -170,17 +195,17 @@ def respond_scaled(act, z, scales, w2, b2, workspace, out, rows, first_block, la
 
 
 @jit
-def add_changes(act, z, scale, offset, clip, post, examples, squares, sums, first_block, last_block):  # type: ignore[no-untyped-def]
+def add_changes(act, z, scale, offset, clip, low, post, examples, squares, sums, first_block, last_block):  # type: ignore[no-untyped-def]
     """Add up the changes of activations over the examples of some blocks, for every perturbation.
 
-    act, z, scale, offset, clip, post: as in `respond`; examples: N, since the last block may be padded;
+    act, z, scale, offset, clip, low, post: as in `respond`; examples: N, since the last block may be padded;
     squares, sums: (L, U) float64, to which (a' - a)^2 and a' - a are added. `nearzero.analysis.displacement`
     uses them.
     """
     units = squares.shape[1]
     lanes = np.arange(32).astype(np.float32)
     square, total = np.empty(16 * units, np.float32), np.empty(16 * units, np.float32)
-    zero = splat(_F(0.0))
+    zero, bounded = splat(_F(0.0)), _bounded_levels(low, squares.shape[0], units)
     for level in range(squares.shape[0]):
         for piece in range(first_block, last_block, PIECE):
             square[:], total[:] = _F(0.0), _F(0.0)
@@ -191,7 +216,11 @@ def add_changes(act, z, scale, offset, clip, post, examples, squares, sums, firs
                     s, o, c = splat(scale[at]), splat(offset[at]), splat(clip[at])
                     for half in range(0, 32, 16):
                         value = load(z, (block * units + unit) * 32 + half)
-                        change = perturb(act, value, s, o, c, post[level]) - activate(act, value)
+                        if bounded[level]:
+                            changed = perturb_above(act, value, s, o, c, splat(low[at]), post[level])
+                        else:
+                            changed = perturb(act, value, s, o, c, post[level])
+                        change = changed - activate(act, value)
                         change = select_gt(left, load(lanes, half), change, zero)
                         store(square, 16 * unit, fma(change, change, load(square, 16 * unit)))
                         store(total, 16 * unit, load(total, 16 * unit) + change)

@@ -1,4 +1,4 @@
-"""Bands of what gains and a cap cost relative to a signed shift, in networks with a planted mechanism.
+"""Give the costs of gains and a cap relative to a signed shift in networks with a planted mechanism.
 
 A network whose relative costs lie in the band of distance behaves as a network that measures distances by
 construction, in this respect; the same holds for templates. `benchmarks/validation.py` measures the bands.

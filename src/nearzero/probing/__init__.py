@@ -1,9 +1,11 @@
 """Probe any layers of any PyTorch model.
 
-`layers` lists the layers of a model, `probe` perturbs them, and a `ProbeResult` holds the responses.
+`layers` lists the layers of a model, `probe` perturbs them, and a `ProbeResult` holds the responses. `judge_runs`
+gives the verdict on several trainings of a model.
 """
 
 from nearzero.probing.probe import layers, probe
 from nearzero.probing.result import ProbeResult
+from nearzero.probing.runs import judge_runs
 
-__all__ = ["ProbeResult", "layers", "probe"]
+__all__ = ["ProbeResult", "judge_runs", "layers", "probe"]

@@ -98,9 +98,9 @@ def probe(
     """Perturb layers of a model, one at a time, and measure the model's responses.
 
     A layer has pre-activations z and units (the columns of a linear layer, the features of a token, the
-    channels of a convolution). A perturbation replaces each unit's x by min(scale * x + offset, clip), where x is
-    z or, for some families, the activation a. A family determines the three numbers from a level and the unit's
-    range.
+    channels of a convolution). A perturbation replaces each unit's x by min(max(scale * x + offset, low), clip),
+    where x is z or, for some families, the activation a. A family determines the four numbers from a level and
+    the unit's range.
 
     Args:
         model: a `torch.nn.Module`, or a `TwoLayer`. It is run in evaluation mode. Its state is then

@@ -1,6 +1,6 @@
 """The verdict on each network of a grid, as a table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +9,7 @@ import xarray as xr
 from nearzero.analysis.verdict import Rules, Verdict
 from nearzero.report.results import display_name
 from nearzero.report.table import Column, Number, Table
+from nearzero.report.verdict import p_cell
 
 __all__ = ["GridResults", "grid_table", "judgements"]
 
@@ -48,14 +49,18 @@ def grid_table(grid: GridResults) -> Table:
     rows = []
     for network in verdict.networks:
         runs = 100 * grid.responses.unperturbed_accuracy.sel(network=network).values
-        own = {(row.intensity, row.target): row for row in verdict.comparisons if row.network == network}
+        compared = [row for row in verdict.comparisons if row.network == network]
+        own = {(row.intensity, row.target): row for row in compared}
         comparisons = (own.get(pair) for pair in pairs)
         rows.append(
             (
                 display_name(network),
                 int(np.isfinite(runs).sum()),
                 Number.of(float(np.nanmean(runs))),
-                *(judged.of(network).split(" (")[0] for judged in verdicts.values()),
+                *(judged.finding(network) for judged in verdicts.values()),
+                verdict.robustness(network) or None,
+                p_cell(_least(row.p_adjusted for row in compared)),
+                p_cell(_least(row.p_joint for row in compared)),
                 *(None if row is None else Number.of(row.difference, signed=True) for row in comparisons),
             )
         )
@@ -66,7 +71,9 @@ def grid_table(grid: GridResults) -> Table:
             f"D is the cost of distance ({', '.join(rules.distance)}, sides averaged) minus that of intensity, at "
             f"equal displacement of the activations, in points of {rules.measure.replace('_', ' ')}, mean over runs; a "
             "dash: one of the two doesn't reach it. Verdicts are by the rules, over all displacements, Holm over "
-            f"all networks here; margin {rules.margin:g} points."
+            f"all rows of a model (its layers included); margin {rules.margin:g} points. Robust, or what a direction "
+            f"hangs on: by the checks, with {', '.join(rules.distance)} as distance. p: the least of a network's; by "
+            "Holm over the rows of its model, which decides; and over all rows of the grid, given beside."
         ),
         columns=(
             Column("network", "network", kind="text"),
@@ -76,6 +83,9 @@ def grid_table(grid: GridResults) -> Table:
                 Column(f"verdict_{name}", f"verdict, distance = {name}", f"verdict\n{name}", kind="text")
                 for name in verdicts
             ),
+            Column("robust", "robust", kind="text", spare=6),
+            Column("p_adjusted", "least p, Holm", "least p\nHolm", kind="text", spare=4),
+            Column("p_joint", "least p, all networks", "least p\nall", kind="text", spare=5),
             *(
                 Column(
                     f"D_{name}_{100 * target:g}",
@@ -91,3 +101,7 @@ def grid_table(grid: GridResults) -> Table:
         notices=(*grid.notices, *rules.notices),
         group="runs",  # networks usually have equally many runs, and so form one block
     )
+
+
+def _least(values: Iterable[float | None]) -> float | None:
+    return min((value for value in values if value is not None), default=None)

@@ -2,7 +2,7 @@
 
 A cell holds a number at full precision and the number of decimals to print. A column holds the kind of its
 cells and its names on paper, in a terminal and in a file. The contents of each table are decided in `tables`,
-`verdict`, `grids` and `audit`.
+`verdict`, `near_far`, `grids` and `audit`.
 """
 
 import math

@@ -4,7 +4,7 @@ Every file is written whole or not at all (`nearzero.support.files`), tables bef
 rich are imported inside functions, because the numbers of a report need neither.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,13 @@ from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.results import StudyResults
 from nearzero.report.table import Table
 from nearzero.report.tables import tables
-from nearzero.report.verdict import judged_tables
+from nearzero.report.verdict import (
+    comparisons_table,
+    judged_tables,
+    planted_bands,
+    relative_table,
+    robust_table,
+)
 from nearzero.support.files import make_folder, write_bytes
 
 if TYPE_CHECKING:
@@ -49,8 +55,24 @@ def write_audit(audit: Audit, folder: Path) -> list[Path]:
     return _write(_files_of(audited_tables(audit)), folder)
 
 
-def write_verdict(verdict: Verdict, title: str, folder: Path, notices: tuple[str, ...] = ()) -> list[Path]:
-    """Write the tables of a verdict, `tables/verdict.*` and `costs.*`, and `figures/figure5_matched.*`, under a folder.
+def write_verdict(
+    verdict: Verdict,
+    title: str,
+    folder: Path,
+    notices: tuple[str, ...] = (),
+    further: Sequence[Table] = (),
+) -> list[Path]:
+    """Write the tables and figures of a verdict under a folder.
+
+    Tables are `verdict`, `robust`, `checks`, `relative` and `costs`, under `tables/`; figures are
+    `figures/figure5_matched.*` and `figure6_relative.*`.
+
+    Args:
+        verdict: the verdict.
+        title: the title of the tables.
+        folder: the folder.
+        notices: lines above the figures.
+        further: other tables, which are written as well.
 
     Returns:
         The paths written, tables first.
@@ -58,11 +80,12 @@ def write_verdict(verdict: Verdict, title: str, folder: Path, notices: tuple[str
     Raises:
         InputError: a file can't be written; those written before it stay.
     """
-    return _write(chain(_files_of(judged_tables(verdict, title)), _matched_files(verdict, notices)), folder)
+    tables = (*judged_tables(verdict, title), *further)
+    return _write(chain(_files_of(tables), _verdict_files(verdict, notices)), folder)
 
 
 def write_grid(grid: GridResults, folder: Path) -> list[Path]:
-    """Write the tables of a grid, `tables/grid.*`, `verdict.*` and `costs.*`, and `figures/grid.*`, under a folder.
+    """Write the tables of a grid, `tables/grid.*` and those of its verdict, and `figures/grid.*`, under a folder.
 
     Returns:
         The paths written, tables first.
@@ -93,9 +116,19 @@ def print_tables(study: StudyResults, console: "Console") -> None:
     _print(tables(study), console)
 
 
-def print_verdict(verdict: Verdict, title: str, console: "Console") -> None:
-    """Print the tables of a verdict to a rich console, and the verdict itself."""
-    _print(judged_tables(verdict, title), console)
+def print_verdict(verdict: Verdict, title: str, console: "Console", further: Sequence[Table] = ()) -> None:
+    """Print the tables of a verdict to a rich console, then the findings, the rules and the caveats.
+
+    The costs of all families and the comparisons of each check are in the files alone.
+
+    Args:
+        verdict: the verdict.
+        title: the title of the tables.
+        console: the console.
+        further: other tables, which are printed first.
+    """
+    shown = comparisons_table, relative_table, robust_table
+    _print((*further, *(table(verdict, title) for table in shown)), console)
     console.print(verdict.text(), highlight=False, markup=False, style="bold")
 
 
@@ -133,11 +166,14 @@ def _files_of(to_write: Iterable[Table]) -> Iterator[tuple[str, bytes]]:
             yield f"tables/{table.name}.{suffix}", render(table).encode()
 
 
-def _matched_files(verdict: Verdict, notices: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+def _verdict_files(verdict: Verdict, notices: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     from nearzero.report.figures.matched import matched_figure
+    from nearzero.report.figures.relative import relative_figure
     from nearzero.report.figures.style import figure_files
 
     yield from figure_files("figures/figure5_matched", matched_figure(verdict, notices)).items()
+    relative = relative_figure(verdict, planted_bands(verdict), notices)
+    yield from figure_files("figures/figure6_relative", relative).items()
 
 
 def _grid_files(grid: GridResults) -> Iterator[tuple[str, bytes]]:

@@ -50,7 +50,7 @@ def record_session(folder: Path, record: dict[str, Any], device: str) -> None:
         "device": device,
         "threads": thread_count(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "git": _git_state(),
+        "git": _git_state(folder),
     }
     sessions = record.setdefault("sittings", [])
     if session not in sessions:
@@ -73,8 +73,11 @@ def _processor() -> str:
     return model[1].strip() if model else platform.processor() or platform.machine()
 
 
-def _git_state() -> dict[str, Any] | None:
-    """Return the commit of nearzero's checkout, and whether files are changed; None outside a checkout."""
+def _git_state(own: Path) -> dict[str, Any] | None:
+    """Return the commit of nearzero's checkout, and whether it is changed; None outside a checkout.
+
+    Changed files and new ones that aren't ignored count, except those in the folder that is being written.
+    """
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -85,9 +88,14 @@ def _git_state() -> dict[str, Any] | None:
     try:
         if git("ls-files", Path(__file__).name) == "":
             return None  # installed in a folder of another repository
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
+        top = Path(git("rev-parse", "--show-toplevel"))
+        own = own.resolve()
+        others = (
+            [f":(top,exclude,literal){own.relative_to(top)}"]
+            if own.is_relative_to(top) and own != top
+            else []
+        )
+        changes = git("status", "--porcelain", "--untracked-files=all", "--", ":(top)", *others)
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(changes)}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nearzero.analysis.matched import SIZE_CHECKS, Design, draw_number
-from nearzero.analysis.verdict import Rules
+from nearzero.analysis.matched import Design, draw_number
+from nearzero.analysis.verdict import REPORTED, Rules, design_for
 from nearzero.analysis.verdict.rules import Test
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.activations import activation
-from nearzero.perturbations.families import BY_FORMULA, FAMILIES, Conduct, make_family
-from nearzero.perturbations.noise import NOISES
+from nearzero.perturbations.families import BY_FORMULA, Conduct, make_family
 from nearzero.support.files import read_bytes
 from nearzero.training.engine import Precision
 from nearzero.training.train import Recipe
@@ -199,7 +198,7 @@ class Spec(CheckedModel):
     verdict_margin: float = Rules().margin
     verdict_test: Test = Rules().test
     verdict_checks: tuple[str, ...] = Rules().checks
-    verdict_reported: tuple[str, ...] = ("shift", "noise")
+    verdict_reported: tuple[str, ...] = REPORTED
     verdict_draws: Annotated[int, Field(strict=True, ge=1, le=1000)] = Design().draws
 
     @field_validator("activations", "families")
@@ -248,16 +247,7 @@ class Spec(CheckedModel):
     @property
     def design(self) -> Design:
         """Return the design at matched displacement: the families that decide, and those that are reported."""
-        measured = {*self.deciding, *self.verdict_reported}
-        sizes = tuple(check for check in SIZE_CHECKS if check in self.verdict_checks)
-        return Design(
-            families=tuple(name for name in (*FAMILIES, *NOISES) if name in measured),
-            targets=self.verdict_targets,
-            draws=self.verdict_draws,
-            conduct=self.conduct,
-            checks=sizes,
-            checked=tuple(name for name in FAMILIES if name in self.deciding) if self.verdict_checks else (),
-        )
+        return design_for(self.rules, self.verdict_reported, draws=self.verdict_draws, conduct=self.conduct)
 
     def design_of(self, network: str, run: int) -> Design:
         """Return the design for one run of a network; every run of every network has draws of its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,10 @@ from nearzero.paper.audit import audit
 from nearzero.paper.audit.evidence import Evidence, Other
 from nearzero.paper.audit.values import Audit
 from nearzero.report import write as reports
+from nearzero.report.near_far import near_far_table
 from nearzero.report.prerender import prerender_peak_figures
+from nearzero.report.table import Table
+from nearzero.report.verdict import untrained_table
 from nearzero.study.analysis import analyse_networks, analysis_of, measured_for
 from nearzero.study.audit import audit_networks, check_swept, measurements_of
 from nearzero.study.data import DataSource, begin, recorded_data
@@ -84,12 +87,15 @@ class Study:
         Args:
             folder: the study's folder; it is made if it doesn't exist.
             preset: "quick" (the default) or "paper".
-            settings: keys and values of `Spec` that replace those of the preset.
+            settings: keys and values of `Spec` that replace those of the preset. A study that was begun before
+                keeps the rules of its verdict where they aren't given.
 
         Raises:
             InputError: the spec can't be used, or the folder holds something else or can't be written.
         """
-        return cls(Store.create(Path(folder), resolve(preset, settings)))
+        kept = Store.kept_rules(Path(folder))
+        given = dict(settings or {})
+        return cls(Store.create(Path(folder), resolve(preset, kept | given)))
 
     # --- the contents of the folder ---
 
@@ -136,7 +142,7 @@ class Study:
         Raises:
             InputError: they haven't been measured yet.
         """
-        return self._analysis("matched")
+        return self._analysis("matched", "hasn't been measured at matched displacement")
 
     @cached_property
     def untrained(self) -> xr.Dataset:
@@ -145,7 +151,7 @@ class Study:
         Raises:
             InputError: they haven't been measured yet.
         """
-        return self._analysis("untrained")
+        return self._analysis("untrained", "hasn't been measured before its first step", " --untrained")
 
     @cached_property
     def parts(self) -> xr.Dataset:
@@ -156,7 +162,7 @@ class Study:
         Raises:
             InputError: they haven't been measured yet.
         """
-        return self._analysis("parts")
+        return self._analysis("parts", "hasn't been measured near zero and far from it", " --near-far")
 
     def verdict(self, rules: Rules | None = None) -> Verdict:
         """Return the verdict: which costs more at equal displacement, distance or intensity.
@@ -218,10 +224,10 @@ class Study:
         differing = [key for key in TRAINING if getattr(self.spec, key) != getattr(against.spec, key)]
         return Other(against.title, against.history, tuple(differing))
 
-    def _analysis(self, group: str) -> xr.Dataset:
+    def _analysis(self, group: str, missing: str, option: str = "") -> xr.Dataset:
         return needed(
             analysis_of(self._store, group),
-            f"{self.folder} hasn't been measured at matched displacement yet; run `nearzero verdict {self.folder}`",
+            f"{self.folder} {missing} yet; run `nearzero verdict {self.folder}{option}`",
         )
 
     def _results(self, group: str, step: str) -> xr.Dataset:
@@ -310,9 +316,24 @@ class Study:
         """Sweep the networks, if that isn't done yet: apply every family at all of its levels."""
         return self._run_step(sweep_networks, data_dir, console)
 
-    def analyse(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
-        """Measure the networks at matched displacement, if that isn't done yet."""
-        return self._run_step(analyse_networks, data_dir, console)
+    def analyse(
+        self,
+        *,
+        untrained: bool = False,
+        near_far: bool = False,
+        data_dir: str | None = None,
+        console: Console | None = None,
+    ) -> Study:
+        """Measure the networks at matched displacement, if that isn't done yet.
+
+        Args:
+            untrained: measure the networks before their first step as well.
+            near_far: measure the effects near zero and far from it as well.
+            data_dir, console: as for `train`.
+        """
+        asked = {"matched": True, "untrained": untrained, "parts": near_far}
+        groups = tuple(group for group, wanted in asked.items() if wanted)
+        return self._run_step(partial(analyse_networks, groups=groups), data_dir, console)
 
     def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Train, sweep and report; parts that are done already are kept."""
@@ -350,13 +371,31 @@ class Study:
             reports.print_tables(self, console)
         return self
 
-    def judge(self, *, data_dir: str | None = None, console: Console | None = None) -> Verdict:
-        """Return the verdict, with its tables and figure written and printed; measure first if necessary."""
-        judged = self.analyse(data_dir=data_dir, console=console).verdict()
+    def judge(
+        self,
+        *,
+        untrained: bool = False,
+        near_far: bool = False,
+        data_dir: str | None = None,
+        console: Console | None = None,
+    ) -> Verdict:
+        """Return the verdict, with its tables and figures written and printed; measure first if necessary.
+
+        Args:
+            untrained, near_far: as for `analyse`; what is asked for is printed and written as a table too.
+            data_dir, console: as for `train`.
+        """
+        self.analyse(untrained=untrained, near_far=near_far, data_dir=data_dir, console=console)
+        judged = self.verdict()
+        further: list[Table] = []
+        if untrained:
+            further.append(untrained_table(judge(self.untrained, self.spec.rules), self.title))
+        if near_far:
+            further.append(near_far_table(self.parts, self.title))
         with locked(self.folder):
-            reports.write_verdict(judged, self.title, self.folder, self.notices)
+            reports.write_verdict(judged, self.title, self.folder, self.notices, further)
         if console is not None:
-            reports.print_verdict(judged, self.title, console)
+            reports.print_verdict(judged, self.title, console, further)
         return judged
 
     def ask(

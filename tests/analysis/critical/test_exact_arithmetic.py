@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import nearzero as nz
-from nearzero.perturbations.families import FAMILIES
+from nearzero.perturbations.families import BY_WEIGHTS, FAMILIES
 
 ACT: dict[str, Callable[[Fraction], Fraction]] = {
     "relu": lambda y: max(y, Fraction(0)),
@@ -58,7 +58,7 @@ class Exact:
         after = [[self.act(each) for each in row] for row in self.z]
         self.live = [max(column) > min(column) for column in zip(*after, strict=True)]
         side = self.z if conduct.range == "pre" else after
-        if family.name == "cap":
+        if family.name in ("cap", "floor"):
             side = after
         self.least = [min(column) for column in zip(*side, strict=True)]
         self.most = [max(column) for column in zip(*side, strict=True)]
@@ -76,6 +76,8 @@ class Exact:
             threshold = p * r + (0 if name == "clip" and self.conduct.clip_threshold == "pr" else least)
             after = name == "cap" or self.conduct.clip == "post"
             return min(self.act(z), threshold) if after else self.act(min(z, threshold))
+        if name == "floor":
+            return max(self.act(z), most - p * r)
         if name in ("offset", "signed_offset") and self.conduct.offset != "shift":
             sign = -1 if name == "signed_offset" and self.moves[u] < 0 else 1
             p *= sign
@@ -152,9 +154,10 @@ def assert_exact(
     exact = Exact(network, x, nz.make_family(family, conduct, 7), conduct)
     found = nz.critical_levels(network, x, family=family, conduct=conduct, seed=7)
     assert found.exact
-    # as run and with the slope of leaky ReLU numbers aren't whole, and floats can't tell that two logits are equal
+    # as run, with the slope of leaky ReLU and with norms numbers aren't whole, and floats can't tell that two
+    # logits are equal
     as_run = family in ("offset", "signed_offset") and conduct.offset == "as-run"
-    whole = activation != "leaky_relu" and not as_run
+    whole = activation != "leaky_relu" and not as_run and family not in BY_WEIGHTS
     for n in range(len(x)):
         part = slice(found.first[n], found.first[n + 1])
         starts, ends, classes = found.starts[part], found.ends[part], found.classes[part]

@@ -65,6 +65,9 @@ def test_every_family_has_levels_to_look_at():
         "permuted_shift": (-2.0, 1.0),
         "gains": (0.0, 1.0),
         "cap": (0.0, 1.0),
+        "floor": (0.0, 1.0),
+        "distance_shift": (-2.0, 1.0),
+        "signed_distance_shift": (0.0, 1.0),
     }
     assert set(SLOPES) == {name for name, act in nz.ACTIVATIONS.items() if act.piecewise_linear}
 

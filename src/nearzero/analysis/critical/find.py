@@ -55,8 +55,7 @@ def critical_levels(
         conduct: the reading of the protocol; by default that of the activation.
         seed: the seed of families that draw random numbers.
         low, high: the least and the greatest level; by default the declared range of the family: 0.01 to 10
-            for scale, 0 to 1 for clip and cap, -2 to 1 for offset, shift and permuted shift, 0 to 1 for other
-            controls.
+            for scale, -2 to 1 for offset, shift, permuted shift and distance shift, 0 to 1 for all others.
         grid: the number of levels in the search, in addition to the family's own. It isn't used if the
             intervals are exact.
         threads: the number of threads; all by default. The results don't depend on it.

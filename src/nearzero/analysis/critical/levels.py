@@ -198,7 +198,7 @@ class CriticalLevels:
         """Return the level at which each prediction first changes on one side of the identity, (N,).
 
         The value is NaN if the prediction doesn't change between the identity and `low` or `high` (censored).
-        The prediction may change back further out. The identity of clip and cap is an infinite threshold. For
+        The prediction may change back further out. The identity of clip, cap and floor is p = inf. For
         these families the search starts at `high` and goes down, and the value is `high` if the prediction
         differs from the unperturbed one there already.
 

@@ -10,10 +10,11 @@ networks of a table, and `sources` accepts what users have.
 from nearzero.analysis.verdict.compare import Comparison, costs
 from nearzero.analysis.verdict.judge import CheckResult, RelativeCost, Verdict, judge
 from nearzero.analysis.verdict.rules import CHECKS, Finding, Rules
-from nearzero.analysis.verdict.sources import gathered, verdict
+from nearzero.analysis.verdict.sources import REPORTED, design_for, gathered, verdict
 
 __all__ = [
     "CHECKS",
+    "REPORTED",
     "CheckResult",
     "Comparison",
     "Finding",
@@ -21,6 +22,7 @@ __all__ = [
     "Rules",
     "Verdict",
     "costs",
+    "design_for",
     "gathered",
     "judge",
     "verdict",

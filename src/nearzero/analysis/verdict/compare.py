@@ -87,7 +87,11 @@ def costs(responses: xr.Dataset, measure: Measure = "accuracy") -> xr.DataArray:
     """
     check_measure(measure)
     if measure not in responses:
-        labels = "; without labels there is agreement alone" if "accuracy" in measure else ""
+        labels = (
+            "; without labels there is agreement alone: choose it as the measure"
+            if "accuracy" in measure
+            else ""
+        )
         raise InputError(f"these responses have no {measure}{labels}")
     whole = responses.unperturbed_accuracy if "accuracy" in measure else 1.0
     cost = 100.0 * (whole - responses[measure])

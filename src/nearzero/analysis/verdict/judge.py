@@ -72,6 +72,7 @@ class Verdict:
         checks: by check, its comparisons, in the order of `comparisons`; without those that weren't measured.
         models: by network, the model that it belongs to. The layers of one model are its networks; Holm's
             adjustment goes over all comparisons of a model.
+        activations: by network, the name of its activation; that of the network if it isn't known.
 
     Example:
         >>> import nearzero as nz
@@ -92,6 +93,7 @@ class Verdict:
     halves: str = ""
     checks: Mapping[str, tuple[Comparison, ...]] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
+    activations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -108,6 +110,11 @@ class Verdict:
             InputError: a network that the verdict doesn't include.
         """
         return _overall(self._counts(network))
+
+    def found_by(self, check: str, network: str) -> str:
+        """Return the finding of a check on one network, as `finding`; "" if the check wasn't measured."""
+        counts = Counter(row.finding for row in self.checks.get(check, ()) if row.network == network)
+        return _overall(counts) if counts else ""
 
     def checked(self, network: str) -> tuple[CheckResult, ...]:
         """Return the outcome of each check of the rules on one network; none if no direction was found.
@@ -206,13 +213,10 @@ class Verdict:
     def _check_results(self, network: str, finding: str) -> Iterator[CheckResult]:
         opposite = next(direction for direction in DIRECTIONS if direction != finding)
         for check in self.rules.checks:
-            counts = Counter(row.finding for row in self.checks.get(check, ()) if row.network == network)
-            if not counts:
-                yield CheckResult(network, check, "not measured")
-                continue
-            found = _overall(counts)
-            outcome: Outcome = "holds" if found == finding else "turns" if opposite in counts else "undecided"
-            yield CheckResult(network, check, outcome, found)
+            found = self.found_by(check, network)
+            turned = found in (opposite, "mixed")
+            outcome: Outcome = "holds" if found == finding else "turns" if turned else "undecided"
+            yield CheckResult(network, check, outcome if found else "not measured", found)
 
 
 def _overall(counts: Mapping[Finding, int]) -> str:
@@ -245,7 +249,8 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
     groups = responses.model.values.tolist() if "model" in responses.coords else networks
     models = {network: str(model) for network, model in zip(networks, groups, strict=True)}
     words = {network: _degenerate(responses.sel(network=network)) for network in networks}
-    kept = {network: _deciders(_activation_of(responses, network), rules) for network in networks}
+    activations = {network: _activation_of(responses, network) for network in networks}
+    kept = {network: _deciders(activations[network], rules) for network in networks}
     deciders = {network: names for network, (names, _) in kept.items()}
     all_costs = costs(responses, rules.measure)
     return Verdict(
@@ -260,6 +265,7 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
             if (own := _check_costs(responses, rules, check)) is not None
         },
         models,
+        activations,
     )
 
 

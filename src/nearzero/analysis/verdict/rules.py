@@ -22,8 +22,8 @@ Finding = Literal[
     "inconclusive",
     "equivalent",
     "no effect",
-    "degenerate",
     "description only",
+    "degenerate",
     "not reached",
 ]
 DIRECTIONS: tuple[Finding, Finding] = ("distance costs more", "intensity costs more")

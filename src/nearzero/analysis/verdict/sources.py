@@ -8,11 +8,40 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import xarray as xr
 
+from nearzero.analysis.matched import SIZE_CHECKS, Design
 from nearzero.analysis.verdict.judge import Verdict, judge
 from nearzero.analysis.verdict.rules import Rules
 from nearzero.errors import InputError
+from nearzero.perturbations.families import FAMILIES
+from nearzero.perturbations.noise import NOISES
 
-__all__ = ["gathered", "verdict"]
+__all__ = ["REPORTED", "design_for", "gathered", "verdict"]
+
+REPORTED = ("shift", "noise")  # families that are measured and reported beside those that decide
+
+
+def design_for(rules: Rules, reported: Sequence[str] = REPORTED, **settings: Any) -> Design:
+    """Return the design that measures what rules and their checks need.
+
+    Args:
+        rules: the rules.
+        reported: families to be measured in addition to those that decide.
+        settings: other settings of `Design`, such as the number of draws.
+
+    Example:
+        >>> import nearzero as nz
+        >>> from nearzero.analysis.verdict import design_for
+        >>> design_for(nz.Rules(intensity=("gains",)), draws=2).families
+        ('shift', 'signed_shift', 'gains', 'noise')
+    """
+    deciding = {*rules.distance, *rules.intensity}
+    return Design(
+        families=tuple(name for name in (*FAMILIES, *NOISES) if name in {*deciding, *reported}),
+        targets=rules.targets,
+        checks=tuple(check for check in SIZE_CHECKS if check in rules.checks),
+        checked=tuple(name for name in FAMILIES if name in deciding) if rules.checks else (),
+        **settings,
+    )
 
 
 def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[str]) -> xr.Dataset:
@@ -73,8 +102,8 @@ def verdict(
         >>> networks = [distance_network(task, np.random.default_rng(run)) for run in range(6)]
         >>> design = nz.Design(families=("signed_shift", "gains", "cap"), targets=(0.5,), draws=1)
         >>> runs = [nz.matched(network, task.x, task.y, design=design) for network in networks]
-        >>> nz.verdict(runs, nz.Rules(targets=(0.5,))).of("abs")  # they measure distances
-        'distance costs more (distance costs more 2; of 2)'
+        >>> nz.verdict(runs, nz.Rules(targets=(0.5,))).finding("abs")  # they measure distances
+        'distance costs more'
     """
     if isinstance(source, Judged):
         return source.verdict(rules)

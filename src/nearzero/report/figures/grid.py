@@ -20,13 +20,16 @@ _MARKERS: dict[Finding, tuple[str, bool]] = {
     "distance costs more": ("o", True),
     "intensity costs more": ("o", True),
     "equivalent": ("s", True),
+    "no effect": ("D", True),
+    "degenerate": ("X", False),
 }
 
 
 def grid_figure(grid: GridResults) -> Figure:
     """Draw D, the cost of distance minus that of intensity in percentage points, with its interval.
 
-    There is a row for each network, and a panel for each pair of a distance and an intensity family.
+    There is a row for each network, and a panel for each pair of a distance and an intensity family. Networks on
+    which the direction found is robust are marked, by the distance that decides.
     """
     verdicts = judgements(grid)
     verdict = next(iter(verdicts.values()))
@@ -38,11 +41,16 @@ def grid_figure(grid: GridResults) -> Figure:
         for axes, (distance, intensity) in zip(panels, pairs, strict=True):
             axes.set(title=f"{distance} against {intensity}", xlabel="D, points")
             _panel(axes, verdicts[distance], intensity, targets)
-        panels[0].set_yticks(range(len(names)), [display_name(name) for name in names])
+        panels[0].set_yticks(range(len(names)), [_label(verdict, name) for name in names])
         panels[0].set_ylim(len(names) - 0.5, -0.5)
-        figure.legend(handles=_legend(targets), loc="outside lower center", ncols=len(targets) + 3)
+        figure.legend(handles=_legend(targets), loc="outside lower center", ncols=4)
         add_notices(figure, grid.notices)
     return figure
+
+
+def _label(verdict: Verdict, network: str) -> str:
+    """Return the name of a network, marked if the direction found on it is robust."""
+    return display_name(network) + (" (robust)" if verdict.robustness(network) == "robust" else "")
 
 
 def _panel(axes: Axes, verdict: Verdict, intensity: str, targets: Sequence[float]) -> None:
@@ -76,7 +84,13 @@ def _legend(targets: Sequence[float]) -> list[Line2D]:
         Line2D([], [], color=colour, label=f"d = {100 * target:g} %")
         for target, colour in zip(targets, _COLOURS[-len(targets) :], strict=True)
     ]
-    labels = {"one costs more": ("o", PALE), "equivalent": ("s", PALE), "no finding": ("o", "w")}
+    labels = {
+        "one costs more": ("o", PALE),
+        "equivalent": ("s", PALE),
+        "no effect": ("D", PALE),
+        "degenerate": ("X", "w"),
+        "no finding": ("o", "w"),
+    }
     findings = [
         Line2D([], [], **points(marker, 3.2, PALE, face, edge=1.0), label=label)
         for label, (marker, face) in labels.items()

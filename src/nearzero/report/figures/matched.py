@@ -18,7 +18,13 @@ __all__ = ["matched_figure"]
 # Distance in blue, intensity in red and orange; families that never decide in grey, with different dashes.
 _DECIDING = ("#0077BB", "#CC3311", "#EE7733", "#AA3377", "#009988")
 _DASHES: tuple[Any, ...] = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), "-", (0, (6, 2, 1, 1, 1, 2)))
-_NOT_DECIDING = ("offset", "clip", "noise", "signed_shift")  # without scale, whose line would lie on the axis
+_NOT_DECIDING = (
+    "shift",
+    "signed_shift",
+    "offset",
+    "clip",
+    "noise",
+)  # without scale, whose line would lie on the axis
 SEED = 0
 
 

@@ -34,6 +34,7 @@ __all__ = [
 INK = "#222222"
 PALE = "#9A9A9A"
 DOTS_PER_INCH = 300
+MOST_DOTS = 60_000  # along a side; matplotlib refuses 65,536
 
 # Paul Tol's "vibrant" scheme: blue and red are distinct for every kind of colour vision.
 _OWN = {"abs": "#0077BB", "relu": "#CC3311"}
@@ -93,10 +94,14 @@ def figure_files(name: str, figure: Figure) -> dict[str, bytes]:
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:
-    """Return a figure as "png", 300 dots per inch, or as "pdf", with embedded TrueType fonts and no date."""
+    """Return a figure as "png", 300 dots per inch, or as "pdf", with embedded TrueType fonts and no date.
+
+    A figure of very many panels has fewer dots per inch.
+    """
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {}
+    dots = min(DOTS_PER_INCH, MOST_DOTS / max(figure.get_size_inches()))
     with styled():
-        figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=dots, metadata=metadata)
         figure.set_layout_engine("none")  # the first file fixes the layout, so that all formats have the same
     return buffer.getvalue()

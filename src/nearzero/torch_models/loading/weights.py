@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 from nearzero.errors import InputError
 from nearzero.torch_models.loading.objects import check_exists, with_article
 
-__all__ = ["SavedWeights", "read_weights"]
+__all__ = ["SavedWeights", "read_weights", "weights_of_runs"]
 
 SAFE = ".safetensors"
 SUFFIXES = (SAFE, ".pt", ".pth", ".bin", ".ckpt")
@@ -58,6 +59,50 @@ def read_weights(path: Path) -> SavedWeights:
         beside += [str(other) for other in state if other != key]
         state = dict(state[key])
     return SavedWeights({str(name): value for name, value in state.items()}, ".".join(inside), tuple(beside))
+
+
+def weights_of_runs(weights: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the weights of several runs of a model, a file or folder each, which `read_weights` takes.
+
+    Args:
+        weights: one of these for each run; or a folder that holds them, which are taken in the order of their
+            names (run2 before run10).
+
+    Raises:
+        InputError: the folder holds no weights, the weights of one model in several files, or both files and
+            folders of weights, or the same weights in two formats.
+    """
+    if not isinstance(weights, (str, Path)):
+        return [Path(path) for path in weights]
+    folder = Path(weights)
+    if not folder.is_dir():
+        check_exists(folder)
+        return [folder]
+    entries = sorted(folder.iterdir(), key=lambda path: _by_number(path.name))
+    if any(path.name.endswith(INDEX) for path in entries):
+        raise InputError(f"{folder} holds one model in several files; give a folder or a file for each run")
+    files = [path for path in entries if path.suffix in SUFFIXES and path.is_file()]
+    folders = [
+        path for path in entries if path.is_dir() and any(_is_weights(inner) for inner in path.iterdir())
+    ]
+    if not files and not folders:
+        raise InputError(f"{folder} holds no weights; they are read from {', '.join(SUFFIXES)} files")
+    twice = next(
+        (path for path in files if path != next(each for each in files if each.stem == path.stem)), None
+    )
+    if (files and folders) or twice:
+        reason = f"{twice.stem} in two formats" if twice else "files of weights, and folders with such files"
+        raise InputError(f"{folder} holds {reason}; name the weights of each run instead")
+    return files or folders
+
+
+def _is_weights(path: Path) -> bool:
+    return path.suffix in SUFFIXES or path.name.endswith(INDEX)
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts names by the numbers in them."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def _wrapper(state: Mapping[str, Any]) -> str | None:

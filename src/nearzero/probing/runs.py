@@ -1,0 +1,165 @@
+"""The verdict on several trainings of a user's own model: each is measured with its own draws, then all are judged."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from nearzero.analysis.matched import Design, matched
+from nearzero.analysis.verdict import Rules, Verdict, design_for, verdict
+from nearzero.errors import InputError
+from nearzero.evaluators.plan import Names, Request
+from nearzero.evaluators.select import ModelOptions
+from nearzero.evaluators.session import open_session
+from nearzero.networks import TwoLayer
+from nearzero.torch_models.loading import load_weights, weights_of_runs
+from nearzero.torch_models.state import as_module
+
+__all__ = ["judge_runs"]
+
+
+def judge_runs(
+    model: nn.Module | Callable[[], nn.Module] | Iterable[nn.Module | TwoLayer],
+    data: Any,
+    layers: Names = None,
+    *,
+    weights: str | Path | Sequence[str | Path] | None = None,
+    held_out: Any = None,
+    rules: Rules | None = None,
+    design: Design | None = None,
+    memory: int | str | None = None,
+    advanced: Callable[[int], None] = lambda runs: None,
+    **options: Unpack[ModelOptions],
+) -> Verdict:
+    """Return the verdict on several runs of a model: does distance or intensity cost more at equal displacement?
+
+    A run is a training of its own, from its own initial weights. Several checkpoints of one training aren't runs,
+    and would make the verdict surer than it is. Every run has draws of its own. All layers of the model are one
+    table, and Holm's adjustment goes over it. Fewer than six runs are described and not judged.
+
+    Args:
+        model: with `weights`, a module (which isn't changed) or a function that builds one; without, the trained
+            modules, one for each run.
+        data: inputs and labels, or batches, as `nz.probe` takes them.
+        layers: names or globs, as `nz.layers` lists them; all activations if None.
+        weights: a folder with a file (or a folder) of weights for each run, or a list of these, as
+            `nz.load_weights` reads them.
+        held_out: other data in the same form, for the check with data that neither training nor levels used.
+        rules: the rules; `Rules()` if None.
+        design: families, targets and draws; those that the rules and their checks need if None, and the plain
+            shift and noise, which are reported. Run k begins with draw `first_draw` + k `draws`.
+        memory: as for `nz.probe`.
+        advanced: a function that is called after each run, with 1.
+        options: settings of the model, see `nearzero.evaluators.select.ModelOptions`; `layers` replaces `layer`.
+
+    Raises:
+        InputError: a model, weights, data or rules that can't be used, or two runs with the same weights; the
+            message names the run.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> from nearzero.mechanisms.planted import distance_network, prototype_task
+        >>> task = prototype_task(np.random.default_rng(0), examples=200)
+        >>> networks = [distance_network(task, np.random.default_rng(run)) for run in range(6)]
+        >>> modules = [network.to_module() for network in networks]
+        >>> rules = nz.Rules(targets=(0.5,), checks=())
+        >>> found = nz.judge_runs(modules, (task.x, task.y), rules=rules)
+        >>> found.networks, found.finding("1")  # the layer's name; they measure distances
+        (('1',), 'distance costs more')
+    """
+    rules = rules or Rules()
+    design = design or design_for(rules)
+    if held_out is not None and held_out is data:
+        raise InputError("held_out is the data themselves; give data that the networks weren't trained on")
+    if "layer" in options:
+        raise InputError("judge_runs takes layers=..., names or globs, and not layer=...")
+    settings: dict[str, Any] = {**options, "memory": memory, "design": design, "held_out": held_out}
+    measured: list[xr.Dataset] = []
+    seen: dict[str, str] = {}
+    names: list[str] = []
+    for number, (name, module) in enumerate(_runs(model, weights)):
+        _check_new(module, name, seen)
+        try:
+            names = names or _layer_names(module, data, layers, settings)
+            own = settings | {"design": replace(design, first_draw=design.first_draw + number * design.draws)}
+            rows = [matched(module, data, layer=layer, **own) for layer in names]
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        measured.append(_joined(rows, names))
+        if not number:
+            verdict(measured, rules)  # refuses now what would be refused at the end
+        advanced(1)
+    return verdict(measured, rules)
+
+
+def _runs(model: Any, weights: str | Path | Sequence[str | Path] | None) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the name and the module of each run.
+
+    Raises:
+        InputError: there is no run, or weights can't be loaded.
+    """
+    builds = isinstance(model, nn.Module) or (callable(model) and not isinstance(model, TwoLayer))
+    if weights is None:
+        if builds or isinstance(model, TwoLayer) or not isinstance(model, Iterable):
+            raise InputError(
+                "a verdict needs several runs: give a list of trained models, or weights=..., a folder with a file "
+                "for each run"
+            )
+        number = -1
+        for number, module in enumerate(model):
+            yield f"run {number}", as_module(module)
+        if number < 0:
+            raise InputError("a verdict needs at least one run; got an empty list of models")
+        return
+    if not builds:
+        raise InputError(
+            "with weights=..., model must be a module or a function that builds one; got "
+            f"{type(model).__name__}"
+        )
+    for path in weights_of_runs(weights):
+        module = copy.deepcopy(model) if isinstance(model, nn.Module) else as_module(model())
+        load_weights(module, path)
+        yield str(path), module
+
+
+def _check_new(module: nn.Module, name: str, seen: dict[str, str]) -> None:
+    """Refuse a run with the weights of an earlier one; `seen` has the names of runs by digest, and is added to."""
+    digest = hashlib.sha256()
+    values = [value.detach() for value in module.parameters() if value.layout == torch.strided]
+    for value in values:
+        digest.update(_bytes(value))
+    if not values:
+        return
+    earlier = seen.get(digest.hexdigest())
+    if earlier is not None:
+        raise InputError(
+            f"{name} and {earlier} have the same weights; runs must be trainings of their own: leave one out"
+        )
+    seen[digest.hexdigest()] = name
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _layer_names(module: nn.Module, data: Any, layers: Names, settings: dict[str, Any]) -> list[str]:
+    """Return the names of the layers that were asked for."""
+    kept = {name: settings[name] for name in settings.keys() - {"backend", "design", "held_out"}}
+    with open_session(module, data, Request(layers=layers, **kept)) as session:
+        return [layer.name for layer in session.layers]
+
+
+def _joined(rows: Sequence[xr.Dataset], names: Sequence[str]) -> xr.Dataset:
+    """Return the responses of all layers of one run, on (layer, family, side, target)."""
+    activations = [row.attrs["activation"] for row in rows]
+    joined = xr.concat(rows, "layer", combine_attrs="drop_conflicts")
+    return joined.assign_coords(layer=list(names), activation=("layer", activations))
