@@ -46,6 +46,7 @@ KEPT = ROOT / "results" / "validation.json"
 SEED = 20260  # of all draws: [SEED, the condition, the purpose, study, run]
 DRAWS = 5
 RUNS = (6, 10, 20)
+BATCH = 50  # studies that are judged as the networks of one table, each a model of its own
 VARIABLES = (
     "accuracy",
     "centred_accuracy",
@@ -83,7 +84,7 @@ MIXED = [
         share=share,
         strength=strength,
         families=("shift", *DEFAULT),
-        studies=80 if strength == 8 else 30,
+        studies=20 if strength != 8 else 80 if activation == "relu" else 40,
         runs=20 if strength == 8 else 10,
     )
     for strength in (8.0, 4.0, 16.0)
@@ -91,7 +92,7 @@ MIXED = [
     for share in (0.25, 0.5, 0.75)
 ]
 CHECKED = [
-    replace(each, families=DEFAULT, checked=True, studies=30 if each.strength == 8 else 20, runs=10)
+    replace(each, families=DEFAULT, checked=True, studies=20 if each.strength == 8 else 10, runs=10)
     for each in PLANTED
 ]
 ONE_FAMILY = Condition(mechanism="template", activation="relu", strength=6, null="one family", studies=20)
@@ -123,17 +124,21 @@ class Null:
         """Return the number of studies; fewer do for rules that aren't the default ones."""
         return 1000 if self.rules == "default" else 200
 
-    def study(self, pool: xr.DataArray, number: int) -> xr.DataArray:
-        """Return the costs of one study, (run, family, target), from those of the pool, (study, run, ...)."""
-        generator = self.condition.generator(SEED, f"{self.kind} {self.pool} {self.difference:g}", number)
-        if self.pool == "study":
-            runs = pool.isel(study=generator.integers(pool.sizes["study"]))
-        else:
-            runs = pool.stack(every=("study", "run"), create_index=False).rename(every="run")
+    def pools(self, costs: xr.DataArray) -> list[xr.DataArray]:
+        """Return the pools, (run, family, target), one of which each study draws; from (study, run, ...)."""
+        pools = [costs.isel(study=study) for study in range(costs.sizes["study"])]
+        if self.pool == "all":
+            pools = [xr.concat(pools, "run")]
         if self.kind == "dealt":
-            drawn = resampled(runs, generator, max(RUNS)).expand_dims(network=["one"])
-            return dealt(drawn, generator).isel(network=0)
-        return resampled(shifted(runs, self.difference, RULES[self.rules]), generator, max(RUNS))
+            return pools
+        return [shifted(pool, self.difference, RULES[self.rules]) for pool in pools]
+
+    def study(self, pools: Sequence[xr.DataArray], number: int) -> xr.DataArray:
+        """Return the costs of one study, (network, run, family, target)."""
+        generator = self.condition.generator(SEED, f"{self.kind} {self.pool} {self.difference:g}", number)
+        pool = pools[generator.integers(len(pools))]
+        drawn = resampled(pool, generator, max(RUNS)).expand_dims("network")
+        return dealt(drawn, generator) if self.kind == "dealt" else drawn
 
 
 MARGIN = Rules().margin
@@ -290,11 +295,15 @@ def counted(state: State, condition: Condition) -> dict[str, Any]:
 
 
 def batched(studies: Sequence[xr.Dataset], activation: str) -> Iterator[xr.Dataset]:
-    """Yield the responses of 50 studies at a time, each study as a network, which is a model of its own."""
-    for first in range(0, len(studies), 50):
-        batch = xr.concat(studies[first : first + 50], "network")
-        names = [f"study {first + number}" for number in range(batch.sizes["network"])]
-        yield batch.assign_coords(network=names, activation=("network", [activation] * len(names)))
+    """Yield the responses of a batch of studies at a time."""
+    for first in range(0, len(studies), BATCH):
+        yield named(xr.concat(studies[first : first + BATCH], "network"), first, activation)
+
+
+def named(batch: xr.Dataset, first: int, activation: str) -> xr.Dataset:
+    """Return responses in which each network is a study, and a model of its own."""
+    names = [f"study {first + number}" for number in range(batch.sizes["network"])]
+    return batch.assign_coords(network=names, activation=("network", [activation] * len(names)))
 
 
 def relative(verdicts: Iterator[Verdict]) -> list[dict[str, Any]]:
@@ -309,17 +318,18 @@ def relative(verdicts: Iterator[Verdict]) -> list[dict[str, Any]]:
 def count_null(state: State, null: Null) -> dict[str, Any]:
     """Return the counts of a null."""
     records = state.of(null.condition)
-    found = [costs(responses_of(records[number])).isel(network=0) for number in sorted(records)]
-    pool = xr.concat(found, "study").transpose("study", "run", "family", "target")
     rules = RULES[null.rules]
-    pool = pool.sel(family=[*rules.distance, *rules.intensity])
-    whole = xr.DataArray(np.ones((1, max(RUNS))), dims=("network", "run"))
-    drawn = (null.study(pool, number) for number in range(null.studies))
-    plain = (own.drop_vars(["network", "run", "study"], errors="ignore") for own in drawn)
-    studies = [as_responses(own.expand_dims("network"), whole) for own in plain]
+    families = [*rules.distance, *rules.intensity]
+    found = [costs(responses_of(records[number])).isel(network=0) for number in sorted(records)]
+    pool = xr.concat(found, "study").sel(family=families).transpose("study", "run", "family", "target")
     out: dict[str, Any] = {"null": asdict(null), "pool": int(pool.sizes["study"] * pool.sizes["run"])}
+    pools = null.pools(pool.drop_vars(["network", "run", "study"], errors="ignore"))
     verdicts: dict[int, list[Verdict]] = {runs: [] for runs in RUNS}
-    for batch in batched(studies, null.condition.activation):
+    for first in range(0, null.studies, BATCH):
+        numbers = range(first, min(first + BATCH, null.studies))
+        drawn = xr.concat([null.study(pools, number) for number in numbers], "network")
+        whole = xr.ones_like(drawn.isel(family=0, target=0, drop=True))
+        batch = named(as_responses(drawn, whole), first, null.condition.activation)
         for runs, own in verdicts.items():
             own.append(judge(batch.isel(run=slice(0, runs)), rules))
     out["verdicts"] = [{"rules": null.rules, "runs": runs, **_counts(own)} for runs, own in verdicts.items()]
