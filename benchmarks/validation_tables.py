@@ -109,19 +109,24 @@ def _planted(results: Rows) -> Iterator[str]:
 
 
 def _rules(results: Rows) -> Iterator[str]:
-    counts = (f"{what} with {runs}, %:" for runs in (6, 10, 20) for what in ("right", "wrong"))
-    yield _head("mechanism", "activation", "distance and test", "studies:", *counts)
+    shares = ("right, % (95 %):", "wrong, % (95 %):", "undecided, %:")
+    yield _head("mechanism", "activation", "distance and test", "runs:", "studies:", *shares)
     for result in _plain(results):
         condition = result["condition"]
         if condition["strength"] != 8:
             continue
         for name, words in RULES.items():
-            own = _by(result, name)
-            cells = [
-                _share(rate)[0] for each in own for rate in _right_wrong(each, condition["mechanism"])[:2]
-            ]
-            activation = ACTIVATIONS[condition["activation"]]
-            yield _row(condition["mechanism"], activation, words, own[0]["studies"], *cells)
+            for verdict in (each for each in _by(result, name) if each["runs"] >= 10):
+                right, wrong, rest = map(_share, _right_wrong(verdict, condition["mechanism"]))
+                yield _row(
+                    condition["mechanism"],
+                    ACTIVATIONS[condition["activation"]],
+                    words,
+                    verdict["runs"],
+                    verdict["studies"],
+                    *(f"{share} ({interval})" for share, interval in (right, wrong)),
+                    rest[0],
+                )
 
 
 def _robust(results: Rows) -> Iterator[str]:
