@@ -32,7 +32,6 @@ import validation_tables
 from nearzero.analysis.matched import Design
 from nearzero.analysis.verdict import Rules, Verdict, costs, judge
 from nearzero.mechanisms import reference
-from nearzero.mechanisms.power import overall_findings
 from nearzero.mechanisms.studies import (
     Condition,
     as_responses,
@@ -47,6 +46,7 @@ KEPT = ROOT / "results" / "validation.json"
 SEED = 20260  # of all draws: [SEED, the condition, the purpose, study, run]
 DRAWS = 5
 RUNS = (6, 10, 20)
+BATCH = 50  # studies that are judged as the networks of one table, each a model of its own
 VARIABLES = (
     "accuracy",
     "centred_accuracy",
@@ -84,7 +84,7 @@ MIXED = [
         share=share,
         strength=strength,
         families=("shift", *DEFAULT),
-        studies=100 if strength == 8 else 40,
+        studies=20 if strength != 8 else 80 if activation == "relu" else 40,
         runs=20 if strength == 8 else 10,
     )
     for strength in (8.0, 4.0, 16.0)
@@ -92,12 +92,12 @@ MIXED = [
     for share in (0.25, 0.5, 0.75)
 ]
 CHECKED = [
-    replace(each, families=DEFAULT, checked=True, studies=60 if each.strength == 8 else 40, runs=10)
+    replace(each, families=DEFAULT, checked=True, studies=20 if each.strength == 8 else 10, runs=10)
     for each in PLANTED
 ]
-ONE_FAMILY = Condition(mechanism="template", activation="relu", strength=6, null="one family", studies=40)
-CHANCE = Condition(mechanism="distance", activation="abs", null="chance labels", studies=40)
-COMMON = Condition(mechanism="template", activation="relu", strength=6, null="common draws", studies=20)
+ONE_FAMILY = Condition(mechanism="template", activation="relu", strength=6, null="one family", studies=20)
+CHANCE = Condition(mechanism="distance", activation="abs", null="chance labels", studies=30)
+COMMON = Condition(mechanism="template", activation="relu", strength=6, null="common draws", studies=10)
 CONDITIONS = [*PLANTED, ONE_FAMILY, CHANCE, COMMON, *CHECKED, *MIXED]
 
 
@@ -124,17 +124,21 @@ class Null:
         """Return the number of studies; fewer do for rules that aren't the default ones."""
         return 1000 if self.rules == "default" else 200
 
-    def study(self, pool: xr.DataArray, number: int) -> xr.DataArray:
-        """Return the costs of one study, (run, family, target), from those of the pool, (study, run, ...)."""
-        generator = self.condition.generator(SEED, f"{self.kind} {self.pool} {self.difference:g}", number)
-        if self.pool == "study":
-            runs = pool.isel(study=generator.integers(pool.sizes["study"]))
-        else:
-            runs = pool.stack(every=("study", "run"), create_index=False).rename(every="run")
+    def pools(self, costs: xr.DataArray) -> list[xr.DataArray]:
+        """Return the pools, (run, family, target), one of which each study draws; from (study, run, ...)."""
+        pools = [costs.isel(study=study) for study in range(costs.sizes["study"])]
+        if self.pool == "all":
+            pools = [xr.concat(pools, "run")]
         if self.kind == "dealt":
-            drawn = resampled(runs, generator, max(RUNS)).expand_dims(network=["one"])
-            return dealt(drawn, generator).isel(network=0)
-        return resampled(shifted(runs, self.difference, RULES[self.rules]), generator, max(RUNS))
+            return pools
+        return [shifted(pool, self.difference, RULES[self.rules]) for pool in pools]
+
+    def study(self, pools: Sequence[xr.DataArray], number: int) -> xr.DataArray:
+        """Return the costs of one study, (network, run, family, target)."""
+        generator = self.condition.generator(SEED, f"{self.kind} {self.pool} {self.difference:g}", number)
+        pool = pools[generator.integers(len(pools))]
+        drawn = resampled(pool, generator, max(RUNS)).expand_dims("network")
+        return dealt(drawn, generator) if self.kind == "dealt" else drawn
 
 
 MARGIN = Rules().margin
@@ -264,29 +268,42 @@ def counted(state: State, condition: Condition) -> dict[str, Any]:
     """Return the counts of findings of a condition, by rules and number of runs, mean and relative costs."""
     records = state.of(condition)
     studies = [records[number] for number in sorted(records)]
-    responses = [responses_of(each) for each in studies]
-    families = responses[0].family.values.tolist()
-    found = xr.concat([costs(each).isel(network=0) for each in responses], "study")
+    batches = list(batched([responses_of(each) for each in studies], condition.activation))
+    families = batches[0].family.values.tolist()
+    found = xr.concat([costs(each) for each in batches], "network")
+    whole = xr.concat([each.unperturbed_accuracy for each in batches], "network")
     out: dict[str, Any] = {
         "condition": asdict(condition),
         "cpu_seconds": round(sum(each["cpu_seconds"] for each in studies)),
-        "unperturbed": float(np.mean([each.unperturbed_accuracy for each in responses])),
+        "unperturbed": float(whole.mean()),
         "families": families,
-        "costs": found.mean(("study", "run")).transpose("family", "target").values.tolist(),
+        "costs": found.mean(("network", "run")).transpose("family", "target").values.tolist(),
         "verdicts": [],
     }
     for name, rules in RULES.items():
-        there = rules.measure in responses[0] and set(rules.distance) <= set(families)
+        there = rules.measure in batches[0] and set(rules.distance) <= set(families)
         if not there or (condition.checked and name != "default"):
             continue
         if not condition.checked:
             rules = replace(rules, checks=())
         for runs in (each for each in RUNS if each <= condition.runs):
-            verdicts = [judge(each.isel(run=slice(0, runs)), rules) for each in responses]
+            verdicts = [judge(each.isel(run=slice(0, runs)), rules) for each in batches]
             out["verdicts"].append({"rules": name, "runs": runs, **_counts(verdicts)})
     if condition in PLANTED:
-        out["relative_costs"] = relative(judge(each) for each in responses)
+        out["relative_costs"] = relative(judge(each) for each in batches)
     return out
+
+
+def batched(studies: Sequence[xr.Dataset], activation: str) -> Iterator[xr.Dataset]:
+    """Yield the responses of a batch of studies at a time."""
+    for first in range(0, len(studies), BATCH):
+        yield named(xr.concat(studies[first : first + BATCH], "network"), first, activation)
+
+
+def named(batch: xr.Dataset, first: int, activation: str) -> xr.Dataset:
+    """Return responses in which each network is a study, and a model of its own."""
+    names = [f"study {first + number}" for number in range(batch.sizes["network"])]
+    return batch.assign_coords(network=names, activation=("network", [activation] * len(names)))
 
 
 def relative(verdicts: Iterator[Verdict]) -> list[dict[str, Any]]:
@@ -301,30 +318,31 @@ def relative(verdicts: Iterator[Verdict]) -> list[dict[str, Any]]:
 def count_null(state: State, null: Null) -> dict[str, Any]:
     """Return the counts of a null."""
     records = state.of(null.condition)
-    found = [costs(responses_of(records[number])).isel(network=0) for number in sorted(records)]
-    pool = xr.concat(found, "study").transpose("study", "run", "family", "target")
     rules = RULES[null.rules]
-    pool = pool.sel(family=[*rules.distance, *rules.intensity])
-    whole = xr.DataArray(
-        np.ones((1, max(RUNS))), {"network": [null.condition.activation]}, ("network", "run")
-    )
+    families = [*rules.distance, *rules.intensity]
+    found = [costs(responses_of(records[number])).isel(network=0) for number in sorted(records)]
+    pool = xr.concat(found, "study").sel(family=families).transpose("study", "run", "family", "target")
     out: dict[str, Any] = {"null": asdict(null), "pool": int(pool.sizes["study"] * pool.sizes["run"])}
-    verdicts = defaultdict(list)
-    for number in range(null.studies):
-        own = null.study(pool, number).drop_vars(["network", "run", "study"], errors="ignore")
-        responses = as_responses(own.expand_dims(network=whole.network.values), whole)
-        for runs in RUNS:
-            verdicts[runs].append(judge(responses.isel(run=slice(0, runs)), rules))
+    pools = null.pools(pool.drop_vars(["network", "run", "study"], errors="ignore"))
+    verdicts: dict[int, list[Verdict]] = {runs: [] for runs in RUNS}
+    for first in range(0, null.studies, BATCH):
+        numbers = range(first, min(first + BATCH, null.studies))
+        drawn = xr.concat([null.study(pools, number) for number in numbers], "network")
+        whole = xr.ones_like(drawn.isel(family=0, target=0, drop=True))
+        batch = named(as_responses(drawn, whole), first, null.condition.activation)
+        for runs, own in verdicts.items():
+            own.append(judge(batch.isel(run=slice(0, runs)), rules))
     out["verdicts"] = [{"rules": null.rules, "runs": runs, **_counts(own)} for runs, own in verdicts.items()]
     return out
 
 
 def _counts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Return the numbers of studies by overall finding; by outcome of each check; and of comparisons."""
-    findings = Counter(one.finding for each in verdicts for one in each.comparisons)
+    overall = Counter(verdict.finding(study) for verdict in verdicts for study in verdict.networks)
+    findings = Counter(one.finding for verdict in verdicts for one in verdict.comparisons)
     out: dict[str, Any] = {
-        "studies": len(verdicts),
-        "overall": overall_findings(verdicts),
+        "studies": overall.total(),
+        "overall": dict(sorted(overall.items())),
         "comparisons": dict(sorted(findings.items())),
     }
     if any(each.checks for each in verdicts):
@@ -337,11 +355,11 @@ def robustness(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     robust: Counter[str] = Counter()
     outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for verdict in verdicts:
-        (network,) = verdict.networks
-        for result in verdict.checked(network):
-            outcomes[result.check][result.outcome] += 1
-        if verdict.robustness(network) == "robust":
-            robust[verdict.finding(network)] += 1
+        for study in verdict.networks:
+            for result in verdict.checked(study):
+                outcomes[result.check][result.outcome] += 1
+            if verdict.robustness(study) == "robust":
+                robust[verdict.finding(study)] += 1
     return {"robust": dict(robust), "checks": {name: dict(each) for name, each in outcomes.items()}}
 
 
@@ -354,9 +372,8 @@ def job_of(state: State, task: Condition | Null) -> dict[str, Any]:
     if not path.exists():
         result = count_null(state, task) if isinstance(task, Null) else counted(state, task)
         path.write_text(json.dumps(result))
-    result = json.loads(path.read_text())
     print(f"counted {pool.name}{' (null)' * isinstance(task, Null)}", flush=True)
-    return result  # type: ignore[no-any-return]
+    return dict(json.loads(path.read_text()))
 
 
 def summary(state: State, workers: int) -> dict[str, Any]:
@@ -374,24 +391,6 @@ def summary(state: State, workers: int) -> dict[str, Any]:
         "rules": {each.name: each.default for each in fields(Rules)},
         **done,
     }
-
-
-def bands(kept: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the bands of relative costs over all studies and strengths, for the package."""
-    ratios: defaultdict[tuple[str, str, str, float], list[float | None]] = defaultdict(list)
-    for result in kept["results"]:
-        condition = result["condition"]
-        for row in result.get("relative_costs", ()):
-            key = condition["mechanism"], condition["activation"], row["family"], row["target"]
-            ratios[key] += row["ratios"]
-    rows = []
-    for key, values in ratios.items():
-        defined = [value for value in values if value is not None]
-        low, median, high = np.percentile(defined, [5, 50, 95]).tolist() if defined else (None, None, None)
-        names = zip(("mechanism", "activation", "family", "target"), key, strict=True)
-        counts = {"studies": len(values), "defined": len(defined)}
-        rows.append(dict(names) | {"low": low, "median": median, "high": high} | counts)
-    return rows
 
 
 def arguments() -> argparse.Namespace:
@@ -414,7 +413,7 @@ def main() -> None:
             measure(state, options.workers)
         kept = summary(state, options.workers)
         KEPT.write_text(json.dumps(kept, indent=1) + "\n")
-        rows = "[\n " + ",\n ".join(map(json.dumps, bands(kept))) + "\n]\n"
+        rows = "[\n " + ",\n ".join(map(json.dumps, validation_tables.bands(kept["results"]))) + "\n]\n"
         reference.PATH.write_text(rows)
     kept = json.loads(KEPT.read_text())
     if options.write:

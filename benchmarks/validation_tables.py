@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from nearzero.analysis.verdict import CHECKS
 from nearzero.mechanisms.power import Rate
 
-__all__ = ["PAGE", "tables", "write"]
+__all__ = ["PAGE", "bands", "tables", "write"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "validation.md"
-RIGHT = {"distance": "distance costs more", "template": "intensity costs more"}
-WRONG = {"distance": "intensity costs more", "template": "distance costs more"}
-MAIN = 8.0  # the strength in tables without a column for it
-NULLS = {
-    "one family": "one family, three measurements",
-    "dealt": "costs dealt out",
-    "chance labels": "labels by chance",
-    "common draws": "not a null: one family, the same draws in all runs",
-}
+DIRECTIONS = ("distance costs more", "intensity costs more")
+RIGHT = dict(zip(("distance", "template"), DIRECTIONS, strict=True))
 ACTIVATIONS = {"abs": "Abs", "relu": "ReLU"}
-RULES = {"default": "default", "signed shift": "distance = signed_shift", "centred": "centred accuracy"}
+RULES = {
+    "default": "default",
+    "earlier": "earlier: shift, difference test",
+    "difference test": "signed shift, difference test",
+    "distance = shift": "shift, minimum-effect test",
+    "distance = noise": "noise, minimum-effect test",
+    "centred accuracy": "default, centred accuracy",
+}
+Rows = Sequence[Mapping[str, Any]]
 
 
 def tables(kept: Mapping[str, Any]) -> dict[str, str]:
     """Return all tables as Markdown, by the name of their place in the page."""
-    makers = {
-        "nulls": _nulls,
-        "planted": _planted,
-        "costs": _costs,
-        "strength": _strength,
-        "mixtures": _mixtures,
+    results, nulls = kept["results"], kept["nulls"]
+    made = {
+        "nulls": _nulls(results, nulls),
+        "margin": _margin(nulls),
+        "planted": _planted(results),
+        "rules": _rules(results),
+        "robust": _robust(results),
+        "mixtures": _mixtures(results),
+        "costs": _costs(results),
+        "relative": _relative(results),
     }
-    return {name: "\n".join(make(kept["results"])) for name, make in makers.items()}
+    return {name: "\n".join(lines) for name, lines in made.items()}
 
 
 def write(kept: Mapping[str, Any]) -> None:
@@ -48,103 +57,206 @@ def write(kept: Mapping[str, Any]) -> None:
     PAGE.write_text(page)
 
 
-def _nulls(results: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| null | networks | runs | studies | false positives | rate, % | 95 % interval | any adjusted p below .05 |"
-    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for null, words in NULLS.items():
-        for result in _of(results, null=null):
-            for verdict in _by(result, "default"):
-                count = sum(verdict["overall"].get(name, 0) for name in (*RIGHT.values(), "mixed"))
-                studies = verdict["studies"]
-                shares = count, *_share(count, studies), verdict["any_p_below_alpha"]
-                yield _row(words, _network(result), verdict["runs"], studies, *shares)
-
-
-def _planted(results: list[dict[str, Any]]) -> Iterator[str]:
-    yield (
-        "| mechanism | activation | rules | runs | studies | right, % | 95 % interval | wrong direction "
-        "| mixed | equivalent | no effect | inconclusive |"
-    )
-    yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for result in _of(results, strength=MAIN, share=None, null=""):
-        mechanism = result["condition"]["mechanism"]
-        for rules, words in RULES.items():
-            for verdict in _by(result, rules):
-                findings, studies = verdict["overall"], verdict["studies"]
-                rest = (WRONG[mechanism], "mixed", "equivalent", "no effect to compare", "inconclusive")
-                right = _share(findings.get(RIGHT[mechanism], 0), studies)
-                activation = ACTIVATIONS[result["condition"]["activation"]]
-                counts = (findings.get(name, 0) for name in rest)
-                yield _row(mechanism, activation, words, verdict["runs"], studies, *right, *counts)
-
-
-def _costs(results: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| mechanism | activation | accuracy, % | family | 5 % | 10 % | 20 % | 30 % | 50 % |"
-    yield "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |"
-    for result in _of(results, strength=MAIN, null=""):
-        condition = result["condition"]
-        for family, costs in zip(result["families"], result["costs"], strict=True):
-            first = (
-                _mechanism(condition),
-                ACTIVATIONS[condition["activation"]],
-                f"{100 * result['unperturbed']:.1f}",
-            )
-            yield _row(*first, family, *("–" if cost is None else f"{cost:.1f}" for cost in costs))
-
-
-def _strength(results: list[dict[str, Any]]) -> Iterator[str]:
-    yield (
-        "| mechanism | activation | strength | accuracy, % | runs | studies | right, % | 95 % interval "
-        "| wrong direction |"
-    )
-    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for mechanism, activation in (("distance", "abs"), ("template", "relu")):
-        own = _of(results, mechanism=mechanism, activation=activation, share=None, null="")
-        for result in sorted(own, key=lambda one: float(one["condition"]["strength"])):
-            for verdict in _by(result, "default"):
-                findings, studies = verdict["overall"], verdict["studies"]
-                right = _share(findings.get(RIGHT[mechanism], 0), studies)
-                strength, accuracy = result["condition"]["strength"], 100 * result["unperturbed"]
-                condition = mechanism, ACTIVATIONS[activation], f"{strength:g}", f"{accuracy:.1f}"
-                yield _row(*condition, verdict["runs"], studies, *right, findings.get(WRONG[mechanism], 0))
-
-
-def _mixtures(results: list[dict[str, Any]]) -> Iterator[str]:
-    findings = ("distance costs more", "mixed", "intensity costs more", "equivalent", "no effect to compare")
-    yield f"| share of distance | runs | studies | {' | '.join(findings)} | inconclusive |"
-    yield f"| ---: | ---: | ---: {'| ---: ' * len(findings)}| ---: |"
-    for result in _of(results, mechanism="mixed"):
+def _nulls(results: Rows, nulls: Rows) -> Iterator[str]:
+    yield _head("null", "networks", "runs are drawn from", "runs:", "studies:", "false:", "rate, %:", "95 %:")
+    for each in nulls:
+        null, (condition, words) = each["null"], _words(each["null"])
+        if null["rules"] != "default":
+            continue
+        pool = "one study" if null["pool"] == "study" else "all studies"
+        for verdict in each["verdicts"]:
+            yield _row(words, _network(condition), pool, *_false(verdict))
+    for result in _of(results, null="common draws"):
         for verdict in _by(result, "default"):
-            counts = (verdict["overall"].get(name, 0) for name in (*findings, "inconclusive"))
-            yield _row(f"{result['condition']['share']:g}", verdict["runs"], verdict["studies"], *counts)
+            condition = _network(result["condition"])
+            yield _row("not a null: the same draws in all runs", condition, "–", *_false(verdict))
 
 
-def _of(results: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+def _margin(nulls: Rows) -> Iterator[str]:
+    yield _head("rules", "true D", "networks", "runs:", "studies:", "false:", "rate, %:", "95 %:")
+    for name in RULES:
+        for each in nulls:
+            null = each["null"]
+            if null["rules"] == name and null["pool"] == "study" and null["difference"]:
+                for verdict in each["verdicts"]:
+                    difference = f"{null['difference']:+g}"
+                    yield _row(RULES[name], difference, _network(null["condition"]), *_false(verdict))
+
+
+def _planted(results: Rows) -> Iterator[str]:
+    yield _head(
+        "mechanism",
+        "activation",
+        "strength:",
+        "accuracy, %:",
+        "runs:",
+        "studies:",
+        "right, %:",
+        "95 %:",
+        "wrong, %:",
+        "95 %:",
+        "undecided, %:",
+    )
+    for result in _plain(results):
+        condition = result["condition"]
+        first = condition["mechanism"], ACTIVATIONS[condition["activation"]], f"{condition['strength']:g}"
+        for verdict in _by(result, "default"):
+            right, wrong, rest = _right_wrong(verdict, condition["mechanism"])
+            shares = *_share(right), *_share(wrong), _share(rest)[0]
+            yield _row(
+                *first, f"{100 * result['unperturbed']:.1f}", verdict["runs"], verdict["studies"], *shares
+            )
+
+
+def _rules(results: Rows) -> Iterator[str]:
+    counts = (f"{what} with {runs}, %:" for runs in (6, 10, 20) for what in ("right", "wrong"))
+    yield _head("mechanism", "activation", "distance and test", "studies:", *counts)
+    for result in _plain(results):
+        condition = result["condition"]
+        if condition["strength"] != 8:
+            continue
+        for name, words in RULES.items():
+            own = _by(result, name)
+            cells = [
+                _share(rate)[0] for each in own for rate in _right_wrong(each, condition["mechanism"])[:2]
+            ]
+            activation = ACTIVATIONS[condition["activation"]]
+            yield _row(condition["mechanism"], activation, words, own[0]["studies"], *cells)
+
+
+def _robust(results: Rows) -> Iterator[str]:
+    names = (f"{words}: holds / turns" for words in CHECKS.values())
+    yield _head("mechanism", "activation", "strength:", "runs:", "found:", "robust:", *names)
+    for result in results:
+        condition = result["condition"]
+        for verdict in _by(result, "default") if condition["checked"] else ():
+            found = sum(verdict["overall"].get(name, 0) for name in DIRECTIONS)
+            checks = verdict["robustness"]["checks"]
+            outcomes = [checks.get(name, {}) for name in CHECKS]
+            yield _row(
+                condition["mechanism"],
+                ACTIVATIONS[condition["activation"]],
+                f"{condition['strength']:g}",
+                verdict["runs"],
+                f"{found} of {verdict['studies']}",
+                sum(verdict["robustness"]["robust"].values()),
+                *(f"{each.get('holds', 0)} / {each.get('turns', 0)}" for each in outcomes),
+            )
+
+
+def _mixtures(results: Rows) -> Iterator[str]:
+    findings = (
+        "distance costs more",
+        "mixed",
+        "intensity costs more",
+        "equivalent",
+        "no effect",
+        "inconclusive",
+    )
+    columns = (f"{name}:" for name in findings)
+    yield _head("activation", "share of distance:", "strength:", "runs:", "studies:", *columns)
+    for result in _of(results, mechanism="mixed"):
+        condition = result["condition"]
+        first = ACTIVATIONS[condition["activation"]], condition["share"], f"{condition['strength']:g}"
+        for verdict in _by(result, "default"):
+            counts = (verdict["overall"].get(name, 0) for name in findings)
+            yield _row(*first, verdict["runs"], verdict["studies"], *counts)
+
+
+def _costs(results: Rows) -> Iterator[str]:
+    targets = (f"{percent} %:" for percent in (5, 10, 20, 30, 50))
+    yield _head("mechanism", "activation", "family", *targets)
+    for result in [*_plain(results), *_of(results, mechanism="mixed")]:
+        condition = result["condition"]
+        if condition["strength"] == 8:
+            share = "" if condition["share"] is None else f", {condition['share']:g} distance"
+            first = condition["mechanism"] + share, ACTIVATIONS[condition["activation"]]
+            for family, costs in zip(result["families"], result["costs"], strict=True):
+                yield _row(*first, family, *(f"{cost:.1f}" for cost in costs))
+
+
+def _relative(results: Rows) -> Iterator[str]:
+    yield _head(
+        "mechanism", "activation", "family", "displacement:", "studies:", "defined:", "5 %:", "50 %:", "95 %:"
+    )
+    for row in bands(results):
+        shares = ("–" if row[name] is None else f"{row[name]:.2f}" for name in ("low", "median", "high"))
+        first = row["mechanism"], ACTIVATIONS[row["activation"]], row["family"], f"{100 * row['target']:g} %"
+        yield _row(*first, row["studies"], row["defined"], *shares)
+
+
+def bands(results: Rows) -> list[dict[str, Any]]:
+    """Return the bands of relative costs over all studies and strengths, for the package."""
+    ratios: defaultdict[tuple[str, str, str, float], list[float | None]] = defaultdict(list)
+    for result in results:
+        condition = result["condition"]
+        for row in result.get("relative_costs", ()):
+            key = condition["mechanism"], condition["activation"], row["family"], row["target"]
+            ratios[key] += row["ratios"]
+    rows = []
+    for key, values in ratios.items():
+        defined = [value for value in values if value is not None]
+        low, median, high = np.percentile(defined, [5, 50, 95]).tolist() if defined else (None, None, None)
+        names = zip(("mechanism", "activation", "family", "target"), key, strict=True)
+        counts = {"studies": len(values), "defined": len(defined)}
+        rows.append(dict(names) | {"low": low, "median": median, "high": high} | counts)
+    return rows
+
+
+def _words(null: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """Return the condition of a null, and its name for readers."""
+    condition = null["condition"]
+    if null["kind"] == "dealt":
+        return condition, "one family, dealt" if condition["null"] else "costs dealt out"
+    if condition["null"]:
+        return condition, "labels by chance, D = 0"
+    return condition, f"D = {null['difference']:+g}"
+
+
+def _of(results: Rows, **wanted: Any) -> list[Mapping[str, Any]]:
     """Return the results whose condition has the wanted values."""
     return [
         each for each in results if all(each["condition"][name] == value for name, value in wanted.items())
     ]
 
 
-def _by(result: dict[str, Any], rules: str) -> list[dict[str, Any]]:
+def _plain(results: Rows) -> list[Mapping[str, Any]]:
+    """Return the results of one mechanism without a null or checks."""
+    return _of(results, share=None, null="", checked=False)
+
+
+def _by(result: Mapping[str, Any], rules: str) -> list[Mapping[str, Any]]:
     return [verdict for verdict in result["verdicts"] if verdict["rules"] == rules]
 
 
-def _mechanism(condition: dict[str, Any]) -> str:
-    share = condition["share"]
-    return condition["mechanism"] if share is None else f"mixed, {share:g} distance"
-
-
-def _network(result: dict[str, Any]) -> str:
-    condition = result["condition"]
+def _network(condition: Mapping[str, Any]) -> str:
     return f"{condition['mechanism']}, {ACTIVATIONS[condition['activation']]}, strength {condition['strength']:g}"
 
 
-def _share(count: int, studies: int) -> tuple[str, str]:
+def _right_wrong(verdict: Mapping[str, Any], mechanism: str) -> tuple[Rate, Rate, Rate]:
+    """Return the rates of the right direction, of the wrong one, and of all else."""
+    studies = verdict["studies"]
+    right = verdict["overall"].get(RIGHT[mechanism], 0)
+    wrong = sum(verdict["overall"].get(name, 0) for name in DIRECTIONS if name != RIGHT[mechanism])
+    return Rate(right, studies), Rate(wrong, studies), Rate(studies - right - wrong, studies)
+
+
+def _false(verdict: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return runs, studies, false findings, and their rate with its interval."""
+    count = sum(verdict["overall"].get(name, 0) for name in (*DIRECTIONS, "mixed"))
+    return verdict["runs"], verdict["studies"], count, *_share(Rate(count, verdict["studies"]))
+
+
+def _share(rate: Rate) -> tuple[str, str]:
     """Return a share and its Clopper-Pearson interval, in per cent."""
-    rate = Rate(count, studies)
     low, high = rate.interval
     return f"{100 * rate.share:.1f}", f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def _head(*columns: str) -> str:
+    """Return the head of a table; a colon after a name aligns its column to the right."""
+    rule = ("---:" if name.endswith(":") else "---" for name in columns)
+    return _row(*(name.removesuffix(":") for name in columns)) + "\n" + _row(*rule)
 
 
 def _row(*cells: object) -> str:

@@ -148,6 +148,14 @@ def test_a_difference_at_the_margin_is_found_by_the_earlier_test_alone() -> None
     assert {row.finding for row in judge(made, RULES).comparisons} == {"inconclusive"}
 
 
+def test_a_small_spread_alone_makes_no_direction() -> None:
+    """D = 1.2 in six runs that hardly differ: sd counts as a quarter of the margin, so t = 0.2 sqrt(6) / 0.25."""
+    made = responses(around(4.2, 0.01, 6, 0), around(3.0, 0.01, 6, 1), around(3.0, 0.01, 6, 2))
+    p = 2 * stats.t.sf(0.2 * np.sqrt(6) / 0.25, 5)
+    for row in judge(made, RULES).comparisons:
+        assert (row.p, row.finding) == (pytest.approx(p, rel=1e-6), "inconclusive")
+
+
 def test_no_effect_asks_for_the_bounds_of_both_costs() -> None:
     """Mean costs of 0.8 and 0.2: with a wide spread the first may exceed the margin, and D is then tested."""
     for spread, finding in ((0.1, "no effect"), (1.0, "inconclusive")):

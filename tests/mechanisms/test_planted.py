@@ -61,6 +61,17 @@ def test_the_nearest_prototype_is_the_greatest_match_and_as_good_as_strength_say
     assert stats.binomtest(errors, 20_000, float(stats.norm.cdf(-1.0))).pvalue > 0.001
 
 
+def test_another_sample_has_the_same_prototypes_and_other_examples() -> None:
+    task = task_of()
+    other = task.sample(np.random.default_rng(9), 400)
+    assert other.x.shape == (400, 12)
+    np.testing.assert_array_equal(other.prototypes, task.prototypes)
+    assert set(np.bincount(other.y)) == {80}
+    own = {row.tobytes() for row in task.x}
+    assert not any(row.tobytes() in own for row in other.x)
+    assert (other.x - task.prototypes[other.y]).std() == pytest.approx(task.noise, rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

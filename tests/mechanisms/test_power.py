@@ -72,7 +72,7 @@ def test_a_study_is_a_function_of_its_seed_and_number(found: Power) -> None:
     condition = Condition(mechanism="distance", activation="abs", runs=3)
     design = nz.Design(targets=TARGETS, draws=1)
     three, two, other = (
-        study_responses(each, study, seed=0, design=design, own_draws=True)
+        study_responses(each, study, seed=0, design=design)
         for each, study in ((condition, 4), (replace(condition, runs=2, studies=9), 4), (condition, 5))
     )
     xr.testing.assert_identical(three.isel(run=slice(0, 2)), two)
@@ -84,7 +84,7 @@ def test_rules_that_cant_be_wrong_never_are() -> None:
     rules = nz.Rules(targets=TARGETS, margin=99.0)
     strict = power(rules, design=DESIGN, runs=(6,), activations=("relu",), studies=2)
     for each in strict.counts:
-        assert each.findings == {"no effect to compare": 2}
+        assert each.findings == {"no effect": 2}
         assert each.rates["undecided"] == Rate(2, 2)
     assert "no number of runs tried was enough" in strict.sentences()[0]
 
@@ -176,20 +176,31 @@ def test_a_null_has_the_families_of_the_rules() -> None:
 def test_runs_have_draws_of_their_own() -> None:
     task = prototype_task(np.random.default_rng(0), examples=100)
     network = template_network(task, np.random.default_rng(1))
-    design = nz.Design(families=("gains",), targets=(0.5,), draws=2)
-    common, own = (
-        measure_study(task, [network] * 2, design, own_draws=each).level[0, :, 0, :, 0].values
-        for each in (False, True)
-    )
-    np.testing.assert_array_equal(common[0], common[1])
-    np.testing.assert_array_equal(own[0], common[0])
+    design = nz.Design(families=("gains",), targets=(0.5,), draws=2, checks=())
+    own = measure_study(task, [network] * 2, design).level[0, :, 0, :, 0].values
     assert (own[1] != own[0]).all()
-    (alone,) = (
-        measure_study(task, [network], nz.Design(families=("gains",), targets=(0.5,), draws=2, first_draw=2))
-        .level[0, :, 0, :, 0]
-        .values
+    for run in range(2):
+        alone = measure_study(task, [network], replace(design, first_draw=2 * run))
+        np.testing.assert_array_equal(own[run], alone.level[0, 0, 0, :, 0].values)
+
+
+def test_checked_studies_are_those_that_arent_checked_with_a_fresh_sample_beside() -> None:
+    condition = Condition(mechanism="template", activation="relu", strength=2.0, runs=2)
+    design = nz.Design(targets=TARGETS, draws=1)
+    plain, checked = (
+        study_responses(each, 0, seed=0, design=design)
+        for each in (condition, replace(condition, checked=True))
     )
-    np.testing.assert_array_equal(own[1], alone)
+    xr.testing.assert_identical(plain.accuracy, checked.accuracy)
+    assert "check" not in plain.dims
+    assert list(checked.check.values) == ["whitened", "centred_logits", "held_out"]
+    task = prototype_task(condition.generator(0, "task", 0), strength=2.0)
+    other = task.sample(condition.generator(0, "held out", 0), 600)
+    network = condition.network(task, condition.generator(0, "network", 0, 1))
+    hidden = np.maximum(other.x @ network.w1.T + network.b1, 0.0)
+    right = ((hidden @ network.w2.T + network.b2).argmax(axis=1) == other.y).mean()
+    held_out = checked.unperturbed_checked_accuracy.sel(check="held_out")[0]
+    assert float(held_out[1]) == pytest.approx(right, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +306,7 @@ def test_the_rules_are_a_studys(command: Command, tmp_path: Path) -> None:
     assert command(*arguments, "--quiet") == (0, "", "")
     kept = json.loads((tmp_path / "out" / "power.json").read_text())
     assert (kept["rules"]["margin"], kept["rules"]["targets"]) == (99, [0.3])
-    assert all(each["findings"] == {"no effect to compare": 1} for each in kept["counts"])
+    assert all(each["findings"] == {"no effect": 1} for each in kept["counts"])
     assert command(*arguments, "--quiet", "--set", "verdict_margin=98") == (0, "", "")
     assert json.loads((tmp_path / "out" / "power.json").read_text())["rules"]["margin"] == 98
     assert (study / "spec.toml").read_bytes() == before  # another rule is asked about, not written down

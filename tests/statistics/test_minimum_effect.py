@@ -19,6 +19,14 @@ def test_p_is_twice_the_smaller_of_two_one_sided_tests(centre, runs):
     )
 
 
+def test_the_standard_deviation_is_at_least_the_least():
+    values = np.array([1.5, 1.6, 1.7, 1.6, 1.5, 1.7])
+    for least, deviation in ((0.0, values.std(ddof=1)), (0.01, values.std(ddof=1)), (0.5, 0.5)):
+        t = (values.mean() - 1.0) / (deviation / np.sqrt(6))
+        p = minimum_effect_test(values, margin=1.0, least_deviation=least)
+        assert p == pytest.approx(2 * stats.t.sf(t, 5), rel=1e-10)
+
+
 def test_it_never_agrees_with_the_equivalence_test():
     for centre in np.linspace(-2, 2, 41):
         values = centre + np.array([-0.3, -0.1, 0.0, 0.1, 0.3, 0.2])

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal, final, get_args, get_type_hints
 
 import numpy as np
@@ -355,6 +356,21 @@ class Shift(Family):
         return Perturbation(offset=level * ranges.on(self.range).width)
 
 
+# A search for levels asks for the same draw many times.
+@lru_cache(maxsize=64)
+def _signs(seed: int, name: str, units: int) -> npt.NDArray[np.float64]:
+    return _generator(seed, name).choice([-1.0, 1.0], units)
+
+
+@lru_cache(maxsize=64)
+def _normal(seed: int, name: str, units: int) -> npt.NDArray[np.float64]:
+    return _generator(seed, name).standard_normal(units)
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *name.encode()])
+
+
 class _RandomFamily(Family):
     """A family that draws a number for each unit. The draw depends on the seed and not on the level."""
 
@@ -364,10 +380,10 @@ class _RandomFamily(Family):
     seed: int
 
     def _generator(self) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *self.name.encode()])
+        return _generator(self.seed, self.name)
 
     def _signs(self, ranges: Ranges) -> npt.NDArray[np.float64]:
-        return self._generator().choice([-1.0, 1.0], ranges.live.shape)
+        return _signs(self.seed, self.name, len(ranges.live))
 
 
 @final
@@ -501,7 +517,7 @@ class Gains(_RandomFamily):
     name: ClassVar[str] = "gains"
 
     def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
-        return Perturbation(scale=np.exp(level * self._generator().standard_normal(ranges.live.shape)))
+        return Perturbation(scale=np.exp(level * _normal(self.seed, self.name, len(ranges.live))))
 
 
 @final

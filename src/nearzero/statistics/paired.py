@@ -202,7 +202,12 @@ def equivalence_test(
 
 
 def minimum_effect_test(
-    first: ArrayLike, second: ArrayLike | None = None, *, margin: float, tolerance: float | None = None
+    first: ArrayLike,
+    second: ArrayLike | None = None,
+    *,
+    margin: float,
+    tolerance: float | None = None,
+    least_deviation: float = 0.0,
 ) -> float | None:
     """Test whether the mean of first - second over runs lies between -margin and +margin; return the p value.
 
@@ -216,6 +221,8 @@ def minimum_effect_test(
         second: the same runs in the same order, shape `(R,)`; None if `first` already holds differences.
         margin: positive, in the unit of the values.
         tolerance: differences that are at most this far apart count as equal; see `paired_differences`.
+        least_deviation: sd(d) is taken to be at least this. Where a few runs differ by little, and a rare one by
+            much, a sample without a rare one has a small sd and a mean that is wrong by several standard errors.
 
     Returns:
         p; None with fewer than two runs, or if all differences are equal.
@@ -230,6 +237,8 @@ def minimum_effect_test(
         >>> from nearzero.statistics.paired import minimum_effect_test
         >>> round(minimum_effect_test([2.0, 3.0, 4.0], margin=1.0), 4)  # t = 2 sqrt(3), p+ = 0.0371
         0.0742
+        >>> round(minimum_effect_test([2.0, 3.0, 4.0], margin=1.0, least_deviation=2.0), 4)  # t = sqrt(3)
+        0.2254
         >>> minimum_effect_test([0.9, 1.0, 1.1], margin=1.0)  # at the margin
         1.0
     """
@@ -237,7 +246,8 @@ def minimum_effect_test(
     differences = paired_differences(first, second, tolerance=tolerance)
     if differences.reason:
         return None
-    n, mean, se = differences.n, differences.mean, differences.standard_error
+    n, mean = differences.n, differences.mean
+    se = max(differences.standard_error, least_deviation / float(np.sqrt(n)))
     above = special.stdtr(n - 1, -(mean - margin) / se)
     below = special.stdtr(n - 1, (mean + margin) / se)
     return float(min(1.0, 2.0 * min(above, below)))

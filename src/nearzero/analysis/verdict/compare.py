@@ -26,6 +26,7 @@ from nearzero.statistics.paired import (
 __all__ = ["Comparison", "compare", "costs", "decided"]
 
 Floats = npt.NDArray[np.float64]
+LEAST_DEVIATION = 0.25  # of the margin: the least standard deviation of D over runs that is believed
 ROUNDING = 1e-9  # points: two differences of accuracies count as equal up to this
 
 
@@ -155,7 +156,10 @@ def _within(cost: Floats, rules: Rules) -> bool:
 def _p_value(distance: Floats, intensity: Floats, rules: Rules) -> float | None:
     """Return the p value of the rules' test; None if all differences are equal."""
     if rules.test == "minimum-effect":
-        return minimum_effect_test(distance, intensity, margin=rules.margin, tolerance=ROUNDING)
+        least = LEAST_DEVIATION * rules.margin
+        return minimum_effect_test(
+            distance, intensity, margin=rules.margin, tolerance=ROUNDING, least_deviation=least
+        )
     p = paired_t_test(distance, intensity, tolerance=ROUNDING).p
     if p is not None:
         return p

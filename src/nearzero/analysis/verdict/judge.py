@@ -305,13 +305,13 @@ def _comparisons(
     """
     compared = []
     for network, names in deciders.items():
-        own = all_costs.sel(network=network)
-        distance = own.sel(family=list(rules.distance)).mean("family", skipna=False)
-        for target in rules.targets:
+        own = all_costs.sel(network=network, target=list(rules.targets)).transpose("target", "run", "family")
+        distance = own.sel(family=list(rules.distance)).mean("family", skipna=False).values
+        intensity = {name: own.sel(family=name).values for name in names}
+        for row, target in enumerate(rules.targets):
             for name in names:
-                pair = distance.sel(target=target).values, own.sel(family=name, target=target).values
                 blank = Comparison(network, name, target, n=0, words=words[network])
-                compared.append(compare(blank, *pair, rules))
+                compared.append(compare(blank, distance[row], intensity[name][row], rules))
     p_values = [row.p for row in compared]
     adjusted = _adjusted_within(p_values, [models[row.network] for row in compared])
     alone = _adjusted_within(p_values, [row.network for row in compared])

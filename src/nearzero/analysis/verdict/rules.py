@@ -46,7 +46,8 @@ class Rules:
     *not reached*; *degenerate*, if D is the same in all runs; *description only*, with fewer than `minimum_runs`
     runs; *no effect*, if the upper 95 % bounds of both costs' absolute values are below the margin; *equivalent*,
     by two one-sided tests (TOST); *distance costs more* or *intensity costs more*, by the minimum-effect test at
-    the margin, adjusted by Holm over the comparisons of a model; else *inconclusive*.
+    the margin, with a standard deviation over runs of at least a quarter of the margin, adjusted by Holm over the
+    comparisons of a model; else *inconclusive*.
 
     Attributes:
         distance: names of families. The cost of distance is the mean over these families and their sides.
