@@ -16,8 +16,9 @@ from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget
-from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers, select_layers
+from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers
 from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.selection import select_layers
 from nearzero.torch_models.state import Model, as_module, untouched
 
 __all__ = ["Half", "Session", "open_session"]

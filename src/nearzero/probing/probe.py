@@ -42,7 +42,12 @@ __all__ = ["layers", "probe"]
 
 
 def layers(
-    model: object, data: Any, *, prepare: Prepare | None = None, output: Output | None = None
+    model: object,
+    data: Any,
+    *,
+    prepare: Prepare | None = None,
+    output: Output | None = None,
+    outputs: bool = False,
 ) -> tuple[Layer, ...]:
     """Return the layers of a model that can be probed, in the order of its forward pass.
 
@@ -50,6 +55,7 @@ def layers(
 
     Args:
         model, data, prepare, output: as in `probe`.
+        outputs: True to list the outputs of all other modules too, which `probe` takes by name.
 
     Raises:
         InputError: the model can't be probed, or can't be run on the data.
@@ -68,7 +74,8 @@ def layers(
     module = as_module(model)
     with untouched(module) as before:
         runnable = Model(module, before, output)
-        return discover(runnable, [source_of(runnable, data, request)]).layers
+        discovery = discover(runnable, [source_of(runnable, data, request)])
+        return discovery.places if outputs else discovery.layers
 
 
 def probe(
@@ -107,7 +114,8 @@ def probe(
             restored, bit for bit.
         data: batches (a DataLoader, a list), a `Dataset`, or arrays; see `nearzero.torch_models.batches`.
             Targets are optional. Targets of -100 are ignored.
-        layers: names or globs, as `nz.layers` lists them; all activations if None.
+        layers: names or globs, as `nz.layers` lists them, or names of other modules, whose output is then
+            perturbed; all activations if None.
         families: "offset", "scale", "clip", or controls; see `nearzero.perturbations.families`.
         levels: replaces the levels of each family: a mapping from family to levels, levels for all families,
             or the number of levels to take from each family's own, evenly spaced.
