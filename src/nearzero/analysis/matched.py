@@ -62,6 +62,7 @@ MEASURES = {
 }
 LONG_NAMES = {**MEASURES, "not_finite": NOT_FINITE["long_name"]}
 LEVELS = ("level", "displacement")
+ALL_FAMILIES = (*FAMILIES, *NOISES)
 MOST_WHITENED = 4096  # live units; with more the whitened displacement is NaN
 MOSTLY_DEAD = 0.8  # the share of dead units from which the result says so
 VARYING = 1e-12  # the least variance of the logits, relative to their squares, that isn't rounding
@@ -72,7 +73,8 @@ class Design:
     """The design of a measurement at matched displacement.
 
     Attributes:
-        families: names of families in `nearzero.perturbations.families` and `nearzero.perturbations.noise`.
+        families: names of families in `nearzero.perturbations.families` and `nearzero.perturbations.noise`; all
+            by default. Of these, the families that need the units' weights have NaN where those aren't known.
         targets: the displacements, 0.1 for 10 %.
         draws: the number of draws of each family that draws something for each unit. Noise, which is drawn
             for each example, is drawn once.
@@ -95,7 +97,7 @@ class Design:
         nearzero.errors.InputError: unknown family 'shfit': did you mean 'shift'? ...
     """
 
-    families: tuple[str, ...] = (*FAMILIES, *NOISES)
+    families: tuple[str, ...] = ALL_FAMILIES
     targets: tuple[float, ...] = TARGETS
     draws: int = 5
     seed: int = 0
@@ -106,11 +108,10 @@ class Design:
         names: Any = self.families
         if isinstance(names, str) or not names or len(set(names)) < len(names):
             raise InputError(f"families must be names, each once; got {names!r}")
-        known = (*FAMILIES, *NOISES)
         for name in names:
-            if name not in known:
-                hint = did_you_mean(name, known)
-                raise InputError(f"unknown family {name!r}: {hint}known are {', '.join(known)}")
+            if name not in ALL_FAMILIES:
+                hint = did_you_mean(name, ALL_FAMILIES)
+                raise InputError(f"unknown family {name!r}: {hint}known are {', '.join(ALL_FAMILIES)}")
         if not self.targets or not all(np.isfinite(target) and target > 0 for target in self.targets):
             raise InputError(
                 f"targets must be positive displacements, 0.1 for 10 %; got {list(self.targets)}"
@@ -192,7 +193,9 @@ def matched(
 def matched_of(evaluator: LayerEvaluator, design: Design) -> xr.Dataset:
     """Return the result of `matched` for an evaluator that is already open."""
     conduct = evaluator.conduct(design.conduct)
-    evaluator.check(conduct, design.families)
+    # a family that was asked for is refused where it isn't defined; of all families it is left out, as NaN
+    left_out = evaluator.undefined if design.families == ALL_FAMILIES else frozenset()
+    evaluator.check(conduct, [name for name in design.families if name not in left_out])
     if evaluator.assumptions is not None:
         evaluator.assumptions.record("halves", halves_of(evaluator), f"seed {design.seed}", "design=")
     # NumPy's products are small here, and synchronising threads costs more time than they save
@@ -266,6 +269,8 @@ class _MatchedHalves:
         if sizes is None:
             return
         for row, name in enumerate(self.design.families):
+            if name in self.reference.undefined:
+                continue
             if name in NOISES:
                 z, seed = self.reference.preactivations(), self.design.draw_seed
                 noise = Noise.of(name, z, self.ranges.live, seed)

@@ -104,7 +104,7 @@ class Block(ABC):
 
 
 class LevelParameters:
-    """Compute scale, offset and clip of a family at any levels.
+    """Compute scale, offset, clip and low of a family at any levels.
 
     They are affine in the level p: (1 - p) times the value at 0 plus p times the value at 1. The scale of
     gains is the exception, exp(p g).
@@ -119,19 +119,15 @@ class LevelParameters:
 
     def __init__(self, family: Family, ranges: Ranges) -> None:
         self._zero, self._one = (family.at(level, ranges) for level in (0.0, 1.0))
-        self._clipped = np.isfinite(np.asarray(self._zero.clip))  # dead units have no threshold
         self._growth = np.log(np.asarray(self._one.scale)) if isinstance(family, Gains) else None
         self.side: Side = self._zero.side
 
-    def at(self, levels: Doubles) -> tuple[Doubles, Doubles, Doubles]:
-        """Return scale, offset and clip at levels (n,): (n, U) each, or (U,) where the level has no influence."""
+    def at(self, levels: Doubles) -> tuple[Doubles, Doubles, Doubles, Doubles]:
+        """Return scale, offset, clip and low at levels (n,): (n, U) each, or (U,) where the level has no influence."""
         zero, one, p = self._zero, self._one, levels[:, None]
         scale = _between(zero.scale, one.scale, p) if self._growth is None else np.exp(p * self._growth)
-        clip = np.full(self._clipped.shape, np.inf)
-        if self._clipped.any():
-            low, high = (np.where(self._clipped, perturbation.clip, 0.0) for perturbation in (zero, one))
-            clip = np.where(self._clipped, _between(low, high, p), np.inf)
-        return scale, _between(zero.offset, one.offset, p), clip
+        clip, low = _bound_between(zero.clip, one.clip, p), _bound_between(zero.low, one.low, p)
+        return scale, _between(zero.offset, one.offset, p), clip, low
 
 
 def _between(zero: npt.ArrayLike, one: npt.ArrayLike, p: Doubles) -> Doubles:
@@ -140,6 +136,15 @@ def _between(zero: npt.ArrayLike, one: npt.ArrayLike, p: Doubles) -> Doubles:
     if (zero == one).all():
         return zero
     return one * p if not zero.any() else zero * (1 - p) + one * p
+
+
+def _bound_between(zero: npt.ArrayLike, one: npt.ArrayLike, p: Doubles) -> Doubles:
+    """Return `_between` of bounds, of which those that are infinite, as of dead units, stay so."""
+    bounded = np.isfinite(zero)
+    if not bounded.any():
+        return np.asarray(zero)
+    least, greatest = (np.where(bounded, bound, 0.0) for bound in (zero, one))
+    return np.where(bounded, _between(least, greatest, p), zero)
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,6 +273,11 @@ class LayerEvaluator(ABC):
         """Return the names of operations after the layer that divide by values which depend on it."""
         return ()
 
+    @property
+    def undefined(self) -> frozenset[str]:
+        """Return the names of the families that aren't defined here since the units' weights aren't known."""
+        return frozenset()
+
     @abstractmethod
     def conduct(self, conduct: Conduct | None) -> Conduct:
         """Return the conduct asked for, or the default one of the layer's activation."""
@@ -277,8 +287,8 @@ class LayerEvaluator(ABC):
         """Raise an error for families that aren't defined at this layer.
 
         Raises:
-            InputError: an offset as run for another activation than ReLU and Abs, or a perturbation after an
-                activation whose place in the model isn't known.
+            InputError: an offset as run for another activation than ReLU and Abs, a perturbation after an
+                activation whose place in the model isn't known, or a family in `undefined`.
         """
 
     @abstractmethod

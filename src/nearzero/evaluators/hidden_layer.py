@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -26,7 +27,7 @@ from nearzero.kernels.respond import BLOCK, GROUP, add_changes, respond, respond
 from nearzero.kernels.tiles import known_order
 from nearzero.networks import TwoLayer
 from nearzero.networks.pixels import Pixels
-from nearzero.perturbations.perturbation import Perturbation
+from nearzero.perturbations.perturbation import PARAMETERS, Perturbation
 from nearzero.perturbations.ranges import Ranges
 from nearzero.support.arrays import as_numbers
 from nearzero.support.memory import memory_limit
@@ -151,8 +152,9 @@ class HiddenLayer:
 
     @cached_property
     def ranges(self) -> Ranges:
-        """Return the unit ranges over the examples."""
-        return Ranges.of((self.z_of(rows) for rows in self.blocks()), self.network.act)
+        """Return the unit ranges over the examples, with the norms of the units' weights."""
+        ranges = Ranges.of((self.z_of(rows) for rows in self.blocks()), self.network.act)
+        return replace(ranges, norms=np.linalg.norm(self.network.w1.astype(np.float64), axis=1))
 
     @cached_property
     def unperturbed(self) -> Predictions:
@@ -182,17 +184,18 @@ class HiddenLayer:
     def logit_bounds(self, perturbations: Sequence[Perturbation]) -> Doubles:
         """Return for each perturbation a number that no |logit| exceeds, nor any term or part of its sum, (L,).
 
-        With all parameters and weights by unit, |y| <= max(|scale| max |x| + |offset|, |clip|), and
+        With all parameters and weights by unit, |y| <= max(|scale| max |x| + |offset|, |clip|, |low|), and
         |act(y)| <= |y| + 1 for all nine activations. The sum over units takes the greatest |W2| of each.
         """
-        scale, offset, clip, post = _stacked(perturbations, self.network.units)
+        scale, offset, clip, low, post = _stacked(perturbations, self.network.units)
         pre_size, post_size = (
             np.maximum(np.abs(side.minimum), np.abs(side.maximum)).astype(np.float64)
             for side in (self.ranges.pre, self.ranges.post)
         )
         sizes = np.where(post[:, None], post_size, pre_size)
         bounds = np.abs(scale) * sizes + np.abs(offset)
-        bounds = np.maximum(bounds, np.where(np.isfinite(clip), np.abs(clip), 0.0))
+        for bound in (clip, low):
+            bounds = np.maximum(bounds, np.where(np.isfinite(bound), np.abs(bound), 0.0))
         weights = np.abs(self.network.w2).max(axis=0).astype(np.float64)
         return np.asarray((bounds + 1.0) @ weights + np.abs(self.network.b2).max())
 
@@ -212,8 +215,8 @@ class HiddenLayer:
 
         Two shortcuts avoid perturbing every z. A perturbation that scales all units by one s > 0 is applied
         to the logits if the activation is positively homogeneous: argmax(s W2 act(z) + b2) needs one product
-        for all such s. A clip that no example reaches counts as s = 1. Perturbations on a straight line are
-        followed along it, see `nearzero.evaluators.affine_path`.
+        for all such s. A clip that no example reaches counts as s = 1. Perturbations on a straight line and
+        without a lower bound are followed along it, see `nearzero.evaluators.affine_path`.
 
         Args:
             perturbations: L perturbations.
@@ -225,17 +228,17 @@ class HiddenLayer:
         """
         if not all(isinstance(each, Perturbation) for each in perturbations):
             raise InputError("predict takes a sequence of perturbations")
-        scale, offset, clip, post = _stacked(perturbations, self.network.units)
-        none = np.full(len(scale), np.nan, np.float32)
-        common = self._common_scale(scale, offset, clip, post) if by_algebra else none
+        scale, offset, clip, low, post = _stacked(perturbations, self.network.units)
+        unbounded = (low == -np.inf).all(axis=1) & by_algebra
+        common = np.where(unbounded, self._common_scale(scale, offset, clip, post), np.float32(np.nan))
         scaled = ~np.isnan(common)
         rest = ~scaled
-        paths = list(find_affine_paths(self.network, scale, offset, clip, post, rest)) if by_algebra else []
+        paths = list(find_affine_paths(self.network, scale, offset, clip, post, rest & unbounded))
         for on_path, _ in paths:
             rest[on_path] = False
 
         def flat(levels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
-            return scale[levels].ravel(), offset[levels].ravel(), clip[levels].ravel(), post[levels]
+            return *(parameter[levels].ravel() for parameter in (scale, offset, clip, low)), post[levels]
 
         predictions = []
         for block in [rows] if rows else self.blocks(len(perturbations)):
@@ -281,6 +284,7 @@ class HiddenLayer:
     def _common_scale(self, scale: Floats, offset: Floats, clip: Floats, post: Flags) -> Floats:
         """Return for each perturbation the scale that all units share, (L,); NaN if it does anything else.
 
+        They have no lower bound.
         A clip of otherwise unperturbed z counts as none if no example reaches it. Units with act(z) = 0 on
         all of these examples may have any other positive scale, since it changes nothing.
         """
@@ -342,13 +346,16 @@ def _take(inputs: Pixels | Floats, rows: slice | npt.NDArray[np.integer]) -> Pix
     return inputs[rows]
 
 
-def _stacked(perturbations: Sequence[Perturbation], units: int) -> tuple[Floats, Floats, Floats, Flags]:
-    """Return scale, offset and clip of L perturbations, (L, U) each, and True for those of activations, (L,)."""
-    parameters = np.empty((3, len(perturbations), units), np.float32)
+def _stacked(
+    perturbations: Sequence[Perturbation], units: int
+) -> tuple[Floats, Floats, Floats, Floats, Flags]:
+    """Return scale, offset, clip and low of L perturbations, (L, U) each, and True for those of activations, (L,)."""
+    parameters = np.empty((len(PARAMETERS), len(perturbations), units), np.float32)
     for level, perturbation in enumerate(perturbations):
         parameters[:, level] = perturbation.per_unit(units)
     post = np.array([perturbation.side == "post" for perturbation in perturbations], dtype=np.bool_)
-    return parameters[0], parameters[1], parameters[2], post
+    scale, offset, clip, low = parameters
+    return scale, offset, clip, low, post
 
 
 def _in_blocks(z: Floats) -> Floats:

@@ -23,7 +23,7 @@ from nearzero.evaluators.plan import LayerPlan, check_families, conduct_of
 from nearzero.evaluators.responses import ResponseCollector, changes_of, take_batch
 from nearzero.evaluators.scores import METRICS, Items, Metric, find_not_finite
 from nearzero.evaluators.session import Half, Session
-from nearzero.perturbations.families import Conduct
+from nearzero.perturbations.families import BY_WEIGHTS, Conduct
 from nearzero.perturbations.perturbation import AnyPerturbation, Perturbation
 from nearzero.perturbations.ranges import Ranges
 from nearzero.support.memory import memory_text
@@ -94,6 +94,11 @@ class ModelEvaluator(base.LayerEvaluator):
         batches = (batch for _, batch in self.session.batches(self._half))
         (ranges,) = layer_ranges(self.session.model, [self.torch_layer], batches, self.session.budget)
         return ranges
+
+    @property
+    def undefined(self) -> frozenset[str]:
+        """Return the names of the families that aren't defined here since the units' weights aren't known."""
+        return BY_WEIGHTS if self.torch_layer.producer is None else frozenset()
 
     def conduct(self, conduct: Conduct | None) -> Conduct:
         """Return the conduct asked for, or the default one of the layer's activation."""
@@ -440,12 +445,12 @@ class _Pinned:
         dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
         x = values.movedim(axis, -1).to(dtype)
         shape = (len(self._levels), self._layer.units)
-        with np.errstate(over="ignore"):  # a clip beyond float32 becomes infinite, and changes nothing
-            scale, offset, clip = (
+        with np.errstate(over="ignore"):  # a bound beyond float32 becomes infinite, and changes nothing
+            scale, offset, clip, low = (
                 torch.from_numpy(np.broadcast_to(parameter, shape).copy()).to(x)[owners]
                 for parameter in self._parameters.at(self._levels)
             )
-        changed = torch.minimum(scale * x + offset, clip).movedim(-1, axis)
+        changed = torch.minimum(torch.maximum(scale * x + offset, low), clip).movedim(-1, axis)
         return torch.empty_like(values).copy_(changed)
 
 

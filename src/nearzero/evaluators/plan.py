@@ -14,7 +14,14 @@ from nearzero.errors import InputError, check_choice, did_you_mean
 from nearzero.evaluators.scores import Metrics
 from nearzero.networks.modules import activation_module
 from nearzero.perturbations.activations import ACTIVATIONS
-from nearzero.perturbations.families import BY_FORMULA, FAMILIES, PAPER_FAMILIES, Conduct, make_family
+from nearzero.perturbations.families import (
+    BY_FORMULA,
+    BY_WEIGHTS,
+    FAMILIES,
+    PAPER_FAMILIES,
+    Conduct,
+    make_family,
+)
 from nearzero.perturbations.perturbation import AnyPerturbation, Side
 from nearzero.perturbations.ranges import Ranges
 from nearzero.support.arrays import as_numbers
@@ -114,7 +121,10 @@ class Request:
                     f"unit_axis={self.unit_axis} isn't a dimension of units of layer {layer.name!r}, whose values are "
                     f"{layer.shape} with the examples first"
                 )
-            layer = replace(layer, unit_axis=self.unit_axis % axes)
+            axis = self.unit_axis % axes
+            layer = replace(
+                layer, unit_axis=axis, producer=layer.producer if axis == layer.unit_axis else None
+            )
         act = self.activation
         if act is None or layer.kind in ("activation", "function") or act == layer.activation:
             return layer
@@ -221,9 +231,16 @@ def check_families(layer: Layer, conduct: Conduct, families: Iterable[str]) -> N
     """Raise an error for families that aren't defined at a layer.
 
     Raises:
-        InputError: an offset as run where the activation isn't ReLU or Abs, or a perturbation after an
-            activation whose place in the model isn't known; the message says what to do.
+        InputError: an offset as run where the activation isn't ReLU or Abs, a perturbation after an activation
+            whose place in the model isn't known, or a distance where the weights aren't known; the message
+            says what to do.
     """
+    families = list(families)
+    if layer.producer is None and (by_weights := [name for name in families if name in BY_WEIGHTS]):
+        raise InputError(
+            f"layer {layer.name!r}: {' and '.join(by_weights)} need the weights that give its values, and these aren't "
+            "the plain output of a linear layer or convolution; leave the family or the layer out"
+        )
     made = [make_family(name, conduct) for name in families if name in FAMILIES]
     if any(family.name in BY_FORMULA for family in made):
         try:
@@ -233,8 +250,8 @@ def check_families(layer: Layer, conduct: Conduct, families: Iterable[str]) -> N
     placed = layer.kind in ("activation", "function") or layer.follows is not None
     if any(family.acts_on == "post" for family in made) and layer.act is not None and not placed:
         raise InputError(
-            f"layer {layer.name!r}: clip=post and cap act after the activation, whose place in the model isn't known; "
-            "name the activation's own layer, or use clip=pre"
+            f"layer {layer.name!r}: clip=post, cap and floor act after the activation, whose place in the model isn't "
+            "known; name the activation's own layer, or use clip=pre"
         )
 
 

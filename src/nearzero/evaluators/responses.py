@@ -287,10 +287,11 @@ def count_rows(values: Tensor, layer: Layer, batch: Batch) -> int:
 
 
 def _steps(perturbation: Perturbation) -> list[_Step]:
-    """Return y = min(scale * x + offset, clip) as operations with their parameters, without those of no effect."""
+    """Return y = min(max(scale * x + offset, low), clip) as operations with parameters, those of no effect left out."""
     steps: list[tuple[_Operation, Any, float]] = [
         (torch.mul, perturbation.scale, 1.0),
         (torch.add, perturbation.offset, 0.0),
+        (torch.maximum, perturbation.low, -np.inf),
         (torch.minimum, perturbation.clip, np.inf),
     ]
     return [(operation, np.asarray(x)) for operation, x, neutral in steps if np.any(np.asarray(x) != neutral)]
@@ -307,7 +308,7 @@ def _changes(steps_of_all: Sequence[Sequence[_Step]], like: Tensor, layer: Layer
     shape[layer.axis_of(like)] = layer.units
     dtype = np.float64 if like.dtype == torch.float64 else np.float32
     table = np.empty((len(parameters), layer.units), dtype)
-    with np.errstate(over="ignore"):  # a clip beyond float32 becomes infinite, and changes nothing
+    with np.errstate(over="ignore"):  # a bound beyond float32 becomes infinite, and changes nothing
         for row, parameter in zip(table, parameters, strict=True):
             row[:] = parameter
     tensors = iter(torch.from_numpy(table).to(like.device).view(len(parameters), *shape))

@@ -362,8 +362,9 @@ class TwoLayerEvaluator(base.LayerEvaluator):
         size, pre, logits = max(1, CHUNK_BYTES // (8 * self.units)), parameters.side == "pre", []
         for first in range(0, len(indices), size):
             rows = z[indices[first : first + size]]
-            scale, offset, clip = parameters.at(levels[first : first + size])
-            changed = np.minimum(scale * (rows if pre else self.act(rows)) + offset, clip)
+            scale, offset, clip, low = parameters.at(levels[first : first + size])
+            moved = scale * (rows if pre else self.act(rows)) + offset
+            changed = np.minimum(np.maximum(moved, low), clip)
             logits.append(self.exact_logits(self.act(changed) if pre else changed))
         return np.concatenate(logits) if logits else np.empty((0, self.hidden.network.classes))
 

@@ -246,7 +246,7 @@ def _respond_at(act, path, workspace, level):  # type: ignore[no-untyped-def]
     units, base, a = path.at.size, level * path.at.size, workspace.cell
     for u in range(0, units, 16):
         s, o, c = load(path.scale, base + u), load(path.offset, base + u), load(path.clip, base + u)
-        store(a, u, perturb(act, load(workspace.z, u), s, o, c, path.post))
+        store(a, u, perturb(act, load(workspace.z, u), s, o, c, splat(_F(-np.inf)), path.post))
     total = splat(_F(0.0))
     for u in range(units):
         total = fma(splat_at(a, u), load(path.w2, u * 16), total)

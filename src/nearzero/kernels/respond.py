@@ -72,24 +72,25 @@ def response_workspace(units: int, classes: int) -> ResponseWorkspace:
 
 
 @jit
-def perturb(act, z, scale, offset, clip, post):  # type: ignore[no-untyped-def]
+def perturb(act, z, scale, offset, clip, low, post):  # type: ignore[no-untyped-def]
     """Return the perturbed activations of sixteen examples; all arguments but `post` are vectors."""
     if post:
-        return vmin(fma(scale, activate(act, z), offset), clip)
-    return activate(act, vmin(fma(scale, z, offset), clip))
+        return vmin(vmax(fma(scale, activate(act, z), offset), low), clip)
+    return activate(act, vmin(vmax(fma(scale, z, offset), low), clip))
 
 
 @jit
-def _perturb_units(act, z, base, scale, offset, clip, first, post, units, a):  # type: ignore[no-untyped-def]
+def _perturb_units(act, z, base, scale, offset, clip, low, first, post, units, a):  # type: ignore[no-untyped-def]
     """Write perturbed activations, (U, WIDTH), of the examples whose z begins at `base`.
 
-    first: the place of the level's parameters in `scale`, `offset` and `clip`.
+    first: the place of the level's parameters in `scale`, `offset`, `clip` and `low`.
     """
     for unit in range(units):
-        s, o, c = splat_at(scale, first + unit), splat_at(offset, first + unit), splat_at(clip, first + unit)
+        s, o = splat_at(scale, first + unit), splat_at(offset, first + unit)
+        c, b = splat_at(clip, first + unit), splat_at(low, first + unit)
         for lane in range(0, WIDTH, 16):
             value = load(z, base + unit * 32 + lane)
-            store(a, unit * WIDTH + lane, perturb(act, value, s, o, c, post))
+            store(a, unit * WIDTH + lane, perturb(act, value, s, o, c, b, post))
 
 
 @jit
@@ -125,13 +126,13 @@ def _choose(workspace, factor, b2, out, to, count):  # type: ignore[no-untyped-d
 
 
 @jit
-def respond(act, z, scale, offset, clip, post, w2, b2, workspace, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
+def respond(act, z, scale, offset, clip, low, post, w2, b2, workspace, out, rows, first_block, last_block):  # type: ignore[no-untyped-def]
     """Write the predictions under every perturbation, for blocks `first_block` to `last_block` (excluded).
 
     Args:
         act: the kernel activation.
         z: flat (blocks, U, 32).
-        scale, offset, clip: flat (L, U).
+        scale, offset, clip, low: flat (L, U).
         post: (L,) bool, whether the perturbation acts on activations.
         w2: flat (groups, U, GROUP), 0 in the padding of classes.
         b2: flat (groups, GROUP), -inf in the padding of classes.
@@ -144,7 +145,8 @@ def respond(act, z, scale, offset, clip, post, w2, b2, workspace, out, rows, fir
     for start in range(first_block * 32, min(last_block * 32, examples), WIDTH):
         base = start // 32 * units * 32 + start % 32
         for level in range(rows.size):
-            _perturb_units(act, z, base, scale, offset, clip, level * units, post[level], units, workspace.a)
+            first = level * units
+            _perturb_units(act, z, base, scale, offset, clip, low, first, post[level], units, workspace.a)
             _sum_units(workspace, w2, units)
             _choose(workspace, _F(1.0), b2, flat, rows[level] * examples + start, examples - start)
 
@@ -170,10 +172,10 @@ def respond_scaled(act, z, scales, w2, b2, workspace, out, rows, first_block, la
 
 
 @jit
-def add_changes(act, z, scale, offset, clip, post, examples, squares, sums, first_block, last_block):  # type: ignore[no-untyped-def]
+def add_changes(act, z, scale, offset, clip, low, post, examples, squares, sums, first_block, last_block):  # type: ignore[no-untyped-def]
     """Add up the changes of activations over the examples of some blocks, for every perturbation.
 
-    act, z, scale, offset, clip, post: as in `respond`; examples: N, since the last block may be padded;
+    act, z, scale, offset, clip, low, post: as in `respond`; examples: N, since the last block may be padded;
     squares, sums: (L, U) float64, to which (a' - a)^2 and a' - a are added. `nearzero.analysis.displacement`
     uses them.
     """
@@ -188,10 +190,10 @@ def add_changes(act, z, scale, offset, clip, post, examples, squares, sums, firs
                 left = splat(_F(examples - block * 32))
                 for unit in range(units):
                     at = level * units + unit
-                    s, o, c = splat(scale[at]), splat(offset[at]), splat(clip[at])
+                    s, o, c, b = splat(scale[at]), splat(offset[at]), splat(clip[at]), splat(low[at])
                     for half in range(0, 32, 16):
                         value = load(z, (block * units + unit) * 32 + half)
-                        change = perturb(act, value, s, o, c, post[level]) - activate(act, value)
+                        change = perturb(act, value, s, o, c, b, post[level]) - activate(act, value)
                         change = select_gt(left, load(lanes, half), change, zero)
                         store(square, 16 * unit, fma(change, change, load(square, 16 * unit)))
                         store(total, 16 * unit, load(total, 16 * unit) + change)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from nearzero.errors import InputError
 from nearzero.perturbations.activations import activation
-from nearzero.perturbations.perturbation import Perturbation
+from nearzero.perturbations.perturbation import PARAMETERS, Perturbation
 
 __all__ = ["Abs", "PerturbationLayer", "activation_module", "activation_name"]
 
@@ -21,7 +21,7 @@ class Abs(nn.Module):
 
 
 class PerturbationLayer(nn.Module):
-    """A layer y = min(scale * x + offset, clip), for x of shape (..., U), to insert into a PyTorch model.
+    """A layer y = min(max(scale * x + offset, low), clip), for x of shape (..., U), to insert into a PyTorch model.
 
     Insert it before the activation if the side of the perturbation is "pre", after the activation if it is
     "post".
@@ -45,15 +45,16 @@ class PerturbationLayer(nn.Module):
     scale: Tensor
     offset: Tensor
     clip: Tensor
+    low: Tensor
 
     def __init__(self, perturbation: Perturbation, units: int) -> None:
         super().__init__()
-        for name, values in zip(("scale", "offset", "clip"), perturbation.per_unit(units), strict=True):
+        for name, values in zip(PARAMETERS, perturbation.per_unit(units), strict=True):
             self.register_buffer(name, torch.from_numpy(values))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x, (..., U)."""
-        return torch.minimum(self.scale * x + self.offset, self.clip)
+        return torch.minimum(torch.maximum(self.scale * x + self.offset, self.low), self.clip)
 
 
 _MODULES: dict[str, type[nn.Module]] = {

@@ -3,7 +3,8 @@
 The first three are the paper's (arXiv 2411.17932): offset, scale and clip, with its levels. A `Conduct`
 chooses between the published reading of the protocol and the corrected ones. The others are controls, each of
 which differs from one of these in a single respect: a shift without a change of slope, gains that differ
-between units, signs drawn per unit, ranges exchanged between units, a cap on the activation. Noise, which is
+between units, signs drawn per unit, ranges exchanged between units, one distance for all units' boundaries,
+a cap or a floor on the activation. Noise, which is
 drawn for each example, is in `nearzero.perturbations.noise`. `nearzero.analysis.sweep` applies families to
 networks.
 """
@@ -25,17 +26,21 @@ from nearzero.perturbations.ranges import Ranges
 
 __all__ = [
     "BY_FORMULA",
+    "BY_WEIGHTS",
     "FAMILIES",
     "PAPER_FAMILIES",
     "Cap",
     "Clip",
     "Conduct",
+    "DistanceShift",
     "Family",
+    "Floor",
     "Gains",
     "Offset",
     "PermutedShift",
     "Scale",
     "Shift",
+    "SignedDistanceShift",
     "SignedOffset",
     "SignedShift",
     "make_family",
@@ -48,6 +53,8 @@ Levels = npt.NDArray[np.float64]
 AS_RUN_FOR = ("relu", "abs")  # the activations for which the formula "as-run" has a meaning
 PAPER_FAMILIES = ("offset", "scale", "clip")
 BY_FORMULA = frozenset({"offset", "signed_offset"})  # the families to which `Conduct.offset` applies
+# the families that need the norms of the units' weights
+BY_WEIGHTS = frozenset({"distance_shift", "signed_distance_shift"})
 
 # The options that families have, with the values of each.
 _OPTIONS = {
@@ -192,6 +199,7 @@ class Family(ABC):
             offset=np.where(live, unmasked.offset, 0.0),
             clip=np.where(live, unmasked.clip, np.inf),
             side=unmasked.side,
+            low=np.where(live, unmasked.low, -np.inf),
         )
 
 
@@ -524,6 +532,103 @@ class Cap(Family):
         return Clip("min+pr", "post", "post")._unmasked(level, ranges)
 
 
+@final
+@dataclass(frozen=True)
+class Floor(Family):
+    """A floor under the activation: a' = max(a, max - p r), with the post-activation range; r = max - min.
+
+    The mirror of the cap: it raises small activations, as the cap lowers large ones. Only p = +inf is the
+    identity: at p = 1, max - 1 * (max - min) can round to more than min.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> act = nz.activation("abs")
+        >>> z = np.array([[-4.0], [0.0], [2.0]])
+        >>> ranges = nz.Ranges.of(z, act)  # from 0 to 4
+        >>> nz.Floor().at(0.25, ranges)(act(z)).tolist()
+        [[4.0], [3.0], [3.0]]
+    """
+
+    name: ClassVar[str] = "floor"
+    identity: ClassVar[float | None] = np.inf
+    sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (1.0, 0.0)}
+    swept: ClassVar[Levels] = UNIT_LEVELS
+    acts_on: ClassVar[Side] = "post"
+
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+        unit = ranges.post
+        return Perturbation(
+            low=unit.maximum - np.where(unit.width > 0, level * unit.width, np.inf), side="post"
+        )
+
+
+@final
+@dataclass(frozen=True)
+class DistanceShift(Family):
+    """A shift of all boundaries by one distance in the space of x: y = z + p R ||w_u||, for z_u = w_u x + b_u.
+
+    The boundary of each live unit, w_u x + b_u = 0, moves by p R. R is the root mean square over live units of
+    r_u / ||w_u||, by p times which `Shift` moves them (`Ranges.reference_distance`); r = max - min. So a level
+    has about the same size in both. x are the inputs of the linear layer that gives z: those of the network in
+    two-layer networks, a patch in convolutions. The family isn't defined where the weights aren't known.
+
+    Attributes:
+        range: the side on which r is taken.
+
+    Example:
+        >>> import nearzero as nz
+        >>> network = nz.TwoLayer([[3.0, 4.0], [0.0, 1.0]], [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
+        >>> ranges = nz.unit_ranges(network, [[0.0, 0.0], [0.0, 1.0]])  # r = 4 and 1, ||w|| = 5 and 1
+        >>> round(ranges.reference_distance("post") ** 2, 6)  # (0.8^2 + 1^2) / 2
+        0.82
+        >>> offset = nz.DistanceShift().at(0.5, ranges).offset
+        >>> (offset / ranges.norms).round(3).tolist()  # how far the boundaries move: sqrt(0.82) / 2
+        [0.453, 0.453]
+    """
+
+    range: Side = "post"
+
+    name: ClassVar[str] = "distance_shift"
+    sides: ClassVar[Mapping[str, tuple[float, float]]] = Shift.sides
+    swept: ClassVar[Levels] = OFFSET_LEVELS
+
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+        distance = level * ranges.reference_distance(self.range)
+        return Perturbation(offset=distance * np.asarray(ranges.norms))
+
+
+@final
+@dataclass(frozen=True)
+class SignedDistanceShift(_RandomFamily):
+    """A shift of all boundaries by one distance, whose sign is drawn for each unit: y = z + p e R ||w_u||.
+
+    e = -1 or 1; R and the space of distances are those of `DistanceShift`.
+
+    Attributes:
+        range: the side on which the ranges in R are taken.
+        seed: the seed of the signs.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> network = nz.TwoLayer([[3.0, 4.0], [0.0, 1.0]], [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
+        >>> ranges = nz.unit_ranges(network, [[0.0, 0.0], [0.0, 1.0]])
+        >>> common, signed = nz.DistanceShift().at(0.5, ranges), nz.SignedDistanceShift(seed=1).at(0.5, ranges)
+        >>> np.array_equal(np.abs(signed.offset), common.offset)
+        True
+    """
+
+    range: Side = "post"
+    seed: int = 0
+
+    name: ClassVar[str] = "signed_distance_shift"
+
+    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+        common = DistanceShift(self.range)._unmasked(level, ranges)
+        return Perturbation(offset=self._signs(ranges) * common.offset)
+
+
 # Each family by its name, made from a conduct and a seed.
 FAMILIES: dict[str, Callable[[Conduct, int], Family]] = {
     "offset": lambda conduct, seed: Offset(conduct.offset, conduct.range),
@@ -535,6 +640,9 @@ FAMILIES: dict[str, Callable[[Conduct, int], Family]] = {
     "permuted_shift": lambda conduct, seed: PermutedShift(conduct.range, seed),
     "gains": lambda conduct, seed: Gains(seed),
     "cap": lambda conduct, seed: Cap(),
+    "floor": lambda conduct, seed: Floor(),
+    "distance_shift": lambda conduct, seed: DistanceShift(conduct.range),
+    "signed_distance_shift": lambda conduct, seed: SignedDistanceShift(conduct.range, seed),
 }
 
 

@@ -1,7 +1,7 @@
-"""Perturbations as values: y = min(scale * x + offset, clip) per unit, and y = x + factor * values per row.
+"""Perturbations as values: y = min(max(scale * x + offset, low), clip) per unit, y = x + factor * values per row.
 
-The first is the paper's perturbation layer. The second has a number for each row, that is for each position
-of each example. Noise (`nearzero.perturbations.noise`) and replaced activations
+The first is the paper's perturbation layer, with a lower bound added. The second has a number for each row,
+that is for each position of each example. Noise (`nearzero.perturbations.noise`) and replaced activations
 (`nearzero.analysis.near_far`) use it. `nearzero.perturbations.families` computes the parameters of a
 perturbation from a level.
 """
@@ -16,29 +16,31 @@ import numpy.typing as npt
 
 from nearzero.errors import InputError, check_choice
 
-__all__ = ["Addition", "AnyPerturbation", "Perturbation", "Side"]
+__all__ = ["PARAMETERS", "Addition", "AnyPerturbation", "Perturbation", "Side"]
 
 Side = Literal["pre", "post"]
 Float = TypeVar("Float", bound=np.floating)
-PARAMETERS = ("scale", "offset", "clip")
+PARAMETERS = ("scale", "offset", "clip", "low")
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
 class Perturbation:
-    """A perturbation y = min(scale * x + offset, clip), unit by unit.
+    """A perturbation y = min(max(scale * x + offset, low), clip), unit by unit.
 
-    This is the perturbation layer of arXiv 2411.17932. The default values are the identity: every bit of x is
-    kept.
+    Without `low` this is the perturbation layer of arXiv 2411.17932. The default values are the identity:
+    every bit of x is kept.
 
     Attributes:
-        scale, offset, clip: one number for all units or an array (U,), kept as float64. A clip of +inf clips
-            nothing. Offset and clip have the units of x.
+        scale, offset: one number for all units or an array (U,), kept as float64. The offset has the units of
+            x, and so have both bounds.
+        clip: the upper bound, in the same form; +inf bounds nothing.
         side: "pre" (the default) if x is the pre-activation z, "post" if x is the activation act(z).
+        low: the lower bound, at most `clip`; -inf bounds nothing.
 
     Raises:
-        InputError: a parameter is NaN or infinite (except a clip of +inf), has more than one dimension, or
-            differs in length from the others; or the side is unknown.
+        InputError: a parameter is NaN or infinite (except a clip of +inf and a low of -inf), has more than one
+            dimension, or differs in length from the others; low exceeds clip; or the side is unknown.
 
     Example:
         >>> import numpy as np
@@ -46,6 +48,8 @@ class Perturbation:
         >>> perturbation = nz.Perturbation(scale=np.array([2.0, -1.0]), offset=0.5, clip=3.0)
         >>> perturbation(np.array([[1.0, 1.0], [5.0, -2.0]])).tolist()
         [[2.5, -0.5], [3.0, 2.5]]
+        >>> nz.Perturbation(low=0.0, clip=1.0)(np.array([-2.0, 0.25, 3.0])).tolist()
+        [0.0, 0.25, 1.0]
         >>> nz.Perturbation().is_identity
         True
     """
@@ -54,25 +58,33 @@ class Perturbation:
     offset: npt.NDArray[np.float64] | float = 0.0
     clip: npt.NDArray[np.float64] | float = np.inf
     side: Side = "pre"
+    low: npt.NDArray[np.float64] | float = -np.inf
 
     def __post_init__(self) -> None:
         lengths = set()
         for name in PARAMETERS:
             value = np.array(getattr(self, name), dtype=np.float64)
+            least = -np.inf if name == "low" else -FLOAT32_MAX
             greatest = np.inf if name == "clip" else FLOAT32_MAX
-            if value.ndim > 1 or (value.size and not -FLOAT32_MAX <= value.min() <= value.max() <= greatest):
+            if value.ndim > 1 or (value.size and not least <= value.min() <= value.max() <= greatest):
                 raise _refusal(name, value)
             value.setflags(write=False)
             object.__setattr__(self, name, value)
             lengths |= {value.size} if value.ndim else set()
         if len(lengths) > 1:
-            raise InputError(f"scale, offset and clip must be of one length; got lengths {sorted(lengths)}")
+            raise InputError(f"{', '.join(PARAMETERS)} must be of one length; got lengths {sorted(lengths)}")
+        low, clip = np.broadcast_arrays(self.low, self.clip)
+        if (low > clip).any():
+            unit = int((low > clip).argmax())
+            raise InputError(
+                f"low must not exceed clip, the upper bound; got low {low.flat[unit]:g} and clip {clip.flat[unit]:g}"
+            )
         check_choice("side", self.side, get_args(Side))
 
     def __call__(self, x: npt.NDArray[Float]) -> npt.NDArray[Float]:
         """Return y for x, (..., U), computed in the precision of x."""
-        scale, offset, clip = (np.asarray(getattr(self, name)).astype(x.dtype) for name in PARAMETERS)
-        return np.asarray(np.minimum(scale * x + offset, clip))
+        scale, offset, clip, low = (np.asarray(getattr(self, name)).astype(x.dtype) for name in PARAMETERS)
+        return np.asarray(np.minimum(np.maximum(scale * x + offset, low), clip))
 
     def apply(self, x: npt.NDArray[Float], rows: slice) -> npt.NDArray[Float]:
         """Return y for x, (r, U). The result doesn't depend on `rows`, the places of x among all rows."""
@@ -81,16 +93,17 @@ class Perturbation:
     @property
     def is_identity(self) -> bool:
         """Return True if y = x for every x."""
-        return bool(np.all(self.scale == 1) and np.all(self.offset == 0) and np.all(self.clip == np.inf))
+        unbounded = np.all(self.clip == np.inf) and np.all(self.low == -np.inf)
+        return bool(np.all(self.scale == 1) and np.all(self.offset == 0) and unbounded)
 
     def per_unit(self, units: int) -> npt.NDArray[np.float32]:
-        """Return scale, offset and clip, (3, units) float32, the form that the engines compute with.
+        """Return scale, offset, clip and low, (4, units) float32, the form that the engines compute with.
 
         Raises:
             InputError: a parameter is an array of another length.
         """
         parameters = np.empty((len(PARAMETERS), units), np.float32)
-        with np.errstate(over="ignore"):  # a clip beyond float32 becomes +inf, which clips nothing
+        with np.errstate(over="ignore"):  # a bound beyond float32 becomes infinite, and bounds nothing
             for row, name in zip(parameters, PARAMETERS, strict=True):
                 value = np.asarray(getattr(self, name))
                 if value.ndim and value.size != units:
@@ -101,28 +114,27 @@ class Perturbation:
     def then(self, other: Perturbation) -> Perturbation:
         """Return the single perturbation that equals this one followed by `other`.
 
-        min(s2 min(s1 x + o1, c1) + o2, c2) = min(s2 s1 x + s2 o1 + o2, min(s2 c1 + o2, c2)) for s2 > 0.
+        With t = s1 x + o1, the second sees a number between b = s2 l1 + o2 and c = s2 c1 + o2 (the other way
+        round for s2 < 0; if s2 = 0 it is o2). The result is s2 t + o2 between b and c, each put between l2 and c2.
 
         Raises:
-            InputError: the two act on different sides, or the scale of `other` isn't positive where this one
-                clips.
+            InputError: the two act on different sides.
         """
         if self.side != other.side:
             raise InputError(
                 f"can't compose a {self.side}-activation with a {other.side}-activation perturbation"
             )
-        clips = np.asarray(self.clip) != np.inf
-        if np.any(clips & (np.asarray(other.scale) <= 0)):
-            raise InputError(
-                "can't compose: the second scale isn't positive where the first perturbation clips"
-            )
-        # where nothing is clipped, inf * s2 would be NaN for s2 = 0
-        carried = np.where(clips, other.scale * np.where(clips, self.clip, 0.0) + other.offset, np.inf)
+        scale = np.asarray(other.scale)
+        with np.errstate(invalid="ignore"):  # 0 * inf, which isn't used
+            low, clip = (scale * bound + other.offset for bound in (self.low, self.clip))
+        least = np.where(scale > 0, low, np.where(scale < 0, clip, -np.inf))
+        greatest = np.where(scale > 0, clip, np.where(scale < 0, low, np.inf))
         return Perturbation(
-            scale=other.scale * self.scale,
-            offset=other.scale * self.offset + other.offset,
-            clip=np.minimum(carried, other.clip),
+            scale=scale * self.scale,
+            offset=scale * self.offset + other.offset,
+            clip=np.minimum(np.maximum(greatest, other.low), other.clip),
             side=self.side,
+            low=np.minimum(np.maximum(least, other.low), other.clip),
         )
 
 

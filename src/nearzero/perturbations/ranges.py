@@ -62,6 +62,7 @@ class Ranges:
     Attributes:
         pre: the range of the pre-activations z.
         post: the range of the activations act(z).
+        norms: ||w_u||, (U,), the norm of the weights that give z_u = w_u x + b_u; None where they aren't known.
 
     Example:
         >>> import numpy as np
@@ -76,6 +77,7 @@ class Ranges:
 
     pre: UnitRange
     post: UnitRange
+    norms: Doubles | None = None
 
     @property
     def live(self) -> npt.NDArray[np.bool_]:
@@ -98,6 +100,30 @@ class Ranges:
         """
         check_choice("side", side, get_args(Side))
         return self.pre if side == "pre" else self.post
+
+    def reference_distance(self, side: Side) -> float:
+        """Return R, a distance in the space of x: the root mean square over live units of r_u / ||w_u||.
+
+        r_u / ||w_u|| with the pre-activation range is the width of the data in the direction of w_u, and
+        p r_u / ||w_u|| is how far a shift by p r_u moves the unit's boundary. R is 0 if no unit is live.
+
+        Args:
+            side: the side on which r_u = max - min is taken.
+
+        Raises:
+            InputError: the norms aren't known, or a live unit has weights of norm 0.
+        """
+        if self.norms is None:
+            raise InputError(
+                "distances need the norms of the units' weights, and these ranges have none; take ranges from "
+                "nz.unit_ranges at a layer whose weights are known"
+            )
+        widths, norms = self.on(side).width[self.live], self.norms[self.live]
+        if not (norms > 0).all():
+            raise InputError(
+                f"{int((norms == 0).sum())} live units have weights of norm 0, and so no boundary that could be moved"
+            )
+        return float(np.sqrt(np.square(widths / norms).mean())) if norms.size else 0.0
 
     @classmethod
     def of(cls, blocks: Block | Iterable[Block], act: Activation) -> Ranges:

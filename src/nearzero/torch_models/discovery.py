@@ -29,6 +29,7 @@ from nearzero.torch_models.hooks import elements_of, plain_name
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.replay import storage_key, tensors_in, tensors_written
 from nearzero.torch_models.state import Model
+from nearzero.torch_models.weights import gives
 
 __all__ = ["CannotRunError", "Discovery", "find_layers"]
 
@@ -146,6 +147,7 @@ class _Call:
         path, module: the module.
         number: which of its calls this is, counted from 1.
         given: the argument and a copy of it, if the module may be an activation; else None.
+        producer: the `Layer.producer` of that argument.
         operations: by operation, the number of its calls so far within this call.
         functions: the functions called within this call, each with its argument and result; they are layers
             unless the module turns out to be an activation itself.
@@ -155,6 +157,7 @@ class _Call:
     module: nn.Module
     number: int
     given: tuple[Tensor, Tensor] | None
+    producer: str | None
     operations: Counter[str] = field(default_factory=Counter)
     functions: list[tuple[Layer, Tensor, Tensor]] = field(default_factory=list)
 
@@ -187,6 +190,7 @@ class _Watch(TorchDispatchMode):
         self._sources: dict[
             int, int
         ] = {}  # by tensor, also views: the index of the layer it is the output of
+        self._written: set[int] = set()  # storages that an operation wrote to
         self._kept: list[Tensor] = []
         self._stack: list[_Call] = []
 
@@ -205,7 +209,8 @@ class _Watch(TorchDispatchMode):
         with _disable_current_modes():  # this copy is not part of the model
             candidate = len(tensors) == 1 and may_be_activation(module)
             given = (tensors[0], tensors[0].clone()) if candidate else None
-        self._stack.append(_Call(path, module, self.calls[path], given))
+        producer = self._producer_of(tensors[0]) if candidate else None
+        self._stack.append(_Call(path, module, self.calls[path], given, producer))
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Note that a call of a module ends, and drop calls in it that ended by an exception."""
@@ -213,11 +218,11 @@ class _Watch(TorchDispatchMode):
         while call.module is not module:
             call = self._stack.pop()
         with _disable_current_modes():
-            self._add_layers(call, output)
+            self._add_layers(call, [*args, *kwargs.values()], output)
         if isinstance(output, Tensor):
             self._module_bytes += _bytes(output)
 
-    def _add_layers(self, call: _Call, output: Any) -> None:
+    def _add_layers(self, call: _Call, arguments: Sequence[Any], output: Any) -> None:
         """Add the layers of a call that ended: the module if it is one, and the functions called in it."""
         if WEIGHTS in call.path.split("."):
             return
@@ -239,13 +244,21 @@ class _Watch(TorchDispatchMode):
                 self._sources[id(tensor)] = len(self.layers)
             if kind or (call.path and COMPILED not in call.module._modules):  # not the model, not wrappers
                 layer = self._module_layer(call, kind or "output", tensor)
-                self.layers.append(replace(layer, element=element))
+                known = kind and id(tensor) in self._unit_axes and gives(call.module, arguments, output)
+                self.layers.append(replace(layer, element=element, producer=call.path if known else None))
+                self._written.discard(storage_key(tensor))  # what writes to it from now on isn't the module
 
     def _add_activation(self, call: _Call, value: Tensor, before: Tensor, output: Tensor, name: str) -> None:
         """Add an activation module, from its argument, a copy of that before the call, and its output."""
         forward, in_place = call.module.forward, not torch.allclose(value, before, 0, 0, equal_nan=True)
         layer = self._module_layer(call, "activation", value)
-        layer = replace(layer, activation=name, in_place=in_place, act=lambda z: forward(z.clone()))
+        layer = replace(
+            layer,
+            activation=name,
+            in_place=in_place,
+            act=lambda z: forward(z.clone()),
+            producer=call.producer,
+        )
         self._add(layer, value, output)
 
     def _module_layer(self, call: _Call, kind: str, values: Tensor) -> Layer:
@@ -283,6 +296,8 @@ class _Watch(TorchDispatchMode):
         self._refuse_training(func, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
         activates = plain_name(func, ACTIVATION_OPERATIONS) in ACTIVATION_OPERATIONS
+        producer = self._producer_of(args[0]) if activates else None  # before the operation may write to it
+        self._written.update(map(storage_key, tensors_written(func, args, kwargs)))
         result = func(*args, **kwargs)
         self._note_inputs(func, args, kwargs, result)
         first = result[0] if isinstance(result, (tuple, list)) and result else result
@@ -293,7 +308,7 @@ class _Watch(TorchDispatchMode):
                 self._operation_bytes += 0 if storage_key(tensor) in given else _bytes(tensor)
                 self._follow(name, args, tensor)
             if activates and self._stack and isinstance(args[0], Tensor):
-                self._add_function(func, args, kwargs, first)
+                self._add_function(func, args, kwargs, first, producer)
         return result
 
     def _refuse_training(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -327,8 +342,25 @@ class _Watch(TorchDispatchMode):
         first = args[0] if args else None
         if isinstance(first, Tensor) and name in VALUE_PRESERVING and id(first) in self._sources:
             self._sources[id(result)] = self._sources[id(first)]
+            if storage_key(first) in self._written:
+                self._written.add(storage_key(result))
 
-    def _add_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
+    def _producer_of(self, value: Any) -> str | None:
+        """Return the module whose weights give a value, see `Layer.producer`; None for one that was written to."""
+        source, axis = self._sources.get(id(value)), self._unit_axes.get(id(value))
+        if source is None or axis is None or storage_key(value) in self._written:
+            return None
+        layer = self.layers[source]
+        return layer.producer if value.shape[axis] == layer.units else None
+
+    def _add_function(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Tensor,
+        producer: str | None,
+    ) -> None:
         """Add an activation that was called as a function, unless it is part of an activation module."""
         caller, value = self._stack[-1], args[0]
         plain = plain_name(func, ACTIVATION_OPERATIONS)
@@ -355,6 +387,7 @@ class _Watch(TorchDispatchMode):
             ordinal=ordinal,
             in_place=func._schema.name != f"aten::{plain}",
             act=act,
+            producer=producer,
         )
         if may_be_activation(caller.module):  # whether the module itself is one shows at its end
             caller.functions.append((layer, value, result))

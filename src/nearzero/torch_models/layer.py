@@ -40,6 +40,8 @@ class Layer:
             None if unknown.
         act: the function a = act(z), on tensors of the shape of z; None if no activation follows.
         follows: for a layer whose output is passed to an activation directly, the layer of that activation.
+        producer: the path of the linear layer or convolution that gives the values, z_u = w_u x + b_u; None
+            if none does, or it isn't known.
 
     Example:
         >>> import torch
@@ -67,6 +69,7 @@ class Layer:
     reads: frozenset[str] | None = field(default=None, repr=False)
     act: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     follows: Layer | None = field(default=None, repr=False)
+    producer: str | None = field(default=None, repr=False)
 
     @property
     def units(self) -> int:

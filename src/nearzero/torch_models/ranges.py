@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ from nearzero.torch_models.forward import logits_with_hooks
 from nearzero.torch_models.hooks import LayerHook
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.state import Model
+from nearzero.torch_models.weights import unit_norms
 
 __all__ = ["by_unit", "counted_rows", "layer_ranges", "row_owners"]
 
@@ -128,8 +131,18 @@ def layer_ranges(
                     search.narrow()
             bounds |= {key: (low.high, high.high) for key, (low, high) in searches.items()}
     return [
-        Ranges(*(_unit_range(*bounds[index, side], side) for side in SIDES)) for index in range(len(layers))
+        Ranges(
+            _unit_range(*bounds[index, "pre"], "pre"),
+            _unit_range(*bounds[index, "post"], "post"),
+            _norms(model, layer),
+        )
+        for index, layer in enumerate(layers)
     ]
+
+
+def _norms(model: Model, layer: Layer) -> npt.NDArray[np.float64] | None:
+    """Return the norms of the weights that give a layer's values, (U,); None where they aren't known."""
+    return None if layer.producer is None else unit_norms(model.module.get_submodule(layer.producer))
 
 
 def _groups(layers: Sequence[Layer], limit: int) -> Iterator[list[int]]:

@@ -1,7 +1,7 @@
 """The two methods that find intervals of levels with one prediction: exact, and by search on a grid.
 
 Exact. For ReLU, Abs and leaky ReLU, act(z) is linear on either side of zero. Families that move z along a
-line, y = begin + step p, have one bend, where y passes zero. Families that cut at a threshold, base + rise p,
+line, y = begin + step p, have one bend, where y passes zero. Families with a threshold, base + rise p,
 have bends where the threshold passes zero and where it passes z. So the perturbed activation of each unit is
 linear in the level on a few pieces. The loop over the pieces is compiled, in `nearzero.kernels.critical`.
 
@@ -34,7 +34,7 @@ from nearzero.evaluators.base import (
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.kernels.critical import walk
 from nearzero.perturbations.activations import Activation
-from nearzero.perturbations.families import Cap, Clip, Family, Gains, Scale
+from nearzero.perturbations.families import Cap, Clip, Family, Floor, Gains, Scale
 from nearzero.perturbations.ranges import Ranges
 
 __all__ = ["SLOPES", "Intervals", "by_pieces", "by_search", "grid_of", "is_piecewise_linear"]
@@ -118,13 +118,16 @@ def _pieces(z: Doubles, act: Activation, family: Family, ranges: Ranges) -> Piec
     """Return where the pieces of each unit begin, and their slopes and intercepts, (n, U, P) each."""
     zero, one = (family.at(level, ranges) for level in (0.0, 1.0))
     slopes = SLOPES[act.name]
-    if not isinstance(family, Clip | Cap):
+    if not isinstance(family, Clip | Cap | Floor):
         begin = z * zero.scale + zero.offset
         step = z * (np.asarray(one.scale) - zero.scale) + (np.asarray(one.offset) - zero.offset)
         return _bent(begin, step, slopes)
-    cut = np.isfinite(zero.clip)  # dead units have no threshold
-    base = np.where(cut, zero.clip, 0.0)
-    rise = np.where(cut, one.clip - base, 1.0)
+    at_zero, at_one = (bound.low if isinstance(family, Floor) else bound.clip for bound in (zero, one))
+    cut = np.isfinite(at_zero)  # dead units have no threshold
+    base = np.where(cut, at_zero, 0.0)
+    rise = np.where(
+        cut, at_one - base, 1.0
+    )  # negative for a floor, which sinks to the activation as a cap rises to it
     if zero.side == "post":
         a = act(z)
         return _stacked(

@@ -31,7 +31,12 @@ LOSSES = (
 UNITS = {"cross_entropy": "nats", "kl_divergence": "nats", "margin": "logits"}
 DISTANCE, INTENSITY = ("offset", "shift"), ("scale", "clip", "gains", "cap")
 READINGS = dict.fromkeys(DISTANCE, "distance") | dict.fromkeys(INTENSITY, "intensity")
-LABELS = {"scale": "level (factor)", "gains": "level (deviation of ln gain)"}
+LABELS = {
+    "scale": "level (factor)",
+    "gains": "level (deviation of ln gain)",
+    "distance_shift": "level, in reference distances",
+    "signed_distance_shift": "level, in reference distances",
+}
 ONE_ROW, SEVERAL_ROWS = 4, 3  # greatest number of panels beside each other: in a single row, and else
 LONGEST_NAME = 34  # characters of a layer's name
 WIDE_NAME = 20  # characters; with longer names the figure is wider
