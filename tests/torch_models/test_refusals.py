@@ -250,20 +250,6 @@ def test_names_globs_and_layers_stand_for_layers():
     assert probed(["encoder.[02]", by_name["head"]]) == ["encoder.0", "encoder.2", "head"]
 
 
-def test_a_layer_that_only_some_batches_reach():
-    class Sometimes(Parts):
-        def forward(self, x):
-            return (
-                self.head(self.encoder(x)) if len(x) != 5 else self.head(F.relu(self.borrowed(x[:, [0] * 8])))
-            )
-
-    batches = [rows()[:4], rows()[:5]]
-    message = r"layer 'encoder\.1' isn't reached on every batch, such as float32 \(5, 6\); leave the layer"
-    for options in ({}, {"ranges_from": rows()[:4]}):
-        with pytest.raises(nz.InputError, match=message):
-            nz.probe(Sometimes(), batches, "encoder.1", levels=2, **options)
-
-
 @pytest.mark.parametrize("name", ["lstm", "GRU"])
 def test_a_recurrent_classifier_has_layers_beside_the_recurrent_one(name):
     class Classifier(nn.Module):
@@ -415,7 +401,8 @@ def test_an_activation_that_is_named_or_given():
     with pytest.raises(nz.InputError, match="must keep the shape of its values"):
         nz.probe(model, rows(), "first", activation=lambda z: z[:, :2])
     with pytest.raises(
-        nz.InputError, match="clip=post and cap act after the activation, whose place in the model isn't"
+        nz.InputError,
+        match="clip=post, cap and floor act after the activation, whose place in the model isn't",
     ):
         nz.probe(model, rows(), "first", activation="relu", conduct=nz.Conduct(clip="post"))
     with pytest.raises(nz.InputError, match="layer '3': offset=as-run isn't defined for tanh"):

@@ -30,9 +30,9 @@ from nearzero.support.memory import memory_text
 from nearzero.support.threads import thread_count
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
-from nearzero.torch_models.forward import Passes, SharedPasses, logits_with_hooks
+from nearzero.torch_models.forward import Passes, SharedPasses, logits_with_hooks, not_reached
 from nearzero.torch_models.hooks import LayerHook
-from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.layer import Layer, LayerError
 from nearzero.torch_models.ranges import by_unit, counted_rows, layer_ranges, row_owners
 from nearzero.torch_models.replay import Suffix
 
@@ -177,6 +177,8 @@ class ModelEvaluator(base.LayerEvaluator):
             seen.append((rows.clone(), _owners(values, self.torch_layer, batch)))
 
         logits_with_hooks(self.session.model, batch, [LayerHook(self.torch_layer, "pre", visit)])
+        if not seen:
+            raise not_reached(self.torch_layer, batch)
         return seen[0]
 
     def _check_owners(self, values: Tensor, batch: Batch) -> None:
@@ -191,9 +193,10 @@ class ModelEvaluator(base.LayerEvaluator):
         if not (alike and batch.divisible and first.divisible):
             return
         if values.shape[0] * len(first) != self.torch_layer.shape[0] * len(batch):
-            raise InputError(
-                f"layer {self.layer!r} has values {tuple(values.shape)} for {len(batch)} examples, which aren't the "
-                "first dimension, so it isn't known which rows belong to which example; leave the layer out"
+            raise LayerError(
+                self.torch_layer,
+                f"has values {tuple(values.shape)} for {len(batch)} examples, which aren't the first dimension, so it "
+                "isn't known which rows belong to which example; leave the layer out",
             )
 
     def _check_by_row(self, rows: Tensor, activations: Tensor) -> None:

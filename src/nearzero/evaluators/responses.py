@@ -21,7 +21,7 @@ from nearzero.evaluators.plan import LayerPlan
 from nearzero.evaluators.scores import NOT_FINITE, Items, Metric, Scorer
 from nearzero.perturbations.perturbation import Addition, AnyPerturbation, Perturbation, Side
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.forward import Change, Changed, Method, Passes, SharedPasses
+from nearzero.torch_models.forward import Change, Changed, Method, Passes, SharedPasses, Unreached
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.ranges import counted_rows
 from nearzero.torch_models.state import Model
@@ -58,6 +58,7 @@ class ResponseCollector:
         sums: by metric, its sum over items under each perturbation and, last, without one, (L + 1,).
         not_finite: how many items have logits that can't be ranked under each perturbation, (L + 1,).
         items, examples, rows: how many of each have been added.
+        partial: whether some examples don't reach the layer, or give it another number of rows.
         kept: by metric, its values item by item, (L + 1, n) for each batch, if they are kept.
         positions: for each batch (n, 2), the example and the token of each item, if they are kept.
         passes: by side, the forward passes with this side of the layer changed.
@@ -82,7 +83,7 @@ class ResponseCollector:
         self.passes = {side: Passes(model, plan.layer, side, method) for side, _ in plan.by_side()}
         self.keep_items = keep_items
         self.shifts: Tensor | None = None
-        self.rows = 0
+        self.rows, self.partial = 0, plan.layer.conditional
         self._causal = causal
 
     def centre(self, shifts: Doubles) -> None:
@@ -116,8 +117,8 @@ class ResponseCollector:
         self.rows += rows
         return sums
 
-    def add(self, gathered: Mapping[str, _Gathered], items: Items, rows: int) -> None:
-        """Add the metrics of one more batch."""
+    def add(self, gathered: Mapping[str, _Gathered], items: Items, rows: int | None) -> None:
+        """Add the metrics of one more batch, with the layer's rows that count; None if it doesn't reach the layer."""
         for name, (sums, values) in gathered.items():
             if name == NOT_FINITE:
                 self.not_finite += sums
@@ -128,10 +129,11 @@ class ResponseCollector:
         if self.keep_items:
             self.positions.append(items.position.cpu().numpy() + np.array([self.examples, 0]))
         self.items += len(items)
-        self.rows += rows
+        self.rows += rows or 0
+        self.partial |= rows is None
         self.examples += len(items.batch)
 
-    def score(self, changed: Changed, side: Side, scorer: Scorer, scored: _Scored) -> None:
+    def score(self, changed: Changed | Unreached, side: Side, scorer: Scorer, scored: _Scored) -> None:
         """Score all perturbations of one side of the layer on a batch.
 
         Args:
@@ -188,13 +190,16 @@ class ResponseCollector:
         return {name: scorer.own[name] for name in self.metrics}
 
     def _levels(
-        self, changed: Changed, indices: Sequence[int], batch: Batch
+        self, changed: Changed | Unreached, indices: Sequence[int], batch: Batch
     ) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Yield groups of perturbations, by index, with their logits.
 
         Small logits come many at a time, which makes metrics faster. All identities are one group that has
-        the unperturbed logits once.
+        the unperturbed logits once; so are all perturbations where the batch doesn't reach the layer.
         """
+        if isinstance(changed, Unreached):
+            yield list(indices), [changed.logits]
+            return
         perturbations = [*self.plan.perturbations, Perturbation()]
         if identities := [index for index in indices if perturbations[index].is_identity]:
             yield identities, [changed.logits]
@@ -226,15 +231,16 @@ def take_batch(collectors: Sequence[ResponseCollector], passes: SharedPasses, ba
     """
     owners = {each: (collector, side) for collector in collectors for side, each in collector.passes.items()}
     scored: dict[ResponseCollector, _Scored] = {collector: defaultdict(dict) for collector in collectors}
-    rows: dict[ResponseCollector, int] = {}
+    rows: dict[ResponseCollector, int | None] = {}
     scorer: Scorer | None = None
     for side_passes, changed in passes.on(batch):
         collector, side = owners[side_passes]
-        rows[collector] = count_rows(changed.values, collector.plan.layer, batch)
+        values = None if isinstance(changed, Unreached) else changed.values
+        rows[collector] = None if values is None else count_rows(values, collector.plan.layer, batch)
         if scorer is None or scorer.logits is not changed.logits:
             scorer = Scorer(collector.items_of(batch, changed.logits), changed.logits)
         collector.score(changed, side, scorer, scored[collector])
-        del changed  # frees its memory before the next is computed
+        del changed, values  # frees its memory before the next is computed
     assert scorer is not None
     # all are gathered before any is added, since gathering may fail too
     gathered = {collector: collector.gathered(scored[collector]) for collector in collectors}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -17,14 +18,22 @@ from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget
-from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers
-from nearzero.torch_models.layer import Layer
-from nearzero.torch_models.selection import select_layers
+from nearzero.torch_models.discovery import (
+    CannotRunError,
+    Discovery,
+    are_found,
+    calls_any,
+    find_layers,
+    select_layers,
+)
+from nearzero.torch_models.layer import Layer, LayerError
 from nearzero.torch_models.state import Model, as_module, untouched
 
 __all__ = ["Half", "Session", "open_session"]
 
-SAMPLE = 2  # examples on which a model's layers are found
+# The first pass takes SAMPLE examples; to see whether layers differ between examples, others take FEW of each of
+# the first BATCHES batches.
+SAMPLE, FEW, BATCHES = 2, 4, 2
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
 # its pass; afterwards the suffix needs some of them, and computes new ones. Metrics need several copies of
 # the logits.
@@ -51,6 +60,7 @@ class Session:
         discovery: the layers, and the first examples that they were found on.
         budget: the number of examples that fit in memory at a time.
         layers: the layers that were asked for, with the user's overrides.
+        left_out: by name, why activations aren't among them, if all were asked for.
         metrics: by name.
         causal: True if the logits at a token predict the next token.
         assumptions: what was inferred about the model and the data; part of the result.
@@ -63,9 +73,22 @@ class Session:
     discovery: Discovery
     budget: MemoryBudget
     layers: list[Layer]
+    left_out: dict[str, str]
     metrics: dict[str, Metric]
     causal: bool
     assumptions: Assumptions
+
+    def without(self, error: LayerError) -> Session:
+        """Return the session without a layer that can't be probed.
+
+        Raises:
+            LayerError: the layer was asked for, or no other one is left.
+        """
+        layers = [layer for layer in self.layers if layer.name != error.layer]
+        if self.request.wanted is not None or not 0 < len(layers) < len(self.layers):
+            raise error
+        self.assumptions.record(f"use of layer {error.layer}", "left out", f"it {error.reason}", "layers=")
+        return replace(self, layers=layers)
 
     @property
     def halves(self) -> Literal["example", "batch"]:
@@ -123,16 +146,18 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         runnable = Model(module, before, request.output)
         source = source_of(runnable, data, request)
         ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request)
-        discovery = discover(runnable, [source] if ranges_source is None else [source, ranges_source])
-        bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
+        sources = [source] if ranges_source is None else [source, ranges_source]
+        discovery = discover(runnable, sources, request)
+        selection = select_layers(runnable, discovery, request.wanted)
         session = Session(
             runnable,
             source,
             ranges_source,
             request,
             discovery,
-            MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit),
-            [request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)],
+            _budget(discovery, request),
+            [request.with_overrides(layer) for layer in selection.layers],
+            selection.left_out,
             choose_metrics(metrics, discovery.batch.target),
             runnable.is_causal if request.causal is None else request.causal,
             runnable.assumptions,
@@ -141,15 +166,24 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         yield session
 
 
+def _budget(discovery: Discovery, request: Request) -> MemoryBudget:
+    """Return the number of examples that fit in memory at a time, by the pass on the first examples."""
+    bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
+    return MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit)
+
+
 def _record(session: Session) -> None:
     """Record what is known about a model and its data before anything is measured."""
     request, record = session.request, session.assumptions.record
     for layer in session.layers:
-        given = request.unit_axis is not None
         dimension = f"dimension {layer.unit_axis} of {layer.shape}"
-        record(f"units of layer {layer.name}", dimension, _known(given, "the forward pass"), "unit_axis=")
-        source = _known(request.activation is not None, "the forward pass")
+        followed = "the operation that put them there" if layer.axis_followed else "usual for such a shape"
+        source = _known(request.unit_axis is not None, followed)
+        record(f"units of layer {layer.name}", dimension, source, "unit_axis=")
+        source = _known(request.activation is not None, _activation_source(layer))
         record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
+    for name, reason in session.left_out.items():
+        record(f"use of layer {name}", "left out", reason, "layers=")
     batch = session.discovery.batch
     cut = "as memory allows, along the first dimension of all inputs" if batch.divisible else "never"
     record("cuts of batches", cut, f"inputs {batch.describe()} of {len(batch)} examples", "prepare=")
@@ -161,6 +195,17 @@ def _record(session: Session) -> None:
     record("ranges", bounds, _known(request.quantiles is not None, "default"), "quantiles=")
     data = "the data that are measured" if session.ranges_source is None else "data of their own"
     record("data of the ranges", data, _known(session.ranges_source is not None, "default"), "ranges_from=")
+
+
+def _activation_source(layer: Layer) -> str:
+    """Return how the activation of a layer is known."""
+    if layer.kind in ("activation", "function"):
+        return "the layer is its input"
+    if layer.follows is not None:
+        return f"{layer.follows.name} alone reads the layer's output"
+    if layer.kind == "output":
+        return "a module's output is taken as it is"
+    return "no activation alone reads the layer's output"
 
 
 def _known(given: bool, inferred: str) -> str:
@@ -176,8 +221,42 @@ def source_of(model: Model, data: Any, request: Request) -> BatchSource:
     return BatchSource(data, read, request.batch_size, request.limit)
 
 
-def discover(model: Model, sources: list[BatchSource]) -> Discovery:
-    """Return the layers of a model, found on a few examples of the first batch of the first source.
+def discover(
+    model: Model, sources: list[BatchSource], request: Request, most: int | None = None
+) -> Discovery:
+    """Return the layers of a model, found on a few examples of the first batches of the first source.
+
+    Modules with weights that these examples don't reach are looked for in the batches after them, unless the
+    layers that are wanted have been found.
+
+    Args:
+        model: the model.
+        sources: the data, and other data that are read in the same way.
+        request: the layers that are wanted, and the memory.
+        most: the number of batches to look in; all of them if None.
+    """
+    discovery = _found_first(model, sources)
+    for number, batch in enumerate(islice(sources[0], BATCHES)):
+        few = next(batch.blocks(FEW))
+        if number or len(few) > len(discovery.batch):
+            try:
+                discovery = discovery.including(find_layers(model, few))
+            except CannotRunError:  # said where the batch is measured
+                return discovery
+    if are_found(discovery, request.wanted) or not discovery.idle:
+        return discovery
+    budget = _budget(discovery, request)
+    for batch in islice(sources[0], most):
+        for block in batch.blocks(budget.rows(batch)):
+            if calls_any(model, block, discovery.idle):
+                discovery = discovery.including(find_layers(model, block))
+            if are_found(discovery, request.wanted) or not discovery.idle:
+                return discovery
+    return discovery
+
+
+def _found_first(model: Model, sources: list[BatchSource]) -> Discovery:
+    """Return the layers of a model, found on the first two examples of the first source.
 
     If the model fails on these, the whole batch is tried, and then inputs in the precision of the model's
     weights. All sources convert their inputs in the same way from then on.

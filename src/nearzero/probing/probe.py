@@ -34,11 +34,13 @@ from nearzero.perturbations.families import PAPER_FAMILIES, Conduct
 from nearzero.probing.result import LayerResponse, ProbeResult, dataset
 from nearzero.torch_models.batches import Prepare
 from nearzero.torch_models.forward import Method, SharedPasses
-from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.layer import Layer, LayerError
 from nearzero.torch_models.ranges import layer_ranges
 from nearzero.torch_models.state import Model, Output, as_module, untouched
 
 __all__ = ["layers", "probe"]
+
+BATCHES = 4  # the batches in which `layers` looks for modules that the first examples don't reach
 
 
 def layers(
@@ -74,7 +76,7 @@ def layers(
     module = as_module(model)
     with untouched(module) as before:
         runnable = Model(module, before, output)
-        discovery = discover(runnable, [source_of(runnable, data, request)])
+        discovery = discover(runnable, [source_of(runnable, data, request)], request, most=BATCHES)
         return discovery.places if outputs else discovery.layers
 
 
@@ -182,12 +184,24 @@ def probe(
     if design is not None and not isinstance(design, Design):
         raise InputError(f"design must be an nz.Design; got {type(design).__name__}")
     with open_session(model, data, request, ranges_from=ranges_from) as session:
-        evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
-        response = dataset(_responses(session, evaluators, advanced), type(session.model.module).__name__)
-        matched = None if design is None else _matched(evaluators, design)
+        evaluators, responses = _measured(session, backend, advanced)
+        response = dataset(responses, type(session.model.module).__name__)
+        matched = None if design is None else _matched(session, evaluators, design)
         if matched is None:
             session.assumptions.record("halves", "none", "default", "design=")
         return ProbeResult(response.assign_attrs(assumptions=session.assumptions.to_json()), matched)
+
+
+def _measured(
+    session: Session, backend: Backend | None, advanced: Callable[[int], None]
+) -> tuple[list[LayerEvaluator], list[LayerResponse]]:
+    """Return evaluators and responses of all layers; default layers that can't be probed are left out."""
+    while True:
+        try:
+            evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
+            return evaluators, _responses(session, evaluators, advanced)
+        except LayerError as error:
+            session = session.without(error)
 
 
 def _responses(
@@ -209,13 +223,13 @@ def _responses(
         if collector := collectors.get(evaluator):
             sides = collector.passes.values()
             methods = {side.method for side in sides}
-            method = "full" if "full" in methods else methods.pop()
+            method = next(way for way in ("full", "suffix", "auto") if way in methods)
             reason = "; ".join(sorted({side.reason for side in sides if side.reason}))
             scores = scores_of(collector, len(plan.perturbations))
-            response = LayerResponse(plan, scores, method, reason)
+            response = LayerResponse(plan, scores, method, reason, collector.rows, collector.partial)
         else:
             scores = evaluator.scores(plan.perturbations, session.metrics, keep=request.keep_items)
-            response = LayerResponse(plan, scores, evaluator.backend, "")
+            response = LayerResponse(plan, scores, evaluator.backend, "", scores.examples, partial=False)
         responses.append(response)
         _record(session, response)
     return responses
@@ -230,6 +244,8 @@ def _record(session: Session, response: LayerResponse) -> None:
     record(f"conduct of layer {layer}", reading, source, "conduct=")
     source = "given" if request.method != "auto" else response.reason or "equal logits on a few examples"
     record(f"path of layer {layer}", response.method, source, "method=")
+    reach = f"{response.rows:,} rows, not as many on every example" if response.partial else "every example"
+    record(f"reach of layer {layer}", reach, "counted on all data", "layers=")
     counted = f"{scores.items:,} items of {scores.examples:,} examples"
     record("items", counted, "the shapes of logits, targets and masks", "prepare=")
 
@@ -266,10 +282,25 @@ def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[Layer
     ]
 
 
-def _matched(evaluators: Sequence[LayerEvaluator], design: Design) -> xr.Dataset:
-    """Return the responses of all layers at matched displacement, on (layer, family, side, target)."""
-    responses = [matched_of(evaluator, design) for evaluator in evaluators]
+def _matched(session: Session, evaluators: Sequence[LayerEvaluator], design: Design) -> xr.Dataset:
+    """Return the responses of all layers at matched displacement, on (layer, family, side, target).
+
+    Of the default layers, those that have none are left out, if there are others.
+    """
+    responses, kept, problem = [], [], None
+    for evaluator in evaluators:
+        try:
+            responses.append(matched_of(evaluator, design))
+            kept.append(evaluator)
+        except LayerError as error:
+            if session.request.wanted is not None:
+                raise
+            problem = error
+            what = f"matched response of layer {evaluator.layer}"
+            session.assumptions.record(what, "left out", f"it {error.reason}", "layers=")
+    if problem is not None and not responses:
+        raise problem
     joined = xr.concat(responses, "layer", combine_attrs="drop_conflicts")
     backends = [response.attrs["backend"] for response in responses]
-    names = [evaluator.layer for evaluator in evaluators]
+    names = [evaluator.layer for evaluator in kept]
     return joined.assign_coords(layer=names).assign(backend=("layer", backends))

@@ -36,8 +36,9 @@ class ProbeResult:
         response: a Dataset on (layer, family, level). For each metric: its mean over the items (examples, or
             tokens that count), NaN where a family doesn't have a level; and `unperturbed_<metric>`. For each
             layer: `units`, `dead_units`, `activation`, `unit_axis`, `method` (how the logits were computed),
-            `reason` (why the suffix couldn't be used), `offset` and `range` (the conduct). `not_finite`, if
-            logits are NaN or infinite anywhere: how many items have such logits. With `keep_items`
+            `reason` (why the suffix couldn't be used), `offset` and `range` (the conduct), `rows` (how many
+            count) and `partial` (whether some examples don't reach it, or give it another number of rows).
+            `not_finite`, if logits are NaN or infinite anywhere: how many items have such logits. With `keep_items`
             also `<metric>_items` on (layer, family, level, item), and `sequence` and `token` of each item.
         at_displacements: with a `design`, the responses at matched displacement, see `matched`; else None.
 
@@ -84,18 +85,26 @@ class ProbeResult:
 
     @property
     def notes(self) -> list[str]:
-        """Return what restricts the numbers: logits that aren't finite, layers run by full passes, and dead units."""
-        lost, full, dead = [], [], []
+        """Return what restricts the numbers: layers left out or reached by some, logits not finite, dead units."""
+        left_out = [
+            f"{row.what.replace('use of layer ', '')}: {row.value}, since {row.source}"
+            for row in self.assumptions
+            if row.value == "left out"
+        ]
+        partial, lost, full, dead = [], [], [], []
         for name in self.layers:
             layer = self.response.sel(layer=name)
             reason, count = layer.reason.item(), layer.dead_units.item()
             if counted := _not_finite(layer):
                 lost.append(f"{name}: logits are NaN or infinite {counted}, which count as wrong")
+            if layer.get("partial", False):
+                rows, items = layer.rows.item(), self.response.attrs["items"]
+                partial.append(f"{name}: {rows:,} rows on {items:,} items, not as many on every example")
             if reason:
                 full.append(f"{name}: full forward pass at every level, since {reason}")
             if count:
                 dead.append(f"{name}: {count} of {layer.units.item()} units are dead and left alone")
-        return [*lost, *full, *dead]
+        return [*left_out, *partial, *lost, *full, *dead]
 
     def summary(self) -> ProbeSummary:
         """Return a row of texts for each layer: its properties, and the most extreme response of each family.
@@ -249,12 +258,16 @@ class LayerResponse:
         scores: the metrics under these.
         method: how the logits were computed: "suffix", "full" or "two-layer".
         reason: why full passes were necessary, if they were; else "".
+        rows: the number of rows of the layer that count.
+        partial: whether some examples don't reach the layer, or give it another number of rows.
     """
 
     plan: LayerPlan
     scores: Scores
     method: str
     reason: str
+    rows: int
+    partial: bool
 
 
 def dataset(responses: Sequence[LayerResponse], model: str) -> xr.Dataset:
@@ -294,6 +307,8 @@ def dataset(responses: Sequence[LayerResponse], model: str) -> xr.Dataset:
         "range": [plan.conduct.range for plan in plans],
         "method": [response.method for response in responses],
         "reason": [response.reason for response in responses],
+        "rows": [response.rows for response in responses],
+        "partial": [response.partial for response in responses],
     }
     data |= {name: ("layer", np.array(values)) for name, values in about.items()}
     coords: dict[str, Any] = {"layer": [plan.layer.name for plan in plans], "family": families, "level": axis}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
 from torch import Tensor
 
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.perturbation import Side
 
-__all__ = ["Layer"]
+__all__ = ["Layer", "LayerError"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,8 @@ class Layer:
         type: the class of the module, or the function.
         shape: the shape of the pre-activations of the batch on which the layer was found.
         unit_axis: the dimension of `shape` that the units are on.
+        axis_followed: whether this dimension was followed from the operation that put the units there; else it is
+            the usual one for such a shape.
         activation: the name of the activation applied to the pre-activations; None if none follows directly.
         path, call: the module, and which of its calls in a forward pass it is, counted from 1.
         operation, ordinal: for functions, the operation, and which of its calls within that call of the
@@ -37,7 +39,9 @@ class Layer:
         element: for an output, the place of the tensor in what the module returns; () for the tensor itself.
         in_place: whether the activation writes into its argument.
         reads: the inputs of the model that the layer's values depend on, by keyword or by position as text;
-            None if unknown.
+            None if unknown. "?" stands for tensors of unknown origin.
+        branch: for an activation, whether its argument is read elsewhere too.
+        conditional: whether some examples don't reach the layer, or give it another number of rows.
         act: the function a = act(z), on tensors of the shape of z; None if no activation follows.
         follows: for a layer whose output is passed to an activation directly, the layer of that activation.
         producer: the path of the linear layer or convolution that gives the values, z_u = w_u x + b_u; None
@@ -66,10 +70,18 @@ class Layer:
     ordinal: int = -1
     element: tuple[int | str, ...] = ()
     in_place: bool = False
+    axis_followed: bool = field(default=True, repr=False)
+    branch: bool = field(default=False, repr=False)
+    conditional: bool = field(default=False, repr=False)
     reads: frozenset[str] | None = field(default=None, repr=False)
     act: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     follows: Layer | None = field(default=None, repr=False)
     producer: str | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Return the place of the layer in any forward pass: the call, and the operation or element in it."""
+        return self.path, self.call, self.operation, self.ordinal, self.element
 
     @property
     def units(self) -> int:
@@ -93,3 +105,16 @@ class Layer:
     def axis_of(self, values: Tensor) -> int:
         """Return the dimension of units of some values: the last if they have another number of dimensions."""
         return self.unit_axis if values.ndim == len(self.shape) else values.ndim - 1
+
+
+class LayerError(InputError):
+    """A layer can't be probed, though others of its model may be.
+
+    Attributes:
+        layer: the name of the layer.
+        reason: the reason, as a sentence whose subject is the layer.
+    """
+
+    def __init__(self, layer: Layer, reason: str) -> None:
+        super().__init__(f"layer {layer.name!r} {reason}")
+        self.layer, self.reason = layer.name, reason

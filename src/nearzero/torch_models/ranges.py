@@ -24,7 +24,7 @@ from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import MemoryBudget
 from nearzero.torch_models.forward import logits_with_hooks
 from nearzero.torch_models.hooks import LayerHook
-from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.layer import Layer, LayerError
 from nearzero.torch_models.state import Model
 from nearzero.torch_models.weights import unit_norms
 
@@ -61,9 +61,10 @@ def counted_rows(values: Tensor, layer: Layer, batch: Batch) -> Tensor | None:
     for mask, strict in batch.counted(layer.reads, "decoder" in layer.path):
         row_mask = _row_mask(mask, row_shape)
         if row_mask is None and strict:
-            raise InputError(
-                f"the mask {tuple(mask.shape)} doesn't fit layer {layer.name!r}, whose values are "
-                f"{tuple(values.shape)}; leave the layer out, or give data without a mask by prepare=..."
+            raise LayerError(
+                layer,
+                f"has values {tuple(values.shape)}, which the mask {tuple(mask.shape)} doesn't fit; leave the layer "
+                "out, or give data without a mask by prepare=...",
             )
         if row_mask is not None:
             counted = row_mask if counted is None else counted & row_mask
@@ -82,9 +83,10 @@ def row_owners(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
     row_shape = values.movedim(layer.axis_of(values), -1).shape[:-1]
     per_example, rest = divmod(row_shape[0], len(batch))
     if rest or not per_example:
-        raise InputError(
-            f"layer {layer.name!r} has values {tuple(values.shape)} for {len(batch)} examples, so it isn't known which "
-            "example a row belongs to; leave the layer out"
+        raise LayerError(
+            layer,
+            f"has values {tuple(values.shape)} for {len(batch)} examples, so it isn't known which example a row "
+            "belongs to; leave the layer out",
         )
     owners = torch.arange(len(batch), device=values.device).repeat_interleave(per_example)
     return owners.view(-1, *[1] * (len(row_shape) - 1)).expand(row_shape)
@@ -200,9 +202,10 @@ def _stream(
 
 
 class _Extremes:
-    """The minimum and maximum of each unit so far, (U,)."""
+    """The minimum and maximum of each unit so far, (U,), and whether any batch reached the layer."""
 
     def __init__(self) -> None:
+        self.reached = False
         self.low, self.high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
 
     def of(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -212,17 +215,23 @@ class _Extremes:
 
     def add(self, block: tuple[Tensor, Tensor] | None) -> None:
         """Include the minimum and maximum of another block."""
+        self.reached = True
         if block is not None:
             self.low, self.high = torch.minimum(self.low, block[0]), torch.maximum(self.high, block[1])
 
     def check(self, layer: Layer, side: Side) -> None:
         """Refuse ranges that aren't finite, or without any rows."""
+        if not self.reached:
+            raise LayerError(layer, "isn't reached by any example; leave the layer out")
         if not self.low.ndim:
-            raise InputError("ranges need at least one example or token that counts; the mask leaves none")
+            raise LayerError(
+                layer, "needs at least one example or token that counts, for its ranges; the mask leaves none"
+            )
         if not bool(self.low.isfinite().all() and self.high.isfinite().all()):
-            raise InputError(
-                f"layer {layer.name!r} has values that aren't finite ({side}-activation), so nothing can be measured "
-                "there; did the model diverge, or overflow in half precision?"
+            raise LayerError(
+                layer,
+                f"has values that aren't finite ({side}-activation), so nothing can be measured there; did the model "
+                "diverge, or overflow in half precision?",
             )
 
 

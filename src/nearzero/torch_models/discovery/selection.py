@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from nearzero.errors import InputError, did_you_mean
-from nearzero.torch_models.discovery import Discovery
+from nearzero.torch_models.discovery.find import Discovery
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.state import Model
 
-__all__ = ["select_layers"]
+__all__ = ["Selection", "are_found", "select_layers"]
+
+# Functions that models use as parts of others: an abs in a norm or in softsign, the gate in z * sigmoid(z).
+PARTS = ("abs", "sigmoid", "hardsigmoid", "tanh")
 
 
-def select_layers(model: Model, discovery: Discovery, wanted: Sequence[str] | None) -> list[Layer]:
-    """Return the layers that match some names or globs, in the order of the pass; all activations for None.
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The layers to probe, in the order of the pass.
+
+    Attributes:
+        layers: the layers.
+        left_out: by name, why activations aren't among them, if all were asked for.
+    """
+
+    layers: list[Layer]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def select_layers(model: Model, discovery: Discovery, wanted: Sequence[str] | None) -> Selection:
+    """Return the layers that match some names or globs; all activations for None.
 
     The name of a module or function that is called several times matches all of its calls; name@k matches
     one. The outputs of modules that aren't layers are matched by their names, and not by globs.
@@ -24,7 +41,9 @@ def select_layers(model: Model, discovery: Discovery, wanted: Sequence[str] | No
         InputError: a name that matches no layer, with the reason.
     """
     if wanted is None:
-        chosen = [layer for layer in discovery.layers if layer.kind in ("activation", "function")]
+        active = [layer for layer in discovery.layers if layer.kind in ("activation", "function")]
+        parts = {layer.name for layer in active if layer.branch and layer.activation in PARTS}
+        chosen = [layer for layer in active if layer.name not in parts]
         if not chosen:
             hint = (
                 "; name layers whose output is a pre-activation; the layers are "
@@ -33,17 +52,30 @@ def select_layers(model: Model, discovery: Discovery, wanted: Sequence[str] | No
                 else ", nor any linear, convolution or normalization layer, so nothing can be probed"
             )
             raise InputError(f"no activation was found in a forward pass{hint}")
-        return chosen
-    known = [layer.name for layer in discovery.layers]
+        reason = "its values are read elsewhere too, so it is taken for a part of another function"
+        return Selection(
+            chosen, dict.fromkeys((layer.name for layer in active if layer.name in parts), reason)
+        )
     names: set[str] = set()
     for name in wanted:
-        matched = {place.name for place in discovery.places if name in (place.name, _any_call(place.name))}
-        if not matched and _is_glob(name):
-            matched = {layer for layer in known if fnmatchcase(layer, name)}
+        matched = _matched(discovery, name)
         if not matched:
             raise InputError(_why_no_layer(model, discovery, name))
         names |= matched
-    return [place for place in discovery.places if place.name in names]
+    return Selection([place for place in discovery.places if place.name in names])
+
+
+def are_found(discovery: Discovery, wanted: Sequence[str] | None) -> bool:
+    """Return whether more passes can't add to the layers asked for: these are names, and all are found."""
+    return wanted is not None and all(_matched(discovery, name, exactly=True) for name in wanted)
+
+
+def _matched(discovery: Discovery, name: str, *, exactly: bool = False) -> set[str]:
+    """Return the full names that a name or glob matches; of globs, none if names must match `exactly`."""
+    matched = {place.name for place in discovery.places if name in (place.name, _any_call(place.name))}
+    if not matched and _is_glob(name) and not exactly:
+        return {layer.name for layer in discovery.layers if fnmatchcase(layer.name, name)}
+    return matched
 
 
 def _any_call(name: str) -> str:
