@@ -183,8 +183,8 @@ class ModelEvaluator(base.LayerEvaluator):
         """
         first = self.session.discovery.batch
         alike = [array.shape[1:] for array in batch.inputs] == [array.shape[1:] for array in first.inputs]
-        if not (alike and batch.divisible and first.divisible):
-            return
+        if not (alike and batch.divisible and first.divisible) or self.torch_layer.rows is not None:
+            return  # the dimensions of some layers are known
         if values.shape[0] * len(first) != self.torch_layer.shape[0] * len(batch):
             raise InputError(
                 f"layer {self.layer!r} has values {tuple(values.shape)} for {len(batch)} examples, which aren't the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -14,14 +15,21 @@ from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
+from nearzero.torch_models.assumptions import Assumptions
+from nearzero.torch_models.assumptions.causality import infer_causality
+from nearzero.torch_models.assumptions.masking import infer_mask, masked_examples
+from nearzero.torch_models.assumptions.rows import fits_mask, place_rows
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget
 from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers, select_layers
 from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.masks import MaskReader
 from nearzero.torch_models.state import Model, as_module, untouched
 
 __all__ = ["Half", "Session", "open_session"]
 
+FEW = 4  # examples on which experiments are run
+FIRST = 4  # batches among which masked tokens are looked for
 SAMPLE = 2  # examples on which a model's layers are found
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
 # its pass; afterwards the suffix needs some of them, and computes new ones. Metrics need several copies of
@@ -51,6 +59,7 @@ class Session:
         layers: the layers that were asked for, with the user's overrides.
         metrics: by name.
         causal: True if the logits at a token predict the next token.
+        assumptions: what was inferred about the model and the data; part of the result.
     """
 
     model: Model
@@ -62,6 +71,7 @@ class Session:
     layers: list[Layer]
     metrics: dict[str, Metric]
     causal: bool
+    assumptions: Assumptions
 
     @property
     def halves(self) -> Literal["example", "batch"]:
@@ -117,28 +127,107 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
     module, metrics = as_module(model), name_metrics(request.metrics)
     with untouched(module) as before:
         runnable = Model(module, before, request.output)
-        source = source_of(runnable, data, request)
-        ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request)
+        masks = MaskReader()
+        source = source_of(runnable, data, request, masks)
+        ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request, masks)
         discovery = discover(runnable, [source] if ranges_source is None else [source, ranges_source])
         bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
+        budget = MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit)
+        first = source.first(source.dtype)
+        few = next(first.blocks(min(FEW, budget.rows(first))))
+        masked = read_masks(runnable, source, masks, few)
+        layers = [request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)]
+        causal = read_causality(runnable, request.causal, first, few)
         yield Session(
             runnable,
             source,
             ranges_source,
             request,
             discovery,
-            MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit),
-            [request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)],
+            budget,
+            place_layers(runnable, layers, few, masked, by_name=request.wanted is not None),
             choose_metrics(metrics, discovery.batch.target),
-            runnable.is_causal if request.causal is None else request.causal,
+            causal,
+            runnable.assumptions,
         )
 
 
-def source_of(model: Model, data: Any, request: Request) -> BatchSource:
-    """Return data as batches that the model takes."""
+def read_causality(model: Model, given: bool | None, first: Batch, few: Batch) -> bool:
+    """Return whether the logits at a token are compared with the next token, and record how that is known."""
+    causal, source = infer_causality(model, first, few) if given is None else (given, "given")
+    value = "logits at a token are compared with the next token" if causal else "logits are compared in place"
+    model.assumptions.record("causality", value, source, "causal=")
+    return causal
+
+
+def read_masks(model: Model, source: BatchSource, masks: MaskReader, few: Batch) -> Batch | None:
+    """Return examples whose tokens are masked in part, if the first batches have some; record what the mask means.
+
+    Args:
+        model: the model.
+        source: the data.
+        masks: reads the masks; learns whether they are to be turned.
+        few: the first examples.
+
+    Raises:
+        InputError: it isn't known which tokens the mask leaves out.
+    """
+    record, masked, nothing = model.assumptions.record, None, bool(few.masked_by)
+    for batch in islice(source, FIRST if few.masked_by or few.mask is not None else 1):
+        masked = masked_examples(batch, len(few))
+        nothing &= batch.mask is not None and not bool(batch.mask.any())
+        if masked is not None:
+            break
+    if not few.masked_by:
+        given = few.mask is not None
+        value = "True where it counts" if given else "none"
+        record("mask", value, "given" if given else "no input is a mask by its name", "prepare=")
+        return masked
+    turned, known = False, "its name; no token is masked in the first batches"
+    if masked is not None:
+        turned, known = infer_mask(model, masked)
+    elif nothing and masks.is_open(few.masked_by):
+        turned, known = True, "the other reading masks all tokens"
+    if turned:
+        masks.ignores = True
+    record("mask", masks.describe(few.masked_by), known, "prepare=")
+    return masked
+
+
+def place_layers(
+    model: Model, layers: list[Layer], few: Batch, masked: Batch | None, *, by_name: bool
+) -> list[Layer]:
+    """Return layers with the dimensions of examples and tokens, if there are masks or targets over tokens.
+
+    Layers that no mask can be applied to are left out, unless they were asked for by name.
+
+    Raises:
+        InputError: no layer is left.
+    """
+    over_tokens = (few.mask, few.decoder_mask, few.target, None if masked is None else masked.mask)
+    counts = [values.shape[1] for values in over_tokens if values is not None and values.ndim > 1]
+    if not counts:
+        return layers
+    layers = place_rows(model, layers, few, counts)
+    if masked is None or by_name:
+        return layers
+    problems = fits_mask(model, layers, masked)
+    kept = [layer for layer, problem in zip(layers, problems, strict=True) if problem is None]
+    if not kept:
+        raise next(problem for problem in problems if problem is not None)
+    if len(kept) < len(layers):
+        names = ", ".join(layer.name for layer in layers if layer not in kept)
+        model.assumptions.record("layers left out", names, "the mask doesn't fit their values", "layers=")
+    return kept
+
+
+def source_of(model: Model, data: Any, request: Request, masks: MaskReader | None = None) -> BatchSource:
+    """Return data as batches that the model takes, whose masks are read in one way."""
+    masks = masks or MaskReader()
 
     def read(item: Any, dtype: torch.dtype | None) -> Batch:
-        return read_batch(item, model.device, request.prepare, dtype=dtype, keep_labels=model.takes_labels)
+        labelled = model.takes_labels
+        return read_batch(item, model.device, request.prepare, dtype=dtype, keep_labels=labelled, masks=masks)
 
     return BatchSource(data, read, request.batch_size, request.limit)
 

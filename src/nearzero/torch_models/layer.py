@@ -11,7 +11,21 @@ from torch import Tensor
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.perturbation import Side
 
-__all__ = ["Layer"]
+__all__ = ["Layer", "RowAxes"]
+
+
+@dataclass(frozen=True)
+class RowAxes:
+    """Name the dimensions of a layer's values, those of units left out, that examples and tokens are on.
+
+    Attributes:
+        examples, tokens: the dimensions; tokens is None for values of whole examples.
+        problem: why they aren't known; "" if they are.
+    """
+
+    examples: int = 0
+    tokens: int | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +51,7 @@ class Layer:
             None if unknown.
         act: the function a = act(z), on tensors of the shape of z; None if no activation follows.
         follows: for a layer whose output is passed to an activation directly, the layer of that activation.
+        rows: the dimensions of examples and tokens; None if the examples are the first one.
 
     Example:
         >>> import torch
@@ -63,6 +78,7 @@ class Layer:
     reads: frozenset[str] | None = field(default=None, repr=False)
     act: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     follows: Layer | None = field(default=None, repr=False)
+    rows: RowAxes | None = field(default=None, repr=False)
 
     @property
     def units(self) -> int:
@@ -82,6 +98,10 @@ class Layer:
         if self.kind in ("activation", "function"):
             return self, post
         return (self.follows, True) if post and self.follows is not None else (self, True)
+
+    def rows_of(self, values: Tensor) -> RowAxes | None:
+        """Return the dimensions of examples and tokens of some values; None if they aren't known."""
+        return self.rows if values.ndim == len(self.shape) else None
 
     def axis_of(self, values: Tensor) -> int:
         """Return the dimension of units of some values: the last if they have another number of dimensions."""

@@ -10,7 +10,7 @@ import random
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
 from nearzero.support.users import running
+from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.batches import Batch, summary, type_name
 
 __all__ = ["Model", "Output", "RandomStates", "as_module", "untouched"]
@@ -217,12 +218,14 @@ class Model:
         before: the state of the module, as `untouched` gives it.
         output: takes what the module returns and returns the logits; None to look for them by name.
         writes_inputs: whether the module writes into its inputs; then it gets copies of them.
+        assumptions: receives what is inferred about the module and its data.
     """
 
     module: nn.Module
     before: _Snapshot
     output: Output | None = None
     writes_inputs: bool = False
+    assumptions: Assumptions = field(default_factory=Assumptions)
 
     @property
     def device(self) -> torch.device:
@@ -235,11 +238,6 @@ class Model:
         """Return the floating-point type of the weights; None if there are several types, or no weights."""
         dtypes = {weight.dtype for weight in self.module.parameters() if weight.is_floating_point()}
         return dtypes.pop() if len(dtypes) == 1 else None
-
-    @property
-    def is_causal(self) -> bool:
-        """Return whether the logits predict the next token, by Hugging Face's names of classes."""
-        return type(self.module).__name__.endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"))
 
     @property
     def takes_labels(self) -> bool:

@@ -1,0 +1,137 @@
+"""Find the dimensions of examples and tokens in the values of layers, by running more examples and fewer tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from nearzero.errors import InputError
+from nearzero.torch_models.batches import Batch
+from nearzero.torch_models.hooks import LayerHook, hooked
+from nearzero.torch_models.layer import Layer, RowAxes
+from nearzero.torch_models.ranges import counted_rows
+from nearzero.torch_models.state import Model
+
+__all__ = ["fits_mask", "place_rows"]
+
+CLOSE = 1e-3  # as a share of the greatest value
+
+
+def place_rows(model: Model, layers: Sequence[Layer], batch: Batch, counts: Sequence[int]) -> list[Layer]:
+    """Return layers with the dimensions of examples and tokens in their values, as far as they can be found.
+
+    Examples are where three have more values than two, and those of the first two are the same. Tokens are where
+    values are missing if the last token is.
+
+    Args:
+        model: the model.
+        layers: the layers.
+        batch: a batch with masks or targets over tokens.
+        counts: the numbers of tokens S of these masks (B, S).
+    """
+    if not batch.divisible:
+        return list(layers)
+    rows = (0, min(1, len(batch) - 1), 0)
+    examples = [batch.take(torch.tensor(rows[:count])) for count in (2, 3)]
+    batches = (*examples, _without_last(examples[0], counts))
+    of_two, of_three, of_fewer = (_values(model, layers, each) for each in batches)
+    placed = list(layers)
+    for index, layer in enumerate(layers):
+        if index in of_two and index in of_three:
+            axis = layer.axis_of(of_two[index])
+            two, three = (values[index].movedim(axis, -1) for values in (of_two, of_three))
+            fewer = of_fewer[index].movedim(axis, -1) if index in of_fewer else None
+            placed[index] = replace(layer, rows=_axes(two, three, fewer, counts))
+    return placed
+
+
+def fits_mask(model: Model, layers: Sequence[Layer], batch: Batch) -> list[InputError | None]:
+    """Return for each layer why the masks of a batch can't be applied to its values; None if they can."""
+    values = _values(model, layers, batch)
+    problems: list[InputError | None] = []
+    for index, layer in enumerate(layers):
+        try:
+            if index in values:
+                counted_rows(values[index], layer, batch)
+            problems.append(None)
+        except InputError as error:
+            problems.append(error)
+    return problems
+
+
+def _axes(two: Tensor, three: Tensor, fewer: Tensor | None, counts: Sequence[int]) -> RowAxes | None:
+    """Return the dimensions of examples and tokens in rows (..., U) of two and of three examples.
+
+    None if rows of all tokens are in one dimension, example after example.
+    """
+    grown = [axis for axis in range(two.ndim - 1) if two.shape[axis] != three.shape[axis]]
+    if two.ndim != three.ndim or len(grown) != 1 or 2 * three.shape[grown[0]] != 3 * two.shape[grown[0]]:
+        return RowAxes(problem="it isn't known which of its values belong to which example")
+    (examples,) = grown
+    size = two.shape[examples]
+    first, again = three.narrow(examples, 0, size), three.narrow(examples, size, size // 2)
+    if not (_close(first, two) and _close(again, two.narrow(examples, 0, size // 2))):
+        return RowAxes(problem="its values aren't in the order of the examples")
+    if size > 2:
+        return None if examples == 0 and two.ndim == 2 else RowAxes(problem="its values mix examples and tokens")
+    others = [axis for axis in range(two.ndim - 1) if axis != examples]
+    if fewer is not None and fewer.ndim == two.ndim:
+        tokens = [axis for axis in others if fewer.shape[axis] != two.shape[axis]]
+    else:
+        tokens = [axis for axis in others if two.shape[axis] in counts]
+    if len(tokens) > 1:
+        return RowAxes(problem=f"dimensions {tokens} may both be that of the tokens")
+    return RowAxes(examples, tokens[0] if tokens else None)
+
+
+class _Look(LayerHook):
+    """A hook that takes values with any number of units."""
+
+    def __call__(self, values: Any) -> None:
+        """Call `visit` with the values."""
+        with _disable_current_modes():  # the copy is not part of the model
+            self.visit(values)
+
+
+def _values(model: Model, layers: Sequence[Layer], batch: Batch | None) -> dict[int, Tensor]:
+    """Return the values of layers on some examples, by the layer's index; none if the model can't be run on them."""
+    found: dict[int, Tensor] = {}
+
+    def visit(index: int, values: Tensor) -> None:
+        found[index] = values.clone()
+
+    if batch is None:
+        return {}
+    try:
+        with hooked(model.module, [_Look(layer, "pre", partial(visit, i)) for i, layer in enumerate(layers)]):
+            model.logits(batch)
+    except Exception:  # a model may take examples or tokens of one number only
+        return {}
+    return found
+
+
+def _without_last(batch: Batch, counts: Sequence[int]) -> Batch | None:
+    """Return a batch without the last token in all inputs over tokens; None if that leaves no token."""
+    if min(counts) < 2:
+        return None
+    names = {id(tensor): name for name, tensor in batch.named}
+
+    def cut(tensor: Tensor) -> Tensor:
+        is_mask = "mask" in names[id(tensor)]
+        for axis in range(1, tensor.ndim if is_mask else min(2, tensor.ndim)):
+            if tensor.shape[axis] in counts:
+                tensor = tensor.narrow(axis, 0, tensor.shape[axis] - 1)
+        return tensor
+
+    return batch.map_inputs(cut)
+
+
+def _close(left: Tensor, right: Tensor) -> bool:
+    slack = CLOSE * float(right.abs().nan_to_num(0.0, 0.0, 0.0).amax()) if right.numel() else 0.0
+    return left.shape == right.shape and torch.allclose(left, right, rtol=0.0, atol=slack, equal_nan=True)
