@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +15,9 @@ from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
-from nearzero.torch_models.assumptions.causality import infer_causality
-from nearzero.torch_models.assumptions.masking import infer_mask, masked_examples
-from nearzero.torch_models.assumptions.rows import fits_mask, place_rows
+from nearzero.torch_models.assumptions.causality import read_causality
+from nearzero.torch_models.assumptions.masking import read_masks
+from nearzero.torch_models.assumptions.rows import place_layers
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget
 from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers, select_layers
@@ -29,7 +28,6 @@ from nearzero.torch_models.state import Model, as_module, untouched
 __all__ = ["Half", "Session", "open_session"]
 
 FEW = 4  # examples on which experiments are run
-FIRST = 4  # batches among which masked tokens are looked for
 SAMPLE = 2  # examples on which a model's layers are found
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
 # its pass; afterwards the suffix needs some of them, and computes new ones. Metrics need several copies of
@@ -133,12 +131,15 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         discovery = discover(runnable, [source] if ranges_source is None else [source, ranges_source])
         bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
         budget = MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit)
+        few_rows = min(FEW, budget.rows(discovery.batch))
+        masked = read_masks(runnable, source, masks, few_rows)
         first = source.first(source.dtype)
-        few = next(first.blocks(min(FEW, budget.rows(first))))
-        masked = read_masks(runnable, source, masks, few)
-        layers = [request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)]
+        few = next(first.blocks(few_rows))
+        layers = [
+            request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)
+        ]
         causal = read_causality(runnable, request.causal, first, few)
-        yield Session(
+        session = Session(
             runnable,
             source,
             ranges_source,
@@ -150,75 +151,34 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             causal,
             runnable.assumptions,
         )
+        _record(session)
+        yield session
 
 
-def read_causality(model: Model, given: bool | None, first: Batch, few: Batch) -> bool:
-    """Return whether the logits at a token are compared with the next token, and record how that is known."""
-    causal, source = infer_causality(model, first, few) if given is None else (given, "given")
-    value = "logits at a token are compared with the next token" if causal else "logits are compared in place"
-    model.assumptions.record("causality", value, source, "causal=")
-    return causal
+def _record(session: Session) -> None:
+    """Record what is known about a model and its data before anything is measured."""
+    request, record = session.request, session.assumptions.record
+    for layer in session.layers:
+        given = request.unit_axis is not None
+        dimension = f"dimension {layer.unit_axis} of {layer.shape}"
+        record(f"units of layer {layer.name}", dimension, _known(given, "the forward pass"), "unit_axis=")
+        source = _known(request.activation is not None, "the forward pass")
+        record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
+    batch = session.discovery.batch
+    cut = "as memory allows, along the first dimension of all inputs" if batch.divisible else "never"
+    record("cuts of batches", cut, f"inputs {batch.describe()} of {len(batch)} examples", "prepare=")
+    bounds = (
+        "minimum and maximum"
+        if request.quantiles is None
+        else "quantiles {} and {}".format(*request.quantiles)
+    )
+    record("ranges", bounds, _known(request.quantiles is not None, "default"), "quantiles=")
+    data = "the data that are measured" if session.ranges_source is None else "data of their own"
+    record("data of the ranges", data, _known(session.ranges_source is not None, "default"), "ranges_from=")
 
 
-def read_masks(model: Model, source: BatchSource, masks: MaskReader, few: Batch) -> Batch | None:
-    """Return examples whose tokens are masked in part, if the first batches have some; record what the mask means.
-
-    Args:
-        model: the model.
-        source: the data.
-        masks: reads the masks; learns whether they are to be turned.
-        few: the first examples.
-
-    Raises:
-        InputError: it isn't known which tokens the mask leaves out.
-    """
-    record, masked, nothing = model.assumptions.record, None, bool(few.masked_by)
-    for batch in islice(source, FIRST if few.masked_by or few.mask is not None else 1):
-        masked = masked_examples(batch, len(few))
-        nothing &= batch.mask is not None and not bool(batch.mask.any())
-        if masked is not None:
-            break
-    if not few.masked_by:
-        given = few.mask is not None
-        value = "True where it counts" if given else "none"
-        record("mask", value, "given" if given else "no input is a mask by its name", "prepare=")
-        return masked
-    turned, known = False, "its name; no token is masked in the first batches"
-    if masked is not None:
-        turned, known = infer_mask(model, masked)
-    elif nothing and masks.is_open(few.masked_by):
-        turned, known = True, "the other reading masks all tokens"
-    if turned:
-        masks.ignores = True
-    record("mask", masks.describe(few.masked_by), known, "prepare=")
-    return masked
-
-
-def place_layers(
-    model: Model, layers: list[Layer], few: Batch, masked: Batch | None, *, by_name: bool
-) -> list[Layer]:
-    """Return layers with the dimensions of examples and tokens, if there are masks or targets over tokens.
-
-    Layers that no mask can be applied to are left out, unless they were asked for by name.
-
-    Raises:
-        InputError: no layer is left.
-    """
-    over_tokens = (few.mask, few.decoder_mask, few.target, None if masked is None else masked.mask)
-    counts = [values.shape[1] for values in over_tokens if values is not None and values.ndim > 1]
-    if not counts:
-        return layers
-    layers = place_rows(model, layers, few, counts)
-    if masked is None or by_name:
-        return layers
-    problems = fits_mask(model, layers, masked)
-    kept = [layer for layer, problem in zip(layers, problems, strict=True) if problem is None]
-    if not kept:
-        raise next(problem for problem in problems if problem is not None)
-    if len(kept) < len(layers):
-        names = ", ".join(layer.name for layer in layers if layer not in kept)
-        model.assumptions.record("layers left out", names, "the mask doesn't fit their values", "layers=")
-    return kept
+def _known(given: bool, inferred: str) -> str:
+    return "given" if given else inferred
 
 
 def source_of(model: Model, data: Any, request: Request, masks: MaskReader | None = None) -> BatchSource:

@@ -176,7 +176,10 @@ def probe(
     with open_session(model, data, request, ranges_from=ranges_from) as session:
         evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
         response = dataset(_responses(session, evaluators, advanced), type(session.model.module).__name__)
-        return ProbeResult(response, None if design is None else _matched(evaluators, design))
+        matched = None if design is None else _matched(evaluators, design)
+        if matched is None:
+            session.assumptions.record("halves", "none", "default", "design=")
+        return ProbeResult(response.assign_attrs(assumptions=session.assumptions.to_json()), matched)
 
 
 def _responses(
@@ -201,11 +204,26 @@ def _responses(
             method = "full" if "full" in methods else methods.pop()
             reason = "; ".join(sorted({side.reason for side in sides if side.reason}))
             scores = scores_of(collector, len(plan.perturbations))
-            responses.append(LayerResponse(plan, scores, method, reason))
+            response = LayerResponse(plan, scores, method, reason)
         else:
             scores = evaluator.scores(plan.perturbations, session.metrics, keep=request.keep_items)
-            responses.append(LayerResponse(plan, scores, evaluator.backend, ""))
+            response = LayerResponse(plan, scores, evaluator.backend, "")
+        responses.append(response)
+        _record(session, response)
     return responses
+
+
+def _record(session: Session, response: LayerResponse) -> None:
+    """Record how one layer was perturbed, and what was counted."""
+    layer, conduct, scores = response.plan.layer.name, response.plan.conduct, response.scores
+    record, request = session.assumptions.record, session.request
+    reading = f"offset {conduct.offset}, clip {conduct.clip}, range {conduct.range}"
+    source = "default for this activation" if request.conduct is None else "given"
+    record(f"conduct of layer {layer}", reading, source, "conduct=")
+    source = "given" if request.method != "auto" else response.reason or "equal logits on a few examples"
+    record(f"path of layer {layer}", response.method, source, "method=")
+    counted = f"{scores.items:,} items of {scores.examples:,} examples"
+    record("items", counted, "the shapes of logits, targets and masks", "prepare=")
 
 
 def _collect(

@@ -19,11 +19,27 @@ from torch.utils.data import default_collate as collate
 from nearzero.errors import InputError
 from nearzero.torch_models.masks import MaskReader
 
-__all__ = ["IGNORED", "TARGETS", "Batch", "Prepare", "as_tensor", "leaves", "read_batch", "summary", "type_name"]
+__all__ = [
+    "IGNORED",
+    "TARGETS",
+    "Batch",
+    "Prepare",
+    "as_tensor",
+    "leaves",
+    "read_batch",
+    "summary",
+    "type_name",
+]
 
 IGNORED = -100  # the target of a token that doesn't count, as in torch.nn.functional.cross_entropy
 TARGETS = ("labels", "label", "targets", "target", "y")
-DECODER = ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask", "tgt", "tgt_key_padding_mask")
+DECODER = (
+    "decoder_input_ids",
+    "decoder_inputs_embeds",
+    "decoder_attention_mask",
+    "tgt",
+    "tgt_key_padding_mask",
+)
 
 Prepare = Callable[[Any], tuple[Any, Any, Any]]
 

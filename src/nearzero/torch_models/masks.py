@@ -22,7 +22,9 @@ IGNORING = ("padding_mask", "pad_mask", "key_padding_mask", "src_key_padding_mas
 OPEN = ("mask", "input_mask")  # of which the name doesn't tell the meaning
 DECODER = ("decoder_attention_mask", "tgt_key_padding_mask")
 ADDED = -100.0  # numbers that leave a token out of a softmax are at most this
-OVERRIDE = "prepare=... can give the mask itself: (inputs, target, mask), with mask (B, S) True where a token counts"
+OVERRIDE = (
+    "prepare=... can give the mask itself: (inputs, target, mask), with mask (B, S) True where a token counts"
+)
 
 
 class MaskReader:
@@ -50,14 +52,12 @@ class MaskReader:
             if isinstance(mask, Tensor) and mask.ndim > 1 and (name in DECODER) == decoder:
                 if name not in OPEN:
                     return name, self.read(name, mask)
-                others = [value for key, value in keywords.items() if key != name and isinstance(value, Tensor)]
+                others = [
+                    value for key, value in keywords.items() if key != name and isinstance(value, Tensor)
+                ]
                 if any(value.shape[:2] == (mask.shape[0], mask.shape[-1]) for value in others):
                     return name, self.read(name, mask)
         return "", None
-
-    def is_open(self, name: str) -> bool:
-        """Return whether the name of a mask doesn't tell its meaning."""
-        return name in OPEN
 
     def describe(self, name: str) -> str:
         """Return which tokens count by a mask."""
@@ -118,7 +118,9 @@ def _by_key(name: str, counts: Tensor) -> Tensor:
     dropped = full & ~is_last & ~full.all(1, keepdim=True)
     rows = pairs[:, 0] & ~dropped[..., None]
     attended = rows.any(1)
-    order = torch.where(rows.any(-1), torch.arange(full.shape[1], device=full.device), -1).amax(1).clamp(min=0)
+    order = (
+        torch.where(rows.any(-1), torch.arange(full.shape[1], device=full.device), -1).amax(1).clamp(min=0)
+    )
     last = rows[torch.arange(len(rows), device=rows.device), order]
     if bool((last != attended).any()) or bool((dropped.any(1) & full[:, -1]).any()):
         raise InputError(

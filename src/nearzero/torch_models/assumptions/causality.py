@@ -20,15 +20,35 @@ from nearzero.torch_models.assumptions.content import looks_ahead
 from nearzero.torch_models.batches import IGNORED, TARGETS, Batch, leaves
 from nearzero.torch_models.state import Model
 
-__all__ = ["infer_causality"]
+__all__ = ["read_causality"]
 
 # the difference between a model's loss and the same loss of its logits, as a share, by the bytes of a logit
 SAME_LOSS = {8: 1e-3, 4: 1e-3, 2: 2e-2}
 BY_LOSS = "the model's own loss compares them so"
-OPEN = "causal=True compares the logits at a token with the next token, causal=False with that token; choose one"
+OPEN = (
+    "causal=True compares the logits at a token with the next token, causal=False with that token; choose one"
+)
 
 
-def infer_causality(model: Model, batch: Batch, few: Batch) -> tuple[bool, str]:
+def read_causality(model: Model, given: bool | None, first: Batch, few: Batch) -> bool:
+    """Return whether the logits at a token are compared with the next token, and record how that is known.
+
+    Args:
+        model: the model.
+        given: what the user said; None to find out.
+        first: the first batch.
+        few: some examples of it, on which the model is run.
+
+    Raises:
+        InputError: both readings fit.
+    """
+    causal, source = _infer(model, first, few) if given is None else (given, "given")
+    value = "logits at a token are compared with the next token" if causal else "logits are compared in place"
+    model.assumptions.record("causality", value, source, "causal=")
+    return causal
+
+
+def _infer(model: Model, batch: Batch, few: Batch) -> tuple[bool, str]:
     """Return whether the logits at a token are compared with the next token, and how that is known.
 
     Args:
@@ -54,10 +74,14 @@ def infer_causality(model: Model, batch: Batch, few: Batch) -> tuple[bool, str]:
             f"{OPEN}"
         )
     if shifted or not copied:
-        by_data = "the targets are the next tokens already" if ahead else "the targets aren't the tokens themselves"
+        by_data = (
+            "the targets are the next tokens already" if ahead else "the targets aren't the tokens themselves"
+        )
         return bool(shifted), by_data if shifted is None else BY_LOSS
-    mask = few.mask if few.mask is not None and few.mask.ndim == 2 else torch.ones_like(few.target, dtype=torch.bool)
-    looks = looks_ahead(model, few, mask, logits) if mask.shape == logits.shape[:2] else None
+    mask = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
+    if few.mask is not None and few.mask.shape == mask.shape:
+        mask = few.mask
+    looks = looks_ahead(model, few, mask, logits)
     if looks or (looks is None and shifted is False):
         return False, "later tokens move the logits at earlier ones" if looks else BY_LOSS
     if looks is None:
@@ -69,8 +93,11 @@ def infer_causality(model: Model, batch: Batch, few: Batch) -> tuple[bool, str]:
             "the targets are the tokens that the model reads, of which it doesn't see the later ones, but its own loss "
             f"compares the logits at a token with that token; {OPEN}"
         )
-    _check_doubt(logits, few.target)
-    return True, "the targets are the tokens that the model reads, and later tokens move no logits at earlier ones"
+    _check_doubt(logits, target[: len(few)])
+    return (
+        True,
+        "the targets are the tokens that the model reads, and later tokens move no logits at earlier ones",
+    )
 
 
 def _check_doubt(logits: Tensor, target: Tensor) -> None:
@@ -96,7 +123,9 @@ def _are_inputs(batch: Batch, ahead: int) -> bool:
     return any(
         bool((tensor[:, ahead:] == target)[counted].all())
         for tensor in batch.inputs
-        if tensor.shape == batch.target.shape and not tensor.is_floating_point() and tensor.dtype != torch.bool
+        if tensor.shape == batch.target.shape
+        and not tensor.is_floating_point()
+        and tensor.dtype != torch.bool
     )
 
 

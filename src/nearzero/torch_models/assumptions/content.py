@@ -19,7 +19,11 @@ from nearzero.torch_models.state import Model
 
 __all__ = ["contents", "looks_ahead", "moved_by", "rounding_of"]
 
-NO_CONTENT = ("mask", "position", "type")  # in the names of inputs over tokens that aren't the tokens themselves
+NO_CONTENT = (
+    "mask",
+    "position",
+    "type",
+)  # in the names of inputs over tokens that aren't the tokens themselves
 # changes of logits that may be rounding, as a share of the greatest logit, by the bytes of a number
 ROUNDING = {8: 1e-5, 4: 1e-5, 2: 2e-2}
 SHARE = 1e-3  # the same, as a share of the change of other logits

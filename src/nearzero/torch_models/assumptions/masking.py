@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
+
 import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.torch_models.assumptions.content import SHARE, looks_ahead, moved_by, rounding_of
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.masks import OPEN, OVERRIDE
+from nearzero.torch_models.data import BatchSource
+from nearzero.torch_models.masks import OPEN, OVERRIDE, MaskReader
 from nearzero.torch_models.state import Model
 
-__all__ = ["infer_mask", "masked_examples"]
+__all__ = ["read_masks"]
+
+FIRST = 4  # batches among which masked tokens are looked for
 
 
-def masked_examples(batch: Batch, most: int) -> Batch | None:
+def read_masks(model: Model, source: BatchSource, masks: MaskReader, most: int) -> Batch | None:
+    """Find out which tokens the mask of some data leaves out, and record it.
+
+    Args:
+        model: the model.
+        source: the data.
+        masks: reads the masks of the data; learns whether they are to be turned.
+        most: the number of examples that the model is run on at a time.
+
+    Returns:
+        Examples whose tokens are masked in part; None if the first batches have none.
+
+    Raises:
+        InputError: it isn't known which tokens the mask leaves out.
+    """
+    record, masked, name, given, nothing = model.assumptions.record, None, "", False, True
+    for batch in islice(source, FIRST):
+        name, given = name or batch.masked_by, given or (batch.mask is not None and not batch.masked_by)
+        nothing = nothing and batch.mask is not None and not bool(batch.mask.any())
+        masked = _masked_examples(batch, most)
+        if masked is not None or not (name or given):
+            break
+    if not name:
+        value, known = (
+            ("1 or True where it counts", "given") if given else ("none", "no input has the name of one")
+        )
+        record("mask", value, known, "prepare=")
+        return masked
+    turned, known = False, "its name; no token is masked in the first batches"
+    if masked is not None:
+        turned, known = _infer(model, masked)
+    elif nothing and name in OPEN:
+        turned, known = True, "the other reading masks all tokens"
+    if turned:
+        masks.ignores = True
+        masked = masked and replace(masked, mask=None if masked.mask is None else ~masked.mask)
+    record("mask", masks.describe(name), known, "prepare=")
+    return masked
+
+
+def _masked_examples(batch: Batch, most: int) -> Batch | None:
     """Return some examples of a batch whose tokens are masked in part; None if there are none."""
     if batch.mask is None or batch.mask.ndim != 2:
         return None
@@ -24,12 +70,12 @@ def masked_examples(batch: Batch, most: int) -> Batch | None:
     return batch.take(partly) if batch.divisible else batch
 
 
-def infer_mask(model: Model, few: Batch) -> tuple[bool, str]:
+def _infer(model: Model, few: Batch) -> tuple[bool, str]:
     """Return whether the mask of some examples is to be turned round, and how that is known.
 
     Args:
         model: the model.
-        few: examples whose tokens are masked in part, as `masked_examples` returns them.
+        few: examples whose tokens are masked in part, as `_masked_examples` returns them.
 
     Raises:
         InputError: what is masked moves logits of what isn't, or both readings fit.

@@ -18,12 +18,39 @@ from nearzero.torch_models.layer import Layer, RowAxes
 from nearzero.torch_models.ranges import counted_rows
 from nearzero.torch_models.state import Model
 
-__all__ = ["fits_mask", "place_rows"]
+__all__ = ["place_layers"]
 
 CLOSE = 1e-3  # as a share of the greatest value
 
 
-def place_rows(model: Model, layers: Sequence[Layer], batch: Batch, counts: Sequence[int]) -> list[Layer]:
+def place_layers(
+    model: Model, layers: list[Layer], few: Batch, masked: Batch | None, *, by_name: bool
+) -> list[Layer]:
+    """Return layers with the dimensions of examples and tokens, if there are masks or targets over tokens.
+
+    Layers that no mask can be applied to are left out, unless they were asked for by name.
+
+    Raises:
+        InputError: no layer is left.
+    """
+    over_tokens = (few.mask, few.decoder_mask, few.target, None if masked is None else masked.mask)
+    counts = [values.shape[1] for values in over_tokens if values is not None and values.ndim > 1]
+    if not counts:
+        return layers
+    layers = _place(model, layers, few, counts)
+    if masked is None or by_name:
+        return layers
+    problems = _problems(model, layers, masked)
+    kept = [layer for layer, problem in zip(layers, problems, strict=True) if problem is None]
+    if not kept:
+        raise next(problem for problem in problems if problem is not None)
+    if len(kept) < len(layers):
+        names = ", ".join(layer.name for layer in layers if layer not in kept)
+        model.assumptions.record("layers left out", names, "the mask doesn't fit their values", "layers=")
+    return kept
+
+
+def _place(model: Model, layers: Sequence[Layer], batch: Batch, counts: Sequence[int]) -> list[Layer]:
     """Return layers with the dimensions of examples and tokens in their values, as far as they can be found.
 
     Examples are where three have more values than two, and those of the first two are the same. Tokens are where
@@ -51,7 +78,7 @@ def place_rows(model: Model, layers: Sequence[Layer], batch: Batch, counts: Sequ
     return placed
 
 
-def fits_mask(model: Model, layers: Sequence[Layer], batch: Batch) -> list[InputError | None]:
+def _problems(model: Model, layers: Sequence[Layer], batch: Batch) -> list[InputError | None]:
     """Return for each layer why the masks of a batch can't be applied to its values; None if they can."""
     values = _values(model, layers, batch)
     problems: list[InputError | None] = []
@@ -79,7 +106,9 @@ def _axes(two: Tensor, three: Tensor, fewer: Tensor | None, counts: Sequence[int
     if not (_close(first, two) and _close(again, two.narrow(examples, 0, size // 2))):
         return RowAxes(problem="its values aren't in the order of the examples")
     if size > 2:
-        return None if examples == 0 and two.ndim == 2 else RowAxes(problem="its values mix examples and tokens")
+        return (
+            None if examples == 0 and two.ndim == 2 else RowAxes(problem="its values mix examples and tokens")
+        )
     others = [axis for axis in range(two.ndim - 1) if axis != examples]
     if fewer is not None and fewer.ndim == two.ndim:
         tokens = [axis for axis in others if fewer.shape[axis] != two.shape[axis]]
