@@ -20,6 +20,7 @@ from nearzero.errors import InputError
 from nearzero.torch_models.masks import MaskReader
 
 __all__ = [
+    "DECODER",
     "IGNORED",
     "TARGETS",
     "Batch",

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from nearzero.torch_models.batches import Batch
+from nearzero.torch_models.batches import DECODER, Batch
 from nearzero.torch_models.hooks import plain_name
 from nearzero.torch_models.state import Model
 
-__all__ = ["contents", "looks_ahead", "moved_by", "rounding_of"]
+__all__ = ["looks_ahead", "moved_by", "rounding_of"]
 
 NO_CONTENT = (
     "mask",
@@ -29,9 +29,16 @@ ROUNDING = {8: 1e-5, 4: 1e-5, 2: 2e-2}
 SHARE = 1e-3  # the same, as a share of the change of other logits
 
 
-def contents(batch: Batch, shape: tuple[int, ...]) -> list[Tensor]:
-    """Return the inputs that are tokens, one or more numbers for each, by their leading dimensions (B, S)."""
-    return [tensor for name, tensor in batch.named if tensor.shape[:2] == shape and _is_content(name, tensor)]
+def _contents(batch: Batch, shape: tuple[int, ...]) -> list[Tensor]:
+    """Return the inputs that are tokens, one or more numbers for each, by their leading dimensions (B, S).
+
+    Of an encoder and a decoder these are the encoder's.
+    """
+    return [
+        tensor
+        for name, tensor in batch.named
+        if tensor.shape[:2] == shape and name not in (*DECODER, "labels") and _is_content(name, tensor)
+    ]
 
 
 def _is_content(name: str, tensor: Tensor) -> bool:
@@ -55,7 +62,7 @@ def moved_by(model: Model, batch: Batch, where: Tensor, logits: Tensor) -> Tenso
         The greatest change, (B, S) of logits over these tokens, else (B,); None if nothing could be changed, or
         if it isn't known which logits belong to which token.
     """
-    tokens = contents(batch, tuple(where.shape))
+    tokens = _contents(batch, tuple(where.shape))
     if not tokens or not bool(where.any()):
         return None
     numbers = {id(tensor): _noisy(tensor, where) for tensor in tokens if tensor.is_floating_point()}

@@ -90,10 +90,12 @@ def _infer(model: Model, few: Batch) -> tuple[bool, str]:
         kept, turned = (_is_followed(model, few, reading, logits, slack) for reading in (mask, ~mask))
     if name in OPEN:
         return _choice(model, few, logits, kept, turned)
+    if kept is False and not _is_read(model, few, logits):
+        return False, "its name; the model doesn't read it"
     if kept is False:
         raise InputError(
             f"changing what the {name} masks changes the logits of what it doesn't, so it may have another meaning, or "
-            f"the model doesn't follow it; {OVERRIDE}"
+            f"the model doesn't follow it everywhere; {OVERRIDE}"
         )
     return False, "its name" if kept is None or turned else "what is masked moves no other logits"
 
@@ -127,3 +129,11 @@ def _is_followed(model: Model, few: Batch, mask: Tensor, logits: Tensor, slack: 
     if distance.shape != mask.shape or few.two_sided:  # logits of whole examples, or of other tokens
         return float(distance.amax()) <= slack
     return not bool(mask.any()) or float(distance[mask].amax()) <= slack
+
+
+def _is_read(model: Model, few: Batch, logits: Tensor) -> bool:
+    """Return whether another mask in place of the mask changes the logits."""
+    mask = few.keywords[few.masked_by]
+    other = next((each for each in (mask.roll(1, 0), mask.flip(-1)) if not torch.equal(each, mask)), mask)
+    after = model.logits(replace(few, keywords={**few.keywords, few.masked_by: other}))
+    return not torch.equal(after.nan_to_num(), logits.nan_to_num())
