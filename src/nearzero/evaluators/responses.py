@@ -153,6 +153,7 @@ class ResponseCollector:
                 kept = self._kept(values)
                 for index, row in zip(group, kept.expand(len(group), *kept.shape[1:]), strict=True):
                     scored[name][index] = row
+            del logits  # frees them before the next are computed
 
     def gathered(self, scored: Mapping[str, Mapping[int, Tensor]]) -> dict[str, _Gathered]:
         """Return the scores of one batch as arrays, ordered by perturbation."""

@@ -24,6 +24,7 @@ from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.batches import IGNORED, Batch
 
 __all__ = [
+    "KEPT",
     "METRICS",
     "NOT_FINITE",
     "Items",
@@ -112,6 +113,11 @@ class Items:
         flat = self.flat(logits)
         return flat.view(len(tokens), -1, flat.shape[-1])[torch.arange(len(tokens)), tokens]
 
+    def pieces(self, classes: int) -> list[slice]:
+        """Return slices of the items, each of which has few enough logits for the processor's cache."""
+        count, size = len(self), max(1, PIECE // classes)
+        return [slice(first, min(first + size, count)) for first in range(0, max(1, count), size)]
+
     def rows(self, flat: Tensor, part: slice) -> Tensor:
         """Return the rows of a slice of the items, as a view where these rows are consecutive."""
         numbers = self._numbers[part]
@@ -132,9 +138,11 @@ class Items:
         Raises:
             InputError: a logit that is NaN or +inf, or no finite one.
         """
-        if _sum_is_finite(self.flat(logits)):
+        flat = self.flat(logits)
+        if _sum_is_finite(flat):
             return
-        wrong = int((~self.logits(logits).amax(-1).isfinite()).sum())
+        pieces = self.pieces(flat.shape[1])
+        wrong = sum(int((~self.rows(flat, part).amax(-1).isfinite()).sum()) for part in pieces)
         if wrong:
             raise InputError(
                 f"without a perturbation, {wrong} of {len(self)} items in a batch with inputs {self.batch.describe()} "
@@ -223,6 +231,7 @@ def _on_items(mask: Tensor, shape: tuple[int, ...], causal: bool) -> Tensor:
 
 
 PIECE = 2**19  # logits in a piece; a single item may have more
+KEPT = 2**25  # unperturbed logits of which the probabilities are kept from level to level
 BLOCK = 256  # classes whose greatest logit is computed first, since PyTorch's argmax is slow on the CPU
 
 
@@ -533,8 +542,6 @@ def _as_scores(value: Any, like: Tensor) -> Any:
 
 
 NOT_FINITE = "not_finite"  # among scores, True for items whose logits can't be ranked
-# a slice of a batch's items, with their targets and unperturbed logits (1, r, K)
-_Piece = tuple[slice, Tensor | None, Outputs]
 
 
 class Scorer:
@@ -552,14 +559,11 @@ class Scorer:
     def __init__(self, items: Items, logits: Tensor) -> None:
         self.items, self.logits = items, logits
         self.own: dict[str, Tensor] = {}
-        flat = items.flat(logits)
+        self._flat = items.flat(logits)
         self._columns = items.columns(logits)
-        count, size = len(items), max(1, PIECE // flat.shape[1])
-        self._pieces = [
-            self._piece(flat, slice(first, min(first + size, count)))
-            for first in range(0, max(1, count), size)
-        ]
-        self._whole = self._pieces if len(self._pieces) == 1 else [self._piece(flat, slice(0, count))]
+        self._parts = items.pieces(self._flat.shape[1])
+        self._unperturbed: dict[tuple[int, int], Outputs] = {}
+        self._predictions: dict[tuple[int, int], Tensor] = {}
 
     def score(
         self, metrics: Mapping[str, Metric], logits: Sequence[Tensor], shifts: Tensor | None = None
@@ -576,9 +580,10 @@ class Scorer:
         flats = list(map(self.items.flat, logits))
         scores: dict[str, list[Tensor]] = {name: [] for name in metrics}
         not_finite: list[Tensor | None] = []
-        for pieces, by_item in ((self._pieces, True), (self._whole, False)):
+        for parts, by_item in ((self._parts, True), ([slice(0, len(self.items))], False)):
             chosen = {name: metric for name, metric in metrics.items() if metric.by_item is by_item}
-            for part, target, unperturbed in pieces if chosen or by_item else ():
+            for part in parts if chosen or by_item else ():
+                target, unperturbed = self._piece(part)
                 rows = [self.items.rows(flat, part) for flat in flats]
                 stacked = torch.stack(rows) if len(rows) > 1 else rows[0][None]
                 stacked = stacked if shifts is None else stacked - shifts[:, None]
@@ -588,15 +593,29 @@ class Scorer:
                     not_finite.append(found)
                 for name, metric in chosen.items():
                     scores[name].append(metric.score(outputs, target, unperturbed).detach())
+                self._keep(part, unperturbed)
         if any(found is not None for found in not_finite):
-            shapes = [(len(flats), len(self.items.number[part])) for part, _, _ in self._pieces]
+            shapes = [(len(flats), len(self.items.number[part])) for part in self._parts]
             scores[NOT_FINITE] = [
                 torch.zeros(shape, dtype=torch.bool, device=flats[0].device) if found is None else found
                 for shape, found in zip(shapes, not_finite, strict=True)
             ]
         return {name: torch.cat(parts, 1) if len(parts) > 1 else parts[0] for name, parts in scores.items()}
 
-    def _piece(self, flat: Tensor, part: slice) -> _Piece:
-        target = self.items.target
-        rows = self.items.rows(flat, part)[None]
-        return part, None if target is None else target[part], Outputs(rows, self._columns)
+    def _piece(self, part: slice) -> tuple[Tensor | None, Outputs]:
+        """Return the targets and the unperturbed logits of some items."""
+        target, key = self.items.target, (part.start, part.stop)
+        outputs = self._unperturbed.get(key)
+        if outputs is None:
+            outputs = Outputs(self.items.rows(self._flat, part)[None], self._columns)
+            if key in self._predictions:
+                outputs.predictions = self._predictions[key]
+        return None if target is None else target[part], outputs
+
+    def _keep(self, part: slice, outputs: Outputs) -> None:
+        """Keep what was computed of unperturbed logits for the next level: of large ones, the predictions alone."""
+        key = (part.start, part.stop)
+        if self._flat.numel() <= KEPT:
+            self._unperturbed[key] = outputs
+        elif "predictions" in vars(outputs):
+            self._predictions[key] = outputs.predictions

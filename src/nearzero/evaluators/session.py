@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +13,7 @@ import torch
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
-from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
+from nearzero.evaluators.scores import KEPT, Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.causality import read_causality
 from nearzero.torch_models.assumptions.masking import read_masks
@@ -30,9 +30,9 @@ __all__ = ["Half", "Session", "open_session"]
 FEW = 4  # examples on which experiments are run
 SAMPLE = 2  # examples on which a model's layers are found
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
-# its pass; afterwards the suffix needs some of them, and computes new ones. Metrics need several copies of
-# the logits.
-PASSES, LOGITS = 2, 8
+# its pass; afterwards the suffix needs some of them, and computes new ones. Metrics keep several copies of the
+# logits, or of large ones none: then there are those of another recording, and of a pass that is compared.
+PASSES, LOGITS, LARGE_LOGITS = 2, 8, 2
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         source = source_of(runnable, data, request, masks)
         ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request, masks)
         discovery = discover(runnable, [source] if ranges_source is None else [source, ranges_source])
-        bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
-        budget = MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit)
+        wanted = choose_metrics(metrics, discovery.batch.target)
+        budget = MemoryBudget(_bytes_per_example(discovery, wanted), discovery.batch.elements, request.limit)
         few_rows = min(FEW, budget.rows(discovery.batch))
         masked = read_masks(runnable, source, masks, few_rows)
         first = source.first(source.dtype)
@@ -146,13 +146,21 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             request,
             discovery,
             budget,
-            place_layers(runnable, layers, few, masked, by_name=request.wanted is not None),
-            choose_metrics(metrics, discovery.batch.target),
+            place_layers(runnable, layers, few, masked, few_rows, by_name=request.wanted is not None),
+            wanted,
             causal,
             runnable.assumptions,
         )
         _record(session)
         yield session
+
+
+def _bytes_per_example(discovery: Discovery, metrics: Mapping[str, Metric]) -> float:
+    """Return the estimated bytes of the work for one example."""
+    count = len(discovery.batch)
+    in_pieces = all(metric.by_item for metric in metrics.values()) and discovery.logits > 4 * KEPT * count
+    copies = LARGE_LOGITS if in_pieces else LOGITS
+    return (PASSES * discovery.bytes + copies * discovery.logits) / count
 
 
 def _record(session: Session) -> None:

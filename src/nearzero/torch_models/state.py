@@ -242,7 +242,8 @@ class Model:
     @property
     def takes_labels(self) -> bool:
         """Return whether decoder inputs are made from the labels, as in Hugging Face's encoder-decoders."""
-        return bool(getattr(getattr(self.module, "config", None), "is_encoder_decoder", False))
+        configs = (getattr(module, "config", None) for module in self.module.modules())  # the outermost first
+        return bool(getattr(next((each for each in configs if each), None), "is_encoder_decoder", False))
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits of a batch, from a full forward pass.

@@ -26,6 +26,7 @@ NO_CONTENT = (
 )  # in the names of inputs over tokens that aren't the tokens themselves
 # changes of logits that may be rounding, as a share of the greatest logit, by the bytes of a number
 ROUNDING = {8: 1e-5, 4: 1e-5, 2: 2e-2}
+TOKENS = 64  # tokens whose logits are compared at a time
 SHARE = 1e-3  # the same, as a share of the change of other logits
 
 
@@ -75,12 +76,19 @@ def moved_by(model: Model, batch: Batch, where: Tensor, logits: Tensor) -> Tenso
         after = model.logits(_with(batch, numbers | exchanged))
     if after.shape != logits.shape:
         return None
-    same = (after == logits) | (after.isnan() & logits.isnan())
-    distance = torch.where(same, 0.0, (after - logits).abs()).nan_to_num(nan=torch.inf).float()
     count = where.shape[1]
-    if logits.ndim == 3 and count in logits.shape[1:]:
-        return distance.amax(-1 if logits.shape[1] == count else 1)
-    return None if count in logits.shape[1:] else distance.flatten(1).amax(1) if logits.ndim > 1 else distance
+    if logits.ndim == 3 and logits.shape[1] == count:
+        pairs = zip(after.split(TOKENS, 1), logits.split(TOKENS, 1), strict=True)
+        return torch.cat([_distance(new, old).amax(-1) for new, old in pairs], 1)
+    if count in logits.shape[1:]:
+        return _distance(after, logits).amax(1) if logits.ndim == 3 else None
+    return _distance(after, logits).flatten(1).amax(1) if logits.ndim > 1 else _distance(after, logits)
+
+
+def _distance(after: Tensor, before: Tensor) -> Tensor:
+    """Return the absolute difference: 0 for two NaN, infinite for one."""
+    same = (after == before) | (after.isnan() & before.isnan())
+    return torch.where(same, 0.0, (after - before).abs()).nan_to_num(nan=torch.inf).float()
 
 
 def looks_ahead(model: Model, batch: Batch, mask: Tensor, logits: Tensor) -> bool | None:
@@ -110,9 +118,13 @@ def looks_ahead(model: Model, batch: Batch, mask: Tensor, logits: Tensor) -> boo
 
 def rounding_of(logits: Tensor) -> float:
     """Return a change of logits that rounding may explain."""
-    finite = logits[logits.isfinite()]
-    greatest = float(finite.abs().amax()) if finite.numel() else 0.0
-    return ROUNDING[logits.dtype.itemsize] * greatest
+    if not logits.numel():
+        return 0.0
+    least, greatest = logits.aminmax()
+    if not bool((greatest - least).isfinite()):
+        finite = logits[logits.isfinite()]
+        least, greatest = finite.aminmax() if finite.numel() else (finite.sum(), finite.sum())
+    return ROUNDING[logits.dtype.itemsize] * max(-float(least), float(greatest), 0.0)
 
 
 class _ChangedEmbedding(TorchDispatchMode):

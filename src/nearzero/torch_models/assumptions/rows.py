@@ -24,7 +24,7 @@ CLOSE = 1e-3  # as a share of the greatest value
 
 
 def place_layers(
-    model: Model, layers: list[Layer], few: Batch, masked: Batch | None, *, by_name: bool
+    model: Model, layers: list[Layer], few: Batch, masked: Batch | None, most: int, *, by_name: bool
 ) -> list[Layer]:
     """Return layers with the dimensions of examples and tokens, if there are masks or targets over tokens.
 
@@ -37,7 +37,7 @@ def place_layers(
     counts = [values.shape[1] for values in over_tokens if values is not None and values.ndim > 1]
     if not counts:
         return layers
-    layers = _place(model, layers, few, counts)
+    layers = _place(model, layers, few, counts, most)
     if masked is None or by_name:
         return layers
     problems = _problems(model, layers, masked)
@@ -50,31 +50,35 @@ def place_layers(
     return kept
 
 
-def _place(model: Model, layers: Sequence[Layer], batch: Batch, counts: Sequence[int]) -> list[Layer]:
+def _place(
+    model: Model, layers: Sequence[Layer], batch: Batch, counts: Sequence[int], most: int
+) -> list[Layer]:
     """Return layers with the dimensions of examples and tokens in their values, as far as they can be found.
 
-    Examples are where three have more values than two, and those of the first two are the same. Tokens are where
-    values are missing if the last token is.
+    Examples are where one more example has more values, and those of the others stay. Tokens are where values are
+    missing if the last token is.
 
     Args:
         model: the model.
         layers: the layers.
         batch: a batch with masks or targets over tokens.
         counts: the numbers of tokens S of these masks (B, S).
+        most: the number of examples that the model is run on at a time.
     """
     if not batch.divisible:
         return list(layers)
     rows = (0, min(1, len(batch) - 1), 0)
-    examples = [batch.take(torch.tensor(rows[:count])) for count in (2, 3)]
+    most = min(3, max(most, 2))
+    examples = [batch.take(torch.tensor(rows[:count])) for count in (most - 1, most)]
     batches = (*examples, _without_last(examples[0], counts))
-    of_two, of_three, of_fewer = (_values(model, layers, each) for each in batches)
+    of_some, of_more, of_fewer = (_values(model, layers, each) for each in batches)
     placed = list(layers)
     for index, layer in enumerate(layers):
-        if index in of_two and index in of_three:
-            axis = layer.axis_of(of_two[index])
-            two, three = (values[index].movedim(axis, -1) for values in (of_two, of_three))
+        if index in of_some and index in of_more:
+            axis = layer.axis_of(of_some[index])
+            some, more = (values[index].movedim(axis, -1) for values in (of_some, of_more))
             fewer = of_fewer[index].movedim(axis, -1) if index in of_fewer else None
-            placed[index] = replace(layer, rows=_axes(two, three, fewer, counts))
+            placed[index] = replace(layer, rows=_axes(some, more, fewer, most, counts))
     return placed
 
 
@@ -92,28 +96,40 @@ def _problems(model: Model, layers: Sequence[Layer], batch: Batch) -> list[Input
     return problems
 
 
-def _axes(two: Tensor, three: Tensor, fewer: Tensor | None, counts: Sequence[int]) -> RowAxes | None:
-    """Return the dimensions of examples and tokens in rows (..., U) of two and of three examples.
+def _axes(
+    some: Tensor, more: Tensor, fewer: Tensor | None, count: int, counts: Sequence[int]
+) -> RowAxes | None:
+    """Return the dimensions of examples and tokens in rows (..., U); None if tokens follow tokens in the first one.
 
-    None if rows of all tokens are in one dimension, example after example.
+    Args:
+        some: the rows of some examples.
+        more: the rows of the same examples and the first of them once more.
+        fewer: the rows of the same examples without the last token; None if there are none.
+        count: the number of examples in `more`.
+        counts: the numbers of tokens.
     """
-    grown = [axis for axis in range(two.ndim - 1) if two.shape[axis] != three.shape[axis]]
-    if two.ndim != three.ndim or len(grown) != 1 or 2 * three.shape[grown[0]] != 3 * two.shape[grown[0]]:
+    grown = [axis for axis in range(some.ndim - 1) if some.shape[axis] != more.shape[axis]]
+    if some.ndim != more.ndim or len(grown) != 1:
         return RowAxes(problem="it isn't known which of its values belong to which example")
     (examples,) = grown
-    size = two.shape[examples]
-    first, again = three.narrow(examples, 0, size), three.narrow(examples, size, size // 2)
-    if not (_close(first, two) and _close(again, two.narrow(examples, 0, size // 2))):
+    size = some.shape[examples]
+    each = size // (count - 1)
+    if more.shape[examples] != count * each or size != (count - 1) * each:
+        return RowAxes(problem="its number of values isn't a multiple of the number of examples")
+    first, again = more.narrow(examples, 0, size), more.narrow(examples, size, each)
+    if not (_close(first, some) and _close(again, some.narrow(examples, 0, each))):
         return RowAxes(problem="its values aren't in the order of the examples")
-    if size > 2:
+    if each > 1:
         return (
-            None if examples == 0 and two.ndim == 2 else RowAxes(problem="its values mix examples and tokens")
+            None
+            if examples == 0 and some.ndim == 2
+            else RowAxes(problem="its values mix examples and tokens")
         )
-    others = [axis for axis in range(two.ndim - 1) if axis != examples]
-    if fewer is not None and fewer.ndim == two.ndim:
-        tokens = [axis for axis in others if fewer.shape[axis] != two.shape[axis]]
+    others = [axis for axis in range(some.ndim - 1) if axis != examples]
+    if fewer is not None and fewer.ndim == some.ndim:
+        tokens = [axis for axis in others if fewer.shape[axis] != some.shape[axis]]
     else:
-        tokens = [axis for axis in others if two.shape[axis] in counts]
+        tokens = [axis for axis in others if some.shape[axis] in counts]
     if len(tokens) > 1:
         return RowAxes(problem=f"dimensions {tokens} may both be that of the tokens")
     return RowAxes(examples, tokens[0] if tokens else None)
