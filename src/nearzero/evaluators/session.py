@@ -27,7 +27,6 @@ from nearzero.torch_models.state import Model, as_module, untouched
 
 __all__ = ["Half", "Session", "open_session"]
 
-FEW = 4  # examples on which experiments are run
 SAMPLE = 2  # examples on which a model's layers are found
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
 # its pass; afterwards the suffix needs some of them, and computes new ones. Metrics keep several copies of the
@@ -131,14 +130,14 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         discovery = discover(runnable, [source] if ranges_source is None else [source, ranges_source])
         wanted = choose_metrics(metrics, discovery.batch.target)
         budget = MemoryBudget(_bytes_per_example(discovery, wanted), discovery.batch.elements, request.limit)
-        few_rows = min(FEW, budget.rows(discovery.batch))
+        few_rows = min(SAMPLE, budget.rows(discovery.batch))
         masked = read_masks(runnable, source, masks, few_rows)
         first = source.first(source.dtype)
         few = next(first.blocks(few_rows))
         layers = [
             request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)
         ]
-        causal = read_causality(runnable, request.causal, first, few)
+        causal = read_causality(runnable, request.causal, first, few, discovery.logits_shape)
         session = Session(
             runnable,
             source,

@@ -44,6 +44,7 @@ class Discovery:
         bytes: the new memory that the operations of the pass took for their results, for all examples of the
             batch.
         logits: the bytes of the logits as float32.
+        logits_shape: the shape of the logits.
         called: the paths of the modules that were called.
         problems: by path, why a module that was called can't be probed.
     """
@@ -52,6 +53,7 @@ class Discovery:
     batch: Batch
     bytes: int
     logits: int
+    logits_shape: tuple[int, ...]
     called: frozenset[str]
     problems: dict[str, str]
 
@@ -90,6 +92,7 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         batch=batch,
         bytes=watch.bytes,
         logits=4 * logits.numel(),
+        logits_shape=tuple(logits.shape),
         called=frozenset(watch.calls),
         problems=watch.problems,
     )

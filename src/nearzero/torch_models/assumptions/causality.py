@@ -30,7 +30,9 @@ OPEN = (
 )
 
 
-def read_causality(model: Model, given: bool | None, first: Batch, few: Batch) -> bool:
+def read_causality(
+    model: Model, given: bool | None, first: Batch, few: Batch, shape: tuple[int, ...]
+) -> bool:
     """Return whether the logits at a token are compared with the next token, and record how that is known.
 
     Args:
@@ -38,30 +40,26 @@ def read_causality(model: Model, given: bool | None, first: Batch, few: Batch) -
         given: what the user said; None to find out.
         first: the first batch.
         few: some examples of it, on which the model is run.
+        shape: the shape of logits, as the model returns them.
 
     Raises:
         InputError: both readings fit.
     """
-    causal, source = _infer(model, first, few) if given is None else (given, "given")
+    causal, source = _infer(model, first, few, shape) if given is None else (given, "given")
     value = "logits at a token are compared with the next token" if causal else "logits are compared in place"
     model.assumptions.record("causality", value, source, "causal=")
     return causal
 
 
-def _infer(model: Model, batch: Batch, few: Batch) -> tuple[bool, str]:
+def _infer(model: Model, batch: Batch, few: Batch, shape: tuple[int, ...]) -> tuple[bool, str]:
     """Return whether the logits at a token are compared with the next token, and how that is known.
-
-    Args:
-        model: the model.
-        batch: a batch.
-        few: some examples of it, on which the model is run.
 
     Raises:
         InputError: both readings fit.
     """
+    if len(shape) != 3 or shape[1] < 2:
+        return False, f"logits {shape} aren't over tokens"
     logits = model.logits(few)
-    if logits.ndim != 3 or logits.shape[1] < 2:
-        return False, f"logits {tuple(logits.shape)} have no tokens" if logits.ndim < 3 else "too few tokens"
     shifted = _loss_is_shifted(model, few, logits)
     target, tokens = batch.target, (len(batch), logits.shape[1])
     if target is None or batch.two_sided or target.shape != tokens or target.is_floating_point():
