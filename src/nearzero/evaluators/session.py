@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
-from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
+from nearzero.evaluators.scores import METRICS, Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
+from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget
 from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers, select_layers
@@ -24,6 +27,8 @@ from nearzero.torch_models.state import Model, as_module, untouched
 __all__ = ["Half", "Session", "open_session"]
 
 SAMPLE = 2  # examples on which a model's layers are found
+BATCHES = 8  # whose shapes are compared, as long as they fit several readings
+RANKING = ("accuracy", "agreement")  # metrics that are the same for logits and for probabilities of classes
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
 # its pass; afterwards the suffix needs some of them, and computes new ones. Metrics need several copies of
 # the logits.
@@ -123,7 +128,8 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         source = source_of(runnable, data, request)
         ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request)
         discovery = discover(runnable, [source] if ranges_source is None else [source, ranges_source])
-        bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
+        logits_bytes = 4 * discovery.output.logits.numel()
+        bytes_per_example = (PASSES * discovery.bytes + LOGITS * logits_bytes) / len(discovery.batch)
         session = Session(
             runnable,
             source,
@@ -136,8 +142,38 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             runnable.is_causal if request.causal is None else request.causal,
             runnable.assumptions,
         )
+        session.model.reading = _read_output(session)
         _record(session)
         yield session
+
+
+def _read_output(session: Session) -> OutputReading:
+    """Return the reading of the model's output, and record it.
+
+    Raises:
+        InputError: two readings fit, and give different numbers.
+    """
+    request, traced, metrics = session.request, session.discovery.output, session.metrics
+    batches = (next(batch.blocks(SAMPLE)) for batch in session.source)
+    outputs = ((tuple(session.model.logits(batch).shape), batch.target) for batch in islice(batches, BATCHES))
+    known = [(tuple(traced.logits.shape), session.discovery.batch.target)]
+    axis, source = choose_axis(request.class_axis, traced, chain(known, outputs), session.causal)
+    place = "none: each number is an item" if axis is None else f"dimension {axis} of {traced.logits.ndim}"
+    session.assumptions.record("classes", place, source, "class_axis=")
+
+    def first() -> Tensor:
+        parts: list[Tensor] = []
+        batch = session.source.first(session.source.dtype)
+        session.budget.run_in_blocks(batch, lambda block: parts.append(session.model.logits(block)))
+        return torch.cat(parts)
+
+    def matters(single: bool) -> bool:
+        known = [name for name, metric in metrics.items() if metric is METRICS.get(name)]
+        return request.centred or any(single or name not in RANKING for name in known)
+
+    reading, kind, source = choose_kind(request.output_kind, traced, axis, traced.logits, first, matters)
+    session.assumptions.record("output", kind, source, "output_kind=")
+    return reading
 
 
 def _record(session: Session) -> None:
