@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
-from nearzero.evaluators.scores import KEPT, Metric, choose_metrics, name_metrics
+from nearzero.evaluators.scores import KEPT, METRICS, Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.causality import read_causality
 from nearzero.torch_models.assumptions.masking import read_masks
+from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind
 from nearzero.torch_models.assumptions.rows import place_layers
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget
@@ -28,6 +31,8 @@ from nearzero.torch_models.state import Model, as_module, untouched
 __all__ = ["Half", "Session", "open_session"]
 
 SAMPLE = 2  # examples on which a model's layers are found
+BATCHES = 8  # whose shapes are compared, as long as they fit several readings
+RANKING = ("accuracy", "agreement")  # metrics that are the same for logits and for probabilities of classes
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
 # its pass; afterwards the suffix needs some of them, and computes new ones. Metrics keep several copies of the
 # logits, or of large ones none: then there are those of another recording, and of a pass that is compared.
@@ -137,7 +142,7 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         layers = [
             request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)
         ]
-        causal = read_causality(runnable, request.causal, first, few, discovery.logits_shape)
+        causal = read_causality(runnable, request.causal, first, few, tuple(discovery.output.logits.shape))
         session = Session(
             runnable,
             source,
@@ -150,16 +155,47 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             causal,
             runnable.assumptions,
         )
+        session.model.reading = _read_output(session)
         _record(session)
-        yield session
+        output = replace(discovery.output, logits=discovery.output.logits[:0])  # of two examples, they can be large
+        yield replace(session, discovery=replace(discovery, output=output))
 
 
 def _bytes_per_example(discovery: Discovery, metrics: Mapping[str, Metric]) -> float:
     """Return the estimated bytes of the work for one example."""
-    count = len(discovery.batch)
-    in_pieces = all(metric.by_item for metric in metrics.values()) and discovery.logits > 4 * KEPT * count
+    count, logits = len(discovery.batch), discovery.output.logits.numel()
+    in_pieces = all(metric.by_item for metric in metrics.values()) and logits > KEPT * count
     copies = LARGE_LOGITS if in_pieces else LOGITS
-    return (PASSES * discovery.bytes + copies * discovery.logits) / count
+    return (PASSES * discovery.bytes + 4 * copies * logits) / count
+
+
+def _read_output(session: Session) -> OutputReading:
+    """Return the reading of the model's output, and record it.
+
+    Raises:
+        InputError: two readings fit, and give different numbers.
+    """
+    request, traced, metrics = session.request, session.discovery.output, session.metrics
+    batches = (next(batch.blocks(SAMPLE)) for batch in session.source)
+    outputs = ((tuple(session.model.logits(batch).shape), batch.target) for batch in islice(batches, BATCHES))
+    known = [(tuple(traced.logits.shape), session.discovery.batch.target)]
+    axis, source = choose_axis(request.class_axis, traced, chain(known, outputs), session.causal)
+    place = "none: each number is an item" if axis is None else f"dimension {axis} of {traced.logits.ndim}"
+    session.assumptions.record("classes", place, source, "class_axis=")
+
+    def first() -> Tensor:
+        parts: list[Tensor] = []
+        batch = session.source.first(session.source.dtype)
+        session.budget.run_in_blocks(batch, lambda block: parts.append(session.model.logits(block)))
+        return torch.cat(parts)
+
+    def matters(single: bool) -> bool:
+        known = [name for name, metric in metrics.items() if metric is METRICS.get(name)]
+        return request.centred or any(single or name not in RANKING for name in known)
+
+    reading, kind, source = choose_kind(request.output_kind, traced, axis, traced.logits, first, matters)
+    session.assumptions.record("output", kind, source, "output_kind=")
+    return reading
 
 
 def _record(session: Session) -> None:
