@@ -190,8 +190,8 @@ class ModelEvaluator(base.LayerEvaluator):
         """
         first = self.session.discovery.batch
         alike = [array.shape[1:] for array in batch.inputs] == [array.shape[1:] for array in first.inputs]
-        if not (alike and batch.divisible and first.divisible):
-            return
+        if not (alike and batch.divisible and first.divisible) or self.torch_layer.rows is not None:
+            return  # the dimensions of some layers are known
         if values.shape[0] * len(first) != self.torch_layer.shape[0] * len(batch):
             raise LayerError(
                 self.torch_layer,
@@ -256,7 +256,7 @@ class ModelEvaluator(base.LayerEvaluator):
     # --- logits ---
 
     def _items(self, batch: Batch, logits: Tensor) -> Items:
-        return Items.of(batch, logits, self.session.causal)
+        return Items.of(batch, logits, self.session.causal, self.session.model.reading)
 
     def _collector(
         self, perturbations: Perturbations, metrics: Mapping[str, Metric], *, keep_items: bool

@@ -85,6 +85,7 @@ class ResponseCollector:
         self.shifts: Tensor | None = None
         self.rows, self.partial = 0, plan.layer.conditional
         self._causal = causal
+        self._model = model
 
     def centre(self, shifts: Doubles) -> None:
         """Also compute all metrics with `shifts` (L + 1, K) subtracted from the logits; call this before any batch."""
@@ -155,6 +156,7 @@ class ResponseCollector:
                 kept = self._kept(values)
                 for index, row in zip(group, kept.expand(len(group), *kept.shape[1:]), strict=True):
                     scored[name][index] = row
+            del logits  # frees them before the next are computed
 
     def gathered(self, scored: Mapping[str, Mapping[int, Tensor]]) -> dict[str, _Gathered]:
         """Return the scores of one batch as arrays, ordered by perturbation."""
@@ -176,7 +178,7 @@ class ResponseCollector:
         Raises:
             InputError: a metric needs classes, and the targets aren't classes; or logits can't be ranked.
         """
-        items = Items.of(batch, logits, self._causal)
+        items = Items.of(batch, logits, self._causal, self._model.reading)
         items.check_finite(logits)
         if any(metric.of_classes for metric in self.metrics.values()):
             items.check_classes(items.flat(logits).shape[1])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
-from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
+from nearzero.evaluators.scores import KEPT, METRICS, Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
+from nearzero.torch_models.assumptions.causality import read_causality
+from nearzero.torch_models.assumptions.masking import read_masks
+from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind
+from nearzero.torch_models.assumptions.rows import place_layers
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget
 from nearzero.torch_models.discovery import (
@@ -27,17 +32,20 @@ from nearzero.torch_models.discovery import (
     select_layers,
 )
 from nearzero.torch_models.layer import Layer, LayerError
+from nearzero.torch_models.masks import MaskReader
 from nearzero.torch_models.state import Model, as_module, untouched
 
 __all__ = ["Half", "Session", "open_session"]
 
 # The first pass takes SAMPLE examples; to see whether layers differ between examples, others take FEW of each of
-# the first BATCHES batches.
-SAMPLE, FEW, BATCHES = 2, 4, 2
+# the first batches, LOOKS of them.
+SAMPLE, FEW, LOOKS = 2, 4, 2
+BATCHES = 8  # whose shapes are compared, as long as they fit several readings
+RANKING = ("accuracy", "agreement")  # metrics that are the same for logits and for probabilities of classes
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
-# its pass; afterwards the suffix needs some of them, and computes new ones. Metrics need several copies of
-# the logits.
-PASSES, LOGITS = 2, 8
+# its pass; afterwards the suffix needs some of them, and computes new ones. Metrics keep several copies of the
+# logits, or of large ones none: then there are those of another recording, and of a pass that is compared.
+PASSES, LOGITS, LARGE_LOGITS = 2, 8, 2
 
 
 @dataclass(frozen=True)
@@ -144,31 +152,79 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
     module, metrics = as_module(model), name_metrics(request.metrics)
     with untouched(module) as before:
         runnable = Model(module, before, request.output)
-        source = source_of(runnable, data, request)
-        ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request)
-        sources = [source] if ranges_source is None else [source, ranges_source]
-        discovery = discover(runnable, sources, request)
+        masks = MaskReader()
+        source = source_of(runnable, data, request, masks)
+        ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request, masks)
+        discovery = discover(
+            runnable, [source] if ranges_source is None else [source, ranges_source], request
+        )
         selection = select_layers(runnable, discovery, request.wanted)
+        wanted = choose_metrics(metrics, discovery.batch.target)
+        budget = _budget(discovery, request, wanted)
+        few_rows = min(SAMPLE, budget.rows(discovery.batch))
+        masked = read_masks(runnable, source, masks, few_rows)
+        first = source.first(source.dtype)
+        few = next(first.blocks(few_rows))
+        layers = [request.with_overrides(layer) for layer in selection.layers]
+        causal = read_causality(runnable, request.causal, first, few, tuple(discovery.output.logits.shape))
         session = Session(
             runnable,
             source,
             ranges_source,
             request,
             discovery,
-            _budget(discovery, request),
-            [request.with_overrides(layer) for layer in selection.layers],
+            budget,
+            place_layers(runnable, layers, few, masked, few_rows),
             selection.left_out,
-            choose_metrics(metrics, discovery.batch.target),
-            runnable.is_causal if request.causal is None else request.causal,
+            wanted,
+            causal,
             runnable.assumptions,
         )
+        session.model.reading = _read_output(session)
         _record(session)
-        yield session
+        output = replace(
+            discovery.output, logits=discovery.output.logits[:0]
+        )  # of two examples, they can be large
+        yield replace(session, discovery=replace(discovery, output=output))
 
 
-def _budget(discovery: Discovery, request: Request) -> MemoryBudget:
+def _read_output(session: Session) -> OutputReading:
+    """Return the reading of the model's output, and record it.
+
+    Raises:
+        InputError: two readings fit, and give different numbers.
+    """
+    request, traced, metrics = session.request, session.discovery.output, session.metrics
+    batches = (next(batch.blocks(SAMPLE)) for batch in session.source)
+    outputs = ((tuple(session.model.logits(batch).shape), batch.target) for batch in islice(batches, BATCHES))
+    known = [(tuple(traced.logits.shape), session.discovery.batch.target)]
+    axis, source = choose_axis(request.class_axis, traced, chain(known, outputs), session.causal)
+    place = "none: each number is an item" if axis is None else f"dimension {axis} of {traced.logits.ndim}"
+    session.assumptions.record("classes", place, source, "class_axis=")
+
+    def first() -> Tensor:
+        parts: list[Tensor] = []
+        batch = session.source.first(session.source.dtype)
+        session.budget.run_in_blocks(batch, lambda block: parts.append(session.model.logits(block)))
+        return torch.cat(parts)
+
+    def matters(single: bool) -> bool:
+        known = [name for name, metric in metrics.items() if metric is METRICS.get(name)]
+        return request.centred or any(single or name not in RANKING for name in known)
+
+    reading, kind, source = choose_kind(request.output_kind, traced, axis, traced.logits, first, matters)
+    session.assumptions.record("output", kind, source, "output_kind=")
+    return reading
+
+
+def _budget(
+    discovery: Discovery, request: Request, metrics: Mapping[str, Metric] | None = None
+) -> MemoryBudget:
     """Return the number of examples that fit in memory at a time, by the pass on the first examples."""
-    bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
+    count, logits = len(discovery.batch), discovery.output.logits.numel()
+    by_item = metrics is not None and all(metric.by_item for metric in metrics.values())
+    copies = LARGE_LOGITS if by_item and logits > KEPT * count else LOGITS
+    bytes_per_example = (PASSES * discovery.bytes + 4 * copies * logits) / count
     return MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit)
 
 
@@ -177,7 +233,7 @@ def _record(session: Session) -> None:
     request, record = session.request, session.assumptions.record
     for layer in session.layers:
         dimension = f"dimension {layer.unit_axis} of {layer.shape}"
-        followed = "the operation that put them there" if layer.axis_followed else "usual for such a shape"
+        followed = "the operation that put them there" if layer.is_followed else "usual for such a shape"
         source = _known(request.unit_axis is not None, followed)
         record(f"units of layer {layer.name}", dimension, source, "unit_axis=")
         source = _known(request.activation is not None, _activation_source(layer))
@@ -212,11 +268,13 @@ def _known(given: bool, inferred: str) -> str:
     return "given" if given else inferred
 
 
-def source_of(model: Model, data: Any, request: Request) -> BatchSource:
-    """Return data as batches that the model takes."""
+def source_of(model: Model, data: Any, request: Request, masks: MaskReader | None = None) -> BatchSource:
+    """Return data as batches that the model takes, whose masks are read in one way."""
+    masks = masks or MaskReader()
 
     def read(item: Any, dtype: torch.dtype | None) -> Batch:
-        return read_batch(item, model.device, request.prepare, dtype=dtype, keep_labels=model.takes_labels)
+        labelled = model.takes_labels
+        return read_batch(item, model.device, request.prepare, dtype=dtype, keep_labels=labelled, masks=masks)
 
     return BatchSource(data, read, request.batch_size, request.limit)
 
@@ -236,7 +294,7 @@ def discover(
         most: the number of batches to look in; all of them if None.
     """
     discovery = _found_first(model, sources)
-    for number, batch in enumerate(islice(sources[0], BATCHES)):
+    for number, batch in enumerate(islice(sources[0], LOOKS)):
         few = next(batch.blocks(FEW))
         if number or len(few) > len(discovery.batch):
             try:

@@ -2,7 +2,7 @@
 
 A batch may be given as a tensor of inputs; as a pair (inputs, targets), where inputs may be a tuple or list
 of arguments; or as a mapping of named inputs, as tokenizers return it, in which "labels" are the targets and
-"attention_mask" is the mask. The user's own `prepare` converts any other form.
+"attention_mask" is the mask (`nearzero.torch_models.masks`). The user's own `prepare` converts any other form.
 """
 
 from __future__ import annotations
@@ -17,12 +17,30 @@ from torch import Tensor
 from torch.utils.data import default_collate as collate
 
 from nearzero.errors import InputError
+from nearzero.torch_models.masks import MaskReader
 
-__all__ = ["IGNORED", "Batch", "Prepare", "as_tensor", "leaves", "read_batch", "summary", "type_name"]
+__all__ = [
+    "DECODER",
+    "IGNORED",
+    "TARGETS",
+    "Batch",
+    "Prepare",
+    "as_tensor",
+    "leaves",
+    "read_batch",
+    "summary",
+    "type_name",
+]
 
 IGNORED = -100  # the target of a token that doesn't count, as in torch.nn.functional.cross_entropy
 TARGETS = ("labels", "label", "targets", "target", "y")
-DECODER = ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask")
+DECODER = (
+    "decoder_input_ids",
+    "decoder_inputs_embeds",
+    "decoder_attention_mask",
+    "tgt",
+    "tgt_key_padding_mask",
+)
 
 Prepare = Callable[[Any], tuple[Any, Any, Any]]
 
@@ -38,6 +56,7 @@ class Batch:
         two_sided: whether the model has an encoder and a decoder, with tokens of their own; `mask` is the
             encoder's.
         decoder_mask: the mask of the decoder's tokens; None if all count.
+        masked_by: the input that the mask was read from; "" if there is none, or if `prepare` gave the mask.
     """
 
     arguments: tuple[Any, ...]
@@ -46,6 +65,7 @@ class Batch:
     mask: Tensor | None = None
     two_sided: bool = False
     decoder_mask: Tensor | None = None
+    masked_by: str = ""
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -89,7 +109,7 @@ class Batch:
 
     def copy(self) -> Batch:
         """Return the batch with copies of its inputs, for a model that writes into them."""
-        return self._map_inputs(torch.clone)
+        return self.map_inputs(torch.clone)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
         """Return the batch on a device, with floating-point and uint8 inputs converted to `dtype` if given."""
@@ -99,15 +119,16 @@ class Batch:
             return tensor.clone() if tensor.is_inference() else tensor
 
         moved = self._map(move)
-        return moved if dtype is None else moved._map_inputs(lambda tensor: _converted(tensor, dtype))
+        return moved if dtype is None else moved.map_inputs(lambda tensor: _converted(tensor, dtype))
 
-    def _map_inputs(self, function: Callable[[Tensor], Tensor]) -> Batch:
+    def map_inputs(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with a function applied to all tensors among its inputs."""
         inputs = {"arguments": self.arguments, "keywords": dict(self.keywords)}
         return replace(self, **_mapped(inputs, function))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         others = {"target": self.target, "mask": self.mask, "decoder_mask": self.decoder_mask}
-        return replace(self._map_inputs(function), **_mapped(others, function))
+        return replace(self.map_inputs(function), **_mapped(others, function))
 
     def describe(self) -> str:
         """Return dtypes and shapes of the inputs for an error message: float32 (32, 1, 28, 28)."""
@@ -180,6 +201,7 @@ def read_batch(
     *,
     dtype: torch.dtype | None = None,
     keep_labels: bool = False,
+    masks: MaskReader | None = None,
 ) -> Batch:
     """Return an item of the data as a batch on a device.
 
@@ -191,10 +213,12 @@ def read_batch(
         dtype: the type that floating-point and uint8 inputs are converted to; None keeps them.
         keep_labels: whether the labels are an input too, since the model makes its decoder's inputs from
             them.
+        masks: reads the masks of all batches in one way.
 
     Raises:
         InputError: an item of another type, without tensors, or without examples.
     """
+    masks = masks or MaskReader()
     if prepare is not None:
         prepared = prepare(item)
         if not isinstance(prepared, tuple) or len(prepared) != 3:
@@ -207,15 +231,19 @@ def read_batch(
         inputs, target, mask = _split_item(item, keep_labels)
     target, mask = as_tensor(target), as_tensor(mask)
     arguments, keywords = _as_arguments(inputs)
+    masked_by = ""
     if mask is None:
-        mask = _two_dimensional(keywords.get("attention_mask"))
+        masked_by, mask = masks.find(keywords)
+    elif isinstance(mask, Tensor):
+        mask = masks.values("mask of prepare=...", mask)
     batch = Batch(
         arguments,
         keywords,
         target,
         mask,
         two_sided=any(name in keywords for name in DECODER) or (keep_labels and "labels" in keywords),
-        decoder_mask=_two_dimensional(keywords.get("decoder_attention_mask")),
+        decoder_mask=masks.find(keywords, decoder=True)[1],
+        masked_by=masked_by,
     )
     _check(batch, item, prepare is not None)
     return _normalised(batch).to(device, dtype)
@@ -240,7 +268,7 @@ def _normalised(batch: Batch) -> Batch:
         target = target.long()
 
     def normalised(mask: Tensor | None) -> Tensor | None:
-        return None if mask is None or bool(mask.bool().all()) else mask.bool()
+        return None if mask is None or bool(mask.all()) else mask
 
     return replace(
         batch, target=target, mask=normalised(batch.mask), decoder_mask=normalised(batch.decoder_mask)
@@ -274,10 +302,6 @@ def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if isinstance(inputs, tuple) or is_list:
         return tuple(as_tensor(value) for value in inputs), {}
     return (as_tensor(inputs),), {}
-
-
-def _two_dimensional(mask: Any) -> Tensor | None:
-    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
 def as_tensor(value: Any) -> Any:

@@ -42,6 +42,7 @@ Method = Literal["auto", "suffix", "full"]
 Change = Callable[[Tensor], Tensor]
 _Found = TypeVar("_Found")
 FEW = 4  # the examples on which both ways are compared
+PIECE = 2**20  # logits that are compared at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,7 +292,9 @@ def _distance(left: Tensor, right: Tensor) -> float:
     """Return max |left - right|; infinite if the shapes differ or only one of two values is NaN."""
     if left.shape != right.shape:
         return float("inf")
-    if not left.numel():
-        return 0.0
-    equal = (left == right) | (left.isnan() & right.isnan())
-    return float(torch.where(equal, 0, (left - right).abs().nan_to_num(nan=torch.inf)).max())
+    most = 0.0
+    for one, other in zip(left.flatten().split(PIECE), right.flatten().split(PIECE), strict=True):
+        equal = (one == other) | (one.isnan() & other.isnan())
+        distances = torch.where(equal, 0, (one - other).abs().nan_to_num(nan=torch.inf))
+        most = max(most, float(distances.max())) if len(distances) else most
+    return most

@@ -11,7 +11,21 @@ from torch import Tensor
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.perturbation import Side
 
-__all__ = ["Layer", "LayerError"]
+__all__ = ["Layer", "LayerError", "RowAxes"]
+
+
+@dataclass(frozen=True)
+class RowAxes:
+    """Name the dimensions of a layer's values, those of units left out, that examples and tokens are on.
+
+    Attributes:
+        examples, tokens: the dimensions; tokens is None for values of whole examples.
+        problem: why they aren't known; "" if they are.
+    """
+
+    examples: int = 0
+    tokens: int | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +44,8 @@ class Layer:
         type: the class of the module, or the function.
         shape: the shape of the pre-activations of the batch on which the layer was found.
         unit_axis: the dimension of `shape` that the units are on.
-        axis_followed: whether this dimension was followed from the operation that put the units there; else it is
-            the usual one for such a shape.
+        unit_axes: the dimensions that the units of the operation which made the values are on; None if they
+            couldn't be followed, and several where they were divided, into heads for instance.
         activation: the name of the activation applied to the pre-activations; None if none follows directly.
         path, call: the module, and which of its calls in a forward pass it is, counted from 1.
         operation, ordinal: for functions, the operation, and which of its calls within that call of the
@@ -46,6 +60,7 @@ class Layer:
         follows: for a layer whose output is passed to an activation directly, the layer of that activation.
         producer: the path of the linear layer or convolution that gives the values, z_u = w_u x + b_u; None
             if none does, or it isn't known.
+        rows: the dimensions of examples and tokens; None if the examples are the first one.
 
     Example:
         >>> import torch
@@ -65,23 +80,29 @@ class Layer:
     unit_axis: int
     activation: str | None
     path: str
+    unit_axes: tuple[int, ...] | None = field(default=None, repr=False, kw_only=True)
     call: int = 1
     operation: str = ""
     ordinal: int = -1
     element: tuple[int | str, ...] = ()
     in_place: bool = False
-    axis_followed: bool = field(default=True, repr=False)
     branch: bool = field(default=False, repr=False)
     conditional: bool = field(default=False, repr=False)
     reads: frozenset[str] | None = field(default=None, repr=False)
     act: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     follows: Layer | None = field(default=None, repr=False)
     producer: str | None = field(default=None, repr=False)
+    rows: RowAxes | None = field(default=None, repr=False)
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Return the place of the layer in any forward pass: the call, and the operation or element in it."""
         return self.path, self.call, self.operation, self.ordinal, self.element
+
+    @property
+    def is_followed(self) -> bool:
+        """Return whether the dimension of the units was followed from the operation that put them there."""
+        return self.unit_axes == (self.unit_axis,)
 
     @property
     def units(self) -> int:
@@ -101,6 +122,10 @@ class Layer:
         if self.kind in ("activation", "function"):
             return self, post
         return (self.follows, True) if post and self.follows is not None else (self, True)
+
+    def rows_of(self, values: Tensor) -> RowAxes | None:
+        """Return the dimensions of examples and tokens of some values; None if they aren't known."""
+        return self.rows if values.ndim == len(self.shape) else None
 
     def axis_of(self, values: Tensor) -> int:
         """Return the dimension of units of some values: the last if they have another number of dimensions."""

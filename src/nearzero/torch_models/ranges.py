@@ -24,7 +24,7 @@ from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import MemoryBudget
 from nearzero.torch_models.forward import logits_with_hooks
 from nearzero.torch_models.hooks import LayerHook
-from nearzero.torch_models.layer import Layer, LayerError
+from nearzero.torch_models.layer import Layer, LayerError, RowAxes
 from nearzero.torch_models.state import Model
 from nearzero.torch_models.weights import unit_norms
 
@@ -58,13 +58,15 @@ def counted_rows(values: Tensor, layer: Layer, batch: Batch) -> Tensor | None:
     """
     row_shape = values.movedim(layer.axis_of(values), -1).shape[:-1]
     counted: Tensor | None = None
+    axes = layer.rows_of(values)
     for mask, strict in batch.counted(layer.reads, "decoder" in layer.path):
-        row_mask = _row_mask(mask, row_shape)
+        row_mask = _row_mask(mask, row_shape) if axes is None else _placed(mask, row_shape, axes)
         if row_mask is None and strict:
+            problem = "" if axes is None or not axes.problem else f" ({axes.problem})"
             raise LayerError(
                 layer,
-                f"has values {tuple(values.shape)}, which the mask {tuple(mask.shape)} doesn't fit; leave the layer "
-                "out, or give data without a mask by prepare=...",
+                f"has values {tuple(values.shape)}, which the mask {tuple(mask.shape)} doesn't fit{problem}; leave the "
+                "layer out, or give data without a mask by prepare=...",
             )
         if row_mask is not None:
             counted = row_mask if counted is None else counted & row_mask
@@ -81,15 +83,16 @@ def row_owners(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
         InputError: the number of rows isn't a multiple of the number of examples.
     """
     row_shape = values.movedim(layer.axis_of(values), -1).shape[:-1]
-    per_example, rest = divmod(row_shape[0], len(batch))
-    if rest or not per_example:
+    axes = layer.rows_of(values) or RowAxes()
+    per_example, rest = divmod(row_shape[axes.examples], len(batch))
+    if rest or not per_example or axes.problem:
         raise LayerError(
             layer,
             f"has values {tuple(values.shape)} for {len(batch)} examples, so it isn't known which example a row "
             "belongs to; leave the layer out",
         )
     owners = torch.arange(len(batch), device=values.device).repeat_interleave(per_example)
-    return owners.view(-1, *[1] * (len(row_shape) - 1)).expand(row_shape)
+    return owners.view(-1, *[1] * (len(row_shape) - 1 - axes.examples)).expand(row_shape)
 
 
 def _row_mask(mask: Tensor, row_shape: torch.Size) -> Tensor | None:
@@ -101,6 +104,24 @@ def _row_mask(mask: Tensor, row_shape: torch.Size) -> Tensor | None:
     if row_shape[0] == mask.numel():
         return mask.reshape(-1)
     return mask.flatten(1).any(1) if row_shape[0] == mask.shape[0] else None
+
+
+def _placed(mask: Tensor, row_shape: torch.Size, axes: RowAxes) -> Tensor | None:
+    """Return a mask of examples or tokens as a mask of rows with known dimensions; None if it doesn't fit."""
+    if axes.problem or row_shape[axes.examples] != mask.shape[0]:
+        return None
+    shape = [1] * len(row_shape)
+    shape[axes.examples] = mask.shape[0]
+    if mask.ndim == 2 and axes.tokens is not None:
+        if row_shape[axes.tokens] != mask.shape[1]:
+            return None
+        shape[axes.tokens] = mask.shape[1]
+        mask = mask if axes.examples < axes.tokens else mask.t()
+    elif mask.ndim > 1:
+        if len(row_shape) > 1:
+            return None
+        mask = mask.flatten(1).any(1)
+    return mask.reshape(shape).expand(row_shape)
 
 
 def layer_ranges(

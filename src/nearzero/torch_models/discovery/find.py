@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
+from nearzero.torch_models.assumptions.origins import TracedOutput
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.discovery.watch import Watch
 from nearzero.torch_models.layer import Layer
@@ -31,19 +32,19 @@ class Discovery:
         batch: the batch of the first pass.
         bytes: the new memory that the operations of this pass took for their results, for all examples of the
             batch.
-        logits: the bytes of the logits as float32.
         called: the paths of the modules that were called.
         idle: the paths of the modules with weights that were neither called nor read.
         problems: by path, why a module that was called can't be probed.
+        output: what the operations of the first pass say about the logits.
     """
 
     found: tuple[Layer, ...]
     batch: Batch
     bytes: int
-    logits: int
     called: frozenset[str]
     idle: frozenset[str]
     problems: dict[str, str]
+    output: TracedOutput
 
     @cached_property
     def places(self) -> tuple[Layer, ...]:
@@ -163,10 +164,10 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         found=tuple(watch.found(logits)),
         batch=batch,
         bytes=watch.bytes,
-        logits=4 * logits.numel(),
         called=frozenset(watch.calls),
         idle=watch.idle,
         problems=watch.problems,
+        output=TracedOutput(logits, *watch.origins.of(logits), watch.unit_axes.of(logits)),
     )
 
 

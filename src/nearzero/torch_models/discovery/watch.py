@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from nearzero.errors import InputError
+from nearzero.torch_models.assumptions.origins import Origins
+from nearzero.torch_models.assumptions.unit_axes import UnitAxes, default_unit_axis
 from nearzero.torch_models.discovery.module_types import (
     ACTIVATION_MODULES,
     ACTIVATION_OPERATIONS,
@@ -25,12 +27,6 @@ from nearzero.torch_models.discovery.module_types import (
     elementwise_samples,
     may_be_activation,
     producer_kind,
-)
-from nearzero.torch_models.discovery.unit_axes import (
-    RESHAPING_IN_PLACE,
-    VALUE_PRESERVING,
-    default_unit_axis,
-    unit_axis_after,
 )
 from nearzero.torch_models.hooks import elements_of, plain_name
 from nearzero.torch_models.layer import Layer
@@ -41,6 +37,11 @@ __all__ = ["Watch"]
 
 COMPILED = "_orig_mod"  # the attribute in which torch.compile keeps the wrapped module
 WEIGHTS = "parametrizations"  # the path of modules that compute weights
+# Operations that keep the values of a layer's output: the result is still the output of that layer.
+VALUE_PRESERVING = {
+    *("view", "_unsafe_view", "expand", "unsqueeze", "squeeze"),
+    *("alias", "detach", "clone", "contiguous", "dropout"),
+}
 UNSEEN = (
     "?"  # stands among the inputs that a tensor reads for tensors that came from outside of the operations
 )
@@ -94,6 +95,7 @@ class Watch(TorchDispatchMode):
         layers: the layers and outputs found, in the order of the pass.
         calls: by path, the number of calls of a module.
         problems: by path, why a module that was called can't be probed.
+        unit_axes, origins: what is known of each tensor.
     """
 
     def __init__(self, module: nn.Module, inputs: Iterable[tuple[str, Tensor]]) -> None:
@@ -107,7 +109,8 @@ class Watch(TorchDispatchMode):
         self._weights = {storage_key(weight): name for name, weight in module.named_parameters()}
         self._constants = {*self._weights, *map(storage_key, module.buffers())}
         self._used: set[int] = set()  # storages that operations read
-        self._unit_axes: dict[int, int] = {}  # by tensor
+        self.unit_axes = UnitAxes(lambda tensor: bool(self._reads.get(storage_key(tensor))))
+        self.origins = Origins()
         self._writes: Counter[int] = Counter()  # by storage
         self._originals: dict[_Values, _Values] = {}  # by the values of a view or copy
         self._operations = 0
@@ -168,7 +171,7 @@ class Watch(TorchDispatchMode):
                 self._sources[self._values(tensor)] = len(self.layers)
             if kind or (call.path and COMPILED not in call.module._modules):  # not the model, not wrappers
                 layer = self._module_layer(call, kind or "output", tensor)
-                known = bool(kind) and layer.axis_followed and gives(call.module, arguments, output)
+                known = bool(kind) and layer.is_followed and gives(call.module, arguments, output)
                 self.layers.append(replace(layer, element=element, producer=call.path if known else None))
 
     def _add_activation(self, call: _Call, given: _Argument, output: Tensor, name: str) -> None:
@@ -179,17 +182,19 @@ class Watch(TorchDispatchMode):
         )
         layer = self._module_layer(call, "activation", given.tensor)
         layer = replace(layer, activation=name, in_place=in_place, act=lambda z: forward(z.clone()))
+        self.unit_axes.copy(given.tensor, output)
         self._add(layer, given.values, output, call)
 
     def _module_layer(self, call: _Call, kind: str, values: Tensor) -> Layer:
         """Return the layer for one call of a module; `values` are its pre-activations."""
+        axes = self.unit_axes.of(values)
         return Layer(
             name=_display_path(call.path),
             kind=kind,
             type=type(call.module).__name__,
             shape=tuple(values.shape),
-            unit_axis=self._unit_axes.get(id(values), default_unit_axis(values)),
-            axis_followed=id(values) in self._unit_axes,
+            unit_axis=axes[0] if axes is not None and len(axes) == 1 else default_unit_axis(values),
+            unit_axes=axes,
             activation=None,
             path=call.path,
             call=call.number,
@@ -200,7 +205,6 @@ class Watch(TorchDispatchMode):
         """Add an activation, with the values that it takes, its result, and its call or operation."""
         self._taken[len(self.layers)] = values, by
         self._kept.append(output)
-        self._unit_axes.setdefault(id(output), layer.unit_axis)
         self.layers.append(layer)
 
     # --- operations ----------------------------------------------------------------------------------------
@@ -270,11 +274,8 @@ class Watch(TorchDispatchMode):
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         """Note the unit axis of a result, and the layer that it is the output of, from the arguments."""
-        if name in RESHAPING_IN_PLACE:
-            self._unit_axes.pop(id(result), None)
-        axis = unit_axis_after(name, args, result, lambda tensor: self._unit_axes.get(id(tensor)))
-        if axis is not None:
-            self._unit_axes[id(result)] = axis
+        self.unit_axes.follow(name, args, result)
+        self.origins.follow(name, args, result)
         first = args[0] if args else None
         if isinstance(first, Tensor) and name in VALUE_PRESERVING:
             copied = id(result), self._writes[storage_key(result)]
@@ -336,7 +337,7 @@ class Watch(TorchDispatchMode):
             source = self._sources.get(values)
             if source is not None:
                 producer = layers[source]
-                known = activation.axis_followed and activation.units == producer.units
+                known = activation.is_followed and activation.units == producer.units
                 activation = replace(activation, producer=producer.producer if known else None)
             layers[index] = activation = replace(activation, branch=not alone)
             if source is not None and alone:
