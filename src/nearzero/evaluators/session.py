@@ -150,14 +150,15 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             request,
             discovery,
             budget,
-            place_layers(runnable, layers, few, masked, few_rows, by_name=request.wanted is not None),
+            place_layers(runnable, layers, few, masked, budget.rows(first), by_name=request.wanted is not None),
             wanted,
             causal,
             runnable.assumptions,
         )
         session.model.reading = _read_output(session)
         _record(session)
-        output = replace(discovery.output, logits=discovery.output.logits[:0])  # of two examples, they can be large
+        logits = discovery.output.logits  # of two examples, they can be large
+        output = replace(discovery.output, logits=logits.new_empty((0, *logits.shape[1:])))
         yield replace(session, discovery=replace(discovery, output=output))
 
 
