@@ -15,8 +15,9 @@ from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
+from nearzero.torch_models.assumptions.experiments import Cuts, changed_by_a_pass, find_cuts
 from nearzero.torch_models.batches import Batch, read_batch
-from nearzero.torch_models.data import BatchSource, MemoryBudget
+from nearzero.torch_models.data import BatchSource, MemoryBudget, is_collated
 from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers, select_layers
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.state import Model, as_module, untouched
@@ -24,6 +25,7 @@ from nearzero.torch_models.state import Model, as_module, untouched
 __all__ = ["Half", "Session", "open_session"]
 
 SAMPLE = 2  # examples on which a model's layers are found
+SHOWN = 3  # names of what a pass changes
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
 # its pass; afterwards the suffix needs some of them, and computes new ones. Metrics need several copies of
 # the logits.
@@ -122,15 +124,16 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         runnable = Model(module, before, request.output)
         source = source_of(runnable, data, request)
         ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request)
-        discovery = discover(runnable, [source] if ranges_source is None else [source, ranges_source])
-        bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
+        discovery = discover(
+            runnable, [source] if ranges_source is None else [source, ranges_source], request
+        )
         session = Session(
             runnable,
             source,
             ranges_source,
             request,
             discovery,
-            MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit),
+            budget_of(discovery, request),
             [request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)],
             choose_metrics(metrics, discovery.batch.target),
             runnable.is_causal if request.causal is None else request.causal,
@@ -149,9 +152,6 @@ def _record(session: Session) -> None:
         record(f"units of layer {layer.name}", dimension, _known(given, "the forward pass"), "unit_axis=")
         source = _known(request.activation is not None, "the forward pass")
         record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
-    batch = session.discovery.batch
-    cut = "as memory allows, along the first dimension of all inputs" if batch.divisible else "never"
-    record("cuts of batches", cut, f"inputs {batch.describe()} of {len(batch)} examples", "prepare=")
     bounds = (
         "minimum and maximum"
         if request.quantiles is None
@@ -168,18 +168,81 @@ def _known(given: bool, inferred: str) -> str:
 
 def source_of(model: Model, data: Any, request: Request) -> BatchSource:
     """Return data as batches that the model takes."""
+    collated = is_collated(data)
 
     def read(item: Any, dtype: torch.dtype | None) -> Batch:
-        return read_batch(item, model.device, request.prepare, dtype=dtype, keep_labels=model.takes_labels)
+        return read_batch(
+            item,
+            model.device,
+            request.prepare,
+            dtype=dtype,
+            keep_labels=model.takes_labels,
+            collated=collated,
+        )
 
     return BatchSource(data, read, request.batch_size, request.limit)
 
 
-def discover(model: Model, sources: list[BatchSource]) -> Discovery:
+def discover(model: Model, sources: list[BatchSource], request: Request) -> Discovery:
     """Return the layers of a model, found on a few examples of the first batch of the first source.
 
-    If the model fails on these, the whole batch is tried, and then inputs in the precision of the model's
-    weights. All sources convert their inputs in the same way from then on.
+    Experiments say how batches can be cut, and whether a pass repeats. All sources are cut in the same way
+    from then on, and convert their inputs in the same way.
+
+    Raises:
+        CannotRunError: the model can't be run on the first batch.
+        InputError: an item of the data is a single example, or a second pass gives other logits.
+    """
+    if request.batch_axis == "none":
+        _cut(sources, None)
+    assumptions, model.assumptions = model.assumptions, Assumptions()  # of cuts that may be wrong
+    discovery = _first_discovery(model, sources)
+    batch = sources[0].first(sources[0].dtype)
+    most = budget_of(discovery, request).rows(batch)
+    cuts = find_cuts(
+        model, batch, request.batch_axis, random=discovery.random, most=most, batched=sources[0].batched
+    )
+    model.assumptions, model.example_axis = assumptions, cuts.example_axis
+    if cuts.axis != batch.axis:
+        _cut(sources, cuts.axis)
+        batch = sources[0].first(sources[0].dtype)
+        discovery = find_layers(model, next(batch.blocks(SAMPLE)))
+    changed: list[str] = []
+    budget_of(discovery, request).run_in_blocks(
+        discovery.batch, lambda block: changed.extend(changed_by_a_pass(model, block))
+    )
+    _record_experiments(assumptions, discovery, cuts, list(dict.fromkeys(changed)))
+    return discovery
+
+
+def _cut(sources: list[BatchSource], axis: int | None) -> None:
+    for source in sources:
+        source.axis = axis
+
+
+def _record_experiments(
+    assumptions: Assumptions, discovery: Discovery, cuts: Cuts, changed: list[str]
+) -> None:
+    """Record what the experiments say about a model."""
+    assumptions.record("cuts of batches", cuts.text, cuts.source, "batch_axis=")
+    drawn = f"{discovery.random}, the same numbers in every pass" if discovery.random else "none"
+    assumptions.record("random numbers", drawn, "the operations of a pass", "method=")
+    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    state = f"{', '.join(changed[:SHOWN])}{more}, put back before every pass" if changed else "none"
+    assumptions.record("state that a pass changes", state, "two passes with equal logits", "model=")
+
+
+def budget_of(discovery: Discovery, request: Request) -> MemoryBudget:
+    """Return the number of examples that fit in memory, from the pass in which the layers were found."""
+    bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
+    return MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit)
+
+
+def _first_discovery(model: Model, sources: list[BatchSource]) -> Discovery:
+    """Return the layers as found before it is known how batches can be cut.
+
+    If the model fails on a few examples, the whole batch is tried, and then inputs in the precision of the
+    model's weights.
 
     Raises:
         CannotRunError: the model fails in all of these ways; it is the first failure.
