@@ -41,7 +41,7 @@ class Named(nn.Module):
 @pytest.mark.parametrize(
     ("what", "model", "settings", "before", "after"),
     [
-        ("logits", Named(), {}, "the tensor that the model returns", "entry 'logits'"),
+        ("logits", Named(), {}, "the tensor that the model returns", "output['logits']"),
         (
             "logits",
             net(),

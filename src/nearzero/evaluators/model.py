@@ -249,7 +249,7 @@ class ModelEvaluator(base.LayerEvaluator):
     # --- logits ---
 
     def _items(self, batch: Batch, logits: Tensor) -> Items:
-        return Items.of(batch, logits, self.session.causal)
+        return Items.of(batch, logits, self.session.causal, self.session.model.reading)
 
     def _collector(
         self, perturbations: Perturbations, metrics: Mapping[str, Metric], *, keep_items: bool

@@ -85,6 +85,7 @@ class ResponseCollector:
         self.shifts: Tensor | None = None
         self.rows = 0
         self._causal = causal
+        self._model = model
 
     def centre(self, shifts: Doubles) -> None:
         """Also compute all metrics with `shifts` (L + 1, K) subtracted from the logits; call this before any batch."""
@@ -175,7 +176,7 @@ class ResponseCollector:
         Raises:
             InputError: a metric needs classes, and the targets aren't classes; or logits can't be ranked.
         """
-        items = Items.of(batch, logits, self._causal)
+        items = Items.of(batch, logits, self._causal, self._model.reading)
         items.check_finite(logits)
         if any(metric.of_classes for metric in self.metrics.values()):
             items.check_classes(items.flat(logits).shape[1])

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nearzero.errors import InputError, did_you_mean
+from nearzero.torch_models.assumptions.outputs import OutputReading
 from nearzero.torch_models.batches import IGNORED, Batch
 
 __all__ = [
@@ -38,6 +38,8 @@ __all__ = [
 
 # --- items ---
 
+CLASSES_LAST = OutputReading()
+
 
 @dataclass(frozen=True, eq=False)
 class Items:
@@ -49,26 +51,30 @@ class Items:
         position: (n, 2) int64, the index of the example in the batch and of the token in the example (0
             without tokens) whose logits belong to the item.
         number: (n,) int64, the index of the item's row if all logits of the batch are laid out in rows.
+        reading: turns what the model returned into logits.
     """
 
     batch: Batch
     target: Tensor | None
     position: Tensor
     number: Tensor
+    reading: OutputReading
 
     @classmethod
-    def of(cls, batch: Batch, logits: Tensor, causal: bool) -> Items:
+    def of(cls, batch: Batch, logits: Tensor, causal: bool, reading: OutputReading = CLASSES_LAST) -> Items:
         """Return the items of a batch that count, as the shape of its logits, its targets and its mask say.
 
         Args:
             batch: the batch.
             logits: the logits of the model.
             causal: True if the logits at a token predict the next token.
+            reading: turns the model's output into logits.
 
         Raises:
-            InputError: targets or a mask that don't fit the logits.
+            InputError: targets or a mask that don't fit the logits, or logits that contradict the reading.
         """
-        shape = tuple(_classes_last(logits, batch.target).shape[:-1])
+        reading.check(logits)
+        shape = tuple(reading.classes_last(logits).shape[:-1])
         if causal:
             if len(shape) != 2:
                 raise InputError(
@@ -86,7 +92,7 @@ class Items:
         if target is not None:
             target = target.flatten(0, len(shape) - 1) if bool(counts.all()) else target[counts]
         rows = prod(shape[1:]) + causal  # per example; the last token's logits are of no item
-        return cls(batch, target, position, position[:, 0] * rows + position[:, 1])
+        return cls(batch, target, position, position[:, 0] * rows + position[:, 1], reading)
 
     def __len__(self) -> int:
         return len(self.position)
@@ -97,15 +103,18 @@ class Items:
 
     def flat(self, logits: Tensor) -> Tensor:
         """Return all logits of the batch in rows, as a view where possible; a single logit becomes (0, logit)."""
-        last = _classes_last(logits, self.batch.target)
-        rows = last.reshape(-1, last.shape[-1])
-        return F.pad(rows, (1, 0)) if rows.shape[1] == 1 else rows
+        return self.reading.logits(self.returned(logits))
+
+    def returned(self, logits: Tensor) -> Tensor:
+        """Return what the model returned in rows, as a view where possible."""
+        last = self.reading.classes_last(logits)
+        return last.reshape(-1, last.shape[-1])
 
     def columns(self, logits: Tensor) -> slice | int:
         """Return which columns of `flat` the model returned, see `Outputs`."""
-        if logits.ndim < 2:
+        if self.reading.class_axis is None or logits.ndim < 2:
             return 1
-        return slice(1 if _classes_last(logits, self.batch.target).shape[-1] == 1 else 0, None)
+        return slice(1 if self.reading.classes_last(logits).shape[-1] == 1 else 0, None)
 
     def at(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Return the logits (B, K) of one token of each example; tokens (B,) are counted as in `position`."""
@@ -154,7 +163,8 @@ class Items:
         if target.ndim > 1:
             raise InputError(
                 f"there must be one target for each item, its class; got {tuple(target.shape)}; for other targets give "
-                "metrics={'name': function of (logits, target)}"
+                "metrics={'name': function of (logits, target)}, or class_axis='none' if each number is a logit of its "
+                "own"
             )
         low, high = int(target.min()), int(target.max())
         if low < 0 or high >= classes:
@@ -162,19 +172,6 @@ class Items:
                 f"targets must be classes from 0 to {classes - 1}, as the logits have them (or {IGNORED}, which is "
                 f"ignored); got values from {low} to {high}"
             )
-
-
-def _classes_last(logits: Tensor, target: Tensor | None) -> Tensor:
-    """Return logits with their classes on the last dimension.
-
-    The classes are on the second dimension if the targets have the shape of the logits without this
-    dimension; without targets, if there are more than three dimensions, as for images.
-    """
-    if logits.ndim < 2:
-        return logits[..., None]
-    last, second = logits.shape[:-1], (logits.shape[0], *logits.shape[2:])
-    on_second = logits.ndim > 3 if target is None else target.shape == second != last
-    return logits.movedim(1, -1) if on_second else logits
 
 
 def _fitted(target: Tensor | None, shape: tuple[int, ...], logits: Tensor, causal: bool) -> Tensor | None:
@@ -233,6 +230,7 @@ class Outputs:
     Attributes:
         logits: the logits; a single logit is the second of two classes, and that of the first is 0.
         columns: those that the model returned; a number if it returned one number per item.
+        own: (L, n, K), what the model returned, if that isn't the logits.
         not_finite: (L, n), True for items whose logits can't be ranked, see `find_not_finite`; None if there
             are none.
     """
@@ -240,10 +238,13 @@ class Outputs:
     logits: Tensor
     columns: slice | int = field(default_factory=lambda: slice(None))
     not_finite: Tensor | None = None
+    own: Tensor | None = None
 
     @property
     def returned(self) -> Tensor:
         """Return the logits as the model returned them, (L, n, K), or (L, n) for one number per item."""
+        if self.own is not None:
+            return self.own[..., 0] if self.columns == 1 else self.own
         return self.logits[..., self.columns]
 
     @cached_property
@@ -559,7 +560,9 @@ class Scorer:
             self._piece(flat, slice(first, min(first + size, count)))
             for first in range(0, max(1, count), size)
         ]
-        self._whole = self._pieces if len(self._pieces) == 1 else [self._piece(flat, slice(0, count))]
+        whole = self._piece(flat, slice(0, count)) if len(self._pieces) > 1 else self._pieces[0]
+        whole[2].own = self._own([logits], None, None)
+        self._whole = [whole]
 
     def score(
         self, metrics: Mapping[str, Metric], logits: Sequence[Tensor], shifts: Tensor | None = None
@@ -583,7 +586,8 @@ class Scorer:
                 stacked = torch.stack(rows) if len(rows) > 1 else rows[0][None]
                 stacked = stacked if shifts is None else stacked - shifts[:, None]
                 found = find_not_finite(stacked, unperturbed.logits) if by_item else None
-                outputs = Outputs(stacked, self._columns, found)
+                own = None if by_item else self._own(logits, stacked, shifts)
+                outputs = Outputs(stacked, self._columns, found, own)
                 if by_item:
                     not_finite.append(found)
                 for name, metric in chosen.items():
@@ -595,6 +599,16 @@ class Scorer:
                 for shape, found in zip(shapes, not_finite, strict=True)
             ]
         return {name: torch.cat(parts, 1) if len(parts) > 1 else parts[0] for name, parts in scores.items()}
+
+    def _own(self, returned: Sequence[Tensor], logits: Tensor | None, shifts: Tensor | None) -> Tensor | None:
+        """Return what the model returned for all items, (L, n, K), if that isn't the logits; shifted, if they are."""
+        items = self.items
+        if items.reading.kind == "logits":
+            return None
+        if logits is not None and shifts is not None:
+            last = items.reading.returned(logits)
+            return last[..., 1:] if self._columns != slice(0, None) else last
+        return torch.stack([items.rows(items.returned(each), slice(0, len(items))) for each in returned])
 
     def _piece(self, flat: Tensor, part: slice) -> _Piece:
         target = self.items.target

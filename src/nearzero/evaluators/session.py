@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
-from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
+from nearzero.evaluators.scores import METRICS, Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.experiments import Cuts, changed_by_a_pass, find_cuts
+from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget, is_collated
 from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers, select_layers
@@ -26,6 +29,8 @@ __all__ = ["Half", "Session", "open_session"]
 
 SAMPLE = 2  # examples on which a model's layers are found
 SHOWN = 3  # names of what a pass changes
+BATCHES = 8  # whose shapes are compared, as long as they fit several readings
+RANKING = ("accuracy", "agreement")  # metrics that are the same for logits and for probabilities of classes
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
 # its pass; afterwards the suffix needs some of them, and computes new ones. Metrics need several copies of
 # the logits.
@@ -139,8 +144,38 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             runnable.is_causal if request.causal is None else request.causal,
             runnable.assumptions,
         )
+        session.model.reading = _read_output(session)
         _record(session)
         yield session
+
+
+def _read_output(session: Session) -> OutputReading:
+    """Return the reading of the model's output, and record it.
+
+    Raises:
+        InputError: two readings fit, and give different numbers.
+    """
+    request, traced, metrics = session.request, session.discovery.output, session.metrics
+    batches = (next(batch.blocks(SAMPLE)) for batch in session.source)
+    outputs = ((tuple(session.model.logits(batch).shape), batch.target) for batch in islice(batches, BATCHES))
+    known = [(tuple(traced.logits.shape), session.discovery.batch.target)]
+    axis, source = choose_axis(request.class_axis, traced, chain(known, outputs), session.causal)
+    place = "none: each number is an item" if axis is None else f"dimension {axis} of {traced.logits.ndim}"
+    session.assumptions.record("classes", place, source, "class_axis=")
+
+    def first() -> Tensor:
+        parts: list[Tensor] = []
+        batch = session.source.first(session.source.dtype)
+        session.budget.run_in_blocks(batch, lambda block: parts.append(session.model.logits(block)))
+        return torch.cat(parts)
+
+    def matters(single: bool) -> bool:
+        known = [name for name, metric in metrics.items() if metric is METRICS.get(name)]
+        return request.centred or any(single or name not in RANKING for name in known)
+
+    reading, kind, source = choose_kind(request.output_kind, traced, axis, traced.logits, first, matters)
+    session.assumptions.record("output", kind, source, "output_kind=")
+    return reading
 
 
 def _record(session: Session) -> None:
@@ -195,23 +230,20 @@ def discover(model: Model, sources: list[BatchSource], request: Request) -> Disc
     """
     if request.batch_axis == "none":
         _cut(sources, None)
-    assumptions, model.assumptions = model.assumptions, Assumptions()  # of cuts that may be wrong
-    discovery = _first_discovery(model, sources)
+    trial = replace(model, assumptions=Assumptions())  # which may be those of a batch that can't be cut
+    first = _first_discovery(trial, sources)
     batch = sources[0].first(sources[0].dtype)
-    most = budget_of(discovery, request).rows(batch)
-    cuts = find_cuts(
-        model, batch, request.batch_axis, random=discovery.random, most=most, batched=sources[0].batched
-    )
-    model.assumptions, model.example_axis = assumptions, cuts.example_axis
-    if cuts.axis != batch.axis:
-        _cut(sources, cuts.axis)
-        batch = sources[0].first(sources[0].dtype)
-        discovery = find_layers(model, next(batch.blocks(SAMPLE)))
+    most, batched = budget_of(first, request).rows(batch), sources[0].batched
+    cuts = find_cuts(trial, batch, request.batch_axis, random=first.random, most=most, batched=batched)
+    model.example_axis = cuts.example_axis
+    _cut(sources, cuts.axis)
+    rows = len(first.batch) if cuts.axis == batch.axis else SAMPLE
+    discovery = find_layers(model, next(sources[0].first(sources[0].dtype).blocks(rows)))
     changed: list[str] = []
     budget_of(discovery, request).run_in_blocks(
         discovery.batch, lambda block: changed.extend(changed_by_a_pass(model, block))
     )
-    _record_experiments(assumptions, discovery, cuts, list(dict.fromkeys(changed)))
+    _record_experiments(model.assumptions, discovery, cuts, list(dict.fromkeys(changed)))
     return discovery
 
 
@@ -234,7 +266,8 @@ def _record_experiments(
 
 def budget_of(discovery: Discovery, request: Request) -> MemoryBudget:
     """Return the number of examples that fit in memory, from the pass in which the layers were found."""
-    bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
+    logits_bytes = 4 * discovery.output.logits.numel()
+    bytes_per_example = (PASSES * discovery.bytes + LOGITS * logits_bytes) / len(discovery.batch)
     return MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit)
 
 

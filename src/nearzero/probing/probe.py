@@ -33,6 +33,7 @@ from nearzero.evaluators.session import Session, discover, open_session, source_
 from nearzero.perturbations.families import PAPER_FAMILIES, Conduct
 from nearzero.probing.result import LayerResponse, ProbeResult, dataset
 from nearzero.torch_models.assumptions.experiments import BatchAxis
+from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind
 from nearzero.torch_models.batches import Prepare
 from nearzero.torch_models.forward import Method, SharedPasses
 from nearzero.torch_models.layer import Layer
@@ -87,6 +88,8 @@ def probe(
     unit_axis: int | None = None,
     prepare: Prepare | None = None,
     output: Output | None = None,
+    output_kind: OutputKind | None = None,
+    class_axis: ClassAxis | None = None,
     causal: bool | None = None,
     batch_size: int | None = None,
     batch_axis: BatchAxis = None,
@@ -124,7 +127,11 @@ def probe(
             function.
         unit_axis: the dimension of the units, where it isn't found correctly.
         prepare: a function from a batch of another form to (inputs, target, mask).
-        output: a function from the model's output to its logits, where they aren't found.
+        output: where the logits aren't found in the model's output: their key or index, or a function from the
+            output to them.
+        output_kind: "logits", "probabilities" or "log-probabilities", where it isn't found correctly.
+        class_axis: the dimension of the classes in the output, where it isn't found correctly; "none" if
+            each number is the logit of an item of its own.
         causal: True if the logits at a token predict the next token; decided by the model's class if None.
         batch_size: the number of examples in a batch, for data that come as examples.
         batch_axis: the dimension of the inputs that holds the examples (0 or 1), or "none" if an example's logits
@@ -169,6 +176,9 @@ def probe(
         unit_axis=unit_axis,
         prepare=prepare,
         output=output,
+        output_kind=output_kind,
+        class_axis=class_axis,
+        centred=design is not None,
         causal=causal,
         batch_size=batch_size,
         batch_axis=batch_axis,

@@ -12,7 +12,7 @@ linear layer, and the inputs that a layer depends on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -26,6 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.activations import ACTIVATIONS
+from nearzero.torch_models.assumptions.origins import Origins, TracedOutput
+from nearzero.torch_models.assumptions.unit_axes import UnitAxes, default_unit_axis
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.hooks import plain_name
 from nearzero.torch_models.layer import Layer
@@ -45,18 +47,18 @@ class Discovery:
         batch: the batch of that pass.
         bytes: the new memory that the operations of the pass took for their results, for all examples of the
             batch.
-        logits: the bytes of the logits as float32.
         called: the paths of the modules that were called.
         problems: by path, why a module that was called can't be probed.
+        output: what the operations say about the logits.
         random: what draws random numbers on which the logits depend; "" if nothing does.
     """
 
     layers: tuple[Layer, ...]
     batch: Batch
     bytes: int
-    logits: int
     called: frozenset[str]
     problems: dict[str, str]
+    output: TracedOutput
     random: str
 
 
@@ -105,9 +107,9 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         layers=tuple(_numbered(watch.layers)),
         batch=batch,
         bytes=watch.bytes,
-        logits=4 * logits.numel(),
         called=frozenset(watch.calls),
         problems=watch.problems,
+        output=TracedOutput(logits, *watch.origins.of(logits), watch.unit_axes.of(logits)),
         random=drawing or watch.random_in(logits),
     )
 
@@ -253,6 +255,7 @@ class _Watch(TorchDispatchMode):
         calls: by path, the number of calls of a module.
         problems: by path, why a module that was called can't be probed.
         threaded: whether modules were called in another thread than the model.
+        unit_axes, origins: what is known of each tensor.
     """
 
     def __init__(self, module: nn.Module, inputs: Iterable[tuple[str, Tensor]]) -> None:
@@ -267,7 +270,8 @@ class _Watch(TorchDispatchMode):
         self.threaded = False
         self._paths = {submodule: path for path, submodule in module.named_modules()}
         self._weights = {storage_key(weight): name for name, weight in module.named_parameters()}
-        self._unit_axes: dict[int, int] = {}  # by tensor
+        self.unit_axes = UnitAxes(lambda tensor: bool(self._reads.get(storage_key(tensor))))
+        self.origins = Origins()
         self._sources: dict[
             int, int
         ] = {}  # by tensor, also views: the index of the layer it is the output of
@@ -342,6 +346,7 @@ class _Watch(TorchDispatchMode):
             type=type(call.module).__name__,
             shape=tuple(values.shape),
             unit_axis=self._unit_axis(values),
+            unit_axes=self.unit_axes.of(values),
             activation=None,
             path=call.path,
             call=call.number,
@@ -356,7 +361,7 @@ class _Watch(TorchDispatchMode):
                 self.layers[source], follows=layer, act=layer.act, activation=layer.activation
             )
         self._kept.append(output)
-        self._unit_axes.setdefault(id(output), layer.unit_axis)
+        self.unit_axes.copy(value, output)
         self.layers.append(layer)
 
     # --- operations ----------------------------------------------------------------------------------------
@@ -416,11 +421,8 @@ class _Watch(TorchDispatchMode):
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         """Note the unit axis of a result, and the layer that it is the output of, from the arguments."""
-        if name in RESHAPING_IN_PLACE:
-            self._unit_axes.pop(id(result), None)
-        axis = unit_axis_after(name, args, result, lambda tensor: self._unit_axes.get(id(tensor)))
-        if axis is not None:
-            self._unit_axes[id(result)] = axis
+        self.unit_axes.follow(name, args, result)
+        self.origins.follow(name, args, result)
         first = args[0] if args else None
         if isinstance(first, Tensor) and name in VALUE_PRESERVING and id(first) in self._sources:
             self._sources[id(result)] = self._sources[id(first)]
@@ -460,7 +462,8 @@ class _Watch(TorchDispatchMode):
 
     def _unit_axis(self, tensor: Tensor) -> int:
         """Return the dimension of units as followed through the pass, or the default one."""
-        return self._unit_axes.get(id(tensor), default_unit_axis(tensor))
+        axes = self.unit_axes.of(tensor)
+        return axes[0] if axes is not None and len(axes) == 1 else default_unit_axis(tensor)
 
 
 def _drawn(reads: Iterable[str]) -> str:
@@ -507,6 +510,11 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # the activations in these are gates, 
 PASSIVE = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten, nn.Softmax, nn.modules.pooling._MaxPoolNd)
 # Linear layers of other types: Hugging Face's, and that of attention in PyTorch.
 LINEAR = ("Conv1D", "NonDynamicallyQuantizableLinear")
+# Operations that keep the values of a layer's output: the result is still the output of that layer.
+VALUE_PRESERVING = {
+    *("view", "_unsafe_view", "expand", "unsqueeze", "squeeze"),
+    *("alias", "detach", "clone", "contiguous", "dropout"),
+}
 
 
 def may_be_activation(module: nn.Module) -> bool:
@@ -577,73 +585,3 @@ def producer_kind(module: nn.Module) -> str | None:
     norm = type(module).__name__.rstrip("123d").endswith("Norm") or "LayerNorm" in type(module).__name__
     leaf = not any(True for _ in module.children())
     return "normalization" if norm and leaf else None
-
-
-# --- unit axes: the dimension on which an operation puts the units, followed through the pass ---
-
-
-# Operations that keep the values of a layer's output: the result is still the output of that layer.
-VALUE_PRESERVING = {
-    *("view", "_unsafe_view", "expand", "unsqueeze", "squeeze"),
-    *("alias", "detach", "clone", "contiguous", "dropout"),
-}
-UNITS_SECOND = ("convolution", "batch_norm", "group_norm", "instance_norm")  # parts of names
-UNITS_LAST = ("addmm", "mm", "bmm", "baddbmm", "linear", "lstm", "gru", "mkldnn_rnn_layer", "embedding")
-# Operations that change the shape of their argument, so that its unit axis as noted before no longer holds.
-RESHAPING_IN_PLACE = {
-    *("squeeze_", "unsqueeze_", "t_", "swapaxes_", "swapdims_"),
-    *("resize_", "resize_as_", "set_", "as_strided_"),
-}
-# Operations after which only the shape hints at the unit axis.
-RESHAPING = ("view", "_unsafe_view", "reshape", "as_strided")
-
-
-def default_unit_axis(values: Tensor) -> int:
-    """Return the second dimension for images and volumes, and the last for all other values."""
-    return 1 if values.ndim in (4, 5) else values.ndim - 1
-
-
-def unit_axis_after(
-    name: str, args: tuple[Any, ...], result: Tensor, known: Callable[[Tensor], int | None]
-) -> int | None:
-    """Return the dimension of units after an operation; None if unknown.
-
-    Args:
-        name, args, result: the operation.
-        known: returns the dimension of a tensor's units; None if unknown.
-    """
-    source = _source(args, result, known)
-    axis = None if source is None else known(source)
-    if any(part in name for part in UNITS_SECOND):
-        return 1
-    if name in UNITS_LAST:
-        return result.ndim - 1
-    if "layer_norm" in name or "rms_norm" in name:  # over the last dimensions, of which units may be any
-        return result.ndim - 1 if axis is None else axis
-    if source is None or axis is None:
-        return None
-    if name in ("permute", "transpose", "transpose_", "t"):
-        return _permuted(name, args, source, axis)
-    if source.ndim == result.ndim and (name not in RESHAPING or result.shape[axis] == source.shape[axis]):
-        return axis
-    if axis == source.ndim - 1 and result.ndim and result.shape[-1] == source.shape[-1]:
-        return result.ndim - 1
-    if axis < result.ndim and result.shape[: axis + 1] == source.shape[: axis + 1]:
-        return axis
-    return None
-
-
-def _source(args: tuple[Any, ...], result: Tensor, known: Callable[[Tensor], int | None]) -> Tensor | None:
-    """Return the first argument with a known unit axis, preferably one with the dimensions of the result."""
-    sources = [tensor for tensor in tensors_in(args) if known(tensor) is not None]
-    return next((tensor for tensor in sources if tensor.ndim == result.ndim), sources[0] if sources else None)
-
-
-def _permuted(name: str, args: tuple[Any, ...], source: Tensor, axis: int) -> int:
-    """Return the position of a dimension after a permutation."""
-    if name == "permute":
-        return [dim % source.ndim for dim in args[1]].index(axis)
-    if name == "t":
-        return 1 - axis if source.ndim == 2 else axis
-    swapped = [dim % source.ndim for dim in args[1:3]]
-    return swapped[1 - swapped.index(axis)] if axis in swapped else axis

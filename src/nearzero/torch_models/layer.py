@@ -28,6 +28,8 @@ class Layer:
         type: the class of the module, or the function.
         shape: the shape of the pre-activations of the batch on which the layer was found.
         unit_axis: the dimension of `shape` that the units are on.
+        unit_axes: the dimensions that the units of the operation which made the values are on; None if they
+            couldn't be followed, and several where they were divided, into heads for instance.
         activation: the name of the activation applied to the pre-activations; None if none follows directly.
         path, call: the module, and which of its calls in a forward pass it is, counted from 1.
         operation, ordinal: for functions, the operation, and which of its calls within that call of the
@@ -56,6 +58,7 @@ class Layer:
     unit_axis: int
     activation: str | None
     path: str
+    unit_axes: tuple[int, ...] | None = field(default=None, repr=False, kw_only=True)
     call: int = 1
     operation: str = ""
     ordinal: int = -1

@@ -20,12 +20,13 @@ from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
 from nearzero.support.users import running
 from nearzero.torch_models.assumptions import Assumptions
+from nearzero.torch_models.assumptions.outputs import OutputReading, fits_targets
 from nearzero.torch_models.batches import Batch, summary, type_name
 from nearzero.torch_models.snapshot import Snapshot
 
 __all__ = ["Model", "Output", "RandomStates", "as_module", "seed_all", "untouched"]
 
-Output = Callable[[Any], Tensor]
+Output = Callable[[Any], Tensor] | str | int
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -129,11 +130,14 @@ class Model:
     Attributes:
         module: in evaluation mode, within `untouched`.
         before: the state of the module, as `untouched` gives it.
-        output: takes what the module returns and returns the logits; None to look for them by name.
+        output: takes what the module returns and returns the logits; or the key or index of the logits in it;
+            None to look for them.
         writes_inputs: whether the module writes into its inputs, so that it gets copies of them; None if unknown.
         example_axis: the dimension of the logits that holds the examples, which `logits` moves to the front.
+        dimensions: how many dimensions the logits have; None before the first pass.
         outside: why operations outside of the recorded ones change what a pass computes; "" if none do.
         assumptions: receives which output was taken for the logits.
+        reading: turns these into logits with the classes last.
     """
 
     module: nn.Module
@@ -141,8 +145,11 @@ class Model:
     output: Output | None = None
     writes_inputs: bool | None = None
     example_axis: int = 0
+    dimensions: int | None = None
     outside: str = ""
     assumptions: Assumptions = field(default_factory=Assumptions)
+    reading: OutputReading = field(default_factory=OutputReading)
+    _chosen: tuple[str | int, str] | None = field(default=None, init=False)
 
     @property
     def device(self) -> torch.device:
@@ -167,7 +174,7 @@ class Model:
         return bool(getattr(getattr(self.module, "config", None), "is_encoder_decoder", False))
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return the logits of a batch, from a full forward pass.
+        """Return the logits of a batch, or what `reading` turns into logits, from a full forward pass.
 
         A pass is a function of the batch alone: it starts from the same attributes and random states.
 
@@ -181,47 +188,113 @@ class Model:
         with running(f"the model fails on a batch of {batch.describe()}"):
             with self.before.same_hooks():
                 output = self.module(*batch.arguments, **batch.keywords)
-            if self.output is not None:
-                logits, place = self.output(output), "what output= returns"
-            else:
-                logits, place = _logits(output)
+            logits, place = self._choose(output, batch)
         if not isinstance(logits, Tensor) or not logits.is_floating_point() or not logits.ndim:
             raise InputError(
                 f"logits must be a tensor of floating-point numbers; got {summary(logits)}; give output=..., a "
                 "function from what the model returns to its logits"
             )
-        source = "the form of what the model returns" if self.output is None else "given"
-        self.assumptions.record("logits", place, source, "output=")
+        self.assumptions.record("logits", *place, "output=")
         if batch.versions != versions and self.writes_inputs is False:
             raise InputError(
                 f"the model writes into its inputs, on a batch of {batch.describe()} and not on the first one; give it "
                 "copies by prepare=..."
             )
-        return logits.detach().movedim(self.example_axis, 0)
+        self.dimensions = self.dimensions or logits.ndim
+        if logits.ndim != self.dimensions:
+            raise InputError(
+                f"the logits of a batch of {batch.describe()} are {tuple(logits.shape)}, and those of the first batch have "
+                f"{self.dimensions} dimensions; if the model drops one for a single example, give batches of several by "
+                "batch_size=..."
+            )
+        logits = logits.detach() if logits.requires_grad else logits
+        return logits.movedim(self.example_axis, 0) if self.example_axis else logits
+
+    def _choose(self, output: Any, batch: Batch) -> tuple[Any, tuple[str, str]]:
+        """Return the logits in what the module returned; and which part they are, and how that is known."""
+        if callable(self.output):
+            return self.output(output), ("what output= returns", "given")
+        parts = _parts(output)
+        if self.output is not None:
+            if self.output not in parts:
+                raise InputError(
+                    f"output={self.output!r} isn't among the outputs of the model, which are {_listed(parts)}"
+                )
+            return parts[self.output], (f"output[{self.output!r}]", "given")
+        if isinstance(output, Tensor):
+            return output, ("the tensor that the model returns", "it returns nothing else")
+        if self._chosen is None:
+            self._chosen = _find_logits(output, parts, batch)
+        key, source = self._chosen
+        if key not in parts:
+            raise InputError(
+                f"the logits were output[{key!r}] on the first batch; on another the model returns "
+                f"{_listed(parts)}; give output=..., a function from what the model returns to its logits"
+            )
+        return parts[key], (f"output[{key!r}]", source)
 
 
-def _logits(output: Any) -> tuple[Tensor, str]:
-    """Return the logits in a module's output, and which part of it they are: all, an entry, or the first."""
-    if isinstance(output, Tensor):
-        return output, "the tensor that the model returns"
-    logits: Any = None
-    place = ""
+NAMES = ("logits", "out")
+
+
+def _parts(output: Any) -> dict[str | int, Any]:
+    """Return the parts of what a module returned, by key, name or index."""
     if isinstance(output, Mapping):
-        similar = [name for name in output if str(name).endswith("logits")]
-        own = [name for name in ("logits", "out") if name in output]
-        for name in own or (similar if len(similar) == 1 else []):
-            logits, place = output[name], f"entry {name!r}"
-            break
-    elif hasattr(output, "logits"):
-        logits, place = output.logits, "attribute logits"
-    elif isinstance(output, tuple) or (isinstance(output, list) and len(output) == 1):
-        logits, place = (output[0] if output else None), f"the first of {len(output)} outputs"
-    if not isinstance(logits, Tensor):
+        return dict(output)
+    if hasattr(output, "_fields"):
+        return dict(zip(output._fields, output, strict=True)) | dict(enumerate(output))
+    if isinstance(output, (tuple, list)):
+        return dict(enumerate(output))
+    return {
+        name: value for name, value in getattr(output, "__dict__", {}).items() if not name.startswith("_")
+    }
+
+
+def _find_logits(output: Any, parts: Mapping[str | int, Any], batch: Batch) -> tuple[str | int, str]:
+    """Return the key of the logits among the parts of an output, and how it is known.
+
+    Raises:
+        InputError: no part can be the logits, or several can.
+    """
+    similar = [name for name in parts if str(name).endswith("logits")]
+    named = [name for name in NAMES if name in parts] or (similar if len(similar) == 1 else [])
+    if named and isinstance(parts[named[0]], Tensor):
+        return named[0], "its name"
+    tensors = {id(value): key for key, value in parts.items() if _may_be_logits(value)}
+    candidates = list(tensors.values())
+    unnamed = isinstance(output, (tuple, list))
+    if unnamed and len(candidates) == 1:
+        return candidates[0], "no other output can be logits"
+    fitting = [key for key in candidates if _fits(parts[key], batch.target)]
+    if len(fitting) == 1:
+        return fitting[0], "no other output fits the targets"
+    if len(candidates) > 1:
+        listed = _listed({key: parts[key] for key in candidates})
         raise InputError(
-            f"the model returns {summary(output)}, in which no logits are found; give output=..., a function from what "
-            "the model returns to its logits"
+            f"the model returns several outputs that may be the logits: {listed}; choose with output=..., the key or "
+            "index of one, or a function from what the model returns to its logits"
         )
-    return logits, place
+    raise InputError(
+        f"the model returns {summary(output)}, in which no logits are found; give output=..., a function from what "
+        "the model returns to its logits"
+    )
+
+
+def _may_be_logits(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 0
+
+
+def _fits(value: Tensor, target: Tensor | None) -> bool:
+    """Return whether an output has a class for each target, which is a whole number."""
+    if target is None or target.is_floating_point():
+        return False
+    axes = (None,) if value.ndim < 2 else range(1, value.ndim)
+    return any(fits_targets(tuple(value.shape), axis, target) for axis in axes)
+
+
+def _listed(parts: Mapping[str | int, Any]) -> str:
+    """Return the parts of an output for an error message."""
+    return ", ".join(f"{key!r}: {summary(value)}" for key, value in parts.items()) or "nothing"
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def find_cuts(
     Raises:
         InputError: the batch is a single example, or can't have its examples on the dimension that is given.
     """
-    model = replace(model, writes_inputs=True, assumptions=Assumptions())  # passes that leave no traces
+    model = replace(model, writes_inputs=True, dimensions=None, assumptions=Assumptions())  # leaves no traces
     if given is not None:
         if given == "none":
             return Cuts(None, source="given")
@@ -171,7 +171,7 @@ def _fits(logits: Tensor, whole: Tensor, part: Tensor, count: int, axis: int, sl
 def _logits(model: Model, batch: Batch) -> Tensor | None:
     """Return the logits of a batch, or None if the model fails on it."""
     try:
-        return model.logits(batch)
+        return replace(model, dimensions=None).logits(batch)
     except Exception:  # a user's forward may raise anything
         return None
 
