@@ -203,9 +203,9 @@ class Model:
         self.dimensions = self.dimensions or logits.ndim
         if logits.ndim != self.dimensions:
             raise InputError(
-                f"the logits of a batch of {batch.describe()} are {tuple(logits.shape)}, and those of the first batch have "
-                f"{self.dimensions} dimensions; if the model drops one for a single example, give batches of several by "
-                "batch_size=..."
+                f"the logits of a batch of {batch.describe()} are {tuple(logits.shape)}, and those of the first batch "
+                f"have {self.dimensions} dimensions; if the model drops one for a single example, give batches of "
+                "several by batch_size=..."
             )
         logits = logits.detach() if logits.requires_grad else logits
         return logits.movedim(self.example_axis, 0) if self.example_axis else logits
