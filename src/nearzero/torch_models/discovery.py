@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import chain
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -30,8 +31,9 @@ from nearzero.torch_models.assumptions.unit_axes import UnitAxes, default_unit_a
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.hooks import plain_name
 from nearzero.torch_models.layer import Layer
-from nearzero.torch_models.replay import storage_key, tensors_in, tensors_written
-from nearzero.torch_models.state import Model
+from nearzero.torch_models.replay import draws, storage_key, tensors_in, tensors_written
+from nearzero.torch_models.snapshot import Snapshot
+from nearzero.torch_models.state import Model, RandomStates, seed_all
 
 __all__ = ["CannotRunError", "Discovery", "find_layers", "select_layers"]
 
@@ -48,6 +50,7 @@ class Discovery:
         called: the paths of the modules that were called.
         problems: by path, why a module that was called can't be probed.
         output: what the operations say about the logits.
+        random: what draws random numbers on which the logits depend; "" if nothing does.
     """
 
     layers: tuple[Layer, ...]
@@ -56,6 +59,7 @@ class Discovery:
     called: frozenset[str]
     problems: dict[str, str]
     output: TracedOutput
+    random: str
 
 
 class CannotRunError(InputError):
@@ -65,16 +69,19 @@ class CannotRunError(InputError):
 def find_layers(model: Model, batch: Batch) -> Discovery:
     """Return the layers of a model, found in one forward pass on a batch.
 
-    Sets `model.writes_inputs` too.
+    Sets `model.writes_inputs` and `model.outside` too.
 
     Raises:
         CannotRunError: the model can't be run on the batch.
         InputError: the model returns no logits, or changes its weights.
     """
-    copy = batch.copy()
-    versions = [tensor._version for tensor in copy.inputs]
+    copy, model.writes_inputs = batch.copy(), None
+    tensors = Snapshot({str(place): tensor for place, tensor in enumerate(copy.inputs)})
+    objects = Snapshot(copy.objects)
     for follow in (True, False):  # if some operation can't be followed, the modules still can
         watch = _Watch(model.module, copy.named)
+        seed_all()
+        states = RandomStates()
         try:
             logits = _watched(model, copy, watch, follow=follow)
             break
@@ -86,7 +93,16 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
                     f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}; prepare=... makes "
                     "what it takes"
                 ) from error
-    model.writes_inputs = versions != [tensor._version for tensor in copy.inputs]
+    if changed := objects.changed():  # `model.logits` passes copies of those that can be copied
+        raise InputError(
+            f"the model changes its input {changed[0]!r}, which can't be copied; give a new one in each batch by "
+            "prepare=..."
+        )
+    drawing = states.moved(torch_too=not follow)
+    model.writes_inputs = bool(tensors.changed())
+    model.outside = (
+        "it runs in several threads" if watch.threaded else drawing and f"{drawing} draws random numbers"
+    )
     return Discovery(
         layers=tuple(_numbered(watch.layers)),
         batch=batch,
@@ -94,6 +110,7 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         called=frozenset(watch.calls),
         problems=watch.problems,
         output=TracedOutput(logits, *watch.origins.of(logits), watch.unit_axes.of(logits)),
+        random=drawing or watch.random_in(logits),
     )
 
 
@@ -199,6 +216,7 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
 
 
 COMPILED = "_orig_mod"  # the attribute in which torch.compile keeps the wrapped module
+DRAWN = "drawn by "  # before the name of an operation, among the inputs that a tensor depends on
 WEIGHTS = "parametrizations"  # the path of modules that compute weights
 
 
@@ -236,6 +254,7 @@ class _Watch(TorchDispatchMode):
         layers: the layers found, in the order of the pass.
         calls: by path, the number of calls of a module.
         problems: by path, why a module that was called can't be probed.
+        threaded: whether modules were called in another thread than the model.
         unit_axes, origins: what is known of each tensor.
     """
 
@@ -246,6 +265,9 @@ class _Watch(TorchDispatchMode):
         self.problems: dict[str, str] = {}
         self._reads = {storage_key(tensor): frozenset([name]) for name, tensor in inputs}  # by storage
         self._module_bytes = self._operation_bytes = 0
+        self._read = ""  # the operation that drew numbers which Python has read
+        self._thread = get_ident()
+        self.threaded = False
         self._paths = {submodule: path for path, submodule in module.named_modules()}
         self._weights = {storage_key(weight): name for name, weight in module.named_parameters()}
         self.unit_axes = UnitAxes(lambda tensor: bool(self._reads.get(storage_key(tensor))))
@@ -265,6 +287,7 @@ class _Watch(TorchDispatchMode):
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note that a call of a module begins."""
+        self.threaded |= get_ident() != self._thread
         path = self._paths[module]
         self.calls[path] += 1
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
@@ -377,13 +400,24 @@ class _Watch(TorchDispatchMode):
         """Note the inputs that the results of an operation, and the tensors it writes to, depend on."""
         given = map(storage_key, tensors_in((*args, *kwargs.values())))
         reads = frozenset[str]().union(*(self._reads.get(key, frozenset()) for key in given))
+        if draws(func, args, kwargs):
+            reads |= {DRAWN + func._schema.name}
+        if torch.Tag.data_dependent_output in func.tags or func._schema.name == "aten::is_nonzero":
+            self._read = self._read or _drawn(reads)
         for tensor in tensors_in((result, *tensors_written(func, args, kwargs))):
             self._kept.append(tensor)  # so that its storage isn't freed and its key used for another
             self._reads[storage_key(tensor)] = reads | self._reads.get(storage_key(tensor), frozenset())
 
     def _inputs_of(self, tensor: Tensor) -> frozenset[str] | None:
         """Return the inputs that a tensor depends on; None if operations couldn't be followed."""
-        return self._reads.get(storage_key(tensor), frozenset()) if self._operation_bytes else None
+        if not self._operation_bytes:
+            return None
+        reads = self._reads.get(storage_key(tensor), frozenset())
+        return frozenset(name for name in reads if not name.startswith(DRAWN))
+
+    def random_in(self, logits: Tensor) -> str:
+        """Return the operation that drew random numbers on which the logits depend, or which Python has read; or ""."""
+        return self._read or _drawn(self._reads.get(storage_key(logits), frozenset()))
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         """Note the unit axis of a result, and the layer that it is the output of, from the arguments."""
@@ -430,6 +464,11 @@ class _Watch(TorchDispatchMode):
         """Return the dimension of units as followed through the pass, or the default one."""
         axes = self.unit_axes.of(tensor)
         return axes[0] if axes is not None and len(axes) == 1 else default_unit_axis(tensor)
+
+
+def _drawn(reads: Iterable[str]) -> str:
+    """Return an operation that drew random numbers, of what a tensor depends on; "" if there is none."""
+    return next((name.removeprefix(DRAWN) for name in sorted(reads) if name.startswith(DRAWN)), "")
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -27,7 +27,7 @@ from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.replay import OpRecorder, Suffix
 from nearzero.torch_models.state import Model
 
-__all__ = ["Change", "Changed", "Method", "Passes", "SharedPasses", "logits_with_hooks"]
+__all__ = ["Change", "Changed", "Method", "Passes", "SharedPasses", "distance", "logits_with_hooks"]
 
 Method = Literal["auto", "suffix", "full"]
 Change = Callable[[Tensor], Tensor]
@@ -105,7 +105,7 @@ class Passes:
     def full(self, batch: Batch) -> Changed:
         """Return the passes on one batch, each of them a full pass."""
         seen: list[Tensor] = []
-        hook = LayerHook(self.layer, self.side, lambda values: seen.append(values.clone()))
+        hook = LayerHook(self.layer, self.side, lambda values: seen.append(values.detach().clone()))
         logits = logits_with_hooks(self.model, batch, [hook])
         return Changed(seen[0], logits, partial(self.logits, batch))
 
@@ -123,12 +123,11 @@ class Passes:
         tolerance = 0.0
         if batch.inputs and full.device.type != "cpu":  # sums on a GPU may have no fixed order
             again = self.logits(batch, _trial_change)
-            tolerance = min(2 * _distance(full, again), 1e-3 * float(full.abs().max()))
-        distance = _distance(by_suffix, full)
-        if distance <= tolerance:
+            tolerance = min(2 * distance(full, again), 1e-3 * float(full.abs().max()))
+        apart = distance(by_suffix, full)
+        if apart <= tolerance:
             return ""
-        cause = f", perhaps since {suffix.random} draws random numbers" if suffix.random else ""
-        return f"its suffix gives other logits than the full pass (by {distance:.3g}{cause})"
+        return f"its suffix gives other logits than the full pass (by {apart:.3g})"
 
 
 class SharedPasses:
@@ -189,6 +188,8 @@ class SharedPasses:
 
     def _compare(self, batch: Batch, untried: Sequence[Passes]) -> dict[Passes, str]:
         """Return the reason against each layer's suffix, found on a few examples; "" if there is none."""
+        if outside := untried[0].model.outside:
+            return dict.fromkeys(untried, outside)
         few = next(batch.blocks(FEW))
         try:
             return self._reasons_against(few, untried)
@@ -253,7 +254,7 @@ def logits_with_hooks(model: Model, batch: Batch, hooks: Sequence[LayerHook]) ->
     return logits
 
 
-def _distance(left: Tensor, right: Tensor) -> float:
+def distance(left: Tensor, right: Tensor) -> float:
     """Return max |left - right|; infinite if the shapes differ or only one of two values is NaN."""
     if left.shape != right.shape:
         return float("inf")
@@ -263,3 +264,14 @@ def _distance(left: Tensor, right: Tensor) -> float:
         distances = torch.where(equal, 0, (one - other).abs().nan_to_num(nan=torch.inf))
         most = max(most, float(distances.max())) if len(distances) else most
     return most
+
+
+def greatest(values: Tensor) -> float:
+    """Return the greatest absolute value of those that are finite; 0 if there are none."""
+    if not values.numel():
+        return 0.0
+    low, high = values.aminmax()
+    if not bool((high - low).isfinite()):
+        finite = values[values.isfinite()]
+        return greatest(finite)
+    return max(-float(low), float(high), 0.0)

@@ -167,8 +167,8 @@ def _without_last(batch: Batch, counts: Sequence[int]) -> Batch | None:
     names = {id(tensor): name for name, tensor in batch.named}
 
     def cut(tensor: Tensor) -> Tensor:
-        is_mask = "mask" in names[id(tensor)]
-        for axis in range(1, tensor.ndim if is_mask else min(2, tensor.ndim)):
+        is_mask = "mask" in names[id(tensor)] and not batch.axis
+        for axis in (0,) if batch.axis else range(1, tensor.ndim if is_mask else min(2, tensor.ndim)):
             if tensor.shape[axis] in counts:
                 tensor = tensor.narrow(axis, 0, tensor.shape[axis] - 1)
         return tensor
