@@ -213,4 +213,4 @@ def test_an_element_that_isnt_there_on_other_batches():
     with pytest.raises(
         nz.InputError, match=r"layer 'pair\[1\]' isn't in what its module returns .* \(tuple\)"
     ):
-        nz.probe(Shy(), torch.randn(6, 8), "pair[1]", levels=2)
+        nz.probe(Shy(), [torch.randn(2, 8), torch.randn(6, 8)], "pair[1]", levels=2)

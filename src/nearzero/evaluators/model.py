@@ -169,6 +169,7 @@ class ModelEvaluator(base.LayerEvaluator):
         seen: list[tuple[Tensor, Integers]] = []
 
         def visit(values: Tensor) -> None:
+            values = values.detach()
             rows = _exact(by_unit(values, self.torch_layer, batch)).reshape(-1, self.units)
             if not self._by_row:
                 self._check_by_row(rows, by_unit(self._act(values), self.torch_layer, batch))

@@ -26,6 +26,7 @@ from nearzero.perturbations.perturbation import AnyPerturbation, Side
 from nearzero.perturbations.ranges import Ranges
 from nearzero.support.arrays import as_numbers
 from nearzero.support.memory import memory_limit
+from nearzero.torch_models.assumptions.experiments import BatchAxis
 from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind, check_settings
 from nearzero.torch_models.batches import Prepare
 from nearzero.torch_models.forward import Method
@@ -67,6 +68,7 @@ class Request:
     class_axis: ClassAxis | None = None
     causal: bool | None = None
     batch_size: int | None = None
+    batch_axis: BatchAxis = None
     memory: int | str | None = None
     method: Method = "auto"
     keep_items: bool = False
@@ -91,6 +93,8 @@ class Request:
             raise InputError(f"conduct must be an nz.Conduct; got {type(self.conduct).__name__}")
         if self.unit_axis is not None and type(self.unit_axis) is not int:
             raise InputError(f"unit_axis must be a whole number, a dimension; got {self.unit_axis!r}")
+        if self.batch_axis not in (None, 0, 1, "none") or isinstance(self.batch_axis, bool):
+            raise InputError(f"batch_axis must be 0, 1, 'none' or None; got {self.batch_axis!r}")
         if self.causal not in (True, False, None):
             raise InputError(f"causal must be True, False or None; got {self.causal!r}")
         check_settings(self.output_kind, self.class_axis)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import islice
 from typing import Any
 
@@ -324,11 +325,16 @@ def _changes(steps_of_all: Sequence[Sequence[_Step]], like: Tensor, layer: Layer
 
 
 def _change(steps: Sequence[tuple[_Operation, Tensor]]) -> Change:
-    """Return the function that applies the operations one after the other, with one new tensor for all results."""
+    """Return the function that applies the operations one after the other, with one new tensor for all results.
+
+    Where the model takes gradients, the results keep theirs, and each is a tensor of its own.
+    """
 
     def change(values: Tensor) -> Tensor:
         if not steps:
             return values.clone()
+        if torch.is_grad_enabled() and values.requires_grad:
+            return reduce(lambda x, step: step[0](x, step[1]), steps, values).to(values.dtype)
         x, workspace = values, torch.empty_like(values, dtype=steps[0][1].dtype)
         for operation, parameter in steps:
             x = operation(x, parameter, out=workspace)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,15 +32,8 @@ __all__ = ["ModelOptions", "evaluators_of", "open_evaluator"]
 SAME = 1e-4  # as a share of the largest logit: more than the rounding of float32 sums in another order
 # options that only the model backend can respect
 MODEL_ONLY = (
-    "layer",
-    "activation",
-    "unit_axis",
-    "prepare",
-    "output",
-    "output_kind",
-    "class_axis",
-    "causal",
-    "method",
+    *("layer", "activation", "unit_axis", "prepare", "output", "output_kind", "class_axis"),
+    *("causal", "batch_axis", "method"),
 )
 
 
@@ -57,6 +50,7 @@ class ModelOptions(TypedDict, total=False):
         class_axis: the dimension of the classes; "none" if each number is an item.
         causal: True if the logits at a token predict the next token.
         batch_size: the number of examples in a batch, for data that come as examples.
+        batch_axis: the dimension of the inputs that holds the examples, or "none"; see `nearzero.probe`.
         method: "auto", "suffix" or "full", see `nearzero.probe`.
         backend: "two-layer" or "model"; chosen if None.
     """
@@ -70,6 +64,7 @@ class ModelOptions(TypedDict, total=False):
     class_axis: ClassAxis | None
     causal: bool | None
     batch_size: int | None
+    batch_axis: int | Literal["none"] | None
     method: str
     backend: Backend | None
 
@@ -266,7 +261,8 @@ def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | Non
     from nearzero.networks.two_layer import from_module
 
     request, model = session.request, session.model
-    if request.output is not None or request.method != "auto" or session.causal:
+    given = request.output is not None or request.method != "auto" or request.batch_axis is not None
+    if given or session.causal or session.discovery.random:
         return None
     if (model.reading.kind, model.reading.class_axis) != ("logits", 1):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -18,11 +18,12 @@ from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import KEPT, METRICS, Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.causality import read_causality
+from nearzero.torch_models.assumptions.experiments import Cuts, changed_by_a_pass, find_cuts
 from nearzero.torch_models.assumptions.masking import read_masks
 from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind
 from nearzero.torch_models.assumptions.rows import place_layers
 from nearzero.torch_models.batches import Batch, read_batch
-from nearzero.torch_models.data import BatchSource, MemoryBudget
+from nearzero.torch_models.data import BatchSource, MemoryBudget, is_collated
 from nearzero.torch_models.discovery import (
     CannotRunError,
     Discovery,
@@ -40,6 +41,7 @@ __all__ = ["Half", "Session", "open_session"]
 # The first pass takes SAMPLE examples; to see whether layers differ between examples, others take FEW of each of
 # the first batches, LOOKS of them.
 SAMPLE, FEW, LOOKS = 2, 4, 2
+SHOWN = 3  # names of what a pass changes
 BATCHES = 8  # whose shapes are compared, as long as they fit several readings
 RANKING = ("accuracy", "agreement")  # metrics that are the same for logits and for probabilities of classes
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
@@ -159,8 +161,7 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             runnable, [source] if ranges_source is None else [source, ranges_source], request
         )
         selection = select_layers(runnable, discovery, request.wanted)
-        wanted = choose_metrics(metrics, discovery.batch.target)
-        budget = _budget(discovery, request, wanted)
+        budget = budget_of(discovery, request)
         few_rows = min(SAMPLE, budget.rows(discovery.batch))
         masked = read_masks(runnable, source, masks, few_rows)
         first = source.first(source.dtype)
@@ -174,17 +175,16 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             request,
             discovery,
             budget,
-            place_layers(runnable, layers, few, masked, few_rows),
+            place_layers(runnable, layers, few, masked, budget.rows(first)),
             selection.left_out,
-            wanted,
+            choose_metrics(metrics, discovery.batch.target),
             causal,
             runnable.assumptions,
         )
         session.model.reading = _read_output(session)
         _record(session)
-        output = replace(
-            discovery.output, logits=discovery.output.logits[:0]
-        )  # of two examples, they can be large
+        logits = discovery.output.logits  # of two examples, they can be large
+        output = replace(discovery.output, logits=logits.new_empty((0, *logits.shape[1:])))
         yield replace(session, discovery=replace(discovery, output=output))
 
 
@@ -217,17 +217,6 @@ def _read_output(session: Session) -> OutputReading:
     return reading
 
 
-def _budget(
-    discovery: Discovery, request: Request, metrics: Mapping[str, Metric] | None = None
-) -> MemoryBudget:
-    """Return the number of examples that fit in memory at a time, by the pass on the first examples."""
-    count, logits = len(discovery.batch), discovery.output.logits.numel()
-    by_item = metrics is not None and all(metric.by_item for metric in metrics.values())
-    copies = LARGE_LOGITS if by_item and logits > KEPT * count else LOGITS
-    bytes_per_example = (PASSES * discovery.bytes + 4 * copies * logits) / count
-    return MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit)
-
-
 def _record(session: Session) -> None:
     """Record what is known about a model and its data before anything is measured."""
     request, record = session.request, session.assumptions.record
@@ -240,9 +229,6 @@ def _record(session: Session) -> None:
         record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
     for name, reason in session.left_out.items():
         record(f"use of layer {name}", "left out", reason, "layers=")
-    batch = session.discovery.batch
-    cut = "as memory allows, along the first dimension of all inputs" if batch.divisible else "never"
-    record("cuts of batches", cut, f"inputs {batch.describe()} of {len(batch)} examples", "prepare=")
     bounds = (
         "minimum and maximum"
         if request.quantiles is None
@@ -270,11 +256,18 @@ def _known(given: bool, inferred: str) -> str:
 
 def source_of(model: Model, data: Any, request: Request, masks: MaskReader | None = None) -> BatchSource:
     """Return data as batches that the model takes, whose masks are read in one way."""
-    masks = masks or MaskReader()
+    collated, masks = is_collated(data), masks or MaskReader()
 
     def read(item: Any, dtype: torch.dtype | None) -> Batch:
-        labelled = model.takes_labels
-        return read_batch(item, model.device, request.prepare, dtype=dtype, keep_labels=labelled, masks=masks)
+        return read_batch(
+            item,
+            model.device,
+            request.prepare,
+            dtype=dtype,
+            keep_labels=model.takes_labels,
+            collated=collated,
+            masks=masks,
+        )
 
     return BatchSource(data, read, request.batch_size, request.limit)
 
@@ -293,7 +286,7 @@ def discover(
         request: the layers that are wanted, and the memory.
         most: the number of batches to look in; all of them if None.
     """
-    discovery = _found_first(model, sources)
+    discovery = _found_first(model, sources, request)
     for number, batch in enumerate(islice(sources[0], LOOKS)):
         few = next(batch.blocks(FEW))
         if number or len(few) > len(discovery.batch):
@@ -303,7 +296,7 @@ def discover(
                 return discovery
     if are_found(discovery, request.wanted) or not discovery.idle:
         return discovery
-    budget = _budget(discovery, request)
+    budget = budget_of(discovery, request)
     for batch in islice(sources[0], most):
         for block in batch.blocks(budget.rows(batch)):
             if calls_any(model, block, discovery.idle):
@@ -313,11 +306,66 @@ def discover(
     return discovery
 
 
-def _found_first(model: Model, sources: list[BatchSource]) -> Discovery:
-    """Return the layers of a model, found on the first two examples of the first source.
+def _found_first(model: Model, sources: list[BatchSource], request: Request) -> Discovery:
+    """Return the layers of a model, found on a few examples of the first batch of the first source.
 
-    If the model fails on these, the whole batch is tried, and then inputs in the precision of the model's
-    weights. All sources convert their inputs in the same way from then on.
+    Experiments say how batches can be cut, and whether a pass repeats. All sources are cut in the same way
+    from then on, and convert their inputs in the same way.
+
+    Raises:
+        CannotRunError: the model can't be run on the first batch.
+        InputError: an item of the data is a single example, or a second pass gives other logits.
+    """
+    if request.batch_axis == "none":
+        _cut(sources, None)
+    trial = replace(model, assumptions=Assumptions())  # which may be those of a batch that can't be cut
+    first = _first_discovery(trial, sources)
+    batch = sources[0].first(sources[0].dtype)
+    most, batched = budget_of(first, request).rows(batch), sources[0].batched
+    cuts = find_cuts(trial, batch, request.batch_axis, random=first.random, most=most, batched=batched)
+    model.example_axis = cuts.example_axis
+    _cut(sources, cuts.axis)
+    rows = len(first.batch) if cuts.axis == batch.axis else SAMPLE
+    discovery = find_layers(model, next(sources[0].first(sources[0].dtype).blocks(rows)))
+    changed: list[str] = []
+    budget_of(discovery, request).run_in_blocks(
+        discovery.batch, lambda block: changed.extend(changed_by_a_pass(model, block))
+    )
+    _record_experiments(model.assumptions, discovery, cuts, list(dict.fromkeys(changed)))
+    return discovery
+
+
+def _cut(sources: list[BatchSource], axis: int | None) -> None:
+    for source in sources:
+        source.axis = axis
+
+
+def _record_experiments(
+    assumptions: Assumptions, discovery: Discovery, cuts: Cuts, changed: list[str]
+) -> None:
+    """Record what the experiments say about a model."""
+    assumptions.record("cuts of batches", cuts.text, cuts.source, "batch_axis=")
+    drawn = f"{discovery.random}, the same numbers in every pass" if discovery.random else "none"
+    assumptions.record("random numbers", drawn, "the operations of a pass", "method=")
+    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    state = f"{', '.join(changed[:SHOWN])}{more}, put back before every pass" if changed else "none"
+    assumptions.record("state that a pass changes", state, "two passes with equal logits", "model=")
+
+
+def budget_of(discovery: Discovery, request: Request) -> MemoryBudget:
+    """Return the number of examples that fit in memory, from the pass in which the layers were found."""
+    count, logits = len(discovery.batch), discovery.output.logits.numel()
+    by_item = all(metric.by_item for metric in (name_metrics(request.metrics) or {}).values())
+    copies = LARGE_LOGITS if by_item and logits > KEPT * count else LOGITS
+    bytes_per_example = (PASSES * discovery.bytes + 4 * copies * logits) / count
+    return MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit)
+
+
+def _first_discovery(model: Model, sources: list[BatchSource]) -> Discovery:
+    """Return the layers as found before it is known how batches can be cut.
+
+    If the model fails on a few examples, the whole batch is tried, and then inputs in the precision of the
+    model's weights.
 
     Raises:
         CannotRunError: the model fails in all of these ways; it is the first failure.

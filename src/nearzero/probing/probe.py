@@ -32,6 +32,7 @@ from nearzero.evaluators.select import evaluators_of
 from nearzero.evaluators.session import Session, discover, open_session, source_of
 from nearzero.perturbations.families import PAPER_FAMILIES, Conduct
 from nearzero.probing.result import LayerResponse, ProbeResult, dataset
+from nearzero.torch_models.assumptions.experiments import BatchAxis
 from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind
 from nearzero.torch_models.batches import Prepare
 from nearzero.torch_models.forward import Method, SharedPasses
@@ -100,6 +101,7 @@ def probe(
     class_axis: ClassAxis | None = None,
     causal: bool | None = None,
     batch_size: int | None = None,
+    batch_axis: BatchAxis = None,
     memory: int | str | None = None,
     method: Method = "auto",
     keep_items: bool = False,
@@ -142,6 +144,8 @@ def probe(
             each number is the logit of an item of its own.
         causal: True if the logits at a token predict the next token; decided by the model's class if None.
         batch_size: the number of examples in a batch, for data that come as examples.
+        batch_axis: the dimension of the inputs that holds the examples (0 or 1), or "none" if an example's logits
+            depend on the others of its batch, so that batches can't be cut; found by experiment if None.
         memory: the memory that may be used in addition to the model and the data, such as "2 GB";
             `NEARZERO_MEMORY` or 3 GB if None.
         method: "auto", "suffix" or "full"; see `nearzero.torch_models.forward`.
@@ -187,6 +191,7 @@ def probe(
         centred=design is not None,
         causal=causal,
         batch_size=batch_size,
+        batch_axis=batch_axis,
         memory=memory,
         method=method,
         keep_items=keep_items,

@@ -34,6 +34,7 @@ __all__ = [
     "Passes",
     "SharedPasses",
     "Unreached",
+    "distance",
     "logits_with_hooks",
     "not_reached",
 ]
@@ -131,7 +132,7 @@ class Passes:
     def full(self, batch: Batch) -> Changed | Unreached:
         """Return the passes on one batch, each of them a full pass; one pass if it doesn't reach the layer."""
         seen: list[Tensor] = []
-        hook = LayerHook(self.layer, self.side, lambda values: seen.append(values.clone()))
+        hook = LayerHook(self.layer, self.side, lambda values: seen.append(values.detach().clone()))
         logits = logits_with_hooks(self.model, batch, [hook])
         return Changed(seen[0], logits, partial(self.logits, batch)) if seen else Unreached(logits)
 
@@ -149,12 +150,11 @@ class Passes:
         tolerance = 0.0
         if batch.inputs and full.device.type != "cpu":  # sums on a GPU may have no fixed order
             again = self.logits(batch, _trial_change)
-            tolerance = min(2 * _distance(full, again), 1e-3 * float(full.abs().max()))
-        distance = _distance(by_suffix, full)
-        if distance <= tolerance:
+            tolerance = min(2 * distance(full, again), 1e-3 * float(full.abs().max()))
+        apart = distance(by_suffix, full)
+        if apart <= tolerance:
             return ""
-        cause = f", perhaps since {suffix.random} draws random numbers" if suffix.random else ""
-        return f"its suffix gives other logits than the full pass (by {distance:.3g}{cause})"
+        return f"its suffix gives other logits than the full pass (by {apart:.3g})"
 
 
 class SharedPasses:
@@ -225,6 +225,8 @@ class SharedPasses:
 
         A layer that these examples don't reach is tried on the whole batch, and left out if that doesn't either.
         """
+        if outside := untried[0].model.outside:
+            return dict.fromkeys(untried, outside)
         few = next(batch.blocks(FEW))
         try:
             reasons = self._reasons_against(few, untried)
@@ -288,7 +290,7 @@ def logits_with_hooks(model: Model, batch: Batch, hooks: Sequence[LayerHook]) ->
         return model.logits(batch)
 
 
-def _distance(left: Tensor, right: Tensor) -> float:
+def distance(left: Tensor, right: Tensor) -> float:
     """Return max |left - right|; infinite if the shapes differ or only one of two values is NaN."""
     if left.shape != right.shape:
         return float("inf")
@@ -298,3 +300,14 @@ def _distance(left: Tensor, right: Tensor) -> float:
         distances = torch.where(equal, 0, (one - other).abs().nan_to_num(nan=torch.inf))
         most = max(most, float(distances.max())) if len(distances) else most
     return most
+
+
+def greatest(values: Tensor) -> float:
+    """Return the greatest absolute value of those that are finite; 0 if there are none."""
+    if not values.numel():
+        return 0.0
+    low, high = values.aminmax()
+    if not bool((high - low).isfinite()):
+        finite = values[values.isfinite()]
+        return greatest(finite)
+    return max(-float(low), float(high), 0.0)

@@ -55,7 +55,8 @@ class MaskReader:
                 others = [
                     value for key, value in keywords.items() if key != name and isinstance(value, Tensor)
                 ]
-                if any(value.shape[:2] == (mask.shape[0], mask.shape[-1]) for value in others):
+                shape = (mask.shape[0], mask.shape[-1])
+                if any(value.shape[:2] in (shape, shape[::-1]) for value in others):
                     return name, self.read(name, mask)
         return "", None
 

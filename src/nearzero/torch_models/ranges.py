@@ -200,7 +200,7 @@ def _stream(
         results: list[tuple[_Extremes | _Search, Any]] = []  # added only once the pass is complete
 
         def visit(index: int, values: Tensor) -> None:
-            layer = layers[index]
+            layer, values = layers[index], values.detach()
             after = layer.act(values) if layer.act is not None else values
             if after.shape != values.shape:
                 raise InputError(f"the activation of layer {layer.name!r} must keep the shape of its values")

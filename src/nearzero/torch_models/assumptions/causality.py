@@ -118,9 +118,10 @@ def _are_inputs(batch: Batch, ahead: int) -> bool:
     counted = target != IGNORED
     if not bool(counted.any()):
         return False
+    inputs = (tensor.t() if batch.axis and tensor.ndim == 2 else tensor for tensor in batch.inputs)
     return any(
         bool((tensor[:, ahead:] == target)[counted].all())
-        for tensor in batch.inputs
+        for tensor in inputs
         if tensor.shape == batch.target.shape
         and not tensor.is_floating_point()
         and tensor.dtype != torch.bool

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from nearzero.torch_models.batches import DECODER, Batch
+from nearzero.torch_models.forward import greatest
 from nearzero.torch_models.hooks import plain_name
 from nearzero.torch_models.state import Model
 
@@ -38,7 +39,9 @@ def _contents(batch: Batch, shape: tuple[int, ...]) -> list[Tensor]:
     return [
         tensor
         for name, tensor in batch.named
-        if tensor.shape[:2] == shape and name not in (*DECODER, "labels") and _is_content(name, tensor)
+        if tensor.shape[:2] == (shape[::-1] if batch.axis else shape)
+        and name not in (*DECODER, "labels")
+        and _is_content(name, tensor)
     ]
 
 
@@ -66,13 +69,14 @@ def moved_by(model: Model, batch: Batch, where: Tensor, logits: Tensor) -> Tenso
     tokens = _contents(batch, tuple(where.shape))
     if not tokens or not bool(where.any()):
         return None
-    numbers = {id(tensor): _noisy(tensor, where) for tensor in tokens if tensor.is_floating_point()}
+    at_inputs = where.t() if batch.axis else where
+    numbers = {id(tensor): _noisy(tensor, at_inputs) for tensor in tokens if tensor.is_floating_point()}
     indices = [tensor for tensor in tokens if not tensor.is_floating_point()]
-    embedding = _ChangedEmbedding(indices, where)
+    embedding = _ChangedEmbedding(indices, at_inputs)
     with embedding:
         after = model.logits(_with(batch, numbers))
     if indices and not embedding.seen:
-        exchanged = {id(tensor): _exchanged(tensor, where) for tensor in indices}
+        exchanged = {id(tensor): _exchanged(tensor, at_inputs) for tensor in indices}
         after = model.logits(_with(batch, numbers | exchanged))
     if after.shape != logits.shape:
         return None
@@ -118,13 +122,7 @@ def looks_ahead(model: Model, batch: Batch, mask: Tensor, logits: Tensor) -> boo
 
 def rounding_of(logits: Tensor) -> float:
     """Return a change of logits that rounding may explain."""
-    if not logits.numel():
-        return 0.0
-    least, greatest = logits.aminmax()
-    if not bool((greatest - least).isfinite()):
-        finite = logits[logits.isfinite()]
-        least, greatest = finite.aminmax() if finite.numel() else (finite.sum(), finite.sum())
-    return ROUNDING[logits.dtype.itemsize] * max(-float(least), float(greatest), 0.0)
+    return ROUNDING[logits.dtype.itemsize] * greatest(logits)
 
 
 class _ChangedEmbedding(TorchDispatchMode):

@@ -47,9 +47,8 @@ def _place(
     """
     if not batch.divisible:
         return list(layers)
-    rows = (0, min(1, len(batch) - 1), 0)
-    most = min(3, max(most, 2))
-    examples = [batch.take(torch.tensor(rows[:count])) for count in (most - 1, most)]
+    rows = (0, min(1, len(batch) - 1), 0) if most > 2 else (0, 0)
+    examples = [batch.take(torch.tensor(rows[:count])) for count in (len(rows) - 1, len(rows))]
     batches = (*examples, _without_last(examples[0], counts))
     of_some, of_more, of_fewer = (_values(model, layers, each) for each in batches)
     placed = list(layers)
@@ -58,7 +57,7 @@ def _place(
             axis = layer.axis_of(of_some[index])
             some, more = (values[index].movedim(axis, -1) for values in (of_some, of_more))
             fewer = of_fewer[index].movedim(axis, -1) if index in of_fewer else None
-            placed[index] = replace(layer, rows=_axes(some, more, fewer, most, counts))
+            placed[index] = replace(layer, rows=_axes(some, more, fewer, len(rows), counts))
     return placed
 
 
@@ -134,8 +133,8 @@ def _without_last(batch: Batch, counts: Sequence[int]) -> Batch | None:
     names = {id(tensor): name for name, tensor in batch.named}
 
     def cut(tensor: Tensor) -> Tensor:
-        is_mask = "mask" in names[id(tensor)]
-        for axis in range(1, tensor.ndim if is_mask else min(2, tensor.ndim)):
+        is_mask = "mask" in names[id(tensor)] and not batch.axis
+        for axis in (0,) if batch.axis else range(1, tensor.ndim if is_mask else min(2, tensor.ndim)):
             if tensor.shape[axis] in counts:
                 tensor = tensor.narrow(axis, 0, tensor.shape[axis] - 1)
         return tensor

@@ -17,7 +17,8 @@ from nearzero.torch_models.assumptions.origins import TracedOutput
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.discovery.watch import Watch
 from nearzero.torch_models.layer import Layer
-from nearzero.torch_models.state import Model
+from nearzero.torch_models.snapshot import Snapshot
+from nearzero.torch_models.state import Model, RandomStates, seed_all
 
 __all__ = ["CannotRunError", "Discovery", "calls_any", "find_layers"]
 
@@ -36,6 +37,7 @@ class Discovery:
         idle: the paths of the modules with weights that were neither called nor read.
         problems: by path, why a module that was called can't be probed.
         output: what the operations of the first pass say about the logits.
+        random: what draws random numbers on which the logits depend; "" if nothing does.
     """
 
     found: tuple[Layer, ...]
@@ -45,6 +47,7 @@ class Discovery:
     idle: frozenset[str]
     problems: dict[str, str]
     output: TracedOutput
+    random: str
 
     @cached_property
     def places(self) -> tuple[Layer, ...]:
@@ -72,6 +75,7 @@ class Discovery:
             called=self.called | other.called,
             idle=self.idle & other.idle,
             problems=other.problems | self.problems,
+            random=self.random or other.random,
         )
 
 
@@ -138,16 +142,20 @@ class CannotRunError(InputError):
 def find_layers(model: Model, batch: Batch) -> Discovery:
     """Return the layers of a model, found in one forward pass on a batch.
 
-    Sets `model.writes_inputs` too.
+    Sets `model.writes_inputs` and `model.outside` too, which stay set once a pass has found them.
 
     Raises:
         CannotRunError: the model can't be run on the batch.
         InputError: the model returns no logits, or changes its weights.
     """
-    copy = batch.copy()
-    versions = [tensor._version for tensor in copy.inputs]
+    written = bool(model.writes_inputs)
+    copy, model.writes_inputs = batch.copy(), None
+    tensors = Snapshot({str(place): tensor for place, tensor in enumerate(copy.inputs)})
+    objects = Snapshot(copy.objects)
     for follow in (True, False):  # if some operation can't be followed, the modules still can
         watch = Watch(model.module, copy.named)
+        seed_all()
+        states = RandomStates()
         try:
             logits = _watched(model, copy, watch, follow=follow)
             break
@@ -159,7 +167,16 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
                     f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}; prepare=... makes "
                     "what it takes"
                 ) from error
-    model.writes_inputs |= versions != [tensor._version for tensor in copy.inputs]
+    if changed := objects.changed():  # `model.logits` passes copies of those that can be copied
+        raise InputError(
+            f"the model changes its input {changed[0]!r}, which can't be copied; give a new one in each batch by "
+            "prepare=..."
+        )
+    drawing = states.moved(torch_too=not follow)
+    model.writes_inputs = written or bool(tensors.changed())
+    model.outside = model.outside or (
+        "it runs in several threads" if watch.threaded else drawing and f"{drawing} draws random numbers"
+    )
     return Discovery(
         found=tuple(watch.found(logits)),
         batch=batch,
@@ -168,6 +185,7 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         idle=watch.idle,
         problems=watch.problems,
         output=TracedOutput(logits, *watch.origins.of(logits), watch.unit_axes.of(logits)),
+        random=drawing or watch.random_in(logits),
     )
 
 

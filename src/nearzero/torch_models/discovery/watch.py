@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -30,12 +31,13 @@ from nearzero.torch_models.discovery.module_types import (
 )
 from nearzero.torch_models.hooks import elements_of, plain_name
 from nearzero.torch_models.layer import Layer
-from nearzero.torch_models.replay import storage_key, tensors_in, tensors_written
+from nearzero.torch_models.replay import draws, storage_key, tensors_in, tensors_written
 from nearzero.torch_models.weights import gives
 
 __all__ = ["Watch"]
 
 COMPILED = "_orig_mod"  # the attribute in which torch.compile keeps the wrapped module
+DRAWN = "drawn by "  # before the name of an operation, among the inputs that a tensor depends on
 WEIGHTS = "parametrizations"  # the path of modules that compute weights
 # Operations that keep the values of a layer's output: the result is still the output of that layer.
 VALUE_PRESERVING = {
@@ -51,7 +53,7 @@ _Values = tuple[int, int]  # the values of a tensor: its id, and how often its s
 
 
 @dataclass(frozen=True, eq=False)
-class _Argument:
+class _Given:
     """The argument of a module at its call: the tensor, a copy of its values, and their key."""
 
     tensor: Tensor
@@ -75,7 +77,7 @@ class _Call:
     path: str
     module: nn.Module
     number: int
-    given: _Argument | None
+    given: _Given | None
     operations: Counter[str] = field(default_factory=Counter)
     functions: list[tuple[Layer, _Values, Tensor, int]] = field(default_factory=list)
 
@@ -95,6 +97,7 @@ class Watch(TorchDispatchMode):
         layers: the layers and outputs found, in the order of the pass.
         calls: by path, the number of calls of a module.
         problems: by path, why a module that was called can't be probed.
+        threaded: whether modules were called in another thread than the model.
         unit_axes, origins: what is known of each tensor.
     """
 
@@ -105,6 +108,9 @@ class Watch(TorchDispatchMode):
         self.problems: dict[str, str] = {}
         self._reads = {storage_key(tensor): frozenset([name]) for name, tensor in inputs}  # by storage
         self._module_bytes = self._operation_bytes = 0
+        self._read = ""  # the operation that drew numbers which Python has read
+        self._thread = get_ident()
+        self.threaded = False
         self._paths = {submodule: path for path, submodule in module.named_modules()}
         self._weights = {storage_key(weight): name for name, weight in module.named_parameters()}
         self._constants = {*self._weights, *map(storage_key, module.buffers())}
@@ -131,12 +137,13 @@ class Watch(TorchDispatchMode):
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note that a call of a module begins."""
+        self.threaded |= get_ident() != self._thread
         path = self._paths[module]
         self.calls[path] += 1
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         with _disable_current_modes():  # this copy is not part of the model
             candidate = len(tensors) == 1 and may_be_activation(module)
-            given = _Argument(tensors[0], tensors[0].clone(), self._values(tensors[0])) if candidate else None
+            given = _Given(tensors[0], tensors[0].clone(), self._values(tensors[0])) if candidate else None
         self._stack.append(_Call(path, module, self.calls[path], given))
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -174,7 +181,7 @@ class Watch(TorchDispatchMode):
                 known = bool(kind) and layer.is_followed and gives(call.module, arguments, output)
                 self.layers.append(replace(layer, element=element, producer=call.path if known else None))
 
-    def _add_activation(self, call: _Call, given: _Argument, output: Tensor, name: str) -> None:
+    def _add_activation(self, call: _Call, given: _Given, output: Tensor, name: str) -> None:
         """Add an activation module, from its argument and its output."""
         forward, in_place = (
             call.module.forward,
@@ -260,6 +267,10 @@ class Watch(TorchDispatchMode):
         given = set(map(storage_key, tensors_in((*args, *kwargs.values()))))
         self._used |= given
         reads = frozenset[str]().union(*map(self._reads_of, given))
+        if draws(func, args, kwargs):
+            reads |= {DRAWN + func._schema.name}
+        if torch.Tag.data_dependent_output in func.tags or func._schema.name == "aten::is_nonzero":
+            self._read = self._read or _drawn(reads)
         for tensor in tensors_in((result, *tensors_written(func, args, kwargs))):
             self._kept.append(tensor)  # so that its storage isn't freed and its key used for another
             self._reads[storage_key(tensor)] = reads | self._reads.get(storage_key(tensor), frozenset())
@@ -270,7 +281,14 @@ class Watch(TorchDispatchMode):
 
     def _inputs_of(self, tensor: Tensor) -> frozenset[str] | None:
         """Return the inputs that a tensor depends on; None if operations couldn't be followed."""
-        return self._reads.get(storage_key(tensor), frozenset()) if self._operation_bytes else None
+        if not self._operation_bytes:
+            return None
+        reads = self._reads.get(storage_key(tensor), frozenset())
+        return frozenset(name for name in reads if not name.startswith(DRAWN))
+
+    def random_in(self, logits: Tensor) -> str:
+        """Return the operation that drew random numbers on which the logits depend, or which Python has read; or ""."""
+        return self._read or _drawn(self._reads.get(storage_key(logits), frozenset()))
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         """Note the unit axis of a result, and the layer that it is the output of, from the arguments."""
@@ -368,6 +386,11 @@ class Watch(TorchDispatchMode):
             and (weights := list(module.parameters(recurse=False)))
             and self._used.isdisjoint(map(storage_key, weights))
         )
+
+
+def _drawn(reads: Iterable[str]) -> str:
+    """Return an operation that drew random numbers, of what a tensor depends on; "" if there is none."""
+    return next((name.removeprefix(DRAWN) for name in sorted(reads) if name.startswith(DRAWN)), "")
 
 
 def _without_units(output: Any) -> str:
