@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import nearzero as nz
+from nearzero.evaluators.select import open_evaluator
 
 LEVELS = {"offset": [-0.5, 0.4], "scale": [0.0, 2.0]}
 CLASSES = 4
@@ -186,6 +187,51 @@ def test_a_default_layer_that_cant_be_probed_is_left_out():
         ):
             nz.probe(model, batches, layers, levels=2, prepare=masked)
     assert nz.probe(Turned(), batches, levels=2).layers == [":relu", "turned"]
+
+
+class TopTwo(nn.Module):
+    """Sends each token to two experts; the rows of all are in one tensor, sorted by expert."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.first = nn.Linear(6, 3), nn.Parameter(torch.randn(3, 6, 8))
+        self.act, self.head = nn.GELU(), nn.Linear(8, CLASSES)
+
+    def routes(self, tokens):
+        chosen = self.gate(tokens).topk(2, dim=-1).indices.reshape(-1)
+        order = chosen.argsort(stable=True)
+        return chosen[order], order
+
+    def inner(self, tokens):
+        expert, order = self.routes(tokens)
+        selected = tokens[order // 2]
+        parts = [selected[expert == number] @ self.first[number] for number in range(3)]
+        return torch.cat(parts), order
+
+    def forward(self, x):
+        tokens = x.reshape(-1, 6)
+        expert, order = self.routes(tokens)
+        selected = tokens[order // 2]
+        z = torch.einsum("ri,rio->ro", selected, self.first[expert])
+        out = torch.zeros(2 * len(tokens), 8).index_put((order,), self.act(z))
+        return self.head(out.reshape(len(tokens), 2, 8).sum(1)).reshape(*x.shape[:2], CLASSES).mean(1)
+
+
+def test_masks_apply_to_the_rows_of_experts():
+    model, x = TopTwo(), torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(2))
+    counts = masked(x)[2].reshape(-1)
+    with torch.no_grad():
+        z, order = model.inner(x.reshape(-1, 6))
+        rows = z[counts[order // 2]].double()
+        width = (rows.amax(0) - rows.amin(0)).float()
+        expected = by_hand(model, x, (model.act, [lambda values: values + 0.4 * width]), 3)
+    result = nz.probe(model, [x], "act", prepare=masked, **SETTINGS)
+    assert result.response.rows.item() == 2 * counts.sum()
+    found = logits_of(result.response.sel(family="offset", level=0.4), "act")
+    np.testing.assert_allclose(found, expected[0], rtol=0, atol=1e-5)
+    with open_evaluator(model, [x], options={"layer": "act"}) as evaluator:
+        assert evaluator.row_examples.tolist() == (order // 2 // 5).tolist()
 
 
 # --- the activation that follows a layer -----------------------------------------------------------------------------

@@ -205,7 +205,7 @@ class Shy(nn.Module):
         self.pair = Gives(lambda *pair: pair if pair[0].shape[0] < 4 else pair[:1])
 
     def forward(self, x):
-        return self.pair(x)[-1]
+        return self.pair(x)[0] * 1.0
 
 
 def test_an_element_that_isnt_there_on_other_batches():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import default_collate as collate
 
 from nearzero.errors import InputError
+from nearzero.torch_models.assumptions.routing import RowSource
 from nearzero.torch_models.masks import MaskReader
 from nearzero.torch_models.snapshot import is_constant
 
@@ -61,6 +62,7 @@ class Batch:
         masked_by: the input that the mask was read from; "" if there is none, or if `prepare` gave the mask.
         axis: the dimension of the inputs that holds the examples; None if the batch can't be cut into examples.
             Targets and masks have the examples first.
+        routed: by `Layer.key`, where the rows of a layer were selected in a pass on this batch, as far as they were.
     """
 
     arguments: tuple[Any, ...]
@@ -71,6 +73,7 @@ class Batch:
     decoder_mask: Tensor | None = None
     masked_by: str = ""
     axis: int | None = 0
+    routed: dict[Any, RowSource] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -123,6 +126,11 @@ class Batch:
         axis = self.axis
         dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
         return dense and axis is not None and value.ndim > axis and value.shape[axis] == len(self)
+
+    @property
+    def row_counts(self) -> set[int]:
+        """Return the numbers that rows may have before an expert selects some: of examples, and of tokens."""
+        return {len(self), *(tensor.shape[:2].numel() for tensor in self.inputs if tensor.ndim > 1)}
 
     def take(self, part: slice | Tensor) -> Batch:
         """Return the examples of a slice, or at indices (m,), which may repeat, of a `divisible` batch."""

@@ -11,7 +11,7 @@ layer decides in Python what the model does, the full pass is used and the resul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.perturbations.perturbation import Side
+from nearzero.torch_models.assumptions.routing import RoutedRows
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.hooks import LayerHook, hooked
@@ -127,7 +128,9 @@ class Passes:
 
     def logits(self, batch: Batch, change: Change) -> Tensor:
         """Return the logits of one full pass with the layer's values changed."""
-        return logits_with_hooks(self.model, batch, [LayerHook(self.layer, self.side, change)])
+        hooks = [LayerHook(self.layer, self.side, change)]
+        with hooked(self.model.module, hooks):
+            return self.model.logits(batch)
 
     def full(self, batch: Batch) -> Changed | Unreached:
         """Return the passes on one batch, each of them a full pass; one pass if it doesn't reach the layer."""
@@ -285,8 +288,26 @@ def not_reached(layer: Layer, batch: Batch) -> LayerError:
 
 
 def logits_with_hooks(model: Model, batch: Batch, hooks: Sequence[LayerHook]) -> Tensor:
-    """Return the logits of one full pass with hooks on some layers; a hook may not be reached."""
-    with hooked(model.module, hooks):
+    """Return the logits of one full pass with hooks on some layers; a hook may not be reached.
+
+    Where rows of a layer are selected from others, as those of an expert are, `batch.routed` says from which.
+    """
+    rows = RoutedRows(batch.row_counts)
+
+    def noting(hook: LayerHook) -> LayerHook:
+        def visit(values: Tensor) -> Tensor | None:
+            source = rows.of(values)
+            if source is None:
+                return hook.visit(values)
+            batch.routed[hook.layer.key] = source
+            changed = hook.visit(values)
+            if changed is not None:
+                rows.note(changed, source)
+            return changed
+
+        return replace(hook, visit=visit)
+
+    with rows, hooked(model.module, [noting(hook) for hook in hooks]):
         return model.logits(batch)
 
 

@@ -32,13 +32,11 @@ class LayerHook:
     Attributes:
         layer, side: the values to read: z if the side is "pre", act(z) if it is "post".
         visit: called with the values; returns the values to continue with, or None to keep them.
-        seen: the number of calls.
     """
 
     layer: Layer
     side: Side
     visit: Callable[[Tensor], Tensor | None]
-    seen: int = 0
 
     @property
     def place(self) -> tuple[Layer, bool]:
@@ -65,7 +63,6 @@ class LayerHook:
                 f"has {layer.units} units on the first examples and {units} on others, whose values are "
                 f"{tuple(values.shape)}; unit_axis=... names the dimension of its units",
             )
-        self.seen += 1
         place, after = self.place
         with _disable_current_modes():  # the computations of `visit` are not part of the model
             changed = self.visit(values)

@@ -58,9 +58,14 @@ def counted_rows(values: Tensor, layer: Layer, batch: Batch) -> Tensor | None:
     """
     row_shape = values.movedim(layer.axis_of(values), -1).shape[:-1]
     counted: Tensor | None = None
-    axes = layer.rows_of(values)
+    axes, routed = layer.rows_of(values), batch.routed.get(layer.key)
     for mask, strict in batch.counted(layer.reads, "decoder" in layer.path):
-        row_mask = _row_mask(mask, row_shape) if axes is None else _placed(mask, row_shape, axes)
+        if routed is not None:
+            before = _row_mask(mask, torch.Size([routed.count]))
+            selected = None if before is None else before[routed.index]
+            row_mask = None if selected is None else _row_mask(selected, row_shape)
+        else:
+            row_mask = _row_mask(mask, row_shape) if axes is None else _placed(mask, row_shape, axes)
         if row_mask is None and strict:
             problem = "" if axes is None or not axes.problem else f" ({axes.problem})"
             raise LayerError(
@@ -83,6 +88,10 @@ def row_owners(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
         InputError: the number of rows isn't a multiple of the number of examples.
     """
     row_shape = values.movedim(layer.axis_of(values), -1).shape[:-1]
+    routed = batch.routed.get(layer.key)
+    if routed is not None and routed.count % len(batch) == 0:
+        owners = routed.index // (routed.count // len(batch))
+        return owners.view(-1, *[1] * (len(row_shape) - 1)).expand(row_shape)
     axes = layer.rows_of(values) or RowAxes()
     per_example, rest = divmod(row_shape[axes.examples], len(batch))
     if rest or not per_example or axes.problem:

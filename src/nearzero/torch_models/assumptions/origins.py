@@ -38,7 +38,7 @@ INVERSE = {"log": ("probabilities", "log-probabilities"), "exp": ("log-probabili
 
 @dataclass(frozen=True, eq=False)
 class TracedOutput:
-    """What the operations of a forward pass say about its output.
+    """Hold what the operations of a forward pass say about its output.
 
     Attributes:
         logits: the output.
