@@ -83,7 +83,7 @@ class RoutedRows(TorchDispatchMode):
         name = func._schema.name.split("::")[-1]
         if name in ("index", "index_select"):
             source = self._selected(args)
-        elif self._sources and (torch.Tag.pointwise in func.tags or name in KEEPING or name in PRODUCTS):
+        elif self._sources and (torch.Tag.pointwise in func.tags or _keeps_rows(name, args)):
             rows = args[PRODUCTS[name]] if name in PRODUCTS else args
             known = (self.of(tensor) for tensor in tensors_in((rows,)))
             source = next((each for each in known if each is not None), None)
@@ -114,3 +114,10 @@ class RoutedRows(TorchDispatchMode):
         if index.ndim != 1 or (before is None and count not in self._counts):
             return None
         return RowSource(index, count) if before is None else RowSource(before.index[index], before.count)
+
+
+def _keeps_rows(name: str, args: tuple[Any, ...]) -> bool:
+    """Return whether an operation keeps each row in its place, if the number of rows stays."""
+    if name == "permute":
+        return bool(args[1][0] == 0)
+    return name in KEEPING or name in PRODUCTS or (name == "transpose" and 0 not in args[1:])
