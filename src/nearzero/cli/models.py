@@ -166,6 +166,12 @@ def probe(
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
     data_dir: DataDir = None,
+    causal: Annotated[
+        bool | None,
+        option(
+            "Whether logits at a token are compared with the next token.", "found out", "--causal/--no-causal"
+        ),
+    ] = None,
     batch_size: Annotated[int | None, option("Examples at a time.", "256")] = None,
     device: Annotated[str, option("The device for the model: cpu, cuda, mps.", True)] = "cpu",
     memory: Annotated[
@@ -187,7 +193,12 @@ def probe(
         with reaching(device):
             built = built.to(device)
         families = family or ("offset", "scale", "clip")
-        options: dict[str, Any] = {"levels": levels, "metrics": metric, "batch_size": batch_size}
+        options: dict[str, Any] = {
+            "levels": levels,
+            "metrics": metric,
+            "batch_size": batch_size,
+            "causal": causal,
+        }
         result = probe_model(
             built, source, layer, families=families, memory=memory, advanced=count, **options
         )
@@ -199,6 +210,9 @@ def probe(
     _print_lines(console, told)
     rows = result.summary()
     print_rows(console, rows[0], [row.values() for row in rows])
+    if assumed := rows.assumptions:
+        console.print()
+        print_rows(console, assumed[0], [row.values() for row in assumed])
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
     if out is not None:
