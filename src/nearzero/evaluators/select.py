@@ -268,7 +268,7 @@ def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | Non
     request, model = session.request, session.model
     if request.output is not None or request.method != "auto" or session.causal:
         return None
-    if (model.reading.kind, model.reading.class_axis) != ("logits", 1):
+    if model.reading.kind == "probabilities" or model.reading.class_axis != 1:
         return None
     try:
         network = from_module(model.module)

@@ -72,6 +72,14 @@ class Layer:
         """Return the number of units."""
         return self.shape[self.unit_axis]
 
+    @property
+    def divided(self) -> str:
+        """Return how the units are divided among several dimensions; "" if they aren't."""
+        if self.unit_axes is None or len(self.unit_axes) < 2:
+            return ""
+        axes = " and ".join(map(str, self.unit_axes))
+        return f"its units lie on dimensions {axes} of its values {self.shape}, as those of heads do"
+
     def place(self, side: Side) -> tuple[Layer, bool]:
         """Return the layer to hook for the values of one side, and whether after its call (else before).
 

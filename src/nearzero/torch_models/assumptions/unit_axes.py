@@ -54,14 +54,14 @@ class UnitAxes:
     def of(self, tensor: Tensor) -> tuple[int, ...] | None:
         """Return the dimensions that hold units; () if the units were selected or reduced, None if unknown.
 
-        A dimension that holds units and something else beside them counts as unknown.
+        A single dimension that holds units and something else beside them counts as unknown.
         """
         dims = self._dims.get(id(tensor))
         if dims is None:
             return None
         axes = tuple(axis for axis, factors in enumerate(dims) if any(unit for _, unit in factors))
         mixed = any(not unit for axis in axes for _, unit in dims[axis])
-        return None if mixed else axes
+        return None if mixed and len(axes) == 1 else axes
 
     def copy(self, source: Tensor, result: Tensor) -> None:
         """Note for a result of a module, if nothing is known of it, what is known of its argument of the same shape."""
@@ -91,7 +91,8 @@ class UnitAxes:
         if name in UNITS_LAST:
             return _on(result, result.ndim - 1)
         if "layer_norm" in name or "rms_norm" in name:  # over the last dimensions, of which units may be any
-            return _on(result, result.ndim - 1) if dims is None else dims
+            known = None if source is None else self.of(source)
+            return _on(result, result.ndim - 1) if known is None or len(known) != 1 else dims
         if source is None or dims is None:
             return None
         if name in BROADCAST:
