@@ -54,7 +54,9 @@ def test_a_single_probability_has_the_threshold_one_half(form):
         "metrics": ["accuracy", "cross_entropy", "kl_divergence"],
     }
     if form == "written":
-        with pytest.raises(nz.InputError, match=r"can be read as logits or as probabilities: .* output_kind="):
+        with pytest.raises(
+            nz.InputError, match=r"can be read as logits or as probabilities: .* output_kind="
+        ):
             nz.probe(model, (x, y), "act", **settings)
         settings["output_kind"] = "probabilities"
     read = nz.probe(model, (x, y), "act", **settings)

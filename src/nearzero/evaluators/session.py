@@ -201,17 +201,18 @@ def _layers_of(model: Model, discovery: Discovery, request: Request) -> list[Lay
     """Return the layers that were asked for; by default those whose units lie on one dimension, if there are any.
 
     Raises:
-        InputError: a layer that was named, or each of the default ones, has units on several dimensions.
+        InputError: the units of a layer that was named, or of all default ones, don't lie on one dimension.
     """
     selected = select_layers(model, discovery, request.wanted)
-    divided = [] if request.unit_axis is not None else [layer for layer in selected if layer.divided]
-    if divided and (request.wanted is not None or len(divided) == len(selected)):
+    known = request.unit_axis is not None
+    unfit = [] if known else [layer for layer in selected if layer.unit_problem]
+    if unfit and (request.wanted is not None or len(unfit) == len(selected)):
         raise InputError(
-            f"layer {divided[0].name!r}: {divided[0].divided}; unit_axis=... chooses one of them"
+            f"layer {unfit[0].name!r}: {unfit[0].unit_problem}; unit_axis=... chooses a dimension"
         )
-    for layer in divided:
-        model.assumptions.record(f"use of layer {layer.name}", "left out", layer.divided, "unit_axis=")
-    return [request.with_overrides(layer) for layer in selected if layer not in divided]
+    for layer in unfit:
+        model.assumptions.record(f"use of layer {layer.name}", "left out", layer.unit_problem, "unit_axis=")
+    return [request.with_overrides(layer) for layer in selected if layer not in unfit]
 
 
 def _source_of_units(layer: Layer, request: Request) -> str:

@@ -85,7 +85,12 @@ class ProbeResult:
 
     @property
     def notes(self) -> list[str]:
-        """Return what restricts the numbers: logits not finite, full passes, dead units, rows of different conducts."""
+        """Return what restricts the numbers: layers left out, logits not finite, full passes, dead units, conducts."""
+        left_out = [
+            f"{row.what.replace('use of layer ', '')}: {row.value}, since {row.source}"
+            for row in self.assumptions
+            if row.value == "left out"
+        ]
         lost, full, dead = [], [], []
         for name in self.layers:
             layer = self.response.sel(layer=name)
@@ -99,7 +104,7 @@ class ProbeResult:
         conducts = layers_by_conduct(self.response)
         mixed = [f"{conduct} in {', '.join(layers)}" for conduct, layers in conducts.items()]
         apart = f"rows that can't be compared, except under scale: {'; '.join(mixed)}; conduct=... sets one for all"
-        return [*lost, *full, *dead, *([apart] if mixed else [])]
+        return [*left_out, *lost, *full, *dead, *([apart] if mixed else [])]
 
     def summary(self) -> ProbeSummary:
         """Return a row of texts for each layer: its properties, and the most extreme response of each family.
