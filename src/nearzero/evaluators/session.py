@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, Literal
 
@@ -128,7 +128,7 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         source = source_of(runnable, data, request)
         ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request)
         discovery = discover(runnable, [source] if ranges_source is None else [source, ranges_source])
-        logits_bytes = 4 * discovery.output.logits.numel()
+        logits_bytes = 0 if discovery.output is None else 4 * discovery.output.logits.numel()
         bytes_per_example = (PASSES * discovery.bytes + LOGITS * logits_bytes) / len(discovery.batch)
         session = Session(
             runnable,
@@ -142,7 +142,9 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             runnable.is_causal if request.causal is None else request.causal,
             runnable.assumptions,
         )
-        session.model.reading = _read_output(session)
+        runnable.reading = _read_output(session)
+        discovery = replace(discovery, output=None)  # its values may be large
+        session = replace(session, discovery=discovery)
         _record(session)
         yield session
 
@@ -154,6 +156,7 @@ def _read_output(session: Session) -> OutputReading:
         InputError: two readings fit, and give different numbers.
     """
     request, traced, metrics = session.request, session.discovery.output, session.metrics
+    assert traced is not None
     batches = (next(batch.blocks(SAMPLE)) for batch in session.source)
     outputs = ((tuple(session.model.logits(batch).shape), batch.target) for batch in islice(batches, BATCHES))
     known = [(tuple(traced.logits.shape), session.discovery.batch.target)]

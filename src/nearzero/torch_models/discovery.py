@@ -47,7 +47,7 @@ class Discovery:
             batch.
         called: the paths of the modules that were called.
         problems: by path, why a module that was called can't be probed.
-        output: what the operations say about the logits.
+        output: what the operations say about the logits; None once they are read.
     """
 
     layers: tuple[Layer, ...]
@@ -55,7 +55,7 @@ class Discovery:
     bytes: int
     called: frozenset[str]
     problems: dict[str, str]
-    output: TracedOutput
+    output: TracedOutput | None
 
 
 class CannotRunError(InputError):
