@@ -11,7 +11,7 @@ from nearzero.torch_models.replay import tensors_in
 
 __all__ = ["Origins", "TracedOutput"]
 
-PROBABILITIES = ("sigmoid", "special_expit", "_softmax", "_safe_softmax", "softmax")
+PROBABILITIES = ("sigmoid", "hardsigmoid", "special_expit", "_softmax", "_safe_softmax", "softmax")
 LOG_PROBABILITIES = ("_log_softmax", "log_softmax", "log_sigmoid_forward")
 # parts of names of operations whose results have no bounds
 AFFINE = (
@@ -46,7 +46,7 @@ INVERSE = {"log": ("probabilities", "log-probabilities"), "exp": ("log-probabili
 
 @dataclass(frozen=True, eq=False)
 class TracedOutput:
-    """What the operations of a forward pass say about its output.
+    """Hold what the operations of a forward pass say about its output.
 
     Attributes:
         logits: the output, for a few examples.
