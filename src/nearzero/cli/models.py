@@ -153,6 +153,11 @@ def layers(
         _print_lines(console, told)
 
 
+def _as_axis(text: str | None) -> int | str | None:
+    """Return a dimension that was given as text; other text as it is."""
+    return int(text) if text is not None and text.lstrip("-").isdecimal() else text
+
+
 @app.command()
 def probe(
     model: ModelName,
@@ -171,6 +176,12 @@ def probe(
         option(
             "Whether logits at a token are compared with the next token.", "found out", "--causal/--no-causal"
         ),
+    ] = None,
+    output_kind: Annotated[
+        str | None, option("What the model returns: logits, probabilities or log-probabilities.", "found")
+    ] = None,
+    class_axis: Annotated[
+        str | None, option("The output's dimension of the classes, or none if it has no such.", "found")
     ] = None,
     batch_size: Annotated[int | None, option("Examples at a time.", "256")] = None,
     device: Annotated[str, option("The device for the model: cpu, cuda, mps.", True)] = "cpu",
@@ -198,6 +209,8 @@ def probe(
             "metrics": metric,
             "batch_size": batch_size,
             "causal": causal,
+            "output_kind": output_kind,
+            "class_axis": _as_axis(class_axis),
         }
         result = probe_model(
             built, source, layer, families=families, memory=memory, advanced=count, **options

@@ -20,7 +20,7 @@ from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.causality import read_causality
 from nearzero.torch_models.assumptions.experiments import Cuts, changed_by_a_pass, find_cuts
 from nearzero.torch_models.assumptions.masking import read_masks
-from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind
+from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind, classes_of
 from nearzero.torch_models.assumptions.rows import place_layers
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget, is_collated
@@ -70,7 +70,6 @@ class Session:
         discovery: the layers, and the first examples that they were found on.
         budget: the number of examples that fit in memory at a time.
         layers: the layers that were asked for, with the user's overrides.
-        left_out: by name, why activations aren't among them, if all were asked for.
         metrics: by name.
         causal: True if the logits at a token predict the next token.
         assumptions: what was inferred about the model and the data; part of the result.
@@ -83,7 +82,6 @@ class Session:
     discovery: Discovery
     budget: MemoryBudget
     layers: list[Layer]
-    left_out: dict[str, str]
     metrics: dict[str, Metric]
     causal: bool
     assumptions: Assumptions
@@ -160,13 +158,12 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         discovery = discover(
             runnable, [source] if ranges_source is None else [source, ranges_source], request
         )
-        selection = select_layers(runnable, discovery, request.wanted)
+        layers = _layers_of(runnable, discovery, request)
         budget = budget_of(discovery, request)
         few_rows = min(SAMPLE, budget.rows(discovery.batch))
         masked = read_masks(runnable, source, masks, few_rows)
         first = source.first(source.dtype)
         few = next(first.blocks(few_rows))
-        layers = [request.with_overrides(layer) for layer in selection.layers]
         causal = read_causality(runnable, request.causal, first, few, tuple(discovery.output.logits.shape))
         session = Session(
             runnable,
@@ -176,12 +173,11 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             discovery,
             budget,
             place_layers(runnable, layers, few, masked, budget.rows(first)),
-            selection.left_out,
             choose_metrics(metrics, discovery.batch.target),
             causal,
             runnable.assumptions,
         )
-        session.model.reading = _read_output(session)
+        runnable.reading = _read_output(session)
         _record(session)
         logits = discovery.output.logits  # of two examples, they can be large
         output = replace(discovery.output, logits=logits.new_empty((0, *logits.shape[1:])))
@@ -222,13 +218,9 @@ def _record(session: Session) -> None:
     request, record = session.request, session.assumptions.record
     for layer in session.layers:
         dimension = f"dimension {layer.unit_axis} of {layer.shape}"
-        followed = "the operation that put them there" if layer.is_followed else "usual for such a shape"
-        source = _known(request.unit_axis is not None, followed)
-        record(f"units of layer {layer.name}", dimension, source, "unit_axis=")
+        record(f"units of layer {layer.name}", dimension, _source_of_units(layer, request), "unit_axis=")
         source = _known(request.activation is not None, _activation_source(layer))
         record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
-    for name, reason in session.left_out.items():
-        record(f"use of layer {name}", "left out", reason, "layers=")
     bounds = (
         "minimum and maximum"
         if request.quantiles is None
@@ -237,6 +229,37 @@ def _record(session: Session) -> None:
     record("ranges", bounds, _known(request.quantiles is not None, "default"), "quantiles=")
     data = "the data that are measured" if session.ranges_source is None else "data of their own"
     record("data of the ranges", data, _known(session.ranges_source is not None, "default"), "ranges_from=")
+
+
+def _layers_of(model: Model, discovery: Discovery, request: Request) -> list[Layer]:
+    """Return the layers that were asked for; by default those whose units lie on one dimension, if there are any.
+
+    Raises:
+        InputError: the units of a layer that was named, or of all default ones, don't lie on one dimension.
+    """
+    selection, record = select_layers(model, discovery, request.wanted), model.assumptions.record
+    known = request.unit_axis is not None
+    unfit = [] if known else [layer for layer in selection.layers if layer.unit_problem]
+    if unfit and (request.wanted is not None or len(unfit) == len(selection.layers)):
+        raise InputError(
+            f"layer {unfit[0].name!r}: {unfit[0].unit_problem}; unit_axis=... chooses a dimension"
+        )
+    for layer in unfit:
+        record(f"use of layer {layer.name}", "left out", layer.unit_problem, "unit_axis=")
+    for name, reason in selection.left_out.items():
+        record(f"use of layer {name}", "left out", reason, "layers=")
+    return [request.with_overrides(layer) for layer in selection.layers if layer not in unfit]
+
+
+def _source_of_units(layer: Layer, request: Request) -> str:
+    """Return how the dimension of a layer's units is known."""
+    if request.unit_axis is not None:
+        return "given"
+    if layer.is_followed:
+        return "followed from the product or convolution that put them there"
+    if len(layer.shape) == 2:
+        return "the only dimension besides the examples"
+    return f"the default for {len(layer.shape)} dimensions, since they couldn't be followed"
 
 
 def _activation_source(layer: Layer) -> str:
@@ -320,6 +343,7 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
         _cut(sources, None)
     trial = replace(model, assumptions=Assumptions())  # which may be those of a batch that can't be cut
     first = _first_discovery(trial, sources)
+    model.classes = trial.classes
     batch = sources[0].first(sources[0].dtype)
     most, batched = budget_of(first, request).rows(batch), sources[0].batched
     cuts = find_cuts(trial, batch, request.batch_axis, random=first.random, most=most, batched=batched)
@@ -373,6 +397,7 @@ def _first_discovery(model: Model, sources: list[BatchSource]) -> Discovery:
     problem: CannotRunError | None = None
     for dtype in (None, model.dtype):
         first = sources[0].first(dtype)
+        model.classes = classes_of(first.target)
         for rows in (SAMPLE, len(first)):
             try:
                 discovery = find_layers(model, next(first.blocks(rows)))

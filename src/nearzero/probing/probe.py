@@ -261,7 +261,8 @@ def _record(session: Session, response: LayerResponse) -> None:
     record(f"path of layer {layer}", response.method, source, "method=")
     reach = f"{response.rows:,} rows, not as many on every example" if response.partial else "every example"
     record(f"reach of layer {layer}", reach, "counted on all data", "layers=")
-    counted = f"{scores.items:,} items of {scores.examples:,} examples"
+    kind = session.model.reading.items
+    counted = f"{scores.items:,}{'' if kind == 'examples' else f' {kind}'} of {scores.examples:,} examples"
     record("items", counted, "the shapes of logits, targets and masks", "prepare=")
 
 

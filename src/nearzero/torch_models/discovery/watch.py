@@ -115,7 +115,9 @@ class Watch(TorchDispatchMode):
         self._weights = {storage_key(weight): name for name, weight in module.named_parameters()}
         self._constants = {*self._weights, *map(storage_key, module.buffers())}
         self._used: set[int] = set()  # storages that operations read
-        self.unit_axes = UnitAxes(lambda tensor: bool(self._reads.get(storage_key(tensor))))
+        self.unit_axes = UnitAxes(
+            lambda tensor: bool(self._reads.get(storage_key(tensor))), module.parameters()
+        )
         self.origins = Origins()
         self._writes: Counter[int] = Counter()  # by storage
         self._originals: dict[_Values, _Values] = {}  # by the values of a view or copy
