@@ -232,13 +232,20 @@ def _all_items(data: Iterator[Any], limit: int) -> list[Any]:
     items, size = [], 0
     for item in data:
         items.append(item)
-        size += sum(leaf.nbytes for leaf in leaves(item) if isinstance(leaf, (Tensor, np.ndarray)))
+        size += sum(map(_bytes, leaves(item)))
         if size > limit:
             raise InputError(
                 f"data can be read only once, and keeping them takes more than {memory_text(limit)}; give a "
                 "DataLoader, a Dataset or a list of batches, or raise NEARZERO_MEMORY"
             )
     return items
+
+
+def _bytes(value: Any) -> int:
+    """Return the bytes of an array or a dense tensor; 0 for all else."""
+    if isinstance(value, Tensor):
+        return value.nbytes if value.layout == torch.strided and not value.is_nested else 0
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 class MemoryBudget:
@@ -270,7 +277,7 @@ class MemoryBudget:
 
     def rows(self, batch: Batch) -> int:
         """Return the number of examples that fit in memory, beside the inputs of this batch and the next."""
-        inputs = 2 * sum(tensor.nbytes for tensor in batch.inputs)
+        inputs = 2 * sum(map(_bytes, batch.inputs))
         free = min(self._most, max(self.limit / 4, SHARE * self.limit - inputs))
         return max(1, int(free / (self._per_element * batch.elements)))
 
