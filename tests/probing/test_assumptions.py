@@ -109,3 +109,19 @@ def test_two_readings_are_refused():
     assumptions.record("output", "logits", "as before", "output_kind=")
     with pytest.raises(nz.InputError, match=r"output can be read in two ways: logits \(some are negative\)"):
         assumptions.record("output", "probabilities", "they sum to 1", "output_kind=")
+
+
+def test_rows_that_cant_be_compared_are_marked():
+    result = nz.probe(net(), (X, Y), levels=2, families=("offset", "scale"))
+    (note,) = [note for note in result.notes if "compared" in note]
+    assert "offset as-run, range post in 1; offset shift, range pre in 3" in note
+    assert [row["conduct"] for row in result.summary()] == ["as-run, post", "shift, pre"]
+    figure = result.plot()
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["1", "3 †"]
+    caption = figure._suptitle.get_text().replace("\n", " ")
+    assert "no mark: offset as-run, range post; †: offset shift, range pre" in caption
+    for settings in ({"families": "scale"}, {"families": "offset", "conduct": nz.Conduct("shift", range="pre")}):
+        alike = nz.probe(net(), (X, Y), levels=2, **settings)
+        assert not [note for note in alike.notes if "compared" in note]
+        assert "conduct" not in alike.summary()[0]
+        assert "compared" not in alike.plot()._suptitle.get_text()

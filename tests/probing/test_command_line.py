@@ -355,3 +355,16 @@ def test_the_pickle_would_have_run(folder):
     saved_by_torch("bad.pt")
     torch.load("bad.pt", weights_only=False)
     assert Path("ran").exists()
+
+
+def test_assumptions_are_printed_and_set(folder, capsys):
+    command = ("probe", "kept_models:build", "--data", "data.npz", "--layer", "1", "--levels", 2)
+    code, out, _ = run(capsys, *command)
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert ["output", "logits"] in [line[:2] for line in lines]
+    assert {"output_kind=", "class_axis=", "unit_axis=", "conduct="} <= {line[-1] for line in lines if line}
+    code, _, err = run(capsys, *command, "--output-kind", "probabilities", "--class-axis", "1")
+    assert (code, "is read as probabilities, but holds other values" in err) == (2, True)
+    code, out, err = run(capsys, *command, "--class-axis", "2")
+    assert (code, "class_axis=2 isn't a dimension of classes" in err) == (2, True)

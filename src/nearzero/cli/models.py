@@ -151,6 +151,11 @@ def layers(
         _print_lines(console, told)
 
 
+def _as_axis(text: str | None) -> int | str | None:
+    """Return a dimension that was given as text; other text as it is."""
+    return int(text) if text is not None and text.lstrip("-").isdecimal() else text
+
+
 @app.command()
 def probe(
     model: ModelName,
@@ -164,6 +169,12 @@ def probe(
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
     data_dir: DataDir = None,
+    output_kind: Annotated[
+        str | None, option("What the model returns: logits, probabilities or log-probabilities.", "found")
+    ] = None,
+    class_axis: Annotated[
+        str | None, option("The output's dimension of the classes, or none if it has no such.", "found")
+    ] = None,
     batch_size: Annotated[int | None, option("Examples at a time.", "256")] = None,
     device: Annotated[str, option("The device for the model: cpu, cuda, mps.", True)] = "cpu",
     memory: Annotated[
@@ -186,6 +197,7 @@ def probe(
             built = built.to(device)
         families = family or ("offset", "scale", "clip")
         options: dict[str, Any] = {"levels": levels, "metrics": metric, "batch_size": batch_size}
+        options |= {"output_kind": output_kind, "class_axis": _as_axis(class_axis)}
         result = probe_model(
             built, source, layer, families=families, memory=memory, advanced=count, **options
         )

@@ -264,7 +264,7 @@ def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | Non
     given = request.output is not None or request.method != "auto" or request.batch_axis is not None
     if given or session.causal or session.discovery.random:
         return None
-    if (model.reading.kind, model.reading.class_axis) != ("logits", 1):
+    if model.reading.kind == "probabilities" or model.reading.class_axis != 1:
         return None
     try:
         network = from_module(model.module)

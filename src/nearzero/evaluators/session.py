@@ -18,7 +18,7 @@ from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import METRICS, Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.experiments import Cuts, changed_by_a_pass, find_cuts
-from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind
+from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind, classes_of
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget, is_collated
 from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers, select_layers
@@ -139,7 +139,7 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             request,
             discovery,
             budget_of(discovery, request),
-            [request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)],
+            _layers_of(runnable, discovery, request),
             choose_metrics(metrics, discovery.batch.target),
             runnable.is_causal if request.causal is None else request.causal,
             runnable.assumptions,
@@ -182,9 +182,8 @@ def _record(session: Session) -> None:
     """Record what is known about a model and its data before anything is measured."""
     request, record = session.request, session.assumptions.record
     for layer in session.layers:
-        given = request.unit_axis is not None
         dimension = f"dimension {layer.unit_axis} of {layer.shape}"
-        record(f"units of layer {layer.name}", dimension, _known(given, "the forward pass"), "unit_axis=")
+        record(f"units of layer {layer.name}", dimension, _source_of_units(layer, request), "unit_axis=")
         source = _known(request.activation is not None, "the forward pass")
         record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
     bounds = (
@@ -195,6 +194,35 @@ def _record(session: Session) -> None:
     record("ranges", bounds, _known(request.quantiles is not None, "default"), "quantiles=")
     data = "the data that are measured" if session.ranges_source is None else "data of their own"
     record("data of the ranges", data, _known(session.ranges_source is not None, "default"), "ranges_from=")
+
+
+def _layers_of(model: Model, discovery: Discovery, request: Request) -> list[Layer]:
+    """Return the layers that were asked for; by default those whose units lie on one dimension, if there are any.
+
+    Raises:
+        InputError: the units of a layer that was named, or of all default ones, don't lie on one dimension.
+    """
+    selected = select_layers(model, discovery, request.wanted)
+    known = request.unit_axis is not None
+    unfit = [] if known else [layer for layer in selected if layer.unit_problem]
+    if unfit and (request.wanted is not None or len(unfit) == len(selected)):
+        raise InputError(
+            f"layer {unfit[0].name!r}: {unfit[0].unit_problem}; unit_axis=... chooses a dimension"
+        )
+    for layer in unfit:
+        model.assumptions.record(f"use of layer {layer.name}", "left out", layer.unit_problem, "unit_axis=")
+    return [request.with_overrides(layer) for layer in selected if layer not in unfit]
+
+
+def _source_of_units(layer: Layer, request: Request) -> str:
+    """Return how the dimension of a layer's units is known."""
+    if request.unit_axis is not None:
+        return "given"
+    if layer.unit_axes is not None and len(layer.unit_axes) == 1:
+        return "followed from the product or convolution that put them there"
+    if len(layer.shape) == 2:
+        return "the only dimension besides the examples"
+    return f"the default for {len(layer.shape)} dimensions, since they couldn't be followed"
 
 
 def _known(given: bool, inferred: str) -> str:
@@ -283,6 +311,7 @@ def _first_discovery(model: Model, sources: list[BatchSource]) -> Discovery:
     problem: CannotRunError | None = None
     for dtype in (None, model.dtype):
         first = sources[0].first(dtype)
+        model.classes = classes_of(first.target)
         for rows in (SAMPLE, len(first)):
             try:
                 discovery = find_layers(model, next(first.blocks(rows)))

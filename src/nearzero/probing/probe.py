@@ -237,7 +237,8 @@ def _record(session: Session, response: LayerResponse) -> None:
     record(f"conduct of layer {layer}", reading, source, "conduct=")
     source = "given" if request.method != "auto" else response.reason or "equal logits on a few examples"
     record(f"path of layer {layer}", response.method, source, "method=")
-    counted = f"{scores.items:,} items of {scores.examples:,} examples"
+    kind = session.model.reading.items
+    counted = f"{scores.items:,}{'' if kind == 'examples' else f' {kind}'} of {scores.examples:,} examples"
     record("items", counted, "the shapes of logits, targets and masks", "prepare=")
 
 

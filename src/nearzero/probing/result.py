@@ -15,6 +15,7 @@ from nearzero.analysis.sweep import NOT_FINITE
 from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES, Scores
 from nearzero.evaluators.plan import LayerPlan
+from nearzero.report.captions import layers_by_conduct
 from nearzero.support.files import make_folder, write_bytes, write_text
 from nearzero.torch_models.assumptions import Assumption, condensed, read_json
 
@@ -84,7 +85,12 @@ class ProbeResult:
 
     @property
     def notes(self) -> list[str]:
-        """Return what restricts the numbers: logits that aren't finite, layers run by full passes, and dead units."""
+        """Return what restricts the numbers: layers left out, logits not finite, full passes, dead units, conducts."""
+        left_out = [
+            f"{row.what.replace('use of layer ', '')}: {row.value}, since {row.source}"
+            for row in self.assumptions
+            if row.value == "left out"
+        ]
         lost, full, dead = [], [], []
         for name in self.layers:
             layer = self.response.sel(layer=name)
@@ -95,7 +101,10 @@ class ProbeResult:
                 full.append(f"{name}: full forward pass at every level, since {reason}")
             if count:
                 dead.append(f"{name}: {count} of {layer.units.item()} units are dead and left alone")
-        return [*lost, *full, *dead]
+        conducts = layers_by_conduct(self.response)
+        mixed = [f"{conduct} in {', '.join(layers)}" for conduct, layers in conducts.items()]
+        apart = f"rows that can't be compared, except under scale: {'; '.join(mixed)}; conduct=... sets one for all"
+        return [*left_out, *lost, *full, *dead, *([apart] if mixed else [])]
 
     def summary(self) -> ProbeSummary:
         """Return a row of texts for each layer: its properties, and the most extreme response of each family.
@@ -103,7 +112,7 @@ class ProbeResult:
         The printed summary has a second table, of the assumptions.
         """
         data, metric = self.response, str(self.response.attrs["metrics"][0])
-        rows = []
+        rows, mixed = [], layers_by_conduct(data)
         for name in self.layers:
             layer = data.sel(layer=name)
             row = {
@@ -113,6 +122,8 @@ class ProbeResult:
                 "dead": f"{layer.dead_units.item():,}",
                 "by": str(layer.method.item()),
             }
+            if mixed:
+                row["conduct"] = f"{layer.offset.item()}, {layer.range.item()}"
             if "not_finite" in data:
                 row["not finite"] = _not_finite(layer)
             for family in map(str, data.family.values):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nearzero.errors import InputError
 from nearzero.support.memory import memory_text
-from nearzero.support.users import running
+from nearzero.support.users import note, running
 from nearzero.torch_models.batches import Batch, as_tensor, leaves
 from nearzero.torch_models.state import RandomStates
 
@@ -184,6 +184,7 @@ def _collated(examples: list[Any]) -> Any:
     try:
         return default_collate(examples)
     except (TypeError, RuntimeError, ValueError) as error:
+        note(error, "the examples of the data set can't be put into one batch")
         raise InputError(
             f"the examples of the data set can't be put into one batch: {str(error).splitlines()[0]}; make them "
             "tensors of one shape, in the data set or by a DataLoader's collate_fn"

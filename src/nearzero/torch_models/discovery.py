@@ -273,7 +273,9 @@ class _Watch(TorchDispatchMode):
         self.threaded = False
         self._paths = {submodule: path for path, submodule in module.named_modules()}
         self._weights = {storage_key(weight): name for name, weight in module.named_parameters()}
-        self.unit_axes = UnitAxes(lambda tensor: bool(self._reads.get(storage_key(tensor))))
+        self.unit_axes = UnitAxes(
+            lambda tensor: bool(self._reads.get(storage_key(tensor))), module.parameters()
+        )
         self.origins = Origins()
         self._sources: dict[
             int, int

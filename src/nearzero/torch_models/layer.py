@@ -72,6 +72,18 @@ class Layer:
         """Return the number of units."""
         return self.shape[self.unit_axis]
 
+    @property
+    def unit_problem(self) -> str:
+        """Return why no dimension holds the units alone; "" if one does, or if that isn't known."""
+        if self.unit_axes is None or len(self.unit_axes) == 1:
+            return ""
+        axes = " and ".join(map(str, self.unit_axes))
+        return (
+            f"its units lie on dimensions {axes} of its values {self.shape}, as those of heads do"
+            if axes
+            else f"its values {self.shape} hold no units, which were selected, summed or multiplied with each other"
+        )
+
     def place(self, side: Side) -> tuple[Layer, bool]:
         """Return the layer to hook for the values of one side, and whether after its call (else before).
 

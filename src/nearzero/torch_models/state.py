@@ -138,6 +138,7 @@ class Model:
         outside: why operations outside of the recorded ones change what a pass computes; "" if none do.
         assumptions: receives which output was taken for the logits.
         reading: turns these into logits with the classes last.
+        classes: the least number of classes that targets need, where outputs are told apart by them.
     """
 
     module: nn.Module
@@ -149,6 +150,7 @@ class Model:
     outside: str = ""
     assumptions: Assumptions = field(default_factory=Assumptions)
     reading: OutputReading = field(default_factory=OutputReading)
+    classes: int = 0
     _chosen: tuple[str | int, str] | None = field(default=None, init=False)
 
     @property
@@ -216,6 +218,11 @@ class Model:
             return self.output(output), ("what output= returns", "given")
         parts = _parts(output)
         if self.output is not None:
+            if isinstance(output, Tensor):
+                raise InputError(
+                    f"output={self.output!r} chooses one of several outputs, but the model returns one tensor; leave "
+                    "it out"
+                )
             if self.output not in parts:
                 raise InputError(
                     f"output={self.output!r} isn't among the outputs of the model, which are {_listed(parts)}"
@@ -224,7 +231,7 @@ class Model:
         if isinstance(output, Tensor):
             return output, ("the tensor that the model returns", "it returns nothing else")
         if self._chosen is None:
-            self._chosen = _find_logits(output, parts, batch)
+            self._chosen = _find_logits(output, parts, batch.target, self.classes)
         key, source = self._chosen
         if key not in parts:
             raise InputError(
@@ -250,8 +257,16 @@ def _parts(output: Any) -> dict[str | int, Any]:
     }
 
 
-def _find_logits(output: Any, parts: Mapping[str | int, Any], batch: Batch) -> tuple[str | int, str]:
+def _find_logits(
+    output: Any, parts: Mapping[str | int, Any], target: Tensor | None, classes: int
+) -> tuple[str | int, str]:
     """Return the key of the logits among the parts of an output, and how it is known.
+
+    Args:
+        output: what the module returned.
+        parts: its parts.
+        target: the targets of the batch.
+        classes: the least number of classes that all targets need.
 
     Raises:
         InputError: no part can be the logits, or several can.
@@ -265,7 +280,7 @@ def _find_logits(output: Any, parts: Mapping[str | int, Any], batch: Batch) -> t
     unnamed = isinstance(output, (tuple, list))
     if unnamed and len(candidates) == 1:
         return candidates[0], "no other output can be logits"
-    fitting = [key for key in candidates if _fits(parts[key], batch.target)]
+    fitting = [key for key in candidates if _fits(parts[key], target, classes)]
     if len(fitting) == 1:
         return fitting[0], "no other output fits the targets"
     if len(candidates) > 1:
@@ -284,12 +299,12 @@ def _may_be_logits(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 0
 
 
-def _fits(value: Tensor, target: Tensor | None) -> bool:
-    """Return whether an output has a class for each target, which is a whole number."""
+def _fits(value: Tensor, target: Tensor | None, classes: int) -> bool:
+    """Return whether an output has one of some classes for each target, which is a whole number."""
     if target is None or target.is_floating_point():
         return False
     axes = (None,) if value.ndim < 2 else range(1, value.ndim)
-    return any(fits_targets(tuple(value.shape), axis, target) for axis in axes)
+    return any(fits_targets(tuple(value.shape), axis, target, classes) for axis in axes)
 
 
 def _listed(parts: Mapping[str | int, Any]) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "check_settings",
     "choose_axis",
     "choose_kind",
+    "classes_of",
     "fits_targets",
 ]
 
@@ -58,6 +59,12 @@ class OutputReading:
     class_axis: int | None = -1
     ndim: int | None = None
     adds_up: bool = False
+
+    @property
+    def items(self) -> str:
+        """Return the name of the items: examples, or the tokens or pixels of them."""
+        dimensions = (self.ndim or 2) - (self.class_axis is not None)
+        return ("examples", "examples", "tokens", "pixels")[min(dimensions, 3)]
 
     def classes_last(self, output: Tensor) -> Tensor:
         """Return the output (..., K), as the model returned it, with its classes on the last dimension."""
@@ -137,7 +144,7 @@ def _add_up(values: Tensor) -> bool:
 # --- the dimension of the classes ---
 
 
-def fits_targets(shape: tuple[int, ...], axis: int | None, target: Tensor) -> bool:
+def fits_targets(shape: tuple[int, ...], axis: int | None, target: Tensor, classes: int = 0) -> bool:
     """Return whether there is one target for each item, and a class for each, if the classes are on a dimension.
 
     Targets may be flattened, or have additional dimensions of size 1.
@@ -146,6 +153,7 @@ def fits_targets(shape: tuple[int, ...], axis: int | None, target: Tensor) -> bo
         shape: of the output.
         axis: the dimension of the classes; None if each number is an item.
         target: the targets.
+        classes: the least number of classes that all targets need.
     """
     items = shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
     if target.numel() != math.prod(items):
@@ -153,12 +161,14 @@ def fits_targets(shape: tuple[int, ...], axis: int | None, target: Tensor) -> bo
     alike = [size for size in target.shape if size > 1] == [size for size in items if size > 1]
     if not alike and target.ndim > 1:
         return False
-    return target.is_floating_point() or _most(target) < (2 if axis is None else max(2, shape[axis]))
+    return max(classes, classes_of(target)) <= (2 if axis is None else max(2, shape[axis]))
 
 
-def _most(target: Tensor) -> int:
-    """Return the greatest target that counts; 0 if none does."""
-    return int(target.max()) if target.numel() and not target.is_floating_point() else 0
+def classes_of(target: Tensor | None) -> int:
+    """Return the least number of classes that targets need; 0 if they aren't classes."""
+    if target is None or target.is_floating_point() or not target.numel():
+        return 0
+    return int(target.max()) + 1
 
 
 def choose_axis(
@@ -218,10 +228,9 @@ def _fitting(shape: tuple[int, ...], target: Tensor, traced: tuple[int, ...] | N
     """Return the dimensions of classes that targets allow; [None] if each number has its own target."""
     axes: list[int | None] = [axis for axis in range(1, len(shape)) if fits_targets(shape, axis, target)]
     several = len(shape) > 2 or traced == ()  # else the targets may be several for each example
-    binary = several and tuple(target.shape) == shape and not target.is_floating_point()
-    if axes or not binary or not fits_targets(shape, None, target):
+    if axes or not several or target.is_floating_point() or not fits_targets(shape, None, target):
         return axes
-    one_hot = [axis for axis in range(1, len(shape)) if bool((target.sum(axis) == 1).all())]
+    one_hot = [axis for axis in range(1, len(shape)) if bool((target.reshape(shape).sum(axis) == 1).all())]
     return [None, *one_hot]
 
 

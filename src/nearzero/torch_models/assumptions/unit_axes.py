@@ -8,14 +8,14 @@ dimension of units that only has the same size. Sizes alone decide nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from math import prod
 from typing import Any
 
 from torch import Tensor
 
-from nearzero.torch_models.replay import tensors_in
+from nearzero.torch_models.replay import storage_key, tensors_in
 
 __all__ = ["UnitAxes", "default_unit_axis"]
 
@@ -45,23 +45,27 @@ class UnitAxes:
 
     Args:
         varies: returns whether a tensor depends on the model's inputs; weights don't.
+        weights: the model's parameters.
     """
 
-    def __init__(self, varies: Callable[[Tensor], bool]) -> None:
+    def __init__(self, varies: Callable[[Tensor], bool], weights: Iterable[Tensor]) -> None:
         self._varies = varies
+        self._weights = set(
+            map(storage_key, weights)
+        )  # storages of parameters, and of what is made of them alone
         self._dims: dict[int, Dims] = {}  # by tensor
 
     def of(self, tensor: Tensor) -> tuple[int, ...] | None:
         """Return the dimensions that hold units; () if the units were selected or reduced, None if unknown.
 
-        A dimension that holds units and something else beside them counts as unknown.
+        A single dimension that holds units and something else beside them counts as unknown.
         """
         dims = self._dims.get(id(tensor))
         if dims is None:
             return None
         axes = tuple(axis for axis, factors in enumerate(dims) if any(unit for _, unit in factors))
         mixed = any(not unit for axis in axes for _, unit in dims[axis])
-        return None if mixed else axes
+        return None if mixed and len(axes) == 1 else axes
 
     def copy(self, source: Tensor, result: Tensor) -> None:
         """Note for a result of a module, if nothing is known of it, what is known of its argument of the same shape."""
@@ -70,6 +74,8 @@ class UnitAxes:
 
     def follow(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         """Note the dimensions of one result of an operation from those of its arguments."""
+        if not self._varies(result) and not self._weights.isdisjoint(map(storage_key, tensors_in(args))):
+            self._weights.add(storage_key(result))
         if name in RESHAPING_IN_PLACE:
             self._dims.pop(id(result), None)
             return
@@ -91,7 +97,8 @@ class UnitAxes:
         if name in UNITS_LAST:
             return _on(result, result.ndim - 1)
         if "layer_norm" in name or "rms_norm" in name:  # over the last dimensions, of which units may be any
-            return _on(result, result.ndim - 1) if dims is None else dims
+            known = None if source is None else self.of(source)
+            return _on(result, result.ndim - 1) if known is None or len(known) != 1 else dims
         if source is None or dims is None:
             return None
         if name in BROADCAST:
@@ -104,19 +111,25 @@ class UnitAxes:
         return _resized(dims, result) if source.ndim == result.ndim else None
 
     def _of_product(self, left: Tensor, right: Tensor, result: Tensor) -> Dims | None:
-        """Return the dimensions after a matrix product: the units are those of the weights, or of the right factor."""
+        """Return the dimensions after a matrix product: the units are those of the weights, or of the right factor.
+
+        A constant on the left mixes rows and leaves the units in place. Products of units with units, as in
+        attention, hold none.
+        """
         if not self._varies(right):
             return _on(result, result.ndim - 1)
-        if not self._varies(left):
+        if storage_key(left) in self._weights:
             return _on(result, result.ndim - 2)
         dims = self._dims.get(id(right))
-        if dims is None or not any(unit for _, unit in dims[-1]):
+        if dims is None:
             return None
+        if not any(unit for _, unit in dims[-1]):
+            return _on(result, result.ndim) if result.ndim > 2 else None
         return (*dims[:-2], ((result.shape[-2], False),), dims[-1])
 
 
 def _on(result: Tensor, axis: int) -> Dims:
-    """Return the dimensions of a tensor with units on one of them."""
+    """Return the dimensions of a tensor with units on one of them, or on none if it doesn't have that one."""
     return tuple(((size, place == axis),) for place, size in enumerate(result.shape))
 
 
