@@ -120,7 +120,10 @@ def test_rows_that_cant_be_compared_are_marked():
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["1", "3 †"]
     caption = figure._suptitle.get_text().replace("\n", " ")
     assert "no mark: offset as-run, range post; †: offset shift, range pre" in caption
-    for settings in ({"families": "scale"}, {"families": "offset", "conduct": nz.Conduct("shift", range="pre")}):
+    for settings in (
+        {"families": "scale"},
+        {"families": "offset", "conduct": nz.Conduct("shift", range="pre")},
+    ):
         alike = nz.probe(net(), (X, Y), levels=2, **settings)
         assert not [note for note in alike.notes if "compared" in note]
         assert "conduct" not in alike.summary()[0]

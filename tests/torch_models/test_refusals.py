@@ -94,7 +94,7 @@ class WithLogits:
 @pytest.mark.parametrize(
     "function",
     [
-        lambda z: (z, z * 2),
+        lambda z: (z, (z * 2,), z.sum()),
         lambda z: [z],
         lambda z: {"logits": z, "loss": None},
         lambda z: {"out": z, "aux": z},
@@ -116,7 +116,10 @@ def test_logits_in_what_a_model_returns(function):
             lambda z: {"start_logits": z, "end_logits": z},
             "returns dict with start_logits, end_logits, in which",
         ),
-        (lambda z: [z, z], "returns list of Tensor, Tensor, in which no logits are found"),
+        (
+            lambda z: [z, 2 * z],
+            r"several outputs that may be the logits: 0: float32 of shape \(2, 3\), 1: .*output=",
+        ),
         (lambda z: [{"boxes": z}], "returns list of dict, in which no logits are found"),
         (lambda z: (), "returns tuple of nothing"),
         (lambda z: None, "returns NoneType, in which no logits are found"),

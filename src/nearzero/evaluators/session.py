@@ -144,7 +144,9 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             runnable.is_causal if request.causal is None else request.causal,
             runnable.assumptions,
         )
-        session.model.reading = _read_output(session)
+        runnable.reading = _read_output(session)
+        discovery = replace(discovery, output=None)  # its values may be large
+        session = replace(session, discovery=discovery)
         _record(session)
         yield session
 
@@ -156,6 +158,7 @@ def _read_output(session: Session) -> OutputReading:
         InputError: two readings fit, and give different numbers.
     """
     request, traced, metrics = session.request, session.discovery.output, session.metrics
+    assert traced is not None
     batches = (next(batch.blocks(SAMPLE)) for batch in session.source)
     outputs = ((tuple(session.model.logits(batch).shape), batch.target) for batch in islice(batches, BATCHES))
     known = [(tuple(traced.logits.shape), session.discovery.batch.target)]
@@ -294,7 +297,7 @@ def _record_experiments(
 
 def budget_of(discovery: Discovery, request: Request) -> MemoryBudget:
     """Return the number of examples that fit in memory, from the pass in which the layers were found."""
-    logits_bytes = 4 * discovery.output.logits.numel()
+    logits_bytes = 0 if discovery.output is None else 4 * discovery.output.logits.numel()
     bytes_per_example = (PASSES * discovery.bytes + LOGITS * logits_bytes) / len(discovery.batch)
     return MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit)
 

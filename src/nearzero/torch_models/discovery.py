@@ -49,7 +49,7 @@ class Discovery:
             batch.
         called: the paths of the modules that were called.
         problems: by path, why a module that was called can't be probed.
-        output: what the operations say about the logits.
+        output: what the operations say about the logits; None once they are read.
         random: what draws random numbers on which the logits depend; "" if nothing does.
     """
 
@@ -58,7 +58,7 @@ class Discovery:
     bytes: int
     called: frozenset[str]
     problems: dict[str, str]
-    output: TracedOutput
+    output: TracedOutput | None
     random: str
 
 

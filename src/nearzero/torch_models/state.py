@@ -252,9 +252,10 @@ def _parts(output: Any) -> dict[str | int, Any]:
         return dict(zip(output._fields, output, strict=True)) | dict(enumerate(output))
     if isinstance(output, (tuple, list)):
         return dict(enumerate(output))
-    return {
+    fields = {
         name: value for name, value in getattr(output, "__dict__", {}).items() if not name.startswith("_")
     }
+    return fields | ({"logits": output.logits} if hasattr(output, "logits") else {})
 
 
 def _find_logits(

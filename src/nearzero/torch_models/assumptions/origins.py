@@ -13,26 +13,34 @@ __all__ = ["Origins", "TracedOutput"]
 
 PROBABILITIES = ("sigmoid", "special_expit", "_softmax", "_safe_softmax", "softmax")
 LOG_PROBABILITIES = ("_log_softmax", "log_softmax", "log_sigmoid_forward")
-AFFINE = ("addmm", "mm", "bmm", "baddbmm", "addmv", "linear", "convolution", "embedding")
+# parts of names of operations whose results have no bounds
+AFFINE = (
+    "addmm",
+    "mm",
+    "bmm",
+    "addmv",
+    "linear",
+    "convolution",
+    "embedding",
+    "batch_norm",
+    "layer_norm",
+    "group_norm",
+)
 # Operations that keep what their first argument holds; clamps of probabilities are for logarithms.
 KEEPING = {
     *("view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand"),
-    *(
-        "select",
-        "slice",
-        "index",
-        "index_select",
-        "gather",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "cat",
-        "stack",
-    ),
+    *("select", "slice", "index", "index_select", "gather", "split", "split_with_sizes", "unbind"),
     *("alias", "detach", "clone", "contiguous", "_to_copy", "lift_fresh", "flip", "roll"),
-    *("clamp", "clamp_min", "clamp_max"),
+    *("clamp", "clamp_min", "clamp_max", "masked_fill"),
 }
-ARITHMETIC = ("add", "sub", "rsub", "mul", "div", "neg", "masked_fill")  # affine maps of logits are logits
+JOINING = ("cat", "stack")
+MEANS = (
+    "mean",
+    "avg_pool",
+    "upsample",
+)  # parts of names; means of logits or of probabilities are of that kind
+SUMS = ("add", "sub", "rsub")  # of logits and anything that isn't known are logits
+MULTIPLES = ("mul", "div", "neg")  # of logits, by what isn't known
 INVERSE = {"log": ("probabilities", "log-probabilities"), "exp": ("log-probabilities", "probabilities")}
 
 
@@ -41,7 +49,7 @@ class TracedOutput:
     """What the operations of a forward pass say about its output.
 
     Attributes:
-        logits: the output.
+        logits: the output, for a few examples.
         kind: "logits", "probabilities" or "log-probabilities"; "" if the operations don't tell.
         made_by: the operation that tells; "" if none does.
         class_axes: the dimensions that the units of the last product or convolution are on; None if unknown.
@@ -75,13 +83,17 @@ class Origins:
         if any(name.endswith(affine) for affine in AFFINE):
             return "logits", name
         known = [self.of(source) for source in sources]
-        kind, made_by = known[0] if known else ("", "")
+        first = known[0] if known else ("", "")
+        kinds = [kind for kind, _ in known if kind]
         if name in INVERSE:
             before, after = INVERSE[name]
-            return (after, made_by) if kind == before else ("", "")
-        if name in ("cat", "stack"):
-            return known[0] if len({kind for kind, _ in known}) == 1 else ("", "")
-        if name in KEEPING:
-            return kind, made_by
-        kinds = {kind for kind, _ in known} - {""}
-        return known[0] if name in ARITHMETIC and kind == "logits" and kinds == {"logits"} else ("", "")
+            return (after, first[1]) if first[0] == before else ("", "")
+        if name in KEEPING or (name in JOINING and len(set(known)) == 1):
+            return first
+        if any(part in name for part in MEANS):
+            return first if first[0] != "log-probabilities" else ("", "")
+        if (name in SUMS and set(kinds) == {"logits"}) or (
+            name in MULTIPLES and kinds == ["logits"] == [first[0]]
+        ):
+            return next(origin for origin in known if origin[0])
+        return "", ""

@@ -132,12 +132,13 @@ def _log(p: Tensor) -> Tensor:
 def _are_probabilities(values: Tensor) -> bool:
     """Return whether all values lie between 0 and 1, except for rounding; NaN counts as between."""
     slack = ROUNDING[values.dtype.itemsize]
-    return not bool(((values < -slack) | (values > 1 + slack)).any())
+    low, high = values.aminmax()
+    return not bool((low < -slack) | (high > 1 + slack))
 
 
 def _add_up(values: Tensor) -> bool:
     """Return whether there are several classes, and the values (..., K) of each item add up to 1."""
-    sums = values.float().sum(-1)
+    sums = values.sum(-1, dtype=torch.promote_types(values.dtype, torch.float32))
     return values.shape[-1] > 1 and bool(((sums - 1).abs() < ROUNDING[values.dtype.itemsize]).all())
 
 
