@@ -20,7 +20,7 @@ from torch.utils.data import default_collate as collate
 from nearzero.errors import InputError
 from nearzero.torch_models.assumptions.routing import RowSource
 from nearzero.torch_models.masks import MaskReader
-from nearzero.torch_models.snapshot import is_constant
+from nearzero.torch_models.snapshot import Snapshot, is_constant
 
 __all__ = [
     "DECODER",
@@ -267,8 +267,10 @@ def _copied(value: Any) -> Any:
     """Return a copy of an object with all that it holds, or the object itself if it can't be copied."""
     if is_constant(value) or isinstance(value, torch.nn.Module):
         return value
+    # PyTorch copies no tensor that has a gradient's graph, so all are copied here
+    copies = {id(tensor): tensor.detach().clone() for tensor in Snapshot({"": value}).tensors}
     try:
-        return deepcopy(value)
+        return deepcopy(value, copies)
     except Exception:  # any type may refuse; `find_layers` then looks whether a pass changes it
         return value
 
@@ -420,7 +422,14 @@ def _oriented(inputs: Mapping[Any, Any], target: Any, collated: bool) -> tuple[d
         InputError: a list of tensors that may hold an example or a column (one number of each example) each.
     """
     values = [target, *inputs.values()]
-    known = next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), None)
+    known = next(
+        (
+            value.shape[0]
+            for value in values
+            if isinstance(value, Tensor) and not value.is_nested and value.ndim
+        ),
+        None,
+    )
 
     def oriented(name: object, value: Any) -> Any:
         tensor = as_tensor(value)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nearzero.errors import InputError
 from nearzero.support.memory import memory_text
-from nearzero.support.users import running
+from nearzero.support.users import note, running
 from nearzero.torch_models.batches import Batch, as_tensor, leaves
 from nearzero.torch_models.state import RandomStates
 
@@ -184,6 +184,7 @@ def _collated(examples: list[Any]) -> Any:
     try:
         return default_collate(examples)
     except (TypeError, RuntimeError, ValueError) as error:
+        note(error, "the examples of the data set can't be put into one batch")
         raise InputError(
             f"the examples of the data set can't be put into one batch: {str(error).splitlines()[0]}; make them "
             "tensors of one shape, in the data set or by a DataLoader's collate_fn"
@@ -232,13 +233,20 @@ def _all_items(data: Iterator[Any], limit: int) -> list[Any]:
     items, size = [], 0
     for item in data:
         items.append(item)
-        size += sum(leaf.nbytes for leaf in leaves(item) if isinstance(leaf, (Tensor, np.ndarray)))
+        size += sum(map(_bytes, leaves(item)))
         if size > limit:
             raise InputError(
                 f"data can be read only once, and keeping them takes more than {memory_text(limit)}; give a "
                 "DataLoader, a Dataset or a list of batches, or raise NEARZERO_MEMORY"
             )
     return items
+
+
+def _bytes(value: Any) -> int:
+    """Return the bytes of an array or a dense tensor; 0 for all else."""
+    if isinstance(value, Tensor):
+        return value.nbytes if value.layout == torch.strided and not value.is_nested else 0
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 class MemoryBudget:
@@ -270,7 +278,7 @@ class MemoryBudget:
 
     def rows(self, batch: Batch) -> int:
         """Return the number of examples that fit in memory, beside the inputs of this batch and the next."""
-        inputs = 2 * sum(tensor.nbytes for tensor in batch.inputs)
+        inputs = 2 * sum(map(_bytes, batch.inputs))
         free = min(self._most, max(self.limit / 4, SHARE * self.limit - inputs))
         return max(1, int(free / (self._per_element * batch.elements)))
 

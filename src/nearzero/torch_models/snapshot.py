@@ -75,6 +75,11 @@ class Snapshot:
                 self._seen[id(value)] = value
                 waiting.extend(self._take(name, value))
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors that are reachable."""
+        return [value for value in self._seen.values() if isinstance(value, Tensor)]
+
     @contextlib.contextmanager
     def same_hooks(self) -> Iterator[None]:
         """Remove hooks that a forward pass within the block sets, as the first pass of some models does."""

@@ -49,7 +49,7 @@ class Cuts:
     def text(self) -> str:
         """Return the cuts for a reader."""
         if self.axis is None:
-            return "never: an example's logits may depend on the others of its batch"
+            return "not cut"
         return f"as memory allows, along dimension {self.axis} of the inputs"
 
 

@@ -148,6 +148,7 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         CannotRunError: the model can't be run on the batch.
         InputError: the model returns no logits, or changes its weights.
     """
+    model.before.restore_all()
     written = bool(model.writes_inputs)
     copy, model.writes_inputs = batch.copy(), None
     tensors = Snapshot({str(place): tensor for place, tensor in enumerate(copy.inputs)})
@@ -168,10 +169,12 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
                     "what it takes"
                 ) from error
     if changed := objects.changed():  # `model.logits` passes copies of those that can be copied
+        objects.restore_all()
         raise InputError(
             f"the model changes its input {changed[0]!r}, which can't be copied; give a new one in each batch by "
             "prepare=..."
         )
+    model.before.changed()  # notes tensors that a pass writes to without a new version
     drawing = states.moved(torch_too=not follow)
     model.writes_inputs = written or bool(tensors.changed())
     model.outside = model.outside or (
