@@ -138,6 +138,7 @@ def _tried(model: Model, batch: Batch, most: int) -> Cuts | None:
         for part in parts:
             logits = model.logits(few.take(part))
             fitting = {axis for axis in fitting if _fits(logits, whole, part, count, axis, slack)}
+            del logits  # frees them before the next are computed
     except Exception as error:  # a user's forward may raise anything
         if is_out_of_memory(error):
             return Cuts(batch.axis, source=f"not tried, since memory doesn't hold {count} examples")
