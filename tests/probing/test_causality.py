@@ -123,7 +123,7 @@ class Copy(nn.Module):
 @pytest.mark.parametrize(
     ("model", "labels", "message"),
     [
-        (Copy(), IDS, r"it predicts these \(cross-entropy 1.*e-10\) rather than the next ones"),
+        (Copy(), IDS, r"it predicts these \(cross-entropy 0\) rather than the next ones"),
         (WithLoss(True, "own"), IDS, "its own loss compares the logits at a token with that token"),
         (
             WithLoss(True, "shifted"),

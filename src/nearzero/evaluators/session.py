@@ -344,12 +344,14 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
     trial = replace(model, assumptions=Assumptions())  # which may be those of a batch that can't be cut
     first = _first_discovery(trial, sources)
     model.classes = trial.classes
+    few, random, budget = len(first.batch), first.random, budget_of(first, request)
+    del first  # its logits can be large
     batch = sources[0].first(sources[0].dtype)
-    most, batched = budget_of(first, request).rows(batch), sources[0].batched
-    cuts = find_cuts(trial, batch, request.batch_axis, random=first.random, most=most, batched=batched)
+    most, batched = budget.rows(batch), sources[0].batched
+    cuts = find_cuts(trial, batch, request.batch_axis, random=random, most=most, batched=batched)
     model.example_axis = cuts.example_axis
     _cut(sources, cuts.axis)
-    rows = len(first.batch) if cuts.axis == batch.axis else SAMPLE
+    rows = few if cuts.axis == batch.axis else SAMPLE
     discovery = find_layers(model, next(sources[0].first(sources[0].dtype).blocks(rows)))
     changed: list[str] = []
     budget_of(discovery, request).run_in_blocks(

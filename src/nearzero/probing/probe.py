@@ -142,7 +142,7 @@ def probe(
         output_kind: "logits", "probabilities" or "log-probabilities", where it isn't found correctly.
         class_axis: the dimension of the classes in the output, where it isn't found correctly; "none" if
             each number is the logit of an item of its own.
-        causal: True if the logits at a token predict the next token; decided by the model's class if None.
+        causal: True if the logits at a token predict the next token; found by experiment if None.
         batch_size: the number of examples in a batch, for data that come as examples.
         batch_axis: the dimension of the inputs that holds the examples (0 or 1), or "none" if an example's logits
             depend on the others of its batch, so that batches can't be cut; found by experiment if None.

@@ -133,7 +133,8 @@ class BatchSource:
 
 def _fingerprint(batch: Batch) -> int:
     """Return a number that differs between batches of other shapes, dtypes or values, of which it takes a sample."""
-    tensors = [*batch.inputs, *(tensor for tensor in (batch.target, batch.mask) if tensor is not None)]
+    mask = None if batch.masked_by else batch.mask  # else it is an input
+    tensors = [*batch.inputs, *(tensor for tensor in (batch.target, mask) if tensor is not None)]
     parts = []
     for tensor in tensors:
         dense = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor

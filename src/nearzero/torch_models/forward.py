@@ -315,6 +315,10 @@ def distance(left: Tensor, right: Tensor) -> float:
     """Return max |left - right|; infinite if the shapes differ or only one of two values is NaN."""
     if left.shape != right.shape:
         return float("inf")
+    if left.numel() > PIECE and left.ndim > 1 and not (left.is_contiguous() and right.is_contiguous()):
+        return max(
+            distance(*pair) for pair in zip(left, right, strict=True)
+        )  # to flatten them is to copy them
     most = 0.0
     for one, other in zip(left.flatten().split(PIECE), right.flatten().split(PIECE), strict=True):
         equal = (one == other) | (one.isnan() & other.isnan())

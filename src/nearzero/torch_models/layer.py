@@ -19,12 +19,12 @@ class RowAxes:
     """Name the dimensions of a layer's values, those of units left out, that examples and tokens are on.
 
     Attributes:
-        examples, tokens: the dimensions; tokens is None for values of whole examples.
+        examples, tokens: the dimensions; values of pairs of tokens have two of them, values of whole examples none.
         problem: why they aren't known; "" if they are.
     """
 
     examples: int = 0
-    tokens: int | None = None
+    tokens: tuple[int, ...] = ()
     problem: str = ""
 
 

@@ -116,21 +116,25 @@ def _row_mask(mask: Tensor, row_shape: torch.Size) -> Tensor | None:
 
 
 def _placed(mask: Tensor, row_shape: torch.Size, axes: RowAxes) -> Tensor | None:
-    """Return a mask of examples or tokens as a mask of rows with known dimensions; None if it doesn't fit."""
+    """Return a mask of examples or tokens as a mask of rows with known dimensions; None if it doesn't fit.
+
+    A row of several tokens counts if all of them do.
+    """
     if axes.problem or row_shape[axes.examples] != mask.shape[0]:
         return None
-    shape = [1] * len(row_shape)
-    shape[axes.examples] = mask.shape[0]
-    if mask.ndim == 2 and axes.tokens is not None:
-        if row_shape[axes.tokens] != mask.shape[1]:
-            return None
-        shape[axes.tokens] = mask.shape[1]
-        mask = mask if axes.examples < axes.tokens else mask.t()
-    elif mask.ndim > 1:
+    tokens = axes.tokens if mask.ndim == 2 else ()
+    if mask.ndim > 1 and not tokens:
         if len(row_shape) > 1:
             return None
         mask = mask.flatten(1).any(1)
-    return mask.reshape(shape).expand(row_shape)
+    if any(row_shape[axis] != mask.shape[1] for axis in tokens):
+        return None
+    counted = torch.ones(row_shape, dtype=torch.bool, device=mask.device)
+    for axis in tokens or (axes.examples,):
+        shape = [1] * len(row_shape)
+        shape[axes.examples], shape[axis] = mask.shape[0], mask.shape[-1]
+        counted &= (mask.t() if axis < axes.examples else mask).reshape(shape)
+    return counted
 
 
 def layer_ranges(

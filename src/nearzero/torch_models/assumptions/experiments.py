@@ -138,6 +138,7 @@ def _tried(model: Model, batch: Batch, most: int) -> Cuts | None:
         for part in parts:
             logits = model.logits(few.take(part))
             fitting = {axis for axis in fitting if _fits(logits, whole, part, count, axis, slack)}
+            del logits  # frees them before the next are computed
     except Exception as error:  # a user's forward may raise anything
         if is_out_of_memory(error):
             return Cuts(batch.axis, source=f"not tried, since memory doesn't hold {count} examples")
@@ -160,10 +161,14 @@ def _fits(logits: Tensor, whole: Tensor, part: Tensor, count: int, axis: int, sl
     """
     if whole.shape[axis] % count:
         return False
-    rows = (
-        whole.unflatten(axis, (count, -1)).index_select(axis, part.to(whole.device)).flatten(axis, axis + 1)
+    if logits.ndim != whole.ndim or logits.shape[axis] * count != whole.shape[axis] * len(part):
+        return False
+    own, all_rows = logits.unflatten(axis, (len(part), -1)), whole.unflatten(axis, (count, -1))
+    most = slack * greatest(whole)
+    return all(
+        distance(own.select(axis, place), all_rows.select(axis, row)) <= most
+        for place, row in enumerate(part.tolist())
     )
-    return distance(logits, rows) <= slack * greatest(whole)
 
 
 def _logits(model: Model, batch: Batch) -> Tensor | None:

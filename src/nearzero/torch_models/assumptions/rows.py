@@ -95,9 +95,9 @@ def _axes(
         tokens = [axis for axis in others if fewer.shape[axis] != some.shape[axis]]
     else:
         tokens = [axis for axis in others if some.shape[axis] in counts]
-    if len(tokens) > 1:
-        return RowAxes(problem=f"dimensions {tokens} may both be that of the tokens")
-    return RowAxes(examples, tokens[0] if tokens else None)
+    if len(tokens) > 1 and fewer is None:
+        return RowAxes(problem=f"each of its dimensions {tokens} may be that of the tokens")
+    return RowAxes(examples, tuple(tokens))
 
 
 class _Look(LayerHook):

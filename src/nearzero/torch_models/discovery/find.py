@@ -180,7 +180,7 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
     model.outside = model.outside or (
         "it runs in several threads" if watch.threaded else drawing and f"{drawing} draws random numbers"
     )
-    return Discovery(
+    discovery = Discovery(
         found=tuple(watch.found(logits)),
         batch=batch,
         bytes=watch.bytes,
@@ -190,6 +190,8 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         output=TracedOutput(logits, *watch.origins.of(logits), watch.unit_axes.of(logits)),
         random=drawing or watch.random_in(logits),
     )
+    vars(watch).clear()  # frees the tensors of the pass, which a cycle of references would keep
+    return discovery
 
 
 def _reason(error: Exception, most: int = 200) -> str:
