@@ -208,15 +208,7 @@ class Parts(nn.Module):
         ),
         (
             "rnn",
-            r"layer 'rnn' \(GRU\) can't be probed: it returns a tuple, not a tensor; layers are: encoder\.0",
-        ),
-        (
-            "pool",
-            r"layer 'pool' \(Identity\) can't be probed: it is neither an activation nor a linear, convolution",
-        ),
-        (
-            "encoder",
-            r"layer 'encoder' \(Sequential\) can't be probed: .*; layers in it: encoder\.0, encoder\.1, ",
+            r"no layer 'rnn': rnn \(GRU\) returns several tensors; name one of them: rnn\[0\], rnn\[1\]",
         ),
         ("unused", r"layer 'unused' isn't called in a forward pass, so nothing can be perturbed there"),
         (

@@ -166,7 +166,8 @@ def matched(
         degenerate and what can't be measured: no or few live units, a single predicted class, a = 0 in all
         examples, a covariance that can't be inverted; else it is "". If logits are NaN or
         infinite anywhere, `not_finite` counts the items that have such logits, as a mean over draws; these count as
-        wrong. The attributes name the backend and the rule by which the halves were cut.
+        wrong. The attributes name the backend and the rule by which the halves were cut, and hold what was
+        inferred about a user's model (`assumptions`, as JSON).
 
     Raises:
         InputError: as `nz.sweep` and `nz.probe`.
@@ -185,16 +186,23 @@ def matched(
     with open_evaluator(
         model, data, y, options, metrics=metrics, threads=threads, memory=memory
     ) as evaluator:
-        return matched_of(evaluator, design)
+        return matched_of(evaluator, design).assign_attrs(evaluator.assumed())
 
 
 def matched_of(evaluator: LayerEvaluator, design: Design) -> xr.Dataset:
     """Return the result of `matched` for an evaluator that is already open."""
     conduct = evaluator.conduct(design.conduct)
     evaluator.check(conduct, design.families)
+    if evaluator.assumptions is not None:
+        evaluator.assumptions.record("halves", halves_of(evaluator), f"seed {design.seed}", "design=")
     # NumPy's products are small here, and synchronising threads costs more time than they save
     with threadpool_limits(limits=1, user_api="blas") if evaluator.backend == "two-layer" else nullcontext():
         return _MatchedHalves(*evaluator.split(design.seed), design, conduct).dataset()
+
+
+def halves_of(evaluator: LayerEvaluator) -> str:
+    """Return the rule by which an evaluator's data are halved."""
+    return HALVES if evaluator.halves == "example" else HALVES.replace("examples", "batches")
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +313,7 @@ class _MatchedHalves:
             "activation": responding.activation or "none",
             "backend": responding.backend,
             "layer": responding.layer,
-            "halves": HALVES if responding.halves == "example" else HALVES.replace("examples", "batches"),
+            "halves": halves_of(responding),
             "draws": design.draws,
             "seed": design.seed,
             "first_draw": design.first_draw,

@@ -197,6 +197,9 @@ def probe(
     _print_lines(console, told)
     rows = result.summary()
     print_rows(console, rows[0], [row.values() for row in rows])
+    if assumed := rows.assumptions:
+        console.print()
+        print_rows(console, assumed[0], [row.values() for row in assumed])
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
     if out is not None:

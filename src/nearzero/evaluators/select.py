@@ -174,6 +174,7 @@ def evaluators_of(
             )
         else:
             evaluators.append(ModelEvaluator(session, layer, metrics=metrics))
+        evaluators[-1].assumptions = session.assumptions
     return evaluators
 
 

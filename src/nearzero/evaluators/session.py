@@ -14,10 +14,12 @@ from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
+from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget
-from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers, select_layers
+from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers
 from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.selection import select_layers
 from nearzero.torch_models.state import Model, as_module, untouched
 
 __all__ = ["Half", "Session", "open_session"]
@@ -51,6 +53,7 @@ class Session:
         layers: the layers that were asked for, with the user's overrides.
         metrics: by name.
         causal: True if the logits at a token predict the next token.
+        assumptions: what was inferred about the model and the data; part of the result.
     """
 
     model: Model
@@ -62,6 +65,7 @@ class Session:
     layers: list[Layer]
     metrics: dict[str, Metric]
     causal: bool
+    assumptions: Assumptions
 
     @property
     def halves(self) -> Literal["example", "batch"]:
@@ -121,7 +125,7 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request)
         discovery = discover(runnable, [source] if ranges_source is None else [source, ranges_source])
         bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
-        yield Session(
+        session = Session(
             runnable,
             source,
             ranges_source,
@@ -131,7 +135,36 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             [request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)],
             choose_metrics(metrics, discovery.batch.target),
             runnable.is_causal if request.causal is None else request.causal,
+            runnable.assumptions,
         )
+        _record(session)
+        yield session
+
+
+def _record(session: Session) -> None:
+    """Record what is known about a model and its data before anything is measured."""
+    request, record = session.request, session.assumptions.record
+    for layer in session.layers:
+        given = request.unit_axis is not None
+        dimension = f"dimension {layer.unit_axis} of {layer.shape}"
+        record(f"units of layer {layer.name}", dimension, _known(given, "the forward pass"), "unit_axis=")
+        source = _known(request.activation is not None, "the forward pass")
+        record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
+    batch = session.discovery.batch
+    cut = "as memory allows, along the first dimension of all inputs" if batch.divisible else "never"
+    record("cuts of batches", cut, f"inputs {batch.describe()} of {len(batch)} examples", "prepare=")
+    bounds = (
+        "minimum and maximum"
+        if request.quantiles is None
+        else "quantiles {} and {}".format(*request.quantiles)
+    )
+    record("ranges", bounds, _known(request.quantiles is not None, "default"), "quantiles=")
+    data = "the data that are measured" if session.ranges_source is None else "data of their own"
+    record("data of the ranges", data, _known(session.ranges_source is not None, "default"), "ranges_from=")
+
+
+def _known(given: bool, inferred: str) -> str:
+    return "given" if given else inferred
 
 
 def source_of(model: Model, data: Any, request: Request) -> BatchSource:

@@ -42,7 +42,12 @@ __all__ = ["layers", "probe"]
 
 
 def layers(
-    model: object, data: Any, *, prepare: Prepare | None = None, output: Output | None = None
+    model: object,
+    data: Any,
+    *,
+    prepare: Prepare | None = None,
+    output: Output | None = None,
+    outputs: bool = False,
 ) -> tuple[Layer, ...]:
     """Return the layers of a model that can be probed, in the order of its forward pass.
 
@@ -50,6 +55,7 @@ def layers(
 
     Args:
         model, data, prepare, output: as in `probe`.
+        outputs: True to list the outputs of all other modules too, which `probe` takes by name.
 
     Raises:
         InputError: the model can't be probed, or can't be run on the data.
@@ -68,7 +74,8 @@ def layers(
     module = as_module(model)
     with untouched(module) as before:
         runnable = Model(module, before, output)
-        return discover(runnable, [source_of(runnable, data, request)]).layers
+        discovery = discover(runnable, [source_of(runnable, data, request)])
+        return discovery.places if outputs else discovery.layers
 
 
 def probe(
@@ -107,7 +114,8 @@ def probe(
             restored, bit for bit.
         data: batches (a DataLoader, a list), a `Dataset`, or arrays; see `nearzero.torch_models.batches`.
             Targets are optional. Targets of -100 are ignored.
-        layers: names or globs, as `nz.layers` lists them; all activations if None.
+        layers: names or globs, as `nz.layers` lists them, or names of other modules, whose output is then
+            perturbed; all activations if None.
         families: "offset", "scale", "clip", or controls; see `nearzero.perturbations.families`.
         levels: replaces the levels of each family: a mapping from family to levels, levels for all families,
             or the number of levels to take from each family's own, evenly spaced.
@@ -176,7 +184,10 @@ def probe(
     with open_session(model, data, request, ranges_from=ranges_from) as session:
         evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
         response = dataset(_responses(session, evaluators, advanced), type(session.model.module).__name__)
-        return ProbeResult(response, None if design is None else _matched(evaluators, design))
+        matched = None if design is None else _matched(evaluators, design)
+        if matched is None:
+            session.assumptions.record("halves", "none", "default", "design=")
+        return ProbeResult(response.assign_attrs(assumptions=session.assumptions.to_json()), matched)
 
 
 def _responses(
@@ -201,11 +212,26 @@ def _responses(
             method = "full" if "full" in methods else methods.pop()
             reason = "; ".join(sorted({side.reason for side in sides if side.reason}))
             scores = scores_of(collector, len(plan.perturbations))
-            responses.append(LayerResponse(plan, scores, method, reason))
+            response = LayerResponse(plan, scores, method, reason)
         else:
             scores = evaluator.scores(plan.perturbations, session.metrics, keep=request.keep_items)
-            responses.append(LayerResponse(plan, scores, evaluator.backend, ""))
+            response = LayerResponse(plan, scores, evaluator.backend, "")
+        responses.append(response)
+        _record(session, response)
     return responses
+
+
+def _record(session: Session, response: LayerResponse) -> None:
+    """Record how one layer was perturbed, and what was counted."""
+    layer, conduct, scores = response.plan.layer.name, response.plan.conduct, response.scores
+    record, request = session.assumptions.record, session.request
+    reading = f"offset {conduct.offset}, clip {conduct.clip}, range {conduct.range}"
+    source = "default for this activation" if request.conduct is None else "given"
+    record(f"conduct of layer {layer}", reading, source, "conduct=")
+    source = "given" if request.method != "auto" else response.reason or "equal logits on a few examples"
+    record(f"path of layer {layer}", response.method, source, "method=")
+    counted = f"{scores.items:,} items of {scores.examples:,} examples"
+    record("items", counted, "the shapes of logits, targets and masks", "prepare=")
 
 
 def _collect(

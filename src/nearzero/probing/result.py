@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES, Scores
 from nearzero.evaluators.plan import LayerPlan
 from nearzero.support.files import make_folder, write_bytes, write_text
+from nearzero.torch_models.assumptions import Assumption, condensed, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +57,11 @@ class ProbeResult:
     at_displacements: xr.Dataset | None = None
 
     @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """Return what was inferred about the model and the data, with the argument that sets it; () if unknown."""
+        return read_json(self.response.attrs.get("assumptions", "[]"))
+
+    @property
     def matched(self) -> xr.Dataset:
         """Return the responses at levels of equal displacement, on (layer, family, side, target).
 
@@ -91,8 +97,11 @@ class ProbeResult:
                 dead.append(f"{name}: {count} of {layer.units.item()} units are dead and left alone")
         return [*lost, *full, *dead]
 
-    def summary(self) -> list[dict[str, str]]:
-        """Return a row of texts for each layer: its properties, and the most extreme response of each family."""
+    def summary(self) -> ProbeSummary:
+        """Return a row of texts for each layer: its properties, and the most extreme response of each family.
+
+        The printed summary has a second table, of the assumptions.
+        """
         data, metric = self.response, str(self.response.attrs["metrics"][0])
         rows = []
         for name in self.layers:
@@ -114,7 +123,7 @@ class ProbeResult:
                     extreme = int(np.abs(values - float(data[f"unperturbed_{metric}"])).argmax())
                     row[family] = f"{_as_text(metric, values[extreme])} at {levels[extreme]:.3g}"
             rows.append(row)
-        return rows
+        return ProbeSummary(rows, self.assumptions)
 
     @property
     def headline(self) -> str:
@@ -141,7 +150,8 @@ class ProbeResult:
         if metric is not None and metric not in measured:
             hint = did_you_mean(metric, measured)
             raise InputError(f"metric {metric!r} wasn't measured: {hint}measured were {', '.join(measured)}")
-        return layer_map(self.response, metric or measured[0])
+        assumed = [f"{row.what}: {row.value}" for row in self.assumptions if not row.is_of_layer]
+        return layer_map(self.response, metric or measured[0], assumed)
 
     def save(self, folder: str | Path) -> Path:
         """Write the responses (NetCDF), a table (CSV) and the figure (PNG, PDF) to a folder, and return the folder.
@@ -185,6 +195,36 @@ class ProbeResult:
         # a file holds a list of one text as a text
         response.attrs["metrics"] = [str(name) for name in np.atleast_1d(response.attrs["metrics"])]
         return cls(response, matched)
+
+
+class ProbeSummary(list[dict[str, str]]):
+    """Hold a row for each layer, and the assumptions; as text, two tables.
+
+    Args:
+        rows: a row for each layer, by column.
+        assumptions: all assumptions.
+
+    Attributes:
+        assumptions: a row for each assumption, by column; layers of which the same is assumed share a row.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, str]], assumptions: Iterable[Assumption]) -> None:
+        super().__init__(rows)
+        self.assumptions = [
+            {"assumed": row.what, "as": row.value, "from": row.source, "set by": row.argument}
+            for row in condensed(assumptions)
+        ]
+
+    def __str__(self) -> str:
+        return "\n\n".join(_as_table(rows) for rows in (self, self.assumptions) if rows)
+
+
+def _as_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return rows as text with aligned columns."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    cells = (map(str.ljust, line, widths) for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in cells)
 
 
 def _not_finite(layer: xr.Dataset) -> str:

@@ -1,8 +1,8 @@
-"""Discovery of a model's layers, by watching one forward pass, and their choice by name.
+"""Discovery of a model's layers, by watching one forward pass.
 
 A layer is a place in a forward pass where a pre-activation occurs: the input of an activation (a module, or a
 function like `F.relu` called in some module's forward), or the output of a linear, convolution or
-normalization module.
+normalization module. The outputs of all other modules are found too, and can be asked for by name.
 
 The watch sees the modules and functions that are called, and their arguments. It follows each tensor through
 the operations that PyTorch dispatches. These show the dimension of the units, the activation that follows a
@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any
 
@@ -23,15 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from nearzero.errors import InputError, did_you_mean
+from nearzero.errors import InputError
 from nearzero.perturbations.activations import ACTIVATIONS
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.hooks import plain_name
+from nearzero.torch_models.hooks import elements_of, plain_name
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.replay import storage_key, tensors_in, tensors_written
 from nearzero.torch_models.state import Model
 
-__all__ = ["CannotRunError", "Discovery", "find_layers", "select_layers"]
+__all__ = ["CannotRunError", "Discovery", "find_layers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +38,7 @@ class Discovery:
     """The findings of one forward pass.
 
     Attributes:
-        layers: the layers, in the order of the forward pass.
+        places: the layers and the outputs of all other modules, in the order of the forward pass.
         batch: the batch of that pass.
         bytes: the new memory that the operations of the pass took for their results, for all examples of the
             batch.
@@ -48,12 +47,17 @@ class Discovery:
         problems: by path, why a module that was called can't be probed.
     """
 
-    layers: tuple[Layer, ...]
+    places: tuple[Layer, ...]
     batch: Batch
     bytes: int
     logits: int
     called: frozenset[str]
     problems: dict[str, str]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Return the layers, without the outputs of other modules."""
+        return tuple(place for place in self.places if place.kind != "output")
 
 
 class CannotRunError(InputError):
@@ -86,7 +90,7 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
                 ) from error
     model.writes_inputs = versions != [tensor._version for tensor in copy.inputs]
     return Discovery(
-        layers=tuple(_numbered(watch.layers)),
+        places=tuple(_numbered(watch.layers)),
         batch=batch,
         bytes=watch.bytes,
         logits=4 * logits.numel(),
@@ -115,82 +119,16 @@ def _watched(model: Model, batch: Batch, watch: _Watch, *, follow: bool) -> Tens
 
 
 def _numbered(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the layers with @1, @2, ... added to names that occur more than once, in order."""
-    total, seen = Counter(layer.name for layer in layers), Counter[str]()
+    """Return the layers with @1, @2, ... added to names that occur more than once, in order, and their elements."""
+    total, seen = Counter((layer.name, layer.element) for layer in layers), Counter[Any]()
     numbered = {}
     for layer in layers:
-        seen[layer.name] += 1
-        name = f"{layer.name}@{seen[layer.name]}" if total[layer.name] > 1 else layer.name
-        numbered[id(layer)] = replace(layer, name=name)
+        key = layer.name, layer.element
+        seen[key] += 1
+        name = f"{layer.name}@{seen[key]}" if total[key] > 1 else layer.name
+        element = "".join(f"[{part}]" for part in layer.element)
+        numbered[id(layer)] = replace(layer, name=name + element)
     return [replace(layer, follows=numbered.get(id(layer.follows))) for layer in numbered.values()]
-
-
-def select_layers(model: Model, discovery: Discovery, wanted: Sequence[str] | None) -> list[Layer]:
-    """Return the layers that match some names or globs, in the order of the pass; all activations for None.
-
-    The name of a module or function that is called several times matches all of its calls; name@k matches
-    one.
-
-    Raises:
-        InputError: a name that matches no layer, with the reason.
-    """
-    if wanted is None:
-        chosen = [layer for layer in discovery.layers if layer.kind in ("activation", "function")]
-        if not chosen:
-            hint = (
-                "; name layers whose output is a pre-activation; the layers are "
-                f"{_listed([layer.name for layer in discovery.layers])}"
-                if discovery.layers
-                else ", nor any linear, convolution or normalization layer, so nothing can be probed"
-            )
-            raise InputError(f"no activation was found in a forward pass{hint}")
-        return chosen
-    known = [layer.name for layer in discovery.layers]
-    names: set[str] = set()
-    for name in wanted:
-        matched = {layer for layer in known if name in (layer, layer.split("@")[0])}
-        if not matched and _is_glob(name):
-            matched = {layer for layer in known if fnmatchcase(layer, name)}
-        if not matched:
-            raise InputError(_why_no_layer(model, discovery, name))
-        names |= matched
-    return [layer for layer in discovery.layers if layer.name in names]
-
-
-def _is_glob(name: str) -> bool:
-    return any(mark in name for mark in "*?[")
-
-
-def _why_no_layer(model: Model, discovery: Discovery, name: str) -> str:
-    """Return the reason why no layer has a name, and what to do."""
-    names = [layer.name for layer in discovery.layers]
-    if _is_glob(name):
-        return f"no layer matches {name!r}; the layers are {_listed(names)}"
-    path = name.split("@")[0]
-    modules = dict(model.module.named_modules(remove_duplicate=False))
-    if path not in modules:
-        return f"there is no layer {name!r}: {did_you_mean(name, names)}the layers are {_listed(names)}"
-    path = next(first for first, module in model.module.named_modules() if module is modules[path])
-    aliases = [layer for layer in names if layer.split("@")[0] == path]
-    if aliases:
-        return f"layer {name!r} is known as {_listed(aliases)}"
-    if path not in discovery.called:
-        return (
-            f"layer {name!r} isn't called in a forward pass, so nothing can be perturbed there (its weights may be "
-            f"used directly); layers that are: {_listed(names)}"
-        )
-    problem = discovery.problems.get(
-        path, "it is neither an activation nor a linear, convolution or normalization layer"
-    )
-    inside = [layer for layer in names if layer.startswith((f"{path}.", f"{path}:"))]
-    hint = f"layers in it: {_listed(inside)}" if inside else f"layers are: {_listed(names)}"
-    return f"layer {name!r} ({type(modules[path]).__name__}) can't be probed: {problem}; {hint}"
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    """Return the first names as text, and the number of all if there are more."""
-    text = ", ".join(names[:most]) or "none"
-    return f"{text}, ... ({len(names)} in all)" if len(names) > most else text
 
 
 # --- watching a forward pass ---
@@ -231,7 +169,7 @@ class _Watch(TorchDispatchMode):
         inputs: the names and tensors of the model's inputs.
 
     Attributes:
-        layers: the layers found, in the order of the pass.
+        layers: the layers and outputs found, in the order of the pass.
         calls: by path, the number of calls of a module.
         problems: by path, why a module that was called can't be probed.
     """
@@ -283,8 +221,8 @@ class _Watch(TorchDispatchMode):
         """Add the layers of a call that ended: the module if it is one, and the functions called in it."""
         if WEIGHTS in call.path.split("."):
             return
-        units = isinstance(output, Tensor) and _has_units(output)
-        if units and call.given is not None and output.shape == call.given[1].shape:
+        tensors = {place: tensor for place, tensor in elements_of(output) if _has_units(tensor)}
+        if () in tensors and call.given is not None and output.shape == call.given[1].shape:
             known = isinstance(call.module, ACTIVATION_MODULES)
             samples = None if known else elementwise_samples(call.module, call.given[1])
             if known or samples is not None:
@@ -292,17 +230,16 @@ class _Watch(TorchDispatchMode):
                 return
         for layer, value, result in call.functions:
             self._add(layer, value, result)
-        if not isinstance(output, Tensor):
-            self.problems[call.path] = f"it returns a {type(output).__name__}, not a tensor"
-        elif not units:
-            dtype = str(output.dtype if output.layout == torch.strided else output.layout)
-            self.problems[call.path] = (
-                f"it gives {dtype.removeprefix('torch.')} of shape {tuple(output.shape)}, no units to perturb"
-            )
-        elif (kind := producer_kind(call.module)) is not None:
-            self._kept.append(output)
-            self._sources[id(output)] = len(self.layers)
-            self.layers.append(self._module_layer(call, kind, output))
+        if not tensors:
+            self.problems[call.path] = _without_units(output)
+        for element, tensor in tensors.items():
+            kind = producer_kind(call.module) if not element else None
+            self._kept.append(tensor)
+            if kind is not None:
+                self._sources[id(tensor)] = len(self.layers)
+            if kind or (call.path and COMPILED not in call.module._modules):  # not the model, not wrappers
+                layer = self._module_layer(call, kind or "output", tensor)
+                self.layers.append(replace(layer, element=element))
 
     def _add_activation(self, call: _Call, value: Tensor, before: Tensor, output: Tensor, name: str) -> None:
         """Add an activation module, from its argument, a copy of that before the call, and its output."""
@@ -427,6 +364,14 @@ class _Watch(TorchDispatchMode):
     def _unit_axis(self, tensor: Tensor) -> int:
         """Return the dimension of units as followed through the pass, or the default one."""
         return self._unit_axes.get(id(tensor), default_unit_axis(tensor))
+
+
+def _without_units(output: Any) -> str:
+    """Return the reason why nothing that a module returns can be perturbed."""
+    if not isinstance(output, Tensor):
+        return f"it returns a {type(output).__name__}, in which no tensor has units to perturb"
+    dtype = str(output.dtype if output.layout == torch.strided else output.layout)
+    return f"it gives {dtype.removeprefix('torch.')} of shape {tuple(output.shape)}, no units to perturb"
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -7,7 +7,8 @@ after an exception.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+import copy
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count, repeat
@@ -20,7 +21,7 @@ from nearzero.errors import InputError
 from nearzero.perturbations.perturbation import Side
 from nearzero.torch_models.layer import Layer
 
-__all__ = ["LayerHook", "hooked", "plain_name"]
+__all__ = ["LayerHook", "elements_of", "hooked", "plain_name"]
 
 NEVER = repeat(-1)  # the number of a call that no hook waits for
 
@@ -166,8 +167,61 @@ def _register(module: nn.Module, hook: LayerHook) -> Any:
         return tuple(given[: len(args)]), dict(zip(kwargs, given[len(args) :], strict=True))
 
     def after_call(_: nn.Module, args: Any, output: Any) -> Any:
-        return hook(output) if next(calls) == place.call else None
+        if next(calls) != place.call:
+            return None
+        changed = hook(_element(output, place))
+        return None if changed is None else _with_element(output, place.element, changed)
 
     if after:
         return module.register_forward_hook(after_call)
     return module.register_forward_pre_hook(before_call, with_kwargs=True)
+
+
+# --- the tensors in what a module returns ---
+
+
+def elements_of(
+    output: Any, place: tuple[int | str, ...] = ()
+) -> Iterator[tuple[tuple[int | str, ...], Tensor]]:
+    """Yield the tensors in what a module returns, each with its place in nested tuples, lists and mappings."""
+    if isinstance(output, Tensor):
+        yield place, output
+    elif isinstance(output, Mapping):
+        for name, value in output.items():
+            if isinstance(name, str):
+                yield from elements_of(value, (*place, name))
+    elif isinstance(output, (tuple, list)):
+        for number, value in enumerate(output):
+            yield from elements_of(value, (*place, number))
+
+
+def _element(output: Any, layer: Layer) -> Any:
+    """Return the element of a module's output that a layer is.
+
+    Raises:
+        InputError: the output has no such element, as it had on the first examples.
+    """
+    value = output
+    for key in layer.element:
+        try:
+            value = value[key]
+        except (LookupError, TypeError):
+            raise InputError(
+                f"layer {layer.name!r} isn't in what its module returns on some examples ({type(output).__name__}); "
+                "leave the layer out"
+            ) from None
+    return value
+
+
+def _with_element(output: Any, place: tuple[int | str, ...], values: Tensor) -> Any:
+    """Return a copy of a module's output with other values at one place."""
+    if not place:
+        return values
+    changed = _with_element(output[place[0]], place[1:], values)
+    if isinstance(output, Mapping):
+        mapping: Any = copy.copy(output)
+        mapping[place[0]] = changed
+        return mapping
+    items = list(output)
+    items[int(place[0])] = changed
+    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)

@@ -1,4 +1,4 @@
-"""A layer as a value: a place in a model's forward pass where a pre-activation can be perturbed."""
+"""A layer as a value: a place in a model's forward pass where values can be perturbed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ __all__ = ["Layer"]
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A place in a model's forward pass where a pre-activation can be perturbed.
+    """A place in a model's forward pass where values can be perturbed: a pre-activation, or a module's output.
 
     `nearzero.layers` finds the layers of a model; `nearzero.probe` takes them, or their names.
 
     Attributes:
         name: what `probe` calls the layer. For a module, its dotted path. For a function, the path of the
             module whose forward calls it, a colon, and the function. If there are several calls, @k is added
-            to the k-th.
-        kind: "activation" (a module), "function", "linear", "convolution" or "normalization".
+            to the k-th. If a module returns several tensors, their places in what it returns follow in
+            brackets: lstm[0], lstm[1][0], encoder[last_hidden_state].
+        kind: "activation" (a module), "function", "linear", "convolution", "normalization", or "output" for
+            any other module.
         type: the class of the module, or the function.
         shape: the shape of the pre-activations of the batch on which the layer was found.
         unit_axis: the dimension of `shape` that the units are on.
@@ -32,6 +34,7 @@ class Layer:
         path, call: the module, and which of its calls in a forward pass it is, counted from 1.
         operation, ordinal: for functions, the operation, and which of its calls within that call of the
             module it is, counted from 0.
+        element: for an output, the place of the tensor in what the module returns; () for the tensor itself.
         in_place: whether the activation writes into its argument.
         reads: the inputs of the model that the layer's values depend on, by keyword or by position as text;
             None if unknown.
@@ -59,6 +62,7 @@ class Layer:
     call: int = 1
     operation: str = ""
     ordinal: int = -1
+    element: tuple[int | str, ...] = ()
     in_place: bool = False
     reads: frozenset[str] | None = field(default=None, repr=False)
     act: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)

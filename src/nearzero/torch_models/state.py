@@ -10,7 +10,7 @@ import random
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
 from nearzero.support.users import running
+from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.batches import Batch, summary, type_name
 
 __all__ = ["Model", "Output", "RandomStates", "as_module", "untouched"]
@@ -217,12 +218,14 @@ class Model:
         before: the state of the module, as `untouched` gives it.
         output: takes what the module returns and returns the logits; None to look for them by name.
         writes_inputs: whether the module writes into its inputs; then it gets copies of them.
+        assumptions: receives which output was taken for the logits.
     """
 
     module: nn.Module
     before: _Snapshot
     output: Output | None = None
     writes_inputs: bool = False
+    assumptions: Assumptions = field(default_factory=Assumptions)
 
     @property
     def device(self) -> torch.device:
@@ -261,33 +264,42 @@ class Model:
         with running(f"the model fails on a batch of {batch.describe()}"):
             with self.before.same_hooks():
                 output = self.module(*batch.arguments, **batch.keywords)
-            logits = self.output(output) if self.output is not None else _logits(output)
+            if self.output is not None:
+                logits, place = self.output(output), "what output= returns"
+            else:
+                logits, place = _logits(output)
         if not isinstance(logits, Tensor) or not logits.is_floating_point() or not logits.ndim:
             raise InputError(
                 f"logits must be a tensor of floating-point numbers; got {summary(logits)}; give output=..., a "
                 "function from what the model returns to its logits"
             )
+        source = "the form of what the model returns" if self.output is None else "given"
+        self.assumptions.record("logits", place, source, "output=")
         return logits
 
 
-def _logits(output: Any) -> Any:
-    """Return the logits in a module's output: itself, the value of that name, or the first of a tuple."""
+def _logits(output: Any) -> tuple[Tensor, str]:
+    """Return the logits in a module's output, and which part of it they are: all, an entry, or the first."""
     if isinstance(output, Tensor):
-        return output
+        return output, "the tensor that the model returns"
     logits: Any = None
+    place = ""
     if isinstance(output, Mapping):
-        similar = [value for name, value in output.items() if str(name).endswith("logits")]
-        logits = output.get("logits", output.get("out", similar[0] if len(similar) == 1 else None))
+        similar = [name for name in output if str(name).endswith("logits")]
+        own = [name for name in ("logits", "out") if name in output]
+        for name in own or (similar if len(similar) == 1 else []):
+            logits, place = output[name], f"entry {name!r}"
+            break
     elif hasattr(output, "logits"):
-        logits = output.logits
+        logits, place = output.logits, "attribute logits"
     elif isinstance(output, tuple) or (isinstance(output, list) and len(output) == 1):
-        logits = output[0] if output else None
+        logits, place = (output[0] if output else None), f"the first of {len(output)} outputs"
     if not isinstance(logits, Tensor):
         raise InputError(
             f"the model returns {summary(output)}, in which no logits are found; give output=..., a function from what "
             "the model returns to its logits"
         )
-    return logits
+    return logits, place
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@
 """
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -41,12 +42,13 @@ TAIL = 0.02  # share of values beyond each end of a scale without bounds
 INDISTINCT = 1e-4  # nats; the scale of a loss is at least this wide
 
 
-def layer_map(response: xr.Dataset, metric: str) -> Figure:
+def layer_map(response: xr.Dataset, metric: str, assumed: Sequence[str] = ()) -> Figure:
     """Draw a panel for each family, with a row for each layer, in the order of the forward pass from the top.
 
     Args:
         response: of a probe, on (layer, family, level).
         metric: the one to draw, of those that the probe measured.
+        assumed: what was inferred about the model and the data, for the caption.
     """
     families = [str(family) for family in response.family.values]
     names = _short([str(layer) for layer in response.layer.values])
@@ -78,6 +80,7 @@ def layer_map(response: xr.Dataset, metric: str) -> Figure:
                 axes.tick_params(axis="y", length=0, labelleft=False)
         _colour_bar(figure, panels, meshes[0], values.values, metric, base)
         lines = _caption(response, metric, base, any(marked))
+        lines += [f"Assumed: {'; '.join(assumed)}."] if assumed else []
         wrapped = (textwrap.fill(line, int(16 * width)) for line in lines)
         figure.suptitle("\n".join(wrapped), fontsize=7.0, x=0.01, ha="left")
     return figure
