@@ -7,6 +7,8 @@
 - `equivalence_test`: is the mean difference smaller than a margin? A t-test that finds no difference doesn't
   show that there is none; two one-sided tests can. The margin is a judgement, to be made before the data are
   seen.
+- `minimum_effect_test`: does the mean difference exceed a margin, in either direction? A t-test against 0 finds
+  differences that don't matter, if there are enough runs.
 - `sign_flip_test`: like the t-test, without assuming a normal distribution. Under the null hypothesis the two
   conditions are exchangeable within a run, so each difference could have had the other sign. All 2^n patterns
   of signs are counted, so p is exact.
@@ -31,6 +33,7 @@ __all__ = [
     "PairedTest",
     "effect_size",
     "equivalence_test",
+    "minimum_effect_test",
     "paired_t_test",
     "sign_flip_test",
 ]
@@ -175,11 +178,7 @@ def equivalence_test(
         >>> test.equivalent, equivalence_test([-1.0, 0.0, 1.0], margin=1.6).equivalent
         (True, False)
     """
-    if not 0.0 < margin < float("inf"):
-        raise InputError(
-            f"the margin of equivalence is positive and in the unit of the values; it was {margin!r}: "
-            "give the smallest difference that would matter"
-        )
+    _check_margin(margin)
     if not 0.0 < alpha < 0.5:
         raise InputError(f"alpha lies strictly between 0 and 0.5, for example 0.05; it was {alpha!r}")
     differences = paired_differences(first, second, tolerance=tolerance)
@@ -200,6 +199,56 @@ def equivalence_test(
         t_upper=t_upper,
         p_upper=float(special.stdtr(n - 1, t_upper)),
     )
+
+
+def minimum_effect_test(
+    first: ArrayLike, second: ArrayLike | None = None, *, margin: float, tolerance: float | None = None
+) -> float | None:
+    """Test whether the mean of first - second over runs lies between -margin and +margin; return the p value.
+
+    Two one-sided t-tests with n - 1 degrees of freedom, d = first - second and se = sd(d) / sqrt(n), ddof 1:
+    p+ = P(T >= (mean(d) - margin) / se) and p- = P(T <= (mean(d) + margin) / se). p = min(1, 2 min(p+, p-)). A
+    small p says that the mean exceeds the margin, in the direction of its sign. It is the opposite of
+    `equivalence_test`, in which a small p says that the mean lies within the margin.
+
+    Args:
+        first: one value per run, shape `(R,)`; runs in which a value isn't finite are left out.
+        second: the same runs in the same order, shape `(R,)`; None if `first` already holds differences.
+        margin: positive, in the unit of the values.
+        tolerance: differences that are at most this far apart count as equal; see `paired_differences`.
+
+    Returns:
+        p; None with fewer than two runs, or if all differences are equal.
+
+    Raises:
+        InputError: the two aren't vectors of the same length, or the margin isn't positive.
+
+    Source: Murphy and Myors (1999), Testing the hypothesis that treatments have negligible effects:
+    minimum-effect tests in the general linear model, Journal of Applied Psychology 84.
+
+    Example:
+        >>> from nearzero.statistics.paired import minimum_effect_test
+        >>> round(minimum_effect_test([2.0, 3.0, 4.0], margin=1.0), 4)  # t = 2 sqrt(3), p+ = 0.0371
+        0.0742
+        >>> minimum_effect_test([0.9, 1.0, 1.1], margin=1.0)  # at the margin
+        1.0
+    """
+    _check_margin(margin)
+    differences = paired_differences(first, second, tolerance=tolerance)
+    if differences.reason:
+        return None
+    n, mean, se = differences.n, differences.mean, differences.standard_error
+    above = special.stdtr(n - 1, -(mean - margin) / se)
+    below = special.stdtr(n - 1, (mean + margin) / se)
+    return float(min(1.0, 2.0 * min(above, below)))
+
+
+def _check_margin(margin: float) -> None:
+    if not 0.0 < margin < float("inf"):
+        raise InputError(
+            f"the margin is positive and in the unit of the values; it was {margin!r}: give the smallest difference "
+            "that would matter"
+        )
 
 
 def sign_flip_test(
