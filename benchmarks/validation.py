@@ -244,7 +244,7 @@ def main() -> None:
         KEPT.write_text(json.dumps(summary(state, options.workers), indent=1) + "\n")
     kept = json.loads(KEPT.read_text())
     if options.write:
-        validation_tables.write(kept)
+        validation_tables.write(validation_tables.tables(kept))
     else:
         print("\n\n".join(validation_tables.tables(kept).values()))
 
