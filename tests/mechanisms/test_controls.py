@@ -50,7 +50,7 @@ def test_what_is_kept_of_a_run_are_its_costs(
 ) -> None:
     splits = {"training": mnist_5k.train, "held-out": mnist_5k.test}
     small = {
-        name: Examples(nz.Pixels(each.pixels[:300], 1 / 80, -0.4), each.labels[:300])
+        name: Examples(nz.Pixels(each.pixels[:100], 1 / 80, -0.4), each.labels[:100])
         for name, each in splits.items()
     }
     monkeypatch.setattr(controls, "digits", lambda: small)
