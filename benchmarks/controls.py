@@ -2,8 +2,9 @@
 
 What was expected of each is in docs/validation.md, written and committed before any of them was trained. Each run
 is a function of its control and its number, so the command can be stopped at any time and resumed: weights and
-costs are kept in the folder of `--state`, then the costs of all runs in results/controls.json. Verdicts are made
-from these, by the rules of the package as they are, whenever tables are made.
+responses are kept in the folder of `--state`, then the responses of all runs in results/controls.nc. Verdicts are
+made from these, by the default rules of the package as it is, whenever tables are made (`controls_tables`). After a
+change of the package, remove the responses from the folder (*.nc) to measure the same networks again.
 
     python benchmarks/controls.py [--state runs/controls] [--workers 2]   # train and measure
     python benchmarks/controls.py --table                                 # print the tables of what is kept
@@ -19,7 +20,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,80 +29,56 @@ from torch import nn
 import controls_tables
 import nearzero as nz
 import validation_tables
-from nearzero.analysis.verdict import costs
+from nearzero.analysis.verdict import gathered
 from nearzero.mechanisms.trained import Winner, fixed_readout_network, offset_l2_network, train_by_adam
-from nearzero.support.files import atomic, write_text
+from nearzero.support.files import atomic
 from nearzero.training.engine import Examples
 from nearzero.training.train import Recipe
 
 ROOT = Path(__file__).parents[1]
-KEPT = ROOT / "results" / "controls.json"
+KEPT = ROOT / "results" / "controls.nc"
 RUNS = 10
 CLASSES, UNITS_PER_CLASS = 10, 8
 BATCH, STEPS = 128, 7035  # 15 epochs
 MEASURED = 10_000  # images of each set
 FAMILIES = ("signed_shift", "shift", "gains", "cap", "noise")
-MEASURES = ("accuracy", "centred_accuracy")
-DISTANCE, INTENSITY, UNDECIDED = "distance costs more", "intensity costs more", "undecided"
-LARGE = (0.3, 0.5)
-
-
-@dataclass(frozen=True)
-class Expected:
-    """The expected finding of one comparison: a direction at some displacements, or none at any."""
-
-    finding: str
-    targets: tuple[float, ...] = LARGE
 
 
 @dataclass(frozen=True)
 class Control:
-    """One architecture, its recipe, and what was expected of it.
+    """One architecture and its recipe.
 
     Attributes:
         name: the name in tables.
         activation, winner: of a network with a fixed readout; None for OffsetL2.
-        learning_rate: the learning rate at the first step; chosen for the accuracy on test images alone, of a run
-            (seed 100) that isn't measured.
-        expected: the expected verdict on the network; "undecided" for none in a direction.
-        gains, cap: what was expected of them against a signed shift.
+        learning_rate: of Adam, at the first step; it falls linearly to 0. Chosen for the accuracy on test images
+            alone, of a run (seed 100) that isn't measured.
     """
 
     name: str
-    expected: str
-    gains: Expected
-    cap: Expected
     activation: str | None = None
     winner: Winner | None = None
     learning_rate: float = 0.003
 
     def untrained(self, seed: int) -> nn.Sequential:
         """Return the network with its initial weights."""
+        sizes = {"inputs": 784, "classes": CLASSES, "seed": seed}
         if self.activation is None or self.winner is None:
-            return offset_l2_network(inputs=784, units=CLASSES * UNITS_PER_CLASS, classes=CLASSES, seed=seed)
-        return fixed_readout_network(
-            self.activation,
-            self.winner,
-            inputs=784,
-            units_per_class=UNITS_PER_CLASS,
-            classes=CLASSES,
-            seed=seed,
-        )
+            return offset_l2_network(units=CLASSES * UNITS_PER_CLASS, **sizes)
+        return fixed_readout_network(self.activation, self.winner, units_per_class=UNITS_PER_CLASS, **sizes)
 
     @property
     def recipe(self) -> Recipe:
-        """Return the recipe, for Adam with a linearly falling learning rate."""
+        """Return the recipe."""
         return Recipe(learning_rate=self.learning_rate, steps=STEPS, batch_size=BATCH)
 
 
 CONTROLS = (
-    Control("smallest wins, Abs", DISTANCE, Expected(DISTANCE), Expected(DISTANCE), "abs", "smallest"),
-    Control("smallest wins, ReLU", DISTANCE, Expected(DISTANCE), Expected(DISTANCE), "relu", "smallest"),
-    Control("largest wins, Abs", INTENSITY, Expected(UNDECIDED), Expected(INTENSITY), "abs", "largest"),
-    Control("largest wins, ReLU", INTENSITY, Expected(INTENSITY), Expected(INTENSITY), "relu", "largest"),
-    Control(
-        "OffsetL2", DISTANCE, Expected(UNDECIDED), Expected(DISTANCE, (0.05, 0.1, 0.2)), learning_rate=0.1
-    ),
+    Control("smallest wins, Abs", "abs", "smallest"),
+    Control("smallest wins, ReLU", "relu", "smallest"),
+    Control("largest wins, Abs", "abs", "largest"),
+    Control("largest wins, ReLU", "relu", "largest"),
+    Control("OffsetL2", learning_rate=0.1),
 )
 
 
@@ -122,6 +98,7 @@ def digits() -> dict[str, Examples]:
 
 def trained(control: Control, run: int, path: Path) -> nn.Sequential:
     """Return one trained network; its weights are kept in a file."""
+    torch.set_num_threads(1)
     network = control.untrained(run)
     if path.exists():
         with np.load(path) as kept:
@@ -133,83 +110,79 @@ def trained(control: Control, run: int, path: Path) -> nn.Sequential:
     return network
 
 
-def measured(control: Control, run: int, weights: Path) -> dict[str, Any]:
-    """Train and measure one run: return its accuracies and its costs (family, target), by images and measure."""
-    torch.set_num_threads(1)
-    network = trained(control, run, weights)
+def measured(control: Control, run: int, network: nn.Sequential) -> xr.Dataset:
+    """Return the responses of one run: levels from training images, responses of training and held-out images."""
+    first = {
+        name: (
+            nz.Pixels(each.pixels.values[:MEASURED], each.pixels.gain, each.pixels.shift),
+            each.labels[:MEASURED],
+        )
+        for name, each in digits().items()
+    }
     design = nz.Design(families=FAMILIES, first_draw=run * nz.Design().draws)
     place = {"layer": "0"} if control.activation is None else {}
-    record: dict[str, Any] = {"run": run}
+    responses = nz.matched(
+        network, *first["training"], design=design, held_out=first["held-out"], threads=1, **place
+    )
     for name, examples in digits().items():
         with torch.no_grad():
             predicted = network(torch.from_numpy(examples.pixels.dense())).argmax(dim=1).numpy()
-        pixels = nz.Pixels(examples.pixels.values[:MEASURED], examples.pixels.gain, examples.pixels.shift)
-        responses = nz.matched(network, pixels, examples.labels[:MEASURED], design=design, threads=1, **place)
-        record[name] = {
-            "all": float(np.mean(predicted == examples.labels)),
-            "unperturbed": float(responses.unperturbed_accuracy),
-            **{measure: rounded(costs(responses, measure)) for measure in MEASURES},
-        }
-    return record
-
-
-def rounded(values: xr.DataArray) -> list[list[float | None]]:
-    """Return costs (family, target), to 1e-4 points; None where a displacement isn't reached."""
-    rows = values.transpose("family", "target").values.round(4)
-    return [[None if np.isnan(cost) else float(cost) for cost in row] for row in rows]
+        responses[f"{name.replace('-', '_')}_accuracy"] = float(np.mean(predicted == examples.labels))
+    return responses
 
 
 class State:
-    """The kept runs: a file with weights and a file with costs for each."""
+    """The kept runs: a file with the weights and a file with the responses of each."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def path(self, control: Control, run: int, suffix: str) -> Path:
-        """Return the file of a run, named by a digest of all settings that it depends on."""
-        architecture = control.activation, control.winner, CLASSES, UNITS_PER_CLASS
-        settings = [architecture, asdict(control.recipe), MEASURED, FAMILIES]
+    def weights(self, control: Control, run: int) -> Path:
+        """Return the file of a run's weights, named by a digest of all settings that they depend on."""
+        settings = control.activation, control.winner, CLASSES, UNITS_PER_CLASS, asdict(control.recipe)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         name = control.name.replace(", ", "_").replace(" ", "-").lower()
-        return self.folder / f"{name}-{digest}-{run}.{suffix}"
+        return self.folder / f"{name}-{digest}-{run}.npz"
 
-    def complete(self, control: Control, run: int) -> dict[str, Any]:
-        """Return the record of a run, which is made if it isn't kept."""
-        path = self.path(control, run, "json")
+    def responses(self, control: Control, run: int) -> Path:
+        """Return the file of a run's responses, named by a digest of the design too."""
+        digest = hashlib.sha256(json.dumps([MEASURED, FAMILIES]).encode()).hexdigest()[:8]
+        return self.weights(control, run).with_suffix(f".{digest}.nc")
+
+    def complete(self, control: Control, run: int) -> xr.Dataset:
+        """Return the responses of a run, which is trained and measured if they aren't kept."""
+        path = self.responses(control, run)
         if not path.exists():
-            record = measured(control, run, self.path(control, run, "npz"))
-            write_text(path, json.dumps(record))
-        return dict(json.loads(path.read_text()))
+            responses = measured(control, run, trained(control, run, self.weights(control, run)))
+            with atomic(path) as part:
+                responses.to_netcdf(part, engine="h5netcdf")
+        with xr.open_dataset(path, engine="h5netcdf") as kept:
+            return kept.load()
 
 
-def complete_all(state: State, workers: int) -> dict[str, Any]:
-    """Train and measure what is missing, and return the results to keep."""
+def complete_all(state: State, workers: int) -> xr.Dataset:
+    """Train and measure what is missing, and return all responses on (network, run, ...)."""
     runs = [(control, run) for run in range(RUNS) for control in CONTROLS]
     with ProcessPoolExecutor(workers) as pool:
         jobs = {pool.submit(state.complete, *each): each for each in runs}
         for done, job in enumerate(as_completed(jobs), 1):
             control, run = jobs[job]
-            print(
-                f"{control.name}, run {run}: {done} of {len(jobs)}, {job.result()['held-out']['all']:.4f}",
-                flush=True,
-            )
-    return {
-        "command": "python benchmarks/controls.py",
-        "data": "mnist",
-        "recipe": {
-            "optimiser": "Adam, learning rate falling linearly to 0",
-            "steps": STEPS,
-            "batch_size": BATCH,
-        },
-        "images": MEASURED,
-        "families": FAMILIES,
-        "targets": nz.Design().targets,
-        "controls": [
-            asdict(control) | {"runs": [state.complete(control, run) for run in range(RUNS)]}
-            for control in CONTROLS
-        ],
+            accuracy = float(job.result().held_out_accuracy)
+            print(f"{control.name}, run {run}: {done} of {len(jobs)}, {accuracy:.4f}", flush=True)
+    parts = [[state.complete(control, run) for run in range(RUNS)] for control in CONTROLS]
+    activations = [control.activation or "none" for control in CONTROLS]
+    responses = gathered(parts, [control.name for control in CONTROLS])
+    return responses.assign_coords(activation=("network", activations))
+
+
+def keep(responses: xr.Dataset) -> None:
+    """Write the responses, compressed."""
+    packed = {
+        str(name): {"zlib": True} for name, each in responses.items() if each.ndim and each.dtype.kind == "f"
     }
+    with atomic(KEPT) as part:
+        responses.to_netcdf(part, engine="h5netcdf", encoding=packed)
 
 
 def arguments() -> argparse.Namespace:
@@ -226,8 +199,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     if not options.table and not options.write:
-        KEPT.write_text(json.dumps(complete_all(State(options.state), options.workers)) + "\n")
-    tables = controls_tables.tables(json.loads(KEPT.read_text()))
+        keep(complete_all(State(options.state), options.workers))
+    with xr.open_dataset(KEPT, engine="h5netcdf") as kept:
+        tables = controls_tables.tables(kept.load())
     if options.write:
         validation_tables.write(tables)
     else:

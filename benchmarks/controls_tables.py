@@ -1,137 +1,144 @@
-"""The tables of the trained controls in docs/validation.md, made from results/controls.json.
+"""The tables of the trained controls in docs/validation.md, made from results/controls.nc.
 
-Only costs are kept. Verdicts are reached here, by the default rules of the package as it is.
+What was expected is here as it was written down before training. Verdicts are reached by the default rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import xarray as xr
 
 import nearzero as nz
-from nearzero.analysis.verdict import Measure
-from nearzero.mechanisms.studies import as_responses
-from nearzero.statistics.ratios import ratio_of_means
+from nearzero.analysis.verdict import CHECKS, Comparison
 from validation_tables import row
 
-__all__ = ["IMAGES", "as_expected", "runs_of", "tables"]
+__all__ = ["EXPECTATIONS", "Expected", "tables"]
 
-IMAGES = ("training", "held-out")
-DIRECTIONS = ("distance costs more", "intensity costs more")
+DISTANCE, INTENSITY, UNDECIDED = "distance costs more", "intensity costs more", "undecided"
 SHOWN = (0.1, 0.3, 0.5)  # displacements in the table of costs
 
 
-def tables(kept: Mapping[str, Any]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Expected:
+    """The expected finding of a comparison: a direction at some displacements, or none at any."""
+
+    finding: str
+    targets: tuple[float, ...] = (0.3, 0.5)
+
+    def holds(self, found: Mapping[float, str]) -> bool:
+        """Return True if this was found, given the finding at each displacement.
+
+        An expected direction must be found at one of its displacements at least, and the opposite at none. Where
+        no direction was expected, none may be found.
+        """
+        directions = {finding for finding in found.values() if finding in (DISTANCE, INTENSITY)}
+        if self.finding == UNDECIDED:
+            return not directions
+        return directions == {self.finding} and self.finding in (found[target] for target in self.targets)
+
+    @property
+    def words(self) -> str:
+        """Return the finding, and where it is expected."""
+        places = "" if self.finding == UNDECIDED else f" ({_percent(self.targets)})"
+        return self.finding + places
+
+
+@dataclass(frozen=True)
+class _Expectation:
+    """The expected verdict on a control, and the expected findings of gains and of a cap."""
+
+    verdict: str
+    gains: Expected
+    cap: Expected
+
+
+EXPECTATIONS = {
+    "smallest wins, Abs": _Expectation(DISTANCE, Expected(DISTANCE), Expected(DISTANCE)),
+    "smallest wins, ReLU": _Expectation(DISTANCE, Expected(DISTANCE), Expected(DISTANCE)),
+    "largest wins, Abs": _Expectation(INTENSITY, Expected(UNDECIDED), Expected(INTENSITY)),
+    "largest wins, ReLU": _Expectation(INTENSITY, Expected(INTENSITY), Expected(INTENSITY)),
+    "OffsetL2": _Expectation(DISTANCE, Expected(UNDECIDED), Expected(DISTANCE, (0.05, 0.1, 0.2))),
+}
+
+
+def tables(responses: xr.Dataset) -> dict[str, str]:
     """Return all tables as Markdown, by the name of their place in the page."""
-    makers = {
-        "control_verdicts": _verdicts,
-        "control_findings": _findings,
-        "control_costs": _costs,
+    verdict = nz.verdict(responses)
+    made = {
+        "control_verdicts": _verdicts(verdict, responses),
+        "control_findings": _findings(verdict),
+        "control_costs": _costs(verdict),
     }
-    return {name: "\n".join(make(kept)) for name, make in makers.items()}
+    return {name: "\n".join(lines) for name, lines in made.items()}
 
 
-def runs_of(
-    kept: Mapping[str, Any], control: Mapping[str, Any], images: str, measure: Measure = "accuracy"
-) -> list[xr.Dataset]:
-    """Return the kept responses of each run of a control, as `nz.verdict` takes them."""
-    name = {"network": [control["name"]]}
-    coords = {**name, "run": [0], "family": kept["families"], "target": kept["targets"]}
-    out = []
-    for run in (record[images] for record in control["runs"]):
-        values = np.array(run[measure], dtype=float)[None, None]
-        costs = xr.DataArray(values, coords, ("network", "run", "family", "target"))
-        whole = xr.DataArray([[run["unperturbed"]]], name, ("network", "run"))
-        responses = as_responses(costs, whole, measure=measure).isel(run=0)
-        out.append(responses.assign_coords(activation=("network", [control["activation"] or "none"])))
-    return out
-
-
-def as_expected(expected: Mapping[str, Any], found: Mapping[float, str]) -> bool:
-    """Return True if what was expected of a comparison was found.
-
-    An expected direction must be found at one of its displacements at least, and the opposite at none. Where no
-    direction was expected, none may be found.
-
-    Args:
-        expected: the `finding`, and the `targets` at which it was expected.
-        found: the finding at each displacement.
-    """
-    directions = {finding for finding in found.values() if finding in DIRECTIONS}
-    if expected["finding"] not in DIRECTIONS:
-        return not directions
-    places = [found[target] for target in expected["targets"]]
-    return directions == {expected["finding"]} and expected["finding"] in places
-
-
-def _judged(
-    kept: Mapping[str, Any], control: Mapping[str, Any], images: str, measure: Measure = "accuracy"
-) -> nz.Verdict:
-    return nz.verdict(runs_of(kept, control, images, measure), nz.Rules(measure=measure))
-
-
-def _overall(verdict: nz.Verdict) -> str:
-    return verdict.of(verdict.networks[0]).split(" (")[0]
-
-
-def _verdicts(kept: Mapping[str, Any]) -> Iterator[str]:
+def _verdicts(verdict: nz.Verdict, responses: xr.Dataset) -> Iterator[str]:
     yield (
-        "| control | images | runs | accuracy, % | expected | verdict | as expected "
-        "| verdict by centred accuracy |"
+        "| control | runs | training accuracy, % | test accuracy, % | expected | verdict | as expected "
+        f"| {' | '.join(CHECKS.values())} |"
     )
-    yield "| --- | --- | ---: | ---: | --- | --- | --- | --- |"
-    for control in kept["controls"]:
-        for images in IMAGES:
-            runs = [record[images] for record in control["runs"]]
-            verdict = _overall(_judged(kept, control, images))
-            centred = _overall(_judged(kept, control, images, "centred_accuracy"))
-            accuracy = f"{100 * np.mean([run['all'] for run in runs]):.1f}"
-            words = control["expected"], verdict, _yes(control["expected"] == verdict), centred
-            yield row(control["name"], images, len(runs), accuracy, *words)
+    yield f"| --- | ---: | ---: | ---: | --- | --- | --- {'| --- ' * len(CHECKS)}|"
+    for name in verdict.networks:
+        own, expected = responses.sel(network=name), EXPECTATIONS[name].verdict
+        accuracies = (own.training_accuracy, own.held_out_accuracy)
+        percent = (f"{100 * float(accuracy.mean()):.1f}" for accuracy in accuracies)
+        found = verdict.finding(name)
+        outcomes = {check.check: check.outcome for check in verdict.checked(name)}
+        checks = (outcomes.get(check, "–") for check in CHECKS)
+        yield row(name, own.sizes["run"], *percent, expected, found, _yes(expected == found), *checks)
 
 
-def _findings(kept: Mapping[str, Any]) -> Iterator[str]:
+def _findings(verdict: nz.Verdict) -> Iterator[str]:
     yield "| control | against a signed shift | images | expected | found | as expected |"
     yield "| --- | --- | --- | --- | --- | --- |"
-    for control in kept["controls"]:
+    for name in verdict.networks:
         for family in ("gains", "cap"):
-            expected = control[family]
-            for images in IMAGES:
-                comparisons = _judged(kept, control, images).comparisons
-                found = {one.target: one.finding for one in comparisons if one.intensity == family}
-                places = f" ({_percent(expected['targets'])})" if expected["finding"] in DIRECTIONS else ""
-                words = f"{expected['finding']}{places}", _grouped(found), _yes(as_expected(expected, found))
-                yield row(control["name"], family, images, *words)
+            expected: Expected = getattr(EXPECTATIONS[name], family)
+            for images, rows in _images(verdict).items():
+                found = {each.target: str(each.finding) for each in _of(rows, name, family)}
+                words = expected.words, _grouped(found), _yes(expected.holds(found))
+                yield row(name, family, images, *words)
 
 
-def _costs(kept: Mapping[str, Any]) -> Iterator[str]:
-    names = [name.replace("_", " ") for name in kept["families"]]
-    yield f"| control | images | displacement, % | {' | '.join(names)} | gains / signed shift | cap / signed shift |"
-    yield f"| --- | --- | ---: {'| ---: ' * len(names)}| ---: | ---: |"
-    for control in kept["controls"]:
-        for images in IMAGES:
-            all_costs = np.array([record[images]["accuracy"] for record in control["runs"]], dtype=float)
-            for target in SHOWN:
-                values = all_costs[:, :, kept["targets"].index(target)]
-                own = dict(zip(kept["families"], values.T, strict=True))
-                ratios = (_ratio(own[family], own["signed_shift"]) for family in ("gains", "cap"))
-                yield row(control["name"], images, f"{100 * target:g}", *map(_mean, own.values()), *ratios)
+def _costs(verdict: nz.Verdict) -> Iterator[str]:
+    families = [str(name) for name in verdict.costs.family.values]
+    names = [name.replace("_", " ") for name in families]
+    yield (
+        f"| control | displacement, % | {' | '.join(names)} | gains / signed shift | cap / signed shift "
+        "| held-out: signed shift | gains | cap |"
+    )
+    yield f"| --- | ---: {'| ---: ' * len(names)}| ---: | ---: | ---: | ---: | ---: |"
+    ratios = {(each.network, each.intensity, each.target): each.ratio for each in verdict.relative_costs}
+    for name in verdict.networks:
+        for target in SHOWN:
+            mean = verdict.costs.sel(network=name, target=target).mean("run", skipna=False)
+            costs = [float(mean.sel(family=family)) for family in families]
+            gains, cap = (
+                next(each for each in _of(verdict.checks["held_out"], name, family) if each.target == target)
+                for family in ("gains", "cap")
+            )
+            held_out = gains.distance_cost, gains.intensity_cost, cap.intensity_cost
+            relative = (ratios[name, family, target] for family in ("gains", "cap"))
+            between = (
+                each.reason if each.ratio is None else f"{each.ratio:.2f} ({each.low:.2f} to {each.high:.2f})"
+                for each in relative
+            )
+            yield row(name, f"{100 * target:g}", *map(_points, costs), *between, *map(_points, held_out))
 
 
-def _mean(costs: np.ndarray) -> str:
-    """Return the mean cost over runs; a dash unless all runs reach the displacement."""
-    return f"{costs.mean():.1f}" if np.isfinite(costs).all() else "–"
+def _images(verdict: nz.Verdict) -> dict[str, Sequence[Comparison]]:
+    return {"training": verdict.comparisons, "held-out": verdict.checks["held_out"]}
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> str:
-    """Return a ratio of mean costs with Fieller's 95 % interval."""
-    found = ratio_of_means(numerator, denominator)
-    if found.ratio is None:
-        return "undefined" if found.n == len(numerator) else "–"
-    return f"{found.ratio:.2f} ({found.low:.2f} to {found.high:.2f})"
+def _of(rows: Sequence[Comparison], network: str, intensity: str) -> list[Comparison]:
+    return [each for each in rows if (each.network, each.intensity) == (network, intensity)]
+
+
+def _points(cost: float) -> str:
+    """Return a cost; a dash if some run doesn't reach the displacement."""
+    return f"{cost:.1f}" if cost == cost else "–"
 
 
 def _grouped(found: Mapping[float, str]) -> str:
@@ -142,7 +149,7 @@ def _grouped(found: Mapping[float, str]) -> str:
     return "; ".join(f"{finding} ({_percent(own)})" for finding, own in places.items())
 
 
-def _percent(targets: list[float]) -> str:
+def _percent(targets: Sequence[float]) -> str:
     return ", ".join(f"{100 * target:g}" for target in targets) + " %"
 
 
