@@ -459,8 +459,11 @@ def test_networks_that_differ(evidence: Evidence) -> None:
         audit(mixed).of("small offset")
 
 
-def with_matched(evidence: Evidence, shift: float, other: float) -> Evidence:
-    """Evidence with responses at a displacement of 10 %, at which a shift and the families of intensity cost this."""
+def with_matched(evidence: Evidence, shift: float, other: float, centred: float | None = None) -> Evidence:
+    """Evidence with responses at a displacement of 10 %, at which a shift and the families of intensity cost this.
+
+    With `centred`, what the shift costs in centred accuracy, which is then a check.
+    """
     families, sides = ["shift", "gains", "cap"], ["below", "above"]
     accuracy = np.full((2, 6, 3, 2, 1), np.nan)
     accuracy[:, :, 0] = 0.9 - shift / 100
@@ -473,7 +476,11 @@ def with_matched(evidence: Evidence, shift: float, other: float) -> Evidence:
         },
         {"network": ["abs", "relu"], "family": families, "side": sides, "target": [0.1]},
     )
-    found = judge(matched, nz.Rules(targets=(0.1,)))
+    checks = () if centred is None else ("centred_accuracy",)
+    if centred is not None:
+        change = xr.where(matched.family == "shift", (shift - centred) / 100, 0.0)
+        matched["centred_accuracy"] = (matched.accuracy + change).transpose(*matched.accuracy.dims)
+    found = judge(matched, nz.Rules(targets=(0.1,), distance=("shift",), checks=checks))
     return replace(evidence, matched=matched.assign(level=matched.accuracy), verdict=found)
 
 
@@ -481,6 +488,18 @@ def test_the_conclusion_is_the_verdict(evidence: Evidence, found: Audit) -> None
     assert found.of("conclusion") == "not decided"
     for shift, other, expected in ((5, 1, "survives"), (1, 5, "doesn't survive"), (5, 5, "doesn't survive")):
         assert finding(with_matched(evidence, shift, other), "conclusion") == expected
+    for shift, other, centred, expected in (
+        (5, 1, 5, "survives"),
+        (1, 5, 1, "doesn't survive"),
+        (5, 1, 1, "not decided"),  # the check is undecided
+        (5, 3, 0, "not decided"),  # the check turns
+        (1, 5, 9, "not decided"),
+    ):
+        assert finding(with_matched(evidence, shift, other, centred), "conclusion") == expected
+    hanging = audit(with_matched(evidence, 5, 3, 0))
+    assert "distance costs more; hangs on centred accuracy" in next(
+        row.numbers for row in hanging.sentences if row.name == "conclusion"
+    )
     after = audit(with_matched(evidence, 5, 1))
     assert entry(after, 7, "relu", "verdict").put_right == "distance costs more"
     assert entry(after, 7, "relu", "points lost to shift").put_right == pytest.approx(5.0)

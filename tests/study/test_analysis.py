@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,25 +31,32 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
     made = nz.Study.create(tmp_path_factory.mktemp("analysis") / "study", "quick", SETTINGS)
-    return made.train().sweep().analyse()
+    return made.train().sweep().analyse(untrained=True, near_far=True)
 
 
 def test_it_is_what_matched_gives_for_each_network(study: nz.Study) -> None:
-    data = nz.datasets.load("digits").train
+    digits = nz.datasets.load("digits")
+    data, held_out = digits.train, (digits.test.pixels, digits.test.labels)
+    firsts = set()
     for name in ("abs", "relu"):
         for run in (0, 3):
-            design = replace(study.spec.design, first_draw=2 * run)  # draws of its own
-            alone = nz.matched(study.network(name, run), data.pixels, data.labels, design=design)
+            design = study.spec.design_of(name, run)
+            firsts.add(design.first_draw)
+            network = study.network(name, run)
+            alone = nz.matched(network, data.pixels, data.labels, design=design, held_out=held_out)
             kept = study.matched.sel(network=name, run=run)
             for variable in alone.data_vars:
                 np.testing.assert_array_equal(alone[variable].values, kept[variable].values)
-    assert dict(study.matched.sizes) == {"network": 2, "run": 4, "family": 11, "side": 2, "target": 2}
+    assert len(firsts) == 4  # every run of every network has draws of its own
+    sizes = {"network": 2, "run": 4, "family": 5, "side": 2, "target": 2, "check": 3}
+    assert dict(study.matched.sizes) == sizes
+    assert list(study.matched.family.values) == ["shift", "signed_shift", "gains", "cap", "noise"]
 
 
 def test_the_untrained_are_those_before_the_first_step(study: nz.Study) -> None:
     gained = study.matched.unperturbed_accuracy - study.untrained.unperturbed_accuracy
     assert (gained > 0.3).all()
-    assert list(study.untrained.family.values) == ["shift", "gains", "cap"]
+    assert list(study.untrained.family.values) == ["signed_shift", "gains", "cap"]
 
 
 def test_interrupted_it_goes_on_to_the_same_numbers(
@@ -79,7 +85,7 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
         analysis, "matched", lambda *args, **kwargs: (counted.append(1), real(*args, **kwargs))[1]
     )
     xr.testing.assert_equal(again.analyse().matched, study.matched)
-    assert len(counted) == 16 - 5
+    assert len(counted) == 8 - 5
     counted.clear()
     again.analyse()
     assert not counted
@@ -110,6 +116,7 @@ def test_dead_networks_are_rows_with_words(tmp_path: Path) -> None:
     settings = SETTINGS | {"activations": ["relu"], "runs": 2, "units": 3, "learning_rate": 0.5}
     made = nz.Study.create(tmp_path / "dead", "quick", settings).train().sweep().report()
     assert (made.history.diverged_at == -1).all()
+    made.analyse(near_far=True)
     judged = made.judge()
     assert {row.finding for row in judged.comparisons} == {"not reached"}
     assert judged.comparisons[0].words == "distance and gains doesn't reach it; 2 of 2 runs: no unit is live"

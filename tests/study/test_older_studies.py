@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 import nearzero as nz
 import nearzero.study.store
-from nearzero.study.spec import LATER, Spec
+from nearzero.study.spec import LATER, VERDICT, Spec
 from nearzero.training.engine import Examples
 from nearzero.training.stacked import StackedEngine
 
@@ -73,8 +73,13 @@ def test_a_finished_one(how: str, now: nz.Study, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("nearzero.study.steps._train", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr("nearzero.study.steps.respond", lambda *_, **__: pytest.fail("swept again"))
     study = nz.Study.open(folder) if how == "opened" else make(folder)
-    assert study.spec == now.spec
+    assert study.spec.model_copy(update=now.spec.model_dump(include=set(VERDICT))) == now.spec
     assert study.spec.precision == "float32"
+    assert (study.spec.verdict_distance, study.spec.verdict_test) == (
+        ("shift",),
+        "difference",
+    )  # its own rules
+    assert set(study.spec.rules.changed) == {"distance", "test", "checks"}
     assert_same_results(study.train().sweep(), now)
     study.report()
     assert (folder / "tables" / "table1_baseline.md").exists()

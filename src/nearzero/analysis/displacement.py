@@ -21,13 +21,14 @@ from nearzero.perturbations.perturbation import Addition, AnyPerturbation, Pertu
 from nearzero.perturbations.ranges import Ranges
 
 if TYPE_CHECKING:
-    from nearzero.evaluators.base import LayerEvaluator
+    from nearzero.evaluators.base import Block, LayerEvaluator
 
 __all__ = [
     "SIDES",
     "TARGETS",
     "Displacements",
     "Match",
+    "OtherSizes",
     "UndefinedSizeError",
     "Whitening",
     "displacement",
@@ -41,6 +42,7 @@ TARGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
 STEPS = 40  # of the search for a bracket, from the identity outwards
 BATCH_ENDS = (7, 13, 21, STEPS + 1)  # the search measures its levels in batches that end here
 TOLERANCE = 1e-4  # relative, of the displacement at a matched level
+OTHER_TOLERANCE = 1e-3  # the same, of another size, which is measured on a sample
 
 
 class UndefinedSizeError(InputError):
@@ -151,7 +153,9 @@ class Match:
         return bool(np.isfinite(self.level))
 
 
-def match(size: Size, begin: float, end: float, targets: Sequence[float]) -> list[Match]:
+def match(
+    size: Size, begin: float, end: float, targets: Sequence[float], tolerance: float = TOLERANCE
+) -> list[Match]:
     """Return, for each target, the level nearest to `begin` at which a continuous size reaches the target.
 
     The search goes outwards from `begin` in 40 steps, which widen with the distance. Brent's method then
@@ -163,6 +167,7 @@ def match(size: Size, begin: float, end: float, targets: Sequence[float]) -> lis
         begin: the level at which the search starts, the identity.
         end: the level at which it stops.
         targets: the sizes, positive.
+        tolerance: the relative error of a size that is accepted.
 
     Raises:
         InputError: targets that aren't positive and finite.
@@ -177,10 +182,10 @@ def match(size: Size, begin: float, end: float, targets: Sequence[float]) -> lis
         sizes = np.append(sizes, np.asarray(size(levels[len(sizes) : batch_end]), dtype=np.float64))
         if (sizes >= max(targets, default=0.0)).any():
             break
-    return [_refined(size, levels[: len(sizes)], sizes, target) for target in targets]
+    return [_refined(size, levels[: len(sizes)], sizes, target, tolerance) for target in targets]
 
 
-def _refined(size: Size, levels: Doubles, sizes: Doubles, target: float) -> Match:
+def _refined(size: Size, levels: Doubles, sizes: Doubles, target: float, tolerance: float) -> Match:
     """Return the level of one target, from the sizes at the levels of the steps."""
     from scipy import optimize  # its import takes a quarter of a second, and not every command needs it
 
@@ -193,7 +198,7 @@ def _refined(size: Size, levels: Doubles, sizes: Doubles, target: float) -> Matc
     def excess(level: float) -> float:
         if level not in measured:
             measured[level] = float(size([level])[0])
-        within = abs(measured[level] - target) <= TOLERANCE * target
+        within = abs(measured[level] - target) <= tolerance * target
         return 0.0 if within else measured[level] - target
 
     level = float(optimize.brentq(excess, levels[step - 1], levels[step], xtol=1e-14, rtol=1e-14))
@@ -254,3 +259,59 @@ class Displacements:
             return self.of([at(float(level)) for level in np.asarray(levels)])
 
         return match(sizes, begin, end, targets)
+
+
+class OtherSizes:
+    """Sizes of changes in other measures than the displacement, on a sample of the reference half.
+
+    Args:
+        sample: the layer on the sample.
+        ranges: the unit ranges that levels refer to.
+        whitening: the whitened measure; None if it can't be measured.
+    """
+
+    def __init__(self, sample: LayerEvaluator, ranges: Ranges, whitening: Whitening | None) -> None:
+        self.sample, self.ranges, self.whitening = sample, ranges, whitening
+
+    def whitened(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
+        """Return the whitened size, see `Whitening`, (L,); NaN if it can't be measured."""
+        if self.whitening is None:
+            return np.full(len(perturbations), np.nan)
+        root = np.zeros((len(self.ranges.live), self.whitening.root.shape[1]), np.float32)
+        root[self.ranges.live] = self.whitening.root
+        rows = len(self.sample.row_examples)
+        squares = self.sample.projected_changes(perturbations, root)
+        return np.asarray(np.sqrt(squares / (rows * self.whitening.energy)))
+
+    def centred_logits(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
+        """Return the root mean square over items of ||l' - l - mean(l' - l)||, (L,)."""
+
+        def sums(block: Block) -> tuple[int, Doubles, Doubles]:
+            squares, totals = (
+                np.empty(len(perturbations)),
+                np.empty((len(perturbations), block.logits.shape[1])),
+            )
+            for level, perturbation in enumerate(perturbations):
+                step = (block.under(perturbation)[1] - block.logits).astype(np.float64)
+                squares[level], totals[level] = np.square(step).sum(), step.sum(axis=0)
+            return len(block.logits), squares, totals
+
+        items, squares, totals = (sum(parts) for parts in zip(*self.sample.gather(sums), strict=True))
+        centred = squares / items - np.square(totals / items).sum(axis=1)
+        return np.asarray(np.sqrt(np.maximum(centred, 0.0)))
+
+    def of(self, check: str, perturbations: Sequence[AnyPerturbation]) -> Doubles:
+        """Return the size in the measure of a check, "whitened" or "centred_logits", (L,)."""
+        return self.whitened(perturbations) if check == "whitened" else self.centred_logits(perturbations)
+
+    def match(self, check: str, family: Family, side: str, targets: Sequence[float]) -> list[Match]:
+        """Return the level on one side of a family for each size in the measure of a check; NaN for a size of NaN."""
+        begin, end = family.sides[side]
+
+        def sizes(levels: npt.ArrayLike) -> Doubles:
+            return self.of(check, [family.at(float(level), self.ranges) for level in np.asarray(levels)])
+
+        known = [target for target in targets if np.isfinite(target) and target > 0]
+        found = iter(match(sizes, begin, end, known, OTHER_TOLERANCE))
+        nowhere = Match(float("nan"), float("nan"))
+        return [next(found) if np.isfinite(target) and target > 0 else nowhere for target in targets]

@@ -10,10 +10,11 @@ conclusions from many runs.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Unpack
@@ -28,11 +29,12 @@ from nearzero.analysis.displacement import (
     TARGETS,
     Displacements,
     Match,
+    OtherSizes,
     UndefinedSizeError,
     Whitening,
 )
 from nearzero.analysis.sweep import NOT_FINITE, unperturbed_variables
-from nearzero.errors import InputError, did_you_mean
+from nearzero.errors import InputError, check_choice, did_you_mean
 from nearzero.evaluators.base import HALVES, Block, LayerEvaluator
 from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.networks import TwoLayer
@@ -43,7 +45,7 @@ from nearzero.perturbations.perturbation import Addition, AnyPerturbation
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MEASURES", "Design", "matched", "matched_of"]
+__all__ = ["HELD_OUT", "MEASURES", "SIZE_CHECKS", "Design", "draw_number", "matched", "matched_of"]
 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -62,6 +64,10 @@ MEASURES = {
 }
 LONG_NAMES = {**MEASURES, "not_finite": NOT_FINITE["long_name"]}
 LEVELS = ("level", "displacement")
+SIZE_CHECKS = ("whitened", "centred_logits")  # checks with levels of equal size in another measure
+HELD_OUT = "held_out"  # the check with other data
+SIZED_BY = "signed_shift"  # the family whose sizes in the other measures are the targets of these checks
+SAMPLE = 2048  # examples of the reference half on which sizes in other measures are measured
 MOST_WHITENED = 4096  # live units; with more the whitened displacement is NaN
 MOSTLY_DEAD = 0.8  # the share of dead units from which the result says so
 VARYING = 1e-12  # the least variance of the logits, relative to their squares, that isn't rounding
@@ -80,6 +86,10 @@ class Design:
         first_draw: the number of the first draw. Give each run of one model draws of its own (for example the
             number of the run times `draws`). The runs then don't share the effect of a particular draw.
         conduct: the reading of the protocol; `Conduct.default` of the activation if None.
+        checks: "whitened", "centred_logits", or both: responses at levels that give equal sizes in these
+            measures as well. The sizes are those that signed shifts have at the targets, on 2,048 examples of
+            the reference half.
+        checked: the families that the checks measure, as far as they are among `families`.
 
     Raises:
         InputError: no families, unknown ones or the same one twice, targets that aren't positive, fewer than
@@ -101,6 +111,8 @@ class Design:
     seed: int = 0
     first_draw: int = 0
     conduct: Conduct | None = None
+    checks: tuple[str, ...] = SIZE_CHECKS
+    checked: tuple[str, ...] = (SIZED_BY, "gains", "cap")
 
     def __post_init__(self) -> None:
         names: Any = self.families
@@ -111,6 +123,10 @@ class Design:
             if name not in known:
                 hint = did_you_mean(name, known)
                 raise InputError(f"unknown family {name!r}: {hint}known are {', '.join(known)}")
+        for check in self.checks:
+            check_choice("check", check, SIZE_CHECKS)
+        for name in self.checked:
+            check_choice("checked family", name, tuple(FAMILIES))
         if not self.targets or not all(np.isfinite(target) and target > 0 for target in self.targets):
             raise InputError(
                 f"targets must be positive displacements, 0.1 for 10 %; got {list(self.targets)}"
@@ -140,6 +156,7 @@ def matched(
     *,
     design: Design | None = None,
     metrics: Any = None,
+    held_out: Any = None,
     threads: int | None = None,
     memory: int | str | None = None,
     **options: Unpack[ModelOptions],
@@ -153,6 +170,8 @@ def matched(
             accuracy.
         design: families, targets and draws; `Design()` if None.
         metrics: names, or functions of (logits, target), as for `nz.probe`; accuracy and agreement if None.
+        held_out: other data, as (inputs, labels) or as `data`: the families that are checked are measured on
+            them too, at the same levels.
         threads, memory: as for `nz.sweep`.
         options: the layer and other settings of models that aren't a `TwoLayer`, see
             `nearzero.evaluators.select.ModelOptions`.
@@ -166,8 +185,10 @@ def matched(
         degenerate and what can't be measured: no or few live units, a single predicted class, a = 0 in all
         examples, a covariance that can't be inverted; else it is "". If logits are NaN or
         infinite anywhere, `not_finite` counts the items that have such logits, as a mean over draws; these count as
-        wrong. The attributes name the backend and the rule by which the halves were cut, and hold what was
-        inferred about a user's model (`assumptions`, as JSON).
+        wrong. For each check there are `checked_<metric>`, `checked_level` and `unperturbed_checked_<metric>` on a
+        dimension `check`, `target_size`, the sizes that were matched, and `checked`, True for the families that
+        the checks measured. The attributes name the backend and the rule by which the halves were cut, and hold what
+        was inferred about a user's model (`assumptions`, as JSON).
 
     Raises:
         InputError: as `nz.sweep` and `nz.probe`.
@@ -183,21 +204,54 @@ def matched(
         ['below', 'above']
     """
     design = design or Design()
-    with open_evaluator(
-        model, data, y, options, metrics=metrics, threads=threads, memory=memory
-    ) as evaluator:
-        return matched_of(evaluator, design).assign_attrs(evaluator.assumed())
+    with ExitStack() as stack:
+
+        def opened(data: Any, y: Any) -> LayerEvaluator:
+            return stack.enter_context(
+                open_evaluator(model, data, y, options, metrics=metrics, threads=threads, memory=memory)
+            )
+
+        evaluator = opened(data, y)
+        other = None if held_out is None else opened(*_pair(held_out, is_array=y is not None))
+        return matched_of(evaluator, design, other).assign_attrs(evaluator.assumed())
 
 
-def matched_of(evaluator: LayerEvaluator, design: Design) -> xr.Dataset:
-    """Return the result of `matched` for an evaluator that is already open."""
+def _pair(held_out: Any, *, is_array: bool) -> tuple[Any, Any]:
+    """Return held-out data as data and labels.
+
+    Raises:
+        InputError: data that aren't (inputs, labels), where the other data are given as inputs and labels.
+    """
+    if not is_array:
+        return held_out, None
+    if not isinstance(held_out, (tuple, list)) or len(held_out) != 2:
+        raise InputError(f"held_out must be (inputs, labels), as the data are; got {type(held_out).__name__}")
+    return held_out[0], held_out[1]
+
+
+def draw_number(seed: int, name: str, draws: int) -> int:
+    """Return the number of the first draw of one run of one network, so that no two share draws.
+
+    Args:
+        seed: the seed of the run.
+        name: the name of the network; networks with other names get other draws.
+        draws: the number of draws of a run.
+    """
+    digest = hashlib.sha256(f"{name}\0{seed}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") * draws
+
+
+def matched_of(
+    evaluator: LayerEvaluator, design: Design, held_out: LayerEvaluator | None = None
+) -> xr.Dataset:
+    """Return the result of `matched` for evaluators that are already open."""
     conduct = evaluator.conduct(design.conduct)
     evaluator.check(conduct, design.families)
     if evaluator.assumptions is not None:
         evaluator.assumptions.record("halves", halves_of(evaluator), f"seed {design.seed}", "design=")
     # NumPy's products are small here, and synchronising threads costs more time than they save
     with threadpool_limits(limits=1, user_api="blas") if evaluator.backend == "two-layer" else nullcontext():
-        return _MatchedHalves(*evaluator.split(design.seed), design, conduct).dataset()
+        return _MatchedHalves(*evaluator.split(design.seed), held_out, design, conduct).dataset()
 
 
 def halves_of(evaluator: LayerEvaluator) -> str:
@@ -234,10 +288,17 @@ class _MatchedHalves:
     """The two halves of the examples, and the measurements on them, in few passes over the data."""
 
     def __init__(
-        self, reference: LayerEvaluator, responding: LayerEvaluator, design: Design, conduct: Conduct
+        self,
+        reference: LayerEvaluator,
+        responding: LayerEvaluator,
+        held_out: LayerEvaluator | None,
+        design: Design,
+        conduct: Conduct,
     ) -> None:
-        self.reference, self.responding, self.design, self.conduct = reference, responding, design, conduct
+        self.reference, self.responding, self.held_out = reference, responding, held_out
+        self.design, self.conduct = design, conduct
         self.ranges = reference.ranges
+        self._matches: dict[tuple[Family, str], list[Match]] = {}
 
     @cached_property
     def sizes(self) -> Displacements | None:
@@ -277,7 +338,7 @@ class _MatchedHalves:
                 continue
             for draw, family in enumerate(self.design.drawn(name, self.conduct)):
                 for side in family.sides if family.identity is not None else ():
-                    matches = sizes.match(family, side, targets)
+                    matches = self._match(family, side)
                     reached = [family.at(match.level, self.ranges) for match in matches if match.reached]
                     yield _MatchedDraw((row, SIDES.index(side)), draw, matches, reached, reached)
 
@@ -308,6 +369,9 @@ class _MatchedHalves:
         design, responding = self.design, self.responding
         data |= unperturbed_variables(scores, responding.metrics)
         coords = {"family": list(design.families), "side": list(SIDES), "target": list(design.targets)}
+        if checks := [*design.checks, *([HELD_OUT] if self.held_out is not None else [])]:
+            coords["check"] = checks
+            data |= self._checks(draws, checks)
         attributes = {
             **asdict(self.conduct),
             "activation": responding.activation or "none",
@@ -322,6 +386,72 @@ class _MatchedHalves:
             "items": scores.items,
         }
         return xr.Dataset(data, coords, attributes)
+
+    def _checks(self, draws: Sequence[_MatchedDraw], checks: Sequence[str]) -> dict[str, Any]:
+        """Return the variables of the checks, see `matched`.
+
+        Args:
+            draws: all draws of the families, at the levels of the displacements.
+            checks: the names of the checks.
+        """
+        own = [draw for draw in draws if self.design.families[draw.cell[0]] in self.design.checked]
+        sizes = OtherSizes(self.reference.first(SAMPLE), self.ranges, self.whitening)
+        metrics = self.responding.metrics
+        targets = np.full((len(checks), len(self.design.targets)), np.nan)
+        tables, unperturbed = [], []
+        for row, check in enumerate(checks):
+            if check == HELD_OUT:
+                assert self.held_out is not None
+                evaluator, at_check = self.held_out, own
+            else:
+                evaluator, targets[row] = self.responding, self._target_sizes(sizes, check)
+                at_check = [self._resized(draw, sizes, check, targets[row]) for draw in own]
+            perturbations = [item for draw in at_check for item in draw.responding]
+            scores = evaluator.scores(perturbations, metrics)
+            tables.append(self._tables(at_check, {name: scores.means[name] for name in metrics}, ()))
+            unperturbed.append([scores.unperturbed[name] for name in metrics])
+        dims = ("check", "family", "side", "target")
+        data: dict[str, Any] = {
+            f"checked_{name}": (dims, np.stack([table[name] for table in tables]))
+            for name in ("level", *metrics)
+        }
+        for name, values in zip(metrics, np.transpose(unperturbed), strict=True):
+            data[f"unperturbed_checked_{name}"] = (("check",), values)
+        data["target_size"] = (("check", "target"), targets)
+        data["checked"] = (("family",), [name in self.design.checked for name in self.design.families])
+        return data
+
+    def _target_sizes(self, sizes: OtherSizes, check: str) -> Doubles:
+        """Return the sizes that signed shifts have at the displacements, means over draws, (T,).
+
+        They are NaN where a draw doesn't reach the displacement, or the size can't be measured.
+        """
+        targets = np.full((self.design.draws, len(self.design.targets)), np.nan)
+        if self.sizes is None:
+            return np.asarray(targets[0])
+        for draw, family in enumerate(self.design.drawn(SIZED_BY, self.conduct)):
+            matches = self._match(family, "above")
+            reached = [match.reached for match in matches]
+            perturbations = [family.at(match.level, self.ranges) for match in matches if match.reached]
+            if perturbations:
+                targets[draw, reached] = sizes.of(check, perturbations)
+        return np.asarray(targets.mean(axis=0))
+
+    def _match(self, family: Family, side: str) -> list[Match]:
+        """Return the level of each displacement on one side of a family; each is searched for once."""
+        key = (family, side)
+        if key not in self._matches:
+            assert self.sizes is not None
+            self._matches[key] = self.sizes.match(family, side, self.design.targets)
+        return self._matches[key]
+
+    def _resized(self, draw: _MatchedDraw, sizes: OtherSizes, check: str, targets: Doubles) -> _MatchedDraw:
+        """Return a draw at the levels that give these sizes in the measure of a check."""
+        name, side = self.design.families[draw.cell[0]], SIDES[draw.cell[1]]
+        family = self.design.drawn(name, self.conduct)[draw.draw]
+        matches = sizes.match(check, family, side, targets.tolist())
+        reached = [family.at(match.level, self.ranges) for match in matches if match.reached]
+        return replace(draw, matches=matches, reference=reached, responding=reached)
 
     def _tables(
         self, draws: Sequence[_MatchedDraw], measured: Mapping[str, Doubles], once: Container[str]

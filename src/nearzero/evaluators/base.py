@@ -290,6 +290,10 @@ class LayerEvaluator(ABC):
         return {} if self.assumptions is None else {"assumptions": self.assumptions.to_json()}
 
     @abstractmethod
+    def first(self, examples: int) -> LayerEvaluator:
+        """Return the layer on the first examples; on more of them if a batch that can't be cut has more."""
+
+    @abstractmethod
     def preactivations(self, units: Integers | None = None) -> Floats:
         """Return z of all rows, (R, U), or of some units, (R, len(units)).
 
@@ -304,6 +308,10 @@ class LayerEvaluator(ABC):
     @abstractmethod
     def changes(self, perturbations: Perturbations) -> tuple[Doubles, Doubles]:
         """Return the sums over rows of (a' - a)^2 and of a' - a, (L, U) each."""
+
+    @abstractmethod
+    def projected_changes(self, perturbations: Perturbations, root: Floats) -> Doubles:
+        """Return the sums over rows of ||(a' - a) root||^2, (L,), for a matrix root, (U, V)."""
 
     @abstractmethod
     def mean_logit_change(self, perturbations: Perturbations) -> Doubles:

@@ -55,6 +55,7 @@ class ModelEvaluator(base.LayerEvaluator):
         layer: one of the session's layers.
         half: the half of the data; all data if None.
         metrics: the names of the metrics that were asked for.
+        most: the number of examples after which no further batch is read; None to read all.
 
     Attributes:
         session: as given.
@@ -69,8 +70,9 @@ class ModelEvaluator(base.LayerEvaluator):
         layer: Layer,
         half: Half | None = None,
         metrics: Sequence[str] | None = None,
+        most: int | None = None,
     ) -> None:
-        self.session, self.torch_layer, self._half = session, layer, half
+        self.session, self.torch_layer, self._half, self._most = session, layer, half, most
         self.metrics = tuple(metrics or default_metrics(session.discovery.batch.target is not None))
         self.layer, self.activation, self.units = layer.name, layer.activation, layer.units
         self.limit, self.threads = session.request.limit, thread_count()
@@ -86,12 +88,12 @@ class ModelEvaluator(base.LayerEvaluator):
     @cached_property
     def examples(self) -> Integers:
         """Return the numbers of the examples in the data."""
-        return np.concatenate([numbers for numbers, _ in self.session.batches(self._half)])
+        return np.concatenate([numbers for numbers, _ in self._batches()])
 
     @cached_property
     def ranges(self) -> Ranges:
         """Return the unit ranges over the examples; this takes one pass over the data."""
-        batches = (batch for _, batch in self.session.batches(self._half))
+        batches = (batch for _, batch in self._batches())
         (ranges,) = layer_ranges(self.session.model, [self.torch_layer], batches, self.session.budget)
         return ranges
 
@@ -116,13 +118,29 @@ class ModelEvaluator(base.LayerEvaluator):
         )
         return reference, responding
 
+    def first(self, examples: int) -> ModelEvaluator:
+        """Return the layer on the first examples; on more of them if a batch that can't be cut has more."""
+        return ModelEvaluator(self.session, self.torch_layer, self._half, self.metrics, examples)
+
+    def _batches(self) -> Iterator[tuple[Integers, Batch]]:
+        """Yield the batches of the data or of the half, with the numbers of their examples, as far as they are read."""
+        left = self._most
+        for numbers, batch in self.session.batches(self._half):
+            if left is None or len(batch) <= left or not batch.divisible:
+                yield numbers, batch
+            else:
+                yield numbers[:left], batch.take(torch.arange(left))
+            left = None if left is None else left - len(batch)
+            if left is not None and left <= 0:
+                return
+
     def _gather(self, function: Callable[[Batch, Integers], Part]) -> list[Part]:
         """Return the results of a function for each block of examples and their numbers, in order.
 
         If the function raises an error, it must not have changed any state, since it may be called again.
         """
         parts: list[Part] = []
-        for numbers, batch in self.session.batches(self._half):
+        for numbers, batch in self._batches():
             first = 0
 
             def run(piece: Batch, numbers: Integers = numbers) -> None:
@@ -227,9 +245,25 @@ class ModelEvaluator(base.LayerEvaluator):
 
     def changes(self, perturbations: Perturbations) -> tuple[Doubles, Doubles]:
         """Return the sums over rows of (a' - a)^2 and of a' - a, (L, U) each."""
+        squares, sums = np.zeros((2, len(perturbations), self.units))
+        for level, moved in self._moved(perturbations):
+            squares[level] += moved.square().sum(0).cpu().numpy()
+            sums[level] += moved.sum(0).cpu().numpy()
+        return squares, sums
+
+    def projected_changes(self, perturbations: Perturbations, root: Floats) -> Doubles:
+        """Return the sums over rows of ||(a' - a) root||^2, (L,)."""
+        sums = np.zeros(len(perturbations))
+        device = self._stored[0].device
+        matrix = torch.from_numpy(np.asarray(root)).to(device).double()
+        for level, moved in self._moved(perturbations):
+            sums[level] += float((moved @ matrix).square().sum())
+        return sums
+
+    def _moved(self, perturbations: Perturbations) -> Iterator[tuple[int, Tensor]]:
+        """Yield the index of a perturbation and a' - a, (r, U) float64, for each block of rows and perturbation."""
         z = self._stored[0]
         size = max(1, VALUES // self.units)
-        squares, sums = np.zeros((2, len(perturbations), self.units))
         flat = Layer("", "activation", "", (1, self.units), 1, None, "", act=self.torch_layer.act)
         rows = Batch((z,), {})
         for first in range(0, len(z), size):
@@ -240,10 +274,7 @@ class ModelEvaluator(base.LayerEvaluator):
                 before = block if pre else a
                 (change,) = changes_of([perturbation], before, flat, rows, first)
                 after = self._act(change(before)) if pre else change(before)
-                moved = (after - a).double()
-                squares[level] += moved.square().sum(0).cpu().numpy()
-                sums[level] += moved.sum(0).cpu().numpy()
-        return squares, sums
+                yield level, (after - a).double()
 
     # --- logits ---
 
@@ -312,7 +343,7 @@ class ModelEvaluator(base.LayerEvaluator):
 
         Empty if the operations can't be recorded.
         """
-        _, batch = next(self.session.batches(self._half))
+        _, batch = next(self._batches())
         try:
             return tuple(dict.fromkeys(_normalisers(self._passes("pre").suffix(next(batch.blocks(FEW))))))
         except Exception:  # any operation of a user's model may be impossible to record

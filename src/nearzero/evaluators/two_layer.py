@@ -123,17 +123,22 @@ class TwoLayerEvaluator(base.LayerEvaluator):
 
     def split(self, seed: int) -> tuple[TwoLayerEvaluator, TwoLayerEvaluator]:
         """Return the layer on the reference half and on the responding half."""
-        reference, responding = (
-            TwoLayerEvaluator(
-                self.hidden.part(rows),
-                None if self.labels is None else self.labels[rows],
-                layer=self.layer,
-                examples=self.examples[rows],
-                metrics=self.metrics,
-            )
-            for rows in halves(len(self.hidden), seed)
-        )
+        reference, responding = map(self._part, halves(len(self.hidden), seed))
         return reference, responding
+
+    def first(self, examples: int) -> TwoLayerEvaluator:
+        """Return the layer on the first examples."""
+        return self._part(np.arange(min(examples, len(self.hidden))))
+
+    def _part(self, rows: Integers) -> TwoLayerEvaluator:
+        """Return the layer on some of the examples, given by their indices."""
+        return TwoLayerEvaluator(
+            self.hidden.part(rows),
+            None if self.labels is None else self.labels[rows],
+            layer=self.layer,
+            examples=self.examples[rows],
+            metrics=self.metrics,
+        )
 
     def preactivations(self, units: Integers | None = None) -> Floats:
         """Return z of all units, (N, U), or of some, (N, len(units))."""
@@ -157,6 +162,15 @@ class TwoLayerEvaluator(base.LayerEvaluator):
                 squares[level] += np.einsum("ru,ru->u", change, change)
                 sums[level] += change.sum(axis=0)
         return squares, sums
+
+    def projected_changes(self, perturbations: Perturbations, root: Floats) -> Doubles:
+        """Return the sums over examples of ||(a' - a) root||^2, (L,)."""
+        sums = np.zeros(len(perturbations))
+        for rows, z, a in self._pieces():
+            for level, perturbation in enumerate(perturbations):
+                projected = (self._changed(perturbation, rows, z, a) - a) @ root
+                sums[level] += np.vdot(projected, projected)
+        return sums
 
     def mean_logit_change(self, perturbations: Perturbations) -> Doubles:
         """Return the mean over examples of l' - l, (L, K)."""

@@ -25,7 +25,7 @@ from nearzero.analysis.verdict import Rules, Verdict, judge
 from nearzero.datasets import Dataset
 from nearzero.errors import InputError
 from nearzero.evaluators.base import EARLIER_HALVES
-from nearzero.grid.spec import CHECKPOINT, GridSpec, load_grid
+from nearzero.grid.spec import CHECKPOINT, GridSpec, complete, load_grid, load_kept_grid
 from nearzero.study.data import DataSource, load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
@@ -78,7 +78,7 @@ class Grid:
             raise InputError(
                 f"{folder} isn't a grid: it has no {SPEC}; `nearzero grid SPEC --out {folder}` makes one"
             )
-        return cls(Path(folder), load_grid(path))
+        return cls(Path(folder), load_kept_grid(path))
 
     @classmethod
     def create(cls, folder: str | PathLike[str], spec: GridSpec | str | PathLike[str]) -> Grid:
@@ -93,8 +93,9 @@ class Grid:
         """
         folder = Path(folder)
         spec = spec if isinstance(spec, GridSpec) else load_grid(Path(spec))
-        if (folder / SPEC).exists():
-            begun = load_grid(folder / SPEC)
+        begun = load_kept_grid(folder / SPEC) if (folder / SPEC).exists() else None
+        spec = complete(spec, begun)
+        if begun is not None:
             if begun != spec:
                 key = next(key for key in GridSpec.model_fields if getattr(begun, key) != getattr(spec, key))
                 raise InputError(

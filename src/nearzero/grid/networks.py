@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -18,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from nearzero.analysis.matched import Design, matched
+from nearzero.analysis.matched import HELD_OUT, Design, matched
 from nearzero.analysis.verdict import gathered
 from nearzero.errors import InputError
 from nearzero.evaluators.base import HALVES
@@ -38,7 +39,11 @@ from nearzero.training.train import NEVER
 
 __all__ = ["DeepJob", "GridJob", "Networks", "assembled", "grid_jobs", "measured"]
 
-KEPT = ("level", "displacement", "accuracy", "agreement", "unperturbed_accuracy", "dead_units", "reason")
+KEPT = (
+    *("level", "displacement", "accuracy", "agreement", "centred_accuracy", "unperturbed_accuracy"),
+    *("checked_level", "checked_accuracy", "unperturbed_checked_accuracy", "target_size", "checked"),
+    *("dead_units", "reason"),
+)
 BATCH = 2000  # examples of a deep network at a time
 
 
@@ -142,18 +147,27 @@ class Networks:
         return Study(Store.create(self.folder / spec_digest(spec)[:12], spec))
 
 
-def measured(network: TwoLayer | nn.Sequential, examples: Examples, design: Design) -> xr.Dataset:
+def measured(
+    network: TwoLayer | nn.Sequential, examples: Examples, design: Design, held_out: Examples | None = None
+) -> xr.Dataset:
     """Return responses of every hidden layer at matched displacement, on (layer, family, side, target)."""
     if isinstance(network, TwoLayer):
-        responses = matched(network, examples.pixels, examples.labels, design=design).expand_dims(layer=[1])
+        other: Any = None if held_out is None else (held_out.pixels, held_out.labels)
+        responses = matched(network, examples.pixels, examples.labels, design=design, held_out=other)
+        responses = responses.expand_dims(layer=[1])
     else:
+        other = None if held_out is None else (held_out.pixels.dense(), held_out.labels)
         names = [str(place) for place in range(1, len(network) - 1, 2)]  # of the activation modules
         data = (examples.pixels.dense(), examples.labels)
         with one_torch_thread():
-            layers = [matched(network, data, layer=name, batch_size=BATCH, design=design) for name in names]
+            layers = [
+                matched(network, data, layer=name, batch_size=BATCH, design=design, held_out=other)
+                for name in names
+            ]
         responses = xr.concat(layers, "layer", combine_attrs="drop_conflicts")
         responses = responses.assign_coords(layer=np.arange(1, len(names) + 1))
-    return responses[list(KEPT)].drop_attrs().assign_attrs(halves=responses.attrs["halves"])
+    kept = [name for name in KEPT if name in responses]
+    return responses[kept].drop_attrs().assign_attrs(halves=responses.attrs["halves"])
 
 
 @dataclass(frozen=True)
@@ -179,7 +193,9 @@ class GridJob(MeasureJob):
         network = self.networks.read(self.point, self.activation, self.run, self.data)
         if network is None:
             return None
-        return measured(network, self.data.examples(self.point.spec)[self.split], self.design)
+        examples = self.data.examples(self.point.spec)
+        held_out = examples["test"] if HELD_OUT in self.point.spec.verdict_checks else None
+        return measured(network, examples[self.split], self.design, held_out)
 
 
 def grid_jobs(
@@ -189,9 +205,12 @@ def grid_jobs(
     jobs = []
     for number in range(point.spec.runs):
         name = f"{spec.points.index(point):02d}-{activation}-{number:02d}"
-        design = spec.design(point.spec, number)
+        design = spec.design(point, activation, number)
         work = digest(
-            [spec_digest(point.spec), spec.vary, point.value, spec.split, asdict(design), data.hashes, HALVES]
+            [
+                *(spec_digest(point.spec), spec.vary, point.value, spec.split, asdict(design), data.hashes),
+                *(HELD_OUT in point.spec.verdict_checks, HALVES),
+            ]
         )
         fields = (activation, point, data, networks, spec.split, design)
         jobs.append(GridJob(folder, spec.name(activation, point), number, name, work, *fields))
@@ -216,8 +235,9 @@ def assembled(spec: GridSpec, jobs: Sequence[GridJob], measured: Results) -> xr.
                 rows.append([None if run is None else run.sel(layer=layer, drop=True) for run in runs])
                 numbered = layer if job.point.layers is not None else None
                 names.append(spec.name(job.activation, job.point, numbered))
-                coords.append((job.activation, str(job.point.value), int(layer)))
-        columns = zip(("activation", "value", "layer"), zip(*coords, strict=True), strict=True)
+                model = spec.name(job.activation, job.point)
+                coords.append((job.activation, str(job.point.value), int(layer), model))
+        columns = zip(("activation", "value", "layer", "model"), zip(*coords, strict=True), strict=True)
         return gathered(rows, names).assign_coords(
             {key: ("network", list(values)) for key, values in columns}
         )

@@ -22,13 +22,13 @@ from typing import Any, Literal
 
 from pydantic import Field, StrictFloat, StrictInt, StrictStr, model_validator
 
-from nearzero.analysis.matched import Design
+from nearzero.analysis.matched import HELD_OUT, Design
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.activations import activation
 from nearzero.perturbations.families import Conduct, make_family
-from nearzero.study.spec import VERDICT, CheckedModel, Spec, read_settings, resolve, validated
+from nearzero.study.spec import LATER, VERDICT, CheckedModel, Spec, read_settings, resolve, validated
 
-__all__ = ["CHECKPOINT", "GridSpec", "Point", "load_grid", "resolve_grid"]
+__all__ = ["CHECKPOINT", "GridSpec", "Point", "complete", "load_grid", "load_kept_grid", "resolve_grid"]
 
 CHECKPOINT, LAYERS = "checkpoint", "layers"
 MOST_LAYERS = 32
@@ -104,7 +104,7 @@ class GridSpec(CheckedModel):
     vary: str
     values: tuple[StrictStr | StrictInt | StrictFloat, ...] = Field(min_length=1)
     split: Literal["train", "test"] = "test"
-    read: tuple[str, ...] = ("signed_shift",)
+    read: tuple[str, ...] = ("shift",)
     study: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -152,10 +152,13 @@ class GridSpec(CheckedModel):
         spec = resolve(settings=settings, origin=f"[study] with {self.vary} = {value!r}")
         return Point(_LABELS.get(self.vary, f"{self.vary.replace('_', ' ')} {{}}").format(value), value, spec)
 
-    def design(self, spec: Spec, run: int) -> Design:
-        """Return the design for one run: the deciding families and those in `read`, with own draws."""
-        families = tuple(dict.fromkeys((*spec.deciding, *self.read)))
-        return replace(spec.design_of(run), families=families)
+    def design(self, point: Point, network: str, run: int) -> Design:
+        """Return the design for one run of a network of a point: the deciding families and those in `read`.
+
+        Every run of every network of a grid has draws of its own.
+        """
+        families = tuple(dict.fromkeys((*point.spec.deciding, *self.read)))
+        return replace(point.spec.design_of(self.name(network, point), run), families=families)
 
     def name(self, network: str, point: Point, layer: int | None = None) -> str:
         """Return the name of a measured layer of a network: "ReLU, 64 units"; "Abs, 3 layers, layer 2"."""
@@ -170,6 +173,34 @@ def resolve_grid(settings: Mapping[str, Any], origin: str = "the settings") -> G
         InputError: an unknown key, or a value that can't be used.
     """
     return validated(GridSpec, dict(settings), origin, "keys of a study belong under [study]; ")
+
+
+def complete(spec: GridSpec, begun: GridSpec | None = None) -> GridSpec:
+    """Return a spec that states the rules of its verdict: its own, else those of the grid that was begun.
+
+    Args:
+        spec: the spec that was given.
+        begun: the complete spec of the grid in the folder; None for a new grid, which has the default rules.
+    """
+    known = Spec().model_dump(mode="json") if begun is None else begun.study
+    study = {key: known[key] for key in VERDICT} | spec.study
+    if begun is None and spec.split == "test" and "verdict_checks" not in spec.study:
+        # the responses are those of held-out data already
+        study["verdict_checks"] = [check for check in study["verdict_checks"] if check != HELD_OUT]
+    read = spec.read if begun is None or "read" in spec.model_fields_set else begun.read
+    return validated(GridSpec, spec.model_dump() | {"study": study, "read": read}, "the grid's spec")
+
+
+def load_kept_grid(path: Path) -> GridSpec:
+    """Return the complete spec of a grid that was begun; one that doesn't state its rules has the earlier ones.
+
+    Raises:
+        InputError: as for `load_grid`.
+    """
+    settings = read_settings(path)
+    if isinstance(settings.get("study"), dict):
+        settings["study"] = {key: LATER[key] for key in VERDICT} | settings["study"]
+    return resolve_grid(settings, str(path))
 
 
 def load_grid(path: Path) -> GridSpec:

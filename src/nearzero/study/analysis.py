@@ -1,18 +1,21 @@
 """The step that measures every run of a study at matched displacement, for the verdict.
 
 Like the other steps it does only what is missing. There are three groups of results: responses at matched
-displacement, on which the verdict rests; the same for the networks before their first step, which shows what
-isn't learned; and the effects near zero and far from it (`nearzero.analysis.near_far`).
+displacement, on which the verdict rests; on request, the same for the networks before their first step, which
+shows what isn't learned, and the effects near zero and far from it (`nearzero.analysis.near_far`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import count
 
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
-from nearzero.analysis.matched import matched
+from nearzero.analysis.matched import HELD_OUT, matched
 from nearzero.analysis.near_far import near_and_far
 from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.networks import TwoLayer
@@ -21,6 +24,7 @@ from nearzero.study.jobs import Results, StudyJob, digest, forget, gather, resul
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store
+from nearzero.support.threads import parallel, thread_count
 
 __all__ = ["AnalysisJob", "analyse_networks", "analysis_of", "measured_for"]
 
@@ -50,16 +54,19 @@ class AnalysisJob(StudyJob):
 
     def measured(self, network: TwoLayer) -> xr.Dataset:
         """Return the network's responses on the training set."""
-        examples, design = self.examples["train"], self.spec.design_of(self.run)
+        examples, design = self.examples["train"], self.spec.design_of(self.network, self.run)
         x, y = examples.pixels, examples.labels
         if self.group == "parts":
             responses = near_and_far(
                 network, x, y, targets=design.targets, draws=design.draws, seed=design.draw_seed
             )
         else:
+            held_out = None
             if self.group == "untrained":
-                design = replace(design, families=self.spec.deciding)
-            responses = matched(network, x, y, design=design)
+                design = replace(design, families=self.spec.deciding, checks=(), checked=())
+            elif HELD_OUT in self.spec.verdict_checks:
+                held_out = (self.examples["test"].pixels, self.examples["test"].labels)
+            responses = matched(network, x, y, design=design, held_out=held_out, threads=1)
         differing = ("seed", "first_draw")  # runs differ in these, so they can't be attributes of all runs
         kept = {
             key: value
@@ -84,22 +91,27 @@ def analysis_of(store: Store, group: str, spec: Spec | None = None) -> xr.Datase
     return results
 
 
-def analyse_networks(store: Store, data: DataSource, journal: Journal) -> None:
-    """Measure every run of every network, group by group, and write all groups."""
+def analyse_networks(
+    store: Store, data: DataSource, journal: Journal, groups: Sequence[str] = ("matched",)
+) -> None:
+    """Measure every run of every network, for each of the groups that is missing, and write them."""
     spec, design = store.spec, _design(store.spec)
-    groups = {group: kept for group in GROUPS if (kept := analysis_of(store, group)) is not None}
-    if len(groups) == len(GROUPS):
+    kept = {group: known for group in GROUPS if (known := analysis_of(store, group)) is not None}
+    wanted = [group for group in groups if group not in kept]
+    if not wanted:
         journal.note("analysis: nothing to do")
         return
     done: list[AnalysisJob] = []
-    for group in [group for group in GROUPS if group not in groups]:
+    for group in wanted:
         jobs = study_jobs(partial(AnalysisJob, group=group), store, data, group, design)
         journal.say(f"measuring {len(jobs)} networks: {GROUPS[group]}")
-        run(jobs, journal, doing="measuring", did=f"measured, {group}")
+        # set before the threads start, since each measurement sets and restores it
+        with threadpool_limits(limits=1, user_api="blas"):
+            run(jobs, journal, doing="measuring", did=f"measured, {group}", threads=thread_count())
         whole = gather(results(jobs)).assign_coords(seed=("run", list(spec.seeds)))
-        groups[group] = whole.assign_attrs(design=design, **asdict(spec.conduct))
+        kept[group] = whole.assign_attrs(design=design, **asdict(spec.conduct))
         done += jobs
-    store.write(groups)
+    store.write(kept)
     forget(done)
 
 
@@ -113,13 +125,26 @@ def measured_for(spec: Spec, store: Store, data: DataSource, journal: Journal) -
     jobs = [replace(job, spec=spec) for job in own]
     journal.say(f"measuring {len(jobs)} networks: {GROUPS['matched']}, for this question alone")
     measured: Results = {network: [] for network in spec.activations}
-    with journal.bar("measuring", len(jobs)) as bar:
-        for done, job in enumerate(jobs, 1):
-            measured[job.network].append(job.measure())
-            bar(done)
+    finished = count(1)
+    with journal.bar("measuring", len(jobs)) as bar, threadpool_limits(limits=1, user_api="blas"):
+
+        def work(job: AnalysisJob) -> xr.Dataset | None:
+            found = job.measure()
+            bar(next(finished))
+            return found
+
+        for job, found in zip(jobs, parallel(work, jobs, thread_count()), strict=True):
+            measured[job.network].append(found)
     return gather(measured).assign_coords(seed=("run", list(spec.seeds)))
 
 
 def _design(spec: Spec) -> str:
     """Return a digest of the design of the measurements."""
-    return digest(asdict(spec.design))
+    values = asdict(spec.design)
+    extra = {
+        "held_out": HELD_OUT in spec.verdict_checks,
+        **{key: values.pop(key) for key in ("checks", "checked")},
+    }
+    return digest(
+        values | {key: value for key, value in extra.items() if value}
+    )  # as for studies without checks

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nearzero.analysis.matched import Design
+from nearzero.analysis.matched import SIZE_CHECKS, Design, draw_number
 from nearzero.analysis.verdict import Rules
+from nearzero.analysis.verdict.rules import Test
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.activations import activation
-from nearzero.perturbations.families import BY_FORMULA, Conduct, make_family
+from nearzero.perturbations.families import BY_FORMULA, FAMILIES, Conduct, make_family
+from nearzero.perturbations.noise import NOISES
 from nearzero.support.files import read_bytes
 from nearzero.training.engine import Precision
 from nearzero.training.train import Recipe
@@ -50,8 +52,14 @@ AnyModel = TypeVar("AnyModel", bound="CheckedModel")
 
 # The keys that choose between the published and the corrected conduct.
 CONDUCT = ("pixels", "offset", "clip", "clip_threshold", "range", "ttest_baseline")
-RULES = ("distance", "intensity", "targets", "margin")
-VERDICT = (*(f"verdict_{name}" for name in RULES), "verdict_draws")
+RULES = ("distance", "intensity", "targets", "margin", "test", "checks")
+VERDICT = (*(f"verdict_{name}" for name in RULES), "verdict_reported", "verdict_draws")
+LISTS = (
+    "activations",
+    "families",
+    "thresholds",
+    *(f"verdict_{name}" for name in (*RULES[:3], "checks", "reported")),
+)
 REPORT_ONLY = {"ttest_baseline", *VERDICT}  # these may be changed in a finished study
 
 # Strict: `true` isn't 1. The bounds, far beyond any study, keep a typing error from filling the memory.
@@ -141,8 +149,9 @@ class Spec(CheckedModel):
         ttest_baseline: which t-test comes first in the tables; both are always shown.
         device: "cpu", or a PyTorch device for training ("cuda", "cuda:1", "mps").
         precision: of the products in training on CUDA, see `nearzero.training.products`; float32 elsewhere.
-        verdict_distance, verdict_intensity, verdict_targets, verdict_margin: the rules of the verdict, see
-            `nz.Rules`.
+        verdict_distance, verdict_intensity, verdict_targets, verdict_margin, verdict_test, verdict_checks: the
+            rules of the verdict, see `nz.Rules`. The check "held_out" takes the data set's test data.
+        verdict_reported: further families that are measured at the same displacements and reported.
         verdict_draws: the number of draws for families that draw something for each unit.
 
     Raises:
@@ -188,6 +197,9 @@ class Spec(CheckedModel):
     verdict_intensity: tuple[str, ...] = Rules().intensity
     verdict_targets: tuple[float, ...] = Rules().targets
     verdict_margin: float = Rules().margin
+    verdict_test: Test = Rules().test
+    verdict_checks: tuple[str, ...] = Rules().checks
+    verdict_reported: tuple[str, ...] = ("shift", "noise")
     verdict_draws: Annotated[int, Field(strict=True, ge=1, le=1000)] = Design().draws
 
     @field_validator("activations", "families")
@@ -235,12 +247,22 @@ class Spec(CheckedModel):
 
     @property
     def design(self) -> Design:
-        """Return the design at matched displacement: all families, whether they decide or not."""
-        return Design(targets=self.verdict_targets, draws=self.verdict_draws, conduct=self.conduct)
+        """Return the design at matched displacement: the families that decide, and those that are reported."""
+        measured = {*self.deciding, *self.verdict_reported}
+        sizes = tuple(check for check in SIZE_CHECKS if check in self.verdict_checks)
+        return Design(
+            families=tuple(name for name in (*FAMILIES, *NOISES) if name in measured),
+            targets=self.verdict_targets,
+            draws=self.verdict_draws,
+            conduct=self.conduct,
+            checks=sizes,
+            checked=tuple(name for name in FAMILIES if name in self.deciding) if self.verdict_checks else (),
+        )
 
-    def design_of(self, run: int) -> Design:
-        """Return the design for one run; its draws depend on its seed, so runs have different draws."""
-        return replace(self.design, first_draw=self.seeds[run] * self.verdict_draws)
+    def design_of(self, network: str, run: int) -> Design:
+        """Return the design for one run of a network; every run of every network has draws of its own."""
+        first = draw_number(self.seeds[run], network, self.verdict_draws)
+        return replace(self.design, first_draw=first)
 
     @property
     def conduct(self) -> Conduct:
@@ -260,7 +282,20 @@ class Spec(CheckedModel):
 
 
 # Keys that older studies lack, with the values that these studies had. These values must never change.
-LATER: dict[str, Any] = Spec().model_dump(mode="json", include={"precision", *VERDICT})
+LATER: dict[str, Any] = {
+    "precision": "float32",
+    "verdict_distance": ["shift"],
+    "verdict_intensity": ["gains", "cap"],
+    "verdict_targets": [0.05, 0.1, 0.2, 0.3, 0.5],
+    "verdict_margin": 1.0,
+    "verdict_test": "difference",
+    "verdict_checks": [],
+    "verdict_reported": [
+        *("offset", "scale", "clip", "signed_shift", "signed_offset", "permuted_shift"),
+        *("noise", "covariance_noise"),
+    ],
+    "verdict_draws": 5,
+}
 
 
 def resolve(
@@ -286,7 +321,7 @@ def resolve(
             f"unknown preset {preset!r}: {did_you_mean(preset, PRESETS)}known are {', '.join(PRESETS)}"
         )
     values: dict[str, Any] = {**PRESETS[preset], **given, "preset": preset}
-    for key in ("activations", "families", "thresholds", *VERDICT[:3]):  # the keys that hold lists
+    for key in LISTS:
         if isinstance(values.get(key), str):
             values[key] = [item.strip() for item in values[key].split(",") if item.strip()]
         elif isinstance(values.get(key), int | float):
@@ -352,7 +387,7 @@ def load_complete_spec(path: Path) -> Spec:
         InputError: the file can't be read, isn't TOML, lacks a key, or holds an unknown key or value.
     """
     settings = read_settings(path)
-    spec = resolve(settings=settings, origin=str(path))
+    spec = resolve(settings=LATER | settings, origin=str(path))
     missing = [key for key in Spec.model_fields if key not in settings and key not in LATER]
     if missing:
         raise InputError(

@@ -31,7 +31,7 @@ from safetensors.numpy import save
 
 from nearzero.errors import InputError
 from nearzero.networks import Stack, TwoLayer
-from nearzero.study.spec import Spec, differing_key, load_complete_spec, spec_digest, spec_text
+from nearzero.study.spec import VERDICT, Spec, differing_key, load_complete_spec, spec_digest, spec_text
 from nearzero.support.files import begin_folder, make_folder, read_bytes, write_bytes
 from nearzero.training.train import History, Progress
 
@@ -75,6 +75,14 @@ class Store:
                 return store
         begin_folder(folder, SPEC, spec_text(spec))
         return store
+
+    @classmethod
+    def kept_rules(cls, folder: Path) -> dict[str, Any]:
+        """Return the rules of the verdict of the study in a folder; none if no study was begun there."""
+        store = cls(folder)
+        if not (folder / SPEC).exists() or not store.begun:
+            return {}
+        return store.spec.model_dump(mode="json", include=set(VERDICT))
 
     @classmethod
     def open(cls, folder: Path) -> Store:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,12 +84,15 @@ class Study:
         Args:
             folder: the study's folder; it is made if it doesn't exist.
             preset: "quick" (the default) or "paper".
-            settings: keys and values of `Spec` that replace those of the preset.
+            settings: keys and values of `Spec` that replace those of the preset. A study that was begun before
+                keeps the rules of its verdict where they aren't given.
 
         Raises:
             InputError: the spec can't be used, or the folder holds something else or can't be written.
         """
-        return cls(Store.create(Path(folder), resolve(preset, settings)))
+        kept = Store.kept_rules(Path(folder))
+        given = dict(settings or {})
+        return cls(Store.create(Path(folder), resolve(preset, kept | given)))
 
     # --- the contents of the folder ---
 
@@ -310,9 +313,24 @@ class Study:
         """Sweep the networks, if that isn't done yet: apply every family at all of its levels."""
         return self._run_step(sweep_networks, data_dir, console)
 
-    def analyse(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
-        """Measure the networks at matched displacement, if that isn't done yet."""
-        return self._run_step(analyse_networks, data_dir, console)
+    def analyse(
+        self,
+        *,
+        untrained: bool = False,
+        near_far: bool = False,
+        data_dir: str | None = None,
+        console: Console | None = None,
+    ) -> Study:
+        """Measure the networks at matched displacement, if that isn't done yet.
+
+        Args:
+            untrained: measure the networks before their first step as well.
+            near_far: measure the effects near zero and far from it as well.
+            data_dir, console: as for `train`.
+        """
+        asked = {"matched": True, "untrained": untrained, "parts": near_far}
+        groups = tuple(group for group, wanted in asked.items() if wanted)
+        return self._run_step(partial(analyse_networks, groups=groups), data_dir, console)
 
     def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
         """Train, sweep and report; parts that are done already are kept."""

@@ -239,9 +239,8 @@ def sizes(own: NetworkEvidence, entry: MakeEntry) -> Entries:
     for quantity, values, decimals in quantities:
         if count(values):
             yield entry(quantity, None, None, mean_of(values), int(count(values)), decimals)
-    short, _, detail = verdict.of(own.network).partition(" (")
-    note = f"{label(own.network)}: {detail.rstrip(')')}"
-    yield entry("verdict at matched displacement", put_right=short, note=note)
+    note = f"{label(own.network)}: {verdict.of(own.network)}"
+    yield entry("verdict at matched displacement", put_right=verdict.finding(own.network), note=note)
 
 
 def no_effect(own: NetworkEvidence, entry: MakeEntry) -> Entries:

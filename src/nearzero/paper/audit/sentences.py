@@ -25,8 +25,9 @@ CONCLUSIONS: dict[str, Finding] = {
     "mixed": "survives in part",
     "intensity costs more": "doesn't survive",
     "equivalent": "doesn't survive",
-    "no effect to compare": "doesn't survive",
+    "no effect": "not decided",
     "inconclusive": "not decided",
+    "degenerate": "not decided",
     "not reached": "not decided",
     "description only": "description only",
 }
@@ -194,7 +195,7 @@ def _conclusion(own: NetworkEvidence) -> Decision:
     verdict = own.study.verdict
     if verdict is None:
         return "not decided", [], "not measured at matched displacement yet; `nearzero verdict` does it"
-    short = verdict.of(own.network).partition(" (")[0]
+    short, checks = verdict.finding(own.network), verdict.robustness(own.network)
     comparisons = [row for row in verdict.comparisons if row.network == own.network]
     differences = [
         f"{row.intensity} {100 * row.target:g} %: {row.difference:+.2f}, {row.finding}"
@@ -202,8 +203,10 @@ def _conclusion(own: NetworkEvidence) -> Decision:
         if row.n
     ]
     conditions = [_RuleCondition("", "", row.finding == "distance costs more") for row in comparisons]
-    numbers = f"{short}; cost of distance minus intensity, points: " + "; ".join(differences)
-    return CONCLUSIONS[short], conditions, numbers
+    found = "; ".join(filter(None, (short, checks)))
+    numbers = f"{found}; cost of distance minus intensity, points: " + "; ".join(differences)
+    decided = checks in ("", "robust")
+    return CONCLUSIONS[short] if decided else "not decided", conditions, numbers
 
 
 # Of each statement: the family that must have been swept, name, text, rule, and the function that decides.
@@ -252,7 +255,8 @@ _STATEMENTS = (
         "conclusion",
         "So units measure distance, and not intensity.",
         "The verdict at matched displacement: distance costs more (survives), in one comparison and intensity in "
-        "another (in part), intensity does, or they are equivalent, or nothing costs anything (doesn't survive).",
+        "another (in part), intensity does, or they are equivalent (doesn't survive). A direction counts only if all "
+        "checks of the verdict hold; otherwise, and in all other cases, the sentence isn't decided.",
         _conclusion,
     ),
 )

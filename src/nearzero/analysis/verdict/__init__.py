@@ -1,0 +1,27 @@
+"""The verdict by rules fixed before the data: does distance or intensity cost more at equal displacement?
+
+A verdict takes responses of several runs, as `nearzero.analysis.matched` measures them, and applies the rules
+to them. By default, distance is a boundary shift whose sign is drawn for each unit; intensity is independent
+gains, and a cap on activations. The plain shift and the paper's own offset, clip and scale are reported in
+addition and don't decide. `rules` has the rules, `compare` applies them to one comparison, `judge` to all
+networks of a table, and `sources` accepts what users have.
+"""
+
+from nearzero.analysis.verdict.compare import Comparison, costs
+from nearzero.analysis.verdict.judge import CheckResult, RelativeCost, Verdict, judge
+from nearzero.analysis.verdict.rules import CHECKS, Finding, Rules
+from nearzero.analysis.verdict.sources import gathered, verdict
+
+__all__ = [
+    "CHECKS",
+    "CheckResult",
+    "Comparison",
+    "Finding",
+    "RelativeCost",
+    "Rules",
+    "Verdict",
+    "costs",
+    "gathered",
+    "judge",
+    "verdict",
+]

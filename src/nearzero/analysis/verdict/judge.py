@@ -1,0 +1,358 @@
+"""The verdict on all networks of a table: comparisons, checks, and what intensity costs relative to distance."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from nearzero.analysis.verdict.compare import Comparison, compare, costs, decided
+from nearzero.analysis.verdict.rules import CHECKS, DIRECTIONS, Finding, Rules
+from nearzero.errors import InputError, did_you_mean
+from nearzero.evaluators.base import EARLIER_HALVES
+from nearzero.perturbations.activations import ACTIVATIONS
+from nearzero.statistics.multiplicity import holm
+from nearzero.statistics.ratios import Ratio, ratio_of_means
+
+__all__ = ["CheckResult", "RelativeCost", "Verdict", "judge"]
+
+Floats = npt.NDArray[np.float64]
+Outcome = Literal["holds", "turns", "undecided", "not measured"]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check of the direction that was found on a network.
+
+    Attributes:
+        network, check: the network, and the check, one of `CHECKS`.
+        outcome: "holds" if the check finds the same direction, by the same test; "turns" if any comparison of
+            the check finds the opposite direction; "undecided" in all other cases; "not measured".
+        finding: the finding of the check on the network; "" if it wasn't measured.
+    """
+
+    network: str
+    check: str
+    outcome: Outcome
+    finding: str = ""
+
+
+@dataclass(frozen=True)
+class RelativeCost:
+    """The cost of a family of intensity relative to that of distance, at one displacement.
+
+    Attributes:
+        network, intensity, target: the network, the family and the displacement.
+        ratio: mean cost of intensity / mean cost of distance, with its 95 % interval (Fieller); undefined
+            where the interval of the cost of distance contains 0.
+    """
+
+    network: str
+    intensity: str
+    target: float
+    ratio: Ratio
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """The verdict on one or more networks.
+
+    Attributes:
+        rules: the rules that were applied.
+        comparisons: all comparisons, network by network.
+        left_out: by network, the reasons why families of intensity were left out: their curve is flat by
+            construction.
+        costs: the cost of every family at every displacement, in points, on (network, run, family, target).
+        halves: the rule by which the examples were cut in halves; "" if it isn't known.
+        checks: by check, its comparisons, in the order of `comparisons`; without those that weren't measured.
+        models: by network, the model that it belongs to. The layers of one model are its networks; Holm's
+            adjustment goes over all comparisons of a model.
+
+    Example:
+        >>> import nearzero as nz
+        >>> network = nz.TwoLayer([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.5], "abs")
+        >>> x, y = [[1.0], [1.5], [-2.0], [-2.5], [0.25], [0.75], [-3.0], [-1.0]], [1] * 8
+        >>> run = nz.matched(network, x, y, design=nz.Design(targets=(0.1,)))
+        >>> found = nz.verdict([run], nz.Rules(targets=(0.1,)))
+        >>> found.networks, [comparison.intensity for comparison in found.comparisons]
+        (('abs',), ['gains', 'cap'])
+        >>> found.of("abs")  # a single run isn't judged
+        'description only (description only 2; of 2)'
+    """
+
+    rules: Rules
+    comparisons: tuple[Comparison, ...]
+    left_out: dict[str, tuple[str, ...]]
+    costs: xr.DataArray
+    halves: str = ""
+    checks: Mapping[str, tuple[Comparison, ...]] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Return the names of the networks."""
+        return tuple(dict.fromkeys(comparison.network for comparison in self.comparisons))
+
+    def finding(self, network: str) -> str:
+        """Return the finding on one network: one of `Finding`, or "mixed".
+
+        A single comparison in one direction is enough for that direction, since Holm's adjustment controls the
+        error rate of all comparisons of a model together at alpha. Comparisons in both directions are "mixed".
+
+        Raises:
+            InputError: a network that the verdict doesn't include.
+        """
+        return _overall(self._counts(network))
+
+    def checked(self, network: str) -> tuple[CheckResult, ...]:
+        """Return the outcome of each check of the rules on one network; none if no direction was found.
+
+        Raises:
+            InputError: a network that the verdict doesn't include.
+        """
+        finding = self.finding(network)
+        return tuple(self._check_results(network, finding)) if finding in DIRECTIONS else ()
+
+    def robustness(self, network: str) -> str:
+        """Return a phrase on the checks of the direction found on a network; "" if no direction was found.
+
+        "robust" if all checks hold; "hangs on X" for each check that turns; "undecided by X" for the others.
+
+        Raises:
+            InputError: a network that the verdict doesn't include.
+        """
+        results = self.checked(network)
+        if not results:
+            return ""
+        if all(result.outcome == "holds" for result in results):
+            return "robust"
+        phrases = {"turns": "hangs on", "undecided": "undecided by", "not measured": "not measured:"}
+        named = {
+            outcome: ", ".join(CHECKS[result.check] for result in results if result.outcome == outcome)
+            for outcome in phrases
+        }
+        return "; ".join(f"{phrases[outcome]} {names}" for outcome, names in named.items() if names)
+
+    def of(self, network: str) -> str:
+        """Return the verdict on one network, in a line: the finding, the count of each, and the checks.
+
+        Raises:
+            InputError: a network that the verdict doesn't include.
+        """
+        counts = self._counts(network)
+        detail = ", ".join(f"{name} {count}" for name, count in counts.items())
+        line = f"{_overall(counts)} ({detail}; of {counts.total()})"
+        return "; ".join(filter(None, (line, self.robustness(network))))
+
+    @property
+    def relative_costs(self) -> tuple[RelativeCost, ...]:
+        """Return what each family of intensity costs relative to distance, for each comparison."""
+        distance = self.costs.sel(family=list(self.rules.distance)).mean("family", skipna=False)
+        rows = []
+        for row in self.comparisons:
+            place = {"network": row.network, "target": row.target}
+            intensity = self.costs.sel(place | {"family": row.intensity})
+            ratio = ratio_of_means(intensity.values, distance.sel(place).values)
+            rows.append(RelativeCost(row.network, row.intensity, row.target, ratio))
+        return tuple(rows)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """Return what a reader must know before a conclusion is drawn from these findings."""
+        lines = [*self.rules.notices]
+        for network, reasons in self.left_out.items():
+            lines += [f"{network}: {reason}" for reason in reasons]
+        if any(row.finding == "equivalent" for row in self.comparisons):
+            lines.append("equivalence is tested in each row by itself and not adjusted over the rows")
+        if self.halves == EARLIER_HALVES:
+            lines.append(
+                f"the halves of the examples were cut {EARLIER_HALVES}; measured anew, they would differ"
+            )
+        lines.append(
+            "a direction says which change costs more at equal displacement of the activations; a constant that is "
+            "added to a unit's output weights for all classes changes no prediction, so the sign of a readout "
+            "doesn't tell distance from intensity"
+        )
+        return tuple(lines)
+
+    def text(self) -> str:
+        """Return the verdict on all networks, the rules and the caveats, in lines."""
+        rules = self.rules
+        lines = [f"{network}: {self.of(network)}" for network in self.networks]
+        tests = sum(comparison.p is not None for comparison in self.comparisons)
+        models = len({self.models.get(network, network) for network in self.networks})
+        over = f"Holm over {tests} tests" if models == 1 else f"Holm within each of {models} models"
+        lines.append(
+            f"Rules: distance = {', '.join(rules.distance)}, sides averaged; intensity = "
+            f"{', '.join(rules.intensity)}; {rules.test} test, margin {rules.margin:g} points of "
+            f"{rules.measure.replace('_', ' ')}; alpha {rules.alpha:g}, {over}."
+        )
+        lines += [f"{caveat[:1].upper()}{caveat[1:]}." for caveat in self.caveats]
+        return "\n".join(lines)
+
+    def _counts(self, network: str) -> Counter[Finding]:
+        own = [comparison.finding for comparison in self.comparisons if comparison.network == network]
+        if not own:
+            hint = did_you_mean(network, self.networks)
+            names = ", ".join(self.networks) or "no network"
+            raise InputError(f"there is no verdict on network {network!r}: {hint}the verdict is on {names}")
+        return Counter(own)
+
+    def _check_results(self, network: str, finding: str) -> Iterator[CheckResult]:
+        opposite = next(direction for direction in DIRECTIONS if direction != finding)
+        for check in self.rules.checks:
+            counts = Counter(row.finding for row in self.checks.get(check, ()) if row.network == network)
+            if not counts:
+                yield CheckResult(network, check, "not measured")
+                continue
+            found = _overall(counts)
+            outcome: Outcome = "holds" if found == finding else "turns" if opposite in counts else "undecided"
+            yield CheckResult(network, check, outcome, found)
+
+
+def _overall(counts: Mapping[Finding, int]) -> str:
+    """Return the overall finding on one network, from the counts of its findings."""
+    present = [name for name in get_args(Finding) if name in counts]
+    return "mixed" if set(DIRECTIONS) <= set(present) else str(present[0])
+
+
+def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
+    """Return the verdict on the networks of several runs.
+
+    Args:
+        responses: the results of `nearzero.analysis.matched`, on (network, run, family, side, target). The
+            names of the networks are those of their activations, unless there is a coordinate `activation`. Each
+            network is a model, unless a coordinate `model` says which networks are layers of one model.
+        rules: `Rules()` if None.
+
+    Raises:
+        InputError: responses in which a family or a displacement of the rules is missing.
+    """
+    rules = rules or Rules()
+    for name, wanted in (("family", (*rules.distance, *rules.intensity)), ("target", rules.targets)):
+        missing = [value for value in wanted if value not in responses[name].values]
+        if missing:
+            raise InputError(
+                f"the rules ask for {name} {missing[0]}, which wasn't measured; there is "
+                f"{', '.join(map(str, responses[name].values))}"
+            )
+    networks = [str(name) for name in responses.network.values]
+    groups = responses.model.values.tolist() if "model" in responses.coords else networks
+    models = {network: str(model) for network, model in zip(networks, groups, strict=True)}
+    words = {network: _degenerate(responses.sel(network=network)) for network in networks}
+    kept = {network: _deciders(_activation_of(responses, network), rules) for network in networks}
+    deciders = {network: names for network, (names, _) in kept.items()}
+    all_costs = costs(responses, rules.measure)
+    return Verdict(
+        rules,
+        _comparisons(all_costs, rules, deciders, words, models),
+        {network: reasons for network, (_, reasons) in kept.items() if reasons},
+        all_costs,
+        str(responses.attrs.get("halves", "")),
+        {
+            check: _comparisons(own, rules, deciders, words, models)
+            for check in rules.checks
+            if (own := _check_costs(responses, rules, check)) is not None
+        },
+        models,
+    )
+
+
+def _check_costs(responses: xr.Dataset, rules: Rules, check: str) -> xr.DataArray | None:
+    """Return the costs of a check, as `costs` returns them; None if the check wasn't measured."""
+    measure = rules.measure
+    if check == "centred_accuracy":
+        centred = f"centred_{measure.removeprefix('centred_')}"
+        return costs(responses, centred) if centred in responses else None  # type: ignore[arg-type]
+    name = f"checked_{measure}"
+    if name not in responses or check not in responses.check.values:
+        return None
+    if not responses.checked.sel(family=[*rules.distance, *rules.intensity]).values.all():
+        return None
+    own = responses.sel(check=check)
+    variables: dict[str, xr.DataArray] = {measure: own[name]}
+    if "accuracy" in measure:
+        variables["unperturbed_accuracy"] = own.unperturbed_checked_accuracy
+    return costs(xr.Dataset(variables), measure)
+
+
+def _comparisons(
+    all_costs: xr.DataArray,
+    rules: Rules,
+    deciders: Mapping[str, Sequence[str]],
+    words: Mapping[str, str],
+    models: Mapping[str, str],
+) -> tuple[Comparison, ...]:
+    """Return all comparisons of a table, with adjusted p values and findings.
+
+    Args:
+        all_costs: the costs, as `costs` returns them.
+        rules: the rules.
+        deciders: by network, the families of intensity that may decide.
+        words: by network, words on degenerate runs.
+        models: by network, the model.
+    """
+    compared = []
+    for network, names in deciders.items():
+        own = all_costs.sel(network=network)
+        distance = own.sel(family=list(rules.distance)).mean("family", skipna=False)
+        for target in rules.targets:
+            for name in names:
+                pair = distance.sel(target=target).values, own.sel(family=name, target=target).values
+                blank = Comparison(network, name, target, n=0, words=words[network])
+                compared.append(compare(blank, *pair, rules))
+    p_values = [row.p for row in compared]
+    adjusted = _adjusted_within(p_values, [models[row.network] for row in compared])
+    alone = _adjusted_within(p_values, [row.network for row in compared])
+    joint = _adjusted_within(p_values, [""] * len(compared))
+    rows = zip(compared, adjusted, alone, joint, strict=True)
+    return tuple(
+        decided(replace(row, p_adjusted=within, p_alone=own, p_joint=whole), rules)
+        for row, within, own, whole in rows
+    )
+
+
+def _adjusted_within(p_values: Sequence[float | None], groups: Sequence[str]) -> list[float | None]:
+    """Return p values adjusted by Holm's method within each group; None where there is none."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for place, group in enumerate(groups):
+        places[group].append(place)
+    adjusted: list[float | None] = [None] * len(groups)
+    for own in places.values():
+        for place, p in zip(own, holm([p_values[place] for place in own]).tolist(), strict=True):
+            adjusted[place] = None if p_values[place] is None else p
+    return adjusted
+
+
+def _activation_of(responses: xr.Dataset, network: str) -> str:
+    """Return the activation of a network.
+
+    It is the name of the network unless there is a coordinate `activation`, which networks with one
+    activation need.
+    """
+    if "activation" not in responses.coords:
+        return network
+    return str(responses.activation.sel(network=network).item())
+
+
+def _degenerate(responses: xr.Dataset) -> str:
+    """Return how many runs of a network are degenerate, and in which way; "" if none is known to be."""
+    if "reason" not in responses:  # measured before there was one
+        return ""
+    runs = responses.reason.values.ravel().tolist()
+    counts = Counter(reason for reason in runs if reason and isinstance(reason, str))
+    return "; ".join(f"{count} of {len(runs)} runs: {reason}" for reason, count in counts.items())
+
+
+def _deciders(activation: str, rules: Rules) -> tuple[list[str], tuple[str, ...]]:
+    """Return the families of intensity that may decide on a network, and the reasons why others may not."""
+    registered = ACTIVATIONS.get(activation)
+    homogeneous = registered is None or registered.homogeneous
+    flat = [name for name in rules.intensity if name == "scale" and homogeneous]
+    reason = "scale is left out: it's flat by construction, argmax(W2 a + b2 / s) for every s > 0"
+    return [name for name in rules.intensity if name not in flat], (reason,) if flat else ()

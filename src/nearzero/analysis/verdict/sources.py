@@ -1,0 +1,113 @@
+"""Responses from a study, a grid, a probe, or runs measured one by one, and the verdict on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import xarray as xr
+
+from nearzero.analysis.verdict.judge import Verdict, judge
+from nearzero.analysis.verdict.rules import Rules
+from nearzero.errors import InputError
+
+__all__ = ["gathered", "verdict"]
+
+
+def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[str]) -> xr.Dataset:
+    """Return the responses of single networks as one float64 Dataset on (network, run, ...).
+
+    Args:
+        parts: for each network, the responses of each run. None stands for a run without responses, for
+            example one that diverged; its values are NaN, and its words "". At least one run isn't None.
+        networks: the names of the networks.
+    """
+
+    def number(values: xr.DataArray) -> xr.DataArray:
+        return values if values.dtype.kind in "UO" else values.astype(np.float64)  # words stay words
+
+    numbers = [[None if run is None else run.map(number) for run in runs] for runs in parts]
+    first = next(run for runs in numbers for run in runs if run is not None)
+    lost = first.map(lambda values: xr.full_like(values, "" if values.dtype.kind in "UO" else np.nan))
+    rows = [
+        xr.concat([lost if run is None else run for run in runs], "run", combine_attrs="drop_conflicts")
+        for runs in numbers
+    ]
+    return xr.concat(rows, "network", combine_attrs="drop_conflicts").assign_coords(network=list(networks))
+
+
+class Measured(Protocol):
+    """A source of responses at matched displacement, on (network, run, ...) or (layer, ...)."""
+
+    @property
+    def matched(self) -> xr.Dataset: ...
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """A source that reaches a verdict itself, by its own rules if none are given: a study, a grid."""
+
+    def verdict(self, rules: Rules | None = None) -> Verdict: ...
+
+
+def verdict(
+    source: Judged | Measured | xr.Dataset | Sequence[Measured | xr.Dataset], rules: Rules | None = None
+) -> Verdict:
+    """Return the verdict of the rules on whether distance or intensity costs more at equal displacement.
+
+    Args:
+        source: a study or a grid; or a sequence with one probe or one result of `nz.matched` for each run of a
+            model, in order.
+        rules: those of the study or the grid if None; for other sources, `Rules()`.
+
+    Raises:
+        InputError: a source without responses at matched displacement, runs that don't fit together, or
+            responses in which a family or a displacement of the rules is missing.
+
+    Example:
+        >>> import numpy as np
+        >>> import nearzero as nz
+        >>> from nearzero.mechanisms.planted import distance_network, prototype_task
+        >>> task = prototype_task(np.random.default_rng(0), examples=200)
+        >>> networks = [distance_network(task, np.random.default_rng(run)) for run in range(6)]
+        >>> design = nz.Design(families=("signed_shift", "gains", "cap"), targets=(0.5,), draws=1)
+        >>> runs = [nz.matched(network, task.x, task.y, design=design) for network in networks]
+        >>> nz.verdict(runs, nz.Rules(targets=(0.5,))).of("abs")  # they measure distances
+        'distance costs more (distance costs more 2; of 2)'
+    """
+    if isinstance(source, Judged):
+        return source.verdict(rules)
+    sources = source if isinstance(source, (list, tuple)) else [source]
+    if not sources:
+        raise InputError("a verdict needs at least one run; got none")
+    runs = [_responses(run) for run in sources]
+    first = runs[0]
+    if len(runs) == 1 and {"network", "run"} <= set(first.dims):
+        return judge(first, rules)
+    for run in runs:
+        for name in ("network", "family", "side", "target"):
+            if not np.array_equal(run[name].values, first[name].values):
+                raise InputError(
+                    f"the runs don't fit together: {name} is {list(run[name].values)} in one and "
+                    f"{list(first[name].values)} in another"
+                )
+    return judge(
+        xr.concat(runs, "run", combine_attrs="drop_conflicts").transpose("network", "run", ...), rules
+    )
+
+
+def _responses(source: Any) -> xr.Dataset:
+    """Return the responses of one run on a dimension `network`; the layers of a probe become networks."""
+    responses = source if isinstance(source, xr.Dataset) else getattr(source, "matched", None)
+    if not isinstance(responses, xr.Dataset) or not {"family", "side", "target"} <= set(responses.dims):
+        raise InputError(
+            "a verdict needs responses at matched displacement, as nz.matched gives them; got "
+            f"{type(source).__name__}"
+        )
+    if "layer" in responses.dims:
+        layers = responses.rename(layer="network")
+        return layers.assign_coords(model=("network", ["model"] * layers.sizes["network"]))
+    if "network" in responses.dims:
+        return responses
+    return responses.expand_dims(network=[str(responses.attrs.get("activation", "network"))])
