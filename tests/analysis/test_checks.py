@@ -138,3 +138,14 @@ def test_what_cant_be_checked(network: nz.TwoLayer, data: tuple[np.ndarray, np.n
         nz.Design(checks=("held_out",))
     with pytest.raises(nz.InputError, match=r"held_out must be \(inputs, labels\).*got ndarray"):
         nz.matched(network, *data, held_out=data[0])
+
+
+def test_sizes_that_are_rounding_arent_matched(rng: np.random.Generator) -> None:
+    """A shift of units that a linear layer reads adds a constant to the logits: its centred change is 0."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 3))
+    x, y = rng.standard_normal((80, 6)).astype(np.float32), rng.integers(0, 3, 80)
+    found = nz.matched(model, x, y, layer="0", design=DESIGN)
+    assert found.target_size.sel(check="centred_logits").values.tolist() == [0.0, 0.0]
+    assert bool((found.target_size.sel(check="whitened") > 0).all())
+    assert not bool(found.checked_accuracy.sel(check="centred_logits").notnull().any())

@@ -43,6 +43,7 @@ STEPS = 40  # of the search for a bracket, from the identity outwards
 BATCH_ENDS = (7, 13, 21, STEPS + 1)  # the search measures its levels in batches that end here
 TOLERANCE = 1e-4  # relative, of the displacement at a matched level
 OTHER_TOLERANCE = 1e-3  # the same, of another size, which is measured on a sample
+ROUNDED = 1e-5  # a change of the logits, as a share of their root mean square, that rounding can make
 
 
 class UndefinedSizeError(InputError):
@@ -284,21 +285,27 @@ class OtherSizes:
         return np.asarray(np.sqrt(squares / (rows * self.whitening.energy)))
 
     def centred_logits(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
-        """Return the root mean square over items of ||l' - l - mean(l' - l)||, (L,)."""
+        """Return the root mean square over items of ||l' - l - mean(l' - l)||, (L,).
 
-        def sums(block: Block) -> tuple[int, Doubles, Doubles]:
-            squares, totals = (
-                np.empty(len(perturbations)),
-                np.empty((len(perturbations), block.logits.shape[1])),
-            )
+        It is 0 where rounding could have made it, for example where a shift adds a constant to all logits.
+        """
+
+        def sums(block: Block) -> tuple[int, Doubles, Doubles, Doubles]:
+            squares, energies = np.empty((2, len(perturbations)))
+            totals = np.empty((len(perturbations), block.logits.shape[1]))
             for level, perturbation in enumerate(perturbations):
-                step = (block.under(perturbation)[1] - block.logits).astype(np.float64)
+                logits = block.under(perturbation)[1].astype(np.float64)
+                step = logits - block.logits
                 squares[level], totals[level] = np.square(step).sum(), step.sum(axis=0)
-            return len(block.logits), squares, totals
+                energies[level] = np.square(logits).sum()
+            return len(block.logits), squares, totals, energies
 
-        items, squares, totals = (sum(parts) for parts in zip(*self.sample.gather(sums), strict=True))
+        items, squares, totals, energies = (
+            sum(parts) for parts in zip(*self.sample.gather(sums), strict=True)
+        )
         centred = squares / items - np.square(totals / items).sum(axis=1)
-        return np.asarray(np.sqrt(np.maximum(centred, 0.0)))
+        rounding = ROUNDED**2 * energies / items
+        return np.asarray(np.sqrt(np.where(centred > rounding, centred, 0.0)))
 
     def of(self, check: str, perturbations: Sequence[AnyPerturbation]) -> Doubles:
         """Return the size in the measure of a check, "whitened" or "centred_logits", (L,)."""
