@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 
 import nearzero as nz
+from nearzero.analysis.verdict import costs
 from nearzero.training.engine import Examples
 
 ROOT = Path(__file__).parents[2]
@@ -118,3 +119,25 @@ def test_a_shift_of_distances_is_an_output_bias(kept: xr.Dataset) -> None:
     changed = abs(own.centred_accuracy - own.unperturbed_accuracy)
     assert int(changed.notnull().sum()) > 0
     assert float(changed.max()) <= 5e-4  # near ties, by rounding
+
+
+def test_the_page_says_what_the_tables_say(tables: ModuleType, kept: xr.Dataset) -> None:
+    made = tables.tables(kept)
+    assert made["control_verdicts"].count("**no**") == 1  # four of five as expected
+    assert made["control_findings"].count("**no**") == 6  # 14 of 20
+    verdict = nz.verdict(kept)
+    robust = [name for name in verdict.networks if verdict.robustness(name) == "robust"]
+    assert robust == ["smallest wins, ReLU"]
+    for family, low, high in (("gains", 0.15, 0.26), ("cap", 0.03, 0.13)):
+        ratios = [
+            each.ratio.ratio
+            for each in verdict.relative_costs
+            if each.network.startswith("smallest")
+            and each.intensity == family
+            and each.target in tables.SHOWN
+        ]
+        assert (round(min(ratios), 2), round(max(ratios), 2)) == (low, high)
+    fixed = kept.sel(network=[name for name in verdict.networks if "wins" in name], target=[0.3, 0.5])
+    cost = costs(fixed).mean("run")
+    noise = cost.sel(family="noise") / cost.sel(family="signed_shift")
+    assert (round(float(noise.min()), 1), round(float(noise.max()), 1)) == (0.8, 1.2)
