@@ -9,7 +9,7 @@ from typing import Any
 
 from nearzero.mechanisms.power import Rate
 
-__all__ = ["PAGE", "tables", "write"]
+__all__ = ["PAGE", "row", "tables", "write"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "validation.md"
 RIGHT = {"distance": "distance costs more", "template": "intensity costs more"}
@@ -37,10 +37,10 @@ def tables(kept: Mapping[str, Any]) -> dict[str, str]:
     return {name: "\n".join(make(kept["results"])) for name, make in makers.items()}
 
 
-def write(kept: Mapping[str, Any]) -> None:
-    """Write the tables to the page, each between its two marks."""
+def write(named: Mapping[str, str]) -> None:
+    """Write tables to the page, each between the two marks with its name."""
     page = PAGE.read_text()
-    for name, table in tables(kept).items():
+    for name, table in named.items():
         marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         page, places = marks.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", page)
         if places != 1:
@@ -57,7 +57,7 @@ def _nulls(results: list[dict[str, Any]]) -> Iterator[str]:
                 count = sum(verdict["overall"].get(name, 0) for name in (*RIGHT.values(), "mixed"))
                 studies = verdict["studies"]
                 shares = count, *_share(count, studies), verdict["any_p_below_alpha"]
-                yield _row(words, _network(result), verdict["runs"], studies, *shares)
+                yield row(words, _network(result), verdict["runs"], studies, *shares)
 
 
 def _planted(results: list[dict[str, Any]]) -> Iterator[str]:
@@ -75,7 +75,7 @@ def _planted(results: list[dict[str, Any]]) -> Iterator[str]:
                 right = _share(findings.get(RIGHT[mechanism], 0), studies)
                 activation = ACTIVATIONS[result["condition"]["activation"]]
                 counts = (findings.get(name, 0) for name in rest)
-                yield _row(mechanism, activation, words, verdict["runs"], studies, *right, *counts)
+                yield row(mechanism, activation, words, verdict["runs"], studies, *right, *counts)
 
 
 def _costs(results: list[dict[str, Any]]) -> Iterator[str]:
@@ -89,7 +89,7 @@ def _costs(results: list[dict[str, Any]]) -> Iterator[str]:
                 ACTIVATIONS[condition["activation"]],
                 f"{100 * result['unperturbed']:.1f}",
             )
-            yield _row(*first, family, *("–" if cost is None else f"{cost:.1f}" for cost in costs))
+            yield row(*first, family, *("–" if cost is None else f"{cost:.1f}" for cost in costs))
 
 
 def _strength(results: list[dict[str, Any]]) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _strength(results: list[dict[str, Any]]) -> Iterator[str]:
                 right = _share(findings.get(RIGHT[mechanism], 0), studies)
                 strength, accuracy = result["condition"]["strength"], 100 * result["unperturbed"]
                 condition = mechanism, ACTIVATIONS[activation], f"{strength:g}", f"{accuracy:.1f}"
-                yield _row(*condition, verdict["runs"], studies, *right, findings.get(WRONG[mechanism], 0))
+                yield row(*condition, verdict["runs"], studies, *right, findings.get(WRONG[mechanism], 0))
 
 
 def _mixtures(results: list[dict[str, Any]]) -> Iterator[str]:
@@ -116,7 +116,7 @@ def _mixtures(results: list[dict[str, Any]]) -> Iterator[str]:
     for result in _of(results, mechanism="mixed"):
         for verdict in _by(result, "default"):
             counts = (verdict["overall"].get(name, 0) for name in (*findings, "inconclusive"))
-            yield _row(f"{result['condition']['share']:g}", verdict["runs"], verdict["studies"], *counts)
+            yield row(f"{result['condition']['share']:g}", verdict["runs"], verdict["studies"], *counts)
 
 
 def _of(results: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
@@ -147,5 +147,6 @@ def _share(count: int, studies: int) -> tuple[str, str]:
     return f"{100 * rate.share:.1f}", f"{100 * low:.1f}–{100 * high:.1f}"
 
 
-def _row(*cells: object) -> str:
+def row(*cells: object) -> str:
+    """Return a row of a table in Markdown."""
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
