@@ -127,4 +127,4 @@ def test_rows_that_cant_be_compared_are_marked():
         alike = nz.probe(net(), (X, Y), levels=2, **settings)
         assert not [note for note in alike.notes if "compared" in note]
         assert "conduct" not in alike.summary()[0]
-        assert "compared" not in alike.plot()._suptitle.get_text()
+        assert "no mark" not in alike.plot()._suptitle.get_text()

@@ -176,7 +176,7 @@ def test_a_later_batch_that_contradicts():
     with pytest.raises(nz.InputError, match="read as probabilities, but holds other"):
         nz.probe(model, data, "act", levels=2, output_kind="probabilities")
     squeezed = Head(4, lambda z: z.squeeze())
-    with pytest.raises(nz.InputError, match="has 2 dimensions on the first batch, and 1 on another"):
+    with pytest.raises(nz.InputError, match="those of the first batch have 2 dimensions"):
         nz.probe(squeezed, [(x[:5], y[:5]), (x[5:6], y[5:6])], "act", levels=2)
 
 

@@ -254,7 +254,7 @@ class Uses(nn.Module):
     ("use", "follows", "default"),
     [
         (lambda net, h, x: F.relu(h), "relu", [":relu"]),
-        (lambda net, h, x: net.act(h.view(len(h), 2, 4)).flatten(1), "relu", ["act"]),
+        (lambda net, h, x: net.act(h.view(len(h), 1, 8)).flatten(1), "relu", ["act"]),
         (lambda net, h, x: F.relu_(h), "relu", [":relu"]),
         (lambda net, h, x: nn.Softsign()(h) * 0 + F.relu(h), None, [":relu"]),
         (lambda net, h, x: F.relu(F.softsign(h)), None, [":relu"]),
@@ -332,7 +332,12 @@ def test_functions_of_weights_are_no_layers():
             "none",
             "no activation alone reads the layer's output",
         ),
-        (Uses(lambda net, h, x: h), "units", "dimension 1 of (2, 8)", "the operation that put them there"),
+        (
+            Uses(lambda net, h, x: h),
+            "units",
+            "dimension 1 of (2, 8)",
+            "followed from the product or convolution that put them there",
+        ),
     ],
 )
 def test_rows_of_the_assumptions(model, what, value, source):

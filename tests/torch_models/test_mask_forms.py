@@ -170,17 +170,20 @@ def test_one_reading_for_all_batches():
 
 def test_layers_without_rows_for_tokens_are_left_out_of_a_default_probe():
     class Mixed(Attention):
-        """Has an activation over sorted tokens, whose rows belong to no example."""
+        """Has an activation over sorted numbers, whose rows belong to no example."""
 
         def forward(self, ids, attention_mask):
             values = self.embed(ids).flatten(0, 1)
-            mixed = torch.tanh(values[values[:, 0].argsort()]).mean()
+            mixed = torch.tanh(values.sort(0).values).mean()
             return super().forward(ids, attention_mask=attention_mask) + mixed * 0
 
     data = [{"ids": IDS, "attention_mask": KEEP.long()}]
     result = nz.probe(Mixed(left_out), data, levels=2, class_axis=2)
     assert list(result.layers) == ["act"]
-    (row,) = [row for row in result.assumptions if row.what == "layers left out"]
-    assert (row.value, row.argument) == (":tanh", "layers=")
-    with pytest.raises(nz.InputError, match=r"the mask .* doesn't fit layer ':tanh'.* leave the layer out"):
+    (row,) = [row for row in result.assumptions if row.what == "use of layer :tanh"]
+    assert (row.value, row.argument) == ("left out", "layers=")
+    with pytest.raises(
+        nz.InputError,
+        match=r"layer ':tanh' has values .*, which the mask .* doesn't fit.* leave the layer out",
+    ):
         nz.probe(Mixed(left_out), data, ":tanh", levels=2, class_axis=2)

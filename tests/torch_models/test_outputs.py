@@ -145,6 +145,10 @@ def test_an_output_is_perturbed_as_by_hand(name, path, call, element, method):
     model, tokens = made()
     metrics = {f"logit {place}": lambda logits, target, place=place: logits[:, place] for place in range(3)}
     options = {"levels": LEVELS, "families": list(LEVELS), "metrics": metrics, "keep_items": True}
+    if name == "distances":  # the units before it were summed
+        with pytest.raises(nz.InputError, match=r"'distances': its values .* hold no units.*unit_axis="):
+            nz.probe(model, tokens, name, method=method, **options)
+        options["unit_axis"] = 1
     response = nz.probe(model, tokens, name, method=method, **options).response
     _, values = by_hand(model, tokens, path, call, element, lambda value: value)
     flat = values.flatten(0, -2).double()

@@ -28,6 +28,8 @@ from nearzero.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nearzero.probing import ProbeResult
+
 __all__ = ()  # the functions are registered with the app
 
 ModelName = Annotated[
@@ -219,6 +221,13 @@ def probe(
         result.save(out)
     if console is None:
         return
+    _print_result(console, result, told)
+    if out is not None:
+        console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
+
+
+def _print_result(console: Console, result: ProbeResult, told: str) -> None:
+    """Print the headline, where the weights are from, the summary and the notes."""
     console.print(result.headline, highlight=False, markup=False)
     _print_lines(console, told)
     rows = result.summary()
@@ -228,8 +237,6 @@ def probe(
         print_rows(console, assumed[0], [row.values() for row in assumed])
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
-    if out is not None:
-        console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
 
 
 @app.command("judge-runs")

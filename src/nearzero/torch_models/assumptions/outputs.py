@@ -104,13 +104,8 @@ class OutputReading:
         """Raise an error if the unperturbed output of a batch contradicts the reading.
 
         Raises:
-            InputError: the output has other dimensions than before, or values that can't be probabilities.
+            InputError: the output has values that can't be probabilities.
         """
-        if self.ndim is not None and output.ndim != self.ndim:
-            raise InputError(
-                f"the model's output has {self.ndim} dimensions on the first batch, and {output.ndim} on another, "
-                f"{tuple(output.shape)}; give batches of one form, or output=..., a function that makes it so"
-            )
         wrong = ""
         if self.kind == "probabilities" and not _are_probabilities(output):
             wrong = "other values than those between 0 and 1"

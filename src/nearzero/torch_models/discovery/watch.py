@@ -285,7 +285,7 @@ class Watch(TorchDispatchMode):
         """Return the inputs that a tensor depends on; None if operations couldn't be followed."""
         if not self._operation_bytes:
             return None
-        reads = self._reads.get(storage_key(tensor), frozenset())
+        reads = self._reads_of(storage_key(tensor))
         return frozenset(name for name in reads if not name.startswith(DRAWN))
 
     def random_in(self, logits: Tensor) -> str:
