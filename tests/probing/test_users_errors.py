@@ -250,7 +250,7 @@ def test_the_error_in_python_is_the_users_own():
             return super().forward(x).relu()
 
     with pytest.raises(KeyError) as error:
-        nz.probe(Raises(2, 2), [torch.randn(4, 2), torch.randn(5, 2)], levels=2)
+        nz.probe(Raises(2, 2), [torch.randn(4, 2), torch.randn(5, 2)], levels=2, output_kind="logits")
     assert error.value.__notes__ == ["nearzero: the model fails on a batch of float32 (5, 2)"]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from nearzero.errors import InputError
 from nearzero.torch_models.assumptions.origins import TracedOutput
 from nearzero.torch_models.batches import Batch
+from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.discovery.watch import Watch
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.snapshot import Snapshot
@@ -163,6 +164,10 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         except InputError:
             raise
         except Exception as error:  # a user's forward may raise anything
+            if is_out_of_memory(error):
+                raise CannotRunError(
+                    f"the device's memory doesn't hold a batch of {batch.describe()}; use smaller batches"
+                ) from error
             if not follow:
                 raise CannotRunError(
                     f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}; prepare=... makes "
