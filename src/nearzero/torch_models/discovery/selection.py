@@ -111,7 +111,7 @@ def _why_no_layer(model: Model, discovery: Discovery, name: str) -> str:
     problem = discovery.problems.get(
         path, "its output is that of the model" if not path else "it computes weights"
     )
-    inside = [layer for layer in names if layer.startswith((f"{path}.", f"{path}:"))]
+    inside = [layer for layer in names if path and layer.startswith((f"{path}.", f"{path}:"))]
     hint = f"layers in it: {_listed(inside)}" if inside else f"layers are: {_listed(names)}"
     return f"layer {name!r} ({type(modules[path]).__name__}) can't be probed: {problem}; {hint}"
 
