@@ -164,7 +164,7 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         except InputError:
             raise
         except Exception as error:  # a user's forward may raise anything
-            if is_out_of_memory(error):
+            if not follow and is_out_of_memory(error):
                 raise CannotRunError(
                     f"the device's memory doesn't hold a batch of {batch.describe()}; use smaller batches"
                 ) from error
