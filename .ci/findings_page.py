@@ -64,11 +64,19 @@ def headline(study: nz.Study, verdict: nz.Verdict) -> str:
         "**Does its conclusion hold**, that distance matters and intensity doesn't? At equal displacement of the "
         f"activations, over {study.spec.runs} runs of each network:",
         "\n".join(f"- **{label}**: {conclusion(verdict, name)}" for name, label in NETWORKS.items()),
+        "A direction says which change costs more, and not what a unit computes: with noise in place of distance, the "
+        f"findings are {noise_findings(study)}.",
         "**Where do the networks lie between planted distance and planted templates?** At a displacement of "
-        f"{100 * LARGEST:g} %, relative to a signed shift of equal size:",
+        f"{100 * LARGEST:g} %, costs relative to that of a signed shift of equal size, with 95 % intervals:",
         "\n".join(f"- **{label}**: {position(verdict, name)}" for name, label in NETWORKS.items()),
     ]
     return "\n\n".join(lines)
+
+
+def noise_findings(study: nz.Study) -> str:
+    """Return the findings with isotropic noise in the place of distance."""
+    verdict = nz.verdict(study, nz.Rules(distance=("noise",), checks=()))
+    return " and ".join(f"*{verdict.finding(name)}* ({label})" for name, label in NETWORKS.items())
 
 
 def conclusion(verdict: nz.Verdict, network: str) -> str:
@@ -76,7 +84,10 @@ def conclusion(verdict: nz.Verdict, network: str) -> str:
     finding, robustness = verdict.finding(network), verdict.robustness(network)
     own = [row.finding for row in verdict.comparisons if row.network == network]
     held_out = [row.finding for row in verdict.checks.get("held_out", ()) if row.network == network]
-    answers = {"distance costs more": "it holds", "intensity costs more": "it doesn't hold"}
+    answers = {
+        "distance costs more": "it holds, as far as costs can tell",
+        "intensity costs more": "it doesn't hold",
+    }
     answer = answers.get(finding, "it isn't decided") if robustness in ("", "robust") else "it isn't decided"
     if finding == "equivalent":
         answer = "it doesn't hold"
@@ -118,12 +129,9 @@ def position(verdict: nz.Verdict, network: str) -> str:
             for band in relative_costs(network)
             if (band.family, band.target) == (row.intensity, LARGEST) and band.low is not None
         }
-        parts.append(
-            f"{row.intensity} costs {ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f}), "
-            + " and ".join(
-                f"with planted {NAMES[name]} {low:.2f} to {high:.2f}" for name, (low, high) in bands.items()
-            )
-        )
+        own = [f"{row.intensity} {ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"]
+        own += [f"with planted {NAMES[name]} {low:.2f} to {high:.2f}" for name, (low, high) in bands.items()]
+        parts.append(", ".join(own))
     return "; ".join(parts) + "."
 
 

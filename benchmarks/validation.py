@@ -417,7 +417,7 @@ def main() -> None:
         reference.PATH.write_text(rows)
     kept = json.loads(KEPT.read_text())
     if options.write:
-        validation_tables.write(kept)
+        validation_tables.write(validation_tables.tables(kept))
     else:
         print("\n\n".join(validation_tables.tables(kept).values()))
 

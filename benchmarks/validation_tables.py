@@ -13,7 +13,7 @@ import numpy as np
 from nearzero.analysis.verdict import CHECKS
 from nearzero.mechanisms.power import Rate
 
-__all__ = ["PAGE", "bands", "tables", "write"]
+__all__ = ["PAGE", "bands", "row", "tables", "write"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "validation.md"
 DIRECTIONS = ("distance costs more", "intensity costs more")
@@ -46,10 +46,10 @@ def tables(kept: Mapping[str, Any]) -> dict[str, str]:
     return {name: "\n".join(lines) for name, lines in made.items()}
 
 
-def write(kept: Mapping[str, Any]) -> None:
-    """Write the tables to the page, each between its two marks."""
+def write(named: Mapping[str, str]) -> None:
+    """Write tables to the page, each between the two marks with its name."""
     page = PAGE.read_text()
-    for name, table in tables(kept).items():
+    for name, table in named.items():
         marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         page, places = marks.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", page)
         if places != 1:
@@ -65,11 +65,11 @@ def _nulls(results: Rows, nulls: Rows) -> Iterator[str]:
             continue
         pool = "one study" if null["pool"] == "study" else "all studies"
         for verdict in each["verdicts"]:
-            yield _row(words, _network(condition), pool, *_false(verdict))
+            yield row(words, _network(condition), pool, *_false(verdict))
     for result in _of(results, null="common draws"):
         for verdict in _by(result, "default"):
             condition = _network(result["condition"])
-            yield _row("not a null: the same draws in all runs", condition, "–", *_false(verdict))
+            yield row("not a null: the same draws in all runs", condition, "–", *_false(verdict))
 
 
 def _margin(nulls: Rows) -> Iterator[str]:
@@ -80,7 +80,7 @@ def _margin(nulls: Rows) -> Iterator[str]:
             if null["rules"] == name and null["pool"] == "study" and null["difference"]:
                 for verdict in each["verdicts"]:
                     difference = f"{null['difference']:+g}"
-                    yield _row(RULES[name], difference, _network(null["condition"]), *_false(verdict))
+                    yield row(RULES[name], difference, _network(null["condition"]), *_false(verdict))
 
 
 def _planted(results: Rows) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _planted(results: Rows) -> Iterator[str]:
         for verdict in _by(result, "default"):
             right, wrong, rest = _right_wrong(verdict, condition["mechanism"])
             shares = *_share(right), *_share(wrong), _share(rest)[0]
-            yield _row(
+            yield row(
                 *first, f"{100 * result['unperturbed']:.1f}", verdict["runs"], verdict["studies"], *shares
             )
 
@@ -118,7 +118,7 @@ def _rules(results: Rows) -> Iterator[str]:
         for name, words in RULES.items():
             for verdict in (each for each in _by(result, name) if each["runs"] >= 10):
                 right, wrong, rest = map(_share, _right_wrong(verdict, condition["mechanism"]))
-                yield _row(
+                yield row(
                     condition["mechanism"],
                     ACTIVATIONS[condition["activation"]],
                     words,
@@ -138,7 +138,7 @@ def _robust(results: Rows) -> Iterator[str]:
             found = sum(verdict["overall"].get(name, 0) for name in DIRECTIONS)
             checks = verdict["robustness"]["checks"]
             outcomes = [checks.get(name, {}) for name in CHECKS]
-            yield _row(
+            yield row(
                 condition["mechanism"],
                 ACTIVATIONS[condition["activation"]],
                 f"{condition['strength']:g}",
@@ -165,7 +165,7 @@ def _mixtures(results: Rows) -> Iterator[str]:
         first = ACTIVATIONS[condition["activation"]], condition["share"], f"{condition['strength']:g}"
         for verdict in _by(result, "default"):
             counts = (verdict["overall"].get(name, 0) for name in findings)
-            yield _row(*first, verdict["runs"], verdict["studies"], *counts)
+            yield row(*first, verdict["runs"], verdict["studies"], *counts)
 
 
 def _costs(results: Rows) -> Iterator[str]:
@@ -177,7 +177,7 @@ def _costs(results: Rows) -> Iterator[str]:
             share = "" if condition["share"] is None else f", {condition['share']:g} distance"
             first = condition["mechanism"] + share, ACTIVATIONS[condition["activation"]]
             for family, costs in zip(result["families"], result["costs"], strict=True):
-                yield _row(*first, family, *(f"{cost:.1f}" for cost in costs))
+                yield row(*first, family, *(f"{cost:.1f}" for cost in costs))
 
 
 def _relative(results: Rows) -> Iterator[str]:
@@ -187,7 +187,7 @@ def _relative(results: Rows) -> Iterator[str]:
     for row in bands(results):
         shares = ("–" if row[name] is None else f"{row[name]:.2f}" for name in ("low", "median", "high"))
         first = row["mechanism"], ACTIVATIONS[row["activation"]], row["family"], f"{100 * row['target']:g} %"
-        yield _row(*first, row["studies"], row["defined"], *shares)
+        yield row(*first, row["studies"], row["defined"], *shares)
 
 
 def bands(results: Rows) -> list[dict[str, Any]]:
@@ -261,8 +261,9 @@ def _share(rate: Rate) -> tuple[str, str]:
 def _head(*columns: str) -> str:
     """Return the head of a table; a colon after a name aligns its column to the right."""
     rule = ("---:" if name.endswith(":") else "---" for name in columns)
-    return _row(*(name.removesuffix(":") for name in columns)) + "\n" + _row(*rule)
+    return row(*(name.removesuffix(":") for name in columns)) + "\n" + row(*rule)
 
 
-def _row(*cells: object) -> str:
+def row(*cells: object) -> str:
+    """Return a row of a table in Markdown."""
     return "| " + " | ".join(str(cell) for cell in cells) + " |"

@@ -259,7 +259,9 @@ def test_sweeps_and_verdicts_agree(activation: str, data: tuple[np.ndarray, np.n
         runs = []
         for seed in range(6):
             net = initial_stack([seed], activation, inputs=64, units=12, classes=10)[0]
-            design = nz.Design(families=("shift", "gains", "cap"), targets=(0.3,), draws=1, first_draw=seed)
+            design = nz.Design(
+                families=("signed_shift", "gains", "cap"), targets=(0.3,), draws=1, first_draw=seed
+            )
             runs.append(nz.matched(make(net), *data, design=design))
         verdicts.append(nz.verdict(runs, nz.Rules(targets=(0.3,))))
     for mine, theirs in zip(*(each.comparisons for each in verdicts), strict=True):

@@ -306,7 +306,9 @@ def test_scale_audit(case: Case) -> None:
 
 def test_a_verdict_over_runs(case: Case) -> None:
     """The costs are computed from the responses in the same way for all models."""
-    design = nz.Design(families=("shift", "gains", "cap"), targets=(0.1,), draws=1, conduct=DESIGN.conduct)
+    design = nz.Design(
+        families=("signed_shift", "gains", "cap"), targets=(0.1,), draws=1, conduct=DESIGN.conduct
+    )
     runs = [
         nz.matched(
             case.model, case.data, layer=case.layer, design=nz.Design(**vars(design) | {"first_draw": run})

@@ -103,7 +103,7 @@ def test_only_the_layers_that_overflow_are_named():
 
     options = {"families": ["scale", "clip"], "levels": {"scale": [300.0], "clip": [0.5]}}
     result = nz.probe(Branched(), [(X, Y)], ["act", "side"], **options)
-    assert [note.split(":")[0] for note in result.notes] == ["act"]
+    assert [note.split(":")[0] for note in result.notes if "NaN" in note] == ["act"]
     assert result.response.not_finite.sel(layer="side", family="scale", level=300.0).item() == 0
     assert [row["not finite"] == "" for row in result.summary()] == [False, True]
     assert np.isnan(result.response.not_finite.sel(family="clip", level=300.0)).all()

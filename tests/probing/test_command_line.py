@@ -355,3 +355,29 @@ def test_the_pickle_would_have_run(folder):
     saved_by_torch("bad.pt")
     torch.load("bad.pt", weights_only=False)
     assert Path("ran").exists()
+
+
+def test_assumptions_are_printed_and_set(folder, capsys):
+    command = ("probe", "kept_models:build", "--data", "data.npz", "--layer", "1", "--levels", 2)
+    code, out, _ = run(capsys, *command)
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert ["output", "logits"] in [line[:2] for line in lines]
+    assert {"output_kind=", "class_axis=", "unit_axis=", "conduct="} <= {line[-1] for line in lines if line}
+    code, _, err = run(capsys, *command, "--output-kind", "probabilities", "--class-axis", "1")
+    assert (code, "is read as probabilities, but holds other values" in err) == (2, True)
+    code, out, err = run(capsys, *command, "--class-axis", "2")
+    assert (code, "class_axis=2 isn't a dimension of classes" in err) == (2, True)
+
+
+@pytest.mark.parametrize(("option", "items"), [([], 10), (["--causal"], 10), (["--no-causal"], 12)])
+def test_causality_can_be_given(option, items, tmp_path, monkeypatch, capsys):
+    (tmp_path / "copies.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def build(): torch.manual_seed(0); return nn.Sequential(nn.Embedding(5, 4), nn.ReLU(), nn.Linear(4, 5))\n"
+        "def data(): ids = torch.arange(12).view(2, 6) % 5; return [(ids, ids)]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "probe", "copies.py:build", "--data", "copies.py:data", "--levels", 1, *option)
+    assert code == 0
+    assert f"{items} items" in out

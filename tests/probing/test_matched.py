@@ -13,7 +13,7 @@ from torch import nn
 import nearzero as nz
 from nearzero.evaluators.base import halves
 
-DESIGN = nz.Design(families=("shift", "gains", "cap"), targets=(0.1, 0.3), draws=2)
+DESIGN = nz.Design(families=("shift", "signed_shift", "gains", "cap"), targets=(0.1, 0.3), draws=2)
 
 
 def small(seed: int) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import nearzero as nz
-from nearzero.evaluators import scores
+from nearzero.evaluators import scores, session
 from nearzero.evaluators.scores import METRICS, Items, Outputs
 from nearzero.torch_models.batches import Batch
 
@@ -71,15 +71,16 @@ def test_pieces_of_any_size_give_one_result(monkeypatch, keep_items):
     data = [{"input_ids": tokens, "attention_mask": mask, "labels": tokens.masked_fill(tokens < 4, -100)}]
     metrics = {**{name: name for name in METRICS}, "own": lambda logits, target: logits[:, 0] - target}
 
-    def response(piece):
+    def response(piece, kept=2**25):
         monkeypatch.setattr(scores, "PIECE", piece)
+        monkeypatch.setattr(scores, "KEPT", kept)
         return nz.probe(
             Tokens(), data, metrics=metrics, levels=5, causal=True, keep_items=keep_items
         ).response
 
     whole = response(2**19)
-    for piece in (1, 5 * 40, 13 * 40):
-        pieces = response(piece)
+    for piece, kept in ((1, 2**25), (5 * 40, 0), (13 * 40, 2**25)):
+        pieces = response(piece, kept)
         for name in whole.data_vars:
             if whole[name].dtype.kind == "f":  # a single row may be summed in another order
                 np.testing.assert_allclose(pieces[name], whole[name], rtol=1e-5, atol=1e-6)
@@ -93,3 +94,20 @@ def test_no_change_is_no_divergence():
     logits[0, 1, 7] = 0.0
     divergence = METRICS["kl_divergence"].score(Outputs(logits.clone()), None, Outputs(logits))
     assert divergence.tolist() == [[0.0] * 4]
+
+
+def test_a_large_vocabulary_takes_six_times_its_logits(monkeypatch):
+    words = 2**14
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(words, 4), nn.GELU(), nn.Linear(4, words))
+    ids = torch.randint(words, (2, 64))
+    settings = {"levels": 1, "families": "scale", "memory": 6 * 4 * words * 64, "class_axis": 2}
+    with pytest.raises(nz.InputError, match="one example takes about"):
+        nz.probe(model, [(ids, ids)], **settings)
+    for module in (scores, session):
+        monkeypatch.setattr(module, "KEPT", 0)
+    nz.probe(model, [(ids, ids)], **settings)
+    with pytest.raises(
+        nz.InputError, match="one example takes about"
+    ):  # a user's metric gets all logits at once
+        nz.probe(model, [(ids, ids)], metrics=lambda logits, target: logits[:, 0], **settings)

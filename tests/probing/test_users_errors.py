@@ -196,7 +196,7 @@ def test_a_model_without_code_of_its_own_is_named_by_its_builder(folder, capsys)
 def test_data_that_cant_be_collated(folder, capsys):
     code, _, err = probed(capsys, "build", "objects")
     assert (code, err.count("\n")) == (2, 1)
-    assert "batch 1 of the data can't be read: TypeError: default_collate: " in err
+    assert "the examples of the data set can't be put into one batch: default_collate: " in err
     assert err.endswith(f"(data: users_own.py, line {line_of('objects')})\n")
 
 
@@ -250,7 +250,7 @@ def test_the_error_in_python_is_the_users_own():
             return super().forward(x).relu()
 
     with pytest.raises(KeyError) as error:
-        nz.probe(Raises(2, 2), [torch.randn(4, 2), torch.randn(5, 2)], levels=2)
+        nz.probe(Raises(2, 2), [torch.randn(4, 2), torch.randn(5, 2)], levels=2, output_kind="logits")
     assert error.value.__notes__ == ["nearzero: the model fails on a batch of float32 (5, 2)"]
 
 

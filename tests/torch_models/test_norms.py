@@ -163,7 +163,7 @@ def test_units_on_another_dimension_have_no_norms() -> None:
     assert norms_of(model, tokens, layer="1", unit_axis=1) is None
     # six tokens on the dimension that units have in images
     heads = nn.Sequential(nn.Linear(6, 6), nn.Unflatten(2, (2, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
-    assert norms_of(heads, tokens, layer="2") is None
+    assert norms_of(heads, tokens, layer="2", unit_axis=1) is None
 
 
 def test_boundaries_of_a_users_model_move_by_one_distance() -> None:

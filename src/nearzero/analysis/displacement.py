@@ -287,7 +287,8 @@ class OtherSizes:
     def centred_logits(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
         """Return the root mean square over items of ||l' - l - mean(l' - l)||, (L,).
 
-        It is 0 where rounding could have made it, for example where a shift adds a constant to all logits.
+        It is 0 where rounding could have made it, for example where a shift adds a constant to all logits, and
+        NaN where logits aren't finite. A logit that is -inf with and without the perturbation doesn't change.
         """
 
         def sums(block: Block) -> tuple[int, Doubles, Doubles, Doubles]:
@@ -295,17 +296,19 @@ class OtherSizes:
             totals = np.empty((len(perturbations), block.logits.shape[1]))
             for level, perturbation in enumerate(perturbations):
                 logits = block.under(perturbation)[1].astype(np.float64)
-                step = logits - block.logits
+                with np.errstate(invalid="ignore"):
+                    step = np.where(logits == block.logits, 0.0, logits - block.logits)
                 squares[level], totals[level] = np.square(step).sum(), step.sum(axis=0)
-                energies[level] = np.square(logits).sum()
+                energies[level] = np.square(logits[np.isfinite(logits)]).sum()
             return len(block.logits), squares, totals, energies
 
         items, squares, totals, energies = (
             sum(parts) for parts in zip(*self.sample.gather(sums), strict=True)
         )
-        centred = squares / items - np.square(totals / items).sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            centred = squares / items - np.square(totals / items).sum(axis=1)
         rounding = ROUNDED**2 * energies / items
-        return np.asarray(np.sqrt(np.where(centred > rounding, centred, 0.0)))
+        return np.asarray(np.sqrt(np.where(centred <= rounding, 0.0, centred)))
 
     def of(self, check: str, perturbations: Sequence[AnyPerturbation]) -> Doubles:
         """Return the size in the measure of a check, "whitened" or "centred_logits", (L,)."""

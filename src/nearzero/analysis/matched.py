@@ -188,7 +188,8 @@ def matched(
         infinite anywhere, `not_finite` counts the items that have such logits, as a mean over draws; these count as
         wrong. For each check there are `checked_<metric>`, `checked_level` and `unperturbed_checked_<metric>` on a
         dimension `check`, `target_size`, the sizes that were matched, and `checked`, True for the families that
-        the checks measured. The attributes name the backend and the rule by which the halves were cut.
+        the checks measured. The attributes name the backend and the rule by which the halves were cut, and hold
+        what was inferred about a user's model (`assumptions`, as JSON).
 
     Raises:
         InputError: as `nz.sweep` and `nz.probe`.
@@ -213,7 +214,7 @@ def matched(
 
         evaluator = opened(data, y)
         other = None if held_out is None else opened(*_pair(held_out, is_array=y is not None))
-        return matched_of(evaluator, design, other)
+        return matched_of(evaluator, design, other).assign_attrs(evaluator.assumed())
 
 
 def _pair(held_out: Any, *, is_array: bool) -> tuple[Any, Any]:
@@ -249,9 +250,16 @@ def matched_of(
     # a family that was asked for is refused where it isn't defined; of all families it is left out, as NaN
     left_out = evaluator.undefined if design.families == ALL_FAMILIES else frozenset()
     evaluator.check(conduct, [name for name in design.families if name not in left_out])
+    if evaluator.assumptions is not None:
+        evaluator.assumptions.record("halves", halves_of(evaluator), f"seed {design.seed}", "design=")
     # NumPy's products are small here, and synchronising threads costs more time than they save
     with one_blas_thread() if evaluator.backend == "two-layer" else nullcontext():
         return _MatchedHalves(*evaluator.split(design.seed), held_out, design, conduct).dataset()
+
+
+def halves_of(evaluator: LayerEvaluator) -> str:
+    """Return the rule by which an evaluator's data are halved."""
+    return HALVES if evaluator.halves == "example" else HALVES.replace("examples", "batches")
 
 
 @dataclass(frozen=True, eq=False)
@@ -374,7 +382,7 @@ class _MatchedHalves:
             "activation": responding.activation or "none",
             "backend": responding.backend,
             "layer": responding.layer,
-            "halves": HALVES if responding.halves == "example" else HALVES.replace("examples", "batches"),
+            "halves": halves_of(responding),
             "draws": design.draws,
             "seed": design.seed,
             "first_draw": design.first_draw,

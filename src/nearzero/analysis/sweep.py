@@ -110,7 +110,8 @@ def sweep(
         The levels are the sorted union of the levels of all families. Where a family doesn't have a level,
         metrics are NaN and predictions are -1. If logits are NaN or infinite anywhere, `not_finite` counts
         the items that have such logits; these count as wrong, and their predictions are -1.
-        The attribute `backend` names the backend that computed the scores.
+        The attribute `backend` names the backend that computed the scores; `assumptions` holds what was
+        inferred about a user's model, as JSON.
 
     Raises:
         InputError: shapes that don't fit, an unknown family, or a conduct that isn't defined for the
@@ -140,7 +141,7 @@ def sweep(
             ranges=ranges,
             conduct=conduct,
             keep_predictions=keep_predictions,
-        )
+        ).assign_attrs(evaluator.assumed())
     return result.isel(family=0) if isinstance(family, str) else result
 
 

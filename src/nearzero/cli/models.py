@@ -28,6 +28,8 @@ from nearzero.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nearzero.probing import ProbeResult
+
 __all__ = ()  # the functions are registered with the app
 
 ModelName = Annotated[
@@ -153,6 +155,11 @@ def layers(
         _print_lines(console, told)
 
 
+def _as_axis(text: str | None) -> int | str | None:
+    """Return a dimension that was given as text; other text as it is."""
+    return int(text) if text is not None and text.lstrip("-").isdecimal() else text
+
+
 @app.command()
 def probe(
     model: ModelName,
@@ -166,6 +173,18 @@ def probe(
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
     data_dir: DataDir = None,
+    causal: Annotated[
+        bool | None,
+        option(
+            "Whether logits at a token are compared with the next token.", "found out", "--causal/--no-causal"
+        ),
+    ] = None,
+    output_kind: Annotated[
+        str | None, option("What the model returns: logits, probabilities or log-probabilities.", "found")
+    ] = None,
+    class_axis: Annotated[
+        str | None, option("The output's dimension of the classes, or none if it has no such.", "found")
+    ] = None,
     batch_size: Annotated[int | None, option("Examples at a time.", "256")] = None,
     device: Annotated[str, option("The device for the model: cpu, cuda, mps.", True)] = "cpu",
     memory: Annotated[
@@ -187,7 +206,14 @@ def probe(
         with reaching(device):
             built = built.to(device)
         families = family or ("offset", "scale", "clip")
-        options: dict[str, Any] = {"levels": levels, "metrics": metric, "batch_size": batch_size}
+        options: dict[str, Any] = {
+            "levels": levels,
+            "metrics": metric,
+            "batch_size": batch_size,
+            "causal": causal,
+            "output_kind": output_kind,
+            "class_axis": _as_axis(class_axis),
+        }
         result = probe_model(
             built, source, layer, families=families, memory=memory, advanced=count, **options
         )
@@ -195,14 +221,22 @@ def probe(
         result.save(out)
     if console is None:
         return
+    _print_result(console, result, told)
+    if out is not None:
+        console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
+
+
+def _print_result(console: Console, result: ProbeResult, told: str) -> None:
+    """Print the headline, where the weights are from, the summary and the notes."""
     console.print(result.headline, highlight=False, markup=False)
     _print_lines(console, told)
     rows = result.summary()
     print_rows(console, rows[0], [row.values() for row in rows])
+    if assumed := rows.assumptions:
+        console.print()
+        print_rows(console, assumed[0], [row.values() for row in assumed])
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
-    if out is not None:
-        console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
 
 
 @app.command("judge-runs")

@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ from nearzero.errors import InputError
 from nearzero.perturbations.families import Conduct, Family, Gains
 from nearzero.perturbations.perturbation import AnyPerturbation, Side
 from nearzero.perturbations.ranges import Ranges
+
+if TYPE_CHECKING:
+    from nearzero.torch_models.assumptions import Assumptions
 
 __all__ = [
     "EARLIER_HALVES",
@@ -219,6 +222,7 @@ class LayerEvaluator(ABC):
         halves: what `split` divides: "example", or "batch" where batches can't be cut into examples.
         readout: W2 (K, U) and b2 (K,) where the logits are W2 a + b2; None where that isn't known.
         labels: (N,), of a layer with a readout; else None, since labels then come with the batches.
+        assumptions: what was inferred about the user's model and data; None for a `TwoLayer`.
 
     Example:
         >>> from nearzero.evaluators.base import LayerEvaluator
@@ -247,6 +251,7 @@ class LayerEvaluator(ABC):
     halves: Literal["example", "batch"] = "example"
     readout: tuple[Floats, Floats] | None = None
     labels: Integers | None = None
+    assumptions: Assumptions | None = None
 
     @property
     @abstractmethod
@@ -289,6 +294,10 @@ class LayerEvaluator(ABC):
     @abstractmethod
     def split(self, seed: int) -> tuple[LayerEvaluator, LayerEvaluator]:
         """Return the layer on the reference half and on the responding half, see `nearzero.evaluators.base`."""
+
+    def assumed(self) -> dict[str, str]:
+        """Return the attribute of a result that holds what was inferred about a user's model; {} for a `TwoLayer`."""
+        return {} if self.assumptions is None else {"assumptions": self.assumptions.to_json()}
 
     @abstractmethod
     def first(self, examples: int) -> LayerEvaluator:

@@ -30,9 +30,9 @@ from nearzero.support.memory import memory_text
 from nearzero.support.threads import thread_count
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
-from nearzero.torch_models.forward import Passes, SharedPasses, logits_with_hooks
+from nearzero.torch_models.forward import Passes, SharedPasses, logits_with_hooks, not_reached
 from nearzero.torch_models.hooks import LayerHook
-from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.layer import Layer, LayerError
 from nearzero.torch_models.ranges import by_unit, counted_rows, layer_ranges, row_owners
 from nearzero.torch_models.replay import Suffix
 
@@ -187,6 +187,7 @@ class ModelEvaluator(base.LayerEvaluator):
         seen: list[tuple[Tensor, Integers]] = []
 
         def visit(values: Tensor) -> None:
+            values = values.detach()
             rows = _exact(by_unit(values, self.torch_layer, batch)).reshape(-1, self.units)
             if not self._by_row:
                 self._check_by_row(rows, by_unit(self._act(values), self.torch_layer, batch))
@@ -195,6 +196,8 @@ class ModelEvaluator(base.LayerEvaluator):
             seen.append((rows.clone(), _owners(values, self.torch_layer, batch)))
 
         logits_with_hooks(self.session.model, batch, [LayerHook(self.torch_layer, "pre", visit)])
+        if not seen:
+            raise not_reached(self.torch_layer, batch)
         return seen[0]
 
     def _check_owners(self, values: Tensor, batch: Batch) -> None:
@@ -206,12 +209,13 @@ class ModelEvaluator(base.LayerEvaluator):
         """
         first = self.session.discovery.batch
         alike = [array.shape[1:] for array in batch.inputs] == [array.shape[1:] for array in first.inputs]
-        if not (alike and batch.divisible and first.divisible):
-            return
+        if not (alike and batch.divisible and first.divisible) or self.torch_layer.rows is not None:
+            return  # the dimensions of some layers are known
         if values.shape[0] * len(first) != self.torch_layer.shape[0] * len(batch):
-            raise InputError(
-                f"layer {self.layer!r} has values {tuple(values.shape)} for {len(batch)} examples, which aren't the "
-                "first dimension, so it isn't known which rows belong to which example; leave the layer out"
+            raise LayerError(
+                self.torch_layer,
+                f"has values {tuple(values.shape)} for {len(batch)} examples, which aren't the first dimension, so it "
+                "isn't known which rows belong to which example; leave the layer out",
             )
 
     def _check_by_row(self, rows: Tensor, activations: Tensor) -> None:
@@ -284,7 +288,7 @@ class ModelEvaluator(base.LayerEvaluator):
     # --- logits ---
 
     def _items(self, batch: Batch, logits: Tensor) -> Items:
-        return Items.of(batch, logits, self.session.causal)
+        return Items.of(batch, logits, self.session.causal, self.session.model.reading)
 
     def _collector(
         self, perturbations: Perturbations, metrics: Mapping[str, Metric], *, keep_items: bool

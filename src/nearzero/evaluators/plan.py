@@ -26,6 +26,8 @@ from nearzero.perturbations.perturbation import AnyPerturbation, Side
 from nearzero.perturbations.ranges import Ranges
 from nearzero.support.arrays import as_numbers
 from nearzero.support.memory import memory_limit
+from nearzero.torch_models.assumptions.experiments import BatchAxis
+from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind, check_settings
 from nearzero.torch_models.batches import Prepare
 from nearzero.torch_models.forward import Method
 from nearzero.torch_models.layer import Layer
@@ -46,6 +48,7 @@ class Request:
         wanted: the layers' names or globs; None for all activations.
         names: the names of the families.
         limit: the bytes that the computation may take.
+        centred: whether mean changes of logits are measured too.
 
     Raises:
         InputError: a setting has an impossible value; the message says which values are possible.
@@ -61,11 +64,15 @@ class Request:
     unit_axis: int | None = None
     prepare: Prepare | None = None
     output: Output | None = None
+    output_kind: OutputKind | None = None
+    class_axis: ClassAxis | None = None
     causal: bool | None = None
     batch_size: int | None = None
+    batch_axis: BatchAxis = None
     memory: int | str | None = None
     method: Method = "auto"
     keep_items: bool = False
+    centred: bool = False
 
     def __post_init__(self) -> None:
         self.wanted = _layer_names(self.layers)
@@ -86,12 +93,17 @@ class Request:
             raise InputError(f"conduct must be an nz.Conduct; got {type(self.conduct).__name__}")
         if self.unit_axis is not None and type(self.unit_axis) is not int:
             raise InputError(f"unit_axis must be a whole number, a dimension; got {self.unit_axis!r}")
+        if self.batch_axis not in (None, 0, 1, "none") or isinstance(self.batch_axis, bool):
+            raise InputError(f"batch_axis must be 0, 1, 'none' or None; got {self.batch_axis!r}")
         if self.causal not in (True, False, None):
             raise InputError(f"causal must be True, False or None; got {self.causal!r}")
-        for name in ("prepare", "output"):
-            value = getattr(self, name)
-            if value is not None and not callable(value):
-                raise InputError(f"{name} must be a function; got {type(value).__name__}")
+        check_settings(self.output_kind, self.class_axis)
+        if self.prepare is not None and not callable(self.prepare):
+            raise InputError(f"prepare must be a function; got {type(self.prepare).__name__}")
+        if self.output is not None and not callable(self.output) and type(self.output) not in (int, str):
+            raise InputError(
+                f"output must be a function, or the key or index of the logits; got {type(self.output).__name__}"
+            )
         if self.activation is not None and not callable(self.activation):
             activation_module(self.activation)  # raises for an unknown name
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import islice
 from typing import Any
 
@@ -21,7 +22,7 @@ from nearzero.evaluators.plan import LayerPlan
 from nearzero.evaluators.scores import NOT_FINITE, Items, Metric, Scorer
 from nearzero.perturbations.perturbation import Addition, AnyPerturbation, Perturbation, Side
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.forward import Change, Changed, Method, Passes, SharedPasses
+from nearzero.torch_models.forward import Change, Changed, Method, Passes, SharedPasses, Unreached
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.ranges import counted_rows
 from nearzero.torch_models.state import Model
@@ -58,6 +59,7 @@ class ResponseCollector:
         sums: by metric, its sum over items under each perturbation and, last, without one, (L + 1,).
         not_finite: how many items have logits that can't be ranked under each perturbation, (L + 1,).
         items, examples, rows: how many of each have been added.
+        partial: whether some examples don't reach the layer, or give it another number of rows.
         kept: by metric, its values item by item, (L + 1, n) for each batch, if they are kept.
         positions: for each batch (n, 2), the example and the token of each item, if they are kept.
         passes: by side, the forward passes with this side of the layer changed.
@@ -82,8 +84,9 @@ class ResponseCollector:
         self.passes = {side: Passes(model, plan.layer, side, method) for side, _ in plan.by_side()}
         self.keep_items = keep_items
         self.shifts: Tensor | None = None
-        self.rows = 0
+        self.rows, self.partial = 0, plan.layer.conditional
         self._causal = causal
+        self._model = model
 
     def centre(self, shifts: Doubles) -> None:
         """Also compute all metrics with `shifts` (L + 1, K) subtracted from the logits; call this before any batch."""
@@ -116,8 +119,8 @@ class ResponseCollector:
         self.rows += rows
         return sums
 
-    def add(self, gathered: Mapping[str, _Gathered], items: Items, rows: int) -> None:
-        """Add the metrics of one more batch."""
+    def add(self, gathered: Mapping[str, _Gathered], items: Items, rows: int | None) -> None:
+        """Add the metrics of one more batch, with the layer's rows that count; None if it doesn't reach the layer."""
         for name, (sums, values) in gathered.items():
             if name == NOT_FINITE:
                 self.not_finite += sums
@@ -128,10 +131,11 @@ class ResponseCollector:
         if self.keep_items:
             self.positions.append(items.position.cpu().numpy() + np.array([self.examples, 0]))
         self.items += len(items)
-        self.rows += rows
+        self.rows += rows or 0
+        self.partial |= rows is None
         self.examples += len(items.batch)
 
-    def score(self, changed: Changed, side: Side, scorer: Scorer, scored: _Scored) -> None:
+    def score(self, changed: Changed | Unreached, side: Side, scorer: Scorer, scored: _Scored) -> None:
         """Score all perturbations of one side of the layer on a batch.
 
         Args:
@@ -153,6 +157,7 @@ class ResponseCollector:
                 kept = self._kept(values)
                 for index, row in zip(group, kept.expand(len(group), *kept.shape[1:]), strict=True):
                     scored[name][index] = row
+            del logits  # frees them before the next are computed
 
     def gathered(self, scored: Mapping[str, Mapping[int, Tensor]]) -> dict[str, _Gathered]:
         """Return the scores of one batch as arrays, ordered by perturbation."""
@@ -174,7 +179,7 @@ class ResponseCollector:
         Raises:
             InputError: a metric needs classes, and the targets aren't classes; or logits can't be ranked.
         """
-        items = Items.of(batch, logits, self._causal)
+        items = Items.of(batch, logits, self._causal, self._model.reading)
         items.check_finite(logits)
         if any(metric.of_classes for metric in self.metrics.values()):
             items.check_classes(items.flat(logits).shape[1])
@@ -188,13 +193,16 @@ class ResponseCollector:
         return {name: scorer.own[name] for name in self.metrics}
 
     def _levels(
-        self, changed: Changed, indices: Sequence[int], batch: Batch
+        self, changed: Changed | Unreached, indices: Sequence[int], batch: Batch
     ) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Yield groups of perturbations, by index, with their logits.
 
         Small logits come many at a time, which makes metrics faster. All identities are one group that has
-        the unperturbed logits once.
+        the unperturbed logits once; so are all perturbations where the batch doesn't reach the layer.
         """
+        if isinstance(changed, Unreached):
+            yield list(indices), [changed.logits]
+            return
         perturbations = [*self.plan.perturbations, Perturbation()]
         if identities := [index for index in indices if perturbations[index].is_identity]:
             yield identities, [changed.logits]
@@ -226,15 +234,16 @@ def take_batch(collectors: Sequence[ResponseCollector], passes: SharedPasses, ba
     """
     owners = {each: (collector, side) for collector in collectors for side, each in collector.passes.items()}
     scored: dict[ResponseCollector, _Scored] = {collector: defaultdict(dict) for collector in collectors}
-    rows: dict[ResponseCollector, int] = {}
+    rows: dict[ResponseCollector, int | None] = {}
     scorer: Scorer | None = None
     for side_passes, changed in passes.on(batch):
         collector, side = owners[side_passes]
-        rows[collector] = count_rows(changed.values, collector.plan.layer, batch)
+        values = None if isinstance(changed, Unreached) else changed.values
+        rows[collector] = None if values is None else count_rows(values, collector.plan.layer, batch)
         if scorer is None or scorer.logits is not changed.logits:
             scorer = Scorer(collector.items_of(batch, changed.logits), changed.logits)
         collector.score(changed, side, scorer, scored[collector])
-        del changed  # frees its memory before the next is computed
+        del changed, values  # frees its memory before the next is computed
     assert scorer is not None
     # all are gathered before any is added, since gathering may fail too
     gathered = {collector: collector.gathered(scored[collector]) for collector in collectors}
@@ -316,11 +325,16 @@ def _changes(steps_of_all: Sequence[Sequence[_Step]], like: Tensor, layer: Layer
 
 
 def _change(steps: Sequence[tuple[_Operation, Tensor]]) -> Change:
-    """Return the function that applies the operations one after the other, with one new tensor for all results."""
+    """Return the function that applies the operations one after the other, with one new tensor for all results.
+
+    Where the model takes gradients, the results keep theirs, and each is a tensor of its own.
+    """
 
     def change(values: Tensor) -> Tensor:
         if not steps:
             return values.clone()
+        if torch.is_grad_enabled() and values.requires_grad:
+            return reduce(lambda x, step: step[0](x, step[1]), steps, values).to(values.dtype)
         x, workspace = values, torch.empty_like(values, dtype=steps[0][1].dtype)
         for operation, parameter in steps:
             x = operation(x, parameter, out=workspace)

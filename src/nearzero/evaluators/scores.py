@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nearzero.errors import InputError, did_you_mean
+from nearzero.torch_models.assumptions.outputs import OutputReading
 from nearzero.torch_models.batches import IGNORED, Batch
 
 __all__ = [
+    "KEPT",
     "METRICS",
     "NOT_FINITE",
     "Items",
@@ -38,6 +39,8 @@ __all__ = [
 
 # --- items ---
 
+CLASSES_LAST = OutputReading()
+
 
 @dataclass(frozen=True, eq=False)
 class Items:
@@ -49,26 +52,30 @@ class Items:
         position: (n, 2) int64, the index of the example in the batch and of the token in the example (0
             without tokens) whose logits belong to the item.
         number: (n,) int64, the index of the item's row if all logits of the batch are laid out in rows.
+        reading: turns what the model returned into logits.
     """
 
     batch: Batch
     target: Tensor | None
     position: Tensor
     number: Tensor
+    reading: OutputReading
 
     @classmethod
-    def of(cls, batch: Batch, logits: Tensor, causal: bool) -> Items:
+    def of(cls, batch: Batch, logits: Tensor, causal: bool, reading: OutputReading = CLASSES_LAST) -> Items:
         """Return the items of a batch that count, as the shape of its logits, its targets and its mask say.
 
         Args:
             batch: the batch.
             logits: the logits of the model.
             causal: True if the logits at a token predict the next token.
+            reading: turns the model's output into logits.
 
         Raises:
-            InputError: targets or a mask that don't fit the logits.
+            InputError: targets or a mask that don't fit the logits, or logits that contradict the reading.
         """
-        shape = tuple(_classes_last(logits, batch.target).shape[:-1])
+        reading.check(logits)
+        shape = tuple(reading.classes_last(logits).shape[:-1])
         if causal:
             if len(shape) != 2:
                 raise InputError(
@@ -86,7 +93,7 @@ class Items:
         if target is not None:
             target = target.flatten(0, len(shape) - 1) if bool(counts.all()) else target[counts]
         rows = prod(shape[1:]) + causal  # per example; the last token's logits are of no item
-        return cls(batch, target, position, position[:, 0] * rows + position[:, 1])
+        return cls(batch, target, position, position[:, 0] * rows + position[:, 1], reading)
 
     def __len__(self) -> int:
         return len(self.position)
@@ -97,20 +104,28 @@ class Items:
 
     def flat(self, logits: Tensor) -> Tensor:
         """Return all logits of the batch in rows, as a view where possible; a single logit becomes (0, logit)."""
-        last = _classes_last(logits, self.batch.target)
-        rows = last.reshape(-1, last.shape[-1])
-        return F.pad(rows, (1, 0)) if rows.shape[1] == 1 else rows
+        return self.reading.logits(self.returned(logits))
+
+    def returned(self, logits: Tensor) -> Tensor:
+        """Return what the model returned in rows, as a view where possible."""
+        last = self.reading.classes_last(logits)
+        return last.reshape(-1, last.shape[-1])
 
     def columns(self, logits: Tensor) -> slice | int:
         """Return which columns of `flat` the model returned, see `Outputs`."""
-        if logits.ndim < 2:
+        if self.reading.class_axis is None or logits.ndim < 2:
             return 1
-        return slice(1 if _classes_last(logits, self.batch.target).shape[-1] == 1 else 0, None)
+        return slice(1 if self.reading.classes_last(logits).shape[-1] == 1 else 0, None)
 
     def at(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Return the logits (B, K) of one token of each example; tokens (B,) are counted as in `position`."""
         flat = self.flat(logits)
         return flat.view(len(tokens), -1, flat.shape[-1])[torch.arange(len(tokens)), tokens]
+
+    def pieces(self, classes: int) -> list[slice]:
+        """Return slices of the items, each of which has few enough logits for the processor's cache."""
+        count, size = len(self), max(1, PIECE // classes)
+        return [slice(first, min(first + size, count)) for first in range(0, max(1, count), size)]
 
     def rows(self, flat: Tensor, part: slice) -> Tensor:
         """Return the rows of a slice of the items, as a view where these rows are consecutive."""
@@ -132,9 +147,11 @@ class Items:
         Raises:
             InputError: a logit that is NaN or +inf, or no finite one.
         """
-        if _sum_is_finite(self.flat(logits)):
+        flat = self.flat(logits)
+        if _sum_is_finite(flat):
             return
-        wrong = int((~self.logits(logits).amax(-1).isfinite()).sum())
+        pieces = self.pieces(flat.shape[1])
+        wrong = sum(int((~self.rows(flat, part).amax(-1).isfinite()).sum()) for part in pieces)
         if wrong:
             raise InputError(
                 f"without a perturbation, {wrong} of {len(self)} items in a batch with inputs {self.batch.describe()} "
@@ -154,7 +171,8 @@ class Items:
         if target.ndim > 1:
             raise InputError(
                 f"there must be one target for each item, its class; got {tuple(target.shape)}; for other targets give "
-                "metrics={'name': function of (logits, target)}"
+                "metrics={'name': function of (logits, target)}, or class_axis='none' if each number is a logit of its "
+                "own"
             )
         low, high = int(target.min()), int(target.max())
         if low < 0 or high >= classes:
@@ -162,19 +180,6 @@ class Items:
                 f"targets must be classes from 0 to {classes - 1}, as the logits have them (or {IGNORED}, which is "
                 f"ignored); got values from {low} to {high}"
             )
-
-
-def _classes_last(logits: Tensor, target: Tensor | None) -> Tensor:
-    """Return logits with their classes on the last dimension.
-
-    The classes are on the second dimension if the targets have the shape of the logits without this
-    dimension; without targets, if there are more than three dimensions, as for images.
-    """
-    if logits.ndim < 2:
-        return logits[..., None]
-    last, second = logits.shape[:-1], (logits.shape[0], *logits.shape[2:])
-    on_second = logits.ndim > 3 if target is None else target.shape == second != last
-    return logits.movedim(1, -1) if on_second else logits
 
 
 def _fitted(target: Tensor | None, shape: tuple[int, ...], logits: Tensor, causal: bool) -> Tensor | None:
@@ -223,6 +228,7 @@ def _on_items(mask: Tensor, shape: tuple[int, ...], causal: bool) -> Tensor:
 
 
 PIECE = 2**19  # logits in a piece; a single item may have more
+KEPT = 2**25  # unperturbed logits of which the probabilities are kept from level to level
 BLOCK = 256  # classes whose greatest logit is computed first, since PyTorch's argmax is slow on the CPU
 
 
@@ -233,6 +239,7 @@ class Outputs:
     Attributes:
         logits: the logits; a single logit is the second of two classes, and that of the first is 0.
         columns: those that the model returned; a number if it returned one number per item.
+        own: (L, n, K), what the model returned, if that isn't the logits.
         not_finite: (L, n), True for items whose logits can't be ranked, see `find_not_finite`; None if there
             are none.
     """
@@ -240,10 +247,13 @@ class Outputs:
     logits: Tensor
     columns: slice | int = field(default_factory=lambda: slice(None))
     not_finite: Tensor | None = None
+    own: Tensor | None = None
 
     @property
     def returned(self) -> Tensor:
         """Return the logits as the model returned them, (L, n, K), or (L, n) for one number per item."""
+        if self.own is not None:
+            return self.own[..., 0] if self.columns == 1 else self.own
         return self.logits[..., self.columns]
 
     @cached_property
@@ -533,8 +543,6 @@ def _as_scores(value: Any, like: Tensor) -> Any:
 
 
 NOT_FINITE = "not_finite"  # among scores, True for items whose logits can't be ranked
-# a slice of a batch's items, with their targets and unperturbed logits (1, r, K)
-_Piece = tuple[slice, Tensor | None, Outputs]
 
 
 class Scorer:
@@ -552,14 +560,11 @@ class Scorer:
     def __init__(self, items: Items, logits: Tensor) -> None:
         self.items, self.logits = items, logits
         self.own: dict[str, Tensor] = {}
-        flat = items.flat(logits)
+        self._flat = items.flat(logits)
         self._columns = items.columns(logits)
-        count, size = len(items), max(1, PIECE // flat.shape[1])
-        self._pieces = [
-            self._piece(flat, slice(first, min(first + size, count)))
-            for first in range(0, max(1, count), size)
-        ]
-        self._whole = self._pieces if len(self._pieces) == 1 else [self._piece(flat, slice(0, count))]
+        self._parts = items.pieces(self._flat.shape[1])
+        self._unperturbed: dict[tuple[int, int], Outputs] = {}
+        self._predictions: dict[tuple[int, int], Tensor] = {}
 
     def score(
         self, metrics: Mapping[str, Metric], logits: Sequence[Tensor], shifts: Tensor | None = None
@@ -576,27 +581,55 @@ class Scorer:
         flats = list(map(self.items.flat, logits))
         scores: dict[str, list[Tensor]] = {name: [] for name in metrics}
         not_finite: list[Tensor | None] = []
-        for pieces, by_item in ((self._pieces, True), (self._whole, False)):
+        for parts, by_item in ((self._parts, True), ([slice(0, len(self.items))], False)):
             chosen = {name: metric for name, metric in metrics.items() if metric.by_item is by_item}
-            for part, target, unperturbed in pieces if chosen or by_item else ():
+            for part in parts if chosen or by_item else ():
+                target, unperturbed = self._piece(part)
                 rows = [self.items.rows(flat, part) for flat in flats]
                 stacked = torch.stack(rows) if len(rows) > 1 else rows[0][None]
                 stacked = stacked if shifts is None else stacked - shifts[:, None]
                 found = find_not_finite(stacked, unperturbed.logits) if by_item else None
-                outputs = Outputs(stacked, self._columns, found)
+                own = None if by_item else self._own(logits, stacked, shifts)
+                outputs = Outputs(stacked, self._columns, found, own)
                 if by_item:
                     not_finite.append(found)
                 for name, metric in chosen.items():
                     scores[name].append(metric.score(outputs, target, unperturbed).detach())
+                self._keep(part, unperturbed)
         if any(found is not None for found in not_finite):
-            shapes = [(len(flats), len(self.items.number[part])) for part, _, _ in self._pieces]
+            shapes = [(len(flats), len(self.items.number[part])) for part in self._parts]
             scores[NOT_FINITE] = [
                 torch.zeros(shape, dtype=torch.bool, device=flats[0].device) if found is None else found
                 for shape, found in zip(shapes, not_finite, strict=True)
             ]
         return {name: torch.cat(parts, 1) if len(parts) > 1 else parts[0] for name, parts in scores.items()}
 
-    def _piece(self, flat: Tensor, part: slice) -> _Piece:
-        target = self.items.target
-        rows = self.items.rows(flat, part)[None]
-        return part, None if target is None else target[part], Outputs(rows, self._columns)
+    def _own(self, returned: Sequence[Tensor], logits: Tensor | None, shifts: Tensor | None) -> Tensor | None:
+        """Return what the model returned for all items, (L, n, K), if that isn't the logits; shifted, if they are."""
+        items = self.items
+        if items.reading.kind == "logits":
+            return None
+        if logits is not None and shifts is not None:
+            last = items.reading.returned(logits)
+            return last[..., 1:] if self._columns != slice(0, None) else last
+        return torch.stack([items.rows(items.returned(each), slice(0, len(items))) for each in returned])
+
+    def _piece(self, part: slice) -> tuple[Tensor | None, Outputs]:
+        """Return the targets and the unperturbed logits of some items."""
+        target, key = self.items.target, (part.start, part.stop)
+        outputs = self._unperturbed.get(key)
+        if outputs is None:
+            outputs = Outputs(self.items.rows(self._flat, part)[None], self._columns)
+            if part == slice(0, len(self.items)):  # for metrics of the user's own
+                outputs.own = self._own([self.logits], None, None)
+            if key in self._predictions:
+                outputs.predictions = self._predictions[key]
+        return None if target is None else target[part], outputs
+
+    def _keep(self, part: slice, outputs: Outputs) -> None:
+        """Keep what was computed of unperturbed logits for the next level: of large ones, the predictions alone."""
+        key = (part.start, part.stop)
+        if self._flat.numel() <= KEPT:
+            self._unperturbed[key] = outputs
+        elif "predictions" in vars(outputs):
+            self._predictions[key] = outputs.predictions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +22,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nearzero.evaluators.session import Session
+    from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind
     from nearzero.torch_models.batches import Batch
     from nearzero.torch_models.layer import Layer
+    from nearzero.torch_models.state import Output
 
 __all__ = ["ModelOptions", "evaluators_of", "open_evaluator"]
 
 SAME = 1e-4  # as a share of the largest logit: more than the rounding of float32 sums in another order
 # options that only the model backend can respect
-MODEL_ONLY = ("layer", "activation", "unit_axis", "prepare", "output", "causal", "method")
+MODEL_ONLY = (
+    *("layer", "activation", "unit_axis", "prepare", "output", "output_kind", "class_axis"),
+    *("causal", "batch_axis", "method"),
+)
 
 
 class ModelOptions(TypedDict, total=False):
@@ -40,9 +45,12 @@ class ModelOptions(TypedDict, total=False):
         activation: the activation after a layer, where it isn't found.
         unit_axis: the dimension of the units.
         prepare: a function from a batch to (inputs, target, mask).
-        output: a function from the model's output to its logits.
+        output: the key or index of the logits in the model's output, or a function from it to them.
+        output_kind: "logits", "probabilities" or "log-probabilities".
+        class_axis: the dimension of the classes; "none" if each number is an item.
         causal: True if the logits at a token predict the next token.
         batch_size: the number of examples in a batch, for data that come as examples.
+        batch_axis: the dimension of the inputs that holds the examples, or "none"; see `nearzero.probe`.
         method: "auto", "suffix" or "full", see `nearzero.probe`.
         backend: "two-layer" or "model"; chosen if None.
     """
@@ -51,9 +59,12 @@ class ModelOptions(TypedDict, total=False):
     activation: str | Callable[[Tensor], Tensor] | None
     unit_axis: int | None
     prepare: Callable[[Any], tuple[Any, Any, Any]] | None
-    output: Callable[[Any], Tensor] | None
+    output: Output | None
+    output_kind: OutputKind | None
+    class_axis: ClassAxis | None
     causal: bool | None
     batch_size: int | None
+    batch_axis: int | Literal["none"] | None
     method: str
     backend: Backend | None
 
@@ -126,7 +137,13 @@ def open_evaluator(
     from nearzero.evaluators.session import open_session
 
     settings = {name: value for name, value in options.items() if name not in ("layer", "backend")}
-    request = Request(layers=options.get("layer"), metrics=metrics, memory=memory, **settings)  # type: ignore[arg-type]
+    request = Request(
+        layers=options.get("layer"),
+        metrics=metrics,
+        memory=memory,
+        centred=True,
+        **settings,  # type: ignore[arg-type]
+    )
     inputs_and_labels = (_dense(data), y) if y is not None else _dense(data)
     with open_session(model, inputs_and_labels, request) as session:
         _check_one(session, options.get("layer"))
@@ -174,6 +191,7 @@ def evaluators_of(
             )
         else:
             evaluators.append(ModelEvaluator(session, layer, metrics=metrics))
+        evaluators[-1].assumptions = session.assumptions
     return evaluators
 
 
@@ -243,7 +261,10 @@ def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | Non
     from nearzero.networks.two_layer import from_module
 
     request, model = session.request, session.model
-    if request.output is not None or request.method != "auto" or session.causal:
+    given = request.output is not None or request.method != "auto" or request.batch_axis is not None
+    if given or session.causal or session.discovery.random:
+        return None
+    if model.reading.kind == "probabilities" or model.reading.class_axis != 1:
         return None
     try:
         network = from_module(model.module)

@@ -4,29 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
-from nearzero.evaluators.scores import Metric, choose_metrics, name_metrics
+from nearzero.evaluators.scores import KEPT, METRICS, Metric, choose_metrics, name_metrics
+from nearzero.torch_models.assumptions import Assumptions
+from nearzero.torch_models.assumptions.causality import read_causality
+from nearzero.torch_models.assumptions.experiments import Cuts, changed_by_a_pass, find_cuts
+from nearzero.torch_models.assumptions.masking import read_masks
+from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind, classes_of
+from nearzero.torch_models.assumptions.rows import place_layers
 from nearzero.torch_models.batches import Batch, read_batch
-from nearzero.torch_models.data import BatchSource, MemoryBudget
-from nearzero.torch_models.discovery import CannotRunError, Discovery, find_layers, select_layers
-from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.data import BatchSource, MemoryBudget, is_collated
+from nearzero.torch_models.discovery import (
+    CannotRunError,
+    Discovery,
+    are_found,
+    calls_any,
+    find_layers,
+    select_layers,
+)
+from nearzero.torch_models.layer import Layer, LayerError
+from nearzero.torch_models.masks import MaskReader
 from nearzero.torch_models.state import Model, as_module, untouched
 
 __all__ = ["Half", "Session", "open_session"]
 
-SAMPLE = 2  # examples on which a model's layers are found
+# The first pass takes SAMPLE examples; to see whether layers differ between examples, others take FEW of each of
+# the first batches, LOOKS of them.
+SAMPLE, FEW, LOOKS = 2, 4, 2
+SHOWN = 3  # names of what a pass changes
+BATCHES = 8  # whose shapes are compared, as long as they fit several readings
+RANKING = ("accuracy", "agreement")  # metrics that are the same for logits and for probabilities of classes
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
-# its pass; afterwards the suffix needs some of them, and computes new ones. Metrics need several copies of
-# the logits.
-PASSES, LOGITS = 2, 8
+# its pass; afterwards the suffix needs some of them, and computes new ones. Metrics keep several copies of the
+# logits, or of large ones none: then there are those of another recording, and of a pass that is compared.
+PASSES, LOGITS, LARGE_LOGITS = 2, 8, 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,7 @@ class Session:
         layers: the layers that were asked for, with the user's overrides.
         metrics: by name.
         causal: True if the logits at a token predict the next token.
+        assumptions: what was inferred about the model and the data; part of the result.
     """
 
     model: Model
@@ -62,6 +84,19 @@ class Session:
     layers: list[Layer]
     metrics: dict[str, Metric]
     causal: bool
+    assumptions: Assumptions
+
+    def without(self, error: LayerError) -> Session:
+        """Return the session without a layer that can't be probed.
+
+        Raises:
+            LayerError: the layer was asked for, or no other one is left.
+        """
+        layers = [layer for layer in self.layers if layer.name != error.layer]
+        if self.request.wanted is not None or not 0 < len(layers) < len(self.layers):
+            raise error
+        self.assumptions.record(f"use of layer {error.layer}", "left out", f"it {error.reason}", "layers=")
+        return replace(self, layers=layers)
 
     @property
     def halves(self) -> Literal["example", "batch"]:
@@ -117,37 +152,246 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
     module, metrics = as_module(model), name_metrics(request.metrics)
     with untouched(module) as before:
         runnable = Model(module, before, request.output)
-        source = source_of(runnable, data, request)
-        ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request)
-        discovery = discover(runnable, [source] if ranges_source is None else [source, ranges_source])
-        bytes_per_example = (PASSES * discovery.bytes + LOGITS * discovery.logits) / len(discovery.batch)
-        yield Session(
+        masks = MaskReader()
+        source = source_of(runnable, data, request, masks)
+        ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request, masks)
+        discovery = discover(
+            runnable, [source] if ranges_source is None else [source, ranges_source], request
+        )
+        layers = _layers_of(runnable, discovery, request)
+        budget = budget_of(discovery, request)
+        few_rows = min(SAMPLE, budget.rows(discovery.batch))
+        masked = read_masks(runnable, source, masks, few_rows)
+        first = source.first(source.dtype)
+        few = next(first.blocks(few_rows))
+        causal = read_causality(runnable, request.causal, first, few, tuple(discovery.output.logits.shape))
+        session = Session(
             runnable,
             source,
             ranges_source,
             request,
             discovery,
-            MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit),
-            [request.with_overrides(layer) for layer in select_layers(runnable, discovery, request.wanted)],
+            budget,
+            place_layers(runnable, layers, few, masked, budget.rows(first)),
             choose_metrics(metrics, discovery.batch.target),
-            runnable.is_causal if request.causal is None else request.causal,
+            causal,
+            runnable.assumptions,
         )
+        runnable.reading = _read_output(session)
+        _record(session)
+        logits = discovery.output.logits  # of two examples, they can be large
+        output = replace(discovery.output, logits=logits.new_empty((0, *logits.shape[1:])))
+        yield replace(session, discovery=replace(discovery, output=output))
 
 
-def source_of(model: Model, data: Any, request: Request) -> BatchSource:
-    """Return data as batches that the model takes."""
+def _read_output(session: Session) -> OutputReading:
+    """Return the reading of the model's output, and record it.
+
+    Raises:
+        InputError: two readings fit, and give different numbers.
+    """
+    request, traced, metrics = session.request, session.discovery.output, session.metrics
+    batches = (next(batch.blocks(SAMPLE)) for batch in session.source)
+    outputs = ((tuple(session.model.logits(batch).shape), batch.target) for batch in islice(batches, BATCHES))
+    known = [(tuple(traced.logits.shape), session.discovery.batch.target)]
+    axis, source = choose_axis(request.class_axis, traced, chain(known, outputs), session.causal)
+    place = "none: each number is an item" if axis is None else f"dimension {axis} of {traced.logits.ndim}"
+    session.assumptions.record("classes", place, source, "class_axis=")
+
+    def first() -> Tensor:
+        parts: list[Tensor] = []
+        batch = session.source.first(session.source.dtype)
+        session.budget.run_in_blocks(batch, lambda block: parts.append(session.model.logits(block)))
+        return torch.cat(parts)
+
+    def matters(single: bool) -> bool:
+        known = [name for name, metric in metrics.items() if metric is METRICS.get(name)]
+        return request.centred or any(single or name not in RANKING for name in known)
+
+    reading, kind, source = choose_kind(request.output_kind, traced, axis, traced.logits, first, matters)
+    session.assumptions.record("output", kind, source, "output_kind=")
+    return reading
+
+
+def _record(session: Session) -> None:
+    """Record what is known about a model and its data before anything is measured."""
+    request, record = session.request, session.assumptions.record
+    for layer in session.layers:
+        dimension = f"dimension {layer.unit_axis} of {layer.shape}"
+        record(f"units of layer {layer.name}", dimension, _source_of_units(layer, request), "unit_axis=")
+        source = _known(request.activation is not None, _activation_source(layer))
+        record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
+    bounds = (
+        "minimum and maximum"
+        if request.quantiles is None
+        else "quantiles {} and {}".format(*request.quantiles)
+    )
+    record("ranges", bounds, _known(request.quantiles is not None, "default"), "quantiles=")
+    data = "the data that are measured" if session.ranges_source is None else "data of their own"
+    record("data of the ranges", data, _known(session.ranges_source is not None, "default"), "ranges_from=")
+
+
+def _layers_of(model: Model, discovery: Discovery, request: Request) -> list[Layer]:
+    """Return the layers that were asked for; by default those whose units lie on one dimension, if there are any.
+
+    Raises:
+        InputError: the units of a layer that was named, or of all default ones, don't lie on one dimension.
+    """
+    selection, record = select_layers(model, discovery, request.wanted), model.assumptions.record
+    known = request.unit_axis is not None
+    unfit = [] if known else [layer for layer in selection.layers if layer.unit_problem]
+    if unfit and (request.wanted is not None or len(unfit) == len(selection.layers)):
+        raise InputError(
+            f"layer {unfit[0].name!r}: {unfit[0].unit_problem}; unit_axis=... chooses a dimension"
+        )
+    for layer in unfit:
+        record(f"use of layer {layer.name}", "left out", layer.unit_problem, "unit_axis=")
+    for name, reason in selection.left_out.items():
+        record(f"use of layer {name}", "left out", reason, "layers=")
+    return [request.with_overrides(layer) for layer in selection.layers if layer not in unfit]
+
+
+def _source_of_units(layer: Layer, request: Request) -> str:
+    """Return how the dimension of a layer's units is known."""
+    if request.unit_axis is not None:
+        return "given"
+    if layer.is_followed:
+        return "followed from the product or convolution that put them there"
+    if len(layer.shape) == 2:
+        return "the only dimension besides the examples"
+    return f"the default for {len(layer.shape)} dimensions, since they couldn't be followed"
+
+
+def _activation_source(layer: Layer) -> str:
+    """Return how the activation of a layer is known."""
+    if layer.kind in ("activation", "function"):
+        return "the layer is its input"
+    if layer.follows is not None:
+        return f"{layer.follows.name} alone reads the layer's output"
+    if layer.kind == "output":
+        return "a module's output is taken as it is"
+    return "no activation alone reads the layer's output"
+
+
+def _known(given: bool, inferred: str) -> str:
+    return "given" if given else inferred
+
+
+def source_of(model: Model, data: Any, request: Request, masks: MaskReader | None = None) -> BatchSource:
+    """Return data as batches that the model takes, whose masks are read in one way."""
+    collated, masks = is_collated(data), masks or MaskReader()
 
     def read(item: Any, dtype: torch.dtype | None) -> Batch:
-        return read_batch(item, model.device, request.prepare, dtype=dtype, keep_labels=model.takes_labels)
+        return read_batch(
+            item,
+            model.device,
+            request.prepare,
+            dtype=dtype,
+            keep_labels=model.takes_labels,
+            collated=collated,
+            masks=masks,
+        )
 
     return BatchSource(data, read, request.batch_size, request.limit)
 
 
-def discover(model: Model, sources: list[BatchSource]) -> Discovery:
+def discover(
+    model: Model, sources: list[BatchSource], request: Request, most: int | None = None
+) -> Discovery:
+    """Return the layers of a model, found on a few examples of the first batches of the first source.
+
+    Modules with weights that these examples don't reach are looked for in the batches after them, unless the
+    layers that are wanted have been found.
+
+    Args:
+        model: the model.
+        sources: the data, and other data that are read in the same way.
+        request: the layers that are wanted, and the memory.
+        most: the number of batches to look in; all of them if None.
+    """
+    discovery = _found_first(model, sources, request)
+    for number, batch in enumerate(islice(sources[0], LOOKS)):
+        few = next(batch.blocks(FEW))
+        if number or len(few) > len(discovery.batch):
+            try:
+                discovery = discovery.including(find_layers(model, few))
+            except CannotRunError:  # said where the batch is measured
+                return discovery
+    if are_found(discovery, request.wanted) or not discovery.idle:
+        return discovery
+    budget = budget_of(discovery, request)
+    for batch in islice(sources[0], most):
+        for block in batch.blocks(budget.rows(batch)):
+            if calls_any(model, block, discovery.idle):
+                discovery = discovery.including(find_layers(model, block))
+            if are_found(discovery, request.wanted) or not discovery.idle:
+                return discovery
+    return discovery
+
+
+def _found_first(model: Model, sources: list[BatchSource], request: Request) -> Discovery:
     """Return the layers of a model, found on a few examples of the first batch of the first source.
 
-    If the model fails on these, the whole batch is tried, and then inputs in the precision of the model's
-    weights. All sources convert their inputs in the same way from then on.
+    Experiments say how batches can be cut, and whether a pass repeats. All sources are cut in the same way
+    from then on, and convert their inputs in the same way.
+
+    Raises:
+        CannotRunError: the model can't be run on the first batch.
+        InputError: an item of the data is a single example, or a second pass gives other logits.
+    """
+    if request.batch_axis == "none":
+        _cut(sources, None)
+    trial = replace(model, assumptions=Assumptions())  # which may be those of a batch that can't be cut
+    first = _first_discovery(trial, sources)
+    model.classes = trial.classes
+    few, random, budget = len(first.batch), first.random, budget_of(first, request)
+    del first  # its logits can be large
+    batch = sources[0].first(sources[0].dtype)
+    most, batched = budget.rows(batch), sources[0].batched
+    cuts = find_cuts(trial, batch, request.batch_axis, random=random, most=most, batched=batched)
+    model.example_axis = cuts.example_axis
+    _cut(sources, cuts.axis)
+    rows = few if cuts.axis == batch.axis else SAMPLE
+    discovery = find_layers(model, next(sources[0].first(sources[0].dtype).blocks(rows)))
+    changed: list[str] = []
+    budget_of(discovery, request).run_in_blocks(
+        discovery.batch, lambda block: changed.extend(changed_by_a_pass(model, block))
+    )
+    _record_experiments(model.assumptions, discovery, cuts, list(dict.fromkeys(changed)))
+    return discovery
+
+
+def _cut(sources: list[BatchSource], axis: int | None) -> None:
+    for source in sources:
+        source.axis = axis
+
+
+def _record_experiments(
+    assumptions: Assumptions, discovery: Discovery, cuts: Cuts, changed: list[str]
+) -> None:
+    """Record what the experiments say about a model."""
+    assumptions.record("cuts of batches", cuts.text, cuts.source, "batch_axis=")
+    drawn = f"{discovery.random}, the same numbers in every pass" if discovery.random else "none"
+    assumptions.record("random numbers", drawn, "the operations of a pass", "method=")
+    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    state = f"{', '.join(changed[:SHOWN])}{more}, put back before every pass" if changed else "none"
+    assumptions.record("state that a pass changes", state, "two passes with equal logits", "model=")
+
+
+def budget_of(discovery: Discovery, request: Request) -> MemoryBudget:
+    """Return the number of examples that fit in memory, from the pass in which the layers were found."""
+    count, logits = len(discovery.batch), discovery.output.logits.numel()
+    by_item = all(metric.by_item for metric in (name_metrics(request.metrics) or {}).values())
+    copies = LARGE_LOGITS if by_item and logits > KEPT * count else LOGITS
+    bytes_per_example = (PASSES * discovery.bytes + 4 * copies * logits) / count
+    return MemoryBudget(bytes_per_example, discovery.batch.elements, request.limit)
+
+
+def _first_discovery(model: Model, sources: list[BatchSource]) -> Discovery:
+    """Return the layers as found before it is known how batches can be cut.
+
+    If the model fails on a few examples, the whole batch is tried, and then inputs in the precision of the
+    model's weights.
 
     Raises:
         CannotRunError: the model fails in all of these ways; it is the first failure.
@@ -155,6 +399,7 @@ def discover(model: Model, sources: list[BatchSource]) -> Discovery:
     problem: CannotRunError | None = None
     for dtype in (None, model.dtype):
         first = sources[0].first(dtype)
+        model.classes = classes_of(first.target)
         for rows in (SAMPLE, len(first)):
             try:
                 discovery = find_layers(model, next(first.blocks(rows)))

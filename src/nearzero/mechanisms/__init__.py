@@ -5,8 +5,9 @@ Either each class has units that measure the distance to its prototype, and the 
 it has units that match a template, and the largest activation wins. A mixed network has a share of both.
 `planted` makes the task and the networks. `studies` measures networks for `nearzero.analysis.verdict.judge`,
 and makes nulls, in which neither distance nor intensity costs more, by construction. `power` counts how often
-given rules are right. The proofs, and the verdict on all of these networks, are in `docs/validation.md`; the
-command that makes its tables is `benchmarks/validation.py`.
+given rules are right. `trained` has networks that are trained, whose architecture fixes what small and large
+activations mean. The proofs, and the verdict on all of these networks, are in `docs/validation.md`; the
+commands that make its tables are `benchmarks/validation.py` and `benchmarks/controls.py`.
 """
 
 from nearzero.mechanisms.power import power

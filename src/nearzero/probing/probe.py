@@ -32,17 +32,26 @@ from nearzero.evaluators.select import evaluators_of
 from nearzero.evaluators.session import Session, discover, open_session, source_of
 from nearzero.perturbations.families import PAPER_FAMILIES, Conduct
 from nearzero.probing.result import LayerResponse, ProbeResult, dataset
+from nearzero.torch_models.assumptions.experiments import BatchAxis
+from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind
 from nearzero.torch_models.batches import Prepare
 from nearzero.torch_models.forward import Method, SharedPasses
-from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.layer import Layer, LayerError
 from nearzero.torch_models.ranges import layer_ranges
 from nearzero.torch_models.state import Model, Output, as_module, untouched
 
 __all__ = ["layers", "probe"]
 
+BATCHES = 4  # the batches in which `layers` looks for modules that the first examples don't reach
+
 
 def layers(
-    model: object, data: Any, *, prepare: Prepare | None = None, output: Output | None = None
+    model: object,
+    data: Any,
+    *,
+    prepare: Prepare | None = None,
+    output: Output | None = None,
+    outputs: bool = False,
 ) -> tuple[Layer, ...]:
     """Return the layers of a model that can be probed, in the order of its forward pass.
 
@@ -50,6 +59,7 @@ def layers(
 
     Args:
         model, data, prepare, output: as in `probe`.
+        outputs: True to list the outputs of all other modules too, which `probe` takes by name.
 
     Raises:
         InputError: the model can't be probed, or can't be run on the data.
@@ -68,7 +78,8 @@ def layers(
     module = as_module(model)
     with untouched(module) as before:
         runnable = Model(module, before, output)
-        return discover(runnable, [source_of(runnable, data, request)]).layers
+        discovery = discover(runnable, [source_of(runnable, data, request)], request, most=BATCHES)
+        return discovery.places if outputs else discovery.layers
 
 
 def probe(
@@ -86,8 +97,11 @@ def probe(
     unit_axis: int | None = None,
     prepare: Prepare | None = None,
     output: Output | None = None,
+    output_kind: OutputKind | None = None,
+    class_axis: ClassAxis | None = None,
     causal: bool | None = None,
     batch_size: int | None = None,
+    batch_axis: BatchAxis = None,
     memory: int | str | None = None,
     method: Method = "auto",
     keep_items: bool = False,
@@ -107,7 +121,8 @@ def probe(
             restored, bit for bit.
         data: batches (a DataLoader, a list), a `Dataset`, or arrays; see `nearzero.torch_models.batches`.
             Targets are optional. Targets of -100 are ignored.
-        layers: names or globs, as `nz.layers` lists them; all activations if None.
+        layers: names or globs, as `nz.layers` lists them, or names of other modules, whose output is then
+            perturbed; all activations if None.
         families: "offset", "scale", "clip", or controls; see `nearzero.perturbations.families`.
         levels: replaces the levels of each family: a mapping from family to levels, levels for all families,
             or the number of levels to take from each family's own, evenly spaced.
@@ -122,9 +137,15 @@ def probe(
             function.
         unit_axis: the dimension of the units, where it isn't found correctly.
         prepare: a function from a batch of another form to (inputs, target, mask).
-        output: a function from the model's output to its logits, where they aren't found.
-        causal: True if the logits at a token predict the next token; decided by the model's class if None.
+        output: where the logits aren't found in the model's output: their key or index, or a function from the
+            output to them.
+        output_kind: "logits", "probabilities" or "log-probabilities", where it isn't found correctly.
+        class_axis: the dimension of the classes in the output, where it isn't found correctly; "none" if
+            each number is the logit of an item of its own.
+        causal: True if the logits at a token predict the next token; found by experiment if None.
         batch_size: the number of examples in a batch, for data that come as examples.
+        batch_axis: the dimension of the inputs that holds the examples (0 or 1), or "none" if an example's logits
+            depend on the others of its batch, so that batches can't be cut; found by experiment if None.
         memory: the memory that may be used in addition to the model and the data, such as "2 GB";
             `NEARZERO_MEMORY` or 3 GB if None.
         method: "auto", "suffix" or "full"; see `nearzero.torch_models.forward`.
@@ -165,8 +186,12 @@ def probe(
         unit_axis=unit_axis,
         prepare=prepare,
         output=output,
+        output_kind=output_kind,
+        class_axis=class_axis,
+        centred=design is not None,
         causal=causal,
         batch_size=batch_size,
+        batch_axis=batch_axis,
         memory=memory,
         method=method,
         keep_items=keep_items,
@@ -174,9 +199,24 @@ def probe(
     if design is not None and not isinstance(design, Design):
         raise InputError(f"design must be an nz.Design; got {type(design).__name__}")
     with open_session(model, data, request, ranges_from=ranges_from) as session:
-        evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
-        response = dataset(_responses(session, evaluators, advanced), type(session.model.module).__name__)
-        return ProbeResult(response, None if design is None else _matched(evaluators, design))
+        evaluators, responses = _measured(session, backend, advanced)
+        response = dataset(responses, type(session.model.module).__name__)
+        matched = None if design is None else _matched(session, evaluators, design)
+        if matched is None:
+            session.assumptions.record("halves", "none", "default", "design=")
+        return ProbeResult(response.assign_attrs(assumptions=session.assumptions.to_json()), matched)
+
+
+def _measured(
+    session: Session, backend: Backend | None, advanced: Callable[[int], None]
+) -> tuple[list[LayerEvaluator], list[LayerResponse]]:
+    """Return evaluators and responses of all layers; default layers that can't be probed are left out."""
+    while True:
+        try:
+            evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
+            return evaluators, _responses(session, evaluators, advanced)
+        except LayerError as error:
+            session = session.without(error)
 
 
 def _responses(
@@ -198,14 +238,32 @@ def _responses(
         if collector := collectors.get(evaluator):
             sides = collector.passes.values()
             methods = {side.method for side in sides}
-            method = "full" if "full" in methods else methods.pop()
+            method = next(way for way in ("full", "suffix", "auto") if way in methods)
             reason = "; ".join(sorted({side.reason for side in sides if side.reason}))
             scores = scores_of(collector, len(plan.perturbations))
-            responses.append(LayerResponse(plan, scores, method, reason))
+            response = LayerResponse(plan, scores, method, reason, collector.rows, collector.partial)
         else:
             scores = evaluator.scores(plan.perturbations, session.metrics, keep=request.keep_items)
-            responses.append(LayerResponse(plan, scores, evaluator.backend, ""))
+            response = LayerResponse(plan, scores, evaluator.backend, "", scores.examples, partial=False)
+        responses.append(response)
+        _record(session, response)
     return responses
+
+
+def _record(session: Session, response: LayerResponse) -> None:
+    """Record how one layer was perturbed, and what was counted."""
+    layer, conduct, scores = response.plan.layer.name, response.plan.conduct, response.scores
+    record, request = session.assumptions.record, session.request
+    reading = f"offset {conduct.offset}, clip {conduct.clip}, range {conduct.range}"
+    source = "default for this activation" if request.conduct is None else "given"
+    record(f"conduct of layer {layer}", reading, source, "conduct=")
+    source = "given" if request.method != "auto" else response.reason or "equal logits on a few examples"
+    record(f"path of layer {layer}", response.method, source, "method=")
+    reach = f"{response.rows:,} rows, not as many on every example" if response.partial else "every example"
+    record(f"reach of layer {layer}", reach, "counted on all data", "layers=")
+    kind = session.model.reading.items
+    counted = f"{scores.items:,}{'' if kind == 'examples' else f' {kind}'} of {scores.examples:,} examples"
+    record("items", counted, "the shapes of logits, targets and masks", "prepare=")
 
 
 def _collect(
@@ -240,10 +298,25 @@ def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[Layer
     ]
 
 
-def _matched(evaluators: Sequence[LayerEvaluator], design: Design) -> xr.Dataset:
-    """Return the responses of all layers at matched displacement, on (layer, family, side, target)."""
-    responses = [matched_of(evaluator, design) for evaluator in evaluators]
+def _matched(session: Session, evaluators: Sequence[LayerEvaluator], design: Design) -> xr.Dataset:
+    """Return the responses of all layers at matched displacement, on (layer, family, side, target).
+
+    Of the default layers, those that have none are left out, if there are others.
+    """
+    responses, kept, problem = [], [], None
+    for evaluator in evaluators:
+        try:
+            responses.append(matched_of(evaluator, design))
+            kept.append(evaluator)
+        except LayerError as error:
+            if session.request.wanted is not None:
+                raise
+            problem = error
+            what = f"matched response of layer {evaluator.layer}"
+            session.assumptions.record(what, "left out", f"it {error.reason}", "layers=")
+    if problem is not None and not responses:
+        raise problem
     joined = xr.concat(responses, "layer", combine_attrs="drop_conflicts")
     backends = [response.attrs["backend"] for response in responses]
-    names = [evaluator.layer for evaluator in evaluators]
+    names = [evaluator.layer for evaluator in kept]
     return joined.assign_coords(layer=names).assign(backend=("layer", backends))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,9 @@ from nearzero.analysis.sweep import NOT_FINITE
 from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES, Scores
 from nearzero.evaluators.plan import LayerPlan
+from nearzero.report.captions import layers_by_conduct
 from nearzero.support.files import make_folder, write_bytes, write_text
+from nearzero.torch_models.assumptions import Assumption, condensed, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,8 +37,9 @@ class ProbeResult:
         response: a Dataset on (layer, family, level). For each metric: its mean over the items (examples, or
             tokens that count), NaN where a family doesn't have a level; and `unperturbed_<metric>`. For each
             layer: `units`, `dead_units`, `activation`, `unit_axis`, `method` (how the logits were computed),
-            `reason` (why the suffix couldn't be used), `offset` and `range` (the conduct). `not_finite`, if
-            logits are NaN or infinite anywhere: how many items have such logits. With `keep_items`
+            `reason` (why the suffix couldn't be used), `offset` and `range` (the conduct), `rows` (how many
+            count) and `partial` (whether some examples don't reach it, or give it another number of rows).
+            `not_finite`, if logits are NaN or infinite anywhere: how many items have such logits. With `keep_items`
             also `<metric>_items` on (layer, family, level, item), and `sequence` and `token` of each item.
         at_displacements: with a `design`, the responses at matched displacement, see `matched`; else None.
 
@@ -54,6 +57,11 @@ class ProbeResult:
 
     response: xr.Dataset
     at_displacements: xr.Dataset | None = None
+
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """Return what was inferred about the model and the data, with the argument that sets it; () if unknown."""
+        return read_json(self.response.attrs.get("assumptions", "[]"))
 
     @property
     def matched(self) -> xr.Dataset:
@@ -78,23 +86,37 @@ class ProbeResult:
 
     @property
     def notes(self) -> list[str]:
-        """Return what restricts the numbers: logits that aren't finite, layers run by full passes, and dead units."""
-        lost, full, dead = [], [], []
+        """Return what restricts the numbers, as texts: what was left out, isn't finite, is dead, can't be compared."""
+        left_out = [
+            f"{row.what.replace('use of layer ', '')}: {row.value}, since {row.source}"
+            for row in self.assumptions
+            if row.value == "left out"
+        ]
+        partial, lost, full, dead = [], [], [], []
         for name in self.layers:
             layer = self.response.sel(layer=name)
             reason, count = layer.reason.item(), layer.dead_units.item()
             if counted := _not_finite(layer):
                 lost.append(f"{name}: logits are NaN or infinite {counted}, which count as wrong")
+            if layer.get("partial", False):
+                rows, items = layer.rows.item(), self.response.attrs["items"]
+                partial.append(f"{name}: {rows:,} rows on {items:,} items, not as many on every example")
             if reason:
                 full.append(f"{name}: full forward pass at every level, since {reason}")
             if count:
                 dead.append(f"{name}: {count} of {layer.units.item()} units are dead and left alone")
-        return [*lost, *full, *dead]
+        conducts = layers_by_conduct(self.response)
+        mixed = [f"{conduct} in {', '.join(layers)}" for conduct, layers in conducts.items()]
+        apart = f"rows that can't be compared, except under scale: {'; '.join(mixed)}; conduct=... sets one for all"
+        return [*left_out, *partial, *lost, *full, *dead, *([apart] if mixed else [])]
 
-    def summary(self) -> list[dict[str, str]]:
-        """Return a row of texts for each layer: its properties, and the most extreme response of each family."""
+    def summary(self) -> ProbeSummary:
+        """Return a row of texts for each layer: its properties, and the most extreme response of each family.
+
+        The printed summary has a second table, of the assumptions.
+        """
         data, metric = self.response, str(self.response.attrs["metrics"][0])
-        rows = []
+        rows, mixed = [], layers_by_conduct(data)
         for name in self.layers:
             layer = data.sel(layer=name)
             row = {
@@ -104,6 +126,8 @@ class ProbeResult:
                 "dead": f"{layer.dead_units.item():,}",
                 "by": str(layer.method.item()),
             }
+            if mixed:
+                row["conduct"] = f"{layer.offset.item()}, {layer.range.item()}"
             if "not_finite" in data:
                 row["not finite"] = _not_finite(layer)
             for family in map(str, data.family.values):
@@ -114,7 +138,7 @@ class ProbeResult:
                     extreme = int(np.abs(values - float(data[f"unperturbed_{metric}"])).argmax())
                     row[family] = f"{_as_text(metric, values[extreme])} at {levels[extreme]:.3g}"
             rows.append(row)
-        return rows
+        return ProbeSummary(rows, self.assumptions)
 
     @property
     def headline(self) -> str:
@@ -141,7 +165,8 @@ class ProbeResult:
         if metric is not None and metric not in measured:
             hint = did_you_mean(metric, measured)
             raise InputError(f"metric {metric!r} wasn't measured: {hint}measured were {', '.join(measured)}")
-        return layer_map(self.response, metric or measured[0])
+        assumed = [f"{row.what}: {row.value}" for row in self.assumptions if not row.is_of_layer]
+        return layer_map(self.response, metric or measured[0], assumed)
 
     def save(self, folder: str | Path) -> Path:
         """Write the responses (NetCDF), a table (CSV) and the figure (PNG, PDF) to a folder, and return the folder.
@@ -187,6 +212,36 @@ class ProbeResult:
         return cls(response, matched)
 
 
+class ProbeSummary(list[dict[str, str]]):
+    """Hold a row for each layer, and the assumptions; as text, two tables.
+
+    Args:
+        rows: a row for each layer, by column.
+        assumptions: all assumptions.
+
+    Attributes:
+        assumptions: a row for each assumption, by column; layers of which the same is assumed share a row.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, str]], assumptions: Iterable[Assumption]) -> None:
+        super().__init__(rows)
+        self.assumptions = [
+            {"assumed": row.what, "as": row.value, "from": row.source, "set by": row.argument}
+            for row in condensed(assumptions)
+        ]
+
+    def __str__(self) -> str:
+        return "\n\n".join(_as_table(rows) for rows in (self, self.assumptions) if rows)
+
+
+def _as_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return rows as text with aligned columns."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    cells = (map(str.ljust, line, widths) for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in cells)
+
+
 def _not_finite(layer: xr.Dataset) -> str:
     """Return for how many items of a layer, at how many levels, logits aren't finite; "" if all are."""
     if "not_finite" not in layer or not (counts := layer.not_finite.values)[counts > 0].size:
@@ -209,12 +264,16 @@ class LayerResponse:
         scores: the metrics under these.
         method: how the logits were computed: "suffix", "full" or "two-layer".
         reason: why full passes were necessary, if they were; else "".
+        rows: the number of rows of the layer that count.
+        partial: whether some examples don't reach the layer, or give it another number of rows.
     """
 
     plan: LayerPlan
     scores: Scores
     method: str
     reason: str
+    rows: int
+    partial: bool
 
 
 def dataset(responses: Sequence[LayerResponse], model: str) -> xr.Dataset:
@@ -254,6 +313,8 @@ def dataset(responses: Sequence[LayerResponse], model: str) -> xr.Dataset:
         "range": [plan.conduct.range for plan in plans],
         "method": [response.method for response in responses],
         "reason": [response.reason for response in responses],
+        "rows": [response.rows for response in responses],
+        "partial": [response.partial for response in responses],
     }
     data |= {name: ("layer", np.array(values)) for name, values in about.items()}
     coords: dict[str, Any] = {"layer": [plan.layer.name for plan in plans], "family": families, "level": axis}

@@ -2,16 +2,38 @@
 
 from collections.abc import Mapping
 
+import xarray as xr
+
 from nearzero.report.comparison import POINTS, STANDARD_ERRORS, reproduction
 from nearzero.report.results import StudyResults
 
-__all__ = ["conduct_words", "figure_captions"]
+__all__ = ["MARKS", "conduct_words", "figure_captions", "layers_by_conduct"]
+
+MARKS = ("", "†", "‡", "§")  # of layers, by conduct
+OF_NO_CONDUCT = ("scale", "gains")  # families whose levels mean the same under any conduct
 
 
 def conduct_words(conduct: Mapping[str, str]) -> str:
     """Return the switches of a study as one sentence."""
     switches = (f"{key.replace('_', ' ')} {value}" for key, value in conduct.items())
     return f"Conduct: {', '.join(switches)}."
+
+
+def layers_by_conduct(response: xr.Dataset) -> dict[str, list[str]]:
+    """Return the layers of a probe by conduct, where layers of one family can't be compared, else {}.
+
+    Levels of an offset as run, and of a shift by the pre-activation range, aren't the same change.
+
+    Args:
+        response: of a probe, on (layer, family, level).
+    """
+    if all(family in OF_NO_CONDUCT for family in response.family.values) or "range" not in response:
+        return {}
+    groups: dict[str, list[str]] = {}
+    facts = zip(response.layer.values, response.offset.values, response.range.values, strict=True)
+    for layer, offset, side in facts:
+        groups.setdefault(f"offset {offset}, range {side}", []).append(str(layer))
+    return groups if len(groups) > 1 else {}
 
 
 def figure_captions(study: StudyResults) -> str:

@@ -2,13 +2,14 @@
 
 A batch may be given as a tensor of inputs; as a pair (inputs, targets), where inputs may be a tuple or list
 of arguments; or as a mapping of named inputs, as tokenizers return it, in which "labels" are the targets and
-"attention_mask" is the mask. The user's own `prepare` converts any other form.
+"attention_mask" is the mask (`nearzero.torch_models.masks`). The user's own `prepare` converts any other form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,32 @@ from torch import Tensor
 from torch.utils.data import default_collate as collate
 
 from nearzero.errors import InputError
+from nearzero.torch_models.assumptions.routing import RowSource
+from nearzero.torch_models.masks import MaskReader
+from nearzero.torch_models.snapshot import Snapshot, is_constant
 
-__all__ = ["IGNORED", "Batch", "Prepare", "as_tensor", "leaves", "read_batch", "summary", "type_name"]
+__all__ = [
+    "DECODER",
+    "IGNORED",
+    "TARGETS",
+    "Batch",
+    "Prepare",
+    "as_tensor",
+    "leaves",
+    "read_batch",
+    "summary",
+    "type_name",
+]
 
 IGNORED = -100  # the target of a token that doesn't count, as in torch.nn.functional.cross_entropy
 TARGETS = ("labels", "label", "targets", "target", "y")
-DECODER = ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask")
+DECODER = (
+    "decoder_input_ids",
+    "decoder_inputs_embeds",
+    "decoder_attention_mask",
+    "tgt",
+    "tgt_key_padding_mask",
+)
 
 Prepare = Callable[[Any], tuple[Any, Any, Any]]
 
@@ -38,6 +59,10 @@ class Batch:
         two_sided: whether the model has an encoder and a decoder, with tokens of their own; `mask` is the
             encoder's.
         decoder_mask: the mask of the decoder's tokens; None if all count.
+        masked_by: the input that the mask was read from; "" if there is none, or if `prepare` gave the mask.
+        axis: the dimension of the inputs that holds the examples; None if the batch can't be cut into examples.
+            Targets and masks have the examples first.
+        routed: by `Layer.key`, where the rows of a layer were selected in a pass on this batch, as far as they were.
     """
 
     arguments: tuple[Any, ...]
@@ -46,6 +71,9 @@ class Batch:
     mask: Tensor | None = None
     two_sided: bool = False
     decoder_mask: Tensor | None = None
+    masked_by: str = ""
+    axis: int | None = 0
+    routed: dict[Any, RowSource] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -55,11 +83,27 @@ class Batch:
     @property
     def named(self) -> list[tuple[str, Tensor]]:
         """Return the tensors among the inputs, each with its keyword, or its position as text."""
+        return [(name, leaf) for name, leaf in self._leaves if isinstance(leaf, Tensor)]
+
+    @property
+    def objects(self) -> dict[str, Any]:
+        """Return the objects of other types among the inputs, such as caches, by keyword or position."""
+        return {
+            name: leaf
+            for name, leaf in self._leaves
+            if not isinstance(leaf, Tensor) and not is_constant(leaf)
+        }
+
+    @property
+    def _leaves(self) -> list[tuple[str, Any]]:
         positional = ((str(place), value) for place, value in enumerate(self.arguments))
-        inputs = (*positional, *self.keywords.items())
-        return [(name, leaf) for name, value in inputs for leaf in leaves(value) if isinstance(leaf, Tensor)]
+        return [
+            (name, leaf) for name, value in (*positional, *self.keywords.items()) for leaf in leaves(value)
+        ]
 
     def __len__(self) -> int:
+        if self.axis:
+            return self.inputs[0].shape[self.axis]
         tensors = [tensor for tensor in (self.target, self.mask, *self.inputs) if tensor is not None]
         return tensors[0].shape[0] if tensors and tensors[0].ndim else 1
 
@@ -70,14 +114,51 @@ class Batch:
 
     @property
     def divisible(self) -> bool:
-        """Return whether the batch can be split: no input tensor is nested, and each has examples first."""
-        values = (*self.arguments, *self.keywords.values())
-        plain = len(self.inputs) == sum(isinstance(value, Tensor) for value in values)
-        return plain and all(tensor.ndim > 0 and tensor.shape[0] == len(self) for tensor in self.inputs)
+        """Return whether the batch can be cut: inputs are dense tensors with the examples on `axis`, or constants."""
+        tensors = [value for value in self._values if not is_constant(value)]
+        return bool(tensors) and all(map(self._has_examples, tensors))
+
+    @property
+    def _values(self) -> tuple[Any, ...]:
+        return (*self.arguments, *self.keywords.values())
+
+    def _has_examples(self, value: Any) -> bool:
+        axis = self.axis
+        dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+        return dense and axis is not None and value.ndim > axis and value.shape[axis] == len(self)
+
+    @property
+    def row_counts(self) -> set[int]:
+        """Return the numbers that rows may have before an expert selects some: of examples, and of tokens."""
+        return {len(self), *(tensor.shape[:2].numel() for tensor in self.inputs if tensor.ndim > 1)}
 
     def take(self, part: slice | Tensor) -> Batch:
         """Return the examples of a slice, or at indices (m,), which may repeat, of a `divisible` batch."""
-        return self._map(lambda tensor: tensor[part])
+        before = (slice(None),) * (self.axis or 0)
+        others = {"target": self.target, "mask": self.mask, "decoder_mask": self.decoder_mask}
+        inputs = self.map_inputs(lambda tensor: tensor[(*before, part)])
+        return replace(inputs, **_mapped(others, lambda tensor: tensor[part]))
+
+    def along(self, axis: int | None) -> Batch | None:
+        """Return a batch as it was read with the examples of its inputs on another dimension; None if they can't be.
+
+        Targets and masks over tokens that have the tokens first, as the inputs do, get the examples first.
+        """
+        batch = replace(self, axis=axis)
+        if not axis:
+            return batch
+        if not self.inputs or not all(tensor.ndim > axis for tensor in self.inputs) or not batch.divisible:
+            return None
+        others = (self.target, self.mask, self.decoder_mask)
+        target, mask, decoder_mask = (_examples_first(value, axis, len(batch)) for value in others)
+        if any(value is not None and len(value) != len(batch) for value in (target, mask, decoder_mask)):
+            return None
+        return replace(batch, target=target, mask=mask, decoder_mask=decoder_mask)
+
+    def stacked(self) -> Batch:
+        """Return the inputs as those of the only example of a batch, without targets and masks."""
+        inputs = self.map_inputs(lambda tensor: tensor[None])
+        return replace(inputs, target=None, mask=None, decoder_mask=None, axis=0)
 
     def blocks(self, rows: int) -> Iterator[Batch]:
         """Yield the batch in blocks of at most `rows` examples, or as a whole if it isn't `divisible`."""
@@ -87,9 +168,24 @@ class Batch:
         for first in range(0, len(self), rows):
             yield self.take(slice(first, first + rows))
 
-    def copy(self) -> Batch:
-        """Return the batch with copies of its inputs, for a model that writes into them."""
-        return self._map_inputs(torch.clone)
+    def copy(self, *, tensors: bool = True) -> Batch:
+        """Return the batch with copies of its inputs, for a model that writes into them.
+
+        Objects among the inputs, such as caches, are copied with all that they hold, if they can be.
+
+        Args:
+            tensors: whether to copy the tensors that aren't part of an object too.
+        """
+        copied = self.map_inputs(torch.clone) if tensors else self
+        if not self.objects:
+            return copied
+        inputs = {"arguments": copied.arguments, "keywords": dict(copied.keywords)}
+        return replace(copied, **_mapped(inputs, lambda tensor: tensor, _copied))
+
+    @property
+    def versions(self) -> list[int]:
+        """Return how often each input tensor was written to; 0 for tensors of inference mode."""
+        return [0 if tensor.is_inference() else tensor._version for tensor in self.inputs]
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
         """Return the batch on a device, with floating-point and uint8 inputs converted to `dtype` if given."""
@@ -99,15 +195,16 @@ class Batch:
             return tensor.clone() if tensor.is_inference() else tensor
 
         moved = self._map(move)
-        return moved if dtype is None else moved._map_inputs(lambda tensor: _converted(tensor, dtype))
+        return moved if dtype is None else moved.map_inputs(lambda tensor: _converted(tensor, dtype))
 
-    def _map_inputs(self, function: Callable[[Tensor], Tensor]) -> Batch:
+    def map_inputs(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with a function applied to all tensors among its inputs."""
         inputs = {"arguments": self.arguments, "keywords": dict(self.keywords)}
         return replace(self, **_mapped(inputs, function))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         others = {"target": self.target, "mask": self.mask, "decoder_mask": self.decoder_mask}
-        return replace(self._map_inputs(function), **_mapped(others, function))
+        return replace(self.map_inputs(function), **_mapped(others, function))
 
     def describe(self) -> str:
         """Return dtypes and shapes of the inputs for an error message: float32 (32, 1, 28, 28)."""
@@ -149,17 +246,45 @@ def _not_ignored(target: Tensor | None) -> Tensor | None:
     return None if bool(counted.all()) else counted
 
 
-def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Return a value with a function applied to all tensors in it."""
+def _mapped(
+    value: Any,
+    function: Callable[[Tensor], Tensor],
+    of_object: Callable[[Any], Any] = lambda value: value,
+) -> Any:
+    """Return a value with a function applied to all tensors in it, and another to all objects of other types."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(item, function) for item in value))
+        return type(value)(*(_mapped(item, function, of_object) for item in value))
     if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(item, function) for item in value)
+        return type(value)(_mapped(item, function, of_object) for item in value)
     if type(value) is dict:
-        return {name: _mapped(item, function) for name, item in value.items()}
-    return value
+        return {name: _mapped(item, function, of_object) for name, item in value.items()}
+    return of_object(value)
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of an object with all that it holds, or the object itself if it can't be copied."""
+    if is_constant(value) or isinstance(value, torch.nn.Module):
+        return value
+    # PyTorch copies no tensor that has a gradient's graph, so all are copied here
+    copies = {id(tensor): tensor.detach().clone() for tensor in Snapshot({"": value}).tensors}
+    try:
+        return deepcopy(value, copies)
+    except Exception:  # any type may refuse; `find_layers` then looks whether a pass changes it
+        return value
+
+
+def _examples_first(tensor: Tensor | None, axis: int, examples: int) -> Tensor | None:
+    """Return targets or a mask with the examples first, from the order of the inputs or from that already."""
+    if tensor is None or tensor.ndim <= axis or tensor.shape[axis] != examples:
+        return tensor
+    if tensor.shape[0] == examples:
+        raise InputError(
+            f"targets or a mask {tuple(tensor.shape)} may have examples or tokens first; give batch_axis='none', or "
+            f"inputs with the examples first by prepare=..."
+        )
+    return tensor.movedim(axis, 0)
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -180,6 +305,8 @@ def read_batch(
     *,
     dtype: torch.dtype | None = None,
     keep_labels: bool = False,
+    collated: bool = False,
+    masks: MaskReader | None = None,
 ) -> Batch:
     """Return an item of the data as a batch on a device.
 
@@ -191,10 +318,13 @@ def read_batch(
         dtype: the type that floating-point and uint8 inputs are converted to; None keeps them.
         keep_labels: whether the labels are an input too, since the model makes its decoder's inputs from
             them.
+        collated: whether `default_collate` made the item, which turns lists of numbers into lists of columns.
+        masks: reads the masks of all batches in one way.
 
     Raises:
         InputError: an item of another type, without tensors, or without examples.
     """
+    masks = masks or MaskReader()
     if prepare is not None:
         prepared = prepare(item)
         if not isinstance(prepared, tuple) or len(prepared) != 3:
@@ -205,17 +335,24 @@ def read_batch(
         inputs, target, mask = prepared
     else:
         inputs, target, mask = _split_item(item, keep_labels)
-    target, mask = as_tensor(target), as_tensor(mask)
-    arguments, keywords = _as_arguments(inputs)
+    if isinstance(inputs, Mapping):
+        arguments, keywords, target = (), *_oriented(inputs, target, collated)
+    else:
+        arguments, keywords = _as_arguments(inputs), {}
+        _, target = _oriented(dict(enumerate(arguments)), target, collated)
+    mask, masked_by = as_tensor(mask), ""
     if mask is None:
-        mask = _two_dimensional(keywords.get("attention_mask"))
+        masked_by, mask = masks.find(keywords)
+    elif isinstance(mask, Tensor):
+        mask = masks.values("mask of prepare=...", mask)
     batch = Batch(
         arguments,
         keywords,
         target,
         mask,
         two_sided=any(name in keywords for name in DECODER) or (keep_labels and "labels" in keywords),
-        decoder_mask=_two_dimensional(keywords.get("decoder_attention_mask")),
+        decoder_mask=masks.find(keywords, decoder=True)[1],
+        masked_by=masked_by,
     )
     _check(batch, item, prepare is not None)
     return _normalised(batch).to(device, dtype)
@@ -229,6 +366,10 @@ def _check(batch: Batch, item: Any, prepared: bool) -> None:
             f"a batch must be inputs, (inputs, targets) or a mapping, of tensors; got {summary(item)}; "
             "convert it with prepare=..."
         )
+    for tensor in (*batch.inputs, *(value for value in (batch.target, batch.mask) if value is not None)):
+        if tensor.is_nested or (tensor.layout != torch.strided and tensor is batch.target):
+            kind = "nested" if tensor.is_nested else "sparse"
+            raise InputError(f"a batch holds a {kind} tensor; make it dense by prepare=...")
     if len(batch) == 0 or any(tensor.ndim and not tensor.shape[0] for tensor in batch.inputs):
         raise InputError("a batch is empty; leave it out of the data")
 
@@ -240,7 +381,7 @@ def _normalised(batch: Batch) -> Batch:
         target = target.long()
 
     def normalised(mask: Tensor | None) -> Tensor | None:
-        return None if mask is None or bool(mask.bool().all()) else mask.bool()
+        return None if mask is None or bool(mask.all()) else mask
 
     return replace(
         batch, target=target, mask=normalised(batch.mask), decoder_mask=normalised(batch.decoder_mask)
@@ -266,18 +407,44 @@ def _split_item(item: Any, keep_labels: bool) -> tuple[Any, Any, Any]:
     return item, target, None
 
 
-def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Return inputs as arguments and keywords; a DataLoader gives several arguments as a list of tensors."""
-    if isinstance(inputs, Mapping):
-        return (), {name: as_tensor(value) for name, value in inputs.items()}
+def _as_arguments(inputs: Any) -> tuple[Any, ...]:
+    """Return inputs as arguments; a DataLoader gives several of them as a list of tensors."""
     is_list = isinstance(inputs, list) and any(isinstance(value, Tensor) for value in inputs)
     if isinstance(inputs, tuple) or is_list:
-        return tuple(as_tensor(value) for value in inputs), {}
-    return (as_tensor(inputs),), {}
+        return tuple(as_tensor(value) for value in inputs)
+    return (as_tensor(inputs),)
 
 
-def _two_dimensional(mask: Any) -> Tensor | None:
-    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+def _oriented(inputs: Mapping[Any, Any], target: Any, collated: bool) -> tuple[dict[Any, Any], Any]:
+    """Return named inputs and targets as tensors; lists of tensors become one tensor with the examples first.
+
+    Raises:
+        InputError: a list of tensors that may hold an example or a column (one number of each example) each.
+    """
+    values = [target, *inputs.values()]
+    known = next(
+        (
+            value.shape[0]
+            for value in values
+            if isinstance(value, Tensor) and not value.is_nested and value.ndim
+        ),
+        None,
+    )
+
+    def oriented(name: object, value: Any) -> Any:
+        tensor = as_tensor(value)
+        is_list = isinstance(value, list) and isinstance(tensor, Tensor) and isinstance(value[0], Tensor)
+        if not is_list or tensor.ndim < 2:
+            return tensor
+        rows, columns = tensor.shape[:2]
+        if not collated and (known is None or known == rows == columns):
+            raise InputError(
+                f"{name} is a list of {rows} tensors {tuple(tensor.shape[1:])}, each of which may be an example, or "
+                "hold one number of each example; stack them by prepare=..."
+            )
+        return tensor.movedim(1, 0) if collated or (known == columns != rows) else tensor
+
+    return {name: oriented(name, value) for name, value in inputs.items()}, oriented("the targets", target)
 
 
 def as_tensor(value: Any) -> Any:
@@ -289,10 +456,13 @@ def as_tensor(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fiub":
             raise InputError(f"arrays must be of numbers; got {value.dtype}")
+        native = value.dtype.newbyteorder("=") if value.dtype.itemsize <= 8 else np.float64  # longdouble
         # a writable array, since PyTorch warns of others
-        return torch.from_numpy(np.require(value, requirements=["C", "W"]))
+        return torch.from_numpy(np.require(value, native, requirements=["C", "W"]))
     if isinstance(value, list) and value:
         try:
+            if isinstance(value[0], (list, np.ndarray)):
+                return torch.stack([as_tensor(item) for item in value])
             return collate(value)
         except (TypeError, RuntimeError):
             return value

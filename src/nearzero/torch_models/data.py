@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nearzero.errors import InputError
 from nearzero.support.memory import memory_text
-from nearzero.support.users import running
+from nearzero.support.users import note, running
 from nearzero.torch_models.batches import Batch, as_tensor, leaves
 from nearzero.torch_models.state import RandomStates
 
-__all__ = ["BatchSource", "MemoryBudget", "is_out_of_memory"]
+__all__ = ["BatchSource", "MemoryBudget", "is_collated", "is_out_of_memory"]
 
 DEFAULT_BATCH = 256
+SAMPLED = 4096  # values of a tensor that tell whether it is the same in every pass
 # The share of the limit that is planned for. The rest is for memory that isn't counted: that of running
 # kernels, and freed memory that the allocator hasn't returned to the system.
 SHARE = 0.5
@@ -43,6 +44,8 @@ class BatchSource:
 
     Attributes:
         dtype: the dtype that is passed to `read`; None leaves inputs as they are.
+        axis: the dimension of the inputs that holds the examples; None if batches can't be cut.
+        batched: whether nearzero or a loader makes the batches from examples, so that no item is a single one.
 
     Raises:
         InputError: data of another type, or an iterator with too much to keep.
@@ -52,9 +55,13 @@ class BatchSource:
         self, data: Any, read: Callable[[Any, torch.dtype | None], Batch], batch_size: int | None, limit: int
     ) -> None:
         self.dtype: torch.dtype | None = None
+        self.axis: int | None = 0
         self._read = read
+        self._fingerprints: dict[tuple[int, torch.dtype | None], int] = {}
         with running("the data can't be read"):
             self._items = _iterable(data, batch_size, limit)
+        loader = isinstance(self._items, DataLoader) and self._items.batch_size is not None
+        self.batched = loader or isinstance(self._items, _Slices)
         self._generators = _generators_of(self._items)
         self._start = RandomStates(self._generators)
         self._length: int | None = None
@@ -89,7 +96,21 @@ class BatchSource:
 
     def _batch(self, item: Any, dtype: torch.dtype | None, number: int) -> Batch:
         with running(f"batch {number} of the data can't be used"):
-            return self._read(item, dtype)
+            batch = self._read(item, dtype)
+        seen = _fingerprint(batch)
+        if self._fingerprints.setdefault((number, dtype), seen) != seen:
+            raise InputError(
+                f"batch {number} of the data is another one when read again; give data that can be read several times: "
+                "a list of batches (list(loader)), or a loader without shuffling or random transforms that it doesn't "
+                "repeat, as with persistent_workers=True or generators of its own"
+            )
+        cut = batch.along(self.axis)
+        if cut is None:
+            raise InputError(
+                f"the inputs of batch {number} ({batch.describe()}) don't have the examples on dimension {self.axis}; "
+                "choose with batch_axis=..."
+            )
+        return cut
 
     def _one_pass(self) -> Iterator[Any]:
         """Yield the items; random draws of the data and those of the caller don't affect each other."""
@@ -110,6 +131,20 @@ class BatchSource:
             del item
 
 
+def _fingerprint(batch: Batch) -> int:
+    """Return a number that differs between batches of other shapes, dtypes or values, of which it takes a sample."""
+    mask = None if batch.masked_by else batch.mask  # else it is an input
+    tensors = [*batch.inputs, *(tensor for tensor in (batch.target, mask) if tensor is not None)]
+    parts = []
+    for tensor in tensors:
+        dense = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor
+        if dense.layout == torch.strided:
+            flat = dense.detach().reshape(-1)
+            sample = flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous().view(torch.uint8)
+            parts.append((tuple(tensor.shape), str(tensor.dtype), sample.numpy().tobytes()))
+    return hash(tuple(parts))
+
+
 def _generators_of(data: Any) -> tuple[torch.Generator, ...]:
     """Return the random generators that a loader and its samplers own."""
     sampler = getattr(data, "sampler", None)
@@ -127,7 +162,7 @@ def _iterable(data: Any, batch_size: int | None, limit: int) -> Iterable[Any]:
     if arrays and all(isinstance(array, (Tensor, np.ndarray)) for array in arrays):
         return _Slices(arrays, size)
     if isinstance(data, Dataset):  # of examples
-        return DataLoader(data, size)
+        return DataLoader(data, size, collate_fn=_collated)
     if isinstance(data, Iterator):
         return _all_items(data, limit)
     if isinstance(data, Mapping):
@@ -139,6 +174,30 @@ def _iterable(data: Any, batch_size: int | None, limit: int) -> Iterable[Any]:
             f"data must be an iterable of batches, a Dataset, or arrays; got {type(data).__name__}"
         )
     return data
+
+
+def _collated(examples: list[Any]) -> Any:
+    """Return the examples of a data set as a batch.
+
+    Raises:
+        InputError: PyTorch can't make a batch of them.
+    """
+    try:
+        return default_collate(examples)
+    except (TypeError, RuntimeError, ValueError) as error:
+        note(error, "the examples of the data set can't be put into one batch")
+        raise InputError(
+            f"the examples of the data set can't be put into one batch: {str(error).splitlines()[0]}; make them "
+            "tensors of one shape, in the data set or by a DataLoader's collate_fn"
+        ) from error
+
+
+def is_collated(data: Any) -> bool:
+    """Return whether PyTorch's `default_collate` makes the batches of some data."""
+    own = (
+        isinstance(data, DataLoader) and data.batch_sampler is not None and data.collate_fn is default_collate
+    )
+    return own or isinstance(data, Dataset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +213,12 @@ class _Slices:
             raise InputError(f"inputs and targets must be of one length; got {lengths}")
         if not lengths[0]:
             raise InputError("data hold no examples")
+        if any(
+            getattr(array, "is_sparse", False) or getattr(array, "is_nested", False) for array in self.arrays
+        ):
+            raise InputError(
+                "arrays of data must be dense; got a sparse or nested tensor; give a list of dense batches"
+            )
 
     def __iter__(self) -> Iterator[list[Any]]:
         for first in range(0, len(self.arrays[0]), self.size):
@@ -169,13 +234,20 @@ def _all_items(data: Iterator[Any], limit: int) -> list[Any]:
     items, size = [], 0
     for item in data:
         items.append(item)
-        size += sum(leaf.nbytes for leaf in leaves(item) if isinstance(leaf, (Tensor, np.ndarray)))
+        size += sum(map(_bytes, leaves(item)))
         if size > limit:
             raise InputError(
                 f"data can be read only once, and keeping them takes more than {memory_text(limit)}; give a "
                 "DataLoader, a Dataset or a list of batches, or raise NEARZERO_MEMORY"
             )
     return items
+
+
+def _bytes(value: Any) -> int:
+    """Return the bytes of an array or a dense tensor; 0 for all else."""
+    if isinstance(value, Tensor):
+        return value.nbytes if value.layout == torch.strided and not value.is_nested else 0
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 class MemoryBudget:
@@ -207,7 +279,7 @@ class MemoryBudget:
 
     def rows(self, batch: Batch) -> int:
         """Return the number of examples that fit in memory, beside the inputs of this batch and the next."""
-        inputs = 2 * sum(tensor.nbytes for tensor in batch.inputs)
+        inputs = 2 * sum(map(_bytes, batch.inputs))
         free = min(self._most, max(self.limit / 4, SHARE * self.limit - inputs))
         return max(1, int(free / (self._per_element * batch.elements)))
 

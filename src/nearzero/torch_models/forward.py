@@ -11,27 +11,40 @@ layer decides in Python what the model does, the full pass is used and the resul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.perturbations.perturbation import Side
+from nearzero.torch_models.assumptions.routing import RoutedRows
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.hooks import LayerHook, hooked
-from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.layer import Layer, LayerError
 from nearzero.torch_models.replay import OpRecorder, Suffix
 from nearzero.torch_models.state import Model
 
-__all__ = ["Change", "Changed", "Method", "Passes", "SharedPasses", "logits_with_hooks"]
+__all__ = [
+    "Change",
+    "Changed",
+    "Method",
+    "Passes",
+    "SharedPasses",
+    "Unreached",
+    "distance",
+    "logits_with_hooks",
+    "not_reached",
+]
 
 Method = Literal["auto", "suffix", "full"]
 Change = Callable[[Tensor], Tensor]
+_Found = TypeVar("_Found")
 FEW = 4  # the examples on which both ways are compared
+PIECE = 2**20  # logits that are compared at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +61,17 @@ class Changed:
     values: Tensor
     logits: Tensor
     run: Callable[[Change], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Unreached:
+    """The pass on a batch that doesn't reach the layer: nothing changes.
+
+    Attributes:
+        logits: the model's logits.
+    """
+
+    logits: Tensor
 
 
 class Passes:
@@ -80,12 +104,17 @@ class Passes:
             InputError: the layer isn't reached, or the suffix was asked for and can't be used.
         """
         ((_, changed),) = SharedPasses([self]).on(batch)
-        return changed
+        return self._reached(changed, batch)
 
     def suffix(self, batch: Batch) -> Suffix:
         """Return the suffix of the layer in one pass on a batch, without comparing it with the full pass."""
-        ((_, suffix, _),) = SharedPasses([self]).recorded(batch, [self])
-        return suffix
+        ((_, suffix, logits),) = SharedPasses([self]).recorded(batch, [self])
+        return self._reached(Unreached(logits) if suffix is None else suffix, batch)
+
+    def _reached(self, found: _Found | Unreached, batch: Batch) -> _Found:
+        if isinstance(found, Unreached):
+            raise not_reached(self.layer, batch)
+        return found
 
     def choose(self, reason: str) -> None:
         """Use the suffix if the reason against it is "", else the full pass.
@@ -99,14 +128,16 @@ class Passes:
 
     def logits(self, batch: Batch, change: Change) -> Tensor:
         """Return the logits of one full pass with the layer's values changed."""
-        return logits_with_hooks(self.model, batch, [LayerHook(self.layer, self.side, change)])
+        hooks = [LayerHook(self.layer, self.side, change)]
+        with hooked(self.model.module, hooks):
+            return self.model.logits(batch)
 
-    def full(self, batch: Batch) -> Changed:
-        """Return the passes on one batch, each of them a full pass."""
+    def full(self, batch: Batch) -> Changed | Unreached:
+        """Return the passes on one batch, each of them a full pass; one pass if it doesn't reach the layer."""
         seen: list[Tensor] = []
-        hook = LayerHook(self.layer, self.side, lambda values: seen.append(values.clone()))
+        hook = LayerHook(self.layer, self.side, lambda values: seen.append(values.detach().clone()))
         logits = logits_with_hooks(self.model, batch, [hook])
-        return Changed(seen[0], logits, partial(self.logits, batch))
+        return Changed(seen[0], logits, partial(self.logits, batch)) if seen else Unreached(logits)
 
     def reason_against(self, batch: Batch, suffix: Suffix) -> str:
         """Return the reason against a suffix, by comparing one changed pass on its batch; "" if there is none."""
@@ -122,12 +153,11 @@ class Passes:
         tolerance = 0.0
         if batch.inputs and full.device.type != "cpu":  # sums on a GPU may have no fixed order
             again = self.logits(batch, _trial_change)
-            tolerance = min(2 * _distance(full, again), 1e-3 * float(full.abs().max()))
-        distance = _distance(by_suffix, full)
-        if distance <= tolerance:
+            tolerance = min(2 * distance(full, again), 1e-3 * float(full.abs().max()))
+        apart = distance(by_suffix, full)
+        if apart <= tolerance:
             return ""
-        cause = f", perhaps since {suffix.random} draws random numbers" if suffix.random else ""
-        return f"its suffix gives other logits than the full pass (by {distance:.3g}{cause})"
+        return f"its suffix gives other logits than the full pass (by {apart:.3g})"
 
 
 class SharedPasses:
@@ -145,11 +175,11 @@ class SharedPasses:
         self._most = len(layer_passes)  # the number of layers that share a recording
         self._apart: set[Passes] = set()  # passes that share no recording
 
-    def on(self, batch: Batch) -> Iterator[tuple[Passes, Changed]]:
+    def on(self, batch: Batch) -> Iterator[tuple[Passes, Changed | Unreached]]:
         """Yield the passes of each layer with those on one batch; use them before taking the next.
 
         Raises:
-            InputError: as `Passes.on`.
+            InputError: the suffix was asked for and can't be used.
         """
         untried = [passes for passes in self._all if not passes.tried]
         if untried:
@@ -157,17 +187,24 @@ class SharedPasses:
                 passes.choose(reason)
         by_suffix = [passes for passes in self._all if passes.method == "suffix"]
         for passes, suffix, logits in self.recorded(batch, by_suffix):
-            if suffix.unsafe:
+            if suffix is None:
+                yield passes, Unreached(logits)
+            elif suffix.unsafe:
                 passes.choose(suffix.unsafe)
             else:
                 yield passes, Changed(suffix.value, logits, suffix.run)
             del suffix  # frees it before the next is made
         for passes in self._all:
-            if passes.method == "full":
+            if passes.method == "full" or not passes.tried:
                 yield passes, passes.full(batch)
 
-    def recorded(self, batch: Batch, wanted: Sequence[Passes]) -> Iterator[tuple[Passes, Suffix, Tensor]]:
-        """Yield the wanted passes with suffix and logits, from as few recordings as memory allows."""
+    def recorded(
+        self, batch: Batch, wanted: Sequence[Passes]
+    ) -> Iterator[tuple[Passes, Suffix | None, Tensor]]:
+        """Yield the wanted passes with suffix and logits, from as few recordings as memory allows.
+
+        The suffix is None where the batch doesn't reach the layer.
+        """
         rest = list(wanted)
         while rest:
             group = [passes for passes in rest if passes not in self._apart][: self._most] or rest[:1]
@@ -184,17 +221,24 @@ class SharedPasses:
             else:
                 for passes in group:
                     rest.remove(passes)
-                    yield passes, suffixes.pop(passes), logits
+                    yield passes, suffixes.pop(passes, None), logits
 
     def _compare(self, batch: Batch, untried: Sequence[Passes]) -> dict[Passes, str]:
-        """Return the reason against each layer's suffix, found on a few examples; "" if there is none."""
+        """Return the reason against each layer's suffix, found on a few examples; "" if there is none.
+
+        A layer that these examples don't reach is tried on the whole batch, and left out if that doesn't either.
+        """
+        if outside := untried[0].model.outside:
+            return dict.fromkeys(untried, outside)
         few = next(batch.blocks(FEW))
         try:
-            return self._reasons_against(few, untried)
+            reasons = self._reasons_against(few, untried)
         except Exception:  # some models take batches of one size only
             if few is batch:
                 raise
             return self._reasons_against(batch, untried)
+        missed = [passes for passes in untried if passes not in reasons]
+        return reasons if few is batch or not missed else reasons | self._reasons_against(batch, missed)
 
     def _reasons_against(self, batch: Batch, untried: Sequence[Passes]) -> dict[Passes, str]:
         """Return the reasons found on one batch, and set those layers apart whose suffix is right only alone."""
@@ -202,6 +246,7 @@ class SharedPasses:
             reasons = {
                 passes: passes.reason_against(batch, suffix)
                 for passes, suffix, _ in self.recorded(batch, untried)
+                if suffix is not None
             }
         except Exception as error:  # an operation that can't be recorded, or the model itself fails
             if is_out_of_memory(error):
@@ -212,9 +257,10 @@ class SharedPasses:
             reasons = dict.fromkeys(untried, "unknown")
         if len(untried) > 1:
             for passes in [passes for passes, reason in reasons.items() if reason]:
-                reasons |= self._reasons_against(batch, [passes])
-                if not reasons[passes]:
+                alone = self._reasons_against(batch, [passes])
+                if alone.get(passes) == "":
                     self._apart.add(passes)
+                reasons = {known: reason for known, reason in reasons.items() if known is not passes} | alone
         return reasons
 
 
@@ -236,27 +282,57 @@ def _cutting_hook(recorder: OpRecorder, passes: Passes) -> LayerHook:
     )
 
 
+def not_reached(layer: Layer, batch: Batch) -> LayerError:
+    """Return the error of an analysis that needs a layer on every batch."""
+    return LayerError(layer, f"isn't reached on every batch, such as {batch.describe()}; leave the layer out")
+
+
 def logits_with_hooks(model: Model, batch: Batch, hooks: Sequence[LayerHook]) -> Tensor:
-    """Return the logits of one full pass with hooks on some layers.
+    """Return the logits of one full pass with hooks on some layers; a hook may not be reached.
 
-    Raises:
-        InputError: one of the layers isn't reached.
+    Where rows of a layer are selected from others, as those of an expert are, `batch.routed` says from which.
     """
-    with hooked(model.module, hooks):
-        logits = model.logits(batch)
-    missed = [hook.layer.name for hook in hooks if not hook.seen]
-    if missed:
-        raise InputError(
-            f"layer {missed[0]!r} isn't reached on every batch, such as {batch.describe()}; leave the layer out"
-        )
-    return logits
+    rows = RoutedRows(batch.row_counts)
+
+    def noting(hook: LayerHook) -> LayerHook:
+        def visit(values: Tensor) -> Tensor | None:
+            source = rows.of(values)
+            if source is None:
+                return hook.visit(values)
+            batch.routed[hook.layer.key] = source
+            changed = hook.visit(values)
+            if changed is not None:
+                rows.note(changed, source)
+            return changed
+
+        return replace(hook, visit=visit)
+
+    with rows, hooked(model.module, [noting(hook) for hook in hooks]):
+        return model.logits(batch)
 
 
-def _distance(left: Tensor, right: Tensor) -> float:
+def distance(left: Tensor, right: Tensor) -> float:
     """Return max |left - right|; infinite if the shapes differ or only one of two values is NaN."""
     if left.shape != right.shape:
         return float("inf")
-    if not left.numel():
+    if left.numel() > PIECE and left.ndim > 1 and not (left.is_contiguous() and right.is_contiguous()):
+        return max(
+            distance(*pair) for pair in zip(left, right, strict=True)
+        )  # to flatten them is to copy them
+    most = 0.0
+    for one, other in zip(left.flatten().split(PIECE), right.flatten().split(PIECE), strict=True):
+        equal = (one == other) | (one.isnan() & other.isnan())
+        distances = torch.where(equal, 0, (one - other).abs().nan_to_num(nan=torch.inf))
+        most = max(most, float(distances.max())) if len(distances) else most
+    return most
+
+
+def greatest(values: Tensor) -> float:
+    """Return the greatest absolute value of those that are finite; 0 if there are none."""
+    if not values.numel():
         return 0.0
-    equal = (left == right) | (left.isnan() & right.isnan())
-    return float(torch.where(equal, 0, (left - right).abs().nan_to_num(nan=torch.inf)).max())
+    low, high = values.aminmax()
+    if not bool((high - low).isfinite()):
+        finite = values[values.isfinite()]
+        return greatest(finite)
+    return max(-float(low), float(high), 0.0)

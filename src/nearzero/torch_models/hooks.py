@@ -7,7 +7,8 @@ after an exception.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+import copy
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count, repeat
@@ -16,11 +17,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from nearzero.errors import InputError
 from nearzero.perturbations.perturbation import Side
-from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.layer import Layer, LayerError
 
-__all__ = ["LayerHook", "hooked", "plain_name"]
+__all__ = ["LayerHook", "elements_of", "hooked", "plain_name"]
 
 NEVER = repeat(-1)  # the number of a call that no hook waits for
 
@@ -32,13 +32,11 @@ class LayerHook:
     Attributes:
         layer, side: the values to read: z if the side is "pre", act(z) if it is "post".
         visit: called with the values; returns the values to continue with, or None to keep them.
-        seen: the number of calls.
     """
 
     layer: Layer
     side: Side
     visit: Callable[[Tensor], Tensor | None]
-    seen: int = 0
 
     @property
     def place(self) -> tuple[Layer, bool]:
@@ -52,19 +50,19 @@ class LayerHook:
         model may hold the same tensor.
 
         Raises:
-            InputError: values of another type or with another number of units than when the layer was found.
+            LayerError: values of another type or with another number of units than when the layer was found.
         """
         layer = self.layer
         if not isinstance(values, Tensor) or not values.is_floating_point():
             kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
-            raise InputError(f"layer {layer.name!r} gives {kind}, not floating-point numbers")
+            raise LayerError(layer, f"gives {kind}, not floating-point numbers")
         units = values.shape[layer.axis_of(values)] if values.ndim else 0
         if units != layer.units:
-            raise InputError(
-                f"layer {layer.name!r} has {layer.units} units on the first examples and {units} on others, whose "
-                f"values are {tuple(values.shape)}; unit_axis=... names the dimension of its units"
+            raise LayerError(
+                layer,
+                f"has {layer.units} units on the first examples and {units} on others, whose values are "
+                f"{tuple(values.shape)}; unit_axis=... names the dimension of its units",
             )
-        self.seen += 1
         place, after = self.place
         with _disable_current_modes():  # the computations of `visit` are not part of the model
             changed = self.visit(values)
@@ -110,25 +108,54 @@ class _FunctionHooks(TorchDispatchMode):
         return result
 
 
-class _CallCounter:
+class _Calls:
+    """Numbers the calls of a module by their beginnings, also where the module calls itself."""
+
+    def __init__(self) -> None:
+        self._numbers, self._under_way = count(1), list[int]()
+
+    @property
+    def now(self) -> int:
+        """Return the number of the innermost call under way."""
+        return self._under_way[-1]
+
+    def enter(self, *_: Any) -> None:
+        """Note that a call begins."""
+        self._under_way.append(next(self._numbers))
+
+    def leave(self, *_: Any) -> None:
+        """Note that a call ends, by an exception too."""
+        self._under_way.pop()
+
+    def watch(self, module: nn.Module, stack: ExitStack) -> None:
+        """Follow the calls of a module until a stack is closed."""
+        stack.callback(module.register_forward_pre_hook(self.enter, prepend=True).remove)
+        stack.callback(module.register_forward_hook(self.leave, always_call=True).remove)
+
+
+class _CallCounter(_Calls):
     """Counts an operation within one call of a module, to find the call that a hook waits for."""
 
     def __init__(self, hook: LayerHook) -> None:
+        super().__init__()
         self.hook, self.place = hook, hook.place[0]
-        self._module_calls = count(1)
-        self._numbers: Iterator[int] = NEVER
+        self._operations: Iterator[int] = NEVER
 
     def enter(self, *_: Any) -> None:
         """Start to count if this is the call of the module that the hook waits for."""
-        self._numbers = count() if next(self._module_calls) == self.place.call else NEVER
+        super().enter()
+        if self.now == self.place.call:
+            self._operations = count()
 
     def leave(self, *_: Any) -> None:
-        """Stop counting at the end of the module's call."""
-        self._numbers = NEVER
+        """Stop counting at the end of this call."""
+        if self.now == self.place.call:
+            self._operations = NEVER
+        super().leave()
 
     def is_due(self) -> bool:
         """Count a call of the operation, and return whether the hook waits for it."""
-        return next(self._numbers) == self.place.ordinal
+        return next(self._operations) == self.place.ordinal
 
 
 @contextmanager
@@ -139,23 +166,21 @@ def hooked(module: nn.Module, hooks: Sequence[LayerHook]) -> Iterator[None]:
         if functions:
             mode = _FunctionHooks(functions)
             for counter in mode.counters:
-                caller = module.get_submodule(counter.place.path)
-                stack.callback(caller.register_forward_pre_hook(counter.enter, prepend=True).remove)
-                stack.callback(caller.register_forward_hook(counter.leave).remove)
+                counter.watch(module.get_submodule(counter.place.path), stack)
             stack.enter_context(mode)
         for hook in hooks:
             if hook.place[0].kind != "function":
-                stack.callback(_register(module.get_submodule(hook.place[0].path), hook).remove)
+                _register(module.get_submodule(hook.place[0].path), hook, stack)
         yield
 
 
-def _register(module: nn.Module, hook: LayerHook) -> Any:
-    """Register a hook on one call of a module, and return the handle that removes it."""
+def _register(module: nn.Module, hook: LayerHook, stack: ExitStack) -> None:
+    """Register a hook on one call of a module, until a stack is closed."""
     place, after = hook.place
-    calls = count(1)
+    calls = _Calls()
 
     def before_call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if next(calls) != place.call:
+        if calls.now != place.call:
             return None
         given = [*args, *kwargs.values()]
         first = next(index for index, value in enumerate(given) if isinstance(value, Tensor))
@@ -166,8 +191,63 @@ def _register(module: nn.Module, hook: LayerHook) -> Any:
         return tuple(given[: len(args)]), dict(zip(kwargs, given[len(args) :], strict=True))
 
     def after_call(_: nn.Module, args: Any, output: Any) -> Any:
-        return hook(output) if next(calls) == place.call else None
+        if calls.now != place.call:
+            return None
+        changed = hook(_element(output, place))
+        return None if changed is None else _with_element(output, place.element, changed)
 
     if after:
-        return module.register_forward_hook(after_call)
-    return module.register_forward_pre_hook(before_call, with_kwargs=True)
+        stack.callback(module.register_forward_hook(after_call).remove)
+    calls.watch(module, stack)
+    if not after:
+        stack.callback(module.register_forward_pre_hook(before_call, with_kwargs=True).remove)
+
+
+# --- the tensors in what a module returns ---
+
+
+def elements_of(
+    output: Any, place: tuple[int | str, ...] = ()
+) -> Iterator[tuple[tuple[int | str, ...], Tensor]]:
+    """Yield the tensors in what a module returns, each with its place in nested tuples, lists and mappings."""
+    if isinstance(output, Tensor):
+        yield place, output
+    elif isinstance(output, Mapping):
+        for name, value in output.items():
+            if isinstance(name, str):
+                yield from elements_of(value, (*place, name))
+    elif isinstance(output, (tuple, list)):
+        for number, value in enumerate(output):
+            yield from elements_of(value, (*place, number))
+
+
+def _element(output: Any, layer: Layer) -> Any:
+    """Return the element of a module's output that a layer is.
+
+    Raises:
+        LayerError: the output has no such element, as it had on the first examples.
+    """
+    value = output
+    for key in layer.element:
+        try:
+            value = value[key]
+        except (LookupError, TypeError):
+            raise LayerError(
+                layer,
+                f"isn't in what its module returns on some examples ({type(output).__name__}); leave the layer out",
+            ) from None
+    return value
+
+
+def _with_element(output: Any, place: tuple[int | str, ...], values: Tensor) -> Any:
+    """Return a copy of a module's output with other values at one place."""
+    if not place:
+        return values
+    changed = _with_element(output[place[0]], place[1:], values)
+    if isinstance(output, Mapping):
+        mapping: Any = copy.copy(output)
+        mapping[place[0]] = changed
+        return mapping
+    items = list(output)
+    items[int(place[0])] = changed
+    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)

@@ -24,7 +24,7 @@ from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import MemoryBudget
 from nearzero.torch_models.forward import logits_with_hooks
 from nearzero.torch_models.hooks import LayerHook
-from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.layer import Layer, LayerError, RowAxes
 from nearzero.torch_models.norms import unit_norms
 from nearzero.torch_models.state import Model
 
@@ -58,12 +58,20 @@ def counted_rows(values: Tensor, layer: Layer, batch: Batch) -> Tensor | None:
     """
     row_shape = values.movedim(layer.axis_of(values), -1).shape[:-1]
     counted: Tensor | None = None
+    axes, routed = layer.rows_of(values), batch.routed.get(layer.key)
     for mask, strict in batch.counted(layer.reads, "decoder" in layer.path):
-        row_mask = _row_mask(mask, row_shape)
+        if routed is not None:
+            before = _row_mask(mask, torch.Size([routed.count]))
+            selected = None if before is None else before[routed.index]
+            row_mask = None if selected is None else _row_mask(selected, row_shape)
+        else:
+            row_mask = _row_mask(mask, row_shape) if axes is None else _placed(mask, row_shape, axes)
         if row_mask is None and strict:
-            raise InputError(
-                f"the mask {tuple(mask.shape)} doesn't fit layer {layer.name!r}, whose values are "
-                f"{tuple(values.shape)}; leave the layer out, or give data without a mask by prepare=..."
+            problem = "" if axes is None or not axes.problem else f" ({axes.problem})"
+            raise LayerError(
+                layer,
+                f"has values {tuple(values.shape)}, which the mask {tuple(mask.shape)} doesn't fit{problem}; leave the "
+                "layer out, or give data without a mask by prepare=...",
             )
         if row_mask is not None:
             counted = row_mask if counted is None else counted & row_mask
@@ -80,14 +88,20 @@ def row_owners(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
         InputError: the number of rows isn't a multiple of the number of examples.
     """
     row_shape = values.movedim(layer.axis_of(values), -1).shape[:-1]
-    per_example, rest = divmod(row_shape[0], len(batch))
-    if rest or not per_example:
-        raise InputError(
-            f"layer {layer.name!r} has values {tuple(values.shape)} for {len(batch)} examples, so it isn't known which "
-            "example a row belongs to; leave the layer out"
+    routed = batch.routed.get(layer.key)
+    if routed is not None and routed.count % len(batch) == 0:
+        owners = routed.index // (routed.count // len(batch))
+        return owners.view(-1, *[1] * (len(row_shape) - 1)).expand(row_shape)
+    axes = layer.rows_of(values) or RowAxes()
+    per_example, rest = divmod(row_shape[axes.examples], len(batch))
+    if rest or not per_example or axes.problem:
+        raise LayerError(
+            layer,
+            f"has values {tuple(values.shape)} for {len(batch)} examples, so it isn't known which example a row "
+            "belongs to; leave the layer out",
         )
     owners = torch.arange(len(batch), device=values.device).repeat_interleave(per_example)
-    return owners.view(-1, *[1] * (len(row_shape) - 1)).expand(row_shape)
+    return owners.view(-1, *[1] * (len(row_shape) - 1 - axes.examples)).expand(row_shape)
 
 
 def _row_mask(mask: Tensor, row_shape: torch.Size) -> Tensor | None:
@@ -99,6 +113,28 @@ def _row_mask(mask: Tensor, row_shape: torch.Size) -> Tensor | None:
     if row_shape[0] == mask.numel():
         return mask.reshape(-1)
     return mask.flatten(1).any(1) if row_shape[0] == mask.shape[0] else None
+
+
+def _placed(mask: Tensor, row_shape: torch.Size, axes: RowAxes) -> Tensor | None:
+    """Return a mask of examples or tokens as a mask of rows with known dimensions; None if it doesn't fit.
+
+    A row of several tokens counts if all of them do.
+    """
+    if axes.problem or row_shape[axes.examples] != mask.shape[0]:
+        return None
+    tokens = axes.tokens if mask.ndim == 2 else ()
+    if mask.ndim > 1 and not tokens:
+        if len(row_shape) > 1:
+            return None
+        mask = mask.flatten(1).any(1)
+    if any(row_shape[axis] != mask.shape[1] for axis in tokens):
+        return None
+    counted = torch.ones(row_shape, dtype=torch.bool, device=mask.device)
+    for axis in tokens or (axes.examples,):
+        shape = [1] * len(row_shape)
+        shape[axes.examples], shape[axis] = mask.shape[0], mask.shape[-1]
+        counted &= (mask.t() if axis < axes.examples else mask).reshape(shape)
+    return counted
 
 
 def layer_ranges(
@@ -177,7 +213,7 @@ def _stream(
         results: list[tuple[_Extremes | _Search, Any]] = []  # added only once the pass is complete
 
         def visit(index: int, values: Tensor) -> None:
-            layer = layers[index]
+            layer, values = layers[index], values.detach()
             after = layer.act(values) if layer.act is not None else values
             if after.shape != values.shape:
                 raise InputError(f"the activation of layer {layer.name!r} must keep the shape of its values")
@@ -200,9 +236,10 @@ def _stream(
 
 
 class _Extremes:
-    """The minimum and maximum of each unit so far, (U,)."""
+    """The minimum and maximum of each unit so far, (U,), and whether any batch reached the layer."""
 
     def __init__(self) -> None:
+        self.reached = False
         self.low, self.high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
 
     def of(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -212,17 +249,23 @@ class _Extremes:
 
     def add(self, block: tuple[Tensor, Tensor] | None) -> None:
         """Include the minimum and maximum of another block."""
+        self.reached = True
         if block is not None:
             self.low, self.high = torch.minimum(self.low, block[0]), torch.maximum(self.high, block[1])
 
     def check(self, layer: Layer, side: Side) -> None:
         """Refuse ranges that aren't finite, or without any rows."""
+        if not self.reached:
+            raise LayerError(layer, "isn't reached by any example; leave the layer out")
         if not self.low.ndim:
-            raise InputError("ranges need at least one example or token that counts; the mask leaves none")
+            raise LayerError(
+                layer, "needs at least one example or token that counts, for its ranges; the mask leaves none"
+            )
         if not bool(self.low.isfinite().all() and self.high.isfinite().all()):
-            raise InputError(
-                f"layer {layer.name!r} has values that aren't finite ({side}-activation), so nothing can be measured "
-                "there; did the model diverge, or overflow in half precision?"
+            raise LayerError(
+                layer,
+                f"has values that aren't finite ({side}-activation), so nothing can be measured there; did the model "
+                "diverge, or overflow in half precision?",
             )
 
 

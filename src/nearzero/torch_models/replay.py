@@ -10,7 +10,8 @@ The operations are those that PyTorch dispatches (ATen), after Python and module
 are the same kernels on the same shapes as in the full forward pass, so the logits are equal to the last bit.
 A recording can't know whether the model would take another path on other values. Two causes are detected
 here, for each layer: values that leave tensors (`.item()`, a condition, `.tolist()`), and shapes that depend
-on values. For all other causes `nearzero.torch_models.forward` compares the suffix with the full pass.
+on values. Operations that draw random numbers aren't repeated either, since they would draw others. For all
+other causes `nearzero.torch_models.forward` compares the suffix with the full pass.
 
 Operations that write into their arguments are tracked by storage: a storage that is written to after a cut is
 copied before the first write, and each run of the suffix starts from a fresh copy.
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["OpRecorder", "Suffix", "storage_key", "tensors_in", "tensors_written"]
+__all__ = ["OpRecorder", "Suffix", "draws", "storage_key", "tensors_in", "tensors_written"]
 
 # --- the steps of a suffix: operations, with numbered slots for the tensors that differ between runs ---
 
@@ -167,8 +168,6 @@ class Suffix:
             its copy; else it takes the tensor as it was.
         slots: the number of slots.
         unsafe: the reason why other values may take another path through the model; "" if none is known.
-        random: the name of an operation that depends on the layer and draws random numbers; "" if there is
-            none.
     """
 
     value: Tensor
@@ -180,7 +179,6 @@ class Suffix:
     views: dict[int, tuple[int, Tensor]]
     slots: int
     unsafe: str
-    random: str
 
     def run(self, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the result with the layer's values changed.
@@ -285,6 +283,21 @@ def tensors_written(
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = arguments[place] if place < len(arguments) else keywords.get(argument.name)
             yield from tensors_in(value)
+
+
+def draws(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> bool:
+    """Return whether an operation draws random numbers; attention and RReLU don't if they drop or train nothing."""
+    if torch.Tag.nondeterministic_seeded not in function.tags:
+        return False
+    for place, argument in enumerate(function._schema.arguments):
+        if argument.name in ("dropout_p", "training", "train"):
+            given = (
+                arguments[place]
+                if place < len(arguments)
+                else keywords.get(argument.name, argument.default_value)
+            )
+            return given is None or bool(given)
+    return True
 
 
 class OpRecorder(TorchDispatchMode):
@@ -490,7 +503,7 @@ class _SuffixBuilder:
     """
 
     def __init__(self, cut: _Cut, written: set[int]) -> None:
-        self._unsafe = self._random = ""  # as in `Suffix`
+        self._unsafe = ""  # as in `Suffix`
         self._cut, self._written = cut, written
         self._steps: list[Step] = []
         # Slots by the id of their tensor; the recording keeps all tensors, so no id is used twice.
@@ -513,6 +526,10 @@ class _SuffixBuilder:
             return
         if reads and operation.function is not _copy:
             self._check_repeatable(operation)
+        if operation.function is not _copy and draws(
+            operation.function, operation.arguments, operation.keywords
+        ):
+            self._unsafe = self._unsafe or f"it draws random numbers ({operation.name})"
         for key, before in operation.writes.items():
             if key not in self._dependent:
                 assert before is not None
@@ -537,7 +554,6 @@ class _SuffixBuilder:
             views=self._views,
             slots=len(self._slots) + len(self._view_slots),
             unsafe=self._unsafe,
-            random=self._random,
         )
 
     def _is_alias(self, operation: _RecordedOp) -> bool:
@@ -558,7 +574,7 @@ class _SuffixBuilder:
         return storage_key(tensor) in self._dependent
 
     def _check_repeatable(self, operation: _RecordedOp) -> None:
-        """Note why an operation can't be repeated with other values, and whether it draws random numbers."""
+        """Note why an operation can't be repeated with other values."""
         name, tags = operation.name, operation.function.tags
         if torch.Tag.data_dependent_output in tags or name == "aten::is_nonzero":
             self._unsafe = self._unsafe or f"its values decide in Python what the model does ({name})"
@@ -571,8 +587,6 @@ class _SuffixBuilder:
             deciding = indices if name in SELECTORS else tensors_in(operation.arguments)
             if any(map(self._depends, deciding)):
                 self._unsafe = self._unsafe or f"its values decide the shape of what follows ({name})"
-        if torch.Tag.nondeterministic_seeded in tags:
-            self._random = self._random or name
 
     def _new_slot(self, tensor: Tensor) -> int:
         self._dependent.add(storage_key(tensor))

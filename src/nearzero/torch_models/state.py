@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from operator import is_
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,13 +19,15 @@ from torch import Tensor, nn
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
 from nearzero.support.users import running
+from nearzero.torch_models.assumptions import Assumptions
+from nearzero.torch_models.assumptions.outputs import OutputReading, fits_targets
 from nearzero.torch_models.batches import Batch, summary, type_name
+from nearzero.torch_models.snapshot import Snapshot
 
-__all__ = ["Model", "Output", "RandomStates", "as_module", "untouched"]
+__all__ = ["Model", "Output", "RandomStates", "as_module", "seed_all", "untouched"]
 
-Output = Callable[[Any], Tensor]
+Output = Callable[[Any], Tensor] | str | int
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-CONTAINERS = (dict, OrderedDict, defaultdict, list, deque, set)  # types whose contents a pass may change
 
 
 def as_module(model: object) -> nn.Module:
@@ -103,6 +103,17 @@ class RandomStates:
         for generator, state in self._torch:
             generator.set_state(state)
 
+    def moved(self, *, torch_too: bool) -> str:
+        """Return whose generator, Python's, NumPy's or (with `torch_too`) PyTorch's, has another state; "" for none."""
+        numpy_now = np.random.get_state()  # noqa: NPY002
+        moved = {
+            "Python": random.getstate() != self._python,
+            "NumPy": repr(numpy_now) != repr(self._numpy),
+            "PyTorch": torch_too
+            and any(not torch.equal(generator.get_state(), state) for generator, state in self._torch),
+        }
+        return next((name for name, has_moved in moved.items() if has_moved), "")
+
 
 def seed_all() -> None:
     """Seed all global random generators with 0."""
@@ -112,102 +123,6 @@ def seed_all() -> None:
         generator.manual_seed(0)
 
 
-class _Snapshot:
-    """A copy of all that a forward pass may change in a module.
-
-    That is: its attributes, the contents of containers in them, its hooks, and the values of its buffers.
-    Of parameters only the references to their data are kept, since `find_layers` refuses a pass that writes
-    to their values.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._attributes = [
-            (submodule.__dict__, dict(submodule.__dict__))
-            for submodule in module.modules()
-            if not isinstance(submodule, torch.jit.ScriptModule)
-        ]
-        values = [(name, value) for now, _ in self._attributes for name, value in now.items()]
-        self._hooks = [value for name, value in values if "_hooks" in name and isinstance(value, dict)]
-        containers = _containers([value for name, value in values if "_hooks" not in name], set())
-        self._containers = [(container, container.copy()) for container in containers]
-        self._data = [(weight, weight.data, _address(weight)) for weight in module.parameters()]
-        self._buffers = [(buffer, buffer.detach().clone(), _version(buffer)) for buffer in module.buffers()]
-
-    @contextlib.contextmanager
-    def same_hooks(self) -> Iterator[None]:
-        """Remove hooks that a forward pass within the block sets, as the first pass of some models does."""
-        copies = [hooks.copy() if hooks else None for hooks in self._hooks]
-        try:
-            yield
-        finally:
-            for now, before in zip(self._hooks, copies, strict=True):
-                if len(now) != len(before or ()):
-                    _refill(now, before or {})
-
-    def restore(self) -> None:
-        """Restore all that is known to have changed."""
-        for now, before in [*self._attributes, *self._containers]:
-            if not _same_contents(now, before):
-                _refill(now, before)
-        for weight, data, address in self._data:
-            if _address(weight) != address:
-                weight.data = data
-        self._buffers = [_restored(*buffer) for buffer in self._buffers]
-
-    def restore_all(self) -> None:
-        """Restore all, and compare buffers by value, since some kernels write without counting a version."""
-        self.restore()
-        for buffer, before, _ in self._buffers:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
-
-
-def _containers(value: Any, seen: set[int]) -> Iterator[Any]:
-    """Yield the nested containers in a value, itself included."""
-    if type(value) not in (*CONTAINERS, tuple) or id(value) in seen:
-        return
-    seen.add(id(value))
-    if type(value) in CONTAINERS:
-        yield value
-    for item in list(value.values() if isinstance(value, dict) else value):
-        yield from _containers(item, seen)
-
-
-def _same_contents(now: Any, before: Any) -> bool:
-    """Return whether a container holds the same objects as its copy; of sets, equal ones."""
-    if len(now) != len(before):
-        return False
-    if isinstance(now, dict):
-        return all(map(is_, now, before)) and all(map(is_, now.values(), before.values()))
-    return now == before if isinstance(now, set) else all(map(is_, now, before))
-
-
-def _refill(now: Any, before: Any) -> None:
-    """Give a container the contents of its copy."""
-    now.clear()
-    (now.update if isinstance(now, (dict, set)) else now.extend)(before)
-
-
-def _restored(buffer: Tensor, before: Tensor, version: int) -> tuple[Tensor, Tensor, int]:
-    """Restore a buffer if its version has changed, and return it with its copy and its version now."""
-    if _version(buffer) != version:
-        buffer.copy_(before)
-    return buffer, before, _version(buffer)
-
-
-def _version(tensor: Tensor) -> int:
-    """Return how often a tensor was written to; 0 for tensors of inference mode, which don't count that."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _address(tensor: Tensor) -> int:
-    """Return the address of a tensor's values; 0 if it has no plain storage."""
-    try:
-        return tensor.data_ptr()
-    except RuntimeError:
-        return 0
-
-
 @dataclass(eq=False)
 class Model:
     """A module that returns logits.
@@ -215,14 +130,28 @@ class Model:
     Attributes:
         module: in evaluation mode, within `untouched`.
         before: the state of the module, as `untouched` gives it.
-        output: takes what the module returns and returns the logits; None to look for them by name.
-        writes_inputs: whether the module writes into its inputs; then it gets copies of them.
+        output: takes what the module returns and returns the logits; or the key or index of the logits in it;
+            None to look for them.
+        writes_inputs: whether the module writes into its inputs, so that it gets copies of them; None if unknown.
+        example_axis: the dimension of the logits that holds the examples, which `logits` moves to the front.
+        dimensions: how many dimensions the logits have; None before the first pass.
+        outside: why operations outside of the recorded ones change what a pass computes; "" if none do.
+        assumptions: receives which output was taken for the logits.
+        reading: turns these into logits with the classes last.
+        classes: the least number of classes that targets need, where outputs are told apart by them.
     """
 
     module: nn.Module
-    before: _Snapshot
+    before: Snapshot
     output: Output | None = None
-    writes_inputs: bool = False
+    writes_inputs: bool | None = None
+    example_axis: int = 0
+    dimensions: int | None = None
+    outside: str = ""
+    assumptions: Assumptions = field(default_factory=Assumptions)
+    reading: OutputReading = field(default_factory=OutputReading)
+    classes: int = 0
+    _chosen: tuple[str | int, str] | None = field(default=None, init=False)
 
     @property
     def device(self) -> torch.device:
@@ -237,17 +166,13 @@ class Model:
         return dtypes.pop() if len(dtypes) == 1 else None
 
     @property
-    def is_causal(self) -> bool:
-        """Return whether the logits predict the next token, by Hugging Face's names of classes."""
-        return type(self.module).__name__.endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"))
-
-    @property
     def takes_labels(self) -> bool:
         """Return whether decoder inputs are made from the labels, as in Hugging Face's encoder-decoders."""
-        return bool(getattr(getattr(self.module, "config", None), "is_encoder_decoder", False))
+        configs = (getattr(module, "config", None) for module in self.module.modules())  # the outermost first
+        return bool(getattr(next((each for each in configs if each), None), "is_encoder_decoder", False))
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return the logits of a batch, from a full forward pass.
+        """Return the logits of a batch, or what `reading` turns into logits, from a full forward pass.
 
         A pass is a function of the batch alone: it starts from the same attributes and random states.
 
@@ -256,42 +181,136 @@ class Model:
         """
         self.before.restore()
         seed_all()
-        if self.writes_inputs:
-            batch = batch.copy()
+        batch = batch.copy(tensors=bool(self.writes_inputs))
+        versions = batch.versions
         with running(f"the model fails on a batch of {batch.describe()}"):
             with self.before.same_hooks():
                 output = self.module(*batch.arguments, **batch.keywords)
-            logits = self.output(output) if self.output is not None else _logits(output)
+            logits, place = self._choose(output, batch)
         if not isinstance(logits, Tensor) or not logits.is_floating_point() or not logits.ndim:
             raise InputError(
                 f"logits must be a tensor of floating-point numbers; got {summary(logits)}; give output=..., a "
                 "function from what the model returns to its logits"
             )
-        return logits
+        self.assumptions.record("logits", *place, "output=")
+        if batch.versions != versions and self.writes_inputs is False:
+            raise InputError(
+                f"the model writes into its inputs, on a batch of {batch.describe()} and not on the first one; give it "
+                "copies by prepare=..."
+            )
+        self.dimensions = self.dimensions or logits.ndim
+        if logits.ndim != self.dimensions:
+            raise InputError(
+                f"the logits of a batch of {batch.describe()} are {tuple(logits.shape)}, and those of the first batch "
+                f"have {self.dimensions} dimensions; if the model drops one for a single example, give batches of "
+                "several by batch_size=..."
+            )
+        logits = logits.detach() if logits.requires_grad else logits
+        return logits.movedim(self.example_axis, 0) if self.example_axis else logits
+
+    def _choose(self, output: Any, batch: Batch) -> tuple[Any, tuple[str, str]]:
+        """Return the logits in what the module returned; and which part they are, and how that is known."""
+        if callable(self.output):
+            return self.output(output), ("what output= returns", "given")
+        parts = _parts(output)
+        if self.output is not None:
+            if isinstance(output, Tensor):
+                raise InputError(
+                    f"output={self.output!r} chooses one of several outputs, but the model returns one tensor; leave "
+                    "it out"
+                )
+            if self.output not in parts:
+                raise InputError(
+                    f"output={self.output!r} isn't among the outputs of the model, which are {_listed(parts)}"
+                )
+            return parts[self.output], (f"output[{self.output!r}]", "given")
+        if isinstance(output, Tensor):
+            return output, ("the tensor that the model returns", "it returns nothing else")
+        if self._chosen is None:
+            self._chosen = _find_logits(output, parts, batch.target, self.classes)
+        key, source = self._chosen
+        if key not in parts:
+            raise InputError(
+                f"the logits were output[{key!r}] on the first batch; on another the model returns "
+                f"{_listed(parts)}; give output=..., a function from what the model returns to its logits"
+            )
+        return parts[key], (f"output[{key!r}]", source)
 
 
-def _logits(output: Any) -> Any:
-    """Return the logits in a module's output: itself, the value of that name, or the first of a tuple."""
-    if isinstance(output, Tensor):
-        return output
-    logits: Any = None
+NAMES = ("logits", "out")
+
+
+def _parts(output: Any) -> dict[str | int, Any]:
+    """Return the parts of what a module returned, by key, name or index."""
     if isinstance(output, Mapping):
-        similar = [value for name, value in output.items() if str(name).endswith("logits")]
-        logits = output.get("logits", output.get("out", similar[0] if len(similar) == 1 else None))
-    elif hasattr(output, "logits"):
-        logits = output.logits
-    elif isinstance(output, tuple) or (isinstance(output, list) and len(output) == 1):
-        logits = output[0] if output else None
-    if not isinstance(logits, Tensor):
+        return dict(output)
+    if hasattr(output, "_fields"):
+        return dict(zip(output._fields, output, strict=True)) | dict(enumerate(output))
+    if isinstance(output, (tuple, list)):
+        return dict(enumerate(output))
+    fields = {
+        name: value for name, value in getattr(output, "__dict__", {}).items() if not name.startswith("_")
+    }
+    return fields | ({"logits": output.logits} if hasattr(output, "logits") else {})
+
+
+def _find_logits(
+    output: Any, parts: Mapping[str | int, Any], target: Tensor | None, classes: int
+) -> tuple[str | int, str]:
+    """Return the key of the logits among the parts of an output, and how it is known.
+
+    Args:
+        output: what the module returned.
+        parts: its parts.
+        target: the targets of the batch.
+        classes: the least number of classes that all targets need.
+
+    Raises:
+        InputError: no part can be the logits, or several can.
+    """
+    similar = [name for name in parts if str(name).endswith("logits")]
+    named = [name for name in NAMES if name in parts] or (similar if len(similar) == 1 else [])
+    if named and isinstance(parts[named[0]], Tensor):
+        return named[0], "its name"
+    tensors = {id(value): key for key, value in parts.items() if _may_be_logits(value)}
+    candidates = list(tensors.values())
+    unnamed = isinstance(output, (tuple, list))
+    if unnamed and len(candidates) == 1:
+        return candidates[0], "no other output can be logits"
+    fitting = [key for key in candidates if _fits(parts[key], target, classes)]
+    if len(fitting) == 1:
+        return fitting[0], "no other output fits the targets"
+    if len(candidates) > 1:
+        listed = _listed({key: parts[key] for key in candidates})
         raise InputError(
-            f"the model returns {summary(output)}, in which no logits are found; give output=..., a function from what "
-            "the model returns to its logits"
+            f"the model returns several outputs that may be the logits: {listed}; choose with output=..., the key or "
+            "index of one, or a function from what the model returns to its logits"
         )
-    return logits
+    raise InputError(
+        f"the model returns {summary(output)}, in which no logits are found; give output=..., a function from what "
+        "the model returns to its logits"
+    )
+
+
+def _may_be_logits(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 0
+
+
+def _fits(value: Tensor, target: Tensor | None, classes: int) -> bool:
+    """Return whether an output has one of some classes for each target, which is a whole number."""
+    if target is None or target.is_floating_point():
+        return False
+    axes = (None,) if value.ndim < 2 else range(1, value.ndim)
+    return any(fits_targets(tuple(value.shape), axis, target, classes) for axis in axes)
+
+
+def _listed(parts: Mapping[str | int, Any]) -> str:
+    """Return the parts of an output for an error message."""
+    return ", ".join(f"{key!r}: {summary(value)}" for key, value in parts.items()) or "nothing"
 
 
 @contextlib.contextmanager
-def untouched(module: nn.Module) -> Iterator[_Snapshot]:
+def untouched(module: nn.Module) -> Iterator[Snapshot]:
     """Run the block in evaluation mode without gradients, and restore all state, also after an exception.
 
     Restored are training flags, attributes, buffers, the states of random generators (PyTorch's on every
@@ -311,6 +330,6 @@ def untouched(module: nn.Module) -> Iterator[_Snapshot]:
         for submodule in module.modules():
             stack.callback(setattr, submodule, "training", submodule.training)
             submodule.training = False
-        before = _Snapshot(module)
+        before = Snapshot({"": module})
         stack.callback(before.restore_all)
         yield before

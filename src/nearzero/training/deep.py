@@ -21,7 +21,7 @@ from nearzero.networks.modules import activation_module
 from nearzero.training.engine import Examples, epoch_order, steps_per_epoch
 from nearzero.training.train import Recipe
 
-__all__ = ["deep_network", "train_deep"]
+__all__ = ["batches", "deep_network", "linear_module", "train_deep"]
 
 CHECK_EVERY = 100  # steps between checks that the loss is finite; each check synchronises with the device
 
@@ -41,11 +41,12 @@ def deep_network(
     draws = generator(seed)
     modules: list[nn.Module] = []
     for fan_in, fan_out in pairwise([inputs, *[units] * layers]):
-        modules += [_linear(draws, fan_in, fan_out), activation_module(activation)]
-    return nn.Sequential(*modules, _linear(draws, units, classes))
+        modules += [linear_module(draws, fan_in, fan_out), activation_module(activation)]
+    return nn.Sequential(*modules, linear_module(draws, units, classes))
 
 
-def _linear(draws: np.random.RandomState, fan_in: int, fan_out: int) -> nn.Linear:
+def linear_module(draws: np.random.RandomState, fan_in: int, fan_out: int) -> nn.Linear:
+    """Return a linear module with the initial weights that PyTorch draws, see `nearzero.networks.initial`."""
     linear = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")  # uses no random numbers
     weight, bias = map(torch.from_numpy, initial_linear(draws, fan_in, fan_out))
     linear.load_state_dict({"weight": weight, "bias": bias})
@@ -69,7 +70,7 @@ def train_deep(
     """
     network.to(device)
     weights = list(network.parameters())
-    for step, (x, y) in enumerate(_batches(examples, recipe, seed)):
+    for step, (x, y) in enumerate(batches(examples, recipe, seed)):
         loss = functional.cross_entropy(network(x.to(device)), y.to(device))
         gradients = torch.autograd.grad(loss, weights)
         with torch.no_grad():
@@ -81,7 +82,7 @@ def train_deep(
     return all(bool(torch.isfinite(weight).all()) for weight in weights)
 
 
-def _batches(examples: Examples, recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(examples: Examples, recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batch of every step: inputs (B, D) float32, labels (B,)."""
     count, size = len(examples), recipe.batch_size or len(examples)
     epoch = steps_per_epoch(count, size)

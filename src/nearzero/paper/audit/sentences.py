@@ -8,10 +8,11 @@ fewer than six runs the conditions are described and nothing is decided, as in a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nearzero.analysis.verdict import judge
 from nearzero.paper.audit.evidence import Evidence, NetworkEvidence, Runs, has_target, within_margin
 from nearzero.paper.audit.values import ALPHA, MATCHED, Finding, Sentence
 from nearzero.statistics.paired import MINIMUM_RUNS, equivalence_test
@@ -203,10 +204,19 @@ def _conclusion(own: NetworkEvidence) -> Decision:
         if row.n
     ]
     conditions = [_RuleCondition("", "", row.finding == "distance costs more") for row in comparisons]
-    found = "; ".join(filter(None, (short, checks)))
+    found = "; ".join(filter(None, (short, checks, _with_noise(own))))
     numbers = f"{found}; cost of distance minus intensity, points: " + "; ".join(differences)
     decided = checks in ("", "robust")
     return CONCLUSIONS[short] if decided else "not decided", conditions, numbers
+
+
+def _with_noise(own: NetworkEvidence) -> str:
+    """Return the finding with isotropic noise in the place of distance; "" if noise wasn't measured."""
+    matched, verdict = own.study.matched, own.study.verdict
+    if matched is None or verdict is None or "noise" not in matched.family.values:
+        return ""
+    rules = replace(verdict.rules, distance=("noise",), checks=())
+    return f"with noise in the place of distance: {judge(matched, rules).finding(own.network)}"
 
 
 # Of each statement: the family that must have been swept, name, text, rule, and the function that decides.

@@ -4,6 +4,7 @@
 """
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -17,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from nearzero.perturbations.families import FAMILIES, Conduct, make_family
+from nearzero.report.captions import MARKS, layers_by_conduct
 from nearzero.report.figures.style import INK, styled
 from nearzero.report.results import Floats
 
@@ -46,15 +48,22 @@ TAIL = 0.02  # share of values beyond each end of a scale without bounds
 INDISTINCT = 1e-4  # nats; the scale of a loss is at least this wide
 
 
-def layer_map(response: xr.Dataset, metric: str) -> Figure:
+def layer_map(response: xr.Dataset, metric: str, assumed: Sequence[str] = ()) -> Figure:
     """Draw a panel for each family, with a row for each layer, in the order of the forward pass from the top.
 
     Args:
         response: of a probe, on (layer, family, level).
         metric: the one to draw, of those that the probe measured.
+        assumed: what was inferred about the model and the data, for the caption.
     """
     families = [str(family) for family in response.family.values]
+    conducts = layers_by_conduct(response)
     names = _short([str(layer) for layer in response.layer.values])
+    marks = {layer: mark for mark, layers in zip(MARKS, conducts.values(), strict=False) for layer in layers}
+    names = [
+        f"{name} {marks.get(str(layer), '')}".rstrip()
+        for name, layer in zip(names, response.layer.values, strict=True)
+    ]
     share = metric in SHARES
     values = (100 if share else 1) * response[metric]
     base = (100 if share else 1) * float(response[f"unperturbed_{metric}"])
@@ -83,6 +92,14 @@ def layer_map(response: xr.Dataset, metric: str) -> Figure:
                 axes.tick_params(axis="y", length=0, labelleft=False)
         _colour_bar(figure, panels, meshes[0], values.values, metric, base)
         lines = _caption(response, metric, base, any(marked))
+        if conducts:
+            of_marks = (
+                f"{mark or 'no mark'}: {conduct}" for mark, conduct in zip(MARKS, conducts, strict=False)
+            )
+            lines.append(
+                f"Rows with different marks can't be compared, except under scale ({'; '.join(of_marks)})."
+            )
+        lines += [f"Assumed: {'; '.join(assumed)}."] if assumed else []
         wrapped = (textwrap.fill(line, int(16 * width)) for line in lines)
         figure.suptitle("\n".join(wrapped), fontsize=7.0, x=0.01, ha="left")
     return figure

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, replace
 
 from nearzero.errors import InputError
 
-__all__ = ["Assumption", "Assumptions"]
+__all__ = ["Assumption", "Assumptions", "condensed", "read_json"]
+
+OF_LAYER = " of layer "  # between a thing that each layer has and the name of the layer
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Assumption:
     value: str
     source: str
     argument: str
+
+    @property
+    def is_of_layer(self) -> bool:
+        """Return whether the row is about one layer."""
+        return OF_LAYER in self.what
 
 
 class Assumptions:
@@ -63,3 +71,41 @@ class Assumptions:
                 f"{what} can be read in two ways: {kept.value} ({kept.source}), and {value} ({source}); "
                 f"choose with {argument.rstrip('=')}=..."
             )
+
+    def to_json(self) -> str:
+        """Return the rows as text, which the attributes of a result can hold; `read_json` reads it."""
+        return json.dumps([astuple(row) for row in self])
+
+
+def read_json(text: str) -> tuple[Assumption, ...]:
+    """Return the rows that `Assumptions.to_json` has written.
+
+    Example:
+        >>> from nearzero.torch_models.assumptions import Assumptions, read_json
+        >>> assumptions = Assumptions()
+        >>> assumptions.record("logits", "entry 'out'", "the only tensor", "output=")
+        >>> read_json(assumptions.to_json())[0].value
+        "entry 'out'"
+    """
+    return tuple(Assumption(*row) for row in json.loads(text))
+
+
+def condensed(rows: Iterable[Assumption]) -> list[Assumption]:
+    """Return the rows for a reader: layers of which the same is assumed share a row.
+
+    Example:
+        >>> from nearzero.torch_models.assumptions import Assumptions, condensed
+        >>> assumptions = Assumptions()
+        >>> for layer in ("0", "2", "4"):
+        ...     assumptions.record(f"units of layer {layer}", "dimension 1", "followed", "unit_axis=")
+        >>> [row.what for row in condensed(assumptions)]
+        ['units of 3 layers']
+    """
+    groups: dict[tuple[str, ...], list[Assumption]] = {}
+    for row in rows:
+        thing, separator, _ = row.what.partition(OF_LAYER)
+        groups.setdefault((thing, separator, row.value, row.source, row.argument), []).append(row)
+    return [
+        group[0] if len(group) == 1 else replace(group[0], what=f"{thing} of {len(group)} layers")
+        for (thing, *_), group in groups.items()
+    ]

@@ -1,0 +1,205 @@
+"""Experiments on a user's model, run once on a few examples, before any number.
+
+- *The first dimension is the examples*: rows of a batch alone, cut and permuted give the same logits as in the
+  batch. If not, the second dimension is tried, as for models that take the tokens first. If that fails too,
+  batches aren't cut.
+- *A pass repeats*: a second pass gives the same logits, once what the first has changed is put back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nearzero.errors import InputError
+from nearzero.torch_models.assumptions.table import Assumptions
+from nearzero.torch_models.batches import Batch
+from nearzero.torch_models.data import is_out_of_memory
+from nearzero.torch_models.forward import distance, greatest
+from nearzero.torch_models.state import Model
+
+__all__ = ["BatchAxis", "Cuts", "changed_by_a_pass", "find_cuts"]
+
+BatchAxis = int | Literal["none"] | None
+FEW = 4  # examples
+# The difference of logits that rounding explains, as a share of the greatest logit, by the bytes of a number:
+# other numbers of examples take other kernels, which sum in another order.
+ROUNDING = {8: 1e-8, 4: 1e-4, 2: 5e-2, 1: 5e-2}
+AXES = (0, 1)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The way in which batches can be cut into examples.
+
+    Attributes:
+        axis: the dimension of the inputs that holds the examples; None if batches can't be cut.
+        example_axis: the dimension of the logits that holds the examples.
+        source: how that is known.
+    """
+
+    axis: int | None
+    example_axis: int = 0
+    source: str = ""
+
+    @property
+    def text(self) -> str:
+        """Return the cuts for a reader."""
+        if self.axis is None:
+            return "not cut"
+        return f"as memory allows, along dimension {self.axis} of the inputs"
+
+
+def find_cuts(
+    model: Model,
+    batch: Batch,
+    given: BatchAxis,
+    *,
+    random: str = "",
+    most: int = FEW,
+    batched: bool = False,
+) -> Cuts:
+    """Return the way in which batches can be cut into examples, by experiment unless it is given.
+
+    Args:
+        model: the model.
+        batch: a batch, as it was read.
+        given: the dimension that holds the examples, or "none", as the user says.
+        random: what draws random numbers on which the logits depend; "" if nothing does.
+        most: the number of examples that fit in memory.
+        batched: whether the batch was made from examples, so that it can't be a single one.
+
+    Raises:
+        InputError: the batch is a single example, or can't have its examples on the dimension that is given.
+    """
+    model = replace(model, writes_inputs=True, dimensions=None, assumptions=Assumptions())  # leaves no traces
+    if given is not None:
+        if given == "none":
+            return Cuts(None, source="given")
+        along = batch.along(given)
+        if along is None or not along.divisible:
+            raise InputError(f"batch_axis={given} isn't a dimension of examples in inputs {batch.describe()}")
+        tried = _tried(model, along, most)
+        return Cuts(given, 0 if tried is None else tried.example_axis, "given")
+    if random:
+        return Cuts(None, source=f"the logits depend on random numbers ({random})")
+    possible = [along for axis in AXES if (along := _along(batch, axis)) is not None]
+    for along in possible:
+        if cuts := _tried(model, along, most):
+            return cuts
+    if not possible:
+        return Cuts(None, source=f"inputs {batch.describe()} of {len(batch)} examples")
+    _refuse_other_readings(model, batch, batched=batched)
+    return Cuts(None, source="rows of a batch alone, or permuted, give other logits than in the batch")
+
+
+def changed_by_a_pass(model: Model, batch: Batch) -> list[str]:
+    """Return the names of what a pass changes in the model, outside of its inputs.
+
+    Raises:
+        InputError: a second pass gives other logits, although this was put back.
+    """
+    first = model.logits(batch)
+    changed = model.before.changed()
+    second = model.logits(batch)
+    apart = distance(first, second)
+    # on a GPU, sums may have no fixed order
+    if apart > (0.0 if first.device.type == "cpu" else 1e-3 * float(first.abs().max())):
+        raise InputError(
+            f"a second pass of the model on the same batch gives other logits (by {apart:.3g}), so it depends on "
+            "something that a pass changes and that can't be put back, such as the time, a counter outside of the "
+            "model, or a generator made in forward; make it a function of its inputs"
+        )
+    return changed
+
+
+def _along(batch: Batch, axis: int) -> Batch | None:
+    """Return a batch with the examples on a dimension; None if its shapes don't allow for that."""
+    try:
+        along = batch.along(axis)
+    except InputError:  # targets that could be read in two ways
+        return None
+    return along if along is not None and along.divisible else None
+
+
+def _tried(model: Model, batch: Batch, most: int) -> Cuts | None:
+    """Return the cuts along the batch's axis if the rows of a few examples give the same logits alone; else None."""
+    count = 2 if len(batch) == 2 else max(2, min(FEW, most))
+    few = batch.take(torch.linspace(0, len(batch) - 1, count).round().long())  # a single example is repeated
+    order = torch.arange(count).flip(0)
+    parts = [order, torch.arange(1, count), *(torch.tensor([row]) for row in range(count))]
+    slack = _rounding(model)
+    try:
+        whole = model.logits(few)
+        fitting = set(AXES[: whole.ndim])
+        for part in parts:
+            logits = model.logits(few.take(part))
+            fitting = {axis for axis in fitting if _fits(logits, whole, part, count, axis, slack)}
+            del logits  # frees them before the next are computed
+    except Exception as error:  # a user's forward may raise anything
+        if is_out_of_memory(error):
+            return Cuts(batch.axis, source=f"not tried, since memory doesn't hold {count} examples")
+        return None
+    if not fitting:
+        return None
+    return Cuts(batch.axis, min(fitting), f"rows of {count} examples alone and permuted give the same logits")
+
+
+def _rounding(model: Model) -> float:
+    """Return the difference of logits that rounding explains, as a share of the greatest one."""
+    sizes = [weight.dtype.itemsize for weight in model.module.parameters() if weight.is_floating_point()]
+    return ROUNDING[min(sizes, default=4)]
+
+
+def _fits(logits: Tensor, whole: Tensor, part: Tensor, count: int, axis: int, slack: float) -> bool:
+    """Return whether the logits of some of `count` examples are those in the whole, with the examples on `axis`.
+
+    Each example may have several entries there, such as its tokens.
+    """
+    if whole.shape[axis] % count:
+        return False
+    if logits.ndim != whole.ndim or logits.shape[axis] * count != whole.shape[axis] * len(part):
+        return False
+    own, all_rows = logits.unflatten(axis, (len(part), -1)), whole.unflatten(axis, (count, -1))
+    most = slack * greatest(whole)
+    return all(
+        distance(own.select(axis, place), all_rows.select(axis, row)) <= most
+        for place, row in enumerate(part.tolist())
+    )
+
+
+def _logits(model: Model, batch: Batch) -> Tensor | None:
+    """Return the logits of a batch, or None if the model fails on it."""
+    try:
+        return replace(model, dimensions=None).logits(batch)
+    except Exception:  # a user's forward may raise anything
+        return None
+
+
+def _refuse_other_readings(model: Model, batch: Batch, *, batched: bool) -> None:
+    """Refuse a batch that can't be cut if its logits aren't those of its examples.
+
+    An item of the data may be one example, without a dimension for several: it is one if the model gives the
+    same logits for it in a batch of one, and no targets say otherwise.
+
+    Raises:
+        InputError: the item is one example, or has another number of logits than examples.
+    """
+    if batch.target is not None and batch.target.ndim and len(batch.target) == len(batch.inputs[0]):
+        return
+    whole = _logits(model, batch)
+    if whole is None or (
+        whole.ndim == 2 and len(whole) == len(batch)
+    ):  # the items are the same in both readings
+        return
+    stacked = None if batched else _logits(model, batch.stacked())
+    single = stacked is not None and _fits(stacked, whole[None], torch.tensor([0]), 1, 0, _rounding(model))
+    if single or (whole.ndim == 1 and not (batched and len(whole) == len(batch))):
+        raise InputError(
+            f"the logits {tuple(whole.shape)} of inputs {batch.describe()} aren't those of {len(batch)} examples; if "
+            "an item of your data is one example, give batches, such as DataLoader(data, batch_size=...); if the "
+            "examples of a batch depend on each other, give batch_axis='none'"
+        )

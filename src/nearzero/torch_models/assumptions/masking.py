@@ -1,0 +1,139 @@
+"""Check on the model that a mask is read the right way round: what is masked moves no logits of what isn't."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from nearzero.errors import InputError
+from nearzero.torch_models.assumptions.content import SHARE, looks_ahead, moved_by, rounding_of
+from nearzero.torch_models.batches import Batch
+from nearzero.torch_models.data import BatchSource
+from nearzero.torch_models.masks import OPEN, OVERRIDE, MaskReader
+from nearzero.torch_models.state import Model
+
+__all__ = ["read_masks"]
+
+FIRST = 4  # batches among which masked tokens are looked for
+
+
+def read_masks(model: Model, source: BatchSource, masks: MaskReader, most: int) -> Batch | None:
+    """Find out which tokens the mask of some data leaves out, and record it.
+
+    Args:
+        model: the model.
+        source: the data.
+        masks: reads the masks of the data; learns whether they are to be turned.
+        most: the number of examples that the model is run on at a time.
+
+    Returns:
+        Examples whose tokens are masked in part; None if the first batches have none.
+
+    Raises:
+        InputError: it isn't known which tokens the mask leaves out.
+    """
+    record, masked, name, given, nothing = model.assumptions.record, None, "", False, True
+    for batch in islice(source, FIRST):
+        name, given = name or batch.masked_by, given or (batch.mask is not None and not batch.masked_by)
+        nothing = nothing and batch.mask is not None and not bool(batch.mask.any())
+        masked = _masked_examples(batch, most)
+        if masked is not None or not (name or given):
+            break
+    if not name:
+        value, known = (
+            ("1 or True where it counts", "given") if given else ("none", "no input has the name of one")
+        )
+        record("mask", value, known, "prepare=")
+        return masked
+    turned, known = False, "its name; no token is masked in the first batches"
+    if masked is not None:
+        turned, known = _infer(model, masked)
+    elif nothing and name in OPEN:
+        turned, known = True, "the other reading masks all tokens"
+    if turned:
+        masks.ignores = True
+        masked = masked and replace(masked, mask=None if masked.mask is None else ~masked.mask)
+    record("mask", masks.describe(name), known, "prepare=")
+    return masked
+
+
+def _masked_examples(batch: Batch, most: int) -> Batch | None:
+    """Return some examples of a batch whose tokens are masked in part; None if there are none."""
+    if batch.mask is None or batch.mask.ndim != 2:
+        return None
+    partly = (batch.mask.any(1) & ~batch.mask.all(1)).nonzero()[:most, 0]
+    if not len(partly):
+        return None
+    return batch.take(partly) if batch.divisible else batch
+
+
+def _infer(model: Model, few: Batch) -> tuple[bool, str]:
+    """Return whether the mask of some examples is to be turned round, and how that is known.
+
+    Args:
+        model: the model.
+        few: examples whose tokens are masked in part, as `_masked_examples` returns them.
+
+    Raises:
+        InputError: what is masked moves logits of what isn't, or both readings fit.
+    """
+    name, mask = few.masked_by, few.mask
+    assert mask is not None
+    logits = model.logits(few)
+    everything = moved_by(model, few, torch.ones_like(mask), logits)
+    kept = turned = None
+    if everything is not None:
+        slack = max(SHARE * float(everything.amax()), rounding_of(logits))
+        kept, turned = (_is_followed(model, few, reading, logits, slack) for reading in (mask, ~mask))
+    if name in OPEN:
+        return _choice(model, few, logits, kept, turned)
+    if kept is False and not _is_read(model, few, logits):
+        return False, "its name; the model doesn't read it"
+    if kept is False:
+        raise InputError(
+            f"changing what the {name} masks changes the logits of what it doesn't, so it may have another meaning, or "
+            f"the model doesn't follow it everywhere; {OVERRIDE}"
+        )
+    return False, "its name" if kept is None or turned else "what is masked moves no other logits"
+
+
+def _choice(
+    model: Model, few: Batch, logits: Tensor, kept: bool | None, turned: bool | None
+) -> tuple[bool, str]:
+    """Return whether to turn a mask whose name doesn't tell its meaning.
+
+    Raises:
+        InputError: the experiment doesn't tell it either.
+    """
+    assert few.mask is not None
+    if kept is not None and kept != turned:
+        mask = few.mask if kept else ~few.mask
+        # where nothing masked comes before what counts, a model that sees no later tokens follows any mask
+        told = bool(((~mask).cumsum(1).bool() & mask).any()) or bool(looks_ahead(model, few, mask, logits))
+        if told:
+            return not kept, "what is masked moves no other logits"
+    raise InputError(
+        f"the {few.masked_by} may be 1 where a token counts or where it is ignored, and the model doesn't tell which; "
+        f"{OVERRIDE}"
+    )
+
+
+def _is_followed(model: Model, few: Batch, mask: Tensor, logits: Tensor, slack: float) -> bool | None:
+    """Return whether what a mask (B, S) leaves out moves no logits of what it doesn't; None if that isn't known."""
+    distance = moved_by(model, few, ~mask, logits)
+    if distance is None:
+        return None
+    if distance.shape != mask.shape or few.two_sided:  # logits of whole examples, or of other tokens
+        return float(distance.amax()) <= slack
+    return not bool(mask.any()) or float(distance[mask].amax()) <= slack
+
+
+def _is_read(model: Model, few: Batch, logits: Tensor) -> bool:
+    """Return whether another mask in place of the mask changes the logits."""
+    mask = few.keywords[few.masked_by]
+    other = next((each for each in (mask.roll(1, 0), mask.flip(-1)) if not torch.equal(each, mask)), mask)
+    after = model.logits(replace(few, keywords={**few.keywords, few.masked_by: other}))
+    return not torch.equal(after.nan_to_num(), logits.nan_to_num())

@@ -1,0 +1,189 @@
+"""Masks in the forms that models take, read the right way round, along the right dimensions, or refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import nearzero as nz
+from nearzero.torch_models.masks import MaskReader
+
+WORDS, WIDTH = 15, 6
+
+
+def tokens(examples=6, count=8, seed=0):
+    """Return tokens and which of them count: those up to a random place."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, count, (examples, 1), generator=generator)
+    ids = torch.randint(1, WORDS, (examples, count), generator=generator)
+    return ids, torch.arange(count) < lengths
+
+
+IDS, KEEP = tokens()
+ADDED = torch.zeros(6, 8).masked_fill(~KEEP, -torch.inf)
+CAUSAL = torch.ones(8, 8).tril().bool()
+LEFT = KEEP.flip(1)
+
+
+class Attention(nn.Module):
+    """Attends to the keys that a mask lets through; the mask comes in a form that is turned into what is added."""
+
+    def __init__(self, added, first=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.hidden, self.act = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, 9), nn.GELU()
+        self.head, self.added, self.first = nn.Linear(9, 4), added, first
+
+    def forward(self, ids, **masks):
+        (mask,) = masks.values()
+        x = self.embed(ids)
+        scores = x @ x.transpose(1, 2) + self.added(mask)
+        x = x + scores.softmax(-1).nan_to_num(0.0) @ x
+        z = self.hidden(x.transpose(0, 1) if self.first else x)  # with the tokens first, or the examples
+        logits = self.head(self.act(z))
+        return logits.transpose(0, 1) if self.first else logits
+
+
+def by_hand(model, ids, mask, keep, level=0.1):
+    """Return the divergence under a shift of all units by a share of the ranges over tokens that count."""
+    with torch.no_grad():
+        seen = []
+        handle = model.hidden.register_forward_hook(lambda *args: seen.append(args[2]))
+        model(ids, mask=mask)
+        handle.remove()
+        z = seen[0].transpose(0, 1) if model.first else seen[0]
+        width = z[keep].amax(0) - z[keep].amin(0)
+        one, two = (model.head(model.act(each))[keep].log_softmax(-1) for each in (z, z + level * width))
+        return (one.exp() * (one - two)).sum(-1).mean().item()
+
+
+def left_out(mask):
+    """Return what is added to scores for a mask that is True or 1 where a token counts."""
+    return torch.zeros(mask.shape).masked_fill(mask == 0, -torch.inf)[:, None]
+
+
+def ignored(mask):
+    return left_out(~mask.bool())
+
+
+def by_query(mask):
+    return mask[:, None] & CAUSAL
+
+
+FORMS = {
+    "1 and 0": ("attention_mask", KEEP.long(), left_out, KEEP),
+    "True and False": ("attention_mask", KEEP, left_out, KEEP),
+    "1.0 and 0.0": ("attention_mask", KEEP.float(), left_out, KEEP),
+    "on the left": ("attention_mask", LEFT.long(), left_out, LEFT),
+    "added": ("attention_mask", ADDED, lambda mask: mask[:, None], KEEP),
+    "added, finite": ("attention_mask", (~KEEP).float() * -1e4, lambda mask: mask[:, None], KEEP),
+    "by key, added": ("attention_mask", ADDED[:, None, None], lambda mask: mask[:, 0], KEEP),
+    "by key": ("attention_mask", KEEP[:, None, None].long(), lambda mask: left_out(mask[:, 0, 0]), KEEP),
+    "by query and key": (
+        "attention_mask",
+        by_query(KEEP)[:, None],
+        lambda mask: left_out(mask[:, 0])[:, 0],
+        KEEP,
+    ),
+    "one of three dimensions": ("attention_mask", by_query(LEFT), lambda mask: left_out(mask)[:, 0], LEFT),
+    "True where ignored": ("key_padding_mask", ~KEEP, ignored, KEEP),
+    "open, 1 where it counts": ("mask", KEEP.long(), left_out, KEEP),
+    "open, 1 where ignored": ("mask", (~KEEP).long(), ignored, KEEP),
+}
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["examples first", "tokens first"])
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_is_read(form, first):
+    name, mask, added, keep = FORMS[form]
+    model = Attention(added, first)
+    data = [{"ids": IDS, name: mask}]
+    result = nz.probe(model, data, "act", families="shift", levels=[0.1], class_axis=2)
+    assert result.response.attrs["items"] == int(keep.sum())
+    assert result.response.kl_divergence.item() == pytest.approx(by_hand(model, IDS, mask, keep), rel=1e-4)
+    (row,) = [row for row in result.assumptions if row.what == "mask"]
+    assert row.value.startswith(name)
+    assert ("0" in row.value) == ("added" in form or "ignored" in form)
+    # with causal attention, what counts moves nothing of the padding before it either
+    assert row.source == ("its name" if "three" in form else "what is masked moves no other logits")
+    assert row.argument == "prepare="
+
+
+@pytest.mark.parametrize("examples", [3, 8], ids=["B != S", "B = S"])
+def test_a_layer_with_the_tokens_first_isnt_read_by_coincidence(examples):
+    ids, keep = tokens(examples, 8, seed=examples)
+    model = Attention(left_out, first=True)
+    model.embed.weight.data[0] = 30.0  # only where nothing counts
+    ids = torch.where(keep, ids, 0)
+    data = [{"ids": ids, "attention_mask": keep.long()}]
+    result = nz.probe(model, data, "act", families="shift", levels=[0.1], class_axis=2)
+    assert result.response.kl_divergence.item() == pytest.approx(
+        by_hand(model, ids, keep.long(), keep), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "added", "message"),
+    [
+        (
+            "attention_mask",
+            (~KEEP).long(),
+            ignored,
+            "what the attention_mask masks changes the logits of what it",
+        ),
+        (
+            "attention_mask",
+            KEEP * 0.3,
+            left_out,
+            "has values from 0 to 0.3, but is to have 1 and 0, or 0 and",
+        ),
+        (
+            "attention_mask",
+            CAUSAL.triu(-1).expand(6, 8, 8),
+            lambda mask: left_out(mask)[:, 0],
+            "the last query",
+        ),
+        (
+            "mask",
+            KEEP.long(),
+            lambda mask: 0.0 * mask[:, None],
+            "may be 1 where a token counts or where it is",
+        ),
+    ],
+)
+def test_a_mask_is_refused_unless_it_is_given(name, mask, added, message):
+    model, data = Attention(added), [{"ids": IDS, name: mask}]
+    with pytest.raises(nz.InputError, match=rf"{message}.*prepare=\.\.\. can give the mask itself"):
+        nz.probe(model, data, "act", levels=2, class_axis=2)
+    given = nz.probe(model, data, "act", levels=2, class_axis=2, prepare=lambda batch: (batch, None, KEEP))
+    assert given.response.attrs["items"] == int(KEEP.sum())
+
+
+def test_one_reading_for_all_batches():
+    masks = MaskReader()
+    assert masks.read("attention_mask", torch.zeros(1, 3)).all()  # added, and all count
+    masks.read("attention_mask", ADDED)
+    with pytest.raises(nz.InputError, match="1 and 0 in some batches, and numbers that are added in others"):
+        masks.read("attention_mask", KEEP.float())
+
+
+def test_layers_without_rows_for_tokens_are_left_out_of_a_default_probe():
+    class Mixed(Attention):
+        """Has an activation over sorted numbers, whose rows belong to no example."""
+
+        def forward(self, ids, attention_mask):
+            values = self.embed(ids).flatten(0, 1)
+            mixed = torch.tanh(values.sort(0).values).mean()
+            return super().forward(ids, attention_mask=attention_mask) + mixed * 0
+
+    data = [{"ids": IDS, "attention_mask": KEEP.long()}]
+    result = nz.probe(Mixed(left_out), data, levels=2, class_axis=2)
+    assert list(result.layers) == ["act"]
+    (row,) = [row for row in result.assumptions if row.what == "use of layer :tanh"]
+    assert (row.value, row.argument) == ("left out", "layers=")
+    with pytest.raises(
+        nz.InputError,
+        match=r"layer ':tanh' has values .*, which the mask .* doesn't fit.* leave the layer out",
+    ):
+        nz.probe(Mixed(left_out), data, ":tanh", levels=2, class_axis=2)
