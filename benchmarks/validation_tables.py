@@ -184,10 +184,15 @@ def _relative(results: Rows) -> Iterator[str]:
     yield _head(
         "mechanism", "activation", "family", "displacement:", "studies:", "defined:", "5 %:", "50 %:", "95 %:"
     )
-    for row in bands(results):
-        shares = ("–" if row[name] is None else f"{row[name]:.2f}" for name in ("low", "median", "high"))
-        first = row["mechanism"], ACTIVATIONS[row["activation"]], row["family"], f"{100 * row['target']:g} %"
-        yield row(*first, row["studies"], row["defined"], *shares)
+    for band in bands(results):
+        shares = ("–" if band[name] is None else f"{band[name]:.2f}" for name in ("low", "median", "high"))
+        first = (
+            band["mechanism"],
+            ACTIVATIONS[band["activation"]],
+            band["family"],
+            f"{100 * band['target']:g} %",
+        )
+        yield row(*first, band["studies"], band["defined"], *shares)
 
 
 def bands(results: Rows) -> list[dict[str, Any]]:

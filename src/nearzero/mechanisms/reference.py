@@ -29,7 +29,7 @@ class Band:
         low, median, high: the 5, 50 and 95 % quantiles over the studies in which the ratio is defined; None
             if there are none.
         studies: the number of studies.
-        defined: the number of those in which the cost of the signed shift can be told from 0.
+        defined: the number of those in which the ratio is defined, see `nearzero.statistics.ratios`.
     """
 
     mechanism: Literal["distance", "template"]
