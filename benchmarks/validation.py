@@ -393,6 +393,13 @@ def summary(state: State, workers: int) -> dict[str, Any]:
     }
 
 
+def _lined(value: Any) -> str:
+    """Return a value as JSON, a list with a line for each of its elements."""
+    return (
+        "[\n " + ",\n ".join(map(json.dumps, value)) + "\n]" if isinstance(value, list) else json.dumps(value)
+    )
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--state", type=Path, default=ROOT / "runs" / "validation", help="(runs/validation)")
@@ -412,9 +419,9 @@ def main() -> None:
         if not options.count:
             measure(state, options.workers)
         kept = summary(state, options.workers)
-        KEPT.write_text(json.dumps(kept, indent=1) + "\n")
-        rows = "[\n " + ",\n ".join(map(json.dumps, validation_tables.bands(kept["results"]))) + "\n]\n"
-        reference.PATH.write_text(rows)
+        values = (f'"{name}": {_lined(value)}' for name, value in kept.items())
+        KEPT.write_text("{\n" + ",\n".join(values) + "\n}\n")
+        reference.PATH.write_text(_lined(validation_tables.bands(kept["results"])) + "\n")
     kept = json.loads(KEPT.read_text())
     if options.write:
         validation_tables.write(validation_tables.tables(kept))

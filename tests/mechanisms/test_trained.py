@@ -72,7 +72,7 @@ def test_distances_are_perturbed_at_their_output(examples: Examples) -> None:
     ]
     expected = []
     for perturbation in perturbations:
-        scale, offset, clip = (torch.from_numpy(each) for each in perturbation.per_unit(8))
+        scale, offset, clip, _ = (torch.from_numpy(each) for each in perturbation.per_unit(8))
         hook = network[0].register_forward_hook(
             lambda *call, s=scale, o=offset, c=clip: (s * call[2] + o).minimum(c)
         )
