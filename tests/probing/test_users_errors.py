@@ -271,7 +271,9 @@ def test_model_and_data_of_one_file_with_spawned_workers(path, folder):
         (folder / "below").mkdir()
         (folder / "users_own.py").rename(folder / path)
     done = as_program(folder, f"{path}:build", "--data", f"{path}:spawned")
-    assert (done.returncode, done.stderr) == (0, "")
+    # a worker that PyTorch stops while it starts up may print this line, which says nothing about the probe
+    stderr = done.stderr.replace("terminate called without an active exception\n", "")
+    assert (done.returncode, stderr) == (0, "")
 
 
 @pytest.mark.slow
