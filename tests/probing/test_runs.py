@@ -88,7 +88,7 @@ def test_models_and_builders_are_taken_too(folder: Path) -> None:
 
 def test_families_that_are_reported_are_measured_too() -> None:
     found = nz.judge_runs([build(0)], (X, Y), "1", rules=RULES)
-    assert set(found.costs.family.values) == {"shift", "signed_shift", "gains", "cap", "noise"}
+    assert set(found.costs.family.values) == {"shift", "signed_shift", "gains", "cap"}
 
 
 def test_runs_are_taken_in_the_order_of_their_numbers(folder: Path, tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def test_it_is_what_matched_gives_for_each_network(study: nz.Study) -> None:
             for variable in alone.data_vars:
                 np.testing.assert_array_equal(alone[variable].values, kept[variable].values)
     assert len(firsts) == 4  # every run of every network has draws of its own
-    sizes = {"network": 2, "run": 4, "family": 5, "side": 2, "target": 2, "check": 3}
+    sizes = {"network": 2, "run": 4, "family": 4, "side": 2, "target": 2, "check": 3}
     assert dict(study.matched.sizes) == sizes
-    assert list(study.matched.family.values) == ["shift", "signed_shift", "gains", "cap", "noise"]
+    assert list(study.matched.family.values) == ["shift", "signed_shift", "gains", "cap"]
 
 
 def test_the_untrained_are_those_before_the_first_step(study: nz.Study) -> None:

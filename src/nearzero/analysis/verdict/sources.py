@@ -17,7 +17,7 @@ from nearzero.perturbations.noise import NOISES
 
 __all__ = ["REPORTED", "design_for", "gathered", "verdict"]
 
-REPORTED = ("shift", "noise")  # families that are measured and reported beside those that decide
+REPORTED = ("shift",)  # families that are measured and reported beside those that decide
 
 
 def design_for(rules: Rules, reported: Sequence[str] = REPORTED, **settings: Any) -> Design:
@@ -32,7 +32,7 @@ def design_for(rules: Rules, reported: Sequence[str] = REPORTED, **settings: Any
         >>> import nearzero as nz
         >>> from nearzero.analysis.verdict import design_for
         >>> design_for(nz.Rules(intensity=("gains",)), draws=2).families
-        ('shift', 'signed_shift', 'gains', 'noise')
+        ('shift', 'signed_shift', 'gains')
     """
     deciding = {*rules.distance, *rules.intensity}
     return Design(
