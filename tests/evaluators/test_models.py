@@ -210,8 +210,9 @@ def test_matched_displacement(case: Case) -> None:
             assert float(row[f"{name}agreement"]) == np.mean(logits.argmax(1) == plain[False].argmax(1))
             ratio = np.square(logits - plain[False]).sum() / spread
             assert float(row[f"{name}logit_displacement"]) == pytest.approx(np.sqrt(ratio), rel=1e-9)
+        # on the reference half, all of whose examples are among the first 2,048
         assert float(row.whitened_displacement) == pytest.approx(
-            whitened(flat, moved.reshape(-1, live.sum())), rel=1e-4
+            whitened(flat, (changed[0] - a)[..., live].reshape(-1, live.sum())), rel=1e-4
         )
     noise = result.sel(family="noise", side="above")
     assert float(noise.displacement) == pytest.approx(0.2, rel=1e-4)

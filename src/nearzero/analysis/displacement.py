@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,8 +40,8 @@ Doubles = npt.NDArray[np.float64]
 Size = Callable[[npt.ArrayLike], npt.NDArray[np.floating]]  # from levels to sizes
 SIDES = ("below", "above")  # of a family's identity level
 TARGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
-STEPS = 40  # of the search for a bracket, from the identity outwards
-BATCH_ENDS = (7, 13, 21, STEPS + 1)  # the search measures its levels in batches that end here
+STEPS = 20  # of the search for a bracket, from the identity outwards
+BATCH_ENDS = (4, 7, 11, STEPS + 1)  # the search measures its levels in batches that end here
 TOLERANCE = 1e-4  # relative, of the displacement at a matched level
 OTHER_TOLERANCE = 1e-3  # the same, of another size, which is measured on a sample
 ROUNDED = 1e-5  # a change of the logits, as a share of their root mean square, that rounding can make
@@ -129,10 +130,12 @@ class Whitening:
         a -= a.mean(axis=0)
         return cls(live, root.astype(np.float32), float(np.square(a @ root).sum()) / len(a))
 
-    def squares(self, change: npt.NDArray[np.floating]) -> float:
-        """Return the sum over rows of (a' - a)' C^-1 (a' - a), from changes a' - a, (r, U)."""
-        whitened = (change if self.live.all() else change[:, self.live]) @ self.root
-        return float(np.vdot(whitened, whitened))
+    @cached_property
+    def root_of_all(self) -> npt.NDArray[np.float32]:
+        """Return the root with a row of zeros for each unit that doesn't count, (U, V)."""
+        root = np.zeros((len(self.live), self.root.shape[1]), np.float32)
+        root[self.live] = self.root
+        return root
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def match(
 ) -> list[Match]:
     """Return, for each target, the level nearest to `begin` at which a continuous size reaches the target.
 
-    The search goes outwards from `begin` in 40 steps, which widen with the distance. Brent's method then
+    The search goes outwards from `begin` in 20 steps, which widen with the distance. Brent's method then
     refines the level between the first step at which the size is at least the target and the step before. A
     size that rises above the target and falls back within one step is missed.
 
@@ -278,11 +281,8 @@ class OtherSizes:
         """Return the whitened size, see `Whitening`, (L,); NaN if it can't be measured."""
         if self.whitening is None:
             return np.full(len(perturbations), np.nan)
-        root = np.zeros((len(self.ranges.live), self.whitening.root.shape[1]), np.float32)
-        root[self.ranges.live] = self.whitening.root
-        rows = len(self.sample.row_examples)
-        squares = self.sample.projected_changes(perturbations, root)
-        return np.asarray(np.sqrt(squares / (rows * self.whitening.energy)))
+        squares = self.sample.projected_changes(perturbations, self.whitening.root_of_all)
+        return np.asarray(np.sqrt(squares / (len(self.sample.row_examples) * self.whitening.energy)))
 
     def centred_logits(self, perturbations: Sequence[AnyPerturbation]) -> Doubles:
         """Return the root mean square over items of ||l' - l - mean(l' - l)||, (L,).

@@ -39,7 +39,7 @@ from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.networks import TwoLayer
 from nearzero.perturbations.families import FAMILIES, Conduct, Family, make_family
 from nearzero.perturbations.noise import NOISES, Noise
-from nearzero.perturbations.perturbation import Addition, AnyPerturbation
+from nearzero.perturbations.perturbation import Addition, AnyPerturbation, Perturbation
 from nearzero.support.threads import one_blas_thread
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ MEASURES = {
     "displacement": "displacement on the reference half, as matched",
     "displacement_here": "displacement on the half that responds",
     "median_displacement": "median over examples of ||a' - a|| / ||a||",
-    "whitened_displacement": "displacement in the metric of the covariance of the reference half's activations",
+    "whitened_displacement": "displacement in the metric of the covariance of the reference half's activations, "
+    "on 2,048 of its examples",
     "logit_displacement": "sqrt(sum ||l' - l||^2 / sum ||l - mean||^2) of the logits l",
     "centred_logit_displacement": "the same, the mean logit shift of the reference half taken out of l' - l",
     "accuracy": "share of examples predicted right",
@@ -269,6 +270,7 @@ class _MatchedDraw:
     Attributes:
         cell: the indices of the family and of the side in the result.
         draw: the number of the draw.
+        family: the family of the draw; None for noise.
         matches: a level for each displacement, T of them.
         reference: the perturbations of the reference half at the levels that were reached.
         responding: the perturbations of the responding half at these levels.
@@ -276,6 +278,7 @@ class _MatchedDraw:
 
     cell: tuple[int, int]
     draw: int
+    family: Family | None
     matches: Sequence[Match]
     reference: Sequence[AnyPerturbation]
     responding: Sequence[AnyPerturbation]
@@ -312,6 +315,11 @@ class _MatchedHalves:
             return None
 
     @cached_property
+    def other_sizes(self) -> OtherSizes:
+        """Return the sizes in other measures, on the first examples of the reference half."""
+        return OtherSizes(self.reference.first(SAMPLE), self.ranges, self.whitening)
+
+    @cached_property
     def whitening(self) -> Whitening | None:
         """Return the whitened measure of the reference half; None if it can't be measured.
 
@@ -339,13 +347,13 @@ class _MatchedHalves:
                 matches = sizes.match_noise(drawn[0], targets)
                 levels = [match.level for match in matches if match.reached]
                 halves = ([Addition(values, level) for level in levels] for values in drawn)
-                yield _MatchedDraw((row, SIDES.index("above")), 0, matches, *halves)
+                yield _MatchedDraw((row, SIDES.index("above")), 0, None, matches, *halves)
                 continue
             for draw, family in enumerate(self.design.drawn(name, self.conduct)):
                 for side in family.sides if family.identity is not None else ():
                     matches = self._match(family, side)
-                    reached = [family.at(match.level, self.ranges) for match in matches if match.reached]
-                    yield _MatchedDraw((row, SIDES.index(side)), draw, matches, reached, reached)
+                    reached = self._reached(family, matches)
+                    yield _MatchedDraw((row, SIDES.index(side)), draw, family, matches, reached, reached)
 
     def dataset(self) -> xr.Dataset:
         """Return all measurements as labelled arrays."""
@@ -356,6 +364,8 @@ class _MatchedHalves:
         # sizes don't enter any verdict, so they are measured on the first draw alone
         first = np.array([draw.draw == 0 for draw in draws for _ in draw.responding], np.bool_)
         sizes, undefined, reason = self._geometry(list(compress(perturbations, first)), shift[first])
+        of_reference = [item for draw in draws if draw.draw == 0 for item in draw.reference]
+        sizes["whitened_displacement"] = self.other_sizes.whitened(of_reference)
         names = [f"{prefix}{name}" for name in self.responding.metrics for prefix in ("", "centred_")]
         measured = {name: scores.means[name] for name in names}
         for name, values in sizes.items():
@@ -400,8 +410,7 @@ class _MatchedHalves:
             checks: the names of the checks.
         """
         own = [draw for draw in draws if self.design.families[draw.cell[0]] in self.design.checked]
-        sizes = OtherSizes(self.reference.first(SAMPLE), self.ranges, self.whitening)
-        metrics = self.responding.metrics
+        sizes, metrics = self.other_sizes, self.responding.metrics
         targets = np.full((len(checks), len(self.design.targets)), np.nan)
         tables, unperturbed = [], []
         for row, check in enumerate(checks):
@@ -437,8 +446,7 @@ class _MatchedHalves:
         for draw, family in enumerate(self.design.drawn(SIZED_BY, self.conduct)):
             matches = self._match(family, "above")
             reached = [match.reached for match in matches]
-            perturbations = [family.at(match.level, self.ranges) for match in matches if match.reached]
-            if perturbations:
+            if perturbations := self._reached(family, matches):
                 targets[draw, reached] = sizes.of(check, perturbations)
         return np.asarray(targets.mean(axis=0))
 
@@ -450,12 +458,15 @@ class _MatchedHalves:
             self._matches[key] = self.sizes.match(family, side, self.design.targets)
         return self._matches[key]
 
+    def _reached(self, family: Family, matches: Sequence[Match]) -> list[Perturbation]:
+        """Return the perturbations of a family at the levels that were reached."""
+        return [family.at(match.level, self.ranges) for match in matches if match.reached]
+
     def _resized(self, draw: _MatchedDraw, sizes: OtherSizes, check: str, targets: Doubles) -> _MatchedDraw:
         """Return a draw at the levels that give these sizes in the measure of a check."""
-        name, side = self.design.families[draw.cell[0]], SIDES[draw.cell[1]]
-        family = self.design.drawn(name, self.conduct)[draw.draw]
-        matches = sizes.match(check, family, side, targets.tolist())
-        reached = [family.at(match.level, self.ranges) for match in matches if match.reached]
+        assert draw.family is not None  # noise isn't checked
+        matches = sizes.match(check, draw.family, SIDES[draw.cell[1]], targets.tolist())
+        reached = self._reached(draw.family, matches)
         return replace(draw, matches=matches, reference=reached, responding=reached)
 
     def _tables(
@@ -503,13 +514,11 @@ class _MatchedHalves:
         total = {name: sum(sums[name] for _, _, sums in blocks) for name in blocks[0][2]}
         spread = total["energy"] - float(total["logits"] @ total["logits"]) / total["items"]
         active = energies > 0
-        whitened = self.whitening.energy if self.whitening is not None else 0.0
         each = np.sqrt(squares[:, active] / energies[active])
         spread = spread if spread > VARYING * total["energy"] else 0.0
         sizes = {
             "displacement_here": _relative(squares.sum(axis=1), energies.sum()),
             "median_displacement": np.median(each, axis=1) if active.any() else np.full(len(each), np.nan),
-            "whitened_displacement": _relative(total["whitened"] / total["rows"], whitened),
             "logit_displacement": _relative(total["moved"], spread),
             "centred_logit_displacement": _relative(total["centred"], spread),
         }
@@ -544,9 +553,9 @@ class _MatchedHalves:
 
         Returns:
             sum ||a||^2 over rows and live units, of each example that has rows, (n,); the same of a' - a,
-            (L, n); and sums over the rows or items of the block, by name: `whitened`, `moved` (of the logits)
-            and `centred`, (L,); `logits`, (K,), the sum of l, and `energy`, that of ||l||^2; the numbers of
-            `items` and `rows`; and `predicted`, (K,), the numbers of items predicted as each class.
+            (L, n); and sums over the rows or items of the block, by name: `moved` (of the logits)
+            and `centred`, (L,); `logits`, (K,), the sum of l, and `energy`, that of ||l||^2; the number of
+            `items`; and `predicted`, (K,), the numbers of items predicted as each class.
         """
         live = self.ranges.live
         # a mask can remove all rows of an example, or of all examples
@@ -559,7 +568,7 @@ class _MatchedHalves:
             return np.asarray(np.bincount(owners, squares, minlength=count), dtype=np.float64)
 
         squares = np.empty((len(perturbations), count))
-        whitened, moved, centred = np.empty((3, len(perturbations)))
+        moved, centred = np.empty((2, len(perturbations)))
         for number, perturbation in enumerate(perturbations):
             activations, logits = block.under(perturbation)
             with np.errstate(
@@ -567,7 +576,6 @@ class _MatchedHalves:
             ):  # of logits that aren't finite, which are counted
                 change, step = activations - block.activations, (logits - block.logits).astype(np.float64)
                 squares[number] = by_example(change)
-                whitened[number] = self.whitening.squares(change) if self.whitening is not None else np.nan
                 moved[number] = np.square(step).sum()
                 centred[number] = np.square(step - shift[number]).sum()
         plain = block.logits.astype(np.float64)
@@ -575,9 +583,7 @@ class _MatchedHalves:
             "logits": plain.sum(axis=0),
             "energy": float(np.square(plain).sum()),
             "items": len(plain),
-            "rows": len(owners),
             "predicted": np.bincount(plain.argmax(axis=1), minlength=plain.shape[1]),
-            "whitened": whitened,
             "moved": moved,
             "centred": centred,
         }

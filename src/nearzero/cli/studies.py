@@ -55,7 +55,7 @@ def power(
     """
     from rich.table import Column
 
-    from nearzero.mechanisms import power as measure_power
+    from nearzero.mechanisms.power import power as measure_power
     from nearzero.study.spec import resolve, with_rules
     from nearzero.support.threads import thread_count
 

@@ -9,7 +9,3 @@ given rules are right. `trained` has networks that are trained, whose architectu
 activations mean. The proofs, and the verdict on all of these networks, are in `docs/validation.md`; the
 commands that make its tables are `benchmarks/validation.py` and `benchmarks/controls.py`.
 """
-
-from nearzero.mechanisms.power import power
-
-__all__ = ["power"]

@@ -84,7 +84,13 @@ class Perturbation:
     def __call__(self, x: npt.NDArray[Float]) -> npt.NDArray[Float]:
         """Return y for x, (..., U), computed in the precision of x."""
         scale, offset, clip, low = (np.asarray(getattr(self, name)).astype(x.dtype) for name in PARAMETERS)
-        return np.asarray(np.minimum(np.maximum(scale * x + offset, low), clip))
+        y = np.asarray(scale * x)
+        y += offset
+        if (low > -np.inf).any():
+            np.maximum(y, low, out=y)
+        if (clip < np.inf).any():
+            np.minimum(y, clip, out=y)
+        return y
 
     def apply(self, x: npt.NDArray[Float], rows: slice) -> npt.NDArray[Float]:
         """Return y for x, (r, U). The result doesn't depend on `rows`, the places of x among all rows."""

@@ -55,7 +55,7 @@ def judge_runs(
         held_out: other data in the same form, for the check with data that neither training nor levels used.
         rules: the rules; `Rules()` if None.
         design: families, targets and draws; those that the rules and their checks need if None, and the plain
-            shift and noise, which are reported. Run k begins with draw `first_draw` + k `draws`.
+            shift, which is reported. Run k begins with draw `first_draw` + k `draws`.
         memory: as for `nz.probe`.
         advanced: a function that is called after each run, with 1.
         options: settings of the model, see `nearzero.evaluators.select.ModelOptions`; `layers` replaces `layer`.

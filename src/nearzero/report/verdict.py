@@ -5,17 +5,14 @@ The rules and their application are in `nearzero.analysis.verdict`; `render` dec
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nearzero.analysis.verdict import CHECKS, Comparison, RelativeCost, Rules, Verdict
+from nearzero.mechanisms.reference import Band, relative_costs
 from nearzero.report.results import display_name
 from nearzero.report.table import Cell, Column, Number, Span, Table
 from nearzero.statistics.summaries import mean
-
-if TYPE_CHECKING:
-    from nearzero.mechanisms.reference import Band
 
 __all__ = [
     "MECHANISMS",
@@ -233,13 +230,11 @@ def checks_table(verdict: Verdict, title: str) -> Table:
 # --- costs ---
 
 
-def planted_bands(verdict: Verdict) -> dict[str, tuple["Band", ...]]:
+def planted_bands(verdict: Verdict) -> dict[str, tuple[Band, ...]]:
     """Return by network the relative costs of planted networks with its activation.
 
     There are none for other activations, and for rules with another distance or measure than the default ones.
     """
-    from nearzero.mechanisms.reference import relative_costs  # its package imports SciPy's distributions
-
     default, rules = Rules(), verdict.rules
     if (rules.distance, rules.measure) != (default.distance, default.measure):
         return {}

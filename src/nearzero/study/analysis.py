@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import count
 
 import xarray as xr
 from threadpoolctl import threadpool_limits
@@ -20,11 +19,11 @@ from nearzero.analysis.near_far import near_and_far
 from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.networks import TwoLayer
 from nearzero.study.data import DataSource
-from nearzero.study.jobs import Results, StudyJob, digest, forget, gather, results, run, study_jobs
+from nearzero.study.jobs import Results, StudyJob, apply, digest, forget, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store
-from nearzero.support.threads import parallel, thread_count
+from nearzero.support.threads import thread_count
 
 __all__ = ["AnalysisJob", "analyse_networks", "analysis_of", "measured_for"]
 
@@ -125,16 +124,10 @@ def measured_for(spec: Spec, store: Store, data: DataSource, journal: Journal) -
     jobs = [replace(job, spec=spec) for job in own]
     journal.say(f"measuring {len(jobs)} networks: {GROUPS['matched']}, for this question alone")
     measured: Results = {network: [] for network in spec.activations}
-    finished = count(1)
-    with journal.bar("measuring", len(jobs)) as bar, threadpool_limits(limits=1, user_api="blas"):
-
-        def work(job: AnalysisJob) -> xr.Dataset | None:
-            found = job.measure()
-            bar(next(finished))
-            return found
-
-        for job, found in zip(jobs, parallel(work, jobs, thread_count()), strict=True):
-            measured[job.network].append(found)
+    with threadpool_limits(limits=1, user_api="blas"):
+        found = apply(AnalysisJob.measure, jobs, journal, doing="measuring", threads=thread_count())
+    for job, responses in zip(jobs, found, strict=True):
+        measured[job.network].append(responses)
     return gather(measured).assign_coords(seed=("run", list(spec.seeds)))
 
 

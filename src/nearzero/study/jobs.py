@@ -36,6 +36,7 @@ __all__ = [
     "MeasureJob",
     "Results",
     "StudyJob",
+    "apply",
     "complete",
     "digest",
     "forget",
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 AnyJob = TypeVar("AnyJob", bound="Job")
+Result = TypeVar("Result")
 # For each network, the result of each run; None for a run that diverged or never reached a checkpoint.
 Results = dict[str, list[xr.Dataset | None]]
 
@@ -213,14 +215,28 @@ def run(jobs: Sequence[Job], journal: Journal, *, doing: str, did: str, threads:
         did: the words for the duration in the log.
         threads: the number of jobs at the same time.
     """
+    with journal.timed(did):
+        apply(complete, jobs, journal, doing=doing, threads=threads)
+
+
+def apply(
+    function: Callable[[AnyJob], Result],
+    jobs: Sequence[AnyJob],
+    journal: Journal,
+    *,
+    doing: str,
+    threads: int = 1,
+) -> list[Result]:
+    """Return the result of a function for each job, and show a progress bar; see `run` for the arguments."""
     finished = count(1)
-    with journal.timed(did), journal.bar(doing, len(jobs)) as bar:
+    with journal.bar(doing, len(jobs)) as bar:
 
-        def work(job: Job) -> None:
-            complete(job)
+        def work(job: AnyJob) -> Result:
+            result = function(job)
             bar(next(finished))
+            return result
 
-        parallel(work, jobs, threads)
+        return parallel(work, jobs, threads)
 
 
 def results(jobs: Iterable[MeasureJob]) -> Results:

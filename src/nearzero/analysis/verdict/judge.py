@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -156,7 +157,7 @@ class Verdict:
         line = f"{_overall(counts)} ({detail}; of {counts.total()})"
         return "; ".join(filter(None, (line, self.robustness(network))))
 
-    @property
+    @cached_property
     def relative_costs(self) -> tuple[RelativeCost, ...]:
         """Return what each family of intensity costs relative to distance, for each comparison."""
         distance = self.costs.sel(family=list(self.rules.distance)).mean("family", skipna=False)
