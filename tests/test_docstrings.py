@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "nearzero"
-PUBLIC = ("nearzero", "nearzero.datasets", "nearzero.mechanisms")
+PUBLIC = ("nearzero", "nearzero.datasets")
 STATISTICS = (
     "bands.simultaneous_band",
     "bootstrap.crossed_bootstrap",
@@ -30,6 +30,7 @@ RIDDLES = ("What", "Who", "Whether", "Where", "How")
 DOCUMENTED = [
     *(f"{module}.{name}" for module in PUBLIC for name in importlib.import_module(module).__all__),
     *(f"nearzero.statistics.{name}" for name in STATISTICS),
+    "nearzero.mechanisms.power.power",
 ]
 # Modules whose names aren't public, but which every package may use, and others that have examples to keep.
 MODULES = (

@@ -23,7 +23,7 @@ from nearzero.evaluators.plan import LayerPlan, check_families, conduct_of
 from nearzero.evaluators.responses import ResponseCollector, changes_of, take_batch
 from nearzero.evaluators.scores import METRICS, Items, Metric, find_not_finite
 from nearzero.evaluators.session import Half, Session
-from nearzero.perturbations.families import BY_WEIGHTS, Conduct
+from nearzero.perturbations.families import AT_ACTIVATIONS, BY_WEIGHTS, Conduct
 from nearzero.perturbations.perturbation import AnyPerturbation, Perturbation
 from nearzero.perturbations.ranges import Ranges
 from nearzero.support.memory import memory_text
@@ -32,7 +32,7 @@ from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.forward import Passes, SharedPasses, logits_with_hooks, not_reached
 from nearzero.torch_models.hooks import LayerHook
-from nearzero.torch_models.layer import Layer, LayerError
+from nearzero.torch_models.layer import Directions, Layer, LayerError
 from nearzero.torch_models.ranges import by_unit, counted_rows, layer_ranges, row_owners
 from nearzero.torch_models.replay import Suffix
 
@@ -99,8 +99,13 @@ class ModelEvaluator(base.LayerEvaluator):
 
     @property
     def undefined(self) -> frozenset[str]:
-        """Return the names of the families that aren't defined here since the units' weights aren't known."""
-        return BY_WEIGHTS if self.torch_layer.producer is None else frozenset()
+        """Return the names of the families that aren't defined here.
+
+        They need the units' weights, which aren't known, or activations, which directions don't have.
+        """
+        by_weights = BY_WEIGHTS if self.torch_layer.producer is None else frozenset()
+        of_directions = isinstance(self.torch_layer.coordinates, Directions)
+        return by_weights | AT_ACTIVATIONS if of_directions else by_weights
 
     def conduct(self, conduct: Conduct | None) -> Conduct:
         """Return the conduct asked for, or the default one of the layer's activation."""
@@ -475,18 +480,22 @@ class _Pinned:
         return _numpy(at_levels)
 
     def _change(self, values: Tensor) -> Tensor:
-        axis = self._layer.axis_of(values)
+        axis, coordinates = self._layer.axis_of(values), self._layer.coordinates
         owners = row_owners(values, self._layer, self._batch)
         dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-        x = values.movedim(axis, -1).to(dtype)
         shape = (len(self._levels), self._layer.units)
-        with np.errstate(over="ignore"):  # a bound beyond float32 becomes infinite, and changes nothing
-            scale, offset, clip, low = (
-                torch.from_numpy(np.broadcast_to(parameter, shape).copy()).to(x)[owners]
-                for parameter in self._parameters.at(self._levels)
-            )
-        changed = torch.minimum(torch.maximum(scale * x + offset, low), clip).movedim(-1, axis)
-        return torch.empty_like(values).copy_(changed)
+
+        def change(x: Tensor) -> Tensor:
+            with np.errstate(over="ignore"):  # a bound beyond float32 becomes infinite, and changes nothing
+                scale, offset, clip, low = (
+                    torch.from_numpy(np.broadcast_to(parameter, shape).copy()).to(x)[owners]
+                    for parameter in self._parameters.at(self._levels)
+                )
+            return torch.minimum(torch.maximum(scale * x + offset, low), clip)
+
+        rows = values.movedim(axis, -1).to(dtype)
+        changed = change(rows) if coordinates is None else coordinates.changed(rows, change)
+        return torch.empty_like(values).copy_(changed.movedim(-1, axis))
 
 
 def _scaled(

@@ -15,13 +15,16 @@ from nearzero.evaluators.scores import Metrics
 from nearzero.networks.modules import activation_module
 from nearzero.perturbations.activations import ACTIVATIONS
 from nearzero.perturbations.families import (
-    BY_FORMULA,
     BY_WEIGHTS,
-    FAMILIES,
     PAPER_FAMILIES,
     Conduct,
+    Family,
+    Offset,
+    SignedOffset,
     make_family,
 )
+from nearzero.perturbations.given import Families, Fixed, read_families
+from nearzero.perturbations.noise import NOISES
 from nearzero.perturbations.perturbation import AnyPerturbation, Side
 from nearzero.perturbations.ranges import Ranges
 from nearzero.support.arrays import as_numbers
@@ -30,10 +33,18 @@ from nearzero.torch_models.assumptions.experiments import BatchAxis
 from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind, check_settings
 from nearzero.torch_models.batches import Prepare
 from nearzero.torch_models.forward import Method
-from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.layer import Basis, Directions, Layer, SelectedUnits, Units, read_coordinates
 from nearzero.torch_models.state import Output
 
-__all__ = ["LayerPlan", "Levels", "Names", "Request", "check_families", "conduct_of", "make_plan"]
+__all__ = [
+    "LayerPlan",
+    "Levels",
+    "Names",
+    "Request",
+    "check_families",
+    "conduct_of",
+    "make_plan",
+]
 
 Levels = Mapping[str, npt.ArrayLike] | npt.ArrayLike | int | None
 
@@ -46,8 +57,9 @@ class Request:
 
     Attributes:
         wanted: the layers' names or globs; None for all activations.
-        names: the names of the families.
+        chosen: the families, by the name that they have in the result.
         limit: the bytes that the computation may take.
+        coordinates: the units or directions that are perturbed, by the name of their group; None for all units.
         centred: whether mean changes of logits are measured too.
 
     Raises:
@@ -55,7 +67,7 @@ class Request:
     """
 
     layers: Names = None
-    families: str | Iterable[str] = PAPER_FAMILIES
+    families: Families = PAPER_FAMILIES
     levels: Levels = None
     metrics: Metrics = None
     quantiles: tuple[float, float] | None = None
@@ -69,6 +81,8 @@ class Request:
     causal: bool | None = None
     batch_size: int | None = None
     batch_axis: BatchAxis = None
+    units: Units = None
+    basis: Basis = None
     memory: int | str | None = None
     method: Method = "auto"
     keep_items: bool = False
@@ -76,16 +90,17 @@ class Request:
 
     def __post_init__(self) -> None:
         self.wanted = _layer_names(self.layers)
-        self.names = _family_names(self.families)
+        self.chosen = read_families(self.families)
         self.limit = memory_limit(self.memory)
+        self.coordinates = read_coordinates(self.units, self.basis)
         if isinstance(self.levels, bool):
             raise InputError(f"levels must be numbers, or how many of a family's own; got {self.levels}")
-        if isinstance(self.levels, Mapping) and not self.levels.keys() <= set(self.names):
-            unknown = next(name for name in self.levels if name not in self.names)
-            hint = did_you_mean(unknown, self.names)
+        if isinstance(self.levels, Mapping) and not self.levels.keys() <= self.chosen.keys():
+            unknown = next(name for name in self.levels if name not in self.chosen)
+            hint = did_you_mean(unknown, self.chosen)
             raise InputError(
                 f"levels are given for {unknown!r}, which isn't among the families: {hint}the families are "
-                f"{', '.join(self.names)}"
+                f"{', '.join(self.chosen)}"
             )
         self._check_quantiles()
         check_choice("method", self.method, get_args(Method))
@@ -119,6 +134,19 @@ class Request:
                 f"quantiles must be two numbers from 0 to 1, the lower first; got {self.quantiles!r}"
             )
         self.quantiles = (low, high)
+
+    def parts(self, layer: Layer) -> list[Layer]:
+        """Return a layer once for each group of units or directions that the user gave.
+
+        Raises:
+            InputError: they don't fit the layer's units.
+        """
+        if self.coordinates is None:
+            return [layer]
+        groups = self.coordinates
+        if groups == "each":
+            groups = {f"unit {unit}": SelectedUnits(np.array([unit])) for unit in range(layer.width)}
+        return [layer.on(name, coordinates) for name, coordinates in groups.items()]
 
     def with_overrides(self, layer: Layer) -> Layer:
         """Return a layer with the unit axis and the activation that the user gave.
@@ -160,17 +188,6 @@ def _layer_names(layers: Any) -> list[str] | None:
     return names  # type: ignore[return-value]
 
 
-def _family_names(families: Any) -> list[str]:
-    names = [families] if isinstance(families, str) else list(families) if _is_list(families) else []
-    if not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"families must be a name or names, of {', '.join(FAMILIES)}; got {families!r}")
-    if len(set(names)) < len(names):
-        raise InputError(f"families name one of them twice: {', '.join(names)}")
-    for name in names:
-        make_family(name, Conduct())  # raises for an unknown name
-    return names
-
-
 def _is_list(value: object) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
 
@@ -204,14 +221,18 @@ class LayerPlan:
 
 
 def make_plan(
-    layer: Layer, ranges: Ranges, families: Sequence[str], levels: Levels, conduct: Conduct | None
+    layer: Layer,
+    ranges: Ranges,
+    families: Mapping[str, str | Family],
+    levels: Levels,
+    conduct: Conduct | None,
 ) -> LayerPlan:
     """Return the perturbations of one layer: all families, each at all of its levels.
 
     Args:
         layer: the layer.
         ranges: its unit ranges.
-        families: the names of the families.
+        families: by the name in the result, the name of a family or a family.
         levels: as in `nearzero.probing.probe`.
         conduct: as in `nearzero.probing.probe`.
 
@@ -219,11 +240,14 @@ def make_plan(
         InputError: an unknown family, levels outside its domain, or a conduct that the layer doesn't allow.
     """
     conduct = conduct_of(layer, conduct)
-    check_families(layer, conduct, families)
+    check_families(layer, conduct, families.values())
     try:
-        made = [make_family(name, conduct) for name in families]
-        grids = {family.name: _grid(family.name, family.levels, levels) for family in made}
-        perturbations = [family.at(level, ranges) for family in made for level in grids[family.name]]
+        made = {
+            name: make_family(each, conduct) if isinstance(each, str) else each
+            for name, each in families.items()
+        }
+        grids = {name: _grid(name, family, levels) for name, family in made.items()}
+        perturbations = [family.at(level, ranges) for name, family in made.items() for level in grids[name]]
     except InputError as error:
         raise InputError(f"layer {layer.name!r}: {error}") from error
     return LayerPlan(layer, ranges, conduct, grids, perturbations)
@@ -239,7 +263,7 @@ def conduct_of(layer: Layer, conduct: Conduct | None) -> Conduct:
     return conduct or (Conduct() if published else Conduct(offset="shift", range="pre"))
 
 
-def check_families(layer: Layer, conduct: Conduct, families: Iterable[str]) -> None:
+def check_families(layer: Layer, conduct: Conduct, families: Iterable[str | Family]) -> None:
     """Raise an error for families that aren't defined at a layer.
 
     Raises:
@@ -247,18 +271,29 @@ def check_families(layer: Layer, conduct: Conduct, families: Iterable[str]) -> N
             whose place in the model isn't known, or a distance where the weights aren't known; the message
             says what to do.
     """
-    families = list(families)
-    if layer.producer is None and (by_weights := [name for name in families if name in BY_WEIGHTS]):
+    made = [
+        make_family(each, conduct) if isinstance(each, str) else each
+        for each in families
+        if each not in NOISES
+    ]
+    by_weights = [family.name for family in made if family.name in BY_WEIGHTS]
+    if layer.producer is None and by_weights:
         raise InputError(
             f"layer {layer.name!r}: {' and '.join(by_weights)} need the weights that give its values, and these aren't "
             "the plain output of a linear layer or convolution; leave the family or the layer out"
         )
-    made = [make_family(name, conduct) for name in families if name in FAMILIES]
-    if any(family.name in BY_FORMULA for family in made):
-        try:
-            _check_offset(conduct, layer)
-        except InputError as error:
-            raise InputError(f"layer {layer.name!r}: {error}") from error
+    post = [family.name for family in made if family.acts_on == "post"]
+    if post and isinstance(layer.coordinates, Directions):
+        raise InputError(
+            f"layer {layer.name!r}: basis=... gives directions, which have no activations for {' and '.join(post)} to "
+            "act on; leave these families out"
+        )
+    for family in made:
+        if isinstance(family, (Offset, SignedOffset)):
+            try:
+                _check_offset(replace(conduct, offset=family.formula), layer)
+            except InputError as error:
+                raise InputError(f"layer {layer.name!r}: {error}") from error
     placed = layer.kind in ("activation", "function") or layer.follows is not None
     if any(family.acts_on == "post" for family in made) and layer.act is not None and not placed:
         raise InputError(
@@ -277,11 +312,15 @@ def _check_offset(conduct: Conduct, layer: Layer) -> None:
         )
 
 
-def _grid(family: str, own: Grid, levels: Levels) -> Grid:
-    """Return the levels of a family: all of its own, a number of them evenly spaced, or those given."""
+def _grid(name: str, family: Family, levels: Levels) -> Grid:
+    """Return the levels of a family: all of its own, a number of them evenly spaced, or those given.
+
+    A perturbation that was given as such has one level.
+    """
+    own = family.levels
     if isinstance(levels, Mapping):
-        levels = levels.get(family)
-    if levels is None:
+        levels = levels.get(name)
+    if levels is None or isinstance(family, Fixed):
         return own
     if isinstance(levels, (int, np.integer)) and not isinstance(levels, bool):
         if levels < 1:
@@ -290,5 +329,5 @@ def _grid(family: str, own: Grid, levels: Levels) -> Grid:
         return np.asarray(own[np.unique(indices)])
     given = np.atleast_1d(as_numbers(levels, "levels")).astype(np.float64)
     if given.ndim != 1 or not given.size:
-        raise InputError(f"levels of {family} must be a flat array of at least one; got shape {given.shape}")
+        raise InputError(f"levels of {name} must be a flat array of at least one; got shape {given.shape}")
     return np.unique(given)

@@ -277,13 +277,16 @@ def _added(addition: Addition, like: Tensor, layer: Layer, batch: Batch, first_r
     counted, count = counted_rows(like, layer, batch), count_rows(like, layer, batch)
 
     def change(values: Tensor) -> Tensor:
-        rows = torch.from_numpy(addition.added(slice(first_row, first_row + count))).to(values)
+        added = torch.from_numpy(addition.added(slice(first_row, first_row + count))).to(values)
+
+        def add(rows: Tensor) -> Tensor:
+            return rows + added.view(rows.shape)
+
         out = values.clone()
-        by_unit = out.movedim(layer.axis_of(like), -1)
-        if counted is None:
-            by_unit += rows.view(by_unit.shape)
-        else:
-            by_unit[counted] += rows
+        rows = out.movedim(layer.axis_of(like), -1)
+        places: Any = ... if counted is None else counted
+        old = rows[places]
+        rows[places] = add(old) if layer.coordinates is None else layer.coordinates.changed(old, add).to(old)
         return out
 
     return change
@@ -314,14 +317,30 @@ def _changes(steps_of_all: Sequence[Sequence[_Step]], like: Tensor, layer: Layer
     """
     parameters = [parameter for steps in steps_of_all for _, parameter in steps]
     shape = [1] * like.ndim
-    shape[layer.axis_of(like)] = layer.units
+    shape[layer.axis_of(like) if layer.coordinates is None else -1] = layer.units
     dtype = np.float64 if like.dtype == torch.float64 else np.float32
     table = np.empty((len(parameters), layer.units), dtype)
     with np.errstate(over="ignore"):  # a bound beyond float32 becomes infinite, and changes nothing
         for row, parameter in zip(table, parameters, strict=True):
             row[:] = parameter
     tensors = iter(torch.from_numpy(table).to(like.device).view(len(parameters), *shape))
-    return [_change([(operation, next(tensors)) for operation, _ in steps]) for steps in steps_of_all]
+    changes = [_change([(operation, next(tensors)) for operation, _ in steps]) for steps in steps_of_all]
+    return changes if layer.coordinates is None else [_of_coordinates(change, layer) for change in changes]
+
+
+def _of_coordinates(change: Change, layer: Layer) -> Change:
+    """Return a function of coordinates as one of the values that have them."""
+    coordinates = layer.coordinates
+    assert coordinates is not None
+
+    def changed(values: Tensor) -> Tensor:
+        axis = layer.axis_of(values)
+        rows = coordinates.changed(values.movedim(axis, -1), change).movedim(-1, axis)
+        if torch.is_grad_enabled() and values.requires_grad:
+            return rows.to(values.dtype)
+        return torch.empty_like(values).copy_(rows)  # in the order of the values in memory
+
+    return changed
 
 
 def _change(steps: Sequence[tuple[_Operation, Tensor]]) -> Change:

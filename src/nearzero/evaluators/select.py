@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nearzero.evaluators.session import Session
     from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind
     from nearzero.torch_models.batches import Batch
-    from nearzero.torch_models.layer import Layer
+    from nearzero.torch_models.layer import Basis, Layer, Units
     from nearzero.torch_models.state import Output
 
 __all__ = ["ModelOptions", "evaluators_of", "open_evaluator"]
@@ -33,7 +33,7 @@ SAME = 1e-4  # as a share of the largest logit: more than the rounding of float3
 # options that only the model backend can respect
 MODEL_ONLY = (
     *("layer", "activation", "unit_axis", "prepare", "output", "output_kind", "class_axis"),
-    *("causal", "batch_axis", "method"),
+    *("causal", "batch_axis", "units", "basis"),
 )
 
 
@@ -51,6 +51,7 @@ class ModelOptions(TypedDict, total=False):
         causal: True if the logits at a token predict the next token.
         batch_size: the number of examples in a batch, for data that come as examples.
         batch_axis: the dimension of the inputs that holds the examples, or "none"; see `nearzero.probe`.
+        units, basis: the units or the directions that are perturbed, see `nearzero.probe`.
         method: "auto", "suffix" or "full", see `nearzero.probe`.
         backend: "two-layer" or "model"; chosen if None.
     """
@@ -65,6 +66,8 @@ class ModelOptions(TypedDict, total=False):
     causal: bool | None
     batch_size: int | None
     batch_axis: int | Literal["none"] | None
+    units: Units
+    basis: Basis
     method: str
     backend: Backend | None
 
@@ -117,7 +120,9 @@ def open_evaluator(
     if isinstance(model, TwoLayer) and options.get("layer") == "hidden":  # the layer's name in results
         options = {**options, "layer": None}
     y = y if y is None or hasattr(y, "detach") else as_array(y, "y")
-    model_only = any(options.get(name) not in (None, "auto") for name in MODEL_ONLY)
+    model_only = options.get("method", "auto") != "auto" or any(
+        options.get(name) is not None for name in MODEL_ONLY
+    )
     names = [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
     if isinstance(names, Iterable) and not isinstance(names, Mapping):
         metrics = names = list(names)
@@ -253,7 +258,7 @@ def _check_one(session: Session, wanted: Any) -> None:
 def _is_hidden(layer: Layer, activation: str) -> bool:
     """Return True for the hidden layer of a two-layer model: its activation, or the linear layer before it."""
     placed = layer.kind == "activation" or layer.follows is not None
-    return placed and layer.activation == activation
+    return placed and layer.activation == activation and layer.coordinates is None
 
 
 def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | None:

@@ -32,7 +32,7 @@ from nearzero.torch_models.discovery import (
     find_layers,
     select_layers,
 )
-from nearzero.torch_models.layer import Layer, LayerError
+from nearzero.torch_models.layer import Layer, LayerError, SelectedUnits
 from nearzero.torch_models.masks import MaskReader
 from nearzero.torch_models.state import Model, as_module, untouched
 
@@ -172,7 +172,11 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             request,
             discovery,
             budget,
-            place_layers(runnable, layers, few, masked, budget.rows(first)),
+            [
+                part
+                for layer in place_layers(runnable, layers, few, masked, budget.rows(first))
+                for part in request.parts(layer)
+            ],
             choose_metrics(metrics, discovery.batch.target),
             causal,
             runnable.assumptions,
@@ -219,6 +223,11 @@ def _record(session: Session) -> None:
     for layer in session.layers:
         dimension = f"dimension {layer.unit_axis} of {layer.shape}"
         record(f"units of layer {layer.name}", dimension, _source_of_units(layer, request), "unit_axis=")
+        if layer.coordinates is not None:
+            some = isinstance(layer.coordinates, SelectedUnits)
+            argument, noun = ("units=", "units") if some else ("basis=", "directions")
+            perturbed = f"{layer.units} {noun}, of {layer.width} units"
+            record(f"perturbed in layer {layer.name}", perturbed, "given", argument)
         source = _known(request.activation is not None, _activation_source(layer))
         record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
     bounds = (

@@ -26,6 +26,7 @@ from nearzero.perturbations.perturbation import Perturbation, Side
 from nearzero.perturbations.ranges import Ranges
 
 __all__ = [
+    "AT_ACTIVATIONS",
     "BY_FORMULA",
     "BY_WEIGHTS",
     "FAMILIES",
@@ -56,6 +57,7 @@ PAPER_FAMILIES = ("offset", "scale", "clip")
 BY_FORMULA = frozenset({"offset", "signed_offset"})  # the families to which `Conduct.offset` applies
 # the families that need the norms of the units' weights
 BY_WEIGHTS = frozenset({"distance_shift", "signed_distance_shift"})
+AT_ACTIVATIONS = frozenset({"cap", "floor"})  # the families that always act on activations
 
 # The options that families have, with the values of each.
 _OPTIONS = {

@@ -14,7 +14,7 @@ by layer, level by level. A batch goes through these modules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,12 +31,13 @@ from nearzero.evaluators.scores import Metrics
 from nearzero.evaluators.select import evaluators_of
 from nearzero.evaluators.session import Session, discover, open_session, source_of
 from nearzero.perturbations.families import PAPER_FAMILIES, Conduct
+from nearzero.perturbations.given import Families
 from nearzero.probing.result import LayerResponse, ProbeResult, dataset
 from nearzero.torch_models.assumptions.experiments import BatchAxis
 from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind
 from nearzero.torch_models.batches import Prepare
 from nearzero.torch_models.forward import Method, SharedPasses
-from nearzero.torch_models.layer import Layer, LayerError
+from nearzero.torch_models.layer import Basis, Layer, LayerError, Units
 from nearzero.torch_models.ranges import layer_ranges
 from nearzero.torch_models.state import Model, Output, as_module, untouched
 
@@ -87,7 +88,7 @@ def probe(
     data: Any,
     layers: Names = None,
     *,
-    families: str | Iterable[str] = PAPER_FAMILIES,
+    families: Families = PAPER_FAMILIES,
     levels: Levels = None,
     metrics: Metrics = None,
     ranges_from: Any = None,
@@ -102,6 +103,8 @@ def probe(
     causal: bool | None = None,
     batch_size: int | None = None,
     batch_axis: BatchAxis = None,
+    units: Units = None,
+    basis: Basis = None,
     memory: int | str | None = None,
     method: Method = "auto",
     keep_items: bool = False,
@@ -123,7 +126,9 @@ def probe(
             Targets are optional. Targets of -100 are ignored.
         layers: names or globs, as `nz.layers` lists them, or names of other modules, whose output is then
             perturbed; all activations if None.
-        families: "offset", "scale", "clip", or controls; see `nearzero.perturbations.families`.
+        families: names ("offset", "scale", "clip", or controls, see `nearzero.perturbations.families`), families
+            such as `nz.Shift(range="post")`, perturbations, which have one level, 1; or a mapping from names of
+            your own to these.
         levels: replaces the levels of each family: a mapping from family to levels, levels for all families,
             or the number of levels to take from each family's own, evenly spaced.
         metrics: "accuracy", "agreement", "cross_entropy", "margin", "kl_divergence", or functions from logits
@@ -146,6 +151,11 @@ def probe(
         batch_size: the number of examples in a batch, for data that come as examples.
         batch_axis: the dimension of the inputs that holds the examples (0 or 1), or "none" if an example's logits
             depend on the others of its batch, so that batches can't be cut; found by experiment if None.
+        units: the units that are perturbed, where not all are: their indices, or a mask; or a mapping from names to
+            these, such as the heads of a layer, each of which is perturbed alone; or "each", for every unit alone.
+        basis: directions to perturb in place of units, such as principal components or the direction of a feature:
+            orthonormal columns B, (U, V) or (U,), or a mapping from names to these. A row x of the layer's values
+            has the coordinates c = x B; it becomes x + (c' - c) B'.
         memory: the memory that may be used in addition to the model and the data, such as "2 GB";
             `NEARZERO_MEMORY` or 3 GB if None.
         method: "auto", "suffix" or "full"; see `nearzero.torch_models.forward`.
@@ -192,6 +202,8 @@ def probe(
         causal=causal,
         batch_size=batch_size,
         batch_axis=batch_axis,
+        units=units,
+        basis=basis,
         memory=memory,
         method=method,
         keep_items=keep_items,
@@ -290,7 +302,7 @@ def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[Layer
         make_plan(
             layer,
             evaluator.ranges if own and evaluator.backend == "two-layer" else ranges,
-            request.names,
+            request.chosen,
             request.levels,
             request.conduct,
         )

@@ -57,10 +57,10 @@ class LayerHook:
             kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
             raise LayerError(layer, f"gives {kind}, not floating-point numbers")
         units = values.shape[layer.axis_of(values)] if values.ndim else 0
-        if units != layer.units:
+        if units != layer.width:
             raise LayerError(
                 layer,
-                f"has {layer.units} units on the first examples and {units} on others, whose values are "
+                f"has {layer.width} units on the first examples and {units} on others, whose values are "
                 f"{tuple(values.shape)}; unit_axis=... names the dimension of its units",
             )
         place, after = self.place

@@ -1,17 +1,41 @@
-"""A layer as a value: a place in a model's forward pass where values can be perturbed."""
+"""A layer as a value: a place in a model's forward pass where values can be perturbed, and which of them are.
+
+A perturbation acts on all units of a row, or on its coordinates: some units, or directions in the space of all
+units. What these don't hold stays as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, final, get_args
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.perturbation import Side
+from nearzero.support.arrays import as_numbers
 
-__all__ = ["Layer", "LayerError", "RowAxes"]
+__all__ = [
+    "Basis",
+    "Coordinates",
+    "Directions",
+    "Layer",
+    "LayerError",
+    "RowAxes",
+    "SelectedUnits",
+    "Units",
+    "read_coordinates",
+]
+
+
+Units = npt.ArrayLike | Mapping[str, npt.ArrayLike] | Literal["each"] | None
+Basis = npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
+ORTHONORMAL = 1e-4  # the greatest difference of B'B from the identity: more than float32 rounds
 
 
 @dataclass(frozen=True)
@@ -61,6 +85,7 @@ class Layer:
         producer: the path of the linear layer or convolution that gives the values, z_u = w_u x + b_u; None
             if none does, or it isn't known.
         rows: the dimensions of examples and tokens; None if the examples are the first one.
+        coordinates: the units or directions that are perturbed; None for all units.
 
     Example:
         >>> import torch
@@ -93,6 +118,7 @@ class Layer:
     follows: Layer | None = field(default=None, repr=False)
     producer: str | None = field(default=None, repr=False)
     rows: RowAxes | None = field(default=None, repr=False)
+    coordinates: Coordinates | None = field(default=None, repr=False)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -106,8 +132,33 @@ class Layer:
 
     @property
     def units(self) -> int:
-        """Return the number of units."""
+        """Return the number of units, or of the coordinates that are perturbed."""
+        return self.width if self.coordinates is None else self.coordinates.count
+
+    @property
+    def width(self) -> int:
+        """Return the size of the dimension of the units."""
         return self.shape[self.unit_axis]
+
+    def on(self, group: str, coordinates: Coordinates) -> Layer:
+        """Return the layer with perturbations of some coordinates; the name of a group is part of its name.
+
+        No activation, nor the weights of a unit, belong to a direction.
+
+        Raises:
+            InputError: they don't fit the layer's units.
+        """
+        coordinates.check(self.name, self.width)
+        name = f"{self.name}{{{group}}}" if group else self.name
+        layer = replace(self, name=name, coordinates=coordinates)
+        if isinstance(coordinates, Directions):
+            return replace(layer, activation=None, act=None, follows=None, producer=None)
+        return layer
+
+    def read(self, values: Tensor) -> Tensor:
+        """Return the units, or the coordinates that are perturbed, of each row of some values, (..., U)."""
+        rows = values.movedim(self.axis_of(values), -1)
+        return rows if self.coordinates is None else self.coordinates.read(rows)
 
     @property
     def unit_problem(self) -> str:
@@ -155,3 +206,174 @@ class LayerError(InputError):
     def __init__(self, layer: Layer, reason: str) -> None:
         super().__init__(f"layer {layer.name!r} {reason}")
         self.layer, self.reason = layer.name, reason
+
+
+class Coordinates(ABC):
+    """V numbers that are read from each row of U values, and written back."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Return V."""
+
+    @abstractmethod
+    def check(self, layer: str, units: int) -> None:
+        """Raise an InputError unless they are coordinates of values with this number of units."""
+
+    @abstractmethod
+    def read(self, rows: Tensor) -> Tensor:
+        """Return the coordinates of rows, (..., U) to (..., V)."""
+
+    @abstractmethod
+    def changed(self, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return rows (..., U) with a function applied to their coordinates (..., V)."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SelectedUnits(Coordinates):
+    """Some of the units.
+
+    Attributes:
+        indices: (V,), their numbers.
+        mask: the length of the mask that gave them; None if numbers did.
+    """
+
+    indices: npt.NDArray[np.int64]
+    mask: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Return V."""
+        return len(self.indices)
+
+    def check(self, layer: str, units: int) -> None:
+        """Raise an InputError for a unit that the layer doesn't have, or a mask of another length."""
+        if self.mask not in (None, units):
+            raise InputError(f"units: layer {layer!r} has {units} units, but the mask has {self.mask} values")
+        if self.indices.max() >= units:
+            raise InputError(
+                f"units: layer {layer!r} has {units} units, 0 to {units - 1}; got unit {self.indices.max()}"
+            )
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Return the values of these units."""
+        return rows[..., torch.from_numpy(self.indices).to(rows.device)]
+
+    def changed(self, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return rows with a function applied to the values of these units."""
+        out = rows.clone()
+        out[..., torch.from_numpy(self.indices).to(rows.device)] = change(self.read(rows))
+        return out
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Directions(Coordinates):
+    """Orthonormal directions, the columns of B: c = x B, and x + (c' - c) B'.
+
+    Attributes:
+        basis: B, (U, V).
+    """
+
+    basis: npt.NDArray[np.float64]
+
+    @property
+    def count(self) -> int:
+        """Return V."""
+        return int(self.basis.shape[1])
+
+    def check(self, layer: str, units: int) -> None:
+        """Raise an InputError if the directions have another number of components than the layer has units."""
+        if len(self.basis) != units:
+            raise InputError(
+                f"basis: layer {layer!r} has {units} units, but the directions have {len(self.basis)} components; "
+                "their shape must be (units, directions)"
+            )
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Return x B, in float32, or in float64 for such rows."""
+        exact = rows if rows.dtype == torch.float64 else rows.float()
+        return exact @ torch.from_numpy(self.basis).to(exact)
+
+    def changed(self, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return x + (c' - c) B'."""
+        before = self.read(rows)
+        step = change(before) - before
+        return rows + step @ torch.from_numpy(self.basis.T.copy()).to(step)
+
+
+def read_coordinates(units: Any, basis: Any) -> dict[str, Coordinates] | Literal["each"] | None:
+    """Return the coordinates that a user asked for, by the name of the group, "" for one without a name.
+
+    Args:
+        units: indices or a mask of units, a mapping from names to these, "each" for every unit alone, or None.
+        basis: a direction (U,) or directions (U, V), a mapping from names to these, or None.
+
+    Returns:
+        The coordinates of each group, "each", or None for all units.
+
+    Raises:
+        InputError: both are given, or values that aren't units or orthonormal directions.
+    """
+    if units is not None and basis is not None:
+        raise InputError("give units= or basis=, not both")
+    if units is None and basis is None:
+        return None
+    if isinstance(units, str):
+        if units != "each":
+            raise InputError(
+                f"units must be indices, a mask, a mapping from names to these, or 'each'; got {units!r}"
+            )
+        return "each"
+    given, read = (basis, _directions) if units is None else (units, _selected)
+    groups = given if isinstance(given, Mapping) else {"": given}
+    if not groups or not all(isinstance(name, str) for name in groups):
+        raise InputError(
+            f"{'basis' if units is None else 'units'} must have a name for each group, at least one"
+        )
+    return {name: read(values) for name, values in groups.items()}
+
+
+def _selected(given: Any) -> SelectedUnits:
+    """Return the units given by indices or a mask.
+
+    Raises:
+        InputError: no units, the same one twice, or values that are neither.
+    """
+    values = np.atleast_1d(as_numbers(list(given) if isinstance(given, range) else given, "units"))
+    if not values.size:
+        raise InputError("units must name at least one unit; got none")
+    if values.ndim != 1 or values.dtype.kind not in "biu":
+        raise InputError(
+            f"units must be a flat list of whole numbers or a mask; got {values.dtype} of shape {values.shape}"
+        )
+    if values.dtype.kind == "b":
+        if not values.any():
+            raise InputError("units must name at least one unit; the mask has none")
+        return SelectedUnits(np.flatnonzero(values), len(values))
+    indices = values.astype(np.int64)
+    if indices.min() < 0 or len(np.unique(indices)) < len(indices):
+        raise InputError(f"units must be different numbers from 0; got {indices.tolist()[:10]}")
+    return SelectedUnits(indices)
+
+
+def _directions(given: Any) -> Directions:
+    """Return orthonormal directions.
+
+    Raises:
+        InputError: directions that aren't finite, or not orthonormal to 1e-4.
+    """
+    basis = as_numbers(given, "basis").astype(np.float64)
+    basis = basis[:, None] if basis.ndim == 1 else basis
+    if basis.ndim != 2 or not basis.size or not np.isfinite(basis).all():
+        raise InputError(
+            f"basis must be finite numbers of shape (units, directions); got shape {basis.shape}"
+        )
+    apart = float(np.abs(basis.T @ basis - np.eye(basis.shape[1])).max())
+    if apart > ORTHONORMAL:
+        raise InputError(
+            f"the columns of basis must be orthonormal; B'B differs from the identity by {apart:.3g}: divide a "
+            "single direction by its length, or take np.linalg.qr(basis)[0]"
+        )
+    return Directions(basis)

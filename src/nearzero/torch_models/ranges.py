@@ -24,7 +24,7 @@ from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import MemoryBudget
 from nearzero.torch_models.forward import logits_with_hooks
 from nearzero.torch_models.hooks import LayerHook
-from nearzero.torch_models.layer import Layer, LayerError, RowAxes
+from nearzero.torch_models.layer import Layer, LayerError, RowAxes, SelectedUnits
 from nearzero.torch_models.norms import unit_norms
 from nearzero.torch_models.state import Model
 
@@ -39,14 +39,14 @@ SIDES: tuple[Side, Side] = ("pre", "post")
 def by_unit(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
     """Return the rows of a layer's values that count by the batch's masks, (rows, U) or (..., U).
 
+    If the layer has coordinates, they are returned in the place of units.
     A row of a whole example (after pooling, say) counts if any of the example's tokens does. Ignored targets
     (-100) act as a mask on values that they fit.
 
     Raises:
         InputError: a mask over tokens, and values that have neither a row per token nor a row per example.
     """
-    rows = values.movedim(layer.axis_of(values), -1)
-    counted = counted_rows(values, layer, batch)
+    rows, counted = layer.read(values), counted_rows(values, layer, batch)
     return rows if counted is None else rows[counted]
 
 
@@ -178,7 +178,10 @@ def layer_ranges(
 
 def _norms(model: Model, layer: Layer) -> npt.NDArray[np.float64] | None:
     """Return the norms of the weights that give a layer's values, (U,); None where they aren't known."""
-    return None if layer.producer is None else unit_norms(model.module.get_submodule(layer.producer))
+    if layer.producer is None:
+        return None
+    norms = unit_norms(model.module.get_submodule(layer.producer))
+    return norms[layer.coordinates.indices] if isinstance(layer.coordinates, SelectedUnits) else norms
 
 
 def _groups(layers: Sequence[Layer], limit: int) -> Iterator[list[int]]:
