@@ -72,6 +72,7 @@ class Scores:
             count as wrong and as not in agreement.
         values: by metric, the values item by item, (L, n), if they were asked for.
         positions: (n, 2), the example and the token of each item, if they were asked for.
+        targets: (n,), the class that is each item's target, if values were asked for and there are such targets.
         predictions: (L, n), the predicted classes, if they were asked for; -1 where logits can't be ranked.
     """
 
@@ -82,6 +83,7 @@ class Scores:
     not_finite: Integers
     values: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     positions: Integers | None = None
+    targets: Integers | None = None
     predictions: Classes | None = None
 
 

@@ -415,6 +415,7 @@ def scores_of(collector: ResponseCollector, levels: int) -> base.Scores:
         items=collector.items,
         values={name: np.concatenate(parts, axis=1)[:levels] for name, parts in collector.kept.items()},
         positions=np.concatenate(collector.positions) if collector.keep_items else None,
+        targets=np.concatenate(collector.targets) if collector.targets else None,
         not_finite=collector.not_finite[:levels].astype(np.int64),
     )
 

@@ -62,6 +62,7 @@ class ResponseCollector:
         partial: whether some examples don't reach the layer, or give it another number of rows.
         kept: by metric, its values item by item, (L + 1, n) for each batch, if they are kept.
         positions: for each batch (n, 2), the example and the token of each item, if they are kept.
+        targets: for each batch (n,), the classes that are the items' targets, if items are kept and have such.
         passes: by side, the forward passes with this side of the layer changed.
     """
 
@@ -81,6 +82,7 @@ class ResponseCollector:
         self.items = self.examples = 0
         self.kept: defaultdict[str, list[npt.NDArray[Any]]] = defaultdict(list)
         self.positions: list[npt.NDArray[np.int64]] = []
+        self.targets: list[npt.NDArray[np.int64]] = []
         self.passes = {side: Passes(model, plan.layer, side, method) for side, _ in plan.by_side()}
         self.keep_items = keep_items
         self.shifts: Tensor | None = None
@@ -130,6 +132,9 @@ class ResponseCollector:
                 self.kept[name].append(values)
         if self.keep_items:
             self.positions.append(items.position.cpu().numpy() + np.array([self.examples, 0]))
+            target = items.target
+            if target is not None and target.ndim == 1 and not target.is_floating_point():
+                self.targets.append(target.cpu().numpy().astype(np.int64))
         self.items += len(items)
         self.rows += rows or 0
         self.partial |= rows is None

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import Parameter, signature
 from math import prod
 from typing import Any
 
@@ -373,9 +374,9 @@ METRICS: dict[str, Metric] = {
     "kl_divergence": Metric(_kl_divergence, by_item=True),
 }
 # names in results, which a metric can't have
-DIMENSIONS = ("layer", "family", "level", "item", "sequence", "token", "example", "side", "target")
-LAYER_FACTS = ("kind", "type", "activation", "units", "unit_axis", "dead_units")
-METHOD_FACTS = ("offset", "range", "method", "reason", "backend")
+DIMENSIONS = ("layer", "family", "level", "item", "sequence", "token", "example", "side", "target", "unit")
+LAYER_FACTS = ("kind", "type", "activation", "units", "unit_axis", "dead_units", "rows", "partial")
+METHOD_FACTS = ("offset", "range", "method", "reason", "backend", "unit_minimum", "unit_maximum")
 SIZES = ("displacement", "displacement_here", "median_displacement", "whitened_displacement")
 LOGIT_SIZES = ("logit_displacement", "centred_logit_displacement")
 COUNTS = ("undefined_examples", "predictions", "not_finite")
@@ -499,13 +500,18 @@ def _check_targets(name: str, metric: Metric, target: Tensor | None) -> None:
 
 
 def _users(name: str, function: Callable[..., Any]) -> Score:
-    """Return a user's metric as a score; if it returns one number for all items, each item gets this number."""
+    """Return a user's metric as a score; if it returns one number for all items, each item gets this number.
 
-    def score_level(logits: Tensor, target: Tensor | None) -> Tensor:
-        logits = logits.clone() if logits.is_inference() else logits.detach()
-        before = logits._version
-        value = _as_scores(_called(function, logits, target), logits)
-        if logits._version != before:
+    A function of three arguments gets the unperturbed output as the third.
+    """
+    compares = _takes_three(function)
+
+    def score_level(logits: Tensor, target: Tensor | None, unperturbed: Tensor) -> Tensor:
+        given = [array.clone() if array.is_inference() else array.detach() for array in (logits, unperturbed)]
+        before = [array._version for array in given]
+        logits, *others = given if compares else given[:1]
+        value = _as_scores(_called(function, logits, target, *others), logits)
+        if [array._version for array in given] != before:
             raise InputError(f"metric {name!r} changes its logits in place; let it work on a copy")
         if not isinstance(value, Tensor) or value.shape not in ((), (len(logits),)):
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -514,23 +520,35 @@ def _users(name: str, function: Callable[..., Any]) -> Score:
             )
         return value.detach().expand(len(logits))
 
-    return lambda outputs, target, _: torch.stack(
-        [score_level(logits, target) for logits in outputs.returned]
-    )
+    def score(outputs: Outputs, target: Tensor | None, unperturbed: Outputs) -> Tensor:
+        plain = unperturbed.returned[0]
+        return torch.stack([score_level(logits, target, plain) for logits in outputs.returned])
+
+    return score
 
 
-def _called(function: Callable[..., Any], logits: Tensor, target: Tensor | None) -> Any:
+def _takes_three(function: Callable[..., Any]) -> bool:
+    """Return True if a function needs three arguments, which are given by position."""
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return False
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(each.kind in positional and each.default is Parameter.empty for each in parameters) == 3
+
+
+def _called(function: Callable[..., Any], *arguments: Tensor | None) -> Any:
     """Return what a user's metric returns if gradients are enabled, as they are wherever the user tried it.
 
     Weights of the metric's own then need gradients, which some operations refuse; these run without.
     """
     try:
         with torch.enable_grad():
-            return function(logits, target)
+            return function(*arguments)
     except RuntimeError as error:
         if "requires grad" not in str(error):
             raise
-    return function(logits, target)
+    return function(*arguments)
 
 
 def _as_scores(value: Any, like: Tensor) -> Any:

@@ -465,6 +465,7 @@ class _Tally:
             np.stack([self._evaluator.examples, np.zeros(count, np.int64)], axis=1) if self._keep else None
         )
         return base.Scores(
+            targets=self._evaluator.labels if self._keep else None,
             means={name: levels[:-1] for name, levels in means.items()},
             unperturbed={name: float(levels[-1]) for name, levels in means.items()},
             examples=count,

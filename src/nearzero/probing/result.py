@@ -16,6 +16,7 @@ from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES, Scores
 from nearzero.evaluators.plan import LayerPlan
 from nearzero.report.captions import layers_by_conduct
+from nearzero.statistics.bootstrap import bootstrap_items
 from nearzero.support.files import make_folder, write_bytes, write_text
 from nearzero.torch_models.assumptions import Assumption, condensed, read_json
 
@@ -40,7 +41,9 @@ class ProbeResult:
             `reason` (why the suffix couldn't be used), `offset` and `range` (the conduct), `rows` (how many
             count) and `partial` (whether some examples don't reach it, or give it another number of rows).
             `not_finite`, if logits are NaN or infinite anywhere: how many items have such logits. With `keep_items`
-            also `<metric>_items` on (layer, family, level, item), and `sequence` and `token` of each item.
+            also `<metric>_items` on (layer, family, level, item), and of each item `sequence`, `token` and, if it
+            is a class, `target`. `unit_minimum` and `unit_maximum` on (layer, unit) are the unit ranges, on the side
+            that `range` names.
         at_displacements: with a `design`, the responses at matched displacement, see `matched`; else None.
 
     Example:
@@ -150,6 +153,91 @@ class ProbeResult:
         )
         return f"{data.attrs['model']}, {int(data.attrs['items']):,} items, unperturbed: {', '.join(values)}"
 
+    def intervals(
+        self, metric: str | None = None, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    ) -> xr.Dataset:
+        """Return intervals of a metric for new examples: `low` and `high` on (layer, family, level).
+
+        The examples are resampled with replacement, all items of an example together, and the ends are quantiles of
+        the means over items (percentile bootstrap; Efron and Tibshirani, 1993). The model is fixed.
+
+        Args:
+            metric: one of the metrics that were measured; the first if None.
+            confidence: of the intervals.
+            resamples: the number of resamples.
+            seed: of the resamples, which are the same for all levels.
+
+        Raises:
+            InputError: the probe didn't keep its items, or the metric wasn't measured.
+
+        Example:
+            >>> import nearzero as nz
+            >>> import numpy as np
+            >>> model = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), "relu").to_module()
+            >>> x = np.array([[2, 1], [1, 2], [5, 4], [4, 5]], dtype=np.float32)
+            >>> data = (x, np.array([0, 1, 0, 1]))
+            >>> result = nz.probe(model, data, families="clip", levels=[0.0], keep_items=True)
+            >>> result.response.accuracy.item(), result.intervals("accuracy").low.item()
+            (0.5, 0.0)
+        """
+        name, items = self._items_of(metric)
+        values, sequence = items.values.reshape(-1, items.sizes["item"]), items.sequence.values
+        ends = np.full((2, len(values)), np.nan)
+        known = ~np.isnan(values).any(axis=1)
+        ends[:, known] = bootstrap_items(
+            values[known], sequence, np.random.default_rng(seed), confidence, resamples
+        )
+        shape = items.shape[:-1]
+        coords = {dim: self.response[dim] for dim in CURVE}
+        return xr.Dataset(
+            {end: (CURVE, row.reshape(shape)) for end, row in zip(("low", "high"), ends, strict=True)},
+            coords,
+            {"metric": name, "confidence": confidence, "resamples": resamples, "seed": seed},
+        )
+
+    def by_class(self, metric: str | None = None) -> xr.DataArray:
+        """Return the mean of a metric over the items of each class, on (layer, family, level, target).
+
+        Args:
+            metric: one of the metrics that were measured; the first if None.
+
+        Raises:
+            InputError: the probe didn't keep its items, they have no classes, or the metric wasn't measured.
+
+        Example:
+            >>> import nearzero as nz
+            >>> import numpy as np
+            >>> model = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), "relu").to_module()
+            >>> x = np.array([[2, 1], [1, 2], [5, 4], [4, 5]], dtype=np.float32)
+            >>> data = (x, np.array([0, 1, 0, 1]))
+            >>> result = nz.probe(model, data, families="clip", levels=[0.0], keep_items=True)
+            >>> result.by_class("accuracy").values.ravel().tolist()  # in a tie the first class is predicted
+            [1.0, 0.0]
+        """
+        name, items = self._items_of(metric)
+        if "target" not in items.coords:
+            raise InputError("the items have no classes: there are no targets, or they aren't whole numbers")
+        return items.astype(np.float64).groupby("target").mean("item").rename(name)
+
+    def _items_of(self, metric: str | None) -> tuple[str, xr.DataArray]:
+        """Return the name of a metric and its values, item by item."""
+        name = self._measured(metric)
+        if f"{name}_items" not in self.response:
+            raise InputError("this needs the metric of every item; probe with keep_items=True")
+        return name, self.response[f"{name}_items"]
+
+    def _measured(self, metric: str | None) -> str:
+        """Return the name of a metric that was measured, the first one if None.
+
+        Raises:
+            InputError: the metric wasn't measured.
+        """
+        measured = [str(name) for name in self.response.attrs["metrics"]]
+        if metric is not None and metric not in measured:
+            hint = did_you_mean(metric, measured)
+            raise InputError(f"metric {metric!r} wasn't measured: {hint}measured were {', '.join(measured)}")
+        return metric or measured[0]
+
     def plot(self, metric: str | None = None) -> Figure:
         """Draw a metric as colour: a panel for each family, with a row for each layer and levels along x.
 
@@ -161,12 +249,9 @@ class ProbeResult:
         """
         from nearzero.report.figures.layers import layer_map
 
-        measured = [str(name) for name in self.response.attrs["metrics"]]
-        if metric is not None and metric not in measured:
-            hint = did_you_mean(metric, measured)
-            raise InputError(f"metric {metric!r} wasn't measured: {hint}measured were {', '.join(measured)}")
+        name = self._measured(metric)
         assumed = [f"{row.what}: {row.value}" for row in self.assumptions if not row.is_of_layer]
-        return layer_map(self.response, metric or measured[0], assumed)
+        return layer_map(self.response, name, assumed)
 
     def save(self, folder: str | Path) -> Path:
         """Write the responses (NetCDF), a table (CSV) and the figure (PNG, PDF) to a folder, and return the folder.
@@ -276,6 +361,19 @@ class LayerResponse:
     partial: bool
 
 
+def _unit_ranges(plans: Sequence[LayerPlan]) -> dict[str, Any]:
+    """Return minimum and maximum of each unit, on the side of the layer's conduct; NaN beyond a layer's units."""
+    width = max(plan.layer.units for plan in plans)
+    ends = np.full((2, len(plans), width), np.nan)
+    for row, plan in enumerate(plans):
+        unit = plan.ranges.on(plan.conduct.range)
+        ends[:, row, : plan.layer.units] = unit.minimum, unit.maximum
+    return {
+        name: (("layer", "unit"), values)
+        for name, values in zip(("unit_minimum", "unit_maximum"), ends, strict=True)
+    }
+
+
 def dataset(responses: Sequence[LayerResponse], model: str) -> xr.Dataset:
     """Return the responses of all layers as labelled arrays; `model` is the name of the model's class."""
     plans, scores = [response.plan for response in responses], [response.scores for response in responses]
@@ -317,10 +415,13 @@ def dataset(responses: Sequence[LayerResponse], model: str) -> xr.Dataset:
         "partial": [response.partial for response in responses],
     }
     data |= {name: ("layer", np.array(values)) for name, values in about.items()}
+    data |= _unit_ranges(plans)
     coords: dict[str, Any] = {"layer": [plan.layer.name for plan in plans], "family": families, "level": axis}
     positions = scores[0].positions
     if positions is not None:
         coords |= {"sequence": ("item", positions[:, 0]), "token": ("item", positions[:, 1])}
+        if scores[0].targets is not None:
+            coords["target"] = ("item", scores[0].targets)
         for name in metrics:
             values = [score.values[name].astype(np.float32) for score in scores]
             data[f"{name}_items"] = ((*CURVE, "item"), on_axis(values))

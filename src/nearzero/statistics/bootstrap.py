@@ -25,7 +25,14 @@ from nearzero.errors import InputError, did_you_mean
 from nearzero.statistics.differences import rounding_tolerance
 from nearzero.statistics.summaries import FEWER_THAN_TWO_RUNS, NO_VARIANCE, check_confidence
 
-__all__ = ["CrossedBootstrap", "Population", "bootstrap_means", "check_draws", "crossed_bootstrap"]
+__all__ = [
+    "CrossedBootstrap",
+    "Population",
+    "bootstrap_items",
+    "bootstrap_means",
+    "check_draws",
+    "crossed_bootstrap",
+]
 
 Floats = NDArray[np.float64]
 Population = Literal["new runs and new examples", "new runs, data fixed"]
@@ -157,6 +164,40 @@ def bootstrap_means(
         total = np.einsum("br,br->b", run_counts, example_counts @ shifted)
         means[start : start + size] = centre + total / (runs * examples)
     return means
+
+
+def bootstrap_items(
+    values: NDArray[np.floating],
+    owners: NDArray[np.integer],
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+) -> Floats:
+    """Return percentile intervals of means over items whose examples are resampled, (2, L).
+
+    All items of an example are resampled together; a resample's mean is over its items.
+
+    Args:
+        values: (L, n), the values of n items at L levels.
+        owners: (n,), the example of each item.
+        rng: draws the resamples, which all levels share.
+        confidence: of the intervals.
+        resamples: the number of resamples.
+
+    Raises:
+        InputError: a confidence that isn't between 0 and 1, or fewer than 100 resamples.
+    """
+    check_draws(rng, confidence, resamples, "resamples must be at least 100")
+    examples, places = np.unique(owners, return_inverse=True)
+    counts = np.bincount(places).astype(np.float64)
+    totals = np.stack([np.bincount(places, row, len(examples)) for row in values.astype(np.float64)], axis=1)
+    rows = max(1, BLOCK // len(examples))
+    means = np.empty((resamples, len(values)))
+    for start in range(0, resamples, rows):
+        drawn = _draw_counts(rng, min(rows, resamples - start), len(examples))
+        means[start : start + len(drawn)] = (drawn @ totals) / (drawn @ counts)[:, None]
+    tail = (1 - confidence) / 2
+    return np.asarray(np.quantile(means, [tail, 1 - tail], axis=0))
 
 
 def _draw_counts(rng: np.random.Generator, rows: int, size: int) -> Floats:

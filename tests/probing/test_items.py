@@ -1,0 +1,143 @@
+"""What a result holds beyond curves: unit ranges, classes, intervals over examples, metrics with the plain output."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+import nearzero as nz
+from nearzero.statistics.bootstrap import bootstrap_items
+
+
+@pytest.fixture
+def case() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(1)
+    return (
+        nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Linear(8, 3)),
+        torch.randn(60, 5),
+        torch.randint(3, (60,)),
+    )
+
+
+def perturbed(model: nn.Module, x: Tensor, scale: float) -> Tensor:
+    with torch.no_grad():
+        return model[1:](scale * model[0](x))  # type: ignore[index]
+
+
+@pytest.mark.parametrize("backend", ["two-layer", "model"])
+def test_items_have_their_classes_and_ranges_their_units(case: tuple, backend: str) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+    found = nz.probe(model, (x, y), "1", families="scale", levels=[0.2], keep_items=True, backend=backend)
+    assert found.response.target.values.tolist() == y.tolist()
+    right = (perturbed(model, x, 0.2).argmax(1) == y).double()
+    by_class = found.by_class().squeeze()
+    assert by_class.target.values.tolist() == [0, 1, 2]
+    assert by_class.values.tolist() == pytest.approx([float(right[y == k].mean()) for k in range(3)])
+    z = model[0](x).detach()
+    np.testing.assert_allclose(found.response.unit_minimum.squeeze(), z.amin(0), rtol=1e-5)
+    np.testing.assert_allclose(found.response.unit_maximum.squeeze(), z.amax(0), rtol=1e-5)
+
+
+def test_ranges_of_layers_of_other_widths_end_in_nan(case: tuple) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+    found = nz.probe(model, (x, y), ["1", "2"], families="scale", levels=[0.2]).response
+    assert found.unit_minimum.isel(layer=1).notnull().sum() == 3
+    assert found.unit_minimum.isel(layer=0).notnull().sum() == 8
+
+
+def test_intervals_over_examples_are_those_of_scipy(case: tuple) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+    found = nz.probe(
+        model, (x, y), "1", families="scale", levels=[0.2, 3.0], metrics="cross_entropy", keep_items=True
+    )
+    interval = found.intervals(resamples=20_000)
+    for level in (0.2, 3.0):
+        values = found.response.cross_entropy_items.sel(level=level).squeeze().values
+        expected = stats.bootstrap(
+            (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(5)
+        ).confidence_interval
+        ends = interval.sel(level=level).squeeze()
+        spread = float(expected.high - expected.low)
+        assert float(ends.low) == pytest.approx(float(expected.low), abs=0.03 * spread)
+        assert float(ends.high) == pytest.approx(float(expected.high), abs=0.03 * spread)
+    assert interval.attrs["metric"] == "cross_entropy"
+
+
+def test_all_items_of_an_example_are_resampled_together() -> None:
+    """By hand: two examples, one with two items; the means of resamples are those of three pairs of examples."""
+    values, owners = np.array([[1.0, 2.0, 6.0]]), np.array([0, 0, 1])
+    low, high = bootstrap_items(values, owners, np.random.default_rng(0), confidence=0.999)
+    assert (low.item(), high.item()) == (1.5, 6.0)
+    low, high = bootstrap_items(values, owners, np.random.default_rng(0), confidence=0.4)
+    assert (low.item(), high.item()) == (3.0, 3.0)  # both once: (1 + 2 + 6) / 3, in half of the resamples
+
+
+def test_intervals_cover_the_mean() -> None:
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(400):
+        values = rng.exponential(size=(1, 80))
+        low, high = bootstrap_items(values, np.arange(80), rng, resamples=400)
+        covered += bool(low[0] <= 1.0 <= high[0])
+    assert (
+        0.90 <= covered / 400 <= 0.97
+    )  # a percentile interval of a skewed mean covers a little less than 95 %
+
+
+def test_a_metric_of_three_arguments_gets_the_unperturbed_output(case: tuple) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+
+    def moved(logits: Tensor, target: Tensor | None, unperturbed: Tensor) -> Tensor:
+        return (logits - unperturbed).norm(dim=1)
+
+    found = nz.probe(model, (x, y), "1", families="scale", levels=[0.2], metrics=[moved], backend="model")
+    expected = (perturbed(model, x, 0.2) - perturbed(model, x, 1.0)).norm(dim=1).mean()
+    assert float(found.response.moved.squeeze()) == pytest.approx(float(expected), rel=1e-5)
+    assert float(found.response.unperturbed_moved) == 0.0
+
+    def halved(logits: Tensor, target: Tensor, factor: float = 0.5) -> Tensor:  # two arguments, and an option
+        return factor * logits[:, 0]
+
+    plain = nz.probe(model, (x, y), "1", families="scale", levels=[0.2], metrics=[halved]).response
+    assert float(plain.halved.squeeze()) == pytest.approx(
+        0.5 * float(perturbed(model, x, 0.2)[:, 0].mean()), rel=1e-5
+    )
+
+    def spoils(logits: Tensor, target: Tensor, unperturbed: Tensor) -> Tensor:
+        return unperturbed.zero_()[:, 0]
+
+    with pytest.raises(nz.InputError, match="changes its logits in place"):
+        nz.probe(model, (x, y), "1", families="scale", levels=[0.2], metrics=[spoils])
+
+
+def test_what_wasnt_kept_is_refused(case: tuple) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+    plain = nz.probe(model, (x, y), "1", families="scale", levels=[0.2])
+    for call in (plain.intervals, plain.by_class):
+        with pytest.raises(nz.InputError, match="probe with keep_items=True"):
+            call()
+    with pytest.raises(nz.InputError, match="'acuracy' wasn't measured: did you mean 'accuracy'"):
+        plain.intervals("acuracy")
+    kept = nz.probe(model, [x], "1", families="scale", levels=[0.2], keep_items=True)
+    with pytest.raises(nz.InputError, match="the items have no classes"):
+        kept.by_class()
+    with pytest.raises(nz.InputError, match="at least 100; it was 10"):
+        kept.intervals(resamples=10)
+
+
+@pytest.mark.parametrize("name", ["rows", "partial", "unit_minimum", "reason"])
+def test_a_metric_cant_have_a_name_of_the_results_own(case: tuple, name: str) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+    with pytest.raises(nz.InputError, match="since the result uses this name already"):
+        nz.probe(model, (x, y), metrics={name: lambda logits, target: logits[:, 0]})
+
+
+def test_a_saved_result_keeps_classes_and_ranges(case: tuple, tmp_path) -> None:  # type: ignore[type-arg,no-untyped-def]
+    model, x, y = case
+    found = nz.probe(model, (x, y), "1", families="scale", levels=[0.2], keep_items=True)
+    again = nz.ProbeResult.open(found.save(tmp_path / "kept"))
+    assert again.by_class().identical(found.by_class())
+    assert again.intervals().identical(found.intervals())
