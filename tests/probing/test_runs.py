@@ -173,3 +173,16 @@ def test_the_command_prints_and_writes_the_verdict(
     code, _, err = run("--measure", "acuracy")
     assert (code, err.count("\n")) == (2, 1)
     assert "did you mean 'accuracy'" in err
+
+
+def test_groups_of_units_are_judged_as_layers() -> None:
+    """Each group has rows of its own, which are those of the group alone."""
+    groups = {"first": range(4), "last": [5]}
+    modules = [build(seed) for seed in range(6)]
+    rules = replace(RULES, checks=())
+    found = nz.judge_runs(modules, (X, Y), "1", units=groups, rules=rules, design=DESIGN)
+    assert found.networks == ("1{first}", "1{last}")
+    for name, units in groups.items():
+        alone = nz.judge_runs(modules, (X, Y), "1", units=units, rules=rules, design=DESIGN)
+        own = [row.difference for row in found.comparisons if row.network == f"1{{{name}}}"]
+        assert own == [row.difference for row in alone.comparisons]

@@ -41,7 +41,7 @@ from nearzero.torch_models.layer import Basis, Layer, LayerError, Units
 from nearzero.torch_models.ranges import layer_ranges
 from nearzero.torch_models.state import Model, Output, as_module, untouched
 
-__all__ = ["layers", "probe"]
+__all__ = ["layers", "matched_layers", "probe"]
 
 BATCHES = 4  # the batches in which `layers` looks for modules that the first examples don't reach
 
@@ -213,7 +213,7 @@ def probe(
     with open_session(model, data, request, ranges_from=ranges_from) as session:
         evaluators, responses = _measured(session, backend, advanced)
         response = dataset(responses, type(session.model.module).__name__)
-        matched = None if design is None else _matched(session, evaluators, design)
+        matched = None if design is None else matched_layers(session, evaluators, design)
         if matched is None:
             session.assumptions.record("halves", "none", "default", "design=")
         return ProbeResult(response.assign_attrs(assumptions=session.assumptions.to_json()), matched)
@@ -310,15 +310,27 @@ def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[Layer
     ]
 
 
-def _matched(session: Session, evaluators: Sequence[LayerEvaluator], design: Design) -> xr.Dataset:
+def matched_layers(
+    session: Session,
+    evaluators: Sequence[LayerEvaluator],
+    design: Design,
+    held_out: Sequence[LayerEvaluator] | None = None,
+) -> xr.Dataset:
     """Return the responses of all layers at matched displacement, on (layer, family, side, target).
 
     Of the default layers, those that have none are left out, if there are others.
+
+    Args:
+        session: the model and the data.
+        evaluators: one for each layer.
+        design: families, targets and draws.
+        held_out: the same layers on other data, for the check with these.
     """
     responses, kept, problem = [], [], None
-    for evaluator in evaluators:
+    others: Sequence[LayerEvaluator | None] = held_out or [None] * len(evaluators)
+    for evaluator, other in zip(evaluators, others, strict=True):
         try:
-            responses.append(matched_of(evaluator, design))
+            responses.append(matched_of(evaluator, design, other))
             kept.append(evaluator)
         except LayerError as error:
             if session.request.wanted is not None:
@@ -330,5 +342,7 @@ def _matched(session: Session, evaluators: Sequence[LayerEvaluator], design: Des
         raise problem
     joined = xr.concat(responses, "layer", combine_attrs="drop_conflicts")
     backends = [response.attrs["backend"] for response in responses]
+    activations = [response.attrs["activation"] for response in responses]
     names = [evaluator.layer for evaluator in kept]
-    return joined.assign_coords(layer=names).assign(backend=("layer", backends))
+    coords = {"layer": names, "activation": ("layer", activations)}
+    return joined.assign_coords(coords).assign(backend=("layer", backends))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,13 +14,15 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from nearzero.analysis.matched import Design, matched
+from nearzero.analysis.matched import Design
 from nearzero.analysis.verdict import Rules, Verdict, design_for, verdict
 from nearzero.errors import InputError
+from nearzero.evaluators.base import Backend, LayerEvaluator
 from nearzero.evaluators.plan import Names, Request
-from nearzero.evaluators.select import ModelOptions
-from nearzero.evaluators.session import open_session
+from nearzero.evaluators.select import ModelOptions, evaluators_of
+from nearzero.evaluators.session import Session, open_session
 from nearzero.networks import TwoLayer
+from nearzero.probing.probe import matched_layers
 from nearzero.torch_models.loading import load_weights, weights_of_runs
 from nearzero.torch_models.state import as_module
 
@@ -82,19 +85,20 @@ def judge_runs(
         raise InputError("held_out is the data themselves; give data that the networks weren't trained on")
     if "layer" in options:
         raise InputError("judge_runs takes layers=..., names or globs, and not layer=...")
-    settings: dict[str, Any] = {**options, "memory": memory, "design": design, "held_out": held_out}
+    settings: dict[str, Any] = {**options, "layers": layers, "memory": memory, "centred": True}
+    backend = settings.pop("backend", None)
     measured: list[xr.Dataset] = []
     seen: dict[str, str] = {}
     names: list[str] = []
     for number, (name, module) in enumerate(_runs(model, weights)):
         _check_new(module, name, seen)
         try:
-            names = names or _layer_names(module, data, layers, settings)
-            own = settings | {"design": replace(design, first_draw=design.first_draw + number * design.draws)}
-            rows = [matched(module, data, layer=layer, **own) for layer in names]
+            names = names or _layer_names(module, data, settings)
+            own = replace(design, first_draw=design.first_draw + number * design.draws)
+            settings["layers"] = names
+            measured.append(_responses(module, data, held_out, own, settings, backend))
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
-        measured.append(_joined(rows, names))
         if not number:
             verdict(measured, rules)  # refuses now what would be refused at the end
         advanced(1)
@@ -151,15 +155,26 @@ def _bytes(value: Tensor) -> bytes:
     return value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _layer_names(module: nn.Module, data: Any, layers: Names, settings: dict[str, Any]) -> list[str]:
-    """Return the names of the layers that were asked for."""
-    kept = {name: settings[name] for name in settings.keys() - {"backend", "design", "held_out"}}
-    with open_session(module, data, Request(layers=layers, **kept)) as session:
-        return [layer.name for layer in session.layers]
+def _layer_names(module: nn.Module, data: Any, settings: dict[str, Any]) -> list[str]:
+    """Return the names of the layers that were asked for, without those of groups of units."""
+    with open_session(module, data, Request(**settings)) as session:
+        return list(dict.fromkeys(layer.whole for layer in session.layers))
 
 
-def _joined(rows: Sequence[xr.Dataset], names: Sequence[str]) -> xr.Dataset:
+def _responses(
+    module: nn.Module,
+    data: Any,
+    held_out: Any,
+    design: Design,
+    settings: dict[str, Any],
+    backend: Backend | None,
+) -> xr.Dataset:
     """Return the responses of all layers of one run, on (layer, family, side, target)."""
-    activations = [row.attrs["activation"] for row in rows]
-    joined = xr.concat(rows, "layer", combine_attrs="drop_conflicts")
-    return joined.assign_coords(layer=list(names), activation=("layer", activations))
+    with ExitStack() as stack:
+
+        def opened(data: Any) -> tuple[Session, list[LayerEvaluator]]:
+            session = stack.enter_context(open_session(module, data, Request(**settings)))
+            return session, evaluators_of(session, backend)
+
+        others = None if held_out is None else opened(held_out)[1]
+        return matched_layers(*opened(data), design, others)

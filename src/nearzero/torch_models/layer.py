@@ -86,6 +86,7 @@ class Layer:
             if none does, or it isn't known.
         rows: the dimensions of examples and tokens; None if the examples are the first one.
         coordinates: the units or directions that are perturbed; None for all units.
+        group: their name, which follows the layer's in braces; "" if they have none.
 
     Example:
         >>> import torch
@@ -119,6 +120,7 @@ class Layer:
     producer: str | None = field(default=None, repr=False)
     rows: RowAxes | None = field(default=None, repr=False)
     coordinates: Coordinates | None = field(default=None, repr=False)
+    group: str = field(default="", repr=False)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -150,10 +152,15 @@ class Layer:
         """
         coordinates.check(self.name, self.width)
         name = f"{self.name}{{{group}}}" if group else self.name
-        layer = replace(self, name=name, coordinates=coordinates)
+        layer = replace(self, name=name, coordinates=coordinates, group=group)
         if isinstance(coordinates, Directions):
             return replace(layer, activation=None, act=None, follows=None, producer=None)
         return layer
+
+    @property
+    def whole(self) -> str:
+        """Return the name of the layer without that of the group."""
+        return self.name.removesuffix(f"{{{self.group}}}") if self.group else self.name
 
     def read(self, values: Tensor) -> Tensor:
         """Return the units, or the coordinates that are perturbed, of each row of some values, (..., U)."""
