@@ -7,7 +7,6 @@ python .ci/findings_page.py            # check that the page is up to date
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -16,13 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from pages import read, write_or_check
+from pages import read, table_of, write_or_check
 
 import nearzero as nz
 from nearzero.mechanisms.reference import relative_costs
 from nearzero.report.comparison import reproduction
-from nearzero.report.render import to_markdown
-from nearzero.report.table import Table
 from nearzero.report.verdict import relative_table, robust_table
 
 KEPT, PAGE, WORDS = Path("results/paper"), Path("docs/findings.md"), Path(".ci/templates/findings.md")
@@ -43,9 +40,6 @@ def numbers() -> dict[str, str]:
     }
     texts["headline"] = headline(study, verdict)
     texts["robust_details"] = table_of(robust_table(verdict, study.title))
-    texts["robust"] = "\n".join(
-        f"- **{label}**: {conclusion(verdict, name)}" for name, label in NETWORKS.items()
-    )
     texts["relative"] = table_of(relative_table(verdict, study.title))
     texts["draws"] = (
         f"What is drawn for each unit is drawn {study.spec.verdict_draws} times for each run of each network, by seeds "
@@ -87,10 +81,9 @@ def conclusion(verdict: nz.Verdict, network: str) -> str:
     answers = {
         "distance costs more": "it holds, as far as costs can tell",
         "intensity costs more": "it doesn't hold",
+        "equivalent": "it doesn't hold",
     }
     answer = answers.get(finding, "it isn't decided") if robustness in ("", "robust") else "it isn't decided"
-    if finding == "equivalent":
-        answer = "it doesn't hold"
     sentences = [
         answer,
         f"On training images the finding is *{finding}* ({counted(own)})",
@@ -133,11 +126,6 @@ def position(verdict: nz.Verdict, network: str) -> str:
         own += [f"with planted {NAMES[name]} {low:.2f} to {high:.2f}" for name, (low, high) in bands.items()]
         parts.append(", ".join(own))
     return "; ".join(parts) + "."
-
-
-def table_of(table: Table) -> str:
-    """Return a table in Markdown without its heading."""
-    return re.sub(r"^## .*\n+", "", to_markdown(table)).strip()
 
 
 def both(values: xr.DataArray) -> str:

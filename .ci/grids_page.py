@@ -11,20 +11,27 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from pages import read, write_or_check
+from pages import read, table_of, write_or_check
 
 import nearzero as nz
 from nearzero.report.grids import grid_table, judgements
-from nearzero.report.render import to_markdown
 
 KEPT, PAGE, WORDS = Path("results/grids"), Path("docs/grids.md"), Path(".ci/templates/grids.md")
+
+# What the checks say about a direction, by their worst outcome; the worst first.
+PHRASES = {
+    "not measured": "not checked",
+    "turns": "hang on a check",
+    "undecided": "are undecided by a check",
+    "holds": "are robust",
+}
 
 
 def section(name: str) -> str:
     """Return the question, the figure and the table of a grid, which replace `{name}` in the text."""
     grid = nz.Grid.open(KEPT / name)
     spec = nz.Grid.create(KEPT / name, f"grids/{name}.toml").spec  # raises if the kept grid has another spec
-    table = re.sub(r"^## .*\n+", "", to_markdown(grid_table(grid))).strip()
+    table = table_of(grid_table(grid))
     return "\n\n".join(
         (
             f"*{spec.question}* Spec: [grids/{name}.toml](../grids/{name}.toml); {grid.title[len(spec.title) + 2 :]}.",
@@ -35,8 +42,9 @@ def section(name: str) -> str:
 
 
 def together(names: list[str]) -> str:
-    """Return a table of all verdicts of all grids, for Abs, ReLU and the other activations."""
+    """Return a table of all verdicts of all grids, and of their checks, for Abs, ReLU and the other activations."""
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    checked: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for name in names:
         grid = nz.Grid.open(KEPT / name)
         for family, verdict in judgements(grid).items():
@@ -44,10 +52,16 @@ def together(names: list[str]) -> str:
                 label = network.split(",")[0]
                 group = label if label in ("Abs", "ReLU") else "other activations"
                 counts[group, family][verdict.finding(network)] += 1
-    lines = ["| networks | distance | verdicts |", "| --- | --- | --- |"]
-    for (group, family), found in counts.items():
-        verdicts = ", ".join(f"{finding} {number}" for finding, number in found.most_common())
-        lines.append(f"| {group} | {family} | {verdicts}; of {found.total()} |")
+                if outcomes := {result.outcome for result in verdict.checked(network)}:
+                    worst = next(outcome for outcome in PHRASES if outcome in outcomes)
+                    checked[group, family][PHRASES[worst]] += 1
+    lines = ["| networks | distance | verdicts | of the directions |", "| --- | --- | --- | --- |"]
+    for place, found in counts.items():
+        verdicts, checks = (
+            ", ".join(f"{what} {number}" for what, number in each.most_common())
+            for each in (found, checked[place])
+        )
+        lines.append(f"| {' | '.join(place)} | {verdicts}; of {found.total()} | {checks or '–'} |")
     return "\n".join(lines)
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["read", "write_or_check"]
+from nearzero.report.render import to_markdown
+from nearzero.report.table import Table
+
+__all__ = ["read", "table_of", "write_or_check"]
 
 
 def read(path: Path) -> str:
     """Return the text of a file without the blank lines at its ends."""
     return path.read_text(encoding="utf-8").strip()
+
+
+def table_of(table: Table) -> str:
+    """Return a table in Markdown without its heading."""
+    return re.sub(r"^## .*\n+", "", to_markdown(table)).strip()
 
 
 def write_or_check(page: Path, content: str, kept: Path, arguments: Sequence[str]) -> int:

@@ -29,7 +29,7 @@ import xarray as xr
 from nearzero.analysis.displacement import TARGETS
 from nearzero.analysis.sweep import NOT_FINITE
 from nearzero.errors import InputError, did_you_mean
-from nearzero.evaluators.base import LayerEvaluator
+from nearzero.evaluators.base import NO_CLASS, SAFE, LayerEvaluator
 from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.networks import TwoLayer
 from nearzero.perturbations.perturbation import Addition, Perturbation
@@ -49,8 +49,6 @@ PARTS = ("near", "far")
 REPLACEMENTS = ("resample", "mean", "noise")
 DRAWN = ("resample", "noise")  # the replacements that draw random numbers
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5)
-SAFE = 2.0**124  # up to this bound on a logit, nothing can overflow float32
-NO_CLASS = 65_535  # the prediction where logits aren't finite; two-layer networks have fewer classes
 CHUNK = 4096  # examples whose logits fit in the cache together
 
 

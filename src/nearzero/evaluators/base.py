@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EARLIER_HALVES",
     "HALVES",
+    "NO_CLASS",
+    "SAFE",
     "Block",
     "LayerEvaluator",
     "LevelParameters",
@@ -57,6 +59,8 @@ PinnedLogits = Callable[[Integers, Doubles], Floats]  # from k of m items and th
 HALVES = "of the examples 2k and 2k + 1 one is the reference, drawn by (seed, k)"
 EARLIER_HALVES = "by the earlier rule: a seeded permutation of all examples, or the first half of every batch"
 DRAWN = 1024  # pairs that share a random generator
+SAFE = 2.0**124  # up to this bound on a logit, nothing can overflow float32
+NO_CLASS = 65_535  # the prediction where logits can't be ranked; two-layer networks have fewer classes
 TESTED = (0.01, 0.1, 0.5, 2.0, 10.0)  # scales at which homogeneity is tested
 
 

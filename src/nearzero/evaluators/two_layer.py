@@ -13,7 +13,18 @@ import numpy.typing as npt
 from nearzero.errors import InputError
 from nearzero.evaluators import base
 from nearzero.evaluators import metrics as numpy_metrics
-from nearzero.evaluators.base import Backend, Classes, Doubles, Floats, Integers, Part, Perturbations, halves
+from nearzero.evaluators.base import (
+    NO_CLASS,
+    SAFE,
+    Backend,
+    Classes,
+    Doubles,
+    Floats,
+    Integers,
+    Part,
+    Perturbations,
+    halves,
+)
 from nearzero.evaluators.hidden_layer import HiddenLayer
 from nearzero.networks import TwoLayer
 from nearzero.networks.pixels import Pixels
@@ -36,11 +47,7 @@ HOMOGENEOUS = (
     1e-5  # bound on float32's difference from the algebra, as a share of the greatest activation or logit
 )
 ROUNDING = 2.0**-20  # bound on the error of float32 sums, as a share of the sum of absolute terms
-SAFE = (
-    2.0**124
-)  # up to this bound on a logit, nothing can overflow float32, and logits aren't searched for it
 STEEPEST = 1.2  # more than the steepest slope of all nine activations
-NO_CLASS = 65_535  # the prediction where logits can't be ranked; networks have fewer classes
 
 
 class TwoLayerEvaluator(base.LayerEvaluator):
