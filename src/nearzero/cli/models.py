@@ -16,7 +16,6 @@ from nearzero.cli.common import (
     app,
     argument,
     console_for,
-    counting,
     option,
     print_rows,
     result_folder,
@@ -28,6 +27,7 @@ from nearzero.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nearzero.analysis.verdict import Verdict
     from nearzero.probing import ProbeResult
 
 __all__ = ()  # the functions are registered with the app
@@ -47,6 +47,33 @@ DataName = Annotated[
 ]
 PixelOption = Annotated[str, option("Of images: raw (0 to 255), unit or normalized.", True)]
 SplitOption = Annotated[str, option("Of a data set: test or train.", True)]
+Causal = Annotated[
+    bool | None,
+    option(
+        "Whether logits at a token are compared with the next token.", "found out", "--causal/--no-causal"
+    ),
+]
+OutputPlace = Annotated[
+    str | None, option("The key or index of the logits in the model's output.", "found", metavar="KEY")
+]
+OutputKind = Annotated[
+    str | None, option("What the model returns: logits, probabilities or log-probabilities.", "found")
+]
+ClassAxis = Annotated[
+    str | None, option("The output's dimension of the classes, or none if it has no such.", "found")
+]
+UnitAxis = Annotated[int | None, option("The dimension of the units in a layer's values.", "found")]
+Units = Annotated[
+    str | None, option("The units to perturb: 0,3,8-15, or each, one at a time.", "all", metavar="UNITS")
+]
+BatchSize = Annotated[int | None, option("Examples at a time.", "256")]
+BatchAxis = Annotated[
+    str | None, option("The inputs' dimension of the examples: 0, 1, or none if they can't be cut.", "found")
+]
+Device = Annotated[str, option("The device for the model: cpu, cuda, mps.", True)]
+Memory = Annotated[
+    str | None, option('The memory that it may use, for example "2 GB".', "NEARZERO_MEMORY or 3 GB")
+]
 
 
 def _model_and_data(
@@ -155,9 +182,90 @@ def layers(
         _print_lines(console, told)
 
 
-def _as_axis(text: str | None) -> int | str | None:
-    """Return a dimension that was given as text; other text as it is."""
-    return int(text) if text is not None and text.lstrip("-").isdecimal() else text
+def _progress(quiet: bool) -> bool | None:
+    """Return the setting of the progress bar: none if quiet, else in terminals."""
+    return False if quiet else None
+
+
+def _number_or_text(text: str | None) -> int | str | None:
+    """Return a dimension or index that was given as text as a number; other text as it is."""
+    return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
+
+
+def _reading(
+    units: str | None,
+    causal: bool | None,
+    output: str | None,
+    output_kind: str | None,
+    class_axis: str | None,
+    unit_axis: int | None,
+    batch_size: int | None,
+    batch_axis: str | None,
+    memory: str | None,
+) -> dict[str, Any]:
+    """Return the settings by which a model and its data are read, as `nz.probe` takes them."""
+    return {
+        "units": _units(units),
+        "causal": causal,
+        "output": _number_or_text(output),
+        "output_kind": output_kind,
+        "class_axis": _number_or_text(class_axis),
+        "unit_axis": unit_axis,
+        "batch_size": batch_size,
+        "batch_axis": _number_or_text(batch_axis),
+        "memory": memory,
+    }
+
+
+def _metrics(names: list[str] | None) -> list[Any] | None:
+    """Return metrics by name, and functions of a user's own by `file.py:function`.
+
+    Raises:
+        InputError: there is no such file or function, or it isn't a function.
+    """
+    from nearzero.torch_models.loading import object_of
+
+    metrics: list[Any] = []
+    for name in names or ():
+        metric = object_of(name, "a metric") if ":" in name else name
+        if metric is not name and not callable(metric):
+            raise InputError(
+                f"--metric {name} is {type(metric).__name__}, not a function of (logits, target)"
+            )
+        metrics.append(metric)
+    return metrics or None
+
+
+def _quantiles(text: str | None) -> tuple[float, float] | None:
+    """Return two quantiles from "LOW,HIGH".
+
+    Raises:
+        InputError: the text isn't two numbers.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--quantiles takes two numbers from 0 to 1, such as 0.001,0.999; got {text}"
+        ) from None
+    return low, high
+
+
+def _units(text: str | None) -> list[int] | str | None:
+    """Return units from "0,3,8-15", or "each".
+
+    Raises:
+        InputError: the text is neither.
+    """
+    if text in (None, "each"):
+        return text
+    assert text is not None
+    spans = [part.partition("-") for part in text.split(",")]
+    if not all(first.isdecimal() and (last.isdecimal() or not dash) for first, dash, last in spans):
+        raise InputError(f"--units takes numbers and spans of units, such as 0,3,8-15, or each; got {text}")
+    return [unit for first, _, last in spans for unit in range(int(first), int(last or first) + 1)]
 
 
 @app.command()
@@ -169,27 +277,26 @@ def probe(
     weights: Weights = None,
     family: Annotated[list[str] | None, option("May be repeated.", "offset, scale, clip")] = None,
     levels: Annotated[int | None, option("The number of levels of each family.", "all, 100 to 125")] = None,
-    metric: Annotated[list[str] | None, option("May be repeated.", "accuracy, agreement")] = None,
+    metric: Annotated[
+        list[str] | None, option("A name, or file.py:function; may be repeated.", "accuracy, agreement")
+    ] = None,
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
     data_dir: DataDir = None,
-    causal: Annotated[
-        bool | None,
-        option(
-            "Whether logits at a token are compared with the next token.", "found out", "--causal/--no-causal"
-        ),
+    causal: Causal = None,
+    output: OutputPlace = None,
+    output_kind: OutputKind = None,
+    class_axis: ClassAxis = None,
+    unit_axis: UnitAxis = None,
+    units: Units = None,
+    quantiles: Annotated[
+        str | None,
+        option("Quantiles in the place of minimum and maximum.", "minimum, maximum", metavar="LOW,HIGH"),
     ] = None,
-    output_kind: Annotated[
-        str | None, option("What the model returns: logits, probabilities or log-probabilities.", "found")
-    ] = None,
-    class_axis: Annotated[
-        str | None, option("The output's dimension of the classes, or none if it has no such.", "found")
-    ] = None,
-    batch_size: Annotated[int | None, option("Examples at a time.", "256")] = None,
-    device: Annotated[str, option("The device for the model: cpu, cuda, mps.", True)] = "cpu",
-    memory: Annotated[
-        str | None, option('The memory that it may use, for example "2 GB".', "NEARZERO_MEMORY or 3 GB")
-    ] = None,
+    batch_size: BatchSize = None,
+    batch_axis: BatchAxis = None,
+    device: Device = "cpu",
+    memory: Memory = None,
     quiet: Quiet = False,
 ) -> None:
     """Perturb layers of a model, one at a time, at every level, and measure its predictions."""
@@ -197,26 +304,20 @@ def probe(
     from nearzero.study.steps import reaching
 
     console = console_for(quiet)
-    with (
-        result_folder(out),
-        _users_errors(model, data),
-        counting(console, "probing", "examples") as count,
-    ):
+    with result_folder(out), _users_errors(model, data):
         built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
         with reaching(device):
             built = built.to(device)
         families = family or ("offset", "scale", "clip")
         options: dict[str, Any] = {
             "levels": levels,
-            "metrics": metric,
-            "batch_size": batch_size,
-            "causal": causal,
-            "output_kind": output_kind,
-            "class_axis": _as_axis(class_axis),
+            "metrics": _metrics(metric),
+            "quantiles": _quantiles(quantiles),
+            **_reading(
+                units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory
+            ),
         }
-        result = probe_model(
-            built, source, layer, families=families, memory=memory, advanced=count, **options
-        )
+        result = probe_model(built, source, layer, families=families, progress=_progress(quiet), **options)
     if out is not None:
         result.save(out)
     if console is None:
@@ -260,11 +361,16 @@ def judge_runs(
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
     data_dir: DataDir = None,
-    batch_size: Annotated[int | None, option("Examples at a time.", "256")] = None,
-    device: Annotated[str, option("The device for the model: cpu, cuda, mps.", True)] = "cpu",
-    memory: Annotated[
-        str | None, option('The memory that it may use, for example "2 GB".', "NEARZERO_MEMORY or 3 GB")
-    ] = None,
+    causal: Causal = None,
+    output: OutputPlace = None,
+    output_kind: OutputKind = None,
+    class_axis: ClassAxis = None,
+    unit_axis: UnitAxis = None,
+    units: Units = None,
+    batch_size: BatchSize = None,
+    batch_axis: BatchAxis = None,
+    device: Device = "cpu",
+    memory: Memory = None,
     quiet: Quiet = False,
 ) -> None:
     """Say whether distance or intensity costs more in several trainings of a model: a verdict over its runs.
@@ -273,7 +379,6 @@ def judge_runs(
     not judged. `--set verdict_...=...` changes the rules.
     """
     from nearzero.probing import judge_runs as judge
-    from nearzero.report.write import print_verdict, write_verdict
     from nearzero.study.spec import resolve, with_rules
     from nearzero.study.steps import reaching
     from nearzero.torch_models.loading import load_data, weights_of_runs
@@ -281,7 +386,7 @@ def judge_runs(
     console = console_for(quiet)
     spec = with_rules(resolve(), settings_from(settings))
     rules = replace(spec.rules, measure=measure)  # type: ignore[arg-type]
-    with result_folder(out), _users_errors(model, data), counting(console, "measuring", "runs") as count:
+    with result_folder(out), _users_errors(model, data):
         built, source, _ = _model_and_data(model, None, data, pixels, split, data_dir)
         other = None
         if held_out is not None:
@@ -290,6 +395,9 @@ def judge_runs(
         with reaching(device):
             built = built.to(device)
         files = weights_of_runs(weights[0] if len(weights) == 1 else weights)
+        options = _reading(
+            units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory
+        )
         judged = judge(
             built,
             source,
@@ -298,11 +406,17 @@ def judge_runs(
             held_out=other,
             rules=rules,
             design=replace(spec.design, conduct=None),
-            memory=memory,
-            advanced=count,
-            batch_size=batch_size,
+            progress=_progress(quiet),
+            **options,
         )
     title = f"{model}, {len(files)} run{'s' if len(files) > 1 else ''}, {data}"
+    _report_verdict(judged, title, out, console)
+
+
+def _report_verdict(judged: Verdict, title: str, out: Path | None, console: Console | None) -> None:
+    """Write a verdict's tables and figures to a folder, if there is one, and print the tables."""
+    from nearzero.report.write import print_verdict, write_verdict
+
     if out is not None:
         write_verdict(judged, title, out)
     if console is None:

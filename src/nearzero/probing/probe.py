@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 import xarray as xr
@@ -33,6 +34,7 @@ from nearzero.evaluators.session import Session, discover, open_session, source_
 from nearzero.perturbations.families import PAPER_FAMILIES, Conduct
 from nearzero.perturbations.given import Families
 from nearzero.probing.result import LayerResponse, ProbeResult, dataset
+from nearzero.support.progress import Report, python_progress
 from nearzero.torch_models.assumptions.experiments import BatchAxis
 from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind
 from nearzero.torch_models.batches import Prepare
@@ -110,6 +112,7 @@ def probe(
     keep_items: bool = False,
     design: Design | None = None,
     backend: Backend | None = None,
+    progress: bool | None = None,
     advanced: Callable[[int], None] = lambda examples: None,
 ) -> ProbeResult:
     """Perturb layers of a model, one at a time, and measure the model's responses.
@@ -163,6 +166,8 @@ def probe(
         design: a `Design` (families, targets, draws) for responses at matched displacement. The result's
             `matched` then holds them, as `nz.verdict` takes them.
         backend: "two-layer" or "model"; chosen for each layer if None, see `nearzero.evaluators.select`.
+        progress: whether a progress bar is shown on standard error, True for anywhere; in terminals and notebooks
+            if None.
         advanced: a function that is called after each batch of the model backend, with the number of its
             examples. The two-layer backend doesn't call it.
 
@@ -210,13 +215,27 @@ def probe(
     )
     if design is not None and not isinstance(design, Design):
         raise InputError(f"design must be an nz.Design; got {type(design).__name__}")
-    with open_session(model, data, request, ranges_from=ranges_from) as session:
-        evaluators, responses = _measured(session, backend, advanced)
+    with (
+        python_progress("probing", progress) as report,
+        open_session(model, data, request, ranges_from=ranges_from) as session,
+    ):
+        evaluators, responses = _measured(session, backend, _counting(session, report, advanced))
         response = dataset(responses, type(session.model.module).__name__)
         matched = None if design is None else matched_layers(session, evaluators, design)
         if matched is None:
             session.assumptions.record("halves", "none", "default", "design=")
         return ProbeResult(response.assign_attrs(assumptions=session.assumptions.to_json()), matched)
+
+
+def _counting(session: Session, report: Report, advanced: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function that counts batches for a progress bar, and passes the number of their examples on."""
+    numbers = count(1)
+
+    def took(examples: int) -> None:
+        report(next(numbers), session.source.batches)
+        advanced(examples)
+
+    return took
 
 
 def _measured(

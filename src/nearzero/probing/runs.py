@@ -23,6 +23,7 @@ from nearzero.evaluators.select import ModelOptions, evaluators_of
 from nearzero.evaluators.session import Session, open_session
 from nearzero.networks import TwoLayer
 from nearzero.probing.probe import matched_layers
+from nearzero.support.progress import python_progress
 from nearzero.torch_models.loading import load_weights, weights_of_runs
 from nearzero.torch_models.state import as_module
 
@@ -39,6 +40,7 @@ def judge_runs(
     rules: Rules | None = None,
     design: Design | None = None,
     memory: int | str | None = None,
+    progress: bool | None = None,
     advanced: Callable[[int], None] = lambda runs: None,
     **options: Unpack[ModelOptions],
 ) -> Verdict:
@@ -60,6 +62,7 @@ def judge_runs(
         design: families, targets and draws; those that the rules and their checks need if None, and the plain
             shift, which is reported. Run k begins with draw `first_draw` + k `draws`.
         memory: as for `nz.probe`.
+        progress: whether a progress bar is shown, as for `nz.probe`.
         advanced: a function that is called after each run, with 1.
         options: settings of the model, see `nearzero.evaluators.select.ModelOptions`; `layers` replaces `layer`.
 
@@ -90,18 +93,20 @@ def judge_runs(
     measured: list[xr.Dataset] = []
     seen: dict[str, str] = {}
     names: list[str] = []
-    for number, (name, module) in enumerate(_runs(model, weights)):
-        _check_new(module, name, seen)
-        try:
-            names = names or _layer_names(module, data, settings)
-            own = replace(design, first_draw=design.first_draw + number * design.draws)
-            settings["layers"] = names
-            measured.append(_responses(module, data, held_out, own, settings, backend))
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
-        if not number:
-            verdict(measured, rules)  # refuses now what would be refused at the end
-        advanced(1)
+    with python_progress("measuring runs", progress) as report:
+        for number, (name, module) in enumerate(_runs(model, weights)):
+            _check_new(module, name, seen)
+            try:
+                names = names or _layer_names(module, data, settings)
+                own = replace(design, first_draw=design.first_draw + number * design.draws)
+                settings["layers"] = names
+                measured.append(_responses(module, data, held_out, own, settings, backend))
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from error
+            if not number:
+                verdict(measured, rules)  # refuses now what would be refused at the end
+            report(number + 1, None)
+            advanced(1)
     return verdict(measured, rules)
 
 

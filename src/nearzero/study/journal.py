@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nearzero.support.progress import progress_bar
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -105,11 +107,5 @@ class Journal:
         if self.console is None or not self.console.is_terminal:
             yield lambda completed: None
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        name, left = TextColumn("{task.description:<28}"), TextColumn("left")
-        columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, Remaining())
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(description, total=total)
-            yield lambda completed: progress.update(task, completed=completed)
+        with progress_bar(self.console, description, total) as report:
+            yield lambda completed: report(completed, total)

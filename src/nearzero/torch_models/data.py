@@ -76,6 +76,11 @@ class BatchSource:
             return self._batch(item, dtype, 1)
         raise InputError("data hold no batches")
 
+    @property
+    def batches(self) -> int | None:
+        """Return the number of batches; None before the end of a first pass."""
+        return self._length
+
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches.
 
