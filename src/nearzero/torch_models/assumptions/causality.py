@@ -30,9 +30,7 @@ OPEN = (
 )
 
 
-def read_causality(
-    model: Model, given: bool | None, first: Batch, few: Batch, shape: tuple[int, ...]
-) -> bool:
+def read_causality(model: Model, given: bool | None, first: Batch, few: Batch) -> bool:
     """Return whether the logits at a token are compared with the next token, and record how that is known.
 
     Args:
@@ -40,26 +38,26 @@ def read_causality(
         given: what the user said; None to find out.
         first: the first batch.
         few: some examples of it, on which the model is run.
-        shape: the shape of logits, as the model returns them.
 
     Raises:
         InputError: both readings fit.
     """
-    causal, source = _infer(model, first, few, shape) if given is None else (given, "given")
+    causal, source = _infer(model, first, few) if given is None else (given, "given")
     value = "logits at a token are compared with the next token" if causal else "logits are compared in place"
     model.assumptions.record("causality", value, source, "causal=")
     return causal
 
 
-def _infer(model: Model, batch: Batch, few: Batch, shape: tuple[int, ...]) -> tuple[bool, str]:
+def _infer(model: Model, batch: Batch, few: Batch) -> tuple[bool, str]:
     """Return whether the logits at a token are compared with the next token, and how that is known.
 
     Raises:
         InputError: both readings fit.
     """
-    if len(shape) != 3 or shape[1] < 2:
-        return False, f"logits {shape} aren't over tokens"
-    logits = model.logits(few)
+    returned = model.logits(few)
+    logits = model.tokens_second(returned)
+    if logits.ndim != 3 or logits.shape[1] < 2:
+        return False, f"logits {tuple(returned.shape)} aren't over tokens"
     shifted = _loss_is_shifted(model, few, logits)
     target, tokens = batch.target, (len(batch), logits.shape[1])
     if target is None or batch.two_sided or target.shape != tokens or target.is_floating_point():
@@ -79,7 +77,7 @@ def _infer(model: Model, batch: Batch, few: Batch, shape: tuple[int, ...]) -> tu
     mask = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
     if few.mask is not None and few.mask.shape == mask.shape:
         mask = few.mask
-    looks = looks_ahead(model, few, mask, logits)
+    looks = looks_ahead(model, few, mask, returned)
     if looks or (looks is None and shifted is False):
         return False, "later tokens move the logits at earlier ones" if looks else BY_LOSS
     if looks is None:
@@ -153,10 +151,12 @@ def _loss_is_shifted(model: Model, few: Batch, logits: Tensor) -> bool | None:
     labels = logits.argmax(-1)
     if few.mask is not None and few.mask.shape == labels.shape:
         labels = labels.masked_fill(~few.mask, IGNORED)
+    taken = labels.t() if few.axis else labels  # in the order of the inputs
     for module, name in _takers_of_labels(model.module):
-        seen = _output_with_labels(model, few, module, name, labels)
+        seen = _output_with_labels(model, few, module, name, taken)
         given = [leaf for leaf in leaves(seen) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-        same = [leaf for leaf in given if leaf.shape == logits.shape]
+        moved = (model.tokens_second(leaf.movedim(model.example_axis, 0)) for leaf in given if leaf.ndim == 3)
+        same = [leaf for leaf in moved if leaf.shape == logits.shape]
         losses = [leaf for leaf in given if leaf.numel() == 1]
         if not same or not losses:
             continue

@@ -80,6 +80,7 @@ def moved_by(model: Model, batch: Batch, where: Tensor, logits: Tensor) -> Tenso
         after = model.logits(_with(batch, numbers | exchanged))
     if after.shape != logits.shape:
         return None
+    after, logits = model.tokens_second(after), model.tokens_second(logits)
     count = where.shape[1]
     if logits.ndim == 3 and logits.shape[1] == count:
         pairs = zip(after.split(TOKENS, 1), logits.split(TOKENS, 1), strict=True)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +20,7 @@ from nearzero.torch_models.assumptions.table import Assumptions
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.forward import distance, greatest
+from nearzero.torch_models.masks import OVERRIDE
 from nearzero.torch_models.state import Model
 
 __all__ = ["BatchAxis", "Cuts", "changed_by_a_pass", "find_cuts"]
@@ -37,6 +39,7 @@ class Cuts:
 
     Attributes:
         axis: the dimension of the inputs that holds the examples; None if batches can't be cut.
+        mask_first: whether masks among the inputs have the examples first nevertheless.
         example_axis: the dimension of the logits that holds the examples.
         source: how that is known.
     """
@@ -44,6 +47,7 @@ class Cuts:
     axis: int | None
     example_axis: int = 0
     source: str = ""
+    mask_first: bool = False
 
     @property
     def text(self) -> str:
@@ -73,23 +77,31 @@ def find_cuts(
         batched: whether the batch was made from examples, so that it can't be a single one.
 
     Raises:
-        InputError: the batch is a single example, or can't have its examples on the dimension that is given.
+        InputError: the batch is a single example, can't have its examples on the dimension that is given, or
+            has targets or a mask of as many examples as tokens that can be read in two ways.
     """
     model = replace(model, writes_inputs=True, dimensions=None, assumptions=Assumptions())  # leaves no traces
     if given is not None:
         if given == "none":
             return Cuts(None, source="given")
-        along = batch.along(given)
-        if along is None or not along.divisible:
+        possible = _divided(batch, (given,))
+        if not possible:
             raise InputError(f"batch_axis={given} isn't a dimension of examples in inputs {batch.describe()}")
-        tried = _tried(model, along, most)
-        return Cuts(given, 0 if tried is None else tried.example_axis, "given")
+        tried = _first_that_fits(model, possible, most)
+        return Cuts(given, source="given") if tried is None else replace(tried, source="given")
     if random:
+        _refuse_other_counts(model, batch)
         return Cuts(None, source=f"the logits depend on random numbers ({random})")
-    possible = [along for axis in AXES if (along := _along(batch, axis)) is not None]
-    for along in possible:
-        if cuts := _tried(model, along, most):
-            return cuts
+    possible, problem = [], None
+    for axis in AXES:
+        try:
+            possible += _divided(batch, (axis,))
+        except InputError as error:  # targets that could be read in two ways
+            problem = error
+    if cuts := _first_that_fits(model, possible, most):
+        return cuts
+    if problem is not None:
+        raise problem
     if not possible:
         return Cuts(None, source=f"inputs {batch.describe()} of {len(batch)} examples")
     _refuse_other_readings(model, batch, batched=batched)
@@ -116,13 +128,36 @@ def changed_by_a_pass(model: Model, batch: Batch) -> list[str]:
     return changed
 
 
-def _along(batch: Batch, axis: int) -> Batch | None:
-    """Return a batch with the examples on a dimension; None if its shapes don't allow for that."""
-    try:
-        along = batch.along(axis)
-    except InputError:  # targets that could be read in two ways
-        return None
-    return along if along is not None and along.divisible else None
+def _divided(batch: Batch, axes: Iterable[int]) -> list[Batch]:
+    """Return a batch with the examples on each of some dimensions, as far as its shapes allow for that.
+
+    Raises:
+        InputError: targets that can be read in two ways.
+    """
+    readings = [(axis, False) for axis in axes]
+    readings += [(axis, True) for axis, _ in readings if axis and batch.has_masks]
+    found = (batch.along(*reading) for reading in readings)
+    return [along for along in found if along is not None and along.divisible]
+
+
+def _first_that_fits(model: Model, batches: Iterable[Batch], most: int) -> Cuts | None:
+    """Return the cuts along the first of several dimensions whose examples give the same logits alone, or None.
+
+    Raises:
+        InputError: the mask fits with the examples first and with the tokens first.
+    """
+    found = None
+    for batch in batches:
+        if found is not None and batch.axis != found.axis:
+            break
+        cuts = _tried(model, batch, most)
+        if cuts is not None and found is not None:
+            raise InputError(
+                f"the mask among inputs {batch.describe()} may have examples or tokens first, and the model doesn't "
+                f"tell; {OVERRIDE}"
+            )
+        found = found or cuts
+    return found
 
 
 def _tried(model: Model, batch: Batch, most: int) -> Cuts | None:
@@ -134,18 +169,20 @@ def _tried(model: Model, batch: Batch, most: int) -> Cuts | None:
     slack = _rounding(model)
     try:
         whole = model.logits(few)
-        fitting = set(AXES[: whole.ndim])
+        fitting = set(range(whole.ndim))
         for part in parts:
             logits = model.logits(few.take(part))
             fitting = {axis for axis in fitting if _fits(logits, whole, part, count, axis, slack)}
             del logits  # frees them before the next are computed
     except Exception as error:  # a user's forward may raise anything
         if is_out_of_memory(error):
-            return Cuts(batch.axis, source=f"not tried, since memory doesn't hold {count} examples")
+            source = f"not tried, since memory doesn't hold {count} examples"
+            return Cuts(batch.axis, source=source, mask_first=batch.mask_first)
         return None
     if not fitting:
         return None
-    return Cuts(batch.axis, min(fitting), f"rows of {count} examples alone and permuted give the same logits")
+    source = f"rows of {count} examples alone and permuted give the same logits"
+    return Cuts(batch.axis, min(fitting), source, batch.mask_first)
 
 
 def _rounding(model: Model) -> float:
@@ -177,6 +214,21 @@ def _logits(model: Model, batch: Batch) -> Tensor | None:
         return replace(model, dimensions=None).logits(batch)
     except Exception:  # a user's forward may raise anything
         return None
+
+
+def _refuse_other_counts(model: Model, batch: Batch) -> None:
+    """Refuse logits whose first dimension can't be that of the examples, of a batch that can't be cut.
+
+    Raises:
+        InputError: there aren't as many as examples in any reading of the batch, or several for each.
+    """
+    shape = tuple(model.logits(batch).shape)
+    counts = {len(batch), *(size for tensor in batch.inputs for size in tensor.shape[:2])}
+    if not any(count and shape[0] % count == 0 for count in counts):
+        raise InputError(
+            f"the logits {shape} of inputs {batch.describe()} don't have the examples first; give output=..., a "
+            "function from what the model returns to logits that have"
+        )
 
 
 def _refuse_other_readings(model: Model, batch: Batch, *, batched: bool) -> None:

@@ -133,7 +133,7 @@ def _is_followed(model: Model, few: Batch, mask: Tensor, logits: Tensor, slack: 
 
 def _is_read(model: Model, few: Batch, logits: Tensor) -> bool:
     """Return whether another mask in place of the mask changes the logits."""
-    mask = few.keywords[few.masked_by]
+    mask = dict(few.named)[few.masked_by]
     other = next((each for each in (mask.roll(1, 0), mask.flip(-1)) if not torch.equal(each, mask)), mask)
-    after = model.logits(replace(few, keywords={**few.keywords, few.masked_by: other}))
+    after = model.logits(few.map_inputs(lambda tensor: other if tensor is mask else tensor))
     return not torch.equal(after.nan_to_num(), logits.nan_to_num())

@@ -171,7 +171,6 @@ def choose_axis(
     given: ClassAxis | None,
     traced: TracedOutput,
     outputs: Iterable[tuple[tuple[int, ...], Tensor | None]],
-    causal: bool,
 ) -> tuple[int | None, str]:
     """Return the dimension of the classes, and how it is known; None if each number is an item of its own.
 
@@ -180,7 +179,6 @@ def choose_axis(
         traced: what the operations say.
         outputs: the shape of the output and the targets of a batch; read on as long as they fit several
             dimensions.
-        causal: whether the logits at a token predict the next token, which only the last dimension allows.
 
     Raises:
         InputError: the dimension that the user gave isn't one, or several fit.
@@ -196,8 +194,6 @@ def choose_axis(
                 f"class_axis={given} isn't a dimension of classes of the output, which is {shape}"
             )
         return given % ndim, "given"
-    if causal:
-        return ndim - 1, "the tokens are predicted from each other"
     by_trace = traced.class_axes
     if target is None:
         return _without_targets(shape, by_trace)

@@ -133,8 +133,9 @@ def _without_last(batch: Batch, counts: Sequence[int]) -> Batch | None:
     names = {id(tensor): name for name, tensor in batch.named}
 
     def cut(tensor: Tensor) -> Tensor:
-        is_mask = "mask" in names[id(tensor)] and not batch.axis
-        for axis in (0,) if batch.axis else range(1, tensor.ndim if is_mask else min(2, tensor.ndim)):
+        name = names[id(tensor)]
+        most = tensor.ndim if "mask" in name else min(2, tensor.ndim)
+        for axis in (0,) if batch.axis_of(name) else range(1, most):
             if tensor.shape[axis] in counts:
                 tensor = tensor.narrow(axis, 0, tensor.shape[axis] - 1)
         return tensor
