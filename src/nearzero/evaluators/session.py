@@ -401,7 +401,7 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
 
 def _cut(sources: list[BatchSource], cuts: Cuts) -> None:
     for source in sources:
-        source.axis, source.mask_first = cuts.axis, cuts.mask_first
+        source.axis, source.mask_first, source.whole = cuts.axis, cuts.mask_first, cuts.whole
 
 
 def _record_experiments(

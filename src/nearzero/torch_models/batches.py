@@ -63,8 +63,9 @@ class Batch:
         names: the names of the arguments, as far as they are known.
         prepared: whether `prepare` gave the target and the mask, which then have the examples first.
         mask_first: whether masks among the inputs have the examples first, whatever `axis` is.
-        axis: the dimension of the inputs that holds the examples; None if the batch can't be cut into examples.
-            Targets and masks have the examples first.
+        whole: whether the batch can't be cut into examples, although it is known where they are.
+        axis: the dimension of the inputs that holds the examples; None if it isn't known. Targets and masks have
+            the examples first.
         routed: by `Layer.key`, where the rows of a layer were selected in a pass on this batch, as far as they were.
     """
 
@@ -78,6 +79,7 @@ class Batch:
     names: tuple[str, ...] = ()
     prepared: bool = False
     mask_first: bool = False
+    whole: bool = False
     axis: int | None = 0
     routed: dict[Any, RowSource] = field(default_factory=dict, init=False, repr=False)
 
@@ -123,7 +125,12 @@ class Batch:
 
     @property
     def divisible(self) -> bool:
-        """Return whether the batch can be cut: inputs are dense tensors with the examples on `axis`, or constants."""
+        """Return whether the batch can be cut into examples."""
+        return self.indexable and not self.whole
+
+    @property
+    def indexable(self) -> bool:
+        """Return whether examples can be taken: inputs are dense tensors with the examples on `axis`, or constants."""
         tensors = [(name, value) for name, value in self._values if not is_constant(value)]
         return bool(tensors) and all(self._has_examples(name, value) for name, value in tensors)
 
@@ -150,7 +157,7 @@ class Batch:
         return {len(self), *(tensor.shape[:2].numel() for tensor in self.inputs if tensor.ndim > 1)}
 
     def take(self, part: slice | Tensor) -> Batch:
-        """Return the examples of a slice, or at indices (m,), which may repeat, of a `divisible` batch."""
+        """Return the examples of a slice, or at indices (m,), which may repeat, of an `indexable` batch."""
         axes = {id(tensor): self.axis_of(name) or 0 for name, tensor in self.named}
         others = {"target": self.target, "mask": self.mask, "decoder_mask": self.decoder_mask}
         inputs = self.map_inputs(lambda tensor: tensor[(*(slice(None),) * axes[id(tensor)], part)])

@@ -89,6 +89,11 @@ def _infer(model: Model, batch: Batch, few: Batch) -> tuple[bool, str]:
             "the targets are the tokens that the model reads, of which it doesn't see the later ones, but its own loss "
             f"compares the logits at a token with that token; {OPEN}"
         )
+    if batch.axis is None:
+        raise InputError(
+            "the targets are the tokens that the model reads, and it isn't known whether examples or tokens come "
+            f"first, since batches can't be cut; {OPEN}"
+        )
     _check_doubt(logits, target[: len(few)])
     return (
         True,

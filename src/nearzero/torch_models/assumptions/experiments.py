@@ -2,7 +2,8 @@
 
 - *The first dimension is the examples*: rows of a batch alone, cut and permuted give the same logits as in the
   batch. If not, the second dimension is tried, as for models that take the tokens first. If that fails too,
-  batches aren't cut.
+  batches aren't cut. Which dimension holds the examples is then found on whole batches: other contents of one
+  example move its logits alone, or examples in another order have the same logits in that order.
 - *A pass repeats*: a second pass gives the same logits, once what the first has changed is put back.
 """
 
@@ -38,7 +39,8 @@ class Cuts:
     """The way in which batches can be cut into examples.
 
     Attributes:
-        axis: the dimension of the inputs that holds the examples; None if batches can't be cut.
+        axis: the dimension of the inputs that holds the examples; None if it isn't known.
+        whole: whether batches can't be cut although it is known.
         mask_first: whether masks among the inputs have the examples first nevertheless.
         example_axis: the dimension of the logits that holds the examples.
         source: how that is known.
@@ -48,12 +50,15 @@ class Cuts:
     example_axis: int = 0
     source: str = ""
     mask_first: bool = False
+    whole: bool = False
 
     @property
     def text(self) -> str:
         """Return the cuts for a reader."""
         if self.axis is None:
             return "not cut"
+        if self.whole:
+            return f"not cut, along dimension {self.axis} of the inputs" if self.axis else "not cut"
         return f"as memory allows, along dimension {self.axis} of the inputs"
 
 
@@ -89,23 +94,33 @@ def find_cuts(
             raise InputError(f"batch_axis={given} isn't a dimension of examples in inputs {batch.describe()}")
         tried = _first_that_fits(model, possible, most)
         return Cuts(given, source="given") if tried is None else replace(tried, source="given")
-    if random:
-        _refuse_other_counts(model, batch)
-        return Cuts(None, source=f"the logits depend on random numbers ({random})")
     possible, problem = [], None
     for axis in AXES:
         try:
             possible += _divided(batch, (axis,))
         except InputError as error:  # targets that could be read in two ways
             problem = error
-    if cuts := _first_that_fits(model, possible, most):
+    cuts = None if random else _first_that_fits(model, possible, most)
+    if cuts is not None:
         return cuts
+    source = "rows of a batch alone, or permuted, give other logits than in the batch"
+    source = f"the logits depend on random numbers ({random})" if random else source
+    whole = [_tried_whole(model, along) for along in possible]
+    cuts = next((cuts for alone, cuts in whole if alone and cuts), None)
+    ordered = [cuts for _, cuts in whole if cuts]
+    if cuts is None and len(ordered) == 1 and problem is None:
+        (cuts,) = ordered
+    if cuts is not None:
+        return replace(cuts, source=source)
     if problem is not None:
         raise problem
-    if not possible:
+    if not possible and not random:
         return Cuts(None, source=f"inputs {batch.describe()} of {len(batch)} examples")
-    _refuse_other_readings(model, batch, batched=batched)
-    return Cuts(None, source="rows of a batch alone, or permuted, give other logits than in the batch")
+    if random:
+        _refuse_other_counts(model, batch)
+    else:
+        _refuse_other_readings(model, batch, batched=batched)
+    return Cuts(None, source=source)
 
 
 def changed_by_a_pass(model: Model, batch: Batch) -> list[str]:
@@ -185,16 +200,53 @@ def _tried(model: Model, batch: Batch, most: int) -> Cuts | None:
     return Cuts(batch.axis, min(fitting), source, batch.mask_first)
 
 
+def _tried_whole(model: Model, batch: Batch) -> tuple[bool, Cuts | None]:
+    """Return the dimensions of the examples of a batch that can't be cut; None if the experiments don't tell.
+
+    Returns:
+        Whether other contents of one example move its logits alone, which tells more than that the order of the
+        logits is that of the examples: tokens that attend to each other have the second property too.
+    """
+    count = len(batch)
+    order, slack = torch.arange(count), _rounding(model)
+    replaced = [torch.where(order == row, (order + 1) % count, order) for row in (0, count - 1)]
+    try:
+        whole, flipped = model.logits(batch), model.logits(batch.take(order.flip(0)))
+        others = [model.logits(batch.take(rows)) for rows in replaced]
+    except Exception:  # a user's forward may raise anything
+        return False, None
+    ordered = None
+    for axis in range(whole.ndim if count > 1 else 0):
+        cuts = Cuts(batch.axis, axis, mask_first=batch.mask_first, whole=True)
+        if all(
+            _fits(logits, whole, order, count, axis, slack, order[rows == order])
+            and not _fits(logits, whole, order, count, axis, 0.0)
+            for logits, rows in zip(others, replaced, strict=True)
+        ):
+            return True, cuts
+        if ordered is None and _fits(flipped, whole, order.flip(0), count, axis, slack):
+            ordered = cuts
+    return False, ordered
+
+
 def _rounding(model: Model) -> float:
     """Return the difference of logits that rounding explains, as a share of the greatest one."""
     sizes = [weight.dtype.itemsize for weight in model.module.parameters() if weight.is_floating_point()]
     return ROUNDING[min(sizes, default=4)]
 
 
-def _fits(logits: Tensor, whole: Tensor, part: Tensor, count: int, axis: int, slack: float) -> bool:
+def _fits(
+    logits: Tensor,
+    whole: Tensor,
+    part: Tensor,
+    count: int,
+    axis: int,
+    slack: float,
+    places: Tensor | None = None,
+) -> bool:
     """Return whether the logits of some of `count` examples are those in the whole, with the examples on `axis`.
 
-    Each example may have several entries there, such as its tokens.
+    Each example may have several entries there, such as its tokens. `places` are those that are compared, if not all.
     """
     if whole.shape[axis] % count:
         return False
@@ -202,9 +254,10 @@ def _fits(logits: Tensor, whole: Tensor, part: Tensor, count: int, axis: int, sl
         return False
     own, all_rows = logits.unflatten(axis, (len(part), -1)), whole.unflatten(axis, (count, -1))
     most = slack * greatest(whole)
+    rows = part.tolist()
     return all(
-        distance(own.select(axis, place), all_rows.select(axis, row)) <= most
-        for place, row in enumerate(part.tolist())
+        distance(own.select(axis, place), all_rows.select(axis, rows[place])) <= most
+        for place in (range(len(rows)) if places is None else places.tolist())
     )
 
 

@@ -293,12 +293,13 @@ def choose_kind(
     if traced.kind:
         kind: OutputKind = next(kind for kind in get_args(OutputKind) if kind == traced.kind)
         return OutputReading(kind, axis, ndim), kind, f"{traced.made_by} made them"
-    if not inside:
+    below = classes == 1 and not bool((values > 0).any())
+    if not (inside or below):
         return plain, "logits", "values that aren't between 0 and 1"
     if not matters(classes == 1):
         return plain, "logits or probabilities", "both give the same numbers"
+    other, bounds = ("probabilities", "lie between 0 and 1") if inside else ("log-probabilities", "are below 0")
     raise InputError(
-        f"the model's output {tuple(sample.shape)} can be read as logits or as probabilities: all values of the first "
-        "batch lie between 0 and 1, and the operations don't tell; choose with output_kind='logits' or "
-        "'probabilities'"
+        f"the model's output {tuple(sample.shape)} can be read as logits or as {other}: all values of the first "
+        f"batch {bounds}, and the operations don't tell; choose with output_kind='logits' or '{other}'"
     )
