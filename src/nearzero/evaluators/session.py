@@ -30,6 +30,7 @@ from nearzero.torch_models.discovery import (
     are_found,
     calls_any,
     find_layers,
+    names_passed_on,
     select_layers,
 )
 from nearzero.torch_models.layer import Layer, LayerError
@@ -219,7 +220,9 @@ class _ClassAxis:
 
         If several fit, it is the last one, on which the experiment found that.
         """
-        return self if self.problem is None else _ClassAxis(ndim - 1, "the tokens are predicted from each other")
+        return (
+            self if self.problem is None else _ClassAxis(ndim - 1, "the tokens are predicted from each other")
+        )
 
 
 def _read_output(session: Session, classes: _ClassAxis) -> OutputReading:
@@ -381,7 +384,7 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
         _cut(sources, Cuts(None))
     trial = replace(model, assumptions=Assumptions())  # which may be those of a batch that can't be cut
     first = _first_discovery(trial, sources)
-    model.classes = trial.classes
+    model.classes, model.passed_on = trial.classes, names_passed_on(trial, first.batch)
     few, random, budget = len(first.batch), first.random, budget_of(first, request)
     del first  # its logits can be large
     batch = sources[0].first(sources[0].dtype)

@@ -333,7 +333,9 @@ def _examples_first(tensor: Tensor | None, axis: int, examples: int) -> Tensor |
 
 def _named(arguments: tuple[Any, ...], names: tuple[str, ...]) -> dict[str, Any]:
     """Return arguments by name, or by position as text where there is no name."""
-    return {names[place] if place < len(names) else str(place): value for place, value in enumerate(arguments)}
+    return {
+        names[place] if place < len(names) else str(place): value for place, value in enumerate(arguments)
+    }
 
 
 def leaves(value: Any) -> Iterator[Any]:

@@ -25,7 +25,7 @@ from nearzero.torch_models.assumptions.outputs import OutputReading, fits_target
 from nearzero.torch_models.batches import Batch, summary, type_name
 from nearzero.torch_models.snapshot import Snapshot
 
-__all__ = ["Model", "Output", "RandomStates", "as_module", "seed_all", "untouched"]
+__all__ = ["Model", "Output", "RandomStates", "as_module", "positional_names", "seed_all", "untouched"]
 
 Output = Callable[[Any], Tensor] | str | int
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -142,6 +142,7 @@ class Model:
         assumptions: receives which output was taken for the logits.
         reading: turns these into logits with the classes last.
         classes: the least number of classes that targets need, where outputs are told apart by them.
+        passed_on: the names that a part gives to the arguments, where the module takes any and passes them on.
     """
 
     module: nn.Module
@@ -155,6 +156,7 @@ class Model:
     assumptions: Assumptions = field(default_factory=Assumptions)
     reading: OutputReading = field(default_factory=OutputReading)
     classes: int = 0
+    passed_on: tuple[str, ...] = ()
     _chosen: tuple[str | int, str] | None = field(default=None, init=False)
 
     @property
@@ -177,13 +179,8 @@ class Model:
 
     @property
     def argument_names(self) -> tuple[str, ...]:
-        """Return the names of the arguments that the module takes by position."""
-        try:
-            taken = inspect.signature(self.module.forward).parameters.values()
-        except (TypeError, ValueError):
-            return ()
-        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return tuple(parameter.name for parameter in taken if parameter.kind in positional)
+        """Return the names of the arguments that the module takes by position, as far as they are known."""
+        return self.passed_on or positional_names(self.module)
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits of a batch, or what `reading` turns into logits, from a full forward pass.
@@ -253,6 +250,16 @@ class Model:
                 f"{_listed(parts)}; give output=..., a function from what the model returns to its logits"
             )
         return parts[key], (f"output[{key!r}]", source)
+
+
+def positional_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the arguments that a module takes by position, without those that have none."""
+    try:
+        taken = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(parameter.name for parameter in taken if parameter.kind in positional)
 
 
 NAMES = ("logits", "out")

@@ -85,7 +85,8 @@ def _possible_masks(batch: Batch) -> Iterator[tuple[str, Tensor]]:
     """Yield the inputs that have the form and the values of a mask, as masks (B, S), unless the user gave it."""
     sizes = {tuple(tensor.shape[:2]) for _, tensor in batch.named if tensor.ndim > 1}
     for name, tensor in () if batch.prepared else batch.named:
-        if tensor.ndim < 2 or any(word in name for word in ("position", "type", "label")):
+        known = any(word in name for word in ("position", "type", "label"))
+        if tensor.ndim < 2 or known or bool((tensor > 1).any()):
             continue
         try:
             counts = MaskReader().read("attention_mask", tensor)
@@ -121,7 +122,7 @@ def _infer(model: Model, few: Batch) -> tuple[bool, str]:
     logits = model.logits(few)
     kept, turned = _readings(model, few, logits)
     if name in OPEN:
-        return _choice(model, few, logits, kept, turned)
+        return _choice(model, few, kept, turned)
     if kept is False and not _is_read(model, few, logits):
         return False, "its name; the model doesn't read it"
     if kept is False:
@@ -143,20 +144,20 @@ def _readings(model: Model, few: Batch, logits: Tensor) -> tuple[bool | None, bo
     return kept, turned
 
 
-def _choice(
-    model: Model, few: Batch, logits: Tensor, kept: bool | None, turned: bool | None
-) -> tuple[bool, str]:
+def _choice(model: Model, few: Batch, kept: bool | None, turned: bool | None) -> tuple[bool, str]:
     """Return whether to turn a mask whose name doesn't tell its meaning.
 
     Raises:
         InputError: the experiment doesn't tell it either.
     """
     assert few.mask is not None
-    if kept is not None and kept != turned:
-        mask = few.mask if kept else ~few.mask
-        # where nothing masked comes before what counts, a model that sees no later tokens follows any mask
-        if _is_followed_when_turned(model, few, mask):
-            return not kept, "what is masked moves no other logits"
+    # a model that sees no later tokens follows any mask of later ones, but not with its values exchanged
+    fits = [
+        bool(followed) and _is_followed_when_turned(model, few, mask)
+        for followed, mask in ((kept, few.mask), (turned, ~few.mask))
+    ]
+    if fits[0] != fits[1]:
+        return fits[1], "what is masked moves no other logits"
     raise InputError(
         f"the {few.masked_by} may be 1 where a token counts or where it is ignored, and the model doesn't tell which; "
         f"{OVERRIDE}"
@@ -188,7 +189,8 @@ def _is_followed_when_turned(model: Model, few: Batch, mask: Tensor) -> bool:
     if everything is None:
         return False
     slack = max(SHARE * float(everything.amax()), rounding_of(logits))
-    return bool(_is_followed(model, turned, ~mask, logits, slack))
+    partly = mask.any(1) & ~mask.all(1)  # of the others all tokens, or none, would be left out
+    return bool(_is_followed(model, turned, ~mask | ~partly[:, None], logits, slack))
 
 
 def _exchanged(mask: Tensor) -> Tensor:

@@ -298,7 +298,9 @@ def choose_kind(
         return plain, "logits", "values that aren't between 0 and 1"
     if not matters(classes == 1):
         return plain, "logits or probabilities", "both give the same numbers"
-    other, bounds = ("probabilities", "lie between 0 and 1") if inside else ("log-probabilities", "are below 0")
+    other, bounds = (
+        ("probabilities", "lie between 0 and 1") if inside else ("log-probabilities", "are below 0")
+    )
     raise InputError(
         f"the model's output {tuple(sample.shape)} can be read as logits or as {other}: all values of the first "
         f"batch {bounds}, and the operations don't tell; choose with output_kind='logits' or '{other}'"
