@@ -165,7 +165,7 @@ class Function:
 
 
 def activation_of(traits: Traits) -> Any:
-    function, module = ACTIVATIONS[traits.activation]
+    module = ACTIVATIONS[traits.activation][1]
     return Function(traits.activation) if traits.function or module is None else module()
 
 

@@ -59,37 +59,34 @@ class Outcome:
     refusal: str = ""
     given: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    resolved: bool = False
+    measured: bool = False
 
 
 def outcome_of(case: Case) -> Outcome:
     """Probe a case; give the arguments that refusals name until there are numbers."""
     right = right_answer(case) if case.traits.measurable else {}
     outcome = Outcome()
-    given: list[str] = []
-    for _ in range(ANSWERS + 1):
-        try:
-            outcome.wrong = differences(
-                probed(case, {name: case.arguments(given)[name] for name in given}), right
-            )
-            if not case.traits.measurable:
-                outcome.wrong = ["a model whose passes don't repeat was measured"]
-            outcome.resolved = bool(given)
-            return outcome
-        except nz.InputError as error:
-            message = str(error)
-            outcome.refusal = outcome.refusal or message
-        known = case.arguments(given)
-        named = [name for name in re.findall(r"\b(\w+)=", message) if known.get(name) is not None]
-        new = next((name for name in named if name not in given), None)
-        if new is None:
-            if case.traits.measurable and not case.unresolved:
-                outcome.wrong = [f"refused, and no argument that it names helps: {message}"]
-            return outcome
-        given.append(new)
-        outcome.given = given
-    outcome.wrong = ["refused again and again"]
+    _answer(case, right, outcome, [])
     return outcome
+
+
+def _answer(case: Case, right: Mapping[tuple[str, float], Expected], outcome: Outcome, given: list[str]) -> None:
+    """Probe a case with some arguments given, and again with each that a refusal names, until there are numbers."""
+    known = case.arguments(given)
+    try:
+        outcome.wrong += differences(probed(case, {name: known[name] for name in given}), right)
+        if not case.traits.measurable:
+            outcome.wrong.append("a model whose passes don't repeat was measured")
+        outcome.given, outcome.measured = given, True
+    except nz.InputError as error:
+        message = str(error)
+        outcome.refusal = outcome.refusal or message
+        named = [name for name in re.findall(r"\b(\w+)=", message) if known.get(name) is not None]
+        for name in dict.fromkeys(named):
+            if name not in given and len(given) < ANSWERS and not outcome.measured:
+                _answer(case, right, outcome, [*given, name])
+        if not (given or outcome.measured or case.unresolved) and case.traits.measurable:
+            outcome.wrong.append(f"refused, and no argument that it names helps: {message}")
 
 
 def run(seeds: range, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -113,7 +110,7 @@ def run(seeds: range, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             else "one reading"
         )
         counts[f"{fit}, {'refused' if outcome.refusal else 'right'}"] += 1
-        counts["resolved by an argument"] += outcome.resolved
+        counts["resolved by an argument"] += bool(outcome.given)
     assert not failures, "\n".join(failures)
     refused, right = (counts[f"one reading, {end}"] for end in ("refused", "right"))
     assert refused <= MOST_REFUSED * (refused + right), counts

@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -150,27 +151,44 @@ class _Seen(Exception):
 def _loss_is_shifted(model: Model, few: Batch, logits: Tensor) -> bool | None:
     """Return whether the loss that the model computes from labels compares logits with the next one.
 
-    The labels are the classes with the greatest logits, so that the two losses differ. None if the model computes no
+    The labels are the classes with the greatest logits, so that the two losses differ. If they don't, all labels but
+    the first of each example are left out: then there is no next token with a label. None if the model computes no
     loss, or another one.
     """
-    labels = logits.argmax(-1)
-    if few.mask is not None and few.mask.shape == labels.shape:
-        labels = labels.masked_fill(~few.mask, IGNORED)
-    taken = labels.t() if few.axis else labels  # in the order of the inputs
+    greatest = logits.argmax(-1)
+    if few.mask is not None and few.mask.shape == greatest.shape:
+        greatest = greatest.masked_fill(~few.mask, IGNORED)
+    first = torch.full_like(greatest, IGNORED)
+    first[:, 0] = greatest[:, 0]
+    for labels in (greatest, first):
+        fits = _fitting_losses(model, few, logits, labels)
+        if fits is None or fits[0] != fits[1]:
+            return None if fits is None else fits[1]
+    return None
+
+
+def _fitting_losses(model: Model, few: Batch, logits: Tensor, labels: Tensor) -> tuple[bool, bool] | None:
+    """Return whether the model's loss is that of the same tokens, and of the next ones; None if it is neither."""
     for module, name in _takers_of_labels(model.module):
-        seen = _output_with_labels(model, few, module, name, taken)
+        seen = _output_with_labels(model, few, module, name, labels.t() if few.axis else labels)
         given = [leaf for leaf in leaves(seen) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         moved = (model.tokens_second(leaf.movedim(model.example_axis, 0)) for leaf in given if leaf.ndim == 3)
         same = [leaf for leaf in moved if leaf.shape == logits.shape]
         losses = [leaf for leaf in given if leaf.numel() == 1]
         if not same or not losses:
             continue
-        loss = float(losses[0])
-        slack = SAME_LOSS[logits.dtype.itemsize] * abs(loss) + 1e-6
-        fits = [abs(loss - reading) <= slack for reading in _losses(same[0], labels)]
-        if any(fits):
-            return None if all(fits) else fits[1]
+        loss, share = float(losses[0]), SAME_LOSS[logits.dtype.itemsize]
+        own, following = (_is_same(loss, reading, share) for reading in _losses(same[0], labels))
+        if own or following:
+            return own, following
     return None
+
+
+def _is_same(loss: float, reading: float, share: float) -> bool:
+    """Return whether two losses are equal; without labels a loss is NaN, or 0."""
+    if math.isnan(reading):
+        return math.isnan(loss) or loss == 0
+    return abs(loss - reading) <= share * abs(loss) + 1e-6
 
 
 def _takers_of_labels(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
