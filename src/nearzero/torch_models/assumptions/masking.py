@@ -86,7 +86,7 @@ def _possible_masks(batch: Batch) -> Iterator[tuple[str, Tensor]]:
     sizes = {tuple(tensor.shape[:2]) for _, tensor in batch.named if tensor.ndim > 1}
     for name, tensor in () if batch.prepared else batch.named:
         known = any(word in name for word in ("position", "type", "label"))
-        if tensor.ndim < 2 or known or bool((tensor > 1).any()):
+        if tensor.layout != torch.strided or tensor.ndim < 2 or known or bool((tensor > 1).any()):
             continue
         try:
             counts = MaskReader().read("attention_mask", tensor)
