@@ -142,3 +142,32 @@ def test_two_readings_are_refused(model, labels, message):
 def test_without_targets_the_models_own_loss_tells():
     assert probed(WithLoss(True, "shifted"), None).response.attrs["items"] == 36
     assert probed(Language(True), None).response.attrs["items"] == 42
+
+
+class ClassesSecond(Language):
+    def forward(self, ids):
+        return super().forward(ids).transpose(1, 2)
+
+
+class Certain(WithLoss):
+    """Predicts the same class everywhere, so that a loss of the greatest logits doesn't tell."""
+
+    def logits(self, ids):
+        return super().logits(ids) * 0 + torch.arange(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("model", "labels", "causal", "source"),
+    [
+        (ClassesSecond(True), IDS, True, COPIES),
+        (ClassesSecond(False), IDS, False, "later tokens move"),
+        (Certain(True, "shifted"), TAGS, True, LOSS),
+        (Certain(True, "own"), TAGS, False, LOSS),
+    ],
+)
+def test_classes_on_the_second_dimension_and_equal_predictions(model, labels, causal, source):
+    result = probed(model, labels)
+    assert result.response.attrs["items"] == (36 if causal else 42)
+    (row,) = [row for row in result.assumptions if row.what == "causality"]
+    assert ("next" in row.value) == causal
+    assert source in row.source

@@ -351,3 +351,49 @@ def test_a_number_per_token():
     pointer = nz.probe(model, [(x, positions)], "act", levels=2)
     expected = float((scores.argmax(1) == positions).double().mean())
     assert float(pointer.response.unperturbed_accuracy) == pytest.approx(expected)
+
+
+# --- several outputs, in any order of their dimensions ---
+
+
+@pytest.mark.parametrize("layout", ["classes first", "tokens first", "one number each"])
+def test_an_output_isnt_taken_for_the_logits_because_these_have_another_layout(layout):
+    class Two(Head):
+        def forward(self, x):
+            h = self.act(self.first(x))
+            logits = self.last(h)
+            if layout == "classes first":
+                return {"state": h[:, 0], "scores": logits[:, 0].t()}
+            if layout == "tokens first":
+                return {"state": h, "scores": logits.transpose(0, 1)}
+            return {"state": h, "scores": logits[..., 0]}
+
+    x, y = rows(24).view(6, 4, 6), torch.arange(24).view(6, 4) % 2
+    y = y[:, 0] if layout == "classes first" else y
+    with pytest.raises(nz.InputError, match="several outputs that may be the logits: .* output="):
+        nz.probe(Two(3, None), [(x, y)], "act", levels=2)
+
+
+def test_a_single_output_below_zero_may_be_a_log_probability():
+    model, x, y = Head(1, lambda z: -F.softplus(-z)), rows(), (rows()[:, 0] > 0.2).long()
+    with pytest.raises(
+        nz.InputError, match=r"logits or as log-probabilities: .* are below 0, .* output_kind="
+    ):
+        nz.probe(model, (x, y), "act", levels=2)
+    found = nz.probe(model, (x, y), "act", levels=2, output_kind="log-probabilities")
+    known = nz.probe(Head(1, F.logsigmoid), (x, y), "act", levels=2)
+    assert found.response.unperturbed_accuracy == known.response.unperturbed_accuracy
+
+
+def test_pixels_that_are_ignored_are_in_no_range():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.GELU(), nn.Conv2d(5, 4, 1))
+    x, y = torch.randn(4, 3, 2, 3), torch.arange(24).view(4, 2, 3) % 4
+    ignored = torch.arange(24).view(4, 2, 3) % 5 == 0
+    settings = {"families": "shift", "levels": [0.2], "metrics": "kl_divergence"}
+    other = torch.where(ignored[:, None], 100.0, x)
+    found = [
+        nz.probe(model, [(each, y.masked_fill(ignored, -100))], "1", **settings).response.kl_divergence.item()
+        for each in (x, other)
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)

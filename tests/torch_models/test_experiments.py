@@ -114,6 +114,57 @@ def test_a_batch_whose_examples_depend_on_each_other_isnt_cut():
     np.testing.assert_allclose(items(cut)[:2], by_hand(model, X[:2]), rtol=1e-5)
 
 
+class WholeBatches(TokensFirst):
+    """The same, of a batch that can't be cut: by its statistics, or by random numbers that are hardly ever felt."""
+
+    def __init__(self, each_token, drawn):
+        super().__init__(each_token)
+        self.drawn = drawn
+
+    def after(self, h):
+        h = super().after(h)
+        return F.dropout(h, 1e-9, training=True) if self.drawn else h - 0.5 * h.mean(-2, keepdim=True)
+
+
+@pytest.mark.parametrize("length", [5, 6])
+@pytest.mark.parametrize("drawn", [False, True], ids=["statistics", "random numbers"])
+@pytest.mark.parametrize("each_token", [False, True])
+def test_the_examples_of_a_batch_that_cant_be_cut_are_found(each_token, drawn, length):
+    model, x = WholeBatches(each_token, drawn), torch.randn(length, 6, 6)
+    right = by_hand(model, x)
+    result = probed(model, [x])
+    assert row(result, "cuts of batches") == "not cut, along dimension 1 of the inputs"
+    assert result.response.attrs["examples"] == 6
+    expected = right.reshape(length, 6).T.ravel() if each_token else right
+    np.testing.assert_allclose(items(result), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_targets_of_as_many_examples_as_tokens():
+    model, x = TokensFirst(True), torch.randn(6, 6, 6)
+    y = model(x).argmax(-1)
+    settings = {"metrics": "accuracy", "keep_items": False}
+    with pytest.raises(
+        nz.InputError, match="may have examples or tokens first; .* prepare=.* batch_axis='none'"
+    ):
+        probed(model, [(x, y)], **settings)
+    for given in ({"batch_axis": "none"}, {"prepare": lambda item: (x, y.t(), None)}):
+        assert probed(model, [(x, y)], **settings, **given).response.unperturbed_accuracy == 1
+
+
+def test_logits_without_the_examples_first_are_refused_where_no_experiment_tells():
+    class Turned(Base):
+        def after(self, h):
+            return torch.randn(h.shape) + h - h.mean(0)
+
+        def forward(self, x):
+            return super().forward(x).t()
+
+    with pytest.raises(nz.InputError, match=r"\(3, 10\) .* don't have the examples first; give output="):
+        probed(Turned(), X[:10])
+    given = probed(Turned(), X[:10], output=lambda logits: logits.t())
+    assert given.response.attrs["items"] == 10
+
+
 class Squeezed(Base):
     def forward(self, x):
         return super().forward(x).squeeze()

@@ -187,3 +187,132 @@ def test_layers_without_rows_for_tokens_are_left_out_of_a_default_probe():
         match=r"layer ':tanh' has values .*, which the mask .* doesn't fit.* leave the layer out",
     ):
         nz.probe(Mixed(left_out), data, ":tanh", levels=2, class_axis=2)
+
+
+# --- where the mask is, and which of its dimensions holds the examples ---
+
+
+class ByPosition(Attention):
+    """Takes a mask of which the name is known, or not."""
+
+    def forward(self, ids, attention_mask):
+        return super().forward(ids, mask=attention_mask)
+
+
+class WithoutName(Attention):
+    def forward(self, ids, kept):
+        return super().forward(ids, mask=kept)
+
+
+class PassesOn(nn.Module):
+    """A wrapper that takes any arguments."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args):
+        return self.model(*args)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_mask_by_position_is_found_by_its_name(wrapped):
+    model, layer = ByPosition(left_out), "act"
+    expected = by_hand(Attention(left_out), IDS, KEEP, KEEP)
+    model, layer = (PassesOn(model), "model.act") if wrapped else (model, layer)
+    result = nz.probe(model, [((IDS, KEEP),)], layer, families="shift", levels=[0.1], class_axis=2)
+    assert result.response.attrs["items"] == int(KEEP.sum())
+    assert result.response.kl_divergence.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_mask_without_the_name_of_one_is_refused():
+    model, data = WithoutName(left_out), [((IDS, KEEP),)]
+    with pytest.raises(nz.InputError, match=r"input 'kept' acts as a mask, .* prepare=\.\.\. can give"):
+        nz.probe(model, data, "act", levels=2, class_axis=2)
+    given = nz.probe(
+        model, data, "act", levels=2, class_axis=2, prepare=lambda item: (item[0], None, item[0][1])
+    )
+    assert given.response.attrs["items"] == int(KEEP.sum())
+    unread = WithoutName(lambda mask: 0.0 * mask[:, None])
+    assert nz.probe(unread, data, "act", levels=2, class_axis=2).response.attrs["items"] == IDS.numel()
+
+
+class TokensFirst(Attention):
+    """Takes tokens (S, B), and a mask (B, S) as PyTorch's modules do, or (S, B)."""
+
+    def __init__(self, turned, dropped=False):
+        super().__init__(left_out)
+        self.turned, self.dropped = turned, dropped
+
+    def forward(self, ids, attention_mask):
+        mask = attention_mask.t() if self.turned else attention_mask
+        x = self.embed(ids).transpose(0, 1)
+        x = x + (x @ x.transpose(1, 2) + self.added(mask)).softmax(-1) @ x
+        a = self.act(self.hidden(x.transpose(0, 1)))
+        a = torch.nn.functional.dropout(a, 1e-9, training=True) if self.dropped else a
+        return self.head(a)
+
+
+@pytest.mark.parametrize("examples", [6, 8], ids=["B != S", "B = S"])
+@pytest.mark.parametrize("turned", [False, True], ids=["(B, S)", "(S, B)"])
+@pytest.mark.parametrize("dropped", [False, True], ids=["cut", "whole"])
+def test_a_mask_beside_tokens_that_come_first(examples, turned, dropped):
+    ids, keep = tokens(examples, 8, seed=3)
+    model = TokensFirst(turned, dropped)
+    data = [{"ids": ids.t(), "attention_mask": (keep.t() if turned else keep).long()}]
+    result = nz.probe(model, data, "act", families="shift", levels=[0.1], class_axis=2)
+    assert result.response.attrs["items"] == int(keep.sum())
+    expected = by_hand(Attention(left_out), ids, keep, keep)
+    assert result.response.kl_divergence.item() == pytest.approx(expected, rel=1e-4)
+
+
+class Causal(Attention):
+    def forward(self, ids, mask):
+        x = self.embed(ids)
+        x = (
+            x
+            + (x @ x.transpose(1, 2) + self.added(mask) + left_out(CAUSAL)[:, 0]).softmax(-1).nan_to_num() @ x
+        )
+        return self.head(self.act(self.hidden(x)))
+
+
+@pytest.mark.parametrize("keep", [KEEP, LEFT], ids=["padding last", "padding first"])
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_causal_model_tells_the_meaning_of_a_mask_by_its_exchange(keep, counts):
+    model = Causal(left_out if counts else ignored)
+    result = nz.probe(model, [{"ids": IDS, "mask": keep if counts else ~keep}], "act", levels=2, class_axis=2)
+    assert result.response.attrs["items"] == int(keep.sum())
+
+
+def test_labels_of_whole_texts_beside_a_mask_of_their_tokens():
+    class Labels(Attention):
+        def forward(self, ids, attention_mask):
+            weights = attention_mask / attention_mask.sum(1, keepdim=True)
+            return self.head((weights[..., None] * self.act(self.hidden(self.embed(ids)))).sum(1))
+
+    data = [{"ids": IDS, "attention_mask": KEEP.float(), "labels": torch.arange(24).view(6, 4) % 2}]
+    result = nz.probe(Labels(left_out), data, "act", levels=2, class_axis="none")
+    assert result.response.attrs["items"] == 24
+
+
+def test_rows_of_an_expert_with_the_tokens_first_and_a_mask():
+    class Routed(TokensFirst):
+        def forward(self, ids, attention_mask):
+            x = self.embed(ids)
+            own, out = ids % 2 == 0, torch.zeros(*ids.shape, 9)
+            out[own] = self.act(self.hidden(x[own]))
+            mixed = out.transpose(0, 1)
+            weights = (mixed @ mixed.transpose(1, 2) + self.added(attention_mask)).softmax(-1)
+            return self.head((mixed + weights @ mixed).transpose(0, 1))
+
+    model, data = Routed(False), [{"ids": IDS.t(), "attention_mask": KEEP.long()}]
+    result = nz.probe(model, data, "act", families="shift", levels=[0.1], class_axis=2)
+    assert result.response.rows.item() == int((KEEP & (IDS % 2 == 0)).sum())
+    with torch.no_grad():
+        z = model.hidden(model.embed(IDS))[KEEP & (IDS % 2 == 0)]
+        width = z.amax(0) - z.amin(0)
+        one = model(*data[0].values()).transpose(0, 1)[KEEP].log_softmax(-1)
+        with model.act.register_forward_pre_hook(lambda _, args: args[0] + 0.1 * width):
+            two = model(*data[0].values()).transpose(0, 1)[KEEP].log_softmax(-1)
+    expected = (one.exp() * (one - two)).sum(-1).mean().item()
+    assert result.response.kl_divergence.item() == pytest.approx(expected, rel=1e-4)

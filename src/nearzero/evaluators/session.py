@@ -30,6 +30,7 @@ from nearzero.torch_models.discovery import (
     are_found,
     calls_any,
     find_layers,
+    names_passed_on,
     select_layers,
 )
 from nearzero.torch_models.layer import Layer, LayerError, SelectedUnits
@@ -160,11 +161,15 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         )
         layers = _layers_of(runnable, discovery, request)
         budget = budget_of(discovery, request)
+        classes = _ClassAxis.found(runnable, source, discovery, request)
+        runnable.class_axis = classes.axis
         few_rows = min(SAMPLE, budget.rows(discovery.batch))
         masked = read_masks(runnable, source, masks, few_rows)
         first = source.first(source.dtype)
         few = next(first.blocks(few_rows))
-        causal = read_causality(runnable, request.causal, first, few, tuple(discovery.output.logits.shape))
+        causal = read_causality(runnable, request.causal, first, few)
+        if causal and request.causal is None:
+            classes = classes.of_causal(discovery.output.logits.ndim)
         session = Session(
             runnable,
             source,
@@ -181,24 +186,59 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             causal,
             runnable.assumptions,
         )
-        runnable.reading = _read_output(session)
+        runnable.reading = _read_output(session, classes)
         _record(session)
         logits = discovery.output.logits  # of two examples, they can be large
         output = replace(discovery.output, logits=logits.new_empty((0, *logits.shape[1:])))
         yield replace(session, discovery=replace(discovery, output=output))
 
 
-def _read_output(session: Session) -> OutputReading:
+@dataclass(frozen=True)
+class _ClassAxis:
+    """Hold the dimension of the classes in a model's output.
+
+    Attributes:
+        axis: the dimension; None if each number is an item of its own, or if there is a problem.
+        source: how it is known.
+        problem: the error that says that several dimensions fit; None if one does.
+    """
+
+    axis: int | None
+    source: str
+    problem: InputError | None = None
+
+    @classmethod
+    def found(cls, model: Model, source: BatchSource, discovery: Discovery, request: Request) -> _ClassAxis:
+        """Return the dimension that the targets, or else the operations, tell."""
+        batches = (next(batch.blocks(SAMPLE)) for batch in source)
+        outputs = ((tuple(model.logits(batch).shape), batch.target) for batch in islice(batches, BATCHES))
+        traced = discovery.output
+        known = [(tuple(traced.logits.shape), discovery.batch.target)]
+        try:
+            return cls(*choose_axis(request.class_axis, traced, chain(known, outputs)))
+        except InputError as error:
+            return cls(None, "", error)
+
+    def of_causal(self, ndim: int) -> _ClassAxis:
+        """Return the dimension for a model whose logits at a token predict the next token.
+
+        If several fit, it is the last one, on which the experiment found that.
+        """
+        return (
+            self if self.problem is None else _ClassAxis(ndim - 1, "the tokens are predicted from each other")
+        )
+
+
+def _read_output(session: Session, classes: _ClassAxis) -> OutputReading:
     """Return the reading of the model's output, and record it.
 
     Raises:
         InputError: two readings fit, and give different numbers.
     """
+    if classes.problem is not None:
+        raise classes.problem
     request, traced, metrics = session.request, session.discovery.output, session.metrics
-    batches = (next(batch.blocks(SAMPLE)) for batch in session.source)
-    outputs = ((tuple(session.model.logits(batch).shape), batch.target) for batch in islice(batches, BATCHES))
-    known = [(tuple(traced.logits.shape), session.discovery.batch.target)]
-    axis, source = choose_axis(request.class_axis, traced, chain(known, outputs), session.causal)
+    axis, source = classes.axis, classes.source
     place = "none: each number is an item" if axis is None else f"dimension {axis} of {traced.logits.ndim}"
     session.assumptions.record("classes", place, source, "class_axis=")
 
@@ -295,6 +335,7 @@ def source_of(model: Model, data: Any, request: Request, masks: MaskReader | Non
             item,
             model.device,
             request.prepare,
+            names=model.argument_names,
             dtype=dtype,
             keep_labels=model.takes_labels,
             collated=collated,
@@ -349,17 +390,17 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
         InputError: an item of the data is a single example, or a second pass gives other logits.
     """
     if request.batch_axis == "none":
-        _cut(sources, None)
+        _cut(sources, Cuts(None))
     trial = replace(model, assumptions=Assumptions())  # which may be those of a batch that can't be cut
     first = _first_discovery(trial, sources)
-    model.classes = trial.classes
+    model.classes, model.passed_on = trial.classes, names_passed_on(trial, first.batch)
     few, random, budget = len(first.batch), first.random, budget_of(first, request)
     del first  # its logits can be large
     batch = sources[0].first(sources[0].dtype)
     most, batched = budget.rows(batch), sources[0].batched
     cuts = find_cuts(trial, batch, request.batch_axis, random=random, most=most, batched=batched)
     model.example_axis = cuts.example_axis
-    _cut(sources, cuts.axis)
+    _cut(sources, cuts)
     rows = few if cuts.axis == batch.axis else SAMPLE
     discovery = find_layers(model, next(sources[0].first(sources[0].dtype).blocks(rows)))
     changed: list[str] = []
@@ -370,9 +411,9 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
     return discovery
 
 
-def _cut(sources: list[BatchSource], axis: int | None) -> None:
+def _cut(sources: list[BatchSource], cuts: Cuts) -> None:
     for source in sources:
-        source.axis = axis
+        source.axis, source.mask_first, source.whole = cuts.axis, cuts.mask_first, cuts.whole
 
 
 def _record_experiments(

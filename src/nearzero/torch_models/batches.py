@@ -60,8 +60,12 @@ class Batch:
             encoder's.
         decoder_mask: the mask of the decoder's tokens; None if all count.
         masked_by: the input that the mask was read from; "" if there is none, or if `prepare` gave the mask.
-        axis: the dimension of the inputs that holds the examples; None if the batch can't be cut into examples.
-            Targets and masks have the examples first.
+        names: the names of the arguments, as far as they are known.
+        prepared: whether `prepare` gave the target and the mask, which then have the examples first.
+        mask_first: whether masks among the inputs have the examples first, whatever `axis` is.
+        whole: whether the batch can't be cut into examples, although it is known where they are.
+        axis: the dimension of the inputs that holds the examples; None if it isn't known. Targets and masks have
+            the examples first.
         routed: by `Layer.key`, where the rows of a layer were selected in a pass on this batch, as far as they were.
     """
 
@@ -72,6 +76,10 @@ class Batch:
     two_sided: bool = False
     decoder_mask: Tensor | None = None
     masked_by: str = ""
+    names: tuple[str, ...] = ()
+    prepared: bool = False
+    mask_first: bool = False
+    whole: bool = False
     axis: int | None = 0
     routed: dict[Any, RowSource] = field(default_factory=dict, init=False, repr=False)
 
@@ -82,8 +90,13 @@ class Batch:
 
     @property
     def named(self) -> list[tuple[str, Tensor]]:
-        """Return the tensors among the inputs, each with its keyword, or its position as text."""
+        """Return the tensors among the inputs, each with its name, or its position as text."""
         return [(name, leaf) for name, leaf in self._leaves if isinstance(leaf, Tensor)]
+
+    @property
+    def has_masks(self) -> bool:
+        """Return whether an input is a mask by its name."""
+        return any(_is_mask(name) for name, _ in self.named)
 
     @property
     def objects(self) -> dict[str, Any]:
@@ -96,14 +109,12 @@ class Batch:
 
     @property
     def _leaves(self) -> list[tuple[str, Any]]:
-        positional = ((str(place), value) for place, value in enumerate(self.arguments))
-        return [
-            (name, leaf) for name, value in (*positional, *self.keywords.items()) for leaf in leaves(value)
-        ]
+        return [(name, leaf) for name, value in self._values for leaf in leaves(value)]
 
     def __len__(self) -> int:
         if self.axis:
-            return self.inputs[0].shape[self.axis]
+            tensor = next((tensor for name, tensor in self.named if not _is_mask(name)), self.inputs[0])
+            return tensor.shape[self.axis] if tensor.ndim > self.axis else 0
         tensors = [tensor for tensor in (self.target, self.mask, *self.inputs) if tensor is not None]
         return tensors[0].shape[0] if tensors and tensors[0].ndim else 1
 
@@ -114,18 +125,31 @@ class Batch:
 
     @property
     def divisible(self) -> bool:
-        """Return whether the batch can be cut: inputs are dense tensors with the examples on `axis`, or constants."""
-        tensors = [value for value in self._values if not is_constant(value)]
-        return bool(tensors) and all(map(self._has_examples, tensors))
+        """Return whether the batch can be cut into examples."""
+        return self.indexable and not self.whole
 
     @property
-    def _values(self) -> tuple[Any, ...]:
-        return (*self.arguments, *self.keywords.values())
+    def indexable(self) -> bool:
+        """Return whether examples can be taken: inputs are dense tensors with the examples on `axis`, or constants."""
+        tensors = [(name, value) for name, value in self._values if not is_constant(value)]
+        return bool(tensors) and all(self._has_examples(name, value) for name, value in tensors)
 
-    def _has_examples(self, value: Any) -> bool:
-        axis = self.axis
+    @property
+    def _values(self) -> list[tuple[str, Any]]:
+        return [*_named(self.arguments, self.names).items(), *self.keywords.items()]
+
+    def _has_examples(self, name: str, value: Any) -> bool:
+        axis = self.axis_of(name)
         dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
         return dense and axis is not None and value.ndim > axis and value.shape[axis] == len(self)
+
+    def _leading(self, name: str, tensor: Tensor) -> torch.Size:
+        """Return the sizes of the first two dimensions of an input, examples first."""
+        return tensor.shape[:2][::-1] if self.axis_of(name) == 1 else tensor.shape[:2]
+
+    def axis_of(self, name: str) -> int | None:
+        """Return the dimension of an input that holds the examples; None if the batch can't be cut."""
+        return 0 if self.mask_first and _is_mask(name) and self.axis is not None else self.axis
 
     @property
     def row_counts(self) -> set[int]:
@@ -133,25 +157,37 @@ class Batch:
         return {len(self), *(tensor.shape[:2].numel() for tensor in self.inputs if tensor.ndim > 1)}
 
     def take(self, part: slice | Tensor) -> Batch:
-        """Return the examples of a slice, or at indices (m,), which may repeat, of a `divisible` batch."""
-        before = (slice(None),) * (self.axis or 0)
+        """Return the examples of a slice, or at indices (m,), which may repeat, of an `indexable` batch."""
+        axes = {id(tensor): self.axis_of(name) or 0 for name, tensor in self.named}
         others = {"target": self.target, "mask": self.mask, "decoder_mask": self.decoder_mask}
-        inputs = self.map_inputs(lambda tensor: tensor[(*before, part)])
+        inputs = self.map_inputs(lambda tensor: tensor[(*(slice(None),) * axes[id(tensor)], part)])
         return replace(inputs, **_mapped(others, lambda tensor: tensor[part]))
 
-    def along(self, axis: int | None) -> Batch | None:
+    def along(self, axis: int | None, mask_first: bool = False) -> Batch | None:
         """Return a batch as it was read with the examples of its inputs on another dimension; None if they can't be.
 
-        Targets and masks over tokens that have the tokens first, as the inputs do, get the examples first.
+        Targets and masks over tokens that have the tokens first, as the inputs do, get the examples first. What
+        `prepare` gives has the examples first already.
+
+        Args:
+            axis: the dimension.
+            mask_first: whether masks among the inputs have the examples first nevertheless.
+
+        Raises:
+            InputError: targets of as many examples as tokens.
         """
-        batch = replace(self, axis=axis)
+        batch = replace(self, axis=axis, mask_first=mask_first)
         if not axis:
             return batch
-        if not self.inputs or not all(tensor.ndim > axis for tensor in self.inputs) or not batch.divisible:
+        if not self.inputs or not batch.divisible:
             return None
-        others = (self.target, self.mask, self.decoder_mask)
-        target, mask, decoder_mask = (_examples_first(value, axis, len(batch)) for value in others)
-        if any(value is not None and len(value) != len(batch) for value in (target, mask, decoder_mask)):
+        count, target, mask, decoder_mask = len(batch), self.target, self.mask, self.decoder_mask
+        if self.masked_by and mask is not None and not mask_first:
+            mask = mask.movedim(axis, 0)
+        if not self.prepared:
+            target = _examples_first(target, axis, count)
+            decoder_mask = _examples_first(decoder_mask, axis, count)
+        if any(value is not None and len(value) != count for value in (target, mask, decoder_mask)):
             return None
         return replace(batch, target=target, mask=mask, decoder_mask=decoder_mask)
 
@@ -230,8 +266,16 @@ class Batch:
 
         It doesn't apply to the values of images beside a masked text.
         """
-        fitting = {name for name, tensor in self.named if tensor.shape[: mask.ndim] == mask.shape}
+        fitting = {
+            name
+            for name, tensor in self.named
+            if not _is_mask(name) and self._leading(name, tensor)[: mask.ndim] == mask.shape
+        }
         return reads is None or not fitting or not fitting.isdisjoint(reads)
+
+
+def _is_mask(name: str) -> bool:
+    return "mask" in name
 
 
 def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -281,10 +325,17 @@ def _examples_first(tensor: Tensor | None, axis: int, examples: int) -> Tensor |
         return tensor
     if tensor.shape[0] == examples:
         raise InputError(
-            f"targets or a mask {tuple(tensor.shape)} may have examples or tokens first; give batch_axis='none', or "
-            f"inputs with the examples first by prepare=..."
+            f"targets or a mask {tuple(tensor.shape)} may have examples or tokens first; give them with the examples "
+            "first by prepare=..., or batch_axis='none' if they have the tokens first"
         )
     return tensor.movedim(axis, 0)
+
+
+def _named(arguments: tuple[Any, ...], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return arguments by name, or by position as text where there is no name."""
+    return {
+        names[place] if place < len(names) else str(place): value for place, value in enumerate(arguments)
+    }
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -303,6 +354,7 @@ def read_batch(
     device: torch.device,
     prepare: Prepare | None = None,
     *,
+    names: tuple[str, ...] = (),
     dtype: torch.dtype | None = None,
     keep_labels: bool = False,
     collated: bool = False,
@@ -315,6 +367,7 @@ def read_batch(
         device: the device of the model.
         prepare: converts an item to (inputs, target or None, mask or None), where inputs are a tensor, a
             tuple of arguments or a mapping of keywords.
+        names: the names of the arguments that the model takes by position.
         dtype: the type that floating-point and uint8 inputs are converted to; None keeps them.
         keep_labels: whether the labels are an input too, since the model makes its decoder's inputs from
             them.
@@ -341,8 +394,9 @@ def read_batch(
         arguments, keywords = _as_arguments(inputs), {}
         _, target = _oriented(dict(enumerate(arguments)), target, collated)
     mask, masked_by = as_tensor(mask), ""
+    named = {**_named(arguments, names), **keywords}
     if mask is None:
-        masked_by, mask = masks.find(keywords)
+        masked_by, mask = masks.find(named)
     elif isinstance(mask, Tensor):
         mask = masks.values("mask of prepare=...", mask)
     batch = Batch(
@@ -350,9 +404,11 @@ def read_batch(
         keywords,
         target,
         mask,
-        two_sided=any(name in keywords for name in DECODER) or (keep_labels and "labels" in keywords),
-        decoder_mask=masks.find(keywords, decoder=True)[1],
+        two_sided=any(name in named for name in DECODER) or (keep_labels and "labels" in keywords),
+        decoder_mask=masks.find(named, decoder=True)[1],
         masked_by=masked_by,
+        names=names,
+        prepared=prepare is not None,
     )
     _check(batch, item, prepare is not None)
     return _normalised(batch).to(device, dtype)

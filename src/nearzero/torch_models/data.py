@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -44,7 +44,9 @@ class BatchSource:
 
     Attributes:
         dtype: the dtype that is passed to `read`; None leaves inputs as they are.
-        axis: the dimension of the inputs that holds the examples; None if batches can't be cut.
+        axis: the dimension of the inputs that holds the examples; None if it isn't known.
+        whole: whether batches can't be cut although it is known.
+        mask_first: whether masks among the inputs have the examples first nevertheless.
         batched: whether nearzero or a loader makes the batches from examples, so that no item is a single one.
 
     Raises:
@@ -56,6 +58,7 @@ class BatchSource:
     ) -> None:
         self.dtype: torch.dtype | None = None
         self.axis: int | None = 0
+        self.mask_first = self.whole = False
         self._read = read
         self._fingerprints: dict[tuple[int, torch.dtype | None], int] = {}
         with running("the data can't be read"):
@@ -109,13 +112,13 @@ class BatchSource:
                 "a list of batches (list(loader)), or a loader without shuffling or random transforms that it doesn't "
                 "repeat, as with persistent_workers=True or generators of its own"
             )
-        cut = batch.along(self.axis)
+        cut = batch.along(self.axis, self.mask_first)
         if cut is None:
             raise InputError(
                 f"the inputs of batch {number} ({batch.describe()}) don't have the examples on dimension {self.axis}; "
                 "choose with batch_axis=..."
             )
-        return cut
+        return replace(cut, whole=self.whole) if self.whole else cut
 
     def _one_pass(self) -> Iterator[Any]:
         """Yield the items; random draws of the data and those of the caller don't affect each other."""

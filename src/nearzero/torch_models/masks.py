@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nearzero.errors import InputError
 
-__all__ = ["OPEN", "OVERRIDE", "MaskReader"]
+__all__ = ["ADDED", "OPEN", "OVERRIDE", "MaskReader"]
 
 COUNTING = ("attention_mask", "decoder_attention_mask")  # 1 where a token counts, as in Hugging Face's models
 IGNORING = ("padding_mask", "pad_mask", "key_padding_mask", "src_key_padding_mask", "tgt_key_padding_mask")

@@ -20,6 +20,7 @@ from torch import Tensor
 from nearzero.errors import InputError
 from nearzero.perturbations.perturbation import Side
 from nearzero.perturbations.ranges import Ranges, UnitRange
+from nearzero.torch_models.assumptions.routing import RowSource
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import MemoryBudget
 from nearzero.torch_models.forward import logits_with_hooks
@@ -61,7 +62,7 @@ def counted_rows(values: Tensor, layer: Layer, batch: Batch) -> Tensor | None:
     axes, routed = layer.rows_of(values), batch.routed.get(layer.key)
     for mask, strict in batch.counted(layer.reads, "decoder" in layer.path):
         if routed is not None:
-            before = _row_mask(mask, torch.Size([routed.count]))
+            before = _before_routing(mask, routed, batch)
             selected = None if before is None else before[routed.index]
             row_mask = None if selected is None else _row_mask(selected, row_shape)
         else:
@@ -90,7 +91,10 @@ def row_owners(values: Tensor, layer: Layer, batch: Batch) -> Tensor:
     row_shape = values.movedim(layer.axis_of(values), -1).shape[:-1]
     routed = batch.routed.get(layer.key)
     if routed is not None and routed.count % len(batch) == 0:
-        owners = routed.index // (routed.count // len(batch))
+        rows = torch.arange(len(batch), device=values.device).repeat_interleave(routed.count // len(batch))
+        rows = rows.view(len(batch), -1)
+        tokens_first = routed.shape == (rows.shape[1], rows.shape[0]) != rows.shape
+        owners = (rows.t() if tokens_first else rows).reshape(-1)[routed.index]
         return owners.view(-1, *[1] * (len(row_shape) - 1)).expand(row_shape)
     axes = layer.rows_of(values) or RowAxes()
     per_example, rest = divmod(row_shape[axes.examples], len(batch))
@@ -115,13 +119,34 @@ def _row_mask(mask: Tensor, row_shape: torch.Size) -> Tensor | None:
     return mask.flatten(1).any(1) if row_shape[0] == mask.shape[0] else None
 
 
+def _before_routing(mask: Tensor, routed: RowSource, batch: Batch) -> Tensor | None:
+    """Return a mask of examples or tokens as one of the rows that an expert's were selected from, in their order.
+
+    None if it doesn't fit, or if the order isn't known.
+    """
+    each, rest = divmod(routed.count, mask.shape[0])
+    if mask.ndim == 1 and not rest:
+        mask = mask[:, None].expand(-1, each)
+    if mask.ndim != 2 or mask.numel() != routed.count:
+        return _row_mask(mask, torch.Size([routed.count]))
+    tokens_first = (mask.shape[1], mask.shape[0])
+    if 1 in mask.shape or mask.shape == routed.shape != tokens_first:
+        return mask.reshape(-1)
+    if routed.shape == tokens_first != mask.shape:
+        return mask.t().reshape(-1)
+    return None if batch.axis else mask.reshape(-1)
+
+
 def _placed(mask: Tensor, row_shape: torch.Size, axes: RowAxes) -> Tensor | None:
-    """Return a mask of examples or tokens as a mask of rows with known dimensions; None if it doesn't fit.
+    """Return a mask of examples, tokens or pixels as a mask of rows with known dimensions; None if it doesn't fit.
 
     A row of several tokens counts if all of them do.
     """
     if axes.problem or row_shape[axes.examples] != mask.shape[0]:
         return None
+    if mask.ndim > 2:  # pixels
+        others = [size for axis, size in enumerate(row_shape) if axis != axes.examples]
+        return mask.movedim(0, axes.examples) if list(mask.shape[1:]) == others else None
     tokens = axes.tokens if mask.ndim == 2 else ()
     if mask.ndim > 1 and not tokens:
         if len(row_shape) > 1:

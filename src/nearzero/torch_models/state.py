@@ -6,6 +6,7 @@ Random generators are restored too: Python's, NumPy's, and PyTorch's on every de
 from __future__ import annotations
 
 import contextlib
+import inspect
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ from nearzero.torch_models.assumptions.outputs import OutputReading, fits_target
 from nearzero.torch_models.batches import Batch, summary, type_name
 from nearzero.torch_models.snapshot import Snapshot
 
-__all__ = ["Model", "Output", "RandomStates", "as_module", "seed_all", "untouched"]
+__all__ = ["Model", "Output", "RandomStates", "as_module", "positional_names", "seed_all", "untouched"]
 
 Output = Callable[[Any], Tensor] | str | int
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -134,11 +135,14 @@ class Model:
             None to look for them.
         writes_inputs: whether the module writes into its inputs, so that it gets copies of them; None if unknown.
         example_axis: the dimension of the logits that holds the examples, which `logits` moves to the front.
+        class_axis: the dimension of the classes in what `logits` returns, before `reading` is known; None if several
+            fit, or if there is none.
         dimensions: how many dimensions the logits have; None before the first pass.
         outside: why operations outside of the recorded ones change what a pass computes; "" if none do.
         assumptions: receives which output was taken for the logits.
         reading: turns these into logits with the classes last.
         classes: the least number of classes that targets need, where outputs are told apart by them.
+        passed_on: the names that a part gives to the arguments, where the module takes any and passes them on.
     """
 
     module: nn.Module
@@ -146,11 +150,13 @@ class Model:
     output: Output | None = None
     writes_inputs: bool | None = None
     example_axis: int = 0
+    class_axis: int | None = None
     dimensions: int | None = None
     outside: str = ""
     assumptions: Assumptions = field(default_factory=Assumptions)
     reading: OutputReading = field(default_factory=OutputReading)
     classes: int = 0
+    passed_on: tuple[str, ...] = ()
     _chosen: tuple[str | int, str] | None = field(default=None, init=False)
 
     @property
@@ -170,6 +176,11 @@ class Model:
         """Return whether decoder inputs are made from the labels, as in Hugging Face's encoder-decoders."""
         configs = (getattr(module, "config", None) for module in self.module.modules())  # the outermost first
         return bool(getattr(next((each for each in configs if each), None), "is_encoder_decoder", False))
+
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """Return the names of the arguments that the module takes by position, as far as they are known."""
+        return self.passed_on or positional_names(self.module)
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits of a batch, or what `reading` turns into logits, from a full forward pass.
@@ -208,6 +219,10 @@ class Model:
         logits = logits.detach() if logits.requires_grad else logits
         return logits.movedim(self.example_axis, 0) if self.example_axis else logits
 
+    def tokens_second(self, logits: Tensor) -> Tensor:
+        """Return logits (B, ..., K) with the classes last, so that those over tokens are (B, S, K)."""
+        return logits if self.class_axis is None else logits.movedim(self.class_axis, -1)
+
     def _choose(self, output: Any, batch: Batch) -> tuple[Any, tuple[str, str]]:
         """Return the logits in what the module returned; and which part they are, and how that is known."""
         if callable(self.output):
@@ -235,6 +250,16 @@ class Model:
                 f"{_listed(parts)}; give output=..., a function from what the model returns to its logits"
             )
         return parts[key], (f"output[{key!r}]", source)
+
+
+def positional_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the arguments that a module takes by position, without those that have none."""
+    try:
+        taken = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(parameter.name for parameter in taken if parameter.kind in positional)
 
 
 NAMES = ("logits", "out")
@@ -297,11 +322,15 @@ def _may_be_logits(value: Any) -> bool:
 
 
 def _fits(value: Tensor, target: Tensor | None, classes: int) -> bool:
-    """Return whether an output has one of some classes for each target, which is a whole number."""
+    """Return whether an output has one of some classes for each target, which is a whole number.
+
+    It isn't known yet which dimension holds the classes, and whether examples or tokens come first.
+    """
     if target is None or target.is_floating_point():
         return False
-    axes = (None,) if value.ndim < 2 else range(1, value.ndim)
-    return any(fits_targets(tuple(value.shape), axis, target, classes) for axis in axes)
+    shape, axes = tuple(value.shape), (None, *range(value.ndim if value.ndim > 1 else 0))
+    orders = (target, target.transpose(0, 1)) if target.ndim > 1 else (target,)
+    return any(fits_targets(shape, axis, order, classes) for axis in axes for order in orders)
 
 
 def _listed(parts: Mapping[str | int, Any]) -> str:

@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,9 +31,7 @@ OPEN = (
 )
 
 
-def read_causality(
-    model: Model, given: bool | None, first: Batch, few: Batch, shape: tuple[int, ...]
-) -> bool:
+def read_causality(model: Model, given: bool | None, first: Batch, few: Batch) -> bool:
     """Return whether the logits at a token are compared with the next token, and record how that is known.
 
     Args:
@@ -40,26 +39,26 @@ def read_causality(
         given: what the user said; None to find out.
         first: the first batch.
         few: some examples of it, on which the model is run.
-        shape: the shape of logits, as the model returns them.
 
     Raises:
         InputError: both readings fit.
     """
-    causal, source = _infer(model, first, few, shape) if given is None else (given, "given")
+    causal, source = _infer(model, first, few) if given is None else (given, "given")
     value = "logits at a token are compared with the next token" if causal else "logits are compared in place"
     model.assumptions.record("causality", value, source, "causal=")
     return causal
 
 
-def _infer(model: Model, batch: Batch, few: Batch, shape: tuple[int, ...]) -> tuple[bool, str]:
+def _infer(model: Model, batch: Batch, few: Batch) -> tuple[bool, str]:
     """Return whether the logits at a token are compared with the next token, and how that is known.
 
     Raises:
         InputError: both readings fit.
     """
-    if len(shape) != 3 or shape[1] < 2:
-        return False, f"logits {shape} aren't over tokens"
-    logits = model.logits(few)
+    returned = model.logits(few)
+    logits = model.tokens_second(returned)
+    if logits.ndim != 3 or logits.shape[1] < 2:
+        return False, f"logits {tuple(returned.shape)} aren't over tokens"
     shifted = _loss_is_shifted(model, few, logits)
     target, tokens = batch.target, (len(batch), logits.shape[1])
     if target is None or batch.two_sided or target.shape != tokens or target.is_floating_point():
@@ -79,7 +78,7 @@ def _infer(model: Model, batch: Batch, few: Batch, shape: tuple[int, ...]) -> tu
     mask = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
     if few.mask is not None and few.mask.shape == mask.shape:
         mask = few.mask
-    looks = looks_ahead(model, few, mask, logits)
+    looks = looks_ahead(model, few, mask, returned)
     if looks or (looks is None and shifted is False):
         return False, "later tokens move the logits at earlier ones" if looks else BY_LOSS
     if looks is None:
@@ -90,6 +89,11 @@ def _infer(model: Model, batch: Batch, few: Batch, shape: tuple[int, ...]) -> tu
         raise InputError(
             "the targets are the tokens that the model reads, of which it doesn't see the later ones, but its own loss "
             f"compares the logits at a token with that token; {OPEN}"
+        )
+    if batch.axis is None:
+        raise InputError(
+            "the targets are the tokens that the model reads, and it isn't known whether examples or tokens come "
+            f"first, since batches can't be cut; {OPEN}"
         )
     _check_doubt(logits, target[: len(few)])
     return (
@@ -147,25 +151,44 @@ class _Seen(Exception):
 def _loss_is_shifted(model: Model, few: Batch, logits: Tensor) -> bool | None:
     """Return whether the loss that the model computes from labels compares logits with the next one.
 
-    The labels are the classes with the greatest logits, so that the two losses differ. None if the model computes no
+    The labels are the classes with the greatest logits, so that the two losses differ. If they don't, all labels but
+    the first of each example are left out: then there is no next token with a label. None if the model computes no
     loss, or another one.
     """
-    labels = logits.argmax(-1)
-    if few.mask is not None and few.mask.shape == labels.shape:
-        labels = labels.masked_fill(~few.mask, IGNORED)
+    greatest = logits.argmax(-1)
+    if few.mask is not None and few.mask.shape == greatest.shape:
+        greatest = greatest.masked_fill(~few.mask, IGNORED)
+    first = torch.full_like(greatest, IGNORED)
+    first[:, 0] = greatest[:, 0]
+    for labels in (greatest, first):
+        fits = _fitting_losses(model, few, logits, labels)
+        if fits is None or fits[0] != fits[1]:
+            return None if fits is None else fits[1]
+    return None
+
+
+def _fitting_losses(model: Model, few: Batch, logits: Tensor, labels: Tensor) -> tuple[bool, bool] | None:
+    """Return whether the model's loss is that of the same tokens, and of the next ones; None if it is neither."""
     for module, name in _takers_of_labels(model.module):
-        seen = _output_with_labels(model, few, module, name, labels)
+        seen = _output_with_labels(model, few, module, name, labels.t() if few.axis else labels)
         given = [leaf for leaf in leaves(seen) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-        same = [leaf for leaf in given if leaf.shape == logits.shape]
+        moved = (model.tokens_second(leaf.movedim(model.example_axis, 0)) for leaf in given if leaf.ndim == 3)
+        same = [leaf for leaf in moved if leaf.shape == logits.shape]
         losses = [leaf for leaf in given if leaf.numel() == 1]
         if not same or not losses:
             continue
-        loss = float(losses[0])
-        slack = SAME_LOSS[logits.dtype.itemsize] * abs(loss) + 1e-6
-        fits = [abs(loss - reading) <= slack for reading in _losses(same[0], labels)]
-        if any(fits):
-            return None if all(fits) else fits[1]
+        loss, share = float(losses[0]), SAME_LOSS[logits.dtype.itemsize]
+        own, following = (_is_same(loss, reading, share) for reading in _losses(same[0], labels))
+        if own or following:
+            return own, following
     return None
+
+
+def _is_same(loss: float, reading: float, share: float) -> bool:
+    """Return whether two losses are equal; without labels a loss is NaN, or 0."""
+    if math.isnan(reading):
+        return math.isnan(loss) or loss == 0
+    return abs(loss - reading) <= share * abs(loss) + 1e-6
 
 
 def _takers_of_labels(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:

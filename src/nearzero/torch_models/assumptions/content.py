@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from nearzero.torch_models.batches import DECODER, Batch
 from nearzero.torch_models.forward import greatest
 from nearzero.torch_models.hooks import plain_name
+from nearzero.torch_models.masks import ADDED
 from nearzero.torch_models.state import Model
 
 __all__ = ["looks_ahead", "moved_by", "rounding_of"]
@@ -46,9 +47,9 @@ def _contents(batch: Batch, shape: tuple[int, ...]) -> list[Tensor]:
 
 
 def _is_content(name: str, tensor: Tensor) -> bool:
-    if tensor.dtype == torch.bool or any(word in name for word in NO_CONTENT):
+    if tensor.layout != torch.strided or tensor.dtype == torch.bool or any(word in name for word in NO_CONTENT):
         return False
-    if tensor.ndim == 2 and name.isdigit() and len(tensor.unique()) < 3:  # perhaps a mask without a name
+    if tensor.ndim == 2 and bool(((tensor == 0) | (tensor == 1) | (tensor <= ADDED)).all()):  # perhaps a mask
         return False
     return tensor.is_floating_point() or tensor.ndim == 2
 
@@ -80,10 +81,13 @@ def moved_by(model: Model, batch: Batch, where: Tensor, logits: Tensor) -> Tenso
         after = model.logits(_with(batch, numbers | exchanged))
     if after.shape != logits.shape:
         return None
+    after, logits = model.tokens_second(after), model.tokens_second(logits)
     count = where.shape[1]
     if logits.ndim == 3 and logits.shape[1] == count:
         pairs = zip(after.split(TOKENS, 1), logits.split(TOKENS, 1), strict=True)
         return torch.cat([_distance(new, old).amax(-1) for new, old in pairs], 1)
+    if logits.shape == where.shape and model.class_axis is None:  # one number for each token
+        return _distance(after, logits)
     if count in logits.shape[1:]:
         return _distance(after, logits).amax(1) if logits.ndim == 3 else None
     return _distance(after, logits).flatten(1).amax(1) if logits.ndim > 1 else _distance(after, logits)

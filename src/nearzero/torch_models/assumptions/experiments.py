@@ -2,12 +2,14 @@
 
 - *The first dimension is the examples*: rows of a batch alone, cut and permuted give the same logits as in the
   batch. If not, the second dimension is tried, as for models that take the tokens first. If that fails too,
-  batches aren't cut.
+  batches aren't cut. Which dimension holds the examples is then found on whole batches: other contents of one
+  example move its logits alone, or examples in another order have the same logits in that order.
 - *A pass repeats*: a second pass gives the same logits, once what the first has changed is put back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +21,7 @@ from nearzero.torch_models.assumptions.table import Assumptions
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.forward import distance, greatest
+from nearzero.torch_models.masks import OVERRIDE
 from nearzero.torch_models.state import Model
 
 __all__ = ["BatchAxis", "Cuts", "changed_by_a_pass", "find_cuts"]
@@ -36,7 +39,9 @@ class Cuts:
     """The way in which batches can be cut into examples.
 
     Attributes:
-        axis: the dimension of the inputs that holds the examples; None if batches can't be cut.
+        axis: the dimension of the inputs that holds the examples; None if it isn't known.
+        whole: whether batches can't be cut although it is known.
+        mask_first: whether masks among the inputs have the examples first nevertheless.
         example_axis: the dimension of the logits that holds the examples.
         source: how that is known.
     """
@@ -44,12 +49,16 @@ class Cuts:
     axis: int | None
     example_axis: int = 0
     source: str = ""
+    mask_first: bool = False
+    whole: bool = False
 
     @property
     def text(self) -> str:
         """Return the cuts for a reader."""
         if self.axis is None:
             return "not cut"
+        if self.whole:
+            return f"not cut, along dimension {self.axis} of the inputs" if self.axis else "not cut"
         return f"as memory allows, along dimension {self.axis} of the inputs"
 
 
@@ -73,27 +82,45 @@ def find_cuts(
         batched: whether the batch was made from examples, so that it can't be a single one.
 
     Raises:
-        InputError: the batch is a single example, or can't have its examples on the dimension that is given.
+        InputError: the batch is a single example, can't have its examples on the dimension that is given, or
+            has targets or a mask of as many examples as tokens that can be read in two ways.
     """
     model = replace(model, writes_inputs=True, dimensions=None, assumptions=Assumptions())  # leaves no traces
     if given is not None:
         if given == "none":
             return Cuts(None, source="given")
-        along = batch.along(given)
-        if along is None or not along.divisible:
+        possible = _divided(batch, (given,))
+        if not possible:
             raise InputError(f"batch_axis={given} isn't a dimension of examples in inputs {batch.describe()}")
-        tried = _tried(model, along, most)
-        return Cuts(given, 0 if tried is None else tried.example_axis, "given")
-    if random:
-        return Cuts(None, source=f"the logits depend on random numbers ({random})")
-    possible = [along for axis in AXES if (along := _along(batch, axis)) is not None]
-    for along in possible:
-        if cuts := _tried(model, along, most):
-            return cuts
-    if not possible:
+        tried = _first_that_fits(model, possible, most)
+        return Cuts(given, source="given") if tried is None else replace(tried, source="given")
+    possible, problem = [], None
+    for axis in AXES:
+        try:
+            possible += _divided(batch, (axis,))
+        except InputError as error:  # targets that could be read in two ways
+            problem = error
+    cuts = None if random else _first_that_fits(model, possible, most)
+    if cuts is not None:
+        return cuts
+    source = "rows of a batch alone, or permuted, give other logits than in the batch"
+    source = f"the logits depend on random numbers ({random})" if random else source
+    whole = [_tried_whole(model, along) for along in possible]
+    cuts = next((cuts for alone, cuts in whole if alone and cuts), None)
+    ordered = [cuts for _, cuts in whole if cuts]
+    if cuts is None and len(ordered) == 1 and problem is None:
+        (cuts,) = ordered
+    if cuts is not None:
+        return replace(cuts, source=source)
+    if problem is not None:
+        raise problem
+    if not possible and not random:
         return Cuts(None, source=f"inputs {batch.describe()} of {len(batch)} examples")
-    _refuse_other_readings(model, batch, batched=batched)
-    return Cuts(None, source="rows of a batch alone, or permuted, give other logits than in the batch")
+    if random:
+        _refuse_other_counts(model, batch)
+    else:
+        _refuse_other_readings(model, batch, batched=batched)
+    return Cuts(None, source=source)
 
 
 def changed_by_a_pass(model: Model, batch: Batch) -> list[str]:
@@ -116,13 +143,36 @@ def changed_by_a_pass(model: Model, batch: Batch) -> list[str]:
     return changed
 
 
-def _along(batch: Batch, axis: int) -> Batch | None:
-    """Return a batch with the examples on a dimension; None if its shapes don't allow for that."""
-    try:
-        along = batch.along(axis)
-    except InputError:  # targets that could be read in two ways
-        return None
-    return along if along is not None and along.divisible else None
+def _divided(batch: Batch, axes: Iterable[int]) -> list[Batch]:
+    """Return a batch with the examples on each of some dimensions, as far as its shapes allow for that.
+
+    Raises:
+        InputError: targets that can be read in two ways.
+    """
+    readings = [(axis, False) for axis in axes]
+    readings += [(axis, True) for axis, _ in readings if axis and batch.has_masks]
+    found = (batch.along(*reading) for reading in readings)
+    return [along for along in found if along is not None and along.divisible]
+
+
+def _first_that_fits(model: Model, batches: Iterable[Batch], most: int) -> Cuts | None:
+    """Return the cuts along the first of several dimensions whose examples give the same logits alone, or None.
+
+    Raises:
+        InputError: the mask fits with the examples first and with the tokens first.
+    """
+    found = None
+    for batch in batches:
+        if found is not None and batch.axis != found.axis:
+            break
+        cuts = _tried(model, batch, most)
+        if cuts is not None and found is not None:
+            raise InputError(
+                f"the mask among inputs {batch.describe()} may have examples or tokens first, and the model doesn't "
+                f"tell; {OVERRIDE}"
+            )
+        found = found or cuts
+    return found
 
 
 def _tried(model: Model, batch: Batch, most: int) -> Cuts | None:
@@ -134,18 +184,49 @@ def _tried(model: Model, batch: Batch, most: int) -> Cuts | None:
     slack = _rounding(model)
     try:
         whole = model.logits(few)
-        fitting = set(AXES[: whole.ndim])
+        fitting = set(range(whole.ndim))
         for part in parts:
             logits = model.logits(few.take(part))
             fitting = {axis for axis in fitting if _fits(logits, whole, part, count, axis, slack)}
             del logits  # frees them before the next are computed
     except Exception as error:  # a user's forward may raise anything
         if is_out_of_memory(error):
-            return Cuts(batch.axis, source=f"not tried, since memory doesn't hold {count} examples")
+            source = f"not tried, since memory doesn't hold {count} examples"
+            return Cuts(batch.axis, source=source, mask_first=batch.mask_first)
         return None
     if not fitting:
         return None
-    return Cuts(batch.axis, min(fitting), f"rows of {count} examples alone and permuted give the same logits")
+    source = f"rows of {count} examples alone and permuted give the same logits"
+    return Cuts(batch.axis, min(fitting), source, batch.mask_first)
+
+
+def _tried_whole(model: Model, batch: Batch) -> tuple[bool, Cuts | None]:
+    """Return the dimensions of the examples of a batch that can't be cut; None if the experiments don't tell.
+
+    Returns:
+        Whether other contents of one example move its logits alone, which tells more than that the order of the
+        logits is that of the examples: tokens that attend to each other have the second property too.
+    """
+    count = len(batch)
+    order, slack = torch.arange(count), _rounding(model)
+    replaced = [torch.where(order == row, (order + 1) % count, order) for row in (0, count - 1)]
+    try:
+        whole, flipped = model.logits(batch), model.logits(batch.take(order.flip(0)))
+        others = [model.logits(batch.take(rows)) for rows in replaced]
+    except Exception:  # a user's forward may raise anything
+        return False, None
+    ordered = None
+    for axis in range(whole.ndim if count > 1 else 0):
+        cuts = Cuts(batch.axis, axis, mask_first=batch.mask_first, whole=True)
+        if all(
+            _fits(logits, whole, order, count, axis, slack, order[rows == order])
+            and not _fits(logits, whole, order, count, axis, 0.0)
+            for logits, rows in zip(others, replaced, strict=True)
+        ):
+            return True, cuts
+        if ordered is None and _fits(flipped, whole, order.flip(0), count, axis, slack):
+            ordered = cuts
+    return False, ordered
 
 
 def _rounding(model: Model) -> float:
@@ -154,10 +235,18 @@ def _rounding(model: Model) -> float:
     return ROUNDING[min(sizes, default=4)]
 
 
-def _fits(logits: Tensor, whole: Tensor, part: Tensor, count: int, axis: int, slack: float) -> bool:
+def _fits(
+    logits: Tensor,
+    whole: Tensor,
+    part: Tensor,
+    count: int,
+    axis: int,
+    slack: float,
+    places: Tensor | None = None,
+) -> bool:
     """Return whether the logits of some of `count` examples are those in the whole, with the examples on `axis`.
 
-    Each example may have several entries there, such as its tokens.
+    Each example may have several entries there, such as its tokens. `places` are those that are compared, if not all.
     """
     if whole.shape[axis] % count:
         return False
@@ -165,9 +254,10 @@ def _fits(logits: Tensor, whole: Tensor, part: Tensor, count: int, axis: int, sl
         return False
     own, all_rows = logits.unflatten(axis, (len(part), -1)), whole.unflatten(axis, (count, -1))
     most = slack * greatest(whole)
+    rows = part.tolist()
     return all(
-        distance(own.select(axis, place), all_rows.select(axis, row)) <= most
-        for place, row in enumerate(part.tolist())
+        distance(own.select(axis, place), all_rows.select(axis, rows[place])) <= most
+        for place in (range(len(rows)) if places is None else places.tolist())
     )
 
 
@@ -177,6 +267,21 @@ def _logits(model: Model, batch: Batch) -> Tensor | None:
         return replace(model, dimensions=None).logits(batch)
     except Exception:  # a user's forward may raise anything
         return None
+
+
+def _refuse_other_counts(model: Model, batch: Batch) -> None:
+    """Refuse logits whose first dimension can't be that of the examples, of a batch that can't be cut.
+
+    Raises:
+        InputError: there aren't as many as examples in any reading of the batch, or several for each.
+    """
+    shape = tuple(model.logits(batch).shape)
+    counts = {len(batch), *(size for tensor in batch.inputs for size in tensor.shape[:2])}
+    if not any(count and shape[0] % count == 0 for count in counts):
+        raise InputError(
+            f"the logits {shape} of inputs {batch.describe()} don't have the examples first; give output=..., a "
+            "function from what the model returns to logits that have"
+        )
 
 
 def _refuse_other_readings(model: Model, batch: Batch, *, batched: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
-from nearzero.torch_models.assumptions.content import SHARE, looks_ahead, moved_by, rounding_of
+from nearzero.torch_models.assumptions.content import SHARE, moved_by, rounding_of
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import BatchSource
 from nearzero.torch_models.masks import OPEN, OVERRIDE, MaskReader
@@ -43,6 +44,7 @@ def read_masks(model: Model, source: BatchSource, masks: MaskReader, most: int) 
         if masked is not None or not (name or given):
             break
     if not name:
+        _refuse_unnamed(model, source, most)
         value, known = (
             ("1 or True where it counts", "given") if given else ("none", "no input has the name of one")
         )
@@ -60,6 +62,41 @@ def read_masks(model: Model, source: BatchSource, masks: MaskReader, most: int) 
     return masked
 
 
+def _refuse_unnamed(model: Model, source: BatchSource, most: int) -> None:
+    """Refuse inputs that act as a mask without the name of one.
+
+    Raises:
+        InputError: what an input has 0 for, or what it has 1 for, moves no logits of the rest.
+    """
+    for batch in islice(source, FIRST):
+        for name, counts in _possible_masks(batch):
+            few = _masked_examples(replace(batch, mask=counts), most)
+            if few is None or few.mask is None:
+                continue
+            kept, turned = _readings(model, few, model.logits(few))
+            if kept is not None and kept != turned:
+                raise InputError(
+                    f"the input {name!r} acts as a mask, but hasn't the name of one, so it isn't known what it leaves "
+                    f"out; {OVERRIDE}"
+                )
+
+
+def _possible_masks(batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    """Yield the inputs that have the form and the values of a mask, as masks (B, S), unless the user gave it."""
+    sizes = {tuple(tensor.shape[:2]) for _, tensor in batch.named if tensor.ndim > 1}
+    for name, tensor in () if batch.prepared else batch.named:
+        known = any(word in name for word in ("position", "type", "label"))
+        if tensor.layout != torch.strided or tensor.ndim < 2 or known or bool((tensor > 1).any()):
+            continue
+        try:
+            counts = MaskReader().read("attention_mask", tensor)
+        except InputError:  # other values
+            continue
+        counts = counts.t() if batch.axis and counts.ndim == 2 else counts
+        if counts.ndim == 2 and (tuple(counts.shape) in sizes or tuple(counts.shape[::-1]) in sizes):
+            yield name, counts
+
+
 def _masked_examples(batch: Batch, most: int) -> Batch | None:
     """Return some examples of a batch whose tokens are masked in part; None if there are none."""
     if batch.mask is None or batch.mask.ndim != 2:
@@ -67,7 +104,7 @@ def _masked_examples(batch: Batch, most: int) -> Batch | None:
     partly = (batch.mask.any(1) & ~batch.mask.all(1)).nonzero()[:most, 0]
     if not len(partly):
         return None
-    return batch.take(partly) if batch.divisible else batch
+    return batch.take(partly) if batch.divisible else batch  # one that can't be cut is run as it is
 
 
 def _infer(model: Model, few: Batch) -> tuple[bool, str]:
@@ -83,13 +120,9 @@ def _infer(model: Model, few: Batch) -> tuple[bool, str]:
     name, mask = few.masked_by, few.mask
     assert mask is not None
     logits = model.logits(few)
-    everything = moved_by(model, few, torch.ones_like(mask), logits)
-    kept = turned = None
-    if everything is not None:
-        slack = max(SHARE * float(everything.amax()), rounding_of(logits))
-        kept, turned = (_is_followed(model, few, reading, logits, slack) for reading in (mask, ~mask))
+    kept, turned = _readings(model, few, logits)
     if name in OPEN:
-        return _choice(model, few, logits, kept, turned)
+        return _choice(model, few, kept, turned)
     if kept is False and not _is_read(model, few, logits):
         return False, "its name; the model doesn't read it"
     if kept is False:
@@ -100,21 +133,31 @@ def _infer(model: Model, few: Batch) -> tuple[bool, str]:
     return False, "its name" if kept is None or turned else "what is masked moves no other logits"
 
 
-def _choice(
-    model: Model, few: Batch, logits: Tensor, kept: bool | None, turned: bool | None
-) -> tuple[bool, str]:
+def _readings(model: Model, few: Batch, logits: Tensor) -> tuple[bool | None, bool | None]:
+    """Return whether the model follows the mask of some examples as it is, and turned round; None if unknown."""
+    assert few.mask is not None
+    everything = moved_by(model, few, torch.ones_like(few.mask), logits)
+    if everything is None:
+        return None, None
+    slack = max(SHARE * float(everything.amax()), rounding_of(logits))
+    kept, turned = (_is_followed(model, few, mask, logits, slack) for mask in (few.mask, ~few.mask))
+    return kept, turned
+
+
+def _choice(model: Model, few: Batch, kept: bool | None, turned: bool | None) -> tuple[bool, str]:
     """Return whether to turn a mask whose name doesn't tell its meaning.
 
     Raises:
         InputError: the experiment doesn't tell it either.
     """
     assert few.mask is not None
-    if kept is not None and kept != turned:
-        mask = few.mask if kept else ~few.mask
-        # where nothing masked comes before what counts, a model that sees no later tokens follows any mask
-        told = bool(((~mask).cumsum(1).bool() & mask).any()) or bool(looks_ahead(model, few, mask, logits))
-        if told:
-            return not kept, "what is masked moves no other logits"
+    # a model that sees no later tokens follows any mask of later ones, but not with its values exchanged
+    fits = [
+        bool(followed) and _is_followed_when_turned(model, few, mask)
+        for followed, mask in ((kept, few.mask), (turned, ~few.mask))
+    ]
+    if fits[0] != fits[1]:
+        return fits[1], "what is masked moves no other logits"
     raise InputError(
         f"the {few.masked_by} may be 1 where a token counts or where it is ignored, and the model doesn't tell which; "
         f"{OVERRIDE}"
@@ -131,9 +174,36 @@ def _is_followed(model: Model, few: Batch, mask: Tensor, logits: Tensor, slack: 
     return not bool(mask.any()) or float(distance[mask].amax()) <= slack
 
 
+def _is_followed_when_turned(model: Model, few: Batch, mask: Tensor) -> bool:
+    """Return whether the model, given a mask with its values exchanged, ignores what that leaves out.
+
+    Args:
+        model: the model.
+        few: some examples, whose input has the mask.
+        mask: (B, S), True for tokens that count by the mask as it is.
+    """
+    source = dict(few.named)[few.masked_by]
+    turned = few.map_inputs(lambda tensor: _exchanged(source) if tensor is source else tensor)
+    logits = model.logits(turned)
+    everything = moved_by(model, turned, torch.ones_like(mask), logits)
+    if everything is None:
+        return False
+    slack = max(SHARE * float(everything.amax()), rounding_of(logits))
+    partly = mask.any(1) & ~mask.all(1)  # of the others all tokens, or none, would be left out
+    return bool(_is_followed(model, turned, ~mask | ~partly[:, None], logits, slack))
+
+
+def _exchanged(mask: Tensor) -> Tensor:
+    """Return a mask of two values with each in place of the other."""
+    if mask.dtype == torch.bool:
+        return ~mask
+    low, high = mask.aminmax()
+    return torch.where(mask == low, high, low)
+
+
 def _is_read(model: Model, few: Batch, logits: Tensor) -> bool:
     """Return whether another mask in place of the mask changes the logits."""
-    mask = few.keywords[few.masked_by]
+    mask = dict(few.named)[few.masked_by]
     other = next((each for each in (mask.roll(1, 0), mask.flip(-1)) if not torch.equal(each, mask)), mask)
-    after = model.logits(replace(few, keywords={**few.keywords, few.masked_by: other}))
+    after = model.logits(few.map_inputs(lambda tensor: other if tensor is mask else tensor))
     return not torch.equal(after.nan_to_num(), logits.nan_to_num())

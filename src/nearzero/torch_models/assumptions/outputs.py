@@ -171,7 +171,6 @@ def choose_axis(
     given: ClassAxis | None,
     traced: TracedOutput,
     outputs: Iterable[tuple[tuple[int, ...], Tensor | None]],
-    causal: bool,
 ) -> tuple[int | None, str]:
     """Return the dimension of the classes, and how it is known; None if each number is an item of its own.
 
@@ -180,7 +179,6 @@ def choose_axis(
         traced: what the operations say.
         outputs: the shape of the output and the targets of a batch; read on as long as they fit several
             dimensions.
-        causal: whether the logits at a token predict the next token, which only the last dimension allows.
 
     Raises:
         InputError: the dimension that the user gave isn't one, or several fit.
@@ -196,8 +194,6 @@ def choose_axis(
                 f"class_axis={given} isn't a dimension of classes of the output, which is {shape}"
             )
         return given % ndim, "given"
-    if causal:
-        return ndim - 1, "the tokens are predicted from each other"
     by_trace = traced.class_axes
     if target is None:
         return _without_targets(shape, by_trace)
@@ -297,12 +293,15 @@ def choose_kind(
     if traced.kind:
         kind: OutputKind = next(kind for kind in get_args(OutputKind) if kind == traced.kind)
         return OutputReading(kind, axis, ndim), kind, f"{traced.made_by} made them"
-    if not inside:
+    below = classes == 1 and not bool((values > 0).any())
+    if not (inside or below):
         return plain, "logits", "values that aren't between 0 and 1"
     if not matters(classes == 1):
         return plain, "logits or probabilities", "both give the same numbers"
+    other, bounds = (
+        ("probabilities", "lie between 0 and 1") if inside else ("log-probabilities", "are below 0")
+    )
     raise InputError(
-        f"the model's output {tuple(sample.shape)} can be read as logits or as probabilities: all values of the first "
-        "batch lie between 0 and 1, and the operations don't tell; choose with output_kind='logits' or "
-        "'probabilities'"
+        f"the model's output {tuple(sample.shape)} can be read as logits or as {other}: all values of the first "
+        f"batch {bounds}, and the operations don't tell; choose with output_kind='logits' or '{other}'"
     )

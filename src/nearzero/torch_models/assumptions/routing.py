@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -47,11 +48,17 @@ class RowSource:
 
     Attributes:
         index: (R,) int64, for each row the number of the token or example that it was selected from.
-        count: the number of these.
+        shape: the leading dimensions of what they were selected from: (examples, tokens), (tokens, examples), or
+            all in one.
     """
 
     index: Tensor
-    count: int
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Return the number of tokens or examples that rows were selected from."""
+        return prod(self.shape)
 
 
 class RoutedRows(TorchDispatchMode):
@@ -105,15 +112,15 @@ class RoutedRows(TorchDispatchMode):
         if index is None or values.shape[: index.ndim].numel() == 0:
             return None
         if index.dtype == torch.bool:
-            count = index.numel()
+            shape = tuple(index.shape)
             index = index.reshape(-1).nonzero()[:, 0]
         else:
-            count = values.shape[0]
-            index = index.long() % count
+            shape = (values.shape[0],)
+            index = index.long() % values.shape[0]
         before = self.of(values)
-        if index.ndim != 1 or (before is None and count not in self._counts):
+        if index.ndim != 1 or (before is None and prod(shape) not in self._counts):
             return None
-        return RowSource(index, count) if before is None else RowSource(before.index[index], before.count)
+        return RowSource(index, shape) if before is None else RowSource(before.index[index], before.shape)
 
 
 def _keeps_rows(name: str, args: tuple[Any, ...]) -> bool:

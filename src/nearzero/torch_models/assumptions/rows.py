@@ -24,10 +24,11 @@ CLOSE = 1e-3  # as a share of the greatest value
 def place_layers(
     model: Model, layers: list[Layer], few: Batch, masked: Batch | None, most: int
 ) -> list[Layer]:
-    """Return layers with the dimensions of examples and tokens, if there are masks or targets over tokens."""
+    """Return layers with the dimensions of examples and tokens, if there are masks or targets that need them."""
     over_tokens = (few.mask, few.decoder_mask, few.target, None if masked is None else masked.mask)
     counts = [values.shape[1] for values in over_tokens if values is not None and values.ndim > 1]
-    return _place(model, layers, few, counts, most) if counts else layers
+    targets_of_examples = bool(few.axis) and few.target is not None
+    return _place(model, layers, few, counts, most) if counts or targets_of_examples else layers
 
 
 def _place(
@@ -45,7 +46,7 @@ def _place(
         counts: the numbers of tokens S of these masks (B, S).
         most: the number of examples that the model is run on at a time.
     """
-    if not batch.divisible:
+    if not batch.indexable:
         return list(layers)
     rows = (0, min(1, len(batch) - 1), 0) if most > 2 else (0, 0)
     examples = [batch.take(torch.tensor(rows[:count])) for count in (len(rows) - 1, len(rows))]
@@ -57,12 +58,19 @@ def _place(
             axis = layer.axis_of(of_some[index])
             some, more = (values[index].movedim(axis, -1) for values in (of_some, of_more))
             fewer = of_fewer[index].movedim(axis, -1) if index in of_fewer else None
-            placed[index] = replace(layer, rows=_axes(some, more, fewer, len(rows), counts))
+            found = _axes(some, more, fewer, len(rows), counts, compared=not batch.whole)
+            placed[index] = replace(layer, rows=found)
     return placed
 
 
 def _axes(
-    some: Tensor, more: Tensor, fewer: Tensor | None, count: int, counts: Sequence[int]
+    some: Tensor,
+    more: Tensor,
+    fewer: Tensor | None,
+    count: int,
+    counts: Sequence[int],
+    *,
+    compared: bool,
 ) -> RowAxes | None:
     """Return the dimensions of examples and tokens in rows (..., U); None if tokens follow tokens in the first one.
 
@@ -72,6 +80,7 @@ def _axes(
         fewer: the rows of the same examples without the last token; None if there are none.
         count: the number of examples in `more`.
         counts: the numbers of tokens.
+        compared: whether examples have the same values in both, as they do unless they depend on each other.
     """
     grown = [axis for axis in range(some.ndim - 1) if some.shape[axis] != more.shape[axis]]
     if some.ndim != more.ndim or len(grown) != 1:
@@ -82,7 +91,7 @@ def _axes(
     if more.shape[examples] != count * each or size != (count - 1) * each:
         return RowAxes(problem="its number of values isn't a multiple of the number of examples")
     first, again = more.narrow(examples, 0, size), more.narrow(examples, size, each)
-    if not (_close(first, some) and _close(again, some.narrow(examples, 0, each))):
+    if compared and not (_close(first, some) and _close(again, some.narrow(examples, 0, each))):
         return RowAxes(problem="its values aren't in the order of the examples")
     if each > 1:
         return (
@@ -128,13 +137,14 @@ def _values(model: Model, layers: Sequence[Layer], batch: Batch | None) -> dict[
 
 def _without_last(batch: Batch, counts: Sequence[int]) -> Batch | None:
     """Return a batch without the last token in all inputs over tokens; None if that leaves no token."""
-    if min(counts) < 2:
+    if min(counts, default=0) < 2:
         return None
     names = {id(tensor): name for name, tensor in batch.named}
 
     def cut(tensor: Tensor) -> Tensor:
-        is_mask = "mask" in names[id(tensor)] and not batch.axis
-        for axis in (0,) if batch.axis else range(1, tensor.ndim if is_mask else min(2, tensor.ndim)):
+        name = names[id(tensor)]
+        most = tensor.ndim if "mask" in name else min(2, tensor.ndim)
+        for axis in (0,) if batch.axis_of(name) else range(1, most):
             if tensor.shape[axis] in counts:
                 tensor = tensor.narrow(axis, 0, tensor.shape[axis] - 1)
         return tensor

@@ -7,7 +7,13 @@ normalization module. The outputs of all other modules are found too, and can be
 `watch` follows one pass, `find` brings several together, and `selection` takes layers by name.
 """
 
-from nearzero.torch_models.discovery.find import CannotRunError, Discovery, calls_any, find_layers
+from nearzero.torch_models.discovery.find import (
+    CannotRunError,
+    Discovery,
+    calls_any,
+    find_layers,
+    names_passed_on,
+)
 from nearzero.torch_models.discovery.selection import Selection, are_found, select_layers
 
 __all__ = [
@@ -17,5 +23,6 @@ __all__ = [
     "are_found",
     "calls_any",
     "find_layers",
+    "names_passed_on",
     "select_layers",
 ]

@@ -19,9 +19,9 @@ from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.discovery.watch import Watch
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.snapshot import Snapshot
-from nearzero.torch_models.state import Model, RandomStates, seed_all
+from nearzero.torch_models.state import Model, RandomStates, positional_names, seed_all
 
-__all__ = ["CannotRunError", "Discovery", "calls_any", "find_layers"]
+__all__ = ["CannotRunError", "Discovery", "calls_any", "find_layers", "names_passed_on"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +216,31 @@ def _watched(model: Model, batch: Batch, watch: Watch, *, follow: bool) -> Tenso
         if follow:
             stack.enter_context(watch)
         return model.logits(batch)
+
+
+def names_passed_on(model: Model, batch: Batch) -> tuple[str, ...]:
+    """Return the names that a part of the model gives to its arguments, if the model's own forward has none.
+
+    A wrapper may take any arguments and pass them on; the part is the first that is called with the same tensors.
+    """
+    count = len(batch.arguments)
+    if count <= len(positional_names(model.module)):
+        return ()
+    found: list[tuple[str, ...]] = []
+
+    def look(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        same = len(args) >= count and all(
+            given is own for given, own in zip(args, batch.arguments, strict=False)
+        )
+        if same and len(names := positional_names(module)) >= count:
+            found.append(names[:count])
+
+    with ExitStack() as stack:
+        for module in model.module.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                stack.callback(module.register_forward_pre_hook(look).remove)
+        model.logits(batch)
+    return found[0] if found else ()
 
 
 def calls_any(model: Model, batch: Batch, paths: Collection[str]) -> bool:
