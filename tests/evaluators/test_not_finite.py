@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import nearzero as nz
-from nearzero.evaluators import two_layer
+from nearzero.evaluators.base import SAFE
 from nearzero.evaluators.scores import METRICS
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.perturbations.perturbation import Addition
@@ -329,7 +329,7 @@ def test_the_bound_on_logits_holds(activation):
         )
     )
     assert (bounds >= np.max(blocks, axis=0)).all()
-    assert (bounds < two_layer.SAFE).all()
+    assert (bounds < SAFE).all()
 
 
 def test_known_metrics_of_logits_that_arent_finite_are_not_numbers_of_a_rank():

@@ -18,8 +18,9 @@ import xarray as xr
 from scipy import stats
 
 import nearzero as nz
-from nearzero import cli, datasets, mechanisms
+from nearzero import cli, datasets
 from nearzero.analysis.verdict import costs
+from nearzero.mechanisms import power as power_module
 from nearzero.mechanisms.planted import prototype_task, template_network
 from nearzero.mechanisms.power import Counts, Power, Rate, power
 from nearzero.mechanisms.studies import Condition, measure_study, study_responses
@@ -344,7 +345,7 @@ def interrupt(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "arguments", "line"),
     [
-        (mechanisms, "power", ["power"], "interrupted; nothing is kept, the same command begins anew"),
+        (power_module, "power", ["power"], "interrupted; nothing is kept, the same command begins anew"),
         (datasets, "entries", ["data", "list"], "interrupted; the same command goes on where it was"),
     ],
 )

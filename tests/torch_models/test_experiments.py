@@ -15,6 +15,7 @@ from torch import nn
 
 import nearzero as nz
 from nearzero.torch_models.data import MemoryBudget
+from nearzero.torch_models.forward import greatest
 
 LOGITS = {"logit": lambda logits, target: logits[:, 1]}
 
@@ -144,7 +145,7 @@ def test_targets_of_as_many_examples_as_tokens():
     y = model(x).argmax(-1)
     settings = {"metrics": "accuracy", "keep_items": False}
     with pytest.raises(
-        nz.InputError, match="may have examples or tokens first; .* prepare=.* batch_axis='none'"
+        nz.InputError, match=r"may have examples or tokens first; .* prepare=.* batch_axis='none'"
     ):
         probed(model, [(x, y)], **settings)
     for given in ({"batch_axis": "none"}, {"prepare": lambda item: (x, y.t(), None)}):
@@ -417,3 +418,11 @@ def test_full_passes_keep_gradients_and_reach_threads(kind, method):
     np.testing.assert_array_equal(items(result), right)
     if kind is Threaded and method == "auto":
         assert "runs in several threads" in result.notes[0]
+
+
+def test_the_greatest_of_half_precision_is_found_where_the_range_overflows() -> None:
+    """The values are finite, and the difference of the least and the greatest isn't."""
+    values = torch.tensor([-6e4, 6e4, 1.0], dtype=torch.float16)
+    assert greatest(values) == float(values.abs().max())
+    assert greatest(torch.tensor([torch.inf, -2.0, torch.nan])) == 2.0
+    assert greatest(torch.tensor([torch.nan])) == 0.0

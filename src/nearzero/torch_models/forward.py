@@ -332,7 +332,7 @@ def greatest(values: Tensor) -> float:
     if not values.numel():
         return 0.0
     low, high = values.aminmax()
-    if not bool((high - low).isfinite()):
+    if not bool(high.isfinite() & low.isfinite()):
         finite = values[values.isfinite()]
         return greatest(finite)
     return max(-float(low), float(high), 0.0)
