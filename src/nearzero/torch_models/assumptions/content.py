@@ -47,7 +47,11 @@ def _contents(batch: Batch, shape: tuple[int, ...]) -> list[Tensor]:
 
 
 def _is_content(name: str, tensor: Tensor) -> bool:
-    if tensor.layout != torch.strided or tensor.dtype == torch.bool or any(word in name for word in NO_CONTENT):
+    if (
+        tensor.layout != torch.strided
+        or tensor.dtype == torch.bool
+        or any(word in name for word in NO_CONTENT)
+    ):
         return False
     if tensor.ndim == 2 and bool(((tensor == 0) | (tensor == 1) | (tensor <= ADDED)).all()):  # perhaps a mask
         return False

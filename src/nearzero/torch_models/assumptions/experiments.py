@@ -105,15 +105,13 @@ def find_cuts(
         return cuts
     source = "rows of a batch alone, or permuted, give other logits than in the batch"
     source = f"the logits depend on random numbers ({random})" if random else source
-    whole = [_tried_whole(model, along) for along in possible]
-    cuts = next((cuts for alone, cuts in whole if alone and cuts), None)
-    ordered = [cuts for _, cuts in whole if cuts]
-    if cuts is None and len(ordered) == 1 and problem is None:
-        (cuts,) = ordered
-    if cuts is not None:
+    if cuts := _whole_that_fits(model, possible, alone=problem is not None):
         return replace(cuts, source=source)
-    if problem is not None:
-        raise problem
+    if problem is not None or any(along.axis and _is_square(batch) for along in possible):
+        raise problem or InputError(
+            f"it isn't known whether examples or tokens come first in inputs {batch.describe()}, and there are as many "
+            "of both; give batch_axis='none' if the targets and the mask have them in the order of the logits"
+        )
     if not possible and not random:
         return Cuts(None, source=f"inputs {batch.describe()} of {len(batch)} examples")
     if random:
@@ -141,6 +139,12 @@ def changed_by_a_pass(model: Model, batch: Batch) -> list[str]:
             "model, or a generator made in forward; make it a function of its inputs"
         )
     return changed
+
+
+def _is_square(batch: Batch) -> bool:
+    """Return whether targets or a mask have as many examples as tokens."""
+    over_tokens = (value for value in (batch.target, batch.mask) if value is not None and value.ndim > 1)
+    return any(value.shape[0] == value.shape[1] for value in over_tokens)
 
 
 def _divided(batch: Batch, axes: Iterable[int]) -> list[Batch]:
@@ -198,6 +202,23 @@ def _tried(model: Model, batch: Batch, most: int) -> Cuts | None:
         return None
     source = f"rows of {count} examples alone and permuted give the same logits"
     return Cuts(batch.axis, min(fitting), source, batch.mask_first)
+
+
+def _whole_that_fits(model: Model, batches: Iterable[Batch], *, alone: bool) -> Cuts | None:
+    """Return the dimension of the examples of batches that can't be cut, of those that are possible, or None.
+
+    If several have only the logits in their order, none is taken.
+
+    Args:
+        model: the model.
+        batches: the batch along each possible dimension.
+        alone: whether it must be shown that other contents of one example move its logits alone.
+    """
+    tried = [_tried_whole(model, batch) for batch in batches]
+    if cuts := next((cuts for is_alone, cuts in tried if is_alone), None):
+        return cuts
+    ordered = [cuts for _, cuts in tried if cuts is not None]
+    return ordered[0] if len(ordered) == 1 and not alone else None
 
 
 def _tried_whole(model: Model, batch: Batch) -> tuple[bool, Cuts | None]:
