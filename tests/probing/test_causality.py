@@ -171,3 +171,23 @@ def test_classes_on_the_second_dimension_and_equal_predictions(model, labels, ca
     (row,) = [row for row in result.assumptions if row.what == "causality"]
     assert ("next" in row.value) == causal
     assert source in row.source
+
+
+class Bigram(nn.Module):
+    """Predicts from one token alone."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.act, self.head = nn.Embedding(WORDS, WIDTH), nn.GELU(), nn.Linear(WIDTH, WORDS)
+
+    def forward(self, ids):
+        return self.head(self.act(self.embed(ids)))
+
+
+def test_a_model_whose_tokens_are_independent_doesnt_tell_whether_they_come_first():
+    with pytest.raises(nz.InputError, match=r"examples or tokens may come first, .* batch_axis=0 or 1"):
+        probed(Bigram(), IDS)
+    found = [probed(Bigram(), IDS, batch_axis=axis).response.attrs["items"] for axis in (0, 1)]
+    assert found == [36, 35]
+    assert probed(Bigram(), TAGS).response.attrs["items"] == 42

@@ -370,7 +370,7 @@ def test_an_output_isnt_taken_for_the_logits_because_these_have_another_layout(l
 
     x, y = rows(24).view(6, 4, 6), torch.arange(24).view(6, 4) % 2
     y = y[:, 0] if layout == "classes first" else y
-    with pytest.raises(nz.InputError, match="several outputs that may be the logits: .* output="):
+    with pytest.raises(nz.InputError, match=r"several outputs that may be the logits: .* output="):
         nz.probe(Two(3, None), [(x, y)], "act", levels=2)
 
 
