@@ -185,9 +185,11 @@ class Bigram(nn.Module):
         return self.head(self.act(self.embed(ids)))
 
 
-def test_a_model_whose_tokens_are_independent_doesnt_tell_whether_they_come_first():
-    with pytest.raises(nz.InputError, match=r"examples or tokens may come first, .* batch_axis=0 or 1"):
-        probed(Bigram(), IDS)
-    found = [probed(Bigram(), IDS, batch_axis=axis).response.attrs["items"] for axis in (0, 1)]
-    assert found == [36, 35]
-    assert probed(Bigram(), TAGS).response.attrs["items"] == 42
+def test_where_tokens_are_independent_the_assumptions_say_so():
+    sources = []
+    for model, settings in ((Bigram(), {}), (Language(True), {}), (Bigram(), {"batch_axis": 0})):
+        result = probed(model, IDS, **settings)
+        assert result.response.attrs["items"] == 36
+        sources += [row.source for row in result.assumptions if row.what == "cuts of batches"]
+    assert ["along dimension 1" in source for source in sources] == [True, False, False]
+    assert probed(Bigram(), IDS, batch_axis=1).response.attrs["items"] == 35

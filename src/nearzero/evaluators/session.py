@@ -393,7 +393,7 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
     batch = sources[0].first(sources[0].dtype)
     most, batched = budget.rows(batch), sources[0].batched
     cuts = find_cuts(trial, batch, request.batch_axis, random=random, most=most, batched=batched)
-    model.example_axis, model.tokens_known = cuts.example_axis, not cuts.alternative
+    model.example_axis = cuts.example_axis
     _cut(sources, cuts)
     rows = few if cuts.axis == batch.axis else SAMPLE
     discovery = find_layers(model, next(sources[0].first(sources[0].dtype).blocks(rows)))

@@ -135,7 +135,6 @@ class Model:
             None to look for them.
         writes_inputs: whether the module writes into its inputs, so that it gets copies of them; None if unknown.
         example_axis: the dimension of the logits that holds the examples, which `logits` moves to the front.
-        tokens_known: whether it is known which dimension of the inputs holds the examples, and which the tokens.
         class_axis: the dimension of the classes in what `logits` returns, before `reading` is known; None if several
             fit, or if there is none.
         dimensions: how many dimensions the logits have; None before the first pass.
@@ -151,7 +150,6 @@ class Model:
     output: Output | None = None
     writes_inputs: bool | None = None
     example_axis: int = 0
-    tokens_known: bool = True
     class_axis: int | None = None
     dimensions: int | None = None
     outside: str = ""

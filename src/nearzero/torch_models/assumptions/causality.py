@@ -96,11 +96,6 @@ def _infer(model: Model, batch: Batch, few: Batch) -> tuple[bool, str]:
             f"first, since batches can't be cut; {OPEN}"
         )
     _check_doubt(logits, target[: len(few)])
-    if not model.tokens_known:
-        raise InputError(
-            "the targets are the tokens that the model reads, and examples or tokens may come first, since none of them "
-            "depends on another; choose with batch_axis=0 or 1"
-        )
     return (
         True,
         "the targets are the tokens that the model reads, and later tokens move no logits at earlier ones",

@@ -41,7 +41,6 @@ class Cuts:
     Attributes:
         axis: the dimension of the inputs that holds the examples; None if it isn't known.
         whole: whether batches can't be cut although it is known.
-        alternative: whether the experiment allows for another dimension too.
         mask_first: whether masks among the inputs have the examples first nevertheless.
         example_axis: the dimension of the logits that holds the examples.
         source: how that is known.
@@ -52,7 +51,6 @@ class Cuts:
     source: str = ""
     mask_first: bool = False
     whole: bool = False
-    alternative: bool = False
 
     @property
     def text(self) -> str:
@@ -95,7 +93,7 @@ def find_cuts(
         if not possible:
             raise InputError(f"batch_axis={given} isn't a dimension of examples in inputs {batch.describe()}")
         tried = _first_that_fits(model, possible, most)
-        return replace(tried or Cuts(given), source="given", alternative=False)
+        return replace(tried or Cuts(given), source="given")
     possible, problem = [], None
     for axis in AXES:
         try:
@@ -188,7 +186,8 @@ def _first_that_fits(
             f"the mask among inputs {found[0][0].describe()} may have examples or tokens first, and the model doesn't "
             f"tell; {OVERRIDE}"
         )
-    return replace(first[0], alternative=len(found) > 1)
+    too = ", and so do those along dimension 1" if len(found) > 1 else ""
+    return replace(first[0], source=first[0].source + too)
 
 
 def _spread(batch: Batch, most: int) -> Tensor:
