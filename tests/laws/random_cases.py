@@ -112,7 +112,7 @@ def layer_name(traits: Traits) -> str:
 def arguments_of(traits: Traits, batches: list[KnownBatch], given: Collection[str]) -> dict[str, Any]:
     """Return the values of the probe's arguments that fit; `class_axis` counts with the examples first."""
     layout = traits.layout
-    whole = traits.statistics or traits.draws != "none" or traits.state == "cache" or "none" in given
+    whole = traits.statistics or traits.draws != "none" or traits.state == "cache"
     output: Any = (
         None
         if traits.container == "tensor" and traits.loss == "none"
@@ -135,6 +135,8 @@ def arguments_of(traits: Traits, batches: list[KnownBatch], given: Collection[st
     def prepare(item: Any) -> tuple[Any, Any, Any]:
         batch = prepared[id(item)]
         inputs = batch.keywords if traits.named else batch.arguments
+        if whole and "batch_axis" in given and traits.tokens_first:  # in the order of the logits
+            return inputs, batch.given, None if batch.mask is None else batch.mask.t()
         target = batch.target
         if target is not None and traits.several:
             target = permuted(target, ITEMS[traits.items] + "C", first)

@@ -171,3 +171,25 @@ def test_classes_on_the_second_dimension_and_equal_predictions(model, labels, ca
     (row,) = [row for row in result.assumptions if row.what == "causality"]
     assert ("next" in row.value) == causal
     assert source in row.source
+
+
+class Bigram(nn.Module):
+    """Predicts from one token alone."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.act, self.head = nn.Embedding(WORDS, WIDTH), nn.GELU(), nn.Linear(WIDTH, WORDS)
+
+    def forward(self, ids):
+        return self.head(self.act(self.embed(ids)))
+
+
+def test_where_tokens_are_independent_the_assumptions_say_so():
+    sources = []
+    for model, settings in ((Bigram(), {}), (Language(True), {}), (Bigram(), {"batch_axis": 0})):
+        result = probed(model, IDS, **settings)
+        assert result.response.attrs["items"] == 36
+        sources += [row.source for row in result.assumptions if row.what == "cuts of batches"]
+    assert ["along dimension 1" in source for source in sources] == [True, False, False]
+    assert probed(Bigram(), IDS, batch_axis=1).response.attrs["items"] == 35

@@ -152,6 +152,22 @@ def test_targets_of_as_many_examples_as_tokens():
         assert probed(model, [(x, y)], **settings, **given).response.unperturbed_accuracy == 1
 
 
+def test_as_many_examples_as_tokens_where_no_experiment_tells():
+    class Both(WholeBatches):
+        def after(self, h):
+            h = F.dropout(super().after(h), 0.3, training=True)
+            return h - 0.5 * h.mean(-2, keepdim=True)
+
+    model, x = Both(True, False), torch.randn(6, 6, 6)
+    y = torch.arange(36).view(6, 6) % 3
+    settings = {"metrics": "accuracy", "keep_items": False, "prepare": lambda item: (x, y, None)}
+    with pytest.raises(
+        nz.InputError, match=r"isn't known whether examples or tokens come first .* batch_axis="
+    ):
+        probed(model, [x], **settings)
+    assert probed(model, [x], batch_axis="none", **settings).response.attrs["items"] == 36
+
+
 def test_logits_without_the_examples_first_are_refused_where_no_experiment_tells():
     class Turned(Base):
         def after(self, h):

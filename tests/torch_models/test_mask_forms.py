@@ -284,15 +284,32 @@ def test_a_causal_model_tells_the_meaning_of_a_mask_by_its_exchange(keep, counts
     assert result.response.attrs["items"] == int(keep.sum())
 
 
-def test_labels_of_whole_texts_beside_a_mask_of_their_tokens():
-    class Labels(Attention):
-        def forward(self, ids, attention_mask):
-            weights = attention_mask / attention_mask.sum(1, keepdim=True)
-            return self.head((weights[..., None] * self.act(self.hidden(self.embed(ids)))).sum(1))
+class Labels(Attention):
+    """Has several labels for each text, or for each token with the labels second."""
 
-    data = [{"ids": IDS, "attention_mask": KEEP.float(), "labels": torch.arange(24).view(6, 4) % 2}]
-    result = nz.probe(Labels(left_out), data, "act", levels=2, class_axis="none")
-    assert result.response.attrs["items"] == 24
+    def __init__(self, whole, labels):
+        super().__init__(left_out)
+        self.head, self.whole = nn.Linear(9, labels), whole
+
+    def forward(self, ids, attention_mask):
+        a = self.act(self.hidden(self.embed(ids)))
+        weights = attention_mask / attention_mask.sum(1, keepdim=True)
+        a = (weights[..., None] * a).sum(1) if self.whole else a
+        return self.head(a) if self.whole else self.head(a).transpose(1, 2)
+
+
+@pytest.mark.parametrize("labels", [4, 8], ids=["labels != S", "labels = S"])
+@pytest.mark.parametrize("whole", [True, False], ids=["texts", "tokens"])
+def test_labels_beside_a_mask_of_tokens(whole, labels):
+    model = Labels(whole, labels)
+    shape = (6, labels) if whole else (6, labels, 8)
+    data = [{"ids": IDS, "attention_mask": KEEP.float(), "labels": torch.randint(2, shape)}]
+    result = nz.probe(model, data, "act", levels=2, class_axis="none")
+    items = 6 * labels if whole else int(KEEP.sum()) * labels
+    assert result.response.attrs["items"] == items
+    right = ((model(IDS, KEEP.float()) > 0) == data[0]["labels"]).double()
+    counted = torch.ones(shape).bool() if whole else KEEP[:, None].expand(shape)
+    assert result.response.unperturbed_accuracy.item() == pytest.approx(right[counted].mean().item())
 
 
 def test_rows_of_an_expert_with_the_tokens_first_and_a_mask():

@@ -87,8 +87,10 @@ class Items:
         counts = torch.ones(shape, dtype=torch.bool, device=logits.device)
         mask = batch.decoder_mask if batch.two_sided else batch.mask
         if mask is not None:
-            of_labels = reading.class_axis is None and logits.ndim == 2 and mask.shape != shape
-            counts &= _on_items(mask.flatten(1).any(1) if of_labels else mask, shape, causal)
+            labels = reading.label_axis
+            places = shape if labels is None else (*shape[:labels], *shape[labels + 1 :])
+            on_places = _on_items(mask, places, causal)
+            counts &= on_places if labels is None else on_places.unsqueeze(labels)
         if target is not None and not target.is_floating_point() and target.shape == shape:
             counts &= target != IGNORED
         position = counts.reshape(shape[0], -1).nonzero()  # pixels count as tokens in one row

@@ -254,7 +254,10 @@ def _read_output(session: Session, classes: _ClassAxis) -> OutputReading:
 
     reading, kind, source = choose_kind(request.output_kind, traced, axis, traced.logits, first, matters)
     session.assumptions.record("output", kind, source, "output_kind=")
-    return reading
+    made = traced.class_axes if axis is None and traced.logits.ndim > 1 else None
+    return (
+        replace(reading, label_axis=made[0]) if made is not None and len(made) == 1 and made[0] else reading
+    )
 
 
 def _record(session: Session) -> None:

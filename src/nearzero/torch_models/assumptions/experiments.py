@@ -93,27 +93,25 @@ def find_cuts(
         if not possible:
             raise InputError(f"batch_axis={given} isn't a dimension of examples in inputs {batch.describe()}")
         tried = _first_that_fits(model, possible, most)
-        return Cuts(given, source="given") if tried is None else replace(tried, source="given")
+        return replace(tried or Cuts(given), source="given")
     possible, problem = [], None
     for axis in AXES:
         try:
             possible += _divided(batch, (axis,))
         except InputError as error:  # targets that could be read in two ways
             problem = error
-    cuts = None if random else _first_that_fits(model, possible, most)
+    cuts = None if random else _first_that_fits(model, possible, most, others=problem is not None)
     if cuts is not None:
         return cuts
     source = "rows of a batch alone, or permuted, give other logits than in the batch"
     source = f"the logits depend on random numbers ({random})" if random else source
-    whole = [_tried_whole(model, along) for along in possible]
-    cuts = next((cuts for alone, cuts in whole if alone and cuts), None)
-    ordered = [cuts for _, cuts in whole if cuts]
-    if cuts is None and len(ordered) == 1 and problem is None:
-        (cuts,) = ordered
-    if cuts is not None:
+    if cuts := _whole_that_fits(model, possible, alone=problem is not None):
         return replace(cuts, source=source)
-    if problem is not None:
-        raise problem
+    if problem is not None or any(along.axis and _is_square(batch) for along in possible):
+        raise problem or InputError(
+            f"it isn't known whether examples or tokens come first in inputs {batch.describe()}, and there are as many "
+            "of both; give batch_axis='none' if the targets and the mask have them in the order of the logits"
+        )
     if not possible and not random:
         return Cuts(None, source=f"inputs {batch.describe()} of {len(batch)} examples")
     if random:
@@ -143,6 +141,12 @@ def changed_by_a_pass(model: Model, batch: Batch) -> list[str]:
     return changed
 
 
+def _is_square(batch: Batch) -> bool:
+    """Return whether targets or a mask have as many examples as tokens."""
+    over_tokens = (value for value in (batch.target, batch.mask) if value is not None and value.ndim > 1)
+    return any(value.shape[0] == value.shape[1] for value in over_tokens)
+
+
 def _divided(batch: Batch, axes: Iterable[int]) -> list[Batch]:
     """Return a batch with the examples on each of some dimensions, as far as its shapes allow for that.
 
@@ -155,30 +159,53 @@ def _divided(batch: Batch, axes: Iterable[int]) -> list[Batch]:
     return [along for along in found if along is not None and along.divisible]
 
 
-def _first_that_fits(model: Model, batches: Iterable[Batch], most: int) -> Cuts | None:
+def _first_that_fits(
+    model: Model, batches: Iterable[Batch], most: int, *, others: bool = False
+) -> Cuts | None:
     """Return the cuts along the first of several dimensions whose examples give the same logits alone, or None.
+
+    If two dimensions do on a few rows, they are tried on more rows.
+
+    Args:
+        model: the model.
+        batches: the batch along each dimension.
+        most: the number of examples that fit in memory.
+        others: whether there are dimensions that can't be tried, so that more rows are tried in any case.
 
     Raises:
         InputError: the mask fits with the examples first and with the tokens first.
     """
-    found = None
-    for batch in batches:
-        if found is not None and batch.axis != found.axis:
-            break
-        cuts = _tried(model, batch, most)
-        if cuts is not None and found is not None:
-            raise InputError(
-                f"the mask among inputs {batch.describe()} may have examples or tokens first, and the model doesn't "
-                f"tell; {OVERRIDE}"
-            )
-        found = found or cuts
-    return found
+    found = [(batch, cuts) for batch in batches if (cuts := _tried(model, batch, _spread(batch, most)))]
+    if others or len(found) > 1:
+        found = [each for each in found if _fits_everywhere(model, each[0], most)]
+    if not found:
+        return None
+    first = [cuts for _, cuts in found if cuts.axis == found[0][1].axis]
+    if len(first) > 1:
+        raise InputError(
+            f"the mask among inputs {found[0][0].describe()} may have examples or tokens first, and the model doesn't "
+            f"tell; {OVERRIDE}"
+        )
+    too = ", and so do those along dimension 1" if len(found) > 1 else ""
+    return replace(first[0], source=first[0].source + too)
 
 
-def _tried(model: Model, batch: Batch, most: int) -> Cuts | None:
-    """Return the cuts along the batch's axis if the rows of a few examples give the same logits alone; else None."""
+def _spread(batch: Batch, most: int) -> Tensor:
+    """Return the rows of a few examples; a single one is repeated."""
     count = 2 if len(batch) == 2 else max(2, min(FEW, most))
-    few = batch.take(torch.linspace(0, len(batch) - 1, count).round().long())  # a single example is repeated
+    return torch.linspace(0, len(batch) - 1, count).round().long()
+
+
+def _fits_everywhere(model: Model, batch: Batch, most: int) -> bool:
+    """Return whether neighbours among the first examples, too, give the same logits alone."""
+    size = len(_spread(batch, most))
+    starts = range(0, min(len(batch) - size + 1, FEW * size), size - 1)
+    return all(_tried(model, batch, torch.arange(first, first + size)) for first in starts)
+
+
+def _tried(model: Model, batch: Batch, rows: Tensor) -> Cuts | None:
+    """Return the cuts along the batch's axis if some examples give the same logits alone; else None."""
+    few, count = batch.take(rows), len(rows)
     order = torch.arange(count).flip(0)
     parts = [order, torch.arange(1, count), *(torch.tensor([row]) for row in range(count))]
     slack = _rounding(model)
@@ -189,15 +216,32 @@ def _tried(model: Model, batch: Batch, most: int) -> Cuts | None:
             logits = model.logits(few.take(part))
             fitting = {axis for axis in fitting if _fits(logits, whole, part, count, axis, slack)}
             del logits  # frees them before the next are computed
+            if not fitting:
+                return None
     except Exception as error:  # a user's forward may raise anything
         if is_out_of_memory(error):
             source = f"not tried, since memory doesn't hold {count} examples"
             return Cuts(batch.axis, source=source, mask_first=batch.mask_first)
         return None
-    if not fitting:
-        return None
     source = f"rows of {count} examples alone and permuted give the same logits"
     return Cuts(batch.axis, min(fitting), source, batch.mask_first)
+
+
+def _whole_that_fits(model: Model, batches: Iterable[Batch], *, alone: bool) -> Cuts | None:
+    """Return the dimension of the examples of batches that can't be cut, of those that are possible, or None.
+
+    If several have only the logits in their order, none is taken.
+
+    Args:
+        model: the model.
+        batches: the batch along each possible dimension.
+        alone: whether it must be shown that other contents of one example move its logits alone.
+    """
+    tried = [_tried_whole(model, batch) for batch in batches]
+    if cuts := next((cuts for is_alone, cuts in tried if is_alone), None):
+        return cuts
+    ordered = [cuts for _, cuts in tried if cuts is not None]
+    return ordered[0] if len(ordered) == 1 and not alone else None
 
 
 def _tried_whole(model: Model, batch: Batch) -> tuple[bool, Cuts | None]:

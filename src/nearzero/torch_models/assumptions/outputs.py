@@ -53,12 +53,15 @@ class OutputReading:
         class_axis: the dimension of the classes; None if each number is an item of its own.
         ndim: the number of dimensions of the output; None if it may have any.
         adds_up: whether all probabilities of an item must add up to 1.
+        label_axis: the dimension of the labels, each of which is an item of its own for an example or token; None if
+            there is none, or if it isn't known.
     """
 
     kind: OutputKind = "logits"
     class_axis: int | None = -1
     ndim: int | None = None
     adds_up: bool = False
+    label_axis: int | None = None
 
     @property
     def items(self) -> str:
