@@ -141,3 +141,31 @@ def test_a_saved_result_keeps_classes_and_ranges(case: tuple, tmp_path) -> None:
     again = nz.ProbeResult.open(found.save(tmp_path / "kept"))
     assert again.by_class().identical(found.by_class())
     assert again.intervals().identical(found.intervals())
+
+
+def test_lines_have_bands_where_items_are_kept_and_marks_where_conducts_differ() -> None:
+    """Read the figure: a line for each layer in each panel with the measured values, and its band."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 3))
+    data = torch.randn(60, 5), torch.randint(3, (60,))
+    found = nz.probe(model, data, ["1", "3"], families=["scale", "shift"], levels=5, keep_items=True)
+    figure = found.plot_lines("accuracy")
+    panels = figure.axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["scale (intensity)", "shift (distance)"]
+    for axes, family in zip(panels, ("scale", "shift"), strict=True):
+        for line, layer in zip(axes.lines, ("1", "3"), strict=False):
+            curve = found.response.accuracy.sel(layer=layer, family=family).dropna("level")
+            assert np.asarray(line.get_xdata()).tolist() == curve.level.values.tolist()
+            np.testing.assert_allclose(line.get_ydata(), 100 * curve.values)
+        bands = axes.collections
+        ends = found.intervals("accuracy").sel(layer="1", family=family, level=curve.level)
+        assert bands[0].get_paths()[0].vertices[:, 1].max() == pytest.approx(100 * float(ends.high.max()))
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [name.split()[0] for name in names] == ["1", "3"]
+    assert names[0] != names[1].replace("3", "1")  # one of them has a mark
+    caption = figure.get_suptitle()
+    assert "can't be compared, except under scale" in caption.replace("\n", " ")
+    assert "Bands: 95 % intervals over examples." in caption
+    plain = nz.probe(model, data, ["1"], families="scale", levels=5).plot_lines()
+    assert not plain.axes[0].collections
+    assert "Bands" not in plain.get_suptitle()

@@ -253,6 +253,23 @@ class ProbeResult:
         assumed = [f"{row.what}: {row.value}" for row in self.assumptions if not row.is_of_layer]
         return layer_map(self.response, name, assumed)
 
+    def plot_lines(self, metric: str | None = None) -> Figure:
+        """Draw a metric as lines: a panel for each family, with a line for each layer.
+
+        If the probe kept its items, bands show the intervals over examples, see `intervals`.
+
+        Args:
+            metric: one of the metrics that were measured; the first if None.
+
+        Raises:
+            InputError: the metric wasn't measured.
+        """
+        from nearzero.report.figures.layers import layer_lines
+
+        name = self._measured(metric)
+        intervals = self.intervals(name) if f"{name}_items" in self.response else None
+        return layer_lines(self.response, name, intervals)
+
     def save(self, folder: str | Path) -> Path:
         """Write the responses (NetCDF), a table (CSV) and the figure (PNG, PDF) to a folder, and return the folder.
 

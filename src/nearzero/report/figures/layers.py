@@ -19,10 +19,10 @@ from matplotlib.transforms import ScaledTranslation
 
 from nearzero.perturbations.families import FAMILIES, Conduct, make_family
 from nearzero.report.captions import MARKS, layers_by_conduct
-from nearzero.report.figures.style import INK, styled
+from nearzero.report.figures.style import INK, PALE, SCHEME, styled
 from nearzero.report.results import Floats
 
-__all__ = ["layer_map"]
+__all__ = ["layer_lines", "layer_map"]
 
 SHARES = ("accuracy", "agreement")  # drawn on a scale from 0 to 100 %
 LOSSES = (
@@ -44,6 +44,7 @@ WIDE_NAME = 20  # characters; with longer names the figure is wider
 LAYER_HEIGHT, PANEL_MINIMUM, FIGURE_MAXIMUM = 0.16, 1.1, 11.0  # inches
 HEAD, MARGIN = 0.35, 0.7  # inches: above all panels; above and below each panel together
 SMALLEST_FONT = 4.5  # points; if there is less room, not every row is named
+DASHES = ("-", "--", ":", "-.")  # of lines that have the same colour
 TAIL = 0.02  # share of values beyond each end of a scale without bounds
 INDISTINCT = 1e-4  # nats; the scale of a loss is at least this wide
 
@@ -57,13 +58,7 @@ def layer_map(response: xr.Dataset, metric: str, assumed: Sequence[str] = ()) ->
         assumed: what was inferred about the model and the data, for the caption.
     """
     families = [str(family) for family in response.family.values]
-    conducts = layers_by_conduct(response)
-    names = _short([str(layer) for layer in response.layer.values])
-    marks = {layer: mark for mark, layers in zip(MARKS, conducts.values(), strict=False) for layer in layers}
-    names = [
-        f"{name} {marks.get(str(layer), '')}".rstrip()
-        for name, layer in zip(names, response.layer.values, strict=True)
-    ]
+    names, notes = _marked(response)
     share = metric in SHARES
     values = (100 if share else 1) * response[metric]
     base = (100 if share else 1) * float(response[f"unperturbed_{metric}"])
@@ -92,15 +87,83 @@ def layer_map(response: xr.Dataset, metric: str, assumed: Sequence[str] = ()) ->
                 axes.tick_params(axis="y", length=0, labelleft=False)
         _colour_bar(figure, panels, meshes[0], values.values, metric, base)
         lines = _caption(response, metric, base, any(marked))
-        if conducts:
-            of_marks = (
-                f"{mark or 'no mark'}: {conduct}" for mark, conduct in zip(MARKS, conducts, strict=False)
-            )
-            lines.append(
-                f"Rows with different marks can't be compared, except under scale ({'; '.join(of_marks)})."
-            )
+        lines += notes
         lines += [f"Assumed: {'; '.join(assumed)}."] if assumed else []
         wrapped = (textwrap.fill(line, int(16 * width)) for line in lines)
+        figure.suptitle("\n".join(wrapped), fontsize=7.0, x=0.01, ha="left")
+    return figure
+
+
+def _marked(response: xr.Dataset) -> tuple[list[str], list[str]]:
+    """Return the names of the layers, with marks where their conducts differ, and the note on the marks."""
+    conducts = layers_by_conduct(response)
+    marks = {layer: mark for mark, layers in zip(MARKS, conducts.values(), strict=False) for layer in layers}
+    layers = [str(layer) for layer in response.layer.values]
+    names = [
+        f"{name} {marks.get(layer, '')}".rstrip() for name, layer in zip(_short(layers), layers, strict=True)
+    ]
+    if not conducts:
+        return names, []
+    of_marks = (f"{mark or 'no mark'}: {conduct}" for mark, conduct in zip(MARKS, conducts, strict=False))
+    return names, [
+        f"Layers with different marks can't be compared, except under scale ({'; '.join(of_marks)})."
+    ]
+
+
+def layer_lines(response: xr.Dataset, metric: str, intervals: xr.Dataset | None = None) -> Figure:
+    """Draw a panel for each family, with a line for each layer, and a band for its interval if there is one.
+
+    Args:
+        response: of a probe, on (layer, family, level).
+        metric: the one to draw, of those that the probe measured.
+        intervals: the ends `low` and `high`, on (layer, family, level).
+    """
+    families = [str(family) for family in response.family.values]
+    names, notes = _marked(response)
+    factor = 100 if metric in SHARES else 1
+    base = factor * float(response[f"unperturbed_{metric}"])
+    columns = min(len(families), SEVERAL_ROWS)
+    rows = -(-len(families) // columns)
+    with styled():
+        figure = Figure(figsize=(7.2, 0.9 + 2.2 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        for axes in grid.flat[len(families) :]:
+            axes.remove()
+        for axes, family in zip(grid.flat, families, strict=False):
+            for number, layer in enumerate(response.layer.values):
+                curve = response[metric].sel(layer=layer, family=family).dropna("level")
+                curve = curve.isel(level=np.isfinite(curve.level.values))
+                colour, dashes = SCHEME[number % len(SCHEME)], DASHES[number // len(SCHEME) % len(DASHES)]
+                marker = "o" if curve.size == 1 else ""
+                axes.plot(
+                    curve.level,
+                    factor * curve,
+                    color=colour,
+                    linestyle=dashes,
+                    marker=marker,
+                    markersize=4.0,
+                    label=names[number],
+                )
+                if intervals is not None:
+                    ends = factor * intervals.sel(layer=layer, family=family, level=curve.level)
+                    axes.fill_between(
+                        curve.level, ends.low, ends.high, color=colour, alpha=0.15, linewidth=0.0
+                    )
+            measured = response[metric].sel(family=family).dropna("level", how="all").level.values
+            _label(axes, family, measured[np.isfinite(measured)])
+            axes.axhline(base, color=PALE, linewidth=0.7)
+        unit = "%" if metric in SHARES else UNITS.get(metric, "")
+        for axes in grid[:, 0]:
+            axes.set_ylabel(_spelled(metric) + (f" ({unit})" if unit else ""))
+        figure.legend(
+            *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(names), 5)
+        )
+        lines = _caption(response, metric, base, marked=False)
+        lines[-1] = lines[-1].replace(" (arrow at the bar)", " (grey line)")
+        if intervals is not None:
+            lines.append(f"Bands: {100 * intervals.attrs['confidence']:g} % intervals over examples.")
+        lines += notes
+        wrapped = (textwrap.fill(line, 115) for line in lines)
         figure.suptitle("\n".join(wrapped), fontsize=7.0, x=0.01, ha="left")
     return figure
 
@@ -125,23 +188,29 @@ def _panel(axes: Axes, values: xr.DataArray, family: str, low: float, high: floa
     """Draw one family: levels from left to right, layers from top to bottom."""
     measured = values.isel(level=np.isfinite(values.level.values)).dropna("level", how="all")
     levels = measured.level.values
-    reading = READINGS.get(family)
-    axes.set_title(_spelled(family) + (f" ({reading})" if reading else ""))
-    axes.set_xlabel(LABELS.get(family, "level, in unit ranges" if family in FAMILIES else "level"))
+    logarithmic = _label(axes, family, levels)
     axes.spines[:].set_visible(False)
-    logarithmic = len(levels) > 1 and levels.min() > 0 and levels.max() / levels.min() > 20
-    if logarithmic:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda level, _: f"{level:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    elif len(levels) == 1:
-        axes.set_xticks(levels)
     rows = np.arange(values.sizes["layer"] + 1) - 0.5
     grid = np.ma.masked_invalid(measured.transpose("layer", "level").values.astype(float))
     colours = mpl.colormaps["viridis_r" if reverse else "viridis"].with_extremes(bad="#E3E3E3")
     return axes.pcolormesh(
         _edges(levels, logarithmic), rows, grid, cmap=colours, vmin=low, vmax=high, rasterized=True
     )
+
+
+def _label(axes: Axes, family: str, levels: Floats) -> bool:
+    """Write the title of a family's panel and the axis of its levels; return whether the axis is logarithmic."""
+    reading = READINGS.get(family)
+    axes.set_title(_spelled(family) + (f" ({reading})" if reading else ""))
+    axes.set_xlabel(LABELS.get(family, "level, in unit ranges" if family in FAMILIES else "level"))
+    logarithmic = bool(len(levels) > 1 and levels.min() > 0 and levels.max() / levels.min() > 20)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda level, _: f"{level:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    elif len(levels) == 1:
+        axes.set_xticks(levels)
+    return logarithmic
 
 
 def _mark_identity(axes: Axes, family: str, response: xr.Dataset) -> bool:

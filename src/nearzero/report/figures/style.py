@@ -21,6 +21,7 @@ from nearzero.report.results import display_name
 __all__ = [
     "INK",
     "PALE",
+    "SCHEME",
     "add_notices",
     "colours",
     "figure_bytes",
@@ -38,7 +39,7 @@ MOST_DOTS = 60_000  # along a side; matplotlib refuses 65,536
 
 # Paul Tol's "vibrant" scheme: blue and red are distinct for every kind of colour vision.
 _OWN = {"abs": "#0077BB", "relu": "#CC3311"}
-_OTHERS = ("#009988", "#EE7733", "#AA3377", "#33BBEE", "#777777", "#DDAA33")
+SCHEME = ("#009988", "#EE7733", "#AA3377", "#33BBEE", "#777777", "#DDAA33")
 
 SHEET = Path(__file__).with_suffix(".mplstyle")
 
@@ -52,7 +53,7 @@ def colours(networks: Iterable[str]) -> dict[str, str]:
     """Return a colour for each network: Abs blue and ReLU red as published, the others from a cycle, in order."""
     names = tuple(networks)
     others = [name for name in names if name not in _OWN]
-    return {name: _OWN.get(name) or _OTHERS[others.index(name) % len(_OTHERS)] for name in names}
+    return {name: _OWN.get(name) or SCHEME[others.index(name) % len(SCHEME)] for name in names}
 
 
 def signed(value: float) -> str:
