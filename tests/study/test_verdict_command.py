@@ -87,6 +87,21 @@ def test_near_far_and_untrained_are_measured_where_asked(
     assert (study.folder / "tables" / "untrained.md").exists()
 
 
+def test_other_rules_remove_the_tables_of_the_rules_before(
+    study: nz.Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def on_request() -> set[str]:
+        return {path.stem for path in (study.folder / "tables").glob("*.md")} & {"untrained", "near_far"}
+
+    run(capsys, study.folder, "--near-far", "--untrained")
+    run(capsys, study.folder, "--set", "verdict_margin=2")  # asks only
+    run(capsys, study.folder, "--set", "verdict_margin=1", "--save")  # the same rules
+    assert on_request() == {"untrained", "near_far"}
+    run(capsys, study.folder, "--set", "verdict_margin=2", "--save")
+    assert on_request() == set()
+    run(capsys, study.folder, "--set", "verdict_margin=1", "--save")
+
+
 def test_a_question_doesnt_measure_what_is_kept(study: nz.Study) -> None:
     with pytest.raises(
         nz.InputError, match="--near-far and --untrained are kept in it; give them without --set"

@@ -38,6 +38,7 @@ __all__ = ["Study", "reproduce"]
 
 Step = Callable[[Store, DataSource, Journal], None]
 # An audit names those of these keys in which a study with the other pixels differs beyond its pixels.
+ON_REQUEST = ("untrained", "near_far")  # the tables of a verdict that are written where they are asked for
 TRAINING = ("data", "units", "runs", "first_seed", "learning_rate", "steps", "batch_size", "precision")
 
 
@@ -453,13 +454,21 @@ class Study:
     def with_rules(self, settings: Mapping[str, Any]) -> Study:
         """Return the same study with other rules for its verdict; its spec on disk is changed.
 
+        The tables of the untrained networks and of the effects near zero, which `judge` writes where they are asked
+        for, are those of the rules before, and are removed.
+
         Args:
             settings: keys of `Spec` that begin with "verdict_", and their values.
 
         Raises:
             InputError: a key that isn't such a rule, or a value that can't be used.
         """
-        return Study(Store.create(self.folder, with_rules(self.spec, settings)))
+        changed = Study(Store.create(self.folder, with_rules(self.spec, settings)))
+        if changed.spec != self.spec:
+            for name in ON_REQUEST:
+                for path in (self.folder / "tables").glob(f"{name}.*"):
+                    path.unlink()
+        return changed
 
 
 def reproduce(
