@@ -382,6 +382,40 @@ hugging_face(
     note=", texts of one length",
 )
 hugging_face(
+    "OlmoeForCausalLM",
+    "OlmoeConfig",
+    text("tokens"),
+    {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2},
+)
+hugging_face(
+    "BertForSequenceClassification",
+    "BertConfig",
+    text("texts"),
+    {**TEXT, "num_labels": 3, "return_dict": False},
+    note=", a tuple (loss, logits)",
+)
+
+
+def cache():
+    return pytest.importorskip("transformers").DynamicCache()
+
+
+hugging_face(
+    "GPT2LMHeadModel",
+    "GPT2Config",
+    text("tokens", past_key_values=cache),
+    GPT2,
+    note=", a cache in the batch",
+)
+
+
+@case("GPT2LMHeadModel in an AveragedModel", "transformers", text("tokens"))
+def _():
+    transformers = pytest.importorskip("transformers")
+    return torch.optim.swa_utils.AveragedModel(transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2)))
+
+
+hugging_face(
     "CLIPModel",
     "CLIPConfig",
     with_images,
@@ -392,6 +426,22 @@ hugging_face(
 
 
 # --- modules of difficult kinds -------------------------------------------------------------------------------------
+
+
+class FeaturesFirst(nn.Module):
+    """A model that returns (features, logits), of different sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.act, self.head = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        features = self.act(self.hidden(x))
+        return features, self.head(features)
+
+
+case("a tuple (features, logits)", "torch", rows())(FeaturesFirst)
+case("a tuple (features, logits), output=1", "torch", rows(), output=1)(FeaturesFirst)
 
 
 class Functional(nn.Module):

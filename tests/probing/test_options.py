@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,19 @@ def test_an_error_passes_through_the_bar(capsys: Any) -> None:
     with pytest.raises(nz.InputError, match="no"):
         nz.probe(model, [torch.randn(10, 6)], levels=2, metrics=[fails], progress=True)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("shown", [True, False, None])
+def test_the_bar_leaves_random_states_as_they_are(shown: bool | None) -> None:
+    """In a process of its own, since modules draw random numbers while they are imported."""
+    code = f"""
+import random, torch, nearzero as nz
+from torch import nn
+model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(10, 6)
+before = random.getstate(), torch.get_rng_state()
+nz.probe(model, [x], levels=2, progress={shown})
+assert random.getstate() == before[0]
+assert bool((torch.get_rng_state() == before[1]).all())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

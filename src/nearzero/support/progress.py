@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,12 +56,16 @@ def python_progress(description: str, shown: bool | None) -> Iterator[Report]:
         shown: None to show it in a terminal or a notebook; True to show it anywhere, such as in the console of an
             editor; False for none.
     """
-    if shown is not False:
+    if shown is None:
+        shown = sys.stderr.isatty() or "ipykernel" in sys.modules
+    if not shown:
+        yield lambda completed, total: None
+        return
+    with ExitStack() as stack:
+        before = random.getstate()  # which rich draws from while it is imported and the bar is made
         from rich.console import Console
 
-        console = Console(stderr=True, force_terminal=shown)
-        if console.is_terminal or console.is_jupyter:
-            with progress_bar(console, description, vanishes=True) as report:
-                yield report
-            return
-    yield lambda completed, total: None
+        console = Console(stderr=True, force_terminal=True)
+        report = stack.enter_context(progress_bar(console, description, vanishes=True))
+        random.setstate(before)
+        yield report
