@@ -114,7 +114,7 @@ def test_some_units_move_and_the_others_stay(case: Any, method: str) -> None:
     same = probed(case, units=mask, method=method)
     assert same.response.agreement.equals(result.response.agreement)
     rows = {row.what: row for row in result.assumptions}
-    assert rows[f"perturbed in layer {case[2]}"].value == "3 units, of 8 units"
+    assert rows[f"perturbed part of layer {case[2]}"].value == "3 units, of 8 units"
 
 
 def test_groups_of_units_are_perturbed_one_after_the_other(case: Any) -> None:
@@ -190,19 +190,30 @@ def test_noise_moves_the_selected_units_alone() -> None:
     ("options", "message"),
     [
         ({"units": [8]}, r"units: layer '0' has 8 units, 0 to 7; got unit 8"),
-        ({"units": [-1]}, r"units must be different numbers from 0; got \[-1\]"),
-        ({"units": [1, 1]}, r"units must be different numbers from 0"),
+        ({"units": [-1]}, r"units are counted from 0, up to the last unit of the layer; got -1"),
+        ({"units": np.array([2**64 - 1], dtype=np.uint64)}, r"counted from 0, .* got 18446744073709551615"),
+        ({"units": [1, 1]}, r"units must name each unit once; got \[1, 1\]"),
+        ({"units": slice(0, 3)}, r"units must be numbers or a mask, such as range\(8\); got slice"),
+        ({"units": {"a\0": [1]}}, r"the name of a group must be text without control characters; got 'a"),
+        ({"basis": {"": np.eye(8)}}, r"the name of a group must be text"),
+        (
+            {"basis": np.eye(8), "families": "distance_shift"},
+            r"distance_shift can't be measured along directions",
+        ),
         ({"units": []}, r"units must name at least one unit; got none"),
         ({"units": [0.5]}, r"units must be a flat list of whole numbers or a mask; got float64"),
         ({"units": [True] * 7}, r"layer '0' has 8 units, but the mask has 7 values"),
         ({"units": [False] * 8}, r"the mask has none"),
         ({"units": "all"}, r"or 'each'; got 'all'"),
-        ({"units": {}}, r"units must have a name for each group, at least one"),
+        ({"units": {}}, r"units must have at least one group; got none"),
         ({"units": [0], "basis": np.eye(8)}, r"give units= or basis=, not both"),
         ({"basis": 2 * np.eye(8)}, r"orthonormal; B'B differs from the identity by 3: divide"),
         ({"basis": np.eye(7)}, r"layer '0' has 8 units, but the directions have 7 components"),
         ({"basis": np.full(8, np.nan)}, r"basis must be finite numbers"),
-        ({"basis": np.eye(8), "families": "cap"}, r"no activations for cap to act on"),
+        (
+            {"basis": np.eye(8), "families": "cap"},
+            r"cap can't be measured along directions, which have neither",
+        ),
     ],
 )
 def test_what_isnt_units_or_directions_is_refused(options: dict[str, Any], message: str) -> None:
@@ -251,7 +262,9 @@ def test_a_family_keeps_its_own_options() -> None:
         (nz.Perturbation(clip=np.ones(3)), "layer '1': clip has 3 values, but the layer has 8 units"),
         ([nz.Shift(), "shift"], "name one of them twice: shift, shift; a mapping gives each a name"),
         ([nz.Perturbation(), nz.Perturbation()], "name one of them twice"),
-        ({"": "shift"}, "families must be names"),
+        ({"": "shift"}, "the name of a family must be text without control characters; got ''"),
+        ({"a\0": "shift"}, "the name of a family must be text without control characters"),
+        ({"\ud800": "shift"}, "the name of a family must be text without control characters"),
         (3, r"families must be names, .*; got 3"),
         ({}, "families must name at least one"),
         ("shfit", "did you mean 'shift'"),
@@ -274,3 +287,25 @@ def test_a_result_with_own_names_is_saved_drawn_and_summarised(tmp_path: Any) ->
     assert "half" in str(again.summary())
     assert (tmp_path / "own").exists()
     assert again.plot().axes
+
+
+def test_default_layers_that_the_units_dont_fit_are_left_out() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))
+    x = torch.randn(30, 5)
+    found = nz.probe(model, [x], units=[6], levels=2)
+    assert found.layers == ["1"]
+    assert any(note.startswith("3: left out, since units: layer '3' has 4 units") for note in found.notes)
+    assert nz.probe(model, [x], basis=np.eye(4)[:, :2], levels=2).layers == ["3"]
+    with pytest.raises(nz.InputError, match="layer '3' has 4 units, 0 to 3; got unit 6"):
+        nz.probe(model, [x], ["1", "3"], units=[6], levels=2)
+    with pytest.raises(nz.InputError, match="got unit 9"):
+        nz.probe(model, [x], units=[9], levels=2)
+
+
+def test_a_name_with_the_sign_of_a_formula_is_drawn_as_it_is(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    found = nz.probe(model, [torch.randn(30, 5)], "1", units={r"$\frac$": [0]}, levels=2)
+    found.save(tmp_path / "kept")
+    assert found.plot_lines().legends[0].get_texts()[0].get_text().startswith(r"1{\$\frac\$}")

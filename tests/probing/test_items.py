@@ -169,3 +169,49 @@ def test_lines_have_bands_where_items_are_kept_and_marks_where_conducts_differ()
     plain = nz.probe(model, data, ["1"], families="scale", levels=5).plot_lines()
     assert not plain.axes[0].collections
     assert "Bands" not in plain.get_suptitle()
+
+
+def test_a_value_that_is_nan_is_nan_in_its_class_and_interval(case: tuple) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+
+    def holed(logits: Tensor, target: Tensor) -> Tensor:
+        return torch.where(torch.arange(len(logits)) == 0, torch.nan, logits[:, 0])
+
+    found = nz.probe(model, (x, y), "1", families="scale", levels=[0.2], metrics=[holed], keep_items=True)
+    missing = [int(y[0]) == k for k in range(3)]
+    assert np.isnan(found.by_class().squeeze().values).tolist() == missing
+    assert found.intervals().low.isnull().all()
+    assert found.plot_lines().axes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed must be a whole number from 0; got -1"),
+        ({"seed": "a"}, "seed must be a whole number from 0; got 'a'"),
+        ({"resamples": "2"}, "resamples must be a whole number from 0; got '2'"),
+        ({"confidence": 1.5}, "confidence"),
+    ],
+)
+def test_settings_of_intervals_that_cant_be(case: tuple, options: dict, message: str) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+    found = nz.probe(model, (x, y), "1", families="scale", levels=[0.2], keep_items=True)
+    with pytest.raises(nz.InputError, match=message):
+        found.intervals(**options)
+
+
+def test_complex_metrics_are_refused(case: tuple) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+    with pytest.raises(nz.InputError, match=r"'turned' must return real numbers; got torch\.complex64"):
+        nz.probe(model, (x, y), "1", levels=2, metrics={"turned": lambda logits, target: logits[:, 0] * 1j})
+
+
+def test_a_function_with_the_name_of_a_known_metric_isnt_the_metric(case: tuple) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+
+    def agreement(logits: Tensor, target: Tensor) -> Tensor:
+        return logits[:, 0]
+
+    for metrics in ([agreement, "agreement"], ["agreement", agreement]):
+        with pytest.raises(nz.InputError, match="two metrics are called 'agreement'"):
+            nz.probe(model, (x, y), "1", levels=2, metrics=metrics)

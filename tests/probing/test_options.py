@@ -39,6 +39,9 @@ class Pair(Both):
 def spread(logits, target):
     return logits.std(1)
 
+def agreement(logits, target):
+    return logits[:, 0]
+
 def breaks(logits, target):
     raise ValueError("no such thing")
 
@@ -124,9 +127,18 @@ def test_a_metric_of_the_users_own_by_name(folder: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--units", "0,x"], "--units takes numbers and spans of units, such as 0,3,8-15, or each; got 0,x"),
+        (
+            ["--units", "0,x"],
+            "--units takes numbers and spans of units, such as 0,3,8-15, or each; got '0,x'",
+        ),
         (["--units", "5-"], "--units takes numbers and spans"),
-        (["--units", "7-2"], "units must name at least one unit; got none"),
+        (["--units", "7-2"], "--units takes spans from a unit to a later one, below 10,000,000; got 7-2"),
+        (["--units", "0-99999999999"], "--units takes spans from a unit to a later one, below 10,000,000"),
+        (["--units", ""], "--units takes numbers and spans of units, such as 0,3,8-15, or each; got ''"),
+        (
+            ["--metric", "own_models.py:agreement", "--metric", "agreement"],
+            "two metrics are called 'agreement'",
+        ),
         (["--units", "99"], "units: layer 'act' has 8 units, 0 to 7; got unit 99"),
         (["--quantiles", "0.1"], "--quantiles takes two numbers from 0 to 1, such as 0.001,0.999; got 0.1"),
         (["--quantiles", "0.9,0.1"], "quantiles must be two numbers from 0 to 1, the lower first"),

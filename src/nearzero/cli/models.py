@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ()  # the functions are registered with the app
 
+MOST_UNITS = 10**7  # more than any layer has; a longer span would take the machine's memory
+
 ModelName = Annotated[
     str, argument("MODEL", "package.module:function or file.py:function that builds the model.")
 ]
@@ -217,22 +219,24 @@ def _reading(
     }
 
 
-def _metrics(names: list[str] | None) -> list[Any] | None:
-    """Return metrics by name, and functions of a user's own by `file.py:function`.
+def _metrics(names: list[str] | None) -> dict[str, Any] | None:
+    """Return metrics by name; `file.py:function` is a function of the user's own, called by its name there.
 
     Raises:
-        InputError: there is no such file or function, or it isn't a function.
+        InputError: there is no such file or function, it isn't a function, or two metrics have one name.
     """
     from nearzero.torch_models.loading import object_of
 
-    metrics: list[Any] = []
-    for name in names or ():
+    metrics: dict[str, Any] = {}
+    for name in dict.fromkeys(names or ()):
         metric = object_of(name, "a metric") if ":" in name else name
         if metric is not name and not callable(metric):
-            raise InputError(
-                f"--metric {name} is {type(metric).__name__}, not a function of (logits, target)"
-            )
-        metrics.append(metric)
+            kind = type(metric).__name__
+            raise InputError(f"--metric {name} is {kind}, not a function of (logits, target)")
+        short = name.rpartition(":")[2]
+        if short in metrics:
+            raise InputError(f"two metrics are called {short!r}; give one of the functions another name")
+        metrics[short] = metric
     return metrics or None
 
 
@@ -262,10 +266,20 @@ def _units(text: str | None) -> list[int] | str | None:
     if text in (None, "each"):
         return text
     assert text is not None
-    spans = [part.partition("-") for part in text.split(",")]
-    if not all(first.isdecimal() and (last.isdecimal() or not dash) for first, dash, last in spans):
-        raise InputError(f"--units takes numbers and spans of units, such as 0,3,8-15, or each; got {text}")
-    return [unit for first, _, last in spans for unit in range(int(first), int(last or first) + 1)]
+    units: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or not (last.isdecimal() or not dash):
+            raise InputError(
+                f"--units takes numbers and spans of units, such as 0,3,8-15, or each; got {text!r}"
+            )
+        begin, end = int(first), int(last or first)
+        if not begin <= end < MOST_UNITS:
+            raise InputError(
+                f"--units takes spans from a unit to a later one, below {MOST_UNITS:,}; got {part}"
+            )
+        units += range(begin, end + 1)
+    return units
 
 
 @app.command()

@@ -277,16 +277,16 @@ def check_families(layer: Layer, conduct: Conduct, families: Iterable[str | Fami
         if each not in NOISES
     ]
     by_weights = [family.name for family in made if family.name in BY_WEIGHTS]
+    post = [family.name for family in made if family.acts_on == "post"]
+    if isinstance(layer.coordinates, Directions) and (of_units := [*by_weights, *post]):
+        raise InputError(
+            f"layer {layer.name!r}: {' and '.join(of_units)} can't be measured along directions, which have neither "
+            "weights nor activations of their own; leave them or basis=... out"
+        )
     if layer.producer is None and by_weights:
         raise InputError(
             f"layer {layer.name!r}: {' and '.join(by_weights)} need the weights that give its values, and these aren't "
             "the plain output of a linear layer or convolution; leave the family or the layer out"
-        )
-    post = [family.name for family in made if family.acts_on == "post"]
-    if post and isinstance(layer.coordinates, Directions):
-        raise InputError(
-            f"layer {layer.name!r}: basis=... gives directions, which have no activations for {' and '.join(post)} to "
-            "act on; leave these families out"
         )
     for family in made:
         if isinstance(family, (Offset, SignedOffset)):

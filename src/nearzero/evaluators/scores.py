@@ -7,7 +7,6 @@ at a time: all metrics of a piece are computed while it is in the processor's ca
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError, did_you_mean
+from nearzero.support.names import has_unwritable
 from nearzero.torch_models.assumptions.outputs import OutputReading
 from nearzero.torch_models.batches import IGNORED, Batch
 
@@ -451,7 +451,8 @@ def _named(wanted: Any) -> dict[str, Any]:
         name = getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric
         if not isinstance(name, str):
             raise InputError(f"the name of a metric must be text; got {name!r}")
-        if named.setdefault(name, metric) is not metric and metric != name:
+        held = named.setdefault(name, metric)
+        if held is not metric and not (isinstance(held, str) and isinstance(metric, str)):
             raise InputError(
                 f"two metrics are called {name!r}; give a mapping, in which each has a name of its own: "
                 "metrics={'first': ..., 'second': ...}"
@@ -467,7 +468,7 @@ def _check_name(name: str) -> None:
             prefix that netCDF has for itself.
     """
     reserved = name in ("", ".") or name.startswith("_nc4_non_coord_")
-    if reserved or any(sign == "/" or unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+    if reserved or "/" in name or has_unwritable(name):
         raise InputError(
             f"a metric can't be called {name!r}, since a file can't hold this name; name it without slashes and "
             "control characters, in a mapping: metrics={'name': ...}"
@@ -521,6 +522,8 @@ def _users(name: str, function: Callable[..., Any]) -> Score:
             raise InputError(
                 f"metric {name!r} must return one number, or one for each of {len(logits)} items; got {got}"
             )
+        if value.is_complex():
+            raise InputError(f"metric {name!r} must return real numbers; got {value.dtype}")
         return value.detach().expand(len(logits))
 
     def score(outputs: Outputs, target: Tensor | None, unperturbed: Outputs) -> Tensor:

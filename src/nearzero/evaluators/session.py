@@ -177,11 +177,7 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             request,
             discovery,
             budget,
-            [
-                part
-                for layer in place_layers(runnable, layers, few, masked, budget.rows(first))
-                for part in request.parts(layer)
-            ],
+            _parts_of(place_layers(runnable, layers, few, masked, budget.rows(first)), request, runnable),
             choose_metrics(metrics, discovery.batch.target),
             causal,
             runnable.assumptions,
@@ -229,6 +225,29 @@ class _ClassAxis:
         )
 
 
+def _parts_of(layers: list[Layer], request: Request, model: Model) -> list[Layer]:
+    """Return the layers with the units or directions that are perturbed.
+
+    Default layers that these don't fit are left out, if there are others.
+
+    Raises:
+        InputError: they don't fit a layer that was named, or any layer.
+    """
+    parts, problem = [], None
+    for layer in layers:
+        try:
+            parts += request.parts(layer)
+        except InputError as error:
+            if request.wanted is not None:
+                raise
+            problem = error
+            argument = "units=" if request.basis is None else "basis="
+            model.assumptions.record(f"use of layer {layer.name}", "left out", str(error), argument)
+    if problem is not None and not parts:
+        raise problem
+    return parts
+
+
 def _read_output(session: Session, classes: _ClassAxis) -> OutputReading:
     """Return the reading of the model's output, and record it.
 
@@ -270,7 +289,7 @@ def _record(session: Session) -> None:
             some = isinstance(layer.coordinates, SelectedUnits)
             argument, noun = ("units=", "units") if some else ("basis=", "directions")
             perturbed = f"{layer.units} {noun}, of {layer.width} units"
-            record(f"perturbed in layer {layer.name}", perturbed, "given", argument)
+            record(f"perturbed part of layer {layer.name}", perturbed, "given", argument)
         source = _known(request.activation is not None, _activation_source(layer))
         record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
     bounds = (

@@ -12,6 +12,7 @@ from nearzero.errors import InputError
 from nearzero.perturbations.families import FAMILIES, Conduct, Family, Levels, make_family
 from nearzero.perturbations.perturbation import Perturbation, Side
 from nearzero.perturbations.ranges import Ranges
+from nearzero.support.names import check_label
 
 __all__ = ["Families", "Fixed", "read_families"]
 
@@ -76,7 +77,8 @@ def read_families(families: Any) -> dict[str, str | Family]:
         named = [(_name_of(each), each) for each in given]
     names = [name for name, _ in named]
     for name, each in named:
-        if not isinstance(each, (str, Family, Perturbation)) or not isinstance(name, str) or not name:
+        check_label(name, "the name of a family")
+        if not isinstance(each, (str, Family, Perturbation)):
             raise InputError(
                 f"families must be names, of {', '.join(FAMILIES)}, families such as nz.Shift(), or perturbations; got "
                 f"{each!r}"

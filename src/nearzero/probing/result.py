@@ -184,9 +184,12 @@ class ProbeResult:
         values, sequence = items.values.reshape(-1, items.sizes["item"]), items.sequence.values
         ends = np.full((2, len(values)), np.nan)
         known = ~np.isnan(values).any(axis=1)
-        ends[:, known] = bootstrap_items(
-            values[known], sequence, np.random.default_rng(seed), confidence, resamples
-        )
+        for argument, number in {"resamples": resamples, "seed": seed}.items():
+            if type(number) is not int or number < 0:
+                raise InputError(f"{argument} must be a whole number from 0; got {number!r}")
+        if known.any():
+            rng = np.random.default_rng(seed)
+            ends[:, known] = bootstrap_items(values[known], sequence, rng, confidence, resamples)
         shape = items.shape[:-1]
         coords = {dim: self.response[dim] for dim in CURVE}
         return xr.Dataset(
@@ -217,7 +220,7 @@ class ProbeResult:
         name, items = self._items_of(metric)
         if "target" not in items.coords:
             raise InputError("the items have no classes: there are no targets, or they aren't whole numbers")
-        return items.astype(np.float64).groupby("target").mean("item").rename(name)
+        return items.astype(np.float64).groupby("target").mean("item", skipna=False).rename(name)
 
     def _items_of(self, metric: str | None) -> tuple[str, xr.DataArray]:
         """Return the name of a metric and its values, item by item."""

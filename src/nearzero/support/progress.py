@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from nearzero.errors import InputError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -56,6 +58,8 @@ def python_progress(description: str, shown: bool | None) -> Iterator[Report]:
         shown: None to show it in a terminal or a notebook; True to show it anywhere, such as in the console of an
             editor; False for none.
     """
+    if shown not in (True, False, None):
+        raise InputError(f"progress must be True, False or None; got {shown!r}")
     if shown is None:
         shown = sys.stderr.isatty() or "ipykernel" in sys.modules
     if not shown:

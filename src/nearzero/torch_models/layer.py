@@ -19,6 +19,7 @@ from torch import Tensor
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.perturbation import Side
 from nearzero.support.arrays import as_numbers
+from nearzero.support.names import check_label
 
 __all__ = [
     "Basis",
@@ -335,10 +336,11 @@ def read_coordinates(units: Any, basis: Any) -> dict[str, Coordinates] | Literal
         return "each"
     given, read = (basis, _directions) if units is None else (units, _selected)
     groups = given if isinstance(given, Mapping) else {"": given}
-    if not groups or not all(isinstance(name, str) for name in groups):
-        raise InputError(
-            f"{'basis' if units is None else 'units'} must have a name for each group, at least one"
-        )
+    if not groups:
+        raise InputError(f"{'basis' if units is None else 'units'} must have at least one group; got none")
+    if isinstance(given, Mapping):
+        for name in groups:
+            check_label(name, "the name of a group")
     return {name: read(values) for name, values in groups.items()}
 
 
@@ -348,7 +350,10 @@ def _selected(given: Any) -> SelectedUnits:
     Raises:
         InputError: no units, the same one twice, or values that are neither.
     """
-    values = np.atleast_1d(as_numbers(list(given) if isinstance(given, range) else given, "units"))
+    if isinstance(given, slice):
+        raise InputError(f"units must be numbers or a mask, such as range(8); got {given}")
+    given = list(given) if isinstance(given, (range, set, frozenset)) else given
+    values = np.atleast_1d(as_numbers(given, "units"))
     if not values.size:
         raise InputError("units must name at least one unit; got none")
     if values.ndim != 1 or values.dtype.kind not in "biu":
@@ -359,10 +364,12 @@ def _selected(given: Any) -> SelectedUnits:
         if not values.any():
             raise InputError("units must name at least one unit; the mask has none")
         return SelectedUnits(np.flatnonzero(values), len(values))
-    indices = values.astype(np.int64)
-    if indices.min() < 0 or len(np.unique(indices)) < len(indices):
-        raise InputError(f"units must be different numbers from 0; got {indices.tolist()[:10]}")
-    return SelectedUnits(indices)
+    if values.min() < 0 or values.max() > np.iinfo(np.int64).max:
+        wrong = values.min() if values.min() < 0 else values.max()
+        raise InputError(f"units are counted from 0, up to the last unit of the layer; got {wrong}")
+    if len(np.unique(values)) < len(values):
+        raise InputError(f"units must name each unit once; got {values.tolist()[:10]}")
+    return SelectedUnits(values.astype(np.int64))
 
 
 def _directions(given: Any) -> Directions:

@@ -88,7 +88,7 @@ def layer_map(response: xr.Dataset, metric: str, assumed: Sequence[str] = ()) ->
         _colour_bar(figure, panels, meshes[0], values.values, metric, base)
         lines = _caption(response, metric, base, any(marked))
         lines += notes
-        lines += [f"Assumed: {'; '.join(assumed)}."] if assumed else []
+        lines += [f"Assumed: {'; '.join(assumed)}.".replace("$", r"\$")] if assumed else []
         wrapped = (textwrap.fill(line, int(16 * width)) for line in lines)
         figure.suptitle("\n".join(wrapped), fontsize=7.0, x=0.01, ha="left")
     return figure
@@ -100,7 +100,8 @@ def _marked(response: xr.Dataset) -> tuple[list[str], list[str]]:
     marks = {layer: mark for mark, layers in zip(MARKS, conducts.values(), strict=False) for layer in layers}
     layers = [str(layer) for layer in response.layer.values]
     names = [
-        f"{name} {marks.get(layer, '')}".rstrip() for name, layer in zip(_short(layers), layers, strict=True)
+        f"{name} {marks.get(layer, '')}".rstrip().replace("$", r"\$")
+        for name, layer in zip(_short(layers), layers, strict=True)
     ]
     if not conducts:
         return names, []
