@@ -333,3 +333,30 @@ def test_rows_of_an_expert_with_the_tokens_first_and_a_mask():
             two = model(*data[0].values()).transpose(0, 1)[KEEP].log_softmax(-1)
     expected = (one.exp() * (one - two)).sum(-1).mean().item()
     assert result.response.kl_divergence.item() == pytest.approx(expected, rel=1e-4)
+
+
+class Pixels(nn.Module):
+    """Linear layers over the channels of each pixel; the context of a pixel is the mean over all."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.hidden, self.act, self.head = nn.Linear(channels, 6), nn.GELU(), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.act(self.hidden(x.movedim(1, -1)))
+        return self.head(a + a.mean((1, 2), keepdim=True)).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_ignored_pixels_dont_count_in_ranges_whatever_the_sizes(side: int) -> None:
+    """With as many channels as rows and columns, too: the ranges are those of the pixels that count."""
+    torch.manual_seed(0)
+    model = Pixels(3)
+    x, y = torch.randn(7, 3, side, side), torch.randint(3, (7, side, side))
+    y[:, :, 0] = -100
+    x[:, :, :, 0] *= 50.0  # of no pixel that counts
+    found = nz.probe(model, [(x, y)], "act", families="scale", levels=[0.5]).response
+    with torch.no_grad():
+        z = model.hidden(x.movedim(1, -1))[y != -100]
+    assert found.unit_minimum.values[0].tolist() == pytest.approx(z.amin(0).tolist())
+    assert found.unit_maximum.values[0].tolist() == pytest.approx(z.amax(0).tolist())
