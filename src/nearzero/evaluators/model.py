@@ -481,7 +481,7 @@ class _Pinned:
         return _numpy(at_levels)
 
     def _change(self, values: Tensor) -> Tensor:
-        axis, coordinates = self._layer.axis_of(values), self._layer.coordinates
+        axis = self._layer.axis_of(values)
         owners = row_owners(values, self._layer, self._batch)
         dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
         shape = (len(self._levels), self._layer.units)
@@ -494,8 +494,7 @@ class _Pinned:
                 )
             return torch.minimum(torch.maximum(scale * x + offset, low), clip)
 
-        rows = values.movedim(axis, -1).to(dtype)
-        changed = change(rows) if coordinates is None else coordinates.changed(rows, change)
+        changed = self._layer.changed(values.movedim(axis, -1).to(dtype), change)
         return torch.empty_like(values).copy_(changed.movedim(-1, axis))
 
 

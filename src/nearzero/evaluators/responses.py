@@ -290,8 +290,7 @@ def _added(addition: Addition, like: Tensor, layer: Layer, batch: Batch, first_r
         out = values.clone()
         rows = out.movedim(layer.axis_of(like), -1)
         places: Any = ... if counted is None else counted
-        old = rows[places]
-        rows[places] = add(old) if layer.coordinates is None else layer.coordinates.changed(old, add).to(old)
+        rows[places] = layer.changed(rows[places], add).to(values.dtype)
         return out
 
     return change
@@ -335,12 +334,10 @@ def _changes(steps_of_all: Sequence[Sequence[_Step]], like: Tensor, layer: Layer
 
 def _of_coordinates(change: Change, layer: Layer) -> Change:
     """Return a function of coordinates as one of the values that have them."""
-    coordinates = layer.coordinates
-    assert coordinates is not None
 
     def changed(values: Tensor) -> Tensor:
         axis = layer.axis_of(values)
-        rows = coordinates.changed(values.movedim(axis, -1), change).movedim(-1, axis)
+        rows = layer.changed(values.movedim(axis, -1), change).movedim(-1, axis)
         if torch.is_grad_enabled() and values.requires_grad:
             return rows.to(values.dtype)
         return torch.empty_like(values).copy_(rows)  # in the order of the values in memory

@@ -511,9 +511,10 @@ def _users(name: str, function: Callable[..., Any]) -> Score:
     compares = _takes_three(function)
 
     def score_level(logits: Tensor, target: Tensor | None, unperturbed: Tensor) -> Tensor:
-        given = [array.clone() if array.is_inference() else array.detach() for array in (logits, unperturbed)]
+        arrays = (logits, unperturbed) if compares else (logits,)
+        given = [array.clone() if array.is_inference() else array.detach() for array in arrays]
         before = [array._version for array in given]
-        logits, *others = given if compares else given[:1]
+        logits, *others = given
         value = _as_scores(_called(function, logits, target, *others), logits)
         if [array._version for array in given] != before:
             raise InputError(f"metric {name!r} changes its logits in place; let it work on a copy")

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Study", "reproduce"]
 
 Step = Callable[[Store, DataSource, Journal], None]
-# An audit names those of these keys in which a study with the other pixels differs beyond its pixels.
 ON_REQUEST = ("untrained", "near_far")  # the tables of a verdict that are written where they are asked for
+# An audit names those of these keys in which a study with the other pixels differs beyond its pixels.
 TRAINING = ("data", "units", "runs", "first_seed", "learning_rate", "steps", "batch_size", "precision")
 
 

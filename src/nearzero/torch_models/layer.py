@@ -168,6 +168,10 @@ class Layer:
         rows = values.movedim(self.axis_of(values), -1)
         return rows if self.coordinates is None else self.coordinates.read(rows)
 
+    def changed(self, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return rows with a function applied to their units, or to the coordinates that are perturbed."""
+        return change(rows) if self.coordinates is None else self.coordinates.changed(rows, change)
+
     @property
     def unit_problem(self) -> str:
         """Return why no dimension holds the units alone; "" if one does, or if that isn't known."""
