@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import run
 
 import nearzero as nz
 from nearzero import cli
@@ -17,19 +18,6 @@ SMALL = "data=digits runs=2 units=16 steps=40 batch_size=64 evaluate_every=20 le
 
 def sets(text: str) -> list[str]:
     return [part for pair in text.split() for part in ("--set", pair)]
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Return exit code, standard output and standard error of `nearzero ARGUMENTS`."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", ["nearzero", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as error:
-            code = int(error.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def assert_one_line(code: int, err: str, *, exit_code: int = 2) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from commands import run
 from numpy.typing import NDArray
 from scipy import stats
 
 import nearzero as nz
-from nearzero import cli
 from nearzero.analysis.verdict import judge
 from nearzero.evaluators.base import halves
 from nearzero.paper.audit import audit
@@ -591,18 +590,6 @@ def test_an_interrupted_audit_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert at_once.audited() == study.audited()
     study.audit()
     assert len(calls) == 5  # nothing left to do
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", ["nearzero", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as error:
-            code = int(error.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_the_command(study: nz.Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

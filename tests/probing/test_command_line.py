@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import run
 from safetensors.torch import save_file
 from torch import nn
 
 import nearzero as nz
-from nearzero import cli
 
 CODE = """
 import torch
@@ -64,16 +64,6 @@ def folder(tmp_path, monkeypatch):
     for name in set(sys.modules) - known:
         if name in ("kept_models", "broken", "ends"):
             del sys.modules[name]
-
-
-def run(capsys, *arguments) -> tuple[int, str, str]:
-    """Return the exit code, standard output and standard error of `nearzero ARGUMENTS`."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", ["nearzero", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def build() -> nn.Sequential:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import run
 from torch import nn
 
 import nearzero as nz
-from nearzero import cli
 
 CODE = """
 import torch
@@ -60,15 +60,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-
     yield tmp_path
     sys.path[:] = paths
     sys.modules.pop("own_models", None)
-
-
-def run(capsys: Any, *arguments: object) -> tuple[int, str, str]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", ["nearzero", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def made(folder: Path) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:

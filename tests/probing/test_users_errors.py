@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import run
 
 import nearzero as nz
 from nearzero import cli
@@ -138,16 +139,6 @@ def folder(tmp_path, monkeypatch):
     sys.path[:] = paths
     for name in ("users_own", "users_own_2", "users_helper", "users_broken"):
         sys.modules.pop(name, None)
-
-
-def run(capsys, *arguments) -> tuple[int, str, str]:
-    """Return the exit code, standard output and standard error of `nearzero ARGUMENTS`."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", ["nearzero", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def probed(capsys, model: str, data: str, *more) -> tuple[int, str, str]:
