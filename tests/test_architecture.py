@@ -29,6 +29,7 @@ PACKAGES = [
     "paper",
     "mechanisms",
     "report",
+    "page",
     "probing",
     "study",
     "grid",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -13,6 +13,7 @@ import xarray as xr
 from nearzero.analysis.verdict import Rules, Verdict, judge
 from nearzero.errors import InputError, check_choice
 from nearzero.networks import TwoLayer
+from nearzero.page.study import study_page
 from nearzero.paper.audit import audit
 from nearzero.paper.audit.evidence import Evidence, Other
 from nearzero.paper.audit.values import Audit
@@ -25,11 +26,12 @@ from nearzero.study.analysis import analyse_networks, analysis_of, measured_for
 from nearzero.study.audit import audit_networks, check_swept, measurements_of
 from nearzero.study.data import DataSource, begin, recorded_data
 from nearzero.study.journal import Journal
+from nearzero.study.page.contents import PAGE, study_contents
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
 from nearzero.study.steps import sweep_networks, train_networks
 from nearzero.study.store import Store, needed
-from nearzero.support.files import locked
+from nearzero.support.files import locked, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -345,7 +347,9 @@ class Study:
                 sweep_networks(store, data, journal)
 
         self._run_step(step, data_dir, console)
-        return self.report(console=console)
+        self.report(console=console)
+        self.to_html(self.folder / PAGE, data_dir=data_dir, console=console)
+        return self
 
     def _run_step(self, step: Step, data_dir: str | None, console: Console | None) -> Study:
         """Do a step, and drop the cached results, which it may have changed."""
@@ -371,6 +375,35 @@ class Study:
         if console is not None:
             reports.print_tables(self, console)
         return self
+
+    def to_html(
+        self,
+        path: str | PathLike[str] | None = None,
+        *,
+        runs: Sequence[int] | None = None,
+        data_dir: str | None = None,
+        console: Console | None = None,
+    ) -> str:
+        """Return one self-contained HTML page with everything about the study; write it to a file if one is given.
+
+        The page opens from disk and needs no network. It embeds networks and 2,000 test examples, and computes the
+        effect of any scale, offset and clip of their hidden units as its reader moves the sliders.
+
+        Args:
+            path: the file to write; none if None.
+            runs: the runs of each network that the page embeds; the first one that didn't diverge if None.
+            data_dir, console: as for `train`.
+
+        Raises:
+            InputError: the study hasn't been swept yet, there is no such run, or it diverged.
+        """
+        _ = self.response
+        data = recorded_data(self._store, data_dir, Journal.unlogged(console))
+        audited = None if measurements_of(self._store) is None else self.audited()
+        page = study_page(study_contents(self._store, self, data, audit=audited, runs=runs))
+        if path is not None:
+            write_text(Path(path), page)
+        return page
 
     def judge(
         self,

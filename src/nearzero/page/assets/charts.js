@@ -1,0 +1,285 @@
+/**
+ * Charts: Vega-Lite specifications from the page, shown by Vega without code made from text.
+ *
+ * @typedef {{title: string, spec: any, columns: Record<string, any[]>, marks: Record<string, any[]>,
+ *   headings: Record<string, string>, logarithmic: boolean, group: string, labels: Record<string, string>,
+ *   series: Record<string, {reading: string, dash: number[]}>}} ChartValues
+ */
+
+import { byId, page } from "./dom.js";
+import { save, saveCsv, saveSvg } from "./downloads.js";
+import { colour, onTheme } from "./theme.js";
+
+const KEYS = ["series", "x", "y", "low", "high", "n"];
+
+/**
+ * Return columns as rows.
+ *
+ * @param {Record<string, any[]>} columns
+ */
+function rowsOf(columns) {
+  const names = Object.keys(columns);
+  const count = names.length ? columns[names[0]].length : 0;
+  return Array.from({ length: count }, (_, i) => Object.fromEntries(names.map((name) => [name, columns[name][i]])));
+}
+
+/**
+ * Return a specification with the colours of the theme in the place of the variables that name them.
+ *
+ * @param {any} spec
+ */
+function coloured(spec) {
+  return JSON.parse(JSON.stringify(spec), (_, value) => {
+    const name = typeof value === "string" ? /^var\(--(\w+)\)$/.exec(value)?.[1] : undefined;
+    return name === undefined ? value : colour(name);
+  });
+}
+
+/** One chart on the page. */
+export class Chart {
+  /**
+   * @param {HTMLElement} element
+   * @param {string} name
+   * @param {ChartValues} values
+   */
+  constructor(element, name, values) {
+    this.element = element;
+    this.name = name;
+    this.values = values;
+    this.shown = Object.keys(values.series);
+    this.marked = true;
+    /** @type {any} */
+    this.view = null;
+    const positions = values.columns.x;
+    this.whole = [Math.min(...positions), Math.max(...positions)];
+    this.domain = [...this.whole];
+    for (const button of /** @type {NodeListOf<HTMLElement>} */ (element.querySelectorAll("[data-do]"))) {
+      button.addEventListener("click", () => this.act(button.dataset.do ?? ""));
+    }
+    this.followPointer();
+  }
+
+  get visible() {
+    return this.element.offsetParent !== null;
+  }
+
+  /** Draw the chart, in the colours of the theme. */
+  async draw() {
+    if (!this.visible) return;
+    this.view?.finalize();
+    const ink = colour("ink");
+    const axis = { labelColor: ink, titleColor: ink, domainColor: colour("line"), tickColor: colour("line") };
+    const config = {
+      background: "transparent",
+      font: "system-ui, sans-serif",
+      axis: { ...axis, gridColor: colour("line"), titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12 },
+      view: { stroke: null },
+    };
+    const series = this.values.series;
+    const rows = rowsOf(this.values.columns).map((row) => ({ ...row, reading: series[row.series].reading }));
+    const compiled = vegaLite.compile(coloured({ ...this.values.spec, config })).spec;
+    const view = new vega.View(vega.parse(compiled, undefined, { ast: true }), {
+      expr: vegaInterpreter.expressionInterpreter,
+      renderer: "svg",
+      container: /** @type {HTMLElement} */ (this.element.querySelector(".plot")),
+      hover: true,
+    });
+    view.tooltip((/** @type {any} */ _, /** @type {any} */ event, /** @type {any} */ __, /** @type {any} */ value) =>
+      showTooltip(event, value),
+    );
+    view.data("rows", rows);
+    if (this.values.spec.layer.some((/** @type {any} */ layer) => layer.data?.name === "marks")) {
+      view.data("marks", rowsOf(this.values.marks));
+    }
+    this.view = view;
+    this.settle();
+    await view.runAsync();
+  }
+
+  /** Hand domain and choices to the view. */
+  settle() {
+    if (this.view === null) return;
+    this.view.signal("x0", this.domain[0]).signal("x1", this.domain[1]);
+    this.view.signal("shown", this.shown).signal("marked", this.marked);
+  }
+
+  /**
+   * Choose what is shown.
+   *
+   * @param {string[]} series
+   * @param {boolean} marked
+   */
+  choose(series, marked) {
+    this.shown = series;
+    this.marked = marked;
+    if (this.view === null) return this.draw();
+    this.settle();
+    return this.view.runAsync();
+  }
+
+  /**
+   * Set the part of the x axis that is shown: moved by a share of its width, and made narrower or wider by a factor.
+   *
+   * @param {number} factor
+   * @param {number} move
+   * @param {number} centre the place that stays, from 0 to 1
+   */
+  zoom(factor, move = 0, centre = 0.5) {
+    const [to, from] = this.values.logarithmic ? [Math.log, Math.exp] : [Number, Number];
+    let [low, high] = this.domain.map(to);
+    const [least, greatest] = this.whole.map(to);
+    const width = Math.min((high - low) * factor, greatest - least);
+    const kept = low + centre * (high - low) + move * (high - low);
+    low = Math.max(least, Math.min(kept - centre * width, greatest - width));
+    this.domain = [low, low + width].map(from);
+    this.settle();
+    this.view?.runAsync();
+  }
+
+  /**
+   * Do what a button says.
+   *
+   * @param {string} what
+   */
+  async act(what) {
+    if (what === "in") this.zoom(0.6);
+    else if (what === "out") this.zoom(1 / 0.6);
+    else if (what === "left") this.zoom(1, -0.25);
+    else if (what === "right") this.zoom(1, 0.25);
+    else if (what === "all") {
+      this.domain = [...this.whole];
+      this.settle();
+      this.view?.runAsync();
+    } else if (what === "csv") this.saveValues();
+    else if (what === "svg") saveSvg(this.name, await this.view.toSVG());
+    else if (what === "png") save(`${this.name}.png`, await this.picture());
+  }
+
+  saveValues() {
+    const { columns, headings, marks } = this.values;
+    const rows = columns.x.map((_, i) => [...KEYS.map((key) => columns[key][i]), "measured"]);
+    const published = (marks.x ?? []).map((_, i) => [...KEYS.map((key) => marks[key]?.[i]), "published"]);
+    saveCsv(this.name, [...KEYS.map((key) => headings[key] ?? key), "source"], [...rows, ...published]);
+  }
+
+  /** Return the chart as PNG, on the background of the theme. */
+  async picture() {
+    const canvas = await this.view.background(colour("paper")).toCanvas(3);
+    this.view.background("transparent");
+    return new Promise((/** @type {(blob: Blob) => void} */ done) => canvas.toBlob(done, "image/png"));
+  }
+
+  followPointer() {
+    const plot = /** @type {HTMLElement} */ (this.element.querySelector(".plot"));
+    plot.addEventListener(
+      "wheel",
+      (event) => {
+        if (!event.ctrlKey && !event.shiftKey) return;
+        event.preventDefault();
+        const box = plot.getBoundingClientRect();
+        const turned = event.deltaY || event.deltaX;
+        this.zoom(turned > 0 ? 1.25 : 0.8, 0, (event.clientX - box.left) / box.width);
+      },
+      { passive: false },
+    );
+    /** @type {number | null} */
+    let from = null;
+    plot.addEventListener("pointerdown", (event) => {
+      if (event.pointerType === "mouse" && event.button === 0) from = event.clientX;
+    });
+    addEventListener("pointermove", (event) => {
+      if (from === null) return;
+      this.zoom(1, (from - event.clientX) / plot.clientWidth);
+      from = event.clientX;
+    });
+    addEventListener("pointerup", () => {
+      from = null;
+    });
+  }
+}
+
+/**
+ * Show values beside the pointer, or hide them.
+ *
+ * @param {PointerEvent} event
+ * @param {any} value
+ */
+function showTooltip(event, value) {
+  const tip = byId("tooltip");
+  tip.hidden = value === null || value === undefined || value === "";
+  if (tip.hidden) return;
+  const lines = Object.entries(value).map(([key, text]) => `${key.replaceAll("_", " ")}: ${text}`);
+  tip.textContent = lines.join("\n");
+  const left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8);
+  tip.style.left = `${Math.max(4, left)}px`;
+  tip.style.top = `${Math.max(4, event.clientY - tip.offsetHeight - 10)}px`;
+}
+
+/**
+ * Make the switches of the response curves work.
+ *
+ * @param {HTMLFormElement} form
+ * @param {Chart[]} charts
+ */
+function startSwitches(form, charts) {
+  const chosen = (/** @type {string} */ name) => {
+    const boxes = /** @type {HTMLInputElement[]} */ ([...form.querySelectorAll(`[name="${name}"]`)]);
+    return boxes.length ? boxes.filter((box) => box.checked).map((box) => box.value) : null;
+  };
+  const apply = () => {
+    const [networks, axes, splits] = ["network", "axis", "split"].map(chosen);
+    const families = chosen("family") ?? [];
+    for (const chart of charts) {
+      const { network, axis, split } = chart.values.labels;
+      const series = Object.keys(chart.values.series).filter((name) => families.includes(name.split(" ")[0]));
+      const fits = networks?.includes(network) && (axes ?? ["level"]).includes(axis);
+      const hidden = !fits || (splits !== null && axis === "level" && !splits.includes(split)) || !series.length;
+      chart.element.hidden = hidden;
+      if (!hidden) chart.choose(series, (chosen("published") ?? []).length > 0);
+    }
+  };
+  form.addEventListener("change", apply);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  apply();
+}
+
+/** Draw a swatch of each family's line beside its switch. */
+function drawSwatches() {
+  const styles = Object.assign({}, ...Object.values(page.charts).map((chart) => chart.series));
+  for (const swatch of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".swatch"))) {
+    const family = swatch.dataset.series ?? "";
+    const name = Object.keys(styles).find((each) => each.split(" ")[0] === family);
+    const dash = name === undefined ? [1, 0] : styles[name].dash;
+    const line = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    line.setAttribute("viewBox", "0 0 28 8");
+    line.innerHTML = `<line x1="0" y1="4" x2="28" y2="4" stroke-width="2.5"/>`;
+    line.firstElementChild?.setAttribute("stroke-dasharray", dash.join(" "));
+    line.firstElementChild?.setAttribute("stroke", `var(--${swatch.dataset.reading})`);
+    swatch.replaceChildren(line);
+  }
+}
+
+/** Show all charts of the page. */
+export function startCharts() {
+  /** @type {Chart[]} */
+  const charts = [];
+  for (const element of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-chart]"))) {
+    const name = element.dataset.chart ?? "";
+    charts.push(new Chart(element, name, page.charts[name]));
+  }
+  drawSwatches();
+  const form = byId("curve-controls");
+  if (form !== null) startSwitches(form, charts.filter((chart) => chart.values.group === "curves"));
+  // those further down are drawn when they come near the screen
+  const near = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries) {
+        const chart = charts.find((each) => each.element === entry.target);
+        if (entry.isIntersecting && chart?.view === null) chart.draw();
+      }
+    },
+    { rootMargin: "600px" },
+  );
+  for (const chart of charts) near.observe(chart.element);
+  onTheme(() => charts.forEach((chart) => chart.view !== null && chart.draw()));
+}

@@ -1,0 +1,168 @@
+/**
+ * Histograms with a row for each class, drawn as SVG: fast enough to follow a slider.
+ *
+ * @typedef {{x: number, dashed: boolean, label: string}} Line
+ * @typedef {{values: ArrayLike<number>, rows: ArrayLike<number>, rowCount: number, rowLabel: (row: number) => string,
+ *   wrong: ArrayLike<number> | null, domain: [number, number], logarithmic?: boolean, title: string, lines: Line[],
+ *   description: string}} HistogramValues
+ */
+
+import { digits, drawn } from "./dom.js";
+import { saveCsv, savePng, saveSvg, sourceOf } from "./downloads.js";
+import { colour } from "./theme.js";
+
+const BINS = 48;
+const LEFT = 34;
+const BOTTOM = 36;
+/** @type {Map<string, {svg: SVGElement, values: HistogramValues, counts: Float64Array}>} */
+const shown = new Map();
+
+/**
+ * Draw a histogram into an element.
+ *
+ * @param {HTMLElement} element
+ * @param {HistogramValues} values
+ * @param {number} rowHeight
+ */
+export function drawHistogram(element, values, rowHeight) {
+  const width = Math.max(260, element.clientWidth);
+  const height = values.rowCount * rowHeight + BOTTOM + 6;
+  const to = values.logarithmic ? Math.log : Number;
+  const [low, high] = values.domain.map(to);
+  const place = (/** @type {number} */ x) => LEFT + ((to(x) - low) / (high - low)) * (width - LEFT - 10);
+  const counts = count(values, to, low, high);
+  const most = counts.reduce((a, b) => Math.max(a, b), 1);
+  const ink = colour("ink");
+  const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "font-size": 11 });
+  svg.setAttribute("aria-label", values.description);
+  for (let row = 0; row < values.rowCount; row += 1) {
+    const base = 4 + (row + 1) * rowHeight;
+    const right = bars(counts, row, 0, width, base, (rowHeight - 3) / most);
+    svg.append(drawn("path", { d: right, fill: colour("bar") }));
+    if (values.wrong !== null) {
+      svg.append(drawn("path", { d: bars(counts, row, 1, width, base, (rowHeight - 3) / most), fill: colour("wrong") }));
+    }
+    svg.append(drawn("line", { x1: LEFT, x2: width - 10, y1: base, y2: base, stroke: colour("line") }));
+    const label = values.rowLabel(row);
+    svg.append(drawn("text", { x: LEFT - 6, y: base - 2, fill: ink, "text-anchor": "end" }, label));
+  }
+  const floor = 4 + values.rowCount * rowHeight;
+  for (const tick of ticks(values.domain, values.logarithmic === true)) {
+    const x = place(tick);
+    svg.append(drawn("line", { x1: x, x2: x, y1: floor, y2: floor + 4, stroke: ink }));
+    svg.append(drawn("text", { x, y: floor + 15, fill: ink, "text-anchor": "middle" }, digits(tick)));
+  }
+  const title = { x: (LEFT + width) / 2, y: height - 4, fill: ink, "text-anchor": "middle" };
+  svg.append(drawn("text", title, values.title));
+  for (const { x, dashed, label } of values.lines) {
+    if (!(x >= values.domain[0] && x <= values.domain[1])) continue;
+    const at = place(x);
+    const line = drawn("line", { x1: at, x2: at, y1: 0, y2: floor, stroke: ink, "stroke-width": 1.6 });
+    if (dashed) line.setAttribute("stroke-dasharray", "5 3");
+    line.append(drawn("title", {}, `${label}: ${digits(x)}`));
+    svg.append(line);
+  }
+  element.replaceChildren(svg);
+  shown.set(element.id, { svg, values, counts });
+}
+
+/**
+ * Count the values in each bin: by row, then right and wrong, then bin. Values beyond the domain go to the last bins.
+ *
+ * @param {HistogramValues} values
+ * @param {(x: number) => number} to
+ * @param {number} low
+ * @param {number} high
+ */
+function count(values, to, low, high) {
+  const counts = new Float64Array(values.rowCount * 2 * BINS);
+  for (let n = 0; n < values.values.length; n += 1) {
+    const x = values.values[n];
+    if (Number.isNaN(x)) continue;
+    const bin = Math.max(0, Math.min(BINS - 1, Math.floor(((to(x) - low) / (high - low)) * BINS)));
+    counts[(values.rows[n] * 2 + (values.wrong !== null && values.wrong[n] ? 1 : 0)) * BINS + bin] += 1;
+  }
+  for (let row = 0; row < values.rowCount; row += 1) {
+    // the first half is drawn behind the second, so it has the whole height
+    for (let bin = 0; bin < BINS; bin += 1) counts[row * 2 * BINS + bin] += counts[(row * 2 + 1) * BINS + bin];
+  }
+  return counts;
+}
+
+/**
+ * Return the path of the bars of a row.
+ *
+ * @param {Float64Array} counts
+ * @param {number} row
+ * @param {number} half
+ * @param {number} width
+ * @param {number} base
+ * @param {number} unit
+ */
+function bars(counts, row, half, width, base, unit) {
+  const step = (width - LEFT - 10) / BINS;
+  let path = "";
+  for (let bin = 0; bin < BINS; bin += 1) {
+    const size = counts[(row * 2 + half) * BINS + bin];
+    if (!size) continue;
+    const height = Math.max(1, size * unit);
+    path += `M${(LEFT + bin * step).toFixed(1)} ${base}v${(-height).toFixed(1)}h${(step * 0.92).toFixed(1)}v${height.toFixed(1)}z`;
+  }
+  return path;
+}
+
+/**
+ * Return round numbers in a domain.
+ *
+ * @param {[number, number]} domain
+ * @param {boolean} logarithmic
+ */
+function ticks([low, high], logarithmic) {
+  if (logarithmic) {
+    const first = Math.ceil(Math.log10(low) - 1e-9);
+    const last = Math.floor(Math.log10(high) + 1e-9);
+    return Array.from({ length: last - first + 1 }, (_, i) => 10 ** (first + i));
+  }
+  const rough = (high - low) / 5;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10) * power;
+  const first = Math.ceil(low / step - 1e-9);
+  const last = Math.floor(high / step + 1e-9);
+  return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => (first + i) * step);
+}
+
+/** Make the buttons that save histograms work. */
+export function startHistograms() {
+  for (const button of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-save]"))) {
+    button.addEventListener("click", () => {
+      const name = button.dataset.of ?? "";
+      const held = shown.get(name);
+      if (held === undefined) return;
+      const source = sourceOf(held.svg, colour("paper"));
+      if (button.dataset.save === "svg") saveSvg(name, source);
+      else if (button.dataset.save === "png") {
+        savePng(name, source, Number(held.svg.getAttribute("width")), Number(held.svg.getAttribute("height")));
+      } else saveCounts(name, held);
+    });
+  }
+}
+
+/**
+ * Offer the counts of a histogram as CSV.
+ *
+ * @param {string} name
+ * @param {{values: HistogramValues, counts: Float64Array}} held
+ */
+function saveCounts(name, { values, counts }) {
+  const [to, from] = values.logarithmic ? [Math.log, Math.exp] : [Number, Number];
+  const [low, high] = values.domain.map(to);
+  const rows = [];
+  for (let row = 0; row < values.rowCount; row += 1) {
+    for (let bin = 0; bin < BINS; bin += 1) {
+      const edges = [bin, bin + 1].map((edge) => from(low + (edge / BINS) * (high - low)));
+      const whole = counts[row * 2 * BINS + bin];
+      rows.push([values.rowLabel(row), ...edges, whole, counts[(row * 2 + 1) * BINS + bin]]);
+    }
+  }
+  saveCsv(name, ["row", "from", "to", "examples", "predicted_wrong"], rows);
+}

@@ -1,0 +1,51 @@
+/** Tables whose rows the reader sorts by a column, with the mouse or the keyboard. */
+
+import { make } from "./dom.js";
+
+const LAST = "–"; // an empty cell, which comes last in either direction
+
+/**
+ * Return what a cell is sorted by: a number where it has one, else its text.
+ *
+ * @param {HTMLTableCellElement} cell
+ * @returns {number | string}
+ */
+function keyOf(cell) {
+  return cell.dataset.value === undefined ? (cell.textContent ?? "") : Number(cell.dataset.value);
+}
+
+/**
+ * Sort the rows of a table by a column.
+ *
+ * @param {HTMLTableElement} table
+ * @param {number} column
+ * @param {number} direction 1 or -1
+ */
+function sortRows(table, column, direction) {
+  const body = table.tBodies[0];
+  const rows = [...body.rows].map((row) => ({ row, key: keyOf(row.cells[column]) }));
+  const missing = (/** @type {number | string} */ key) => key === LAST;
+  rows.sort((a, b) => {
+    if (missing(a.key) !== missing(b.key)) return missing(a.key) ? 1 : -1;
+    if (typeof a.key === "number" && typeof b.key === "number") return direction * (a.key - b.key);
+    return direction * String(a.key).localeCompare(String(b.key), "en", { numeric: true });
+  });
+  body.append(...rows.map(({ row }) => row));
+}
+
+/** Give every heading of every table a button that sorts by it. */
+export function startTables() {
+  for (const table of /** @type {NodeListOf<HTMLTableElement>} */ (document.querySelectorAll("table[data-table]"))) {
+    const headings = [...(table.tHead?.rows[0].cells ?? [])];
+    headings.forEach((heading, column) => {
+      const button = make("button", { type: "button", title: "Sort by this column" }, heading.textContent ?? "");
+      heading.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const up = heading.getAttribute("aria-sort") !== "ascending";
+        for (const other of headings) other.removeAttribute("aria-sort");
+        heading.setAttribute("aria-sort", up ? "ascending" : "descending");
+        sortRows(table, column, up ? 1 : -1);
+      });
+    });
+  }
+}

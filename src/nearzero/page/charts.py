@@ -1,0 +1,199 @@
+"""Charts of a page as Vega-Lite specifications, with their data as columns. `assets/charts.js` shows them.
+
+Each colour has one meaning: blue is distance, red is intensity, grey is a family that is neither. Families of one
+reading differ by their dashes, networks by the panel in which they are. A colour stands here as the name of a variable
+of the style sheet, such as "var(--distance)"; the page's script puts in its value, since that follows the theme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from nearzero.support.markup import Markup, tag
+
+__all__ = ["Chart", "Reading", "figure", "reading_of", "swatch"]
+
+Reading = Literal["distance", "intensity", "neither"]
+Value = float | int | str | None
+READINGS = get_args(Reading)
+
+SHIFTS = ("shift", "signed_shift", "permuted_shift", "distance_shift", "signed_distance_shift")
+DISTANCE = frozenset({"offset", "signed_offset", *SHIFTS})
+INTENSITY = frozenset({"scale", "clip", "gains", "cap", "floor"})
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3], [12, 3], [4, 4])
+
+
+def reading_of(family: str) -> Reading:
+    """Return whether a family changes distance, intensity or neither (noise)."""
+    if family in DISTANCE:
+        return "distance"
+    return "intensity" if family in INTENSITY else "neither"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines with bands: a mean against x, one line for each series.
+
+    Attributes:
+        name: unique in the page.
+        title: above it; `description` is for readers who don't see it.
+        x, y: titles of the axes.
+        columns: "series", "x", "y", "low", "high" and "n"; a series is a family, and may have a side after a blank.
+        headings: names of these columns in a CSV file.
+        marks: the same columns of points that are drawn over the lines, with open markers.
+        logarithmic: whether x is.
+        group: charts of a group are switched together.
+        labels: what the switches choose by, such as the network and the axis.
+    """
+
+    name: str
+    title: str
+    description: str
+    x: str
+    y: str
+    columns: Mapping[str, Sequence[Value]]
+    headings: Mapping[str, str]
+    marks: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    logarithmic: bool = False
+    group: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def series(self) -> list[str]:
+        """Return the names of the series, in order."""
+        return list(dict.fromkeys(map(str, self.columns["series"])))
+
+    def values(self) -> dict[str, Any]:
+        """Return all that the page's script needs, for JSON."""
+        return {
+            "title": self.title,
+            "spec": self._spec(),
+            "columns": dict(self.columns),
+            "marks": dict(self.marks),
+            "headings": dict(self.headings),
+            "logarithmic": self.logarithmic,
+            "group": self.group,
+            "labels": dict(self.labels),
+            "series": {name: _style(name, self.series) for name in self.series},
+        }
+
+    def _spec(self) -> dict[str, Any]:
+        positions = [float(value) for value in self.columns["x"] if value is not None]
+        return {
+            "width": "container",
+            "height": 260,
+            "autosize": {"type": "fit-x", "contains": "padding"},
+            "description": self.description,
+            "padding": 4,
+            "data": {"name": "rows"},
+            "params": [
+                {"name": "x0", "value": min(positions, default=0.0)},
+                {"name": "x1", "value": max(positions, default=1.0)},
+                {"name": "shown", "value": self.series},
+                {"name": "marked", "value": True},
+            ],
+            "layer": self._layers(),
+        }
+
+    def _layers(self) -> list[dict[str, Any]]:
+        """Return bands, lines, published points, and the points that the pointer finds."""
+        x, y, colour, dash = self._x(), self._y(), self._colour(), self._dash()
+        lines = {"x": x, "color": colour, "detail": {"field": "series"}}
+        shown = [{"filter": "indexof(shown, datum.series) >= 0"}]
+        band = {
+            "transform": shown,
+            "mark": {"type": "area", "opacity": 0.18, "clip": True, "aria": False},
+            "encoding": lines | {"y": y | {"field": "low"}, "y2": {"field": "high"}},
+        }
+        line = {
+            "transform": shown,
+            "mark": {"type": "line", "clip": True, "aria": False, "strokeWidth": 1.8},
+            "encoding": lines | {"y": y, "strokeDash": dash},
+        }
+        marks = {
+            "data": {"name": "marks"},
+            "transform": [*shown, {"filter": "marked"}],
+            "mark": {"type": "point", "filled": False, "size": 38, "clip": True, "aria": False},
+            "encoding": {"x": x, "y": y, "color": {"value": "var(--ink)"}},
+        }
+        hover = {"type": "point", "on": "pointerover", "clear": "pointerout", "nearest": True}
+        found = {
+            "opacity": {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0},
+            "tooltip": [
+                {"field": key, "title": title, "type": "nominal"} for key, title in self.headings.items()
+            ],
+        }
+        points = {
+            "transform": shown,
+            "mark": {"type": "point", "clip": True, "filled": True, "size": 60, "aria": False},
+            "params": [{"name": "hover", "select": hover}],
+            "encoding": lines | {"y": y} | found,
+        }
+        return [band, line, *([marks] if self.marks else []), points]
+
+    def _x(self) -> dict[str, Any]:
+        scale = {"type": "log"} if self.logarithmic else {"type": "linear", "zero": False}
+        domain = {"domainMin": {"expr": "x0"}, "domainMax": {"expr": "x1"}, "nice": False}
+        axis = {"tickCount": 6, "labelFlush": True, "labelOverlap": True}
+        return {"field": "x", "type": "quantitative", "title": self.x, "scale": scale | domain, "axis": axis}
+
+    def _y(self) -> dict[str, Any]:
+        return {"field": "y", "type": "quantitative", "title": self.y, "scale": {"zero": False}}
+
+    def _colour(self) -> dict[str, Any]:
+        scale = {"domain": list(READINGS), "range": [f"var(--{reading})" for reading in READINGS]}
+        return {"field": "reading", "type": "nominal", "legend": None, "scale": scale}
+
+    def _dash(self) -> dict[str, Any]:
+        names = self.series
+        scale = {"domain": names, "range": [_style(name, names)["dash"] for name in names]}
+        return {"field": "series", "type": "nominal", "legend": None, "scale": scale}
+
+
+def _style(name: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return the reading and the dashes of a series: the dashes tell the series of one reading apart."""
+    family = name.split(" ")[0]
+    reading = reading_of(family)
+    alike = list(
+        dict.fromkeys(each.split(" ")[0] for each in names if reading_of(each.split(" ")[0]) == reading)
+    )
+    return {"reading": reading, "dash": DASHES[alike.index(family) % len(DASHES)]}
+
+
+def figure(chart: Chart) -> Markup:
+    """Return the element in which the page's script shows a chart, with its buttons."""
+    buttons = [
+        tag("button", label, type="button", data_do=do, title=title)
+        for do, label, title in (
+            ("in", "+", "Zoom in"),
+            ("out", "−", "Zoom out"),
+            ("left", "←", "Move to the left"),
+            ("right", "→", "Move to the right"),
+            ("all", "All", "Show all levels"),
+            ("png", "PNG", "Save the picture as PNG"),
+            ("svg", "SVG", "Save the picture as SVG"),
+            ("csv", "CSV", "Save the values as CSV"),
+        )
+    ]
+    return tag(
+        "figure",
+        tag("figcaption", chart.title),
+        tag("div", class_="plot", role="img", aria_label=chart.description),
+        tag("p", _key(chart), class_="legend"),
+        tag("div", buttons, class_="tools", role="group", aria_label=f"Tools: {chart.title}"),
+        class_="chart",
+        data_chart=chart.name,
+    )
+
+
+def _key(chart: Chart) -> list[Markup]:
+    """Return a swatch of the line of each family, with its name."""
+    families = dict.fromkeys(name.split(" ")[0] for name in chart.series)
+    return [tag("span", swatch(name), name) for name in families]
+
+
+def swatch(family: str) -> Markup:
+    """Return the place in which the page's script draws a family's line."""
+    return tag("span", class_="swatch", data_series=family, data_reading=reading_of(family))

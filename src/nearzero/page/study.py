@@ -1,0 +1,443 @@
+"""The page of a study: its sections, from the study's results, networks and examples."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from nearzero.analysis.verdict import CHECKS, Rules, Verdict
+from nearzero.networks import TwoLayer
+from nearzero.networks.pixels import Pixels
+from nearzero.page.answer import QUESTION, answers, numbers_table
+from nearzero.page.charts import Chart, figure
+from nearzero.page.curves import cost_charts, displacement_charts, level_charts
+from nearzero.page.document import PageData, Section, document
+from nearzero.page.explorer import Explorer, explore
+from nearzero.page.panels import curve_controls, example_panel, unit_panel, unit_table
+from nearzero.paper.audit.values import Audit
+from nearzero.perturbations.families import Conduct
+from nearzero.report.audit import fault_tables, levels_table, sentences_table
+from nearzero.report.captions import conduct_words
+from nearzero.report.render.html import to_html
+from nearzero.report.results import StudyResults, display_name
+from nearzero.report.table import Table
+from nearzero.report.tables import tables
+from nearzero.report.verdict import judged_tables
+from nearzero.support.markup import Markup, tag
+
+__all__ = ["EXAMPLES", "PageExamples", "StudyContents", "TrainedNetwork", "choose_examples", "study_page"]
+
+EXAMPLES = 2_000
+SEED = 0  # of the choice of examples
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A trained network of a study.
+
+    Attributes:
+        name: of the network in the study.
+        run: the number of its run.
+        network: the network itself.
+    """
+
+    name: str
+    run: int
+    network: TwoLayer
+
+
+@dataclass(frozen=True, eq=False)
+class PageExamples:
+    """The examples that a page embeds.
+
+    Attributes:
+        training: the inputs over which unit ranges are taken.
+        inputs, labels: the page's examples, prepared as the networks take them.
+        shape: height and width of an image.
+        white: the greatest value of a pixel.
+        indices: the places of the examples in the test set.
+        total: the number of test examples.
+    """
+
+    training: Pixels
+    inputs: Pixels
+    labels: npt.NDArray[np.int64]
+    shape: tuple[int, int]
+    white: int
+    indices: npt.NDArray[np.int64]
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class StudyContents:
+    """All that the page of a study is made from.
+
+    Attributes:
+        results: the study's results.
+        folder: the study's folder, as the commands take it.
+        command: the command that makes the page again.
+        families, conduct, rules: of the study's spec.
+        record: provenance: data hashes, and versions of each session.
+        matched: responses at matched displacement, if they were measured.
+        verdict: the verdict, if it was made.
+        audit: the audit, if it was made.
+        further: other tables: of the untrained networks, of effects near zero.
+        power: rows of the power table, if it was kept; and what they say, in sentences.
+        networks: the networks that are embedded.
+        examples: the examples that are embedded.
+        accuracies: by network and run, the accuracy on all test examples, from 0 to 1.
+    """
+
+    results: StudyResults
+    folder: str
+    command: str
+    families: Sequence[str]
+    conduct: Conduct
+    rules: Rules
+    record: Mapping[str, Any]
+    matched: xr.Dataset | None
+    verdict: Verdict | None
+    audit: Audit | None
+    further: Sequence[Table]
+    power: Table | None
+    networks: Sequence[TrainedNetwork]
+    examples: PageExamples
+    accuracies: Mapping[tuple[str, int], float]
+
+
+def choose_examples(total: int) -> npt.NDArray[np.int64]:
+    """Return the places of the page's examples: all, or 2,000 at random from a fixed seed, in order.
+
+    Example:
+        >>> from nearzero.page.study import choose_examples
+        >>> choose_examples(3).tolist(), len(choose_examples(10_000))
+        ([0, 1, 2], 2000)
+    """
+    if total <= EXAMPLES:
+        return np.arange(total, dtype=np.int64)
+    return np.sort(np.random.default_rng(SEED).choice(total, EXAMPLES, replace=False)).astype(np.int64)
+
+
+def study_page(contents: StudyContents) -> str:
+    """Return the page of a study."""
+    results, verdict, examples = contents.results, contents.verdict, contents.examples
+    main = cost_charts(verdict) if verdict is not None else []
+    published = contents.conduct == Conduct() and results.conduct.get("pixels", "raw") == "raw"
+    curves = level_charts(results, published)
+    curves += [] if contents.matched is None else displacement_charts(contents.matched)
+    explorers = [
+        explore(
+            display_name(each.name),
+            each.run,
+            each.network,
+            training=examples.training,
+            examples=examples.inputs,
+            labels=examples.labels,
+            families=contents.families,
+            conduct=contents.conduct,
+        )
+        for each in contents.networks
+    ]
+    sections = [
+        Section(
+            "curves", "Response curves", _curves(curves, published, contents.matched is not None), "Curves"
+        ),
+        Section("units", "Unit explorer", _units(contents, explorers), "Units"),
+        Section("examples", "Examples", example_panel(explorers), "Examples"),
+        Section("tables", "Tables: measured, published, difference", _tables(contents), "Tables"),
+        Section("checks", "Controls, checks and power", _checks(contents), "Checks"),
+        *(
+            [Section("audit", "The audit in short", _audit(contents.audit), "Audit")]
+            if contents.audit
+            else []
+        ),
+        Section("notes", "What was assumed, and notes", _notes(contents), "Notes"),
+        Section("methods", "Methods, citation, command", _methods(contents), "Methods"),
+    ]
+    return document(
+        f"nearzero: {results.title}",
+        _lead(contents, main),
+        sections,
+        _data(contents, [*main, *curves], explorers),
+    )
+
+
+def _data(contents: StudyContents, charts: Sequence[Chart], explorers: Sequence[Explorer]) -> PageData:
+    examples = contents.examples
+    values = {
+        "charts": {chart.name: chart.values() for chart in charts},
+        "networks": [explorer.values for explorer in explorers],
+        "examples": {
+            "count": len(examples.labels),
+            "height": examples.shape[0],
+            "width": examples.shape[1],
+            "white": examples.white,
+        },
+    }
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "images": examples.inputs.values,
+        "labels": examples.labels.astype(np.uint16),
+        "indices": examples.indices.astype(np.uint32),
+    }
+    for explorer in explorers:
+        arrays |= explorer.arrays
+    return PageData(values, arrays)
+
+
+# --- the first screen ---
+
+
+def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
+    results = contents.results
+    shown = [figure(chart) for chart in charts]
+    return tag(
+        "section",
+        tag("h1", QUESTION),
+        tag("p", results.title, class_="subtitle"),
+        [tag("p", tag("strong", "Notice: "), notice, class_="notice") for notice in results.notices],
+        answers(
+            results,
+            contents.verdict,
+            contents.rules.margin,
+            f"nearzero verdict {shlex.quote(contents.folder)}",
+        ),
+        tag("div", shown, class_="charts")
+        if shown
+        else tag("p", tag("a", "The response curves", href="#curves"), " show it."),
+        tag(
+            "p",
+            "Which inputs show it: ",
+            tag("a", "those whose prediction changes first", href="#examples"),
+            "; in which units: ",
+            tag("a", "the unit explorer", href="#units"),
+            ".",
+        ),
+        to_html(numbers_table(results, contents.verdict)),
+        tag("h2", "What was run"),
+        _run(contents),
+        id="answer",
+        aria_label="The answer",
+    )
+
+
+def _run(contents: StudyContents) -> Markup:
+    record = contents.record
+    data, sessions = record.get("data", {}), record.get("sittings", [])
+    versions = sessions[-1]["versions"] if sessions else {}
+    commits = list(
+        dict.fromkeys(
+            f"{git['commit'][:12]}{' (changed)' if git.get('changed') else ''}"
+            for session in sessions
+            if (git := session.get("git"))
+        )
+    )
+    rows = {
+        "networks": contents.results.title,
+        "data": f"{data.get('name', 'unknown')} ({data.get('source', 'unknown source')})",
+        "recipe": conduct_words(contents.results.conduct),
+        "device": ", ".join(dict.fromkeys(session["device"] for session in sessions)) or "unknown",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown",
+        "commits": ", ".join(commits) or "none recorded",
+    }
+    hashes = [
+        tag("li", tag("code", f"{digest}  {name}")) for name, digest in sorted(data.get("sha256", {}).items())
+    ]
+    return tag(
+        "div",
+        tag("dl", [(tag("dt", name), tag("dd", words)) for name, words in rows.items()]),
+        tag("details", tag("summary", "SHA-256 of the data"), tag("ul", hashes, class_="hashes"))
+        if hashes
+        else None,
+    )
+
+
+# --- the sections ---
+
+
+def _curves(charts: Sequence[Chart], published: bool, displaced: bool) -> Markup:
+    note = (
+        "Open markers: published numbers."
+        if published
+        else "Published numbers aren't drawn: they were measured in another conduct or with other pixels."
+    )
+    return tag(
+        "div",
+        curve_controls(charts, published, displaced),
+        tag("div", [figure(chart) for chart in charts], class_="charts"),
+        tag(
+            "p",
+            "Lines are means over runs, bands 95 % t intervals of the mean at each point. ",
+            note,
+            " Zoom with the buttons, or with the wheel while Ctrl or Shift is held; drag to move.",
+            class_="caption",
+        ),
+    )
+
+
+def _units(contents: StudyContents, explorers: Sequence[Explorer]) -> Markup:
+    if not explorers:
+        return tag("p", "No network is embedded: no run of any network has finite weights.")
+    return tag(
+        "div", _chosen(contents), unit_panel(explorers), [unit_table(explorer) for explorer in explorers]
+    )
+
+
+def _chosen(contents: StudyContents) -> Markup:
+    """Return a paragraph on the page's examples, with the accuracy there and on all test examples."""
+    examples = contents.examples
+    count = len(examples.labels)
+    how = (
+        f"all {count:,} test examples"
+        if count == examples.total
+        else f"{count:,} of the {examples.total:,} test examples, drawn at random with seed {SEED}"
+    )
+    places = ", ".join(
+        f"{display_name(name)} run {run}: {100 * accuracy:.2f} %"
+        for (name, run), accuracy in contents.accuracies.items()
+    )
+    return tag(
+        "p",
+        f"The explorer and the examples below use {how}. They weren't trained on; unit ranges are those of the "
+        f"training set. Unperturbed accuracy on all test examples: {places}. On the page's examples: see the explorer.",
+    )
+
+
+def _tables(contents: StudyContents) -> Markup:
+    measured = [to_html(table) for table in tables(contents.results)]
+    judged = [] if contents.verdict is None else judged_tables(contents.verdict, contents.results.title)
+    return tag(
+        "div", measured, [to_html(table) for table in judged], [to_html(table) for table in contents.further]
+    )
+
+
+def _checks(contents: StudyContents) -> Markup:
+    verdict, power = contents.verdict, contents.power
+    checked = (
+        tag("p", "No verdict was made, so there is nothing to check.")
+        if verdict is None
+        else tag(
+            "ul",
+            [
+                tag(
+                    "li",
+                    f"{display_name(name)}, {CHECKS[result.check]}: {result.outcome}"
+                    f" (it finds: {result.finding or 'not measured'})",
+                )
+                for name in verdict.networks
+                for result in verdict.checked(name)
+            ]
+            or tag("li", "No direction was found, so no check was made."),
+        )
+    )
+    kept = (
+        to_html(power)
+        if power is not None
+        else tag(
+            "p",
+            "No power table is kept beside this study; ",
+            tag("code", f"nearzero power {shlex.quote(contents.folder)}"),
+            " makes one.",
+        )
+    )
+    return tag("div", tag("h3", "Checks of the finding"), checked, tag("h3", "Power"), kept)
+
+
+def _audit(audit: Audit | None) -> Markup:
+    if audit is None:
+        return Markup()
+    details = [to_html(table) for table in (*fault_tables(audit), levels_table(audit))]
+    return tag(
+        "div",
+        tag("ul", [tag("li", line) for line in audit.text().splitlines()]),
+        to_html(sentences_table(audit)),
+        tag("details", tag("summary", "Fault by fault, and the rows of the published tables"), details),
+    )
+
+
+def _notes(contents: StudyContents) -> Markup:
+    lines = [*contents.results.notices]
+    if contents.verdict is not None:
+        lines += [f"{caveat[:1].upper()}{caveat[1:]}." for caveat in contents.verdict.caveats]
+    lines += [
+        "Runs are the unit of inference: intervals say how much another set of runs might differ, on these data.",
+        conduct_words(contents.results.conduct),
+        "Levels are in unit ranges (maximum minus minimum of a unit over the training set), except those of scale.",
+        "The explorer computes in float32, in the order in which nearzero sums; where the two greatest logits are "
+        "nearly equal (closer than 1e-5 of the greatest) rounding decides, and it counts these examples as near ties.",
+    ]
+    return tag("ul", [tag("li", line) for line in lines])
+
+
+# --- methods ---
+
+
+def _methods(contents: StudyContents) -> Markup:
+    return tag(
+        "div",
+        tag("h3", "Methods"),
+        _copied("methods-text", _methods_text(contents)),
+        tag("h3", "BibTeX"),
+        _copied("bibtex", _bibtex(contents)),
+        tag("h3", "The command that makes this page again"),
+        _copied("command", contents.command),
+    )
+
+
+def _copied(name: str, words: str) -> Markup:
+    return tag(
+        "div",
+        tag("pre", words, id=name, tabindex=0),
+        tag("button", "Copy", type="button", data_copy=name),
+        class_="copy",
+    )
+
+
+def _methods_text(contents: StudyContents) -> str:
+    results, verdict = contents.results, contents.verdict
+    version = _version(contents)
+    text = (
+        f"Two-layer networks were trained and perturbed with nearzero {version}: {results.title}. The hidden "
+        "pre-activations z of every unit were replaced by y = min(max(scale z + offset, low), clip), and the accuracy "
+        f"was measured at each level of the families {', '.join(contents.families)}. {conduct_words(results.conduct)} "
+        "Intervals are 95 % t intervals of the mean over runs."
+    )
+    if verdict is not None:
+        rules = verdict.rules
+        targets = ", ".join(f"{100 * target:g}" for target in rules.targets)
+        text += (
+            f" Distance ({', '.join(rules.distance)}) and intensity ({', '.join(rules.intensity)}) were compared at "
+            f"equal displacement of the activations, {targets} %: a {rules.test} test with a margin of "
+            f"{rules.margin:g} points of {rules.measure.replace('_', ' ')}, alpha {rules.alpha:g}, "
+            "adjusted by Holm's method over the comparisons of a network. "
+            + " ".join(f"{display_name(name)}: {verdict.of(name)}." for name in verdict.networks)
+        )
+    return text
+
+
+def _version(contents: StudyContents) -> str:
+    sessions = contents.record.get("sittings", [])
+    return str(sessions[-1]["versions"].get("nearzero", "")) if sessions else ""
+
+
+def _bibtex(contents: StudyContents) -> str:
+    return (
+        "@software{nearzero,\n"
+        "  title  = {nearzero: do hidden units measure distance or intensity?},\n"
+        "  author = {{The nearzero authors}},\n"
+        "  year   = {2026},\n"
+        f"  note   = {{Version {_version(contents)}}}\n"
+        "}\n\n"
+        "@article{oursland2024distance,\n"
+        "  title   = {Neural Networks Use Distance Metrics},\n"
+        "  author  = {Oursland, Alan},\n"
+        "  journal = {arXiv preprint arXiv:2411.17932},\n"
+        "  year    = {2024},\n"
+        "  url     = {https://arxiv.org/abs/2411.17932}\n"
+        "}"
+    )

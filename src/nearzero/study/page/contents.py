@@ -1,0 +1,143 @@
+"""The contents of a study's page, read from its folder, its networks and its data; `nearzero.page` lays them out."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from nearzero.analysis.verdict import judge
+from nearzero.errors import InputError
+from nearzero.networks.pixels import Pixels
+from nearzero.page.study import PageExamples, StudyContents, TrainedNetwork, choose_examples
+from nearzero.paper.audit.values import Audit
+from nearzero.report.near_far import near_far_table
+from nearzero.report.results import StudyResults, display_name, final_values
+from nearzero.report.table import Column, Table
+from nearzero.report.verdict import untrained_table
+from nearzero.study.analysis import analysis_of
+from nearzero.study.data import DataSource
+from nearzero.study.provenance import read_record
+from nearzero.study.store import Store
+from nearzero.support.files import read_bytes
+
+__all__ = ["PAGE", "study_contents"]
+
+PAGE = "page.html"
+POWER = "power.json"
+
+
+def study_contents(
+    store: Store,
+    results: StudyResults,
+    data: DataSource,
+    *,
+    audit: Audit | None,
+    runs: Sequence[int] | None = None,
+) -> StudyContents:
+    """Return what the page of a study is made from; nothing is trained or measured at matched displacement anew.
+
+    Args:
+        store: the study's files.
+        results: its results.
+        data: its data.
+        audit: its audit, if it was made.
+        runs: the runs of each network to embed; the first whose weights are finite if None.
+
+    Raises:
+        InputError: there is no such run, or its weights aren't finite.
+    """
+    spec, matched = store.spec, analysis_of(store, "matched")
+    networks = _embedded(store, runs)
+    accuracies = {
+        (each.name, each.run): float(final_values(results, each.name, "test_accuracy")[each.run]) / 100
+        for each in networks
+    }
+    option = "".join(f" --runs {run}" for run in runs or ())
+    return StudyContents(
+        results=results,
+        folder=str(store.folder),
+        command=f"nearzero page {shlex.quote(str(store.folder))}{option}",
+        families=spec.families,
+        conduct=spec.conduct,
+        rules=spec.rules,
+        record=read_record(store.folder),
+        matched=matched,
+        verdict=None if matched is None else judge(matched, spec.rules),
+        audit=audit,
+        further=tuple(_further(store, results.title)),
+        power=_power_table(store),
+        networks=networks,
+        examples=_examples(store, data),
+        accuracies=accuracies,
+    )
+
+
+def _embedded(store: Store, runs: Sequence[int] | None) -> list[TrainedNetwork]:
+    """Return the networks of the page, run by run."""
+    spec, found = store.spec, []
+    for name in spec.activations:
+        for run in range(spec.runs) if runs is None else runs:
+            if run not in range(spec.runs):
+                raise InputError(f"there is no run {run!r}: the study has the runs 0 to {spec.runs - 1}")
+            network = store.read_network(name, run)
+            if network.finite:
+                found.append(TrainedNetwork(name, run, network))
+                if runs is None:
+                    break
+            elif runs is not None:
+                raise InputError(
+                    f"run {run} of {display_name(name)} diverged; choose another run for the page"
+                )
+    return found
+
+
+def _examples(store: Store, data: DataSource) -> PageExamples:
+    split, prepared = data.load(), data.examples(store.spec)
+    test = prepared["test"].pixels
+    indices = choose_examples(len(test))
+    height, width = split.test.images.shape[1:]
+    return PageExamples(
+        training=prepared["train"].pixels,
+        inputs=Pixels(test.values[indices], test.gain, test.shift),
+        labels=np.asarray(split.test.labels[indices]),
+        shape=(int(height), int(width)),
+        white=split.white,
+        indices=indices,
+        total=len(test),
+    )
+
+
+def _further(store: Store, title: str) -> Iterator[Table]:
+    """Yield the tables of the analyses that were made on request."""
+    untrained, parts = (analysis_of(store, group) for group in ("untrained", "parts"))
+    if untrained is not None:
+        yield untrained_table(judge(untrained, store.spec.rules), title)
+    if parts is not None:
+        yield near_far_table(parts, title)
+
+
+def _power_table(store: Store) -> Table | None:
+    """Return the power table that `nearzero power --out STUDY` left in the study's folder; None if there is none."""
+    path = store.folder / POWER
+    if not path.is_file():
+        return None
+    try:
+        rows: list[dict[str, Any]] = json.loads(read_bytes(path))["table"]
+        names = list(rows[0])
+        cells = tuple(tuple(str(row[name]) for name in names) for row in rows)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise InputError(
+            f"{path} isn't a power table of nearzero ({error}); delete it or make it again"
+        ) from error
+    return Table(
+        name="power",
+        title="How often the rules are right on planted studies with a known answer",
+        caption="Shares of planted studies, with 95 % intervals (Clopper-Pearson).",
+        columns=tuple(Column(name, name, kind="text") for name in names),
+        rows=cells,
+        group=names[0],
+    )
