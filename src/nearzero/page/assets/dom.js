@@ -54,20 +54,27 @@ export function digits(value, digits = 3) {
 }
 
 /**
- * Return a function that runs another one once for any number of calls before the next frame.
+ * Return a function that runs another one at once, but at most once a frame: further calls are answered in the next.
  *
  * @param {() => void} work
  */
 export function eachFrame(work) {
   let waiting = false;
-  return () => {
-    if (waiting) return;
+  let asked = false;
+  const run = () => {
+    if (waiting) {
+      asked = true;
+      return;
+    }
     waiting = true;
+    asked = false;
     requestAnimationFrame(() => {
       waiting = false;
-      work();
+      if (asked) run();
     });
+    work();
   };
+  return run;
 }
 
 /** The data of the page that aren't arrays. */

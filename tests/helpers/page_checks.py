@@ -1,0 +1,280 @@
+"""What a study's page must do in a browser: the same checks for a small page in the gate and for others at length."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from browser import Opened
+
+import nearzero as nz
+from nearzero.page.study import choose_examples
+
+INFINITY = float("inf")
+# scale, offset in unit ranges, clip in unit ranges, and whether all units are perturbed
+SETTINGS = (
+    (1.0, 0.0, INFINITY, True),
+    (0.3, 0.0, INFINITY, True),
+    (2.5, -0.05, INFINITY, True),
+    (1.0, 0.1, INFINITY, True),
+    (1.0, -0.25, 0.5, True),
+    (1.0, 0.0, 0.2, True),
+    (-0.5, 0.03, 0.35, True),
+    (0.0, 0.4, INFINITY, False),
+    (1.0, -1.0, INFINITY, False),
+    (3.0, 0.2, 0.1, False),
+)
+TIE = 1e-5  # of the greatest logit
+
+
+@dataclass(frozen=True)
+class PageNetwork:
+    """A network of a page, as Python has it."""
+
+    key: str
+    network: nz.TwoLayer
+    ranges: nz.Ranges
+    layer: nz.HiddenLayer
+    labels: np.ndarray
+    conduct: nz.Conduct
+
+    def perturbation(self, scale: float, offset: float, clip: float, unit: int | None) -> nz.Perturbation:
+        """Return the perturbation of unit, or of all, by nearzero's own families."""
+        units, live = self.network.units, self.ranges.live
+        chosen = live & (np.ones(units, bool) if unit is None else np.arange(units) == unit)
+        shift = nz.Shift(range=self.conduct.range).at(offset, self.ranges)
+        bound = nz.make_family("clip", self.conduct).at(clip, self.ranges)
+        assert bound.side == "pre"
+        return nz.Perturbation(
+            scale=np.where(chosen, scale, 1.0),
+            offset=np.where(chosen, shift.offset, 0.0),
+            clip=np.where(chosen, bound.clip, np.inf),
+        )
+
+    def confusion(self, perturbation: nz.Perturbation) -> np.ndarray:
+        """Return the confusion matrix, (labels, predictions), of float32 predictions."""
+        classes = self.network.classes
+        predictions = self.layer.predict([perturbation])[0]
+        return np.bincount(classes * self.labels + predictions, minlength=classes**2).reshape(
+            classes, classes
+        )
+
+    def ties(self, perturbation: nz.Perturbation) -> int:
+        """Return the number of examples whose two greatest logits nearly agree, computed in plain NumPy."""
+        a = self.network.act(perturbation(self.layer.z)).astype(np.float64)
+        logits = np.sort(a @ self.network.w2.T.astype(np.float64) + self.network.b2, axis=1)
+        sizes = np.abs(logits).max(axis=1)
+        return int((logits[:, -1] - logits[:, -2] < TIE * sizes).sum())
+
+
+def page_network(study: nz.Study, data: nz.datasets.Dataset, name: str, run: int = 0) -> PageNetwork:
+    """Return a network of a study's page, from the study's files."""
+    raw = study.spec.pixels == "raw"
+    gain, shift = (1.0, 0.0) if raw else (1 / (data.white * data.std), -data.mean / data.std)
+    indices = choose_examples(len(data.test))
+    network = study.network(name, run)
+    return PageNetwork(
+        key=f"{name}-{run:02d}",
+        network=network,
+        ranges=nz.unit_ranges(network, nz.Pixels(data.train.pixels, gain, shift)),
+        layer=nz.HiddenLayer(network, nz.Pixels(data.test.pixels[indices], gain, shift)),
+        labels=data.test.labels[indices],
+        conduct=study.spec.conduct,
+    )
+
+
+def check_settings(held: Opened, networks: list[PageNetwork]) -> list[str]:
+    """Check accuracy and confusion matrix at ten settings of each network; return a line for each.
+
+    Every example that isn't nearly tied must count as in Python.
+    """
+    page, lines = held.page, []
+    for each in networks:
+        page.select_option("#unit-network", each.key)
+        unit = int(np.flatnonzero(each.ranges.live)[len(each.ranges.live) // 3])
+        held.page.fill("#unit-number", str(unit))
+        page.dispatch_event("#unit-number", "change")
+        for scale, offset, clip, everything in SETTINGS:
+            page.check(f"[name=scope][value={'all' if everything else 'one'}]")
+            page.click("#unit-reset")
+            held.set_number("unit-scale-number", scale)
+            held.set_number("unit-offset-number", offset)
+            if clip < INFINITY:
+                held.set_number("unit-clip-number", clip)
+            perturbation = each.perturbation(scale, offset, clip, None if everything else unit)
+            expected, found = each.confusion(perturbation), held.confusion()
+            ties, counts = each.ties(perturbation), held.outcome()
+            setting = f"{each.key}: scale {scale}, offset {offset}, clip {clip}, all {everything}"
+            moved = int(np.abs(found - expected).sum()) // 2
+            assert moved <= ties, f"{setting}: {moved} predictions differ, and {ties} are near ties"
+            assert counts["right"] == np.trace(found), setting
+            assert abs(counts["right"] - np.trace(expected)) <= ties, setting
+            assert counts["ties"] <= ties + 1, setting
+            lines.append(f"{setting}: right {counts['right']}, near ties {ties}, differing {moved}")
+    return lines
+
+
+def slider_times(held: Opened, moves: int = 50) -> list[float]:
+    """Return how long each of many moves of a slider takes until the page shows its result, in milliseconds."""
+    held.page.check("[name=scope][value=all]")
+    return list(
+        held.page.evaluate(
+            """async (moves) => {
+              const slider = document.getElementById("unit-offset");
+              const outcome = document.getElementById("unit-outcome");
+              const times = [];
+              for (let i = 0; i < moves; i += 1) {
+                await new Promise((done) => requestAnimationFrame(done));
+                const before = outcome.dataset.revision;
+                const began = performance.now();
+                slider.value = -0.3 + 0.01 * i;
+                slider.dispatchEvent(new Event("input"));
+                while (outcome.dataset.revision === before) await new Promise((done) => setTimeout(done));
+                document.body.getBoundingClientRect();
+                times.push(performance.now() - began);
+              }
+              return times;
+            }""",
+            moves,
+        )
+    )
+
+
+def check_sliders(held: Opened) -> float:
+    """Check that a slider answers within 50 ms; return the median."""
+    median = statistics.median(slider_times(held))
+    assert median < 50, f"a slider took {median:.1f} ms"
+    return median
+
+
+def check_sorting(held: Opened) -> None:
+    """Check that a table of units sorts by a column, up and down."""
+    table = "div.units:not([hidden]) table"
+    for direction in ("ascending", "descending"):
+        held.page.click(f"{table} thead th:nth-child(4) button")
+        assert held.page.get_attribute(f"{table} thead th:nth-child(4)", "aria-sort") == direction
+        cells = held.page.locator(f"{table} tbody td:nth-child(4)")
+        values = [
+            float(text) for text in cells.evaluate_all("(all) => all.map((cell) => cell.dataset.value)")
+        ]
+        assert values == sorted(values, reverse=direction == "descending")
+        assert len(set(values)) > 1
+
+
+def check_unit_selection(held: Opened) -> None:
+    """Check that a row's button and the keyboard's arrows choose a unit."""
+    held.page.locator("div.units:not([hidden]) tbody tr").nth(3).locator("button").click()
+    chosen = int(held.page.input_value("#unit-number"))
+    held.page.focus("#unit-after")
+    held.page.keyboard.press("Enter")
+    held.settle()
+    assert int(held.page.input_value("#unit-number")) == chosen + 1
+    assert f"unit {chosen + 1}" in held.page.locator("#unit-weights canvas").get_attribute("aria-label")
+
+
+def check_keyboard(held: Opened) -> None:
+    """Check that sliders, buttons and sections are reached and moved by keys alone."""
+    page = held.page
+    page.evaluate("() => { document.body.tabIndex = -1; document.body.focus(); }")
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.className") == "skip"
+    reached = set()
+    for _ in range(400):
+        page.keyboard.press("Tab")
+        name = page.evaluate("() => document.activeElement.id || document.activeElement.name || ''")
+        reached.add(name)
+        if name == "example-level-number":
+            break
+    wanted = {"theme", "family", "unit-network", "unit-scale", "unit-offset", "unit-clip", "unit-reset"}
+    assert wanted | {"example-family", "example-level"} <= reached
+    page.focus("#unit-reset")
+    page.keyboard.press("Enter")
+    before = held.outcome()
+    page.focus("#unit-offset")
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+    after = held.outcome()
+    assert after["revision"] > before["revision"]
+    assert float(page.input_value("#unit-offset-number")) < 0
+    page.focus("#example-level")
+    page.keyboard.press("End")
+    held.settle()
+    assert page.get_attribute("#example-outcome", "data-changed") != "0"
+
+
+def check_downloads(held: Opened) -> None:
+    """Check that a chart and a histogram are saved as PNG, SVG and CSV."""
+    chart = "#curves figure.chart:not([hidden])"
+    for place, key in ((chart, "data-do"), ("#unit-explorer figure", "data-save")):
+        for suffix, begins in (("png", b"\x89PNG"), ("svg", b"<svg"), ("csv", b"")):
+            with held.page.expect_download() as waiting:
+                held.page.locator(place).first.locator(f"[{key}={suffix}]").click()
+            content = Path(waiting.value.path()).read_bytes()
+            assert waiting.value.suggested_filename.endswith(f".{suffix}")
+            assert content.startswith(begins)
+            if suffix == "csv":
+                rows = list(csv.reader(io.StringIO(content.decode())))
+                assert len(rows) > 5
+                assert len({len(row) for row in rows}) == 1
+
+
+def check_switches(held: Opened) -> None:
+    """Check that families, networks and zoom change what is drawn."""
+    page = held.page
+    first = page.locator("#curves figure.chart:not([hidden])").first
+    first.scroll_into_view_if_needed()
+    held.settle()
+
+    def drawn() -> Any:
+        held.settle()
+        return first.locator(".plot svg").evaluate(
+            "(svg) => svg.outerHTML.replace(/gradient_\\\\d+|clip\\\\d+/g, '')"
+        )
+
+    whole = drawn()
+    assert "NaN" not in re.sub(r"<title>.*?</title>", "", whole)
+    first.locator("[data-do=in]").click()
+    assert drawn() != whole
+    first.locator("[data-do=all]").click()
+    network = page.locator("[name=network]").first
+    visible = page.locator("#curves figure.chart:not([hidden])").count()
+    network.uncheck()
+    assert page.locator("#curves figure.chart:not([hidden])").count() < visible
+    network.check()
+    assert page.locator("#curves figure.chart:not([hidden])").count() == visible
+
+
+def check_examples(held: Opened) -> None:
+    """Check that a family's level can be played, and that its identity changes nothing."""
+    page = held.page
+    for family in page.locator("#example-family option").evaluate_all(
+        "(all) => all.map((each) => each.value)"
+    ):
+        page.select_option("#example-family", family)
+        page.click("#example-identity")
+        held.settle()
+        assert page.get_attribute("#example-outcome", "data-changed") == "0", family
+        assert page.locator("#example-first canvas").count() > 0, family
+
+
+def accessibility_faults(held: Opened) -> list[str]:
+    """Return what axe-core calls serious or critical."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(held.page).response["violations"]
+    return [
+        f"{fault['impact']}: {fault['id']}: {fault['nodes'][0]['html'][:200]}"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+def overflow(held: Opened) -> int:
+    """Return by how many pixels the page is wider than its window."""
+    return int(held.page.evaluate("() => document.documentElement.scrollWidth - innerWidth"))
