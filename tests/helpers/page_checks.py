@@ -44,33 +44,40 @@ class PageNetwork:
     labels: np.ndarray
     conduct: nz.Conduct
 
-    def perturbation(self, scale: float, offset: float, clip: float, unit: int | None) -> nz.Perturbation:
-        """Return the perturbation of unit, or of all, by nearzero's own families."""
+    def perturbed(
+        self, scale: float, offset: float, clip: float, unit: int | None
+    ) -> tuple[nz.HiddenLayer, nz.Perturbation]:
+        """Return a layer and its perturbation, of a unit or of all, by nearzero's own families.
+
+        A clip of activations acts after scale and offset, so these are put into the layer's z.
+        """
         units, live = self.network.units, self.ranges.live
         chosen = live & (np.ones(units, bool) if unit is None else np.arange(units) == unit)
         shift = nz.Shift(range=self.conduct.range).at(offset, self.ranges)
         bound = nz.make_family("clip", self.conduct).at(clip, self.ranges)
-        assert bound.side == "pre"
-        return nz.Perturbation(
-            scale=np.where(chosen, scale, 1.0),
-            offset=np.where(chosen, shift.offset, 0.0),
-            clip=np.where(chosen, bound.clip, np.inf),
-        )
+        above = np.where(chosen, bound.clip, np.inf)
+        line = {"scale": np.where(chosen, scale, 1.0), "offset": np.where(chosen, shift.offset, 0.0)}
+        if bound.side == "pre":
+            return self.layer, nz.Perturbation(**line, clip=above)
+        moved = self.layer.with_z(nz.Perturbation(**line)(self.layer.z))
+        return moved, nz.Perturbation(clip=above, side="post")
 
-    def confusion(self, perturbation: nz.Perturbation) -> np.ndarray:
+    def confusion(self, layer: nz.HiddenLayer, perturbation: nz.Perturbation) -> np.ndarray:
         """Return the confusion matrix, (labels, predictions), of float32 predictions."""
         classes = self.network.classes
-        predictions = self.layer.predict([perturbation])[0]
+        predictions = layer.predict([perturbation])[0]
         return np.bincount(classes * self.labels + predictions, minlength=classes**2).reshape(
             classes, classes
         )
 
-    def ties(self, perturbation: nz.Perturbation) -> int:
+    def ties(self, layer: nz.HiddenLayer, perturbation: nz.Perturbation) -> int:
         """Return the number of examples whose two greatest logits nearly agree, computed in plain NumPy."""
-        a = self.network.act(perturbation(self.layer.z)).astype(np.float64)
-        logits = np.sort(a @ self.network.w2.T.astype(np.float64) + self.network.b2, axis=1)
+        act, post = self.network.act, perturbation.side == "post"
+        a = perturbation(act(layer.z)) if post else act(perturbation(layer.z))
+        logits = a.astype(np.float64) @ self.network.w2.T.astype(np.float64) + self.network.b2
+        greatest = np.sort(logits, axis=1)[:, -2:]
         sizes = np.abs(logits).max(axis=1)
-        return int((logits[:, -1] - logits[:, -2] < TIE * sizes).sum())
+        return int((greatest[:, 1] - greatest[:, 0] < TIE * sizes).sum())
 
 
 def page_network(study: nz.Study, data: nz.datasets.Dataset, name: str, run: int = 0) -> PageNetwork:
@@ -107,9 +114,9 @@ def check_settings(held: Opened, networks: list[PageNetwork]) -> list[str]:
             held.set_number("unit-offset-number", offset)
             if clip < INFINITY:
                 held.set_number("unit-clip-number", clip)
-            perturbation = each.perturbation(scale, offset, clip, None if everything else unit)
-            expected, found = each.confusion(perturbation), held.confusion()
-            ties, counts = each.ties(perturbation), held.outcome()
+            perturbed = each.perturbed(scale, offset, clip, None if everything else unit)
+            expected, found = each.confusion(*perturbed), held.confusion()
+            ties, counts = each.ties(*perturbed), held.outcome()
             setting = f"{each.key}: scale {scale}, offset {offset}, clip {clip}, all {everything}"
             moved = int(np.abs(found - expected).sum()) // 2
             assert moved <= ties, f"{setting}: {moved} predictions differ, and {ties} are near ties"

@@ -104,6 +104,7 @@ def reproduce(
     If it is interrupted, the same command continues.
     """
     from nearzero.study import reproduce as reproduce_study
+    from nearzero.study.page.contents import PAGE
     from nearzero.study.spec import read_settings
 
     values = (read_settings(spec) if spec is not None else {}) | settings_from(settings)
@@ -111,7 +112,7 @@ def reproduce(
     study = reproduce_study(
         preset, out, runs=runs, device=device, data_dir=data_dir, settings=values, console=console
     )
-    _print_folders(study.folder, console)
+    _print_folders(study.folder, console, PAGE)
 
 
 @app.command("compile")
@@ -280,7 +281,8 @@ def _open(folder: Path) -> Any:
     return Study.open(folder)
 
 
-def _print_folders(folder: Path, console: Console | None) -> None:
+def _print_folders(folder: Path, console: Console | None, page: str = "") -> None:
     if console is not None:
         line = f"\nTables are in {folder / 'tables'}, figures in {folder / 'figures'}."
+        line += f" The page of it all is {folder / page}." if page else ""
         console.print(line, highlight=False, soft_wrap=True)  # a path with a line break can't be copied

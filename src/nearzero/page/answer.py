@@ -12,6 +12,7 @@ from collections import Counter
 import numpy as np
 
 from nearzero.analysis.verdict import CHECKS, Comparison, Verdict
+from nearzero.paper.audit.values import points
 from nearzero.report.results import (
     StudyResults,
     curve,
@@ -120,7 +121,7 @@ def _how_sure(own: list[Comparison], verdict: Verdict) -> str:
     runs = sorted({row.n for row in own})
     over = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     return (
-        f"of {len(own)} comparisons over {over} runs: {found}. Margin {rules.margin:g} points, {rules.test} test, "
+        f"of {len(own)} comparisons over {over} runs: {found}. Margin {points(rules.margin)}, {rules.test} test, "
         f"family-wise error rate {rules.alpha:g}; intervals are {100 * (1 - 2 * rules.alpha):g} %."
     )
 
@@ -173,16 +174,24 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return np.asarray(values[np.isfinite(values)])
 
 
+def _level(value: float) -> str:
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
 def _described(study: StudyResults, network: str, margin: float) -> str:
     whole = summarise(unperturbed(study, network))
+    if not whole.n:
+        return "No run has an accuracy: all of them diverged."
     parts = []
     for family in families(study):
         levels = within(study, network, family, margin)
-        between = "at no level" if levels is None else f"from level {levels[0]:g} to {levels[1]:g}"
+        between = (
+            "at no level" if levels is None else f"from level {_level(levels[0])} to {_level(levels[1])}"
+        )
         parts.append(f"{family} {between}")
     return (
-        f"Unperturbed training accuracy {whole.mean:.2f} %. The mean over {whole.n} runs stays within {margin:g} "
-        f"{'point' if margin == 1 else 'points'} of it for: {'; '.join(parts)}."
+        f"Unperturbed training accuracy {whole.mean:.2f} %. The mean over {whole.n} runs stays within {points(margin)} "
+        f"of it for: {'; '.join(parts)}."
     )
 
 
@@ -206,7 +215,8 @@ def numbers_table(study: StudyResults, verdict: Verdict | None) -> Table:
         name="numbers",
         title="The numbers that carry the answer",
         caption=(
-            "Means over n runs with t intervals; accuracies unperturbed. D: cost of distance minus that of intensity."
+            "Means over n runs with t intervals; accuracies unperturbed."
+            + (" D: cost of distance minus that of intensity." if verdict is not None else "")
         ),
         columns=(
             Column("network", "network", kind="text"),

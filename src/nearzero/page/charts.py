@@ -13,23 +13,40 @@ from typing import Any, Literal, get_args
 
 from nearzero.support.markup import Markup, tag
 
-__all__ = ["Chart", "Reading", "figure", "reading_of", "swatch"]
+__all__ = ["Chart", "Reading", "family_of", "figure", "reading_of", "swatch"]
 
 Reading = Literal["distance", "intensity", "neither"]
 Value = float | int | str | None
 READINGS = get_args(Reading)
 
-SHIFTS = ("shift", "signed_shift", "permuted_shift", "distance_shift", "signed_distance_shift")
-DISTANCE = frozenset({"offset", "signed_offset", *SHIFTS})
-INTENSITY = frozenset({"scale", "clip", "gains", "cap", "floor"})
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3], [12, 3], [4, 4])
+# Families of one reading have one colour, and the dashes in this order.
+FAMILIES: dict[Reading, tuple[str, ...]] = {
+    "distance": (
+        "offset",
+        "shift",
+        "signed_shift",
+        "signed_offset",
+        "permuted_shift",
+        "distance_shift",
+        "signed_distance_shift",
+    ),
+    "intensity": ("scale", "clip", "gains", "cap", "floor"),
+    "neither": ("noise", "covariance_noise"),
+}
+DASHES = ([1, 0], [6, 3], [2, 2], [12, 3], [8, 2, 2, 2], [1, 4], [4, 5])
 
 
 def reading_of(family: str) -> Reading:
     """Return whether a family changes distance, intensity or neither (noise)."""
-    if family in DISTANCE:
-        return "distance"
-    return "intensity" if family in INTENSITY else "neither"
+    return next((reading for reading, families in FAMILIES.items() if family in families), "neither")
+
+
+def dash_of(family: str) -> list[int]:
+    """Return the dashes of a family's line, the same on every page; a user's own family has the last ones."""
+    for families in FAMILIES.values():
+        if family in families:
+            return DASHES[families.index(family)]
+    return DASHES[-1]
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ class Chart:
             "logarithmic": self.logarithmic,
             "group": self.group,
             "labels": dict(self.labels),
-            "series": {name: _style(name, self.series) for name in self.series},
+            "series": {name: reading_of(family_of(name)) for name in self.series},
         }
 
     def _spec(self) -> dict[str, Any]:
@@ -148,18 +165,13 @@ class Chart:
 
     def _dash(self) -> dict[str, Any]:
         names = self.series
-        scale = {"domain": names, "range": [_style(name, names)["dash"] for name in names]}
+        scale = {"domain": names, "range": [dash_of(family_of(name)) for name in names]}
         return {"field": "series", "type": "nominal", "legend": None, "scale": scale}
 
 
-def _style(name: str, names: Sequence[str]) -> dict[str, Any]:
-    """Return the reading and the dashes of a series: the dashes tell the series of one reading apart."""
-    family = name.split(" ")[0]
-    reading = reading_of(family)
-    alike = list(
-        dict.fromkeys(each.split(" ")[0] for each in names if reading_of(each.split(" ")[0]) == reading)
-    )
-    return {"reading": reading, "dash": DASHES[alike.index(family) % len(DASHES)]}
+def family_of(series: str) -> str:
+    """Return the family of a series, whose name may have a side after a blank."""
+    return series.split(" ")[0]
 
 
 def figure(chart: Chart) -> Markup:
@@ -190,10 +202,19 @@ def figure(chart: Chart) -> Markup:
 
 def _key(chart: Chart) -> list[Markup]:
     """Return a swatch of the line of each family, with its name."""
-    families = dict.fromkeys(name.split(" ")[0] for name in chart.series)
-    return [tag("span", swatch(name), name) for name in families]
+    return [tag("span", swatch(name), name) for name in dict.fromkeys(map(family_of, chart.series))]
 
 
 def swatch(family: str) -> Markup:
-    """Return the place in which the page's script draws a family's line."""
-    return tag("span", class_="swatch", data_series=family, data_reading=reading_of(family))
+    """Return a piece of a family's line."""
+    line = tag(
+        "line",
+        x1=0,
+        y1=4,
+        x2=28,
+        y2=4,
+        stroke=f"var(--{reading_of(family)})",
+        stroke_width=2.5,
+        stroke_dasharray=" ".join(map(str, dash_of(family))),
+    )
+    return tag("svg", line, class_="swatch", viewBox="0 0 28 8", aria_hidden="true")

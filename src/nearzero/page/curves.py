@@ -76,6 +76,8 @@ def _level_chart(
     if not names:
         return None
     columns = _Columns.of(_level_rows(study, network, split, names)).columns()
+    if not columns["x"]:
+        return None
     positive = all(level > 0 for level in columns["x"])
     marks = _published_marks(study, network, names) if comparable and split == "train" else {}
     place = SPLITS.get(split, split)

@@ -102,7 +102,7 @@ def document(title: str, lead: Markup, sections: Sequence[Section], data: PageDa
         tag(
             "header",
             tag("nav", tag("ul", links), aria_label="Sections"),
-            tag("button", "Theme: as the system", type="button", id="theme", class_="quiet"),
+            tag("button", "Theme: auto", type="button", id="theme", class_="quiet"),
             class_="bar",
         ),
         tag("main", lead, [_section(section) for section in sections], id="main", tabindex=-1),

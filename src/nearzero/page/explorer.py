@@ -72,12 +72,14 @@ class Explorer:
         key: unique in the page: name and run.
         values: for JSON.
         arrays: for `nearzero.page.arrays`, by names that begin with the key.
+        accuracy: on the page's examples, unperturbed, from 0 to 1.
         units: the table of its units.
     """
 
     key: str
     values: dict[str, Any]
     arrays: Arrays
+    accuracy: float
     units: tuple[UnitRow, ...]
 
 
@@ -134,7 +136,8 @@ def explore(
         "range": conduct.range,
         "critical": critical,
     }
-    return Explorer(key, values, arrays, unit_rows(layer, labels, ranges, conduct))
+    accuracy = float((layer.unperturbed == labels).mean())
+    return Explorer(key, values, arrays, accuracy, unit_rows(layer, labels, ranges, conduct))
 
 
 def _grey(w1: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from nearzero.page.charts import Chart, swatch
+from nearzero.page.charts import Chart, family_of, swatch
 from nearzero.page.explorer import ALONE, CHANGED, EXTREME, Explorer
 from nearzero.report.render.html import to_html
 from nearzero.report.results import display_name
@@ -20,7 +20,7 @@ def curve_controls(charts: Sequence[Chart], published: bool, displaced: bool) ->
     """Return the switches of the response curves: axis, networks, splits, families, published points."""
     networks = {chart.labels["network"]: display_name(chart.labels["network"]) for chart in charts}
     splits = {chart.labels["split"]: f"{chart.labels['split']} set" for chart in charts}
-    families = list(dict.fromkeys(name.split(" ")[0] for chart in charts for name in chart.series))
+    families = list(dict.fromkeys(family_of(name) for chart in charts for name in chart.series))
     return tag(
         "form",
         _choice("axis", "Axis", AXES if displaced else {"level": "level"}),
@@ -89,7 +89,7 @@ def _networks(identity: str, explorers: Sequence[Explorer]) -> Markup:
 
 HISTOGRAMS = (
     "One row for each class; grey: predicted right, purple: predicted wrong. Solid line: the unit's boundary; dashed: "
-    "where the clip sets in."
+    "where the clip sets in. A bar that is too tall is cut, and says how many examples it holds."
 )
 # name, label, title, least, greatest, step, start
 SLIDERS = (
@@ -202,7 +202,8 @@ def _confusion() -> Markup:
         role="region",
         aria_label="Confusion matrix",
     )
-    return tag("div", tag("h3", "Confusion matrix"), table, class_="half")
+    words = tag("p", "Rows: labels; columns: predictions.", class_="caption")
+    return tag("div", tag("h3", "Confusion matrix"), table, words, class_="half")
 
 
 def _weights() -> Markup:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,7 @@ class StudyContents:
         results: the study's results.
         folder: the study's folder, as the commands take it.
         command: the command that makes the page again.
+        recipe: how the networks were trained, in words.
         families, conduct, rules: of the study's spec.
         record: provenance: data hashes, and versions of each session.
         matched: responses at matched displacement, if they were measured.
@@ -97,6 +98,7 @@ class StudyContents:
     results: StudyResults
     folder: str
     command: str
+    recipe: str
     families: Sequence[str]
     conduct: Conduct
     rules: Rules
@@ -127,9 +129,9 @@ def choose_examples(total: int) -> npt.NDArray[np.int64]:
 def study_page(contents: StudyContents) -> str:
     """Return the page of a study."""
     results, verdict, examples = contents.results, contents.verdict, contents.examples
-    main = cost_charts(verdict) if verdict is not None else []
-    published = contents.conduct == Conduct() and results.conduct.get("pixels", "raw") == "raw"
+    published = _comparable(contents)
     curves = level_charts(results, published)
+    main = _main_charts(curves) if verdict is None else cost_charts(verdict)
     curves += [] if contents.matched is None else displacement_charts(contents.matched)
     explorers = [
         explore(
@@ -166,6 +168,22 @@ def study_page(contents: StudyContents) -> str:
         sections,
         _data(contents, [*main, *curves], explorers),
     )
+
+
+def _comparable(contents: StudyContents) -> bool:
+    """Return whether published accuracies belong beside the study's: the same data, pixels and conduct."""
+    results = contents.results
+    raw_mnist = results.response.attrs.get("data"), results.conduct.get("pixels")
+    return contents.conduct == Conduct() and raw_mnist == ("mnist", "raw")
+
+
+def _main_charts(curves: Sequence[Chart]) -> list[Chart]:
+    """Return the response curves on the training set, for the first screen of a study without a verdict."""
+    return [
+        replace(chart, name=f"answer-{chart.name}", group="answer")
+        for chart in curves
+        if chart.labels["split"] == "train"
+    ]
 
 
 def _data(contents: StudyContents, charts: Sequence[Chart], explorers: Sequence[Explorer]) -> PageData:
@@ -207,9 +225,7 @@ def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
             contents.rules.margin,
             f"nearzero verdict {shlex.quote(contents.folder)}",
         ),
-        tag("div", shown, class_="charts")
-        if shown
-        else tag("p", tag("a", "The response curves", href="#curves"), " show it."),
+        tag("div", shown, class_="charts"),
         tag(
             "p",
             "Which inputs show it: ",
@@ -240,7 +256,8 @@ def _run(contents: StudyContents) -> Markup:
     rows = {
         "networks": contents.results.title,
         "data": f"{data.get('name', 'unknown')} ({data.get('source', 'unknown source')})",
-        "recipe": conduct_words(contents.results.conduct),
+        "recipe": contents.recipe,
+        "conduct": conduct_words(contents.results.conduct).removeprefix("Conduct: "),
         "device": ", ".join(dict.fromkeys(session["device"] for session in sessions)) or "unknown",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown",
         "commits": ", ".join(commits) or "none recorded",
@@ -264,7 +281,7 @@ def _curves(charts: Sequence[Chart], published: bool, displaced: bool) -> Markup
     note = (
         "Open markers: published numbers."
         if published
-        else "Published numbers aren't drawn: they were measured in another conduct or with other pixels."
+        else "Published numbers aren't drawn: they belong to other data, other pixels or another conduct."
     )
     return tag(
         "div",
@@ -284,11 +301,14 @@ def _units(contents: StudyContents, explorers: Sequence[Explorer]) -> Markup:
     if not explorers:
         return tag("p", "No network is embedded: no run of any network has finite weights.")
     return tag(
-        "div", _chosen(contents), unit_panel(explorers), [unit_table(explorer) for explorer in explorers]
+        "div",
+        _chosen(contents, explorers),
+        unit_panel(explorers),
+        [unit_table(explorer) for explorer in explorers],
     )
 
 
-def _chosen(contents: StudyContents) -> Markup:
+def _chosen(contents: StudyContents, explorers: Sequence[Explorer]) -> Markup:
     """Return a paragraph on the page's examples, with the accuracy there and on all test examples."""
     examples = contents.examples
     count = len(examples.labels)
@@ -297,27 +317,40 @@ def _chosen(contents: StudyContents) -> Markup:
         if count == examples.total
         else f"{count:,} of the {examples.total:,} test examples, drawn at random with seed {SEED}"
     )
-    places = ", ".join(
-        f"{display_name(name)} run {run}: {100 * accuracy:.2f} %"
-        for (name, run), accuracy in contents.accuracies.items()
+    places = "; ".join(
+        f"{explorer.values['label']} run {run} {100 * explorer.accuracy:.2f} % here and {100 * accuracy:.2f} % on all"
+        for explorer, ((_, run), accuracy) in zip(explorers, contents.accuracies.items(), strict=True)
     )
     return tag(
         "p",
         f"The explorer and the examples below use {how}. They weren't trained on; unit ranges are those of the "
-        f"training set. Unperturbed accuracy on all test examples: {places}. On the page's examples: see the explorer.",
+        f"training set. Unperturbed accuracy on the test examples: {places}.",
     )
 
 
 def _tables(contents: StudyContents) -> Markup:
-    measured = [to_html(table) for table in tables(contents.results)]
-    judged = [] if contents.verdict is None else judged_tables(contents.verdict, contents.results.title)
+    title = contents.results.title
+    judged = () if contents.verdict is None else judged_tables(contents.verdict, title)
     return tag(
-        "div", measured, [to_html(table) for table in judged], [to_html(table) for table in contents.further]
+        "div",
+        [_titled(table, title) for table in tables(contents.results)],
+        tag("h3", "The verdict") if judged else None,
+        [_titled(table, title) for table in judged[:2]],
+        [_folded(table, title) for table in (*judged[2:], *contents.further)],
     )
 
 
+def _titled(table: Table, title: str) -> Markup:
+    """Return a table without the study's title, which stands above the page."""
+    return to_html(replace(table, title=table.title.replace(f": {title}", "", 1)))
+
+
+def _folded(table: Table, title: str) -> Markup:
+    return tag("details", tag("summary", table.title.replace(f": {title}", "", 1)), _titled(table, title))
+
+
 def _checks(contents: StudyContents) -> Markup:
-    verdict, power = contents.verdict, contents.power
+    verdict, power, folder = contents.verdict, contents.power, shlex.quote(contents.folder)
     checked = (
         tag("p", "No verdict was made, so there is nothing to check.")
         if verdict is None
@@ -341,7 +374,7 @@ def _checks(contents: StudyContents) -> Markup:
         else tag(
             "p",
             "No power table is kept beside this study; ",
-            tag("code", f"nearzero power {shlex.quote(contents.folder)}"),
+            tag("code", f"nearzero power {folder} --out {folder}"),
             " makes one.",
         )
     )
@@ -351,11 +384,11 @@ def _checks(contents: StudyContents) -> Markup:
 def _audit(audit: Audit | None) -> Markup:
     if audit is None:
         return Markup()
-    details = [to_html(table) for table in (*fault_tables(audit), levels_table(audit))]
+    details = [_titled(table, audit.title) for table in (*fault_tables(audit), levels_table(audit))]
     return tag(
         "div",
         tag("ul", [tag("li", line) for line in audit.text().splitlines()]),
-        to_html(sentences_table(audit)),
+        _titled(sentences_table(audit), audit.title),
         tag("details", tag("summary", "Fault by fault, and the rows of the published tables"), details),
     )
 

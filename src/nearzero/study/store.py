@@ -8,6 +8,7 @@
     analysis.nc          groups "matched", "untrained", "parts", see `nearzero.study.analysis`
     audit.nc             the faults of the published study, measured on these networks
     tables/, figures/    written by `nearzero.report`
+    page.html            everything on one page, made by `nearzero.page`
     state/               the progress of an unfinished step, removed when the step is done
 
 `nearzero.study.steps` computes the contents.

@@ -3,10 +3,10 @@
  *
  * @typedef {{title: string, spec: any, columns: Record<string, any[]>, marks: Record<string, any[]>,
  *   headings: Record<string, string>, logarithmic: boolean, group: string, labels: Record<string, string>,
- *   series: Record<string, {reading: string, dash: number[]}>}} ChartValues
+ *   series: Record<string, string>}} ChartValues
  */
 
-import { byId, page } from "./dom.js";
+import { byId, digits, page } from "./dom.js";
 import { save, saveCsv, saveSvg } from "./downloads.js";
 import { colour, onTheme } from "./theme.js";
 
@@ -44,6 +44,7 @@ export class Chart {
    */
   constructor(element, name, values) {
     this.element = element;
+    this.plot = /** @type {HTMLElement} */ (element.querySelector(".plot"));
     this.name = name;
     this.values = values;
     this.shown = Object.keys(values.series);
@@ -76,12 +77,12 @@ export class Chart {
       view: { stroke: null },
     };
     const series = this.values.series;
-    const rows = rowsOf(this.values.columns).map((row) => ({ ...row, reading: series[row.series].reading }));
+    const rows = rowsOf(this.values.columns).map((row) => ({ ...row, reading: series[row.series] }));
     const compiled = vegaLite.compile(coloured({ ...this.values.spec, config })).spec;
     const view = new vega.View(vega.parse(compiled, undefined, { ast: true }), {
       expr: vegaInterpreter.expressionInterpreter,
       renderer: "svg",
-      container: /** @type {HTMLElement} */ (this.element.querySelector(".plot")),
+      container: this.plot,
       hover: true,
     });
     view.tooltip((/** @type {any} */ _, /** @type {any} */ event, /** @type {any} */ __, /** @type {any} */ value) =>
@@ -94,6 +95,12 @@ export class Chart {
     this.view = view;
     this.settle();
     await view.runAsync();
+  }
+
+  /** Make the chart as wide as its place. */
+  fit() {
+    if (this.view === null || !this.visible || this.view.width() === this.plot.clientWidth) return;
+    this.view.width(this.plot.clientWidth).runAsync();
   }
 
   /** Hand domain and choices to the view. */
@@ -112,9 +119,8 @@ export class Chart {
   choose(series, marked) {
     this.shown = series;
     this.marked = marked;
-    if (this.view === null) return this.draw();
     this.settle();
-    return this.view.runAsync();
+    this.view?.runAsync();
   }
 
   /**
@@ -170,7 +176,7 @@ export class Chart {
   }
 
   followPointer() {
-    const plot = /** @type {HTMLElement} */ (this.element.querySelector(".plot"));
+    const { plot } = this;
     plot.addEventListener(
       "wheel",
       (event) => {
@@ -208,7 +214,8 @@ function showTooltip(event, value) {
   const tip = byId("tooltip");
   tip.hidden = value === null || value === undefined || value === "";
   if (tip.hidden) return;
-  const lines = Object.entries(value).map(([key, text]) => `${key.replaceAll("_", " ")}: ${text}`);
+  const words = (/** @type {any} */ text) => (Number.isFinite(Number(text)) ? digits(Number(text), 4) : text);
+  const lines = Object.entries(value).map(([key, text]) => `${key.replaceAll("_", " ")}: ${words(text)}`);
   tip.textContent = lines.join("\n");
   const left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8);
   tip.style.left = `${Math.max(4, left)}px`;
@@ -229,34 +236,21 @@ function startSwitches(form, charts) {
   const apply = () => {
     const [networks, axes, splits] = ["network", "axis", "split"].map(chosen);
     const families = chosen("family") ?? [];
-    for (const chart of charts) {
+    const shown = charts.map((chart) => {
       const { network, axis, split } = chart.values.labels;
       const series = Object.keys(chart.values.series).filter((name) => families.includes(name.split(" ")[0]));
       const fits = networks?.includes(network) && (axes ?? ["level"]).includes(axis);
       const hidden = !fits || (splits !== null && axis === "level" && !splits.includes(split)) || !series.length;
       chart.element.hidden = hidden;
-      if (!hidden) chart.choose(series, (chosen("published") ?? []).length > 0);
-    }
+      return { chart, series };
+    });
+    // the places are known once all charts are hidden or shown
+    const marked = (chosen("published") ?? []).length > 0;
+    for (const { chart, series } of shown) if (!chart.element.hidden) chart.choose(series, marked);
   };
   form.addEventListener("change", apply);
   form.addEventListener("submit", (event) => event.preventDefault());
   apply();
-}
-
-/** Draw a swatch of each family's line beside its switch. */
-function drawSwatches() {
-  const styles = Object.assign({}, ...Object.values(page.charts).map((chart) => chart.series));
-  for (const swatch of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".swatch"))) {
-    const family = swatch.dataset.series ?? "";
-    const name = Object.keys(styles).find((each) => each.split(" ")[0] === family);
-    const dash = name === undefined ? [1, 0] : styles[name].dash;
-    const line = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    line.setAttribute("viewBox", "0 0 28 8");
-    line.innerHTML = `<line x1="0" y1="4" x2="28" y2="4" stroke-width="2.5"/>`;
-    line.firstElementChild?.setAttribute("stroke-dasharray", dash.join(" "));
-    line.firstElementChild?.setAttribute("stroke", `var(--${swatch.dataset.reading})`);
-    swatch.replaceChildren(line);
-  }
 }
 
 /** Show all charts of the page. */
@@ -267,7 +261,6 @@ export function startCharts() {
     const name = element.dataset.chart ?? "";
     charts.push(new Chart(element, name, page.charts[name]));
   }
-  drawSwatches();
   const form = byId("curve-controls");
   if (form !== null) startSwitches(form, charts.filter((chart) => chart.values.group === "curves"));
   // those further down are drawn when they come near the screen
@@ -280,6 +273,12 @@ export function startCharts() {
     },
     { rootMargin: "600px" },
   );
-  for (const chart of charts) near.observe(chart.element);
+  const sized = new ResizeObserver((entries) => {
+    for (const entry of entries) charts.find((each) => each.plot === entry.target)?.fit();
+  });
+  for (const chart of charts) {
+    near.observe(chart.element);
+    sized.observe(chart.plot);
+  }
   onTheme(() => charts.forEach((chart) => chart.view !== null && chart.draw()));
 }

@@ -290,7 +290,7 @@ function showConfusion({ classes, labels, count }, predictions) {
   const held = place.querySelectorAll("td");
   if (held.length !== counts.length) {
     const numbers = Array.from({ length: classes }, (_, k) => make("th", { scope: "col" }, String(k)));
-    const head = make("tr", {}, make("th", { scope: "col" }, "label ↓ prediction →"), ...numbers);
+    const head = make("tr", {}, make("th", { scope: "col" }, "label"), ...numbers);
     const rows = Array.from({ length: classes }, (_, label) =>
       make("tr", {}, make("th", { scope: "row" }, String(label)), ...Array.from({ length: classes }, () => make("td"))),
     );

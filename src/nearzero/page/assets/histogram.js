@@ -31,18 +31,26 @@ export function drawHistogram(element, values, rowHeight) {
   const [low, high] = values.domain.map(to);
   const place = (/** @type {number} */ x) => LEFT + ((to(x) - low) / (high - low)) * (width - LEFT - 10);
   const counts = count(values, to, low, high);
-  const most = counts.reduce((a, b) => Math.max(a, b), 1);
+  const unit = (rowHeight - 3) / scaleOf(counts, values.rowCount);
   const ink = colour("ink");
+  const step = (width - LEFT - 10) / BINS;
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "font-size": 11 });
   svg.setAttribute("aria-label", values.description);
   for (let row = 0; row < values.rowCount; row += 1) {
     const base = 4 + (row + 1) * rowHeight;
-    const right = bars(counts, row, 0, width, base, (rowHeight - 3) / most);
-    svg.append(drawn("path", { d: right, fill: colour("bar") }));
+    svg.append(drawn("path", { d: bars(counts, row, 0, base, step, unit, rowHeight), fill: colour("bar") }));
     if (values.wrong !== null) {
-      svg.append(drawn("path", { d: bars(counts, row, 1, width, base, (rowHeight - 3) / most), fill: colour("wrong") }));
+      svg.append(drawn("path", { d: bars(counts, row, 1, base, step, unit, rowHeight), fill: colour("wrong") }));
     }
     svg.append(drawn("line", { x1: LEFT, x2: width - 10, y1: base, y2: base, stroke: colour("line") }));
+    for (let bin = 0; bin < BINS; bin += 1) {
+      const size = counts[row * 2 * BINS + bin];
+      if (size * unit <= rowHeight - 2) continue; // cut bars say how tall they are
+      const end = bin > BINS / 2;
+      const x = LEFT + (end ? bin * step - 3 : (bin + 1) * step + 3);
+      const at = { x, y: base - rowHeight + 11, fill: ink, "text-anchor": end ? "end" : "start", "font-size": 9 };
+      svg.append(drawn("text", at, String(size)));
+    }
     const label = values.rowLabel(row);
     svg.append(drawn("text", { x: LEFT - 6, y: base - 2, fill: ink, "text-anchor": "end" }, label));
   }
@@ -90,22 +98,38 @@ function count(values, to, low, high) {
 }
 
 /**
- * Return the path of the bars of a row.
+ * Return the count that is as tall as a row: the greatest one, but for the tallest bar of each row, which a clip makes.
+ *
+ * @param {Float64Array} counts
+ * @param {number} rowCount
+ */
+function scaleOf(counts, rowCount) {
+  let most = 1;
+  for (let row = 0; row < rowCount; row += 1) {
+    const sizes = counts.slice(row * 2 * BINS, (row * 2 + 1) * BINS).sort();
+    const [second, first] = [sizes[BINS - 2], sizes[BINS - 1]];
+    most = Math.max(most, first > 3 * second ? second : first);
+  }
+  return most;
+}
+
+/**
+ * Return the path of the bars of a row; a bar is cut where it would leave the row.
  *
  * @param {Float64Array} counts
  * @param {number} row
  * @param {number} half
- * @param {number} width
  * @param {number} base
+ * @param {number} step
  * @param {number} unit
+ * @param {number} rowHeight
  */
-function bars(counts, row, half, width, base, unit) {
-  const step = (width - LEFT - 10) / BINS;
+function bars(counts, row, half, base, step, unit, rowHeight) {
   let path = "";
   for (let bin = 0; bin < BINS; bin += 1) {
     const size = counts[(row * 2 + half) * BINS + bin];
     if (!size) continue;
-    const height = Math.max(1, size * unit);
+    const height = Math.min(rowHeight - 2, Math.max(1, size * unit));
     path += `M${(LEFT + bin * step).toFixed(1)} ${base}v${(-height).toFixed(1)}h${(step * 0.92).toFixed(1)}v${height.toFixed(1)}z`;
   }
   return path;

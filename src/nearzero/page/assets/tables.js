@@ -11,7 +11,9 @@ const LAST = "–"; // an empty cell, which comes last in either direction
  * @returns {number | string}
  */
 function keyOf(cell) {
-  return cell.dataset.value === undefined ? (cell.textContent ?? "") : Number(cell.dataset.value);
+  const text = (cell.dataset.value ?? cell.textContent ?? "").trim();
+  const number = Number(text.replace(/^<(?=\d)/, "")); // a p value below the least float is written as <1e-300
+  return text === "" || Number.isNaN(number) ? text : number;
 }
 
 /**
@@ -28,6 +30,7 @@ function sortRows(table, column, direction) {
   rows.sort((a, b) => {
     if (missing(a.key) !== missing(b.key)) return missing(a.key) ? 1 : -1;
     if (typeof a.key === "number" && typeof b.key === "number") return direction * (a.key - b.key);
+    if (typeof a.key !== typeof b.key) return typeof a.key === "number" ? -1 : 1;
     return direction * String(a.key).localeCompare(String(b.key), "en", { numeric: true });
   });
   body.append(...rows.map(({ row }) => row));

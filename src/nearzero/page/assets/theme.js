@@ -3,7 +3,7 @@
 import { byId } from "./dom.js";
 
 const CHOICES = ["system", "light", "dark"];
-const NAMES = { system: "Theme: as the system", light: "Theme: light", dark: "Theme: dark" };
+const NAMES = { system: "Theme: auto", light: "Theme: light", dark: "Theme: dark" };
 /** @type {(() => void)[]} */
 const followers = [];
 

@@ -9,6 +9,8 @@ from nearzero.support.markup import Markup, tag
 
 __all__ = ["to_html"]
 
+SHORT = 24  # characters: shorter texts aren't broken
+
 
 def to_html(table: Table) -> Markup:
     """Return the table as a figure. A test has two columns, t and p.
@@ -55,7 +57,7 @@ def _heads(column: Column) -> Iterator[Markup]:
 
 
 def _cells(column: Column, cell: Cell) -> Iterator[Markup]:
-    kind = None if column.kind == "text" else "number"
+    kind = "number" if column.kind != "text" else "short" if len(str(cell)) < SHORT else None
     if column.kind != "test":
         yield tag("td", MISSING if cell is None else str(cell), class_=kind, data_value=_value(cell))
     elif isinstance(cell, TAndP) and cell.t is not None and cell.p is not None:

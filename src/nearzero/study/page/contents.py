@@ -61,6 +61,10 @@ def study_contents(
         results=results,
         folder=str(store.folder),
         command=f"nearzero page {shlex.quote(str(store.folder))}{option}",
+        recipe=(
+            f"{spec.units} hidden units, learning rate {spec.learning_rate:g}, {spec.steps:,} steps, batch size "
+            f"{spec.batch_size}, {spec.precision}, seeds {spec.seeds[0]} to {spec.seeds[-1]}"
+        ),
         families=spec.families,
         conduct=spec.conduct,
         rules=spec.rules,

@@ -1,0 +1,161 @@
+"""What a study's page says: the same numbers as the study, and what it doesn't know it doesn't say."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nearzero as nz
+from nearzero.page.answer import within
+from nearzero.page.charts import reading_of
+from nearzero.page.study import EXAMPLES, choose_examples
+from nearzero.perturbations.families import FAMILIES
+from nearzero.perturbations.noise import NOISES
+from nearzero.statistics.summaries import t_interval
+
+SETTINGS = {"data": "digits", "runs": 2, "units": 12, "steps": 60, "learning_rate": 0.01, "batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
+    place = tmp_path_factory.mktemp("study") / "digits"
+    return nz.Study.create(place, "quick", SETTINGS | {"test": True}).train().sweep()
+
+
+@pytest.fixture(scope="module")
+def page(study: nz.Study) -> str:
+    return study.to_html()
+
+
+def values(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="page-data">(.*?)</script>', page)
+    assert found is not None
+    return dict(json.loads(found[1]))
+
+
+def array(page: str, name: str, dtype: str) -> np.ndarray:
+    found = re.search(rf'data-array="{re.escape(name)}" data-type="\w+" data-shape="([\d,]*)">([^<]*)<', page)
+    assert found is not None
+    shape = [int(size) for size in found[1].split(",")]
+    return np.frombuffer(base64.b64decode(found[2]), dtype).reshape(shape)
+
+
+def test_curves_are_those_of_the_study(page: str, study: nz.Study) -> None:
+    chart = values(page)["charts"]["level-relu-test-intensity"]
+    curve = study.curve("relu", "clip", split="test")
+    rows = [i for i, name in enumerate(chart["columns"]["series"]) if name == "clip"]
+    assert np.allclose([chart["columns"]["x"][i] for i in rows], curve.level)
+    assert np.allclose([chart["columns"]["y"][i] for i in rows], 100 * curve.mean("run"), atol=1e-5)
+    interval = [float(end) for end in t_interval(100 * curve.sel(level=curve.level[0]).values)]
+    assert [chart["columns"][end][rows[0]] for end in ("low", "high")] == pytest.approx(interval, abs=1e-5)
+    assert chart["marks"] == {}  # nothing published is about digits
+
+
+def test_networks_are_those_of_the_study(page: str, study: nz.Study, digits: nz.datasets.Dataset) -> None:
+    network = study.network("abs")
+    layer = nz.HiddenLayer(network, digits.test.pixels)
+    ranges = nz.unit_ranges(network, digits.train.pixels)
+    assert np.array_equal(array(page, "abs-00/z", "<f4"), layer.z)
+    assert np.array_equal(array(page, "abs-00/w2", "<f4"), network.w2)
+    assert np.array_equal(array(page, "abs-00/b2", "<f4"), network.b2)
+    assert np.array_equal(array(page, "images", "u1"), digits.test.pixels)
+    assert np.array_equal(array(page, "labels", "<u2"), digits.test.labels)
+    assert np.array_equal(array(page, "abs-00/unit/offset", "<f8"), ranges.post.width)
+    critical = nz.critical_levels(network, digits.test.pixels, family="offset", ranges=ranges)
+    found = array(page, "abs-00/critical/offset/below", "<f4")
+    assert np.array_equal(found, critical.critical("below").astype(np.float32), equal_nan=True)
+    weights = array(page, "abs-00/weights", "u1").astype(float) - 128
+    assert (
+        np.abs(weights / 127 - network.w1 / np.abs(network.w1).max(axis=1, keepdims=True)).max() < 0.5 / 126
+    )
+
+
+def test_without_a_verdict_the_page_says_so(page: str, study: nz.Study) -> None:
+    assert "No verdict was made for this study, so the question isn't answered." in page.replace(
+        "&#x27;", "'"
+    )
+    assert f"nearzero verdict {study.folder}" in page
+    assert "data-finding" not in page
+    low, high = within(study, "relu", "scale", 1.0)  # type: ignore[misc]
+    curve = 100 * study.curve("relu", "scale").mean("run")
+    whole = 100 * float(study.response.unperturbed_accuracy.sel(network="relu", split="train").mean())
+    assert (curve.sel(level=slice(low, high)) >= whole - 1.0).all()
+    assert float(curve.sel(level=slice(None, low * 0.999))[-1]) < whole - 1.0
+
+
+def test_with_a_verdict_the_page_gives_its_findings(study: nz.Study, page: str) -> None:
+    judged = nz.Study.create(study.folder, "quick", SETTINGS | {"test": True, "verdict_draws": 1})
+    verdict = judged.judge()
+    text = judged.to_html()
+    for network in verdict.networks:
+        assert f'data-finding="{verdict.finding(network)}"' in text
+    assert f"D, points: distance minus cap, displacement {100 * max(verdict.rules.targets):g} %" in text
+    costs = values(text)["charts"]["cost-abs"]["columns"]
+    row = next(row for row in verdict.comparisons if (row.network, row.intensity) == ("abs", "gains"))
+    place = list(zip(costs["series"], costs["x"], strict=True)).index(("gains", 100 * row.target))
+    assert costs["y"][place] == pytest.approx(row.intensity_cost, abs=1e-5)
+
+
+def test_runs_are_chosen(study: nz.Study, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    text = study.to_html(path, runs=[1])
+    assert path.read_text(encoding="utf-8") == text
+    assert [each["key"] for each in values(text)["networks"]] == ["abs-01", "relu-01"]
+    assert f"nearzero page {study.folder} --runs 1" in text
+    with pytest.raises(nz.InputError, match="there is no run 7: the study has the runs 0 to 1"):
+        study.to_html(runs=[7])
+
+
+def test_a_study_that_diverged_still_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nearzero.study.data as data
+
+    def hot_start(seeds: object, name: str, **shape: int) -> nz.Stack:
+        stack = nz.networks.initial_stack(seeds, name, **shape)
+        stack.w2[:] *= 1e30
+        return stack
+
+    monkeypatch.setattr(data, "initial_stack", hot_start)
+    study = nz.Study.create(tmp_path / "study", "quick", SETTINGS | {"activations": "relu"}).train().sweep()
+    text = study.to_html()
+    assert "No run has an accuracy: all of them diverged." in text
+    assert values(text)["networks"] == []
+    with pytest.raises(nz.InputError, match="run 0 of ReLU diverged; choose another run for the page"):
+        study.to_html(runs=[0])
+
+
+def test_a_kept_power_table_is_shown(study: nz.Study, page: str) -> None:
+    assert "No power table is kept" in page
+    path = study.folder / "power.json"
+    path.write_text(json.dumps({"table": [{"mechanism": "<b>", "right": "1.00"}]}), encoding="utf-8")
+    assert "&lt;b&gt;" in study.to_html()
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(nz.InputError, match=r"power.json isn't a power table of nearzero"):
+        study.to_html()
+    path.unlink()
+
+
+def test_reproducing_makes_the_page(tmp_path: Path) -> None:
+    study = nz.reproduce("quick", tmp_path / "study", settings=SETTINGS | {"runs": 1, "activations": "relu"})
+    assert "<!DOCTYPE html>" in (study.folder / "page.html").read_text(encoding="utf-8")
+
+
+def test_examples_are_a_fixed_choice() -> None:
+    chosen = choose_examples(10_000)
+    assert len(set(chosen.tolist())) == EXAMPLES
+    assert np.array_equal(chosen, np.sort(chosen))
+    assert np.array_equal(chosen, choose_examples(10_000))
+    assert chosen.max() < 10_000
+    assert np.abs(np.histogram(chosen, 10)[0] - EXAMPLES / 10).max() < 60  # from everywhere
+
+
+def test_every_family_has_a_reading() -> None:
+    readings = {name: reading_of(name) for name in (*FAMILIES, *NOISES)}
+    assert {name for name, reading in readings.items() if reading == "neither"} == set(NOISES)
+    assert nz.Rules().distance[0] in [name for name, reading in readings.items() if reading == "distance"]
+    assert all(readings[name] == "intensity" for name in nz.Rules().intensity)
