@@ -87,6 +87,11 @@ def opened(running: Any, path: Path, **context: Any) -> Iterator[Opened]:
         ),
     )
     held.page.goto(path.resolve().as_uri())
-    held.page.wait_for_selector("html[data-ready=true]", state="attached")
-    yield held
-    where.close()
+    try:
+        held.page.wait_for_selector("html[data-ready=true]", state="attached")
+        yield held
+    except Exception as error:
+        error.add_note(f"the page's complaints: {held.complaints}")
+        raise
+    finally:
+        where.close()

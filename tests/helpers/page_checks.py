@@ -127,6 +127,29 @@ def check_settings(held: Opened, networks: list[PageNetwork]) -> list[str]:
     return lines
 
 
+def check_infinite(held: Opened) -> None:
+    """Check that logits beyond float32 are counted, and never taken for a prediction."""
+    held.page.check("[name=scope][value=all]")
+    held.page.click("#unit-reset")
+    held.set_number("unit-scale-number", 1e38)
+    counts = held.outcome()
+    assert counts["lost"] > 0
+    assert held.confusion().sum() + counts["lost"] == held.page.evaluate(
+        "() => JSON.parse(document.getElementById('page-data').textContent).examples.count"
+    )
+    assert "NaN or infinite" in held.page.text_content("#unit-outcome")
+    held.page.click("#unit-reset")
+    assert held.outcome()["lost"] == 0
+
+
+def check_values(held: Opened) -> None:
+    """Check that the values of a chart are listed as a table."""
+    chart = held.page.locator("#curves figure.chart:not([hidden])").first
+    chart.locator("summary").click()
+    assert chart.locator("details tbody tr").count() > 50
+    chart.locator("summary").click()
+
+
 def slider_times(held: Opened, moves: int = 50) -> list[float]:
     """Return how long each of many moves of a slider takes until the page shows its result, in milliseconds."""
     held.page.check("[name=scope][value=all]")

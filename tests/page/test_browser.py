@@ -83,6 +83,8 @@ def test_a_slider_answers_in_time(held: Opened) -> None:
         checks.check_downloads,
         checks.check_switches,
         checks.check_examples,
+        checks.check_infinite,
+        checks.check_values,
     ],
 )
 def test_the_page_works(held: Opened, check) -> None:  # type: ignore[no-untyped-def]

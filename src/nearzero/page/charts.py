@@ -195,6 +195,7 @@ def figure(chart: Chart) -> Markup:
         tag("div", class_="plot", role="img", aria_label=chart.description),
         tag("p", _key(chart), class_="legend"),
         tag("div", buttons, class_="tools", role="group", aria_label=f"Tools: {chart.title}"),
+        tag("details", tag("summary", "Values"), tag("div", class_="scroll", tabindex=0), class_="values"),
         class_="chart",
         data_chart=chart.name,
     )

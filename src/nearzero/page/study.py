@@ -291,6 +291,7 @@ def _curves(charts: Sequence[Chart], published: bool, displaced: bool) -> Markup
             "p",
             "Lines are means over runs, bands 95 % t intervals of the mean at each point. ",
             note,
+            " Against displacement, a family has a line for each side of its identity." if displaced else "",
             " Zoom with the buttons, or with the wheel while Ctrl or Shift is held; drag to move.",
             class_="caption",
         ),

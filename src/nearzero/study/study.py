@@ -348,7 +348,8 @@ class Study:
 
         self._run_step(step, data_dir, console)
         self.report(console=console)
-        self.to_html(self.folder / PAGE, data_dir=data_dir, console=console)
+        with Journal.opened(console, self.folder / "log") as journal, journal.timed("page written"):
+            self.to_html(self.folder / PAGE, data_dir=data_dir)
         return self
 
     def _run_step(self, step: Step, data_dir: str | None, console: Console | None) -> Study:

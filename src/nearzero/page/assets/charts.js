@@ -6,7 +6,7 @@
  *   series: Record<string, string>}} ChartValues
  */
 
-import { byId, digits, page } from "./dom.js";
+import { byId, digits, make, page } from "./dom.js";
 import { save, saveCsv, saveSvg } from "./downloads.js";
 import { colour, onTheme } from "./theme.js";
 
@@ -57,7 +57,29 @@ export class Chart {
     for (const button of /** @type {NodeListOf<HTMLElement>} */ (element.querySelectorAll("[data-do]"))) {
       button.addEventListener("click", () => this.act(button.dataset.do ?? ""));
     }
+    const listed = /** @type {HTMLDetailsElement} */ (element.querySelector("details.values"));
+    listed.addEventListener("toggle", () => listed.open && this.listValues(listed));
     this.followPointer();
+  }
+
+  /**
+   * Fill the table of values, for readers who use no pointer.
+   *
+   * @param {HTMLElement} listed
+   */
+  listValues(listed) {
+    const { columns, headings, title } = this.values;
+    const keys = KEYS.filter((key) => key in headings);
+    const head = make("tr", {}, ...keys.map((key) => make("th", { scope: "col" }, headings[key].replaceAll("_", " "))));
+    const rows = columns.x.map((_, i) => {
+      const cells = keys.map((key) => {
+        const value = columns[key][i];
+        return make("td", {}, typeof value === "number" ? digits(value, 5) : (value ?? "–"));
+      });
+      return make("tr", {}, ...cells);
+    });
+    const table = make("table", {}, make("caption", {}, title), make("thead", {}, head), make("tbody", {}, ...rows));
+    listed.querySelector(".scroll")?.replaceChildren(table);
   }
 
   get visible() {

@@ -4,7 +4,7 @@ import { byId, digits, eachFrame, make, page } from "./dom.js";
 import { array } from "./arrays.js";
 import { fillStrip, least, picture } from "./controls.js";
 import { drawHistogram } from "./histogram.js";
-import { Network } from "./network.js";
+import { Network, NONE } from "./network.js";
 import { onTheme } from "./theme.js";
 
 const STRIP = 12;
@@ -170,17 +170,18 @@ class Explorer {
   }
 
   /** @param {import("./network.js").Response} response */
-  showOutcome({ right, changed, ties }) {
+  showOutcome({ right, changed, ties, lost }) {
     const { network } = this;
     let before = 0;
     for (let n = 0; n < network.count; n += 1) before += network.unperturbed[n] === network.labels[n] ? 1 : 0;
     const percent = (/** @type {number} */ n) => `${((100 * n) / network.count).toFixed(2)} %`;
     const outcome = byId("unit-outcome");
-    Object.assign(outcome.dataset, { right, changed, ties, revision: Number(outcome.dataset.revision ?? 0) + 1 });
+    Object.assign(outcome.dataset, { right, changed, ties, lost, revision: Number(outcome.dataset.revision ?? 0) + 1 });
     outcome.replaceChildren(
       make("strong", {}, `Accuracy ${percent(right)}`),
       ` (unperturbed ${percent(before)}); ${changed} of ${network.count} predictions changed`,
       ties ? `; near ties: ${ties}` : "",
+      lost ? `; ${lost} have logits that are NaN or infinite, and count as wrong` : "",
       ".",
     );
   }
@@ -254,7 +255,8 @@ class Explorer {
     const changed = [];
     for (let n = 0; n < network.count && changed.length < CHANGED; n += 1) {
       if (predictions[n] !== unperturbed[n]) {
-        changed.push({ n, lines: [`label ${labels[n]}`, `${unperturbed[n]} → ${predictions[n]}`] });
+        const now = predictions[n] === NONE ? "none" : predictions[n];
+        changed.push({ n, lines: [`label ${labels[n]}`, `${unperturbed[n]} → ${now}`] });
       }
     }
     fillStrip("unit-changed", changed, "None: all predictions are the unperturbed ones.");
@@ -285,7 +287,7 @@ function span(values, included) {
  */
 function showConfusion({ classes, labels, count }, predictions) {
   const counts = new Uint32Array(classes * classes);
-  for (let n = 0; n < count; n += 1) counts[labels[n] * classes + predictions[n]] += 1;
+  for (let n = 0; n < count; n += 1) if (predictions[n] !== NONE) counts[labels[n] * classes + predictions[n]] += 1;
   const place = byId("unit-confusion");
   const held = place.querySelectorAll("td");
   if (held.length !== counts.length) {

@@ -7,13 +7,15 @@
  *
  * @typedef {{scale: Float32Array, offset: Float32Array, clip: Float32Array, cap: Float32Array}} Parameters
  *   one number for each unit: y = min(scale z + offset, clip), a = min(act(y), cap)
- * @typedef {{predictions: Uint16Array, right: number, changed: number, ties: number}} Response
+ * @typedef {{predictions: Uint16Array, right: number, changed: number, ties: number, lost: number}} Response
+ *   lost: examples with logits that are NaN or infinite; they have no prediction, and count as wrong
  */
 
 import { array } from "./arrays.js";
 
 const round = Math.fround;
 const LEAK = round(0.01);
+export const NONE = 65535; // no prediction
 const TIE = 1e-5; // of the greatest logit: closer ones are counted as near ties
 
 /** @type {Record<string, (y: number) => number>} */
@@ -86,6 +88,7 @@ export class Network {
       right: 0,
       changed: 0,
       ties: 0,
+      lost: 0,
     };
   }
 
@@ -123,7 +126,7 @@ export class Network {
   respond({ scale, offset, clip, cap }) {
     const { z, units, classes, columns, b2, act, count, labels, unperturbed, response } = this;
     const logits = new Float32Array(classes);
-    response.right = response.changed = response.ties = 0;
+    response.right = response.changed = response.ties = response.lost = 0;
     for (let n = 0; n < count; n += 1) {
       logits.fill(0);
       for (let u = 0; u < units; u += 1) {
@@ -138,7 +141,7 @@ export class Network {
       let size = 0;
       for (let k = 0; k < classes; k += 1) {
         const logit = round(logits[k] + b2[k]);
-        size = Math.max(size, Math.abs(logit));
+        size = Math.max(size, Math.abs(logit)); // NaN if any logit is
         if (logit > best) {
           second = best;
           best = logit;
@@ -146,10 +149,14 @@ export class Network {
         }
         else if (logit > second) second = logit;
       }
+      if (!(size < Infinity)) {
+        winner = NONE;
+        response.lost += 1;
+      }
       response.predictions[n] = winner;
       if (winner === labels[n]) response.right += 1;
       if (winner !== unperturbed[n]) response.changed += 1;
-      if (best - second < TIE * size) response.ties += 1;
+      if (winner !== NONE && best - second < TIE * size) response.ties += 1;
     }
     return response;
   }
