@@ -24,13 +24,13 @@ FAMILIES: dict[Reading, tuple[str, ...]] = {
     "distance": (
         "offset",
         "shift",
-        "signed_shift",
         "signed_offset",
+        "signed_shift",
         "permuted_shift",
         "distance_shift",
         "signed_distance_shift",
     ),
-    "intensity": ("scale", "clip", "gains", "cap", "floor"),
+    "intensity": ("scale", "clip", "cap", "gains", "floor"),
     "neither": ("noise", "covariance_noise"),
 }
 DASHES = ([1, 0], [6, 3], [2, 2], [12, 3], [8, 2, 2, 2], [1, 4], [4, 5])

@@ -87,7 +87,7 @@ export class Chart {
   }
 
   /** Draw the chart, in the colours of the theme. */
-  async draw() {
+  draw() {
     if (!this.visible) return;
     this.view?.finalize();
     const ink = colour("ink");
@@ -116,7 +116,7 @@ export class Chart {
     }
     this.view = view;
     this.settle();
-    await view.runAsync();
+    view.run();
   }
 
   /** Make the chart as wide as its place. */
@@ -302,5 +302,6 @@ export function startCharts() {
     near.observe(chart.element);
     sized.observe(chart.plot);
   }
+  addEventListener("beforeprint", () => charts.forEach((chart) => chart.view === null && chart.draw()));
   onTheme(() => charts.forEach((chart) => chart.view !== null && chart.draw()));
 }

@@ -9,7 +9,7 @@ from nearzero.support.markup import Markup, tag
 
 __all__ = ["to_html"]
 
-SHORT = 24  # characters: shorter texts aren't broken
+SHORT, LONG = 24, 60  # characters: shorter texts aren't broken, and longer ones need a wide column
 
 
 def to_html(table: Table) -> Markup:
@@ -57,7 +57,16 @@ def _heads(column: Column) -> Iterator[Markup]:
 
 
 def _cells(column: Column, cell: Cell) -> Iterator[Markup]:
-    kind = "number" if column.kind != "text" else "short" if len(str(cell)) < SHORT else None
+    length = len(str(cell))
+    kind = (
+        "number"
+        if column.kind != "text"
+        else "short"
+        if length < SHORT
+        else "long"
+        if length > LONG
+        else None
+    )
     if column.kind != "test":
         yield tag("td", MISSING if cell is None else str(cell), class_=kind, data_value=_value(cell))
     elif isinstance(cell, TAndP) and cell.t is not None and cell.p is not None:
