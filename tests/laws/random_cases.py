@@ -199,7 +199,8 @@ def unresolved(traits: Traits) -> str:
         return ""
     if traits.statistics and traits.draws != "none":
         return "with batch statistics and random numbers, no experiment tells where the examples are"
-    if traits.experts and any(examples == length for examples, length in traits.batches):
+    counts = {traits.blocks, *(examples for examples, _ in traits.batches)}  # blocks are batches of their own
+    if traits.experts and any(length in counts for _, length in traits.batches):
         return "with as many examples as tokens, the order in which rows reach an expert isn't known"
     return ""
 

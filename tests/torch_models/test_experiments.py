@@ -168,6 +168,29 @@ def test_as_many_examples_as_tokens_where_no_experiment_tells():
     assert probed(model, [x], batch_axis="none", **settings).response.attrs["items"] == 36
 
 
+def test_targets_whose_first_dimension_is_that_of_outputs_arent_taken_for_tokens_first():
+    """Each token has three numbers with targets of their own; attention can't tell examples from tokens."""
+
+    class Numbers(Base):
+        def after(self, h):
+            return h + (h @ h.transpose(1, 2)).softmax(-1) @ h
+
+        def forward(self, x):
+            return super().forward(x).permute(2, 0, 1)
+
+    model, x = Numbers(), torch.randn(6, 6, 6, generator=torch.Generator().manual_seed(2))
+    y = (model(x) > 0).long()
+    y[0, :, 1:] = 0  # some targets that the model doesn't predict
+    right = ((model(x) > 0) == y).double().mean()
+    settings = {"metrics": "accuracy", "keep_items": False}
+    with pytest.raises(nz.InputError, match=r"isn't known whether examples or tokens come first .* prepare="):
+        probed(model, [(x, y)], **settings)
+    prepared = probed(
+        model, [(x, y)], prepare=lambda item: (item[0], item[1].movedim(1, 0), None), **settings
+    )
+    assert prepared.response.unperturbed_accuracy.item() == pytest.approx(right.item())
+
+
 def test_logits_without_the_examples_first_are_refused_where_no_experiment_tells():
     class Turned(Base):
         def after(self, h):

@@ -105,12 +105,14 @@ def find_cuts(
         return cuts
     source = "rows of a batch alone, or permuted, give other logits than in the batch"
     source = f"the logits depend on random numbers ({random})" if random else source
-    if cuts := _whole_that_fits(model, possible, alone=problem is not None):
+    unordered = _has_other_order(batch)
+    if cuts := _whole_that_fits(model, possible, alone=problem is not None or unordered):
         return replace(cuts, source=source)
-    if problem is not None or any(along.axis and _is_square(batch) for along in possible):
+    if problem is not None or any(along.axis and (unordered or _is_square(batch)) for along in possible):
+        turned = "targets with the examples first by prepare=..., or " if unordered else ""
         raise problem or InputError(
-            f"it isn't known whether examples or tokens come first in inputs {batch.describe()}, and there are as many "
-            "of both; give batch_axis='none' if the targets and the mask have them in the order of the logits"
+            f"it isn't known whether examples or tokens come first in inputs {batch.describe()}, and both would fit; "
+            f"give {turned}batch_axis='none' if the targets and the mask have them in the order of the logits"
         )
     if not possible and not random:
         return Cuts(None, source=f"inputs {batch.describe()} of {len(batch)} examples")
@@ -145,6 +147,14 @@ def _is_square(batch: Batch) -> bool:
     """Return whether targets or a mask have as many examples as tokens."""
     over_tokens = (value for value in (batch.target, batch.mask) if value is not None and value.ndim > 1)
     return any(value.shape[0] == value.shape[1] for value in over_tokens)
+
+
+def _has_other_order(batch: Batch) -> bool:
+    """Return whether targets for each class and token, (K, B, S) for example, don't have the inputs' order."""
+    target = batch.target
+    if target is None or target.ndim < 3 or batch.prepared or not batch.inputs:
+        return False
+    return target.shape[0] != batch.inputs[0].shape[0]
 
 
 def _divided(batch: Batch, axes: Iterable[int]) -> list[Batch]:
