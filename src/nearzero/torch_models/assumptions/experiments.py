@@ -174,7 +174,7 @@ def _first_that_fits(
 ) -> Cuts | None:
     """Return the cuts along the first of several dimensions whose examples give the same logits alone, or None.
 
-    If two dimensions do on a few rows, they are tried on more rows.
+    If two dimensions do on a few rows, or if memory holds fewer rows than that, they are tried on more of them.
 
     Args:
         model: the model.
@@ -186,7 +186,7 @@ def _first_that_fits(
         InputError: the mask fits with the examples first and with the tokens first.
     """
     found = [(batch, cuts) for batch in batches if (cuts := _tried(model, batch, _spread(batch, most)))]
-    if others or len(found) > 1:
+    if others or len(found) > 1 or most < FEW:
         found = [each for each in found if _fits_everywhere(model, each[0], most)]
     if not found:
         return None
