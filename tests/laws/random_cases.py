@@ -129,6 +129,8 @@ def arguments_of(traits: Traits, batches: list[KnownBatch], given: Collection[st
 
         layout = standard if "output" in given else layout
     first = "N" + layout.replace("N", "")
+    # the refusal that names it says that another argument is needed where the tokens come first
+    unturned = whole and traits.tokens_first and traits.items == "tokens" and "prepare" not in given
     none = traits.several or traits.squeezed
     prepared = {id(batch.item): batch for batch in batches}
 
@@ -146,7 +148,7 @@ def arguments_of(traits: Traits, batches: list[KnownBatch], given: Collection[st
         "output": output,
         "output_kind": held_by(traits.kind),
         "class_axis": "none" if none else first.index("C"),
-        "causal": shifted(traits),
+        "causal": None if unturned else shifted(traits),
         "batch_axis": "none" if whole else traits.inputs.index("N"),
         "unit_axis": traits.units.index("U"),
         "prepare": prepare,
@@ -238,6 +240,8 @@ def known_batch(
     else:
         x = torch.from_numpy(generator.normal(size=[sizes[letter] for letter in traits.inputs])).float()
         x = x.double() if traits.double else x
+    if traits.experts:  # the first one gets the first row
+        x.flatten()[0] = 0 if traits.domain == "tokens" else 1
     keywords: dict[str, Any] = {}
     mask = None if traits.mask == "none" else drawn_mask(traits, *size, generator)
     if mask is not None:
@@ -450,6 +454,8 @@ def _inputs(draw: Draw, traits: dict[str, Any]) -> dict[str, Any]:
     flat = (
         traits["targets"] == "classes" and traits["items"] == "tokens" and not ignored and draw.chance(0.05)
     )
+    if inputs == "NSD" and traits["layout"].find("S") < traits["layout"].find("N"):
+        flat = False  # targets (N, S) in a row don't have the order of such logits
     own: dict[str, Any] = {"ignored": ignored, "flat": flat and not traits.get("several")}
     own["double"] = traits["domain"] != "tokens" and draw.chance(0.1)
     if traits["state"] == "cache":

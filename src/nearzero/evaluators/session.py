@@ -163,6 +163,7 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         budget = budget_of(discovery, request)
         classes = _ClassAxis.found(runnable, source, discovery, request)
         runnable.class_axis = classes.axis
+        _check_order(runnable, source.first(source.dtype), classes)
         few_rows = min(SAMPLE, budget.rows(discovery.batch))
         masked = read_masks(runnable, source, masks, few_rows)
         first = source.first(source.dtype)
@@ -222,6 +223,26 @@ class _ClassAxis:
         """
         return (
             self if self.problem is None else _ClassAxis(ndim - 1, "the tokens are predicted from each other")
+        )
+
+
+def _check_order(model: Model, batch: Batch, classes: _ClassAxis) -> None:
+    """Refuse targets of any order, where the logits have the tokens first and the inputs don't.
+
+    Raises:
+        InputError: targets that may have the order of either.
+    """
+    target, place = batch.target, model.example_axis
+    tokens_first = place > 1 or (
+        place == 1 and classes.axis != 1
+    )  # or only the classes come before the examples
+    if batch.prepared or not tokens_first or target is None or target.ndim < 2:
+        return
+    if target.shape[0] == target.shape[1]:
+        raise InputError(
+            f"targets {tuple(target.shape)} may have examples or tokens first, since the inputs have the examples "
+            "first and the logits don't; give targets with the examples first by prepare=..., or batch_axis='none' if "
+            "they have the order of the logits"
         )
 
 
@@ -424,7 +445,12 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
     model.example_axis = cuts.example_axis
     _cut(sources, cuts)
     rows = few if cuts.axis == batch.axis else SAMPLE
-    discovery = find_layers(model, next(sources[0].first(sources[0].dtype).blocks(rows)))
+    few_examples = next(sources[0].first(sources[0].dtype).blocks(rows))
+    if (
+        len(few_examples) == 1 and few_examples.divisible
+    ):  # its logits don't tell examples from other dimensions
+        few_examples = few_examples.take(torch.zeros(SAMPLE, dtype=torch.long))
+    discovery = find_layers(model, few_examples)
     changed: list[str] = []
     budget_of(discovery, request).run_in_blocks(
         discovery.batch, lambda block: changed.extend(changed_by_a_pass(model, block))

@@ -290,10 +290,14 @@ def _record(session: Session, response: LayerResponse) -> None:
     record(f"conduct of layer {layer}", reading, source, "conduct=")
     source = "given" if request.method != "auto" else response.reason or "equal logits on a few examples"
     record(f"path of layer {layer}", response.method, source, "method=")
-    reach = f"{response.rows:,} rows, not as many on every example" if response.partial else "every example"
-    record(f"reach of layer {layer}", reach, "counted on all data", "layers=")
+    known = session.source.axis is not None
+    everywhere = "every example" if known else "every batch"
+    reach = f"{response.rows:,} rows, not as many on every example" if response.partial else everywhere
+    record(f"reach of layer {layer}", reach, "its rows, counted on all data", "layers=")
     kind = session.model.reading.items
     counted = f"{scores.items:,}{'' if kind == 'examples' else f' {kind}'} of {scores.examples:,} examples"
+    if not known and scores.items != scores.examples:
+        counted = f"{scores.items:,} {'items' if kind == 'examples' else kind} of batches that aren't cut"
     record("items", counted, "the shapes of logits, targets and masks", "prepare=")
 
 

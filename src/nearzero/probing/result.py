@@ -103,7 +103,8 @@ class ProbeResult:
                 lost.append(f"{name}: logits are NaN or infinite {counted}, which count as wrong")
             if layer.get("partial", False):
                 rows, items = layer.rows.item(), self.response.attrs["items"]
-                partial.append(f"{name}: {rows:,} rows on {items:,} items, not as many on every example")
+                noun = "row" if rows == 1 else "rows"
+                partial.append(f"{name}: {rows:,} {noun} on {items:,} items, not as many on every example")
             if reason:
                 full.append(f"{name}: full forward pass at every level, since {reason}")
             if count:

@@ -29,7 +29,7 @@ NO_CONTENT = (
 # changes of logits that may be rounding, as a share of the greatest logit, by the bytes of a number
 ROUNDING = {8: 1e-5, 4: 1e-5, 2: 2e-2}
 TOKENS = 64  # tokens whose logits are compared at a time
-SHARE = 1e-3  # the same, as a share of the change of other logits
+SHARE = 1e-5  # the same, as a share of the change of other logits
 
 
 def _contents(batch: Batch, shape: tuple[int, ...]) -> list[Tensor]:

@@ -20,7 +20,7 @@ from nearzero.errors import InputError
 from nearzero.torch_models.assumptions.table import Assumptions
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
-from nearzero.torch_models.forward import distance, greatest
+from nearzero.torch_models.forward import check_repeats, distance, greatest
 from nearzero.torch_models.masks import OVERRIDE
 from nearzero.torch_models.state import Model
 
@@ -115,6 +115,7 @@ def find_cuts(
             f"give {turned}batch_axis='none' if the targets and the mask have them in the order of the logits"
         )
     if not possible and not random:
+        _refuse_examples_elsewhere(model, batch)
         return Cuts(None, source=f"inputs {batch.describe()} of {len(batch)} examples")
     if random:
         _refuse_other_counts(model, batch)
@@ -131,15 +132,7 @@ def changed_by_a_pass(model: Model, batch: Batch) -> list[str]:
     """
     first = model.logits(batch)
     changed = model.before.changed()
-    second = model.logits(batch)
-    apart = distance(first, second)
-    # on a GPU, sums may have no fixed order
-    if apart > (0.0 if first.device.type == "cpu" else 1e-3 * float(first.abs().max())):
-        raise InputError(
-            f"a second pass of the model on the same batch gives other logits (by {apart:.3g}), so it depends on "
-            "something that a pass changes and that can't be put back, such as the time, a counter outside of the "
-            "model, or a generator made in forward; make it a function of its inputs"
-        )
+    check_repeats(first, model.logits(batch))
     return changed
 
 
@@ -330,12 +323,31 @@ def _refuse_other_counts(model: Model, batch: Batch) -> None:
         InputError: there aren't as many as examples in any reading of the batch, or several for each.
     """
     shape = tuple(model.logits(batch).shape)
-    counts = {len(batch), *(size for tensor in batch.inputs for size in tensor.shape[:2])}
-    if not any(count and shape[0] % count == 0 for count in counts):
-        raise InputError(
-            f"the logits {shape} of inputs {batch.describe()} don't have the examples first; give output=..., a "
-            "function from what the model returns to logits that have"
-        )
+    if not any(count and shape[0] % count == 0 for count in _counts(batch)):
+        raise _not_first(shape, batch)
+
+
+def _refuse_examples_elsewhere(model: Model, batch: Batch) -> None:
+    """Refuse logits that seem to have the examples on another dimension than the first.
+
+    Raises:
+        InputError: as many logits as examples lie on another dimension, and not on the first.
+    """
+    shape = tuple(model.logits(batch).shape)
+    if len(batch) in shape[1:] and not any(count and shape[0] % count == 0 for count in _counts(batch)):
+        raise _not_first(shape, batch)
+
+
+def _counts(batch: Batch) -> set[int]:
+    """Return the numbers of examples that a batch may have."""
+    return {len(batch), *(size for tensor in batch.inputs for size in tensor.shape[:2])}
+
+
+def _not_first(shape: tuple[int, ...], batch: Batch) -> InputError:
+    return InputError(
+        f"the logits {shape} of inputs {batch.describe()} don't have the examples first; give output=..., a "
+        "function from what the model returns to logits that have"
+    )
 
 
 def _refuse_other_readings(model: Model, batch: Batch, *, batched: bool) -> None:
