@@ -148,7 +148,7 @@ def arguments_of(traits: Traits, batches: list[KnownBatch], given: Collection[st
         "output": output,
         "output_kind": held_by(traits.kind),
         "class_axis": "none" if none else first.index("C"),
-        "causal": None if unturned else shifted(traits),
+        "causal": None if unturned and shifted(traits) else shifted(traits),
         "batch_axis": "none" if whole else traits.inputs.index("N"),
         "unit_axis": traits.units.index("U"),
         "prepare": prepare,
@@ -454,8 +454,8 @@ def _inputs(draw: Draw, traits: dict[str, Any]) -> dict[str, Any]:
     flat = (
         traits["targets"] == "classes" and traits["items"] == "tokens" and not ignored and draw.chance(0.05)
     )
-    if inputs == "NSD" and traits["layout"].find("S") < traits["layout"].find("N"):
-        flat = False  # targets (N, S) in a row don't have the order of such logits
+    if (inputs == "NSD") != (traits["layout"].find("N") < traits["layout"].find("S")):
+        flat = False  # targets in the inputs' order don't have that of such logits
     own: dict[str, Any] = {"ignored": ignored, "flat": flat and not traits.get("several")}
     own["double"] = traits["domain"] != "tokens" and draw.chance(0.1)
     if traits["state"] == "cache":

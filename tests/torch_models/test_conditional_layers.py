@@ -278,6 +278,35 @@ def test_an_activation_follows_if_nothing_else_reads_the_layer(use, follows, def
     assert response.offset.item() == ("as-run" if follows in ("relu", "abs") else "shift")
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: h * torch.sigmoid(1.702 * h),
+        lambda h: 0.5 * h * (1 + torch.tanh(0.798 * (h + 0.0447 * h**3))),
+        lambda h: h * torch.tanh(F.softplus(h)),
+        lambda h: h * F.relu6(h + 3) / 6,
+        lambda h: (h.clone().mul_(1.702).sigmoid_()) * h,
+    ],
+)
+def test_parts_of_functions_whose_argument_is_made_of_other_values(function):
+    result = nz.probe(Uses(lambda net, h, x: F.relu(function(h))), inputs(), levels=2)
+    assert result.layers == [":relu"]
+    with pytest.raises(
+        nz.InputError, match=r"except parts of other functions \(:.*activation=\.\.\. can give"
+    ):
+        nz.probe(Uses(lambda net, h, x: function(h)), inputs(), levels=2)
+    whole = nz.probe(Uses(lambda net, h, x: function(h)), inputs(), "first", activation=function, levels=2)
+    assert whole.response.activation.item() != "none"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda h: 1.7159 * torch.tanh(2 / 3 * h), lambda h: F.relu6(h + 3) / 6, lambda h: F.softplus(2 * h) - 1],
+)
+def test_an_activation_of_scaled_values_is_a_layer(function):
+    assert len(nz.probe(Uses(lambda net, h, x: function(h)), inputs(), levels=2).layers) == 1
+
+
 def test_a_part_of_a_function_is_named_in_a_note():
     model = Uses(lambda net, h, x: F.relu(h * torch.sigmoid(h)))
     notes = nz.probe(model, inputs(), levels=2).notes
