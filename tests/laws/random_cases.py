@@ -137,7 +137,8 @@ def arguments_of(traits: Traits, batches: list[KnownBatch], given: Collection[st
     def prepare(item: Any) -> tuple[Any, Any, Any]:
         batch = prepared[id(item)]
         inputs = batch.keywords if traits.named else batch.arguments
-        if whole and "batch_axis" in given and traits.tokens_first:  # in the order of the logits
+        turned = traits.tokens_first and traits.layout.find("S") < traits.layout.find("N")
+        if whole and "batch_axis" in given and turned:  # in the order of the logits
             return inputs, batch.given, None if batch.mask is None else batch.mask.t()
         target = batch.target
         if target is not None and traits.several:

@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -195,8 +196,9 @@ def _loss_is_shifted(model: Model, few: Batch, logits: Tensor) -> bool | None:
 
 def _fitting_losses(model: Model, few: Batch, logits: Tensor, labels: Tensor) -> tuple[bool, bool] | None:
     """Return whether the model's loss is that of the same tokens, and of the next ones; None if it is neither."""
-    for module, name in _takers_of_labels(model.module):
-        seen = _output_with_labels(model, few, module, name, labels.t() if few.axis else labels)
+    orders = [labels, labels.t()] if few.axis is None else [labels.t() if few.axis else labels]
+    for (module, name), order in itertools.product(_takers_of_labels(model.module), orders):
+        seen = _output_with_labels(model, few, module, name, order)
         given = [leaf for leaf in leaves(seen) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         moved = (model.tokens_second(leaf.movedim(model.example_axis, 0)) for leaf in given if leaf.ndim == 3)
         same = [leaf for leaf in moved if leaf.shape == logits.shape]
