@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, Literal
@@ -42,6 +42,7 @@ __all__ = ["Half", "Session", "open_session"]
 # The first pass takes SAMPLE examples; to see whether layers differ between examples, others take FEW of each of
 # the first batches, LOOKS of them.
 SAMPLE, FEW, LOOKS = 2, 4, 2
+HELD_SHARE = 1 / 8  # of the memory, for batches that are held while they are looked at several times
 SHOWN = 3  # names of what a pass changes
 BATCHES = 8  # whose shapes are compared, as long as they fit several readings
 RANKING = ("accuracy", "agreement")  # metrics that are the same for logits and for probabilities of classes
@@ -156,37 +157,61 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         masks = MaskReader()
         source = source_of(runnable, data, request, masks)
         ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request, masks)
-        discovery = discover(
-            runnable, [source] if ranges_source is None else [source, ranges_source], request
-        )
-        layers = _layers_of(runnable, discovery, request)
-        budget = budget_of(discovery, request)
-        classes = _ClassAxis.found(runnable, source, discovery, request)
-        runnable.class_axis = classes.axis
-        few_rows = min(SAMPLE, budget.rows(discovery.batch))
-        masked = read_masks(runnable, source, masks, few_rows)
-        first = source.first(source.dtype)
-        few = next(first.blocks(few_rows))
-        causal = read_causality(runnable, request.causal, first, few)
-        if causal and request.causal is None:
-            classes = classes.of_causal(discovery.output.logits.ndim)
-        session = Session(
-            runnable,
-            source,
-            ranges_source,
-            request,
-            discovery,
-            budget,
-            _parts_of(place_layers(runnable, layers, few, masked, budget.rows(first)), request, runnable),
-            choose_metrics(metrics, discovery.batch.target),
-            causal,
-            runnable.assumptions,
-        )
-        runnable.reading = _read_output(session, classes)
-        _record(session)
-        logits = discovery.output.logits  # of two examples, they can be large
-        output = replace(discovery.output, logits=logits.new_empty((0, *logits.shape[1:])))
-        yield replace(session, discovery=replace(discovery, output=output))
+        # `prepare` may change the items that it is given, so that they can't be given twice
+        held = source.held(request.limit * HELD_SHARE) if request.prepare is None else nullcontext()
+        with held:
+            session = _inferred(runnable, source, ranges_source, request, masks, metrics)
+        yield session
+
+
+def _inferred(
+    model: Model,
+    source: BatchSource,
+    ranges_source: BatchSource | None,
+    request: Request,
+    masks: MaskReader,
+    metrics: dict[str, Metric] | None,
+) -> Session:
+    """Return the session of a model and data, with all that is inferred about them.
+
+    Args:
+        model: the model.
+        source, ranges_source, request: as in `Session`.
+        masks: reads the masks of both sources.
+        metrics: the metrics that were asked for, by name.
+
+    Raises:
+        InputError: as `open_session`.
+    """
+    discovery = discover(model, [source] if ranges_source is None else [source, ranges_source], request)
+    layers = _layers_of(model, discovery, request)
+    budget = budget_of(discovery, request)
+    classes = _ClassAxis.found(model, source, discovery, request)
+    model.class_axis = classes.axis
+    few_rows = min(SAMPLE, budget.rows(discovery.batch))
+    masked = read_masks(model, source, masks, few_rows)
+    first = source.first(source.dtype)
+    few = next(first.blocks(few_rows))
+    causal = read_causality(model, request.causal, first, few)
+    if causal and request.causal is None:
+        classes = classes.of_causal(discovery.output.logits.ndim)
+    session = Session(
+        model,
+        source,
+        ranges_source,
+        request,
+        discovery,
+        budget,
+        _parts_of(place_layers(model, layers, few, masked, budget.rows(first)), request, model),
+        choose_metrics(metrics, discovery.batch.target),
+        causal,
+        model.assumptions,
+    )
+    model.reading = _read_output(session, classes)
+    _record(session)
+    logits = discovery.output.logits  # of two examples, they can be large
+    output = replace(discovery.output, logits=logits.new_empty((0, *logits.shape[1:])))
+    return replace(session, discovery=replace(discovery, output=output))
 
 
 @dataclass(frozen=True)
