@@ -315,8 +315,8 @@ def _record(session: Session) -> None:
             argument, noun = ("units=", "units") if some else ("basis=", "directions")
             perturbed = f"{layer.units} {noun}, of {layer.width} units"
             record(f"perturbed part of layer {layer.name}", perturbed, "given", argument)
-        source = _known(request.activation is not None, _activation_source(layer))
-        record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
+        source, argument = _activation_source(layer, request)
+        record(f"activation of layer {layer.name}", layer.activation or "none", source, argument)
     bounds = (
         "minimum and maximum"
         if request.quantiles is None
@@ -344,7 +344,23 @@ def _layers_of(model: Model, discovery: Discovery, request: Request) -> list[Lay
         record(f"use of layer {layer.name}", "left out", layer.unit_problem, "unit_axis=")
     for name, reason in selection.left_out.items():
         record(f"use of layer {name}", "left out", reason, "layers=")
-    return [request.with_overrides(layer) for layer in selection.layers if layer not in unfit]
+    layers = [layer for layer in selection.layers if layer not in unfit]
+    _check_activation(layers, request)
+    return [request.with_overrides(layer) for layer in layers]
+
+
+def _check_activation(layers: list[Layer], request: Request) -> None:
+    """Refuse an activation that the user gave if no layer takes it.
+
+    Raises:
+        InputError: all layers are the inputs of activations, of which one is another.
+    """
+    others = [layer for layer in layers if layer.activation != request.activation]
+    if request.activation is not None and others and all(layer.is_input_of_activation for layer in layers):
+        raise InputError(
+            f"activation=... is the activation after linear layers, and layer {others[0].name!r} is the input of "
+            f"{others[0].activation} itself; leave it out, or name linear layers by layers=..."
+        )
 
 
 def _source_of_units(layer: Layer, request: Request) -> str:
@@ -358,15 +374,17 @@ def _source_of_units(layer: Layer, request: Request) -> str:
     return f"the default for {len(layer.shape)} dimensions, since they couldn't be followed"
 
 
-def _activation_source(layer: Layer) -> str:
-    """Return how the activation of a layer is known."""
-    if layer.kind in ("activation", "function"):
-        return "the layer is its input"
+def _activation_source(layer: Layer, request: Request) -> tuple[str, str]:
+    """Return how the activation of a layer is known, and which argument sets it."""
+    if layer.is_input_of_activation:
+        return "the layer is its input", "model="
+    if request.activation is not None:
+        return "given", "activation="
     if layer.follows is not None:
-        return f"{layer.follows.name} alone reads the layer's output"
+        return f"{layer.follows.name} alone reads the layer's output", "activation="
     if layer.kind == "output":
-        return "a module's output is taken as it is"
-    return "no activation alone reads the layer's output"
+        return "a module's output is taken as it is", "activation="
+    return "no activation alone reads the layer's output", "activation="
 
 
 def _known(given: bool, inferred: str) -> str:
@@ -469,7 +487,7 @@ def _record_experiments(
     """Record what the experiments say about a model."""
     assumptions.record("cuts of batches", cuts.text, cuts.source, "batch_axis=")
     drawn = f"{discovery.random}, the same numbers in every pass" if discovery.random else "none"
-    assumptions.record("random numbers", drawn, "the operations of a pass", "method=")
+    assumptions.record("random numbers", drawn, "the operations of a pass", "model=")
     more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
     state = f"{', '.join(changed[:SHOWN])}{more}, put back before every pass" if changed else "none"
     assumptions.record("state that a pass changes", state, "two passes with equal logits", "model=")
