@@ -438,7 +438,7 @@ def print_share(name: str, model: nn.Module, data: Any, rounds: int, few: Any = 
     print(f"  {name}, {IMAGES:,} images, {layers} layers, {ALL_LEVELS} levels")
     print(f"    before the first number   {opening:>10.2f} s")
     print(f"    replay against full pass  {comparing:>10.2f} s")
-    print(f"    whole probe               {whole:>10.2f} s ({source})")
+    print(f"    whole probe               {whole:>10,.2f} s ({source})")
     print(f"    share of the experiments  {(opening + comparing) / whole:>10.3%}", flush=True)
 
 
