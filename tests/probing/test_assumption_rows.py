@@ -110,6 +110,12 @@ def masked(name: str) -> tuple[Any, Any]:
     return Masked(name), [{"ids": IDS, name: mask, "labels": LABELS}]
 
 
+def all_count(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Return a batch whose tokens all count, whatever the model's own mask says."""
+    rest = dict(batch)
+    return rest, rest.pop("labels"), torch.ones(IDS.shape)
+
+
 def two_layer() -> nn.Module:
     net = Net()
     return nn.Sequential(net.first, net.act, net.last)
@@ -239,6 +245,14 @@ TRUTHS = [
         "what is masked moves no other logits",
         "prepare=",
         *masked("padding_mask"),
+    ),
+    Truth(
+        "mask",
+        "1 or True where it counts",
+        "given",
+        "prepare=",
+        *masked("attention_mask"),
+        {"prepare": all_count},
     ),
     Truth("causality", "logits are compared in place", "aren't over tokens", "causal=", Net()),
     Truth("causality", NEXT, "later tokens move no logits", "causal=", counting(), [(IDS, IDS)]),
