@@ -278,7 +278,7 @@ TRUTHS = [
     Truth("data of the ranges", "the data that are measured", "default", "ranges_from=", Net()),
     Truth("path of layer act", "suffix", "equal logits on a few", "method=", Net(after=torch.sin)),
     Truth("path of layer act", "full", "its values decide in Python", "method=", Net(after=branching)),
-    Truth("path of layer 1", "two-layer", "the logits of all examples", "backend=", two_layer()),
+    Truth("path of layer 1", "two-layer", "equal logits on all examples", "backend=", two_layer()),
     Truth("reach of layer other", "every example", "counted on all data", "layers=", Two(always), BATCHES),
     Truth(
         "reach of layer other",

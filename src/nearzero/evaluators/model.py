@@ -220,7 +220,7 @@ class ModelEvaluator(base.LayerEvaluator):
             raise LayerError(
                 self.torch_layer,
                 f"has values {tuple(values.shape)} for {len(batch)} examples, and {self.torch_layer.shape} for "
-                f"{len(first)}, so it isn't known which rows belong to which example; leave the layer out",
+                f"{len(first)} others, so it isn't known which rows belong to which example; leave the layer out",
             )
 
     def _check_by_row(self, rows: Tensor, activations: Tensor) -> None:

@@ -302,7 +302,7 @@ def _record(session: Session, response: LayerResponse, backend: Backend | None) 
 def _source_of_path(response: LayerResponse, request: Request, backend: Backend | None) -> tuple[str, str]:
     """Return how it is known that the logits can be computed in one way, and which argument sets the way."""
     if response.method == "two-layer":
-        fits = "the model has this form, and the logits of all examples are equal"
+        fits = "the model has this form, with equal logits on all examples"
         return "given" if backend == "two-layer" else fits, "backend="
     given = request.method != "auto"
     return "given" if given else response.reason or "equal logits on a few examples", "method="
