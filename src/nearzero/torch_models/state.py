@@ -22,7 +22,7 @@ from nearzero.networks import TwoLayer
 from nearzero.support.users import running
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.outputs import OutputReading, fits_targets
-from nearzero.torch_models.batches import Batch, summary, type_name
+from nearzero.torch_models.batches import Batch, leaves, summary, type_name
 from nearzero.torch_models.snapshot import Snapshot
 
 __all__ = ["Model", "Output", "RandomStates", "as_module", "positional_names", "seed_all", "untouched"]
@@ -106,10 +106,10 @@ class RandomStates:
 
     def moved(self, *, torch_too: bool) -> str:
         """Return whose generator, Python's, NumPy's or (with `torch_too`) PyTorch's, has another state; "" for none."""
-        numpy_now = np.random.get_state()  # noqa: NPY002
+        numpy_states = zip(leaves(np.random.get_state()), leaves(self._numpy), strict=True)  # noqa: NPY002
         moved = {
             "Python": random.getstate() != self._python,
-            "NumPy": repr(numpy_now) != repr(self._numpy),
+            "NumPy": not all(np.array_equal(now, before) for now, before in numpy_states),
             "PyTorch": torch_too
             and any(not torch.equal(generator.get_state(), state) for generator, state in self._torch),
         }

@@ -41,7 +41,7 @@ def select_layers(model: Model, discovery: Discovery, wanted: Sequence[str] | No
         InputError: a name that matches no layer, with the reason.
     """
     if wanted is None:
-        active = [layer for layer in discovery.layers if layer.kind in ("activation", "function")]
+        active = [layer for layer in discovery.layers if layer.is_input_of_activation]
         parts = {layer.name for layer in active if layer.branch and layer.activation in PARTS}
         chosen = [layer for layer in active if layer.name not in parts]
         if not chosen:

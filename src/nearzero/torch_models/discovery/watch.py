@@ -390,7 +390,7 @@ class Watch(TorchDispatchMode):
         """Return a layer that reads an input of the model; of others, modules as outputs, and None for activations."""
         if layer.kind == "output" or layer.reads is None or layer.reads:
             return layer
-        if layer.kind in ("activation", "function"):
+        if layer.is_input_of_activation:
             if layer.kind == "activation":
                 self.problems[layer.path] = "it reads no input of the model, only weights"
             return None
