@@ -219,7 +219,7 @@ def probe(
         python_progress("probing", progress) as report,
         open_session(model, data, request, ranges_from=ranges_from) as session,
     ):
-        evaluators, responses = _measured(session, backend, _counting(session, report, advanced))
+        evaluators, responses = _measured(session, backend, report, advanced)
         response = dataset(responses, type(session.model.module).__name__)
         matched = None if design is None else matched_layers(session, evaluators, design)
         if matched is None:
@@ -239,13 +239,13 @@ def _counting(session: Session, report: Report, advanced: Callable[[int], None])
 
 
 def _measured(
-    session: Session, backend: Backend | None, advanced: Callable[[int], None]
+    session: Session, backend: Backend | None, report: Report, advanced: Callable[[int], None]
 ) -> tuple[list[LayerEvaluator], list[LayerResponse]]:
     """Return evaluators and responses of all layers; default layers that can't be probed are left out."""
     while True:
         try:
             evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
-            return evaluators, _responses(session, evaluators, advanced)
+            return evaluators, _responses(session, evaluators, _counting(session, report, advanced))
         except LayerError as error:
             session = session.without(error)
 
