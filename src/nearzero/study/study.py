@@ -70,6 +70,14 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({str(self.folder)!r}: {self.title})"
 
+    def _repr_html_(self) -> str:
+        """Return what notebooks display: what was found so far, the response curves, and tables."""
+        from nearzero.report.notebook import study_html
+
+        results = None if self._store.read("response") is None else self
+        measured = analysis_of(self._store, "matched") is not None
+        return study_html(self.title, self.summary(), results, self.verdict() if measured else None)
+
     @classmethod
     def open(cls, folder: str | PathLike[str]) -> Study:
         """Open the study in a folder.
