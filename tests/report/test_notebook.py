@@ -15,6 +15,8 @@ from PIL import Image
 from torch import nn
 
 import nearzero as nz
+from nearzero.mechanisms.power import Counts, Power
+from nearzero.mechanisms.studies import Condition
 from nearzero.paper.audit.values import Audit
 from nearzero.probing.result import ProbeSummary
 from nearzero.report.figures.style import ShownFigure, figure_bytes
@@ -145,10 +147,22 @@ def test_every_public_result_has_a_display(
         probed.summary(),
         nz.critical_levels(network, x, family="scale"),
         nz.scale_audit(network, x),
+        Power(
+            nz.Rules(),
+            1,
+            0,
+            (
+                Counts(
+                    Condition(mechanism="distance", activation="abs"),
+                    6,
+                    {"distance costs more": 9, "inconclusive": 1},
+                ),
+            ),
+        ),
         nz.load_weights(model, tmp_path / "net.pt"),
     ]
     kinds = {nz.Study, nz.Verdict, Audit, Table, nz.Grid, nz.ProbeResult, ProbeSummary}
-    kinds |= {nz.CriticalLevels, nz.ScaleAudit, nz.LoadedWeights}
+    kinds |= {Power, nz.CriticalLevels, nz.ScaleAudit, nz.LoadedWeights}
     assert {type(result) for result in results} == kinds
     for result in results:
         html = result._repr_html_()
@@ -187,6 +201,19 @@ def test_a_study_is_displayed_at_every_stage(tmp_path: Path) -> None:
     text = read(nz.Grid.create(tmp_path / "grid", spec)).text
     assert "Not measured yet" in text
     assert HOSTILE in text
+
+
+def test_what_cant_be_read_is_said(tmp_path: Path) -> None:
+    settings = {"data": "digits", "runs": 2, "steps": 20}
+    study = nz.Study.create(tmp_path / "study", "quick", settings)
+    (study.folder / "results.nc").write_bytes(b"no data")
+    spec = nz.GridSpec(title="Width", vary="units", values=[8, 16], study=settings)
+    grid = nz.Grid.create(tmp_path / "grid", spec)
+    (grid.folder / "responses.nc").write_bytes(b"no data")
+    for result, file in ((study, "results.nc"), (grid, "responses.nc")):
+        text = read(result).text
+        assert "Notice:" in text
+        assert f"{file} can't be read" in text
 
 
 # --- escaping ---

@@ -68,10 +68,13 @@ class Grid:
 
     def _repr_html_(self) -> str:
         """Return what notebooks display: the verdict on each network as a table."""
-        from nearzero.report.notebook import grid_html
+        from nearzero.report.notebook import grid_html, refusal_html
 
         measured = (self.folder / RESPONSES).is_file()
-        return grid_html(self.title, self.spec.question, self if measured else None)
+        try:
+            return grid_html(self.title, self.spec.question, self if measured else None)
+        except InputError as error:
+            return refusal_html(f"Grid: {self.title}", error)
 
     @classmethod
     def open(cls, folder: str | PathLike[str]) -> Grid:

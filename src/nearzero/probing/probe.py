@@ -166,8 +166,8 @@ def probe(
         design: a `Design` (families, targets, draws) for responses at matched displacement. The result's
             `matched` then holds them, as `nz.verdict` takes them.
         backend: "two-layer" or "model"; chosen for each layer if None, see `nearzero.evaluators.select`.
-        progress: whether a progress bar is shown on standard error, True for anywhere; in terminals and notebooks
-            if None.
+        progress: whether a progress bar is shown, on standard error or as an output of the cell; True for anywhere;
+            in terminals and notebooks if None.
         advanced: a function that is called after each batch of the model backend, with the number of its
             examples. The two-layer backend doesn't call it.
 

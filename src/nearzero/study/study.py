@@ -72,11 +72,14 @@ class Study:
 
     def _repr_html_(self) -> str:
         """Return what notebooks display: what was found so far, the response curves, and tables."""
-        from nearzero.report.notebook import study_html
+        from nearzero.report.notebook import refusal_html, study_html
 
-        results = None if self._store.read("response") is None else self
-        measured = analysis_of(self._store, "matched") is not None
-        return study_html(self.title, self.summary(), results, self.verdict() if measured else None)
+        try:
+            results = None if self._store.read("response") is None else self
+            verdict = None if analysis_of(self._store, "matched") is None else self.verdict()
+            return study_html(self.title, self.summary(), results, verdict)
+        except InputError as error:
+            return refusal_html(f"Study: {self.title}", error)
 
     @classmethod
     def open(cls, folder: str | PathLike[str]) -> Study:

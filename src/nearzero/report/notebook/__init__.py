@@ -5,6 +5,13 @@ classes of results call these functions when a notebook asks for `_repr_html_`, 
 then. Results that stand before `nearzero.report` call `to_html` by way of `nearzero.support.display`.
 """
 
-from nearzero.report.notebook.results import grid_html, probe_html, study_html, summary_html, to_html
+from nearzero.report.notebook.results import (
+    grid_html,
+    probe_html,
+    refusal_html,
+    study_html,
+    summary_html,
+    to_html,
+)
 
-__all__ = ["grid_html", "probe_html", "study_html", "summary_html", "to_html"]
+__all__ = ["grid_html", "probe_html", "refusal_html", "study_html", "summary_html", "to_html"]

@@ -12,6 +12,8 @@ import numpy as np
 from nearzero.analysis.critical import CriticalLevels
 from nearzero.analysis.scale_invariance import ScaleAudit
 from nearzero.analysis.verdict import Verdict
+from nearzero.errors import InputError
+from nearzero.mechanisms.power import CAPTION, Power
 from nearzero.paper.audit.values import Audit, sentence_case
 from nearzero.report.audit import fault_tables, levels_table, sentences_table
 from nearzero.report.comparison import reproduction
@@ -25,7 +27,7 @@ from nearzero.report.verdict import judged_tables
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["grid_html", "probe_html", "study_html", "summary_html", "to_html"]
+__all__ = ["grid_html", "probe_html", "refusal_html", "study_html", "summary_html", "to_html"]
 
 CHANGED = (0.1, 0.5, 0.9)  # shares of examples
 NAMED = 4  # networks; more of them are counted in a title
@@ -74,6 +76,13 @@ def _(result: Audit) -> str:
         further=[sentences_table(result), *fault_tables(result), levels_table(result)],
         rest="entries, levels and sentences of the audit have all",
     ).html()
+
+
+@to_html.register
+def _(result: Power) -> str:
+    table = _text_table("power", "Findings", CAPTION, [counts.row for counts in result.counts])
+    rest = "counts and sentences() have all"
+    return Fragment("Power of the rules", lines=result.sentences(), tables=[table], rest=rest).html()
 
 
 @to_html.register
@@ -168,6 +177,11 @@ def _scale_table(result: ScaleAudit) -> Table:
     )
 
 
+def refusal_html(title: str, error: InputError) -> str:
+    """Return the display of a result that can't be read, with the reason and what to do."""
+    return Fragment(title, notices=[str(error)]).html()
+
+
 def study_html(
     title: str, facts: Mapping[str, str], results: StudyResults | None, verdict: Verdict | None
 ) -> str:
@@ -214,7 +228,7 @@ def grid_html(title: str, question: str, results: GridResults | None) -> str:
     return Fragment(
         f"Grid: {title}",
         lines=[question] if question else (),
-        tables=() if results is None else [grid_table(results)],
+        tables=() if results is None else [replace(grid_table(results), title="The verdict on each network")],
         notes=["Not measured yet: run() trains and measures."] if results is None else (),
         rest="run() writes all tables to files",
     ).html()

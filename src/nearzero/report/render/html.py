@@ -34,7 +34,7 @@ STYLE = """
 .nearzero.nearzero details caption { display: none; }
 .nearzero.nearzero tbody th { font-weight: normal; }
 .nearzero.nearzero th.text, .nearzero.nearzero td.text { text-align: left; }
-.nearzero.nearzero .long { white-space: normal; min-width: 16em; max-width: 30em; overflow-wrap: anywhere; }
+.nearzero.nearzero .long { white-space: normal; min-width: 11em; max-width: 30em; overflow-wrap: anywhere; }
 .nearzero.nearzero .wide { white-space: normal; overflow-wrap: anywhere; }
 .nearzero.nearzero tr.block > * { border-top: 1px solid rgba(128, 128, 128, 0.55); }
 .nearzero.nearzero td.cut { text-align: left; font-style: italic; }
@@ -69,7 +69,7 @@ def to_html(table: Table, rest: str = "", most: int = MOST_ROWS) -> str:
     """
     heads = [head for column in table.columns for head in _heads(column)]
     lines = [_notice(notice) for notice in table.notices]
-    lines += [f'<div class="scroll" tabindex="0" role="region" aria-label="{shown(table.title)}"><table>']
+    lines += [f'<div class="scroll" tabindex="0" role="group" aria-label="{shown(table.title)}"><table>']
     lines += [f"<caption>{shown(table.title)}</caption>", f"<thead><tr>{''.join(heads)}</tr></thead>"]
     lines += ["<tbody>", *_body(table, most, len(heads)), "</tbody></table></div>"]
     if table.caption:
@@ -107,7 +107,7 @@ def _body(table: Table, most: int, width: int) -> Iterable[str]:
 
 def _heads(column: Column) -> list[str]:
     side = ' class="text"' if column.kind == "text" else ""
-    return [f'<th scope="col"{side}>{shown(name)}</th>' for name in column.headers]
+    return [f'<th scope="col"{side}>{shown(name)}</th>' if name else "<td></td>" for name in column.headers]
 
 
 def _row(columns: Iterable[Column], row: Iterable[Cell]) -> str:
