@@ -166,8 +166,8 @@ def probe(
         design: a `Design` (families, targets, draws) for responses at matched displacement. The result's
             `matched` then holds them, as `nz.verdict` takes them.
         backend: "two-layer" or "model"; chosen for each layer if None, see `nearzero.evaluators.select`.
-        progress: whether a progress bar is shown on standard error, True for anywhere; in terminals and notebooks
-            if None.
+        progress: whether a progress bar is shown, on standard error or as an output of the cell; True for anywhere;
+            in terminals and notebooks if None.
         advanced: a function that is called after each batch of the model backend, with the number of its
             examples. The two-layer backend doesn't call it.
 
@@ -219,7 +219,7 @@ def probe(
         python_progress("probing", progress) as report,
         open_session(model, data, request, ranges_from=ranges_from) as session,
     ):
-        evaluators, responses = _measured(session, backend, _counting(session, report, advanced))
+        evaluators, responses = _measured(session, backend, report, advanced)
         response = dataset(responses, type(session.model.module).__name__)
         matched = None if design is None else matched_layers(session, evaluators, design)
         if matched is None:
@@ -239,13 +239,13 @@ def _counting(session: Session, report: Report, advanced: Callable[[int], None])
 
 
 def _measured(
-    session: Session, backend: Backend | None, advanced: Callable[[int], None]
+    session: Session, backend: Backend | None, report: Report, advanced: Callable[[int], None]
 ) -> tuple[list[LayerEvaluator], list[LayerResponse]]:
     """Return evaluators and responses of all layers; default layers that can't be probed are left out."""
     while True:
         try:
             evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
-            return evaluators, _responses(session, evaluators, backend, advanced)
+            return evaluators, _responses(session, evaluators, backend, _counting(session, report, advanced))
         except LayerError as error:
             session = session.without(error)
 
