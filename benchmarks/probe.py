@@ -16,6 +16,12 @@ nothing else is timed, and no data set is needed.
 
 With --levels, the recorded operations alone are timed level by level, and for several levels at once by
 `torch.vmap`, which the probe doesn't do.
+
+With --experiments, only the share of a default probe is measured that goes into the experiments: all that is
+inferred about a model and its data before the first number, and the comparison of the replay with full passes.
+A multilayer perceptron on 1,000 digits is probed whole. A ResNet-18 on 1,000 images would take many hours, so
+that the time of its levels is scaled from a few images and levels, and the rest of its time is left out, which
+makes the share greater than it is; with --whole it is probed whole too.
 """
 
 from __future__ import annotations
@@ -35,10 +41,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
 
 import nearzero as nz
 import timing
+from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import Scorer
+from nearzero.evaluators.session import open_session
 from nearzero.perturbations.ranges import Ranges, UnitRange
 from nearzero.support.threads import thread_count
 from nearzero.torch_models.forward import SharedPasses
@@ -52,6 +61,8 @@ CHANNELS = (8, 8, 16, 16, 16, 32, 32, 32, 32)
 POOLED = (2, 5, 9)  # the convolutions that are followed by pooling
 AT_ONCE = 16
 SHIFTS = np.linspace(0.05, 0.8, 16)
+IMAGES, FEW_IMAGES = 1000, 16
+FEW_LEVELS = (1, 3)  # of each family; their difference gives the time of a level
 TRAINING_STEPS = 100  # of 64 images, a few seconds: enough for the predictions of a trained network
 
 
@@ -63,6 +74,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--levels", action="store_true", help="time several levels at once in the suffix, too"
     )
+    parser.add_argument(
+        "--experiments", action="store_true", help="the share of the experiments in a default probe alone"
+    )
+    parser.add_argument("--whole", action="store_true", help="with --experiments: the whole probe, for hours")
     return parser.parse_args()
 
 
@@ -355,6 +370,93 @@ def where(case: Published) -> dict[str, float]:
     return {part: seconds / spent.total() for part, seconds in spent.most_common()}
 
 
+# --- the experiments before the first number --------------------------------------------------------------------------
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Images of noise and their classes, made when they are read."""
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        pixels = torch.randn(3, 224, 224, generator=torch.Generator().manual_seed(number))
+        return pixels, number % 1000
+
+
+def resnet18() -> nn.Module:
+    """Return torchvision's ResNet-18 with random weights, or timm's."""
+    try:
+        return torchvision_models().resnet18().eval()  # type: ignore[no-any-return]
+    except ImportError:
+        import timm
+
+        return timm.create_model("resnet18").eval()  # type: ignore[no-any-return]
+
+
+def shares_of_experiments(options: argparse.Namespace) -> None:
+    """Print the share of the experiments in a default probe, of a small model and of a large one."""
+    print("the experiments of a default probe")
+    _, test = timing.begin(options)
+    hidden = [nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()]
+    perceptron = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(256, 10)).eval()
+    print_share("perceptron", perceptron, images(test, 0, IMAGES), options.rounds)
+    data = Images()
+    few = None if options.whole else Subset(data, range(FEW_IMAGES))
+    print_share("ResNet-18", resnet18(), data, options.rounds, few)
+
+
+def print_share(name: str, model: nn.Module, data: Any, rounds: int, few: Any = None) -> None:
+    """Print the share of the experiments in a default probe.
+
+    Args:
+        name: of the model.
+        model, data: as the probe takes them.
+        rounds: of opening the model and the data; in the first of a process, modules are imported.
+        few: data from which the time of all levels is scaled; None to probe the data whole.
+    """
+    layers = 0
+
+    def open_only() -> None:
+        nonlocal layers
+        with open_session(model, data, Request()) as session:
+            layers = len(session.layers)
+
+    opening = timing.best({"open": open_only}, rounds)["open"]
+    if few is None:
+        whole, comparing = timed_probe(model, data)
+        source = "measured"
+    else:
+        probes = [timed_probe(model, few, levels) for levels in FEW_LEVELS]
+        (one, comparing), (several, _) = probes
+        each = (several - one) / (FEW_LEVELS[1] - FEW_LEVELS[0]) / len(LEVELS) / len(few)
+        whole = opening + comparing + each * ALL_LEVELS * IMAGES
+        source = (
+            f"at least, {1e3 * each:.0f} ms for each image and level at all layers, from {len(few)} images at "
+            f"{FEW_LEVELS[0]} and {FEW_LEVELS[1]} levels of each family"
+        )
+    print(f"  {name}, {IMAGES:,} images, {layers} layers, {ALL_LEVELS} levels")
+    print(f"    before the first number   {opening:>10.2f} s")
+    print(f"    replay against full pass  {comparing:>10.2f} s")
+    print(f"    whole probe               {whole:>10,.2f} s ({source})")
+    print(f"    share of the experiments  {(opening + comparing) / whole:>10.3%}", flush=True)
+
+
+def timed_probe(model: nn.Module, data: Any, levels: int | None = None) -> tuple[float, float]:
+    """Return the seconds of a probe, and those of the comparison of the replay with full passes within it."""
+    compare, comparing = SharedPasses._compare, []
+
+    def timed(*args: Any) -> Any:
+        start = time.perf_counter()
+        result = compare(*args)
+        comparing.append(time.perf_counter() - start)
+        return result
+
+    with mock.patch.object(SharedPasses, "_compare", timed):
+        whole = timing.seconds(lambda: nz.probe(model, data, levels=levels, progress=False))
+    return whole, sum(comparing)
+
+
 # --- several levels at once in the suffix -----------------------------------------------------------------------------
 
 
@@ -446,6 +548,10 @@ def main() -> None:
     options = arguments()
     torch.manual_seed(0)
     torch.set_num_threads(thread_count())
+    if options.experiments:
+        shares_of_experiments(options)
+        timing.print_memory()
+        return
     if not options.published:
         training, test = timing.begin(options)
         model = convnet()

@@ -10,6 +10,8 @@ nz.probe(model, loader)                   # any layers of any PyTorch model
 
 import lazy_loader as _lazy_loader
 
+from nearzero.support.display import set_display as _set_display
+
 __version__ = "0.1.0"
 # The public names are in __init__.pyi; each is imported when it is first used.
 _imported, _, __all__ = _lazy_loader.attach_stub(__name__, __file__)
@@ -23,6 +25,16 @@ def __getattr__(name: str) -> object:
 
     hint = did_you_mean(name, __all__).strip()
     raise AttributeError(f"module 'nearzero' has no attribute {name!r}{': ' if hint else ''}{hint}")
+
+
+def _to_html(result: object) -> str:
+    """Return a result as notebooks display it; the report is imported when the first one is displayed."""
+    from nearzero.report.notebook import to_html
+
+    return to_html(result)
+
+
+_set_display(_to_html)
 
 
 def __dir__() -> list[str]:

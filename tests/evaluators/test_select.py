@@ -127,8 +127,8 @@ class TokensFirst(nn.Module):
 def test_rows_are_refused_where_tokens_come_before_examples() -> None:
     """If the tokens are a multiple of the examples, rows would silently be given to wrong examples."""
     data = [(torch.from_numpy(X)[:6, None].expand(-1, 12, -1) * torch.linspace(1.0, 2.0, 12)[:, None], Y[:6])]
-    with pytest.raises(nz.InputError, match="which aren't the first dimension, so it isn't known which rows"):
+    with pytest.raises(nz.InputError, match="so it isn't known which rows belong to which example"):
         nz.matched(TokensFirst(), data, layer="act")
-    with pytest.raises(nz.InputError, match="which aren't the first dimension, so it isn't known which rows"):
+    with pytest.raises(nz.InputError, match="so it isn't known which rows belong to which example"):
         nz.critical_levels(TokensFirst(), data, layer="act", family="clip", grid=20)
     assert nz.sweep(TokensFirst(), data, family="scale", layer="act").attrs["layer"] == "act"

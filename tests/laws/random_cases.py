@@ -129,13 +129,16 @@ def arguments_of(traits: Traits, batches: list[KnownBatch], given: Collection[st
 
         layout = standard if "output" in given else layout
     first = "N" + layout.replace("N", "")
+    # the refusal that names it says that another argument is needed where the tokens come first
+    unturned = whole and traits.tokens_first and traits.items == "tokens" and "prepare" not in given
     none = traits.several or traits.squeezed
     prepared = {id(batch.item): batch for batch in batches}
 
     def prepare(item: Any) -> tuple[Any, Any, Any]:
         batch = prepared[id(item)]
         inputs = batch.keywords if traits.named else batch.arguments
-        if whole and "batch_axis" in given and traits.tokens_first:  # in the order of the logits
+        turned = traits.tokens_first and traits.layout.find("S") < traits.layout.find("N")
+        if whole and "batch_axis" in given and turned:  # in the order of the logits
             return inputs, batch.given, None if batch.mask is None else batch.mask.t()
         target = batch.target
         if target is not None and traits.several:
@@ -146,7 +149,7 @@ def arguments_of(traits: Traits, batches: list[KnownBatch], given: Collection[st
         "output": output,
         "output_kind": held_by(traits.kind),
         "class_axis": "none" if none else first.index("C"),
-        "causal": shifted(traits),
+        "causal": None if unturned and shifted(traits) else shifted(traits),
         "batch_axis": "none" if whole else traits.inputs.index("N"),
         "unit_axis": traits.units.index("U"),
         "prepare": prepare,
@@ -199,7 +202,8 @@ def unresolved(traits: Traits) -> str:
         return ""
     if traits.statistics and traits.draws != "none":
         return "with batch statistics and random numbers, no experiment tells where the examples are"
-    if traits.experts and any(examples == length for examples, length in traits.batches):
+    counts = {traits.blocks, *(examples for examples, _ in traits.batches)}  # blocks are batches of their own
+    if traits.experts and any(length in counts for _, length in traits.batches):
         return "with as many examples as tokens, the order in which rows reach an expert isn't known"
     return ""
 
@@ -237,6 +241,8 @@ def known_batch(
     else:
         x = torch.from_numpy(generator.normal(size=[sizes[letter] for letter in traits.inputs])).float()
         x = x.double() if traits.double else x
+    if traits.experts:  # the first one gets the first row
+        x.flatten()[0] = 0 if traits.domain == "tokens" else 1
     keywords: dict[str, Any] = {}
     mask = None if traits.mask == "none" else drawn_mask(traits, *size, generator)
     if mask is not None:
@@ -449,6 +455,8 @@ def _inputs(draw: Draw, traits: dict[str, Any]) -> dict[str, Any]:
     flat = (
         traits["targets"] == "classes" and traits["items"] == "tokens" and not ignored and draw.chance(0.05)
     )
+    if (inputs == "NSD") != (traits["layout"].find("N") < traits["layout"].find("S")):
+        flat = False  # targets in the inputs' order don't have that of such logits
     own: dict[str, Any] = {"ignored": ignored, "flat": flat and not traits.get("several")}
     own["double"] = traits["domain"] != "tokens" and draw.chance(0.1)
     if traits["state"] == "cache":

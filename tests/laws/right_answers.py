@@ -127,10 +127,9 @@ def counted_items(traits: Traits, batch: KnownBatch, shape: tuple[int, ...]) -> 
 
 
 def shifted(traits: Traits) -> bool:
-    """Return whether logits are compared with the next token."""
-    return traits.loss == "shifted" or (
-        traits.loss == "none" and traits.targets == "ids" and traits.mixing == "earlier"
-    )
+    """Return whether logits are compared with the next token; a cache adds the mean of all tokens to each."""
+    ahead_unseen = traits.mixing == "earlier" and traits.state != "cache"
+    return traits.loss == "shifted" or (traits.loss == "none" and traits.targets == "ids" and ahead_unseen)
 
 
 @dataclass(frozen=True)

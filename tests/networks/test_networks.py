@@ -196,6 +196,21 @@ class LogProbabilities(UserModule):
         return torch.log_softmax(super().forward(x), dim=1)
 
 
+class Limited(UserModule):
+    """A module with a limit that no activation reaches, unless it is perturbed."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x).clamp(max=1e9))
+
+
+class Branching(UserModule):
+    """A module whose forward would do something else after a perturbation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.body(x)
+        return self.head(h if h.sum() > -1 else -h)
+
+
 def namesake() -> nn.Module:
     """Return a module with a class called Abs that computes something else."""
 
@@ -206,7 +221,10 @@ def namesake() -> nn.Module:
     return UserModule(Abs())
 
 
-@pytest.mark.parametrize("module", [Scaled(nn.ReLU()), Twice(), namesake()])
+FORWARDS = [Scaled(nn.ReLU()), Twice(), namesake(), Limited(nn.ReLU()), Branching(nn.GELU())]
+
+
+@pytest.mark.parametrize("module", FORWARDS, ids=lambda module: type(module).__name__)
 def test_a_forward_that_does_something_else_is_refused(module: nn.Module) -> None:
     with pytest.raises(
         nz.InputError, match=r"forward computes something else .*; make a TwoLayer from its arrays"

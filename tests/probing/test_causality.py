@@ -193,3 +193,50 @@ def test_where_tokens_are_independent_the_assumptions_say_so():
         sources += [row.source for row in result.assumptions if row.what == "cuts of batches"]
     assert ["along dimension 1" in source for source in sources] == [True, False, False]
     assert probed(Bigram(), IDS, batch_axis=1).response.attrs["items"] == 35
+
+
+class TokensFirst(Language):
+    """Reads ids (S, B) and returns logits (S, B, K); the mean of the batch is subtracted if that is asked for."""
+
+    def __init__(self, statistics):
+        super().__init__(causal=True)
+        self.statistics = statistics
+
+    def forward(self, ids):
+        logits = super().forward(ids.t()).transpose(0, 1)
+        return logits - 0.5 * logits.mean(1, keepdim=True) if self.statistics else logits
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_causal_is_refused_where_the_tokens_come_first_and_batches_arent_cut(statistics):
+    model, ids = TokensFirst(statistics), IDS.t().contiguous()
+    with pytest.raises(nz.InputError, match=r"since batches can't be cut; causal=True .* output="):
+        nz.probe(model, [{"ids": ids, "labels": ids}], "act", levels=1, batch_axis="none")
+    turned = {
+        "output": lambda logits: logits.transpose(0, 1),
+        "prepare": lambda batch: ({"ids": batch["ids"]}, batch["labels"].t(), None),
+    }
+    settings = {"levels": 1, "batch_axis": "none", "causal": True, "metrics": ["accuracy"]}
+    with pytest.raises(
+        nz.InputError, match=r"causal=True needs the examples first.*output=\.\.\. and prepare=\.\.\."
+    ):
+        nz.probe(model, [{"ids": ids, "labels": ids}], "act", **settings)
+    result = nz.probe(model, [{"ids": ids, "labels": ids}], "act", **settings, **turned)
+    predicted = model(ids).argmax(-1)
+    right = (predicted[:-1] == ids[1:]).double().mean().item()
+    assert result.response.unperturbed_accuracy.item() == pytest.approx(right, abs=1e-12)
+
+
+class Statistics(Language):
+    """A model of tokens whose examples depend on the batch."""
+
+    def forward(self, ids):
+        logits = super().forward(ids)
+        return logits - 0.5 * logits.mean(0)
+
+
+def test_causal_is_believed_where_the_examples_come_first_and_batches_arent_cut():
+    model = Statistics(causal=True)
+    result = probed(model, IDS, causal=True, metrics=["accuracy"])
+    right = (model(IDS).argmax(-1)[:, :-1] == IDS[:, 1:]).double().mean().item()
+    assert result.response.unperturbed_accuracy.item() == pytest.approx(right, abs=1e-12)

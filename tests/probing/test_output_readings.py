@@ -328,7 +328,7 @@ def test_binary_masks():
         assert float(result.response.unperturbed_accuracy) == pytest.approx(expected)
         assert int(result.response.attrs["items"]) == 200
     one_hot = torch.eye(5, dtype=torch.long).repeat(8, 1, 1)
-    with pytest.raises(nz.InputError, match=r"nowhere, one number per item .* class_axis='none' or"):
+    with pytest.raises(nz.InputError, match=r"each number is an item of its own; .* class_axis=.* or 'none'"):
         nz.probe(squeezed, (x, one_hot), "act", levels=2)
 
 
@@ -341,7 +341,8 @@ def test_a_number_per_token():
         scores = model(x)
     labels, positions = torch.arange(112).reshape(16, 7) % 2, torch.arange(16) % 7
     with pytest.raises(
-        nz.InputError, match="with no targets, can be nowhere, one number per item or on dimension 1"
+        nz.InputError,
+        match="with no targets, can be on dimension 1, or there are none, since each number is an item",
     ):
         nz.probe(model, [x], "act", levels=2)
     by_token = nz.probe(model, [(x, labels)], "act", levels=2)
@@ -372,6 +373,38 @@ def test_an_output_isnt_taken_for_the_logits_because_these_have_another_layout(l
     y = y[:, 0] if layout == "classes first" else y
     with pytest.raises(nz.InputError, match=r"several outputs that may be the logits: .* output="):
         nz.probe(Two(3, None), [(x, y)], "act", levels=2)
+
+
+def test_auxiliary_logits_arent_taken_for_the_logits_by_their_name():
+    class Two(Head):
+        def forward(self, x):
+            h = self.act(self.first(x))
+            return {"aux_logits": h[:, :3], "main": self.last(h)}
+
+    model, x = Two(3, None), rows(24)
+    y = model(x)["main"].argmax(1)
+    with pytest.raises(nz.InputError, match=r"'aux_logits': .* 'main': .* output="):
+        nz.probe(model, (x, y), "act", levels=2)
+    assert nz.probe(model, (x, y), "act", levels=2, output="main").response.unperturbed_accuracy == 1
+
+
+def test_a_batch_of_one_example_is_read_as_larger_ones_are():
+    """One number for each of seven points: nothing tells that these aren't classes."""
+
+    class Points(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.act, self.last = nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 1)
+
+        def forward(self, x):
+            return self.last(self.act(self.first(x))).squeeze(-1)
+
+    model, x = Points(), rows(35).view(5, 7, 6)
+    for data in ([x], [x[:1], x[1:]], list(x.split(1))):
+        with pytest.raises(nz.InputError, match=r"choose with class_axis=1 or 'none'"):
+            nz.probe(model, data, "act", levels=2)
+        given = nz.probe(model, data, "act", levels=2, class_axis="none")
+        assert given.response.attrs["items"] == 35
 
 
 def test_a_single_output_below_zero_may_be_a_log_probability():

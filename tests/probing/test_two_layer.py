@@ -54,6 +54,29 @@ def assert_same(result: nz.ProbeResult, swept, metrics=("accuracy", "agreement")
     assert set(response.dead_units.values) == {int(swept.dead_units)}
 
 
+class Branching(nn.Module):
+    """Linear, GELU, Linear, and a branch that is taken under a perturbation alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden, self.act, self.output = nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.act(self.hidden(x))
+        return self.output(h if h.sum() > 0 else 5 - h)
+
+
+def test_a_forward_with_a_branch_is_run() -> None:
+    model, x = Branching(), torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(20) % 3
+    result = nz.probe(model, (x, y), "act", families=nz.Perturbation(offset=-3.0))
+    with torch.no_grad(), model.act.register_forward_pre_hook(lambda _, args: (args[0] - 3.0,)):
+        expected = (model(x).argmax(1) == y).double().mean().item()
+    assert result.response.accuracy.item() == pytest.approx(expected)
+    assert result.response.method.item() == "full"
+
+
 def drawn(name: str, inputs: int = 64, units: int = 48, classes: int = 10) -> nz.TwoLayer:
     return initial_stack([3], name, inputs=inputs, units=units, classes=classes)[0]
 

@@ -278,6 +278,35 @@ def test_an_activation_follows_if_nothing_else_reads_the_layer(use, follows, def
     assert response.offset.item() == ("as-run" if follows in ("relu", "abs") else "shift")
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: h * torch.sigmoid(1.702 * h),
+        lambda h: 0.5 * h * (1 + torch.tanh(0.798 * (h + 0.0447 * h**3))),
+        lambda h: h * torch.tanh(F.softplus(h)),
+        lambda h: h * F.relu6(h + 3) / 6,
+        lambda h: (h.clone().mul_(1.702).sigmoid_()) * h,
+    ],
+)
+def test_parts_of_functions_whose_argument_is_made_of_other_values(function):
+    result = nz.probe(Uses(lambda net, h, x: F.relu(function(h))), inputs(), levels=2)
+    assert result.layers == [":relu"]
+    with pytest.raises(
+        nz.InputError, match=r"except parts of other functions \(:.*activation=\.\.\. can give"
+    ):
+        nz.probe(Uses(lambda net, h, x: function(h)), inputs(), levels=2)
+    whole = nz.probe(Uses(lambda net, h, x: function(h)), inputs(), "first", activation=function, levels=2)
+    assert whole.response.activation.item() != "none"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda h: 1.7159 * torch.tanh(2 / 3 * h), lambda h: F.relu6(h + 3) / 6, lambda h: F.softplus(2 * h) - 1],
+)
+def test_an_activation_of_scaled_values_is_a_layer(function):
+    assert len(nz.probe(Uses(lambda net, h, x: function(h)), inputs(), levels=2).layers) == 1
+
+
 def test_a_part_of_a_function_is_named_in_a_note():
     model = Uses(lambda net, h, x: F.relu(h * torch.sigmoid(h)))
     notes = nz.probe(model, inputs(), levels=2).notes
@@ -345,3 +374,66 @@ def test_rows_of_the_assumptions(model, what, value, source):
     (row,) = [row for row in result.assumptions if row.what == f"{what} of layer first"]
     assert (row.value, row.source) == (value, source)
     assert row.argument == {"activation": "activation=", "units": "unit_axis="}[what]
+
+
+class Kinds(nn.Module):
+    """A network for each kind of atom; examples have other numbers of these."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.kinds = nn.ModuleList(
+            nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 1)) for _ in range(3)
+        )
+
+    def forward(self, kinds, x):
+        flat, x = kinds.flatten(), x.flatten(0, 1)
+        out = x.new_zeros(flat.shape)
+        for number, network in enumerate(self.kinds):
+            here = flat == number
+            if bool(here.any()):
+                out.masked_scatter_(here, network(x.index_select(0, here.nonzero().flatten())).flatten())
+        return out.view_as(kinds).sum(1)
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_layers_that_get_other_numbers_of_rows_from_each_example(size):
+    kinds = torch.tensor([[0, 1, 2, 2]] * 4 + [[0, 2, 2, 2]] * 3 + [[0, 2, 1, 2]])
+    x = torch.randn(8, 4, 3, generator=torch.Generator().manual_seed(1))
+    data = [{"kinds": kinds[part], "x": x[part]} for part in torch.arange(8).split(size)]
+    result = nz.probe(
+        Kinds(),
+        data,
+        families="scale",
+        levels=[0.5],
+        metrics={"sum": lambda out, target: out},
+        output_kind="logits",
+    )
+    assert result.response.rows.values.tolist() == [8, 5, 19]
+    assert result.response.partial.values.tolist() == [
+        True,
+        True,
+        True,
+    ]  # each was found on some examples only
+    reach = [row.value for row in result.assumptions if row.what.startswith("reach")]
+    assert reach[1:] == [f"{rows} rows, not as many on every example" for rows in (5, 19)]
+    assert "kinds.1.1: 5 rows on 8 items, not as many on every example" in result.notes
+
+
+def test_items_of_a_graph_arent_said_to_be_of_its_atoms():
+    class Points(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.act, self.last = nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 1)
+
+        def forward(self, atoms, points, nearest):
+            return (self.last(self.act(self.first(atoms)))[nearest] + points.sum(1, keepdim=True))[:, 0]
+
+    data = [
+        ((torch.randn(atoms, 3), torch.randn(points, 3), torch.randint(atoms, (points,))), None)
+        for atoms, points in ((37, 31), (52, 44))
+    ]
+    result = nz.probe(Points(), data, families="scale", levels=[0.5])
+    assert [row.value for row in result.assumptions if row.what == "items"] == [
+        "75 items of batches that aren't cut"
+    ]

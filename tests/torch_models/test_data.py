@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import nearzero as nz
+from nearzero.torch_models.batches import Batch, read_batch
+from nearzero.torch_models.data import BatchSource
 
 LEVELS = {"offset": [-0.4, 0.3], "scale": [0.5, 2.0], "clip": [0.4]}
 CLASSES = 3
@@ -220,6 +222,59 @@ def test_data_that_end_when_gone_through_again():
 
     with pytest.raises(nz.InputError, match="when read again; give data that can be read several times"):
         probed(Once())
+
+
+class Counted(Dataset):
+    """Examples that count how often they are read, and are others after some reads, if `changes` says how many."""
+
+    def __init__(self, changes=False):
+        self.reads, self.changes = [0] * len(X), changes
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, place):
+        self.reads[place] += 1
+        return X[place] + (self.changes and self.reads[0] > self.changes), Y[place]
+
+
+def test_the_first_batches_are_read_once_before_anything_is_measured():
+    data = Counted()
+    options = {"metrics": {"first": lambda logits, target: logits[:, 0]}, "batch_size": 7}
+    probed(data, **options)
+    assert data.reads == [3] * 28 + [2] * (len(X) - 28)  # and for the ranges, and for the response
+    assert_same(probed(Counted(), **options), probed((X, Y), **options), 1e-7)
+    for changes in (1, 2):  # for the ranges, or for the response alone
+        with pytest.raises(nz.InputError, match="batch 1 of the data is another one when read again"):
+            probed(Counted(changes), **options)
+
+
+def test_items_that_prepare_changes_are_read_each_time():
+    class Made:
+        def __iter__(self):
+            return iter([{"x": x, "y": y} for x, y in parts()])
+
+    prepared = probed(Made(), prepare=lambda item: (item.pop("x"), item.pop("y"), None))
+    assert_same(prepared, probed(parts()))
+
+
+def test_batches_that_are_too_large_or_unknown_arent_held():
+    reads = []
+    for limit in (0, 300, 10**9):  # none, the first of 224 bytes, or as many as are ever held
+        data = Counted()
+        source = BatchSource(data, lambda item, dtype: read_batch(item, torch.device("cpu")), 7, 10**9)
+        with source.held(limit):
+            passes = [[batch.inputs[0] for batch in source] for _ in range(3)]
+            assert all(torch.equal(source.first().inputs[0], X[:7]) for _ in range(3))
+        assert [len(each) for each in passes] == [8, 8, 8]
+        assert all(torch.equal(torch.cat(each), X) for each in passes)
+        reads.append(data.reads[0])
+    assert reads == [7, 4, 4]  # longer passes read all
+    objects = [{"x": X, "cache": object()}] * 3
+    source = BatchSource(objects, lambda item, dtype: Batch((item["x"],), {"cache": item["cache"]}), 7, 10**9)
+    with source.held(10**9):
+        assert len(list(source)) == 3
+        assert not source._held._first
 
 
 def test_a_generator_that_is_too_large_to_be_kept():

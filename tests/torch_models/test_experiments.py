@@ -168,6 +168,29 @@ def test_as_many_examples_as_tokens_where_no_experiment_tells():
     assert probed(model, [x], batch_axis="none", **settings).response.attrs["items"] == 36
 
 
+def test_targets_whose_first_dimension_is_that_of_outputs_arent_taken_for_tokens_first():
+    """Each token has three numbers with targets of their own; attention can't tell examples from tokens."""
+
+    class Numbers(Base):
+        def after(self, h):
+            return h + (h @ h.transpose(1, 2)).softmax(-1) @ h
+
+        def forward(self, x):
+            return super().forward(x).permute(2, 0, 1)
+
+    model, x = Numbers(), torch.randn(6, 6, 6, generator=torch.Generator().manual_seed(2))
+    y = (model(x) > 0).long()
+    y[0, :, 1:] = 0  # some targets that the model doesn't predict
+    right = ((model(x) > 0) == y).double().mean()
+    settings = {"metrics": "accuracy", "keep_items": False}
+    with pytest.raises(nz.InputError, match=r"isn't known whether examples or tokens come first .* prepare="):
+        probed(model, [(x, y)], **settings)
+    prepared = probed(
+        model, [(x, y)], prepare=lambda item: (item[0], item[1].movedim(1, 0), None), **settings
+    )
+    assert prepared.response.unperturbed_accuracy.item() == pytest.approx(right.item())
+
+
 def test_logits_without_the_examples_first_are_refused_where_no_experiment_tells():
     class Turned(Base):
         def after(self, h):
@@ -180,6 +203,59 @@ def test_logits_without_the_examples_first_are_refused_where_no_experiment_tells
         probed(Turned(), X[:10])
     given = probed(Turned(), X[:10], output=lambda logits: logits.t())
     assert given.response.attrs["items"] == 10
+
+
+class Turning(Base):
+    """Takes (B, S, 6) and returns (S, B, 3)."""
+
+    def forward(self, x):
+        return super().forward(x).transpose(0, 1)
+
+
+def test_targets_of_either_order_where_the_logits_alone_have_the_tokens_first():
+    model, settings = Turning(), {"metrics": "accuracy", "keep_items": False}
+    x = torch.randn(6, 6, 6, generator=torch.Generator().manual_seed(2))
+    y = model(x).argmax(-1)  # in the order of the logits
+    y[0] = (y[0] + 1) % 3
+    with pytest.raises(nz.InputError, match=r"may have examples or tokens first, since .* batch_axis='none'"):
+        probed(model, [(x, y)], **settings)
+    for given in ({"batch_axis": "none"}, {"prepare": lambda item: (item[0], y.t(), None)}):
+        assert probed(
+            model, [(x, y)], **settings, **given
+        ).response.unperturbed_accuracy.item() == pytest.approx(5 / 6)
+
+
+def test_the_examples_of_a_batch_with_a_cache_are_looked_for_in_the_logits():
+    class Cached(Base):
+        def forward(self, x, cache):
+            return super().forward(x + cache.seen.mean()).t()
+
+    data = [{"x": X[:10], "cache": SimpleNamespace(seen=torch.ones(10, 2))}]
+    with pytest.raises(nz.InputError, match=r"\(3, 10\) .* don't have the examples first; give output="):
+        probed(Cached(), data)
+    given = probed(Cached(), data, output=lambda logits: logits.t())
+    np.testing.assert_array_equal(items(given), by_hand_cached(Cached(), data[0]))
+
+
+def by_hand_cached(model, batch):
+    with model.act.register_forward_pre_hook(lambda _, args: (0.5 * args[0],)):
+        return model(**batch).t().detach()[:, 1].numpy()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_where_memory_holds_two_examples_more_of_them_are_tried():
+    """All examples depend on the first of the batch, and the first and the last, which are tried first, are equal."""
+
+    class Neighbours(Base):
+        def after(self, h):
+            return h - h[:1, :1]
+
+    model = Neighbours()
+    x = X[:8].clone()
+    x[-1] = x[0]
+    result = probed(model, [x])
+    assert row(result, "cuts of batches").startswith("not cut")
+    np.testing.assert_array_equal(items(result), by_hand(model, x))
 
 
 class Squeezed(Base):
@@ -384,6 +460,21 @@ def test_random_numbers_are_the_same_at_every_level(name):
     full = probed(Drawing(after), X, method="full", levels=[0.5, 1 - 1e-7, 1.0], batch_size=12)
     np.testing.assert_array_equal(full.response.logit_items, result.response.logit_items)
     assert row(result, "cuts of batches").startswith("as" if source == "none" else "not cut")
+
+
+def test_a_generator_without_a_seed_that_hardly_ever_matters_is_found_in_full_passes():
+    """A twentieth of the examples is drawn anew in every pass; the few of the experiments may not show it."""
+
+    class Fresh(Base):
+        def after(self, h):
+            drawn = np.random.default_rng().random((len(h), 1)) > (0.05 if len(h) > 8 else 0)
+            return h * torch.from_numpy(drawn)
+
+    x = X.repeat(20, 1)
+    with pytest.raises(
+        nz.InputError, match="a second pass of the model on the same batch gives other logits"
+    ):
+        probed(Fresh(), x, method="full")
 
 
 # --- full passes with gradients and in threads ---

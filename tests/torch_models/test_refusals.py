@@ -401,6 +401,8 @@ def test_an_activation_that_is_named_or_given():
     np.testing.assert_array_equal(by_name, logits_of(module, rows(), "0", conduct=plain))
     with pytest.raises(nz.InputError, match="unknown activation 'rlu'"):
         nz.probe(model, rows(), "first", activation="rlu")
+    with pytest.raises(nz.InputError, match=r"layer '1' is the input of relu itself; leave it out, or name"):
+        nz.probe(mlp(), rows(), activation="gelu")
     with pytest.raises(nz.InputError, match="must keep the shape of its values"):
         nz.probe(model, rows(), "first", activation=lambda z: z[:, :2])
     with pytest.raises(

@@ -38,6 +38,7 @@ from nearzero.networks import TwoLayer
 from nearzero.perturbations.activations import ACTIVATIONS
 from nearzero.perturbations.families import Scale
 from nearzero.support.arrays import as_numbers
+from nearzero.support.display import Displayed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +67,7 @@ KEPT = ("apart", "sizes", "terms", "moved", "worth", "homogeneity", "rounding", 
 
 
 @dataclass(frozen=True, eq=False)
-class ScaleAudit:
+class ScaleAudit(Displayed):
     """The result of `scale_audit`: the effect of a scale by algebra, and the agreement with measurements.
 
     Attributes:

@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ()  # the functions are registered with the app
 
-NOTE = (
-    "Shares of studies, with 95 % intervals (Clopper-Pearson). In the null nothing differs: equivalent is right, any "
-    "direction is wrong. Of a mixture neither is known.\n"
-)
-
 
 @app.command()
 def power(
@@ -55,6 +50,7 @@ def power(
     """
     from rich.table import Column
 
+    from nearzero.mechanisms.power import CAPTION
     from nearzero.mechanisms.power import power as measure_power
     from nearzero.study.spec import resolve, with_rules
     from nearzero.support.threads import thread_count
@@ -77,7 +73,7 @@ def power(
     rows = [_stacked(counts.row) for counts in measured.counts]
     headings = [Column(name, no_wrap=name not in ("networks", "findings")) for name in rows[0]]
     print_rows(console, headings, [row.values() for row in rows])
-    for line in (NOTE, *measured.sentences()):
+    for line in (f"{CAPTION}\n", *measured.sentences()):
         console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -210,7 +210,7 @@ class ModelEvaluator(base.LayerEvaluator):
 
         Raises:
             InputError: it doesn't grow with the number of examples, for instance because tokens come before
-                examples.
+                examples, or because not all of them reach the layer.
         """
         first = self.session.discovery.batch
         alike = [array.shape[1:] for array in batch.inputs] == [array.shape[1:] for array in first.inputs]
@@ -219,8 +219,8 @@ class ModelEvaluator(base.LayerEvaluator):
         if values.shape[0] * len(first) != self.torch_layer.shape[0] * len(batch):
             raise LayerError(
                 self.torch_layer,
-                f"has values {tuple(values.shape)} for {len(batch)} examples, which aren't the first dimension, so it "
-                "isn't known which rows belong to which example; leave the layer out",
+                f"has values {tuple(values.shape)} for {len(batch)} examples, and {self.torch_layer.shape} for "
+                f"{len(first)} others, so it isn't known which rows belong to which example; leave the layer out",
             )
 
     def _check_by_row(self, rows: Tensor, activations: Tensor) -> None:

@@ -166,7 +166,7 @@ class Request:
                 layer, unit_axis=axis, producer=layer.producer if axis == layer.unit_axis else None
             )
         act = self.activation
-        if act is None or layer.kind in ("activation", "function") or act == layer.activation:
+        if act is None or layer.is_input_of_activation or act == layer.activation:
             return layer
         if callable(act):
             name = getattr(act, "__name__", type(act).__name__)
@@ -294,7 +294,7 @@ def check_families(layer: Layer, conduct: Conduct, families: Iterable[str | Fami
                 _check_offset(replace(conduct, offset=family.formula), layer)
             except InputError as error:
                 raise InputError(f"layer {layer.name!r}: {error}") from error
-    placed = layer.kind in ("activation", "function") or layer.follows is not None
+    placed = layer.is_input_of_activation or layer.follows is not None
     if any(family.acts_on == "post" for family in made) and layer.act is not None and not placed:
         raise InputError(
             f"layer {layer.name!r}: clip=post, cap and floor act after the activation, whose place in the model isn't "

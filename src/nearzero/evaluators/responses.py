@@ -245,6 +245,7 @@ def take_batch(collectors: Sequence[ResponseCollector], passes: SharedPasses, ba
         collector, side = owners[side_passes]
         values = None if isinstance(changed, Unreached) else changed.values
         rows[collector] = None if values is None else count_rows(values, collector.plan.layer, batch)
+        collector.partial |= values is not None and _is_partial(values, collector.plan.layer, batch)
         if scorer is None or scorer.logits is not changed.logits:
             scorer = Scorer(collector.items_of(batch, changed.logits), changed.logits)
         collector.score(changed, side, scorer, scored[collector])
@@ -300,6 +301,16 @@ def count_rows(values: Tensor, layer: Layer, batch: Batch) -> int:
     """Return how many rows of a layer's values on a batch count."""
     counted = counted_rows(values, layer, batch)
     return values.numel() // values.shape[layer.axis_of(values)] if counted is None else int(counted.sum())
+
+
+def _is_partial(values: Tensor, layer: Layer, batch: Batch) -> bool:
+    """Return whether the rows of a layer's values on a batch can't be as many for each example."""
+    routed = batch.routed.get(layer.key)
+    if routed is not None:
+        times = torch.bincount(routed.index, minlength=routed.count)
+        return bool((times != times[0]).any())
+    rows = values.numel() // values.shape[layer.axis_of(values)]
+    return batch.axis is not None and rows % len(batch) != 0
 
 
 def _steps(perturbation: Perturbation) -> list[_Step]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, Literal
@@ -42,6 +42,7 @@ __all__ = ["Half", "Session", "open_session"]
 # The first pass takes SAMPLE examples; to see whether layers differ between examples, others take FEW of each of
 # the first batches, LOOKS of them.
 SAMPLE, FEW, LOOKS = 2, 4, 2
+HELD_SHARE = 1 / 8  # of the memory, for batches that are held while they are looked at several times
 SHOWN = 3  # names of what a pass changes
 BATCHES = 8  # whose shapes are compared, as long as they fit several readings
 RANKING = ("accuracy", "agreement")  # metrics that are the same for logits and for probabilities of classes
@@ -156,37 +157,62 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         masks = MaskReader()
         source = source_of(runnable, data, request, masks)
         ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request, masks)
-        discovery = discover(
-            runnable, [source] if ranges_source is None else [source, ranges_source], request
-        )
-        layers = _layers_of(runnable, discovery, request)
-        budget = budget_of(discovery, request)
-        classes = _ClassAxis.found(runnable, source, discovery, request)
-        runnable.class_axis = classes.axis
-        few_rows = min(SAMPLE, budget.rows(discovery.batch))
-        masked = read_masks(runnable, source, masks, few_rows)
-        first = source.first(source.dtype)
-        few = next(first.blocks(few_rows))
-        causal = read_causality(runnable, request.causal, first, few)
-        if causal and request.causal is None:
-            classes = classes.of_causal(discovery.output.logits.ndim)
-        session = Session(
-            runnable,
-            source,
-            ranges_source,
-            request,
-            discovery,
-            budget,
-            _parts_of(place_layers(runnable, layers, few, masked, budget.rows(first)), request, runnable),
-            choose_metrics(metrics, discovery.batch.target),
-            causal,
-            runnable.assumptions,
-        )
-        runnable.reading = _read_output(session, classes)
-        _record(session)
-        logits = discovery.output.logits  # of two examples, they can be large
-        output = replace(discovery.output, logits=logits.new_empty((0, *logits.shape[1:])))
-        yield replace(session, discovery=replace(discovery, output=output))
+        # `prepare` may change the items that it is given, so that they can't be given twice
+        held = source.held(request.limit * HELD_SHARE) if request.prepare is None else nullcontext()
+        with held:
+            session = _inferred(runnable, source, ranges_source, request, masks, metrics)
+        yield session
+
+
+def _inferred(
+    model: Model,
+    source: BatchSource,
+    ranges_source: BatchSource | None,
+    request: Request,
+    masks: MaskReader,
+    metrics: dict[str, Metric] | None,
+) -> Session:
+    """Return the session of a model and data, with all that is inferred about them.
+
+    Args:
+        model: the model.
+        source, ranges_source, request: as in `Session`.
+        masks: reads the masks of both sources.
+        metrics: the metrics that were asked for, by name.
+
+    Raises:
+        InputError: as `open_session`.
+    """
+    discovery = discover(model, [source] if ranges_source is None else [source, ranges_source], request)
+    layers = _layers_of(model, discovery, request)
+    budget = budget_of(discovery, request)
+    classes = _ClassAxis.found(model, source, discovery, request)
+    model.class_axis = classes.axis
+    _check_order(model, source.first(source.dtype), classes)
+    few_rows = min(SAMPLE, budget.rows(discovery.batch))
+    masked = read_masks(model, source, masks, few_rows)
+    first = source.first(source.dtype)
+    few = next(first.blocks(few_rows))
+    causal = read_causality(model, request.causal, first, few)
+    if causal and request.causal is None:
+        classes = classes.of_causal(discovery.output.logits.ndim)
+    session = Session(
+        model,
+        source,
+        ranges_source,
+        request,
+        discovery,
+        budget,
+        _parts_of(place_layers(model, layers, few, masked, budget.rows(first)), request, model),
+        choose_metrics(metrics, discovery.batch.target),
+        causal,
+        model.assumptions,
+    )
+    model.reading = _read_output(session, classes)
+    _record(session)
+    logits = discovery.output.logits  # of two examples, they can be large
+    output = replace(discovery.output, logits=logits.new_empty((0, *logits.shape[1:])))
+    return replace(session, discovery=replace(discovery, output=output))
 
 
 @dataclass(frozen=True)
@@ -222,6 +248,26 @@ class _ClassAxis:
         """
         return (
             self if self.problem is None else _ClassAxis(ndim - 1, "the tokens are predicted from each other")
+        )
+
+
+def _check_order(model: Model, batch: Batch, classes: _ClassAxis) -> None:
+    """Refuse targets of any order, where the logits have the tokens first and the inputs don't.
+
+    Raises:
+        InputError: targets that may have the order of either.
+    """
+    target, place = batch.target, model.example_axis
+    tokens_first = place > 1 or (
+        place == 1 and classes.axis != 1
+    )  # or only the classes come before the examples
+    if batch.prepared or not tokens_first or target is None or target.ndim < 2:
+        return
+    if target.shape[0] == target.shape[1]:
+        raise InputError(
+            f"targets {tuple(target.shape)} may have examples or tokens first, since the inputs have the examples "
+            "first and the logits don't; give targets with the examples first by prepare=..., or batch_axis='none' if "
+            "they have the order of the logits"
         )
 
 
@@ -290,8 +336,8 @@ def _record(session: Session) -> None:
             argument, noun = ("units=", "units") if some else ("basis=", "directions")
             perturbed = f"{layer.units} {noun}, of {layer.width} units"
             record(f"perturbed part of layer {layer.name}", perturbed, "given", argument)
-        source = _known(request.activation is not None, _activation_source(layer))
-        record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
+        source, argument = _activation_source(layer, request)
+        record(f"activation of layer {layer.name}", layer.activation or "none", source, argument)
     bounds = (
         "minimum and maximum"
         if request.quantiles is None
@@ -319,7 +365,23 @@ def _layers_of(model: Model, discovery: Discovery, request: Request) -> list[Lay
         record(f"use of layer {layer.name}", "left out", layer.unit_problem, "unit_axis=")
     for name, reason in selection.left_out.items():
         record(f"use of layer {name}", "left out", reason, "layers=")
-    return [request.with_overrides(layer) for layer in selection.layers if layer not in unfit]
+    layers = [layer for layer in selection.layers if layer not in unfit]
+    _check_activation(layers, request)
+    return [request.with_overrides(layer) for layer in layers]
+
+
+def _check_activation(layers: list[Layer], request: Request) -> None:
+    """Refuse an activation that the user gave if no layer takes it.
+
+    Raises:
+        InputError: all layers are the inputs of activations, of which one is another.
+    """
+    others = [layer for layer in layers if layer.activation != request.activation]
+    if request.activation is not None and others and all(layer.is_input_of_activation for layer in layers):
+        raise InputError(
+            f"activation=... is the activation after linear layers, and layer {others[0].name!r} is the input of "
+            f"{others[0].activation} itself; leave it out, or name linear layers by layers=..."
+        )
 
 
 def _source_of_units(layer: Layer, request: Request) -> str:
@@ -333,15 +395,17 @@ def _source_of_units(layer: Layer, request: Request) -> str:
     return f"the default for {len(layer.shape)} dimensions, since they couldn't be followed"
 
 
-def _activation_source(layer: Layer) -> str:
-    """Return how the activation of a layer is known."""
-    if layer.kind in ("activation", "function"):
-        return "the layer is its input"
+def _activation_source(layer: Layer, request: Request) -> tuple[str, str]:
+    """Return how the activation of a layer is known, and which argument sets it."""
+    if layer.is_input_of_activation:
+        return "the layer is its input", "model="
+    if request.activation is not None:
+        return "given", "activation="
     if layer.follows is not None:
-        return f"{layer.follows.name} alone reads the layer's output"
+        return f"{layer.follows.name} alone reads the layer's output", "activation="
     if layer.kind == "output":
-        return "a module's output is taken as it is"
-    return "no activation alone reads the layer's output"
+        return "a module's output is taken as it is", "activation="
+    return "no activation alone reads the layer's output", "activation="
 
 
 def _known(given: bool, inferred: str) -> str:
@@ -424,7 +488,12 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
     model.example_axis = cuts.example_axis
     _cut(sources, cuts)
     rows = few if cuts.axis == batch.axis else SAMPLE
-    discovery = find_layers(model, next(sources[0].first(sources[0].dtype).blocks(rows)))
+    few_examples = next(sources[0].first(sources[0].dtype).blocks(rows))
+    if (
+        len(few_examples) == 1 and few_examples.divisible
+    ):  # its logits don't tell examples from other dimensions
+        few_examples = few_examples.take(torch.zeros(SAMPLE, dtype=torch.long))
+    discovery = find_layers(model, few_examples)
     changed: list[str] = []
     budget_of(discovery, request).run_in_blocks(
         discovery.batch, lambda block: changed.extend(changed_by_a_pass(model, block))
@@ -444,7 +513,7 @@ def _record_experiments(
     """Record what the experiments say about a model."""
     assumptions.record("cuts of batches", cuts.text, cuts.source, "batch_axis=")
     drawn = f"{discovery.random}, the same numbers in every pass" if discovery.random else "none"
-    assumptions.record("random numbers", drawn, "the operations of a pass", "method=")
+    assumptions.record("random numbers", drawn, "the operations of a pass", "model=")
     more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
     state = f"{', '.join(changed[:SHOWN])}{more}, put back before every pass" if changed else "none"
     assumptions.record("state that a pass changes", state, "two passes with equal logits", "model=")

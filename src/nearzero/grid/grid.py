@@ -66,6 +66,16 @@ class Grid:
     def __repr__(self) -> str:
         return f"Grid({str(self.folder)!r}: {self.title})"
 
+    def _repr_html_(self) -> str:
+        """Return what notebooks display: the verdict on each network as a table."""
+        from nearzero.report.notebook import grid_html, refusal_html
+
+        measured = (self.folder / RESPONSES).is_file()
+        try:
+            return grid_html(self.title, self.spec.question, self if measured else None)
+        except InputError as error:
+            return refusal_html(f"Grid: {self.title}", error)
+
     @classmethod
     def open(cls, folder: str | PathLike[str]) -> Grid:
         """Open the grid in a folder.

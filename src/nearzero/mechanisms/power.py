@@ -21,9 +21,15 @@ from nearzero.analysis.verdict import Rules, Verdict, judge
 from nearzero.errors import InputError
 from nearzero.mechanisms.studies import Condition, study_responses
 from nearzero.perturbations.activations import ACTIVATIONS
+from nearzero.support.display import Displayed
 from nearzero.support.files import make_folder, write_text
 
-__all__ = ["Counts", "Power", "Rate", "overall_findings", "power"]
+__all__ = ["CAPTION", "Counts", "Power", "Rate", "overall_findings", "power"]
+
+CAPTION = (
+    "Shares of studies, with 95 % intervals (Clopper-Pearson). In the null nothing differs: equivalent is right, any "
+    "direction is wrong. Of a mixture neither is known."
+)
 
 DIRECTIONS = ("distance costs more", "intensity costs more")
 FOUND = 0.9  # the share of the studies in which a planted mechanism should be found
@@ -110,7 +116,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Power:
+class Power(Displayed):
     """The result of `power`: how often rules are right, wrong and undecided on studies with a known answer.
 
     Attributes:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nearzero.errors import InputError
 from nearzero.perturbations.activations import activation
 from nearzero.perturbations.perturbation import PARAMETERS, Perturbation
 
-__all__ = ["Abs", "PerturbationLayer", "activation_module", "activation_name"]
+__all__ = ["Abs", "PerturbationLayer", "activation_module", "activation_name", "run_between"]
 
 
 class Abs(nn.Module):
@@ -110,3 +115,44 @@ def activation_name(module: nn.Module) -> str:
     if isinstance(module, nn.Softplus) and not (module.beta == 1 and module.threshold == 20):
         raise InputError(f"{module} isn't the default softplus, which alone is among the nine activations")
     return name
+
+
+def run_between(module: nn.Module, parts: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, set[str]]:
+    """Return a module's output, and the names of the operations that it runs outside of some of its parts.
+
+    Example:
+        >>> import torch
+        >>> from nearzero.networks.modules import run_between
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Hardtanh())
+        >>> run_between(model, [model[0]], torch.zeros(1, 3))[1]
+        {'hardtanh'}
+    """
+    operations = _Operations()
+    with ExitStack() as stack:
+        for part in parts:
+            stack.callback(part.register_forward_pre_hook(operations.enter).remove)
+            stack.callback(part.register_forward_hook(operations.leave, always_call=True).remove)
+        with operations:
+            return module(x), operations.names
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the names of operations, without the underscore of those in place, while no part is running."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+        self._inside = 0
+
+    def enter(self, *_: Any) -> None:
+        self._inside += 1
+
+    def leave(self, *_: Any) -> None:
+        self._inside -= 1
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not self._inside:
+            self.names.add(func._schema.name.split("::")[-1].removesuffix("_"))
+        return func(*args, **(kwargs or {}))

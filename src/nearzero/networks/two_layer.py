@@ -27,6 +27,23 @@ __all__ = ["Stack", "TwoLayer", "as_network", "from_module"]
 Floats = npt.NDArray[np.float32]
 ARRAYS = ("w1", "b1", "w2", "b2")
 MOST_CLASSES = 65_535  # predictions are kept in two bytes
+# Operations that a module's forward may run beside its layers. All others might compute something else under a
+# perturbation, such as a limit that no activation reaches, or a branch that is never taken.
+BESIDE = {
+    *(
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "squeeze",
+        "unsqueeze",
+        "t",
+        "transpose",
+        "alias",
+        "detach",
+        "clone",
+    ),
+    *("_to_copy", "addmm", "mm", "linear", "_log_softmax"),
+}
 
 
 def _float32(name: str, array: Any, ndim: int) -> Floats:
@@ -226,12 +243,14 @@ def from_module(module: nn.Module) -> TwoLayer:
     name = activation_name(act)
     network = TwoLayer(hidden.weight, hidden.bias, output.weight, output.bias, activation=name)
     if network.finite:
-        _check_forward(module, network, hidden.weight)
+        _check_forward(module, network, (hidden, act, output))
     return network
 
 
-def _check_forward(module: nn.Module, network: TwoLayer, like: Tensor) -> None:
-    """Raise an error unless the module computes the network's logits on a few inputs.
+def _check_forward(
+    module: nn.Module, network: TwoLayer, parts: tuple[nn.Linear, nn.Module, nn.Linear]
+) -> None:
+    """Raise an error unless the module computes the network's logits on a few inputs, by its layers alone.
 
     The check is needed because the order of a module's layers doesn't determine its `forward`. Logits may
     differ by a constant per example, as log-probabilities do. The modes of the module and its children are
@@ -240,17 +259,21 @@ def _check_forward(module: nn.Module, network: TwoLayer, like: Tensor) -> None:
     Args:
         module: the module.
         network: the network that was read from it.
-        like: a tensor with the module's precision and device.
+        parts: the layers that it was read from.
     """
     import torch
 
+    from nearzero.networks.modules import run_between
+
+    like = parts[0].weight
     generator = torch.Generator().manual_seed(0)
     x = 10 * torch.randn(32, network.inputs, generator=generator)
     modes = [(child, child.training) for child in module.modules()]
     try:
         module.eval()
         with torch.no_grad():
-            logits = module(x.to(like)).double().cpu()
+            logits, operations = run_between(module, parts, x.to(like))
+            logits = logits.double().cpu()
             hidden, act, output = network.to_module().double()
             expected = output(act(hidden(x.to(like).double().cpu())))
     except Exception as error:  # a user's forward may raise anything
@@ -268,8 +291,10 @@ def _check_forward(module: nn.Module, network: TwoLayer, like: Tensor) -> None:
     logits, expected = (values - values.mean(dim=1, keepdim=True) for values in (logits, expected))
     difference = float((logits - expected).abs().max())
     tolerance = 64 * torch.finfo(like.dtype).eps * max(1.0, float(expected.abs().max()))
-    if not difference <= tolerance:  # not >, so that NaN is refused too
+    more = ", ".join(sorted(operations - BESIDE))
+    if more or not difference <= tolerance:  # not >, so that NaN is refused too
+        reason = f"it calls {more}" if more else f"logits differ by up to {difference:.3g}"
         raise InputError(
             "the module's forward computes something else than Linear, activation, Linear of its layers "
-            f"(logits differ by up to {difference:.3g}); make a TwoLayer from its arrays"
+            f"({reason}); make a TwoLayer from its arrays"
         )

@@ -166,8 +166,8 @@ def probe(
         design: a `Design` (families, targets, draws) for responses at matched displacement. The result's
             `matched` then holds them, as `nz.verdict` takes them.
         backend: "two-layer" or "model"; chosen for each layer if None, see `nearzero.evaluators.select`.
-        progress: whether a progress bar is shown on standard error, True for anywhere; in terminals and notebooks
-            if None.
+        progress: whether a progress bar is shown, on standard error or as an output of the cell; True for anywhere;
+            in terminals and notebooks if None.
         advanced: a function that is called after each batch of the model backend, with the number of its
             examples. The two-layer backend doesn't call it.
 
@@ -219,7 +219,7 @@ def probe(
         python_progress("probing", progress) as report,
         open_session(model, data, request, ranges_from=ranges_from) as session,
     ):
-        evaluators, responses = _measured(session, backend, _counting(session, report, advanced))
+        evaluators, responses = _measured(session, backend, report, advanced)
         response = dataset(responses, type(session.model.module).__name__)
         matched = None if design is None else matched_layers(session, evaluators, design)
         if matched is None:
@@ -239,19 +239,22 @@ def _counting(session: Session, report: Report, advanced: Callable[[int], None])
 
 
 def _measured(
-    session: Session, backend: Backend | None, advanced: Callable[[int], None]
+    session: Session, backend: Backend | None, report: Report, advanced: Callable[[int], None]
 ) -> tuple[list[LayerEvaluator], list[LayerResponse]]:
     """Return evaluators and responses of all layers; default layers that can't be probed are left out."""
     while True:
         try:
             evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
-            return evaluators, _responses(session, evaluators, advanced)
+            return evaluators, _responses(session, evaluators, backend, _counting(session, report, advanced))
         except LayerError as error:
             session = session.without(error)
 
 
 def _responses(
-    session: Session, evaluators: Sequence[LayerEvaluator], advanced: Callable[[int], None]
+    session: Session,
+    evaluators: Sequence[LayerEvaluator],
+    backend: Backend | None,
+    advanced: Callable[[int], None],
 ) -> list[LayerResponse]:
     """Measure the response of each layer; all layers of the model backend share one pass over the data."""
     request = session.request
@@ -277,24 +280,44 @@ def _responses(
             scores = evaluator.scores(plan.perturbations, session.metrics, keep=request.keep_items)
             response = LayerResponse(plan, scores, evaluator.backend, "", scores.examples, partial=False)
         responses.append(response)
-        _record(session, response)
+        _record(session, response, backend)
     return responses
 
 
-def _record(session: Session, response: LayerResponse) -> None:
+def _record(session: Session, response: LayerResponse, backend: Backend | None) -> None:
     """Record how one layer was perturbed, and what was counted."""
     layer, conduct, scores = response.plan.layer.name, response.plan.conduct, response.scores
     record, request = session.assumptions.record, session.request
     reading = f"offset {conduct.offset}, clip {conduct.clip}, range {conduct.range}"
     source = "default for this activation" if request.conduct is None else "given"
     record(f"conduct of layer {layer}", reading, source, "conduct=")
-    source = "given" if request.method != "auto" else response.reason or "equal logits on a few examples"
-    record(f"path of layer {layer}", response.method, source, "method=")
-    reach = f"{response.rows:,} rows, not as many on every example" if response.partial else "every example"
-    record(f"reach of layer {layer}", reach, "counted on all data", "layers=")
+    record(f"path of layer {layer}", response.method, *_source_of_path(response, request, backend))
+    known = session.source.axis is not None
+    everywhere = "every example" if known else "every batch"
+    reach = f"{response.rows:,} rows, not as many on every example" if response.partial else everywhere
+    record(f"reach of layer {layer}", reach, "its rows, counted on all data", "layers=")
     kind = session.model.reading.items
     counted = f"{scores.items:,}{'' if kind == 'examples' else f' {kind}'} of {scores.examples:,} examples"
-    record("items", counted, "the shapes of logits, targets and masks", "prepare=")
+    if not known and scores.items != scores.examples:
+        counted = f"{scores.items:,} {'items' if kind == 'examples' else kind} of batches that aren't cut"
+    record("items", counted, _source_of_items(session), "prepare=")
+
+
+def _source_of_path(response: LayerResponse, request: Request, backend: Backend | None) -> tuple[str, str]:
+    """Return how it is known that the logits can be computed in one way, and which argument sets the way."""
+    if response.method == "two-layer":
+        fits = "the model has this form, with equal logits on all examples"
+        return "given" if backend == "two-layer" else fits, "backend="
+    given = request.method != "auto"
+    return "given" if given else response.reason or "equal logits on a few examples", "method="
+
+
+def _source_of_items(session: Session) -> str:
+    """Return what the items were counted by."""
+    mask = session.assumptions["mask"]
+    targets = "" if session.discovery.batch.target is None else " and targets"
+    by_mask = "" if mask.value == "none" else ", and the mask"
+    return f"the shapes of logits{targets}{by_mask}{' that prepare= gives' if mask.source == 'given' else ''}"
 
 
 def _collect(
@@ -355,8 +378,10 @@ def matched_layers(
             if session.request.wanted is not None:
                 raise
             problem = error
-            what = f"matched response of layer {evaluator.layer}"
-            session.assumptions.record(what, "left out", f"it {error.reason}", "layers=")
+            reason = f"it {error.reason}"
+            session.assumptions.record(
+                f"matched response of layer {evaluator.layer}", "left out", reason, "layers="
+            )
     if problem is not None and not responses:
         raise problem
     joined = xr.concat(responses, "layer", combine_attrs="drop_conflicts")

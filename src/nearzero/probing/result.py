@@ -61,6 +61,14 @@ class ProbeResult:
     response: xr.Dataset
     at_displacements: xr.Dataset | None = None
 
+    def _repr_html_(self) -> str:
+        """Return what notebooks display: the map of layers, the summary and the notes."""
+        from nearzero.report.notebook import probe_html
+
+        summary = self.summary()
+        metric = self._measured(None)
+        return probe_html(self.headline, (summary, summary.assumptions), self.notes, self.plot, metric)
+
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
         """Return what was inferred about the model and the data, with the argument that sets it; () if unknown."""
@@ -103,7 +111,8 @@ class ProbeResult:
                 lost.append(f"{name}: logits are NaN or infinite {counted}, which count as wrong")
             if layer.get("partial", False):
                 rows, items = layer.rows.item(), self.response.attrs["items"]
-                partial.append(f"{name}: {rows:,} rows on {items:,} items, not as many on every example")
+                noun = "row" if rows == 1 else "rows"
+                partial.append(f"{name}: {rows:,} {noun} on {items:,} items, not as many on every example")
             if reason:
                 full.append(f"{name}: full forward pass at every level, since {reason}")
             if count:
@@ -337,6 +346,12 @@ class ProbeSummary(list[dict[str, str]]):
 
     def __str__(self) -> str:
         return "\n\n".join(_as_table(rows) for rows in (self, self.assumptions) if rows)
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks display: the two tables."""
+        from nearzero.report.notebook import summary_html
+
+        return summary_html(self, self.assumptions)
 
 
 def _as_table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""A table as a value. It is built once, and printed by the four renderers of `render`.
+"""A table as a value. It is built once, and printed by the five renderers of `render`.
 
 A cell holds a number at full precision and the number of decimals to print. A column holds the kind of its
 cells and its names on paper, in a terminal and in a file. The contents of each table are decided in `tables`,
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nearzero.statistics.summaries import Summary
+from nearzero.support.display import Displayed
 
 __all__ = [
     "MISSING",
@@ -116,9 +117,24 @@ class Column:
     unit: str = ""
     spare: int = 0
 
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """Return the header, or two of them for a test: of its t and its p."""
+        return (f"t {self.header}", f"p {self.header}") if self.kind == "test" else (self.header,)
+
+    def texts(self, cell: Cell) -> tuple[str, ...]:
+        """Return a cell of the column as a text for each header; the reason why there is no test in the first."""
+        if isinstance(cell, TAndP):
+            return (
+                (cell.reason, MISSING)
+                if cell.t is None or cell.p is None
+                else (t_text(cell.t), p_text(cell.p))
+            )
+        return (MISSING if cell is None else str(cell),) * len(self.headers)
+
 
 @dataclass(frozen=True)
-class Table:
+class Table(Displayed):
     """A table with a title, notices above it, and a caption that says how to read it.
 
     Attributes:

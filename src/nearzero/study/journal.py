@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nearzero.support.progress import progress_bar
+from nearzero.support.progress import in_notebook, progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,8 +103,8 @@ class Journal:
 
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[Bar]:
-        """Yield the setter of a progress bar; without a terminal it shows nothing."""
-        if self.console is None or not self.console.is_terminal:
+        """Yield the setter of a progress bar; it shows nothing but in a terminal or a notebook."""
+        if self.console is None or not (self.console.is_terminal or in_notebook()):
             yield lambda completed: None
             return
         with progress_bar(self.console, description, total) as report:

@@ -72,6 +72,17 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({str(self.folder)!r}: {self.title})"
 
+    def _repr_html_(self) -> str:
+        """Return what notebooks display: what was found so far, the response curves, and tables."""
+        from nearzero.report.notebook import refusal_html, study_html
+
+        try:
+            results = None if self._store.read("response") is None else self
+            verdict = None if analysis_of(self._store, "matched") is None else self.verdict()
+            return study_html(self.title, self.summary(), results, verdict)
+        except InputError as error:
+            return refusal_html(f"Study: {self.title}", error)
+
     @classmethod
     def open(cls, folder: str | PathLike[str]) -> Study:
         """Open the study in a folder.

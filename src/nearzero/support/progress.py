@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -13,8 +15,9 @@ from nearzero.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Report", "progress_bar", "python_progress"]
+__all__ = ["Report", "in_notebook", "progress_bar", "python_progress"]
 
+EVERY = 0.1  # seconds between two states of a bar in a notebook, each of which is a message to the browser
 Report = Callable[[int, int | None], None]  # takes the amount of work that is done, and the whole, if known
 
 
@@ -25,11 +28,15 @@ def progress_bar(
     """Yield a function that sets a progress bar.
 
     Args:
-        console: where the bar is drawn.
+        console: where the bar is drawn; in a notebook, the bar is an output of the cell.
         description: the words beside it.
         total: the whole amount of work; None if it isn't known yet.
-        vanishes: whether the bar is removed at the end.
+        vanishes: whether the bar is removed at the end. A notebook keeps a line that says how much was done.
     """
+    if in_notebook():
+        with _notebook_bar(description, total) as report:
+            yield report
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
@@ -47,11 +54,62 @@ def progress_bar(
         yield report
 
 
+def in_notebook() -> bool:
+    """Return whether this process runs the cells of a notebook."""
+    ipython = sys.modules.get("IPython")  # which a notebook has imported
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+@contextmanager
+def _notebook_bar(description: str, total: int | None) -> Iterator[Report]:
+    """Yield a function that sets a bar below the cell; the bar ends as a line with the work done and the time.
+
+    rich would need ipywidgets for this.
+    """
+    from IPython.display import display
+
+    began = shown = time.monotonic()
+    completed = 0
+
+    def state(words: str = "", *, running: bool = False) -> dict[str, str]:
+        seconds = time.monotonic() - began
+        size = f' value="{completed}" max="{total}"' if total else ""
+        bar = f'<progress{size} aria-label="{html.escape(description)}"></progress> ' if running else ""
+        done = f"{completed:,} of {total:,}, " if total else f"{completed:,}, " if completed else ""
+        left = f", {_clock(seconds / completed * (total - completed))} left" if total and completed else ""
+        text = f"{words}{done}{_clock(seconds)}{left if running else ''}"
+        return {
+            "text/plain": f"{description}: {text}",
+            "text/html": f"<div>{html.escape(description)}: {bar}{text}</div>",
+        }
+
+    handle = display(state(running=True), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+
+    def report(now: int, of: int | None) -> None:
+        nonlocal completed, total, shown
+        completed, total = now, of
+        if time.monotonic() - shown >= EVERY:
+            shown = time.monotonic()
+            handle.update(state(running=True), raw=True)
+
+    try:
+        yield report
+    except BaseException:
+        handle.update(state("stopped, "), raw=True)
+        raise
+    handle.update(state(), raw=True)
+
+
+def _clock(seconds: float) -> str:
+    """Format a duration as minutes and seconds, 1:05."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
 @contextmanager
 def python_progress(description: str, shown: bool | None) -> Iterator[Report]:
     """Yield a function that sets the progress bar of a long call from Python.
 
-    The bar is drawn on standard error and removed at the end.
+    The bar is drawn on standard error and removed at the end; in a notebook it is an output, see `progress_bar`.
 
     Args:
         description: the words beside the bar.
@@ -61,7 +119,7 @@ def python_progress(description: str, shown: bool | None) -> Iterator[Report]:
     if shown not in (True, False, None):
         raise InputError(f"progress must be True, False or None; got {shown!r}")
     if shown is None:
-        shown = sys.stderr.isatty() or "ipykernel" in sys.modules
+        shown = sys.stderr.isatty() or in_notebook()
     if not shown:
         yield lambda completed, total: None
         return

@@ -62,6 +62,7 @@ class Batch:
         masked_by: the input that the mask was read from; "" if there is none, or if `prepare` gave the mask.
         names: the names of the arguments, as far as they are known.
         prepared: whether `prepare` gave the target and the mask, which then have the examples first.
+        mask_given: whether `prepare` gave a mask, also one by which all count.
         mask_first: whether masks among the inputs have the examples first, whatever `axis` is.
         whole: whether the batch can't be cut into examples, although it is known where they are.
         axis: the dimension of the inputs that holds the examples; None if it isn't known. Targets and masks have
@@ -78,6 +79,7 @@ class Batch:
     masked_by: str = ""
     names: tuple[str, ...] = ()
     prepared: bool = False
+    mask_given: bool = False
     mask_first: bool = False
     whole: bool = False
     axis: int | None = 0
@@ -394,6 +396,7 @@ def read_batch(
         arguments, keywords = _as_arguments(inputs), {}
         _, target = _oriented(dict(enumerate(arguments)), target, collated)
     mask, masked_by = as_tensor(mask), ""
+    mask_given = mask is not None
     named = {**_named(arguments, names), **keywords}
     if mask is None:
         masked_by, mask = masks.find(named)
@@ -409,6 +412,7 @@ def read_batch(
         masked_by=masked_by,
         names=names,
         prepared=prepare is not None,
+        mask_given=mask_given,
     )
     _check(batch, item, prepare is not None)
     return _normalised(batch).to(device, dtype)

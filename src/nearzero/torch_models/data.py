@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -16,12 +17,14 @@ from nearzero.errors import InputError
 from nearzero.support.memory import memory_text
 from nearzero.support.users import note, running
 from nearzero.torch_models.batches import Batch, as_tensor, leaves
+from nearzero.torch_models.snapshot import is_constant
 from nearzero.torch_models.state import RandomStates
 
 __all__ = ["BatchSource", "MemoryBudget", "is_collated", "is_out_of_memory"]
 
 DEFAULT_BATCH = 256
 SAMPLED = 4096  # values of a tensor that tell whether it is the same in every pass
+HELD = 4  # batches that are held while a session opens
 # The share of the limit that is planned for. The rest is for memory that isn't counted: that of running
 # kernels, and freed memory that the allocator hasn't returned to the system.
 SHARE = 0.5
@@ -68,6 +71,7 @@ class BatchSource:
         self._generators = _generators_of(self._items)
         self._start = RandomStates(self._generators)
         self._length: int | None = None
+        self._held: _Held | None = None
 
     def first(self, dtype: torch.dtype | None = None) -> Batch:
         """Return the first batch, with inputs converted to `dtype` if it is given.
@@ -75,9 +79,22 @@ class BatchSource:
         Raises:
             InputError: the data hold no batches.
         """
-        for item in self._one_pass():
+        for item in self._pass_of_held():
             return self._batch(item, dtype, 1)
         raise InputError("data hold no batches")
+
+    @contextmanager
+    def held(self, limit: float) -> Iterator[None]:
+        """Read the first batches only once within the block, as far as they take at most `limit` bytes together.
+
+        Passes after the block read all batches again, so that data which differ between passes are noticed.
+        """
+        self._held = _Held(self._one_pass(), limit)
+        try:
+            yield
+        finally:
+            self._held.close()
+            self._held = None
 
     @property
     def batches(self) -> int | None:
@@ -91,7 +108,7 @@ class BatchSource:
             InputError: there are no batches, or more or fewer than in the first pass.
         """
         batches = 0
-        for item in self._one_pass():
+        for item in self._pass_of_held():
             batches += 1
             yield self._batch(item, self.dtype, batches)
             del item  # frees it before the next is made
@@ -120,7 +137,20 @@ class BatchSource:
             )
         return replace(cut, whole=self.whole) if self.whole else cut
 
-    def _one_pass(self) -> Iterator[Any]:
+    def _pass_of_held(self) -> Iterator[Any]:
+        """Yield the items, of which those that are held aren't read again."""
+        held, given = self._held, 0
+        for item in held or ():
+            given += 1
+            yield item
+        if held is not None and held.complete:
+            return
+        for number, item in enumerate(self._one_pass()):
+            if number >= given:
+                yield item
+            del item
+
+    def _one_pass(self) -> Generator[Any]:
         """Yield the items; random draws of the data and those of the caller don't affect each other."""
         items, data_states = None, self._start
         for number in count(1):
@@ -137,6 +167,67 @@ class BatchSource:
                 return
             yield item
             del item
+
+
+@dataclass(eq=False)
+class _Held:
+    """The first items of one pass, each of which is read when it is first needed.
+
+    Attributes:
+        items: the items of the pass.
+        limit: the bytes that the items which are held may take together.
+        complete: whether these are all items of the pass.
+    """
+
+    items: Generator[Any]
+    limit: float
+    complete: bool = False
+    _first: list[Any] = field(default_factory=list)
+    _is_full: bool = False
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the items that are held; more are held as long as there is room."""
+        for number in count():
+            if number == len(self._first):
+                self._hold_next()
+            if number == len(self._first):
+                return
+            yield self._first[number]
+
+    def close(self) -> None:
+        """End the pass, and with it the processes of a loader."""
+        self._is_full = True
+        self.items.close()
+
+    def _hold_next(self) -> None:
+        if self.complete or self._is_full:
+            return
+        item = next(self.items, END)
+        if item is END:
+            self.complete = True
+            return
+        size = _bytes_to_hold(item)
+        fits = size <= self.limit
+        if fits:
+            self.limit -= size
+            self._first.append(item)
+        if not fits or len(self._first) == HELD:
+            self.close()
+
+
+def _bytes_to_hold(item: Any) -> float:
+    """Return the bytes of an item; infinite if it holds anything but dense tensors, arrays and constants.
+
+    Objects of other types may be changed by a pass, or hold more than can be counted.
+    """
+    parts = list(leaves(item))
+    countable = all(
+        is_constant(part)
+        or isinstance(part, np.ndarray)
+        or (isinstance(part, Tensor) and part.layout == torch.strided and not part.is_nested)
+        for part in parts
+    )
+    return sum(map(_bytes, parts)) if countable else float("inf")
 
 
 def _fingerprint(batch: Batch) -> int:

@@ -35,6 +35,7 @@ __all__ = [
     "Passes",
     "SharedPasses",
     "Unreached",
+    "check_repeats",
     "distance",
     "logits_with_hooks",
     "not_reached",
@@ -196,7 +197,10 @@ class SharedPasses:
             del suffix  # frees it before the next is made
         for passes in self._all:
             if passes.method == "full" or not passes.tried:
-                yield passes, passes.full(batch)
+                found = passes.full(batch)
+                yield passes, found
+                # the few examples of the experiments may not show what is drawn rarely
+                check_repeats(passes.model.logits(batch), found.logits)
 
     def recorded(
         self, batch: Batch, wanted: Sequence[Passes]
@@ -309,6 +313,22 @@ def logits_with_hooks(model: Model, batch: Batch, hooks: Sequence[LayerHook]) ->
 
     with rows, hooked(model.module, [noting(hook) for hook in hooks]):
         return model.logits(batch)
+
+
+def check_repeats(first: Tensor, second: Tensor) -> None:
+    """Raise an error unless two passes on one batch gave the same logits.
+
+    Raises:
+        InputError: they differ.
+    """
+    apart = distance(first, second)
+    # on a GPU, sums may have no fixed order
+    if apart > (0.0 if first.device.type == "cpu" else 1e-3 * float(first.abs().max())):
+        raise InputError(
+            f"a second pass of the model on the same batch gives other logits (by {apart:.3g}), so it depends on "
+            "something that a pass changes and that can't be put back, such as the time, a counter outside of the "
+            "model, or a generator made in forward; make it a function of its inputs"
+        )
 
 
 def distance(left: Tensor, right: Tensor) -> float:

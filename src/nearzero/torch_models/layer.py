@@ -129,6 +129,11 @@ class Layer:
         return self.path, self.call, self.operation, self.ordinal, self.element
 
     @property
+    def is_input_of_activation(self) -> bool:
+        """Return whether the layer is found as the input of an activation, whose module or function it names."""
+        return self.kind in ("activation", "function")
+
+    @property
     def is_followed(self) -> bool:
         """Return whether the dimension of the units was followed from the operation that put them there."""
         return self.unit_axes == (self.unit_axis,)
@@ -194,7 +199,7 @@ class Layer:
             hint = did_you_mean(side, get_args(Side))
             raise InputError(f"unknown side {side!r}: {hint}known are {', '.join(get_args(Side))}")
         post = side == "post"
-        if self.kind in ("activation", "function"):
+        if self.is_input_of_activation:
             return self, post
         return (self.follows, True) if post and self.follows is not None else (self, True)
 

@@ -22,7 +22,7 @@ from nearzero.networks import TwoLayer
 from nearzero.support.users import running
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.outputs import OutputReading, fits_targets
-from nearzero.torch_models.batches import Batch, summary, type_name
+from nearzero.torch_models.batches import Batch, leaves, summary, type_name
 from nearzero.torch_models.snapshot import Snapshot
 
 __all__ = ["Model", "Output", "RandomStates", "as_module", "positional_names", "seed_all", "untouched"]
@@ -106,10 +106,10 @@ class RandomStates:
 
     def moved(self, *, torch_too: bool) -> str:
         """Return whose generator, Python's, NumPy's or (with `torch_too`) PyTorch's, has another state; "" for none."""
-        numpy_now = np.random.get_state()  # noqa: NPY002
+        numpy_states = zip(leaves(np.random.get_state()), leaves(self._numpy), strict=True)  # noqa: NPY002
         moved = {
             "Python": random.getstate() != self._python,
-            "NumPy": repr(numpy_now) != repr(self._numpy),
+            "NumPy": not all(np.array_equal(now, before) for now, before in numpy_states),
             "PyTorch": torch_too
             and any(not torch.equal(generator.get_state(), state) for generator, state in self._torch),
         }
@@ -294,7 +294,8 @@ def _find_logits(
         InputError: no part can be the logits, or several can.
     """
     similar = [name for name in parts if str(name).endswith("logits")]
-    named = [name for name in NAMES if name in parts] or (similar if len(similar) == 1 else [])
+    alone = len(similar) == 1 and not _has_rival(parts, similar[0])
+    named = [name for name in NAMES if name in parts] or (similar if alone else [])
     if named and isinstance(parts[named[0]], Tensor):
         return named[0], "its name"
     tensors = {id(value): key for key, value in parts.items() if _may_be_logits(value)}
@@ -315,6 +316,13 @@ def _find_logits(
         f"the model returns {summary(output)}, in which no logits are found; give output=..., a function from what "
         "the model returns to its logits"
     )
+
+
+def _has_rival(parts: Mapping[str | int, Any], name: str | int) -> bool:
+    """Return whether another part has the shape of one that is called some kind of logits, such as auxiliary ones."""
+    named = parts[name]
+    others = (value for value in parts.values() if value is not named and _may_be_logits(value))
+    return isinstance(named, Tensor) and any(value.shape == named.shape for value in others)
 
 
 def _may_be_logits(value: Any) -> bool:

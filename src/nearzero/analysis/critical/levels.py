@@ -23,6 +23,7 @@ from nearzero.analysis.displacement import SIDES
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.families import Conduct, make_family
 from nearzero.support.arrays import as_array, as_numbers
+from nearzero.support.display import Displayed
 from nearzero.support.files import atomic
 
 __all__ = ["CriticalLevels"]
@@ -36,7 +37,7 @@ ABOUT = ("family", "low", "high", "grid", "seed", "backend", "precision")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CriticalLevels:
+class CriticalLevels(Displayed):
     """The intervals of levels with one prediction, for each of N examples.
 
     An interval reaches from its start to the start of the next one, the last interval to `high`. At the level

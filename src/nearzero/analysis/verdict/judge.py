@@ -19,6 +19,7 @@ from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.perturbations.activations import ACTIVATIONS
 from nearzero.statistics.multiplicity import holm
 from nearzero.statistics.ratios import Ratio, ratio_of_means
+from nearzero.support.display import Displayed
 
 __all__ = ["CheckResult", "RelativeCost", "Verdict", "judge"]
 
@@ -60,7 +61,7 @@ class RelativeCost:
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class Verdict(Displayed):
     """The verdict on one or more networks.
 
     Attributes:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.activations import ACTIVATIONS
+from nearzero.support.display import Displayed
 
 __all__ = [
     "ALPHA",
@@ -160,7 +161,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(Displayed):
     """The faults of the published study, measured on a study's own networks.
 
     Attributes:

@@ -14,7 +14,16 @@ from nearzero.report.comparison import (
     compare_baseline,
     reproduction,
 )
-from nearzero.report.figures.style import INK, PALE, add_notices, colours, network_keys, points, styled
+from nearzero.report.figures.style import (
+    INK,
+    PALE,
+    ShownFigure,
+    add_notices,
+    colours,
+    network_keys,
+    points,
+    styled,
+)
 from nearzero.report.results import StudyResults, networks
 
 __all__ = ["agreement_figure"]
@@ -35,7 +44,7 @@ def agreement_figure(study: StudyResults) -> Figure:
     that lie outside both have filled markers. The inset enlarges the crowded corner.
     """
     with styled():
-        figure = Figure(figsize=(3.5, 4.7), layout="constrained")
+        figure = ShownFigure(figsize=(3.5, 4.7), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
         rows = _rows(study)
         above.set(ylabel="measured accuracy (%)", xlim=(0, 102), ylim=(0, 102))

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from nearzero.analysis.critical import CriticalLevels
 from nearzero.errors import InputError
-from nearzero.report.figures.style import INK, PALE, colours, network_keys, signed, styled
+from nearzero.report.figures.style import INK, PALE, ShownFigure, colours, network_keys, signed, styled
 from nearzero.report.results import Floats, display_name
 
 __all__ = ["breaking_figure", "critical_figure"]
@@ -43,7 +43,7 @@ def critical_figure(found: Mapping[str, Mapping[str, CriticalLevels]]) -> Figure
         raise InputError("there are no critical levels to draw: give at least one network with one family")
     rows = -(-len(families) // COLUMNS)
     with styled():
-        figure = Figure(figsize=(7.0, 0.35 + 2.3 * rows), layout="constrained")
+        figure = ShownFigure(figsize=(7.0, 0.35 + 2.3 * rows), layout="constrained")
         panels = figure.subplots(rows, COLUMNS, squeeze=False)
         for panel, family in zip(panels.flat, families, strict=False):
             by_network = {name: by_family[family] for name, by_family in found.items() if family in by_family}
@@ -151,7 +151,7 @@ def breaking_figure(
                 f"images must be those of the {len(critical):,} examples of {family}; got {len(images):,}"
             )
     with styled():
-        figure = Figure(figsize=(0.75 + 0.66 * count, 0.25 + 0.92 * len(rows)), layout="constrained")
+        figure = ShownFigure(figsize=(0.75 + 0.66 * count, 0.25 + 0.92 * len(rows)), layout="constrained")
         panels = figure.subplots(len(rows), count, squeeze=False)
         for (family, side), row in zip(rows, panels, strict=True):
             _draw_first(row, found[family], side, images, labels)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nearzero.analysis.verdict import Comparison, Finding, Verdict
-from nearzero.report.figures.style import INK, PALE, add_notices, points, styled
+from nearzero.report.figures.style import INK, PALE, ShownFigure, add_notices, points, styled
 from nearzero.report.grids import GridResults, judgements
 from nearzero.report.results import display_name
 
@@ -36,7 +36,7 @@ def grid_figure(grid: GridResults) -> Figure:
     names, targets = verdict.networks, sorted(verdict.rules.targets)[-len(_COLOURS) :]
     pairs = [(distance, intensity) for distance in verdicts for intensity in verdict.rules.intensity]
     with styled():
-        figure = Figure(figsize=(1.4 + 1.6 * len(pairs), 1.2 + 0.34 * len(names)), layout="constrained")
+        figure = ShownFigure(figsize=(1.4 + 1.6 * len(pairs), 1.2 + 0.34 * len(names)), layout="constrained")
         panels = figure.subplots(1, len(pairs), sharex=True, sharey=True, squeeze=False).ravel()
         for axes, (distance, intensity) in zip(panels, pairs, strict=True):
             axes.set(title=f"{distance} against {intensity}", xlabel="D, points")

@@ -19,7 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from nearzero.perturbations.families import FAMILIES, Conduct, make_family
 from nearzero.report.captions import MARKS, layers_by_conduct
-from nearzero.report.figures.style import INK, PALE, SCHEME, styled
+from nearzero.report.figures.style import INK, PALE, SCHEME, ShownFigure, styled
 from nearzero.report.results import Floats
 
 __all__ = ["layer_lines", "layer_map"]
@@ -70,7 +70,7 @@ def layer_map(response: xr.Dataset, metric: str, assumed: Sequence[str] = ()) ->
         width = 7.2 + 0.05 * max(max(map(len, names)) - WIDE_NAME, 0)
         panel_height = MARGIN + max(LAYER_HEIGHT * len(names), PANEL_MINIMUM)
         height = min(HEAD + rows * panel_height, FIGURE_MAXIMUM)
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = ShownFigure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axes in grid.flat[len(families) :]:
             axes.remove()
@@ -126,7 +126,7 @@ def layer_lines(response: xr.Dataset, metric: str, intervals: xr.Dataset | None 
     columns = min(len(families), SEVERAL_ROWS)
     rows = -(-len(families) // columns)
     with styled():
-        figure = Figure(figsize=(7.2, 0.9 + 2.2 * rows), layout="constrained")
+        figure = ShownFigure(figsize=(7.2, 0.9 + 2.2 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axes in grid.flat[len(families) :]:
             axes.remove()

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nearzero.analysis.verdict import Verdict
-from nearzero.report.figures.style import INK, add_notices, styled
+from nearzero.report.figures.style import INK, ShownFigure, add_notices, styled
 from nearzero.report.results import display_name
 from nearzero.statistics.bands import simultaneous_band
 from nearzero.statistics.summaries import mean
@@ -36,7 +36,7 @@ def matched_figure(verdict: Verdict, notices: tuple[str, ...] = ()) -> Figure:
     names = verdict.networks
     rows, columns = -(-len(names) // 2), min(2, len(names))
     with styled():
-        figure = Figure(figsize=(3.4 * columns + 0.6, 2.9 * rows), layout="constrained")
+        figure = ShownFigure(figsize=(3.4 * columns + 0.6, 2.9 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axes, network in zip(panels, names, strict=False):
             _panel(axes, verdict, network)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nearzero.paper.peaks import FIGURE_2, FIGURE_3, PeakUnit
-from nearzero.report.figures.style import INK, colours, signed, styled
+from nearzero.report.figures.style import INK, ShownFigure, colours, signed, styled
 from nearzero.report.results import Floats, display_name
 
 __all__ = ["activations_figure", "offsets_figure"]
@@ -39,7 +39,7 @@ def offsets_figure() -> Figure:
 
 def _figure(units: tuple[PeakUnit, ...]) -> Figure:
     with styled():
-        figure = Figure(figsize=(7.0, 0.55 + 1.35 * len(units)), layout="constrained")
+        figure = ShownFigure(figsize=(7.0, 0.55 + 1.35 * len(units)), layout="constrained")
         panels = figure.subplots(
             len(units), 2, sharex="col", sharey=True, squeeze=False, width_ratios=(1.3, 1)
         )

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from nearzero.analysis.verdict import RelativeCost, Verdict
 from nearzero.mechanisms.reference import Band
-from nearzero.report.figures.style import INK, add_notices, points, styled
+from nearzero.report.figures.style import INK, ShownFigure, add_notices, points, styled
 from nearzero.report.results import display_name
 from nearzero.report.verdict import MECHANISMS
 
@@ -43,7 +43,7 @@ def relative_figure(
     with styled():
         lines = textwrap.wrap(_cannot_tell(verdict), 88 * len(families))
         height = 0.55 + 0.13 * len(lines) + len(names) * (0.62 + 0.25 * len(verdict.rules.targets))
-        figure = Figure(figsize=(0.7 + 3.3 * len(families), height), layout="constrained")
+        figure = ShownFigure(figsize=(0.7 + 3.3 * len(families), height), layout="constrained")
         panels = figure.subplots(len(names), len(families), sharex=True, sharey=True, squeeze=False)
         for network, row in zip(names, panels, strict=True):
             for family, marker, axes in zip(families, _MARKERS, row, strict=False):

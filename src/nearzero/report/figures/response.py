@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from nearzero.paper.published import published
-from nearzero.report.figures.style import INK, add_notices, colours, points, styled
+from nearzero.report.figures.style import INK, ShownFigure, add_notices, colours, points, styled
 from nearzero.report.results import StudyResults, curve, display_name, families, networks, unperturbed
 from nearzero.statistics.summaries import count, mean, t_interval
 
@@ -26,7 +26,7 @@ def response_figure(study: StudyResults) -> Figure:
     to 100 %.
     """
     with styled():
-        figure = Figure(figsize=(7.0, 2.75), layout="constrained")
+        figure = ShownFigure(figsize=(7.0, 2.75), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         _panel(left, study, ("scale", "clip"), (0.0, 120.0), "(a) Intensity: scale and clip")
         _panel(right, study, ("offset",), (-200.0, 100.0), "(b) Distance: offset")

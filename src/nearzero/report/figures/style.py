@@ -22,12 +22,14 @@ __all__ = [
     "INK",
     "PALE",
     "SCHEME",
+    "ShownFigure",
     "add_notices",
     "colours",
     "figure_bytes",
     "figure_files",
     "network_keys",
     "points",
+    "screen_picture",
     "signed",
     "styled",
 ]
@@ -35,6 +37,7 @@ __all__ = [
 INK = "#222222"
 PALE = "#9A9A9A"
 DOTS_PER_INCH = 300
+SCREEN_DOTS = 144  # per inch in notebooks: two for each point of the screen
 MOST_DOTS = 60_000  # along a side; matplotlib refuses 65,536
 
 # Paul Tol's "vibrant" scheme: blue and red are distinct for every kind of colour vision.
@@ -42,6 +45,14 @@ _OWN = {"abs": "#0077BB", "relu": "#CC3311"}
 SCHEME = ("#009988", "#EE7733", "#AA3377", "#33BBEE", "#777777", "#DDAA33")
 
 SHEET = Path(__file__).with_suffix(".mplstyle")
+
+
+class ShownFigure(Figure):
+    """A figure that notebooks display as a picture, also where pyplot isn't imported."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """Return the figure as PNG, and its size on the screen."""
+        return screen_picture(self)
 
 
 def styled() -> AbstractContextManager[None]:
@@ -94,15 +105,24 @@ def figure_files(name: str, figure: Figure) -> dict[str, bytes]:
     return {f"{name}.{kind}": figure_bytes(figure, kind) for kind in ("png", "pdf")}
 
 
-def figure_bytes(figure: Figure, kind: str) -> bytes:
-    """Return a figure as "png", 300 dots per inch, or as "pdf", with embedded TrueType fonts and no date.
+def figure_bytes(figure: Figure, kind: str, dots: int = DOTS_PER_INCH) -> bytes:
+    """Return a figure as "png", `dots` per inch, or as "pdf", with embedded TrueType fonts and no date.
 
     A figure of very many panels has fewer dots per inch.
     """
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {}
-    dots = min(DOTS_PER_INCH, MOST_DOTS / max(figure.get_size_inches()))
+    resolution = min(dots, MOST_DOTS / max(figure.get_size_inches()))
     with styled():
-        figure.savefig(buffer, format=kind, dpi=dots, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=resolution, metadata=metadata)
         figure.set_layout_engine("none")  # the first file fixes the layout, so that all formats have the same
     return buffer.getvalue()
+
+
+def screen_picture(figure: Figure) -> tuple[bytes, dict[str, int]]:
+    """Return a figure as PNG for the screen, and its width and height there; its layout may still change."""
+    layout = figure.get_layout_engine()
+    content = figure_bytes(figure, "png", SCREEN_DOTS)
+    figure.set_layout_engine(layout)
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    return content, {"width": width, "height": height}

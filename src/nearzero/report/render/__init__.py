@@ -1,4 +1,4 @@
-"""Four renderers of a table: `terminal` (rich), `markdown`, `delimited` (CSV) and `latex`.
+"""Five renderers of a table: `terminal` (rich), `markdown`, `delimited` (CSV), `latex` and `html`.
 
 A renderer turns a `Table` into text and decides nothing about its contents. The renderer for the terminal
 isn't imported here, so that writing files doesn't import rich.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import chain
 
-from nearzero.report.table import MISSING, Cell, Column, Table, TAndP, p_text, t_text
+from nearzero.report.table import Column, Table
 
 __all__ = ["to_markdown"]
 
@@ -13,29 +13,17 @@ def to_markdown(table: Table) -> str:
 
     A test has two columns, t and p; the reason why there is no test is in the first of them.
     """
-    heads = [name for column in table.columns for name in _heads(column)]
-    rules = ["---" if column.kind == "text" else "---:" for column in table.columns for _ in _heads(column)]
+    heads = [name for column in table.columns for name in column.headers]
+    rules = ["---" if column.kind == "text" else "---:" for column in table.columns for _ in column.headers]
     lines = [f"## {table.title}", ""]
     for notice in table.notices:
         lines += [f"> **Notice:** {notice}", ""]
     lines += [_line(heads), _line(rules)]
     for row in table.rows:
-        lines.append(_line(chain.from_iterable(map(_texts, table.columns, row))))
+        lines.append(_line(chain.from_iterable(map(Column.texts, table.columns, row))))
     return "\n".join([*lines, "", table.caption, ""])
 
 
 def _line(fields: Iterable[str]) -> str:
     escaped = (field.replace("|", "\\|") for field in fields)
     return f"| {' | '.join(escaped)} |"
-
-
-def _heads(column: Column) -> list[str]:
-    return [f"t {column.header}", f"p {column.header}"] if column.kind == "test" else [column.header]
-
-
-def _texts(column: Column, cell: Cell) -> list[str]:
-    if isinstance(cell, TAndP):
-        if cell.t is None or cell.p is None:
-            return [cell.reason, MISSING]
-        return [t_text(cell.t), p_text(cell.p)]
-    return [MISSING if cell is None else str(cell)] * len(_heads(column))

@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearzero.errors import InputError
-from nearzero.torch_models.assumptions.content import looks_ahead
+from nearzero.torch_models.assumptions.content import influences, looks_ahead
 from nearzero.torch_models.batches import IGNORED, TARGETS, Batch, leaves
 from nearzero.torch_models.state import Model
 
@@ -29,6 +30,7 @@ BY_LOSS = "the model's own loss compares them so"
 OPEN = (
     "causal=True compares the logits at a token with the next token, causal=False with that token; choose one"
 )
+TURN = "give logits, targets and mask with the examples first by output=... and prepare=..."
 
 
 def read_causality(model: Model, given: bool | None, first: Batch, few: Batch) -> bool:
@@ -43,6 +45,8 @@ def read_causality(model: Model, given: bool | None, first: Batch, few: Batch) -
     Raises:
         InputError: both readings fit.
     """
+    if given and first.axis is None:
+        _check_tokens_second(model, few)
     causal, source = _infer(model, first, few) if given is None else (given, "given")
     value = "logits at a token are compared with the next token" if causal else "logits are compared in place"
     model.assumptions.record("causality", value, source, "causal=")
@@ -75,10 +79,12 @@ def _infer(model: Model, batch: Batch, few: Batch) -> tuple[bool, str]:
             "the targets are the next tokens already" if ahead else "the targets aren't the tokens themselves"
         )
         return bool(shifted), by_data if shifted is None else BY_LOSS
-    mask = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
-    if few.mask is not None and few.mask.shape == mask.shape:
-        mask = few.mask
-    looks = looks_ahead(model, few, mask, returned)
+    if batch.axis is None and shifted is None:
+        raise InputError(
+            "the targets are the tokens that the model reads, and it isn't known whether examples or tokens come "
+            f"first, since batches can't be cut; {OPEN}; where the tokens come first, {TURN}"
+        )
+    looks = looks_ahead(model, few, _counted(few, logits), returned)
     if looks or (looks is None and shifted is False):
         return False, "later tokens move the logits at earlier ones" if looks else BY_LOSS
     if looks is None:
@@ -90,16 +96,37 @@ def _infer(model: Model, batch: Batch, few: Batch) -> tuple[bool, str]:
             "the targets are the tokens that the model reads, of which it doesn't see the later ones, but its own loss "
             f"compares the logits at a token with that token; {OPEN}"
         )
-    if batch.axis is None:
-        raise InputError(
-            "the targets are the tokens that the model reads, and it isn't known whether examples or tokens come "
-            f"first, since batches can't be cut; {OPEN}"
-        )
     _check_doubt(logits, target[: len(few)])
     return (
         True,
         "the targets are the tokens that the model reads, and later tokens move no logits at earlier ones",
     )
+
+
+def _counted(few: Batch, logits: Tensor) -> Tensor:
+    """Return a mask of the tokens of logits (B, S, K) that count."""
+    if few.mask is not None and few.mask.shape == logits.shape[:2]:
+        return few.mask
+    return torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
+
+
+def _check_tokens_second(model: Model, few: Batch) -> None:
+    """Raise an error if the first dimension of logits holds the tokens, by what depends on what.
+
+    Tokens depend on each other, and examples perhaps, but of a model that predicts the next token none depends on
+    later ones.
+    """
+    returned = model.logits(few)
+    logits = model.tokens_second(returned)
+    found = influences(model, few, _counted(few, logits), returned) if logits.ndim == 3 else None
+    if found is None:
+        return
+    first, second = found
+    if any(first) and (not any(second) or (second[1] and not first[1])):
+        raise InputError(
+            f"causal=True needs the examples first and the tokens second, but in the logits {tuple(returned.shape)} "
+            f"those along the first dimension depend on each other as tokens do; {TURN}"
+        )
 
 
 def _check_doubt(logits: Tensor, target: Tensor) -> None:
@@ -169,8 +196,9 @@ def _loss_is_shifted(model: Model, few: Batch, logits: Tensor) -> bool | None:
 
 def _fitting_losses(model: Model, few: Batch, logits: Tensor, labels: Tensor) -> tuple[bool, bool] | None:
     """Return whether the model's loss is that of the same tokens, and of the next ones; None if it is neither."""
-    for module, name in _takers_of_labels(model.module):
-        seen = _output_with_labels(model, few, module, name, labels.t() if few.axis else labels)
+    orders = [labels, labels.t()] if few.axis is None else [labels.t() if few.axis else labels]
+    for (module, name), order in itertools.product(_takers_of_labels(model.module), orders):
+        seen = _output_with_labels(model, few, module, name, order)
         given = [leaf for leaf in leaves(seen) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         moved = (model.tokens_second(leaf.movedim(model.example_axis, 0)) for leaf in given if leaf.ndim == 3)
         same = [leaf for leaf in moved if leaf.shape == logits.shape]

@@ -19,7 +19,7 @@ from nearzero.torch_models.hooks import plain_name
 from nearzero.torch_models.masks import ADDED
 from nearzero.torch_models.state import Model
 
-__all__ = ["looks_ahead", "moved_by", "rounding_of"]
+__all__ = ["influences", "looks_ahead", "moved_by", "rounding_of"]
 
 NO_CONTENT = (
     "mask",
@@ -29,7 +29,7 @@ NO_CONTENT = (
 # changes of logits that may be rounding, as a share of the greatest logit, by the bytes of a number
 ROUNDING = {8: 1e-5, 4: 1e-5, 2: 2e-2}
 TOKENS = 64  # tokens whose logits are compared at a time
-SHARE = 1e-3  # the same, as a share of the change of other logits
+SHARE = 1e-5  # the same, as a share of the change of other logits
 
 
 def _contents(batch: Batch, shape: tuple[int, ...]) -> list[Tensor]:
@@ -126,6 +126,32 @@ def looks_ahead(model: Model, batch: Batch, mask: Tensor, logits: Tensor) -> boo
     if own <= rounding_of(logits):
         return None
     return float(distance[earlier].amax()) > max(SHARE * own, rounding_of(logits))
+
+
+def influences(model: Model, batch: Batch, mask: Tensor, logits: Tensor) -> list[tuple[bool, bool]] | None:
+    """Return whether logits depend on what is read at earlier and at later places, along each of two dimensions.
+
+    Args:
+        model: the model.
+        batch: some examples.
+        mask: (A, B), True for places that count.
+        logits: (A, B, K), those of the batch.
+
+    Returns:
+        Two flags (on earlier, on later) for each dimension; None if that can't be tried.
+    """
+    found = []
+    for axis, count in enumerate(mask.shape):
+        earlier = (torch.arange(count, device=mask.device) < (count + 1) // 2).unsqueeze(1 - axis)
+        moved = []
+        for changed in (mask & earlier, mask & ~earlier):
+            others = mask & ~changed
+            distance = moved_by(model, batch, changed, logits)
+            if distance is None or distance.shape != mask.shape or not bool(others.any()):
+                return None
+            moved.append(float(distance[others].amax()) > rounding_of(logits))
+        found.append((moved[0], moved[1]))
+    return found
 
 
 def rounding_of(logits: Tensor) -> float:

@@ -20,7 +20,7 @@ from nearzero.errors import InputError
 from nearzero.torch_models.assumptions.table import Assumptions
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
-from nearzero.torch_models.forward import distance, greatest
+from nearzero.torch_models.forward import check_repeats, distance, greatest
 from nearzero.torch_models.masks import OVERRIDE
 from nearzero.torch_models.state import Model
 
@@ -105,14 +105,17 @@ def find_cuts(
         return cuts
     source = "rows of a batch alone, or permuted, give other logits than in the batch"
     source = f"the logits depend on random numbers ({random})" if random else source
-    if cuts := _whole_that_fits(model, possible, alone=problem is not None):
+    unordered = _has_other_order(batch)
+    if cuts := _whole_that_fits(model, possible, alone=problem is not None or unordered):
         return replace(cuts, source=source)
-    if problem is not None or any(along.axis and _is_square(batch) for along in possible):
+    if problem is not None or any(along.axis and (unordered or _is_square(batch)) for along in possible):
+        turned = "targets with the examples first by prepare=..., or " if unordered else ""
         raise problem or InputError(
-            f"it isn't known whether examples or tokens come first in inputs {batch.describe()}, and there are as many "
-            "of both; give batch_axis='none' if the targets and the mask have them in the order of the logits"
+            f"it isn't known whether examples or tokens come first in inputs {batch.describe()}, and both would fit; "
+            f"give {turned}batch_axis='none' if the targets and the mask have them in the order of the logits"
         )
     if not possible and not random:
+        _refuse_examples_elsewhere(model, batch)
         return Cuts(None, source=f"inputs {batch.describe()} of {len(batch)} examples")
     if random:
         _refuse_other_counts(model, batch)
@@ -129,15 +132,7 @@ def changed_by_a_pass(model: Model, batch: Batch) -> list[str]:
     """
     first = model.logits(batch)
     changed = model.before.changed()
-    second = model.logits(batch)
-    apart = distance(first, second)
-    # on a GPU, sums may have no fixed order
-    if apart > (0.0 if first.device.type == "cpu" else 1e-3 * float(first.abs().max())):
-        raise InputError(
-            f"a second pass of the model on the same batch gives other logits (by {apart:.3g}), so it depends on "
-            "something that a pass changes and that can't be put back, such as the time, a counter outside of the "
-            "model, or a generator made in forward; make it a function of its inputs"
-        )
+    check_repeats(first, model.logits(batch))
     return changed
 
 
@@ -145,6 +140,14 @@ def _is_square(batch: Batch) -> bool:
     """Return whether targets or a mask have as many examples as tokens."""
     over_tokens = (value for value in (batch.target, batch.mask) if value is not None and value.ndim > 1)
     return any(value.shape[0] == value.shape[1] for value in over_tokens)
+
+
+def _has_other_order(batch: Batch) -> bool:
+    """Return whether targets for each class and token, (K, B, S) for example, don't have the inputs' order."""
+    target = batch.target
+    if target is None or target.ndim < 3 or batch.prepared or not batch.inputs:
+        return False
+    return target.shape[0] != batch.inputs[0].shape[0]
 
 
 def _divided(batch: Batch, axes: Iterable[int]) -> list[Batch]:
@@ -164,7 +167,7 @@ def _first_that_fits(
 ) -> Cuts | None:
     """Return the cuts along the first of several dimensions whose examples give the same logits alone, or None.
 
-    If two dimensions do on a few rows, they are tried on more rows.
+    If two dimensions do on a few rows, or if memory holds fewer rows than that, they are tried on more of them.
 
     Args:
         model: the model.
@@ -176,7 +179,7 @@ def _first_that_fits(
         InputError: the mask fits with the examples first and with the tokens first.
     """
     found = [(batch, cuts) for batch in batches if (cuts := _tried(model, batch, _spread(batch, most)))]
-    if others or len(found) > 1:
+    if others or len(found) > 1 or most < FEW:
         found = [each for each in found if _fits_everywhere(model, each[0], most)]
     if not found:
         return None
@@ -320,12 +323,31 @@ def _refuse_other_counts(model: Model, batch: Batch) -> None:
         InputError: there aren't as many as examples in any reading of the batch, or several for each.
     """
     shape = tuple(model.logits(batch).shape)
-    counts = {len(batch), *(size for tensor in batch.inputs for size in tensor.shape[:2])}
-    if not any(count and shape[0] % count == 0 for count in counts):
-        raise InputError(
-            f"the logits {shape} of inputs {batch.describe()} don't have the examples first; give output=..., a "
-            "function from what the model returns to logits that have"
-        )
+    if not any(count and shape[0] % count == 0 for count in _counts(batch)):
+        raise _not_first(shape, batch)
+
+
+def _refuse_examples_elsewhere(model: Model, batch: Batch) -> None:
+    """Refuse logits that seem to have the examples on another dimension than the first.
+
+    Raises:
+        InputError: as many logits as examples lie on another dimension, and not on the first.
+    """
+    shape = tuple(model.logits(batch).shape)
+    if len(batch) in shape[1:] and not any(count and shape[0] % count == 0 for count in _counts(batch)):
+        raise _not_first(shape, batch)
+
+
+def _counts(batch: Batch) -> set[int]:
+    """Return the numbers of examples that a batch may have."""
+    return {len(batch), *(size for tensor in batch.inputs for size in tensor.shape[:2])}
+
+
+def _not_first(shape: tuple[int, ...], batch: Batch) -> InputError:
+    return InputError(
+        f"the logits {shape} of inputs {batch.describe()} don't have the examples first; give output=..., a "
+        "function from what the model returns to logits that have"
+    )
 
 
 def _refuse_other_readings(model: Model, batch: Batch, *, batched: bool) -> None:

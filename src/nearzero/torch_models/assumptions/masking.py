@@ -38,10 +38,10 @@ def read_masks(model: Model, source: BatchSource, masks: MaskReader, most: int) 
     """
     record, masked, name, given, nothing = model.assumptions.record, None, "", False, True
     for batch in islice(source, FIRST):
-        name, given = name or batch.masked_by, given or (batch.mask is not None and not batch.masked_by)
+        name, given = name or batch.masked_by, given or batch.mask_given
         nothing = nothing and batch.mask is not None and not bool(batch.mask.any())
         masked = _masked_examples(batch, most)
-        if masked is not None or not (name or given):
+        if masked is not None or not (name or batch.prepared):
             break
     if not name:
         _refuse_unnamed(model, source, most)

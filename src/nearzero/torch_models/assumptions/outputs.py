@@ -243,12 +243,13 @@ def _without_targets(shape: tuple[int, ...], traced: tuple[int, ...] | None) -> 
 
 def _several(shape: tuple[int, ...], axes: list[int | None], beside: str) -> InputError:
     """Return the error that classes may be on several dimensions."""
-    readings = [
-        f"on dimension {axis}" if axis is not None else "nowhere, one number per item" for axis in axes
-    ]
+    places = [f"on dimension {axis}" for axis in axes if axis is not None]
+    own = ["there are none, since each number is an item of its own"] if None in axes else []
+    choices = [str(axis) for axis in axes if axis is not None] + (["'none'"] if own else [])
     return InputError(
-        f"the classes of the output {shape}, with {beside}, can be {' or '.join(readings)}; choose with "
-        f"class_axis={' or '.join(repr('none') if axis is None else str(axis) for axis in axes)}"
+        f"the classes of the output {shape}, with {beside}, can be {' or '.join(places)}"
+        + "".join(f", or {reading}" for reading in own)
+        + f"; choose with class_axis={' or '.join(choices)}"
     )
 
 

@@ -59,6 +59,10 @@ class Assumptions:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __getitem__(self, what: str) -> Assumption:
+        """Return the row of a thing that was recorded."""
+        return self._rows[what]
+
     def record(self, what: str, value: str, source: str, argument: str) -> None:
         """Record a reading. The first source of a reading is kept.
 

@@ -15,7 +15,7 @@ from nearzero.torch_models.state import Model
 __all__ = ["Selection", "are_found", "select_layers"]
 
 # Functions that models use as parts of others: an abs in a norm or in softsign, the gate in z * sigmoid(z).
-PARTS = ("abs", "sigmoid", "hardsigmoid", "tanh")
+PARTS = ("abs", "sigmoid", "hardsigmoid", "log_sigmoid", "hardtanh", "tanh", "softplus")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +41,11 @@ def select_layers(model: Model, discovery: Discovery, wanted: Sequence[str] | No
         InputError: a name that matches no layer, with the reason.
     """
     if wanted is None:
-        active = [layer for layer in discovery.layers if layer.kind in ("activation", "function")]
+        active = [layer for layer in discovery.layers if layer.is_input_of_activation]
         parts = {layer.name for layer in active if layer.branch and layer.activation in PARTS}
         chosen = [layer for layer in active if layer.name not in parts]
         if not chosen:
-            hint = (
-                "; name layers whose output is a pre-activation; the layers are "
-                f"{_listed([layer.name for layer in discovery.layers])}"
-                if discovery.layers
-                else ", nor any linear, convolution or normalization layer, so nothing can be probed"
-            )
-            raise InputError(f"no activation was found in a forward pass{hint}")
+            raise InputError(f"no activation was found in a forward pass{_hint(discovery, sorted(parts))}")
         reason = "its values are read elsewhere too, so it is taken for a part of another function"
         return Selection(
             chosen, dict.fromkeys((layer.name for layer in active if layer.name in parts), reason)
@@ -63,6 +57,17 @@ def select_layers(model: Model, discovery: Discovery, wanted: Sequence[str] | No
             raise InputError(_why_no_layer(model, discovery, name))
         names |= matched
     return Selection([place for place in discovery.places if place.name in names])
+
+
+def _hint(discovery: Discovery, parts: Sequence[str]) -> str:
+    """Return the end of the error that there is no activation, given the functions that are parts of others."""
+    if not discovery.layers:
+        return ", nor any linear, convolution or normalization layer, so nothing can be probed"
+    names = _listed([layer.name for layer in discovery.layers])
+    hint = f"; name layers whose output is a pre-activation; the layers are {names}"
+    if not parts:
+        return hint
+    return f", except parts of other functions ({_listed(parts)}){hint}; activation=... can give the whole function"
 
 
 def are_found(discovery: Discovery, wanted: Sequence[str] | None) -> bool:

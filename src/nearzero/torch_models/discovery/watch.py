@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from nearzero.errors import InputError
 from nearzero.torch_models.assumptions.origins import Origins
 from nearzero.torch_models.assumptions.unit_axes import UnitAxes, default_unit_axis
+from nearzero.torch_models.discovery.chains import Chains, Values
 from nearzero.torch_models.discovery.module_types import (
     ACTIVATION_MODULES,
     ACTIVATION_OPERATIONS,
@@ -49,16 +50,13 @@ UNSEEN = (
 )
 
 
-_Values = tuple[int, int]  # the values of a tensor: its id, and how often its storage had been written to
-
-
 @dataclass(frozen=True, eq=False)
 class _Given:
     """The argument of a module at its call: the tensor, a copy of its values, and their key."""
 
     tensor: Tensor
     copy: Tensor
-    values: _Values
+    values: Values
 
 
 @dataclass(eq=False)
@@ -79,7 +77,7 @@ class _Call:
     number: int
     given: _Given | None
     operations: Counter[str] = field(default_factory=Counter)
-    functions: list[tuple[Layer, _Values, Tensor, int]] = field(default_factory=list)
+    functions: list[tuple[Layer, Values, Tensor, int]] = field(default_factory=list)
 
 
 class Watch(TorchDispatchMode):
@@ -119,14 +117,15 @@ class Watch(TorchDispatchMode):
             lambda tensor: bool(self._reads.get(storage_key(tensor))), module.parameters()
         )
         self.origins = Origins()
+        self._chains = Chains()
         self._writes: Counter[int] = Counter()  # by storage
-        self._originals: dict[_Values, _Values] = {}  # by the values of a view or copy
+        self._originals: dict[Values, Values] = {}  # by the values of a view or copy
         self._operations = 0
         # By values: the operations that read them, by number, and the calls under way then.
-        self._readers: defaultdict[_Values, list[tuple[int, tuple[_Call, ...]]]] = defaultdict(list)
-        self._sources: dict[_Values, int] = {}  # the index of the layer whose output they are
+        self._readers: defaultdict[Values, list[tuple[int, tuple[_Call, ...]]]] = defaultdict(list)
+        self._sources: dict[Values, int] = {}  # the index of the layer whose output they are
         # By index of an activation: the values that it takes, and its call or the number of its operation.
-        self._taken: dict[int, tuple[_Values, _Call | int]] = {}
+        self._taken: dict[int, tuple[Values, _Call | int]] = {}
         self._kept: list[Tensor] = []
         self._stack: list[_Call] = []
 
@@ -210,7 +209,7 @@ class Watch(TorchDispatchMode):
             reads=self._inputs_of(values),
         )
 
-    def _add(self, layer: Layer, values: _Values, output: Tensor, by: _Call | int) -> None:
+    def _add(self, layer: Layer, values: Values, output: Tensor, by: _Call | int) -> None:
         """Add an activation, with the values that it takes, its result, and its call or operation."""
         self._taken[len(self.layers)] = values, by
         self._kept.append(output)
@@ -229,6 +228,11 @@ class Watch(TorchDispatchMode):
         self._operations += 1
         self._note_reading(name, (*args, *kwargs.values()))
         values = self._values(args[0]) if activates and isinstance(args[0], Tensor) else None
+        variable = [
+            self._values(tensor)
+            for tensor in tensors_in((*args, *kwargs.values()))
+            if self._reads_of(storage_key(tensor))
+        ]
         result = func(*args, **kwargs)
         self._note_inputs(func, args, kwargs, result)
         first = result[0] if isinstance(result, (tuple, list)) and result else result
@@ -241,9 +245,11 @@ class Watch(TorchDispatchMode):
             if values is not None and self._stack:
                 self._add_function(func, args, kwargs, first, values)
         self._writes.update({storage_key(tensor): 1 for tensor in tensors_written(func, args, kwargs)})
+        if isinstance(first, Tensor) and variable:
+            self._chains.follow(name, self._operations, variable, self._values(first))
         return result
 
-    def _values(self, tensor: Tensor) -> _Values:
+    def _values(self, tensor: Tensor) -> Values:
         """Return the key of a tensor's present values: that of its original for a view or a copy."""
         values = id(tensor), self._writes[storage_key(tensor)]
         return self._originals.get(values, values)
@@ -307,7 +313,7 @@ class Watch(TorchDispatchMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         result: Tensor,
-        values: _Values,
+        values: Values,
     ) -> None:
         """Add an activation that was called as a function, unless it is part of an activation module."""
         caller, value = self._stack[-1], args[0]
@@ -359,18 +365,32 @@ class Watch(TorchDispatchMode):
                 producer = layers[source]
                 known = activation.is_followed and activation.units == producer.units
                 activation = replace(activation, producer=producer.producer if known else None)
-            layers[index] = activation = replace(activation, branch=not alone)
+            layers[index] = activation = replace(
+                activation, branch=not (alone and self._is_whole(values, by))
+            )
             if source is not None and alone:
                 layers[source] = replace(
                     producer, follows=activation, act=activation.act, activation=activation.activation
                 )
         return [reading for layer in layers if (reading := self._with_inputs(layer)) is not None]
 
+    def _is_whole(self, values: Values, by: _Call | int) -> bool:
+        """Return whether nothing but an activation, by its call or operation, reads what its argument is made of.
+
+        In h * sigmoid(1.7 h) the sigmoid isn't whole: its argument is made of h, which the product reads.
+        """
+        chain = self._chains.of(values)
+        return all(
+            by == number or by in calls or number in chain.operations
+            for made_of in chain.values
+            for number, calls in self._readers[made_of]
+        )
+
     def _with_inputs(self, layer: Layer) -> Layer | None:
         """Return a layer that reads an input of the model; of others, modules as outputs, and None for activations."""
         if layer.kind == "output" or layer.reads is None or layer.reads:
             return layer
-        if layer.kind in ("activation", "function"):
+        if layer.is_input_of_activation:
             if layer.kind == "activation":
                 self.problems[layer.path] = "it reads no input of the model, only weights"
             return None

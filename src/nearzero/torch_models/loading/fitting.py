@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nearzero.errors import InputError
+from nearzero.support.display import Displayed
 from nearzero.torch_models.batches import type_name
 from nearzero.torch_models.loading.weights import read_weights
 from nearzero.torch_models.state import as_module
@@ -24,7 +25,7 @@ CONSTANT = (torch.int64, torch.bool)  # buffers of these types hold positions, c
 
 
 @dataclass(frozen=True)
-class LoadedWeights:
+class LoadedWeights(Displayed):
     """The names of what was loaded into a model, and of everything that wasn't.
 
     Attributes:

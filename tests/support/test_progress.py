@@ -1,0 +1,135 @@
+"""Progress bars: in a real notebook, and step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import IPython.display
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from nearzero.support import progress
+from nearzero.support.progress import in_notebook, python_progress
+
+CELLS = (
+    "import time, warnings; warnings.simplefilter('error')",
+    "import nearzero as nz, numpy as np, torch\nfrom rich.console import Console",
+    "model = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), 'relu').to_module()\n"
+    "def slow(logits, target):\n    time.sleep(0.01)\n    return logits[:, 0]\n"
+    "data = [(torch.rand(4, 2), torch.zeros(4).long())] * 5\n"
+    "_ = nz.probe(model, data, levels=4, metrics=[slow], backend='model')",
+    "_ = nz.probe(model, data, levels=2, progress=False)",
+    "from nearzero.study.journal import Journal\n"
+    "with Journal.unlogged(Console()).bar('<training>', 3) as bar:\n"
+    "    for done in range(4):\n        time.sleep(0.15)\n        bar(done)",
+)
+
+
+class Watching(NotebookClient):
+    """Keeps what is displayed, with every update."""
+
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        if msg["msg_type"] in ("display_data", "update_display_data"):
+            self.__dict__.setdefault("shown", []).append((cell_index, msg["content"]["data"]))
+        return super().process_message(msg, cell, cell_index)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::Warning:jupyter_client", "ignore::Warning:zmq", "ignore::ResourceWarning"
+)
+def test_bars_in_a_notebook() -> None:
+    """They are updated, end as a line, and nothing else is printed."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    client = Watching(notebook, kernel_name="python3", timeout=120)
+    client.execute()
+    outputs = {place: cell.outputs for place, cell in enumerate(notebook.cells) if cell.outputs}
+    assert {place: [output.output_type for output in own] for place, own in outputs.items()} == {
+        2: ["display_data"],
+        4: ["display_data"],
+    }
+    probing, training = ([data for place, data in client.shown if place == cell] for cell in (2, 4))
+    assert len(probing) > 2
+    assert len(training) > 2
+    assert all("<progress" in data["text/html"] for data in (*probing[:-1], *training[:-1]))
+    for place, start in ((2, "probing: 5 of 5, 0:0"), (4, "<training>: 3 of 3, 0:0")):
+        assert outputs[place][0].data["text/plain"].startswith(start)
+        assert "<progress" not in outputs[place][0].data["text/html"]
+    assert "<training>" not in outputs[4][0].data["text/html"]
+
+
+# --- step by step ---
+
+
+class Handle:
+    """An output of a cell, and a clock."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, str]] = []
+        self.now = 100.0
+
+    def display(self, data: dict[str, str], **options: bool) -> Handle:
+        assert options == {"raw": True, "display_id": True}
+        self.states.append(data)
+        return self
+
+    def update(self, data: dict[str, str], *, raw: bool) -> None:
+        assert raw
+        self.states.append(data)
+
+
+@pytest.fixture
+def handle(monkeypatch: pytest.MonkeyPatch) -> Handle:
+    handle = Handle()
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(IPython.display, "display", handle.display)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: handle.now)
+    return handle
+
+
+def test_the_states_of_a_bar(handle: Handle) -> None:
+    with python_progress("probing", None) as report:
+        for done in range(1, 5):
+            handle.now += 20.0
+            report(done, 4)
+            report(done, 4)  # at once: not shown
+    assert [state["text/plain"] for state in handle.states] == [
+        "probing: 0:00",
+        "probing: 1 of 4, 0:20, 1:00 left",
+        "probing: 2 of 4, 0:40, 0:40 left",
+        "probing: 3 of 4, 1:00, 0:20 left",
+        "probing: 4 of 4, 1:20, 0:00 left",
+        "probing: 4 of 4, 1:20",
+    ]
+    assert '<progress value="3" max="4" aria-label="probing">' in handle.states[3]["text/html"]
+
+
+def test_a_bar_without_an_end(handle: Handle) -> None:
+    with python_progress("measuring", True) as report:
+        handle.now += 1.0
+        report(1500, None)
+    assert [state["text/plain"] for state in handle.states[1:]] == ["measuring: 1,500, 0:01"] * 2
+    assert "<progress aria-label" in handle.states[1]["text/html"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_bar_that_is_interrupted_says_so(handle: Handle, error: type[BaseException]) -> None:
+    def work(report: Callable[[int, int], None]) -> None:
+        report(2, 4)
+        raise error
+
+    with pytest.raises(error), python_progress("probing", None) as report:
+        work(report)
+    assert handle.states[-1]["text/plain"] == "probing: stopped, 2 of 4, 0:00"
+
+
+def test_no_bar_if_none_is_wanted(handle: Handle) -> None:
+    with python_progress("probing", False) as report:
+        report(1, 2)
+    assert handle.states == []
+
+
+def test_a_test_is_no_notebook() -> None:
+    assert not in_notebook()  # although IPython is imported
