@@ -252,6 +252,9 @@ def check_downloads(held: Opened) -> None:
                 rows = list(csv.reader(io.StringIO(content.decode())))
                 assert len(rows) > 5
                 assert len({len(row) for row in rows}) == 1
+                if key == "data-save":
+                    examples, wrong = np.array([row[-2:] for row in rows[1:]], float).sum(axis=0)
+                    assert examples - wrong == held.outcome()["right"]
 
 
 def check_switches(held: Opened) -> None:

@@ -89,7 +89,7 @@ def _networks(identity: str, explorers: Sequence[Explorer]) -> Markup:
 
 HISTOGRAMS = (
     "One row for each class; grey: predicted right, purple: predicted wrong. Solid line: the unit's boundary; dashed: "
-    "where the clip sets in. A bar that is too tall is cut, and says how many examples it holds."
+    "where the clip sets in. A bar that is too tall is shortened, and says how many examples it holds."
 )
 # name, label, title, least, greatest, step, start
 SLIDERS = (

@@ -114,7 +114,7 @@ function scaleOf(counts, rowCount) {
 }
 
 /**
- * Return the path of the bars of a row; a bar is cut where it would leave the row.
+ * Return the path of the bars of a row; a bar that would leave the row is made as tall as the row, all of its parts.
  *
  * @param {Float64Array} counts
  * @param {number} row
@@ -129,7 +129,9 @@ function bars(counts, row, half, base, step, unit, rowHeight) {
   for (let bin = 0; bin < BINS; bin += 1) {
     const size = counts[(row * 2 + half) * BINS + bin];
     if (!size) continue;
-    const height = Math.min(rowHeight - 2, Math.max(1, size * unit));
+    // a cut bar keeps the share of wrong predictions
+    const fitting = Math.min(unit, (rowHeight - 2) / counts[row * 2 * BINS + bin]);
+    const height = Math.max(1, size * fitting);
     path += `M${(LEFT + bin * step).toFixed(1)} ${base}v${(-height).toFixed(1)}h${(step * 0.92).toFixed(1)}v${height.toFixed(1)}z`;
   }
   return path;
