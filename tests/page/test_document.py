@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 from importlib import resources
@@ -149,4 +150,5 @@ def test_a_table_carries_full_values() -> None:
     assert '<td class="number" data-value="1.5">1.00–2.00</td>' in text
     assert "&lt;1e-300" in text
     assert "all pairs equal" in text
-    assert text.count("<th ") == 5
+    assert text.count('<th scope="col"') == 5
+    assert f'aria-label="{html.escape(HOSTILE)}"' in text

@@ -75,6 +75,7 @@ class Scores:
         not_finite: (L,), the number of items with a logit that is NaN or infinite. They can't be ranked, and
             count as wrong and as not in agreement.
         values: by metric, the values item by item, (L, n), if they were asked for.
+        unperturbed_values: the same without a perturbation, (n,).
         positions: (n, 2), the example and the token of each item, if they were asked for.
         targets: (n,), the class that is each item's target, if values were asked for and there are such targets.
         predictions: (L, n), the predicted classes, if they were asked for; -1 where logits can't be ranked.
@@ -86,6 +87,7 @@ class Scores:
     items: int
     not_finite: Integers
     values: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    unperturbed_values: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     positions: Integers | None = None
     targets: Integers | None = None
     predictions: Classes | None = None

@@ -408,12 +408,14 @@ class ModelEvaluator(base.LayerEvaluator):
 def scores_of(collector: ResponseCollector, levels: int) -> base.Scores:
     """Return the scores that a collector holds, of its first perturbations."""
     count = max(collector.items, 1)
+    kept = {name: np.concatenate(parts, axis=1) for name, parts in collector.kept.items()}
     return base.Scores(
         means={name: sums[:levels] / count for name, sums in collector.sums.items()},
         unperturbed={name: float(sums[-1] / count) for name, sums in collector.sums.items()},
         examples=collector.examples,
         items=collector.items,
-        values={name: np.concatenate(parts, axis=1)[:levels] for name, parts in collector.kept.items()},
+        values={name: values[:levels] for name, values in kept.items()},
+        unperturbed_values={name: values[-1] for name, values in kept.items()},
         positions=np.concatenate(collector.positions) if collector.keep_items else None,
         targets=np.concatenate(collector.targets) if collector.targets else None,
         not_finite=collector.not_finite[:levels].astype(np.int64),

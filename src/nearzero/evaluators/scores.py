@@ -384,7 +384,8 @@ SIZES = ("displacement", "displacement_here", "median_displacement", "whitened_d
 LOGIT_SIZES = ("logit_displacement", "centred_logit_displacement")
 COUNTS = ("undefined_examples", "predictions", "not_finite")
 TAKEN = {*DIMENSIONS, *LAYER_FACTS, *METHOD_FACTS, *SIZES, *LOGIT_SIZES, *COUNTS}
-DERIVED = ("unperturbed_{}", "centred_{}", "{}_items")  # names that a result derives from a metric's
+# names that a result derives from a metric's
+DERIVED = ("unperturbed_{}", "centred_{}", "{}_items", "unperturbed_{}_items")
 
 
 def name_metrics(wanted: Metrics) -> dict[str, Metric] | None:

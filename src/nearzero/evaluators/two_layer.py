@@ -479,6 +479,7 @@ class _Tally:
             items=count,
             not_finite=self._not_finite,
             values={name: levels[:-1] for name, levels in self._values.items()},
+            unperturbed_values={name: levels[-1] for name, levels in self._values.items()},
             positions=positions,
             predictions=self._ranked_predictions(),
         )

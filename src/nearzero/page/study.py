@@ -24,7 +24,7 @@ from nearzero.paper.audit.values import Audit
 from nearzero.perturbations.families import Conduct
 from nearzero.report.audit import fault_tables, levels_table, sentences_table
 from nearzero.report.captions import conduct_words
-from nearzero.page.tables import to_html
+from nearzero.report.render.html import to_html
 from nearzero.report.results import StudyResults, display_name
 from nearzero.report.table import Table
 from nearzero.report.tables import tables

@@ -41,8 +41,8 @@ class ProbeResult:
             `reason` (why the suffix couldn't be used), `offset` and `range` (the conduct), `rows` (how many
             count) and `partial` (whether some examples don't reach it, or give it another number of rows).
             `not_finite`, if logits are NaN or infinite anywhere: how many items have such logits. With `keep_items`
-            also `<metric>_items` on (layer, family, level, item), and of each item `sequence`, `token` and, if it
-            is a class, `target`. `unit_minimum` and `unit_maximum` on (layer, unit) are the unit ranges, on the side
+            also `<metric>_items` on (layer, family, level, item), `unperturbed_<metric>_items`, and of each item
+            `sequence`, `token` and, if it is a class, `target`. `unit_minimum` and `unit_maximum` on (layer, unit) are the unit ranges, on the side
             that `range` names.
         at_displacements: with a `design`, the responses at matched displacement, see `matched`; else None.
 
@@ -460,6 +460,8 @@ def dataset(responses: Sequence[LayerResponse], model: str) -> xr.Dataset:
         for name in metrics:
             values = [score.values[name].astype(np.float32) for score in scores]
             data[f"{name}_items"] = ((*CURVE, "item"), on_axis(values))
+            plain = scores[0].unperturbed_values[name].astype(np.float32)
+            data[f"unperturbed_{name}_items"] = ("item", plain)
     attributes = {
         "format": FORMAT,
         "model": model,

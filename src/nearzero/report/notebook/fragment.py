@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from nearzero.report.render.html import STYLE, shown, to_html
+from nearzero.report.render.html import MOST_ROWS, STYLE, shown, to_html
 from nearzero.report.table import Table
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Fragment:
         return "\n".join(parts)
 
     def _table(self, table: Table) -> str:
-        return to_html(replace(table, notices=()), self.rest)
+        return to_html(replace(table, notices=()), self.rest, MOST_ROWS)
 
     def _sentences(self, texts: Sequence[str], style: str = "") -> Iterable[str]:
         """Yield a paragraph for each text; of very many, the first ones and the number of those left out."""

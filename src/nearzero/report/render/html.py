@@ -1,16 +1,17 @@
-"""A table as HTML, for notebooks: escaped, accessible, and readable in light and dark themes.
+"""A table as HTML, for notebooks and pages: escaped, accessible, and readable in light and dark themes.
 
-Colours are those of the page around it. A long table is cut, and a sentence below it says so.
+`STYLE` is its look in a notebook, with the colours around it; a page has a style of its own. A cell carries the
+number by which a page's script sorts. A table that is cut says so in a sentence below it.
 """
 
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Iterable, Iterator
 
-from nearzero.report.table import Cell, Column, Table
+from nearzero.report.table import Cell, Column, Level, Number, Span, Table, TAndP
+from nearzero.support.markup import Markup, tag, text
 
 __all__ = ["MOST_ROWS", "STYLE", "shown", "to_html"]
 
-MOST_ROWS = 24  # of a table; from a longer one, half as many of its first and of its last rows
+MOST_ROWS = 24  # of a table in a notebook
 
 # Twice the class, since notebooks style all tables.
 STYLE = """
@@ -18,7 +19,7 @@ STYLE = """
 .nearzero.nearzero p { margin: 0.35em 0; }
 .nearzero.nearzero .title { font-weight: bold; font-size: 1.1em; }
 .nearzero.nearzero .notice { border-left: 4px solid #e08a00; padding-left: 0.6em; }
-.nearzero.nearzero .quiet { font-size: 0.9em; }
+.nearzero.nearzero .quiet, .nearzero.nearzero .caption { font-size: 0.9em; }
 .nearzero.nearzero .scroll { overflow-x: auto; margin: 0.5em 0; }
 .nearzero.nearzero table { border-collapse: collapse; border: none; margin: 0; font-size: 0.88em;
   font-variant-numeric: tabular-nums; table-layout: auto; }
@@ -45,7 +46,7 @@ LONG = 36  # characters; a longer text in a cell wraps
 MOST_CHARACTERS = 1000  # of one text
 
 
-def shown(text: str) -> str:
+def shown(words: str) -> Markup:
     """Escape a text for HTML, in elements and attributes; of a very long text, its beginning and how much is left out.
 
     Example:
@@ -53,43 +54,53 @@ def shown(text: str) -> str:
         >>> shown("<b> & 'c'")
         '&lt;b&gt; &amp; &#x27;c&#x27;'
     """
-    rest = len(text) - MOST_CHARACTERS
-    return escape(f"{text[:MOST_CHARACTERS]}… ({rest:,} more characters)" if rest > 0 else text)
+    rest = len(words) - MOST_CHARACTERS
+    return text(f"{words[:MOST_CHARACTERS]}… ({rest:,} more characters)" if rest > 0 else words)
 
 
-def to_html(table: Table, rest: str = "", most: int = MOST_ROWS) -> str:
+def to_html(table: Table, rest: str = "", most: int | None = None) -> Markup:
     """Return the table as HTML: notices, table with its title, caption.
 
-    A test has two columns, t and p; the reason why there is no test is in the first of them.
+    A test has two columns, t and p; the reason why there is no test is in the first of them. Where a cell holds a
+    number, `data-value` has it in full.
 
     Args:
         table: the table.
         rest: where all rows are, as the end of the sentence below a table that is cut.
-        most: the greatest number of rows.
+        most: the greatest number of rows; from a longer table, half as many of its first and of its last rows. All
+            rows if None.
     """
     heads = [head for column in table.columns for head in _heads(column)]
-    lines = [_notice(notice) for notice in table.notices]
-    lines += [f'<div class="scroll" tabindex="0" role="group" aria-label="{shown(table.title)}"><table>']
-    lines += [f"<caption>{shown(table.title)}</caption>", f"<thead><tr>{''.join(heads)}</tr></thead>"]
-    lines += ["<tbody>", *_body(table, most, len(heads)), "</tbody></table></div>"]
-    if table.caption:
-        lines.append(f'<p class="quiet">{shown(table.caption)}</p>')
-    if len(table.rows) > most:
-        where = f"; {rest}" if rest else ""
-        lines.append(f'<p class="quiet">{shown(_cut_sentence(len(table.rows), most) + where)}.</p>')
-    return "\n".join(lines)
+    title, most = shown(table.title), len(table.rows) if most is None else most
+    held = tag(
+        "table",
+        tag("caption", title),
+        tag("thead", tag("tr", heads)),
+        tag("tbody", _body(table, most, len(heads))),
+        data_table=shown(table.name),
+    )
+    return tag(
+        "div",
+        [tag("p", tag("b", "Notice:"), " ", shown(notice), class_="notice") for notice in table.notices],
+        tag("div", held, class_="scroll", tabindex=0, role="group", aria_label=title),
+        None if table.rows else tag("p", "No rows.", class_="caption"),
+        tag("p", shown(table.caption), class_="caption") if table.caption else None,
+        tag("p", _cut_sentence(len(table.rows), most, rest), class_="caption")
+        if len(table.rows) > most
+        else None,
+        class_="table",
+    )
 
 
-def _notice(text: str) -> str:
-    return f'<p class="notice"><b>Notice:</b> {shown(text)}</p>'
+def _cut_sentence(rows: int, most: int, rest: str) -> Markup:
+    half, where = most // 2, f"; {rest}" if rest else ""
+    left_out = (
+        f"Left out: {rows - 2 * half:,} of {rows:,} rows, between the first {half} and the last {half}{where}"
+    )
+    return Markup(f"{shown(left_out)}.")
 
 
-def _cut_sentence(rows: int, most: int) -> str:
-    half = most // 2
-    return f"Left out: {rows - 2 * half:,} of {rows:,} rows, between the first {half} and the last {half}"
-
-
-def _body(table: Table, most: int, width: int) -> Iterable[str]:
+def _body(table: Table, most: int, width: int) -> Iterable[Markup]:
     """Yield the rows; a line above each block but the first; the rows in the middle of a long table left out."""
     half, count = most // 2, len(table.rows)
     blocks = list(table.blocks())
@@ -98,26 +109,40 @@ def _body(table: Table, most: int, width: int) -> Iterable[str]:
     for number, block in enumerate(blocks):
         for line, row in enumerate(block):
             if count <= most or place < half or place >= count - half:
-                start = ' class="block"' if ruled and number and not line else ""
-                yield f"<tr{start}>{_row(table.columns, row)}</tr>"
+                start = "block" if ruled and number and not line else None
+                yield tag("tr", _row(table.columns, row), class_=start)
             elif place == half:
-                yield f'<tr><td class="cut" colspan="{width}">… {count - 2 * half:,} rows left out …</td></tr>'
+                words = f"… {count - 2 * half:,} rows left out …"
+                yield tag("tr", tag("td", words, class_="cut", colspan=width))
             place += 1
 
 
-def _heads(column: Column) -> list[str]:
-    side = ' class="text"' if column.kind == "text" else ""
-    return [f'<th scope="col"{side}>{shown(name)}</th>' if name else "<td></td>" for name in column.headers]
+def _heads(column: Column) -> Iterator[Markup]:
+    for name in column.headers:
+        kind = "text" if column.kind == "text" else "number"
+        yield tag("th", shown(name), scope="col", class_=kind) if name else tag("td")
 
 
-def _row(columns: Iterable[Column], row: Iterable[Cell]) -> str:
-    """Return the cells of a row; the first names the row."""
-    fields: list[str] = []
+def _row(columns: Iterable[Column], row: Iterable[Cell]) -> Iterator[Markup]:
+    """Yield the cells of a row; the first names the row."""
+    name, scope = "th", "row"
     for column, cell in zip(columns, row, strict=True):
-        for text in column.texts(cell):
-            names = ("text" if column.kind == "text" else "", "long" if len(text) > LONG else "")
-            style = f' class="{" ".join(filter(None, names))}"' if any(names) else ""
-            tag = "td" if fields else "th"
-            scope = "" if fields else ' scope="row"'
-            fields.append(f"<{tag}{scope}{style}>{shown(text)}</{tag}>")
-    return "".join(fields)
+        kind = "text" if column.kind == "text" else "number"
+        for words, value in zip(column.texts(cell), _values(cell), strict=False):
+            style = f"{kind} long" if len(words) > LONG else kind
+            yield tag(name, shown(words), scope=scope or None, class_=style, data_value=value)
+            name, scope = "td", ""
+
+
+def _values(cell: Cell) -> tuple[float | None, float | None]:
+    """Return the numbers by which a cell is sorted, of a test t and p; None where it is sorted by its text."""
+    match cell:
+        case TAndP(t=t, p=p):
+            return (t, p) if t is not None and p is not None else (None, None)
+        case Number(value=value) | Level(value=value):
+            return value, None
+        case Span(low=low, high=high):
+            return (low + high) / 2, None
+        case int():
+            return cell, None
+    return None, None
