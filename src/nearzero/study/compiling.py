@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nearzero.analysis.critical import critical_levels
 from nearzero.analysis.sweep import respond
 from nearzero.errors import InputError
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
@@ -21,7 +22,7 @@ __all__ = ["compile_kernels"]
 
 
 def compile_kernels(activations: Sequence[str] = ("abs", "relu")) -> None:
-    """Compile the kernels for training and sweeping on this processor, and keep them in the user's cache.
+    """Compile the kernels of training, sweeping and a study's page for this processor, and keep them in the cache.
 
     Otherwise the first study on a machine compiles them. Kernels that are in the cache aren't compiled again.
 
@@ -55,3 +56,5 @@ def compile_kernels(activations: Sequence[str] = ("abs", "relu")) -> None:
         respond(evaluator, families=families)
         # families change z along a line, for which there are kernels of their own; this takes the general one
         evaluator.hidden.predict([Perturbation(offset=0.1)])
+        for family in families:  # for the study's page
+            critical_levels(stack[0], pixels, family=family)
