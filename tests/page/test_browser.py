@@ -70,10 +70,6 @@ def test_sliders_give_what_python_computes(
     assert len(lines) == 20
 
 
-def test_a_slider_answers_in_time(held: Opened) -> None:
-    checks.check_sliders(held)
-
-
 @pytest.mark.parametrize(
     "check",
     [
