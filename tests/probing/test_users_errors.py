@@ -80,9 +80,6 @@ class Nowhere(Net):  # nowhere
     def forward(self, x):
         return self.layers(x.relu()).to("meta" if len(x) == 5 else "cpu")
 
-def sparse():  # sparse
-    return [batch(), (torch.eye(5, 6).to_sparse(), torch.zeros(5).long())]
-
 class Items(Dataset):
     def __len__(self):
         return 12
@@ -200,7 +197,6 @@ def test_data_that_cant_be_collated(folder, capsys):
             "the model's response to a batch of float32 (5, 6) can't be measured: ",
             "nowhere",
         ),
-        ("build", "sparse", "the model's response to the data can't be measured: ", "sparse"),
     ],
 )
 def test_what_cant_be_measured_isnt_a_bug(model, data, message, comment, folder, capsys):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nearzero.errors import InputError
-from nearzero.torch_models.batches import type_name
+from nearzero.torch_models.batches import type_name, type_of
 from nearzero.torch_models.loading.weights import read_weights
 from nearzero.torch_models.state import as_module
 
@@ -183,7 +183,7 @@ def _check_values(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     for name, value in _tensors_of(own):
         given = state.get(name)
         if isinstance(given, Tensor) and value.is_floating_point() and not given.is_floating_point():
-            raise InputError(f"{name} holds {_type(given)} in the file, {_type(value)} in the model")
+            raise InputError(f"{name} holds {type_of(given)} in the file, {type_of(value)} in the model")
     for names in _shared(own).values():
         first, *others = [name for name in names if name in state] or [""]
         for other in others:
@@ -244,10 +244,6 @@ def _equal(left: Any, right: Any) -> bool:
     return left is right or (
         left.shape == right.shape and bool(((left == right) | ((left != left) & (right != right))).all())
     )
-
-
-def _type(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _listed(names: list[str]) -> str:
