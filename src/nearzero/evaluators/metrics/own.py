@@ -21,7 +21,7 @@ _Arguments = tuple[Tensor, Tensor | None, Tensor]  # logits, targets, unperturbe
 
 
 class ReturnedOutputs(Protocol):
-    """What the model returned at L levels, (L, n, K) or (L, n): `nearzero.evaluators.scores.Outputs`."""
+    """Describe what the model returned at L levels, (L, n, K) or (L, n): `nearzero.evaluators.scores.Outputs`."""
 
     @property
     def returned(self) -> Tensor:
