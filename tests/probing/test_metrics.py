@@ -384,9 +384,24 @@ def test_one_number_that_isnt_a_mean_doesnt_depend_on_memory():
     assert whole.notes == []
     with pytest.raises(
         nz.InputError,
-        match=r"'spread' returns one number that isn't a mean over items, and memory holds [0-9,]+ items",
+        match="'spread' returns one number that isn't known to be a mean over items, and memory holds ",
     ):
         nz.probe(module, [x], "1", memory="20 MB", **options)
+
+
+def test_one_number_in_blocks_of_one_item_is_refused():
+    """A single item can't tell whether the number is a mean."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 400_000), nn.GELU(), nn.Linear(400_000, 3))
+    options = {"memory": "16 MB", "families": "scale", "levels": [0.5]}
+    for metric in (lambda logits, target: float(logits.max()), lambda logits, target: float(logits.mean())):
+        with pytest.raises(
+            nz.InputError, match="isn't known to be a mean over items, and memory holds 1 of a batch"
+        ):
+            nz.probe(module, [X[:4]], "1", metrics={"own": metric}, **options)
+    each = nz.probe(module, [X[:4]], "1", metrics={"own": lambda logits, target: logits.amax(1)}, **options)
+    with torch.no_grad():
+        assert each.response.unperturbed_own == pytest.approx(float(module(X[:4]).amax(1).mean()), rel=1e-5)
 
 
 def test_one_number_that_isnt_a_mean_is_told_for_several_batches():
@@ -501,3 +516,49 @@ def test_soft_labels_are_refused():
         nz.InputError, match="whole numbers from 0 to 2; got float32, as only labels of two classes may"
     ):
         probed(model(), (X, Y.clamp(max=1).float()), "accuracy")
+
+
+# --- sentences ---
+
+
+def test_a_partial_needs_a_name():
+    with pytest.raises(
+        nz.InputError, match=r"can't be called 'partial'.*name it in a mapping: metrics=\{'name': \.\.\.\}"
+    ):
+        probed(model(), (X, Y), partial(top, k=2))
+
+
+def test_only_predictions_count_as_wrong():
+    options = {"families": "scale", "levels": [3e38]}
+    for metrics, wrong in (({"own": lambda logits, target: logits[:, 0]}, False), ("accuracy", True)):
+        (note,) = nz.probe(model(), (100 * X, Y), "1", metrics=metrics, **options).notes
+        assert note.startswith("1: logits are NaN or infinite at 1 level")
+        assert note.endswith(", which count as wrong") is wrong
+
+
+def test_probabilities_of_labels_may_be_items():
+    labels = torch.stack([Y > 0, Y > 1, Y < 2], 1).long()
+    with pytest.raises(
+        nz.InputError, match="or with class_axis='none' if each is the probability of a label of its own"
+    ):
+        probed(model(3, nn.Sigmoid()), (X, Y), "cross_entropy")
+    with torch.no_grad():
+        expected = F.binary_cross_entropy(model(3, nn.Sigmoid())(X), labels.float())
+    response = probed(model(3, nn.Sigmoid()), (X, labels), "cross_entropy", class_axis="none").response
+    np.testing.assert_allclose(response.unperturbed_cross_entropy, expected, rtol=1e-5)
+
+
+def test_a_last_batch_of_one_that_is_squeezed():
+    class Squeezed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = model(1)
+
+        def forward(self, x):
+            return self.body(x).squeeze()
+
+    with pytest.raises(
+        nz.InputError,
+        match=r"dimension of the examples; got a single number for a batch of float32 \(1, 6\); keep the dimension",
+    ):
+        nz.probe(Squeezed(), [(X[:23], Y[:23] > 0), (X[23:], Y[23:] > 0)], levels=2)

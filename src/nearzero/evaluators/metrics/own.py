@@ -66,31 +66,33 @@ class OwnMetric:
                 earlier calls.
         """
         plain = unperturbed.returned[0]
-        scores = torch.stack([self._score_level(logits, target, plain) for logits in outputs.returned])
-        if self.of_batches and outputs.is_block:
+        values = [self._value(logits, target, plain) for logits in outputs.returned]
+        unknown = len(plain) == 1 and any(value.ndim == 0 for value in values)
+        if (self.of_batches or unknown) and outputs.is_block:
             raise InputError(
-                f"{self._name} returns one number that isn't a mean over items, and memory holds {len(plain):,} items "
-                "of a batch at a time; let it return one number for each item, or give smaller batches (batch_size=) "
-                f"or more memory (memory=){self._place}"
+                f"{self._name} returns one number that isn't known to be a mean over items, and memory holds "
+                f"{len(plain):,} of a batch at a time; let it return one number for each item, or give smaller batches "
+                f"(batch_size=) or more memory (memory=){self._place}"
             )
-        return scores
+        return torch.stack([value.expand(len(plain)) for value in values])
 
-    def _score_level(self, logits: Tensor, target: Tensor | None, unperturbed: Tensor) -> Tensor:
+    def _value(self, logits: Tensor, target: Tensor | None, unperturbed: Tensor) -> Tensor:
+        """Return what the function returns for one level: a number, or one for each item."""
         arguments = (logits, target, unperturbed)
-        value, count = self._call(arguments), len(logits)
-        if value.ndim == 0 and count > 1 and self._tries and not self.of_batches:
+        value = self._call(arguments).clone()  # the function may write into what it returned
+        if value.ndim == 0 and len(logits) > 1 and self._tries and not self.of_batches:
             self._tries -= 1
-            self._compare(value, arguments, count)
-        return value.expand(count).clone()  # the function may write into what it returned
+            self._compare(value, arguments)
+        return value
 
-    def _compare(self, value: Tensor, arguments: _Arguments, count: int) -> None:
+    def _compare(self, value: Tensor, arguments: _Arguments) -> None:
         """Find out whether the function's number for all items is the mean over items.
 
         Raises:
             InputError: it returns another number in a second call.
         """
-        half = count // 2
         logits, target, unperturbed = arguments
+        count, half = len(logits), len(logits) // 2
         parts: list[_Arguments] = [
             (logits[part], None if target is None else target[part], unperturbed[part])
             for part in (slice(0, half), slice(half, count))

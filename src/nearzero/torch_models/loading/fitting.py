@@ -135,9 +135,11 @@ def _renamed(state: dict[str, Any], own: Mapping[str, Any]) -> _Renamed:
         rest = {name.removeprefix(prefix): value for name, value in state.items()}
         if carried >= NEARLY_ALL * len(state) and len(rest) == len(state):
             candidates.append((rest, prefix, ""))
-    for prefix in _prefixes(own, state):
-        if sum(prefix + name in own for name in state) >= NEARLY_ALL * len(state):
-            candidates.append(({prefix + name: value for name, value in state.items()}, "", prefix))
+    candidates += [
+        ({prefix + name: value for name, value in state.items()}, "", prefix)
+        for prefix in _prefixes(own, state)
+        if sum(prefix + name in own for name in state) >= NEARLY_ALL * len(state)
+    ]
     fitting = [candidate for candidate in candidates if _fits(candidate[0], own)]
     if len(fitting) > 1 and fitting[0] is not plain:
         ways = " or ".join(f"without {off}" if off else f"with {on}" for _, off, on in fitting)
