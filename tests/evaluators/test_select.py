@@ -132,3 +132,27 @@ def test_rows_are_refused_where_tokens_come_before_examples() -> None:
     with pytest.raises(nz.InputError, match="so it isn't known which rows belong to which example"):
         nz.critical_levels(TokensFirst(), data, layer="act", family="clip", grid=20)
     assert nz.sweep(TokensFirst(), data, family="scale", layer="act").attrs["layer"] == "act"
+
+
+def accuracy(batches: list[Any]) -> float:
+    return float(nz.probe(network(recognised=True), batches, levels=2).response.unperturbed_accuracy)
+
+
+def test_batches_that_the_two_layer_backend_cant_take() -> None:
+    x, y = torch.from_numpy(X), torch.from_numpy(Y)
+    dense = accuracy([(x, y)])
+    with torch.no_grad():
+        assert dense == pytest.approx(float((network(recognised=True)(x).argmax(1) == y).float().mean()))
+    for other in (x.to_sparse(), x.double(), x.half().float().double()):
+        expected = accuracy([(x, y), (other.to_dense().float(), y)])
+        assert accuracy([(x, y), (other, y)]) == expected
+    assert accuracy([(x.to_sparse(), y)]) == dense
+
+
+def test_batches_that_no_backend_can_take() -> None:
+    x, y = torch.from_numpy(X), torch.from_numpy(Y)
+    with pytest.raises(nz.InputError, match=r"targets \(23,\) don't fit logits \(24, 3\)"):
+        accuracy([(x, y[:23])])
+    for batches in ([(x * torch.nan, y)], [(x, y), (x * torch.nan, y)]):
+        with pytest.raises(nz.InputError, match="has values that aren't finite"):
+            accuracy(batches)

@@ -308,7 +308,7 @@ def saved_whole(name):
         (
             lambda name: Path(name).write_bytes(b""),
             "w.h5",
-            "weights are read from .safetensors, .pt, .pth, .bin, .ckpt files; got w.h5",
+            "weights are read from .safetensors, .pt, .pth, .pth.tar, .th, .bin, .ckpt, .pkl files; got w.h5",
         ),
         (
             lambda name: torch.save({"0.weight": torch.ones(2, 2)}, name),

@@ -208,6 +208,10 @@ def test_noise_moves_the_selected_units_alone() -> None:
         ({"units": {}}, r"units must have at least one group; got none"),
         ({"units": [0], "basis": np.eye(8)}, r"give units= or basis=, not both"),
         ({"basis": 2 * np.eye(8)}, r"orthonormal; B'B differs from the identity by 3: divide"),
+        (
+            {"basis": np.eye(8)[:3]},
+            r"of 3 units there can't be 8: give the directions as columns, basis\.T",
+        ),
         ({"basis": np.eye(7)}, r"layer '0' has 8 units, but the directions have 7 components"),
         ({"basis": np.full(8, np.nan)}, r"basis must be finite numbers"),
         (

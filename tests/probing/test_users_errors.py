@@ -80,9 +80,6 @@ class Nowhere(Net):  # nowhere
     def forward(self, x):
         return self.layers(x.relu()).to("meta" if len(x) == 5 else "cpu")
 
-def sparse():  # sparse
-    return [batch(), (torch.eye(5, 6).to_sparse(), torch.zeros(5).long())]
-
 class Items(Dataset):
     def __len__(self):
         return 12
@@ -200,7 +197,6 @@ def test_data_that_cant_be_collated(folder, capsys):
             "the model's response to a batch of float32 (5, 6) can't be measured: ",
             "nowhere",
         ),
-        ("build", "sparse", "the model's response to the data can't be measured: ", "sparse"),
     ],
 )
 def test_what_cant_be_measured_isnt_a_bug(model, data, message, comment, folder, capsys):
@@ -304,6 +300,64 @@ def test_a_file_beside_another_and_one_of_the_same_name(folder, capsys):
     names = ("below/users_own.py:build", "--data", "users_own.py:two")
     assert run(capsys, "probe", *names, "--levels", 2, "-q") == (0, "", "")
     assert Path(sys.modules["users_own"].__file__ or "").parent.name == "below"
+
+
+SHADOWING = ("torch", "json", "random", "numpy", "typing")
+
+
+@pytest.mark.slow
+def test_files_with_the_names_of_others(folder):
+    """`python -m` puts the working folder first on the path."""
+    for name in SHADOWING:
+        (folder / f"{name}.py").write_text("raise RuntimeError('the wrong file')\n")
+    (folder / "users_helper.py").write_text("from torch import nn\n")
+    with (folder / "users_own.py").open("a") as file:
+        file.write("import users_helper\n")
+    done = as_program(folder, "users_own.py:build", "--data", "users_own.py:two")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("place", ["import", "build"])
+def test_a_parser_of_the_users_own(place, folder, capsys):
+    lines = ["parser.add_argument('--width', type=int, default=4)", "width = parser.parse_args().width"]
+    if place == "import":
+        code = ["def build(): return nn.Sequential(nn.Linear(6, width), nn.ReLU())"]
+    else:
+        code, lines = (
+            ["def build():", *(f"    {line}" for line in lines), "    return nn.Linear(6, width)"],
+            [],
+        )
+    head = ["import argparse", "from torch import nn", "parser = argparse.ArgumentParser()"]
+    (folder / "users_broken.py").write_text("\n".join([*head, *lines, *code]) + "\n")
+    names = ("layers", "users_broken.py:build", "--data", "users_own.py:two")
+    assert run(capsys, *names)[::2] == (0, "")
+    sys.modules.pop("users_broken")
+    needed = (folder / "users_broken.py").read_text().replace("default=4", "required=True")
+    (folder / "users_broken.py").write_text(needed)
+    number = 1 + next(i for i, line in enumerate(needed.splitlines()) if "parse_args" in line)
+    code, out, err = run(capsys, *names)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.endswith(
+        f"SystemExit: the following arguments are required: --width (users_broken.py, line {number})\n"
+    )
+
+
+def test_an_error_in_a_metric_names_the_metric(folder, capsys):
+    with (folder / "users_own.py").open("a") as file:
+        file.write(
+            "def few(logits): return logits\n"
+            "def wrong(logits, target): return 1 / 0\n"
+            "def text(logits, target): return 'good'\n"
+        )
+    first = 1 + len(CODE.splitlines())
+    messages = {
+        "few": "metric 'few' must take (logits, target) or (logits, target, unperturbed); it takes (logits)",
+        "wrong": "metric 'wrong' fails: ZeroDivisionError: division by zero",
+        "text": "metric 'text' must return one number, or one for each of 4 items; got str",
+    }
+    for line, (name, message) in enumerate(messages.items(), first):
+        code, _, err = probed(capsys, "build", "two", "--metric", f"users_own.py:{name}")
+        assert (code, err) == (2, f"nearzero: {message} (users_own.py, line {line})\n")
 
 
 # --- weights, as they are told --------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def test_a_part_of_the_memory_isnt_all_of_it(tmp_path: Path) -> None:
     assert "the file lacks 0.weight" in refusal(net, tmp_path / "net.pt")
 
 
-@pytest.mark.parametrize("suffix", ["pt", "pth", "bin", "ckpt"])
+@pytest.mark.parametrize("suffix", ["pt", "pth", "pth.tar", "th", "bin", "ckpt", "pkl"])
 @pytest.mark.parametrize("key", ["model_state_dict", "model_state", "state_dict", "model", "net"])
 def test_checkpoints(saved: Net, net: Net, key: str, suffix: str, tmp_path: Path) -> None:
     torch.save({"epoch": 3, key: saved.state_dict(), "optimizer": {"lr": 0.1}}, tmp_path / f"net.{suffix}")
@@ -125,7 +125,11 @@ def test_a_checkpoint_inside_of_another(saved: Net, net: Net, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "model._orig_mod."]
+    "prefix",
+    [
+        *("module.", "_orig_mod.", "model.", "module._orig_mod.", "model._orig_mod.", "net.", "backbone."),
+        *("_forward_module.", "_fsdp_wrapped_module.", "student.", "a.b.c."),
+    ],
 )
 def test_prefixes(saved: Net, net: Net, prefix: str, tmp_path: Path) -> None:
     state = {prefix + name: value for name, value in saved.state_dict().items()}
@@ -140,6 +144,56 @@ def test_a_prefix_is_told_with_the_name_in_the_file(saved: Net, net: Net, tmp_pa
         {f"model.{k}": v for k, v in {**saved.state_dict(), "z": torch.ones(1)}.items()}, tmp_path / "n.pt"
     )
     assert nz.load_weights(net, tmp_path / "n.pt").unused == ("model.z",)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "a.b."])
+def test_a_prefix_that_the_file_lacks_is_added(saved: Net, prefix: str, tmp_path: Path) -> None:
+    def wrapped(net: nn.Module) -> nn.Module:
+        for name in reversed(prefix.rstrip(".").split(".")):
+            net = nn.ModuleDict({name: net})
+        return net
+
+    torch.save({**saved.state_dict(), "loss": torch.ones(1)}, tmp_path / "net.pt")
+    whole = wrapped(Net())
+    loaded = nz.load_weights(whole, tmp_path / "net.pt")
+    assert_same(whole, wrapped(saved))
+    assert (loaded.prefix, loaded.added, loaded.unused) == ("", prefix, ("loss",))
+    assert str(loaded).splitlines()[0].endswith(f", with the prefix {prefix}")
+    more = nn.ModuleDict({"model": Net(), "head": nn.Linear(2, 2)})  # it has other weights too
+    assert "the file lacks " in refusal(more, tmp_path / "net.pt")
+
+
+def test_prefixes_that_fit_equally_are_refused(tmp_path: Path) -> None:
+    two = nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in "ab"})
+    two["b"].weight = two["a"].weight
+    torch.save({"weight": torch.ones(2, 2)}, tmp_path / "net.pt")
+    assert "their names fit in several ways, with a. or with b.; save them under" in refusal(
+        two, tmp_path / "net.pt"
+    )
+
+
+def test_a_prefix_with_other_shapes_isnt_taken(tmp_path: Path) -> None:
+    torch.save({"net.weight": torch.ones(3, 2), "net.bias": torch.ones(3)}, tmp_path / "net.pt")
+    assert "size mismatch for weight" in refusal(nn.Linear(2, 2), tmp_path / "net.pt")
+
+
+def test_several_state_dicts(saved: Net, net: Net, tmp_path: Path) -> None:
+    states = {"generator": saved.state_dict(), "discriminator": saved.state_dict(), "epoch": 3}
+    torch.save(states, tmp_path / "net.pt")
+    assert refusal(net, tmp_path / "net.pt") == (
+        "FILE holds several state dicts, generator, discriminator; save the model's alone: "
+        "torch.save(torch.load(path)['generator'], ...)"
+    )
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"", b"PK\x03\x04 cut off", b"\x00" * 20])
+def test_what_pytorch_didnt_save(net: Net, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "net.pt").write_bytes(content)
+    text = refusal(net, tmp_path / "net.pt")
+    assert text.startswith("FILE can't be read as weights")
+    assert "more than tensors" not in text
+    torch.save({"weight": object()}, tmp_path / "net.pt")
+    assert refusal(net, tmp_path / "net.pt").startswith("FILE holds more than tensors")
 
 
 def test_a_name_of_the_models_own_isnt_a_prefix(saved: Net, tmp_path: Path) -> None:

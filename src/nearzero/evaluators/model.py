@@ -565,7 +565,7 @@ def _labels(items: Items, classes: int) -> npt.NDArray[np.int64] | None:
     """Return the targets (n,) if they are classes; else None."""
     if items.target is None or items.target.is_floating_point() or items.target.ndim > 1:
         return None
-    items.check_classes(classes)
+    items.with_classes(classes)
     return np.asarray(items.target.cpu().numpy(), dtype=np.int64)
 
 

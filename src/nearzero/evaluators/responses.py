@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nearzero.evaluators.metrics.own import OwnMetric
 from nearzero.evaluators.plan import LayerPlan
 from nearzero.evaluators.scores import NOT_FINITE, Items, Metric, Scorer
 from nearzero.perturbations.perturbation import Addition, AnyPerturbation, Perturbation, Side
@@ -30,6 +31,10 @@ from nearzero.torch_models.state import Model
 __all__ = ["ResponseCollector", "changes_of", "count_rows", "take_batch"]
 
 Doubles = npt.NDArray[np.float64]
+OF_BATCHES = (
+    "one number for each batch, averaged over batches by their items",
+    "numbers for halves of a batch have another mean",
+)
 AT_ONCE = 2**18  # logits that are scored at a time; a single level may have more
 
 _Operation = Callable[..., Tensor]
@@ -135,6 +140,9 @@ class ResponseCollector:
             target = items.target
             if target is not None and target.ndim == 1 and not target.is_floating_point():
                 self.targets.append(target.cpu().numpy().astype(np.int64))
+        for name, metric in self.metrics.items() if self.items else ():
+            if isinstance(metric.score, OwnMetric) and metric.score.of_batches:
+                self._model.assumptions.record(f"metric {name}", *OF_BATCHES, "metrics=")
         self.items += len(items)
         self.rows += rows or 0
         self.partial |= rows is None
@@ -187,7 +195,7 @@ class ResponseCollector:
         items = Items.of(batch, logits, self._causal, self._model.reading)
         items.check_finite(logits)
         if any(metric.of_classes for metric in self.metrics.values()):
-            items.check_classes(items.flat(logits).shape[1])
+            items = items.with_classes(items.flat(logits).shape[1])
         return items
 
     def _unperturbed(self, scorer: Scorer) -> dict[str, Tensor]:

@@ -8,9 +8,8 @@ at a time: all metrics of a piece are computed while it is in the processor's ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from inspect import Parameter, signature
 from math import prod
 from typing import Any
 
@@ -20,9 +19,10 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError, did_you_mean
-from nearzero.support.names import has_unwritable
-from nearzero.torch_models.assumptions.outputs import OutputReading
-from nearzero.torch_models.batches import IGNORED, Batch
+from nearzero.evaluators.metrics import by_name, check_names
+from nearzero.evaluators.metrics.own import OwnMetric
+from nearzero.torch_models.assumptions.outputs import OutputReading, are_labels, are_one_hot
+from nearzero.torch_models.batches import IGNORED, Batch, type_of
 
 __all__ = [
     "KEPT",
@@ -50,6 +50,8 @@ class Items:
     Attributes:
         batch: the batch.
         target: (n,), or (n, ...) if an item has several targets; None if there are no targets.
+        given: the targets for metrics of the user's own: (n, 1) where they have the output's own shape and it is one
+            number for each item.
         position: (n, 2) int64, the index of the example in the batch and of the token in the example (0
             without tokens) whose logits belong to the item.
         number: (n,) int64, the index of the item's row if all logits of the batch are laid out in rows.
@@ -58,6 +60,7 @@ class Items:
 
     batch: Batch
     target: Tensor | None
+    given: Tensor | None
     position: Tensor
     number: Tensor
     reading: OutputReading
@@ -96,8 +99,12 @@ class Items:
         position = counts.reshape(shape[0], -1).nonzero()  # pixels count as tokens in one row
         if target is not None:
             target = target.flatten(0, len(shape) - 1) if bool(counts.all()) else target[counts]
+        given = target
+        own_shape = None if batch.target is None else batch.target.shape
+        if target is not None and target.ndim == 1 and own_shape == logits.shape != shape:
+            given = target[:, None]
         rows = prod(shape[1:]) + causal  # per example; the last token's logits are of no item
-        return cls(batch, target, position, position[:, 0] * rows + position[:, 1], reading)
+        return cls(batch, target, given, position, position[:, 0] * rows + position[:, 1], reading)
 
     def __len__(self) -> int:
         return len(self.position)
@@ -163,27 +170,41 @@ class Items:
                 "these items out by a mask"
             )
 
-    def check_classes(self, classes: int) -> None:
-        """Raise an error unless each item has one target, and this is a class.
+    def with_classes(self, classes: int) -> Items:
+        """Return the items with targets that are classes; of two classes, they may be floating-point numbers 0 and 1.
 
         Raises:
-            InputError: several targets for an item, a target below 0, or a target above the last class.
+            InputError: several targets for an item, a target that is no whole number, or one that is no class.
         """
         target = self.target
         if target is None or not len(target):
-            return
+            return self
         if target.ndim > 1:
-            raise InputError(
-                f"there must be one target for each item, its class; got {tuple(target.shape)}; for other targets give "
-                "metrics={'name': function of (logits, target)}, or class_axis='none' if each number is a logit of its "
-                "own"
+            one_hot = target.shape[1:] == (classes,) and are_one_hot(target, 1)
+            alone = (
+                "they are 1 for one class each: give the classes, y.argmax(1)"
+                if one_hot
+                else "for other targets give metrics={'name': function of (logits, target)}"
             )
+            raise InputError(
+                f"there must be one target for each item, its class; got {tuple(target.shape)}; {alone}, or "
+                "class_axis='none' if each number is a logit of its own"
+            )
+        if target.is_floating_point():
+            if classes != 2 or not are_labels(target):
+                raise InputError(
+                    f"targets must be classes, whole numbers from 0 to {classes - 1}; got {type_of(target)}, as only "
+                    "labels of two classes may be, if each is 0 or 1; convert classes (y.long()), or give "
+                    "metrics={'name': function of (logits, target)}"
+                )
+            return replace(self, target=target.long())
         low, high = int(target.min()), int(target.max())
         if low < 0 or high >= classes:
             raise InputError(
                 f"targets must be classes from 0 to {classes - 1}, as the logits have them (or {IGNORED}, which is "
                 f"ignored); got values from {low} to {high}"
             )
+        return self
 
 
 def _fitted(target: Tensor | None, shape: tuple[int, ...], logits: Tensor, causal: bool) -> Tensor | None:
@@ -244,6 +265,7 @@ class Outputs:
         logits: the logits; a single logit is the second of two classes, and that of the first is 0.
         columns: those that the model returned; a number if it returned one number per item.
         own: (L, n, K), what the model returned, if that isn't the logits.
+        is_block: whether the items are a part of a batch, which memory doesn't hold.
         not_finite: (L, n), True for items whose logits can't be ranked, see `find_not_finite`; None if there
             are none.
     """
@@ -252,6 +274,7 @@ class Outputs:
     columns: slice | int = field(default_factory=lambda: slice(None))
     not_finite: Tensor | None = None
     own: Tensor | None = None
+    is_block: bool = False
 
     @property
     def returned(self) -> Tensor:
@@ -376,16 +399,6 @@ METRICS: dict[str, Metric] = {
     "margin": Metric(_margin, True, by_item=True),
     "kl_divergence": Metric(_kl_divergence, by_item=True),
 }
-# names in results, which a metric can't have
-DIMENSIONS = ("layer", "family", "level", "item", "sequence", "token", "example", "side", "target", "unit")
-LAYER_FACTS = ("kind", "type", "activation", "units", "unit_axis", "dead_units", "rows", "partial")
-METHOD_FACTS = ("offset", "range", "method", "reason", "backend", "unit_minimum", "unit_maximum")
-SIZES = ("displacement", "displacement_here", "median_displacement", "whitened_displacement")
-LOGIT_SIZES = ("logit_displacement", "centred_logit_displacement")
-COUNTS = ("undefined_examples", "predictions", "not_finite")
-TAKEN = {*DIMENSIONS, *LAYER_FACTS, *METHOD_FACTS, *SIZES, *LOGIT_SIZES, *COUNTS}
-# names that a result derives from a metric's
-DERIVED = ("unperturbed_{}", "centred_{}", "{}_items", "unperturbed_{}_items")
 
 
 def name_metrics(wanted: Metrics) -> dict[str, Metric] | None:
@@ -400,16 +413,10 @@ def name_metrics(wanted: Metrics) -> dict[str, Metric] | None:
     """
     if wanted is None:
         return None
-    chosen = {name: _metric(name, value) for name, value in _named(wanted).items()}
+    chosen = {name: _metric(name, value) for name, value in by_name(wanted).items()}
     if not chosen:
         raise InputError(f"metrics must name at least one of {', '.join(METRICS)}; got none")
-    derived = {form.format(name) for name in chosen for form in DERIVED}
-    for name in chosen:
-        if name in TAKEN or name in derived:
-            raise InputError(
-                f"a metric can't be called {name!r}, since the result uses this name already; rename the metric"
-            )
-        _check_name(name)
+    check_names(chosen)
     return chosen
 
 
@@ -433,54 +440,11 @@ def choose_metrics(named: dict[str, Metric] | None, target: Tensor | None) -> di
     return named
 
 
-def _named(wanted: Any) -> dict[str, Any]:
-    """Return metrics by name; a function has its own name.
-
-    Raises:
-        InputError: no names or functions, or two functions of one name.
-    """
-    if isinstance(wanted, Mapping):
-        return dict(wanted)
-    if isinstance(wanted, str) or callable(wanted):
-        wanted = (wanted,)
-    if not isinstance(wanted, Iterable):
-        raise InputError(
-            f"metrics must be names, functions of (logits, target), or a mapping; got {wanted!r}"
-        )
-    named: dict[Any, Any] = {}
-    for metric in wanted:
-        name = getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric
-        if not isinstance(name, str):
-            raise InputError(f"the name of a metric must be text; got {name!r}")
-        held = named.setdefault(name, metric)
-        if held is not metric and not (isinstance(held, str) and isinstance(metric, str)):
-            raise InputError(
-                f"two metrics are called {name!r}; give a mapping, in which each has a name of its own: "
-                "metrics={'first': ..., 'second': ...}"
-            )
-    return named
-
-
-def _check_name(name: str) -> None:
-    """Raise an error for a name that a NetCDF file can't hold.
-
-    Raises:
-        InputError: an empty name; "."; a slash, a control character or half of a surrogate pair in it; or the
-            prefix that netCDF has for itself.
-    """
-    reserved = name in ("", ".") or name.startswith("_nc4_non_coord_")
-    if reserved or "/" in name or has_unwritable(name):
-        raise InputError(
-            f"a metric can't be called {name!r}, since a file can't hold this name; name it without slashes and "
-            "control characters, in a mapping: metrics={'name': ...}"
-        )
-
-
 def _metric(name: Any, value: Any) -> Metric:
     if not isinstance(name, str):
         raise InputError(f"the name of a metric must be text; got {name!r}")
     if callable(value):
-        return Metric(_users(name, value))
+        return Metric(OwnMetric(name, value))
     if isinstance(value, str) and value in METRICS:
         return METRICS[value]
     hint = did_you_mean(value, METRICS)
@@ -496,76 +460,11 @@ def _check_targets(name: str, metric: Metric, target: Tensor | None) -> None:
             f"metric {name!r} needs targets, and the batches have none; give (inputs, targets), or for a language "
             'model "labels" in addition to its inputs. agreement and kl_divergence need no targets'
         )
-    if metric.of_classes and target is not None and target.is_floating_point():
-        dtype = str(target.dtype).removeprefix("torch.")
+    if metric.of_classes and target is not None and target.is_floating_point() and not are_labels(target):
         raise InputError(
-            f"metric {name!r} needs whole numbers as targets, the classes; got {dtype}; convert them (y.long()), or "
-            "give metrics={'name': function of (logits, target)}"
+            f"metric {name!r} needs whole numbers as targets, the classes; got {type_of(target)}; convert classes "
+            "(y.long()), or give metrics={'name': function of (logits, target)}"
         )
-
-
-def _users(name: str, function: Callable[..., Any]) -> Score:
-    """Return a user's metric as a score; if it returns one number for all items, each item gets this number.
-
-    A function of three arguments gets the unperturbed output as the third.
-    """
-    compares = _takes_three(function)
-
-    def score_level(logits: Tensor, target: Tensor | None, unperturbed: Tensor) -> Tensor:
-        arrays = (logits, unperturbed) if compares else (logits,)
-        given = [array.clone() if array.is_inference() else array.detach() for array in arrays]
-        before = [array._version for array in given]
-        logits, *others = given
-        value = _as_scores(_called(function, logits, target, *others), logits)
-        if [array._version for array in given] != before:
-            raise InputError(f"metric {name!r} changes its logits in place; let it work on a copy")
-        if not isinstance(value, Tensor) or value.shape not in ((), (len(logits),)):
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise InputError(
-                f"metric {name!r} must return one number, or one for each of {len(logits)} items; got {got}"
-            )
-        if value.is_complex():
-            raise InputError(f"metric {name!r} must return real numbers; got {value.dtype}")
-        return value.detach().expand(len(logits))
-
-    def score(outputs: Outputs, target: Tensor | None, unperturbed: Outputs) -> Tensor:
-        plain = unperturbed.returned[0]
-        return torch.stack([score_level(logits, target, plain) for logits in outputs.returned])
-
-    return score
-
-
-def _takes_three(function: Callable[..., Any]) -> bool:
-    """Return True if a function needs three arguments, which are given by position."""
-    try:
-        parameters = signature(function).parameters.values()
-    except (TypeError, ValueError):  # some built-in functions have no signature
-        return False
-    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(each.kind in positional and each.default is Parameter.empty for each in parameters) == 3
-
-
-def _called(function: Callable[..., Any], *arguments: Tensor | None) -> Any:
-    """Return what a user's metric returns if gradients are enabled, as they are wherever the user tried it.
-
-    Weights of the metric's own then need gradients, which some operations refuse; these run without.
-    """
-    try:
-        with torch.enable_grad():
-            return function(*arguments)
-    except RuntimeError as error:
-        if "requires grad" not in str(error):
-            raise
-    return function(*arguments)
-
-
-def _as_scores(value: Any, like: Tensor) -> Any:
-    """Return numbers as a tensor of a type that NumPy has too; anything else as it is."""
-    try:
-        scores = torch.as_tensor(value, device=like.device)
-    except (TypeError, ValueError, RuntimeError):  # None, text, ragged lists
-        return value
-    return scores.float() if scores.is_floating_point() and scores.dtype.itemsize < 4 else scores
 
 
 NOT_FINITE = "not_finite"  # among scores, True for items whose logits can't be ranked
@@ -611,12 +510,13 @@ class Scorer:
             chosen = {name: metric for name, metric in metrics.items() if metric.by_item is by_item}
             for part in parts if chosen or by_item else ():
                 target, unperturbed = self._piece(part)
+                target = target if by_item else self.items.given  # of metrics of the user's own
                 rows = [self.items.rows(flat, part) for flat in flats]
                 stacked = torch.stack(rows) if len(rows) > 1 else rows[0][None]
                 stacked = stacked if shifts is None else stacked - shifts[:, None]
                 found = find_not_finite(stacked, unperturbed.logits) if by_item else None
                 own = None if by_item else self._own(logits, stacked, shifts)
-                outputs = Outputs(stacked, self._columns, found, own)
+                outputs = Outputs(stacked, self._columns, found, own, self.items.batch.is_block)
                 if by_item:
                     not_finite.append(found)
                 for name, metric in chosen.items():

@@ -301,21 +301,25 @@ def _two_layer(session: Session, threads: int | None) -> TwoLayerEvaluator | Non
 
 
 def _same_logits(logits: Tensor, expected: Tensor) -> bool:
-    """Return True if logits are those expected, except for rounding and a constant per example."""
+    """Return True if logits are finite and those expected, except for rounding and a constant per example."""
     import torch
 
     if logits.shape != expected.shape or logits.dtype != expected.dtype:
+        return False
+    if not bool(logits.isfinite().all() and expected.isfinite().all()):
         return False
     logits, expected = (array - array.mean(dim=1, keepdim=True) for array in (logits, expected))
     return bool(torch.allclose(logits, expected, rtol=0.0, atol=SAME * float(expected.abs().amax())))
 
 
 def _plain_inputs(batch: Batch) -> npt.NDArray[np.float32] | None:
-    """Return the inputs (n, D) of a batch that holds only float32 inputs and targets; None for other batches."""
+    """Return the inputs (n, D) of a batch of only dense float32 inputs and n targets; None for other batches."""
     arguments = [*batch.arguments, *batch.keywords.values()]
     if len(arguments) != 1 or batch.mask is not None:
         return None
     (inputs,) = arguments
     if not hasattr(inputs, "detach") or inputs.ndim < 2 or str(inputs.dtype) != "torch.float32":
+        return None
+    if str(inputs.layout) != "torch.strided" or inputs.shape[0] != len(batch):
         return None
     return np.asarray(inputs.reshape(len(batch), -1).cpu().numpy())

@@ -20,7 +20,13 @@ from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.causality import read_causality
 from nearzero.torch_models.assumptions.experiments import Cuts, changed_by_a_pass, find_cuts
 from nearzero.torch_models.assumptions.masking import read_masks
-from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind, classes_of
+from nearzero.torch_models.assumptions.outputs import (
+    OutputReading,
+    choose_axis,
+    choose_kind,
+    classes_of,
+    has_labels,
+)
 from nearzero.torch_models.assumptions.rows import place_layers
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget, is_collated
@@ -44,6 +50,7 @@ __all__ = ["Half", "Session", "open_session"]
 SAMPLE, FEW, LOOKS = 2, 4, 2
 HELD_SHARE = 1 / 8  # of the memory, for batches that are held while they are looked at several times
 SHOWN = 3  # names of what a pass changes
+WHOLE = (torch.int32, torch.int64, torch.bool)  # types of inputs that keep their type
 BATCHES = 8  # whose shapes are compared, as long as they fit several readings
 RANKING = ("accuracy", "agreement")  # metrics that are the same for logits and for probabilities of classes
 # Memory in multiples of the values that one pass computes, and of its logits. A recording keeps all values of
@@ -186,7 +193,8 @@ def _inferred(
     discovery = discover(model, [source] if ranges_source is None else [source, ranges_source], request)
     layers = _layers_of(model, discovery, request)
     budget = budget_of(discovery, request)
-    classes = _ClassAxis.found(model, source, discovery, request)
+    of_classes = metrics is None or any(metric.of_classes for metric in metrics.values())
+    classes = _ClassAxis.found(model, source, discovery, request, of_classes)
     model.class_axis = classes.axis
     _check_order(model, source.first(source.dtype), classes)
     few_rows = min(SAMPLE, budget.rows(discovery.batch))
@@ -230,12 +238,21 @@ class _ClassAxis:
     problem: InputError | None = None
 
     @classmethod
-    def found(cls, model: Model, source: BatchSource, discovery: Discovery, request: Request) -> _ClassAxis:
-        """Return the dimension that the targets, or else the operations, tell."""
+    def found(
+        cls, model: Model, source: BatchSource, discovery: Discovery, request: Request, of_classes: bool
+    ) -> _ClassAxis:
+        """Return the dimension that the targets, or else the operations, tell.
+
+        Args:
+            of_classes: whether a metric reads targets as classes.
+        """
+        shape, target = tuple(discovery.output.logits.shape), source.first(source.dtype).target
+        if of_classes and request.class_axis is None and target is not None and has_labels(shape, target):
+            return cls(None, "targets of 0 and 1 have the shape of the output")
         batches = (next(batch.blocks(SAMPLE)) for batch in source)
         outputs = ((tuple(model.logits(batch).shape), batch.target) for batch in islice(batches, BATCHES))
         traced = discovery.output
-        known = [(tuple(traced.logits.shape), discovery.batch.target)]
+        known = [(shape, discovery.batch.target)]
         try:
             return cls(*choose_axis(request.class_axis, traced, chain(known, outputs)))
         except InputError as error:
@@ -338,6 +355,10 @@ def _record(session: Session) -> None:
             record(f"perturbed part of layer {layer.name}", perturbed, "given", argument)
         source, argument = _activation_source(layer, request)
         record(f"activation of layer {layer.name}", layer.activation or "none", source, argument)
+    target = session.discovery.batch.target
+    of_classes = any(metric.of_classes for metric in session.metrics.values())
+    if of_classes and target is not None and target.is_floating_point():
+        record("targets", "classes 0 and 1", "floating-point numbers that are 0 or 1", "prepare=")
     bounds = (
         "minimum and maximum"
         if request.quantiles is None
@@ -547,6 +568,9 @@ def _first_discovery(model: Model, sources: list[BatchSource]) -> Discovery:
             except CannotRunError as error:
                 problem = problem or error
             else:
+                # inputs of the model's own precision are converted to it in other batches too
+                if all(tensor.dtype in (model.dtype, *WHOLE) for tensor in first.inputs):
+                    dtype = model.dtype
                 for source in sources:
                     source.dtype = dtype
                 return discovery

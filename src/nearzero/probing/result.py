@@ -28,6 +28,7 @@ __all__ = ["LayerResponse", "ProbeResult", "dataset"]
 FORMAT = "nearzero probe 1"
 FILE, MATCHED = "probe.nc", "matched.nc"
 CURVE = ("layer", "family", "level")
+RANKED = {"accuracy", "agreement"}  # an item whose logits are NaN or infinite counts as wrong in these
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +104,19 @@ class ProbeResult:
             for row in self.assumptions
             if row.value == "left out"
         ]
+        by_batch = [
+            f"{row.what}: {row.value}; let it return one number for each item to be independent of batches"
+            for row in self.assumptions
+            if row.what.startswith("metric ")
+        ]
+        ranked = not RANKED.isdisjoint(self.response.attrs["metrics"])
         partial, lost, full, dead = [], [], [], []
         for name in self.layers:
             layer = self.response.sel(layer=name)
             reason, count = layer.reason.item(), layer.dead_units.item()
             if counted := _not_finite(layer):
-                lost.append(f"{name}: logits are NaN or infinite {counted}, which count as wrong")
+                wrong = ", which count as wrong" if ranked else ""
+                lost.append(f"{name}: logits are NaN or infinite {counted}{wrong}")
             if layer.get("partial", False):
                 rows, items = layer.rows.item(), self.response.attrs["items"]
                 noun = "row" if rows == 1 else "rows"
@@ -120,7 +128,7 @@ class ProbeResult:
         conducts = layers_by_conduct(self.response)
         mixed = [f"{conduct} in {', '.join(layers)}" for conduct, layers in conducts.items()]
         apart = f"rows that can't be compared, except under scale: {'; '.join(mixed)}; conduct=... sets one for all"
-        return [*left_out, *partial, *lost, *full, *dead, *([apart] if mixed else [])]
+        return [*left_out, *by_batch, *partial, *lost, *full, *dead, *([apart] if mixed else [])]
 
     def summary(self) -> ProbeSummary:
         """Return a row of texts for each layer: its properties, and the most extreme response of each family.

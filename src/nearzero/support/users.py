@@ -10,6 +10,7 @@ import re
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -84,6 +85,8 @@ def place(error: BaseException) -> str | None:
 
 def defined_at(named: object) -> str | None:
     """Return the user's own file and line in which a function or class, or a value's class, is defined."""
+    while isinstance(named, partial):
+        named = named.func
     for each in (named, type(named)):
         try:
             target: Any = inspect.unwrap(each)  # type: ignore[arg-type]

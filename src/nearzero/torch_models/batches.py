@@ -33,6 +33,7 @@ __all__ = [
     "read_batch",
     "summary",
     "type_name",
+    "type_of",
 ]
 
 IGNORED = -100  # the target of a token that doesn't count, as in torch.nn.functional.cross_entropy
@@ -65,6 +66,7 @@ class Batch:
         mask_given: whether `prepare` gave a mask, also one by which all count.
         mask_first: whether masks among the inputs have the examples first, whatever `axis` is.
         whole: whether the batch can't be cut into examples, although it is known where they are.
+        is_block: whether it is a part of a batch, which memory doesn't hold.
         axis: the dimension of the inputs that holds the examples; None if it isn't known. Targets and masks have
             the examples first.
         routed: by `Layer.key`, where the rows of a layer were selected in a pass on this batch, as far as they were.
@@ -82,6 +84,7 @@ class Batch:
     mask_given: bool = False
     mask_first: bool = False
     whole: bool = False
+    is_block: bool = False
     axis: int | None = 0
     routed: dict[Any, RowSource] = field(default_factory=dict, init=False, repr=False)
 
@@ -246,9 +249,7 @@ class Batch:
 
     def describe(self) -> str:
         """Return dtypes and shapes of the inputs for an error message: float32 (32, 1, 28, 28)."""
-        return ", ".join(
-            f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for tensor in self.inputs
-        )
+        return ", ".join(f"{type_of(tensor)} {tuple(tensor.shape)}" for tensor in self.inputs)
 
     def counted(self, reads: frozenset[str] | None, named_decoder: bool) -> list[tuple[Tensor, bool]]:
         """Return the masks that apply to some values, (B,) or (B, S) bool, and whether each must fit them.
@@ -529,6 +530,11 @@ def as_tensor(value: Any) -> Any:
     return value
 
 
+def type_of(tensor: Tensor) -> str:
+    """Return the type of a tensor's numbers for an error message: float32."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def type_name(value: object) -> str:
     """Return the type of a value for an error message; a class is named as such."""
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
@@ -537,7 +543,7 @@ def type_name(value: object) -> str:
 def summary(value: Any) -> str:
     """Return the type of a value for an error message, and its shape or the first of its contents."""
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+        return f"{type_of(value)} of shape {tuple(value.shape)}"
     name = type_name(value)
     if isinstance(value, Mapping):
         return f"{name} with {', '.join(map(str, value)) or 'nothing in it'}"

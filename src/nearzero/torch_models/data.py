@@ -396,7 +396,9 @@ class MemoryBudget:
         first = 0
         while first < len(batch):
             rows = self.rows(batch) if batch.divisible else len(batch)
-            block = batch if rows >= len(batch) else batch.take(slice(first, first + rows))
+            block = batch
+            if rows < len(batch):
+                block = replace(batch.take(slice(first, first + rows)), is_block=True)
             try:
                 with running(f"the model's response to a batch of {block.describe()} can't be measured"):
                     work(block)

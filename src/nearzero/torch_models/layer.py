@@ -395,8 +395,10 @@ def _directions(given: Any) -> Directions:
         )
     apart = float(np.abs(basis.T @ basis - np.eye(basis.shape[1])).max())
     if apart > ORTHONORMAL:
+        advice = "divide a single direction by its length, or take np.linalg.qr(basis)[0]"
+        if basis.shape[0] < basis.shape[1]:
+            advice = f"of {len(basis)} units there can't be {basis.shape[1]}: give the directions as columns, basis.T"
         raise InputError(
-            f"the columns of basis must be orthonormal; B'B differs from the identity by {apart:.3g}: divide a "
-            "single direction by its length, or take np.linalg.qr(basis)[0]"
+            f"the columns of basis must be orthonormal; B'B differs from the identity by {apart:.3g}: {advice}"
         )
     return Directions(basis)

@@ -198,7 +198,13 @@ class Model:
             with self.before.same_hooks():
                 output = self.module(*batch.arguments, **batch.keywords)
             logits, place = self._choose(output, batch)
-        if not isinstance(logits, Tensor) or not logits.is_floating_point() or not logits.ndim:
+        if isinstance(logits, Tensor) and not logits.ndim:
+            raise InputError(
+                f"logits must have a dimension of the examples; got a single number for a batch of {batch.describe()}; "
+                "keep the dimension for one example too (squeeze(-1) in the place of squeeze()), or give output=..., a "
+                "function from what the model returns to its logits"
+            )
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
             raise InputError(
                 f"logits must be a tensor of floating-point numbers; got {summary(logits)}; give output=..., a "
                 "function from what the model returns to its logits"

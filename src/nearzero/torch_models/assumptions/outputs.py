@@ -20,11 +20,14 @@ __all__ = [
     "ClassAxis",
     "OutputKind",
     "OutputReading",
+    "are_labels",
+    "are_one_hot",
     "check_settings",
     "choose_axis",
     "choose_kind",
     "classes_of",
     "fits_targets",
+    "has_labels",
 ]
 
 OutputKind = Literal["logits", "probabilities", "log-probabilities"]
@@ -170,6 +173,31 @@ def classes_of(target: Tensor | None) -> int:
     return int(target.max()) + 1
 
 
+def are_labels(target: Tensor) -> bool:
+    """Return whether all targets are 0 or 1."""
+    return bool(((target == 0) | (target == 1)).all())
+
+
+def are_one_hot(target: Tensor, axis: int) -> bool:
+    """Return whether targets are 1 in one place of a dimension each, and else 0."""
+    return are_labels(target) and bool((target.sum(axis) == 1).all())
+
+
+def has_labels(shape: tuple[int, ...], target: Tensor) -> bool:
+    """Return whether targets are floating-point labels, 0 or 1, of each number of an output that has several.
+
+    Numbers that are 1 in one place each may also say which class it is.
+
+    Args:
+        shape: of the output for some of the examples.
+        target: the targets of all.
+    """
+    alike = target.shape[1:] == shape[1:] and len(shape) > 1 and 1 not in shape[1:]
+    if not alike or not target.is_floating_point() or not are_labels(target):
+        return False
+    return not any(are_one_hot(target, axis) for axis in range(1, len(shape)))
+
+
 def choose_axis(
     given: ClassAxis | None,
     traced: TracedOutput,
@@ -225,7 +253,7 @@ def _fitting(shape: tuple[int, ...], target: Tensor, traced: tuple[int, ...] | N
     several = len(shape) > 2 or traced == ()  # else the targets may be several for each example
     if axes or not several or target.is_floating_point() or not fits_targets(shape, None, target):
         return axes
-    one_hot = [axis for axis in range(1, len(shape)) if bool((target.reshape(shape).sum(axis) == 1).all())]
+    one_hot = [axis for axis in range(1, len(shape)) if are_one_hot(target.reshape(shape), axis)]
     return [None, *one_hot]
 
 
@@ -292,7 +320,8 @@ def choose_kind(
         raise InputError(
             f"the model's output {tuple(sample.shape)} holds {classes} probabilities for each item that don't add up "
             f"to 1 ({traced.made_by}), so losses, margins and logit changes can be read in two ways; choose with "
-            "output_kind='probabilities' (divided by their sum) or 'logits' (as they are)"
+            "output_kind='probabilities' (divided by their sum) or 'logits' (as they are), or with class_axis='none' "
+            "if each is the probability of a label of its own"
         )
     if traced.kind:
         kind: OutputKind = next(kind for kind in get_args(OutputKind) if kind == traced.kind)

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from nearzero.errors import InputError
 from nearzero.support.display import Displayed
-from nearzero.torch_models.batches import type_name
+from nearzero.torch_models.batches import type_name, type_of
 from nearzero.torch_models.loading.weights import read_weights
 from nearzero.torch_models.state import as_module
 
 __all__ = ["LoadedWeights", "load_weights"]
 
-PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, of torch.compile, of Lightning
-NEARLY_ALL = 0.75  # the share of names that must carry a prefix
+NEARLY_ALL = 0.75  # the share of a file's names that must have or lack a prefix
 CONSTANT = (torch.int64, torch.bool)  # buffers of these types hold positions, counts and masks
 
 
@@ -32,6 +31,7 @@ class LoadedWeights(Displayed):
         path: the file or folder.
         inside: the keys of a checkpoint under which the weights were, joined by dots; "" if there are none.
         prefix: the prefix that was taken off the names of the file; "" if there is none.
+        added: the prefix that the names of the file lacked; "" if there is none.
         loaded: the model's names that were found.
         tied: the model's names that share the memory of others that were found.
         unused: names of the file that the model doesn't have, and the other keys of a checkpoint.
@@ -51,10 +51,12 @@ class LoadedWeights(Displayed):
     tied: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    added: str = ""
 
     def __str__(self) -> str:
         inside = f", in {self.inside}" if self.inside else ""
         prefix = f", without the prefix {self.prefix}" if self.prefix else ""
+        prefix += f", with the prefix {self.added}" if self.added else ""
         lines = [f"weights: {len(self.loaded)} tensors from {self.path}{inside}{prefix}"]
         for problem, names in (
             ("share the memory of others", self.tied),
@@ -69,13 +71,13 @@ class LoadedWeights(Displayed):
 def load_weights(model: nn.Module, path: str | Path) -> LoadedWeights:
     """Load weights from a file into a model, and return the names of what was and wasn't used.
 
-    A weight that two names share may be saved once. Prefixes of wrappers are taken off the names. Names that
-    the model doesn't have are not used. If anything is refused, the model is as it was.
+    A weight that two names share may be saved once. A prefix that the names have or lack, such as "module.", is
+    taken off or added. Names that the model doesn't have are not used. If anything is refused, the model is as it was.
 
     Args:
         model: the model, which is changed.
-        path: safetensors, or a state dict or checkpoint that PyTorch saved (.pt, .pth, .bin, .ckpt); the index
-            of several such files; or a folder with one of these. Nothing is unpickled.
+        path: safetensors, or a state dict or checkpoint that PyTorch saved (.pt, .pth, .pth.tar, .th, .bin,
+            .ckpt, .pkl); the index of several such files; or a folder with one of these. Nothing is unpickled.
 
     Raises:
         InputError: the weights can't be read, parameters are missing, or shapes differ.
@@ -97,8 +99,8 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadedWeights:
     module, path = as_module(model), Path(path)
     saved = read_weights(path)
     own = dict(module.state_dict(keep_vars=True))
-    state, prefix = _without_prefix(saved.state, own)
     try:
+        state, prefix, added = _renamed(saved.state, own)
         missing, unexpected = _load(module, state, own)
     except InputError as error:
         raise InputError(f"the weights in {path} don't fit the model: {error}") from error
@@ -112,19 +114,50 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadedWeights:
         tied=tuple(tied),
         unused=(*(full_names.get(name, name) for name in unexpected), *saved.beside),
         kept=tuple(name for name in missing if name not in tied),
+        added=added,
     )
 
 
-def _without_prefix(state: dict[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return a state dict without the prefixes with which fewer of its names are the model's, and the prefix."""
-    candidates = [(state, "")]
-    for names, taken in candidates:  # it grows as it is read
-        for prefix in PREFIXES:
-            carried = sum(name.startswith(prefix) for name in names)
-            rest = {name.removeprefix(prefix): value for name, value in names.items()}
-            if carried and carried >= NEARLY_ALL * len(names) and len(rest) == len(names):
-                candidates.append((rest, taken + prefix))
-    return max(candidates, key=lambda candidate: len(own.keys() & candidate[0].keys()))
+_Renamed = tuple[dict[str, Any], str, str]  # a state dict, and the prefixes taken off and added
+
+
+def _renamed(state: dict[str, Any], own: Mapping[str, Any]) -> _Renamed:
+    """Return a state dict whose names fit the model, with a prefix taken off or added if they don't as they are.
+
+    If none fits, it is that of which most names are the model's, since the module's hooks may rename others.
+
+    Raises:
+        InputError: several prefixes fit.
+    """
+    plain = (state, "", "")
+    candidates: list[_Renamed] = [plain]
+    for prefix in _prefixes(state, own):
+        carried = sum(name.startswith(prefix) for name in state)
+        rest = {name.removeprefix(prefix): value for name, value in state.items()}
+        if carried >= NEARLY_ALL * len(state) and len(rest) == len(state):
+            candidates.append((rest, prefix, ""))
+    candidates += [
+        ({prefix + name: value for name, value in state.items()}, "", prefix)
+        for prefix in _prefixes(own, state)
+        if sum(prefix + name in own for name in state) >= NEARLY_ALL * len(state)
+    ]
+    fitting = [candidate for candidate in candidates if _fits(candidate[0], own)]
+    if len(fitting) > 1 and fitting[0] is not plain:
+        ways = " or ".join(f"without {off}" if off else f"with {on}" for _, off, on in fitting)
+        raise InputError(f"their names fit in several ways, {ways}; save them under the model's own names")
+    return fitting[0] if fitting else max(candidates, key=lambda each: len(own.keys() & each[0].keys()))
+
+
+def _prefixes(names: Iterable[str], others: Mapping[str, Any]) -> list[str]:
+    """Return the prefixes, up to a dot, without which some names are among others."""
+    dots = ((name, place) for name in names for place, letter in enumerate(name, 1) if letter == ".")
+    return list(dict.fromkeys(name[:place] for name, place in dots if name[place:] in others))
+
+
+def _fits(state: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Return whether a state dict has all that the model needs, in the model's shapes."""
+    lacking = (name for name in own if name not in state)
+    return not _needed(lacking, state, own) and not _differences(state, own)
 
 
 def _load(module: nn.Module, state: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -184,7 +217,7 @@ def _check_values(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     for name, value in _tensors_of(own):
         given = state.get(name)
         if isinstance(given, Tensor) and value.is_floating_point() and not given.is_floating_point():
-            raise InputError(f"{name} holds {_type(given)} in the file, {_type(value)} in the model")
+            raise InputError(f"{name} holds {type_of(given)} in the file, {type_of(value)} in the model")
     for names in _shared(own).values():
         first, *others = [name for name in names if name in state] or [""]
         for other in others:
@@ -245,10 +278,6 @@ def _equal(left: Any, right: Any) -> bool:
     return left is right or (
         left.shape == right.shape and bool(((left == right) | ((left != left) & (right != right))).all())
     )
-
-
-def _type(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _listed(names: list[str]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
+from unittest.mock import patch
 
 import numpy as np
 import safetensors.torch
@@ -92,7 +94,8 @@ def object_of(name: str, role: str) -> Any:
         raise InputError(f"{role} is named package.module:function or file.py:function; got {name!r}")
     _add_to_path(Path.cwd())  # as `python -m` does
     try:
-        named: Any = _imported(module_name)
+        with _as_program(module_name):
+            named: Any = _imported(module_name)
     except (InputError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a user's module may raise anything on import, SystemExit included
@@ -103,6 +106,20 @@ def object_of(name: str, role: str) -> Any:
             raise InputError(f"{module_name} has no {attribute!r}{f': {hint}' if hint else ''}")
         named = getattr(named, part)
     return named
+
+
+@contextmanager
+def _as_program(name: str) -> Iterator[None]:
+    """Run a user's code as a program without arguments: those of nearzero aren't for its parser.
+
+    A parser that needs some raises an error, instead of printing how the program is used.
+    """
+
+    def refuse(_: ArgumentParser, message: str) -> NoReturn:
+        raise SystemExit(message)
+
+    with patch.object(sys, "argv", [name]), patch.object(ArgumentParser, "error", refuse):
+        yield
 
 
 def _imported(name: str) -> Any:
@@ -150,7 +167,8 @@ def result_of(function: Any, name: str) -> Any:
         InputError: the function fails.
     """
     try:
-        return function()
+        with _as_program(name):
+            return function()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a user's function may raise anything

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors.torch import load_file
@@ -24,7 +25,8 @@ from nearzero.torch_models.loading.objects import check_exists, with_article
 __all__ = ["SavedWeights", "read_weights", "weights_of_runs"]
 
 SAFE = ".safetensors"
-SUFFIXES = (SAFE, ".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (SAFE, ".pt", ".pth", ".pth.tar", ".th", ".bin", ".ckpt", ".pkl")
+PICKLE = b"\x80"  # the first byte of a file that PyTorch saved before version 1.6; later ones are zip files
 INDEX = ".index.json"
 # the keys under which training code saves a state dict inside of a checkpoint
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
@@ -54,7 +56,7 @@ def read_weights(path: Path) -> SavedWeights:
     state: dict[str, Any] = _tensors(_in_folder(path) if path.is_dir() else path)
     inside: list[str] = []
     beside: list[str] = []
-    while (key := _wrapper(state)) is not None:
+    while (key := _wrapper(path, state)) is not None:
         inside.append(key)
         beside += [str(other) for other in state if other != key]
         state = dict(state[key])
@@ -81,7 +83,7 @@ def weights_of_runs(weights: str | Path | Sequence[str | Path]) -> list[Path]:
     entries = sorted(folder.iterdir(), key=lambda path: _by_number(path.name))
     if any(path.name.endswith(INDEX) for path in entries):
         raise InputError(f"{folder} holds one model in several files; give a folder or a file for each run")
-    files = [path for path in entries if path.suffix in SUFFIXES and path.is_file()]
+    files = [path for path in entries if path.name.endswith(SUFFIXES) and path.is_file()]
     folders = [
         path for path in entries if path.is_dir() and any(_is_weights(inner) for inner in path.iterdir())
     ]
@@ -97,7 +99,7 @@ def weights_of_runs(weights: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _is_weights(path: Path) -> bool:
-    return path.suffix in SUFFIXES or path.name.endswith(INDEX)
+    return path.name.endswith((*SUFFIXES, INDEX))
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
@@ -105,13 +107,22 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
-def _wrapper(state: Mapping[str, Any]) -> str | None:
-    """Return the key of the state dict in a checkpoint: a usual one, or the only one that holds just tensors."""
+def _wrapper(path: Path, state: Mapping[str, Any]) -> str | None:
+    """Return the key of the state dict in a checkpoint: a usual one, or the only one that holds just tensors.
+
+    Raises:
+        InputError: several hold just tensors, and none is a usual one.
+    """
     usual = [key for key in WRAPPERS if isinstance(state.get(key), Mapping)]
     if usual or any(isinstance(value, Tensor) for value in state.values()):
         return usual[0] if usual else None
     held = [key for key, value in state.items() if isinstance(value, Mapping) and _only_tensors(value)]
-    return held[0] if len(held) == 1 else None
+    if len(held) > 1:
+        raise InputError(
+            f"{path} holds several state dicts, {', '.join(map(str, held))}; save the model's alone: "
+            f"torch.save(torch.load(path)[{held[0]!r}], ...)"
+        )
+    return held[0] if held else None
 
 
 def _only_tensors(state: Mapping[str, Any]) -> bool:
@@ -143,7 +154,7 @@ def _tensors(path: Path) -> dict[str, Any]:
     check_exists(path)
     if path.name.endswith(INDEX):
         return {name: value for part in _parts(path) for name, value in _tensors(part).items()}
-    if path.suffix not in SUFFIXES:
+    if not path.name.endswith(SUFFIXES):
         raise InputError(f"weights are read from {', '.join(SUFFIXES)} files; got {path.name}")
     try:
         if path.suffix == SAFE:
@@ -152,6 +163,10 @@ def _tensors(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # about pickles, which are refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _is_saved(path):
+            raise InputError(
+                f"{path} can't be read as weights: it is damaged, or torch.save didn't write it"
+            ) from error
         raise InputError(
             f"{path} holds more than tensors, and nothing is unpickled; save model.state_dict() alone, best as "
             "safetensors"
@@ -162,6 +177,12 @@ def _tensors(path: Path) -> dict[str, Any]:
     if not isinstance(state, Mapping):
         raise InputError(f"{path} holds {with_article(state)}, not a state dict")
     return dict(state)
+
+
+def _is_saved(path: Path) -> bool:
+    """Return whether a file begins as those do that PyTorch saves."""
+    with path.open("rb") as file:
+        return is_zipfile(path) or file.read(1) == PICKLE
 
 
 def _parts(index: Path) -> list[Path]:
