@@ -204,24 +204,20 @@ class Batch:
         for first in range(0, len(self), rows):
             yield self.take(slice(first, first + rows))
 
-    def copy(self, *, tensors: bool = True) -> Batch:
-        """Return the batch with copies of its inputs, for a model that writes into them.
+    def copy(self) -> Batch:
+        """Return the batch with copies of its inputs, for a model that may write into them.
 
-        Objects among the inputs, such as caches, are copied with all that they hold, if they can be.
-
-        Args:
-            tensors: whether to copy the tensors that aren't part of an object too.
+        Containers and objects among the inputs, such as caches, are copied with all that they hold, if they can be.
         """
-        copied = self.map_inputs(torch.clone) if tensors else self
-        if not self.objects:
-            return copied
-        inputs = {"arguments": copied.arguments, "keywords": dict(copied.keywords)}
-        return replace(copied, **_mapped(inputs, lambda tensor: tensor, _copied))
+        copies: dict[int, Tensor] = {}  # what is one tensor stays one
 
-    @property
-    def versions(self) -> list[int]:
-        """Return how often each input tensor was written to; 0 for tensors of inference mode."""
-        return [0 if tensor.is_inference() else tensor._version for tensor in self.inputs]
+        def copied(tensor: Tensor) -> Tensor:
+            if id(tensor) not in copies:
+                copies[id(tensor)] = tensor.clone()
+            return copies[id(tensor)]
+
+        inputs = {"arguments": self.arguments, "keywords": dict(self.keywords)}
+        return replace(self, **_mapped(inputs, copied, _copied))
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
         """Return the batch on a device, with floating-point and uint8 inputs converted to `dtype` if given."""

@@ -18,7 +18,7 @@ from nearzero.support.users import note, running
 from nearzero.torch_models.batches import Batch, as_tensor, leaves
 from nearzero.torch_models.state import RandomStates
 
-__all__ = ["BatchSource", "MemoryBudget", "is_collated", "is_out_of_memory"]
+__all__ = ["BatchSource", "MemoryBudget", "bytes_of", "is_collated", "is_out_of_memory"]
 
 DEFAULT_BATCH = 256
 SAMPLED = 4096  # values of a tensor that tell whether it is the same in every pass
@@ -242,7 +242,7 @@ def _all_items(data: Iterator[Any], limit: int) -> list[Any]:
     items, size = [], 0
     for item in data:
         items.append(item)
-        size += sum(map(_bytes, leaves(item)))
+        size += sum(map(bytes_of, leaves(item)))
         if size > limit:
             raise InputError(
                 f"data can be read only once, and keeping them takes more than {memory_text(limit)}; give a "
@@ -251,7 +251,7 @@ def _all_items(data: Iterator[Any], limit: int) -> list[Any]:
     return items
 
 
-def _bytes(value: Any) -> int:
+def bytes_of(value: Any) -> int:
     """Return the bytes of an array or a dense tensor; 0 for all else."""
     if isinstance(value, Tensor):
         return value.nbytes if value.layout == torch.strided and not value.is_nested else 0
@@ -287,7 +287,7 @@ class MemoryBudget:
 
     def rows(self, batch: Batch) -> int:
         """Return the number of examples that fit in memory, beside the inputs of this batch and the next."""
-        inputs = 2 * sum(map(_bytes, batch.inputs))
+        inputs = 2 * sum(map(bytes_of, batch.inputs))
         free = min(self._most, max(self.limit / 4, SHARE * self.limit - inputs))
         return max(1, int(free / (self._per_element * batch.elements)))
 

@@ -85,7 +85,7 @@ def find_cuts(
         InputError: the batch is a single example, can't have its examples on the dimension that is given, or
             has targets or a mask of as many examples as tokens that can be read in two ways.
     """
-    model = replace(model, writes_inputs=True, dimensions=None, assumptions=Assumptions())  # leaves no traces
+    model = replace(model, dimensions=None, assumptions=Assumptions())  # leaves no traces
     if given is not None:
         if given == "none":
             return Cuts(None, source="given")
