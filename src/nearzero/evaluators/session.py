@@ -18,7 +18,13 @@ from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import KEPT, METRICS, Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.causality import read_causality
-from nearzero.torch_models.assumptions.experiments import Cuts, changed_by_a_pass, find_cuts
+from nearzero.torch_models.assumptions.experiments import (
+    GIVE_BATCHES,
+    Cuts,
+    changed_by_a_pass,
+    find_cuts,
+    logits_of_one,
+)
 from nearzero.torch_models.assumptions.masking import read_masks
 from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind, classes_of
 from nearzero.torch_models.assumptions.rows import place_layers
@@ -414,7 +420,11 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
     if request.batch_axis == "none":
         _cut(sources, Cuts(None))
     trial = replace(model, assumptions=Assumptions())  # which may be those of a batch that can't be cut
-    first = _first_discovery(trial, sources)
+    try:
+        first = _first_discovery(trial, sources)
+    except InputError:
+        _refuse_single(trial, sources[0])
+        raise
     model.classes, model.passed_on = trial.classes, names_passed_on(trial, first.batch)
     few, random, budget = len(first.batch), first.random, budget_of(first, request)
     del first  # its logits can be large
@@ -431,6 +441,21 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
     )
     _record_experiments(model.assumptions, discovery, cuts, list(dict.fromkeys(changed)))
     return discovery
+
+
+def _refuse_single(model: Model, source: BatchSource) -> None:
+    """Refuse an item of the data on which the model fails, if it doesn't on a batch of one such item.
+
+    Raises:
+        InputError: the item is one example.
+    """
+    item = source.first(model.dtype)
+    if source.batched or (logits := logits_of_one(model, item)) is None or len(logits) != 1:
+        return
+    raise InputError(
+        f"an item of your data is one example, with inputs {item.describe()}: the model fails on it, and not on a "
+        f"batch of one such item; {GIVE_BATCHES}"
+    )
 
 
 def _cut(sources: list[BatchSource], cuts: Cuts) -> None:

@@ -389,6 +389,8 @@ def read_batch(
     else:
         arguments, keywords = _as_arguments(inputs), {}
         _, target = _oriented(dict(enumerate(arguments)), target, collated)
+    if isinstance(target, (int, float, np.generic)):  # of a single example
+        target = torch.tensor(target)
     mask, masked_by = as_tensor(mask), ""
     named = {**_named(arguments, names), **keywords}
     if mask is None:

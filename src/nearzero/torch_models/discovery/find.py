@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
+from nearzero.support.users import place
 from nearzero.torch_models.assumptions.origins import TracedOutput
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import bytes_of, is_out_of_memory
@@ -168,9 +169,10 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
                     f"the device's memory doesn't hold a batch of {batch.describe()}; use smaller batches"
                 ) from error
             if not follow:
+                where = place(error)
                 raise CannotRunError(
-                    f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}; prepare=... makes "
-                    "what it takes"
+                    f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}"
+                    f"{where and f' ({where})' or ''}; prepare=... makes what it takes"
                 ) from error
     if changed := shared.changed():
         shared.restore_all()
