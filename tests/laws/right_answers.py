@@ -102,7 +102,7 @@ def logits_of(traits: Traits, output: Tensor) -> Tensor:
 
 
 def counted_rows(traits: Traits, batch: KnownBatch) -> Tensor:
-    """Return which rows of the layer's values count, of the layout of the grid."""
+    """Return which rows of the layer's values count, of the layout of the grid; of next tokens, those with one."""
     x = batch.keywords["x"] if traits.named else batch.arguments[0]
     shape = [x.shape[traits.inputs.index(letter)] for letter in traits.grid]
     counted = torch.ones(shape, dtype=torch.bool)
@@ -110,7 +110,16 @@ def counted_rows(traits: Traits, batch: KnownBatch) -> Tensor:
         counted &= batch.mask
     if batch.target is not None and not traits.flat and not traits.several:
         kept = batch.target != IGNORED
-        counted &= kept.reshape(*kept.shape, *[1] * (len(shape) - kept.ndim))
+        kept = kept.reshape(*kept.shape, *[1] * (len(shape) - kept.ndim)).expand(shape)
+        own = torch.zeros_like(counted)
+        if shifted(traits):
+            own[:, :-1] = counted[:, :-1] & counted[:, 1:] & kept[:, 1:]
+        else:
+            own = counted & kept
+        return own
+    if shifted(traits):
+        counted[:, :-1] &= counted[:, 1:].clone()
+        counted[:, -1] = False
     return counted
 
 

@@ -174,6 +174,10 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         first = source.first(source.dtype)
         few = next(first.blocks(few_rows))
         causal = read_causality(runnable, request.causal, first, few)
+        for each in (source, ranges_source):
+            if each is not None:
+                each.causal = causal
+        few = replace(few, causal=causal)
         if causal and request.causal is None:
             classes = classes.of_causal(discovery.output.logits.ndim)
         session = Session(

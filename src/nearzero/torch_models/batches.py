@@ -66,6 +66,7 @@ class Batch:
         whole: whether the batch can't be cut into examples, although it is known where they are.
         axis: the dimension of the inputs that holds the examples; None if it isn't known. Targets and masks have
             the examples first.
+        causal: whether the logits at a token are compared with the next token.
         routed: by `Layer.key`, where the rows of a layer were selected in a pass on this batch, as far as they were.
     """
 
@@ -81,6 +82,7 @@ class Batch:
     mask_first: bool = False
     whole: bool = False
     axis: int | None = 0
+    causal: bool = False
     routed: dict[Any, RowSource] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -254,8 +256,35 @@ class Batch:
         decoder = named_decoder if reads is None else not reads.isdisjoint((*DECODER, "labels"))
         masks = [] if self.two_sided and decoder else [(self.mask, True)]
         if not self.two_sided or decoder:
-            masks += [(self.decoder_mask, False), (_not_ignored(self.target), False)]
+            of_target = self.predicting if self.causal else _not_ignored(self.target)
+            masks += [(self.decoder_mask, False), (of_target, False)]
         return [(mask, strict) for mask, strict in masks if mask is not None and self._applies(mask, reads)]
+
+    @property
+    def predicting(self) -> Tensor | None:
+        """Return a mask of the tokens whose next one counts, (B, S) bool, if logits are compared with the next token.
+
+        The last token has no next one. None if there are no tokens.
+        """
+        shapes = [
+            self._leading(name, tensor)
+            for name, tensor in self.named
+            if tensor.ndim > 1 and not _is_mask(name) and (name in (*DECODER, "labels")) == self.two_sided
+        ]
+        if not shapes:
+            return None
+        mask, target = self.decoder_mask if self.two_sided else self.mask, self.target
+        known = [values.shape for values in (mask, target) if values is not None]
+        shape = next((shape for shape in shapes if shape in known), shapes[0])
+        counts = torch.ones(shape, dtype=torch.bool, device=self.inputs[0].device)
+        if mask is not None and mask.shape == shape:
+            counts = counts & mask
+        following = torch.cat([counts[:, 1:], torch.zeros_like(counts[:, :1])], 1) & counts
+        if (kept := _not_ignored(target)) is not None and kept.ndim == 2:
+            kept = kept[:, 1:] if kept.shape == shape else kept  # or it is that of the next tokens already
+            if kept.shape == counts[:, 1:].shape:
+                following[:, :-1] &= kept
+        return following
 
     def _applies(self, mask: Tensor, reads: frozenset[str] | None) -> bool:
         """Return whether a mask applies to values: they depend on an input of its shape, if there is one.

@@ -47,6 +47,7 @@ class BatchSource:
         axis: the dimension of the inputs that holds the examples; None if it isn't known.
         whole: whether batches can't be cut although it is known.
         mask_first: whether masks among the inputs have the examples first nevertheless.
+        causal: whether the logits at a token are compared with the next token.
         batched: whether nearzero or a loader makes the batches from examples, so that no item is a single one.
 
     Raises:
@@ -58,7 +59,7 @@ class BatchSource:
     ) -> None:
         self.dtype: torch.dtype | None = None
         self.axis: int | None = 0
-        self.mask_first = self.whole = False
+        self.mask_first = self.whole = self.causal = False
         self._read = read
         self._fingerprints: dict[tuple[int, torch.dtype | None], int] = {}
         with running("the data can't be read"):
@@ -118,7 +119,7 @@ class BatchSource:
                 f"the inputs of batch {number} ({batch.describe()}) don't have the examples on dimension {self.axis}; "
                 "choose with batch_axis=..."
             )
-        return replace(cut, whole=self.whole) if self.whole else cut
+        return replace(cut, whole=self.whole, causal=self.causal)
 
     def _one_pass(self) -> Iterator[Any]:
         """Yield the items; random draws of the data and those of the caller don't affect each other."""

@@ -347,10 +347,11 @@ def _refuse_other_readings(model: Model, batch: Batch, *, batched: bool) -> None
     Raises:
         InputError: the item is one example, or has another number of logits than examples.
     """
-    of_examples = any(tensor.ndim > 1 for tensor in batch.inputs)
-    if of_examples and batch.target is not None and batch.target.ndim:
-        if len(batch.target) == len(batch.inputs[0]):
-            return
+    several = (
+        any(tensor.ndim > 1 for tensor in batch.inputs) and batch.target is not None and batch.target.ndim
+    )
+    if several and len(batch.target) == len(batch.inputs[0]):
+        return
     whole = _logits(model, batch)
     if whole is None or (
         whole.ndim == 2 and len(whole) == len(batch)

@@ -25,7 +25,14 @@ def place_layers(
     model: Model, layers: list[Layer], few: Batch, masked: Batch | None, most: int
 ) -> list[Layer]:
     """Return layers with the dimensions of examples and tokens, if there are masks or targets that need them."""
-    over_tokens = (few.mask, few.decoder_mask, few.target, None if masked is None else masked.mask)
+    predicting = few.predicting if few.causal else None
+    over_tokens = (
+        few.mask,
+        few.decoder_mask,
+        few.target,
+        predicting,
+        None if masked is None else masked.mask,
+    )
     counts = [values.shape[1] for values in over_tokens if values is not None and values.ndim == 2]
     targets_of_examples = bool(few.axis) and few.target is not None
     return _place(model, layers, few, counts, most) if counts or targets_of_examples else layers

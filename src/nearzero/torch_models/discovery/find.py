@@ -169,10 +169,10 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
                     f"the device's memory doesn't hold a batch of {batch.describe()}; use smaller batches"
                 ) from error
             if not follow:
-                where = place(error)
+                where = f" ({found})" if (found := place(error)) else ""
                 raise CannotRunError(
-                    f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}"
-                    f"{where and f' ({where})' or ''}; prepare=... makes what it takes"
+                    f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}{where}; prepare=... "
+                    "makes what it takes"
                 ) from error
     if changed := shared.changed():
         shared.restore_all()
