@@ -137,8 +137,8 @@ def test_ranges_are_those_of_the_tokens_whose_logits_are_measured(labels, masked
     )
     assert result.response.attrs["items"] == int(counted.sum()) == result.response.rows.item()
     low, high = np.quantile(rows.double().numpy(), [0.25, 0.75], axis=0, method="inverted_cdf")
-    np.testing.assert_allclose(result.response.unit_minimum.values[0], low, rtol=1e-6)
-    np.testing.assert_allclose(result.response.unit_maximum.values[0], high, rtol=1e-6)
+    np.testing.assert_allclose(result.response.unit_minimum.values[0], low, atol=1e-6)
+    np.testing.assert_allclose(result.response.unit_maximum.values[0], high, atol=1e-6)
 
 
 class Copy(nn.Module):
