@@ -180,6 +180,9 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         few = replace(few, causal=causal)
         if causal and request.causal is None:
             classes = classes.of_causal(discovery.output.logits.ndim)
+        placed = place_layers(
+            runnable, layers, few, masked, budget.rows(first), random=bool(discovery.random)
+        )
         session = Session(
             runnable,
             source,
@@ -187,7 +190,7 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
             request,
             discovery,
             budget,
-            _parts_of(place_layers(runnable, layers, few, masked, budget.rows(first)), request, runnable),
+            _parts_of(placed, request, runnable),
             choose_metrics(metrics, discovery.batch.target),
             causal,
             runnable.assumptions,
@@ -300,6 +303,9 @@ def _record(session: Session) -> None:
             argument, noun = ("units=", "units") if some else ("basis=", "directions")
             perturbed = f"{layer.units} {noun}, of {layer.width} units"
             record(f"perturbed part of layer {layer.name}", perturbed, "given", argument)
+        if layer.rows is not None and layer.rows.problem:
+            counted = "all count in its ranges, those of padding too"
+            record(f"rows of layer {layer.name}", counted, layer.rows.problem, "layers=")
         source = _known(request.activation is not None, _activation_source(layer))
         record(f"activation of layer {layer.name}", layer.activation or "none", source, "activation=")
     bounds = (

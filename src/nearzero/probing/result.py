@@ -95,6 +95,11 @@ class ProbeResult:
             for row in self.assumptions
             if row.value == "left out"
         ]
+        unplaced = [
+            f"{row.what.replace('rows of layer ', '')}: {row.value}, since {row.source}"
+            for row in self.assumptions
+            if row.what.startswith("rows of layer ")
+        ]
         partial, lost, full, dead = [], [], [], []
         for name in self.layers:
             layer = self.response.sel(layer=name)
@@ -111,7 +116,7 @@ class ProbeResult:
         conducts = layers_by_conduct(self.response)
         mixed = [f"{conduct} in {', '.join(layers)}" for conduct, layers in conducts.items()]
         apart = f"rows that can't be compared, except under scale: {'; '.join(mixed)}; conduct=... sets one for all"
-        return [*left_out, *partial, *lost, *full, *dead, *([apart] if mixed else [])]
+        return [*left_out, *unplaced, *partial, *lost, *full, *dead, *([apart] if mixed else [])]
 
     def summary(self) -> ProbeSummary:
         """Return a row of texts for each layer: its properties, and the most extreme response of each family.

@@ -2,7 +2,7 @@
 
 Forms that are read are 1 and 0, True and False, and numbers that are added to attention scores, 0 and at most -100;
 for each token, (B, S) or (B, S, 1), for each key, (B, 1, S) or (B, 1, 1, S), or for each query and key, (B, S, S) or
-(B, H, S, S). A padding mask is True where a token is ignored, as in PyTorch.
+(B, H, S, S); beside tokens of several choices (B, C, S), for each of these. A padding mask is True where a token is ignored, as in PyTorch.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class MaskReader:
         for name in (*COUNTING, *IGNORING, *OPEN):
             mask = keywords.get(name)
             if isinstance(mask, Tensor) and mask.ndim > 1 and (name in DECODER) == decoder:
+                if _is_of_choices(mask, keywords):
+                    return name, self.values(name, mask)
                 if name not in OPEN:
                     return name, self.read(name, mask)
                 others = [
@@ -101,6 +103,20 @@ class MaskReader:
                 f"the {name} has 1 and 0 in some batches, and numbers that are added in others; {OVERRIDE}"
             )
         return kept if added or ignores else ~kept
+
+
+def _is_of_choices(mask: Tensor, keywords: Mapping[str, Any]) -> bool:
+    """Return whether a mask is over examples, choices and tokens, since the numbers of the tokens have its shape.
+
+    Positions may have the shape of pairs of tokens.
+    """
+    return mask.ndim == 3 and any(
+        isinstance(value, Tensor)
+        and value.shape == mask.shape
+        and value.dtype in (torch.int64, torch.int32)
+        and not any(word in name for word in ("mask", "position", "type", "label", "bias", "distance"))
+        for name, value in keywords.items()
+    )
 
 
 def _by_key(name: str, counts: Tensor) -> Tensor:

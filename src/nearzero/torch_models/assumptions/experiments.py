@@ -347,10 +347,8 @@ def _refuse_other_readings(model: Model, batch: Batch, *, batched: bool) -> None
     Raises:
         InputError: the item is one example, or has another number of logits than examples.
     """
-    several = (
-        any(tensor.ndim > 1 for tensor in batch.inputs) and batch.target is not None and batch.target.ndim
-    )
-    if several and len(batch.target) == len(batch.inputs[0]):
+    several, target = any(tensor.ndim > 1 for tensor in batch.inputs), batch.target
+    if several and target is not None and target.ndim and len(target) == len(batch.inputs[0]):
         return
     whole = _logits(model, batch)
     if whole is None or (

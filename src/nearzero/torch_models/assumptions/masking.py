@@ -99,9 +99,10 @@ def _possible_masks(batch: Batch) -> Iterator[tuple[str, Tensor]]:
 
 def _masked_examples(batch: Batch, most: int) -> Batch | None:
     """Return some examples of a batch whose tokens are masked in part; None if there are none."""
-    if batch.mask is None or batch.mask.ndim != 2:
+    if batch.mask is None or batch.mask.ndim < 2:
         return None
-    partly = (batch.mask.any(1) & ~batch.mask.all(1)).nonzero()[:most, 0]
+    tokens = batch.mask.flatten(1)
+    partly = (tokens.any(1) & ~tokens.all(1)).nonzero()[:most, 0]
     if not len(partly):
         return None
     return batch.take(partly) if batch.divisible else batch  # one that can't be cut is run as it is
@@ -189,8 +190,9 @@ def _is_followed_when_turned(model: Model, few: Batch, mask: Tensor) -> bool:
     if everything is None:
         return False
     slack = max(SHARE * float(everything.amax()), rounding_of(logits))
-    partly = mask.any(1) & ~mask.all(1)  # of the others all tokens, or none, would be left out
-    return bool(_is_followed(model, turned, ~mask | ~partly[:, None], logits, slack))
+    tokens = mask.flatten(1)
+    whole = ~tokens.any(1) | tokens.all(1)  # of these all tokens, or none, would be left out
+    return bool(_is_followed(model, turned, ~mask | whole.view(-1, *[1] * (mask.ndim - 1)), logits, slack))
 
 
 def _exchanged(mask: Tensor) -> Tensor:
