@@ -2,7 +2,8 @@
 
 Forms that are read are 1 and 0, True and False, and numbers that are added to attention scores, 0 and at most -100;
 for each token, (B, S) or (B, S, 1), for each key, (B, 1, S) or (B, 1, 1, S), or for each query and key, (B, S, S) or
-(B, H, S, S); beside tokens of several choices (B, C, S), for each of these. A padding mask is True where a token is ignored, as in PyTorch.
+(B, H, S, S); beside tokens of several choices (B, C, S), for each of these.
+A padding mask is True where a token is ignored, as in PyTorch.
 """
 
 from __future__ import annotations
