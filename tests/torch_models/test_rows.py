@@ -105,3 +105,83 @@ def test_rows_that_may_be_padding_are_noted():
         "experts.0.1: all count in its ranges, those of padding too, since it isn't known which of its values belong "
         "to which example"
     )
+
+
+# --- numbers of tokens in place of a mask ---
+
+
+class Lengths(nn.Module):
+    """Logits of texts, (B, S) or (S, B), from the mean over the tokens within their lengths, or over all.
+
+    The second argument has the name of lengths; a subclass gives it another one.
+    """
+
+    def __init__(self, first=True, followed=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.first, self.act = nn.Embedding(20, 8), nn.Linear(8, 16), nn.GELU()
+        self.head, self.examples_first, self.followed = nn.Linear(16, 3), first, followed
+        self.embed.weight.data[0] *= 20
+
+    def forward(self, ids, lengths):
+        ids = ids if self.examples_first else ids.t()
+        weights = (torch.arange(ids.shape[1]) < lengths[:, None]).float()[..., None]
+        h = self.act(self.first(self.embed(ids)))
+        h = h if self.examples_first else h.transpose(0, 1).contiguous().transpose(0, 1)
+        total = (h * weights).sum(1) if self.followed else h.sum(1)
+        return self.head(total / lengths[:, None])
+
+
+class Named(Lengths):
+    def forward(self, ids, src_len):
+        return super().forward(ids, src_len)
+
+
+class Steps(Lengths):
+    def forward(self, ids, steps):
+        return super().forward(ids, steps)
+
+
+LENGTHS = torch.randint(2, 6, (EXAMPLES,), generator=torch.Generator().manual_seed(2))
+WITHIN = torch.arange(8) < LENGTHS[:, None]
+IDS = torch.randint(1, 20, (EXAMPLES, 8), generator=torch.Generator().manual_seed(3)) * WITHIN
+
+
+def mask_row(result):
+    (row,) = [row for row in result.assumptions if row.what == "mask"]
+    assert row.argument == "prepare="
+    return row
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["examples first", "tokens first"])
+@pytest.mark.parametrize("kind", [Lengths, Named])
+def test_tokens_beyond_the_length_of_their_example_are_in_no_range(kind, first):
+    model = kind(first)
+    inputs = (IDS if first else IDS.t(), LENGTHS)
+    result = nz.probe(model, [(inputs, Y)], "act", families="shift", levels=[0.1])
+    with torch.no_grad():
+        z = model.first(model.embed(IDS))[WITHIN]
+    assert result.response.rows.item() == int(LENGTHS.sum())
+    np.testing.assert_allclose(result.response.unit_minimum.values[0], z.amin(0), rtol=1e-5)
+    np.testing.assert_allclose(result.response.unit_maximum.values[0], z.amax(0), rtol=1e-5)
+    assert mask_row(result).value.endswith("the number of tokens that count")
+    assert mask_row(result).source == "what is beyond it moves no logits"
+
+
+@pytest.mark.parametrize(
+    ("model", "lengths", "settings", "source"),
+    [
+        (Lengths(followed=False), LENGTHS, {}, "what is beyond it moves logits"),
+        (Lengths(), torch.full((EXAMPLES,), 8), {}, "no token is beyond it"),
+        (Lengths(), LENGTHS + 40, {}, "it isn't a number of tokens"),
+        (Lengths(), LENGTHS, {"prepare": lambda batch: (*batch, None)}, "prepare= gives none"),
+        (Steps(), LENGTHS, {}, "no input has the name of one"),
+    ],
+    ids=["not followed", "all count", "beyond the tokens", "prepared", "another name"],
+)
+def test_what_isnt_read_as_lengths_is_told(model, lengths, settings, source):
+    result = nz.probe(model, [((IDS, lengths), Y)], "act", levels=1, **settings)
+    assert result.response.rows.item() == IDS.numel()
+    assert mask_row(result).value.startswith("none")
+    assert ("isn't read as a mask" in mask_row(result).value) == (not isinstance(model, Steps))
+    assert mask_row(result).source.startswith(source)

@@ -19,7 +19,7 @@ from torch.utils.data import default_collate as collate
 
 from nearzero.errors import InputError
 from nearzero.torch_models.assumptions.routing import RowSource
-from nearzero.torch_models.masks import MaskReader
+from nearzero.torch_models.masks import MaskReader, is_length
 from nearzero.torch_models.snapshot import Snapshot, is_constant
 
 __all__ = [
@@ -115,7 +115,9 @@ class Batch:
 
     def __len__(self) -> int:
         if self.axis:
-            tensor = next((tensor for name, tensor in self.named if not _is_mask(name)), self.inputs[0])
+            tensor = next(
+                (each for name, each in self.named if not (_is_mask(name) or is_length(name))), self.inputs[0]
+            )
             return tensor.shape[self.axis] if tensor.ndim > self.axis else 0
         tensors = [tensor for tensor in (self.target, self.mask, *self.inputs) if tensor is not None]
         return tensors[0].shape[0] if tensors and tensors[0].ndim else 1
@@ -151,7 +153,8 @@ class Batch:
 
     def axis_of(self, name: str) -> int | None:
         """Return the dimension of an input that holds the examples; None if the batch can't be cut."""
-        return 0 if self.mask_first and _is_mask(name) and self.axis is not None else self.axis
+        first = is_length(name) or (self.mask_first and _is_mask(name))
+        return 0 if first and self.axis is not None else self.axis
 
     @property
     def row_counts(self) -> set[int]:
@@ -184,7 +187,7 @@ class Batch:
         if not self.inputs or not batch.divisible:
             return None
         count, target, mask, decoder_mask = len(batch), self.target, self.mask, self.decoder_mask
-        if self.masked_by and mask is not None and not mask_first:
+        if self.masked_by and mask is not None and not (mask_first or is_length(self.masked_by)):
             mask = mask.movedim(axis, 0)
         if not self.prepared:
             target = _examples_first(target, axis, count)

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from nearzero.errors import InputError
 
-__all__ = ["ADDED", "OPEN", "OVERRIDE", "MaskReader"]
+__all__ = ["ADDED", "OPEN", "OVERRIDE", "MaskReader", "is_length", "mask_of_lengths"]
 
 COUNTING = ("attention_mask", "decoder_attention_mask")  # 1 where a token counts, as in Hugging Face's models
 IGNORING = ("padding_mask", "pad_mask", "key_padding_mask", "src_key_padding_mask", "tgt_key_padding_mask")
 OPEN = ("mask", "input_mask")  # of which the name doesn't tell the meaning
 DECODER = ("decoder_attention_mask", "tgt_key_padding_mask")
+LENGTHS = ("len", "lens", "length", "lengths")  # how the names of numbers of tokens end
+NO_LENGTHS = ("max", "min", "tgt", "target", "label", "labels", "y", "output", "decoder")  # and don't begin
 ADDED = -100.0  # numbers that leave a token out of a softmax are at most this
 OVERRIDE = (
     "prepare=... can give the mask itself: (inputs, target, mask), with mask (B, S) True where a token counts"
@@ -33,6 +35,7 @@ class MaskReader:
 
     Attributes:
         ignores: whether a mask is 1 or True where a token is ignored, if the name doesn't tell; None if unknown.
+        lengths: the input that holds the number of tokens of each example, if it is read as a mask.
 
     Example:
         >>> import torch
@@ -44,6 +47,7 @@ class MaskReader:
 
     def __init__(self) -> None:
         self.ignores: bool | None = None
+        self.lengths = ""
         self._forms: dict[str, str] = {}
 
     def find(self, keywords: Mapping[str, Any], *, decoder: bool = False) -> tuple[str, Tensor | None]:
@@ -61,10 +65,19 @@ class MaskReader:
                 shape = (mask.shape[0], mask.shape[-1])
                 if any(value.shape[:2] in (shape, shape[::-1]) for value in others):
                     return name, self.read(name, mask)
+        if self.lengths in keywords and not decoder:
+            mask = mask_of_lengths(keywords[self.lengths], keywords)
+            if mask is None:
+                raise InputError(
+                    f"the {self.lengths} of a batch aren't numbers of its tokens, as they were before; {OVERRIDE}"
+                )
+            return self.lengths, mask
         return "", None
 
     def describe(self, name: str) -> str:
         """Return which tokens count by a mask."""
+        if name == self.lengths:
+            return f"{name}, the number of tokens that count"
         turned = name in IGNORING or (name in OPEN and bool(self.ignores))
         added = self._forms.get(name) == "added"
         return f"{name}, {'0, to be added,' if added else '0 or False' if turned else '1 or True'} where a token counts"
@@ -104,6 +117,29 @@ class MaskReader:
                 f"the {name} has 1 and 0 in some batches, and numbers that are added in others; {OVERRIDE}"
             )
         return kept if added or ignores else ~kept
+
+
+def is_length(name: str) -> bool:
+    """Return whether an input holds numbers of tokens by its name, such as lengths, seq_len or src_lengths."""
+    first, *_ = words = name.lower().split("_")
+    return words[-1] in LENGTHS and first not in NO_LENGTHS
+
+
+def mask_of_lengths(lengths: Any, others: Mapping[str, Any]) -> Tensor | None:
+    """Return the mask (B, S) of the first tokens of each example; None if they aren't numbers (B,) from 1 to S.
+
+    Args:
+        lengths: the numbers of tokens that count.
+        others: the inputs, among which those over tokens tell S, (B, S, ...) or (S, B, ...).
+    """
+    whole = isinstance(lengths, Tensor) and lengths.dtype in (torch.int64, torch.int32)
+    if not whole or lengths.ndim != 1 or not len(lengths) or int(lengths.min()) < 1:
+        return None
+    count, most = len(lengths), int(lengths.max())
+    shapes = [value.shape[:2] for value in others.values() if isinstance(value, Tensor) and value.ndim > 1]
+    sizes = [shape[1] if shape[0] == count else shape[0] for shape in shapes if count in shape]
+    size = next((size for size in sizes if size >= most), None)
+    return None if size is None else torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 def _is_of_choices(mask: Tensor, keywords: Mapping[str, Any]) -> bool:
