@@ -27,7 +27,7 @@ from nearzero.torch_models.assumptions.experiments import (
 )
 from nearzero.torch_models.assumptions.masking import read_masks
 from nearzero.torch_models.assumptions.outputs import OutputReading, choose_axis, choose_kind, classes_of
-from nearzero.torch_models.assumptions.rows import place_layers
+from nearzero.torch_models.assumptions.rows import EXAMPLES, place_layers
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget, is_collated
 from nearzero.torch_models.discovery import (
@@ -177,12 +177,11 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
         for each in (source, ranges_source):
             if each is not None:
                 each.causal = causal
-        few = replace(few, causal=causal)
         if causal and request.causal is None:
             classes = classes.of_causal(discovery.output.logits.ndim)
-        placed = place_layers(
-            runnable, layers, few, masked, budget.rows(first), random=bool(discovery.random)
-        )
+        most = budget.rows(first)
+        several = replace(next(first.blocks(min(EXAMPLES, max(few_rows, most - 1)))), causal=causal)
+        placed = place_layers(runnable, layers, several, masked, most, random=bool(discovery.random))
         session = Session(
             runnable,
             source,

@@ -17,8 +17,9 @@ from nearzero.torch_models.hooks import LayerHook
 from nearzero.torch_models.layer import Layer, RowAxes
 from nearzero.torch_models.state import Model
 
-__all__ = ["place_layers"]
+__all__ = ["EXAMPLES", "place_layers"]
 
+EXAMPLES = 8  # that are run; experts of few may get them all, in their order
 CLOSE = 1e-3  # as a share of the greatest value
 
 
@@ -90,7 +91,8 @@ def _place(
     """
     if not batch.indexable:
         return list(layers)
-    rows = (0, min(1, len(batch) - 1), 0) if most > 2 else (0, 0)
+    several = max(2, min(EXAMPLES, len(batch), most - 1)) if most > 2 else 1
+    rows = (*(min(row, len(batch) - 1) for row in range(several)), 0)
     examples = [batch.take(torch.tensor(rows[:count])) for count in (len(rows) - 1, len(rows))]
     batches = (*examples, _without_last(examples[0], counts, choices))
     of_some, of_more, of_fewer = (_values(model, layers, each) for each in batches)
