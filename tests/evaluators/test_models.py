@@ -63,12 +63,12 @@ class Case:
                 handle.remove()
 
     def values(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return z and act(z), (examples, rows per example, U)."""
+        """Return z and act(z), (examples, rows per example, U), of rows that count: those of tokens with a next one."""
         seen: list[Tensor] = []
         for post in (False, True):
             self.logits(rows, lambda values: seen.append(values.clone()) or values, post=post)  # type: ignore[func-returns-value]
         z, a = (each.reshape(len(rows), -1, each.shape[-1]).numpy() for each in seen)
-        return z, a
+        return (z, a) if self.tokens == 1 else (z[:, : self.tokens], a[:, : self.tokens])
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
         return self.run(rows)[1].numpy()
@@ -261,10 +261,18 @@ def test_near_against_far(case: Case) -> None:
                 assert np.isnan(here.matched_accuracy)
                 continue
             values = torch.from_numpy(a + t * (replaced - a))
-            logits = case.logits(ALL, lambda old, new=values: new.view(old.shape), post=True)
+            logits = case.logits(ALL, lambda old, new=values: with_rows(old, new), post=True)
             assert float(here[f"{prefix}accuracy"]) == pytest.approx(
                 np.mean(logits.argmax(1) == targets), abs=1.1 / len(targets)
             )
+
+
+def with_rows(old: Tensor, new: Tensor) -> Tensor:
+    """Return values with others in the first rows of each example."""
+    rows = old.reshape(EXAMPLES, -1, old.shape[-1]).clone()
+    new = new.view(EXAMPLES, -1, old.shape[-1])
+    rows[:, : new.shape[1]] = new
+    return rows.view(old.shape)
 
 
 @pytest.mark.parametrize("family", ["shift", "cap"])

@@ -102,16 +102,20 @@ def logits_of(traits: Traits, output: Tensor) -> Tensor:
 
 
 def counted_rows(traits: Traits, batch: KnownBatch) -> Tensor:
-    """Return which rows of the layer's values count, of the layout of the grid."""
+    """Return which rows of the layer's values count, of the layout of the grid; of next tokens, those with one."""
     x = batch.keywords["x"] if traits.named else batch.arguments[0]
     shape = [x.shape[traits.inputs.index(letter)] for letter in traits.grid]
-    counted = torch.ones(shape, dtype=torch.bool)
+    counted, kept = torch.ones(shape, dtype=torch.bool), torch.ones(shape, dtype=torch.bool)
     if batch.mask is not None:
         counted &= batch.mask
     if batch.target is not None and not traits.flat and not traits.several:
-        kept = batch.target != IGNORED
-        counted &= kept.reshape(*kept.shape, *[1] * (len(shape) - kept.ndim))
-    return counted
+        of_target = batch.target != IGNORED
+        kept &= of_target.reshape(*of_target.shape, *[1] * (len(shape) - of_target.ndim))
+    if not shifted(traits):
+        return counted & kept
+    following = torch.zeros(shape, dtype=torch.bool)
+    following[:, :-1] = counted[:, :-1] & counted[:, 1:] & kept[:, 1:]
+    return following
 
 
 def counted_items(traits: Traits, batch: KnownBatch, shape: tuple[int, ...]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,39 @@ def test_accuracy_is_that_of_the_right_tokens(model, labels, causal, source):
     assert ("next" in row.value) == causal
     assert source in row.source
     assert row.argument == "causal="
+
+
+KEPT = torch.arange(7) < torch.tensor([[7], [5], [3], [7], [6], [2]])
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize(
+    "labels", [None, IDS, IDS.masked_fill(torch.arange(7) < 3, -100)], ids=["no labels", "labels", "prompts"]
+)
+def test_ranges_are_those_of_the_tokens_whose_logits_are_measured(labels, masked):
+    """The logits at a token count if the next token does, and so do its values in the ranges."""
+    model, target = Language(True), torch.zeros_like(IDS) if labels is None else labels
+    seen = []
+    with torch.no_grad(), model.act.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
+        model(IDS)
+    kept = KEPT if masked else torch.ones_like(KEPT)
+    counted = kept[:, :-1] & kept[:, 1:] & (target[:, 1:] != -100)
+    rows = seen[0][:, :-1][counted]
+    result = nz.probe(
+        model,
+        [(IDS, labels)],
+        "act",
+        families="shift",
+        levels=[0.1],
+        metrics="agreement",
+        quantiles=(0.25, 0.75),
+        causal=True,
+        prepare=lambda batch: (batch[0], batch[1], kept),
+    )
+    assert result.response.attrs["items"] == int(counted.sum()) == result.response.rows.item()
+    low, high = np.quantile(rows.double().numpy(), [0.25, 0.75], axis=0, method="inverted_cdf")
+    np.testing.assert_allclose(result.response.unit_minimum.values[0], low, atol=1e-6)
+    np.testing.assert_allclose(result.response.unit_maximum.values[0], high, atol=1e-6)
 
 
 class Copy(nn.Module):

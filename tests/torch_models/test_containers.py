@@ -124,6 +124,75 @@ def test_containers_that_cant_be_read(data, message):
     assert "\n" not in str(caught.value)
 
 
+# --- items that are single examples ---
+
+
+class Pooled(nn.Sequential):
+    """Logits (B,) of inputs (B, 6)."""
+
+    def forward(self, x):
+        return super().forward(x)[..., 0]
+
+
+SINGLE = {
+    "pairs": lambda: list(zip(X, Y, strict=True)),
+    "numbers": lambda: [(x, int(y)) for x, y in zip(X, Y, strict=True)],
+    "arrays": lambda: [(x.double().numpy(), int(y)) for x, y in zip(X, Y, strict=True)],
+    "mappings": lambda: [{"input": x, "label": int(y)} for x, y in zip(X, Y, strict=True)],
+    "inputs": lambda: list(X),
+    "several targets": lambda: [(x, x) for x in X],
+    "loader": lambda: DataLoader(TensorDataset(X, Y), batch_size=None),
+}
+
+
+@pytest.mark.parametrize(
+    "use", [nz.layers, lambda *given: nz.probe(*given, "1", levels=1)], ids=["layers", "probe"]
+)
+@pytest.mark.parametrize("form", SINGLE)
+def test_items_that_are_single_examples_are_refused(form, use):
+    with pytest.raises(
+        nz.InputError, match=r"item of your data is one example.* DataLoader\(data, batch_size="
+    ):
+        use(dense(), SINGLE[form]())
+
+
+@pytest.mark.parametrize(
+    ("model", "item"),
+    [
+        (Tokens, {"ids": IDS[0].tolist(), "label": 1}),
+        (lambda: Pooled(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 1)), (X[0], 1)),
+    ],
+    ids=["tokens", "one logit"],
+)
+def test_a_model_that_fails_on_a_single_example_alone(model, item):
+    with pytest.raises(
+        nz.InputError, match=r"one example, .*: the model fails on it, and not on a batch of one"
+    ):
+        nz.layers(model(), [item])
+
+
+class Graph(nn.Module):
+    """Logits (1, 3) of one graph, given as the features of its nodes and its edges."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.act, self.head = nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3)
+
+    def forward(self, nodes, edges):
+        h = self.act(self.first(nodes))
+        return self.head(h.index_add(0, edges[0], h[edges[1]]).mean(0, keepdim=True))
+
+
+def test_a_graph_with_one_target_is_a_batch_of_one():
+    edges = torch.randint(6, (2, 9), generator=torch.Generator().manual_seed(3))
+    data = [((X[first : first + 6], edges), first % 3) for first in (0, 6, 12)]
+    with torch.no_grad():
+        logits = torch.cat([Graph()(*inputs) for inputs, _ in data])
+    right = float(nn.functional.cross_entropy(logits, torch.tensor([target for _, target in data])))
+    assert loss(Graph(), data) == (pytest.approx(right, rel=1e-5), 3)
+
+
 # --- data that differ between passes ---
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import numpy as np
@@ -410,9 +411,37 @@ class WritesLater(Base):
         return super().forward(x.mul_(2) if len(x) == 7 else x)
 
 
-def test_a_model_that_writes_into_a_later_batch_is_refused():
-    with pytest.raises(nz.InputError, match=r"writes into its inputs, on a batch of .* not on the first"):
-        probed(WritesLater(), [X[:8].clone(), X[8:15].clone()])
+@pytest.mark.parametrize("method", ["auto", "full"])
+def test_a_model_that_writes_into_a_later_batch_gets_copies(method):
+    batches = [X[:8].clone(), X[8:15].clone()]
+    found = probed(WritesLater(), batches, method=method)
+    right = probed(Base(), [X[:8], 2 * X[8:15]], method=method)
+    np.testing.assert_array_equal(items(found), items(right))
+    np.testing.assert_array_equal(found.response.unit_maximum, right.response.unit_maximum)
+    assert torch.equal(batches[1], X[8:15])
+
+
+class WritesContainers(Base):
+    """Adds the mean of the batch to what a dict holds, and counts its passes in a list."""
+
+    def forward(self, x, state, passes):
+        h = self.act(self.a(x))
+        state["h"] = state.get("h", 0) + h.mean(0)
+        passes.append(len(passes))
+        return self.b(h + len(passes) * state["h"])
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+@pytest.mark.parametrize("before", [{}, {"h": torch.full((8,), 0.5)}], ids=["empty", "filled"])
+@pytest.mark.parametrize("method", ["auto", "full"])
+def test_containers_in_a_batch_are_as_they_were_in_every_pass(kind, before, method):
+    model, state, passes = WritesContainers(), kind(before), []
+    with torch.no_grad(), model.act.register_forward_pre_hook(lambda _, args: (0.5 * args[0],)):
+        right = model(X, kind(before), [])[:, 1]
+    result = probed(model, [{"x": X, "state": state, "passes": passes}] * 2, method=method)
+    np.testing.assert_array_equal(items(result), [*right, *right])
+    assert state == before
+    assert passes == []
 
 
 # --- random numbers ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -333,6 +334,45 @@ def test_rows_of_an_expert_with_the_tokens_first_and_a_mask():
             two = model(*data[0].values()).transpose(0, 1)[KEEP].log_softmax(-1)
     expected = (one.exp() * (one - two)).sum(-1).mean().item()
     assert result.response.kl_divergence.item() == pytest.approx(expected, rel=1e-4)
+
+
+class Choices(nn.Module):
+    """Logits (B, C) of texts (B, C, S), each of which is pooled over its tokens that count."""
+
+    def __init__(self, folded):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.first, self.act = nn.Embedding(WORDS, 6), nn.Linear(6, 8), nn.GELU()
+        self.pooler, self.tanh, self.head = nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)
+        self.folded = folded
+
+    def forward(self, input_ids, attention_mask):
+        shape, weights = input_ids.shape, attention_mask.float()[..., None]
+        if self.folded:
+            input_ids, weights = input_ids.flatten(0, 1), weights.flatten(0, 1)
+        h = self.act(self.first(self.embed(input_ids)))
+        pooled = (h * weights).sum(-2) / weights.sum(-2)
+        return self.head(self.tanh(self.pooler(pooled))).view(shape[:2])
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("shape", [(6, 2, 5), (4, 4, 4), (3, 5, 5), (5, 5, 3)], ids=str)
+def test_a_mask_over_choices_and_tokens(shape, folded):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(WORDS, shape, generator=generator)
+    keep = torch.arange(shape[2]) < torch.randint(1, shape[2], (*shape[:2], 1), generator=generator)
+    model, target = Choices(folded), torch.arange(shape[0]) % shape[1]
+    data = [{"input_ids": ids, "attention_mask": keep.long(), "labels": target}]
+    result = nz.probe(model, data, families="shift", levels=[0.1], class_axis=1)
+    assert list(result.layers) == ["act", "tanh"]
+    assert result.response.rows.values.tolist() == [int(keep.sum()), shape[0] * shape[1]]
+    with torch.no_grad():
+        z = model.first(model.embed(ids))[keep]
+    np.testing.assert_array_equal(result.response.unit_minimum.sel(layer="act"), z.amin(0))
+    np.testing.assert_array_equal(result.response.unit_maximum.sel(layer="act"), z.amax(0))
+    assert result.response.attrs["items"] == shape[0]
+    (row,) = [row for row in result.assumptions if row.what == "mask"]
+    assert row.source == "what is masked moves no other logits"
 
 
 class Pixels(nn.Module):

@@ -18,7 +18,13 @@ from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import KEPT, METRICS, Metric, choose_metrics, name_metrics
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.causality import read_causality
-from nearzero.torch_models.assumptions.experiments import Cuts, changed_by_a_pass, find_cuts
+from nearzero.torch_models.assumptions.experiments import (
+    GIVE_BATCHES,
+    Cuts,
+    changed_by_a_pass,
+    find_cuts,
+    logits_of_one,
+)
 from nearzero.torch_models.assumptions.masking import read_masks
 from nearzero.torch_models.assumptions.outputs import (
     OutputReading,
@@ -27,7 +33,7 @@ from nearzero.torch_models.assumptions.outputs import (
     classes_of,
     has_labels,
 )
-from nearzero.torch_models.assumptions.rows import place_layers
+from nearzero.torch_models.assumptions.rows import EXAMPLES, place_layers
 from nearzero.torch_models.batches import Batch, read_batch
 from nearzero.torch_models.data import BatchSource, MemoryBudget, is_collated
 from nearzero.torch_models.discovery import (
@@ -202,8 +208,14 @@ def _inferred(
     first = source.first(source.dtype)
     few = next(first.blocks(few_rows))
     causal = read_causality(model, request.causal, first, few)
+    for each in (source, ranges_source):
+        if each is not None:
+            each.causal = causal
     if causal and request.causal is None:
         classes = classes.of_causal(discovery.output.logits.ndim)
+    most = budget.rows(first)
+    several = replace(next(first.blocks(min(EXAMPLES, max(few_rows, most - 1)))), causal=causal)
+    placed = place_layers(model, layers, several, masked, most, random=bool(discovery.random))
     session = Session(
         model,
         source,
@@ -211,7 +223,7 @@ def _inferred(
         request,
         discovery,
         budget,
-        _parts_of(place_layers(model, layers, few, masked, budget.rows(first)), request, model),
+        _parts_of(placed, request, model),
         choose_metrics(metrics, discovery.batch.target),
         causal,
         model.assumptions,
@@ -353,6 +365,9 @@ def _record(session: Session) -> None:
             argument, noun = ("units=", "units") if some else ("basis=", "directions")
             perturbed = f"{layer.units} {noun}, of {layer.width} units"
             record(f"perturbed part of layer {layer.name}", perturbed, "given", argument)
+        if layer.rows is not None and layer.rows.problem:
+            counted = "all count in its ranges, those of padding too"
+            record(f"rows of layer {layer.name}", counted, layer.rows.problem, "layers=")
         source, argument = _activation_source(layer, request)
         record(f"activation of layer {layer.name}", layer.activation or "none", source, argument)
     target = session.discovery.batch.target
@@ -499,7 +514,11 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
     if request.batch_axis == "none":
         _cut(sources, Cuts(None))
     trial = replace(model, assumptions=Assumptions())  # which may be those of a batch that can't be cut
-    first = _first_discovery(trial, sources)
+    try:
+        first = _first_discovery(trial, sources)
+    except InputError:
+        _refuse_single(trial, sources[0])
+        raise
     model.classes, model.passed_on = trial.classes, names_passed_on(trial, first.batch)
     few, random, budget = len(first.batch), first.random, budget_of(first, request)
     del first  # its logits can be large
@@ -521,6 +540,21 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
     )
     _record_experiments(model.assumptions, discovery, cuts, list(dict.fromkeys(changed)))
     return discovery
+
+
+def _refuse_single(model: Model, source: BatchSource) -> None:
+    """Refuse an item of the data on which the model fails, if it doesn't on a batch of one such item.
+
+    Raises:
+        InputError: the item is one example.
+    """
+    item = source.first(model.dtype)
+    if source.batched or (logits := logits_of_one(model, item)) is None or len(logits) != 1:
+        return
+    raise InputError(
+        f"an item of your data is one example, with inputs {item.describe()}: the model fails on it, and not on a "
+        f"batch of one such item; {GIVE_BATCHES}"
+    )
 
 
 def _cut(sources: list[BatchSource], cuts: Cuts) -> None:

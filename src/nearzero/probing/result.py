@@ -43,8 +43,8 @@ class ProbeResult:
             count) and `partial` (whether some examples don't reach it, or give it another number of rows).
             `not_finite`, if logits are NaN or infinite anywhere: how many items have such logits. With `keep_items`
             also `<metric>_items` on (layer, family, level, item), `unperturbed_<metric>_items`, and of each item
-            `sequence`, `token` and, if it is a class, `target`. `unit_minimum` and `unit_maximum` on (layer, unit) are the unit ranges, on the side
-            that `range` names.
+            `sequence`, `token` and, if it is a class, `target`. `unit_minimum` and `unit_maximum` on (layer, unit)
+            are the unit ranges, on the side that `range` names.
         at_displacements: with a `design`, the responses at matched displacement, see `matched`; else None.
 
     Example:
@@ -110,6 +110,11 @@ class ProbeResult:
             if row.what.startswith("metric ")
         ]
         ranked = not RANKED.isdisjoint(self.response.attrs["metrics"])
+        unplaced = [
+            f"{row.what.replace('rows of layer ', '')}: {row.value}, since {row.source}"
+            for row in self.assumptions
+            if row.what.startswith("rows of layer ")
+        ]
         partial, lost, full, dead = [], [], [], []
         for name in self.layers:
             layer = self.response.sel(layer=name)
@@ -128,7 +133,7 @@ class ProbeResult:
         conducts = layers_by_conduct(self.response)
         mixed = [f"{conduct} in {', '.join(layers)}" for conduct, layers in conducts.items()]
         apart = f"rows that can't be compared, except under scale: {'; '.join(mixed)}; conduct=... sets one for all"
-        return [*left_out, *by_batch, *partial, *lost, *full, *dead, *([apart] if mixed else [])]
+        return [*left_out, *by_batch, *unplaced, *partial, *lost, *full, *dead, *([apart] if mixed else [])]
 
     def summary(self) -> ProbeSummary:
         """Return a row of texts for each layer: its properties, and the most extreme response of each family.

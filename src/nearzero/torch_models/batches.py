@@ -19,7 +19,7 @@ from torch.utils.data import default_collate as collate
 
 from nearzero.errors import InputError
 from nearzero.torch_models.assumptions.routing import RowSource
-from nearzero.torch_models.masks import MaskReader
+from nearzero.torch_models.masks import MaskReader, is_length
 from nearzero.torch_models.snapshot import Snapshot, is_constant
 
 __all__ = [
@@ -69,6 +69,7 @@ class Batch:
         is_block: whether it is a part of a batch, which memory doesn't hold.
         axis: the dimension of the inputs that holds the examples; None if it isn't known. Targets and masks have
             the examples first.
+        causal: whether the logits at a token are compared with the next token.
         routed: by `Layer.key`, where the rows of a layer were selected in a pass on this batch, as far as they were.
     """
 
@@ -86,6 +87,7 @@ class Batch:
     whole: bool = False
     is_block: bool = False
     axis: int | None = 0
+    causal: bool = False
     routed: dict[Any, RowSource] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -118,7 +120,9 @@ class Batch:
 
     def __len__(self) -> int:
         if self.axis:
-            tensor = next((tensor for name, tensor in self.named if not _is_mask(name)), self.inputs[0])
+            tensor = next(
+                (each for name, each in self.named if not (_is_mask(name) or is_length(name))), self.inputs[0]
+            )
             return tensor.shape[self.axis] if tensor.ndim > self.axis else 0
         tensors = [tensor for tensor in (self.target, self.mask, *self.inputs) if tensor is not None]
         return tensors[0].shape[0] if tensors and tensors[0].ndim else 1
@@ -154,7 +158,8 @@ class Batch:
 
     def axis_of(self, name: str) -> int | None:
         """Return the dimension of an input that holds the examples; None if the batch can't be cut."""
-        return 0 if self.mask_first and _is_mask(name) and self.axis is not None else self.axis
+        first = is_length(name) or (self.mask_first and _is_mask(name))
+        return 0 if first and self.axis is not None else self.axis
 
     @property
     def row_counts(self) -> set[int]:
@@ -187,7 +192,7 @@ class Batch:
         if not self.inputs or not batch.divisible:
             return None
         count, target, mask, decoder_mask = len(batch), self.target, self.mask, self.decoder_mask
-        if self.masked_by and mask is not None and not mask_first:
+        if self.masked_by and mask is not None and not (mask_first or is_length(self.masked_by)):
             mask = mask.movedim(axis, 0)
         if not self.prepared:
             target = _examples_first(target, axis, count)
@@ -209,24 +214,20 @@ class Batch:
         for first in range(0, len(self), rows):
             yield self.take(slice(first, first + rows))
 
-    def copy(self, *, tensors: bool = True) -> Batch:
-        """Return the batch with copies of its inputs, for a model that writes into them.
+    def copy(self) -> Batch:
+        """Return the batch with copies of its inputs, for a model that may write into them.
 
-        Objects among the inputs, such as caches, are copied with all that they hold, if they can be.
-
-        Args:
-            tensors: whether to copy the tensors that aren't part of an object too.
+        Containers and objects among the inputs, such as caches, are copied with all that they hold, if they can be.
         """
-        copied = self.map_inputs(torch.clone) if tensors else self
-        if not self.objects:
-            return copied
-        inputs = {"arguments": copied.arguments, "keywords": dict(copied.keywords)}
-        return replace(copied, **_mapped(inputs, lambda tensor: tensor, _copied))
+        copies: dict[int, Tensor] = {}  # what is one tensor stays one
 
-    @property
-    def versions(self) -> list[int]:
-        """Return how often each input tensor was written to; 0 for tensors of inference mode."""
-        return [0 if tensor.is_inference() else tensor._version for tensor in self.inputs]
+        def copied(tensor: Tensor) -> Tensor:
+            if id(tensor) not in copies:
+                copies[id(tensor)] = tensor.clone()
+            return copies[id(tensor)]
+
+        inputs = {"arguments": self.arguments, "keywords": dict(self.keywords)}
+        return replace(self, **_mapped(inputs, copied, _copied))
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
         """Return the batch on a device, with floating-point and uint8 inputs converted to `dtype` if given."""
@@ -261,8 +262,35 @@ class Batch:
         decoder = named_decoder if reads is None else not reads.isdisjoint((*DECODER, "labels"))
         masks = [] if self.two_sided and decoder else [(self.mask, True)]
         if not self.two_sided or decoder:
-            masks += [(self.decoder_mask, False), (_not_ignored(self.target), False)]
+            of_target = self.predicting if self.causal else _not_ignored(self.target)
+            masks += [(self.decoder_mask, False), (of_target, False)]
         return [(mask, strict) for mask, strict in masks if mask is not None and self._applies(mask, reads)]
+
+    @property
+    def predicting(self) -> Tensor | None:
+        """Return a mask of the tokens whose next one counts, (B, S) bool, if logits are compared with the next token.
+
+        The last token has no next one. None if there are no tokens.
+        """
+        shapes = [
+            self._leading(name, tensor)
+            for name, tensor in self.named
+            if tensor.ndim > 1 and not _is_mask(name) and (name in (*DECODER, "labels")) == self.two_sided
+        ]
+        if not shapes:
+            return None
+        mask, target = self.decoder_mask if self.two_sided else self.mask, self.target
+        known = [values.shape for values in (mask, target) if values is not None]
+        shape = next((shape for shape in shapes if shape in known), shapes[0])
+        counts = torch.ones(shape, dtype=torch.bool, device=self.inputs[0].device)
+        if mask is not None and mask.shape == shape:
+            counts = counts & mask
+        following = torch.cat([counts[:, 1:], torch.zeros_like(counts[:, :1])], 1) & counts
+        if (kept := _not_ignored(target)) is not None and kept.ndim == 2:
+            kept = kept[:, 1:] if kept.shape == shape else kept  # or it is that of the next tokens already
+            if kept.shape == counts[:, 1:].shape:
+                following[:, :-1] &= kept
+        return following
 
     def _applies(self, mask: Tensor, reads: frozenset[str] | None) -> bool:
         """Return whether a mask applies to values: they depend on an input of its shape, if there is one.
@@ -396,6 +424,8 @@ def read_batch(
     else:
         arguments, keywords = _as_arguments(inputs), {}
         _, target = _oriented(dict(enumerate(arguments)), target, collated)
+    if isinstance(target, (int, float, np.generic)):  # of a single example
+        target = torch.tensor(target)
     mask, masked_by = as_tensor(mask), ""
     mask_given = mask is not None
     named = {**_named(arguments, names), **keywords}

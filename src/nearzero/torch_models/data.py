@@ -20,7 +20,7 @@ from nearzero.torch_models.batches import Batch, as_tensor, leaves
 from nearzero.torch_models.snapshot import is_constant
 from nearzero.torch_models.state import RandomStates
 
-__all__ = ["BatchSource", "MemoryBudget", "is_collated", "is_out_of_memory"]
+__all__ = ["BatchSource", "MemoryBudget", "bytes_of", "is_collated", "is_out_of_memory"]
 
 DEFAULT_BATCH = 256
 SAMPLED = 4096  # values of a tensor that tell whether it is the same in every pass
@@ -50,6 +50,7 @@ class BatchSource:
         axis: the dimension of the inputs that holds the examples; None if it isn't known.
         whole: whether batches can't be cut although it is known.
         mask_first: whether masks among the inputs have the examples first nevertheless.
+        causal: whether the logits at a token are compared with the next token.
         batched: whether nearzero or a loader makes the batches from examples, so that no item is a single one.
 
     Raises:
@@ -61,7 +62,7 @@ class BatchSource:
     ) -> None:
         self.dtype: torch.dtype | None = None
         self.axis: int | None = 0
-        self.mask_first = self.whole = False
+        self.mask_first = self.whole = self.causal = False
         self._read = read
         self._fingerprints: dict[tuple[int, torch.dtype | None], int] = {}
         with running("the data can't be read"):
@@ -135,7 +136,7 @@ class BatchSource:
                 f"the inputs of batch {number} ({batch.describe()}) don't have the examples on dimension {self.axis}; "
                 "choose with batch_axis=..."
             )
-        return replace(cut, whole=self.whole) if self.whole else cut
+        return replace(cut, whole=self.whole, causal=self.causal)
 
     def _pass_of_held(self) -> Iterator[Any]:
         """Yield the items, of which those that are held aren't read again."""
@@ -227,7 +228,7 @@ def _bytes_to_hold(item: Any) -> float:
         or (isinstance(part, Tensor) and part.layout == torch.strided and not part.is_nested)
         for part in parts
     )
-    return sum(map(_bytes, parts)) if countable else float("inf")
+    return sum(map(bytes_of, parts)) if countable else float("inf")
 
 
 def _fingerprint(batch: Batch) -> int:
@@ -333,7 +334,7 @@ def _all_items(data: Iterator[Any], limit: int) -> list[Any]:
     items, size = [], 0
     for item in data:
         items.append(item)
-        size += sum(map(_bytes, leaves(item)))
+        size += sum(map(bytes_of, leaves(item)))
         if size > limit:
             raise InputError(
                 f"data can be read only once, and keeping them takes more than {memory_text(limit)}; give a "
@@ -342,7 +343,7 @@ def _all_items(data: Iterator[Any], limit: int) -> list[Any]:
     return items
 
 
-def _bytes(value: Any) -> int:
+def bytes_of(value: Any) -> int:
     """Return the bytes of an array or a dense tensor; 0 for all else."""
     if isinstance(value, Tensor):
         return value.nbytes if value.layout == torch.strided and not value.is_nested else 0
@@ -378,7 +379,7 @@ class MemoryBudget:
 
     def rows(self, batch: Batch) -> int:
         """Return the number of examples that fit in memory, beside the inputs of this batch and the next."""
-        inputs = 2 * sum(map(_bytes, batch.inputs))
+        inputs = 2 * sum(map(bytes_of, batch.inputs))
         free = min(self._most, max(self.limit / 4, SHARE * self.limit - inputs))
         return max(1, int(free / (self._per_element * batch.elements)))
 

@@ -45,11 +45,14 @@ class RowAxes:
 
     Attributes:
         examples, tokens: the dimensions; values of pairs of tokens have two of them, values of whole examples none.
+        several: whether an example has several rows on its dimension, which follow one another. They are its tokens
+            if that dimension is among those of tokens too.
         problem: why they aren't known; "" if they are.
     """
 
     examples: int = 0
     tokens: tuple[int, ...] = ()
+    several: bool = False
     problem: str = ""
 
 

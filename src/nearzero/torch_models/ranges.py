@@ -21,7 +21,7 @@ from nearzero.errors import InputError
 from nearzero.perturbations.perturbation import Side
 from nearzero.perturbations.ranges import Ranges, UnitRange
 from nearzero.torch_models.assumptions.routing import RowSource
-from nearzero.torch_models.batches import Batch
+from nearzero.torch_models.batches import IGNORED, Batch
 from nearzero.torch_models.data import MemoryBudget
 from nearzero.torch_models.forward import logits_with_hooks
 from nearzero.torch_models.hooks import LayerHook
@@ -66,13 +66,16 @@ def counted_rows(values: Tensor, layer: Layer, batch: Batch) -> Tensor | None:
             selected = None if before is None else before[routed.index]
             row_mask = None if selected is None else _row_mask(selected, row_shape)
         else:
-            row_mask = _row_mask(mask, row_shape) if axes is None else _placed(mask, row_shape, axes)
-        if row_mask is None and strict:
+            place = _placed_choices if strict and mask.ndim == 3 else _placed
+            row_mask = _row_mask(mask, row_shape) if axes is None else place(mask, row_shape, axes)
+        of_examples = mask.ndim == 1 and len(mask) == batch.inputs[0].shape[batch.axis or 0]
+        if row_mask is None and (strict or of_examples):
             problem = "" if axes is None or not axes.problem else f" ({axes.problem})"
+            name = "mask" if strict else f"mask of targets that aren't {IGNORED},"
             raise LayerError(
                 layer,
-                f"has values {tuple(values.shape)}, which the mask {tuple(mask.shape)} doesn't fit{problem}; leave the "
-                "layer out, or give data without a mask by prepare=...",
+                f"has values {tuple(values.shape)}, which the {name} {tuple(mask.shape)} doesn't fit{problem}; leave "
+                "the layer out, or give data without a mask by prepare=...",
             )
         if row_mask is not None:
             counted = row_mask if counted is None else counted & row_mask
@@ -142,12 +145,19 @@ def _placed(mask: Tensor, row_shape: torch.Size, axes: RowAxes) -> Tensor | None
 
     A row of several tokens counts if all of them do.
     """
-    if axes.problem or row_shape[axes.examples] != mask.shape[0]:
+    each, rest = divmod(row_shape[axes.examples], mask.shape[0])
+    if axes.problem or rest or (each > 1 and not axes.several):
         return None
     if mask.ndim > 2:  # pixels
         others = [size for axis, size in enumerate(row_shape) if axis != axes.examples]
-        return mask.movedim(0, axes.examples) if list(mask.shape[1:]) == others else None
+        if list(row_shape) == [mask.numel()]:
+            return mask.reshape(-1)
+        return mask.movedim(0, axes.examples) if list(mask.shape[1:]) == others and each == 1 else None
     tokens = axes.tokens if mask.ndim == 2 else ()
+    if axes.examples in tokens:
+        if each != mask.shape[1]:
+            return None
+        mask, tokens, each = mask.reshape(-1), (), 1
     if mask.ndim > 1 and not tokens:
         if len(row_shape) > 1:
             return None
@@ -155,11 +165,27 @@ def _placed(mask: Tensor, row_shape: torch.Size, axes: RowAxes) -> Tensor | None
     if any(row_shape[axis] != mask.shape[1] for axis in tokens):
         return None
     counted = torch.ones(row_shape, dtype=torch.bool, device=mask.device)
+    mask = mask.repeat_interleave(each, 0)
     for axis in tokens or (axes.examples,):
         shape = [1] * len(row_shape)
         shape[axes.examples], shape[axis] = mask.shape[0], mask.shape[-1]
         counted &= (mask.t() if axis < axes.examples else mask).reshape(shape)
     return counted
+
+
+def _placed_choices(mask: Tensor, row_shape: torch.Size, axes: RowAxes) -> Tensor | None:
+    """Return a mask of the tokens of choices (B, C, S) as a mask of rows; None if it doesn't fit.
+
+    The rows of a choice as a whole count if any of its tokens does.
+    """
+    others = [size for axis, size in enumerate(row_shape) if axis != axes.examples]
+    if not axes.several and not axes.tokens:
+        mask = mask.any(2) if others == [mask.shape[1]] else mask.flatten(1).any(1)
+        return _row_mask(mask, row_shape) if axes.examples == 0 and len(others) < 2 else None
+    if not axes.several or list(row_shape) == [mask.numel()]:
+        return _placed(mask, row_shape, axes)
+    choices_alone = axes.tokens or row_shape[axes.examples] == mask.shape[:2].numel()
+    return _placed(mask.flatten(0, 1), row_shape, axes) if choices_alone else None
 
 
 def layer_ranges(

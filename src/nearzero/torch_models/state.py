@@ -133,7 +133,6 @@ class Model:
         before: the state of the module, as `untouched` gives it.
         output: takes what the module returns and returns the logits; or the key or index of the logits in it;
             None to look for them.
-        writes_inputs: whether the module writes into its inputs, so that it gets copies of them; None if unknown.
         example_axis: the dimension of the logits that holds the examples, which `logits` moves to the front.
         class_axis: the dimension of the classes in what `logits` returns, before `reading` is known; None if several
             fit, or if there is none.
@@ -148,7 +147,6 @@ class Model:
     module: nn.Module
     before: Snapshot
     output: Output | None = None
-    writes_inputs: bool | None = None
     example_axis: int = 0
     class_axis: int | None = None
     dimensions: int | None = None
@@ -185,15 +183,18 @@ class Model:
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits of a batch, or what `reading` turns into logits, from a full forward pass.
 
-        A pass is a function of the batch alone: it starts from the same attributes and random states.
+        A pass is a function of the batch alone: it starts from the same attributes and random states, and gets copies
+        of the inputs, which it may write into.
 
         Raises:
             InputError: the module returns no logits.
         """
+        return self.logits_of_copy(batch.copy())
+
+    def logits_of_copy(self, batch: Batch) -> Tensor:
+        """Return the same, from a pass that gets the inputs themselves and may change them."""
         self.before.restore()
         seed_all()
-        batch = batch.copy(tensors=bool(self.writes_inputs))
-        versions = batch.versions
         with running(f"the model fails on a batch of {batch.describe()}"):
             with self.before.same_hooks():
                 output = self.module(*batch.arguments, **batch.keywords)
@@ -210,11 +211,6 @@ class Model:
                 "function from what the model returns to its logits"
             )
         self.assumptions.record("logits", *place, "output=")
-        if batch.versions != versions and self.writes_inputs is False:
-            raise InputError(
-                f"the model writes into its inputs, on a batch of {batch.describe()} and not on the first one; give it "
-                "copies by prepare=..."
-            )
         self.dimensions = self.dimensions or logits.ndim
         if logits.ndim != self.dimensions:
             raise InputError(

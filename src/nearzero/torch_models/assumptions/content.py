@@ -33,29 +33,31 @@ SHARE = 1e-5  # the same, as a share of the change of other logits
 
 
 def _contents(batch: Batch, shape: tuple[int, ...]) -> list[Tensor]:
-    """Return the inputs that are tokens, one or more numbers for each, by their leading dimensions (B, S).
+    """Return the inputs that are tokens, one or more numbers for each, by their leading dimensions (B, S) or (B, C, S).
 
     Of an encoder and a decoder these are the encoder's.
     """
     return [
         tensor
         for name, tensor in batch.named
-        if tensor.shape[:2] == (shape[::-1] if batch.axis else shape)
+        if tensor.shape[: len(shape)] == (shape[::-1] if batch.axis else shape)
         and name not in (*DECODER, "labels")
-        and _is_content(name, tensor)
+        and _is_content(name, tensor, len(shape))
     ]
 
 
-def _is_content(name: str, tensor: Tensor) -> bool:
+def _is_content(name: str, tensor: Tensor, ndim: int) -> bool:
     if (
         tensor.layout != torch.strided
         or tensor.dtype == torch.bool
         or any(word in name for word in NO_CONTENT)
     ):
         return False
-    if tensor.ndim == 2 and bool(((tensor == 0) | (tensor == 1) | (tensor <= ADDED)).all()):  # perhaps a mask
+    if tensor.ndim == ndim and bool(
+        ((tensor == 0) | (tensor == 1) | (tensor <= ADDED)).all()
+    ):  # perhaps a mask
         return False
-    return tensor.is_floating_point() or tensor.ndim == 2
+    return tensor.is_floating_point() or tensor.ndim == ndim
 
 
 def moved_by(model: Model, batch: Batch, where: Tensor, logits: Tensor) -> Tensor | None:
@@ -64,7 +66,7 @@ def moved_by(model: Model, batch: Batch, where: Tensor, logits: Tensor) -> Tenso
     Args:
         model: the model.
         batch: some examples.
-        where: (B, S), True for tokens to change.
+        where: (B, S), or (B, C, S) for the tokens of several choices, True for tokens to change.
         logits: the logits without a change.
 
     Returns:
@@ -86,13 +88,13 @@ def moved_by(model: Model, batch: Batch, where: Tensor, logits: Tensor) -> Tenso
     if after.shape != logits.shape:
         return None
     after, logits = model.tokens_second(after), model.tokens_second(logits)
-    count = where.shape[1]
-    if logits.ndim == 3 and logits.shape[1] == count:
+    count = where.shape[-1]
+    if logits.ndim == 3 and where.ndim == 2 and logits.shape[1] == count:
         pairs = zip(after.split(TOKENS, 1), logits.split(TOKENS, 1), strict=True)
         return torch.cat([_distance(new, old).amax(-1) for new, old in pairs], 1)
     if logits.shape == where.shape and model.class_axis is None:  # one number for each token
         return _distance(after, logits)
-    if count in logits.shape[1:]:
+    if where.ndim == 2 and count in logits.shape[1:]:
         return _distance(after, logits).amax(1) if logits.ndim == 3 else None
     return _distance(after, logits).flatten(1).amax(1) if logits.ndim > 1 else _distance(after, logits)
 
@@ -165,7 +167,13 @@ class _ChangedEmbedding(TorchDispatchMode):
     def __init__(self, indices: Sequence[Tensor], where: Tensor) -> None:
         super().__init__()
         pairs = [(tokens, where) for tokens in indices]
-        self._changes = [*pairs, *((tokens.t(), where.t()) for tokens, where in pairs)]
+        if where.ndim == 2:
+            self._changes = [*pairs, *((tokens.t(), where.t()) for tokens, where in pairs)]
+        else:  # choices may be laid out as examples
+            self._changes = [
+                *pairs,
+                *((tokens.flatten(0, 1), where.flatten(0, 1)) for tokens, where in pairs),
+            ]
         self.seen = False
 
     def __torch_dispatch__(

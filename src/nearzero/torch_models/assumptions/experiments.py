@@ -24,7 +24,7 @@ from nearzero.torch_models.forward import check_repeats, distance, greatest
 from nearzero.torch_models.masks import OVERRIDE
 from nearzero.torch_models.state import Model
 
-__all__ = ["BatchAxis", "Cuts", "changed_by_a_pass", "find_cuts"]
+__all__ = ["GIVE_BATCHES", "BatchAxis", "Cuts", "changed_by_a_pass", "find_cuts", "logits_of_one"]
 
 BatchAxis = int | Literal["none"] | None
 FEW = 4  # examples
@@ -32,6 +32,7 @@ FEW = 4  # examples
 # other numbers of examples take other kernels, which sum in another order.
 ROUNDING = {8: 1e-8, 4: 1e-4, 2: 5e-2, 1: 5e-2}
 AXES = (0, 1)
+GIVE_BATCHES = "give batches, such as DataLoader(data, batch_size=...)"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def find_cuts(
         InputError: the batch is a single example, can't have its examples on the dimension that is given, or
             has targets or a mask of as many examples as tokens that can be read in two ways.
     """
-    model = replace(model, writes_inputs=True, dimensions=None, assumptions=Assumptions())  # leaves no traces
+    model = replace(model, dimensions=None, assumptions=Assumptions())  # leaves no traces
     if given is not None:
         if given == "none":
             return Cuts(None, source="given")
@@ -114,9 +115,11 @@ def find_cuts(
             f"it isn't known whether examples or tokens come first in inputs {batch.describe()}, and both would fit; "
             f"give {turned}batch_axis='none' if the targets and the mask have them in the order of the logits"
         )
-    if not possible and not random:
-        _refuse_examples_elsewhere(model, batch)
-        return Cuts(None, source=f"inputs {batch.describe()} of {len(batch)} examples")
+    if not possible:
+        _refuse_single(model, batch, batched=batched)
+        if not random:
+            _refuse_examples_elsewhere(model, batch)
+            return Cuts(None, source=f"inputs {batch.describe()} of {len(batch)} examples")
     if random:
         _refuse_other_counts(model, batch)
     else:
@@ -353,24 +356,52 @@ def _not_first(shape: tuple[int, ...], batch: Batch) -> InputError:
 def _refuse_other_readings(model: Model, batch: Batch, *, batched: bool) -> None:
     """Refuse a batch that can't be cut if its logits aren't those of its examples.
 
-    An item of the data may be one example, without a dimension for several: it is one if the model gives the
-    same logits for it in a batch of one, and no targets say otherwise.
-
     Raises:
         InputError: the item is one example, or has another number of logits than examples.
     """
-    if batch.target is not None and batch.target.ndim and len(batch.target) == len(batch.inputs[0]):
+    several, target = any(tensor.ndim > 1 for tensor in batch.inputs), batch.target
+    if several and target is not None and target.ndim and len(target) == len(batch.inputs[0]):
         return
     whole = _logits(model, batch)
     if whole is None or (
         whole.ndim == 2 and len(whole) == len(batch)
     ):  # the items are the same in both readings
         return
-    stacked = None if batched else _logits(model, batch.stacked())
-    single = stacked is not None and _fits(stacked, whole[None], torch.tensor([0]), 1, 0, _rounding(model))
+    single = not batched and _is_single(model, batch, whole)
     if single or (whole.ndim == 1 and not (batched and len(whole) == len(batch))):
         raise InputError(
             f"the logits {tuple(whole.shape)} of inputs {batch.describe()} aren't those of {len(batch)} examples; if "
-            "an item of your data is one example, give batches, such as DataLoader(data, batch_size=...); if the "
-            "examples of a batch depend on each other, give batch_axis='none'"
+            f"an item of your data is one example, {GIVE_BATCHES}; if the examples of a batch depend on each other, "
+            "give batch_axis='none'"
         )
+
+
+def _refuse_single(model: Model, batch: Batch, *, batched: bool) -> None:
+    """Refuse an item of the data that is a single example, whose inputs share no dimension of examples.
+
+    Raises:
+        InputError: the item is one example.
+    """
+    whole = None if batched else _logits(model, batch)
+    one_target = batch.target is not None and batch.target.ndim == 0
+    if whole is None or (len(whole) == len(batch) and not (one_target and whole.ndim == 1)):
+        return
+    if _is_single(model, batch, whole):
+        raise InputError(
+            f"an item of your data is one example, with inputs {batch.describe()} and logits {tuple(whole.shape)}; "
+            f"{GIVE_BATCHES}"
+        )
+
+
+def _is_single(model: Model, batch: Batch, whole: Tensor) -> bool:
+    """Return whether the logits of an item of the data are those of the only example of a batch."""
+    stacked = logits_of_one(model, batch)
+    return stacked is not None and _fits(stacked, whole[None], torch.tensor([0]), 1, 0, _rounding(model))
+
+
+def logits_of_one(model: Model, item: Batch) -> Tensor | None:
+    """Return the logits of an item of the data as the only example of a batch; None if the model fails on it."""
+    try:
+        return _logits(model, item.stacked())
+    except Exception:  # an input may have no dense form
+        return None

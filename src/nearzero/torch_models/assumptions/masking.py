@@ -13,7 +13,7 @@ from nearzero.errors import InputError
 from nearzero.torch_models.assumptions.content import SHARE, moved_by, rounding_of
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import BatchSource
-from nearzero.torch_models.masks import OPEN, OVERRIDE, MaskReader
+from nearzero.torch_models.masks import OPEN, OVERRIDE, MaskReader, is_length, mask_of_lengths
 from nearzero.torch_models.state import Model
 
 __all__ = ["read_masks"]
@@ -44,11 +44,12 @@ def read_masks(model: Model, source: BatchSource, masks: MaskReader, most: int) 
         if masked is not None or not (name or batch.prepared):
             break
     if not name:
-        _refuse_unnamed(model, source, most)
-        value, known = (
-            ("1 or True where it counts", "given") if given else ("none", "no input has the name of one")
-        )
-        record("mask", value, known, "prepare=")
+        value, known = "1 or True where it counts", "given"
+        if not given:
+            masks.lengths, masked, value, known = _try_lengths(model, source, most)
+        if not masks.lengths:
+            _refuse_unnamed(model, source, most)
+        record("mask", masks.describe(masks.lengths) if masks.lengths else value, known, "prepare=")
         return masked
     turned, known = False, "its name; no token is masked in the first batches"
     if masked is not None:
@@ -60,6 +61,40 @@ def read_masks(model: Model, source: BatchSource, masks: MaskReader, most: int) 
         masked = masked and replace(masked, mask=None if masked.mask is None else ~masked.mask)
     record("mask", masks.describe(name), known, "prepare=")
     return masked
+
+
+def _try_lengths(model: Model, source: BatchSource, most: int) -> tuple[str, Batch | None, str, str]:
+    """Find out whether an input holds the number of tokens of each example that count.
+
+    Returns:
+        The name of the input, "" if it isn't to be read as a mask; examples with fewer tokens than others; what is
+        read, and how that is known.
+    """
+    seen, value, known = False, "none", "no input has the name of one"
+    for batch in islice(source, FIRST):
+        for name, tensor in batch.named:
+            if not is_length(name) or tensor.is_floating_point() or tensor.ndim != 1:
+                continue
+            seen, value = True, f"none; {name} isn't read as a mask"
+            known = "no token is beyond it in the first batches"
+            mask = None if batch.prepared else mask_of_lengths(tensor, dict(batch.named))
+            if mask is None:
+                return (
+                    "",
+                    None,
+                    value,
+                    "prepare= gives none" if batch.prepared else "it isn't a number of tokens",
+                )
+            few = _masked_examples(replace(batch, mask=mask, masked_by=name), most)
+            if few is not None:
+                kept, _ = _readings(model, few, model.logits(few))
+                if kept:
+                    return name, few, "", "what is beyond it moves no logits"
+                known = "it can't be tried on the model" if kept is None else "what is beyond it moves logits"
+                return "", None, value, known
+        if not seen:
+            break
+    return "", None, value, known
 
 
 def _refuse_unnamed(model: Model, source: BatchSource, most: int) -> None:
@@ -99,9 +134,10 @@ def _possible_masks(batch: Batch) -> Iterator[tuple[str, Tensor]]:
 
 def _masked_examples(batch: Batch, most: int) -> Batch | None:
     """Return some examples of a batch whose tokens are masked in part; None if there are none."""
-    if batch.mask is None or batch.mask.ndim != 2:
+    if batch.mask is None or batch.mask.ndim < 2:
         return None
-    partly = (batch.mask.any(1) & ~batch.mask.all(1)).nonzero()[:most, 0]
+    tokens = batch.mask.flatten(1)
+    partly = (tokens.any(1) & ~tokens.all(1)).nonzero()[:most, 0]
     if not len(partly):
         return None
     return batch.take(partly) if batch.divisible else batch  # one that can't be cut is run as it is
@@ -189,8 +225,9 @@ def _is_followed_when_turned(model: Model, few: Batch, mask: Tensor) -> bool:
     if everything is None:
         return False
     slack = max(SHARE * float(everything.amax()), rounding_of(logits))
-    partly = mask.any(1) & ~mask.all(1)  # of the others all tokens, or none, would be left out
-    return bool(_is_followed(model, turned, ~mask | ~partly[:, None], logits, slack))
+    tokens = mask.flatten(1)
+    whole = ~tokens.any(1) | tokens.all(1)  # of these all tokens, or none, would be left out
+    return bool(_is_followed(model, turned, ~mask | whole.view(-1, *[1] * (mask.ndim - 1)), logits, slack))
 
 
 def _exchanged(mask: Tensor) -> Tensor:

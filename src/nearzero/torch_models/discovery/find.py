@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
+from nearzero.support.users import place
 from nearzero.torch_models.assumptions.origins import TracedOutput
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.data import is_out_of_memory
+from nearzero.torch_models.data import bytes_of, is_out_of_memory
 from nearzero.torch_models.discovery.watch import Watch
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.snapshot import Snapshot
@@ -32,8 +33,8 @@ class Discovery:
         found: the layers and the outputs of all other modules, in the order of the forward pass; their names
             don't have the number of the call.
         batch: the batch of the first pass.
-        bytes: the new memory that the operations of this pass took for their results, for all examples of the
-            batch.
+        bytes: the new memory that this pass took for copies of the inputs and the results of operations, for all
+            examples of the batch.
         called: the paths of the modules that were called.
         idle: the paths of the modules with weights that were neither called nor read.
         problems: by path, why a module that was called can't be probed.
@@ -143,18 +144,17 @@ class CannotRunError(InputError):
 def find_layers(model: Model, batch: Batch) -> Discovery:
     """Return the layers of a model, found in one forward pass on a batch.
 
-    Sets `model.writes_inputs` and `model.outside` too, which stay set once a pass has found them.
+    Sets `model.outside` too, which stays set once a pass has found it.
 
     Raises:
         CannotRunError: the model can't be run on the batch.
         InputError: the model returns no logits, or changes its weights.
     """
     model.before.restore_all()
-    written = bool(model.writes_inputs)
-    copy, model.writes_inputs = batch.copy(), None
-    tensors = Snapshot({str(place): tensor for place, tensor in enumerate(copy.inputs)})
-    objects = Snapshot(copy.objects)
     for follow in (True, False):  # if some operation can't be followed, the modules still can
+        copy = batch.copy()
+        known = batch.objects
+        shared = Snapshot({name: value for name, value in copy.objects.items() if value is known[name]})
         watch = Watch(model.module, copy.named)
         seed_all()
         states = RandomStates()
@@ -169,26 +169,26 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
                     f"the device's memory doesn't hold a batch of {batch.describe()}; use smaller batches"
                 ) from error
             if not follow:
+                where = f" ({found})" if (found := place(error)) else ""
                 raise CannotRunError(
-                    f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}; prepare=... makes "
-                    "what it takes"
+                    f"the model can't be run on a batch of {batch.describe()}: {_reason(error)}{where}; prepare=... "
+                    "makes what it takes"
                 ) from error
-    if changed := objects.changed():  # `model.logits` passes copies of those that can be copied
-        objects.restore_all()
+    if changed := shared.changed():
+        shared.restore_all()
         raise InputError(
             f"the model changes its input {changed[0]!r}, which can't be copied; give a new one in each batch by "
             "prepare=..."
         )
     model.before.changed()  # notes tensors that a pass writes to without a new version
     drawing = states.moved(torch_too=not follow)
-    model.writes_inputs = written or bool(tensors.changed())
     model.outside = model.outside or (
         "it runs in several threads" if watch.threaded else drawing and f"{drawing} draws random numbers"
     )
     discovery = Discovery(
         found=tuple(watch.found(logits)),
         batch=batch,
-        bytes=watch.bytes,
+        bytes=watch.bytes + sum(map(bytes_of, copy.inputs)),
         called=frozenset(watch.calls),
         idle=watch.idle,
         problems=watch.problems,
@@ -215,7 +215,7 @@ def _watched(model: Model, batch: Batch, watch: Watch, *, follow: bool) -> Tenso
                 stack.callback(module.register_forward_hook(watch.leave, with_kwargs=True).remove)
         if follow:
             stack.enter_context(watch)
-        return model.logits(batch)
+        return model.logits_of_copy(batch)
 
 
 def names_passed_on(model: Model, batch: Batch) -> tuple[str, ...]:
@@ -227,10 +227,11 @@ def names_passed_on(model: Model, batch: Batch) -> tuple[str, ...]:
     if count <= len(positional_names(model.module)):
         return ()
     found: list[tuple[str, ...]] = []
+    copy = batch.copy()
 
     def look(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         same = len(args) >= count and all(
-            given is own for given, own in zip(args, batch.arguments, strict=False)
+            given is own for given, own in zip(args, copy.arguments, strict=False)
         )
         if same and len(names := positional_names(module)) >= count:
             found.append(names[:count])
@@ -239,7 +240,7 @@ def names_passed_on(model: Model, batch: Batch) -> tuple[str, ...]:
         for module in model.module.modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 stack.callback(module.register_forward_pre_hook(look).remove)
-        model.logits(batch)
+        model.logits_of_copy(copy)
     return found[0] if found else ()
 
 
