@@ -151,6 +151,14 @@ def sometimes(net: Two, h: Tensor) -> Tensor:
     return h
 
 
+def buffered(net: Two, h: Tensor) -> Tensor:
+    """Let the second activation have the examples in another order, in a buffer with rows of zeros."""
+    order = h[:, 0].argsort()
+    buffer = h.new_zeros(32, 8)
+    buffer[: len(h)] = h[order]
+    return net.other(buffer)[order.argsort()]
+
+
 class Stateful(Net):
     """A model whose pass depends on how many there were."""
 
@@ -296,6 +304,22 @@ TRUTHS = [
         Two(sometimes),
         BATCHES,
         {"design": DESIGN},
+    ),
+    Truth(
+        "rows of layer other",
+        "all count in its ranges, those of padding too",
+        "it isn't known which of its values belong to which example",
+        "layers=",
+        Two(buffered),
+    ),
+    Truth(
+        "targets",
+        "classes 0 and 1",
+        "floating-point numbers that are 0 or 1",
+        "prepare=",
+        Net(output=lambda z: z[:, 0]),
+        (X, (Y > 0).float()),
+        {"metrics": "accuracy"},
     ),
     Truth("use of layer :sigmoid", "left out", "a part of another function", "layers=", Two(gated), X),
     Truth(
@@ -455,7 +479,7 @@ def of_outputs() -> list[Override]:
 
 def of_data() -> list[Override]:
     model, data = masked("attention_mask")
-    centred, plain = Net(after=lambda h: h - h.mean(0)), Net()
+    centred, plain, single = Net(after=lambda h: h - h.mean(0)), Net(), Net(output=lambda z: z[:, 0])
 
     def prepare(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         rest = dict(batch)
@@ -471,6 +495,16 @@ def of_data() -> list[Override]:
     by_mask = "the shapes of logits and targets, and the mask that prepare= gives"
     return [
         Override("mask", "prepare=", model, data, given, "1 or True where it counts", counted),
+        Override(
+            "targets",
+            "prepare=",
+            single,
+            (X, (Y > 0).float()),
+            {"prepare": lambda batch: (batch[0], 1 - batch[1].long(), None)},
+            None,
+            lambda: ((hooked(single, half, X) > 0) == (Y == 0)).float(),
+            metric="accuracy",
+        ),
         Override("items", "prepare=", model, data, given, "40 tokens of 10 examples", counted, by_mask),
         Override("cuts of batches", "batch_axis=", centred, X, {"batch_axis": 0}, CUT, in_blocks, rows=2),
         Override(
@@ -511,7 +545,7 @@ def _quantiles(z: Tensor) -> Tensor:
 
 def of_layers() -> list[Override]:
     plain, gate, many = Net(), Two(gated), Two(heads)
-    some, narrow, other = Two(sometimes), Two(always, width=4), unknown()
+    some, narrow, other, padded = Two(sometimes), Two(always, width=4), unknown(), Two(buffered)
     basis = torch.linalg.qr(drawn(5, 8, 2))[0]
     one, two = torch.eye(4)[:, :1], torch.eye(8)[:, :2]
     scale = torch.ones(8).index_fill(0, torch.tensor([0, 3]), 0.5)
@@ -578,6 +612,15 @@ def of_layers() -> list[Override]:
             relu_range,
             before=LINEAR,
             layer="first",
+        ),
+        Override(
+            "rows of layer other",
+            "layers=",
+            padded,
+            X,
+            {"layers": "act"},
+            None,
+            lambda: hooked(padded, half, X)[:, 1],
         ),
         Override("reach of layer other", "layers=", some, BATCHES, {"layers": "act"}, None, of_reached),
         Override(
