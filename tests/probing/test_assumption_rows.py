@@ -321,6 +321,15 @@ TRUTHS = [
         (X, (Y > 0).float()),
         {"metrics": "accuracy"},
     ),
+    Truth(
+        "metric spread",
+        "one number for each batch, averaged over batches by their items",
+        "numbers for halves of a batch have another mean",
+        "metrics=",
+        Net(),
+        [X[:16], X[16:]],
+        {"metrics": {"spread": lambda logits, target: logits[:, 1].std()}},
+    ),
     Truth("use of layer :sigmoid", "left out", "a part of another function", "layers=", Two(gated), X),
     Truth(
         "use of layer other", "left out", "its units lie on dimensions 1 and 2", "unit_axis=", Two(heads), X
@@ -504,6 +513,17 @@ def of_data() -> list[Override]:
             None,
             lambda: ((hooked(single, half, X) > 0) == (Y == 0)).float(),
             metric="accuracy",
+        ),
+        Override(
+            "metric spread",
+            "metrics=",
+            plain,
+            [X[:16], X[16:]],
+            {"metrics": {"spread": logit}},
+            None,
+            lambda: hooked(plain, half, X)[:, 1],
+            before={"metrics": {"spread": lambda logits, target: logits[:, 1].std()}, "keep_items": False},
+            metric="spread",
         ),
         Override("items", "prepare=", model, data, given, "40 tokens of 10 examples", counted, by_mask),
         Override("cuts of batches", "batch_axis=", centred, X, {"batch_axis": 0}, CUT, in_blocks, rows=2),
@@ -764,7 +784,7 @@ def test_halves_are_those_of_the_design() -> None:
 
 
 def kind(what: str) -> str:
-    return what.partition(" of layer ")[0]
+    return "metric" if what.startswith("metric ") else what.partition(" of layer ")[0]
 
 
 def test_every_row_is_in_these_tests() -> None:
@@ -782,7 +802,7 @@ def test_every_row_is_in_these_tests() -> None:
     for file in Path(inspect.getfile(nz.probe)).parents[1].rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         text = re.sub(r">>> .*", "", text)
-        recorded |= set(re.findall(r'record\(\s*f?"([a-z ]+?)(?: of layer \{|")', text))
+        recorded |= set(re.findall(r'record\(\s*f?"([a-z ]+?)(?: of layer \{| \{|")', text))
         for argument in re.findall(r'"([a-z_]+)="', text):
             assert argument in arguments, f"{file}: {argument}="
     assert recorded == set(readings)
