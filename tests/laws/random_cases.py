@@ -145,10 +145,12 @@ def arguments_of(traits: Traits, batches: list[KnownBatch], given: Collection[st
             target = permuted(target, ITEMS[traits.items] + "C", first)
         return inputs, target, batch.mask
 
+    # with flattened targets, batches aren't cut, and `class_axis` is that of the output as it is
+    raw = traits.flat and not layout.startswith("N")
     return {
         "output": output,
         "output_kind": held_by(traits.kind),
-        "class_axis": "none" if none else first.index("C"),
+        "class_axis": None if raw else "none" if none else first.index("C"),
         "causal": None if unturned and shifted(traits) else shifted(traits),
         "batch_axis": "none" if whole else traits.inputs.index("N"),
         "unit_axis": traits.units.index("U"),

@@ -27,6 +27,8 @@ def probed(case: Case, given: Mapping[str, Any]) -> dict[tuple[str, float], dict
     layers = None if case.traits.default else case.layer
     levels = {family: list(values) for family, values in LEVELS.items()}
     result = nz.probe(case.model, case.data, layers, levels=levels, metrics=metrics, **given)
+    if case.layer not in result.layers:  # a default layer that can't be probed
+        raise nz.InputError("; ".join(note for note in result.notes if note.startswith(case.layer)))
     response = result.response.sel(layer=case.layer)
     found = {("", 0.0): {name: float(response[f"unperturbed_{name}"]) for name in metrics}}
     for family, values in LEVELS.items():

@@ -388,6 +388,21 @@ def test_auxiliary_logits_arent_taken_for_the_logits_by_their_name():
     assert nz.probe(model, (x, y), "act", levels=2, output="main").response.unperturbed_accuracy == 1
 
 
+def test_flattened_targets_dont_tell_classes_first_from_examples_first():
+    class ClassesFirst(Head):
+        def forward(self, x):
+            return super().forward(x).permute(2, 0, 1)
+
+    model, x = ClassesFirst(4, None), rows(20).view(4, 5, 6)
+    y = model(x).argmax(0).flatten()
+    with pytest.raises(
+        nz.InputError, match=r"flattened targets \(20,\), can be on dimension 0 or 1; give output="
+    ):
+        nz.probe(model, [(x, y)], "act", levels=2)
+    turned = {"output": lambda output: output.movedim(0, -1), "class_axis": 2}
+    assert nz.probe(model, [(x, y)], "act", levels=2, **turned).response.unperturbed_accuracy == 1
+
+
 def test_a_batch_of_one_example_is_read_as_larger_ones_are():
     """One number for each of seven points: nothing tells that these aren't classes."""
 

@@ -23,7 +23,6 @@ from nearzero.torch_models.assumptions.experiments import (
     Cuts,
     changed_by_a_pass,
     find_cuts,
-    logits_of_one,
 )
 from nearzero.torch_models.assumptions.masking import read_masks
 from nearzero.torch_models.assumptions.outputs import (
@@ -529,9 +528,8 @@ def _found_first(model: Model, sources: list[BatchSource], request: Request) -> 
     _cut(sources, cuts)
     rows = few if cuts.axis == batch.axis else SAMPLE
     few_examples = next(sources[0].first(sources[0].dtype).blocks(rows))
-    if (
-        len(few_examples) == 1 and few_examples.divisible
-    ):  # its logits don't tell examples from other dimensions
+    if len(few_examples) == 1 and few_examples.divisible:
+        # the logits of one example don't tell which dimension holds the examples
         few_examples = few_examples.take(torch.zeros(SAMPLE, dtype=torch.long))
     discovery = find_layers(model, few_examples)
     changed: list[str] = []
@@ -548,8 +546,12 @@ def _refuse_single(model: Model, source: BatchSource) -> None:
     Raises:
         InputError: the item is one example.
     """
-    item = source.first(model.dtype)
-    if source.batched or (logits := logits_of_one(model, item)) is None or len(logits) != 1:
+    try:
+        item = source.first(model.dtype)
+        stacked = None if source.batched else find_layers(model, item.stacked())
+    except Exception:  # there is no item, or the model fails on this too, or changes its parameters
+        return
+    if stacked is None or len(stacked.output.logits) != 1:
         return
     raise InputError(
         f"an item of your data is one example, with inputs {item.describe()}: the model fails on it, and not on a "

@@ -24,7 +24,7 @@ from nearzero.torch_models.forward import check_repeats, distance, greatest
 from nearzero.torch_models.masks import OVERRIDE
 from nearzero.torch_models.state import Model
 
-__all__ = ["GIVE_BATCHES", "BatchAxis", "Cuts", "changed_by_a_pass", "find_cuts", "logits_of_one"]
+__all__ = ["GIVE_BATCHES", "BatchAxis", "Cuts", "changed_by_a_pass", "find_cuts"]
 
 BatchAxis = int | Literal["none"] | None
 FEW = 4  # examples
@@ -382,8 +382,11 @@ def _refuse_single(model: Model, batch: Batch, *, batched: bool) -> None:
     Raises:
         InputError: the item is one example.
     """
+    target = batch.target
+    one_target = target is not None and target.ndim == 0
+    if target is not None and not one_target and any(tensor.ndim > 1 for tensor in batch.inputs):
+        return  # several targets, which don't fit the inputs
     whole = None if batched else _logits(model, batch)
-    one_target = batch.target is not None and batch.target.ndim == 0
     if whole is None or (len(whole) == len(batch) and not (one_target and whole.ndim == 1)):
         return
     if _is_single(model, batch, whole):
@@ -395,11 +398,11 @@ def _refuse_single(model: Model, batch: Batch, *, batched: bool) -> None:
 
 def _is_single(model: Model, batch: Batch, whole: Tensor) -> bool:
     """Return whether the logits of an item of the data are those of the only example of a batch."""
-    stacked = logits_of_one(model, batch)
+    stacked = _logits_of_one(model, batch)
     return stacked is not None and _fits(stacked, whole[None], torch.tensor([0]), 1, 0, _rounding(model))
 
 
-def logits_of_one(model: Model, item: Batch) -> Tensor | None:
+def _logits_of_one(model: Model, item: Batch) -> Tensor | None:
     """Return the logits of an item of the data as the only example of a batch; None if the model fails on it."""
     try:
         return _logits(model, item.stacked())

@@ -234,6 +234,11 @@ def choose_axis(
         return (by_trace[0], MADE) if made and by_trace is not None else (ndim - 1, "the default")
     if len(fitting) > 1 and by_trace is not None and len(by_trace) == 1 and by_trace[0] in fitting:
         return by_trace[0], MADE
+    if target.ndim == 1 and ndim > 2 and fits_targets(shape, 0, target):
+        raise InputError(
+            f"the classes of the output {shape}, with flattened targets {tuple(target.shape)}, can be on dimension 0 "
+            f"or {fitting[0]}; give output=..., a function to logits with examples first, or class_axis={fitting[0]}"
+        )
     for other, own in batches if len(fitting) > 1 else ():
         if own is not None and len(other) == ndim:
             fitting = [axis for axis in fitting if axis in _fitting(other, own, by_trace)] or fitting
