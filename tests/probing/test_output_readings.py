@@ -393,7 +393,7 @@ def test_flattened_targets_dont_tell_classes_first_from_examples_first():
         def forward(self, x):
             return super().forward(x).permute(2, 0, 1)
 
-    model, x = ClassesFirst(4, None), rows(20).view(4, 5, 6)
+    model, x = ClassesFirst(4, lambda z: z), rows(20).view(4, 5, 6)
     y = model(x).argmax(0).flatten()
     with pytest.raises(
         nz.InputError, match=r"flattened targets \(20,\), can be on dimension 0 or 1; give output="
