@@ -305,7 +305,11 @@ def resolve(
         InputError: an unknown preset or key, or a value that can't be used.
     """
     given = dict(settings or {})
-    preset = preset or given.get("preset", "quick")
+    if preset is not None and given.get("preset", preset) != preset:
+        raise InputError(
+            f"preset = {given['preset']!r} in {origin}, but the preset {preset!r} was given; give one"
+        )
+    preset = given.get("preset", "quick") if preset is None else preset
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(
             f"unknown preset {preset!r}: {did_you_mean(preset, PRESETS)}known are {', '.join(PRESETS)}"
