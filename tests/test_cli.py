@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -242,6 +244,42 @@ def test_an_interruption_says_how_to_go_on(
     code, _, err = run(capsys)
     assert_one_line(code, err, exit_code=130)
     assert "the same command goes on where it was" in err
+
+
+def test_an_interruption_while_work_is_done(tmp_path: Path) -> None:
+    """Typer takes the exception and returns an exit code, which the line must not depend on."""
+    folder = tmp_path / "study"
+    settings = {"data": "digits", "runs": 1, "units": 16, "steps": 1_000_000, "evaluate_every": 1000}
+    nz.Study.create(folder, "quick", settings)
+    command = [sys.executable, "-m", "nearzero", "train", "-q", str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and "training" not in _log(folder):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "nearzero: interrupted; the same command goes on where it was\n"
+
+
+def _log(folder: Path) -> str:
+    return (folder / "log").read_text() if (folder / "log").exists() else ""
+
+
+def test_an_interruption_during_the_imports() -> None:
+    code = (
+        "import builtins, runpy\n"
+        "imported = builtins.__import__\n"
+        "def interrupted(name, *rest, **more):\n"
+        "    if name == 'typer':\n"
+        "        raise KeyboardInterrupt\n"
+        "    return imported(name, *rest, **more)\n"
+        "builtins.__import__ = interrupted\n"
+        "runpy.run_module('nearzero', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "nearzero: interrupted before anything was done\n"
 
 
 def test_as_a_program() -> None:

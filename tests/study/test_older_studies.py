@@ -113,7 +113,7 @@ def train_and_be_interrupted(study: nz.Study) -> None:
 
 def test_one_that_was_interrupted(now: nz.Study, tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    study = make(folder)
+    make(folder)
     make_older(folder)
     train_and_be_interrupted(nz.Study.open(folder))
     assert "precision" not in (folder / "spec.toml").read_text()

@@ -13,7 +13,6 @@ Networks are kept in another folder (`nearzero.grid.networks`), so that grids ca
 
 from __future__ import annotations
 
-import io
 import json
 import tomllib
 from dataclasses import replace
@@ -37,6 +36,7 @@ from nearzero.study.spec import spec_text
 from nearzero.study.store import remedy
 from nearzero.support.checksums import FileCheck, read_recorded, verify_files, working, write_recorded
 from nearzero.support.files import claim_folder, parsing
+from nearzero.support.netcdf import load_netcdf
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -163,9 +163,8 @@ class Grid:
                 f"{self.folder} hasn't been measured yet; run `nearzero grid {self.folder / SPEC}`"
             )
         again = grid_remedy(self.folder, RESPONSES)
-        content = read_recorded(self.folder, path, again)
-        with parsing(path, again):
-            responses = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
+        responses = load_netcdf(read_recorded(self.folder, path, again), path, again).to_dataset()
+        with parsing(f"the spec in {path}", again):
             made_with = tomllib.loads(responses.attrs.get("spec", ""))
         if made_with:  # files without it are older than the attribute
             self._check_spec(path, made_with)

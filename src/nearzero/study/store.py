@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tomllib
@@ -34,6 +33,7 @@ from nearzero.networks import Stack, TwoLayer
 from nearzero.study.spec import VERDICT, Spec, differing_key, load_complete_spec, spec_digest, spec_text
 from nearzero.support.checksums import read_recorded, working, write_recorded
 from nearzero.support.files import claim_folder, parsing
+from nearzero.support.netcdf import load_netcdf
 from nearzero.training.train import History, Progress
 
 __all__ = ["CHECKPOINTS", "SPEC", "Arrays", "Store", "needed", "read_kept", "remedy", "write_kept"]
@@ -288,14 +288,10 @@ class Store:
         path = self.folder / name
         if not path.exists():
             return None
-        content = self.read_file(name)
-        with (
-            parsing(path, remedy(self.folder, name)),
-            xr.open_datatree(io.BytesIO(content), engine="h5netcdf") as tree,
-        ):
-            if node != "/" and group not in tree.children:
-                return None
-            loaded = tree[node].to_dataset().load()
+        tree = load_netcdf(self.read_file(name), path, remedy(self.folder, name))
+        if node != "/" and group not in tree.children:
+            return None
+        loaded = tree[node].to_dataset()
         if not loaded.data_vars:
             return None
         self._check_results(path, loaded)
