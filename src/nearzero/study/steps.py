@@ -174,13 +174,16 @@ def _save_every() -> float:
     """Return the seconds between saves: NEARZERO_SAVE_EVERY, or 20.
 
     Raises:
-        InputError: the variable isn't a number.
+        InputError: the variable isn't a number, or is negative.
     """
     given = os.environ.get("NEARZERO_SAVE_EVERY", str(SAVE_EVERY))
     try:
-        return float(given)
+        seconds = float(given)
     except ValueError:
-        raise InputError(f"NEARZERO_SAVE_EVERY must be a number of seconds; got {given!r}") from None
+        seconds = -1.0
+    if not seconds >= 0:  # NaN isn't either
+        raise InputError(f"NEARZERO_SAVE_EVERY must be a number of seconds; got {given!r}")
+    return seconds
 
 
 @contextmanager

@@ -48,9 +48,15 @@ def cache_root() -> Path:
     """Return the folder for files that can be fetched or compiled again.
 
     It is the value of the environment variable NEARZERO_CACHE, or else the platform's cache folder.
+
+    Raises:
+        InputError: the value is the home of a user that doesn't exist.
     """
     override = os.environ.get("NEARZERO_CACHE")
-    return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("nearzero"))
+    try:
+        return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("nearzero"))
+    except RuntimeError as error:
+        raise InputError(f"NEARZERO_CACHE = {override!r} names the home of an unknown user") from error
 
 
 @contextmanager
