@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from commands import run
 import nearzero as nz
 from nearzero import cli
 from nearzero.study.spec import parse_setting
+from nearzero.support.files import cache_root
 
 SMALL = "data=digits runs=2 units=16 steps=40 batch_size=64 evaluate_every=20 learning_rate=0.01"
 
@@ -242,6 +246,106 @@ def test_an_interruption_says_how_to_go_on(
     code, _, err = run(capsys)
     assert_one_line(code, err, exit_code=130)
     assert "the same command goes on where it was" in err
+
+
+def test_an_interruption_while_work_is_done(tmp_path: Path) -> None:
+    """Typer takes the exception and returns an exit code, which the line must not depend on."""
+    folder = tmp_path / "study"
+    settings = {"data": "digits", "runs": 1, "units": 16, "steps": 1_000_000, "evaluate_every": 1000}
+    nz.Study.create(folder, "quick", settings)
+    command = [sys.executable, "-m", "nearzero", "train", "-q", str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and "training" not in _log(folder):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "nearzero: interrupted; the same command goes on where it was\n"
+
+
+def _log(folder: Path) -> str:
+    return (folder / "log").read_text() if (folder / "log").exists() else ""
+
+
+def test_an_interruption_during_the_imports() -> None:
+    code = (
+        "import builtins, runpy\n"
+        "imported = builtins.__import__\n"
+        "def interrupted(name, *rest, **more):\n"
+        "    if name == 'typer':\n"
+        "        raise KeyboardInterrupt\n"
+        "    return imported(name, *rest, **more)\n"
+        "builtins.__import__ = interrupted\n"
+        "runpy.run_module('nearzero', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "nearzero: interrupted before anything was done\n"
+
+
+@pytest.mark.parametrize("columns", ["²", "many", "0", "9" * 20, "-5"])
+def test_columns_that_are_no_width(columns: str, study: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nearzero", "show", str(study)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": columns},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Table 1" in done.stdout
+
+
+def test_an_output_that_is_not_utf_8(study: Path) -> None:
+    for encoding in ("latin-1", "ascii"):
+        done = subprocess.run(
+            [sys.executable, "-m", "nearzero", "show", str(study)],
+            capture_output=True,
+            check=False,
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams(redirection: str, study: Path) -> None:
+    command = f"'{sys.executable}' -m nearzero show '{study}' {redirection}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_below_the_errors() -> None:
+    command = f"'{sys.executable}' -m nearzero show nowhere 2>/dev/full"
+    assert subprocess.run(["sh", "-c", command], capture_output=True, check=False).returncode == 2
+
+
+def test_brackets_in_a_path_are_not_markup(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in ("run[a]", "x[", "[bold]y"):
+        code, out, err = run(capsys, "new", tmp_path / name, "--set", "data=digits")
+        assert (code, err) == (0, "")
+        assert f"nearzero train {tmp_path / name}`" in " ".join(out.split()).replace("- ", "-")
+    code, out, err = run(capsys, "new", tmp_path / "x[" / "b]", "--set", "data=digits")
+    assert (code, err) == (0, "")
+
+
+def test_the_home_of_an_unknown_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEARZERO_CACHE", "~nobody-of-that-name/cache")
+    with pytest.raises(nz.InputError, match="names the home of an unknown user"):
+        cache_root()
+
+
+def test_the_preset_as_a_setting(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(capsys, "new", tmp_path / "study", "--set", "preset=paper")[0] == 0
+    spec = nz.Study.open(tmp_path / "study").spec
+    assert (spec.preset, spec.batch_size) == ("paper", "all")
+    code, _, err = run(capsys, "new", tmp_path / "other", "--set", "preset=nonsense")
+    assert_one_line(code, err)
+    assert "unknown preset 'nonsense'" in err
+    code, _, err = run(capsys, "new", tmp_path / "other", "--preset", "quick", "--set", "preset=paper")
+    assert_one_line(code, err)
+    assert "but the preset 'quick' was given" in err
+    assert not (tmp_path / "other").exists()
 
 
 def test_as_a_program() -> None:

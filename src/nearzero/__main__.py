@@ -4,14 +4,22 @@
 isn't imported in the place of the one that is meant. Files that the user names still import their neighbours.
 """
 
-import os
 import sys
 
-__all__: list[str] = []
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is imported ends in one line, too."""
+    try:
+        from nearzero.cli import main as run
+    except KeyboardInterrupt:
+        print("nearzero: interrupted before anything was done", file=sys.stderr)
+        sys.exit(130)
+    run()
+
 
 if __name__ == "__main__":
-    if not sys.flags.safe_path and sys.path[0] == os.getcwd():
+    if not sys.flags.safe_path and __spec__ is not None:  # which it is for `python -m`
         del sys.path[0]
-    from nearzero.cli import main
-
     main()

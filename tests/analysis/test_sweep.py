@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import nearzero as nz
+from nearzero.evaluators.two_layer import TwoLayerEvaluator
 from nearzero.networks import initial_stack
 from nearzero.networks.modules import PerturbationLayer, activation_module
 
@@ -315,3 +316,27 @@ def test_memory_changes_no_number(pixels):
     )
     assert parts.equals(whole) if pixels else np.mean(parts.predictions == whole.predictions) > 0.999999
     np.testing.assert_array_equal(hidden.unperturbed, nz.HiddenLayer(network, x).unperturbed)
+
+
+def test_levels_that_do_not_fit_in_memory(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    """They are taken in groups, with the same numbers."""
+    units = 400
+    network = nz.TwoLayer(
+        rng.normal(size=(units, 16)), np.zeros(units), rng.normal(size=(5, units)), np.zeros(5), "gelu"
+    )
+    x, levels = rng.integers(0, 17, (60, 16)).astype(np.uint8), np.linspace(-2, 1, 400)
+    counts: list[int] = []
+    scores = TwoLayerEvaluator.scores
+
+    def counted(self, perturbations, *rest):  # type: ignore[no-untyped-def]
+        counts.append(len(perturbations))
+        return scores(self, perturbations, *rest)
+
+    monkeypatch.setattr(TwoLayerEvaluator, "scores", counted)
+    swept = [
+        nz.sweep(network, x, family="offset", levels=levels, keep_predictions=True, memory=memory)
+        for memory in ("1 GB", "16 MB")
+    ]
+    assert counts[0] == sum(counts[1:]) == 400
+    assert max(counts[1:]) * units * 64 < 16e6  # eight numbers in float64 for each unit
+    assert swept[0].identical(swept[1])

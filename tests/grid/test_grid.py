@@ -187,6 +187,7 @@ def test_what_lies_in_its_folder(width: nz.Grid) -> None:
         "provenance.json",
         "log",
         "responses.nc",
+        "checksums",
         "figures/grid.png",
         "figures/grid.pdf",
         ".lock",
@@ -222,7 +223,9 @@ def test_a_network_that_isnt_one_is_refused(
     content = path.read_bytes()
     try:
         path.write_bytes(content[:100])
-        with pytest.raises(nz.InputError, match=r"isn't a network of this grid .*; delete it and run again"):
+        with pytest.raises(
+            nz.InputError, match=r"gelu-01.safetensors is damaged, .*; delete it and run again"
+        ):
             Networks(folder / "networks").read(point, "gelu", 1, job.data)
     finally:
         path.write_bytes(content)
@@ -262,7 +265,7 @@ def test_damaged_files_are_measured_again_or_refused(width: nz.Grid, folder: Pat
     assert grid.run(networks=folder / "networks").responses.equals(width.responses)
     (grid.folder / "responses.nc").unlink()
     (grid.folder / "provenance.json").write_text("[")
-    with pytest.raises(nz.InputError, match=r"provenance\.json isn't a record of nearzero"):
+    with pytest.raises(nz.InputError, match=r"provenance\.json is damaged, .*; restore it, or delete it"):
         grid.run(networks=folder / "networks")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -61,3 +63,13 @@ def test_reasons_and_refusals():
         simultaneous_band(np.ones(4), rng=rng)
     with pytest.raises(InputError, match="rng is a NumPy Generator"):
         simultaneous_band(np.ones((3, 4)), rng=7)
+
+
+def test_memory_does_not_grow_with_the_square_of_the_runs():
+    x = np.random.default_rng(3).standard_normal((400, 2))
+    tracemalloc.start()
+    try:
+        simultaneous_band(x, rng=np.random.default_rng(4))
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()

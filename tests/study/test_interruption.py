@@ -35,10 +35,10 @@ SETTINGS = {
 KILLED = """
 import os, signal, sys
 import nearzero as nz
-from nearzero.study import store
+from nearzero.support import checksums
 
 kind, count, folder, settings = sys.argv[1], int(sys.argv[2]), sys.argv[3], eval(sys.argv[4])
-write, seen = store.write_bytes, [0]
+write, seen = checksums.write_bytes, [0]
 
 def write_and_die(path, content):
     if kind in str(path.relative_to(folder)):
@@ -48,7 +48,7 @@ def write_and_die(path, content):
             os.kill(os.getpid(), signal.SIGKILL)
     write(path, content)
 
-store.write_bytes = write_and_die
+checksums.write_bytes = write_and_die
 nz.Study.create(folder, "quick", settings).train().sweep()
 """
 

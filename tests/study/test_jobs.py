@@ -49,7 +49,7 @@ def trained(swept: nz.Study, tmp_path: Path) -> nz.Study:
     """Return the same study, not swept yet."""
     study = nz.Study.create(tmp_path / "study", "quick", SETTINGS)
     shutil.copytree(swept.folder / "networks", study.folder / "networks")
-    Store(study.folder).write({"history": swept.history})
+    Store.open(study.folder).write({"history": swept.history})
     return study
 
 
@@ -59,7 +59,7 @@ def source(digits: nz.datasets.Dataset) -> DataSource:
 
 
 def sweep_jobs(study: nz.Study, source: DataSource) -> list[SweepJob]:
-    return study_jobs(Sweep, Store(study.folder), source, "response")
+    return study_jobs(Sweep, Store.open(study.folder), source, "response")
 
 
 def test_other_processes_do_them(
@@ -76,7 +76,7 @@ def test_other_processes_do_them(
 
 @pytest.mark.parametrize("kind", [Sweep, partial(AnalysisJob, group="untrained"), AuditJob])
 def test_a_job_is_plain_data(kind: type[StudyJob], swept: nz.Study, source: DataSource) -> None:
-    job = study_jobs(kind, Store(swept.folder), source, "group")[1]
+    job = study_jobs(kind, Store.open(swept.folder), source, "group")[1]
     again = pickle.loads(pickle.dumps(job))
     assert again == job
     assert len(pickle.dumps(job)) < 5000
@@ -106,7 +106,7 @@ def test_damaged_files_are_done_again(damage: str, trained: nz.Study, source: Da
     content, found = job.path.read_bytes(), job.result()
     assert found is not None
     if damage == "no digest":
-        write_kept(job.path, found)
+        write_kept(job.folder, job.path, found)
     elif damage == "other arrays":
         write_bytes(job.path, save({"w1": np.zeros(3)}))
     else:
@@ -123,8 +123,8 @@ def test_foreign_files_are_done_again(trained: nz.Study, source: DataSource, tmp
     job = sweep_jobs(trained, source)[0]
     complete(job)
     shifted = nz.Study.create(tmp_path / "shifted", "quick", SETTINGS | {"offset": "shift"})
-    Store(shifted.folder).write({"history": trained.history})
-    store, foreign = Store(trained.folder), replace(source, hashes=(("images", "0"),))
+    Store.open(shifted.folder).write({"history": trained.history})
+    store, foreign = Store.open(trained.folder), replace(source, hashes=(("images", "0"),))
     for other in (
         sweep_jobs(shifted, source)[0],
         sweep_jobs(trained, foreign)[0],
@@ -165,16 +165,16 @@ def test_all_lost(trained: nz.Study, source: DataSource) -> None:
 def test_weights_that_are_not_finite_are_a_lost_run(trained: nz.Study, source: DataSource) -> None:
     """The run diverged after the last measurement of its loss."""
     network = trained.network("relu", 1)
-    Store(trained.folder).write_network(replace(network, w2=np.full_like(network.w2, np.inf)), 1)
+    Store.open(trained.folder).write_network(replace(network, w2=np.full_like(network.w2, np.inf)), 1)
     assert sweep_jobs(trained, source)[3].measure() is None
     (*_, before) = study_jobs(
-        partial(AnalysisJob, group="untrained"), Store(trained.folder), source, "untrained"
+        partial(AnalysisJob, group="untrained"), Store.open(trained.folder), source, "untrained"
     )
     assert before.measure() is not None  # its network before the first step
 
 
 def test_a_run_that_diverged_is_lost_for_the_audit_too(swept: nz.Study, source: DataSource) -> None:
-    job = study_jobs(AuditJob, Store(swept.folder), source, "audit")[0]
+    job = study_jobs(AuditJob, Store.open(swept.folder), source, "audit")[0]
     assert replace(job, diverged=True).measure() is None
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from safetensors.numpy import load_file
 
 import nearzero as nz
-import nearzero.study.store
+import nearzero.support.checksums
 from nearzero.study.spec import LATER, VERDICT, Spec
 from nearzero.training.engine import Examples
 from nearzero.training.stacked import StackedEngine
@@ -37,7 +37,8 @@ def older(text: str) -> str:
 
 
 def make_older(folder: Path) -> None:
-    """Remove the later keys from a study: from its spec, and from the spec in its results."""
+    """Remove from a study what is newer: checksums, and keys in its spec and in the spec in its results."""
+    (folder / "checksums").unlink(missing_ok=True)
     path = folder / "spec.toml"
     path.write_text(older(path.read_text()))
     if (folder / "results.nc").exists():
@@ -95,7 +96,7 @@ def test_one_that_is_trained_and_not_swept(now: nz.Study, tmp_path: Path) -> Non
 
 def train_and_be_interrupted(study: nz.Study) -> None:
     """Train until the progress of the second network was saved for the fourth time."""
-    write, saved = nearzero.study.store.write_bytes, []
+    write, saved = nearzero.support.checksums.write_bytes, []
 
     def write_and_stop(path: Path, content: bytes) -> None:
         write(path, content)
@@ -105,16 +106,16 @@ def train_and_be_interrupted(study: nz.Study) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("NEARZERO_SAVE_EVERY", "0")
-        patched.setattr(nearzero.study.store, "write_bytes", write_and_stop)
+        patched.setattr(nearzero.support.checksums, "write_bytes", write_and_stop)
         with pytest.raises(KeyboardInterrupt):
             study.train()
 
 
 def test_one_that_was_interrupted(now: nz.Study, tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    study = make(folder)
+    make(folder)
     make_older(folder)
-    train_and_be_interrupted(study)
+    train_and_be_interrupted(nz.Study.open(folder))
     assert "precision" not in (folder / "spec.toml").read_text()
     assert_same_results(make(folder).train().sweep(), now)
     assert "Abs and ReLU: 2 runs each, 60 steps, continuing from step" in (folder / "log").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,20 @@ def test_schedule(recipe: Recipe, schedule: tuple[int, ...]) -> None:
 def test_the_test_set_is_measured_at_its_own_interval_and_at_the_end() -> None:
     recipe = Recipe(steps=25, evaluate_every=5, test_every=10)
     assert [step for step in recipe.schedule if recipe.tests_at(step)] == [0, 10, 20, 25]
+
+
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 2000 + "]" * 2000, "runs = " + "9" * 5000, ".".join(["a"] * 200_000) + " = 1"]
+)
+def test_texts_that_are_too_much_for_a_parser(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(text)
+    began = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        load_complete_spec(path)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 10
+
+
+def test_an_integer_of_thousands_of_digits_on_the_command_line() -> None:
+    assert parse_setting("runs=" + "9" * 5000) == ("runs", "9" * 5000)

@@ -217,11 +217,13 @@ def test_a_spec_that_was_edited_after_the_fact(key: str, value: str, tmp_path: P
 def test_results_and_networks_of_others_are_refused(study: nz.Study, tmp_path: Path) -> None:
     other = make(tmp_path / "other", activations="relu").train()
     (other.folder / "results.nc").write_bytes((study.folder / "results.nc").read_bytes())
+    (other.folder / "checksums").unlink()
     with pytest.raises(nz.InputError, match=r"results.nc was made with activations = .*but spec.toml says"):
         _ = other.response
     mixed = make(tmp_path / "mixed").train()
     networks = mixed.folder / "networks"
     (networks / "abs-00.safetensors").write_bytes((networks / "relu-01.safetensors").read_bytes())
+    (mixed.folder / "checksums").unlink()
     with pytest.raises(nz.InputError, match=r"abs-00.safetensors holds another network, .*'relu', 'seed': 1"):
         mixed.sweep()
 
@@ -268,6 +270,7 @@ def test_other_data_than_it_was_begun_with(tmp_path: Path) -> None:
     record = begun.provenance
     record["data"]["sha256"] = {"images": "0" * 64}
     (begun.folder / "provenance.json").write_text(json.dumps(record))
+    (begun.folder / "checksums").unlink()
     with pytest.raises(
         nz.InputError, match=r"was begun with digits from scikit-learn, and now digits .* other contents"
     ):
@@ -287,7 +290,7 @@ def test_damaged_results(content: bytes, tmp_path: Path) -> None:
     study = make(tmp_path / "study")
     (study.folder / "results.nc").write_bytes(content)
     with pytest.raises(
-        nz.InputError, match=r"results.nc can't be read .*; delete it and run the same command again"
+        nz.InputError, match=r"results.nc can't be read .*; delete it, and run `nearzero train"
     ):
         _ = study.response
 
@@ -296,14 +299,17 @@ def test_damaged_results(content: bytes, tmp_path: Path) -> None:
 def test_a_damaged_network(content: bytes, tmp_path: Path) -> None:
     study = make(tmp_path / "study", runs=1).train()
     (study.folder / "networks" / "abs-00.safetensors").write_bytes(content)
-    with pytest.raises(nz.InputError, match=r"abs-00.safetensors is damaged .*; delete it"):
+    with pytest.raises(nz.InputError, match=r"abs-00.safetensors is damaged, .*; run `nearzero train"):
+        study.sweep()
+    (study.folder / "checksums").unlink()
+    with pytest.raises(nz.InputError, match=r"abs-00.safetensors can't be read .*; run `nearzero train"):
         study.sweep()
 
 
 def test_damaged_provenance(tmp_path: Path) -> None:
     study = make(tmp_path / "study")
     (study.folder / "provenance.json").write_text("[1")
-    with pytest.raises(nz.InputError, match=r"provenance.json isn't a record of nearzero"):
+    with pytest.raises(nz.InputError, match=r"provenance.json can't be read .*; restore it, or delete it"):
         study.train()
 
 

@@ -1,5 +1,7 @@
 """Work on threads: exceptions, cancelled items, nested calls."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -42,3 +44,18 @@ def test_nested_calls_do_not_wait_for_each_other():
 @pytest.mark.parametrize("threads", [1, 2])
 def test_results_come_in_the_order_of_the_items(threads):
     assert parallel(lambda item: 2 * item, range(5), threads) == [0, 2, 4, 6, 8]
+
+
+def test_a_forked_child_has_threads_of_its_own():
+    code = (
+        "import os, signal\n"
+        "from nearzero.support.threads import parallel\n"
+        "parallel(abs, range(4), 2)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.alarm(20)  # ends it if it waits for threads that it doesn't have\n"
+        "    os._exit(parallel(abs, [-1, -2], 2) != [1, 2])\n"
+        "raise SystemExit(os.waitpid(child, 0)[1])\n"
+    )
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0

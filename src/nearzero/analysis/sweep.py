@@ -8,7 +8,7 @@ model at once, use `nearzero.probing.probe`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NOT_FINITE", "respond", "sweep", "unit_ranges", "unperturbed_variables"]
 
+UNIT_BYTES = 256  # that a level takes for each unit: parameters in float64 and float32, and work on them
 NOT_FINITE = {"long_name": "items whose logits are NaN or infinite, which count as wrong"}
 
 
@@ -168,13 +169,21 @@ def respond(
     grids = [(levels or {}).get(family.name, family.levels) for family in made]
     swept = np.concatenate(grids)
     axis = np.unique(swept)
-    perturbations = [
-        family.at(level, ranges) for family, grid in zip(made, grids, strict=True) for level in grid
-    ]
     if keep_predictions and "prediction" in evaluator.metrics:
         raise InputError("a metric can't be called 'prediction' if predictions are kept; rename the metric")
     kept = ("prediction",) if keep_predictions else ()
-    scores = evaluator.scores(perturbations, (*evaluator.metrics, *kept))
+    levelled = [(family, level) for family, grid in zip(made, grids, strict=True) for level in grid]
+    # the perturbations of all levels take levels times units numbers, which may be more than is allowed
+    count = max(1, evaluator.limit // (UNIT_BYTES * evaluator.units))
+    scores = _joined(
+        [
+            evaluator.scores(
+                [family.at(level, ranges) for family, level in levelled[first : first + count]],
+                (*evaluator.metrics, *kept),
+            )
+            for first in range(0, len(levelled), count)
+        ]
+    )
     places = np.repeat(np.arange(len(made)), [len(grid) for grid in grids]), np.searchsorted(axis, swept)
 
     def on_axis(values: npt.NDArray[Any], missing: float) -> npt.NDArray[Any]:
@@ -192,6 +201,20 @@ def respond(
         data["predictions"] = ((*curve, "example"), on_axis(scores.predictions.astype(np.int32), -1))
     attributes = {**asdict(conduct), "backend": evaluator.backend, "layer": evaluator.layer}
     return xr.Dataset(data, coords={"family": list(families), "level": axis}, attrs=attributes)
+
+
+def _joined(parts: Sequence[Scores]) -> Scores:
+    """Return the scores of several groups of levels as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return replace(
+        parts[0],
+        means={name: np.concatenate([part.means[name] for part in parts]) for name in parts[0].means},
+        not_finite=np.concatenate([part.not_finite for part in parts]),
+        predictions=None
+        if parts[0].predictions is None
+        else np.concatenate([part.predictions for part in parts if part.predictions is not None]),
+    )
 
 
 def unperturbed_variables(scores: Scores, metrics: Iterable[str]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
+from io import TextIOWrapper
 
 import typer
 
@@ -23,6 +25,7 @@ INTERRUPTED = "interrupted; the same command goes on where it was"
 
 def main() -> None:
     """Run the command line. An error of the user ends in one line and exit code 2, Ctrl-C in one and 130."""
+    _prepare_streams()
     interrupted = []
 
     def interrupt(*_: object) -> None:
@@ -37,10 +40,21 @@ def main() -> None:
         sys.exit(code if isinstance(code, int) else 0)
     except (Exception, KeyboardInterrupt) as error:
         line, code = _explain(error, bool(interrupted))
-        print("nearzero: " + " ".join(line.split()), file=sys.stderr)
+        with suppress(OSError):  # of a full disk, or a pipe that is closed
+            print("nearzero: " + " ".join(line.split()), file=sys.stderr, flush=True)
         sys.exit(code)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _prepare_streams() -> None:
+    """Make the streams write anything: signs that their encoding lacks as "?", and to nowhere if they are closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (until the process ends)
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _explain(error: BaseException, interrupted: bool) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ __all__ = [
     "settings_from",
     "the_console",
 ]
+
+WIDEST = 10_000  # columns
 
 app = typer.Typer(
     name="nearzero",
@@ -79,9 +82,12 @@ def the_console() -> Console:
     """Return the console for standard output."""
     from rich.console import Console
 
-    width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
-    # tables need some 110 columns; a file or a pipe has no width of its own
-    return Console(width=width or (None if sys.stdout.isatty() else 120))
+    given = os.environ.get("COLUMNS", "")
+    width = min(int(given), WIDEST) if re.fullmatch("[0-9]{1,9}", given) else 0
+    if not width:
+        os.environ.pop("COLUMNS", None)  # which rich reads too
+    # tables need some 110 columns; a file or a pipe has no width of its own; brackets in paths aren't markup
+    return Console(width=width or (None if sys.stdout.isatty() else 120), markup=False)
 
 
 def print_rows(console: Console, headings: Iterable[str | Column], rows: Iterable[Iterable[str]]) -> None:

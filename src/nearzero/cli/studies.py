@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from nearzero.cli.common import (
     DataDir,
     Interrupted,
@@ -184,6 +186,8 @@ def verdict(
     `--set verdict_...=...` asks by other rules and changes nothing in the study; what isn't measured yet is
     measured for this answer alone. With `--save`, the spec, the measurements and the tables follow the rules.
     """
+    from nearzero.support.checksums import working
+
     console, rules, opened = console_for(quiet), settings_from(settings), _open(study)
     if rules and not save:
         if near_far or untrained:
@@ -196,8 +200,9 @@ def verdict(
             line = f"\n{study} is as before; --save makes these its rules."
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         return
-    opened = opened.with_rules(rules)
-    opened.judge(near_far=near_far, untrained=untrained, data_dir=data_dir, console=console)
+    with working(study):  # a command that is refused has changed nothing
+        opened = opened.with_rules(rules)
+        opened.judge(near_far=near_far, untrained=untrained, data_dir=data_dir, console=console)
     _print_folders(study, console)
 
 
@@ -257,9 +262,49 @@ def show(study: StudyFolder) -> None:
 
 
 @app.command()
+def verify(study: Annotated[Path, argument("STUDY", "The folder of a study or a grid.")]) -> None:
+    """Check the files of a study or a grid against the checksums that were made when they were written.
+
+    Names what is damaged, was changed by hand or is missing, and what makes it again. Exit code 2 if there is
+    such a file, 1 if the folder has no checksums.
+    """
+    from nearzero.grid.grid import grid_remedy
+    from nearzero.study.store import SPEC, remedy
+    from nearzero.support.checksums import RECORD, verify_files
+
+    is_grid = (study / "grid.toml").exists()
+    if not any((study / name).exists() for name in (SPEC, RECORD)) and not is_grid:
+        _open(study)  # says why it isn't a study
+    checks, console = verify_files(study), the_console()
+    wrong = [check for check in checks if check.status in ("damaged", "missing")]
+    whole = sum(check.status == "whole" for check in checks)
+    if wrong:
+        again = grid_remedy if is_grid else remedy
+        width = max(len(check.name) for check in wrong)
+        for check in wrong:
+            what = again(study, check.name)
+            if check.status == "missing":
+                what = what.removeprefix("delete it").removeprefix(",").removeprefix(" and ")
+            line = f"{check.name:<{width}}  {_STATUS[check.status]:<27}  {what}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)  # commands are copied from it
+    lines = [f"{whole} of {len(checks)} files are as they were written"]
+    if unknown := [check.name for check in checks if check.status == "no checksum"]:
+        named = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        lines.append(f"{len(unknown)} have no checksum and can't be checked: {named}")
+    console.print(
+        "; ".join(lines) + ". The log isn't checked.", highlight=False, markup=False, soft_wrap=True
+    )
+    if wrong or not whole:
+        raise typer.Exit(2 if wrong else 1)
+
+
+_STATUS = {"damaged": "damaged, or changed by hand", "missing": "missing"}
+
+
+@app.command()
 def new(
     study: StudyFolder,
-    preset: Annotated[str, option("quick or paper.", True)] = "quick",
+    preset: Annotated[str | None, option("quick or paper.", "quick")] = None,
     settings: Settings = None,
 ) -> None:
     """Begin a study: make its folder and its spec, for `nearzero train`, `sweep` and `report`."""

@@ -5,6 +5,7 @@
     log               lines with times
     responses.nc      the responses of all networks
     tables/, figures/
+    checksums         of all other files but the log, see `nearzero.support.checksums`
     state/            results of jobs that are done, until all are, see `nearzero.study.jobs`
 
 Networks are kept in another folder (`nearzero.grid.networks`), so that grids can share them.
@@ -13,6 +14,7 @@ Networks are kept in another folder (`nearzero.grid.networks`), so that grids ca
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -31,14 +33,23 @@ from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record, record_session
 from nearzero.study.spec import spec_text
-from nearzero.support.files import begin_folder, locked, write_bytes
+from nearzero.study.store import remedy
+from nearzero.support.checksums import FileCheck, read_recorded, verify_files, working, write_recorded
+from nearzero.support.files import claim_folder, parsing
+from nearzero.support.netcdf import load_netcdf
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Grid"]
+__all__ = ["Grid", "grid_remedy"]
 
 SPEC, RESPONSES = "grid.toml", "responses.nc"
+SHOWN = {
+    "title",
+    "question",
+    "verdict_margin",
+    "verdict_test",
+}  # keys of the spec that don't affect responses
 
 
 class Grid:
@@ -103,18 +114,15 @@ class Grid:
         """
         folder = Path(folder)
         spec = spec if isinstance(spec, GridSpec) else load_grid(Path(spec))
-        begun = load_kept_grid(folder / SPEC) if (folder / SPEC).exists() else None
-        spec = complete(spec, begun)
-        if begun is not None:
-            if begun != spec:
-                key = next(key for key in GridSpec.model_fields if getattr(begun, key) != getattr(spec, key))
-                raise InputError(
-                    f"{folder} holds a grid with {key} = {getattr(begun, key)!r}, but {getattr(spec, key)!r} "
-                    "was given; choose another folder, or delete this one"
-                )
-        else:
-            begin_folder(folder, SPEC, spec_text(spec))
-        return cls(folder, spec)
+        if (folder / SPEC).exists():
+            return cls(folder, _completed(spec, folder))
+        complete(spec)  # refuses what can't be used before a folder is made
+        with working(claim_folder(folder, SPEC)):
+            # looked for again: another process may have begun a grid in the meantime
+            chosen = _completed(spec, folder)
+            if not (folder / SPEC).exists():
+                write_recorded(folder, folder / SPEC, spec_text(chosen).encode())
+        return cls(folder, chosen)
 
     @property
     def title(self) -> str:
@@ -154,12 +162,30 @@ class Grid:
             raise InputError(
                 f"{self.folder} hasn't been measured yet; run `nearzero grid {self.folder / SPEC}`"
             )
-        try:
-            responses = xr.load_dataset(path, engine="h5netcdf")
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path} can't be read ({error}); delete it and run again") from error
+        again = grid_remedy(self.folder, RESPONSES)
+        responses = load_netcdf(read_recorded(self.folder, path, again), path, again).to_dataset()
+        with parsing(f"the spec in {path}", again):
+            made_with = tomllib.loads(responses.attrs.get("spec", ""))
+        if made_with:  # files without it are older than the attribute
+            self._check_spec(path, made_with)
         responses.attrs.setdefault("halves", EARLIER_HALVES)  # files without it are older than the attribute
         return responses
+
+    def _check_spec(self, path: Path, made_with: dict[str, Any]) -> None:
+        """Refuse responses that belong to another spec than the grid's.
+
+        Raises:
+            InputError: names a key in which they differ.
+        """
+        settings = made_with | made_with.get("study", {})
+        own = self.spec.model_dump(mode="json")
+        current = own | own["study"]
+        for key in sorted((settings.keys() | current.keys()) - SHOWN - {"study"}):
+            if settings.get(key) != current.get(key):
+                raise InputError(
+                    f"{path} was made with {key} = {settings.get(key)!r}, but {SPEC} says {current.get(key)!r}; "
+                    f"restore {SPEC}, or begin another grid"
+                )
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -173,7 +199,15 @@ class Grid:
         Raises:
             InputError: the record can't be read.
         """
-        return read_record(self.folder)
+        return read_record(self.folder, keys=())
+
+    def verify(self) -> list[FileCheck]:
+        """Return for every file but the log whether it is the one that nearzero wrote, by its checksum.
+
+        Raises:
+            InputError: a file can't be read.
+        """
+        return verify_files(self.folder)
 
     def verdict(self, rules: Rules | None = None) -> Verdict:
         """Return the verdict on each network; Holm's adjustment is over all networks of the grid.
@@ -210,7 +244,9 @@ class Grid:
         """
         from nearzero.report.write import write_grid
 
-        with locked(self.folder):
+        with working(self.folder):
+            if load_kept_grid(self.folder / SPEC) != self.spec:
+                raise InputError(f"{self.folder / SPEC} was changed in the meantime; run the command again")
             if not (self.folder / RESPONSES).exists():
                 folder = Path(networks) if networks is not None else self.folder.parent / "networks"
                 with Journal.opened(console, self.folder / "log") as journal:
@@ -241,7 +277,9 @@ class Grid:
             lost = sum(measurement is None for measurement in measurements)
             notices += [f"{lost} of {len(measurements)} runs of {network} {why}"] if lost else []
         responses.attrs |= {"title": self.title, "vary": self.spec.vary, "notices": json.dumps(notices)}
-        write_bytes(self.folder / RESPONSES, bytes(responses.to_netcdf(engine="h5netcdf") or b""))
+        responses.attrs["spec"] = spec_text(self.spec)
+        content = bytes(responses.to_netcdf(engine="h5netcdf") or b"")
+        write_recorded(self.folder, self.folder / RESPONSES, content)
         forget(jobs)
 
     def _data(self, data_dir: str | None, journal: Journal) -> dict[str, Dataset]:
@@ -260,3 +298,30 @@ class Grid:
             )
         record_session(self.folder, record | {"data": hashes}, self.spec.points[0].spec.device)
         return loaded
+
+
+def grid_remedy(folder: Path, name: str) -> str:
+    """Return what makes a file of the grid in a folder again."""
+    again = f"run `nearzero grid {folder / SPEC} --out {folder}`"
+    if name == SPEC:
+        return "restore it"
+    if name == RESPONSES:
+        return f"delete it and {again}"
+    return again if name.startswith(("tables/", "figures/", "state/")) else remedy(folder, name)
+
+
+def _completed(spec: GridSpec, folder: Path) -> GridSpec:
+    """Return the complete spec for the grid in a folder.
+
+    Raises:
+        InputError: the folder holds a grid with another spec; names a key in which they differ.
+    """
+    begun = load_kept_grid(folder / SPEC) if (folder / SPEC).exists() else None
+    spec = complete(spec, begun)
+    if begun is not None and begun != spec:
+        key = next(key for key in GridSpec.model_fields if getattr(begun, key) != getattr(spec, key))
+        raise InputError(
+            f"{folder} holds a grid with {key} = {getattr(begun, key)!r}, but {getattr(spec, key)!r} "
+            "was given; choose another folder, or delete this one"
+        )
+    return spec

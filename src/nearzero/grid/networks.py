@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
 from nearzero.analysis.matched import HELD_OUT, Design, matched
 from nearzero.analysis.verdict import gathered
-from nearzero.errors import InputError
 from nearzero.evaluators.base import HALVES
 from nearzero.grid.spec import GridSpec, Point
 from nearzero.networks import TwoLayer
@@ -31,7 +29,8 @@ from nearzero.study.jobs import Job, MeasureJob, Results, digest, gather, missin
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
 from nearzero.study.store import Store
-from nearzero.support.files import make_folder, write_bytes
+from nearzero.support.checksums import read_recorded, write_recorded
+from nearzero.support.files import parsing
 from nearzero.support.threads import one_torch_thread, thread_count
 from nearzero.training.deep import deep_network, train_deep
 from nearzero.training.engine import Examples
@@ -76,8 +75,7 @@ class DeepJob(Job):
         examples = self.data.examples(spec)["train"]
         with one_torch_thread():
             train_deep(network, examples, spec.recipe, seed=spec.seeds[self.run], device=spec.device)
-        make_folder(self.path.parent)
-        write_bytes(self.path, save_tensors(network.state_dict()))
+        write_recorded(self.path.parent, self.path, save_tensors(network.state_dict()))
 
     def read(self) -> nn.Sequential | None:
         """Return the trained network; None if it diverged.
@@ -86,12 +84,10 @@ class DeepJob(Job):
             InputError: the file isn't such a network.
         """
         network = self._initial()
-        try:
-            network.load_state_dict(load_tensors(self.path.read_bytes()))
-        except (SafetensorError, RuntimeError, OSError) as error:
-            raise InputError(
-                f"{self.path} isn't a network of this grid ({str(error).splitlines()[0]}); delete it and run again"
-            ) from error
+        remedy = "delete it and run again"
+        content = read_recorded(self.path.parent, self.path, remedy)
+        with parsing(self.path, remedy):
+            network.load_state_dict(load_tensors(content))
         finite = all(bool(weights.isfinite().all()) for weights in network.parameters())
         return network if finite else None
 
@@ -144,7 +140,7 @@ class Networks:
         return None if int(reached) == NEVER else study.network(name, run, step=int(reached))
 
     def _study(self, spec: Spec) -> Study:
-        return Study(Store.create(self.folder / spec_digest(spec)[:12], spec))
+        return Study(Store.create(self.folder / spec_digest(spec)[:12], lambda rules: spec))
 
 
 def measured(

@@ -17,7 +17,8 @@ from nearzero.evaluators.base import EARLIER_HALVES, Scores
 from nearzero.evaluators.plan import LayerPlan
 from nearzero.report.captions import layers_by_conduct
 from nearzero.statistics.bootstrap import bootstrap_items
-from nearzero.support.files import make_folder, write_bytes, write_text
+from nearzero.support.files import make_folder, read_bytes, write_bytes, write_text
+from nearzero.support.netcdf import load_netcdf
 from nearzero.torch_models.assumptions import Assumption, condensed, read_json
 
 if TYPE_CHECKING:
@@ -321,17 +322,14 @@ class ProbeResult:
         Raises:
             InputError: the folder holds no result of a probe, or its files can't be read.
         """
-        path = Path(folder) / FILE
-        try:
-            response = xr.load_dataset(path, engine="h5netcdf")
-            optional = Path(folder) / MATCHED
-            matched = xr.load_dataset(optional, engine="h5netcdf") if optional.exists() else None
-            if matched is not None:
-                matched.attrs.setdefault("halves", EARLIER_HALVES)
-        except FileNotFoundError:
-            raise InputError(f"{folder} holds no result of a probe: there is no {FILE}") from None
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path} can't be read ({error}); probe again") from error
+        path, optional = Path(folder) / FILE, Path(folder) / MATCHED
+        if not path.exists():
+            raise InputError(f"{folder} holds no result of a probe: there is no {FILE}")
+        response = load_netcdf(read_bytes(path), path, "probe again").to_dataset()
+        matched = None
+        if optional.exists():
+            matched = load_netcdf(read_bytes(optional), optional, "probe again").to_dataset()
+            matched.attrs.setdefault("halves", EARLIER_HALVES)
         if response.attrs.get("format") != FORMAT:
             raise InputError(f"{path} isn't the result of a probe (format {response.attrs.get('format')!r})")
         # a file holds a list of one text as a text

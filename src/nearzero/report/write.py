@@ -1,7 +1,7 @@
 """Write a report to disk, and print it to the screen. No other module of `report` writes anything.
 
-Every file is written whole or not at all (`nearzero.support.files`), tables before figures. matplotlib and
-rich are imported inside functions, because the numbers of a report need neither.
+Every file is written whole or not at all, with a checksum (`nearzero.support.checksums`), tables before figures.
+matplotlib and rich are imported inside functions, because the numbers of a report need neither.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ from nearzero.report.verdict import (
     relative_table,
     robust_table,
 )
-from nearzero.support.files import make_folder, write_bytes
+from nearzero.support.checksums import write_recorded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,8 +154,7 @@ def _write(files: Iterable[tuple[str, bytes]], folder: Path) -> list[Path]:
     written = []
     for name, content in files:
         path = Path(folder) / name
-        make_folder(path.parent)
-        write_bytes(path, content)
+        write_recorded(Path(folder), path, content)
         written.append(path)
     return written
 

@@ -119,7 +119,7 @@ def _greatest_t(residuals: Floats, rng: np.random.Generator, draws: int) -> Floa
     n rows are drawn: the first gives the mean, the others the scatter.
     """
     n, levels = residuals.shape
-    rows = max(1, BLOCK // (n * levels))
+    rows = max(1, BLOCK // (n * max(n, levels)))
     greatest = np.empty(draws)
     for start in range(0, draws, rows):
         size = min(rows, draws - start)

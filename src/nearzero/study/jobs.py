@@ -117,7 +117,9 @@ class MeasureJob(Job):
     def do(self) -> None:
         """Measure the network and write the file, which has no variables if the run is lost."""
         result = self.measure()
-        write_kept(self.path, (xr.Dataset() if result is None else result).assign_attrs(work=self.work))
+        write_kept(
+            self.folder, self.path, (xr.Dataset() if result is None else result).assign_attrs(work=self.work)
+        )
 
     def result(self) -> xr.Dataset | None:
         """Return the measurements from the file; None if the run is lost.
@@ -131,7 +133,7 @@ class MeasureJob(Job):
         return kept if kept.data_vars else None
 
     def _kept(self) -> xr.Dataset | None:
-        kept = read_kept(self.path)
+        kept = read_kept(self.folder, self.path)
         return kept if kept is not None and kept.attrs.pop("work", None) == self.work else None
 
 
@@ -160,7 +162,7 @@ class StudyJob(MeasureJob):
 
     def subject(self) -> TwoLayer:
         """Return the network to be measured: the trained one."""
-        return Store(self.folder).read_network(self.network, self.run)
+        return Store(self.folder, self.spec).read_network(self.network, self.run)
 
     def measure(self) -> xr.Dataset | None:
         """Return the measurements; None if the run diverged."""

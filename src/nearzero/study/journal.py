@@ -86,8 +86,9 @@ class Journal:
         """Print a notice in a frame, and log it as a warning."""
         if self.console is not None:
             from rich.panel import Panel
+            from rich.text import Text
 
-            self.console.print(Panel(line, title="NOTICE", style="bold yellow"))
+            self.console.print(Panel(Text(line), title="NOTICE", style="bold yellow"))
         self.logger.warning("NOTICE: %s", line)
 
     def note(self, line: str) -> None:

@@ -8,11 +8,12 @@ import json
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nearzero.errors import InputError
-from nearzero.support.files import read_bytes, write_text
+from nearzero.support.checksums import read_recorded, write_recorded
+from nearzero.support.files import parsing
 from nearzero.support.threads import thread_count
 
 __all__ = ["read_record", "record_session"]
@@ -23,8 +24,12 @@ RECORD = "provenance.json"
 PACKAGES = ("nearzero", "torch", "numpy", "numba", "scipy", "xarray", "h5netcdf", "safetensors")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path, keys: Sequence[str] = ("name", "source", "sha256")) -> dict[str, Any]:
     """Return the record in a folder; empty if there is none.
+
+    Args:
+        folder: of a study or a grid.
+        keys: of the record of a study's data.
 
     Raises:
         InputError: the file can't be read, or isn't such a record.
@@ -32,12 +37,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.exists():
         return {}
-    try:
-        return dict(json.loads(read_bytes(path)))
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{path} isn't a record of nearzero: {error}; delete the folder and begin again"
-        ) from error
+    remedy = "restore it, or delete it: the next step begins a new record"
+    content = read_recorded(folder, path, remedy)
+    with parsing(path, remedy):
+        record = dict(json.loads(content))
+        for key in keys if "data" in record else ():
+            record["data"][key]
+        for session in record.get("sittings", []):
+            dict(session["versions"])
+        return record
 
 
 def record_session(folder: Path, record: dict[str, Any], device: str) -> None:
@@ -55,7 +63,8 @@ def record_session(folder: Path, record: dict[str, Any], device: str) -> None:
     sessions = record.setdefault("sittings", [])
     if session not in sessions:
         sessions.append(session)
-    write_text(folder / RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
+    content = json.dumps(record, indent=2, sort_keys=True) + "\n"
+    write_recorded(folder, folder / RECORD, content.encode())
 
 
 def _version(package: str) -> str:

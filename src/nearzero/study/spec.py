@@ -66,6 +66,7 @@ Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Percent = Annotated[float, Field(gt=0, le=100)]
 
+LARGEST_SPEC = 100_000  # bytes: tomllib takes minutes for some texts of a few hundred thousand
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"batch_size": "all", "evaluate_every": 1, "test_every": 10},
     "quick": {"batch_size": 256, "evaluate_every": 2500, "test_every": 2500},
@@ -305,7 +306,11 @@ def resolve(
         InputError: an unknown preset or key, or a value that can't be used.
     """
     given = dict(settings or {})
-    preset = preset or given.get("preset", "quick")
+    if preset is not None and given.get("preset", preset) != preset:
+        raise InputError(
+            f"preset = {given['preset']!r} in {origin}, but the preset {preset!r} was given; give one"
+        )
+    preset = given.get("preset", "quick") if preset is None else preset
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(
             f"unknown preset {preset!r}: {did_you_mean(preset, PRESETS)}known are {', '.join(PRESETS)}"
@@ -353,7 +358,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise InputError(f"a setting is written key=value; got {text!r}")
     try:
         parsed = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # not TOML, or integers of thousands of digits
         return key, value
     return key, parsed["value"] if set(parsed) == {"value"} else value
 
@@ -364,10 +369,15 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file can't be read or isn't TOML.
     """
+    content = read_bytes(path)
+    if len(content) > LARGEST_SPEC:
+        raise InputError(f"{path} has {len(content):,} bytes; a spec has at most {LARGEST_SPEC:,}")
     try:
-        return tomllib.loads(read_bytes(path).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} isn't a TOML file: {error}") from error
+        return tomllib.loads(content.decode())
+    except (
+        Exception
+    ) as error:  # deep nesting, or integers of thousands of digits, raise errors of other kinds
+        raise InputError(f"{path} isn't a TOML file: {str(error).splitlines()[0]}") from error
 
 
 def load_complete_spec(path: Path) -> Spec:

@@ -26,10 +26,10 @@ from nearzero.networks import Stack, TwoLayer
 from nearzero.perturbations.activations import activation
 from nearzero.perturbations.families import make_family
 from nearzero.study.data import DataSource
-from nearzero.study.jobs import StudyJob, gather, results, run, study_jobs
+from nearzero.study.jobs import Results, StudyJob, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
 from nearzero.study.spec import CONDUCT, Spec
-from nearzero.study.store import Store
+from nearzero.study.store import CHECKPOINTS, Store
 from nearzero.support.memory import LEAST, memory_limit
 from nearzero.support.threads import thread_count
 from nearzero.training.engine import Engine, Examples
@@ -80,11 +80,13 @@ def train_networks(store: Store, data: DataSource, journal: Journal) -> None:
 
 
 def _networks_missing(store: Store, journal: Journal) -> bool:
-    """Return whether the network of any run is missing or damaged."""
+    """Return whether the network of any run is missing or damaged, or a checkpoint is damaged."""
     try:
         for name in store.spec.activations:
             for number in range(store.spec.runs):
                 store.read_network(name, number)
+        for path in (store.folder / CHECKPOINTS).glob("*.safetensors"):
+            store.read_file(f"{CHECKPOINTS}/{path.name}")
     except InputError as error:
         journal.say(f"training again: {error}")
         return True
@@ -172,13 +174,16 @@ def _save_every() -> float:
     """Return the seconds between saves: NEARZERO_SAVE_EVERY, or 20.
 
     Raises:
-        InputError: the variable isn't a number.
+        InputError: the variable isn't a number, or is negative.
     """
     given = os.environ.get("NEARZERO_SAVE_EVERY", str(SAVE_EVERY))
     try:
-        return float(given)
+        seconds = float(given)
     except ValueError:
-        raise InputError(f"NEARZERO_SAVE_EVERY must be a number of seconds; got {given!r}") from None
+        seconds = -1.0
+    if not seconds >= 0:  # NaN isn't either
+        raise InputError(f"NEARZERO_SAVE_EVERY must be a number of seconds; got {given!r}")
+    return seconds
 
 
 @contextmanager
@@ -272,7 +277,8 @@ def sweep_networks(store: Store, data: DataSource, journal: Journal) -> None:
     levels = sum(len(make_family(name, spec.conduct).levels) for name in spec.families)
     journal.say(f"sweeping {count} networks over {levels} levels")
     run(jobs, journal, doing="sweeping", did="swept", threads=workers)
-    response = gather(results(jobs), lost=_no_response(spec)).assign_coords(seed=("run", list(spec.seeds)))
+    measured = results(jobs)
+    response = gather(measured, lost=_no_response(spec)).assign_coords(seed=("run", list(spec.seeds)))
     for name, attributes in ATTRIBUTES.items():
         response[name].attrs = dict(attributes)
     history = store.read("history")
@@ -280,7 +286,7 @@ def sweep_networks(store: Store, data: DataSource, journal: Journal) -> None:
     response.attrs = {
         **spec.model_dump(include=set(CONDUCT)),
         "data": data.name,
-        "notices": list(_notices(data, history)),
+        "notices": list(_notices(data, history, measured)),
     }
     store.write({"response": response, "history": history})
     store.clear_state()
@@ -301,9 +307,13 @@ def _no_response(spec: Spec) -> xr.Dataset:
     )
 
 
-def _notices(data: DataSource, history: xr.Dataset) -> Iterator[str]:
+def _notices(data: DataSource, history: xr.Dataset, measured: Results) -> Iterator[str]:
     """Yield what a reader of the results must know before the numbers."""
     if data.notice:
         yield data.notice
-    for name in history.network.values:
-        yield from _divergences(activation(name).label, history.diverged_at.sel(network=name).values)
+    for name, runs in measured.items():
+        label, diverged_at = activation(name).label, history.diverged_at.sel(network=name).values
+        yield from _divergences(label, diverged_at)
+        for number, result in enumerate(runs):
+            if result is None and diverged_at[number] == NEVER:
+                yield f"{label} run {number} has weights that aren't finite; it's left out of every mean"

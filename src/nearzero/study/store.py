@@ -3,6 +3,7 @@
     spec.toml            the complete spec
     provenance.json      data hashes, and versions, platform and git state of each session
     log                  lines with times
+    checksums            of all other files, see `nearzero.support.checksums`
     networks/            one safetensors file per run; those of checkpoints are in checkpoints/
     results.nc           responses (root group) and training history (group "history")
     analysis.nc          groups "matched", "untrained", "parts", see `nearzero.study.analysis`
@@ -16,37 +17,50 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from nearzero.errors import InputError
 from nearzero.networks import Stack, TwoLayer
 from nearzero.study.spec import VERDICT, Spec, differing_key, load_complete_spec, spec_digest, spec_text
-from nearzero.support.files import begin_folder, make_folder, read_bytes, write_bytes
+from nearzero.support.checksums import read_recorded, working, write_recorded
+from nearzero.support.files import claim_folder, parsing
+from nearzero.support.netcdf import load_netcdf
 from nearzero.training.train import History, Progress
 
-__all__ = ["Arrays", "Store", "needed", "read_kept", "write_kept"]
+__all__ = ["CHECKPOINTS", "SPEC", "Arrays", "Store", "needed", "read_kept", "remedy", "write_kept"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 WEIGHTS = ("w1", "b1", "w2", "b2")
 SPEC = "spec.toml"
+CHECKPOINTS = "networks/checkpoints"
 # The file of each group of results, and its path in the file.
 GROUPS = {
     "response": ("results.nc", "/"),
     "history": ("results.nc", "/history"),
     **{group: ("analysis.nc", f"/{group}") for group in ("matched", "untrained", "parts")},
     "audit": ("audit.nc", "/"),
+}
+# What makes a file again, or a file below a folder.
+REMEDIES = {
+    "networks": "run `nearzero train {folder}`, which trains again",
+    "results.nc": "delete it, and run `nearzero train {folder}` and `nearzero sweep {folder}`",
+    "analysis.nc": "delete it and run `nearzero verdict {folder}`",
+    "audit.nc": "delete it and run `nearzero audit {folder}`",
+    "state": "run the same command again, which begins this part anew",
+    "tables": "run `nearzero report`, `verdict` or `audit {folder}`, whichever wrote it",
+    "figures": "run `nearzero report` or `verdict {folder}`, whichever wrote it",
+    SPEC: "restore it, unless you changed the rules of the verdict in it",
+    "provenance.json": "restore it, or delete it: the next step begins a new record",
 }
 
 
@@ -56,34 +70,47 @@ class Store:
 
     Attributes:
         folder: the study's folder.
+        spec: its spec, as it was when the study was opened.
     """
 
     folder: Path
+    spec: Spec
 
     # --- the folder itself ---
 
     @classmethod
-    def create(cls, folder: Path, spec: Spec) -> Store:
+    def create(cls, folder: Path, choose: Callable[[Mapping[str, Any]], Spec]) -> Store:
         """Return the store of a new study, or of the one in the folder if it has the same spec.
 
-        Raises:
-            InputError: the folder holds a study with another spec, or other files, or can't be written.
-        """
-        store = cls(folder)
-        if (folder / SPEC).exists() and store.begun:
-            store.check_spec(spec)
-            if store.spec == spec:
-                return store
-        begin_folder(folder, SPEC, spec_text(spec))
-        return store
+        Args:
+            folder: the study's folder.
+            choose: takes the rules of the verdict of the study that was begun in the folder, none if there is
+                none, and returns the spec.
 
-    @classmethod
-    def kept_rules(cls, folder: Path) -> dict[str, Any]:
-        """Return the rules of the verdict of the study in a folder; none if no study was begun there."""
-        store = cls(folder)
-        if not (folder / SPEC).exists() or not store.begun:
-            return {}
-        return store.spec.model_dump(mode="json", include=set(VERDICT))
+        Raises:
+            InputError: the folder holds a study with another spec, or other files, can't be written, or another
+                process works in it.
+        """
+        if (folder / SPEC).exists():
+            begun = cls.open(folder)
+            spec = choose(begun.rules)
+            if begun.begun:
+                begun.check_spec(spec)
+            if begun.spec == spec:
+                return begun
+        else:
+            choose({})  # refuses what can't be used before a folder is made
+        with working(claim_folder(folder, SPEC)):
+            # read again: another process may have begun a study in the meantime
+            rules: Mapping[str, Any] = {}
+            if (folder / SPEC).exists():
+                begun = cls.open(folder)
+                rules = begun.rules
+                if begun.begun:
+                    begun.check_spec(choose(rules))
+            store = cls(folder, choose(rules))
+            store.write_spec()
+        return store
 
     @classmethod
     def open(cls, folder: Path) -> Store:
@@ -98,17 +125,50 @@ class Store:
             )
         if not (folder / SPEC).is_file():
             raise InputError(f"{folder} isn't a study: it has no {SPEC}")
-        return cls(folder)
-
-    @property
-    def spec(self) -> Spec:
-        """Return the spec from its file."""
-        return load_complete_spec(self.folder / SPEC)
+        return cls(folder, load_complete_spec(folder / SPEC))
 
     @property
     def begun(self) -> bool:
         """Return whether anything was computed; until then the spec may change."""
         return any((self.folder / name).exists() for name in ("networks", "state", "results.nc"))
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """Return the rules of the verdict of a study that was begun; none before."""
+        return self.spec.model_dump(mode="json", include=set(VERDICT)) if self.begun else {}
+
+    def write_spec(self) -> None:
+        """Write the spec."""
+        self.write_file(SPEC, spec_text(self.spec).encode())
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Write a file of the study, and its checksum."""
+        write_recorded(self.folder, self.folder / name, content)
+
+    def read_file(self, name: str) -> bytes:
+        """Return the content of a file of the study.
+
+        Raises:
+            InputError: the file can't be read, or isn't the one that was written.
+        """
+        return read_recorded(self.folder, self.folder / name, remedy(self.folder, name))
+
+    def check_unchanged(self) -> None:
+        """Refuse a folder whose spec was changed since the study was opened.
+
+        Raises:
+            InputError: names a key in which they differ.
+        """
+        given, current = (
+            self.spec.model_dump(mode="json"),
+            Store.open(self.folder).spec.model_dump(mode="json"),
+        )
+        key = next((key for key in given if given[key] != current[key]), None)
+        if key is not None:
+            raise InputError(
+                f"{self.folder / SPEC} says {key} = {current[key]!r} and had {given[key]!r} when this command began: "
+                "it was changed in the meantime; run the command again, or choose another folder"
+            )
 
     def check_spec(self, spec: Spec) -> None:
         """Refuse another spec than the one with which the study was begun.
@@ -126,23 +186,22 @@ class Store:
 
     # --- networks ---
 
-    def _network_file(self, activation: str, run: int, step: int | None) -> tuple[Path, dict[str, Any]]:
-        """Return the path of a network, trained (None) or at a checkpoint, and its metadata."""
-        spec, name, folder = self.spec, f"{activation}-{run:02d}", self.folder / "networks"
+    def _network_file(self, activation: str, run: int, step: int | None) -> tuple[str, dict[str, Any]]:
+        """Return the name of a network's file, trained (None) or at a checkpoint, and its metadata."""
+        spec, name, folder = self.spec, f"{activation}-{run:02d}", "networks"
         if step is None:
             step = spec.steps
         else:
-            name, folder = f"{name}-step{step:06d}", folder / "checkpoints"
+            name, folder = f"{name}-step{step:06d}", CHECKPOINTS
         metadata = {"activation": activation, "seed": spec.seeds[run], "step": step}
-        return folder / f"{name}.safetensors", metadata
+        return f"{folder}/{name}.safetensors", metadata
 
     def write_network(self, network: TwoLayer, run: int, step: int | None = None) -> None:
         """Write the network of a run, trained (None) or at a checkpoint."""
-        path, metadata = self._network_file(network.activation, run, step)
-        make_folder(path.parent)
+        name, metadata = self._network_file(network.activation, run, step)
         # all of it under one key: safetensors doesn't keep the order of several, so files would differ
         packed = {"network": json.dumps(metadata, sort_keys=True)}
-        write_bytes(path, save({name: getattr(network, name) for name in WEIGHTS}, packed))
+        self.write_file(name, save({name: getattr(network, name) for name in WEIGHTS}, packed))
 
     def read_network(self, activation: str, run: int, step: int | None = None) -> TwoLayer:
         """Return the network of a run, trained (None) or at a checkpoint.
@@ -150,20 +209,19 @@ class Store:
         Raises:
             InputError: the file is missing or damaged, or holds another network.
         """
-        path, expected = self._network_file(activation, run, step)
-        arrays, packed = _read_tensors(path)
-        try:
+        name, expected = self._network_file(activation, run, step)
+        path, again = self.folder / name, remedy(self.folder, name)
+        if not path.exists():
+            raise InputError(f"{path} isn't there; train the study first")
+        content = self.read_file(name)
+        with parsing(path, again):
+            arrays, packed = _tensors(content)
             metadata = json.loads(packed["network"])
             w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)
             network = TwoLayer(w1, b1, w2, b2, metadata["activation"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path} isn't a network of a study ({error}); delete it and train again"
-            ) from error
-        if metadata != expected:
-            raise InputError(
-                f"{path} holds another network, {metadata}, than {expected}; delete it and train again"
-            )
+        found = metadata | {"units": network.units}
+        if found != expected | {"units": self.spec.units}:
+            raise InputError(f"{path} holds another network, {found}, than {expected}; {again}")
         return network
 
     # --- the state of an unfinished step ---
@@ -172,17 +230,13 @@ class Store:
         """Remove the state of unfinished steps."""
         shutil.rmtree(self.folder / "state", ignore_errors=True)
 
-    def _progress_path(self, activation: str) -> Path:
-        return self.folder / "state" / f"training-{activation}.safetensors"
-
     def save_progress(self, activation: str, progress: Progress, stack: Stack) -> None:
         """Write the state of the training of all runs of one network."""
         arrays = {name: getattr(stack, name) for name in WEIGHTS}
         arrays |= {field.name: getattr(progress.history, field.name) for field in fields(History)}
         arrays["step"] = np.array([progress.step])
-        make_folder(self.folder / "state")
         arrays = {key: np.asarray(value, order="C") for key, value in arrays.items()}
-        write_bytes(self._progress_path(activation), save(arrays, {"spec": spec_digest(self.spec)}))
+        self.write_file(_progress_name(activation), save(arrays, {"spec": spec_digest(self.spec)}))
 
     def load_progress(self, activation: str) -> tuple[Progress, Stack] | None:
         """Return the state of the training of all runs of one network; None if training must begin anew.
@@ -190,17 +244,21 @@ class Store:
         That is the case if there is no such state, or if it is damaged, belongs to another spec, or has
         measurements at other steps.
         """
+        name = _progress_name(activation)
         try:
-            arrays, metadata = _read_tensors(self._progress_path(activation))
+            content = self.read_file(name)
+            with parsing(name, "training begins anew"):
+                arrays, metadata = _tensors(content)
+                if metadata.get("spec") != spec_digest(self.spec):
+                    return None
+                if arrays["loss"].shape[1] != len(self.spec.recipe.schedule):
+                    return None
+                history = History(**{field.name: arrays[field.name] for field in fields(History)})
+                w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)
+                stack = Stack(w1, b1, w2, b2, (activation,) * len(w1))
+                return Progress(int(arrays["step"][0]), history), stack
         except InputError:
             return None
-        if metadata.get("spec") != spec_digest(self.spec) or not {*WEIGHTS, "step"} <= set(arrays):
-            return None
-        if arrays["loss"].shape[1] != len(self.spec.recipe.schedule):
-            return None
-        history = History(**{field.name: arrays[field.name] for field in fields(History)})
-        w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)
-        return Progress(int(arrays["step"][0]), history), Stack(w1, b1, w2, b2, (activation,) * len(w1))
 
     # --- results ---
 
@@ -219,7 +277,7 @@ class Store:
         content = xr.DataTree.from_dict(nodes).to_netcdf(
             engine="h5netcdf", encoding=compression, write_inherited_coords=True
         )
-        write_bytes(self.folder / name, bytes(content))
+        self.write_file(name, bytes(content))
 
     def read(self, group: str) -> xr.Dataset | None:
         """Return one of `GROUPS`; None if it isn't there yet.
@@ -231,16 +289,10 @@ class Store:
         path = self.folder / name
         if not path.exists():
             return None
-        try:
-            with xr.open_datatree(io.BytesIO(read_bytes(path)), engine="h5netcdf") as tree:
-                if node != "/" and group not in tree.children:
-                    return None
-                loaded = tree[node].to_dataset().load()
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"{path} can't be read ({reason}); delete it and run the same command again"
-            ) from error
+        tree = load_netcdf(self.read_file(name), path, remedy(self.folder, name))
+        if node != "/" and group not in tree.children:
+            return None
+        loaded = tree[node].to_dataset()
         if not loaded.data_vars:
             return None
         self._check_results(path, loaded)
@@ -252,10 +304,8 @@ class Store:
         Raises:
             InputError: names a key in which the specs differ.
         """
-        try:
+        with parsing(f"the spec in {path}", remedy(self.folder, path.name)):
             made_with = tomllib.loads(results.attrs["spec"])
-        except (KeyError, TypeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"{path} doesn't say which spec it belongs to; delete it") from error
         current = self.spec.model_dump(mode="json")
         key = differing_key(made_with, current)
         if key is not None:
@@ -263,6 +313,11 @@ class Store:
                 f"{path} was made with {key} = {made_with.get(key)!r}, but {SPEC} says {current[key]!r}; "
                 f"restore {SPEC}, or begin another study"
             )
+
+
+def remedy(folder: Path, name: str) -> str:
+    """Return what makes a file of the study in a folder again."""
+    return REMEDIES.get(name.split("/")[0], "delete it if it isn't yours").format(folder=folder)
 
 
 def needed(results: xr.Dataset | None, refusal: str) -> xr.Dataset:
@@ -276,8 +331,8 @@ def needed(results: xr.Dataset | None, refusal: str) -> xr.Dataset:
     return results
 
 
-def write_kept(path: Path, dataset: xr.Dataset) -> None:
-    """Write a Dataset for `read_kept`, as safetensors: some twenty times as fast as netCDF."""
+def write_kept(folder: Path, path: Path, dataset: xr.Dataset) -> None:
+    """Write a Dataset below a folder for `read_kept`, as safetensors: some twenty times as fast as netCDF."""
     contents = dataset.to_dict(data=False)
     variables, arrays = contents["coords"] | contents["data_vars"], {}
     for name, variable in dataset.variables.items():
@@ -285,33 +340,30 @@ def write_kept(path: Path, dataset: xr.Dataset) -> None:
             arrays[str(name)] = np.asarray(variable.values, order="C")
         else:
             variables[name]["data"] = variable.values.tolist()
-    make_folder(path.parent)
-    write_bytes(path, save(arrays, {"dataset": json.dumps(contents)}))
+    write_recorded(folder, path, save(arrays, {"dataset": json.dumps(contents)}))
 
 
-def read_kept(path: Path) -> xr.Dataset | None:
+def read_kept(folder: Path, path: Path) -> xr.Dataset | None:
     """Return the Dataset that `write_kept` wrote; None if the file is missing or damaged."""
     try:
-        arrays, metadata = _read_tensors(path)
-        contents = json.loads(metadata["dataset"])
-        variables = contents["coords"] | contents["data_vars"]
-        for name, values in arrays.items():
-            variables[name]["data"] = values
-        return xr.Dataset.from_dict(contents)
-    except (InputError, KeyError, TypeError, ValueError):
+        content = read_recorded(folder, path, "it is made anew")
+        with parsing(path, "it is made anew"):
+            arrays, metadata = _tensors(content)
+            contents = json.loads(metadata["dataset"])
+            variables = contents["coords"] | contents["data_vars"]
+            for name, values in arrays.items():
+                variables[name]["data"] = values
+            return xr.Dataset.from_dict(contents)
+    except InputError:
         return None
 
 
-def _read_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file.
+def _progress_name(activation: str) -> str:
+    return f"state/training-{activation}.safetensors"
 
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} isn't there; train the study first")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and train again") from error
+
+def _tensors(content: bytes) -> tuple[Arrays, dict[str, str]]:
+    """Return the arrays and the metadata of a safetensors file; damage raises errors of all kinds."""
+    arrays = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return arrays, header.get("__metadata__", {})

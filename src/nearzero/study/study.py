@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -30,8 +31,9 @@ from nearzero.study.page.contents import PAGE, study_contents
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
 from nearzero.study.steps import sweep_networks, train_networks
-from nearzero.study.store import Store, needed
-from nearzero.support.files import locked, write_text
+from nearzero.study.store import SPEC, Store, needed
+from nearzero.support.checksums import FileCheck, remove_recorded, verify_files, working
+from nearzero.support.files import claim_folder, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,9 +109,8 @@ class Study:
         Raises:
             InputError: the spec can't be used, or the folder holds something else or can't be written.
         """
-        kept = Store.kept_rules(Path(folder))
         given = dict(settings or {})
-        return cls(Store.create(Path(folder), resolve(preset, kept | given)))
+        return cls(Store.create(Path(folder), lambda rules: resolve(preset, {**rules, **given})))
 
     # --- the contents of the folder ---
 
@@ -261,6 +262,14 @@ class Study:
         """Return the data's hashes, and versions, platform and git state of each session."""
         return read_record(self.folder)
 
+    def verify(self) -> list[FileCheck]:
+        """Return for every file but the log whether it is the one that nearzero wrote, by its checksum.
+
+        Raises:
+            InputError: a file can't be read.
+        """
+        return verify_files(self.folder)
+
     def summary(self) -> dict[str, str]:
         """Return a table for people: folder, progress, data, conduct, seeds, sessions and versions."""
         record = self.provenance
@@ -363,9 +372,20 @@ class Study:
             self.to_html(self.folder / PAGE, data_dir=data_dir)
         return self
 
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the lock of the folder, whose spec must be the one with which this study was opened.
+
+        Raises:
+            InputError: another process works in the folder, or the spec was changed.
+        """
+        with working(self.folder):
+            self._store.check_unchanged()
+            yield
+
     def _run_step(self, step: Step, data_dir: str | None, console: Console | None) -> Study:
         """Do a step, and drop the cached results, which it may have changed."""
-        with locked(self.folder), Journal.opened(console, self.folder / "log") as journal:
+        with self._held(), Journal.opened(console, self.folder / "log") as journal:
             step(self._store, begin(self._store, data_dir, journal), journal)
         for name in ("response", "history", "matched", "untrained", "parts"):
             self.__dict__.pop(name, None)
@@ -379,7 +399,7 @@ class Study:
         """
         _ = self.response
         with (
-            locked(self.folder),
+            self._held(),
             Journal.opened(console, self.folder / "log") as journal,
             journal.timed("tables and figures written"),
         ):
@@ -438,7 +458,7 @@ class Study:
             further.append(untrained_table(judge(self.untrained, self.spec.rules), self.title))
         if near_far:
             further.append(near_far_table(self.parts, self.title))
-        with locked(self.folder):
+        with self._held():
             reports.write_verdict(judged, self.title, self.folder, self.notices, further)
         if console is not None:
             reports.print_verdict(judged, self.title, console, further)
@@ -490,7 +510,7 @@ class Study:
         if measurements_of(self._store) is None:
             self._run_step(audit_networks, data_dir, console)
         outcome = self.audited(against)
-        with locked(self.folder):
+        with self._held():
             reports.write_audit(outcome, self.folder)
         if console is not None:
             reports.print_audit(outcome, console)
@@ -508,12 +528,16 @@ class Study:
         Raises:
             InputError: a key that isn't such a rule, or a value that can't be used.
         """
-        changed = Study(Store.create(self.folder, with_rules(self.spec, settings)))
-        if changed.spec != self.spec:
-            for name in ON_REQUEST:
-                for path in (self.folder / "tables").glob(f"{name}.*"):
-                    path.unlink()
-        return changed
+        with working(self.folder):
+            current = Store.open(self.folder)  # read again: another process may have changed its rules
+            current.check_spec(self.spec)
+            changed = Store(self.folder, with_rules(current.spec, settings))
+            if changed.spec != current.spec:
+                changed.write_spec()
+                for name in ON_REQUEST:
+                    for path in (self.folder / "tables").glob(f"{name}.*"):
+                        remove_recorded(self.folder, path)
+        return Study(changed)
 
 
 def reproduce(
@@ -556,5 +580,8 @@ def reproduce(
     given = dict(settings or {})
     given |= {key: value for key, value in (("runs", runs), ("device", device)) if value is not None}
     chosen = resolve(preset, given).preset
-    study = Study.create(out or Path("studies") / chosen, preset, given)
-    return study.run(data_dir=data_dir, console=console)
+    folder = claim_folder(Path(out or Path("studies") / chosen), SPEC)
+    with working(
+        folder
+    ):  # from the first look at the spec on, so that a call that is refused has changed nothing
+        return Study.create(folder, preset, given).run(data_dir=data_dir, console=console)

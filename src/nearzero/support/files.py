@@ -17,14 +17,16 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from nearzero.errors import InputError
+from nearzero.support.users import reason
 
 __all__ = [
     "atomic",
-    "begin_folder",
     "cache_root",
+    "claim_folder",
     "explained",
     "locked",
     "make_folder",
+    "parsing",
     "read_bytes",
     "write_bytes",
     "write_text",
@@ -46,9 +48,15 @@ def cache_root() -> Path:
     """Return the folder for files that can be fetched or compiled again.
 
     It is the value of the environment variable NEARZERO_CACHE, or else the platform's cache folder.
+
+    Raises:
+        InputError: the value is the home of a user that doesn't exist.
     """
     override = os.environ.get("NEARZERO_CACHE")
-    return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("nearzero"))
+    try:
+        return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("nearzero"))
+    except RuntimeError as error:
+        raise InputError(f"NEARZERO_CACHE = {override!r} names the home of an unknown user") from error
 
 
 @contextmanager
@@ -71,10 +79,12 @@ def explained(path: Path) -> Iterator[None]:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a lock on a folder, so that no other process works in it. A killed process releases its lock.
 
+    A thread that holds the lock can take it again.
+
     Raises:
         InputError: another process holds the lock, or the folder can't be written.
     """
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True)
     with explained(folder):
         try:
             held = lock.acquire()
@@ -138,18 +148,19 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def begin_folder(folder: Path, name: str, content: str) -> None:
-    """Make a folder and write the file `name`, which marks it as a folder of nearzero.
+def claim_folder(folder: Path, name: str) -> Path:
+    """Make a folder that is to be marked as one of nearzero's by the file `name`, and return its path.
 
-    Locks and unfinished files (.lock, .part) may be in the folder already.
+    Locks, unfinished files and checksums may be in the folder already.
 
     Raises:
-        InputError: the folder holds other files and not this one, or can't be written.
+        InputError: the folder holds other files and not this one, or can't be made.
     """
     unmarked = not (folder / name).exists() and folder.is_dir()
-    if unmarked and any(not path.name.endswith((".lock", ".part")) for path in folder.iterdir()):
+    begun = (".lock", ".part", "checksums")
+    if unmarked and any(not path.name.endswith(begun) for path in folder.iterdir()):
         raise InputError(f"{folder} holds other files and no {name}; choose an empty or a new folder")
-    write_text(make_folder(folder) / name, content)
+    return make_folder(folder)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -160,5 +171,34 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise InputError(f"can't read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+@contextmanager
+def parsing(source: object, remedy: str) -> Iterator[None]:
+    """Turn any error in the block, in which a file is parsed, into an InputError of one line.
+
+    Damaged files make parsers raise errors of all kinds.
+
+    Args:
+        source: the file, for the message.
+        remedy: what to do about a file that can't be parsed.
+
+    Raises:
+        InputError: the block raised an error.
+
+    Example:
+        >>> import json
+        >>> from nearzero.support.files import parsing
+        >>> with parsing("a.json", "delete it"):
+        ...     json.loads("{")
+        Traceback (most recent call last):
+        nearzero.errors.InputError: a.json can't be read (JSONDecodeError: Expecting property name ...); delete it
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{source} can't be read ({reason(error)}); {remedy}") from error

@@ -11,12 +11,13 @@ import re
 
 from nearzero.errors import InputError
 
-__all__ = ["DEFAULT_MEMORY", "LEAST", "memory_limit", "memory_text"]
+__all__ = ["DEFAULT_MEMORY", "EXPANSION", "LEAST", "check_expansion", "memory_limit", "memory_text"]
 
 # Python with PyTorch, MNIST and the compiled kernels take about 0.6 GB, so a process stays below 4 GB.
 DEFAULT_MEMORY = 3 * 10**9
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEAST = 16 * 10**6  # with less memory no useful work is possible
+EXPANSION = 20  # files of real data that are compressed expand to less than so many times their size
 
 
 def memory_limit(requested: int | str | None = None) -> int:
@@ -48,6 +49,30 @@ def memory_limit(requested: int | str | None = None) -> int:
     return limit
 
 
+def check_expansion(source: object, expanded: int, stored: int) -> None:
+    """Refuse a compressed file that takes far more memory than its size suggests.
+
+    Args:
+        source: the file, for the message.
+        expanded, stored: the bytes that it takes in memory, by its own account, and those of the file.
+
+    Raises:
+        InputError: it expands to more than `EXPANSION` times its size, and to more than the memory limit.
+
+    Example:
+        >>> from nearzero.support.memory import check_expansion
+        >>> check_expansion("a.npz", 50_000_000, 1_000_000)
+        >>> check_expansion("a.npz", 8_000_000_000, 10_000)
+        Traceback (most recent call last):
+        nearzero.errors.InputError: a.npz, a file of 0 MB, would take 8.0 GB of memory; ...
+    """
+    if expanded > max(memory_limit(), EXPANSION * stored):
+        raise InputError(
+            f"{source}, a file of {memory_text(stored)}, would take {memory_text(expanded)} of memory; if that is "
+            "right, set NEARZERO_MEMORY to more"
+        )
+
+
 def memory_text(size: float) -> str:
     """Return a number of bytes as a readable text.
 
@@ -68,4 +93,5 @@ def _bytes(size: object) -> int | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", size.lower())
     if not match or (match[2] and match[2] not in UNITS):
         return None
-    return int(float(match[1]) * UNITS[match[2] or "b"])
+    size = float(match[1]) * UNITS[match[2] or "b"]
+    return int(size) if size < 2**62 else None

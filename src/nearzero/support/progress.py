@@ -40,7 +40,7 @@ def progress_bar(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    name, left = TextColumn("{task.description:<28}"), TextColumn("left")
+    name, left = TextColumn("{task.description:<28}", markup=False), TextColumn("left")
     columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, Remaining())
     # what a user's own code prints must stay on its stream
     with Progress(

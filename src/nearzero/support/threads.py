@@ -84,6 +84,10 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix=POOL)
 
 
+if hasattr(os, "register_at_fork"):  # a forked child has the pools and not their threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 def parallel(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
     """Apply `function` to every item on `threads` threads, and return the results in the order of the items.
 

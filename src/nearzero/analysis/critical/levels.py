@@ -8,7 +8,6 @@ greatest class needs. The levels of the changes stay float64, and take nearly al
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from os import PathLike
@@ -345,7 +344,7 @@ class CriticalLevels(Displayed):
             raise
         except FileNotFoundError:
             raise InputError(f"there is no file {path}") from None
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        except Exception as error:  # damaged files make NumPy raise errors of all kinds
             raise InputError(f"{path} isn't a file of critical levels, or is damaged") from error
         conduct = Conduct(**about.pop("conduct"))
         identity = make_family(about["family"], conduct, about["seed"]).identity

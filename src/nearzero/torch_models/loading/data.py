@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from nearzero.errors import InputError, did_you_mean
+from nearzero.support.files import parsing
+from nearzero.support.memory import check_expansion
 from nearzero.torch_models.loading.objects import check_exists, object_of, result_of
 
 __all__ = ["PixelScale", "load_data"]
@@ -72,15 +74,17 @@ def _check_choice(setting: str, given: str, known: tuple[str, ...]) -> None:
 def _arrays(path: Path) -> Any:
     """Return x, or (x, y), from a file."""
     check_exists(path)
-    try:
+    with parsing(path, f"it must be a whole file of arrays, {SAFE}, {' or '.join(ARRAYS)}"):
         if path.suffix == SAFE:
             arrays: Mapping[str, Any] = load_file(path)
         else:
             with path.open("rb") as file:  # np.load doesn't close a file that it can't read to the end
+                if zipfile.is_zipfile(file):
+                    members = zipfile.ZipFile(file).infolist()
+                    check_expansion(path, sum(member.file_size for member in members), path.stat().st_size)
+                file.seek(0)
                 loaded = np.load(file, allow_pickle=False)
                 arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, ValueError, SafetensorError, EOFError) as error:
-        raise InputError(f"{path} can't be read as arrays ({str(error).splitlines()[0]})") from error
     if "x" not in arrays:
         raise InputError(f"{path} must hold arrays x and perhaps y; it holds {', '.join(arrays) or 'none'}")
     x = arrays["x"]

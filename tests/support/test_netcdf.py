@@ -1,0 +1,63 @@
+"""Files of results from strangers: what they claim is checked before memory is taken."""
+
+from __future__ import annotations
+
+import io
+import random
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+from nearzero import InputError
+from nearzero.support.netcdf import load_netcdf
+
+
+def test_a_small_file_that_claims_a_huge_array() -> None:
+    file = io.BytesIO()
+    with h5py.File(file, "w") as content:
+        content.create_dataset("x", shape=(10**10,), dtype="f8", chunks=(1 << 16,), compression="gzip")
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"would take 80\.0 GB of memory"):
+            load_netcdf(file.getvalue(), "a.nc", "delete it")
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("how", ["external storage", "virtual", "external link"])
+def test_other_files_are_not_read(how: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as other:
+        other["x"] = np.arange(4.0)
+    file = io.BytesIO()
+    with h5py.File(file, "w") as content:
+        if how == "external storage":
+            content.create_dataset("x", shape=(4,), dtype="f8", external=[(str(secret), 0, 32)])
+        elif how == "virtual":
+            layout = h5py.VirtualLayout(shape=(4,), dtype="f8")
+            layout[:] = h5py.VirtualSource(str(secret), "x", shape=(4,))
+            content.create_virtual_dataset("x", layout)
+        else:
+            content["x"] = h5py.ExternalLink(str(secret), "/x")
+    with pytest.raises(InputError, match="x in another file, which isn't read"):
+        load_netcdf(file.getvalue(), "a.nc", "delete it")
+
+
+def test_damaged_files_are_refused_or_read() -> None:
+    data = xr.Dataset({"x": (("run", "level"), np.arange(12.0).reshape(3, 4))}, {"level": list("abcd")})
+    content, rng = bytes(data.to_netcdf(engine="h5netcdf") or b""), random.Random(19)
+    read = 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        for _ in range(8):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        with suppress(InputError):  # any other error fails the test
+            load_netcdf(bytes(damaged), "a.nc", "delete it")
+            read += 1
+    assert 0 < read < 200
