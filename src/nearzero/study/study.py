@@ -126,6 +126,16 @@ class Study:
         """Return the reading of the published protocol that was followed, as keys of the spec with values."""
         return {name: getattr(self.spec, name) for name in CONDUCT}
 
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """Return in what the study departs from the published one; if in anything, the two aren't compared.
+
+        See `Spec.departures`; data that took the place of those in the spec are one of them.
+        """
+        used = str(self.provenance.get("data", {}).get("name", self.spec.data))
+        substituted = () if used == self.spec.data else (f"data = {used}, not {self.spec.data}",)
+        return (*self.spec.departures, *substituted)
+
     @cached_property
     def response(self) -> xr.Dataset:
         """Return accuracy and agreement (0 to 1) on (network, run, family, level, split).

@@ -61,20 +61,25 @@ def agreement_figure(study: StudyResults) -> Figure:
         _draw(above, inset, below, rows, colours(networks(study)))
         _limits(below, rows)
         reproduced = reproduction(study)
-        count = f"{len(reproduced.agreeing)} of {len(reproduced.comparisons)}"
-        below.set_title(
-            f"{count} within ±{POINTS:g} points (shaded) or ±{STANDARD_ERRORS:g} s.e. (bars)", fontsize=6.5
-        )
+        if not study.departures:
+            count = f"{len(reproduced.agreeing)} of {len(reproduced.comparisons)}"
+            below.set_title(
+                f"{count} within ±{POINTS:g} points (shaded) or ±{STANDARD_ERRORS:g} s.e. (bars)",
+                fontsize=6.5,
+            )
         if rows:
             above.legend(handles=_keys(study), loc="upper left")
         else:
-            above.text(0.5, 0.6, "nothing published to compare", ha="center", transform=above.transAxes)
+            why = "\n".join(("nothing published to compare", *study.departures))
+            above.text(0.5, 0.9, why, ha="center", va="top", transform=above.transAxes)
         add_notices(figure, study.notices)
     return figure
 
 
 def _rows(study: StudyResults) -> list[PublishedComparison]:
     """Return the comparisons of all accuracies of tables 1 to 4 that were measured."""
+    if study.departures:
+        return []
     rows = list(reproduction(study).comparisons)
     for network in networks(study):
         if network in published().baseline:

@@ -47,7 +47,8 @@ def _panel(
     for family in swept:
         for network, colour in colours(networks(study)).items():
             _draw_curve(axes, study, network, family, colour)
-            _draw_published(axes, network, family, colour, limits)
+            if not study.departures:
+                _draw_published(axes, network, family, colour, limits)
     if not swept:
         axes.text(0.5, 0.5, "not swept", ha="center", va="center", transform=axes.transAxes)
 
@@ -56,7 +57,7 @@ def _draw_curve(axes: Axes, study: StudyResults, network: str, family: str, colo
     grid = curve(study, network, family)
     finite = np.isfinite(grid.levels)
     levels, accuracy = 100.0 * grid.levels[finite], grid.accuracy[finite]
-    low, high = t_interval(accuracy)
+    low, high = (np.clip(end, 0.0, 100.0) for end in t_interval(accuracy))
     axes.fill_between(levels, low, high, color=colour, alpha=0.22, linewidth=0)
     axes.plot(levels, mean(accuracy), color=colour, linestyle=_LINES[family], label=f"{network} {family}")
 
@@ -87,5 +88,6 @@ def _keys(study: StudyResults) -> list[Line2D | Patch]:
         if family in families(study)
     )
     keys.append(Patch(facecolor=INK, alpha=0.22, label="95 % interval"))
-    keys.append(Line2D([], [], **points("o", 3.2, INK, "white"), label="published"))
+    if not study.departures:
+        keys.append(Line2D([], [], **points("o", 3.2, INK, "white"), label="published"))
     return keys
