@@ -56,7 +56,9 @@ def _explain(error: BaseException, interrupted: bool) -> tuple[str, int]:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
             sys.exit(2)
-        return f"{error.format_message()} Try `nearzero --help`.", 2
+        context = getattr(error, "ctx", None)
+        command = "nearzero" if context is None else context.command_path
+        return f"{error.format_message()} Try `{command} --help`.", 2
     if isinstance(error, OSError):
         file = f"{error.filename}: " if error.filename else ""
         return f"{file}{error.strerror or error}", 2

@@ -152,7 +152,7 @@ class Table(Displayed):
         columns, rows: every row has a cell for every column.
         notices: warnings that are printed above the table.
         group: name of the column by which rows are grouped into blocks: a change of its value starts a new
-            block.
+            block. Empty: they aren't grouped.
     """
 
     name: str
@@ -171,7 +171,10 @@ class Table(Displayed):
                 )
 
     def blocks(self) -> Iterator[list[tuple[Cell, ...]]]:
-        """Yield the rows in order, in blocks with the same value in the column `group`."""
+        """Yield the rows in order, in blocks with the same value in the column `group`; in one block without it."""
+        if not self.group:
+            yield list(self.rows)
+            return
         index = [column.name for column in self.columns].index(self.group)
         block: list[tuple[Cell, ...]] = []
         for row in self.rows:
@@ -226,5 +229,5 @@ def text_table(name: str, rows: Sequence[Mapping[str, str]], title: str = "", ca
             )
             for row in rows
         ),
-        group=headers[0] if headers else "",
+        group="",
     )

@@ -17,6 +17,7 @@ from nearzero.report.comparison import (
 from nearzero.report.figures.style import (
     INK,
     PALE,
+    SHADE,
     ShownFigure,
     add_notices,
     colours,
@@ -49,7 +50,7 @@ def agreement_figure(study: StudyResults) -> Figure:
         rows = _rows(study)
         above.set(ylabel="measured accuracy (%)", xlim=(0, 102), ylim=(0, 102))
         below.set(xlabel="published accuracy (%)", ylabel="difference (points)")
-        below.axhspan(-POINTS, POINTS, color="#EDEDED", linewidth=0)
+        below.axhspan(-POINTS, POINTS, color=SHADE, linewidth=0)
         below.axhline(0, color=PALE, linewidth=0.7)
         inset = above.inset_axes((0.60, 0.08, 0.38, 0.38))
         inset.tick_params(labelsize=5.5)
@@ -113,7 +114,7 @@ def _limits(below: Axes, rows: list[PublishedComparison]) -> None:
 
 
 def _keys(study: StudyResults) -> list[Line2D]:
-    keys = network_keys(name for name in networks(study) if name in published().baseline)
+    keys = network_keys((name for name in networks(study) if name in published().baseline), marked=False)
     markers = [(marker, label, "none") for marker, label in dict.fromkeys(_MARKERS.values())]
     if reproduction(study).differing:
         markers.append(("o", "outside both", INK))

@@ -51,7 +51,7 @@ def _rich(table: Table, widths: Mapping[Column, int], gap: int) -> RichTable:
         text = column.kind == "text"
         side = "left" if text else "right"
         header = column.short or column.header
-        drawn.add_column(header, justify=side, no_wrap=not text, width=width, vertical="bottom")  # type: ignore[arg-type]
+        drawn.add_column(header, justify=side, no_wrap=not text, width=width, vertical="top")  # type: ignore[arg-type]
     indices = [table.columns.index(column) for column in widths]
     names = [column.name for column in widths]
     for number, block in enumerate(table.blocks()):
@@ -90,10 +90,13 @@ def _fit(table: Table, width: int) -> tuple[dict[Column, int], int]:
     """Return the columns that fit into a width, with their widths, and the gap between them; {} if none do."""
     widths = {column: _width(table, column) for column in table.columns}
     least = {column: _least_width(table, column) for column in table.columns}
+    for column, own in widths.items():
+        if column.kind == "text":
+            widths[column] = max(min(own, LONG), least[column])
     while True:
         for gap in (2, 1):
             if sum(widths.values()) + gap * (len(widths) - 1) <= width:
-                return widths, gap
+                return _widened(table, widths, width - gap * (len(widths) - 1)), gap
         spare = max(widths, key=lambda column: column.spare)
         if not spare.spare:
             break
@@ -106,13 +109,22 @@ def _fit(table: Table, width: int) -> tuple[dict[Column, int], int]:
     return widths, 1
 
 
+def _widened(table: Table, widths: dict[Column, int], width: int) -> dict[Column, int]:
+    """Return the widths, with those of columns that wrap made larger as far as there is room."""
+    for column, own in widths.items():
+        room = width - sum(widths.values())
+        widths[column] = min(own + room, max(own, _width(table, column)))
+    return widths
+
+
 def _lines(table: Table, column: Column) -> list[str]:
-    return (column.short or column.header).split("\n") + [_text(cell) for cell in table.cells(column.name)]
+    cells = (line for cell in table.cells(column.name) for line in _text(cell).split("\n"))
+    return [*(column.short or column.header).split("\n"), *cells]
 
 
 def _width(table: Table, column: Column) -> int:
-    widest = max(map(len, _lines(table, column)))
-    return max(min(widest, LONG), _least_width(table, column)) if column.kind == "text" else widest
+    """Return the width of the longest line of a column."""
+    return max(map(len, _lines(table, column)))
 
 
 def _least_width(table: Table, column: Column) -> int:
