@@ -31,7 +31,7 @@ def main() -> None:
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="nearzero", standalone_mode=False)
         if interrupted:  # typer turns the exception into an exit code
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)

@@ -41,6 +41,9 @@ app = typer.Typer(
 )
 
 
+SAY_EVERY = 1.5  # seconds between two lines about work in progress
+
+
 def option(words: str, shown: bool | str = False, *names: str, metavar: str | None = None) -> Any:
     """Return the description of an option.
 
@@ -118,10 +121,20 @@ def result_folder(out: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def working(console: Console | None, doing: str) -> Iterator[None]:
-    """Show in a terminal that something is being done, and for how long, while the block runs."""
-    if console is None or not console.is_terminal:
-        yield
+def working(console: Console | None, doing: str, *, lines: bool = False) -> Iterator[Callable[[str], None]]:
+    """Show in a terminal what is being done, and for how long, while the block runs.
+
+    Args:
+        console: where it is shown; nowhere if None.
+        doing: what is being done; the function that is yielded changes it.
+        lines: whether a line says it every second or two where there is no terminal.
+    """
+    if console is None or not (lines or console.is_terminal):
+        yield lambda doing: None
+        return
+    if not console.is_terminal:
+        with _saying(console, doing) as change:
+            yield change
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -130,8 +143,35 @@ def working(console: Console | None, doing: str) -> Iterator[None]:
     with Progress(
         *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
     ) as bar:
-        bar.add_task(doing, total=None)
-        yield
+        task = bar.add_task(doing, total=None)
+        yield lambda doing: bar.update(task, description=doing)
+
+
+@contextmanager
+def _saying(console: Console, doing: str) -> Iterator[Callable[[str], None]]:
+    """Print a line at once and then at regular times, from a thread, until the block ends."""
+    import threading
+    import time
+
+    began, ended = time.monotonic(), threading.Event()
+
+    def change(words: str) -> None:
+        nonlocal doing
+        doing = words
+
+    def say() -> None:
+        console.print(doing, highlight=False, markup=False)
+        while not ended.wait(SAY_EVERY):
+            console.print(f"{doing} ({time.monotonic() - began:.0f} s)", highlight=False, markup=False)
+            console.file.flush()
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield change
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

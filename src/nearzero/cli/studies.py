@@ -137,15 +137,12 @@ def reproduce(
 def compile_(quiet: Quiet = False) -> None:
     """Compile the kernels for this processor, once, in some 30 seconds; else the first study does it."""
     console, names = console_for(quiet), list[str]()
-    if console is not None and not console.is_terminal:
-        print_line(console, "compiling the kernels for this processor")
+    with working(console, "compiling the kernels for this processor", lines=True) as show_work:
 
-    def begun(name: str) -> None:
-        names.append(name)
-        if console is not None:
-            print_line(console, f"compiling {name.lstrip('_')}")
+        def begun(name: str) -> None:
+            names.append(name)
+            show_work(f"compiling kernel {len(names)}, {name.lstrip('_')}")
 
-    with working(console, "compiling"):
         from nearzero.study.compiling import compile_kernels
 
         compile_kernels(begun=begun)

@@ -27,7 +27,10 @@ def sparkline(values: Iterable[float], least: float, most: float) -> str:
         '▁▃▅█ '
     """
     span = most - least
-    shares = ((value - least) / span if span > 0 else 1.0 for value in values)
+    shares = (
+        math.nan if not math.isfinite(value) else (value - least) / span if span > 0 else 1.0
+        for value in values
+    )
     last = len(STEPS) - 1
     return "".join(
         STEPS[min(max(math.floor(share * last + 0.5), 0), last)] if math.isfinite(share) else " "
