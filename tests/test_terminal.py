@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -244,8 +246,6 @@ def test_the_version_imports_nothing_heavy() -> None:
 def test_the_shell_completes_commands() -> None:
     script = "from nearzero.cli import main; main()"
     environment = {"_NEARZERO_COMPLETE": "complete_bash", "COMP_WORDS": "nearzero re", "COMP_CWORD": "1"}
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | environment
     )
@@ -255,14 +255,17 @@ def test_the_shell_completes_commands() -> None:
 def test_compile_says_what_it_compiles(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "nearzero.study.compiling.compile_kernels",
-        lambda *, begun: [begun(name) for name in ("_sums", "walk")],
-    )
+    def compile_slowly(*, begun: Callable[[str], None]) -> None:
+        for name in ("_sums", "walk"):
+            begun(name)
+            time.sleep(0.3)
+
+    monkeypatch.setattr("nearzero.study.compiling.compile_kernels", compile_slowly)
+    monkeypatch.setattr("nearzero.cli.common.SAY_EVERY", 0.05)
     code, out, _ = run(capsys, "compile")
     assert code == 0
-    assert out.splitlines()[-3:] == [
-        "compiling sums",
-        "compiling walk",
-        "2 kernels are compiled; next: nearzero reproduce",
-    ]
+    lines = out.splitlines()
+    assert lines[0].startswith("compiling")
+    assert any(line.startswith("compiling kernel 1, sums (") for line in lines)
+    assert any(line.startswith("compiling kernel 2, walk (") for line in lines)
+    assert lines[-1] == "2 kernels are compiled; next: nearzero reproduce"

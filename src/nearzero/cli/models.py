@@ -414,12 +414,13 @@ def judge_runs(
     Each file of weights is a training of its own. All layers are one table; fewer than six runs are described and
     not judged. `--set verdict_...=...` changes the rules.
     """
-    from nearzero.probing import judge_runs as judge
-    from nearzero.study.spec import resolve, with_rules
-    from nearzero.study.steps import reaching
-    from nearzero.torch_models.loading import load_data, weights_of_runs
-
     console = console_for(quiet, as_json)
+    with working(console, "loading PyTorch"):
+        from nearzero.probing import judge_runs as judge
+        from nearzero.study.spec import resolve, with_rules
+        from nearzero.study.steps import reaching
+        from nearzero.torch_models.loading import load_data, weights_of_runs
+
     spec = with_rules(resolve(), settings_from(settings))
     rules = replace(spec.rules, measure=measure)  # type: ignore[arg-type]
     with result_folder(out), _users_errors(model, data):
@@ -431,9 +432,7 @@ def judge_runs(
         with reaching(device):
             built = built.to(device)
         files = weights_of_runs(weights[0] if len(weights) == 1 else weights)
-        options = _reading(
-            units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory
-        )
+        reading = (units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory)
         judged = judge(
             built,
             source,
@@ -443,10 +442,10 @@ def judge_runs(
             rules=rules,
             design=replace(spec.design, conduct=None),
             progress=_progress(quiet),
-            **options,
+            **_reading(*reading),
         )
-    title = f"{model}, {len(files)} run{'s' if len(files) > 1 else ''}, {data}"
-    _report_verdict(judged, title, out, console, as_json)
+    runs = "1 run" if len(files) == 1 else f"{len(files)} runs"
+    _report_verdict(judged, f"{model}, {runs}, {data}", out, console, as_json)
 
 
 def _report_verdict(
