@@ -86,8 +86,9 @@ def test_layers(folder, capsys):
         assert (code, err) == (0, "")
         lines = [line.split() for line in out.splitlines()]
         assert lines[0] == ["layer", "kind", "type", "shape", "units", "on", "activation"]
-        assert lines[1] == ["0", "linear", "Linear", "Nx8", "8", "dim", "1", "gelu"]
-        assert [line[-1] for line in lines[1:]] == ["gelu", "gelu", "tanh", "tanh", "none"]
+        assert lines[2] == ["0", "linear", "Linear", "Nx8", "8", "dim", "1", "gelu"]
+        assert [line[-1] for line in lines[2:7]] == ["gelu", "gelu", "tanh", "tanh", "none"]
+        assert out.splitlines()[-1] == f"5 layers; next: nearzero probe {model} --data data.npz"
 
 
 @pytest.mark.parametrize("data", ["data.npz", "data.safetensors", "kept_models:batches", "x.npy"])

@@ -163,7 +163,9 @@ def test_the_command_prints_and_writes_the_verdict(
     assert (code, err) == (0, "")
     models = [build(run) for run in range(6)]
     expected = nz.judge_runs(models, (X, Y), "1", held_out=OTHER, rules=RULES, design=DESIGN)
-    assert "Verdict: judged_net.py:build, 6 runs, data.npz" in out
+    assert (
+        "Verdict: judged_net.py:build, 6 runs, data.npz" in (tmp_path / "out/tables/verdict.md").read_text()
+    )
     assert f"\n1: {expected.of('1')}" in out
     assert (tmp_path / "out" / "tables" / "robust.md").exists()
     assert (tmp_path / "out" / "figures" / "figure6_relative.png").exists()

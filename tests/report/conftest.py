@@ -41,6 +41,7 @@ class MadeUpStudy:
     history: xr.Dataset
     title: str = "20 runs of made-up numbers"
     notices: tuple[str, ...] = ()
+    departures: tuple[str, ...] = ()
     conduct: Mapping[str, str] = field(default_factory=lambda: dict(CONDUCT))
 
 

@@ -1,4 +1,6 @@
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -11,10 +13,11 @@ from scipy import stats
 from nearzero.paper.peaks import FIGURE_2, FIGURE_3, PeakUnit
 from nearzero.paper.published import published
 from nearzero.report.comparison import reproduction
+from nearzero.report.figures import style
 from nearzero.report.figures.agreement import agreement_figure
 from nearzero.report.figures.peaks import activations_figure, offsets_figure
 from nearzero.report.figures.response import response_figure
-from nearzero.report.figures.style import colours, figure_bytes, signed
+from nearzero.report.figures.style import INK, LINE, PALE, ROLES, SHADE, colours, figure_bytes, signed
 
 
 def line(axes: Axes, label: str):
@@ -42,7 +45,7 @@ def test_figure_1_draws_the_studys_means(study, panel: int, family: str, network
     np.testing.assert_allclose(drawn.get_xdata(), 100 * levels, rtol=1e-14)
     np.testing.assert_allclose(drawn.get_ydata(), runs.mean(-1), rtol=1e-12)
     assert drawn.is_dashed() is (family == "clip")
-    assert to_hex(drawn.get_color()) == {"abs": "#0077bb", "relu": "#cc3311"}[network]
+    assert to_hex(drawn.get_color()) == {"abs": "#009988", "relu": "#aa3377"}[network]
     markers = line(axes, f"{network} {family} published")
     expected = [
         (100 * row.level, row.networks[network].accuracy)
@@ -87,11 +90,11 @@ def test_figure_1_says_what_was_not_swept(study_of: Callable) -> None:
 
 
 def test_colours_are_stable() -> None:
-    assert colours(["relu", "abs"]) == {"relu": "#CC3311", "abs": "#0077BB"}
+    assert colours(["relu", "abs"]) == {"relu": "#AA3377", "abs": "#009988"}
     many = [f"activation {k}" for k in range(8)]
     assert len(set(colours(many).values())) == 6
     assert colours(many)["activation 6"] == colours(many)["activation 0"]
-    assert not {"#0077BB", "#CC3311"} & set(colours(many).values())
+    assert not {"#009988", "#AA3377"} & set(colours(many).values())
 
 
 def density_lines(figure: Figure, number: int) -> tuple[Axes, Axes]:
@@ -203,3 +206,45 @@ def test_pdfs_carry_truetype_fonts_and_pngs_their_resolution() -> None:
     assert b"/FontFile2" in pdf
     assert b"/Type3" not in pdf
     assert int.from_bytes(png[16:20], "big") == 7 * 300
+
+
+def test_a_colour_has_one_role() -> None:
+    everywhere = [colour for colours_of_role in ROLES.values() for colour in colours_of_role]
+    assert len(set(everywhere)) == len(everywhere)
+    assert not {INK, PALE, LINE, SHADE} & set(everywhere)
+    assert (ROLES["distance"], ROLES["intensity"]) == (("#0077BB",), ("#CC3311",)), (
+        "as on the interactive page"
+    )
+
+
+def test_no_figure_has_a_colour_of_its_own() -> None:
+    folder = Path(style.__file__).parent
+    others = [path for path in folder.glob("*.py") if path.name != "style.py"]
+    assert len(others) > 5
+    own = {path.name: re.findall(r"#[0-9A-Fa-f]{6}", path.read_text(encoding="utf-8")) for path in others}
+    assert not any(own.values()), own
+
+
+def test_networks_differ_by_more_than_colour(study) -> None:
+    figure = response_figure(study)
+    for axes, families in zip(figure.axes, (("scale", "clip"), ("offset",)), strict=True):
+        for family in families:
+            shapes = {line(axes, f"{network} {family}").get_marker() for network in ("abs", "relu")}
+            assert len(shapes) == 2
+
+
+def test_what_departs_from_the_published_study_isnt_set_beside_it(study_of: Callable) -> None:
+    departing = study_of(departures=("data = digits, not mnist",))
+    labels = [drawn.get_label() for axes in response_figure(departing).axes for drawn in axes.lines]
+    assert not any("published" in str(label) for label in labels)
+    assert "data = digits, not mnist" in text_of(agreement_figure(departing))
+    compared = [drawn.get_label() for axes in response_figure(study_of()).axes for drawn in axes.lines]
+    assert any("published" in str(label) for label in compared)
+
+
+def test_bands_of_accuracies_end_at_0_and_100(study_of: Callable) -> None:
+    few = study_of(runs=2, shift=3.0)
+    for axes in response_figure(few).axes:
+        ends = np.concatenate([path.vertices[:, 1] for band in axes.collections for path in band.get_paths()])
+        assert ends.min() >= 0.0
+        assert ends.max() <= 100.0

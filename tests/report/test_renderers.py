@@ -11,7 +11,6 @@ from nearzero.report.render.latex import escape
 from nearzero.report.render.terminal import print_table
 from nearzero.report.table import Column, Level, Number, Span, Table, TAndP
 from nearzero.report.tables import response_table, tables
-from nearzero.report.write import print_tables
 
 SMALL = Table(
     name="small_table",
@@ -205,14 +204,3 @@ def test_tables_2_to_4_keep_accuracy_and_tests_at_80_columns(study) -> None:
     text = "\n".join(shown(response_table(study, "offset"), 80))
     for word in ("acc.", "publ.", "diff.", "vs identity", "vs entry 50"):
         assert word in text
-
-
-def test_print_tables_prints_every_table_and_what_agrees(study_of: Callable) -> None:
-    study = study_of(runs=20, notices=("mnist-5k took the place of mnist",))
-    console = Console(width=112, file=io.StringIO(), color_system=None)
-    print_tables(study, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    for start in ("Table 1. Baseline", "Table 2. Intensity scale", "Table 3.", "Table 4. Distance offset"):
-        assert f"\n{start}" in f"\n{text}"
-    assert "72 of the 72 published accuracies" in text
-    assert text.count("NOTICE: mnist-5k took the place of mnist") == 5

@@ -34,7 +34,7 @@ def main() -> None:
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="nearzero", standalone_mode=False)
         if interrupted:  # typer turns the exception into an exit code
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
@@ -70,7 +70,9 @@ def _explain(error: BaseException, interrupted: bool) -> tuple[str, int]:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
             sys.exit(2)
-        return f"{error.format_message()} Try `nearzero --help`.", 2
+        context = getattr(error, "ctx", None)
+        command = "nearzero" if context is None else context.command_path
+        return f"{error.format_message()} Try `{command} --help`.", 2
     if isinstance(error, OSError):
         file = f"{error.filename}: " if error.filename else ""
         return f"{file}{error.strerror or error}", 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,9 +14,9 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Column
 
 __all__ = [
+    "AsJson",
     "DataDir",
     "Interrupted",
     "Quiet",
@@ -26,11 +26,12 @@ __all__ = [
     "argument",
     "console_for",
     "counting",
+    "examples",
     "option",
-    "print_rows",
     "result_folder",
     "settings_from",
     "the_console",
+    "working",
 ]
 
 WIDEST = 10_000  # columns
@@ -38,10 +39,12 @@ WIDEST = 10_000  # columns
 app = typer.Typer(
     name="nearzero",
     help="Do hidden units measure distance or intensity? Perturb them, and see.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+SAY_EVERY = 1.5  # seconds between two lines about work in progress
 
 
 def option(words: str, shown: bool | str = False, *names: str, metavar: str | None = None) -> Any:
@@ -67,19 +70,28 @@ Settings = Annotated[
     list[str] | None, option("Any key of the spec; may be repeated.", False, "--set", metavar="KEY=VALUE")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print all tables as JSON, for scripts; progress goes to standard error."),
+]
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a command's help: examples of its use, one in a line."""
+    return "\n\n".join(("Examples:", *(f"  {command}" for command in commands)))
 
 
 class Interrupted(Exception):
     """An interruption of a command that can't continue later; its message is for the user."""
 
 
-def console_for(quiet: bool) -> Console | None:
-    """Return the console, or None if nothing should be printed."""
-    return None if quiet else the_console()
+def console_for(quiet: bool, as_json: bool = False) -> Console | None:
+    """Return the console, or None if nothing should be printed; that of standard error if JSON is printed."""
+    return None if quiet else the_console(stderr=as_json)
 
 
-def the_console() -> Console:
-    """Return the console for standard output."""
+def the_console(*, stderr: bool = False) -> Console:
+    """Return the console for standard output, or for standard error."""
     from rich.console import Console
 
     given = os.environ.get("COLUMNS", "")
@@ -87,17 +99,8 @@ def the_console() -> Console:
     if not width:
         os.environ.pop("COLUMNS", None)  # which rich reads too
     # tables need some 110 columns; a file or a pipe has no width of its own; brackets in paths aren't markup
-    return Console(width=width or (None if sys.stdout.isatty() else 120), markup=False)
-
-
-def print_rows(console: Console, headings: Iterable[str | Column], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table without borders."""
-    from rich.table import Table
-
-    table = Table(*headings, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(width=width or (None if stream.isatty() else 120), stderr=stderr, markup=False)
 
 
 def settings_from(pairs: list[str] | None) -> dict[str, Any]:
@@ -124,6 +127,60 @@ def result_folder(out: Path | None) -> Iterator[None]:
 
 
 @contextmanager
+def working(console: Console | None, doing: str, *, lines: bool = False) -> Iterator[Callable[[str], None]]:
+    """Show in a terminal what is being done, and for how long, while the block runs.
+
+    Args:
+        console: where it is shown; nowhere if None.
+        doing: what is being done; the function that is yielded changes it.
+        lines: whether a line says it every second or two where there is no terminal.
+    """
+    if console is None or not (lines or console.is_terminal):
+        yield lambda doing: None
+        return
+    if not console.is_terminal:
+        with _saying(console, doing) as change:
+            yield change
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    # what a user's own code prints must stay on its stream
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
+        task = bar.add_task(doing, total=None)
+        yield lambda doing: bar.update(task, description=doing)
+
+
+@contextmanager
+def _saying(console: Console, doing: str) -> Iterator[Callable[[str], None]]:
+    """Print a line at once and then at regular times, from a thread, until the block ends."""
+    import threading
+    import time
+
+    began, ended = time.monotonic(), threading.Event()
+
+    def change(words: str) -> None:
+        nonlocal doing
+        doing = words
+
+    def say() -> None:
+        console.print(doing, highlight=False, markup=False)
+        while not ended.wait(SAY_EVERY):
+            console.print(f"{doing} ({time.monotonic() - began:.0f} s)", highlight=False, markup=False)
+            console.file.flush()
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield change
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
 def counting(console: Console | None, doing: str, things: str) -> Iterator[Callable[[int], None]]:
     """Yield a function that adds to the number of things that are done, which a terminal shows."""
     if console is None or not console.is_terminal:
@@ -140,15 +197,30 @@ def counting(console: Console | None, doing: str, things: str) -> Iterator[Calla
         yield count
 
 
-@app.callback(invoke_without_command=True)
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"nearzero {version('nearzero')}")
+        raise typer.Exit
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=examples(
+        "nearzero reproduce                                    the paper's study, in a minute or two",
+        "nearzero layers net.py:Net --data mnist               what can be probed in a model of yours",
+        "nearzero probe net.py:Net --data mnist --out probed   perturb its layers",
+        "nearzero --install-completion                         complete commands and options with Tab",
+    ),
+)
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Do hidden units measure distance or intensity? Perturb them, and see."""
-    if version:
-        from importlib.metadata import version as version_of
-
-        print(f"nearzero {version_of('nearzero')}")
-    elif context.invoked_subcommand is None:
+    if context.invoked_subcommand is None:
         print(context.get_help())

@@ -11,16 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nearzero.cli.common import (
+    AsJson,
     DataDir,
     Quiet,
     app,
     argument,
     console_for,
+    examples,
     option,
-    print_rows,
     result_folder,
     settings_from,
     the_console,
+    working,
+)
+from nearzero.cli.output import (
+    finish,
+    folders_line,
+    print_line,
+    probe_tables,
+    response_table,
+    verdict_conclusion,
 )
 from nearzero.errors import InputError
 
@@ -28,7 +38,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nearzero.analysis.verdict import Verdict
-    from nearzero.probing import ProbeResult
 
 __all__ = ()  # the functions are registered with the app
 
@@ -102,11 +111,6 @@ def _is_pretrained(module: Any) -> bool:
     return any(getattr(config, "_name_or_path", "") for config in parts)
 
 
-def _print_lines(console: Console, text: str) -> None:
-    """Print text of the user's as it is, each line whole."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
 @contextmanager
 def _users_errors(model: str, data: str) -> Iterator[None]:
     """Turn errors in a user's model or data into one line that names the user's own file and line.
@@ -158,7 +162,12 @@ def _definition(name: str) -> str:
         return name
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "nearzero layers net.py:Net --data mnist",
+        "nearzero layers net.py:Net --data data.py:loader --weights net.safetensors --json",
+    )
+)
 def layers(
     model: ModelName,
     data: DataName,
@@ -166,22 +175,32 @@ def layers(
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the layers of a model that can be probed: name, kind, shape, activation, units."""
-    from nearzero.probing import layers as find_layers
+    console = the_console()
+    with _users_errors(model, data), working(None if as_json else console, "loading PyTorch and the model"):
+        from nearzero.probing import layers as find_layers
 
-    rows = []
-    with _users_errors(model, data):
         built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
         found = find_layers(built, source)
-    for layer in found:
-        shape = "x".join(("N", *map(str, layer.shape[1:])))
-        row = (layer.name, layer.kind, layer.type, shape, str(layer.units), f"dim {layer.unit_axis}")
-        rows.append((*row, layer.activation or "none"))
-    console = the_console()
-    print_rows(console, ("layer", "kind", "type", "shape", "units", "on", "activation"), rows)
-    if weights is not None:
-        _print_lines(console, told)
+    rows = [
+        {
+            "layer": layer.name,
+            "kind": layer.kind,
+            "type": layer.type,
+            "shape": "x".join(("N", *map(str, layer.shape[1:]))),
+            "units": str(layer.units),
+            "on": f"dim {layer.unit_axis}",
+            "activation": layer.activation or "none",
+        }
+        for layer in found
+    ]
+    from nearzero.report.table import text_table
+
+    following = f"nearzero probe {model} --data {data}"
+    lines = [*([told] if weights is not None else []), f"{len(rows)} layers; next: {following}"]
+    finish(console, [text_table("layers", rows)], lines, as_json=as_json)
 
 
 def _progress(quiet: bool) -> bool | None:
@@ -282,7 +301,13 @@ def _units(text: str | None) -> list[int] | str | None:
     return units
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "nearzero probe net.py:Net --data mnist --weights net.safetensors --out probed",
+        'nearzero probe net.py:Net --data mnist --layer "conv*" --family offset --levels 21',
+        "nearzero probe lm.py:model --data lm.py:loader --causal --json",
+    )
+)
 def probe(
     model: ModelName,
     data: DataName,
@@ -312,16 +337,18 @@ def probe(
     device: Device = "cpu",
     memory: Memory = None,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Perturb layers of a model, one at a time, at every level, and measure its predictions."""
-    from nearzero.probing import probe as probe_model
-    from nearzero.study.steps import reaching
-
-    console = console_for(quiet)
+    console = console_for(quiet, as_json)
     with result_folder(out), _users_errors(model, data):
-        built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
-        with reaching(device):
-            built = built.to(device)
+        with working(console, "loading PyTorch and the model"):
+            from nearzero.probing import probe as probe_model
+            from nearzero.study.steps import reaching
+
+            built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
+            with reaching(device):
+                built = built.to(device)
         families = family or ("offset", "scale", "clip")
         options: dict[str, Any] = {
             "levels": levels,
@@ -334,27 +361,21 @@ def probe(
         result = probe_model(built, source, layer, families=families, progress=_progress(quiet), **options)
     if out is not None:
         result.save(out)
-    if console is None:
-        return
-    _print_result(console, result, told)
-    if out is not None:
-        console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
+    if console is not None and not as_json:
+        print_line(console, result.headline)
+        print_line(console, told)
+    lines = [*([result.headline, told] if as_json else []), *result.notes]
+    lines += [f"The responses, their table and the figure are in {out}."] if out is not None else []
+    lines.append(result.conclusion + (f"; next: nearzero show {out}" if out is not None else ""))
+    finish(console, probe_tables(result), lines, as_json=as_json, for_scripts=[response_table(result)])
 
 
-def _print_result(console: Console, result: ProbeResult, told: str) -> None:
-    """Print the headline, where the weights are from, the summary and the notes."""
-    console.print(result.headline, highlight=False, markup=False)
-    _print_lines(console, told)
-    rows = result.summary()
-    print_rows(console, rows[0], [row.values() for row in rows])
-    if assumed := rows.assumptions:
-        console.print()
-        print_rows(console, assumed[0], [row.values() for row in assumed])
-    for note in result.notes:
-        console.print(note, highlight=False, markup=False)
-
-
-@app.command("judge-runs")
+@app.command(
+    "judge-runs",
+    epilog=examples(
+        "nearzero judge-runs net.py:Net --data mnist --weights runs --held-out mnist --out judged"
+    ),
+)
 def judge_runs(
     model: ModelName,
     data: DataName,
@@ -386,18 +407,20 @@ def judge_runs(
     device: Device = "cpu",
     memory: Memory = None,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say whether distance or intensity costs more in several trainings of a model: a verdict over its runs.
 
     Each file of weights is a training of its own. All layers are one table; fewer than six runs are described and
     not judged. `--set verdict_...=...` changes the rules.
     """
-    from nearzero.probing import judge_runs as judge
-    from nearzero.study.spec import resolve, with_rules
-    from nearzero.study.steps import reaching
-    from nearzero.torch_models.loading import load_data, weights_of_runs
+    console = console_for(quiet, as_json)
+    with working(console, "loading PyTorch"):
+        from nearzero.probing import judge_runs as judge
+        from nearzero.study.spec import resolve, with_rules
+        from nearzero.study.steps import reaching
+        from nearzero.torch_models.loading import load_data, weights_of_runs
 
-    console = console_for(quiet)
     spec = with_rules(resolve(), settings_from(settings))
     rules = replace(spec.rules, measure=measure)  # type: ignore[arg-type]
     with result_folder(out), _users_errors(model, data):
@@ -409,9 +432,7 @@ def judge_runs(
         with reaching(device):
             built = built.to(device)
         files = weights_of_runs(weights[0] if len(weights) == 1 else weights)
-        options = _reading(
-            units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory
-        )
+        reading = (units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory)
         judged = judge(
             built,
             source,
@@ -421,23 +442,24 @@ def judge_runs(
             rules=rules,
             design=replace(spec.design, conduct=None),
             progress=_progress(quiet),
-            **options,
+            **_reading(*reading),
         )
-    title = f"{model}, {len(files)} run{'s' if len(files) > 1 else ''}, {data}"
-    _report_verdict(judged, title, out, console)
+    runs = "1 run" if len(files) == 1 else f"{len(files)} runs"
+    _report_verdict(judged, f"{model}, {runs}, {data}", out, console, as_json)
 
 
-def _report_verdict(judged: Verdict, title: str, out: Path | None, console: Console | None) -> None:
-    """Write a verdict's tables and figures to a folder, if there is one, and print the tables."""
-    from nearzero.report.write import print_verdict, write_verdict
+def _report_verdict(
+    judged: Verdict, title: str, out: Path | None, console: Console | None, as_json: bool
+) -> None:
+    """Write a verdict's tables and figures to a folder, or print the first tables if there is none."""
+    from nearzero.report.verdict import judged_tables
+    from nearzero.report.write import write_verdict
 
+    made = judged_tables(judged, title)
     if out is not None:
         write_verdict(judged, title, out)
-    if console is None:
-        return
-    print_verdict(judged, title, console)
-    if out is not None:
-        _print_lines(console, f"\nTables are in {out / 'tables'}, figures in {out / 'figures'}.")
+    lines = [*([folders_line(out)] if out is not None else []), *verdict_conclusion(judged)]
+    finish(console, made if as_json else made[:2] if out is None else (), lines, as_json=as_json)
 
 
 def _check_held_out(held_out: str, data: str, split: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearzero.cli.common import (
+    AsJson,
     DataDir,
     Interrupted,
     Quiet,
@@ -17,21 +18,41 @@ from nearzero.cli.common import (
     argument,
     console_for,
     counting,
+    examples,
     option,
-    print_rows,
     result_folder,
     settings_from,
     the_console,
+    working,
+)
+from nearzero.cli.output import (
+    audit_conclusion,
+    finish,
+    folders_line,
+    grid_plot,
+    print_line,
+    probe_plot,
+    probe_tables,
+    response_table,
+    study_conclusion,
+    study_plot,
+    verdict_conclusion,
 )
 from nearzero.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nearzero.report.table import Table
+
 __all__ = ()  # the functions are registered with the app
 
+SHOWN = 2  # of the tables of a verdict: comparisons, and the checks in short
 
-@app.command()
+
+@app.command(
+    epilog=examples("nearzero power", "nearzero power studies/quick --runs 10 --runs 20 --out power")
+)
 def power(
     study: Annotated[
         Path | None, argument("[STUDY]", "A study whose rules are used.", "the default rules")
@@ -44,20 +65,20 @@ def power(
     seed: Annotated[int, option("The seed of all draws.", True)] = 0,
     out: Annotated[Path | None, option("A folder for power.json.")] = None,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say how many runs a design needs, and how often its rules are wrong on known mechanisms.
 
     Plants networks that measure distance, match templates, or do half of each, and networks in which nothing
     differs; measures and judges them as `nearzero verdict` does. `--set verdict_...=...` changes the rules.
     """
-    from rich.table import Column
-
     from nearzero.mechanisms.power import CAPTION
     from nearzero.mechanisms.power import power as measure_power
+    from nearzero.report.table import text_table
     from nearzero.study.spec import resolve, with_rules
     from nearzero.support.threads import thread_count
 
-    console = console_for(quiet)
+    console = console_for(quiet, as_json)
     spec = with_rules(resolve() if study is None else _open(study).spec, settings_from(settings))
     with result_folder(out), counting(console, "planting", "studies") as count:
         try:
@@ -70,23 +91,24 @@ def power(
             raise Interrupted("interrupted; nothing is kept, the same command begins anew") from error
     if out is not None:
         measured.save(out)
-    if console is None:
-        return
-    rows = [_stacked(counts.row) for counts in measured.counts]
-    headings = [Column(name, no_wrap=name not in ("networks", "findings")) for name in rows[0]]
-    print_rows(console, headings, [row.values() for row in rows])
-    for line in (f"{CAPTION}\n", *measured.sentences()):
-        console.print(line, highlight=False, soft_wrap=True)
+    rows = [counts.row if as_json else _stacked(counts.row) for counts in measured.counts]
+    finish(console, [text_table("power", rows, "", CAPTION)], measured.sentences(), as_json=as_json)
 
 
 def _stacked(row: dict[str, str]) -> dict[str, str]:
-    """Return a row that fits into 80 columns: networks on two lines, and findings wrapped."""
+    """Return a row that fits into 80 columns: the network in one column, and findings wrapped."""
     kept = {"runs": row["runs"], "right": row["right"], "wrong": row["wrong direction"]}
     networks = f"{row['mechanism']}, {row['activation']}\nstrength {row['strength']}"
     return {"networks": networks, **kept, **{name: row[name] for name in ("undecided", "findings")}}
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "nearzero reproduce",
+        "nearzero reproduce --runs 5 --out studies/five",
+        "nearzero reproduce --preset paper --device cuda",
+    )
+)
 def reproduce(
     preset: Annotated[str | None, option("quick (a minute or two) or paper (hours).", "quick")] = None,
     out: Annotated[Path | None, option("The study's folder.", "studies/PRESET")] = None,
@@ -96,52 +118,57 @@ def reproduce(
     spec: Annotated[Path | None, option("A spec file; other options replace its values.")] = None,
     settings: Settings = None,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train, sweep and report: reproduce the whole paper, beside the published numbers.
 
-    If it is interrupted, the same command continues.
+    If it is interrupted, the same command continues. `nearzero show` prints all tables.
     """
     from nearzero.study import reproduce as reproduce_study
-    from nearzero.study.page.contents import PAGE
     from nearzero.study.spec import read_settings
 
     values = (read_settings(spec) if spec is not None else {}) | settings_from(settings)
-    console = console_for(quiet)
+    console = console_for(quiet, as_json)
     study = reproduce_study(
         preset, out, runs=runs, device=device, data_dir=data_dir, settings=values, console=console
     )
-    _print_folders(study.folder, console, PAGE)
+    _finish_report(study, console, as_json)
 
 
-@app.command("compile")
-def compile_() -> None:
-    """Compile the kernels for this processor, once, in some 15 seconds; else the first study does it."""
-    from nearzero.study.compiling import compile_kernels
+@app.command("compile", epilog=examples("nearzero compile"))
+def compile_(quiet: Quiet = False) -> None:
+    """Compile the kernels for this processor, once, in some 30 seconds; else the first study does it."""
+    console, names = console_for(quiet), list[str]()
+    with working(console, "compiling the kernels for this processor", lines=True) as show_work:
 
-    compile_kernels()
+        def begun(name: str) -> None:
+            names.append(name)
+            show_work(f"compiling kernel {len(names)}, {name.lstrip('_')}")
+
+        from nearzero.study.compiling import compile_kernels
+
+        compile_kernels(begun=begun)
+    done = f"{len(names)} kernels are compiled" if names else "all kernels were compiled already"
+    finish(console, lines=[f"{done}; next: nearzero reproduce"])
 
 
-@app.command()
+@app.command(epilog=examples("nearzero train studies/mine"))
 def train(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
     """Train the networks of a study that aren't trained yet."""
-    _open(study).train(data_dir=data_dir, console=console_for(quiet))
+    console = console_for(quiet)
+    _open(study).train(data_dir=data_dir, console=console)
+    finish(console, lines=[f"the networks are trained; next: nearzero sweep {study}"])
 
 
-@app.command()
+@app.command(epilog=examples("nearzero sweep studies/mine"))
 def sweep(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
     """Sweep the networks of a study that aren't swept yet."""
-    _open(study).sweep(data_dir=data_dir, console=console_for(quiet))
-
-
-@app.command()
-def report(study: StudyFolder, quiet: Quiet = False) -> None:
-    """Write the tables and figures of a study, and print the tables."""
     console = console_for(quiet)
-    _open(study).report(console=console)
-    _print_folders(study, console)
+    _open(study).sweep(data_dir=data_dir, console=console)
+    finish(console, lines=[f"the networks are swept; next: nearzero report {study}"])
 
 
-@app.command()
+@app.command(epilog=examples("nearzero page studies/quick", "nearzero page probed/probe.nc -o probe.html"))
 def page(
     study: StudyFolder,
     out: Annotated[
@@ -163,7 +190,30 @@ def page(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog=examples("nearzero report studies/mine", "nearzero report studies/mine --json"))
+def report(study: StudyFolder, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Write the tables and figures of a study. `nearzero show` prints the tables."""
+    console = console_for(quiet, as_json)
+    with working(console, "writing tables and figures"):
+        opened = _open(study).report(console=None)
+    _finish_report(opened, console, as_json)
+
+
+def _finish_report(study: Any, console: Console | None, as_json: bool) -> None:
+    from nearzero.report.tables import tables
+
+    made = tables(study)
+    lines = [folders_line(study.folder), *study_conclusion(study, f"nearzero verdict {study.folder}")]
+    finish(console, made if as_json else (), lines, as_json=as_json)
+
+
+@app.command(
+    epilog=examples(
+        "nearzero verdict studies/quick",
+        "nearzero verdict studies/quick --near-far",
+        "nearzero verdict studies/quick --set verdict_margin=2",
+    )
+)
 def verdict(
     study: StudyFolder,
     data_dir: DataDir = None,
@@ -179,6 +229,7 @@ def verdict(
         bool, option("Also measure the networks before their first step.", False, "--untrained")
     ] = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say whether distance or intensity costs more at equal displacement, by the rules of the study's spec.
 
@@ -186,27 +237,31 @@ def verdict(
     `--set verdict_...=...` asks by other rules and changes nothing in the study; what isn't measured yet is
     measured for this answer alone. With `--save`, the spec, the measurements and the tables follow the rules.
     """
-    from nearzero.support.checksums import working
+    from nearzero.report.verdict import judged_tables
+    from nearzero.support.checksums import working as held
 
-    console, rules, opened = console_for(quiet), settings_from(settings), _open(study)
+    console, rules, opened = console_for(quiet, as_json), settings_from(settings), _open(study)
     if rules and not save:
         if near_far or untrained:
             raise InputError(
                 "--set without --save changes nothing in the study, and --near-far and --untrained are kept in it; "
                 "give them without --set, or add --save"
             )
-        opened.ask(rules, data_dir=data_dir, console=console)
-        if console is not None:
-            line = f"\n{study} is as before; --save makes these its rules."
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        judged = opened.ask(rules, data_dir=data_dir, console=console)
+        made = judged_tables(judged, opened.title)
+        lines = [f"{study} is as before; --save makes these its rules.", *verdict_conclusion(judged)]
+        finish(console, made if as_json else made[:SHOWN], lines, as_json=as_json)
         return
-    with working(study):  # a command that is refused has changed nothing
+    with held(study):  # a command that is refused has changed nothing
         opened = opened.with_rules(rules)
-        opened.judge(near_far=near_far, untrained=untrained, data_dir=data_dir, console=console)
-    _print_folders(study, console)
+        judged = opened.judge(near_far=near_far, untrained=untrained, data_dir=data_dir, console=console)
+    lines = [folders_line(study), *verdict_conclusion(judged, f"nearzero show {study}")]
+    finish(console, opened.tables()["verdict"] if as_json else (), lines, as_json=as_json)
 
 
-@app.command()
+@app.command(
+    epilog=examples("nearzero audit studies/quick", "nearzero audit studies/raw --against studies/normalized")
+)
 def audit(
     study: StudyFolder,
     against: Annotated[
@@ -214,16 +269,20 @@ def audit(
     ] = None,
     data_dir: DataDir = None,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the published study's faults on a study's own networks, and say which sentences survive."""
-    console = console_for(quiet)
+    from nearzero.report.audit import audited_tables
+
+    console = console_for(quiet, as_json)
     opened = _open(study)
     other = None if against is None else _open(against)
-    opened.audit(other, data_dir=data_dir, console=console)
-    _print_folders(study, console)
+    outcome = opened.audit(other, data_dir=data_dir, console=console)
+    lines = [folders_line(study), *audit_conclusion(outcome, f"nearzero show {study}")]
+    finish(console, audited_tables(outcome) if as_json else (), lines, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=examples("nearzero grid grids/width.toml", "nearzero show studies/grids/width"))
 def grid(
     spec: Annotated[Path, argument("SPEC", "A grid's spec, such as grids/width.toml.")],
     out: Annotated[Path | None, option("The grid's folder.", "studies/grids/NAME")] = None,
@@ -232,36 +291,47 @@ def grid(
     ] = None,
     data_dir: DataDir = None,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train and measure many networks that differ in one thing, and give the verdict on each.
 
     If it is interrupted, the same command continues.
     """
     from nearzero.grid import Grid
-    from nearzero.report.write import print_grid
 
-    console = console_for(quiet)
+    console = console_for(quiet, as_json)
     opened = Grid.create(out or Path("studies") / "grids" / spec.stem, spec)
     opened.run(networks=networks, data_dir=data_dir, console=console)
-    if console is not None:
-        print_grid(opened, console)
-    _print_folders(opened.folder, console)
+    lines = [
+        folders_line(opened.folder),
+        *verdict_conclusion(opened.verdict(), f"nearzero show {opened.folder}"),
+    ]
+    finish(console, _grid_tables(opened) if as_json else (), lines, as_json=as_json)
 
 
-@app.command()
-def show(study: StudyFolder) -> None:
-    """Print a summary of a study and its tables; no file is written."""
-    from nearzero.report.write import print_tables
+@app.command(
+    epilog=examples(
+        "nearzero show studies/quick", "nearzero show studies/grids/width", "nearzero show probed --json"
+    )
+)
+def show(
+    folder: Annotated[Path, argument("FOLDER", "The folder of a study, a grid or a probe's result.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print what is in the folder of a study, a grid or a probe: tables, small plots, verdict and audit.
 
-    opened = _open(study)
+    No file is written.
+    """
     console = the_console()
-    console.print(opened.title, style="bold", highlight=False)
-    for key, value in opened.summary().items():
-        console.print(f"  {key:<14} {value}", highlight=False, markup=False)
-    print_tables(opened, console)
+    if (folder / "grid.toml").is_file():
+        _show_grid(folder, console, as_json)
+    elif (folder / "probe.nc").is_file():
+        _show_probe(folder, console, as_json)
+    else:
+        _show_study(folder, console, as_json)
 
 
-@app.command()
+@app.command(epilog=examples("nearzero verify studies/quick"))
 def verify(study: Annotated[Path, argument("STUDY", "The folder of a study or a grid.")]) -> None:
     """Check the files of a study or a grid against the checksums that were made when they were written.
 
@@ -301,7 +371,62 @@ def verify(study: Annotated[Path, argument("STUDY", "The folder of a study or a 
 _STATUS = {"damaged": "damaged, or changed by hand", "missing": "missing"}
 
 
-@app.command()
+def _show_study(folder: Path, console: Console, as_json: bool) -> None:
+    with working(None if as_json else console, f"reading {folder}"):
+        opened = _open(folder)
+        made, summary = opened.tables(), opened.summary()
+    if not as_json:
+        console.print(opened.title, style="bold", highlight=False, markup=False)
+        for key, value in summary.items():
+            print_line(console, f"  {key:<14} {value}")
+        console.print()
+    lines: list[str] = []
+    shown = [study_plot(opened)] if "report" in made and not as_json else []
+    for part, tables in made.items():
+        shown += tables if as_json or part != "verdict" else tables[:SHOWN]
+    if "audit" in made:
+        lines += [*audit_conclusion(opened.audited()), ""]
+    if "verdict" in made:
+        lines += [*verdict_conclusion(opened.verdict()), ""]
+    step = "train" if "trained" not in summary["done"] else "sweep"
+    bottom = f"nothing is measured yet; next: nearzero {step} {folder}"
+    following = "" if "verdict" in made else f"nearzero verdict {folder}"
+    lines += study_conclusion(opened, following) if "report" in made else [bottom]
+    finish(console, shown, lines, as_json=as_json)
+
+
+def _show_grid(folder: Path, console: Console, as_json: bool) -> None:
+    from nearzero.grid import Grid
+
+    with working(None if as_json else console, f"reading {folder}"):
+        opened = Grid.open(folder)
+        judged, made = opened.verdict(), _grid_tables(opened)
+    finish(
+        console,
+        made if as_json else [grid_plot(judged), made[0]],
+        [opened.spec.question, *verdict_conclusion(judged)],
+        as_json=as_json,
+    )
+
+
+def _grid_tables(grid: Any) -> tuple[Table, ...]:
+    from nearzero.report.grids import grid_table
+    from nearzero.report.verdict import judged_tables
+
+    return (grid_table(grid), *judged_tables(grid.verdict(), grid.title))
+
+
+def _show_probe(folder: Path, console: Console, as_json: bool) -> None:
+    with working(None if as_json else console, f"reading {folder}"):
+        from nearzero.probing import ProbeResult
+
+        result = ProbeResult.open(folder)
+        tables = [*(() if as_json else [probe_plot(result)]), *probe_tables(result)]
+    lines = [*result.notes, result.headline, result.conclusion]
+    finish(console, tables, lines, as_json=as_json, for_scripts=[response_table(result)])
+
+
+@app.command(epilog=examples("nearzero new studies/mine --set data=fashion-mnist --set runs=5"))
 def new(
     study: StudyFolder,
     preset: Annotated[str | None, option("quick or paper.", "quick")] = None,
@@ -311,19 +436,10 @@ def new(
     from nearzero.study import Study
 
     Study.create(study, preset, settings_from(settings))
-    the_console().print(
-        f"{study / 'spec.toml'} is written; continue with `nearzero train {study}`", highlight=False
-    )
+    print_line(the_console(), f"{study / 'spec.toml'} is written; next: nearzero train {study}")
 
 
 def _open(folder: Path) -> Any:
     from nearzero.study import Study
 
     return Study.open(folder)
-
-
-def _print_folders(folder: Path, console: Console | None, page: str = "") -> None:
-    if console is not None:
-        line = f"\nTables are in {folder / 'tables'}, figures in {folder / 'figures'}."
-        line += f" The page of it all is {folder / page}." if page else ""
-        console.print(line, highlight=False, soft_wrap=True)  # a path with a line break can't be copied

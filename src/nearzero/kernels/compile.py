@@ -9,19 +9,20 @@ the folder. If the folder can't be written, each process compiles for itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
 import numba
+from numba.core import event
 from numba.core.caching import FunctionCache
 
 from nearzero.support.files import cache_root
 
-__all__ = ["any_compiled", "has_feature", "inlined", "jit"]
+__all__ = ["any_compiled", "compiling", "has_feature", "inlined", "jit"]
 
 
 def has_feature(name: str) -> bool:
@@ -44,6 +45,26 @@ def _folder() -> str:
 def any_compiled() -> bool:
     """Return whether the cache contains machine code of these kernels, of this process or earlier ones."""
     return any(Path(_folder()).glob("**/*.nbc"))
+
+
+class _Listener(event.Listener):  # type: ignore[misc]
+    """Calls a function with the name of each kernel whose compilation begins."""
+
+    def __init__(self, begun: Callable[[str], None]) -> None:
+        self._begun = begun
+
+    def on_start(self, event: Any) -> None:
+        self._begun(event.data["dispatcher"].py_func.__name__)
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+@contextmanager
+def compiling(begun: Callable[[str], None]) -> Iterator[None]:
+    """Call a function with the name of each kernel that is compiled while the block runs, when its turn comes."""
+    with event.install_listener("numba:compile", _Listener(begun)):
+        yield
 
 
 class _ForgivingCache(FunctionCache):  # type: ignore[misc]

@@ -176,6 +176,22 @@ class ProbeResult:
         )
         return f"{data.attrs['model']}, {int(data.attrs['items']):,} items, unperturbed: {', '.join(values)}"
 
+    @property
+    def conclusion(self) -> str:
+        """Return one line on the response that is farthest from the unperturbed model, by the first metric."""
+        metric = self._measured(None)
+        base = float(self.response[f"unperturbed_{metric}"])
+        responses = self.response[metric].stack(place=("layer", "family", "level")).dropna("place")
+        if not responses.size or not np.isfinite(base):
+            return "nothing was measured"
+        extreme = responses.isel(place=int(np.abs(responses.values - base).argmax()))
+        layer, family, level = extreme.place.item()
+        name = metric.replace("_", " ")
+        return (
+            f"farthest from the unperturbed model: {layer} under {family} {level:.3g}, {name} "
+            f"{_as_text(metric, float(extreme))} (unperturbed {_as_text(metric, base)})"
+        )
+
     def intervals(
         self, metric: str | None = None, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
     ) -> xr.Dataset:

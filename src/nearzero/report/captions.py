@@ -43,8 +43,8 @@ def figure_captions(study: StudyResults) -> str:
         f"# Figures: {study.title}",
         *(f"> **Notice:** {notice}" for notice in study.notices),
         "**Figure 1.** Accuracy over the training set against level: mean over runs, and its 95 % t interval "
-        "as a band. (a) Intensity scale (solid) and clip (dashed); (b) distance offset. Open markers: "
-        f"published. {conduct}",
+        "as a band, cut at 0 and 100 %. (a) Intensity scale (solid) and clip (dashed); (b) distance offset. "
+        f"{'' if study.departures else 'Filled markers tell the networks apart; open ones: published. '}{conduct}",
         "**Figure 2.** Five feature peaks of equal weight (sigma 0.2) before and after ReLU (boundary 0.5) "
         "and Abs (boundary 0). Computed from the mixture by change of variables; the bar is the probability "
         "of an activation of exactly zero.",

@@ -88,9 +88,15 @@ class PublishedComparison:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A set of comparisons with the paper, by agreement."""
+    """A set of comparisons with the paper, by agreement.
+
+    Attributes:
+        comparisons: a row for each published accuracy; none if the study departs from the published one.
+        departures: in what it does, see `StudyResults`.
+    """
 
     comparisons: tuple[PublishedComparison, ...]
+    departures: tuple[str, ...] = ()
 
     @cached_property
     def agreeing(self) -> tuple[PublishedComparison, ...]:
@@ -107,7 +113,16 @@ class Reproduction:
         """Return the published rows for which the study has no number."""
         return tuple(row for row in self.comparisons if not row.is_measured)
 
+    @property
+    def headline(self) -> str:
+        """Return how many published accuracies agree, in a few words, or why none is compared."""
+        if self.departures:
+            return f"not compared with the published numbers: {'; '.join(self.departures)}"
+        return f"{len(self.agreeing)} of {len(self.comparisons)} published accuracies agree"
+
     def __str__(self) -> str:
+        if self.departures:
+            return f"{self.headline[0].upper()}{self.headline[1:]}."
         text = (
             f"{len(self.agreeing)} of the {len(self.comparisons)} published accuracies of tables 2 to 4 lie "
             f"within {POINTS:g} points or {STANDARD_ERRORS:g} standard errors of ours"
@@ -118,7 +133,12 @@ class Reproduction:
 
 
 def reproduction(study: StudyResults) -> Reproduction:
-    """Compare all 72 accuracies of tables 2 to 4 with the study's; one that wasn't measured doesn't agree."""
+    """Compare all 72 accuracies of tables 2 to 4 with the study's; one that wasn't measured doesn't agree.
+
+    A study that departs from the published one has no comparisons.
+    """
+    if study.departures:
+        return Reproduction((), study.departures)
     blocks = [
         compare_responses(study, network, family)
         for family in published().families

@@ -38,6 +38,8 @@ class StudyResults(Protocol):
         title: one line that names the study.
         notices: warnings for a reader, for example that another data set was used than the one asked for.
         conduct: the switches between the published and the corrected conduct, for captions.
+        departures: in what the study departs from the published one; if in anything, its numbers aren't set beside
+            the published ones.
         response: `accuracy` on (network, run, family, level, split) and `unperturbed_accuracy` on (network,
             run, split), as fractions; NaN if a run diverged, and at levels that a family doesn't have.
         history: `loss`, `train_accuracy` and `test_accuracy` on (network, run, step).
@@ -49,6 +51,8 @@ class StudyResults(Protocol):
     def notices(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def conduct(self) -> Mapping[str, str]: ...  # noqa: D102
+    @property
+    def departures(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def response(self) -> xr.Dataset: ...  # noqa: D102
     @property

@@ -1,4 +1,4 @@
-"""A table as a value. It is built once, and printed by the five renderers of `render`.
+"""A table as a value. It is built once, and printed by the six renderers of `render`.
 
 A cell holds a number at full precision and the number of decimals to print. A column holds the kind of its
 cells and its names on paper, in a terminal and in a file. The contents of each table are decided in `tables`,
@@ -6,7 +6,7 @@ cells and its names on paper, in a terminal and in a file. The contents of each 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,7 @@ __all__ = [
     "Table",
     "p_text",
     "t_text",
+    "text_table",
 ]
 
 Kind = Literal["text", "count", "number", "interval", "test"]
@@ -74,9 +75,17 @@ class Span:
     decimals: int = 2
 
     @classmethod
-    def of(cls, summary: Summary, decimals: int = 2) -> "Span | None":
-        """Return the t interval of a summary; None if it has fewer than two runs."""
-        return cls(summary.low, summary.high, decimals) if summary.n >= 2 else None
+    def of(
+        cls, summary: Summary, decimals: int = 2, *, least: float = -math.inf, most: float = math.inf
+    ) -> "Span | None":
+        """Return the t interval of a summary, cut where values end; None if it has fewer than two runs.
+
+        Args:
+            summary: of the runs.
+            decimals: to print.
+            least, most: the ends of the scale, such as 0 and 100 for an accuracy.
+        """
+        return cls(max(summary.low, least), min(summary.high, most), decimals) if summary.n >= 2 else None
 
     def __str__(self) -> str:
         between = "–" if self.low >= 0 else " to "  # a dash before a minus sign is hard to read
@@ -143,7 +152,7 @@ class Table(Displayed):
         columns, rows: every row has a cell for every column.
         notices: warnings that are printed above the table.
         group: name of the column by which rows are grouped into blocks: a change of its value starts a new
-            block.
+            block. Empty: they aren't grouped.
     """
 
     name: str
@@ -162,7 +171,10 @@ class Table(Displayed):
                 )
 
     def blocks(self) -> Iterator[list[tuple[Cell, ...]]]:
-        """Yield the rows in order, in blocks with the same value in the column `group`."""
+        """Yield the rows in order, in blocks with the same value in the column `group`; in one block without it."""
+        if not self.group:
+            yield list(self.rows)
+            return
         index = [column.name for column in self.columns].index(self.group)
         block: list[tuple[Cell, ...]] = []
         for row in self.rows:
@@ -187,3 +199,35 @@ def t_text(t: float) -> str:
 def p_text(p: float) -> str:
     """Format a p value: 6.1e-17, or <1e-300 if it is too small for a float."""
     return f"{p:.1e}" if p >= 1e-300 else "<1e-300"
+
+
+def text_table(name: str, rows: Sequence[Mapping[str, str]], title: str = "", caption: str = "") -> Table:
+    """Return rows of texts as a table; a column of whole numbers is one of counts.
+
+    Args:
+        name: of the table.
+        rows: texts by the header of their column; all rows have the same headers.
+        title, caption: of the table.
+
+    Example:
+        >>> from nearzero.report.table import text_table
+        >>> text_table("layers", [{"layer": "act", "units": "1,024"}]).rows
+        (('act', 1024),)
+    """
+    headers = list(rows[0]) if rows else []
+    counted = {header for header in headers if all(row[header].replace(",", "").isdecimal() for row in rows)}
+    return Table(
+        name=name,
+        title=title,
+        caption=caption,
+        columns=tuple(
+            Column(header, header, kind="count" if header in counted else "text") for header in headers
+        ),
+        rows=tuple(
+            tuple(
+                int(row[header].replace(",", "")) if header in counted else row[header] for header in headers
+            )
+            for row in rows
+        ),
+        group="",
+    )

@@ -5,6 +5,7 @@ Tables 2 to 4 always have both t-tests: against the identity, which is the right
 50 of the grid, which the published tests used.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import TypeVar
@@ -73,6 +74,7 @@ _BASELINE = (
     Column("difference", "difference"),
     Column("difference_standard_errors", "in s.e.", spare=2),
 )
+_PUBLISHED_COLUMNS = 4  # the last ones of _BASELINE
 _DIFFERING = (
     Column("network", "network", kind="text"),
     Column("family", "family", kind="text"),
@@ -86,17 +88,27 @@ _DIFFERING = (
 
 
 def tables(study: StudyResults) -> tuple[Table, ...]:
-    """Return every table of a study: 1, those of 2 to 4 that were swept, the same on the test set, differing rows."""
+    """Return every table of a study: 1, those of 2 to 4 that were swept, the same on the test set, differing rows.
+
+    A study that departs from the published one has no published numbers in its tables, and no differing rows.
+    """
     swept = [family for family in _NUMBERS if family in families(study)]
     heldout = [heldout_table(study, family) for family in swept if "test" in splits(study)]
     responses = [response_table(study, family) for family in swept]
-    return (baseline_table(study), *responses, *heldout, differing_table(study))
+    differing = () if study.departures else (differing_table(study),)
+    return (baseline_table(study), *responses, *heldout, *differing)
 
 
 def baseline_table(study: StudyResults) -> Table:
     """Return table 1: accuracy and loss at the end of training, a row for each network and quantity."""
+    published_too = not study.departures
+    compared = (
+        "Difference: measured less published, also in standard errors (s.e.) of the difference of the two means."
+        if published_too
+        else str(reproduction(study))
+    )
     rows = [
-        _baseline_row(study, network, quantity)
+        _baseline_row(study, network, quantity)[: None if published_too else -_PUBLISHED_COLUMNS]
         for network in networks(study)
         for quantity in _QUANTITIES
         if quantity in study.history
@@ -106,10 +118,9 @@ def baseline_table(study: StudyResults) -> Table:
         title=f"Table 1. Baseline: {study.title}",
         caption=(
             "The networks at the end of training: mean, population standard deviation (sd, ddof 0, as published) "
-            "and 95 % t interval of the mean over n runs. Difference: measured less published, also in standard "
-            f"errors (s.e.) of the difference of the two means. {conduct_words(study.conduct)}"
+            f"and 95 % t interval of the mean over n runs. {compared} {conduct_words(study.conduct)}"
         ),
-        columns=_BASELINE,
+        columns=_BASELINE[: None if published_too else -_PUBLISHED_COLUMNS],
         rows=tuple(rows),
         notices=study.notices,
     )
@@ -122,7 +133,14 @@ def response_table(study: StudyResults, family: str) -> Table:
         study: the results.
         family: "scale", "clip" or "offset".
     """
-    rows = [row for network in networks(study) for row in _response_rows(study, network, family)]
+    compare = not study.departures
+    rows = [row for network in networks(study) for row in _response_rows(study, network, family, compare)]
+    compared = (
+        "Difference: measured less published, in points and in standard errors (s.e., our deviation taken for both "
+        "sides)."
+        if compare
+        else str(reproduction(study))
+    )
     entry = published().ttest_entry
     levels = curve(study, networks(study)[0], family).levels
     place = f" (level {Level(float(levels[entry]))} %)" if entry < len(levels) else ""
@@ -130,13 +148,17 @@ def response_table(study: StudyResults, family: str) -> Table:
         name=f"table{_NUMBERS[family]}_{family}",
         title=f"Table {_NUMBERS[family]}. {_FAMILIES[family]}: {study.title}",
         caption=(
-            f"Accuracy over the training set: {_SAMPLE} Difference: measured less published, in points and in "
-            "standard errors (s.e., our deviation taken for both sides). t, p: two-sided paired t-test over "
+            f"Accuracy over the training set: {_SAMPLE} {compared} t, p: two-sided paired t-test over "
             "runs, baseline less perturbed; against the identity (the unperturbed network), and against "
             f"entry {entry} of the grid{place}, which the published tests took for the baseline. "
             f"{conduct_words(study.conduct)}"
         ),
-        columns=(*_MEASURED, *_PUBLISHED, *_leading_first(study, _IDENTITY, _ENTRY), _PUBLISHED_TEST),
+        columns=(
+            *_MEASURED,
+            *(_PUBLISHED if compare else ()),
+            *_leading_first(study, _IDENTITY, _ENTRY),
+            *((_PUBLISHED_TEST,) if compare else ()),
+        ),
         rows=tuple(rows),
         notices=study.notices,
     )
@@ -206,7 +228,7 @@ def differing_table(study: StudyResults) -> Table:
 def _baseline_row(study: StudyResults, network: str, quantity: str) -> tuple[Cell, ...]:
     decimals = 4 if quantity == "loss" else 2
     summary = summarise(final_values(study, network, quantity))
-    facts = published().baseline.get(network)
+    facts = None if study.departures else published().baseline.get(network)
     number = None if facts is None else getattr(facts, quantity.removesuffix("_accuracy"))
     comparisons = () if facts is None else compare_baseline(study, network)
     comparison = next((row for row in comparisons if row.quantity == quantity), None)
@@ -216,26 +238,32 @@ def _baseline_row(study: StudyResults, network: str, quantity: str) -> tuple[Cel
         summary.n,
         Number.of(summary.mean, decimals),
         Number.of(summary.population_sd if summary.n > 1 else None, decimals),
-        Span.of(summary, decimals),
+        Span.of(summary, decimals, least=0.0, most=math.inf if quantity == "loss" else 100.0),
         Number.of(None if number is None else number.mean, decimals),
         Number.of(None if number is None else number.sd, decimals),
         *_difference(comparison, decimals),
     )
 
 
-def _response_rows(study: StudyResults, network: str, family: str) -> Iterator[tuple[Cell, ...]]:
-    """Yield a row for the unperturbed network, then one for each published level."""
+def _response_rows(
+    study: StudyResults, network: str, family: str, compare: bool
+) -> Iterator[tuple[Cell, ...]]:
+    """Yield a row for the unperturbed network, then one for each published level; `compare` adds published numbers."""
     name = display_name(network)
     grid, identity = curve(study, network, family), unperturbed(study, network)
     entry = grid.entry(published().ttest_entry)
     measured = _summary_cells(summarise(identity))
     tests = _leading_first(study, None, _test(entry, identity))  # the identity isn't tested against itself
-    yield (name, Level(None), None, *measured, None, None, None, *tests, None)
+    empty: tuple[Cell, ...] = (None, None, None) if compare else ()
+    yield (name, Level(None), None, *measured, *empty, *tests, *empty[:1])
     facts = published()
-    comparisons = compare_responses(study, network, family) if network in facts.baseline else ()
+    comparisons = compare_responses(study, network, family) if compare and network in facts.baseline else ()
     for row, comparison in zip_longest(facts.families[family], comparisons):
         runs, cells = _measured(grid, row.level)
         tests = _leading_first(study, _test(identity, runs), _test(entry, runs))
+        if not compare:
+            yield (name, Level(row.level), *cells, *tests)
+            continue
         accuracy: Cell = None
         test: Cell = None
         if (response := row.networks.get(network)) is not None:
@@ -258,7 +286,9 @@ def _measured(grid: Curve, level: float) -> tuple[Floats | None, tuple[Cell, ...
 
 
 def _summary_cells(summary: Summary) -> tuple[Cell, ...]:
-    return summary.n, Number.of(summary.mean), Number.of(summary.sd), Span.of(summary)
+    """Return the cells of a summary of accuracies in percent."""
+    interval = Span.of(summary, least=0.0, most=100.0)
+    return summary.n, Number.of(summary.mean), Number.of(summary.sd), interval
 
 
 def _difference(comparison: PublishedComparison | None, decimals: int = 2) -> tuple[Cell, ...]:

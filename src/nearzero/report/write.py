@@ -1,17 +1,16 @@
-"""Write a report to disk, and print it to the screen. No other module of `report` writes anything.
+"""Write a report to disk. No other module of `report` writes anything.
 
 Every file is written whole or not at all, with a checksum (`nearzero.support.checksums`), tables before figures.
-matplotlib and rich are imported inside functions, because the numbers of a report need neither.
+matplotlib is imported inside functions, because the numbers of a report don't need it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nearzero.analysis.verdict import Verdict
 from nearzero.paper.audit.values import Audit
-from nearzero.report.audit import audited_tables, fault_tables, levels_table
+from nearzero.report.audit import audited_tables
 from nearzero.report.captions import figure_captions
 from nearzero.report.grids import GridResults, grid_table
 from nearzero.report.prerender import peak_figures
@@ -19,23 +18,10 @@ from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.results import StudyResults
 from nearzero.report.table import Table
 from nearzero.report.tables import tables
-from nearzero.report.verdict import (
-    comparisons_table,
-    judged_tables,
-    planted_bands,
-    relative_table,
-    robust_table,
-)
+from nearzero.report.verdict import judged_tables, planted_bands
 from nearzero.support.checksums import write_recorded
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 __all__ = [
-    "print_audit",
-    "print_grid",
-    "print_tables",
-    "print_verdict",
     "write_audit",
     "write_grid",
     "write_report",
@@ -109,45 +95,6 @@ def write_report(study: StudyResults, folder: Path) -> list[Path]:
         InputError: a file can't be written; those written before it stay.
     """
     return _write(chain(_files_of(tables(study)), _figure_files(study)), folder)
-
-
-def print_tables(study: StudyResults, console: "Console") -> None:
-    """Print every table to a rich console; the last one counts the rows that agree with the paper."""
-    _print(tables(study), console)
-
-
-def print_verdict(verdict: Verdict, title: str, console: "Console", further: Sequence[Table] = ()) -> None:
-    """Print the tables of a verdict to a rich console, then the findings, the rules and the caveats.
-
-    The costs of all families and the comparisons of each check are in the files alone.
-
-    Args:
-        verdict: the verdict.
-        title: the title of the tables.
-        console: the console.
-        further: other tables, which are printed first.
-    """
-    shown = comparisons_table, relative_table, robust_table
-    _print((*further, *(table(verdict, title) for table in shown)), console)
-    console.print(verdict.text(), highlight=False, markup=False, style="bold")
-
-
-def print_grid(grid: GridResults, console: "Console") -> None:
-    """Print the table of a grid, with the verdict on each network, to a rich console."""
-    _print([grid_table(grid)], console)
-
-
-def print_audit(audit: Audit, console: "Console") -> None:
-    """Print an audit to a rich console: fault by fault, the rows of the published tables, and the sentences."""
-    _print((*fault_tables(audit), levels_table(audit)), console)
-    console.print(audit.text(), highlight=False, markup=False, style="bold")
-
-
-def _print(to_print: Iterable[Table], console: "Console") -> None:
-    from nearzero.report.render.terminal import print_table
-
-    for table in to_print:
-        print_table(table, console)
 
 
 def _write(files: Iterable[tuple[str, bytes]], folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from nearzero.analysis.critical import critical_levels
 from nearzero.analysis.sweep import respond
 from nearzero.errors import InputError
 from nearzero.evaluators.two_layer import TwoLayerEvaluator
-from nearzero.kernels.compile import any_compiled
+from nearzero.kernels.compile import any_compiled, compiling
 from nearzero.kernels.layout import strip_width
 from nearzero.networks import initial_stack
 from nearzero.networks.pixels import Pixels
@@ -21,17 +21,25 @@ from nearzero.training.engine import Examples
 __all__ = ["compile_kernels"]
 
 
-def compile_kernels(activations: Sequence[str] = ("abs", "relu")) -> None:
+def compile_kernels(
+    activations: Sequence[str] = ("abs", "relu"), *, begun: Callable[[str], None] = lambda name: None
+) -> None:
     """Compile the kernels of training, sweeping and a study's page for this processor, and keep them in the cache.
 
     Otherwise the first study on a machine compiles them. Kernels that are in the cache aren't compiled again.
 
     Args:
         activations: of the networks that will be swept; the kernels for training serve all activations.
+        begun: is called with the name of each kernel when its compilation begins.
 
     Raises:
         InputError: the cache can't be written, so that nothing would be kept.
     """
+    with compiling(begun):
+        _call_kernels(activations)
+
+
+def _call_kernels(activations: Sequence[str]) -> None:
     from nearzero.training.fused import FusedEngine
 
     strip_width(16)  # the smallest kernel: if it can't be kept, none can, and the user learns it at once

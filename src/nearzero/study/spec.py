@@ -60,6 +60,8 @@ LISTS = (
     *(f"verdict_{name}" for name in (*RULES[:3], "checks", "reported")),
 )
 REPORT_ONLY = {"ttest_baseline", *VERDICT}  # these may be changed in a finished study
+# The keys in which a study must agree with a preset, to be set beside the published numbers.
+PUBLISHED = ("data", "units", "learning_rate", "steps", "batch_size", *CONDUCT[:-1])
 
 # Strict: `true` isn't 1. The bounds, far beyond any study, keep a typing error from filling the memory.
 Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
@@ -265,6 +267,26 @@ class Spec(CheckedModel):
         """Return the recipe of the training."""
         values = self.model_dump(include={field.name for field in fields(Recipe)})
         return Recipe(**values | {"batch_size": None if self.batch_size == "all" else self.batch_size})
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """Return in what the spec departs from the published study, and from the quick preset in its place.
+
+        Numbers of a study with departures aren't set beside the published ones. Runs and seeds may differ.
+
+        Example:
+            >>> import nearzero as nz
+            >>> nz.Spec(runs=3).departures, nz.Spec(data="digits", units=16).departures
+            ((), ('data = digits, not mnist', 'units = 16, not 128'))
+        """
+        departures = []
+        for key in PUBLISHED:
+            default = type(self).model_fields[key].default
+            known = list(dict.fromkeys(preset.get(key, default) for preset in PRESETS.values()))
+            if getattr(self, key) not in known:
+                words = " or ".join(map(str, known))
+                departures.append(f"{key} = {getattr(self, key)}, not {words}")
+        return tuple(departures)
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -19,10 +19,12 @@ from nearzero.paper.audit import audit
 from nearzero.paper.audit.evidence import Evidence, Other
 from nearzero.paper.audit.values import Audit
 from nearzero.report import write as reports
+from nearzero.report.audit import audited_tables
 from nearzero.report.near_far import near_far_table
 from nearzero.report.prerender import prerender_peak_figures
 from nearzero.report.table import Table
-from nearzero.report.verdict import untrained_table
+from nearzero.report.tables import tables as report_tables
+from nearzero.report.verdict import judged_tables, untrained_table
 from nearzero.study.analysis import analyse_networks, analysis_of, measured_for
 from nearzero.study.audit import audit_networks, check_swept, measurements_of
 from nearzero.study.data import DataSource, begin, recorded_data
@@ -129,6 +131,16 @@ class Study:
         """Return the reading of the published protocol that was followed, as keys of the spec with values."""
         return {name: getattr(self.spec, name) for name in CONDUCT}
 
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """Return in what the study departs from the published one; if in anything, the two aren't compared.
+
+        See `Spec.departures`; data that took the place of those in the spec are one of them.
+        """
+        used = str(self.provenance.get("data", {}).get("name", self.spec.data))
+        substituted = () if used == self.spec.data else (f"data = {used}, not {self.spec.data}",)
+        return (*self.spec.departures, *substituted)
+
     @cached_property
     def response(self) -> xr.Dataset:
         """Return accuracy and agreement (0 to 1) on (network, run, family, level, split).
@@ -224,6 +236,29 @@ class Study:
             other=None if against is None else self._other(against),
             notices=self.notices,
         )
+
+    def tables(self) -> dict[str, tuple[Table, ...]]:
+        """Return the tables of all that has been measured: of the "report", the "verdict" and the "audit".
+
+        The first tables of a verdict are its comparisons, checks and relative costs.
+        """
+        made: dict[str, tuple[Table, ...]] = {}
+        if self._store.read("response") is not None:
+            made["report"] = report_tables(self)
+        if analysis_of(self._store, "matched") is not None:
+            made["verdict"] = (*judged_tables(self.verdict(), self.title), *self._further_tables())
+        if measurements_of(self._store) is not None:
+            made["audit"] = audited_tables(self.audited())
+        return made
+
+    def _further_tables(self, *, untrained: bool = True, near_far: bool = True) -> tuple[Table, ...]:
+        """Return the tables of what a verdict measures on request, as far as it is asked for and measured."""
+        further: list[Table] = []
+        if untrained and (before := analysis_of(self._store, "untrained")) is not None:
+            further.append(untrained_table(judge(before, self.spec.rules), self.title))
+        if near_far and (parts := analysis_of(self._store, "parts")) is not None:
+            further.append(near_far_table(parts, self.title))
+        return tuple(further)
 
     def _other(self, against: Study) -> Other:
         """Return the part of an audit's evidence that comes from a study with the other pixels.
@@ -392,7 +427,10 @@ class Study:
         return self
 
     def report(self, *, console: Console | None = None) -> Study:
-        """Write tables and figures, and print the tables on a console if there is one.
+        """Write tables and figures.
+
+        Args:
+            console: a rich console for notices; quiet if None.
 
         Raises:
             InputError: the study hasn't been swept yet.
@@ -404,8 +442,6 @@ class Study:
             journal.timed("tables and figures written"),
         ):
             reports.write_report(self, self.folder)
-        if console is not None:
-            reports.print_tables(self, console)
         return self
 
     def to_html(
@@ -445,29 +481,23 @@ class Study:
         data_dir: str | None = None,
         console: Console | None = None,
     ) -> Verdict:
-        """Return the verdict, with its tables and figures written and printed; measure first if necessary.
+        """Return the verdict, with its tables and figures written; measure first if necessary.
 
         Args:
-            untrained, near_far: as for `analyse`; what is asked for is printed and written as a table too.
+            untrained, near_far: as for `analyse`; what is asked for is written as a table too.
             data_dir, console: as for `train`.
         """
         self.analyse(untrained=untrained, near_far=near_far, data_dir=data_dir, console=console)
         judged = self.verdict()
-        further: list[Table] = []
-        if untrained:
-            further.append(untrained_table(judge(self.untrained, self.spec.rules), self.title))
-        if near_far:
-            further.append(near_far_table(self.parts, self.title))
+        further = self._further_tables(untrained=untrained, near_far=near_far)
         with self._held():
             reports.write_verdict(judged, self.title, self.folder, self.notices, further)
-        if console is not None:
-            reports.print_verdict(judged, self.title, console, further)
         return judged
 
     def ask(
         self, settings: Mapping[str, Any], *, data_dir: str | None = None, console: Console | None = None
     ) -> Verdict:
-        """Return the verdict by other rules, and print it; nothing in the study's folder is changed.
+        """Return the verdict by other rules; nothing in the study's folder is changed.
 
         What was measured is used again. Other targets or draws are measured in memory and not kept;
         `with_rules` and `judge` keep them.
@@ -484,15 +514,12 @@ class Study:
         if matched is None:
             data = recorded_data(self._store, data_dir, journal)
             matched = measured_for(spec, self._store, data, journal)
-        judged = judge(matched, spec.rules)
-        if console is not None:
-            reports.print_verdict(judged, self.title, console)
-        return judged
+        return judge(matched, spec.rules)
 
     def audit(
         self, against: Study | None = None, *, data_dir: str | None = None, console: Console | None = None
     ) -> Audit:
-        """Return the faults of the published study on these networks, with the tables written and printed.
+        """Return the faults of the published study on these networks, with the tables written.
 
         Measure them first if that isn't done yet.
 
@@ -512,8 +539,6 @@ class Study:
         outcome = self.audited(against)
         with self._held():
             reports.write_audit(outcome, self.folder)
-        if console is not None:
-            reports.print_audit(outcome, console)
         return outcome
 
     def with_rules(self, settings: Mapping[str, Any]) -> Study:
@@ -564,7 +589,7 @@ def reproduce(
         device: the device for training: "cpu" (the default), or a PyTorch device such as "cuda".
         data_dir: a folder with the data files, if they can't be found or fetched.
         settings: any other keys of `Spec`, such as ``{"offset": "shift"}``.
-        console: a rich console for progress and tables; quiet if None.
+        console: a rich console for progress; quiet if None.
 
     Raises:
         InputError: an argument can't be used; the message says what to do, and results on disk are kept.

@@ -34,7 +34,7 @@ def test_curves_are_shares_of_examples(digits_found):
     assert [name for name in panels if name] == list(FAMILIES)
     for family, one in (("shift", 0.0), ("scale", 1.0)):
         found = digits_found["relu"][family]
-        dotted, below, above = lines_of(panels[family], "#CC3311")
+        dotted, below, above = lines_of(panels[family], "#AA3377")
         for side, line in (("below", below), ("above", above)):
             levels, share = line.get_data()
             critical = found.critical(side)
@@ -46,7 +46,7 @@ def test_curves_are_shares_of_examples(digits_found):
         np.testing.assert_allclose(
             share[::97], [100 * np.mean(found.predict(p) == found.unperturbed) for p in levels[::97]]
         )
-    assert len(lines_of(panels["clip"], "#0077BB")) == 2, "clip has one side"
+    assert len(lines_of(panels["clip"], "#009988")) == 2, "clip has one side"
 
 
 def test_what_never_changes_is_said(digits_found):

@@ -17,6 +17,7 @@ from nearzero.report.comparison import (
 from nearzero.report.figures.style import (
     INK,
     PALE,
+    SHADE,
     ShownFigure,
     add_notices,
     colours,
@@ -49,7 +50,7 @@ def agreement_figure(study: StudyResults) -> Figure:
         rows = _rows(study)
         above.set(ylabel="measured accuracy (%)", xlim=(0, 102), ylim=(0, 102))
         below.set(xlabel="published accuracy (%)", ylabel="difference (points)")
-        below.axhspan(-POINTS, POINTS, color="#EDEDED", linewidth=0)
+        below.axhspan(-POINTS, POINTS, color=SHADE, linewidth=0)
         below.axhline(0, color=PALE, linewidth=0.7)
         inset = above.inset_axes((0.60, 0.08, 0.38, 0.38))
         inset.tick_params(labelsize=5.5)
@@ -61,20 +62,25 @@ def agreement_figure(study: StudyResults) -> Figure:
         _draw(above, inset, below, rows, colours(networks(study)))
         _limits(below, rows)
         reproduced = reproduction(study)
-        count = f"{len(reproduced.agreeing)} of {len(reproduced.comparisons)}"
-        below.set_title(
-            f"{count} within ±{POINTS:g} points (shaded) or ±{STANDARD_ERRORS:g} s.e. (bars)", fontsize=6.5
-        )
+        if not study.departures:
+            count = f"{len(reproduced.agreeing)} of {len(reproduced.comparisons)}"
+            below.set_title(
+                f"{count} within ±{POINTS:g} points (shaded) or ±{STANDARD_ERRORS:g} s.e. (bars)",
+                fontsize=6.5,
+            )
         if rows:
             above.legend(handles=_keys(study), loc="upper left")
         else:
-            above.text(0.5, 0.6, "nothing published to compare", ha="center", transform=above.transAxes)
+            why = "\n".join(("nothing published to compare", *study.departures))
+            above.text(0.5, 0.9, why, ha="center", va="top", transform=above.transAxes)
         add_notices(figure, study.notices)
     return figure
 
 
 def _rows(study: StudyResults) -> list[PublishedComparison]:
     """Return the comparisons of all accuracies of tables 1 to 4 that were measured."""
+    if study.departures:
+        return []
     rows = list(reproduction(study).comparisons)
     for network in networks(study):
         if network in published().baseline:
@@ -108,7 +114,7 @@ def _limits(below: Axes, rows: list[PublishedComparison]) -> None:
 
 
 def _keys(study: StudyResults) -> list[Line2D]:
-    keys = network_keys(name for name in networks(study) if name in published().baseline)
+    keys = network_keys((name for name in networks(study) if name in published().baseline), marked=False)
     markers = [(marker, label, "none") for marker, label in dict.fromkeys(_MARKERS.values())]
     if reproduction(study).differing:
         markers.append(("o", "outside both", INK))

@@ -15,7 +15,16 @@ from matplotlib.lines import Line2D
 
 from nearzero.analysis.critical import CriticalLevels
 from nearzero.errors import InputError
-from nearzero.report.figures.style import INK, PALE, ShownFigure, colours, network_keys, signed, styled
+from nearzero.report.figures.style import (
+    INK,
+    PALE,
+    ShownFigure,
+    colours,
+    markers,
+    network_keys,
+    signed,
+    styled,
+)
 from nearzero.report.results import Floats, display_name
 
 __all__ = ["breaking_figure", "critical_figure"]
@@ -71,7 +80,14 @@ def _panel(axes: Axes, family: str, by_network: Mapping[str, CriticalLevels]) ->
         agreement = critical.accuracy(levels, critical.unperturbed)
         axes.plot(levels, 100 * agreement, color=colour, linewidth=0.8, linestyle=DOTTED)
         for side in critical.sides:
-            axes.plot(*_survival(critical, side, levels), color=colour)
+            marker = markers(by_network)[name]
+            axes.plot(
+                *_survival(critical, side, levels),
+                color=colour,
+                marker=marker,
+                markersize=2.8,
+                markevery=0.14,
+            )
     for identity in {critical.identity for critical in by_network.values() if len(critical.sides) == 2}:
         axes.axvline(float(identity or 0.0), color=PALE, linewidth=0.7, zorder=1)
     # above the panel, since curves can cross every place within it

@@ -1,19 +1,32 @@
 """The figure of a grid: the cost of distance minus that of intensity, for each network, at three displacements."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nearzero.analysis.verdict import Comparison, Finding, Verdict
-from nearzero.report.figures.style import INK, PALE, ShownFigure, add_notices, points, styled
+from nearzero.report.figures.style import (
+    INK,
+    LINE,
+    PALE,
+    ROLES,
+    SHADE,
+    ShownFigure,
+    add_notices,
+    points,
+    styled,
+)
 from nearzero.report.grids import GridResults, judgements
 from nearzero.report.results import display_name
 
 __all__ = ["grid_figure"]
 
-_COLOURS = ("#EE7733", "#0077BB", "#222222")  # from the smallest displacement drawn to the largest
+_COLOURS = ROLES["displacements"]
+_LEAST_SIDE = 0.55  # of the longer side of zero: the shorter one has room for its words
 _SPACING = 0.22  # between the displacements of one network, in rows
 # Marker, and whether it is filled. Findings that aren't listed have an open circle.
 _MARKERS: dict[Finding, tuple[str, bool]] = {
@@ -28,24 +41,58 @@ _MARKERS: dict[Finding, tuple[str, bool]] = {
 def grid_figure(grid: GridResults) -> Figure:
     """Draw D, the cost of distance minus that of intensity in percentage points, with its interval.
 
-    There is a row for each network, and a panel for each pair of a distance and an intensity family. Networks on
-    which the direction found is robust are marked, by the distance that decides.
+    There is a row for each network, and a panel for each pair of a distance and an intensity family. The networks of
+    one activation have panels of their own. Networks on which the direction found is robust are marked, by the
+    distance that decides.
     """
     verdicts = judgements(grid)
     verdict = next(iter(verdicts.values()))
-    names, targets = verdict.networks, sorted(verdict.rules.targets)[-len(_COLOURS) :]
+    groups, targets = _groups(verdict), sorted(verdict.rules.targets)[-len(_COLOURS) :]
     pairs = [(distance, intensity) for distance in verdicts for intensity in verdict.rules.intensity]
+    sizes = [len(names) for names in groups]
     with styled():
-        figure = ShownFigure(figsize=(1.4 + 1.6 * len(pairs), 1.2 + 0.34 * len(names)), layout="constrained")
-        panels = figure.subplots(1, len(pairs), sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, (distance, intensity) in zip(panels, pairs, strict=True):
-            axes.set(title=f"{distance} against {intensity}", xlabel="D, points")
-            _panel(axes, verdicts[distance], intensity, targets)
-        panels[0].set_yticks(range(len(names)), [_label(verdict, name) for name in names])
-        panels[0].set_ylim(len(names) - 0.5, -0.5)
-        figure.legend(handles=_legend(targets), loc="outside lower center", ncols=4)
+        width = 1.4 + 1.6 * len(pairs)
+        caption = textwrap.wrap(_caption(verdict), int(19 * width))
+        height = 0.7 + 0.13 * len(caption) + 0.55 * len(groups) + 0.34 * sum(sizes)
+        figure = ShownFigure(figsize=(width, height), layout="constrained")
+        panels = figure.subplots(
+            len(groups), len(pairs), sharex=True, sharey="row", squeeze=False, height_ratios=sizes
+        )
+        for names, row in zip(groups, panels, strict=True):
+            for axes, (distance, intensity) in zip(row, pairs, strict=True):
+                axes.set_title(f"{distance} against {intensity}", pad=20.0)
+                _panel(axes, verdicts[distance], names, intensity, targets)
+            row[0].set_yticks(range(len(names)), [_label(verdict, name) for name in names])
+            row[0].set_ylim(len(names) - 0.5, -0.5)
+        low, high = panels[0, 0].get_xlim()
+        panels[0, 0].set_xlim(min(low, -_LEAST_SIDE * high), max(high, -_LEAST_SIDE * low))
+        for axes in panels[-1]:
+            axes.set_xlabel("D, points")
+        figure.legend(handles=_legend(targets), loc="outside upper center", ncols=4)
+        figure.supxlabel("\n".join(caption), fontsize=6.0, x=0.01, ha="left")
         add_notices(figure, grid.notices)
     return figure
+
+
+def _groups(verdict: Verdict) -> list[list[str]]:
+    """Return the networks by activation; all in one group if an activation has one network only."""
+    groups: dict[str, list[str]] = {}
+    for name in verdict.networks:
+        groups.setdefault(verdict.activations.get(name, name), []).append(name)
+    together = any(len(names) < 2 for names in groups.values())
+    return [list(verdict.networks)] if together else list(groups.values())
+
+
+def _caption(verdict: Verdict) -> str:
+    """Return the sentences on how to read the figure."""
+    rules = verdict.rules
+    return (
+        f"D: the cost of distance minus that of intensity, in points of {rules.measure.replace('_', ' ')}, at equal "
+        "displacement d of the activations; mean over runs, with its "
+        f"{100 * (1 - 2 * rules.alpha):g} % interval. Right of zero distance costs more, left of it intensity. "
+        f"Shaded: the margin, {rules.margin:g} point{'' if rules.margin == 1 else 's'} on either side. "
+        f"Robust: all checks find the same direction, with {', '.join(rules.distance)} as distance."
+    )
 
 
 def _label(verdict: Verdict, network: str) -> str:
@@ -53,15 +100,25 @@ def _label(verdict: Verdict, network: str) -> str:
     return display_name(network) + (" (robust)" if verdict.robustness(network) == "robust" else "")
 
 
-def _panel(axes: Axes, verdict: Verdict, intensity: str, targets: Sequence[float]) -> None:
+def _panel(
+    axes: Axes, verdict: Verdict, names: Sequence[str], intensity: str, targets: Sequence[float]
+) -> None:
     margin = verdict.rules.margin
-    axes.axvspan(-margin, margin, color="#EEEEEE", linewidth=0, zorder=0)
+    axes.axvspan(-margin, margin, color=SHADE, linewidth=0, zorder=0)
     axes.axvline(0.0, color=INK, linewidth=0.6)
     axes.grid(True, axis="x")
     colours = dict(zip(targets, _COLOURS[-len(targets) :], strict=True))
-    for row, network in enumerate(verdict.networks):
+    words: Mapping[str, Any] = {
+        "transform": axes.get_xaxis_transform(),
+        "va": "bottom",
+        "fontsize": 5.5,
+        "linespacing": 1.1,
+    }
+    axes.text(0.0, 1.02, "intensity \n← costs more ", ha="right", **words)
+    axes.text(0.0, 1.02, " distance\n costs more →", ha="left", **words)
+    for row, network in enumerate(names):
         if row:
-            axes.axhline(row - 0.5, color="#E3E3E3", linewidth=0.4)
+            axes.axhline(row - 0.5, color=LINE, linewidth=0.4)
         for comparison in verdict.comparisons:
             pair = comparison.network, comparison.intensity
             if pair == (network, intensity) and comparison.target in colours:

@@ -19,7 +19,8 @@ from matplotlib.transforms import ScaledTranslation
 
 from nearzero.perturbations.families import FAMILIES, Conduct, make_family
 from nearzero.report.captions import MARKS, layers_by_conduct
-from nearzero.report.figures.style import INK, PALE, SCHEME, ShownFigure, styled
+from nearzero.report.figures.style import INK, LINE, PALE, ROLES, ShownFigure, styled
+from nearzero.report.figures.style import reading as reading_of
 from nearzero.report.results import Floats
 
 __all__ = ["layer_lines", "layer_map"]
@@ -30,8 +31,6 @@ LOSSES = (
     "kl_divergence",
 )  # less is better; the scale is reversed, so that dark is always worse
 UNITS = {"cross_entropy": "nats", "kl_divergence": "nats", "margin": "logits"}
-DISTANCE, INTENSITY = ("offset", "shift"), ("scale", "clip", "gains", "cap")
-READINGS = dict.fromkeys(DISTANCE, "distance") | dict.fromkeys(INTENSITY, "intensity")
 LABELS = {
     "scale": "level (factor)",
     "gains": "level (deviation of ln gain)",
@@ -44,7 +43,7 @@ WIDE_NAME = 20  # characters; with longer names the figure is wider
 LAYER_HEIGHT, PANEL_MINIMUM, FIGURE_MAXIMUM = 0.16, 1.1, 11.0  # inches
 HEAD, MARGIN = 0.35, 0.7  # inches: above all panels; above and below each panel together
 SMALLEST_FONT = 4.5  # points; if there is less room, not every row is named
-DASHES = ("-", "--", ":", "-.")  # of lines that have the same colour
+DASHES = ("-", "--", ":", "-.")  # of lines in turn, since neighbours have nearly the same colour
 TAIL = 0.02  # share of values beyond each end of a scale without bounds
 INDISTINCT = 1e-4  # nats; the scale of a loss is at least this wide
 
@@ -134,7 +133,7 @@ def layer_lines(response: xr.Dataset, metric: str, intervals: xr.Dataset | None 
             for number, layer in enumerate(response.layer.values):
                 curve = response[metric].sel(layer=layer, family=family).dropna("level")
                 curve = curve.isel(level=np.isfinite(curve.level.values))
-                colour, dashes = SCHEME[number % len(SCHEME)], DASHES[number // len(SCHEME) % len(DASHES)]
+                colour, dashes = _layer_colour(number, len(names)), DASHES[number % len(DASHES)]
                 marker = "o" if curve.size == 1 else ""
                 axes.plot(
                     curve.level,
@@ -169,6 +168,12 @@ def layer_lines(response: xr.Dataset, metric: str, intervals: xr.Dataset | None 
     return figure
 
 
+def _layer_colour(number: int, layers: int) -> str:
+    """Return the colour of a layer, from light for the first to dark for the last."""
+    shades = ROLES["layers"]
+    return shades[round(number * (len(shades) - 1) / max(layers - 1, 1))]
+
+
 def _caption(response: xr.Dataset, metric: str, base: float, marked: bool) -> list[str]:
     """Return the lines of the caption."""
     items, examples = (int(response.attrs[name]) for name in ("items", "examples"))
@@ -193,7 +198,7 @@ def _panel(axes: Axes, values: xr.DataArray, family: str, low: float, high: floa
     axes.spines[:].set_visible(False)
     rows = np.arange(values.sizes["layer"] + 1) - 0.5
     grid = np.ma.masked_invalid(measured.transpose("layer", "level").values.astype(float))
-    colours = mpl.colormaps["viridis_r" if reverse else "viridis"].with_extremes(bad="#E3E3E3")
+    colours = mpl.colormaps["viridis_r" if reverse else "viridis"].with_extremes(bad=LINE)
     return axes.pcolormesh(
         _edges(levels, logarithmic), rows, grid, cmap=colours, vmin=low, vmax=high, rasterized=True
     )
@@ -201,8 +206,8 @@ def _panel(axes: Axes, values: xr.DataArray, family: str, low: float, high: floa
 
 def _label(axes: Axes, family: str, levels: Floats) -> bool:
     """Write the title of a family's panel and the axis of its levels; return whether the axis is logarithmic."""
-    reading = READINGS.get(family)
-    axes.set_title(_spelled(family) + (f" ({reading})" if reading else ""))
+    reading = reading_of(family)
+    axes.set_title(_spelled(family) + (f" ({reading})" if reading != "neither" else ""))
     axes.set_xlabel(LABELS.get(family, "level, in unit ranges" if family in FAMILIES else "level"))
     logarithmic = bool(len(levels) > 1 and levels.min() > 0 and levels.max() / levels.min() > 20)
     if logarithmic:

@@ -8,15 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nearzero.analysis.verdict import Verdict
-from nearzero.report.figures.style import INK, ShownFigure, add_notices, styled
+from nearzero.report.figures.style import INK, ROLES, ShownFigure, add_notices, reading, styled
 from nearzero.report.results import display_name
 from nearzero.statistics.bands import simultaneous_band
 from nearzero.statistics.summaries import mean
 
 __all__ = ["matched_figure"]
 
-# Distance in blue, intensity in red and orange; families that never decide in grey, with different dashes.
-_DECIDING = ("#0077BB", "#CC3311", "#EE7733", "#AA3377", "#009988")
+# The colour of a family is that of its reading. Families that decide have a thick line, a marker and a band; those that
+# don't have a thin line, with dashes of their own.
+_MARKERS = ("o", "s", "D", "^", "v", "P")
 _DASHES: tuple[Any, ...] = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), "-", (0, (6, 2, 1, 1, 1, 2)))
 _NOT_DECIDING = (
     "shift",
@@ -57,12 +58,14 @@ def _panel(axes: Axes, verdict: Verdict, network: str) -> None:
     axes.grid(True)
     axes.axhline(0.0, color=INK, linewidth=0.6)
     deciding = [*rules.distance, *rules.intensity]
-    for family, colour in zip(deciding, _DECIDING, strict=False):
-        reading = "distance" if family in rules.distance else "intensity"
-        _draw(axes, own.sel(family=family), f"{family} ({reading})", colour, band=True, linewidth=1.4)
+    for family, marker in zip(deciding, _MARKERS, strict=False):
+        read_as = "distance" if family in rules.distance else "intensity"
+        label, colour = f"{family} ({read_as})", ROLES[read_as][0]
+        _draw(axes, own.sel(family=family), label, colour, band=True, linewidth=1.4, marker=marker)
     others = [family for family in _NOT_DECIDING if family in own.family.values and family not in deciding]
     for family, dashes in zip(others, _DASHES, strict=False):
-        _draw(axes, own.sel(family=family), family, "#777777", linestyle=dashes, linewidth=0.9)
+        colour = ROLES[reading(family)][0]
+        _draw(axes, own.sel(family=family), family, colour, linestyle=dashes, linewidth=0.8, alpha=0.75)
 
 
 def _draw(
@@ -76,10 +79,9 @@ def _draw(
     targets, curves = 100 * reached.target.values, reached.values
     if not curves.size:
         return
-    axes.plot(targets, mean(curves.T), color=colour, label=label, **style)
+    axes.plot(targets, mean(curves.T), color=colour, label=label, markersize=3.2, **style)
     if not band:
         return
-    axes.plot(targets, mean(curves.T), color=colour, marker="o", markersize=2.5, linestyle="none")
     complete = curves[np.isfinite(curves).all(axis=1)]
     if len(complete) > 1:
         interval = simultaneous_band(complete, rng=np.random.default_rng(SEED))

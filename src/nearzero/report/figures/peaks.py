@@ -13,13 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nearzero.paper.peaks import FIGURE_2, FIGURE_3, PeakUnit
-from nearzero.report.figures.style import INK, ShownFigure, colours, signed, styled
+from nearzero.report.figures.style import INK, ROLES, ShownFigure, colours, signed, styled
 from nearzero.report.results import Floats, display_name
 
 __all__ = ["activations_figure", "offsets_figure"]
 
 # One colour per peak, the same before and after. Letters name the peaks too, for readers who don't see the colours.
-_PEAKS = ("#4477AA", "#228833", "#AA3377", "#AA8800", "#CC4455")
+_PEAKS = ROLES["peaks"]
 _BAR: dict[str, Any] = {"width": 0.16, "edgecolor": "white", "linewidth": 0.4, "zorder": 3}
 _TOP = 1.08
 _POINTS = 801

@@ -12,14 +12,16 @@ from matplotlib.patches import Patch
 
 from nearzero.analysis.verdict import RelativeCost, Verdict
 from nearzero.mechanisms.reference import Band
-from nearzero.report.figures.style import INK, ShownFigure, add_notices, points, styled
+from nearzero.report.figures.style import INK, ROLES, ShownFigure, add_notices, points, styled
 from nearzero.report.results import display_name
 from nearzero.report.verdict import MECHANISMS
 
 __all__ = ["relative_figure"]
 
-# Colour and hatching of a mechanism: blue for distance and red for intensity, as in figure 5.
-_MECHANISMS = {"distance": ("#0077BB", "////"), "template": ("#CC3311", "....")}
+# Colour and hatching of a mechanism.
+_MECHANISMS = dict(
+    zip(("distance", "template"), zip(ROLES["mechanisms"], ("////", "...."), strict=True), strict=True)
+)
 _MARKERS = ("o", "s", "D", "^", "v")  # by family
 _TICKS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 _TICK_LABELS = ("0", "¼", "½", "1", "2", "4")
@@ -66,7 +68,7 @@ def relative_figure(
             if any(band.mechanism == mechanism for network in names for band in bands.get(network, ()))
         ]
         figure.legend(handles=_legend(drawn), loc="outside upper center", ncols=4)
-        figure.supxlabel("\n".join(lines), fontsize=6.0, color="#555555", x=0.01, ha="left")
+        figure.supxlabel("\n".join(lines), fontsize=6.0, color=INK, x=0.01, ha="left")
         add_notices(figure, notices)
     return figure
 
@@ -119,7 +121,7 @@ def _point(axes: Axes, cost: RelativeCost, y: float, marker: str) -> None:
     """Draw the relative cost of the network with its interval, or say that it is undefined."""
     ratio = cost.ratio
     if ratio.ratio is None or ratio.low is None or ratio.high is None:
-        axes.text(1.06, y, "undefined", ha="left", va="center", fontsize=6.0, color="#777777")
+        axes.text(1.06, y, "undefined", ha="left", va="center", fontsize=6.0, color=INK)
         return
     low, high = np.clip((ratio.low, ratio.high), *_EDGES)
     axes.plot([low, high], [y, y], color="white", linewidth=3.0, zorder=3)

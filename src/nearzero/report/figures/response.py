@@ -9,14 +9,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from nearzero.paper.published import published
-from nearzero.report.figures.style import INK, ShownFigure, add_notices, colours, points, styled
+from nearzero.report.figures.style import INK, ShownFigure, add_notices, colours, markers, points, styled
 from nearzero.report.results import StudyResults, curve, display_name, families, networks, unperturbed
 from nearzero.statistics.summaries import count, mean, t_interval
 
 __all__ = ["response_figure"]
 
 _LINES: dict[str, Any] = {"scale": "-", "clip": (0, (3.2, 1.6)), "offset": "-"}
-_MARKERS = {"scale": "o", "clip": "s", "offset": "o"}
+_MARKED = 0.14  # of a panel's diagonal, between two markers of a curve
 
 
 def response_figure(study: StudyResults) -> Figure:
@@ -46,29 +46,35 @@ def _panel(
     swept = [family for family in drawn if family in families(study)]
     for family in swept:
         for network, colour in colours(networks(study)).items():
-            _draw_curve(axes, study, network, family, colour)
-            _draw_published(axes, network, family, colour, limits)
+            marker = markers(networks(study))[network]
+            _draw_curve(axes, study, network, family, colour, marker)
+            if not study.departures:
+                _draw_published(axes, network, family, colour, marker, limits)
     if not swept:
         axes.text(0.5, 0.5, "not swept", ha="center", va="center", transform=axes.transAxes)
 
 
-def _draw_curve(axes: Axes, study: StudyResults, network: str, family: str, colour: str) -> None:
+def _draw_curve(axes: Axes, study: StudyResults, network: str, family: str, colour: str, marker: str) -> None:
     grid = curve(study, network, family)
     finite = np.isfinite(grid.levels)
     levels, accuracy = 100.0 * grid.levels[finite], grid.accuracy[finite]
-    low, high = t_interval(accuracy)
+    low, high = (np.clip(end, 0.0, 100.0) for end in t_interval(accuracy))
     axes.fill_between(levels, low, high, color=colour, alpha=0.22, linewidth=0)
-    axes.plot(levels, mean(accuracy), color=colour, linestyle=_LINES[family], label=f"{network} {family}")
+    style: dict[str, Any] = {"marker": marker, "markersize": 2.8, "markevery": _MARKED}
+    label = f"{network} {family}"
+    axes.plot(levels, mean(accuracy), color=colour, linestyle=_LINES[family], label=label, **style)
 
 
-def _draw_published(axes: Axes, network: str, family: str, colour: str, limits: tuple[float, float]) -> None:
+def _draw_published(
+    axes: Axes, network: str, family: str, colour: str, marker: str, limits: tuple[float, float]
+) -> None:
     inside = [
         (100.0 * row.level, row.networks[network].accuracy)
         for row in published().families[family]
         if network in row.networks and limits[0] <= 100.0 * row.level <= limits[1]
     ]
     if inside:
-        style = points(_MARKERS[family], 2.8, colour, "white")
+        style = points(marker, 3.6, colour, "white")
         label = f"{network} {family} published"
         axes.plot(*zip(*inside, strict=True), **style, clip_on=False, zorder=4, label=label)
 
@@ -80,12 +86,15 @@ def _keys(study: StudyResults) -> list[Line2D | Patch]:
     for network, colour in colours(networks(study)).items():
         finite = int(count(unperturbed(study, network)))
         remark = "" if finite == runs else f" ({finite} of {runs} runs)"
-        keys.append(Line2D([], [], color=colour, label=display_name(network) + remark))
+        marker = markers(networks(study))[network]
+        label = display_name(network) + remark
+        keys.append(Line2D([], [], color=colour, marker=marker, markersize=2.8, label=label))
     keys.extend(
         Line2D([], [], color=INK, linestyle=_LINES[family], label=family)
         for family in ("scale", "clip")
         if family in families(study)
     )
     keys.append(Patch(facecolor=INK, alpha=0.22, label="95 % interval"))
-    keys.append(Line2D([], [], **points("o", 3.2, INK, "white"), label="published"))
+    if not study.departures:
+        keys.append(Line2D([], [], **points("o", 3.2, INK, "white"), label="published"))
     return keys

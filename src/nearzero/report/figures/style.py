@@ -7,7 +7,7 @@ that a figure has the same bytes on every machine with the same matplotlib. Size
 
 import io
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,19 @@ from nearzero.report.results import display_name
 
 __all__ = [
     "INK",
+    "LINE",
     "PALE",
-    "SCHEME",
+    "ROLES",
+    "SHADE",
     "ShownFigure",
     "add_notices",
     "colours",
     "figure_bytes",
     "figure_files",
+    "markers",
     "network_keys",
     "points",
+    "reading",
     "screen_picture",
     "signed",
     "styled",
@@ -36,13 +40,37 @@ __all__ = [
 
 INK = "#222222"
 PALE = "#9A9A9A"
+LINE = "#E3E3E3"  # of grids, and of what wasn't measured
+SHADE = "#EEEEEE"  # of a margin
 DOTS_PER_INCH = 300
 SCREEN_DOTS = 144  # per inch in notebooks: two for each point of the screen
 MOST_DOTS = 60_000  # along a side; matplotlib refuses 65,536
 
-# Paul Tol's "vibrant" scheme: blue and red are distinct for every kind of colour vision.
-_OWN = {"abs": "#0077BB", "relu": "#CC3311"}
-SCHEME = ("#009988", "#EE7733", "#AA3377", "#33BBEE", "#777777", "#DDAA33")
+# Every colour has one role in all figures, and in the interactive page. Blue and red are distinct for every kind of
+# colour vision; whatever a colour tells apart, a marker, dashes, hatching or a letter tells apart too.
+ROLES: Mapping[str, tuple[str, ...]] = {
+    "distance": ("#0077BB",),  # families that change distance, with dashes of their own
+    "intensity": ("#CC3311",),
+    "neither": ("#777777",),  # noise, and families that aren't read
+    "networks": ("#009988", "#AA3377"),  # Abs and ReLU
+    "other networks": ("#DDAA33", "#33BBEE", "#885522", "#88AA22", "#EE88BB", "#667799"),
+    "displacements": ("#D4A373", "#A35F22", "#4D2600"),  # from the smallest to the largest
+    "layers": ("#B5CF6B", "#8CA252", "#637939", "#3F5522", "#24330F"),  # from the first to the last
+    "mechanisms": ("#8C8C8C", "#BDBDBD"),  # planted distance and planted templates, hatched
+    "peaks": ("#332288", "#117733", "#999933", "#882255", "#BB7700"),
+    "notice": ("#A34700",),
+}
+# Abs and ReLU also differ by these; other networks take them in turn.
+_OWN = dict(zip(("abs", "relu"), ROLES["networks"], strict=True))
+MARKERS = {"abs": "o", "relu": "^"}
+OTHER_MARKERS = ("s", "D", "v", "P", "X", "*")
+READINGS: Mapping[str, tuple[str, ...]] = {
+    "distance": (
+        *("offset", "shift", "signed_offset", "signed_shift", "permuted_shift", "distance_shift"),
+        "signed_distance_shift",
+    ),
+    "intensity": ("scale", "clip", "cap", "gains", "floor"),
+}
 
 SHEET = Path(__file__).with_suffix(".mplstyle")
 
@@ -61,10 +89,24 @@ def styled() -> AbstractContextManager[None]:
 
 
 def colours(networks: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each network: Abs blue and ReLU red as published, the others from a cycle, in order."""
+    """Return a colour for each network: Abs and ReLU have their own, the others one from a cycle, in order."""
+    return _by_network(networks, _OWN, ROLES["other networks"])
+
+
+def markers(networks: Iterable[str]) -> dict[str, str]:
+    """Return a marker for each network, as `colours`."""
+    return _by_network(networks, MARKERS, OTHER_MARKERS)
+
+
+def _by_network(networks: Iterable[str], own: Mapping[str, str], cycle: Sequence[str]) -> dict[str, str]:
     names = tuple(networks)
-    others = [name for name in names if name not in _OWN]
-    return {name: _OWN.get(name) or SCHEME[others.index(name) % len(SCHEME)] for name in names}
+    others = [name for name in names if name not in own]
+    return {name: own.get(name) or cycle[others.index(name) % len(cycle)] for name in names}
+
+
+def reading(family: str) -> str:
+    """Return whether a family changes "distance", "intensity" or "neither"."""
+    return next((name for name, families in READINGS.items() if family in families), "neither")
 
 
 def signed(value: float) -> str:
@@ -78,13 +120,16 @@ def add_notices(figure: Figure, notices: Sequence[str]) -> None:
         return
     characters = int(figure.get_figwidth() * 16)
     lines = [line for notice in notices for line in textwrap.wrap(f"Notice: {notice}", characters)]
-    figure.suptitle("\n".join(lines), fontsize=7.5, fontweight="bold", color="#A34700")
+    figure.suptitle("\n".join(lines), fontsize=7.5, fontweight="bold", color=ROLES["notice"][0])
 
 
-def network_keys(networks: Iterable[str]) -> list[Line2D]:
-    """Return keys of a legend: a line in each network's colour."""
+def network_keys(networks: Iterable[str], *, marked: bool = True) -> list[Line2D]:
+    """Return keys of a legend: a line in each network's colour, with its marker unless markers mean something else."""
+    names = tuple(networks)
+    marks = markers(names) if marked else dict.fromkeys(names, "")
     return [
-        Line2D([], [], color=colour, label=display_name(name)) for name, colour in colours(networks).items()
+        Line2D([], [], color=colour, marker=marks[name], markersize=3.2, label=display_name(name))
+        for name, colour in colours(names).items()
     ]
 
 

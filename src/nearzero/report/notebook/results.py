@@ -20,7 +20,7 @@ from nearzero.report.comparison import reproduction
 from nearzero.report.grids import GridResults, grid_table
 from nearzero.report.notebook.fragment import Fragment, Picture
 from nearzero.report.results import StudyResults
-from nearzero.report.table import Cell, Column, Number, Table
+from nearzero.report.table import Cell, Column, Number, Table, text_table
 from nearzero.report.tables import tables
 from nearzero.report.verdict import judged_tables
 
@@ -80,7 +80,7 @@ def _(result: Audit) -> str:
 
 @to_html.register
 def _(result: Power) -> str:
-    table = _text_table("power", "Findings", CAPTION, [counts.row for counts in result.counts])
+    table = text_table("power", [counts.row for counts in result.counts], "Findings", CAPTION)
     rest = "counts and sentences() have all"
     return Fragment("Power of the rules", lines=result.sentences(), tables=[table], rest=rest).html()
 
@@ -275,21 +275,5 @@ def _summary_tables(
 ) -> list[Table]:
     """Return the tables of a summary; the second if there are assumptions."""
     extreme = "The most extreme response of each family, and its level."
-    layers = _text_table("layers", "Layers", extreme, rows)
-    return [layers, *([_text_table("assumptions", "Assumed", "", assumptions)] if assumptions else [])]
-
-
-def _text_table(name: str, title: str, caption: str, rows: Sequence[Mapping[str, str]]) -> Table:
-    """Return rows of texts as a table; columns of numbers are set to the right."""
-
-    def kind(key: str) -> str:
-        return "count" if all(row[key].replace(",", "").isdecimal() for row in rows) else "text"
-
-    return Table(
-        name=name,
-        title=title,
-        caption=caption,
-        columns=tuple(Column(key, key, kind=kind(key)) for key in rows[0]),  # type: ignore[arg-type]
-        rows=tuple(tuple(row.values()) for row in rows),
-        group=next(iter(rows[0])),
-    )
+    layers = text_table("layers", rows, "Layers", extreme)
+    return [layers, *([text_table("assumptions", assumptions, "Assumed")] if assumptions else [])]

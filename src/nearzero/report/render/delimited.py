@@ -10,7 +10,7 @@ from itertools import chain
 
 from nearzero.report.table import Cell, Column, Level, Number, Span, Table, TAndP
 
-__all__ = ["to_csv"]
+__all__ = ["Field", "field_names", "fields", "to_csv"]
 
 Field = str | int | float | None
 
@@ -19,14 +19,15 @@ def to_csv(table: Table) -> str:
     """Return the table as RFC 4180 text with line feeds: a header line and one line per row."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*chain.from_iterable(map(_names, table.columns)), "notice"])
+    writer.writerow([*chain.from_iterable(map(field_names, table.columns)), "notice"])
     notice = " | ".join(table.notices)
     for row in table.rows:
-        writer.writerow([*chain.from_iterable(map(_fields, table.columns, row)), notice])
+        writer.writerow([*chain.from_iterable(map(fields, table.columns, row)), notice])
     return buffer.getvalue()
 
 
-def _names(column: Column) -> list[str]:
+def field_names(column: Column) -> list[str]:
+    """Return the names of a column's fields: one, two for an interval, four for a test."""
     end = f"_{column.unit}" if column.unit else ""
     if column.kind == "interval":
         return [f"{column.name}_low{end}", f"{column.name}_high{end}"]
@@ -35,10 +36,11 @@ def _names(column: Column) -> list[str]:
     return [column.name + end]
 
 
-def _fields(column: Column, cell: Cell) -> list[Field]:
+def fields(column: Column, cell: Cell) -> list[Field]:
+    """Return a cell as fields at full precision; None where there is nothing."""
     match cell:
         case None:
-            return [None] * len(_names(column))
+            return [None] * len(field_names(column))
         case Number(value=value) | Level(value=value):
             return [value]
         case Span(low=low, high=high):

@@ -1,0 +1,232 @@
+"""The end of what a command prints: tables or JSON, small plots, and the line that concludes them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nearzero.analysis.verdict import Verdict
+    from nearzero.paper.audit.values import Audit
+    from nearzero.probing import ProbeResult
+    from nearzero.report.table import Table
+
+__all__ = [
+    "audit_conclusion",
+    "finish",
+    "folders_line",
+    "grid_plot",
+    "print_line",
+    "probe_plot",
+    "probe_tables",
+    "response_table",
+    "study_conclusion",
+    "study_plot",
+    "verdict_conclusion",
+]
+
+NAMED = 4  # networks; more of them are counted
+
+
+def finish(
+    console: Console | None,
+    tables: Iterable[Table] = (),
+    lines: Iterable[str] = (),
+    *,
+    as_json: bool = False,
+    for_scripts: Iterable[Table] = (),
+) -> None:
+    """Print tables and then lines, each whole; or all of it as JSON on standard output.
+
+    Args:
+        console: where they are printed; None prints nothing but JSON.
+        tables: the tables.
+        lines: the lines, the last of which is the conclusion.
+        as_json: whether `--json` was given.
+        for_scripts: tables that are only in the JSON.
+    """
+    if as_json:
+        from nearzero.report.render import to_json
+
+        print(to_json([*tables, *for_scripts], lines), end="")
+    elif console is not None:
+        from nearzero.report.render.terminal import print_table
+
+        for table in tables:
+            print_table(table, console)
+        for line in lines:
+            print_line(console, line)
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print text as it is, with line breaks between words alone; a command after "next: " isn't broken at all."""
+    first, separator, command = text.rpartition("; next: ")
+    if not separator or len(text) <= console.width:
+        first, command = text, ""
+    lines = textwrap.wrap(first, console.width, break_long_words=False, break_on_hyphens=False)
+    for line in [*(lines or [""]), *([f"next: {command}"] if command else [])]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def folders_line(folder: Path) -> str:
+    """Return a line that says where tables and figures are, and the page, if it was made."""
+    from nearzero.study.page.contents import PAGE
+
+    page = f" The page of it all is {folder / PAGE}." if (folder / PAGE).is_file() else ""
+    return f"Tables are in {folder / 'tables'}, figures in {folder / 'figures'}.{page}"
+
+
+def study_conclusion(study: Any, following: str = "") -> list[str]:
+    """Return the accuracies of a study's networks, and how many published ones they agree with.
+
+    Args:
+        study: a `Study` that has been swept.
+        following: what to run next.
+    """
+    from nearzero.report.comparison import reproduction
+    from nearzero.report.results import display_name, final_values, networks
+    from nearzero.statistics.summaries import summarise
+
+    lines = [f"NOTICE: {notice}" for notice in study.notices]
+    for network in networks(study):
+        train, test = (
+            summarise(final_values(study, network, f"{split}_accuracy")) for split in ("train", "test")
+        )
+        lines.append(
+            f"{display_name(network)}: accuracy {train.mean:.2f} % (train), {test.mean:.2f} % (test), mean over "
+            f"{train.n} run{'' if train.n == 1 else 's'}"
+        )
+    return [*lines, _bottom(reproduction(study).headline, following)]
+
+
+def verdict_conclusion(verdict: Verdict, following: str = "") -> list[str]:
+    """Return the verdict on each network, the rules, the caveats, and the findings in a line."""
+    findings: dict[str, list[str]] = {}
+    for network in verdict.networks:
+        findings.setdefault(verdict.finding(network), []).append(network)
+    robust = [network for network in verdict.networks if verdict.robustness(network) == "robust"]
+    parts = [f"{finding}: {_named(names)}" for finding, names in findings.items()]
+    parts += [f"robust: {_named(robust)}"] if robust else ["no direction is robust"]
+    return [*verdict.text().splitlines(), _bottom("; ".join(parts), following)]
+
+
+def _named(networks: Sequence[str]) -> str:
+    return ", ".join(networks) if len(networks) <= NAMED else f"{len(networks)} networks"
+
+
+def audit_conclusion(audit: Audit, following: str = "") -> list[str]:
+    """Return the finding on each sentence, and how many sentences have which."""
+    counts = Counter(audit.of(name).partition(" (")[0] for name in audit.names)
+    found = ", ".join(f"{finding} {count}" for finding, count in counts.most_common())
+    line = f"of the paper's {len(audit.names)} sentences: {found}"
+    return [*audit.text().splitlines(), _bottom(line, following)]
+
+
+def _bottom(line: str, following: str) -> str:
+    return f"{line}; next: {following}" if following else line
+
+
+def probe_tables(result: ProbeResult) -> list[Table]:
+    """Return the summary of a probe as tables: its layers, and what was assumed."""
+    from nearzero.report.table import text_table
+
+    summary = result.summary()
+    assumed = summary.assumptions
+    return [text_table("layers", summary), *([text_table("assumptions", assumed)] if assumed else [])]
+
+
+def response_table(result: ProbeResult) -> Table:
+    """Return every response of a probe as a table of numbers: a row for each layer, family and level."""
+    from nearzero.report.table import Column, Number, Table
+
+    metrics = [str(name) for name in result.response.attrs["metrics"]]
+    frame = result.response[metrics].to_dataframe()[metrics].dropna(how="all").reset_index()
+    names: Mapping[str, str] = {"layer": "text", "family": "text"}
+    order = ("layer", "family", "level", *metrics)
+    return Table(
+        name="responses",
+        title="Responses",
+        caption="",
+        columns=tuple(Column(name, name, kind=names.get(name, "number")) for name in order),  # type: ignore[arg-type]
+        rows=tuple(
+            (str(row.layer), str(row.family), *(Number.of(float(getattr(row, name))) for name in order[2:]))
+            for row in frame.itertuples()
+        ),
+        group="layer",
+    )
+
+
+# --- small plots ---
+
+
+def study_plot(study: Any) -> Table:
+    """Return the mean accuracy of a study's networks against level, as a table of small curves."""
+    from nearzero.report.render.sparkline import curves_table
+    from nearzero.report.results import curve, display_name, families, networks
+    from nearzero.statistics.summaries import mean
+
+    curves = {}
+    for network in networks(study):
+        for family in families(study):
+            grid = curve(study, network, family)
+            curves[display_name(network), family] = (grid.levels, mean(grid.accuracy))
+    title = "Accuracy over the training set, %, against level, mean over runs"
+    return curves_table(curves, ("network", "family"), title, ends=(0.0, 100.0))
+
+
+def probe_plot(result: ProbeResult) -> Table:
+    """Return the first metric of a probe against level, as a table of small curves."""
+    import numpy as np
+
+    from nearzero.report.render.sparkline import curves_table
+
+    metric = str(result.response.attrs["metrics"][0])
+    share = metric in ("accuracy", "agreement")
+    curves = {}
+    for layer in result.layers:
+        for family in map(str, result.response.family.values):
+            own = result.response[metric].sel(layer=layer, family=family).dropna("level")
+            values = np.asarray(own.values, dtype=np.float64) * (100 if share else 1)
+            curves[layer, family] = (own.level.values, values)
+    title = f"{metric.replace('_', ' ').capitalize()}{', %,' if share else ''} against level"
+    ends = (0.0, 100.0) if share else None
+    return curves_table(curves, ("layer", "family"), title, unit="percent" if share else "", ends=ends)
+
+
+def grid_plot(verdict: Verdict) -> Table:
+    """Return D of each network of a grid, at the largest displacement that it reaches, as a table of bars."""
+    from nearzero.report.render.sparkline import bar
+    from nearzero.report.results import display_name
+    from nearzero.report.table import Column, Number, Table
+
+    rows = {
+        (row.network, row.intensity): row for row in verdict.comparisons if row.n
+    }  # the last is the largest
+    most = max((abs(row.difference) for row in rows.values()), default=0.0)
+    return Table(
+        name="bars",
+        title="D, the cost of distance minus that of intensity, at the largest displacement",
+        caption="To the left intensity costs more, to the right distance.",
+        columns=(
+            Column("network", "network", kind="text"),
+            Column("intensity", "intensity", kind="text"),
+            Column("displacement", "d, %"),
+            Column("difference", "D, points", unit="points"),
+            Column("bar", "intensity │ distance", kind="text"),
+        ),
+        rows=tuple(
+            (
+                display_name(row.network),
+                row.intensity,
+                Number(100 * row.target, 0),
+                Number.of(row.difference, signed=True),
+                bar(row.difference, most),
+            )
+            for row in rows.values()
+        ),
+    )
