@@ -9,7 +9,7 @@ from rich.console import Console
 from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.render.latex import escape
 from nearzero.report.render.terminal import print_table
-from nearzero.report.table import Column, Level, Number, Span, Table, TAndP
+from nearzero.report.table import Column, Level, Number, Span, Table, TAndP, text_table
 from nearzero.report.tables import response_table, tables
 
 SMALL = Table(
@@ -204,3 +204,8 @@ def test_tables_2_to_4_keep_accuracy_and_tests_at_80_columns(study) -> None:
     text = "\n".join(shown(response_table(study, "offset"), 80))
     for word in ("acc.", "publ.", "diff.", "vs identity", "vs entry 50"):
         assert word in text
+
+
+def test_names_that_are_numbers_stay_names() -> None:
+    table = text_table("layers", [{"layer": "01", "units": "1,024"}, {"layer": "2", "units": "8"}])
+    assert table.rows == (("01", 1024), ("2", 8))

@@ -202,7 +202,7 @@ def p_text(p: float) -> str:
 
 
 def text_table(name: str, rows: Sequence[Mapping[str, str]], title: str = "", caption: str = "") -> Table:
-    """Return rows of texts as a table; a column of whole numbers is one of counts.
+    """Return rows of texts as a table; a column of whole numbers, but not the first, is one of counts.
 
     Args:
         name: of the table.
@@ -215,7 +215,7 @@ def text_table(name: str, rows: Sequence[Mapping[str, str]], title: str = "", ca
         (('act', 1024),)
     """
     headers = list(rows[0]) if rows else []
-    counted = {header for header in headers if all(row[header].replace(",", "").isdecimal() for row in rows)}
+    counted = {header for header in headers[1:] if all(_is_count(row[header]) for row in rows)}
     return Table(
         name=name,
         title=title,
@@ -231,3 +231,7 @@ def text_table(name: str, rows: Sequence[Mapping[str, str]], title: str = "", ca
         ),
         group="",
     )
+
+
+def _is_count(text: str) -> bool:
+    return text.replace(",", "").isdecimal()

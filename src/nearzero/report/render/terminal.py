@@ -17,7 +17,7 @@ from nearzero.report.table import MISSING, Cell, Column, Table, TAndP, p_text, t
 __all__ = ["print_table"]
 
 LONG = 40  # characters; a longer text in a cell wraps
-SHORT = 12  # characters; text columns aren't narrower, if their texts are longer
+SHORT = 8  # characters; text columns aren't narrower, if their texts are longer
 
 
 def print_table(table: Table, console: Console) -> None:
