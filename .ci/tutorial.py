@@ -1,4 +1,4 @@
-"""Run the code blocks of the tutorial and of the probe's reference, and compare their output with the pages.
+"""Run the code blocks of pages that run as they are, and compare their output with the pages.
 
 python .ci/tutorial.py            # run the pages and compare
 python .ci/tutorial.py --write    # run the pages, and put the output and the figure into them
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("tutorial", "probe")
+PAGES = ("install", "tutorial", "your_verdict", "new_family", "files", "probe")
 IMAGES = {"figure.png": "probe_tutorial.png"}  # file that a block makes, and the image on the page
 SLACK = 0.03  # by which a number of "about" may differ: relative for numbers above 1, else absolute
 FENCE = re.compile(r"^```(python|bash|text|text about)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
