@@ -1,4 +1,4 @@
-"""Parts of pages made when the site is built: the commands, the keys of a spec, links that leave `docs`.
+"""Parts of pages made when the site is built: the commands, the keys of a spec, the texts of links.
 
 A page says `<!-- commands -->` or `<!-- keys of Spec -->` where its part belongs, so that the list can't differ
 from the code.
@@ -23,6 +23,7 @@ __all__ = ["setup"]
 
 DOCS = Path(__file__).parents[1]
 OUTWARD = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)#\s]+)\)")
+FILE_NAMED = re.compile(r"\[(?:[\w.]+/)*(\w+\.(?:md|ipynb))\]\(((?:[\w.]+/)*\1(?:#[^)\s]*)?)\)")
 ATTRIBUTE = re.compile(r"([a-z_, ]+): (.+)")
 
 
@@ -153,13 +154,14 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def fill(app: Sphinx, page: str, source: list[str]) -> None:
-    """Put the parts into a page, and turn links to folders outside of `docs`, which no site has, into code."""
+    """Put the parts into a page; make code of links to folders outside of `docs`, and titles of file names."""
     folder = (DOCS / page).parent
 
     def without_folders(link: re.Match[str]) -> str:
         return f"`{link[1]}`" if (folder / link[2]).is_dir() else link[0]
 
     text = OUTWARD.sub(without_folders, source[0])
+    text = FILE_NAMED.sub(r"[](\2)", text)  # the site names a page by its title
     for name, part in PARTS.items():
         if f"<!-- {name} -->" in text:
             text = text.replace(f"<!-- {name} -->", part())
