@@ -4,11 +4,11 @@ python .ci/tutorial.py            # run all pages and compare
 python .ci/tutorial.py NAME...    # run some of them: tutorial, probe
 python .ci/tutorial.py --write    # run the pages, and put the output and the figure into them
 
-The blocks of a page are run in order, in a folder that holds nothing but the kept results and the grids. Blocks fenced as ``python`` share their variables,
-as in a notebook; if the first line is a comment with the name of a file, the block is written to that file
-and not run. Blocks fenced as ``bash`` are run by the shell. The output of a block is below it, fenced as
-``text`` if it must be equal, or as ``text about`` if its numbers come from a training and may differ a little
-on another processor.
+The blocks of a page are run in order, in a folder that holds nothing but the kept results and the grids. Blocks
+fenced as ``python`` share their variables, as in a notebook; if the first line is a comment with the name of a file,
+the block is written to that file and not run. Blocks fenced as ``bash`` are run by the shell. The output of a block
+is below it, fenced as ``text`` if it must be equal, or as ``text about`` if its numbers come from a training and may
+differ a little on another processor.
 """
 
 from __future__ import annotations
@@ -107,6 +107,13 @@ def run_page(page: Path, write: bool) -> int:
     return differing
 
 
+def forget(folder: Path) -> None:
+    """Forget the modules that a page wrote to its folder; the next page may write others of the same name."""
+    written = {path.stem for path in folder.glob("*.py")}
+    for name in written & set(sys.modules):
+        del sys.modules[name]
+
+
 def main() -> int:
     """Run the pages; return the exit status."""
     os.environ["MPLBACKEND"] = "Agg"
@@ -121,6 +128,7 @@ def main() -> int:
             sys.path.insert(0, folder)
             differing += run_page(ROOT / "docs" / f"{name}.md", "--write" in sys.argv)
             sys.path.remove(folder)
+            forget(Path(folder))
     print(f"{len(pages)} pages run in {time.monotonic() - began:.0f} s, {differing} outputs differ")
     return 1 if differing and "--write" not in sys.argv else 0
 

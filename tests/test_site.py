@@ -93,3 +93,11 @@ def test_commands_have_the_options_of_their_help() -> None:
 )
 def test_public_names_become_links(code: str, path: str | None) -> None:
     assert NAMES.public_path(code) == path
+
+
+def test_classes_of_signatures_are_told_apart() -> None:
+    """A `Dataset` of xarray isn't the one of `nz.datasets`."""
+    paths = NAMES.defined_at()
+    assert paths[f"{nz.Study.__module__}.Study"] == paths["Study"] == "nearzero.Study"
+    assert paths[f"{nz.datasets.Dataset.__module__}.Dataset"] == "nearzero.datasets.Dataset"
+    assert {"Dataset", "xarray.core.dataset.Dataset"}.isdisjoint(paths)

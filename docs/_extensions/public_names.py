@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -63,6 +65,22 @@ def link_code(app: Sphinx, document: nodes.document) -> None:
         code.replace_self(link)
 
 
+@cache
+def defined_at() -> dict[str, str]:
+    """Return the public path of each public class and function, by the path where it is defined, and by its name.
+
+    The name alone stands in signatures; names of `nz.datasets` are only known by their whole path, since
+    `Dataset` can be another project's.
+    """
+    paths = {}
+    for module, prefix in ((nz, "nearzero"), (nz.datasets, "nearzero.datasets")):
+        for name in module.__all__:
+            origin = getattr(getattr(module, name), "__module__", None)
+            if origin:
+                paths[f"{origin}.{name}"] = f"{prefix}.{name}"
+    return paths | {name: f"nearzero.{name}" for name in nz.__all__}
+
+
 def find_public(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, contnode: nodes.Element
 ) -> nodes.reference | None:
@@ -72,18 +90,14 @@ def find_public(
     """
     if node.get("refdomain") != "py":
         return None
-    head, dot, rest = node["reftarget"].partition(".")
-    target = SHORT.get(head, head) + dot + rest
-    node["reftarget"] = ELSEWHERE.get(target, target)
-    name = node["reftarget"].rpartition(".")[2]
-    module = "nearzero.datasets" if name in nz.datasets.__all__ else "nearzero"
-    known = nz.datasets.__all__ if module == "nearzero.datasets" else nz.__all__
-    if name not in known:
+    path = defined_at().get(node["reftarget"])
+    if path is None:
+        head, dot, rest = node["reftarget"].partition(".")
+        target = SHORT.get(head, head) + dot + rest
+        node["reftarget"] = ELSEWHERE.get(target, target)
         return None
     domain = env.domains.python_domain
-    resolved = domain.resolve_xref(
-        env, node["refdoc"], app.builder, "obj", f"{module}.{name}", node, contnode
-    )
+    resolved = domain.resolve_xref(env, node["refdoc"], app.builder, "obj", path, node, contnode)
     return resolved if isinstance(resolved, nodes.reference) else None
 
 
