@@ -29,6 +29,7 @@ PAGES = (
     "install",
     "tutorial",
     "your_verdict",
+    "your_data",
     "new_family",
     "files",
     "probe",
