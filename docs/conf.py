@@ -34,7 +34,7 @@ nitpicky = True
 # Markdown. Anchors are those of GitHub, so that a link holds on both sides.
 myst_heading_anchors = 4
 highlight_language = "none"
-smartquotes = False  # quotes belong to values: "raw"
+smartquotes_action = "D"  # dashes only; quotes belong to values: "raw"
 myst_enable_extensions = ["attrs_block", "colon_fence"]
 
 # Notebooks are stored without outputs. `make docs-test` builds the site with `-D nb_execution_mode=force`.
@@ -45,6 +45,7 @@ nb_execution_raise_on_error = True
 # Docstrings: Google's sections, types in the signature.
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # types of attributes are in signatures, with short names
 napoleon_custom_sections = ["Keys", ("Returns", "text"), ("Yields", "text")]  # text, without a type
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
