@@ -101,3 +101,17 @@ def test_classes_of_signatures_are_told_apart() -> None:
     assert paths[f"{nz.Study.__module__}.Study"] == paths["Study"] == "nearzero.Study"
     assert paths[f"{nz.datasets.Dataset.__module__}.Dataset"] == "nearzero.datasets.Dataset"
     assert {"Dataset", "xarray.core.dataset.Dataset"}.isdisjoint(paths)
+
+
+@pytest.mark.parametrize(
+    ("page", "following"),
+    [
+        ("index", "install"),
+        ("install", "tutorial"),
+        ("tutorial", "your_verdict"),
+        ("your_verdict", "instrument"),
+    ],
+)
+def test_newcomers_find_the_next_page(page: str, following: str) -> None:
+    """From the start page to a verdict on a model of one's own."""
+    assert f"]({following}.md" in (DOCS / f"{page}.md").read_text(encoding="utf-8")
