@@ -35,7 +35,6 @@ nitpicky = True
 myst_heading_anchors = 4
 highlight_language = "none"
 smartquotes_action = "D"  # dashes only; quotes belong to values: "raw"
-myst_enable_extensions = ["attrs_block", "colon_fence"]
 
 # Notebooks are stored without outputs. `make docs-test` builds the site with `-D nb_execution_mode=force`.
 nb_execution_mode = "off"
