@@ -80,6 +80,12 @@ def test_commands_have_the_options_of_their_help() -> None:
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", table)) == options, path
 
 
+def test_examples_of_a_help_are_a_block() -> None:
+    end = "Examples:\n\n  nearzero power\n\n  nearzero power studies/quick"
+    assert GENERATED.examples(end) == "Examples:\n\n```\nnearzero power\nnearzero power studies/quick\n```"
+    assert GENERATED.examples("") == ""
+
+
 @pytest.mark.parametrize(
     ("code", "path"),
     [

@@ -50,7 +50,20 @@ def section(command: Any, path: str) -> str:
     usage = " ".join((path, *command.collect_usage_pieces(context)))
     text = inspect.cleandoc(command.help or "").replace("\f", "")
     records = [record for p in command.get_params(context) if (record := described(p, context))]
-    return "\n\n".join((f"## {path}", f"```\n{usage}\n```", text, table(("", ""), records))).strip()
+    parts = (
+        f"## {path}",
+        f"```\n{usage}\n```",
+        text,
+        table(("", ""), records),
+        examples(command.epilog or ""),
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def examples(end: str) -> str:
+    """Return the end of a command's help: its indented lines are commands, and are fenced together."""
+    head, *lines = [line for line in end.splitlines() if line.strip()] or [""]
+    return f"{head}\n\n```\n{chr(10).join(line.strip() for line in lines)}\n```" if lines else head
 
 
 def described(parameter: Any, context: Any) -> tuple[str, str] | None:
