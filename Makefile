@@ -6,9 +6,10 @@ BIN    := $(VENV)/bin
 OUT    ?= studies/quick
 ARGS   ?=
 WORKERS ?= auto
+SPHINX  = $(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --fresh-env --quiet
 PYTEST  = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -r s
 
-.PHONY: help install install-dev reproduce test test-fast test-avx2 test-long lint coverage bench clean
+.PHONY: help install install-dev reproduce test test-fast test-avx2 test-long lint coverage docs docs-test bench clean
 
 help:            ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -55,6 +56,14 @@ lint: install-dev    ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install-dev    ## the documentation as a site, docs/_build/html; strict, without network
+	$(SPHINX) docs docs/_build/html
+
+docs-test: install-dev  ## the site with the notebooks run, every code block of the pages, every example of the docstrings
+	$(BIN)/python .ci/tutorial.py
+	$(BIN)/python -m pytest tests/test_docstrings.py tests/test_pages.py tests/test_site.py
+	$(SPHINX) -D nb_execution_mode=force docs docs/_build/html
+
 bench: install-dev   ## speed against plain PyTorch, how it grows, and memory
 	$(BIN)/python benchmarks/training.py --growth $(ARGS)
 	$(BIN)/python benchmarks/sweep.py --growth $(ARGS)
@@ -62,5 +71,5 @@ bench: install-dev   ## speed against plain PyTorch, how it grows, and memory
 	$(BIN)/python benchmarks/probe.py
 
 clean:               ## remove the virtual environment and caches; studies stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage build dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage build dist docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,13 +1,14 @@
-"""Run the code blocks of the tutorial and of the probe's reference, and compare their output with the pages.
+"""Run the code blocks of pages that run as they are, and compare their output with the pages.
 
-python .ci/tutorial.py            # run the pages and compare
+python .ci/tutorial.py            # run all pages and compare
+python .ci/tutorial.py NAME...    # run some of them: tutorial, probe
 python .ci/tutorial.py --write    # run the pages, and put the output and the figure into them
 
-The blocks of a page are run in order, in an empty folder. Blocks fenced as ``python`` share their variables,
-as in a notebook; if the first line is a comment with the name of a file, the block is written to that file
-and not run. Blocks fenced as ``bash`` are run by the shell. The output of a block is below it, fenced as
-``text`` if it must be equal, or as ``text about`` if its numbers come from a training and may differ a little
-on another processor.
+The blocks of a page are run in order, in a folder that holds nothing but the kept results and the grids. Blocks
+fenced as ``python`` share their variables, as in a notebook; if the first line is a comment with the name of a file,
+the block is written to that file and not run. Blocks fenced as ``bash`` are run by the shell. The output of a block
+is below it, fenced as ``text`` if it must be equal, or as ``text about`` if its numbers come from a training and may
+differ a little on another processor.
 """
 
 from __future__ import annotations
@@ -24,7 +25,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("tutorial", "probe")
+PAGES = (
+    "install",
+    "tutorial",
+    "your_verdict",
+    "your_data",
+    "new_family",
+    "files",
+    "probe",
+    "critical_levels",
+    "grids",
+    "instrument",
+)
+KEPT = ("results", "grids")  # a page may read them
 IMAGES = {"figure.png": "probe_tutorial.png"}  # file that a block makes, and the image on the page
 SLACK = 0.03  # by which a number of "about" may differ: relative for numbers above 1, else absolute
 FENCE = re.compile(r"^```(python|bash|text|text about)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -95,18 +108,29 @@ def run_page(page: Path, write: bool) -> int:
     return differing
 
 
+def forget(folder: Path) -> None:
+    """Forget the modules that a page wrote to its folder; the next page may write others of the same name."""
+    written = {path.stem for path in folder.glob("*.py")}
+    for name in written & set(sys.modules):
+        del sys.modules[name]
+
+
 def main() -> int:
     """Run the pages; return the exit status."""
     os.environ["MPLBACKEND"] = "Agg"
     os.environ["OMP_NUM_THREADS"] = "1"  # with such small networks several threads are slower
     sys.dont_write_bytecode = True
     differing, began = 0, time.monotonic()
-    for name in PAGES:
+    pages = [name for name in sys.argv[1:] if name != "--write"] or PAGES
+    for name in pages:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            for kept in KEPT:
+                Path(kept).symlink_to(ROOT / kept)
             sys.path.insert(0, folder)
             differing += run_page(ROOT / "docs" / f"{name}.md", "--write" in sys.argv)
             sys.path.remove(folder)
-    print(f"{len(PAGES)} pages run in {time.monotonic() - began:.0f} s, {differing} outputs differ")
+            forget(Path(folder))
+    print(f"{len(pages)} pages run in {time.monotonic() - began:.0f} s, {differing} outputs differ")
     return 1 if differing and "--write" not in sys.argv else 0
 
 

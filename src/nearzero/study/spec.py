@@ -136,8 +136,11 @@ class Spec(CheckedModel):
         pixels: "raw" (0 to 255) or "normalized" (pixel / 255, minus mean, over standard deviation).
         activations: the networks of the study, one for each activation.
         units: hidden units.
-        runs, first_seed: run k has seed first_seed + k, for initialisation and batch order.
-        learning_rate, steps, batch_size: plain SGD; a batch size of "all" is the whole training set.
+        runs: runs of each network. Run k has seed first_seed + k, for initialisation and batch order.
+        first_seed: the seed of run 0.
+        learning_rate: the learning rate of plain SGD.
+        steps: the number of steps.
+        batch_size: examples in a step; "all" is the whole training set.
         evaluate_every: steps between measurements on the whole training set; steps 10, 100, ... below it are
             measured too.
         test_every: steps between measurements on the whole test set; a multiple of evaluate_every.
@@ -146,13 +149,20 @@ class Spec(CheckedModel):
         keep_checkpoints: whether the weights of checkpoints are kept (about 0.4 MB each for the paper's
             networks).
         families: the families that are swept.
-        offset, clip, clip_threshold, range: the conduct, see `nz.Conduct`.
+        offset: the formula of the offset, as in `nz.Conduct`.
+        clip: the side that is clipped, as in `nz.Conduct`.
+        clip_threshold: the threshold of the clip, as in `nz.Conduct`.
+        range: the side on which unit ranges are taken, as in `nz.Conduct`.
         test: whether the test data are swept as well.
         ttest_baseline: which t-test comes first in the tables; both are always shown.
         device: "cpu", or a PyTorch device for training ("cuda", "cuda:1", "mps").
         precision: of the products in training on CUDA, see `nearzero.training.products`; float32 elsewhere.
-        verdict_distance, verdict_intensity, verdict_targets, verdict_margin, verdict_test, verdict_checks: the
-            rules of the verdict, see `nz.Rules`. The check "held_out" takes the data set's test data.
+        verdict_distance: the families of distance, as in `nz.Rules`.
+        verdict_intensity: the families of intensity, as in `nz.Rules`.
+        verdict_targets: the displacements at which families are compared, as in `nz.Rules`.
+        verdict_margin: the difference that counts, in points, as in `nz.Rules`.
+        verdict_test: the test of a comparison, as in `nz.Rules`.
+        verdict_checks: the checks of the verdict, as in `nz.Rules`; "held_out" takes the data set's test data.
         verdict_reported: further families that are measured at the same displacements and reported.
         verdict_draws: the number of draws for families that draw something for each unit.
 

@@ -548,7 +548,7 @@ class Study:
         for, are those of the rules before, and are removed.
 
         Args:
-            settings: keys of `Spec` that begin with "verdict_", and their values.
+            settings: keys of `Spec` that begin with `verdict_`, and their values.
 
         Raises:
             InputError: a key that isn't such a rule, or a value that can't be used.
