@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import platform
 import re
@@ -14,6 +13,7 @@ from typing import Any
 from nearzero.errors import InputError
 from nearzero.support.files import read_bytes, write_text
 from nearzero.support.threads import thread_count
+from nearzero.support.versions import versions_of
 
 __all__ = ["read_record", "record_session"]
 
@@ -49,20 +49,13 @@ def record_session(folder: Path, record: dict[str, Any], device: str) -> None:
         "processor": _processor(),
         "device": device,
         "threads": thread_count(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions_of(PACKAGES),
         "git": _git_state(folder),
     }
     sessions = record.setdefault("sittings", [])
     if session not in sessions:
         sessions.append(session)
     write_text(folder / RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _processor() -> str:
