@@ -38,7 +38,11 @@ def convolutional(levels: int | None = 9, count: int = 80) -> Probed:
     layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 12, 3), nn.ReLU())
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(12 * 5 * 5, 16), nn.GELU(), nn.Linear(16, 4))
     images, x = _images(count, 16, 0)
-    y = model(x - x.mean()).argmax(1)
+    for part in model[::3]:  # type: ignore[index]
+        if hasattr(part, "weight"):
+            nn.init.normal_(part.weight, std=0.4)
+    with torch.no_grad():
+        y = torch.where(torch.arange(count) % 5 > 0, model(x - x.mean()).argmax(1), torch.arange(count) % 4)
     metrics = ["accuracy", "agreement", "cross_entropy"]
     result = nz.probe(model, (x - x.mean(), y), levels=levels, metrics=metrics, keep_items=True)
     return Probed(

@@ -311,6 +311,12 @@ def probe(
     batch_axis: BatchAxis = None,
     device: Device = "cpu",
     memory: Memory = None,
+    keep_items: Annotated[
+        bool,
+        option(
+            "Keep the metrics of every example or token, for intervals, classes and examples on its page."
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Perturb layers of a model, one at a time, at every level, and measure its predictions."""
@@ -327,6 +333,7 @@ def probe(
             "levels": levels,
             "metrics": _metrics(metric),
             "quantiles": _quantiles(quantiles),
+            "keep_items": keep_items,
             **_reading(
                 units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory
             ),
@@ -338,7 +345,8 @@ def probe(
         return
     _print_result(console, result, told)
     if out is not None:
-        console.print(f"\nThe responses, their table and the figure are in {out}.", highlight=False)
+        line = f"\nThe responses, their table and the figure are in {out}; nearzero page {out} makes a page of them."
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _print_result(console: Console, result: ProbeResult, told: str) -> None:

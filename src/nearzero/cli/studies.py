@@ -140,28 +140,6 @@ def report(study: StudyFolder, quiet: Quiet = False) -> None:
 
 
 @app.command()
-def page(
-    study: StudyFolder,
-    out: Annotated[
-        Path | None, option("The file.", "page.html in the study's folder", "--out", "-o", metavar="FILE")
-    ] = None,
-    runs: Annotated[
-        list[int] | None, option("A run of each network to embed; may be repeated.", "the first")
-    ] = None,
-    data_dir: DataDir = None,
-    quiet: Quiet = False,
-) -> None:
-    """Make one HTML page of a study: answer, curves, tables, and units to perturb. It opens without a network."""
-    from nearzero.study.page.contents import PAGE
-
-    console, path = console_for(quiet), out or study / PAGE
-    written = _open(study).to_html(path, runs=runs, data_dir=data_dir)
-    if console is not None:
-        line = f"{path}: {len(written.encode()) / 1e6:.1f} MB; open it in a browser."
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-@app.command()
 def verdict(
     study: StudyFolder,
     data_dir: DataDir = None,

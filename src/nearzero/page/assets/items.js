@@ -42,8 +42,12 @@ class Column {
 
 /** The items of the page. */
 export class Items {
-  /** @param {(metric: Metric, value: number) => string} write */
-  constructor(write) {
+  /**
+   * @param {(metric: Metric, value: number) => string} write
+   * @param {(metric: Metric, change: number) => string} writeChange
+   */
+  constructor(write, writeChange) {
+    this.writeChange = writeChange;
     this.values = page.probe.items;
     this.write = write;
     this.owners = array("item/example");
@@ -206,7 +210,10 @@ export class Items {
       { heading: tokens ? "text" : "class" },
       { heading: "unperturbed", write },
       { heading: "at this level", write },
-      { heading: "change", write },
+      {
+        heading: metric.share ? "change, points" : "change",
+        write: (/** @type {number} */ value) => this.writeChange(metric, value),
+      },
     ];
     const shown = items.slice(0, MOST_ROWS);
     const rows = shown.map((i) => {

@@ -24,7 +24,18 @@ const MOST_UNITS = 2000; // rows of the table
  */
 function write(metric, value) {
   if (!Number.isFinite(value)) return "not finite";
-  return metric.share ? `${(100 * value).toFixed(2).replace("-", "−")} %` : digits(value, 4);
+  return metric.share ? `${(100 * value).toFixed(2).replace("-", "−")}\u00a0%` : digits(value, 4);
+}
+
+/**
+ * Write a change of a metric, of shares in points.
+ *
+ * @param {Metric} metric
+ * @param {number} change
+ */
+function writeChange(metric, change) {
+  if (!Number.isFinite(change)) return "–";
+  return metric.share ? (100 * change).toFixed(2).replace("-", "−") : digits(change, 4);
 }
 
 /**
@@ -39,6 +50,16 @@ function saveTable(place) {
   saveCsv(place.id, [...(table.tHead?.rows[0].cells ?? [])].map((cell) => cell.textContent ?? ""), rows);
 }
 
+/**
+ * Return all controls of one kind: metric, layer, family or level; or the outputs of a level.
+ *
+ * @param {string} kind
+ * @returns {HTMLInputElement[]}
+ */
+function controls(kind) {
+  return [.../** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll(`[data-cell="${kind}"]`))];
+}
+
 class Probe {
   constructor() {
     this.values = page.probe;
@@ -51,23 +72,19 @@ class Probe {
     this.metric = this.values.metrics[0];
     this.cell = this.starts[0];
     this.charts = chartsOf("cell");
-    this.items = this.values.items === undefined ? null : new Items(write);
+    this.items = this.values.items === undefined ? null : new Items(write, writeChange);
     this.update = eachFrame(() => this.show());
     this.columns = this.values.families.map((/** @type {any} */ _, /** @type {number} */ family) => this.familyLevels(family));
-    this.fill("cell-layer", this.values.layers);
-    this.fill("cell-family", this.values.families.map((/** @type {any} */ each) => each.name));
-    byId("cell-metric").addEventListener("change", (/** @type {any} */ event) => {
-      this.metric = this.values.metrics.find((/** @type {Metric} */ each) => each.name === event.target.value);
+    this.fill("layer", this.values.layers);
+    this.fill("family", this.values.families.map((/** @type {any} */ each) => each.name));
+    this.follow("metric", "change", (value) => {
+      this.metric = this.values.metrics.find((/** @type {Metric} */ each) => each.name === value);
       this.choose(this.layer, this.family, this.cell);
     });
-    byId("cell-layer").addEventListener("change", (/** @type {any} */ event) => {
-      this.nearest(Number(event.target.value), this.family);
-    });
-    byId("cell-family").addEventListener("change", (/** @type {any} */ event) => {
-      this.nearest(this.layer, Number(event.target.value));
-    });
-    byId("cell-level").addEventListener("input", (/** @type {any} */ event) => {
-      this.cell = this.start() + Number(event.target.value);
+    this.follow("layer", "change", (value) => this.nearest(Number(value), this.family));
+    this.follow("family", "change", (value) => this.nearest(this.layer, Number(value)));
+    this.follow("level", "input", (value) => {
+      this.cell = this.start() + Number(value);
       this.update();
     });
     for (const button of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-probe-save]"))) {
@@ -84,13 +101,24 @@ class Probe {
   }
 
   /**
-   * Fill a list of choices.
+   * Fill the lists of choices of one kind.
    *
-   * @param {string} id
+   * @param {string} kind
    * @param {string[]} names
    */
-  fill(id, names) {
-    byId(id).replaceChildren(...names.map((name, i) => make("option", { value: i }, name)));
+  fill(kind, names) {
+    for (const list of controls(kind)) list.replaceChildren(...names.map((name, i) => make("option", { value: i }, name)));
+  }
+
+  /**
+   * Run a function with the value of any control of one kind that the reader changes.
+   *
+   * @param {string} kind
+   * @param {string} event
+   * @param {(value: string) => void} work
+   */
+  follow(kind, event, work) {
+    for (const control of controls(kind)) control.addEventListener(event, () => work(control.value));
   }
 
   /** Return all levels of a family, ascending. @param {number} family */
@@ -156,9 +184,9 @@ class Probe {
   /** @param {number} layer @param {number} family @param {number} cell */
   choose(layer, family, cell) {
     Object.assign(this, { layer, family, cell });
-    byId("cell-layer").value = layer;
-    byId("cell-family").value = family;
-    byId("cell-level").max = Math.max(0, this.end() - 1 - this.start());
+    for (const [kind, value] of Object.entries({ layer, family, metric: this.metric.name })) {
+      for (const control of controls(kind)) control.value = String(value);
+    }
     this.showAll();
   }
 
@@ -172,7 +200,7 @@ class Probe {
   /** The chosen cell in words. */
   get where() {
     const { name } = this.values.families[this.family];
-    return `${name} at ${digits(this.levels[this.cell], 4)} in ${this.values.layers[this.layer]}`;
+    return `${name} at ${digits(this.levels[this.cell], 4)} in layer ${this.values.layers[this.layer]}`;
   }
 
   get measured() {
@@ -181,36 +209,37 @@ class Probe {
 
   show() {
     const place = this.cell - this.start();
-    const slider = byId("cell-level");
-    slider.value = place;
-    slider.disabled = !this.measured;
+    const level = this.measured ? digits(this.levels[this.cell], 4) : "–";
+    for (const slider of controls("level")) {
+      slider.max = String(Math.max(0, this.end() - 1 - this.start()));
+      slider.value = String(place);
+      slider.disabled = !this.measured;
+      slider.setAttribute("aria-valuetext", level);
+    }
+    for (const output of controls("value")) output.textContent = level;
+    const words = `${place + 1} of ${this.end() - this.start()} measured levels`;
+    for (const output of controls("place")) output.textContent = this.measured ? words : "";
     this.showMaps();
     const outcome = byId("cell-outcome");
     if (!this.measured) {
       outcome.textContent = "This family wasn't measured in this layer.";
-      byId("cell-level-value").textContent = byId("cell-level-place").textContent = byId("cell-words").textContent = "–";
+      byId("cell-words").textContent = outcome.textContent;
       return;
     }
-    const level = digits(this.levels[this.cell], 4);
-    byId("cell-level-value").textContent = level;
-    byId("cell-level-place").textContent = `${place + 1} of ${this.end() - this.start()} measured levels`;
-    slider.setAttribute("aria-valuetext", level);
     const { metric } = this;
     const value = array(`mean/${metric.name}`)[this.cell];
-    const words = [`${metric.label} ${write(metric, value)}${this.interval(metric)}`];
+    const parts = [`${metric.label} ${write(metric, value)}${this.interval(metric)}`];
     if (metric.base !== null) {
-      const change = metric.share
-        ? `${digits(100 * (value - metric.base), 4)} points`
-        : `${digits(value - metric.base, 4)} ${metric.unit}`.trim();
-      words.push(`unperturbed ${write(metric, metric.base)}, change ${change}`);
+      const change = `${writeChange(metric, value - metric.base)} ${metric.share ? "points" : metric.unit}`.trim();
+      parts.push(`unperturbed ${write(metric, metric.base)}, change ${change}`);
     }
     const lost = hasArray("cell/not-finite") ? array("cell/not-finite")[this.cell] : 0;
-    if (lost) words.push(`${lost} items have logits that are NaN or infinite`);
+    if (lost) parts.push(`${lost} items have logits that are NaN or infinite`);
     const others = this.values.metrics.filter((/** @type {Metric} */ each) => each !== metric);
-    for (const each of others) words.push(`${each.label} ${write(each, array(`mean/${each.name}`)[this.cell])}`);
+    for (const each of others) parts.push(`${each.label} ${write(each, array(`mean/${each.name}`)[this.cell])}`);
     Object.assign(outcome.dataset, { value, level: this.levels[this.cell], cell: this.cell });
     for (const id of ["cell-outcome", "cell-words"]) {
-      byId(id).replaceChildren(make("strong", {}, `${this.where}: ${words[0]}`), `; ${words.slice(1).join("; ")}.`);
+      byId(id).replaceChildren(make("strong", {}, `${this.where}: ${parts[0]}`), `; ${parts.slice(1).join("; ")}.`);
     }
     this.markCurve();
     this.showClasses();
@@ -222,7 +251,7 @@ class Probe {
     if (!hasArray(`low/${metric.name}`)) return "";
     const [low, high] = ["low", "high"].map((end) => array(`${end}/${metric.name}`)[this.cell]);
     if (!Number.isFinite(low)) return "";
-    return ` (95 % interval ${write(metric, low).replace(" %", "")} to ${write(metric, high)})`;
+    return ` (95 % interval ${write(metric, low).replace("\u00a0%", "")} to ${write(metric, high)})`;
   }
 
   // --- the map ---
@@ -346,7 +375,7 @@ class Probe {
     const x = cells.map((cell) => this.levels[cell]);
     const base = metric.base === null ? null : factor * metric.base;
     chart.replace(
-      `${metric.label} under ${name} in ${this.values.layers[this.layer]}`,
+      `${metric.label} under ${name} in layer ${this.values.layers[this.layer]}`,
       metric.unit ? `${metric.label}, ${metric.unit}` : metric.label,
       {
         series: [...x.map(() => name), "unperturbed", "unperturbed"],
@@ -383,7 +412,7 @@ class Probe {
       { heading: "items" },
       { heading: "unperturbed", write: shown },
       { heading: metric.label, write: shown },
-      { heading: "change", write: shown },
+      { heading: metric.share ? "change, points" : "change", write: (/** @type {number} */ value) => writeChange(metric, value) },
     ];
     const rows = names.map((/** @type {string} */ name, /** @type {number} */ i) => {
       const before = plain === null ? NaN : plain[i];
@@ -404,7 +433,7 @@ class Probe {
     const words = byId("layer-units-words");
     Object.assign(words.dataset, { units: count, dead });
     words.textContent =
-      `${this.values.layers[this.layer]}: ${count} units or coordinates, ${dead} of them dead (the same value on all ` +
+      `Layer ${this.values.layers[this.layer]}: ${count} units or coordinates, ${dead} of them dead (the same value on all ` +
       `examples, left alone). Ranges of the ${this.values.sides[this.layer]}, over the data that the probe took them from.`;
     plot.replaceChildren(rangePicture(minimum, maximum, Math.max(280, plot.clientWidth)));
     const number = (/** @type {number} */ value) => digits(value, 4);
@@ -423,7 +452,7 @@ class Probe {
       maximum[i] - minimum[i],
     ]);
     const cut = count > MOST_UNITS ? `, the first ${MOST_UNITS} of ${count}` : "";
-    byId("layer-units").replaceChildren(sortableTable(`Units of ${this.values.layers[this.layer]}${cut}`, columns, rows));
+    byId("layer-units").replaceChildren(sortableTable(`Units of layer ${this.values.layers[this.layer]}${cut}`, columns, rows));
   }
 
   /** @param {string} id @param {string} kind */

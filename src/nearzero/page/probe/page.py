@@ -31,7 +31,7 @@ ONE_NETWORK = (
 )
 BOOTSTRAP = (
     "Intervals are 95 % percentile bootstrap intervals over examples, all items of an example together, with the model "
-    "fixed. Each is for its cell alone."
+    "fixed. Each is for its cell alone; one without a width comes from examples that are all alike, and isn't certain."
 )
 NO_ITEMS = "There are no intervals, classes or examples: the probe didn't keep its items (keep_items=True)."
 
@@ -138,13 +138,18 @@ def _lead(contents: ProbeContents) -> Markup:
         tag("p", _measured(contents)),
         tag("div", _cards(contents), class_="cards"),
         tag("p", tag("b", "Notice: "), ONE_NETWORK, class_="notice"),
-        map_panel([spelled(name) for name in metrics_of(response)], metrics_of(response)),
+        map_panel(_labels(response)),
         to_html(_numbers(contents)),
         tag("h2", "What was probed"),
         tag("dl", [(tag("dt", name), tag("dd", words)) for name, words in _run(contents).items()]),
         id="answer",
         aria_label="The answer",
     )
+
+
+def _labels(response: xr.Dataset) -> dict[str, str]:
+    """Return the metrics as words, by name."""
+    return {name: spelled(name) for name in metrics_of(response)}
 
 
 def _measured(contents: ProbeContents) -> str:
@@ -210,24 +215,21 @@ def _cards(contents: ProbeContents) -> list[Markup]:
     """Return a card for each family: the response that differs most from the unperturbed one."""
     name = metrics_of(contents.response)[0]
     base = float(contents.response[f"unperturbed_{name}"])
-    return [
-        tag(
-            "div",
-            tag("h3", f"{spelled(row.family)}{_reading(row.family)}"),
-            tag(
-                "p",
-                f"{spelled(name)} {metric_text(name, row.value)}{_interval(name, row.ends)}",
-                class_="finding",
-            ),
-            tag(
-                "p",
-                f"at level {row.level:.4g} in {row.layer}, where it differs most from the unperturbed "
-                f"{metric_text(name, base)}. {_spread(contents, row.family, base)}",
-            ),
-            class_="card",
+    cards = []
+    for row in _extremes(contents):
+        finding = f"{spelled(name)} {metric_text(name, row.value)}{_interval(name, row.ends)}"
+        place = (
+            f"at level {row.level:.4g} in layer {row.layer}, where it differs most from the unperturbed "
+            f"{metric_text(name, base)}. {_spread(contents, row.family, base)}"
         )
-        for row in _extremes(contents)
-    ]
+        if row.value == base:
+            finding, place = (
+                f"{spelled(name)} stays {metric_text(name, base)}",
+                "at every level, in every layer.",
+            )
+        heading = tag("h3", f"{spelled(row.family)}{_reading(row.family)}")
+        cards.append(tag("div", heading, tag("p", finding, class_="finding"), tag("p", place), class_="card"))
+    return cards
 
 
 def _reading(family: str) -> str:
@@ -238,13 +240,13 @@ def _reading(family: str) -> str:
 def _spread(contents: ProbeContents, family: str, base: float) -> str:
     """Return a sentence on the layer that a family changes least at its most harmful level."""
     response, name = contents.response, metrics_of(contents.response)[0]
-    own = np.abs(response[name].sel(family=family) - base).max("level").dropna("layer")
+    own = abs(response[name].sel(family=family) - base).max("level").dropna("layer")
     if own.sizes["layer"] < 2:
         return ""
     least = own.isel(layer=int(own.values.argmin()))
     change = metric_text(name, float(least))
     change = f"{change.removesuffix(' %')} points" if name in SHARES else change
-    return f"The layer that it changes least is {least.layer.item()}, by {change} at most."
+    return f"Layer {least.layer.item()} changes least, by {change} at most."
 
 
 def _numbers(contents: ProbeContents) -> Table:
@@ -257,7 +259,7 @@ def _numbers(contents: ProbeContents) -> Table:
         (
             row.family,
             row.layer,
-            Number.of(row.level, 4),
+            f"{row.level:.4g}",
             Number.of(factor * row.value, decimals),
             None
             if row.ends is None or not np.isfinite(row.ends).all()
@@ -358,7 +360,7 @@ def _cell(contents: ProbeContents, charts: Sequence[Chart]) -> Markup:
     _, counts, total = contents.classes
     return tag(
         "div",
-        cell_panel([figure(chart) for chart in charts], bool(contents.by_class)),
+        cell_panel(_labels(contents.response), [figure(chart) for chart in charts], bool(contents.by_class)),
         tag("p", BOOTSTRAP if contents.intervals else NO_ITEMS, class_="caption"),
         tag(
             "p",
@@ -381,9 +383,9 @@ def _items(contents: ProbeContents) -> list[Section]:
         else f"{count:,} of the {total:,} examples, drawn with seed {SEED}"
     )
     cut = f", of each the first {items.most} tokens that count" if items.most else ""
-    words = f"The page holds {which}{cut}. Change: the metric at the chosen cell minus the unperturbed one, on the same item."
+    words = f"The page holds {which}{cut}. Change: the metric at the chosen cell minus the unperturbed one."
     heading = "Tokens" if items.tokens else "Examples"
-    panel = item_panel(items.tokens, "images" in items.arrays)
+    panel = item_panel(_labels(contents.response), items.tokens, "images" in items.arrays)
     return [Section("examples", heading, tag("div", tag("p", words), panel))]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nearzero.support.markup import Markup, tag
 
@@ -15,27 +15,11 @@ MAP = (
 )
 
 
-def map_panel(labels: Sequence[str], metrics: Sequence[str]) -> Markup:
-    """Return the map of layers, families and levels, with the choice of its metric and of a cell."""
-    options = [tag("option", label, value=name) for label, name in zip(labels, metrics, strict=True)]
-    slider = tag(
-        "div",
-        tag("label", "level", for_="cell-level"),
-        tag("input", type="range", id="cell-level", min=0, max=1, step=1, value=0),
-        tag("output", id="cell-level-value", for_="cell-level"),
-        tag("span", id="cell-level-place", class_="detail"),
-        class_="slider",
-    )
-    chosen = tag(
-        "div",
-        tag("label", "Metric ", tag("select", options, id="cell-metric")),
-        tag("label", "Layer ", tag("select", id="cell-layer")),
-        tag("label", "Family ", tag("select", id="cell-family")),
-        class_="row",
-    )
+def map_panel(metrics: Mapping[str, str]) -> Markup:
+    """Return the map of layers, families and levels, with the choice of a metric (labels by name) and a cell."""
     return tag(
         "div",
-        tag("div", chosen, slider, class_="controls"),
+        _controls("cell", metrics),
         tag("p", id="cell-outcome", class_="outcome", role="status", aria_live="polite"),
         tag("div", id="layer-maps", class_="charts maps"),
         tag("div", id="map-scale", class_="map-scale"),
@@ -44,7 +28,32 @@ def map_panel(labels: Sequence[str], metrics: Sequence[str]) -> Markup:
     )
 
 
-def cell_panel(charts: Sequence[Markup], classes: bool) -> Markup:
+def _controls(key: str, metrics: Mapping[str, str]) -> Markup:
+    """Return the choice of a cell; a page has it in several places, which `assets/probe.js` keeps equal."""
+    options = [tag("option", label, value=name) for name, label in metrics.items()]
+    slider = tag(
+        "div",
+        tag("label", "level", for_=f"{key}-level"),
+        tag("input", type="range", id=f"{key}-level", data_cell="level", min=0, max=1, step=1, value=0),
+        tag("output", data_cell="value", for_=f"{key}-level"),
+        tag("span", data_cell="place", class_="detail"),
+        class_="slider",
+    )
+    chosen = tag(
+        "div",
+        tag("label", "Metric ", tag("select", options, id=f"{key}-metric", data_cell="metric")),
+        _layer(key),
+        tag("label", "Family ", tag("select", id=f"{key}-family", data_cell="family")),
+        class_="row",
+    )
+    return tag("div", chosen, slider, class_="controls")
+
+
+def _layer(key: str) -> Markup:
+    return tag("label", "Layer ", tag("select", id=f"{key}-layer", data_cell="layer"))
+
+
+def cell_panel(metrics: Mapping[str, str], charts: Sequence[Markup], classes: bool) -> Markup:
     """Return the place of the curve of the chosen layer and family, and of the table of classes."""
     shown = (
         tag("h3", "Each class at this level"),
@@ -55,6 +64,7 @@ def cell_panel(charts: Sequence[Markup], classes: bool) -> Markup:
     )
     return tag(
         "div",
+        _controls("curve", metrics),
         tag("p", id="cell-words", class_="outcome"),
         tag("div", charts),
         tag("p", "Open circle: the chosen level. Grey: unperturbed.", class_="caption"),
@@ -68,6 +78,7 @@ def unit_panel(known: bool) -> Markup:
         return tag("p", "The result holds no unit ranges; those of newer versions of nearzero do.")
     return tag(
         "div",
+        tag("div", _layer("unit"), class_="row controls"),
         tag("p", id="layer-units-words"),
         tag(
             "figure",
@@ -83,9 +94,12 @@ def unit_panel(known: bool) -> Markup:
     )
 
 
-def item_panel(tokens: bool, images: bool) -> Markup:
+def item_panel(metrics: Mapping[str, str], tokens: bool, images: bool) -> Markup:
     """Return the place of the examples: tokens as a text, or pictures, and a table of them."""
-    parts = [tag("p", id="item-outcome", class_="outcome", role="status", aria_live="polite")]
+    parts = [
+        _controls("item", metrics),
+        tag("p", id="item-outcome", class_="outcome", role="status", aria_live="polite"),
+    ]
     if tokens:
         parts.append(
             tag(
