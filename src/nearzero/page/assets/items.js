@@ -13,6 +13,15 @@ const MOST_ROWS = 500;
  *   interval: [number, number] | null, scale: [number, number]}} Metric
  */
 
+/**
+ * Return a token's text with its line breaks made visible.
+ *
+ * @param {string} text
+ */
+function visible(text) {
+  return text.replaceAll("\n", "⏎");
+}
+
 /** The values of a metric at one cell, item by item, with 255 of an integer array as NaN. */
 class Column {
   /**
@@ -129,7 +138,8 @@ export class Items {
   text(i) {
     const { texts, targets, causal } = this.values;
     const place = this.places[i] + (causal ? 1 : 0);
-    return texts?.[this.owners[i]]?.[place] ?? (causal ? targets?.[i] : undefined) ?? `#${place}`;
+    const text = texts?.[this.owners[i]]?.[place] ?? (causal ? targets?.[i] : undefined) ?? `#${place}`;
+    return visible(text);
   }
 
   /** @param {number[]} items */
@@ -144,7 +154,7 @@ export class Items {
     const places = own ? own.map((/** @type {string} */ _, /** @type {number} */ place) => place) : [...byPlace.keys()];
     const parts = places.map((/** @type {number} */ place) => {
       const i = byPlace.get(place);
-      const text = (i === undefined ? own[place] : this.text(i)).replaceAll("\n", "⏎");
+      const text = i === undefined ? visible(own[place]) : this.text(i);
       const spaced = own && /^\S+$/.test(own[0] ?? "") && !own.some((/** @type {string} */ each) => /\s/.test(each));
       const words = own && !spaced ? text : `${text} `;
       if (i === undefined) return make("span", { class: "outside", title: "no item: it isn't counted" }, words);

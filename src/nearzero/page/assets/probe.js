@@ -428,25 +428,24 @@ class Probe {
     const [from, to] = [starts[this.layer], starts[this.layer + 1]];
     const [minimum, maximum] = ["minimum", "maximum"].map((end) => array(`unit/${end}`).subarray(from, to));
     const count = to - from;
-    let dead = 0;
-    for (let i = 0; i < count; i += 1) dead += maximum[i] > minimum[i] ? 0 : 1;
+    const dead = this.values.dead[this.layer];
     const words = byId("layer-units-words");
     Object.assign(words.dataset, { units: count, dead });
     words.textContent =
-      `Layer ${this.values.layers[this.layer]}: ${count} units or coordinates, ${dead} of them dead (the same value on all ` +
-      `examples, left alone). Ranges of the ${this.values.sides[this.layer]}, over the data that the probe took them from.`;
+      `Layer ${this.values.layers[this.layer]}: ${count} units or coordinates, ${dead} of them dead (their activation is the ` +
+      `same on all examples, and they are left alone). Ranges of the ${this.values.sides[this.layer]}, over the data that the probe took them from.`;
     plot.replaceChildren(rangePicture(minimum, maximum, Math.max(280, plot.clientWidth)));
     const number = (/** @type {number} */ value) => digits(value, 4);
     const columns = [
       { heading: "unit" },
-      { heading: "state" },
+      { heading: "value" },
       { heading: "minimum", write: number },
       { heading: "maximum", write: number },
       { heading: "range", write: number },
     ];
     const rows = Array.from({ length: Math.min(count, MOST_UNITS) }, (_, i) => [
       i,
-      maximum[i] > minimum[i] ? "live" : "dead",
+      maximum[i] > minimum[i] ? "varies" : "constant",
       minimum[i],
       maximum[i],
       maximum[i] - minimum[i],

@@ -118,6 +118,7 @@ class Cells:
         return {
             "layers": layers,
             "short": short_names(layers),
+            "dead": np.asarray(response.dead_units.values, np.int64).tolist(),
             "sides": [f"{side}-activation" for side in response.range.values],
             "families": [self._family(place, str(name)) for place, name in enumerate(response.family.values)],
             "metrics": [self._metric(name, plain.get(name)) for name in metrics_of(response)],
