@@ -46,13 +46,25 @@ function pixels(width, height, pixel) {
 }
 
 /**
+ * Return values as a picture with a pixel for each cell of a map, which `drawMap` stretches.
+ *
+ * @param {number} layers
+ * @param {number} columns
+ * @param {(layer: number, column: number) => number} value
+ * @param {[number, number]} scale
+ * @param {boolean} reversed
+ */
+export function mapPicture(layers, columns, value, scale, reversed) {
+  return pixels(columns, layers, (x, y) => shade(value(y, x), scale, reversed));
+}
+
+/**
  * Return the map of one family.
  *
- * @param {{names: string[], levels: number[], value: (layer: number, column: number) => number,
- *   scale: [number, number], reversed: boolean, identity: number, axis: string, description: string, width: number,
- *   chosen: {layer: number, column: number} | null}} map
+ * @param {{names: string[], levels: number[], href: string, identity: number, axis: string, description: string,
+ *   width: number, chosen: {layer: number, column: number} | null}} map
  */
-export function drawMap({ names, levels, value, scale, reversed, identity, axis, description, width, chosen }) {
+export function drawMap({ names, levels, href, identity, axis, description, width, chosen }) {
   const longest = Math.max(...names.map((name) => name.length));
   const left = Math.min(LEFT, 12 + LETTER * longest, width / 3);
   const row = Math.max(2, Math.min(22, Math.max(64, Math.min(560, 16 * names.length)) / names.length));
@@ -60,7 +72,6 @@ export function drawMap({ names, levels, value, scale, reversed, identity, axis,
   const step = inner / levels.length;
   const size = { width, height: height + BOTTOM };
   const svg = drawn("svg", { ...size, viewBox: `0 0 ${width} ${size.height}`, role: "img", "aria-label": description });
-  const href = pixels(levels.length, names.length, (x, y) => shade(value(y, x), scale, reversed));
   const look = { preserveAspectRatio: "none", style: "image-rendering: pixelated" };
   svg.append(drawn("image", { href, x: left, y: 0, width: inner, height, ...look }));
   const text = { fill: colour("ink"), "font-size": 10.5, "font-family": "system-ui, sans-serif" };

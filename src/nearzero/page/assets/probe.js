@@ -8,7 +8,7 @@ import { chartsOf } from "./charts.js";
 import { byId, digits, drawn, eachFrame, make, page } from "./dom.js";
 import { saveCsv, savePng, saveSvg, sourceOf } from "./downloads.js";
 import { Items } from "./items.js";
-import { drawMap, drawScale } from "./layer_map.js";
+import { drawMap, drawScale, mapPicture } from "./layer_map.js";
 import { sortableTable } from "./tables.js";
 import { colour, onTheme } from "./theme.js";
 
@@ -72,6 +72,8 @@ class Probe {
     this.metric = this.values.metrics[0];
     this.cell = this.starts[0];
     this.charts = chartsOf("cell");
+    /** @type {Map<string, string>} */
+    this.pictures = new Map();
     this.items = this.values.items === undefined ? null : new Items(write, writeChange);
     this.update = eachFrame(() => this.show());
     this.columns = this.values.families.map((/** @type {any} */ _, /** @type {number} */ family) => this.familyLevels(family));
@@ -307,7 +309,6 @@ class Probe {
 
   showMaps() {
     const { metric } = this;
-    const means = array(`mean/${metric.name}`);
     this.drawn = this.maps.map((/** @type {HTMLElement} */ map, /** @type {number} */ family) => {
       const levels = this.columns[family];
       const each = this.values.families[family];
@@ -315,12 +316,7 @@ class Probe {
       const made = drawMap({
         names: this.values.short,
         levels,
-        value: (layer, column) => {
-          const cell = this.find(layer, family, levels[column]);
-          return cell < 0 ? NaN : means[cell];
-        },
-        scale: metric.scale,
-        reversed: metric.loss,
+        href: this.picture(family),
         identity: each.identity === null ? -1 : levels.indexOf(each.identity),
         axis: each.axis,
         description: `Map of ${metric.label} under ${each.name}: a row for each layer, a column for each level`,
@@ -332,6 +328,23 @@ class Probe {
     });
     const ends = (/** @type {number} */ value) => (metric.share ? `${100 * value} %` : digits(value));
     byId("map-scale").replaceChildren(drawScale(metric.scale, metric.loss, metric.base, ends, metric.label));
+  }
+
+  /** Return the picture of a family's cells; each is made once. @param {number} family */
+  picture(family) {
+    const { metric } = this;
+    const key = `${metric.name}/${family}`;
+    const known = this.pictures.get(key);
+    if (known !== undefined) return known;
+    const means = array(`mean/${metric.name}`);
+    const levels = this.columns[family];
+    const value = (/** @type {number} */ layer, /** @type {number} */ column) => {
+      const cell = this.find(layer, family, levels[column]);
+      return cell < 0 ? NaN : means[cell];
+    };
+    const made = mapPicture(this.values.layers.length, levels.length, value, metric.scale, metric.loss);
+    this.pictures.set(key, made);
+    return made;
   }
 
   /** @param {number} family @param {string} kind */
