@@ -227,12 +227,16 @@ def probe(
         matched = None if design is None else matched_layers(session, evaluators, design)
         if matched is None:
             session.assumptions.record("halves", "none", "default", "design=")
-        about = {
-            "assumptions": session.assumptions.to_json(),
-            "causal": int(session.causal),
-            "versions": json.dumps(versions_of(PACKAGES)),
-        }
-        return ProbeResult(response.assign_attrs(about), matched)
+        return ProbeResult(response.assign_attrs(_about(session)), matched)
+
+
+def _about(session: Session) -> dict[str, str | int]:
+    """Return what a result keeps about how it was measured, as attributes that a file can hold."""
+    return {
+        "assumptions": session.assumptions.to_json(),
+        "causal": int(session.causal),
+        "versions": json.dumps(versions_of(PACKAGES)),
+    }
 
 
 def _counting(session: Session, report: Report, advanced: Callable[[int], None]) -> Callable[[int], None]:
