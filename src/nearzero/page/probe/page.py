@@ -33,6 +33,7 @@ BOOTSTRAP = (
     "Intervals are 95 % percentile bootstrap intervals over examples, all items of an example together, with the model "
     "fixed. Each is for its cell alone; one without a width comes from examples that are all alike, and isn't certain."
 )
+KNOWN = ("agreement", "kl_divergence")  # of the unperturbed model with itself, 1 and 0
 NO_ITEMS = "There are no intervals, classes or examples: the probe didn't keep its items (keep_items=True)."
 
 
@@ -156,7 +157,7 @@ def _measured(contents: ProbeContents) -> str:
     """Return one sentence on what was measured, with the unperturbed metrics."""
     response = contents.response
     values = []
-    for name in metrics_of(response):
+    for name in [name for name in metrics_of(response) if name not in KNOWN] or metrics_of(response):
         value = metric_text(name, float(response[f"unperturbed_{name}"]))
         values.append(f"{spelled(name)} {value}{_interval(name, contents.plain.get(name))}")
     layers, cells = response.sizes["layer"], len(contents.cells)
@@ -390,14 +391,13 @@ def _items(contents: ProbeContents) -> list[Section]:
 
 
 def _assumed(contents: ProbeContents) -> Markup:
-    notes = contents.notes or ["There is nothing else to note."]
     return tag(
         "div",
         tag("p", "Nothing was recorded about what was assumed.")
         if contents.assumptions is None
         else to_html(contents.assumptions),
         tag("h3", "Notes"),
-        tag("ul", [tag("li", note) for note in notes], tag("li", ONE_NETWORK)),
+        tag("ul", [tag("li", note) for note in (*contents.notes, ONE_NETWORK)]),
     )
 
 
