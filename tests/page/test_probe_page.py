@@ -172,7 +172,9 @@ def test_other_inputs_are_refused() -> None:
         nz.InputError, match=r"inputs of example 0 have 5 tokens, and the probe measured token 5"
     ):
         probed.result.to_html(inputs=ids[:, :5])
-    with pytest.raises(nz.InputError, match="decode must return a text, such as .* does; got int"):
+    with pytest.raises(
+        nz.InputError, match=r"decode must return a text, such as tokenizer\.decode does; got int"
+    ):
         probed.result.to_html(inputs=ids, decode=len)  # type: ignore[arg-type]
     pictures = convolutional(levels=2)
     images = pictures.options["inputs"]
