@@ -345,7 +345,9 @@ def probe(
         return
     _print_result(console, result, told)
     if out is not None:
-        line = f"\nThe responses, their table and the figure are in {out}; nearzero page {out} makes a page of them."
+        line = (
+            f"\nThe responses, their table and the figure are in {out}. A page of them: nearzero page {out}"
+        )
         console.print(line, highlight=False, soft_wrap=True)
 
 
