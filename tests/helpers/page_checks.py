@@ -14,7 +14,7 @@ import numpy as np
 from browser import Opened
 
 import nearzero as nz
-from nearzero.page.study import choose_examples
+from nearzero.page.examples import choose_examples
 
 INFINITY = float("inf")
 # scale, offset in unit ranges, clip in unit ranges, and whether all units are perturbed

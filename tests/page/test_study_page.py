@@ -14,7 +14,7 @@ import pytest
 import nearzero as nz
 from nearzero.page.answer import within
 from nearzero.page.charts import reading_of
-from nearzero.page.study import EXAMPLES, choose_examples
+from nearzero.page.examples import EXAMPLES, choose_examples
 from nearzero.perturbations.families import FAMILIES
 from nearzero.perturbations.noise import NOISES
 from nearzero.statistics.summaries import t_interval

@@ -114,6 +114,7 @@ def test_probe_writes_what_the_library_gives(data, folder, capsys):
     )
     assert (code, err) == (0, "")
     assert "The responses, their table and the figure are in made/result." in out
+    assert "nearzero page made/result" in out
     made = {Path(each).name for each in files(folder / "made" / "result")}
     assert made == {"probe.nc", "response.csv", "layers.png", "layers.pdf"}
     kept = nz.ProbeResult.open("made/result")

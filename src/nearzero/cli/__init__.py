@@ -14,11 +14,11 @@ from io import TextIOWrapper
 
 import typer
 
-from nearzero.cli import data, models, studies
+from nearzero.cli import data, models, pages, studies
 from nearzero.cli.common import Interrupted, app
 from nearzero.errors import InputError
 
-__all__ = ["app", "data", "main", "models", "studies"]
+__all__ = ["app", "data", "main", "models", "pages", "studies"]
 
 INTERRUPTED = "interrupted; the same command goes on where it was"
 

@@ -336,6 +336,12 @@ def probe(
     batch_axis: BatchAxis = None,
     device: Device = "cpu",
     memory: Memory = None,
+    keep_items: Annotated[
+        bool,
+        option(
+            "Keep the metrics of every example or token, for intervals, classes and examples on its page."
+        ),
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -354,6 +360,7 @@ def probe(
             "levels": levels,
             "metrics": _metrics(metric),
             "quantiles": _quantiles(quantiles),
+            "keep_items": keep_items,
             **_reading(
                 units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory
             ),
@@ -365,7 +372,11 @@ def probe(
         print_line(console, result.headline)
         print_line(console, told)
     lines = [*([result.headline, told] if as_json else []), *result.notes]
-    lines += [f"The responses, their table and the figure are in {out}."] if out is not None else []
+    lines += (
+        [f"The responses, their table and the figure are in {out}. A page of them: nearzero page {out}"]
+        if out is not None
+        else []
+    )
     lines.append(result.conclusion + (f"; next: nearzero show {out}" if out is not None else ""))
     finish(console, probe_tables(result), lines, as_json=as_json, for_scripts=[response_table(result)])
 

@@ -168,28 +168,6 @@ def sweep(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) ->
     finish(console, lines=[f"the networks are swept; next: nearzero report {study}"])
 
 
-@app.command(epilog=examples("nearzero page studies/quick", "nearzero page probed/probe.nc -o probe.html"))
-def page(
-    study: StudyFolder,
-    out: Annotated[
-        Path | None, option("The file.", "page.html in the study's folder", "--out", "-o", metavar="FILE")
-    ] = None,
-    runs: Annotated[
-        list[int] | None, option("A run of each network to embed; may be repeated.", "the first")
-    ] = None,
-    data_dir: DataDir = None,
-    quiet: Quiet = False,
-) -> None:
-    """Make one HTML page of a study: answer, curves, tables, and units to perturb. It opens without a network."""
-    from nearzero.study.page.contents import PAGE
-
-    console, path = console_for(quiet), out or study / PAGE
-    written = _open(study).to_html(path, runs=runs, data_dir=data_dir)
-    if console is not None:
-        line = f"{path}: {len(written.encode()) / 1e6:.1f} MB; open it in a browser."
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
 @app.command(epilog=examples("nearzero report studies/mine", "nearzero report studies/mine --json"))
 def report(study: StudyFolder, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Write the tables and figures of a study. `nearzero show` prints the tables."""

@@ -60,6 +60,7 @@ class Chart:
         columns: "series", "x", "y", "low", "high" and "n"; a series is a family, and may have a side after a blank.
         headings: names of these columns in a CSV file.
         marks: the same columns of points that are drawn over the lines, with open markers.
+        marked: what these points are, in one word.
         logarithmic: whether x is.
         group: charts of a group are switched together.
         labels: what the switches choose by, such as the network and the axis.
@@ -73,6 +74,7 @@ class Chart:
     columns: Mapping[str, Sequence[Value]]
     headings: Mapping[str, str]
     marks: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    marked: str = "published"
     logarithmic: bool = False
     group: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -89,6 +91,7 @@ class Chart:
             "spec": self._spec(),
             "columns": dict(self.columns),
             "marks": dict(self.marks),
+            "marked": self.marked,
             "headings": dict(self.headings),
             "logarithmic": self.logarithmic,
             "group": self.group,

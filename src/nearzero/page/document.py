@@ -38,6 +38,9 @@ MODULES = (
     "controls.js",
     "explorer.js",
     "examples.js",
+    "layer_map.js",
+    "items.js",
+    "probe.js",
     "main.js",
 )
 IMPORT = re.compile(r'^import (\{[^;]*?\}) from "\./([\w.]+)";$', re.MULTILINE | re.DOTALL)

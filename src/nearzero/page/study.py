@@ -18,7 +18,9 @@ from nearzero.page.answer import QUESTION, answers, numbers_table
 from nearzero.page.charts import Chart, figure
 from nearzero.page.curves import cost_charts, displacement_charts, level_charts
 from nearzero.page.document import PageData, Section, document
+from nearzero.page.examples import SEED
 from nearzero.page.explorer import Explorer, explore
+from nearzero.page.methods import methods
 from nearzero.page.panels import curve_controls, example_panel, unit_panel, unit_table
 from nearzero.paper.audit.values import Audit
 from nearzero.perturbations.families import Conduct
@@ -31,10 +33,7 @@ from nearzero.report.tables import tables
 from nearzero.report.verdict import judged_tables
 from nearzero.support.markup import Markup, tag
 
-__all__ = ["EXAMPLES", "PageExamples", "StudyContents", "TrainedNetwork", "choose_examples", "study_page"]
-
-EXAMPLES = 2_000
-SEED = 0  # of the choice of examples
+__all__ = ["PageExamples", "StudyContents", "TrainedNetwork", "study_page"]
 
 
 @dataclass(frozen=True)
@@ -113,19 +112,6 @@ class StudyContents:
     accuracies: Mapping[tuple[str, int], float]
 
 
-def choose_examples(total: int) -> npt.NDArray[np.int64]:
-    """Return the places of the page's examples: all, or 2,000 at random from a fixed seed, in order.
-
-    Example:
-        >>> from nearzero.page.study import choose_examples
-        >>> choose_examples(3).tolist(), len(choose_examples(10_000))
-        ([0, 1, 2], 2000)
-    """
-    if total <= EXAMPLES:
-        return np.arange(total, dtype=np.int64)
-    return np.sort(np.random.default_rng(SEED).choice(total, EXAMPLES, replace=False)).astype(np.int64)
-
-
 def study_page(contents: StudyContents) -> str:
     """Return the page of a study."""
     results, verdict, examples = contents.results, contents.verdict, contents.examples
@@ -160,7 +146,12 @@ def study_page(contents: StudyContents) -> str:
             else []
         ),
         Section("notes", "What was assumed, and notes", _notes(contents), "Notes"),
-        Section("methods", "Methods, citation, command", _methods(contents), "Methods"),
+        Section(
+            "methods",
+            "Methods, citation, command",
+            methods(_methods_text(contents), _version(contents), contents.command),
+            "Methods",
+        ),
     ]
     return document(
         f"nearzero: {results.title}",
@@ -411,27 +402,6 @@ def _notes(contents: StudyContents) -> Markup:
 # --- methods ---
 
 
-def _methods(contents: StudyContents) -> Markup:
-    return tag(
-        "div",
-        tag("h3", "Methods"),
-        _copied("methods-text", _methods_text(contents)),
-        tag("h3", "BibTeX"),
-        _copied("bibtex", _bibtex(contents)),
-        tag("h3", "The command that makes this page again"),
-        _copied("command", contents.command),
-    )
-
-
-def _copied(name: str, words: str) -> Markup:
-    return tag(
-        "div",
-        tag("pre", words, id=name, tabindex=0),
-        tag("button", "Copy", type="button", data_copy=name),
-        class_="copy",
-    )
-
-
 def _methods_text(contents: StudyContents) -> str:
     results, verdict = contents.results, contents.verdict
     version = _version(contents)
@@ -457,21 +427,3 @@ def _methods_text(contents: StudyContents) -> str:
 def _version(contents: StudyContents) -> str:
     sessions = contents.record.get("sittings", [])
     return str(sessions[-1]["versions"].get("nearzero", "")) if sessions else ""
-
-
-def _bibtex(contents: StudyContents) -> str:
-    return (
-        "@software{nearzero,\n"
-        "  title  = {nearzero: do hidden units measure distance or intensity?},\n"
-        "  author = {{The nearzero authors}},\n"
-        "  year   = {2026},\n"
-        f"  note   = {{Version {_version(contents)}}}\n"
-        "}\n\n"
-        "@article{oursland2024distance,\n"
-        "  title   = {Neural Networks Use Distance Metrics},\n"
-        "  author  = {Oursland, Alan},\n"
-        "  journal = {arXiv preprint arXiv:2411.17932},\n"
-        "  year    = {2024},\n"
-        "  url     = {https://arxiv.org/abs/2411.17932}\n"
-        "}"
-    )

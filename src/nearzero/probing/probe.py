@@ -14,6 +14,7 @@ by layer, level by level. A batch goes through these modules:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
@@ -35,6 +36,7 @@ from nearzero.perturbations.families import PAPER_FAMILIES, Conduct
 from nearzero.perturbations.given import Families
 from nearzero.probing.result import LayerResponse, ProbeResult, dataset
 from nearzero.support.progress import Report, python_progress
+from nearzero.support.versions import versions_of
 from nearzero.torch_models.assumptions.experiments import BatchAxis
 from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind
 from nearzero.torch_models.batches import Prepare
@@ -45,6 +47,7 @@ from nearzero.torch_models.state import Model, Output, as_module, untouched
 
 __all__ = ["layers", "matched_layers", "probe"]
 
+PACKAGES = ("nearzero", "torch", "numpy")  # whose versions a result keeps
 BATCHES = 4  # the batches in which `layers` looks for modules that the first examples don't reach
 
 
@@ -224,7 +227,16 @@ def probe(
         matched = None if design is None else matched_layers(session, evaluators, design)
         if matched is None:
             session.assumptions.record("halves", "none", "default", "design=")
-        return ProbeResult(response.assign_attrs(assumptions=session.assumptions.to_json()), matched)
+        return ProbeResult(response.assign_attrs(_about(session)), matched)
+
+
+def _about(session: Session) -> dict[str, str | int]:
+    """Return what a result keeps about how it was measured, as attributes that a file can hold."""
+    return {
+        "assumptions": session.assumptions.to_json(),
+        "causal": int(session.causal),
+        "versions": json.dumps(versions_of(PACKAGES)),
+    }
 
 
 def _counting(session: Session, report: Report, advanced: Callable[[int], None]) -> Callable[[int], None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES, Scores
 from nearzero.evaluators.plan import LayerPlan
 from nearzero.report.captions import layers_by_conduct
+from nearzero.report.figures.scales import metric_text
 from nearzero.statistics.bootstrap import bootstrap_items
 from nearzero.support.files import make_folder, read_bytes, write_bytes, write_text
 from nearzero.support.netcdf import load_netcdf
@@ -28,6 +29,9 @@ __all__ = ["LayerResponse", "ProbeResult", "dataset"]
 
 FORMAT = "nearzero probe 1"
 FILE, MATCHED = "probe.nc", "matched.nc"
+PAGE_CODE = """\
+result = nz.probe(model, data, keep_items=True)  # with the settings under "What was assumed"
+result.to_html("page.html")"""
 CURVE = ("layer", "family", "level")
 RANKED = {"accuracy", "agreement"}  # an item whose logits are NaN or infinite counts as wrong in these
 
@@ -45,7 +49,8 @@ class ProbeResult:
             `not_finite`, if logits are NaN or infinite anywhere: how many items have such logits. With `keep_items`
             also `<metric>_items` on (layer, family, level, item), `unperturbed_<metric>_items`, and of each item
             `sequence`, `token` and, if it is a class, `target`. `unit_minimum` and `unit_maximum` on (layer, unit)
-            are the unit ranges, on the side that `range` names.
+            are the unit ranges, on the side that `range` names. Its attributes hold the assumptions, whether the logits
+            at a token predict the next (`causal`), and the versions of packages.
         at_displacements: with a `design`, the responses at matched displacement, see `matched`; else None.
 
     Example:
@@ -162,7 +167,7 @@ class ProbeResult:
                 if curve.size:
                     values, levels = curve.values, curve.level.values
                     extreme = int(np.abs(values - float(data[f"unperturbed_{metric}"])).argmax())
-                    row[family] = f"{_as_text(metric, values[extreme])} at {levels[extreme]:.3g}"
+                    row[family] = f"{metric_text(metric, values[extreme])} at {levels[extreme]:.3g}"
             rows.append(row)
         return ProbeSummary(rows, self.assumptions)
 
@@ -171,7 +176,7 @@ class ProbeResult:
         """Return one line with the model, the number of items and the unperturbed metrics."""
         data = self.response
         values = (
-            f"{metric.replace('_', ' ')} {_as_text(metric, float(data[f'unperturbed_{metric}']))}"
+            f"{metric.replace('_', ' ')} {metric_text(metric, float(data[f'unperturbed_{metric}']))}"
             for metric in map(str, data.attrs["metrics"])
         )
         return f"{data.attrs['model']}, {int(data.attrs['items']):,} items, unperturbed: {', '.join(values)}"
@@ -189,7 +194,7 @@ class ProbeResult:
         name = metric.replace("_", " ")
         return (
             f"farthest from the unperturbed model: {layer} under {family} {level:.3g}, {name} "
-            f"{_as_text(metric, float(extreme))} (unperturbed {_as_text(metric, base)})"
+            f"{metric_text(metric, float(extreme))} (unperturbed {metric_text(metric, base)})"
         )
 
     def intervals(
@@ -261,6 +266,14 @@ class ProbeResult:
             raise InputError("the items have no classes: there are no targets, or they aren't whole numbers")
         return items.astype(np.float64).groupby("target").mean("item", skipna=False).rename(name)
 
+    def of_items(self, kept: npt.ArrayLike) -> ProbeResult:
+        """Return a result with some of the kept items, for `by_class` and `intervals`; means and counts stay.
+
+        Args:
+            kept: a mask or indices of items.
+        """
+        return replace(self, response=self.response.isel(item=kept))
+
     def _items_of(self, metric: str | None) -> tuple[str, xr.DataArray]:
         """Return the name of a metric and its values, item by item."""
         name = self._measured(metric)
@@ -312,6 +325,52 @@ class ProbeResult:
         intervals = self.intervals(name) if f"{name}_items" in self.response else None
         return layer_lines(self.response, name, intervals)
 
+    def to_html(
+        self,
+        path: str | Path | None = None,
+        *,
+        title: str = "",
+        inputs: Any = None,
+        decode: Callable[[list[int]], str] | None = None,
+        class_names: Sequence[str] | None = None,
+        examples: int = 64,
+        code: str | None = None,
+    ) -> str:
+        """Return one self-contained HTML page, and write it to a file if there is a path; `docs/page.md` describes it.
+
+        With items that were kept (`keep_items=True`) it has intervals over examples, classes, and examples or tokens.
+
+        Args:
+            path: of the file; none is written if None.
+            title: a line that names the model and its data; the headline if empty.
+            inputs: what to show of the examples, for all of them in the order of the data: pictures in uint8,
+                (N, height, width) with channels or without, or tokens, as ids or texts.
+            decode: a function from token ids to text, such as `tokenizer.decode`.
+            class_names: the name of each class.
+            examples: the greatest number of examples that are embedded.
+            code: the command or code that makes the page again, to show in it.
+
+        Raises:
+            InputError: inputs that aren't those of the probe or can't be shown, or the file can't be written.
+
+        Example:
+            >>> import nearzero as nz
+            >>> import numpy as np
+            >>> model = nz.TwoLayer(np.eye(2), np.zeros(2), np.eye(2), np.zeros(2), "relu").to_module()
+            >>> x = np.array([[2, 1], [1, 2], [5, 4], [4, 5]], dtype=np.float32)
+            >>> result = nz.probe(model, (x, np.array([0, 1, 0, 1])), families="clip", levels=[0.0, 1.0])
+            >>> result.to_html(title="Two units")[:15]
+            '<!DOCTYPE html>'
+        """
+        from nearzero.page.probe.build import build_page
+
+        text = build_page(
+            self, title or self.headline, inputs, decode, class_names, examples, code or PAGE_CODE
+        )
+        if path is not None:
+            write_text(Path(path), text)
+        return text
+
     def save(self, folder: str | Path) -> Path:
         """Write the responses (NetCDF), a table (CSV) and the figure (PNG, PDF) to a folder, and return the folder.
 
@@ -333,11 +392,13 @@ class ProbeResult:
 
     @classmethod
     def open(cls, folder: str | Path) -> ProbeResult:
-        """Read a result that `save` has written.
+        """Read a result that `save` has written: from its folder, or from the file `probe.nc` there.
 
         Raises:
             InputError: the folder holds no result of a probe, or its files can't be read.
         """
+        if Path(folder).name == FILE and Path(folder).is_file():
+            folder = Path(folder).parent
         path, optional = Path(folder) / FILE, Path(folder) / MATCHED
         if not path.exists():
             raise InputError(f"{folder} holds no result of a probe: there is no {FILE}")
@@ -395,11 +456,6 @@ def _not_finite(layer: xr.Dataset) -> str:
         return ""
     levels = np.count_nonzero(counts > 0)
     return f"at {levels} level{'s' if levels > 1 else ''}, for up to {int(np.nanmax(counts)):,} items"
-
-
-def _as_text(metric: str, value: float) -> str:
-    """Return a metric's value as a reader expects it: shares in percent."""
-    return f"{100 * value:.2f} %" if metric in ("accuracy", "agreement") else f"{value:.4g}"
 
 
 @dataclass(frozen=True, eq=False)

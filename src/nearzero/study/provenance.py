@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import platform
 import re
@@ -15,6 +14,7 @@ from typing import Any
 from nearzero.support.checksums import read_recorded, write_recorded
 from nearzero.support.files import parsing
 from nearzero.support.threads import thread_count
+from nearzero.support.versions import versions_of
 
 __all__ = ["read_record", "record_session"]
 
@@ -57,7 +57,7 @@ def record_session(folder: Path, record: dict[str, Any], device: str) -> None:
         "processor": _processor(),
         "device": device,
         "threads": thread_count(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions_of(PACKAGES),
         "git": _git_state(folder),
     }
     sessions = record.setdefault("sittings", [])
@@ -65,13 +65,6 @@ def record_session(folder: Path, record: dict[str, Any], device: str) -> None:
         sessions.append(session)
     content = json.dumps(record, indent=2, sort_keys=True) + "\n"
     write_recorded(folder, folder / RECORD, content.encode())
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _processor() -> str:

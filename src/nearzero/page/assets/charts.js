@@ -2,7 +2,7 @@
  * Charts: Vega-Lite specifications from the page, shown by Vega without code made from text.
  *
  * @typedef {{title: string, spec: any, columns: Record<string, any[]>, marks: Record<string, any[]>,
- *   headings: Record<string, string>, logarithmic: boolean, group: string, labels: Record<string, string>,
+ *   marked: string, headings: Record<string, string>, logarithmic: boolean, group: string, labels: Record<string, string>,
  *   series: Record<string, string>}} ChartValues
  */
 
@@ -183,11 +183,41 @@ export class Chart {
     else if (what === "png") save(`${this.name}.png`, await this.picture());
   }
 
+  /**
+   * Show other values, with the same series.
+   *
+   * @param {string} title
+   * @param {string} y title of the axis
+   * @param {Record<string, any[]>} columns
+   */
+  replace(title, y, columns) {
+    Object.assign(this.values, { title, columns });
+    for (const layer of this.values.spec.layer) layer.encoding.y.title = y;
+    this.whole = [Math.min(...columns.x), Math.max(...columns.x)];
+    this.domain = [...this.whole];
+    const caption = this.element.querySelector("figcaption");
+    if (caption !== null) caption.textContent = title;
+    this.plot.setAttribute("aria-label", title);
+    const listed = /** @type {HTMLDetailsElement} */ (this.element.querySelector("details.values"));
+    if (listed.open) this.listValues(listed);
+    this.draw();
+  }
+
+  /**
+   * Show other marks.
+   *
+   * @param {Record<string, any[]>} marks
+   */
+  mark(marks) {
+    this.values.marks = marks;
+    this.view?.data("marks", rowsOf(marks)).runAsync();
+  }
+
   saveValues() {
     const { columns, headings, marks } = this.values;
-    const rows = columns.x.map((_, i) => [...KEYS.map((key) => columns[key][i]), "measured"]);
-    const published = (marks.x ?? []).map((_, i) => [...KEYS.map((key) => marks[key]?.[i]), "published"]);
-    saveCsv(this.name, [...KEYS.map((key) => headings[key] ?? key), "source"], [...rows, ...published]);
+    const rows = columns.x.map((_, i) => [...KEYS.map((key) => columns[key]?.[i]), "measured"]);
+    const marked = (marks.x ?? []).map((_, i) => [...KEYS.map((key) => marks[key]?.[i]), this.values.marked]);
+    saveCsv(this.name, [...KEYS.map((key) => headings[key] ?? key), "source"], [...rows, ...marked]);
   }
 
   /** Return the chart as PNG, on the background of the theme. */
@@ -275,16 +305,26 @@ function startSwitches(form, charts) {
   apply();
 }
 
+/** @type {Chart[]} */
+const charts = [];
+
+/**
+ * Return the charts of a group.
+ *
+ * @param {string} group
+ */
+export function chartsOf(group) {
+  return charts.filter((chart) => chart.values.group === group);
+}
+
 /** Show all charts of the page. */
 export function startCharts() {
-  /** @type {Chart[]} */
-  const charts = [];
   for (const element of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-chart]"))) {
     const name = element.dataset.chart ?? "";
     charts.push(new Chart(element, name, page.charts[name]));
   }
   const form = byId("curve-controls");
-  if (form !== null) startSwitches(form, charts.filter((chart) => chart.values.group === "curves"));
+  if (form !== null) startSwitches(form, chartsOf("curves"));
   // those further down are drawn when they come near the screen
   const near = new IntersectionObserver(
     (entries) => {

@@ -5,6 +5,7 @@ import { byId } from "./dom.js";
 import { startExamples } from "./examples.js";
 import { startExplorer } from "./explorer.js";
 import { startHistograms } from "./histogram.js";
+import { startProbe } from "./probe.js";
 import { startTables } from "./tables.js";
 import { startTheme } from "./theme.js";
 
@@ -34,6 +35,7 @@ requestAnimationFrame(() =>
     startCharts();
     startExplorer();
     startExamples();
+    startProbe();
     document.documentElement.dataset.ready = "true";
   }),
 );

@@ -36,19 +36,58 @@ function sortRows(table, column, direction) {
   body.append(...rows.map(({ row }) => row));
 }
 
-/** Give every heading of every table a button that sorts by it. */
+/**
+ * Give every heading of a table a button that sorts by it.
+ *
+ * @param {HTMLTableElement} table
+ */
+function makeSortable(table) {
+  const headings = [...(table.tHead?.rows[0].cells ?? [])];
+  headings.forEach((heading, column) => {
+    const button = make("button", { type: "button", title: "Sort by this column" }, heading.textContent ?? "");
+    heading.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const up = heading.getAttribute("aria-sort") !== "ascending";
+      for (const other of headings) other.removeAttribute("aria-sort");
+      heading.setAttribute("aria-sort", up ? "ascending" : "descending");
+      sortRows(table, column, up ? 1 : -1);
+    });
+  });
+}
+
+/** Make all tables of the page sortable. */
 export function startTables() {
   for (const table of /** @type {NodeListOf<HTMLTableElement>} */ (document.querySelectorAll("table[data-table]"))) {
-    const headings = [...(table.tHead?.rows[0].cells ?? [])];
-    headings.forEach((heading, column) => {
-      const button = make("button", { type: "button", title: "Sort by this column" }, heading.textContent ?? "");
-      heading.replaceChildren(button);
-      button.addEventListener("click", () => {
-        const up = heading.getAttribute("aria-sort") !== "ascending";
-        for (const other of headings) other.removeAttribute("aria-sort");
-        heading.setAttribute("aria-sort", up ? "ascending" : "descending");
-        sortRows(table, column, up ? 1 : -1);
-      });
-    });
+    makeSortable(table);
   }
+}
+
+/**
+ * Return a new sortable table. Numbers are sorted by their value, and shown as `write` says.
+ *
+ * @param {string} caption
+ * @param {{heading: string, write?: (value: number) => string}[]} columns
+ * @param {(string | number)[][]} rows
+ * @returns {HTMLTableElement}
+ */
+export function sortableTable(caption, columns, rows) {
+  const kinds = columns.map((_, i) => (rows.length && typeof rows[0][i] === "number" ? "number" : "text"));
+  const cells = (/** @type {(string | number)[]} */ row) =>
+    row.map((value, i) => {
+      if (typeof value === "string") return make("td", { class: kinds[i] }, value);
+      if (!Number.isFinite(value)) return make("td", { class: kinds[i] }, LAST);
+      return make("td", { class: kinds[i], "data-value": value }, columns[i].write?.(value) ?? String(value));
+    });
+  const headings = columns.map(({ heading }, i) => make("th", { scope: "col", class: kinds[i] }, heading));
+  const table = /** @type {HTMLTableElement} */ (
+    make(
+      "table",
+      {},
+      make("caption", {}, caption),
+      make("thead", {}, make("tr", {}, ...headings)),
+      make("tbody", {}, ...rows.map((row) => make("tr", {}, ...cells(row)))),
+    )
+  );
+  makeSortable(table);
+  return table;
 }

@@ -17,35 +17,30 @@ from matplotlib.patheffects import Stroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from nearzero.perturbations.families import FAMILIES, Conduct, make_family
 from nearzero.report.captions import MARKS, layers_by_conduct
+from nearzero.report.figures.scales import (
+    LOSSES,
+    SHARES,
+    UNITS,
+    identity_level,
+    is_logarithmic,
+    level_title,
+    scale_ends,
+    short_names,
+    spelled,
+)
 from nearzero.report.figures.style import INK, LINE, PALE, ROLES, ShownFigure, styled
 from nearzero.report.figures.style import reading as reading_of
 from nearzero.report.results import Floats
 
 __all__ = ["layer_lines", "layer_map"]
 
-SHARES = ("accuracy", "agreement")  # drawn on a scale from 0 to 100 %
-LOSSES = (
-    "cross_entropy",
-    "kl_divergence",
-)  # less is better; the scale is reversed, so that dark is always worse
-UNITS = {"cross_entropy": "nats", "kl_divergence": "nats", "margin": "logits"}
-LABELS = {
-    "scale": "level (factor)",
-    "gains": "level (deviation of ln gain)",
-    "distance_shift": "level, in reference distances",
-    "signed_distance_shift": "level, in reference distances",
-}
 ONE_ROW, SEVERAL_ROWS = 4, 3  # greatest number of panels beside each other: in a single row, and else
-LONGEST_NAME = 34  # characters of a layer's name
 WIDE_NAME = 20  # characters; with longer names the figure is wider
 LAYER_HEIGHT, PANEL_MINIMUM, FIGURE_MAXIMUM = 0.16, 1.1, 11.0  # inches
 HEAD, MARGIN = 0.35, 0.7  # inches: above all panels; above and below each panel together
 SMALLEST_FONT = 4.5  # points; if there is less room, not every row is named
 DASHES = ("-", "--", ":", "-.")  # of lines in turn, since neighbours have nearly the same colour
-TAIL = 0.02  # share of values beyond each end of a scale without bounds
-INDISTINCT = 1e-4  # nats; the scale of a loss is at least this wide
 
 
 def layer_map(response: xr.Dataset, metric: str, assumed: Sequence[str] = ()) -> Figure:
@@ -61,8 +56,7 @@ def layer_map(response: xr.Dataset, metric: str, assumed: Sequence[str] = ()) ->
     share = metric in SHARES
     values = (100 if share else 1) * response[metric]
     base = (100 if share else 1) * float(response[f"unperturbed_{metric}"])
-    least = INDISTINCT if metric in LOSSES else 0.0
-    low, high = (0.0, 100.0) if share else _scale(values.values, base, least)
+    low, high = (100.0 * end if share else end for end in scale_ends(metric, values.values, base))
     columns = len(families) if len(families) <= ONE_ROW else SEVERAL_ROWS
     rows = -(-len(families) // columns)
     with styled():
@@ -100,7 +94,7 @@ def _marked(response: xr.Dataset) -> tuple[list[str], list[str]]:
     layers = [str(layer) for layer in response.layer.values]
     names = [
         f"{name} {marks.get(layer, '')}".rstrip().replace("$", r"\$")
-        for name, layer in zip(_short(layers), layers, strict=True)
+        for name, layer in zip(short_names(layers), layers, strict=True)
     ]
     if not conducts:
         return names, []
@@ -208,8 +202,8 @@ def _label(axes: Axes, family: str, levels: Floats) -> bool:
     """Write the title of a family's panel and the axis of its levels; return whether the axis is logarithmic."""
     reading = reading_of(family)
     axes.set_title(_spelled(family) + (f" ({reading})" if reading != "neither" else ""))
-    axes.set_xlabel(LABELS.get(family, "level, in unit ranges" if family in FAMILIES else "level"))
-    logarithmic = bool(len(levels) > 1 and levels.min() > 0 and levels.max() / levels.min() > 20)
+    axes.set_xlabel(level_title(family))
+    logarithmic = is_logarithmic(levels)
     if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda level, _: f"{level:g}"))
@@ -221,9 +215,7 @@ def _label(axes: Axes, family: str, levels: Floats) -> bool:
 
 def _mark_identity(axes: Axes, family: str, response: xr.Dataset) -> bool:
     """Draw a line at the level at which nothing changes, if there is one; return whether there is."""
-    written = "as-written" in response.offset.values
-    conduct = Conduct(offset="as-written" if written else "shift")
-    identity = make_family(family, conduct).identity if family in FAMILIES else None
+    identity = identity_level(family, response.offset.values)
     left, right = axes.get_xlim()
     if identity is None or not left < identity < right:
         return False
@@ -269,47 +261,10 @@ def _edges(levels: Floats, logarithmic: bool) -> Floats:
     return np.asarray(np.exp(edges) if logarithmic else edges)
 
 
-def _scale(values: Floats, base: float, least: float) -> tuple[float, float]:
-    """Return the ends of the scale of a metric without bounds; nearly all values and the unperturbed one lie between.
-
-    The most extreme values are left out, because a few levels can have values so extreme that all others
-    would have the same colour. If all values are equal up to rounding, the scale is wide enough to give them
-    the same colour.
-    """
-    finite = values[np.isfinite(values)]
-    ends = list(np.quantile(finite, [TAIL, 1 - TAIL])) if finite.size else [0.0, 0.0]
-    ends += [base] if np.isfinite(base) else []
-    low, high = float(min(ends)), float(max(ends))
-    least = max(least, 1e-3 * max(abs(low), abs(high)), 1e-12)
-    return low, max(high, low + least)
-
-
 def _number(value: float) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
 def _spelled(name: str) -> str:
     """Return a name as plain text for a figure, in which a dollar sign would begin a formula."""
-    return name.replace("_", " ").replace("kl ", "KL ").replace("$", r"\$")
-
-
-def _short(names: list[str]) -> list[str]:
-    """Shorten the names of layers to `LONGEST_NAME` characters.
-
-    As few leading parts as possible are abbreviated, the same number in all names. If that isn't enough, the
-    middle of a name is left out.
-    """
-    for count in range(max(name.count(".") for name in names) + 1):
-        shortened = [_abbreviated(name, count) for name in names]
-        if max(map(len, shortened)) <= LONGEST_NAME:
-            return shortened
-    half = LONGEST_NAME // 2
-    return [name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}" for name in shortened]
-
-
-def _abbreviated(name: str, count: int) -> str:
-    """Abbreviate the first `count` parts of a name to their first letters; numbers and the last part stay whole."""
-    parts = name.split(".")
-    count = min(count, len(parts) - 1)
-    short = [part if part[:1].isdigit() else part[:1] for part in parts[:count]]
-    return ".".join([*short, *parts[count:]])
+    return spelled(name).replace("$", r"\$")

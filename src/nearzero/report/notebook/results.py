@@ -27,7 +27,15 @@ from nearzero.report.verdict import judged_tables
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["grid_html", "probe_html", "refusal_html", "study_html", "summary_html", "to_html"]
+__all__ = [
+    "grid_html",
+    "probe_html",
+    "refusal_html",
+    "study_html",
+    "summary_html",
+    "summary_tables",
+    "to_html",
+]
 
 CHANGED = (0.1, 0.5, 0.9)  # shares of examples
 NAMED = 4  # networks; more of them are counted in a title
@@ -236,7 +244,7 @@ def grid_html(title: str, question: str, results: GridResults | None) -> str:
 
 def summary_html(rows: Sequence[Mapping[str, str]], assumptions: Sequence[Mapping[str, str]]) -> str:
     """Return the display of a probe's summary: a row of texts for each layer, and the assumptions."""
-    first, *further = _summary_tables(rows, assumptions)
+    first, *further = summary_tables(rows, assumptions)
     return Fragment("", tables=[first], further=further, rest="print it to see all").html()
 
 
@@ -259,7 +267,7 @@ def probe_html(
     words = (
         f"Map of {metric.replace('_', ' ')}: a panel for each family, a row for each layer, levels along x"
     )
-    first, *further = _summary_tables(*summary)
+    first, *further = summary_tables(*summary)
     return Fragment(
         headline,
         picture=Picture(draw(), words),
@@ -270,7 +278,7 @@ def probe_html(
     ).html()
 
 
-def _summary_tables(
+def summary_tables(
     rows: Sequence[Mapping[str, str]], assumptions: Sequence[Mapping[str, str]]
 ) -> list[Table]:
     """Return the tables of a summary; the second if there are assumptions."""

@@ -12,7 +12,8 @@ import numpy as np
 from nearzero.analysis.verdict import judge
 from nearzero.errors import InputError
 from nearzero.networks.pixels import Pixels
-from nearzero.page.study import PageExamples, StudyContents, TrainedNetwork, choose_examples
+from nearzero.page.examples import choose_examples
+from nearzero.page.study import PageExamples, StudyContents, TrainedNetwork
 from nearzero.paper.audit.values import Audit
 from nearzero.report.near_far import near_far_table
 from nearzero.report.results import StudyResults, display_name, final_values
