@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -304,3 +305,20 @@ def test_training_a_deep_network_is_a_job(
     assert not elsewhere.done
     complete(elsewhere)
     assert elsewhere.path.read_bytes() == job.path.read_bytes()
+
+
+def test_responses_of_another_spec_are_refused(width: nz.Grid, tmp_path: Path) -> None:
+    grid = nz.Grid.open(shutil.copytree(width.folder, tmp_path / "grid"))
+    assert {check.status for check in grid.verify()} == {"whole"}
+    path = grid.folder / "grid.toml"
+    text = path.read_text()
+    path.write_text(text.replace("learning_rate = 0.01", "learning_rate = 0.5"))
+    assert path.read_text() != text
+    with pytest.raises(
+        nz.InputError, match=r"made with learning_rate = 0\.01, but grid\.toml says 0\.5; restore"
+    ):
+        _ = nz.Grid.open(grid.folder).responses
+    with pytest.raises(nz.InputError, match="was changed in the meantime"):
+        grid.run()
+    path.write_text(text.replace('title = "', 'title = "Another '))
+    assert nz.Grid.open(grid.folder).responses.equals(width.responses)

@@ -222,4 +222,5 @@ def test_a_damaged_state_is_done_again(
     folder = tmp_path / "study"
     killed("state/training-relu", 5, folder)
     (folder / "state" / "training-relu.safetensors").write_bytes(b"not a safetensors file")
-    assert_same(complete(folder), uninterrupted)
+    said = "the progress of relu is damaged, or of another spec: its training begins anew"
+    assert said in taken_up(folder, uninterrupted)

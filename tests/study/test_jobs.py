@@ -219,3 +219,14 @@ def test_examples_are_the_same_objects_for_all_threads(swept: nz.Study, source: 
         found = list(executor.map(lambda _: source.examples(swept.spec)["train"], range(40)))
     assert all(each is found[0] for each in found)
     assert source.examples(swept.spec.model_copy(update={"pixels": "normalized"}))["train"] is not found[0]
+
+
+def test_a_run_that_cant_be_measured_is_named(
+    trained: nz.Study, source: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise nz.InputError("nothing is displaced")
+
+    monkeypatch.setattr(steps, "respond", refuse)
+    with pytest.raises(nz.InputError, match=r"^relu, run 1: nothing is displaced"):
+        sweep_jobs(trained, source)[3].do()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -103,3 +106,13 @@ def test_a_question_doesnt_measure_what_is_kept(study: nz.Study) -> None:
         cli.app(
             ["verdict", str(study.folder), "--set", "verdict_margin=2", "--near-far"], standalone_mode=False
         )
+
+
+def test_rules_by_which_nothing_is_compared(study: nz.Study, tmp_path: Path) -> None:
+    """Scale is flat by construction and left out, so that no comparison is left; the costs are drawn anyway."""
+    other = nz.Study.open(shutil.copytree(study.folder, tmp_path / "study"))
+    judged = other.with_rules({"verdict_intensity": "scale"}).judge()
+    assert judged.comparisons == ()
+    assert (other.folder / "figures" / "figure6_relative.png").stat().st_size > 5000
+    with pytest.raises(nz.InputError, match="displacements of at most 1000"):
+        nz.Study.open(other.folder).with_rules({"verdict_targets": [1e308]})

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nearzero.evaluators.base import Block, LayerEvaluator
 
 __all__ = [
+    "LARGEST_TARGET",
     "SIDES",
     "TARGETS",
     "Displacements",
@@ -40,6 +41,7 @@ Doubles = npt.NDArray[np.float64]
 Size = Callable[[npt.ArrayLike], npt.NDArray[np.floating]]  # from levels to sizes
 SIDES = ("below", "above")  # of a family's identity level
 TARGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
+LARGEST_TARGET = 1000.0  # far beyond the displacements at which a network still does anything
 STEPS = 20  # of the search for a bracket, from the identity outwards
 BATCH_ENDS = (4, 7, 11, STEPS + 1)  # the search measures its levels in batches that end here
 TOLERANCE = 1e-4  # relative, of the displacement at a matched level

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero.analysis.displacement import (
+    LARGEST_TARGET,
     SIDES,
     TARGETS,
     Displacements,
@@ -129,9 +130,10 @@ class Design:
             check_choice("check", check, SIZE_CHECKS)
         for name in self.checked:
             check_choice("checked family", name, tuple(FAMILIES))
-        if not self.targets or not all(np.isfinite(target) and target > 0 for target in self.targets):
+        if not self.targets or not all(0 < target <= LARGEST_TARGET for target in self.targets):
             raise InputError(
-                f"targets must be positive displacements, 0.1 for 10 %; got {list(self.targets)}"
+                f"targets must be positive displacements of at most {LARGEST_TARGET:g}, 0.1 for 10 %; "
+                f"got {list(self.targets)}"
             )
         for name, least in (("draws", 1), ("seed", 0), ("first_draw", 0)):
             value = getattr(self, name)

@@ -168,7 +168,12 @@ class StudyJob(MeasureJob):
         """Return the measurements; None if the run diverged."""
         network = None if self.diverged else self.subject()
         # a run that diverges after the last measurement of its loss has weights that aren't finite
-        return self.measured(network) if network is not None and network.finite else None
+        if network is None or not network.finite:
+            return None
+        try:
+            return self.measured(network)
+        except InputError as error:
+            raise InputError(f"{self.network}, run {self.run}: {error}") from error
 
 
 def study_jobs(

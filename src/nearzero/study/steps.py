@@ -70,9 +70,12 @@ def train_networks(store: Store, data: DataSource, journal: Journal) -> None:
     elif not any_compiled():
         journal.say("compiling kernels for this processor, once; `nearzero compile` does it beforehand")
     examples = data.examples(spec)
-    states = {
-        name: store.load_progress(name) or _initial_state(spec, name, data) for name in spec.activations
-    }
+    states = {}
+    for name in spec.activations:
+        kept = store.load_progress(name)
+        if kept is None and store.has_progress(name):
+            journal.say(f"the progress of {name} is damaged, or of another spec: its training begins anew")
+        states[name] = kept or _initial_state(spec, name, data)
     for names in _trained_together(spec, {name: progress.step for name, (progress, _) in states.items()}):
         _train(store, {name: states[name] for name in names}, examples, journal)
     store.write({"history": _history_dataset(spec, [states[name][0].history for name in spec.activations])})

@@ -238,6 +238,10 @@ class Store:
         arrays = {key: np.asarray(value, order="C") for key, value in arrays.items()}
         self.write_file(_progress_name(activation), save(arrays, {"spec": spec_digest(self.spec)}))
 
+    def has_progress(self, activation: str) -> bool:
+        """Return whether there is a file of the state of the training of one network, whatever it holds."""
+        return (self.folder / _progress_name(activation)).exists()
+
     def load_progress(self, activation: str) -> tuple[Progress, Stack] | None:
         """Return the state of the training of all runs of one network; None if training must begin anew.
 

@@ -170,7 +170,10 @@ def _add(folder: Path, path: Path, checksum: str) -> None:
     file = os.open(folder / RECORD, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(file, f"{checksum}  {_name(folder, path)}\n".encode())
-        os.fsync(file)
+        if (
+            path.exists()
+        ):  # after a power failure, a new file without its line is read, and a replaced one isn't
+            os.fsync(file)
     finally:
         os.close(file)
 

@@ -102,6 +102,14 @@ class Verdict(Displayed):
         """Return the names of the networks."""
         return tuple(dict.fromkeys(comparison.network for comparison in self.comparisons))
 
+    @property
+    def shown_networks(self) -> tuple[str, ...]:
+        """Return the networks that figures show: those with comparisons, or all if there is no comparison.
+
+        There is none if all families of one role are left out, as scale is where it's flat by construction.
+        """
+        return self.networks or tuple(str(name) for name in self.costs.network.values)
+
     def finding(self, network: str) -> str:
         """Return the finding on one network: one of `Finding`, or "mixed".
 

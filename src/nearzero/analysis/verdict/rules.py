@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from nearzero.analysis.displacement import TARGETS
+from nearzero.analysis.displacement import LARGEST_TARGET, TARGETS
 from nearzero.errors import InputError, check_choice, did_you_mean
 from nearzero.perturbations.families import FAMILIES
 from nearzero.perturbations.noise import NOISES
@@ -98,8 +98,8 @@ class Rules:
         check_choice("test", self.test, get_args(Test))
         requirements = {
             "targets": (
-                bool(self.targets) and all(np.isfinite(target) and target > 0 for target in self.targets),
-                "be positive displacements, 0.1 for 10 %",
+                bool(self.targets) and all(0 < target <= LARGEST_TARGET for target in self.targets),
+                f"be positive displacements of at most {LARGEST_TARGET:g}, 0.1 for 10 %",
             ),
             "margin": (0 < self.margin < 100, "be a positive number of percentage points"),
             "alpha": (0 < self.alpha < 0.5, "lie between 0 and 0.5"),

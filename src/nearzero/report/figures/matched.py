@@ -34,7 +34,7 @@ def matched_figure(verdict: Verdict, notices: tuple[str, ...] = ()) -> Figure:
 
     The bands are simultaneous over the displacements; runs are the unit of inference, the data are fixed.
     """
-    names = verdict.networks
+    names = verdict.shown_networks
     rows, columns = -(-len(names) // 2), min(2, len(names))
     with styled():
         figure = ShownFigure(figsize=(3.4 * columns + 0.6, 2.9 * rows), layout="constrained")

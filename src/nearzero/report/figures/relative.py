@@ -41,7 +41,7 @@ def relative_figure(
             `nearzero.report.verdict.planted_bands`.
         notices: lines above the figure.
     """
-    names, families = verdict.networks, verdict.rules.intensity
+    names, families = verdict.shown_networks, verdict.rules.intensity
     with styled():
         lines = textwrap.wrap(_cannot_tell(verdict), 88 * len(families))
         height = 0.55 + 0.13 * len(lines) + len(names) * (0.62 + 0.25 * len(verdict.rules.targets))
