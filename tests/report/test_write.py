@@ -21,7 +21,9 @@ def test_a_report_on_disk(study_of: Callable, tmp_path: Path) -> None:
         *(f"figures/{name}.{suffix}" for name in figures for suffix in ("png", "pdf")),
         "figures/captions.md",
     ]
-    assert {path for path in (tmp_path / "study").rglob("*") if path.is_file()} == set(paths)
+    record = tmp_path / "study" / "checksums"
+    assert {path for path in (tmp_path / "study").rglob("*") if path.is_file()} == {*paths, record}
+    assert record.read_text().count("\n") == len(paths)
     assert all(path.stat().st_size for path in paths)
     for path in paths:
         if path.suffix in (".md", ".csv", ".tex") and path.name != "differing_rows.csv":  # has no row
