@@ -127,6 +127,36 @@ def check_settings(held: Opened, networks: list[PageNetwork]) -> list[str]:
     return lines
 
 
+def check_study_offset(held: Opened, networks: list[PageNetwork]) -> None:
+    """Check that the explorer's offset "as the study's" gives what the family gives in Python and in the examples."""
+    page = held.page
+    for each in networks:
+        page.select_option("#unit-network", each.key)
+        page.select_option("#example-network", each.key)
+        page.select_option("#example-family", "offset")
+        page.check("[name=scope][value=all]")
+        page.click("#unit-reset")
+        page.check("[name=offset-as][value=offset]")
+        assert "offset" in page.text_content("#unit-equation")
+        for level in (-0.5, -0.1, 0.05, 0.3):
+            held.set_number("unit-offset-number", level)
+            held.set_number("example-level-number", level)
+            perturbation = nz.make_family("offset", each.conduct).at(level, each.ranges)
+            expected, found = each.confusion(each.layer, perturbation), held.confusion()
+            ties = each.ties(each.layer, perturbation)
+            played = page.evaluate("() => ({...document.getElementById('example-outcome').dataset})")
+            shown = held.outcome()
+            assert int(np.abs(found - expected).sum()) // 2 <= ties, (each.key, level)
+            assert abs(shown["right"] - int(played["right"])) <= ties, (each.key, level)
+            assert abs(shown["changed"] - int(played["changed"])) <= ties, (each.key, level)
+        page.check("[name=offset-as][value=shift]")
+        held.set_number("unit-offset-number", -0.1)
+        shift = nz.Shift(range=each.conduct.range).at(-0.1, each.ranges)
+        moved = int(np.abs(held.confusion() - each.confusion(each.layer, shift)).sum()) // 2
+        assert moved <= each.ties(each.layer, shift), each.key
+        page.click("#unit-reset")
+
+
 def check_infinite(held: Opened) -> None:
     """Check that logits beyond float32 are counted, and never taken for a prediction."""
     held.page.check("[name=scope][value=all]")
@@ -146,6 +176,7 @@ def check_values(held: Opened) -> None:
     """Check that the values of a chart are listed as a table."""
     chart = held.page.locator("#curves figure.chart:not([hidden])").first
     chart.locator("summary").click()
+    held.settle()  # the event of a folded element that opens comes a moment later
     assert chart.locator("details tbody tr").count() > 50
     chart.locator("summary").click()
 

@@ -91,6 +91,7 @@ HISTOGRAMS = (
     "One row for each class; grey: predicted right, purple: predicted wrong. Solid line: the unit's boundary; dashed: "
     "where the clip sets in. A bar that is too tall is shortened, and says how many examples it holds."
 )
+OFFSETS = {"shift": "a shift of the boundary alone", "offset": "the study's offset, which also scales"}
 # name, label, title, least, greatest, step, start
 SLIDERS = (
     ("scale", "scale", "factor of z", -1, 4, 0.01, 1),
@@ -135,7 +136,7 @@ def unit_panel(explorers: Sequence[Explorer]) -> Markup:
 
 def _unit_controls(explorers: Sequence[Explorer]) -> Markup:
     """Return the choices and sliders of the unit explorer."""
-    last = explorers[0].values["units"] - 1
+    last, offsets = explorers[0].values["units"] - 1, explorers[0].values["offsets"]
     chosen = tag(
         "div",
         _networks("unit-network", explorers),
@@ -155,7 +156,9 @@ def _unit_controls(explorers: Sequence[Explorer]) -> Markup:
         "div",
         chosen,
         _choice("scope", "Perturb", scopes),
+        _choice("offset-as", "Offset acts as", {name: OFFSETS[name] for name in offsets}),
         [_slider(*each) for each in SLIDERS],
+        tag("p", offsets["shift"], id="unit-equation", class_="caption", aria_live="polite"),
         end,
         class_="controls",
     )
@@ -304,6 +307,7 @@ def example_panel(explorers: Sequence[Explorer]) -> Markup:
     return tag(
         "div",
         tag("div", chosen, slider, class_="controls"),
+        tag("p", id="example-equation", class_="caption"),
         tag("p", id="example-outcome", class_="outcome", role="status", aria_live="polite"),
         _histogram("Critical levels: where predictions first change", "example-plot"),
         tag("p", id="example-note", class_="caption"),

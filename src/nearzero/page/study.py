@@ -21,7 +21,7 @@ from nearzero.page.document import PageData, Section, document
 from nearzero.page.explorer import Explorer, explore
 from nearzero.page.panels import curve_controls, example_panel, unit_panel, unit_table
 from nearzero.paper.audit.values import Audit
-from nearzero.perturbations.families import Conduct
+from nearzero.perturbations.families import FAMILIES, Conduct
 from nearzero.report.audit import fault_tables, levels_table, sentences_table
 from nearzero.report.captions import conduct_words
 from nearzero.report.render.html import to_html
@@ -141,7 +141,7 @@ def study_page(contents: StudyContents) -> str:
             training=examples.training,
             examples=examples.inputs,
             labels=examples.labels,
-            families=contents.families,
+            families=_played(contents),
             conduct=contents.conduct,
         )
         for each in contents.networks
@@ -168,6 +168,12 @@ def study_page(contents: StudyContents) -> str:
         sections,
         _data(contents, [*main, *curves], explorers),
     )
+
+
+def _played(contents: StudyContents) -> list[str]:
+    """Return the families that the examples play: those that decide the verdict, if there is one, and the study's."""
+    deciding = () if contents.verdict is None else (*contents.rules.distance, *contents.rules.intensity)
+    return list(dict.fromkeys((*(name for name in deciding if name in FAMILIES), *contents.families)))
 
 
 def _comparable(contents: StudyContents) -> bool:
