@@ -214,9 +214,15 @@ def check_sliders(held: Opened) -> float:
     return median
 
 
+def open_units(held: Opened) -> None:
+    """Unfold the tables of units."""
+    held.page.evaluate("() => { document.querySelector('details:has(.units)').open = true; }")
+
+
 def check_sorting(held: Opened) -> None:
     """Check that a table of units sorts by a column, up and down."""
     table = "div.units:not([hidden]) table"
+    open_units(held)
     for direction in ("ascending", "descending"):
         held.page.click(f"{table} thead th:nth-child(4) button")
         assert held.page.get_attribute(f"{table} thead th:nth-child(4)", "aria-sort") == direction
@@ -230,6 +236,7 @@ def check_sorting(held: Opened) -> None:
 
 def check_unit_selection(held: Opened) -> None:
     """Check that a row's button and the keyboard's arrows choose a unit."""
+    open_units(held)
     held.page.locator("div.units:not([hidden]) tbody tr").nth(3).locator("button").click()
     chosen = int(held.page.input_value("#unit-number"))
     held.page.focus("#unit-after")

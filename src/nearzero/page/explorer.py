@@ -154,13 +154,21 @@ def explore(
 
 def _offsets(families: Sequence[str], conduct: Conduct) -> dict[str, str]:
     """Return what the offset slider can do, and the words for it: a shift, and the study's offset if it differs."""
-    shift = f"y = min(scale z + offset r, clip), the family shift: the boundary moves, nothing else; {unit_range(conduct)}."
-    own = f"The study's family offset, as in Examples; scale multiplies its slope. {description(OFFSET, conduct)}"
-    return {"shift": shift} | ({OFFSET: own} if OFFSET in families and conduct.offset != "shift" else {})
+    differs = OFFSET in families and conduct.offset != "shift"
+    bound = "min + clip r" if conduct.clip_threshold == "min+pr" else "clip r"
+    line = f"y = min(scale z + offset r, {bound})"
+    if conduct.clip == "post":
+        line = f"y = scale z + offset r, then a = min(act(y), {bound})"
+    shift = (
+        f"{line}; {unit_range(conduct)}. At scale 1 and without a clip this is the family shift, which moves the "
+        f"boundary and nothing else.{f' The family {OFFSET} of Examples is another one: choose it above.' * differs}"
+    )
+    own = f"The study's {OFFSET}, as in Examples; scale multiplies its slope. {description(OFFSET, conduct)}"
+    return {"shift": shift, OFFSET: own} if differs else {"shift": shift}
 
 
 def _slopes(ranges: Ranges, conduct: Conduct) -> Arrays:
-    """Return the slope of the study's offset, (U,) float64: scale = slope + p * steepening; its offset is that of a shift."""
+    """Return the factor of z in the study's offset, (U,) float64: slope + p * steepening; it adds what a shift adds."""
     first, last = (np.asarray(make_family(OFFSET, conduct).at(level, ranges).scale) for level in (0.0, 1.0))
     return {"slope": first, "steepening": last - first}
 

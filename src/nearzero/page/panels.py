@@ -21,6 +21,10 @@ def curve_controls(charts: Sequence[Chart], published: bool, displaced: bool) ->
     networks = {chart.labels["network"]: display_name(chart.labels["network"]) for chart in charts}
     splits = {chart.labels["split"]: f"{chart.labels['split']} set" for chart in charts}
     families = list(dict.fromkeys(family_of(name) for chart in charts for name in chart.series))
+    axes = {
+        name: {chart.labels["axis"] for chart in charts if name in map(family_of, chart.series)}
+        for name in families
+    }
     return tag(
         "form",
         _choice("axis", "Axis", AXES if displaced else {"level": "level"}),
@@ -35,6 +39,7 @@ def curve_controls(charts: Sequence[Chart], published: bool, displaced: bool) ->
                     tag("input", type="checkbox", name="family", value=name, checked=True),
                     swatch(name),
                     name,
+                    data_axes=" ".join(sorted(axes[name])),
                 )
                 for name in families
             ],

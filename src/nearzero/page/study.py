@@ -20,7 +20,8 @@ from nearzero.page.curves import cost_charts, displacement_charts, level_charts
 from nearzero.page.document import PageData, Section, document
 from nearzero.page.explorer import Explorer, explore
 from nearzero.page.panels import curve_controls, example_panel, unit_panel, unit_table
-from nearzero.paper.audit.values import Audit
+from nearzero.page.terms import PAPER, conduct_list, terms, unit_range
+from nearzero.paper.audit.values import Audit, sentence_case
 from nearzero.perturbations.families import FAMILIES, Conduct
 from nearzero.report.audit import fault_tables, levels_table, sentences_table
 from nearzero.report.captions import conduct_words
@@ -35,6 +36,12 @@ __all__ = ["EXAMPLES", "PageExamples", "StudyContents", "TrainedNetwork", "choos
 
 EXAMPLES = 2_000
 SEED = 0  # of the choice of examples
+DEVIATIONS = (
+    "sd is the standard deviation over runs: in table 1 that of these runs as a population (ddof 0), since the paper "
+    "prints that one; in tables 2 to 4 the sample standard deviation (ddof 1), by which intervals and tests are made. "
+    "s.e. is the standard error of the difference between the measured mean and the published one: differences of a "
+    "few s.e. are within what other runs would give. The conduct is said once, in What was run."
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class StudyContents:
         results: the study's results.
         folder: the study's folder, as the commands take it.
         command: the command that makes the page again.
+        commands: those that make the study and its page from nothing.
         recipe: how the networks were trained, in words.
         families, conduct, rules: of the study's spec.
         record: provenance: data hashes, and versions of each session.
@@ -98,6 +106,7 @@ class StudyContents:
     results: StudyResults
     folder: str
     command: str
+    commands: Sequence[str]
     recipe: str
     families: Sequence[str]
     conduct: Conduct
@@ -132,6 +141,7 @@ def study_page(contents: StudyContents) -> str:
     published = _comparable(contents)
     curves = level_charts(results, published)
     main = _main_charts(curves) if verdict is None else cost_charts(verdict)
+    measured = () if verdict is None else tuple(map(str, verdict.costs.family.values))
     curves += [] if contents.matched is None else displacement_charts(contents.matched)
     explorers = [
         explore(
@@ -147,6 +157,11 @@ def study_page(contents: StudyContents) -> str:
         for each in contents.networks
     ]
     sections = [
+        Section(
+            "terms",
+            "Terms",
+            terms((*contents.families, *measured), contents.rules, contents.conduct),
+        ),
         Section(
             "curves", "Response curves", _curves(curves, published, contents.matched is not None), "Curves"
         ),
@@ -219,19 +234,39 @@ def _data(contents: StudyContents, charts: Sequence[Chart], explorers: Sequence[
 
 def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
     results = contents.results
-    shown = [figure(chart) for chart in charts]
+    judged = contents.verdict is not None
+    pictures = {chart.labels["network"]: figure(chart) for chart in charts} if judged else {}
     return tag(
         "section",
         tag("h1", QUESTION),
         tag("p", results.title, class_="subtitle"),
+        tag(
+            "p",
+            "The claim that hidden units measure distance, and not intensity, is that of ",
+            tag("a", PAPER, href="https://arxiv.org/abs/2411.17932", rel="noreferrer"),
+            ". This page repeats its experiments on the networks named above. ",
+            tag("a", "Terms", href="#terms"),
+            " defines the words.",
+        ),
         [tag("p", tag("strong", "Notice: "), notice, class_="notice") for notice in results.notices],
         answers(
             results,
             contents.verdict,
             contents.rules.margin,
             f"nearzero verdict {shlex.quote(contents.folder)}",
+            contents.audit,
+            pictures,
         ),
-        tag("div", shown, class_="charts"),
+        None if judged else tag("div", [figure(chart) for chart in charts], class_="charts"),
+        tag(
+            "p",
+            "Lines: means over runs on training images; bands: 95 % t intervals of each mean. ",
+            "Intervals of D are those of the differences, at the confidence that is said with them; the charts of the "
+            "cards have one y axis."
+            if judged
+            else "",
+            class_="caption",
+        ),
         tag(
             "p",
             "Which inputs show it: ",
@@ -263,7 +298,7 @@ def _run(contents: StudyContents) -> Markup:
         "networks": contents.results.title,
         "data": f"{data.get('name', 'unknown')} ({data.get('source', 'unknown source')})",
         "recipe": contents.recipe,
-        "conduct": conduct_words(contents.results.conduct).removeprefix("Conduct: "),
+        "conduct": conduct_list(contents.results.conduct),
         "device": ", ".join(dict.fromkeys(session["device"] for session in sessions)) or "unknown",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown",
         "commits": ", ".join(commits) or "none recorded",
@@ -311,7 +346,11 @@ def _units(contents: StudyContents, explorers: Sequence[Explorer]) -> Markup:
         "div",
         _chosen(contents, explorers),
         unit_panel(explorers),
-        [unit_table(explorer) for explorer in explorers],
+        tag(
+            "details",
+            tag("summary", "All units of this network as a table"),
+            [unit_table(explorer) for explorer in explorers],
+        ),
     )
 
 
@@ -338,12 +377,34 @@ def _chosen(contents: StudyContents, explorers: Sequence[Explorer]) -> Markup:
 def _tables(contents: StudyContents) -> Markup:
     title = contents.results.title
     judged = () if contents.verdict is None else judged_tables(contents.verdict, title)
+    conduct = conduct_words(contents.results.conduct)
+    measured = (
+        replace(table, caption=table.caption.replace(conduct, "").strip())
+        for table in tables(contents.results)
+    )
     return tag(
         "div",
-        [_titled(table, title) for table in tables(contents.results)],
         tag("h3", "The verdict") if judged else None,
-        [_titled(table, title) for table in judged[:2]],
-        [_folded(table, title) for table in (*judged[2:], *contents.further)],
+        [_titled(_finding_early(table), title) for table in judged],
+        [_folded(table, title) for table in contents.further],
+        tag("h3", "Beside the published numbers") if judged else None,
+        tag("p", DEVIATIONS),
+        [_titled(table, title) for table in measured],
+    )
+
+
+def _finding_early(table: Table) -> Table:
+    """Return a table of comparisons with the finding beside the displacement, where narrow screens show it."""
+    names = [column.name for column in table.columns]
+    if not {"finding", "displacement"} <= set(names):
+        return table
+    order = [name for name in names if name != "finding"]
+    order.insert(order.index("displacement") + 1, "finding")
+    places = [names.index(name) for name in order]
+    return replace(
+        table,
+        columns=tuple(table.columns[place] for place in places),
+        rows=tuple(tuple(row[place] for place in places) for row in table.rows),
     )
 
 
@@ -391,10 +452,19 @@ def _checks(contents: StudyContents) -> Markup:
 def _audit(audit: Audit | None) -> Markup:
     if audit is None:
         return Markup()
+    failed: dict[str, list[str]] = {}
+    for each in audit.sentences:
+        if each.held == each.conditions and each.finding != "survives":
+            words = f"\u201c{each.text}\u201d {sentence_case(each.finding)}. Rule: {each.rule}"
+            failed.setdefault(words, []).append(display_name(each.network))
     details = [_titled(table, audit.title) for table in (*fault_tables(audit), levels_table(audit))]
     return tag(
         "div",
         tag("ul", [tag("li", line) for line in audit.text().splitlines()]),
+        [
+            tag("p", f"All conditions hold for {' and '.join(names)}, and the rule needs more: {words}")
+            for words, names in failed.items()
+        ],
         _titled(sentences_table(audit), audit.title),
         tag("details", tag("summary", "Fault by fault, and the rows of the published tables"), details),
     )
@@ -406,8 +476,7 @@ def _notes(contents: StudyContents) -> Markup:
         lines += [f"{caveat[:1].upper()}{caveat[1:]}." for caveat in contents.verdict.caveats]
     lines += [
         "Runs are the unit of inference: intervals say how much another set of runs might differ, on these data.",
-        conduct_words(contents.results.conduct),
-        "Levels are in unit ranges (maximum minus minimum of a unit over the training set), except those of scale.",
+        f"Levels are in unit ranges, {unit_range(contents.conduct)}; except those of scale and gains.",
         "The explorer computes in float32, in the order in which nearzero sums; where the two greatest logits are "
         "nearly equal (closer than 1e-5 of the greatest) rounding decides, and it counts these examples as near ties.",
     ]
@@ -424,7 +493,17 @@ def _methods(contents: StudyContents) -> Markup:
         _copied("methods-text", _methods_text(contents)),
         tag("h3", "BibTeX"),
         _copied("bibtex", _bibtex(contents)),
-        tag("h3", "The command that makes this page again"),
+        tag("h3", "The commands that make the study, and this page"),
+        tag(
+            "p",
+            "In a checkout of nearzero, once: ",
+            tag("code", "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ."),
+            "; then, with ",
+            tag("code", ".venv/bin"),
+            " on the path:",
+        ),
+        _copied("commands", "\n".join(contents.commands)),
+        tag("h3", "This page alone, from the study's folder"),
         _copied("command", contents.command),
     )
 

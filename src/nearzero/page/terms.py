@@ -25,7 +25,7 @@ NOT_DECIDING = {
     "shift": "all units move in one direction, which mostly adds a constant to the logits",
     "signed_offset": "as run it scales too",
     "permuted_shift": "a control: does a size that fits the unit matter?",
-    "floor": "the mirror of cap, reported for comparison; it raises activations that were 0",
+    "floor": "the mirror of cap, reported for comparison",
     "distance_shift": "a control: one distance for all boundaries",
     "signed_distance_shift": "a control: one distance for all boundaries",
     "noise": "neither distance nor intensity: what any change of this size costs",

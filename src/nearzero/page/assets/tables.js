@@ -36,8 +36,20 @@ function sortRows(table, column, direction) {
   body.append(...rows.map(({ row }) => row));
 }
 
+/** Say at every table that is wider than its place that it can be scrolled. */
+function watchWidths() {
+  const sized = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      const place = /** @type {HTMLElement} */ (target);
+      place.parentElement?.classList.toggle("wide", place.scrollWidth > place.clientWidth + 1);
+    }
+  });
+  for (const place of document.querySelectorAll(".table > .scroll")) sized.observe(place);
+}
+
 /** Give every heading of every table a button that sorts by it. */
 export function startTables() {
+  watchWidths();
   for (const table of /** @type {NodeListOf<HTMLTableElement>} */ (document.querySelectorAll("table[data-table]"))) {
     const headings = [...(table.tHead?.rows[0].cells ?? [])];
     headings.forEach((heading, column) => {
