@@ -138,7 +138,14 @@ def headline(verdict: Verdict, network: str) -> str:
     if open_ones or not results:
         unsettled = f"; not confirmed by {_listed(open_ones)}" if open_ones else "; no check was made"
         return f"{found}{unsettled}."
-    return f"{found}; no other way of measuring finds the opposite (robust)."
+    counts = [
+        sum(row.finding == finding for row in _of(verdict.checks[result.check], network))
+        for result in results
+    ]
+    often = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{min(counts)}"
+    return (
+        f"{found}; other ways of measuring find it in {often} of {len(own)}, and never the opposite (robust)."
+    )
 
 
 def _find(names: Sequence[str]) -> str:
