@@ -319,6 +319,15 @@ def check_switches(held: Opened) -> None:
     assert page.locator("#curves figure.chart:not([hidden])").count() < visible
     network.check()
     assert page.locator("#curves figure.chart:not([hidden])").count() == visible
+    for axis in page.locator("[name=axis]").evaluate_all("(all) => all.map((each) => each.value)"):
+        page.check(f"[name=axis][value={axis}]")
+        offered = page.locator("[name=family]:visible").evaluate_all("(all) => all.map((each) => each.value)")
+        drawn_series = page.locator("#curves figure.chart:not([hidden]) [data-series]").evaluate_all(
+            "(all) => all.map((each) => each.dataset.series.split(' ')[0])"
+        )
+        assert set(offered) == set(drawn_series), axis
+    if page.locator("[name=axis]").count():
+        page.check("[name=axis][value=level]")
 
 
 def check_examples(held: Opened) -> None:

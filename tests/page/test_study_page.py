@@ -157,7 +157,9 @@ def test_families_are_described_by_their_docstrings() -> None:
         assert "=" in words
         assert "`" not in words
         assert "Example" not in words
-    assert "y = z (max - p r) / max + p r" in description("offset", nz.Conduct())
+    assert "as-run: y = z (max - p r) / max + p r. " in description("offset", nz.Conduct())
+    assert "as-written" not in description("offset", nz.Conduct())
+    assert "as-written: y = z (1 - p) r + p r. " in description("offset", nz.Conduct(offset="as-written"))
     assert description("offset", nz.Conduct(offset="shift")).endswith("Here: formula shift, range post.")
 
 

@@ -234,8 +234,22 @@ def figure(chart: Chart) -> Markup:
 
 
 def _key(chart: Chart) -> list[Markup]:
-    """Return a swatch of the line of each series, with its name."""
-    return [tag("span", swatch(name), human_name(name), data_series=name) for name in chart.series]
+    """Return a swatch of the line of each series, with its name.
+
+    It has the reading where the chart has several of them, and the side where the family has several.
+    """
+    families = [family_of(name) for name in chart.series]
+    mixed = len({reading_of(family) for family in families}) > 1
+    return [
+        tag("span", swatch(name), _key_words(name, mixed, families.count(family) > 1), data_series=name)
+        for name, family in zip(chart.series, families, strict=True)
+    ]
+
+
+def _key_words(series: str, mixed: bool, sided: bool) -> str:
+    family, _, side = series.partition(" ")
+    words = human_name(family) if mixed else family
+    return f"{words}, {side}" if sided else words
 
 
 def swatch(series: str) -> Markup:

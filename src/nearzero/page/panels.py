@@ -44,7 +44,7 @@ def curve_controls(charts: Sequence[Chart], published: bool, displaced: bool) ->
                 for name in families
             ],
         ),
-        _boxes("published", "Published", {"yes": "published points"}) if published else None,
+        _boxes("published", "Published", {"yes": "published points"}, axes="level") if published else None,
         tag("p", _legend(), class_="legend"),
         id="curve-controls",
         class_="controls",
@@ -73,7 +73,8 @@ def _choice(name: str, legend: str, choices: dict[str, str]) -> Markup | None:
     )
 
 
-def _boxes(name: str, legend: str, choices: dict[str, str]) -> Markup:
+def _boxes(name: str, legend: str, choices: dict[str, str], axes: str | None = None) -> Markup:
+    """Return boxes, all ticked; those of some axes alone are hidden on the others."""
     return tag(
         "fieldset",
         tag("legend", legend),
@@ -81,6 +82,7 @@ def _boxes(name: str, legend: str, choices: dict[str, str]) -> Markup:
             tag("label", tag("input", type="checkbox", name=name, value=value, checked=True), words)
             for value, words in choices.items()
         ],
+        data_axes=axes,
     )
 
 

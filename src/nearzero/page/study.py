@@ -261,6 +261,7 @@ def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
         tag(
             "p",
             "Lines: means over runs on training images; bands: 95 % t intervals of each mean. ",
+            "Costs are measured on the half of the training images that sets neither unit ranges nor levels. "
             "Intervals of D are those of the differences, at the confidence that is said with them; the charts of the "
             "cards have one y axis."
             if judged
@@ -330,9 +331,12 @@ def _curves(charts: Sequence[Chart], published: bool, displaced: bool) -> Markup
         tag("div", [figure(chart) for chart in charts], class_="charts"),
         tag(
             "p",
-            "Lines are means over runs, bands 95 % t intervals of the mean at each point. ",
+            "Lines are means over runs, bands 95 % t intervals of the mean at each point. Each chart has a y axis "
+            "of its own. ",
             note,
-            " Against displacement, a family has a line for each side of its identity." if displaced else "",
+            " Against displacement, a family has a line for each side of its identity: thin below it, else thick."
+            if displaced
+            else "",
             " Zoom with the buttons, or with the wheel while Ctrl or Shift is held; drag to move.",
             class_="caption",
         ),

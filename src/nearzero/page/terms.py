@@ -9,20 +9,23 @@ from dataclasses import fields
 
 from nearzero.analysis.verdict import Rules
 from nearzero.perturbations import noise
-from nearzero.perturbations.families import Conduct, make_family
+from nearzero.perturbations.families import Conduct, Offset, make_family
 from nearzero.perturbations.noise import NOISES
 from nearzero.support.markup import Markup, tag
 
 __all__ = ["PAPER", "conduct_list", "description", "roles", "terms", "unit_range"]
 
 PAPER = "Alan Oursland, Neural Networks Use Distance Metrics, arXiv 2411.17932 (2024)"
+FORMULA = re.compile(r"(as-run|as-written|shift): (y = [^;.]+)")
+FORMULAS = re.compile(r"as-run: y = .*?shift: y = [^.]+\.")
 END = re.compile(r"\n\s*\n(?:Attributes|Example):")
 NOT_DECIDING = {
     "offset": "the paper's; its level doesn't fix the size of the change, and as run it scales too",
     "scale": "the paper's; one factor for all units, which for ReLU and Abs changes predictions only through the "
     "output biases",
     "clip": "the paper's; before Abs it doesn't limit the negative side",
-    "shift": "all units move in one direction, which mostly adds a constant to the logits",
+    "shift": "one direction for all units, which moves the boundaries of a pair relu(z), relu(-z) in opposite "
+    "directions, and so misses distance that was planted in ReLU networks",
     "signed_offset": "as run it scales too",
     "permuted_shift": "a control: does a size that fits the unit matter?",
     "floor": "the mirror of cap, reported for comparison",
@@ -66,6 +69,9 @@ def description(name: str, conduct: Conduct) -> str:
         return paragraph.partition(" The noise of an example")[0]
     family = make_family(name, conduct)
     words = " ".join(END.split(inspect.getdoc(type(family)) or "")[0].replace("`", "").split())
+    if isinstance(family, Offset):  # of its three formulas, the one in use
+        formulas = dict(FORMULA.findall(words))
+        words = FORMULAS.sub(f"{family.formula}: {formulas[family.formula]}.", words) if formulas else words
     options = [
         f"{field.name} {getattr(family, field.name)}"
         for field in fields(family)  # type: ignore[arg-type]
