@@ -21,7 +21,7 @@ from nearzero.page.document import PageData, Section, document
 from nearzero.page.explorer import Explorer, explore
 from nearzero.page.panels import curve_controls, example_panel, unit_panel, unit_table
 from nearzero.page.terms import PAPER, conduct_list, terms, unit_range
-from nearzero.paper.audit.values import Audit, sentence_case
+from nearzero.paper.audit.values import Audit, points, sentence_case
 from nearzero.perturbations.families import FAMILIES, Conduct
 from nearzero.report.audit import fault_tables, levels_table, sentences_table
 from nearzero.report.captions import conduct_words
@@ -38,9 +38,9 @@ EXAMPLES = 2_000
 SEED = 0  # of the choice of examples
 DEVIATIONS = (
     "sd is the standard deviation over runs: in table 1 that of these runs as a population (ddof 0), since the paper "
-    "prints that one; in tables 2 to 4 the sample standard deviation (ddof 1), by which intervals and tests are made. "
-    "s.e. is the standard error of the difference between the measured mean and the published one: differences of a "
-    "few s.e. are within what other runs would give. The conduct is said once, in What was run."
+    "prints that one; in tables 2 to 4 the sample standard deviation (ddof 1). s.e. is the standard error of the "
+    "difference between the measured mean and the published one: differences within about two s.e. are what other runs "
+    "of the same networks would often give. The conduct is in What was run."
 )
 
 
@@ -536,7 +536,7 @@ def _methods_text(contents: StudyContents) -> str:
         text += (
             f" Distance ({', '.join(rules.distance)}) and intensity ({', '.join(rules.intensity)}) were compared at "
             f"equal displacement of the activations, {targets} %: a {rules.test} test with a margin of "
-            f"{rules.margin:g} points of {rules.measure.replace('_', ' ')}, alpha {rules.alpha:g}, "
+            f"{points(rules.margin)} of {rules.measure.replace('_', ' ')}, alpha {rules.alpha:g}, "
             "adjusted by Holm's method over the comparisons of a network. "
             + " ".join(f"{display_name(name)}: {verdict.of(name)}." for name in verdict.networks)
         )
