@@ -253,7 +253,7 @@ def check_keyboard(held: Opened) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.className") == "skip"
     reached = set()
-    for _ in range(400):
+    for _ in range(600):  # nine networks have many charts before the explorer
         page.keyboard.press("Tab")
         name = page.evaluate("() => document.activeElement.id || document.activeElement.name || ''")
         reached.add(name)
