@@ -127,6 +127,36 @@ def check_settings(held: Opened, networks: list[PageNetwork]) -> list[str]:
     return lines
 
 
+def check_study_offset(held: Opened, networks: list[PageNetwork]) -> None:
+    """Check that the explorer's offset "as the study's" gives what the family gives in Python and in the examples."""
+    page = held.page
+    for each in networks:
+        page.select_option("#unit-network", each.key)
+        page.select_option("#example-network", each.key)
+        page.select_option("#example-family", "offset")
+        page.check("[name=scope][value=all]")
+        page.click("#unit-reset")
+        page.check("[name=offset-as][value=offset]")
+        assert "offset" in page.text_content("#unit-equation")
+        for level in (-0.5, -0.1, 0.05, 0.3):
+            held.set_number("unit-offset-number", level)
+            held.set_number("example-level-number", level)
+            perturbation = nz.make_family("offset", each.conduct).at(level, each.ranges)
+            expected, found = each.confusion(each.layer, perturbation), held.confusion()
+            ties = each.ties(each.layer, perturbation)
+            played = page.evaluate("() => ({...document.getElementById('example-outcome').dataset})")
+            shown = held.outcome()
+            assert int(np.abs(found - expected).sum()) // 2 <= ties, (each.key, level)
+            assert abs(shown["right"] - int(played["right"])) <= ties, (each.key, level)
+            assert abs(shown["changed"] - int(played["changed"])) <= ties, (each.key, level)
+        page.check("[name=offset-as][value=shift]")
+        held.set_number("unit-offset-number", -0.1)
+        shift = nz.Shift(range=each.conduct.range).at(-0.1, each.ranges)
+        moved = int(np.abs(held.confusion() - each.confusion(each.layer, shift)).sum()) // 2
+        assert moved <= each.ties(each.layer, shift), each.key
+        page.click("#unit-reset")
+
+
 def check_infinite(held: Opened) -> None:
     """Check that logits beyond float32 are counted, and never taken for a prediction."""
     held.page.check("[name=scope][value=all]")
@@ -146,6 +176,7 @@ def check_values(held: Opened) -> None:
     """Check that the values of a chart are listed as a table."""
     chart = held.page.locator("#curves figure.chart:not([hidden])").first
     chart.locator("summary").click()
+    held.settle()  # the event of a folded element that opens comes a moment later
     assert chart.locator("details tbody tr").count() > 50
     chart.locator("summary").click()
 
@@ -183,9 +214,15 @@ def check_sliders(held: Opened) -> float:
     return median
 
 
+def open_units(held: Opened) -> None:
+    """Unfold the tables of units."""
+    held.page.evaluate("() => { document.querySelector('details:has(.units)').open = true; }")
+
+
 def check_sorting(held: Opened) -> None:
     """Check that a table of units sorts by a column, up and down."""
     table = "div.units:not([hidden]) table"
+    open_units(held)
     for direction in ("ascending", "descending"):
         held.page.click(f"{table} thead th:nth-child(4) button")
         assert held.page.get_attribute(f"{table} thead th:nth-child(4)", "aria-sort") == direction
@@ -199,6 +236,7 @@ def check_sorting(held: Opened) -> None:
 
 def check_unit_selection(held: Opened) -> None:
     """Check that a row's button and the keyboard's arrows choose a unit."""
+    open_units(held)
     held.page.locator("div.units:not([hidden]) tbody tr").nth(3).locator("button").click()
     chosen = int(held.page.input_value("#unit-number"))
     held.page.focus("#unit-after")
@@ -215,7 +253,7 @@ def check_keyboard(held: Opened) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.className") == "skip"
     reached = set()
-    for _ in range(400):
+    for _ in range(600):  # nine networks have many charts before the explorer
         page.keyboard.press("Tab")
         name = page.evaluate("() => document.activeElement.id || document.activeElement.name || ''")
         reached.add(name)
@@ -281,6 +319,15 @@ def check_switches(held: Opened) -> None:
     assert page.locator("#curves figure.chart:not([hidden])").count() < visible
     network.check()
     assert page.locator("#curves figure.chart:not([hidden])").count() == visible
+    for axis in page.locator("[name=axis]").evaluate_all("(all) => all.map((each) => each.value)"):
+        page.check(f"[name=axis][value={axis}]")
+        offered = page.locator("[name=family]:visible").evaluate_all("(all) => all.map((each) => each.value)")
+        drawn_series = page.locator("#curves figure.chart:not([hidden]) [data-series]").evaluate_all(
+            "(all) => all.map((each) => each.dataset.series.split(' ')[0])"
+        )
+        assert set(offered) == set(drawn_series), axis
+    if page.locator("[name=axis]").count():
+        page.check("[name=axis][value=level]")
 
 
 def check_examples(held: Opened) -> None:

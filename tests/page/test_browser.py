@@ -68,6 +68,7 @@ def test_sliders_give_what_python_computes(
     networks = [checks.page_network(study, digits, name) for name in study.spec.activations]
     lines = checks.check_settings(held, networks)
     assert len(lines) == 20
+    checks.check_study_offset(held, networks)
 
 
 @pytest.mark.parametrize(

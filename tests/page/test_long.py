@@ -40,6 +40,8 @@ def check_whole(running: Any, study: nz.Study, folder: Path) -> None:
         assert paint < 2000
         lines = checks.check_settings(held, networks)
         assert len(lines) == len(checks.SETTINGS) * len(networks)
+        if study.spec.offset != "shift":
+            checks.check_study_offset(held, networks)
         median = checks.check_sliders(held)
         for check in (
             checks.check_sorting,

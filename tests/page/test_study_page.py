@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import nearzero as nz
-from nearzero.page.answer import within
+from nearzero.page.answer import families_words, headline, ways_table, within
 from nearzero.page.charts import reading_of
 from nearzero.page.examples import EXAMPLES, choose_examples
+from nearzero.page.terms import description
 from nearzero.perturbations.families import FAMILIES
 from nearzero.perturbations.noise import NOISES
 from nearzero.statistics.summaries import t_interval
+from nearzero.study.spec import parse_setting, resolve
 
 SETTINGS = {"data": "digits", "runs": 2, "units": 12, "steps": 60, "learning_rate": 0.01, "batch_size": 64}
 
@@ -100,6 +105,80 @@ def test_with_a_verdict_the_page_gives_its_findings(study: nz.Study, page: str) 
     row = next(row for row in verdict.comparisons if (row.network, row.intensity) == ("abs", "gains"))
     place = list(zip(costs["series"], costs["x"], strict=True)).index(("gains", 100 * row.target))
     assert costs["y"][place] == pytest.approx(row.intensity_cost, abs=1e-5)
+
+
+def judged_twice() -> nz.analysis.verdict.Verdict:
+    """Return a verdict on planted costs: one direction by the rules, the opposite one by centred accuracy."""
+    rules = nz.Rules(targets=(0.1, 0.5), checks=("centred_accuracy",))
+    families, sides, runs = ("signed_shift", "gains", "cap", "floor", "noise"), ("below", "above"), 8
+    jitter = np.random.default_rng(0).normal(0, 0.003, (1, runs, len(families), 2, 2))
+    lost = np.zeros((1, runs, len(families), 2, 2))
+    lost[..., 0, :, 1], lost[..., 1, :, 1], lost[..., 3, :, 1], lost[..., 4, :, 1] = 0.2, 0.1, 0.4, 0.2
+    centred = lost.copy()
+    centred[..., 2, :, 1] = 0.5
+    place = ("network", "run", "family", "side", "target")
+    responses = xr.Dataset(
+        {
+            "accuracy": (place, 0.9 - lost - jitter),
+            "centred_accuracy": (place, 0.9 - centred - jitter),
+            "unperturbed_accuracy": (("network", "run"), np.full((1, runs), 0.9)),
+        },
+        {"network": ["relu"], "family": list(families), "side": list(sides), "target": [0.1, 0.5]},
+    )
+    return nz.analysis.verdict.judge(responses, rules)
+
+
+def test_a_card_counts_what_each_way_of_measuring_finds() -> None:
+    verdict = judged_twice()
+    assert verdict.robustness("relu") == "hangs on centred accuracy"
+    table = ways_table(verdict, "relu")
+    names = [column.name for column in table.columns]
+    rules, centred = (dict(zip(names, row, strict=True)) for row in table.rows)
+    assert (rules["distance_costs_more"], rules["intensity_costs_more"]) == (2, 0)
+    assert (centred["distance_costs_more"], centred["intensity_costs_more"]) == (1, 1)
+    worst = min(verdict.checks["centred_accuracy"], key=lambda row: row.difference)
+    assert worst.difference == pytest.approx(-30, abs=1)
+    assert centred["min"] == f"{worst.difference:+.2f} [{worst.low:.2f} to {worst.high:.2f}], cap 50 %"
+    said = headline(verdict, "relu")
+    assert said.startswith("It depends on how it is measured.")
+    assert said.endswith(
+        "in 2 of 4 comparisons on training images; but centred accuracy also finds the opposite."
+    )
+    families = families_words(verdict, "relu")
+    costs = verdict.costs.sel(network="relu", target=0.5).mean("run")
+    assert f"signed_shift {float(costs.sel(family='signed_shift')):.2f} (as distance)" in families
+    assert f"floor {float(costs.sel(family='floor')):.2f} (of intensity, more than distance)" in families
+    assert f"noise {float(costs.sel(family='noise')):.2f} (neither of them" in families
+
+
+def test_families_are_described_by_their_docstrings() -> None:
+    for name in (*FAMILIES, *NOISES):
+        words = description(name, nz.Conduct())
+        assert "=" in words
+        assert "`" not in words
+        assert "Example" not in words
+    assert "as-run: y = z (max - p r) / max + p r. " in description("offset", nz.Conduct())
+    assert "as-written" not in description("offset", nz.Conduct())
+    assert "as-written: y = z (1 - p) r + p r. " in description("offset", nz.Conduct(offset="as-written"))
+    assert description("offset", nz.Conduct(offset="shift")).endswith("Here: formula shift, range post.")
+
+
+def test_the_commands_make_the_spec_again(page: str, study: nz.Study) -> None:
+    found = re.search(r'<pre id="commands"[^>]*>(.*?)</pre>', page, re.DOTALL)
+    assert found is not None
+    first, *_, last = html.unescape(found[1]).splitlines()
+    words = shlex.split(first)
+    assert words[:3] == ["nearzero", "reproduce", "--preset"]
+    settings = dict(parse_setting(words[place + 1]) for place, word in enumerate(words) if word == "--set")
+    assert resolve(words[3], settings) == study.spec
+    assert last == f"nearzero page {study.folder}"
+
+
+def test_the_papers_name_and_the_terms_are_on_the_page(page: str) -> None:
+    assert "Alan Oursland, Neural Networks Use Distance Metrics, arXiv 2411.17932 (2024)" in page
+    for term in ("boundary", "displacement d", "unit range r", "equivalent", "robust"):
+        assert f"<dt>{term}</dt>" in page
+    assert page.count("ttest baseline identity") == 2  # in what was run, and in the methods to be copied
 
 
 def test_runs_are_chosen(study: nz.Study, tmp_path: Path) -> None:

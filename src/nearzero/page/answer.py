@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, get_args
 
 import numpy as np
 
-from nearzero.analysis.verdict import CHECKS, Comparison, Verdict
-from nearzero.paper.audit.values import points
+from nearzero.analysis.verdict import CHECKS, Comparison, Finding, Verdict
+from nearzero.analysis.verdict.rules import DIRECTIONS
+from nearzero.page.charts import reading_of
+from nearzero.page.terms import roles
+from nearzero.paper.audit.values import Audit, points, sentence_case
+from nearzero.report.render.html import to_html
 from nearzero.report.results import (
     StudyResults,
     curve,
@@ -26,25 +32,31 @@ from nearzero.report.table import Cell, Column, Number, Span, Table
 from nearzero.statistics.summaries import mean, summarise
 from nearzero.support.markup import Markup, tag
 
-__all__ = ["QUESTION", "answers", "numbers_table", "robustness", "within"]
+__all__ = ["QUESTION", "answers", "numbers_table", "robustness", "ways_table", "within"]
 
 QUESTION = "Do these hidden units measure distance or intensity?"
 ANSWERS = {
-    "distance costs more": "Distance. At equal displacement of the activations, moving a unit's boundary costs more "
-    "accuracy than changing its intensity",
-    "intensity costs more": "Intensity. At equal displacement of the activations, changing a unit's intensity costs "
-    "more accuracy than moving its boundary",
+    "distance costs more": "Distance costs more",
+    "intensity costs more": "Intensity costs more",
     "mixed": "Both, depending on the size of the change and the kind of intensity",
-    "equivalent": "Neither more than the other: both cost the same, within the margin",
+    "equivalent": "Neither costs more than the other: both cost the same, within the margin",
     "no effect": "Not to be told: neither change costs anything at the sizes that were measured",
     "inconclusive": "Not decided by these runs",
     "description only": "Not judged: there are too few runs; the numbers describe them alone",
     "degenerate": "Not judged: all runs give the same difference",
     "not reached": "Not judged: the changes don't reach the sizes at which they were to be compared",
 }
+CONCLUSION = "conclusion"  # the audit's name for the sentence that this page asks about
 
 
-def answers(study: StudyResults, verdict: Verdict | None, margin: float, command: str) -> Markup:
+def answers(
+    study: StudyResults,
+    verdict: Verdict | None,
+    margin: float,
+    command: str,
+    audit: Audit | None = None,
+    pictures: Mapping[str, Markup] | None = None,
+) -> Markup:
     """Return an answer for each network.
 
     Args:
@@ -52,6 +64,8 @@ def answers(study: StudyResults, verdict: Verdict | None, margin: float, command
         verdict: the verdict, if it was made.
         margin: the smallest difference that matters, in points of accuracy.
         command: the command that makes a verdict.
+        audit: the audit, if it was made.
+        pictures: by network, the picture that shows a verdict.
     """
     if verdict is None:
         cards = [
@@ -68,34 +82,78 @@ def answers(study: StudyResults, verdict: Verdict | None, margin: float, command
             tag("code", command),
         )
         return tag("div", none, tag("div", cards, class_="cards"))
-    return tag("div", [_card(verdict, name) for name in verdict.networks], class_="cards")
+    return tag(
+        "div",
+        [_card(verdict, name, audit, (pictures or {}).get(name)) for name in verdict.networks],
+        class_="cards",
+    )
 
 
-def _card(verdict: Verdict, network: str) -> Markup:
+def _card(verdict: Verdict, network: str, audit: Audit | None, picture: Markup | None) -> Markup:
     finding = verdict.finding(network)
-    own = [row for row in verdict.comparisons if row.network == network]
+    own = _of(verdict.comparisons, network)
+    concluded = [] if audit is None else [each for each in audit.sentences if each.name == CONCLUSION]
     return tag(
         "div",
         tag("h3", display_name(network)),
-        tag("p", f"{ANSWERS.get(finding, finding)}{_reservation(verdict, network)}.", class_="finding"),
+        tag("p", headline(verdict, network), class_="finding"),
+        [
+            tag(
+                "p",
+                tag("strong", "The audit of the paper\u2019s conclusion: "),
+                f"\u201c{each.text}\u201d ",
+                tag("strong", f"{sentence_case(each.finding)}."),
+            )
+            for each in concluded
+            if each.network == network
+        ],
         tag("p", tag("strong", "By how much: "), _by_how_much(own, verdict)),
         tag("p", tag("strong", "How sure: "), _how_sure(own, verdict)),
+        picture,
         tag("p", tag("strong", "What would change it: "), robustness(verdict, network)),
+        to_html(ways_table(verdict, network)) if verdict.checks else None,
+        tag("p", tag("strong", "The choice of families: "), families_words(verdict, network)),
         class_="card",
         data_finding=finding,
     )
 
 
-def _reservation(verdict: Verdict, network: str) -> str:
-    """Return whether the finding holds under all checks; "" if no direction was found."""
-    phrase = verdict.robustness(network)
-    if not phrase:
-        return ""
+def _of(rows: Iterable[Comparison], network: str) -> list[Comparison]:
+    return [row for row in rows if row.network == network]
+
+
+def headline(verdict: Verdict, network: str) -> str:
+    """Return the finding on a network in a sentence, with how often it was found and whether it is robust."""
+    finding, own = verdict.finding(network), _of(verdict.comparisons, network)
+    words = ANSWERS.get(finding, finding)
+    if finding not in DIRECTIONS:
+        return f"{words}."
+    count = sum(row.finding == finding for row in own)
+    results = verdict.checked(network)
+    turned = [CHECKS[result.check] for result in results if result.outcome == "turns"]
+    open_ones = [CHECKS[result.check] for result in results if result.outcome not in ("turns", "holds")]
+    found = f"{words} at equal displacement, in {count} of {len(own)} comparisons on training images"
+    if turned:
+        return f"It depends on how it is measured. {found}; but {_listed(turned)} also {_find(turned)} the opposite."
+    if open_ones or not results:
+        unsettled = f"; not confirmed by {_listed(open_ones)}" if open_ones else "; no check was made"
+        return f"{found}{unsettled}."
+    counts = [
+        sum(row.finding == finding for row in _of(verdict.checks[result.check], network))
+        for result in results
+    ]
+    often = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{min(counts)}"
     return (
-        ", and all checks agree (robust)"
-        if phrase == "robust"
-        else ". But not all checks agree: it isn't robust"
+        f"{found}; other ways of measuring find it in {often} of {len(own)}, and never the opposite (robust)."
     )
+
+
+def _find(names: Sequence[str]) -> str:
+    return "finds" if len(names) == 1 else "find"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _by_how_much(own: list[Comparison], verdict: Verdict) -> str:
@@ -107,12 +165,22 @@ def _by_how_much(own: list[Comparison], verdict: Verdict) -> str:
         return "no difference was measured."
     measure = verdict.rules.measure.replace("_", " ")
     words = [_row_words(row) for row in dict.fromkeys((rows[-1], rows[0]))]
-    return f"cost of distance minus cost of intensity, in points of {measure}: {', down to '.join(words)}."
+    return (
+        f"D, the cost of distance minus the cost of intensity, in points of {measure} on training images: "
+        f"{', down to '.join(words)}."
+    )
+
+
+def _number(value: float) -> float:
+    """Return a value rounded as it is printed, without the sign of a zero."""
+    return round(value, 2) + 0.0
 
 
 def _row_words(row: Comparison) -> str:
-    interval = "" if row.low is None or row.high is None else f" [{row.low:.2f} to {row.high:.2f}]"
-    return f"{row.difference:+.2f}{interval} ({row.intensity}, displacement {100 * row.target:g} %)"
+    interval = (
+        "" if row.low is None or row.high is None else f" [{_number(row.low):.2f} to {_number(row.high):.2f}]"
+    )
+    return f"{_number(row.difference):+.2f}{interval} ({row.intensity}, displacement {100 * row.target:g} %)"
 
 
 def _how_sure(own: list[Comparison], verdict: Verdict) -> str:
@@ -122,30 +190,144 @@ def _how_sure(own: list[Comparison], verdict: Verdict) -> str:
     over = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     return (
         f"of {len(own)} comparisons over {over} runs: {found}. Margin {points(rules.margin)}, {rules.test} test, "
-        f"family-wise error rate {rules.alpha:g}; intervals are {100 * (1 - 2 * rules.alpha):g} %."
+        f"family-wise error rate {rules.alpha:g}; the intervals of D here are {_confidence(verdict)}."
     )
 
 
+def _confidence(verdict: Verdict) -> str:
+    return f"{100 * (1 - 2 * verdict.rules.alpha):g} %"
+
+
 def robustness(verdict: Verdict, network: str) -> str:
-    """Return a sentence on the checks of a network's finding."""
-    results = verdict.checked(network)
+    """Return the rule by which a direction is called robust, and what each check says."""
+    finding, results = verdict.finding(network), verdict.checked(network)
     if not results:
-        return "no direction was found, so there is none to check; more runs or other sizes might find one."
+        return (
+            "no direction was found, so there is none to check; more runs or other sizes might find one."
+            if finding not in DIRECTIONS
+            else "no check was asked for."
+        )
+    rule = (
+        f"the verdict is repeated in {len(results)} other ways. A way holds if it finds \u201c{finding}\u201d in at "
+        "least one comparison and the opposite in none; it need not find it as often or as large."
+    )
     outcomes: dict[str, list[str]] = {}
     for result in results:
         outcomes.setdefault(result.outcome, []).append(CHECKS[result.check])
-    if list(outcomes) == ["holds"]:
-        return f"none of the {len(results)} other ways to measure: {', '.join(outcomes['holds'])}."
     phrases = {
-        "turns": "it turns, for some comparison, if measured by",
-        "undecided": "it is undecided by",
+        "turns": "the opposite is found too by",
+        "undecided": "undecided:",
         "not measured": "not measured:",
         "holds": "it holds by",
     }
     found = (
         f"{words} {', '.join(outcomes[outcome])}" for outcome, words in phrases.items() if outcome in outcomes
     )
-    return f"another way to measure: {'; '.join(found)}."
+    said = "; ".join(found)
+    return f"{rule} {sentence_case(said)}."
+
+
+def ways_table(verdict: Verdict, network: str) -> Table:
+    """Return in how many comparisons each way of measuring finds what, and the D that is most against the finding."""
+    sources = {"the rules": verdict.comparisons}
+    sources |= {CHECKS[check]: rows for check, rows in verdict.checks.items()}
+    ways = {name: _of(rows, network) for name, rows in sources.items()}
+    met = {row.finding for rows in ways.values() for row in rows}
+    findings = [name for name in get_args(Finding) if name in met or name in DIRECTIONS]
+    against = _against(verdict.finding(network))
+    rows: list[tuple[Cell, ...]] = []
+    for name, own in ways.items():
+        counts = Counter(row.finding for row in own)
+        extremes = [_extreme(own, choose) for choose in against]
+        rows.append((name, *extremes, *(counts[finding] for finding in findings)))
+    return Table(
+        name=f"ways-{network}",
+        title="In how many comparisons each way of measuring finds what",
+        caption=(
+            "Distance, intensity: it costs more. All on training images, held-out data on test images. D in points, "
+            f"with its {_confidence(verdict)} interval."
+        ),
+        columns=(
+            Column("way", "way of measuring", kind="text"),
+            *(
+                Column(choose.__name__, "least D" if choose is min else "greatest D", kind="text")
+                for choose in against
+            ),
+            *(
+                Column(finding.replace(" ", "_"), finding.removesuffix(" costs more"), kind="count")
+                for finding in findings
+            ),
+        ),
+        rows=tuple(rows),
+        group="way",
+    )
+
+
+def _against(finding: str) -> tuple[Callable[..., Any], ...]:
+    """Return what finds the D that speaks most against a finding; for no direction, both extremes."""
+    return (min,) if finding == DIRECTIONS[0] else (max,) if finding == DIRECTIONS[1] else (min, max)
+
+
+def _extreme(own: Sequence[Comparison], choose: Callable[..., Comparison]) -> str | None:
+    measured = [row for row in own if row.n and math.isfinite(row.difference)]
+    if not measured:
+        return None
+    row = choose(measured, key=lambda each: each.difference)
+    interval = (
+        "" if row.low is None or row.high is None else f" [{_number(row.low):.2f} to {_number(row.high):.2f}]"
+    )
+    return f"{_number(row.difference):+.2f}{interval}, {row.intensity} {100 * row.target:g} %"
+
+
+def families_words(verdict: Verdict, network: str) -> str:
+    """Return what the families that decide cost at the largest displacement that all reach, and which others differ."""
+    decides = roles(verdict.rules)
+    for target in sorted(map(float, verdict.costs.target.values), reverse=True):
+        means = _mean_costs(verdict, network, target)
+        if set(decides) <= set(means):
+            break
+    else:
+        return "at no displacement do all families that decide have a cost."
+    costs = ", ".join(f"{name} {_number(means[name]):.2f} (as {role})" for name, role in decides.items())
+    other = _other_answers(means, verdict)
+    return (
+        f"those that decide cost, at displacement {100 * target:g} % and in points, {costs}. "
+        + (f"The choice matters: {'; '.join(other)}. " if other else "No other family reverses this order. ")
+        + "The study's spec says which decide."
+    )
+
+
+def _mean_costs(verdict: Verdict, network: str, target: float) -> dict[str, float]:
+    """Return the mean cost over runs of every family that reaches a displacement."""
+    own = verdict.costs.sel(network=network, target=target)
+    runs = {str(name): _finite(own.sel(family=name).values) for name in own.family.values}
+    return {name: float(mean(values)) for name, values in runs.items() if values.size}
+
+
+def _other_answers(means: Mapping[str, float], verdict: Verdict) -> list[str]:
+    """Return the families by which the order of the mean costs would be another one, in words."""
+    rules, decides = verdict.rules, roles(verdict.rules)
+    others = {name: cost for name, cost in means.items() if name not in decides}
+    distance = {name: means[name] for name in rules.distance}
+    intensity = {name: means[name] for name in rules.intensity}
+    whole = sum(distance.values()) / len(distance)
+    order = 1 if whole > max(intensity.values()) else -1
+    nearest = max(intensity, key=lambda name: order * intensity[name])
+    against = intensity[nearest]
+    groups: dict[str, list[str]] = {}
+    for name, cost in others.items():
+        reading, said = reading_of(name), f"{name} {_number(cost):.2f}"
+        if reading == "intensity" and order * (whole - cost) < 0:
+            groups.setdefault(f"of intensity, {_than(cost, whole)} than distance", []).append(said)
+        elif reading == "distance" and order * (cost - against) < 0:
+            groups.setdefault(f"of distance, {_than(cost, against)} than {nearest}", []).append(said)
+        elif reading == "neither" and cost > whole - rules.margin:
+            groups.setdefault("neither of them, as much as distance or more", []).append(said)
+    return [f"{_listed(names)} ({words})" for words, names in groups.items()]
+
+
+def _than(cost: float, other: float) -> str:
+    return "more" if cost > other else "less"
 
 
 def within(study: StudyResults, network: str, family: str, margin: float) -> tuple[float, float] | None:

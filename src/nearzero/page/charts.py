@@ -33,6 +33,10 @@ FAMILIES: dict[Reading, tuple[str, ...]] = {
     "intensity": ("scale", "clip", "cap", "gains", "floor"),
     "neither": ("noise", "covariance_noise"),
 }
+THIN, THICK = 1.1, 2.2  # of the lines below the identity, and of all others
+WIDTH = {"condition": {"test": "indexof(datum.series, ' below') > 0", "value": THIN}, "value": THICK}
+# The words of a tooltip; its x and y are those of the axes.
+TOOLTIP = {"series": "family", "x": "x", "y": "y", "low": "95 % from", "high": "95 % to", "n": "runs"}
 DASHES = ([1, 0], [6, 3], [2, 2], [12, 3], [8, 2, 2, 2], [1, 4], [4, 5])
 
 
@@ -63,6 +67,7 @@ class Chart:
         marked: what these points are, in one word.
         logarithmic: whether x is.
         group: charts of a group are switched together.
+        y_range: the ends of the y axis, for charts side by side that are to be compared; those of the values if None.
         labels: what the switches choose by, such as the network and the axis.
     """
 
@@ -77,6 +82,7 @@ class Chart:
     marked: str = "published"
     logarithmic: bool = False
     group: str = ""
+    y_range: tuple[float, float] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -97,6 +103,7 @@ class Chart:
             "group": self.group,
             "labels": dict(self.labels),
             "series": {name: reading_of(family_of(name)) for name in self.series},
+            "names": {name: human_name(name) for name in self.series},
         }
 
     def _spec(self) -> dict[str, Any]:
@@ -129,8 +136,8 @@ class Chart:
         }
         line = {
             "transform": shown,
-            "mark": {"type": "line", "clip": True, "aria": False, "strokeWidth": 1.8},
-            "encoding": lines | {"y": y, "strokeDash": dash},
+            "mark": {"type": "line", "clip": True, "aria": False},
+            "encoding": lines | {"y": y, "strokeDash": dash, "strokeWidth": WIDTH},
         }
         marks = {
             "data": {"name": "marks"},
@@ -139,10 +146,13 @@ class Chart:
             "encoding": {"x": x, "y": y, "color": {"value": "var(--ink)"}},
         }
         hover = {"type": "point", "on": "pointerover", "clear": "pointerout", "nearest": True}
+        words = TOOLTIP | {"x": self.x, "y": self.y}
         found = {
             "opacity": {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0},
             "tooltip": [
-                {"field": key, "title": title, "type": "nominal"} for key, title in self.headings.items()
+                {"field": "name" if key == "series" else key, "title": words[key], "type": "nominal"}
+                for key in words
+                if key in self.headings
             ],
         }
         points = {
@@ -160,7 +170,10 @@ class Chart:
         return {"field": "x", "type": "quantitative", "title": self.x, "scale": scale | domain, "axis": axis}
 
     def _y(self) -> dict[str, Any]:
-        return {"field": "y", "type": "quantitative", "title": self.y, "scale": {"zero": False}}
+        scale: dict[str, Any] = {"zero": False}
+        if self.y_range is not None:
+            scale |= {"domain": list(self.y_range), "nice": True}
+        return {"field": "y", "type": "quantitative", "title": self.y, "scale": scale}
 
     def _colour(self) -> dict[str, Any]:
         scale = {"domain": list(READINGS), "range": [f"var(--{reading})" for reading in READINGS]}
@@ -170,6 +183,25 @@ class Chart:
         names = self.series
         scale = {"domain": names, "range": [dash_of(family_of(name)) for name in names]}
         return {"field": "series", "type": "nominal", "legend": None, "scale": scale}
+
+
+def width_of(series: str) -> float:
+    """Return the width of a series' line: thin below the identity, else thick."""
+    return THIN if series.endswith(" below") else THICK
+
+
+def human_name(series: str) -> str:
+    """Return a series as a reader sees it: its reading, its family, and the side of the identity if there is one.
+
+    Example:
+        >>> from nearzero.page.charts import human_name
+        >>> human_name("signed_shift"), human_name("shift below")
+        ('distance: signed_shift', 'distance: shift, below the identity')
+    """
+    family, _, side = series.partition(" ")
+    reading = reading_of(family)
+    words = family if reading == "neither" else f"{reading}: {family}"
+    return f"{words}, {side} the identity" if side else words
 
 
 def family_of(series: str) -> str:
@@ -195,8 +227,8 @@ def figure(chart: Chart) -> Markup:
     return tag(
         "figure",
         tag("figcaption", chart.title),
-        tag("div", class_="plot", role="img", aria_label=chart.description),
         tag("p", _key(chart), class_="legend"),
+        tag("div", class_="plot", role="img", aria_label=chart.description),
         tag("div", buttons, class_="tools", role="group", aria_label=f"Tools: {chart.title}"),
         tag("details", tag("summary", "Values"), tag("div", class_="scroll", tabindex=0), class_="values"),
         class_="chart",
@@ -205,12 +237,27 @@ def figure(chart: Chart) -> Markup:
 
 
 def _key(chart: Chart) -> list[Markup]:
-    """Return a swatch of the line of each family, with its name."""
-    return [tag("span", swatch(name), name) for name in dict.fromkeys(map(family_of, chart.series))]
+    """Return a swatch of the line of each series, with its name.
+
+    It has the reading where the chart has several of them, and the side where the family has several.
+    """
+    families = [family_of(name) for name in chart.series]
+    mixed = len({reading_of(family) for family in families}) > 1
+    return [
+        tag("span", swatch(name), _key_words(name, mixed, families.count(family) > 1), data_series=name)
+        for name, family in zip(chart.series, families, strict=True)
+    ]
 
 
-def swatch(family: str) -> Markup:
-    """Return a piece of a family's line."""
+def _key_words(series: str, mixed: bool, sided: bool) -> str:
+    family, _, side = series.partition(" ")
+    words = human_name(family) if mixed else family
+    return f"{words}, {side}" if sided else words
+
+
+def swatch(series: str) -> Markup:
+    """Return a piece of the line of a series."""
+    family = family_of(series)
     line = tag(
         "line",
         x1=0,
@@ -218,7 +265,7 @@ def swatch(family: str) -> Markup:
         x2=28,
         y2=4,
         stroke=f"var(--{reading_of(family)})",
-        stroke_width=2.5,
+        stroke_width=width_of(series),
         stroke_dasharray=" ".join(map(str, dash_of(family))),
     )
     return tag("svg", line, class_="swatch", viewBox="0 0 28 8", aria_hidden="true")

@@ -181,6 +181,16 @@ def cost_charts(verdict: Verdict) -> list[Chart]:
     rules = verdict.rules
     names = (*rules.distance, *rules.intensity)
     measure = rules.measure.replace("_", " ")
+    columns = {
+        network: _Columns.of(_cost_rows(verdict, network, names)).columns() for network in verdict.networks
+    }
+    ends = [
+        float(value)
+        for own in columns.values()
+        for end in ("y", "low", "high")
+        for value in own[end]
+        if value is not None
+    ]
     return [
         Chart(
             name=f"cost-{network}",
@@ -191,7 +201,8 @@ def cost_charts(verdict: Verdict) -> list[Chart]:
             ),
             x="displacement of the activations, %",
             y=f"{measure} lost, points",
-            columns=_Columns.of(_cost_rows(verdict, network, names)).columns(),
+            columns=columns[network],
+            y_range=(min(ends), max(ends)) if ends else None,
             headings={
                 "series": "family",
                 "x": "displacement_percent",

@@ -18,12 +18,14 @@ from nearzero.analysis.critical import CriticalLevels, critical_levels
 from nearzero.evaluators.hidden_layer import HiddenLayer
 from nearzero.networks import TwoLayer
 from nearzero.networks.pixels import Pixels
+from nearzero.page.terms import description, unit_range
 from nearzero.perturbations.families import Conduct, Shift, make_family
 from nearzero.perturbations.perturbation import Perturbation
 from nearzero.perturbations.ranges import Ranges
 
 __all__ = ["LIVE", "Explorer", "UnitRow", "explore", "unit_rows"]
 
+OFFSET = "offset"  # the paper's family, which also scales unless the conduct says that it is a shift
 # The activations that `assets/network.js` computes.
 LIVE = ("relu", "abs", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "softplus", "elu")
 ALONE = (
@@ -119,10 +121,19 @@ def explore(
         f"{key}/unperturbed": layer.unperturbed,
         **{f"{key}/unit/{name}": values for name, values in _unit_ranges(ranges, conduct).items()},
     }
+    if OFFSET in _offsets(families, conduct):
+        slopes = _slopes(ranges, conduct)
+        arrays |= {f"{key}/unit/{name}": values for name, values in slopes.items()}
     critical = {}
     for name in families:
         found = critical_levels(network, examples, family=name, ranges=ranges, conduct=conduct)
         critical[name], own = _critical(found)
+        drawn = (
+            " One draw, by seed 0; the verdict averages over other draws."
+            if make_family(name, conduct).random
+            else ""
+        )
+        critical[name]["does"] = description(name, conduct) + drawn
         arrays |= {f"{key}/critical/{name}/{part}": values for part, values in own.items()}
     values = {
         "key": key,
@@ -133,11 +144,33 @@ def explore(
         "units": network.units,
         "classes": network.classes,
         "clipSide": conduct.clip,
+        "offsets": _offsets(families, conduct),
         "range": conduct.range,
         "critical": critical,
     }
     accuracy = float((layer.unperturbed == labels).mean())
     return Explorer(key, values, arrays, accuracy, unit_rows(layer, labels, ranges, conduct))
+
+
+def _offsets(families: Sequence[str], conduct: Conduct) -> dict[str, str]:
+    """Return what the offset slider can do, and the words for it: a shift, and the study's offset if it differs."""
+    differs = OFFSET in families and conduct.offset != "shift"
+    bound = "min + clip r" if conduct.clip_threshold == "min+pr" else "clip r"
+    line = f"y = min(scale z + offset r, {bound})"
+    if conduct.clip == "post":
+        line = f"y = scale z + offset r, then a = min(act(y), {bound})"
+    shift = (
+        f"{line}; {unit_range(conduct)}. At scale 1 and without a clip this is the family shift, which moves the "
+        f"boundary and nothing else.{f' The family {OFFSET} of Examples is another one: choose it above.' * differs}"
+    )
+    own = f"The study's {OFFSET}, as in Examples; scale multiplies its slope. {description(OFFSET, conduct)}"
+    return {"shift": shift, OFFSET: own} if differs else {"shift": shift}
+
+
+def _slopes(ranges: Ranges, conduct: Conduct) -> Arrays:
+    """Return the factor of z in the study's offset, (U,) float64: slope + p * steepening; it adds what a shift adds."""
+    first, last = (np.asarray(make_family(OFFSET, conduct).at(level, ranges).scale) for level in (0.0, 1.0))
+    return {"slope": first, "steepening": last - first}
 
 
 def _grey(w1: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nearzero.support.markup import Markup, tag
 
 __all__ = ["copied", "methods"]
@@ -22,13 +24,14 @@ BIBTEX = """@software{{nearzero,
 }}"""
 
 
-def methods(text: str, version: str, command: str) -> Markup:
+def methods(text: str, version: str, command: str, commands: Sequence[str] = ()) -> Markup:
     """Return a methods paragraph, the BibTeX entries, and the command that makes the page again.
 
     Args:
         text: the paragraph.
         version: of nearzero, by which the numbers were measured.
         command: the command, or the code.
+        commands: those that make what the page is about, if nearzero does.
     """
     return tag(
         "div",
@@ -36,8 +39,25 @@ def methods(text: str, version: str, command: str) -> Markup:
         copied("methods-text", text),
         tag("h3", "BibTeX"),
         copied("bibtex", BIBTEX.format(version=version)),
+        _making(commands) if commands else None,
         tag("h3", "What makes this page again"),
         copied("command", command),
+    )
+
+
+def _making(commands: Sequence[str]) -> Markup:
+    return tag(
+        "div",
+        tag("h3", "The commands that make the study, and this page"),
+        tag(
+            "p",
+            "In a checkout of nearzero, once: ",
+            tag("code", "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ."),
+            "; then, with ",
+            tag("code", ".venv/bin"),
+            " on the path:",
+        ),
+        copied("commands", "\n".join(commands)),
     )
 
 

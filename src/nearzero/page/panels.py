@@ -21,6 +21,10 @@ def curve_controls(charts: Sequence[Chart], published: bool, displaced: bool) ->
     networks = {chart.labels["network"]: display_name(chart.labels["network"]) for chart in charts}
     splits = {chart.labels["split"]: f"{chart.labels['split']} set" for chart in charts}
     families = list(dict.fromkeys(family_of(name) for chart in charts for name in chart.series))
+    axes = {
+        name: {chart.labels["axis"] for chart in charts if name in map(family_of, chart.series)}
+        for name in families
+    }
     return tag(
         "form",
         _choice("axis", "Axis", AXES if displaced else {"level": "level"}),
@@ -35,11 +39,12 @@ def curve_controls(charts: Sequence[Chart], published: bool, displaced: bool) ->
                     tag("input", type="checkbox", name="family", value=name, checked=True),
                     swatch(name),
                     name,
+                    data_axes=" ".join(sorted(axes[name])),
                 )
                 for name in families
             ],
         ),
-        _boxes("published", "Published", {"yes": "published points"}) if published else None,
+        _boxes("published", "Published", {"yes": "published points"}, axes="level") if published else None,
         tag("p", _legend(), class_="legend"),
         id="curve-controls",
         class_="controls",
@@ -68,7 +73,8 @@ def _choice(name: str, legend: str, choices: dict[str, str]) -> Markup | None:
     )
 
 
-def _boxes(name: str, legend: str, choices: dict[str, str]) -> Markup:
+def _boxes(name: str, legend: str, choices: dict[str, str], axes: str | None = None) -> Markup:
+    """Return boxes, all ticked; those of some axes alone are hidden on the others."""
     return tag(
         "fieldset",
         tag("legend", legend),
@@ -76,6 +82,7 @@ def _boxes(name: str, legend: str, choices: dict[str, str]) -> Markup:
             tag("label", tag("input", type="checkbox", name=name, value=value, checked=True), words)
             for value, words in choices.items()
         ],
+        data_axes=axes,
     )
 
 
@@ -91,6 +98,7 @@ HISTOGRAMS = (
     "One row for each class; grey: predicted right, purple: predicted wrong. Solid line: the unit's boundary; dashed: "
     "where the clip sets in. A bar that is too tall is shortened, and says how many examples it holds."
 )
+OFFSETS = {"shift": "a shift of the boundary alone", "offset": "the study's offset, which also scales"}
 # name, label, title, least, greatest, step, start
 SLIDERS = (
     ("scale", "scale", "factor of z", -1, 4, 0.01, 1),
@@ -135,7 +143,7 @@ def unit_panel(explorers: Sequence[Explorer]) -> Markup:
 
 def _unit_controls(explorers: Sequence[Explorer]) -> Markup:
     """Return the choices and sliders of the unit explorer."""
-    last = explorers[0].values["units"] - 1
+    last, offsets = explorers[0].values["units"] - 1, explorers[0].values["offsets"]
     chosen = tag(
         "div",
         _networks("unit-network", explorers),
@@ -155,7 +163,9 @@ def _unit_controls(explorers: Sequence[Explorer]) -> Markup:
         "div",
         chosen,
         _choice("scope", "Perturb", scopes),
+        _choice("offset-as", "Offset acts as", {name: OFFSETS[name] for name in offsets}),
         [_slider(*each) for each in SLIDERS],
+        tag("p", offsets["shift"], id="unit-equation", class_="caption", aria_live="polite"),
         end,
         class_="controls",
     )
@@ -304,6 +314,7 @@ def example_panel(explorers: Sequence[Explorer]) -> Markup:
     return tag(
         "div",
         tag("div", chosen, slider, class_="controls"),
+        tag("p", id="example-equation", class_="caption"),
         tag("p", id="example-outcome", class_="outcome", role="status", aria_live="polite"),
         _histogram("Critical levels: where predictions first change", "example-plot"),
         tag("p", id="example-note", class_="caption"),

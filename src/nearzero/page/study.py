@@ -22,8 +22,9 @@ from nearzero.page.examples import SEED
 from nearzero.page.explorer import Explorer, explore
 from nearzero.page.methods import methods
 from nearzero.page.panels import curve_controls, example_panel, unit_panel, unit_table
-from nearzero.paper.audit.values import Audit
-from nearzero.perturbations.families import Conduct
+from nearzero.page.terms import PAPER, conduct_list, terms, unit_range
+from nearzero.paper.audit.values import Audit, points, sentence_case
+from nearzero.perturbations.families import FAMILIES, Conduct
 from nearzero.report.audit import fault_tables, levels_table, sentences_table
 from nearzero.report.captions import conduct_words
 from nearzero.report.render.html import to_html
@@ -34,6 +35,13 @@ from nearzero.report.verdict import judged_tables
 from nearzero.support.markup import Markup, tag
 
 __all__ = ["PageExamples", "StudyContents", "TrainedNetwork", "study_page"]
+
+DEVIATIONS = (
+    "sd is the standard deviation over runs: in table 1 that of these runs as a population (ddof 0), since the paper "
+    "prints that one; in tables 2 to 4 the sample standard deviation (ddof 1). s.e. is the standard error of the "
+    "difference between the measured mean and the published one: differences within about two s.e. are what other runs "
+    "of the same networks would often give. The conduct is in What was run."
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class StudyContents:
         results: the study's results.
         folder: the study's folder, as the commands take it.
         command: the command that makes the page again.
+        commands: those that make the study and its page from nothing.
         recipe: how the networks were trained, in words.
         families, conduct, rules: of the study's spec.
         record: provenance: data hashes, and versions of each session.
@@ -97,6 +106,7 @@ class StudyContents:
     results: StudyResults
     folder: str
     command: str
+    commands: Sequence[str]
     recipe: str
     families: Sequence[str]
     conduct: Conduct
@@ -118,6 +128,7 @@ def study_page(contents: StudyContents) -> str:
     published = _comparable(contents)
     curves = level_charts(results, published)
     main = _main_charts(curves) if verdict is None else cost_charts(verdict)
+    measured = () if verdict is None else tuple(map(str, verdict.costs.family.values))
     curves += [] if contents.matched is None else displacement_charts(contents.matched)
     explorers = [
         explore(
@@ -127,12 +138,17 @@ def study_page(contents: StudyContents) -> str:
             training=examples.training,
             examples=examples.inputs,
             labels=examples.labels,
-            families=contents.families,
+            families=_played(contents),
             conduct=contents.conduct,
         )
         for each in contents.networks
     ]
     sections = [
+        Section(
+            "terms",
+            "Terms",
+            terms((*contents.families, *measured), contents.rules, contents.conduct),
+        ),
         Section(
             "curves", "Response curves", _curves(curves, published, contents.matched is not None), "Curves"
         ),
@@ -149,7 +165,7 @@ def study_page(contents: StudyContents) -> str:
         Section(
             "methods",
             "Methods, citation, command",
-            methods(_methods_text(contents), _version(contents), contents.command),
+            methods(_methods_text(contents), _version(contents), contents.command, contents.commands),
             "Methods",
         ),
     ]
@@ -159,6 +175,12 @@ def study_page(contents: StudyContents) -> str:
         sections,
         _data(contents, [*main, *curves], explorers),
     )
+
+
+def _played(contents: StudyContents) -> list[str]:
+    """Return the families that the examples play: those that decide the verdict, if there is one, and the study's."""
+    deciding = () if contents.verdict is None else (*contents.rules.distance, *contents.rules.intensity)
+    return list(dict.fromkeys((*(name for name in deciding if name in FAMILIES), *contents.families)))
 
 
 def _comparable(contents: StudyContents) -> bool:
@@ -204,19 +226,40 @@ def _data(contents: StudyContents, charts: Sequence[Chart], explorers: Sequence[
 
 def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
     results = contents.results
-    shown = [figure(chart) for chart in charts]
+    judged = contents.verdict is not None
+    pictures = {chart.labels["network"]: figure(chart) for chart in charts} if judged else {}
     return tag(
         "section",
         tag("h1", QUESTION),
         tag("p", results.title, class_="subtitle"),
+        tag(
+            "p",
+            "The claim that hidden units measure distance, and not intensity, is that of ",
+            tag("a", PAPER, href="https://arxiv.org/abs/2411.17932", rel="noreferrer"),
+            ". This page repeats its experiments on the networks named above. ",
+            tag("a", "Terms", href="#terms"),
+            " defines the words.",
+        ),
         [tag("p", tag("strong", "Notice: "), notice, class_="notice") for notice in results.notices],
         answers(
             results,
             contents.verdict,
             contents.rules.margin,
             f"nearzero verdict {shlex.quote(contents.folder)}",
+            contents.audit,
+            pictures,
         ),
-        tag("div", shown, class_="charts"),
+        None if judged else tag("div", [figure(chart) for chart in charts], class_="charts"),
+        tag(
+            "p",
+            "Lines: means over runs on training images; bands: 95 % t intervals of each mean. ",
+            "Costs are measured on the half of the training images that sets neither unit ranges nor levels. "
+            "Intervals of D are those of the differences, at the confidence that is said with them; the charts of the "
+            "cards have one y axis."
+            if judged
+            else "",
+            class_="caption",
+        ),
         tag(
             "p",
             "Which inputs show it: ",
@@ -248,7 +291,7 @@ def _run(contents: StudyContents) -> Markup:
         "networks": contents.results.title,
         "data": f"{data.get('name', 'unknown')} ({data.get('source', 'unknown source')})",
         "recipe": contents.recipe,
-        "conduct": conduct_words(contents.results.conduct).removeprefix("Conduct: "),
+        "conduct": conduct_list(contents.results.conduct),
         "device": ", ".join(dict.fromkeys(session["device"] for session in sessions)) or "unknown",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown",
         "commits": ", ".join(commits) or "none recorded",
@@ -280,9 +323,12 @@ def _curves(charts: Sequence[Chart], published: bool, displaced: bool) -> Markup
         tag("div", [figure(chart) for chart in charts], class_="charts"),
         tag(
             "p",
-            "Lines are means over runs, bands 95 % t intervals of the mean at each point. ",
+            "Lines are means over runs, bands 95 % t intervals of the mean at each point. Each chart has a y axis "
+            "of its own. ",
             note,
-            " Against displacement, a family has a line for each side of its identity." if displaced else "",
+            " Against displacement, a family has a line for each side of its identity: thin below it, else thick."
+            if displaced
+            else "",
             " Zoom with the buttons, or with the wheel while Ctrl or Shift is held; drag to move.",
             class_="caption",
         ),
@@ -296,7 +342,11 @@ def _units(contents: StudyContents, explorers: Sequence[Explorer]) -> Markup:
         "div",
         _chosen(contents, explorers),
         unit_panel(explorers),
-        [unit_table(explorer) for explorer in explorers],
+        tag(
+            "details",
+            tag("summary", "All units of this network as a table"),
+            [unit_table(explorer) for explorer in explorers],
+        ),
     )
 
 
@@ -323,12 +373,34 @@ def _chosen(contents: StudyContents, explorers: Sequence[Explorer]) -> Markup:
 def _tables(contents: StudyContents) -> Markup:
     title = contents.results.title
     judged = () if contents.verdict is None else judged_tables(contents.verdict, title)
+    conduct = conduct_words(contents.results.conduct)
+    measured = (
+        replace(table, caption=table.caption.replace(conduct, "").strip())
+        for table in tables(contents.results)
+    )
     return tag(
         "div",
-        [_titled(table, title) for table in tables(contents.results)],
         tag("h3", "The verdict") if judged else None,
-        [_titled(table, title) for table in judged[:2]],
-        [_folded(table, title) for table in (*judged[2:], *contents.further)],
+        [_titled(_finding_early(table), title) for table in judged],
+        [_folded(table, title) for table in contents.further],
+        tag("h3", "Beside the published numbers") if judged else None,
+        tag("p", DEVIATIONS),
+        [_titled(table, title) for table in measured],
+    )
+
+
+def _finding_early(table: Table) -> Table:
+    """Return a table of comparisons with the finding beside the displacement, where narrow screens show it."""
+    names = [column.name for column in table.columns]
+    if not {"finding", "displacement"} <= set(names):
+        return table
+    order = [name for name in names if name != "finding"]
+    order.insert(order.index("displacement") + 1, "finding")
+    places = [names.index(name) for name in order]
+    return replace(
+        table,
+        columns=tuple(table.columns[place] for place in places),
+        rows=tuple(tuple(row[place] for place in places) for row in table.rows),
     )
 
 
@@ -376,10 +448,19 @@ def _checks(contents: StudyContents) -> Markup:
 def _audit(audit: Audit | None) -> Markup:
     if audit is None:
         return Markup()
+    failed: dict[str, list[str]] = {}
+    for each in audit.sentences:
+        if each.held == each.conditions and each.finding != "survives":
+            words = f"\u201c{each.text}\u201d {sentence_case(each.finding)}. Rule: {each.rule}"
+            failed.setdefault(words, []).append(display_name(each.network))
     details = [_titled(table, audit.title) for table in (*fault_tables(audit), levels_table(audit))]
     return tag(
         "div",
         tag("ul", [tag("li", line) for line in audit.text().splitlines()]),
+        [
+            tag("p", f"All conditions hold for {' and '.join(names)}, and the rule needs more: {words}")
+            for words, names in failed.items()
+        ],
         _titled(sentences_table(audit), audit.title),
         tag("details", tag("summary", "Fault by fault, and the rows of the published tables"), details),
     )
@@ -391,8 +472,7 @@ def _notes(contents: StudyContents) -> Markup:
         lines += [f"{caveat[:1].upper()}{caveat[1:]}." for caveat in contents.verdict.caveats]
     lines += [
         "Runs are the unit of inference: intervals say how much another set of runs might differ, on these data.",
-        conduct_words(contents.results.conduct),
-        "Levels are in unit ranges (maximum minus minimum of a unit over the training set), except those of scale.",
+        f"Levels are in unit ranges, {unit_range(contents.conduct)}; except those of scale and gains.",
         "The explorer computes in float32, in the order in which nearzero sums; where the two greatest logits are "
         "nearly equal (closer than 1e-5 of the greatest) rounding decides, and it counts these examples as near ties.",
     ]
@@ -417,7 +497,7 @@ def _methods_text(contents: StudyContents) -> str:
         text += (
             f" Distance ({', '.join(rules.distance)}) and intensity ({', '.join(rules.intensity)}) were compared at "
             f"equal displacement of the activations, {targets} %: a {rules.test} test with a margin of "
-            f"{rules.margin:g} points of {rules.measure.replace('_', ' ')}, alpha {rules.alpha:g}, "
+            f"{points(rules.margin)} of {rules.measure.replace('_', ' ')}, alpha {rules.alpha:g}, "
             "adjusted by Holm's method over the comparisons of a network. "
             + " ".join(f"{display_name(name)}: {verdict.of(name)}." for name in verdict.networks)
         )

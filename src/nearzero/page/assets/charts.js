@@ -3,7 +3,7 @@
  *
  * @typedef {{title: string, spec: any, columns: Record<string, any[]>, marks: Record<string, any[]>,
  *   marked: string, headings: Record<string, string>, logarithmic: boolean, group: string, labels: Record<string, string>,
- *   series: Record<string, string>}} ChartValues
+ *   series: Record<string, string>, names: Record<string, string>}} ChartValues
  */
 
 import { byId, digits, make, page } from "./dom.js";
@@ -99,7 +99,8 @@ export class Chart {
       view: { stroke: null },
     };
     const series = this.values.series;
-    const rows = rowsOf(this.values.columns).map((row) => ({ ...row, reading: series[row.series] }));
+    const names = this.values.names;
+    const rows = rowsOf(this.values.columns).map((row) => ({ ...row, reading: series[row.series], name: names[row.series] }));
     const compiled = vegaLite.compile(coloured({ ...this.values.spec, config })).spec;
     const view = new vega.View(vega.parse(compiled, undefined, { ast: true }), {
       expr: vegaInterpreter.expressionInterpreter,
@@ -130,6 +131,9 @@ export class Chart {
     if (this.view === null) return;
     this.view.signal("x0", this.domain[0]).signal("x1", this.domain[1]);
     this.view.signal("shown", this.shown).signal("marked", this.marked);
+    for (const key of /** @type {NodeListOf<HTMLElement>} */ (this.element.querySelectorAll("[data-series]"))) {
+      key.hidden = !this.shown.includes(key.dataset.series ?? "");
+    }
   }
 
   /**
@@ -267,11 +271,14 @@ function showTooltip(event, value) {
   tip.hidden = value === null || value === undefined || value === "";
   if (tip.hidden) return;
   const words = (/** @type {any} */ text) => (Number.isFinite(Number(text)) ? digits(Number(text), 4) : text);
-  const lines = Object.entries(value).map(([key, text]) => `${key.replaceAll("_", " ")}: ${words(text)}`);
+  const lines = Object.entries(value).map(([key, text]) => `${key}: ${words(text)}`);
   tip.textContent = lines.join("\n");
+  // above the plot, so that it covers no line
+  const plot = event.target instanceof Element ? event.target.closest(".plot") : null;
+  const top = plot === null ? event.clientY - 10 : plot.getBoundingClientRect().top;
   const left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8);
   tip.style.left = `${Math.max(4, left)}px`;
-  tip.style.top = `${Math.max(4, event.clientY - tip.offsetHeight - 10)}px`;
+  tip.style.top = `${Math.max(4, top - tip.offsetHeight)}px`;
 }
 
 /**
@@ -288,6 +295,10 @@ function startSwitches(form, charts) {
   const apply = () => {
     const [networks, axes, splits] = ["network", "axis", "split"].map(chosen);
     const families = chosen("family") ?? [];
+    for (const label of /** @type {NodeListOf<HTMLElement>} */ (form.querySelectorAll("[data-axes]"))) {
+      const drawn = (label.dataset.axes ?? "").split(" ");
+      label.hidden = !(axes ?? ["level"]).some((axis) => drawn.includes(axis));
+    }
     const shown = charts.map((chart) => {
       const { network, axis, split } = chart.values.labels;
       const series = Object.keys(chart.values.series).filter((name) => families.includes(name.split(" ")[0]));

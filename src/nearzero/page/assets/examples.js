@@ -63,6 +63,7 @@ class Examples {
     if (!sides.includes(this.side)) this.side = sides[0] ?? "";
     options("example-side", sides.length ? sides : ["none"], this.side);
     byId("example-note").textContent = note;
+    byId("example-equation").textContent = `${this.family}: ${this.found.does}`;
     this.set(this.start());
   }
 

@@ -20,6 +20,7 @@ class Explorer {
     this.unit = 0;
     this.levels = { ...IDENTITY };
     this.all = false;
+    this.sloped = false;
     this.update = eachFrame(() => this.show());
     this.network = this.open(byId("unit-network").value);
     this.listen();
@@ -45,7 +46,11 @@ class Explorer {
     byId("unit-number").addEventListener("change", (/** @type {any} */ event) => this.select(Number(event.target.value)));
     byId("unit-before").addEventListener("click", () => this.select(this.unit - 1));
     byId("unit-after").addEventListener("click", () => this.select(this.unit + 1));
-    byId("unit-reset").addEventListener("click", () => this.set({ ...IDENTITY }));
+    byId("unit-reset").addEventListener("click", () => {
+      this.actAs("shift");
+      this.set({ ...IDENTITY });
+    });
+    for (const radio of this.offsetChoices()) radio.addEventListener("change", () => this.actAs(radio.value));
     for (const radio of /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("[name=scope]"))) {
       radio.addEventListener("change", () => {
         this.all = radio.value === "all";
@@ -66,6 +71,22 @@ class Explorer {
     for (const table of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".units"))) this.addButtons(table);
     addEventListener("resize", this.update);
     onTheme(this.update);
+  }
+
+  offsetChoices() {
+    return /** @type {HTMLInputElement[]} */ ([...document.querySelectorAll("#unit-explorer [name=offset-as]")]);
+  }
+
+  /**
+   * Choose what the offset slider does: a shift, or the study's own family of that name.
+   *
+   * @param {string} family
+   */
+  actAs(family) {
+    this.sloped = family === "offset";
+    for (const radio of this.offsetChoices()) radio.checked = radio.value === family;
+    byId("unit-equation").textContent = this.network.values.offsets[family];
+    this.update();
   }
 
   /**
@@ -145,7 +166,7 @@ class Explorer {
   /** Compute and show everything that follows the sliders. */
   show() {
     const { network, unit, levels } = this;
-    const parameters = network.parameters(levels, this.all ? null : unit);
+    const parameters = network.parameters(levels, this.all ? null : unit, this.sloped);
     const response = network.respond(parameters);
     const z = network.column(unit);
     const after = this.activations(z, parameters);

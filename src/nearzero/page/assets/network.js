@@ -83,6 +83,8 @@ export class Network {
       minimum: range("minimum"),
       maximum: range("maximum"),
     };
+    /** @type {{slope: any, steepening: any} | null} of the study's offset, if it isn't a shift */
+    this.slopes = "offset" in values.offsets ? { slope: range("slope"), steepening: range("steepening") } : null;
     this.response = {
       predictions: new Uint16Array(this.count),
       right: 0,
@@ -97,10 +99,12 @@ export class Network {
    *
    * @param {{scale: number, offset: number, clip: number}} levels in unit ranges, except the scale
    * @param {number | null} unit null for all
+   * @param {boolean} sloped whether the offset is the study's, which has a slope too, and not a shift
    * @returns {Parameters}
    */
-  parameters(levels, unit) {
+  parameters(levels, unit, sloped = false) {
     const { units, ranges } = this;
+    const slopes = sloped ? this.slopes : null;
     const scale = new Float32Array(units).fill(1);
     const offset = new Float32Array(units);
     const clip = new Float32Array(units).fill(Infinity);
@@ -108,7 +112,7 @@ export class Network {
     const bound = this.values.clipSide === "post" ? cap : clip;
     for (let u = unit ?? 0; u < (unit === null ? units : unit + 1); u += 1) {
       if (!ranges.live[u]) continue;
-      scale[u] = levels.scale;
+      scale[u] = levels.scale * (slopes === null ? 1 : slopes.slope[u] + levels.offset * slopes.steepening[u]);
       offset[u] = levels.offset * ranges.offset[u];
       if (levels.clip < Infinity) bound[u] = ranges.clip[u] + levels.clip * ranges.reach[u];
     }

@@ -55,8 +55,20 @@ function makeSortable(table) {
   });
 }
 
+/** Say at every table that is wider than its place that it can be scrolled. */
+function watchWidths() {
+  const sized = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      const place = /** @type {HTMLElement} */ (target);
+      place.parentElement?.classList.toggle("wide", place.scrollWidth > place.clientWidth + 1);
+    }
+  });
+  for (const place of document.querySelectorAll(".table > .scroll")) sized.observe(place);
+}
+
 /** Make all tables of the page sortable. */
 export function startTables() {
+  watchWidths();
   for (const table of /** @type {NodeListOf<HTMLTableElement>} */ (document.querySelectorAll("table[data-table]"))) {
     makeSortable(table);
   }

@@ -22,6 +22,7 @@ from nearzero.report.verdict import untrained_table
 from nearzero.study.analysis import analysis_of
 from nearzero.study.data import DataSource
 from nearzero.study.provenance import read_record
+from nearzero.study.spec import resolve
 from nearzero.study.store import Store
 from nearzero.support.files import read_bytes
 
@@ -62,9 +63,11 @@ def study_contents(
         results=results,
         folder=str(store.folder),
         command=f"nearzero page {shlex.quote(str(store.folder))}{option}",
+        commands=_commands(store, option, audited=audit is not None),
         recipe=(
-            f"{spec.units} hidden units, learning rate {spec.learning_rate:g}, {spec.steps:,} steps, batch size "
-            f"{spec.batch_size}, {spec.precision}, seeds {spec.seeds[0]} to {spec.seeds[-1]}"
+            f"{spec.units} hidden units; PyTorch's default initialisation of nn.Linear; mean cross-entropy; plain SGD, "
+            f"without momentum or weight decay, learning rate {spec.learning_rate:g}, {spec.steps:,} steps, "
+            f"{_batches(spec.batch_size)}, {spec.precision}; seeds {spec.seeds[0]} to {spec.seeds[-1]}"
         ),
         families=spec.families,
         conduct=spec.conduct,
@@ -79,6 +82,34 @@ def study_contents(
         examples=_examples(store, data),
         accuracies=accuracies,
     )
+
+
+def _batches(size: int | str) -> str:
+    return "the whole training set in each" if size == "all" else f"batches of {size}"
+
+
+def _commands(store: Store, option: str, *, audited: bool) -> list[str]:
+    """Return the commands that make a study with this spec, everything that its folder holds of it, and its page.
+
+    Settings of the spec that aren't those of its preset are given one by one.
+    """
+    spec = store.spec
+    folder, preset = shlex.quote(str(store.folder)), resolve(spec.preset).model_dump(mode="json")
+    changed = {key: value for key, value in spec.model_dump(mode="json").items() if value != preset[key]}
+    settings = "".join(f" --set {shlex.quote(f'{key}={_setting(value)}')}" for key, value in changed.items())
+    commands = [f"nearzero reproduce --preset {spec.preset} --out {folder}{settings}"]
+    groups = {"untrained": " --untrained", "parts": " --near-far"}
+    further = "".join(flag for group, flag in groups.items() if analysis_of(store, group) is not None)
+    if analysis_of(store, "matched") is not None or further:
+        commands.append(f"nearzero verdict {folder}{further}")
+    if audited:
+        commands.append(f"nearzero audit {folder}")
+    return [*commands, f"nearzero page {folder}{option}"]
+
+
+def _setting(value: Any) -> str:
+    """Return a value as `--set` takes it: a text as it is, all else as JSON, which TOML reads too."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _embedded(store: Store, runs: Sequence[int] | None) -> list[TrainedNetwork]:
