@@ -16,8 +16,8 @@ from nearzero.page import document as pages
 from nearzero.page.arrays import embed_arrays
 from nearzero.page.document import PageData, Section, document, page_script, policy_for
 from nearzero.report.render.html import to_html
+from nearzero.report.render.markup import Markup, joined, tag
 from nearzero.report.table import Column, Number, Span, Table, TAndP
-from nearzero.support.markup import Markup, joined, tag
 
 HOSTILE = "</script><script>alert(1)</script>\"'&"
 ASSETS = resources.files("nearzero.page") / "assets"

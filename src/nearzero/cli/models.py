@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nearzero.analysis.verdict import Verdict
+    from nearzero.probing import ProbeResult
 
 __all__ = ()  # the functions are registered with the app
 
@@ -368,6 +369,13 @@ def probe(
         result = probe_model(built, source, layer, families=families, progress=_progress(quiet), **options)
     if out is not None:
         result.save(out)
+    _finish_probe(result, told, out, console, as_json)
+
+
+def _finish_probe(
+    result: ProbeResult, told: str, out: Path | None, console: Console | None, as_json: bool
+) -> None:
+    """Print what a probe found, where its files are, and what comes next."""
     if console is not None and not as_json:
         print_line(console, result.headline)
         print_line(console, told)

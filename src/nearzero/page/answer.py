@@ -19,6 +19,7 @@ from nearzero.page.charts import reading_of
 from nearzero.page.terms import roles
 from nearzero.paper.audit.values import Audit, points, sentence_case
 from nearzero.report.render.html import to_html
+from nearzero.report.render.markup import Markup, tag
 from nearzero.report.results import (
     StudyResults,
     curve,
@@ -30,7 +31,6 @@ from nearzero.report.results import (
 )
 from nearzero.report.table import Cell, Column, Number, Span, Table
 from nearzero.statistics.summaries import mean, summarise
-from nearzero.support.markup import Markup, tag
 
 __all__ = ["QUESTION", "answers", "numbers_table", "robustness", "ways_table", "within"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearzero.support.markup import Markup, tag
+from nearzero.report.render.markup import Markup, tag
 
 __all__ = ["embed_arrays"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from nearzero.support.markup import Markup, tag
+from nearzero.report.render.markup import Markup, tag
 
 __all__ = ["Chart", "Reading", "family_of", "figure", "reading_of", "swatch"]
 

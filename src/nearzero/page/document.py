@@ -20,7 +20,7 @@ from typing import Any
 import numpy.typing as npt
 
 from nearzero.page.arrays import embed_arrays
-from nearzero.support.markup import Markup, tag
+from nearzero.report.render.markup import Markup, tag
 
 __all__ = ["Section", "document", "policy_for"]
 

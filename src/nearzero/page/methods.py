@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nearzero.support.markup import Markup, tag
+from nearzero.report.render.markup import Markup, tag
 
 __all__ = ["copied", "methods"]
 

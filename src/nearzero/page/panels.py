@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from nearzero.page.charts import Chart, family_of, swatch
 from nearzero.page.explorer import ALONE, CHANGED, EXTREME, Explorer
 from nearzero.report.render.html import to_html
+from nearzero.report.render.markup import Markup, tag
 from nearzero.report.results import display_name
 from nearzero.report.table import Cell, Column, Level, Number, Table
-from nearzero.support.markup import Markup, tag
 
 __all__ = ["curve_controls", "example_panel", "unit_panel", "unit_table"]
 

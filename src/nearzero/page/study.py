@@ -28,11 +28,11 @@ from nearzero.perturbations.families import FAMILIES, Conduct
 from nearzero.report.audit import fault_tables, levels_table, sentences_table
 from nearzero.report.captions import conduct_words
 from nearzero.report.render.html import to_html
+from nearzero.report.render.markup import Markup, tag
 from nearzero.report.results import StudyResults, display_name
 from nearzero.report.table import Table
 from nearzero.report.tables import tables
 from nearzero.report.verdict import judged_tables
-from nearzero.support.markup import Markup, tag
 
 __all__ = ["PageExamples", "StudyContents", "TrainedNetwork", "study_page"]
 

@@ -11,7 +11,7 @@ from nearzero.analysis.verdict import Rules
 from nearzero.perturbations import noise
 from nearzero.perturbations.families import Conduct, Offset, make_family
 from nearzero.perturbations.noise import NOISES
-from nearzero.support.markup import Markup, tag
+from nearzero.report.render.markup import Markup, tag
 
 __all__ = ["PAPER", "conduct_list", "description", "roles", "terms", "unit_range"]
 

@@ -20,8 +20,8 @@ from nearzero.page.probe.items import PageItems
 from nearzero.page.probe.panels import cell_panel, item_panel, map_panel, unit_panel
 from nearzero.report.figures.scales import SHARES, level_title, metric_text, spelled
 from nearzero.report.render.html import to_html
+from nearzero.report.render.markup import Markup, tag
 from nearzero.report.table import Cell, Column, Number, Span, Table
-from nearzero.support.markup import Markup, tag
 
 __all__ = ["ProbeContents", "probe_page"]
 

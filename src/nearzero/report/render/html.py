@@ -6,8 +6,8 @@ number by which a page's script sorts. A table that is cut says so in a sentence
 
 from collections.abc import Iterable, Iterator
 
+from nearzero.report.render.markup import Markup, tag, text
 from nearzero.report.table import Cell, Column, Level, Number, Span, Table, TAndP
-from nearzero.support.markup import Markup, tag, text
 
 __all__ = ["MOST_ROWS", "STYLE", "shown", "to_html"]
 

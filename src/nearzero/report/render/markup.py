@@ -14,7 +14,7 @@ class Markup(str):
     """A text that is HTML already and must not be escaped again.
 
     Example:
-        >>> from nearzero.support.markup import Markup, tag
+        >>> from nearzero.report.render.markup import Markup, tag
         >>> tag("p", "a < b ", Markup("<b>c</b>"))
         '<p>a &lt; b <b>c</b></p>'
     """
@@ -29,7 +29,7 @@ def text(value: object) -> Markup:
     """Return a value as HTML: markup as it is, and everything else as escaped text.
 
     Example:
-        >>> from nearzero.support.markup import text
+        >>> from nearzero.report.render.markup import text
         >>> text("</script>")
         '&lt;/script&gt;'
     """
@@ -55,7 +55,7 @@ def tag(name: str, /, *children: Child, **attributes: str | int | float | bool |
             None and False leave an attribute out; True gives an attribute without a value.
 
     Example:
-        >>> from nearzero.support.markup import tag
+        >>> from nearzero.report.render.markup import tag
         >>> tag("a", "x & y", href="#one", class_="link", aria_label='say "x"')
         '<a href="#one" class="link" aria-label="say &quot;x&quot;">x &amp; y</a>'
         >>> tag("input", type="range", disabled=True, title=None)
