@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from commands import run
 from torch import nn
 
@@ -69,6 +70,15 @@ def made(folder: Path) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
     return object_of, (data["x"], data["y"])
 
 
+def is_close(left: xr.Dataset, right: xr.Dataset) -> bool:
+    """Return whether two responses are equal except for rounding, which other batches bring."""
+    try:
+        xr.testing.assert_allclose(left, right, rtol=1e-5)
+    except (AssertionError, TypeError, ValueError):  # they may differ in layers and texts
+        return False
+    return True
+
+
 OPTIONS = [
     ("Both", ["--output", "other"], {"output": "other"}),
     ("Pair", ["--output", "1"], {"output": 1}),
@@ -96,7 +106,7 @@ def test_an_option_is_the_argument_of_the_library(
     plain = {} if model == "Both" else {"output": 0}
     without = nz.probe(object_of(name, "it")(), data, "act", levels=5, **plain)
     changes = {"output", "quantiles", "units"} & {key for key in settings if settings[key] != plain.get(key)}
-    assert bool(changes) != kept.response.drop_attrs().identical(without.response.drop_attrs())
+    assert bool(changes) != is_close(kept.response, without.response)
 
 
 def test_a_metric_of_the_users_own_by_name(folder: Path, capsys: Any) -> None:

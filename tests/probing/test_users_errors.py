@@ -387,10 +387,10 @@ def test_every_name_that_isnt_used_is_told(folder, capsys):
         "weights: 4 tensors from net.ckpt, in state_dict",
         f"in the file and not used: {', '.join(extra)}, epoch",
     ]
-    said = probed(capsys, "build", "two", "--weights", "net.ckpt")[1].splitlines()
-    assert said[1:3] == lines
+    said = " ".join(probed(capsys, "build", "two", "--weights", "net.ckpt")[1].split())  # lines may be broken
+    assert " ".join(lines) in said
     names = ("users_own.py:build", "--data", "users_own.py:two", "--weights", "net.ckpt")
-    assert run(capsys, "layers", *names)[1].splitlines()[-2:] == lines
+    assert " ".join(lines) in " ".join(run(capsys, "layers", *names)[1].split())
 
 
 # --- reading errors -------------------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def layers(
     from nearzero.report.table import text_table
 
     following = f"nearzero probe {model} --data {data}"
-    lines = [*([told] if weights is not None else []), f"{len(rows)} layers; next: {following}"]
+    lines = [*(told.splitlines() if weights is not None else []), f"{len(rows)} layers; next: {following}"]
     finish(console, [text_table("layers", rows)], lines, as_json=as_json)
 
 
@@ -378,8 +378,9 @@ def _finish_probe(
     """Print what a probe found, where its files are, and what comes next."""
     if console is not None and not as_json:
         print_line(console, result.headline)
-        print_line(console, told)
-    lines = [*([result.headline, told] if as_json else []), *result.notes]
+        for line in told.splitlines():
+            print_line(console, line)
+    lines = [*([result.headline, *told.splitlines()] if as_json else []), *result.notes]
     lines += (
         [f"The responses, their table and the figure are in {out}. A page of them: nearzero page {out}"]
         if out is not None

@@ -34,7 +34,7 @@ from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
 from nearzero.study.steps import sweep_networks, train_networks
 from nearzero.study.store import SPEC, Store, needed
-from nearzero.support.checksums import FileCheck, remove_recorded, verify_files, working
+from nearzero.support.checksums import FileCheck, remove_recorded, verify_files, working, write_recorded
 from nearzero.support.files import claim_folder, write_text
 
 if TYPE_CHECKING:
@@ -469,8 +469,13 @@ class Study:
         data = recorded_data(self._store, data_dir, Journal.unlogged(console))
         audited = None if measurements_of(self._store) is None else self.audited()
         page = study_page(study_contents(self._store, self, data, audit=audited, runs=runs))
-        if path is not None:
-            write_text(Path(path), page)
+        if path is None:
+            return page
+        place, folder = Path(path).resolve(), self.folder.resolve()
+        if place.is_relative_to(folder):
+            write_recorded(self.folder, self.folder / place.relative_to(folder), page.encode())
+        else:
+            write_text(place, page)
         return page
 
     def judge(
