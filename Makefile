@@ -31,7 +31,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
-reproduce: install   ## the paper's study, quick preset: tables on the screen, figures in studies/quick
+reproduce: install   ## the paper's study, quick preset: tables, figures and a page in studies/quick
 	$(BIN)/nearzero reproduce --out $(OUT) $(ARGS)
 
 test: install-dev    ## all tests but the long ones
