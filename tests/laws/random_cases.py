@@ -150,7 +150,7 @@ def arguments_of(traits: Traits, batches: list[KnownBatch], given: Collection[st
     return {
         "output": output,
         "output_kind": held_by(traits.kind),
-        "class_axis": None if raw else "none" if none else first.index("C"),
+        "class_axis": (layout.index("C") or None) if raw else "none" if none else first.index("C"),
         "causal": None if unturned and shifted(traits) else shifted(traits),
         "batch_axis": "none" if whole else traits.inputs.index("N"),
         "unit_axis": traits.units.index("U"),
@@ -200,7 +200,7 @@ def unresolved(traits: Traits) -> str:
 
     With the tokens first, masks (N, S) have to be turned, for which the probe must know where the examples are.
     """
-    if traits.mask == "none" or not traits.tokens_first:
+    if (traits.mask == "none" and not traits.ignored) or not traits.tokens_first:
         return ""
     if traits.statistics and traits.draws != "none":
         return "with batch statistics and random numbers, no experiment tells where the examples are"
