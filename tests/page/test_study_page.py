@@ -16,11 +16,11 @@ import xarray as xr
 
 import nearzero as nz
 from nearzero.page.answer import families_words, headline, ways_table, within
-from nearzero.page.charts import reading_of
 from nearzero.page.examples import EXAMPLES, choose_examples
 from nearzero.page.terms import description
 from nearzero.perturbations.families import FAMILIES
 from nearzero.perturbations.noise import NOISES
+from nearzero.report.figures.scales import reading_of
 from nearzero.statistics.summaries import t_interval
 from nearzero.study.spec import parse_setting, resolve
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from nearzero.analysis.verdict import CHECKS, Comparison, Finding, Verdict
 from nearzero.analysis.verdict.rules import DIRECTIONS
-from nearzero.page.charts import reading_of
 from nearzero.page.terms import roles
 from nearzero.paper.audit.values import Audit, points, sentence_case
+from nearzero.report.figures.scales import reading_of
 from nearzero.report.render.html import to_html
 from nearzero.report.render.markup import Markup, tag
 from nearzero.report.results import (

@@ -9,30 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
+from nearzero.report.figures.scales import READINGS, reading_of
 from nearzero.report.render.markup import Markup, tag
 
-__all__ = ["Chart", "Reading", "family_of", "figure", "reading_of", "swatch"]
+__all__ = ["Chart", "family_of", "figure", "swatch"]
 
-Reading = Literal["distance", "intensity", "neither"]
 Value = float | int | str | None
-READINGS = get_args(Reading)
-
-# Families of one reading have one colour, and the dashes in this order.
-FAMILIES: dict[Reading, tuple[str, ...]] = {
-    "distance": (
-        "offset",
-        "shift",
-        "signed_offset",
-        "signed_shift",
-        "permuted_shift",
-        "distance_shift",
-        "signed_distance_shift",
-    ),
-    "intensity": ("scale", "clip", "cap", "gains", "floor"),
-    "neither": ("noise", "covariance_noise"),
-}
 THIN, THICK = 1.1, 2.2  # of the lines below the identity, and of all others
 WIDTH = {"condition": {"test": "indexof(datum.series, ' below') > 0", "value": THIN}, "value": THICK}
 # The words of a tooltip; its x and y are those of the axes.
@@ -40,14 +24,9 @@ TOOLTIP = {"series": "family", "x": "x", "y": "y", "low": "95 % from", "high": "
 DASHES = ([1, 0], [6, 3], [2, 2], [12, 3], [8, 2, 2, 2], [1, 4], [4, 5])
 
 
-def reading_of(family: str) -> Reading:
-    """Return whether a family changes distance, intensity or neither (noise)."""
-    return next((reading for reading, families in FAMILIES.items() if family in families), "neither")
-
-
 def dash_of(family: str) -> list[int]:
     """Return the dashes of a family's line, the same on every page; a user's own family has the last ones."""
-    for families in FAMILIES.values():
+    for families in READINGS.values():
         if family in families:
             return DASHES[families.index(family)]
     return DASHES[-1]

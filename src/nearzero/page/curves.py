@@ -10,9 +10,10 @@ import numpy as np
 import xarray as xr
 
 from nearzero.analysis.verdict import Verdict
-from nearzero.page.charts import Chart, Reading, reading_of
+from nearzero.page.charts import Chart
 from nearzero.paper.published import published
 from nearzero.report.comparison import compare_responses
+from nearzero.report.figures.scales import Reading, reading_of
 from nearzero.report.results import StudyResults, curve, display_name, families, networks, splits
 from nearzero.statistics.summaries import Summary, summarise
 

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from nearzero.page.charts import reading_of
 from nearzero.report.figures.scales import (
     LOSSES,
     SHARES,
@@ -19,6 +18,7 @@ from nearzero.report.figures.scales import (
     identity_level,
     is_logarithmic,
     level_title,
+    reading_of,
     scale_ends,
     short_names,
     spelled,

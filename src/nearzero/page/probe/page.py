@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from nearzero.page.charts import Chart, family_of, figure, reading_of
+from nearzero.page.charts import Chart, family_of, figure
 from nearzero.page.document import PageData, Section, document
 from nearzero.page.examples import SEED
 from nearzero.page.methods import methods
 from nearzero.page.probe.cells import Cells, Ends, class_arrays, metrics_of
 from nearzero.page.probe.items import PageItems
 from nearzero.page.probe.panels import cell_panel, item_panel, map_panel, unit_panel
-from nearzero.report.figures.scales import SHARES, level_title, metric_text, spelled
+from nearzero.report.figures.scales import SHARES, level_title, metric_text, reading_of, spelled
 from nearzero.report.render.html import to_html
 from nearzero.report.render.markup import Markup, tag
 from nearzero.report.table import Cell, Column, Number, Span, Table

@@ -25,12 +25,12 @@ from nearzero.report.figures.scales import (
     identity_level,
     is_logarithmic,
     level_title,
+    reading_of,
     scale_ends,
     short_names,
     spelled,
 )
 from nearzero.report.figures.style import INK, LINE, PALE, ROLES, ShownFigure, styled
-from nearzero.report.figures.style import reading as reading_of
 from nearzero.report.results import Floats
 
 __all__ = ["layer_lines", "layer_map"]

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nearzero.analysis.verdict import Verdict
-from nearzero.report.figures.style import INK, ROLES, ShownFigure, add_notices, reading, styled
+from nearzero.report.figures.scales import reading_of
+from nearzero.report.figures.style import INK, ROLES, ShownFigure, add_notices, styled
 from nearzero.report.results import display_name
 from nearzero.statistics.bands import simultaneous_band
 from nearzero.statistics.summaries import mean
@@ -64,7 +65,7 @@ def _panel(axes: Axes, verdict: Verdict, network: str) -> None:
         _draw(axes, own.sel(family=family), label, colour, band=True, linewidth=1.4, marker=marker)
     others = [family for family in _NOT_DECIDING if family in own.family.values and family not in deciding]
     for family, dashes in zip(others, _DASHES, strict=False):
-        colour = ROLES[reading(family)][0]
+        colour = ROLES[reading_of(family)][0]
         _draw(axes, own.sel(family=family), family, colour, linestyle=dashes, linewidth=0.8, alpha=0.75)
 
 

@@ -1,6 +1,7 @@
-"""Names and scales of a probe's metrics, layers and levels, for figures, tables and pages; nothing is drawn here."""
+"""Names and scales of metrics, layers, families and levels, for figures, tables and pages; nothing is drawn here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -9,17 +10,31 @@ from nearzero.perturbations.families import FAMILIES, Conduct, make_family
 
 __all__ = [
     "LOSSES",
+    "READINGS",
     "SHARES",
     "UNITS",
+    "Reading",
     "identity_level",
     "is_logarithmic",
     "level_title",
     "metric_text",
+    "reading_of",
     "scale_ends",
     "short_names",
     "spelled",
 ]
 
+Reading = Literal["distance", "intensity", "neither"]
+
+# What the families change. Families of one reading have one colour, and dashes in this order.
+READINGS: Mapping[Reading, tuple[str, ...]] = {
+    "distance": (
+        *("offset", "shift", "signed_offset", "signed_shift", "permuted_shift", "distance_shift"),
+        "signed_distance_shift",
+    ),
+    "intensity": ("scale", "clip", "cap", "gains", "floor"),
+    "neither": ("noise", "covariance_noise"),
+}
 SHARES = ("accuracy", "agreement")  # from 0 to 100 %
 LOSSES = ("cross_entropy", "kl_divergence")  # less is better
 UNITS = {"cross_entropy": "nats", "kl_divergence": "nats", "margin": "logits"}
@@ -33,6 +48,11 @@ TAIL = 0.02  # share of values beyond each end of a scale without bounds
 INDISTINCT = 1e-4  # nats; the scale of a loss is at least this wide
 WIDE = 20  # times the least level; from here on an axis is logarithmic
 LONGEST_NAME = 34  # characters of a layer's name
+
+
+def reading_of(family: str) -> Reading:
+    """Return whether a family changes distance, intensity or neither, as noise and a user's own family do."""
+    return next((reading for reading, families in READINGS.items() if family in families), "neither")
 
 
 def metric_text(metric: str, value: float) -> str:

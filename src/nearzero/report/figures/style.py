@@ -32,7 +32,6 @@ __all__ = [
     "markers",
     "network_keys",
     "points",
-    "reading",
     "screen_picture",
     "signed",
     "styled",
@@ -64,13 +63,6 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 _OWN = dict(zip(("abs", "relu"), ROLES["networks"], strict=True))
 MARKERS = {"abs": "o", "relu": "^"}
 OTHER_MARKERS = ("s", "D", "v", "P", "X", "*")
-READINGS: Mapping[str, tuple[str, ...]] = {
-    "distance": (
-        *("offset", "shift", "signed_offset", "signed_shift", "permuted_shift", "distance_shift"),
-        "signed_distance_shift",
-    ),
-    "intensity": ("scale", "clip", "cap", "gains", "floor"),
-}
 
 SHEET = Path(__file__).with_suffix(".mplstyle")
 
@@ -102,11 +94,6 @@ def _by_network(networks: Iterable[str], own: Mapping[str, str], cycle: Sequence
     names = tuple(networks)
     others = [name for name in names if name not in own]
     return {name: own.get(name) or cycle[others.index(name) % len(cycle)] for name in names}
-
-
-def reading(family: str) -> str:
-    """Return whether a family changes "distance", "intensity" or "neither"."""
-    return next((name for name, families in READINGS.items() if family in families), "neither")
 
 
 def signed(value: float) -> str:
