@@ -32,13 +32,17 @@ PAGES = (
     "your_data",
     "new_family",
     "files",
+    "measured",
     "probe",
     "critical_levels",
     "grids",
     "instrument",
 )
 KEPT = ("results", "grids")  # a page may read them
-IMAGES = {"figure.png": "probe_tutorial.png"}  # file that a block makes, and the image on the page
+IMAGES = {  # file that a block makes, and the image on the page
+    "figure.png": "probe_tutorial.png",
+    "displacement.png": "displacement.png",
+}
 SLACK = 0.03  # by which a number of "about" may differ: relative for numbers above 1, else absolute
 FENCE = re.compile(r"^```(python|bash|text|text about)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w.]+\.py)\n")
