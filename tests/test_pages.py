@@ -89,7 +89,7 @@ def test_paths_and_modules_in_code_exist(page: Path) -> None:
             "[a page](docs/none.md), `[code](none.md)`, [paper](https://arxiv.org/abs/2411.17932#none)",
             ["docs/none.md"],
         ),
-        ("[here](#three-commands) and [there](#four-commands)", ["#four-commands"]),
+        ("[here](#install) and [there](#four-commands)", ["#four-commands"]),
     ],
 )
 def test_broken_links_are_found(text: str, expected: list[str]) -> None:
