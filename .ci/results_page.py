@@ -31,7 +31,7 @@ def page() -> str:
     )
     tables = [kept_table(KEPT / "tables" / f"{name}.md") for name in TABLES]
     text = read(WORDS).replace("{verdict}", head).replace("{far}", far_levels(study))
-    return "\n\n".join((text, *tables, "## Log", f"```\n{read(KEPT / 'log')}\n```")) + "\n"
+    return "\n\n".join((text, *tables, "## Log", f"```text kept\n{read(KEPT / 'log')}\n```")) + "\n"
 
 
 def far_levels(study: nz.Study) -> str:
