@@ -24,7 +24,7 @@ KEPT, PAGE, WORDS = Path("results/paper"), Path("docs/audit.md"), Path(".ci/temp
 
 LEVELS = (
     "## Every published row, put right\n\n"
-    "[The rows of tables 2 to 4](../results/paper/tables/audit_levels.md) have displacement, accuracy with the faults "
+    "[The rows of tables 2 to 4](../results/paper/tables/audit_levels.csv) have displacement, accuracy with the faults "
     "put right, agreement, test accuracy, and tests against both baselines."
 )
 
