@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -30,7 +30,9 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-GENERATED, NAMES = (load(DOCS / "_extensions" / f"{name}.py") for name in ("generated_pages", "public_names"))
+GENERATED, LIVE, NAMES = (
+    load(DOCS / "_extensions" / f"{name}.py") for name in ("generated_pages", "live_page", "public_names")
+)
 TUTORIAL, LINKS = (load(DOCS.parent / ".ci" / f"{name}.py") for name in ("tutorial", "site_links"))
 
 
@@ -161,3 +163,38 @@ def test_environment_variables_are_described_once() -> None:
         r"^\| `(NEARZERO_\w+)` \|", (DOCS / "files.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     assert sorted(rows) == sorted(read)
+
+
+@pytest.mark.parametrize("page", ["index", "results", "findings", "page"])
+def test_pages_link_to_the_live_page(page: str) -> None:
+    source = [(DOCS / f"{page}.md").read_text(encoding="utf-8")]
+    LIVE.link(None, page, source)
+    assert f'href="{LIVE.FILE}"' in source[0]
+
+
+def test_the_live_page_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+    monkeypatch.setattr(nz.Study, "to_html", lambda study, path: made.append(path.write_text("whole")))
+    site = SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(name="html"))
+    for _ in range(2):
+        LIVE.make(site, None)
+    assert len(made) == 1
+    assert (tmp_path / LIVE.FILE).read_text() == "whole"
+    assert capsys.readouterr().err == ""
+
+
+def test_without_data_the_live_page_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def to_html(study: nz.Study, path: Path) -> None:
+        raise nz.datasets.NotFoundError("no source has <mnist>")
+
+    monkeypatch.setattr(nz.Study, "to_html", to_html)
+    LIVE.make(SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(name="html")), None)
+    assert not LIVE.is_current(tmp_path / LIVE.FILE)
+    page = (tmp_path / LIVE.FILE).read_text(encoding="utf-8")
+    assert "no source has &lt;mnist&gt;" in page
+    assert "nearzero data fetch mnist" in page
+    assert capsys.readouterr().err == "paper_study.html wasn't made: no source has <mnist>\n"

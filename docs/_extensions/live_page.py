@@ -7,6 +7,7 @@ MNIST can't be had, a page that says so stands in its place, and the build print
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from html import escape
 from pathlib import Path
@@ -41,8 +42,9 @@ def link(app: Sphinx, page: str, source: list[str]) -> None:
 
 def is_current(page: Path) -> bool:
     """Return whether the page is newer than the study and the code that it is made from."""
-    sources = (path for folder in (STUDY, "src") for path in (ROOT / folder).rglob("*") if path.is_file())
-    return page.is_file() and page.stat().st_mtime > max(path.stat().st_mtime for path in sources)
+    sources = (path for folder in (STUDY, "src") for path in (ROOT / folder).rglob("*.*"))
+    kept = [path for path in sources if path.is_file() and path.suffix not in (".pyc", "")]
+    return page.is_file() and page.stat().st_mtime > max(path.stat().st_mtime for path in kept)
 
 
 def make(app: Sphinx, error: Exception | None) -> None:
@@ -56,6 +58,7 @@ def make(app: Sphinx, error: Exception | None) -> None:
     except nz.datasets.NotFoundError as missing:
         page.unlink(missing_ok=True)
         page.write_text(MISSING.format(reason=escape(str(missing)), study=STUDY), encoding="utf-8")
+        os.utime(page, (0, 0))  # the next build tries again
         print(f"{FILE} wasn't made: {missing}", file=sys.stderr)
 
 
