@@ -103,3 +103,9 @@ def test_anchors_are_those_of_github() -> None:
         "the-rules-1",
         "link-10-",
     }
+
+
+def test_every_picture_is_on_a_page() -> None:
+    texts = "".join(page.read_text(encoding="utf-8") for page in PRESENT)
+    pictures = [*(ROOT / "docs" / "images").iterdir()]
+    assert [picture.name for picture in pictures if f"images/{picture.name}" not in texts] == []
