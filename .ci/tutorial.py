@@ -63,6 +63,11 @@ NOT_RUN = {  # by page, in order: why a block isn't run with its page
     "gpu": ("needs a GPU, and hours", "needs a GPU; the tests for other devices are a part of make test"),
     "speed": ("measures for minutes on an idle machine: make bench",),
 }
+SKIPPED = {  # by file of src/nearzero: why its example is marked +SKIP
+    "datasets/sources.py": "shows what happens without files and network",
+    "mechanisms/power.py": "minutes; a short form is a part of make test",
+    "study/study.py": "the quick study; the gate runs it as a command",
+}
 EXAMPLES = re.compile(
     r"^```\{literalinclude\} \.\./(examples/\w+\.py)$", re.MULTILINE
 )  # tests/test_examples.py
@@ -164,7 +169,14 @@ def list_not_run() -> int:
             print(f"not run: {block}: {reason}")
         for example in EXAMPLES.findall(page.read_text(encoding="utf-8")):
             print(f"run by tests/test_examples.py: {page.name}: {example}")
-    return wrong
+    sources = ROOT / "src" / "nearzero"
+    skipped = {
+        path for path in sources.rglob("*.py") if "# doctest: +SKIP" in path.read_text(encoding="utf-8")
+    }
+    files = {path.relative_to(sources).as_posix() for path in skipped}
+    for file in sorted(files | set(SKIPPED)):
+        print(f"not run: an example in src/nearzero/{file}: {SKIPPED.get(file, 'NOTHING')}")
+    return wrong + len(files ^ set(SKIPPED))
 
 
 def main() -> int:
