@@ -89,7 +89,7 @@ def test_paths_and_modules_in_code_exist(page: Path) -> None:
             "[a page](docs/none.md), `[code](none.md)`, [paper](https://arxiv.org/abs/2411.17932#none)",
             ["docs/none.md"],
         ),
-        ("[here](#three-commands) and [there](#four-commands)", ["#four-commands"]),
+        ("[here](#install) and [there](#four-commands)", ["#four-commands"]),
     ],
 )
 def test_broken_links_are_found(text: str, expected: list[str]) -> None:
@@ -103,3 +103,9 @@ def test_anchors_are_those_of_github() -> None:
         "the-rules-1",
         "link-10-",
     }
+
+
+def test_every_picture_is_on_a_page() -> None:
+    texts = "".join(page.read_text(encoding="utf-8") for page in PRESENT)
+    pictures = [*(ROOT / "docs" / "images").iterdir()]
+    assert [picture.name for picture in pictures if f"images/{picture.name}" not in texts] == []
