@@ -8,9 +8,9 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Condition, Event
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from commands import run
 from rich.console import Console
 
 import nearzero as nz
+from nearzero import cli
 from nearzero.cli import app, output
 from nearzero.cli.studies import _grid_tables
 from nearzero.report.render import to_csv, to_json
@@ -252,20 +253,74 @@ def test_the_shell_completes_commands() -> None:
     assert {"reproduce", "report"} == set(done.stdout.split())
 
 
+class Heard(io.StringIO):
+    """A stream that lets a test wait for words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = Condition()
+
+    def write(self, text: str) -> int:
+        with self.written:
+            count = super().write(text)
+            self.written.notify_all()
+        return count
+
+    def wait_for(self, words: str) -> None:
+        with self.written:
+            assert self.written.wait_for(lambda: words in self.getvalue(), timeout=60), self.getvalue()
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
+    """Standard error that is no terminal, with lines about progress as often as possible."""
+    stream = Heard()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr("nearzero.support.progress.SAY_EVERY", 0.01)
+    return stream
+
+
+def main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["nearzero", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+
+
 def test_compile_says_what_it_compiles(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    heard: Heard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def compile_slowly(*, begun: Callable[[str], None]) -> None:
         for name in ("_sums", "walk"):
             begun(name)
-            time.sleep(0.3)
+            heard.wait_for(f", {name.lstrip('_')}: 0:")
 
     monkeypatch.setattr("nearzero.study.compiling.compile_kernels", compile_slowly)
-    monkeypatch.setattr("nearzero.cli.common.SAY_EVERY", 0.05)
-    code, out, _ = run(capsys, "compile")
-    assert code == 0
-    lines = out.splitlines()
-    assert lines[0].startswith("compiling")
-    assert any(line.startswith("compiling kernel 1, sums (") for line in lines)
-    assert any(line.startswith("compiling kernel 2, walk (") for line in lines)
-    assert lines[-1] == "2 kernels are compiled; next: nearzero reproduce"
+    main(monkeypatch, "compile")
+    assert "compiling kernel 1, sums: 0:" in heard.getvalue()
+    assert capsys.readouterr().out == "2 kernels are compiled; next: nearzero reproduce\n"
+
+
+def test_a_command_in_a_pipe_says_what_it_does(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lines are whole, without carriage returns; they are on standard error, also where JSON is printed."""
+    tables = nz.Study.tables
+
+    def slowly(study: nz.Study) -> dict[str, tuple[Table, ...]]:
+        heard.wait_for("reading")
+        return tables(study)
+
+    monkeypatch.setattr(nz.Study, "tables", slowly)
+    main(monkeypatch, "show", PAPER, "--json")
+    assert json.loads(capsys.readouterr().out)["tables"]
+    assert "\r" not in heard.getvalue()
+    assert "\x1b" not in heard.getvalue()
+    assert set(heard.getvalue().splitlines()) <= {f"reading {PAPER}: 0:{k:02d}" for k in range(60)}
+
+
+def test_a_quiet_command_says_nothing(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = Event()
+    monkeypatch.setattr("nearzero.study.compiling.compile_kernels", lambda *, begun: began.wait(0.2))
+    main(monkeypatch, "compile", "--quiet")
+    assert heard.getvalue() == ""

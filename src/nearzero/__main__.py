@@ -4,6 +4,7 @@
 isn't imported in the place of the one that is meant. Files that the user names still import their neighbours.
 """
 
+import gc
 import sys
 
 __all__ = ["main"]
@@ -16,7 +17,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("nearzero: interrupted before anything was done", file=sys.stderr)
         sys.exit(130)
-    run()
+    try:
+        run()
+    finally:
+        gc.freeze()  # else the process would search PyTorch's objects for garbage at its end, for a second or more
 
 
 if __name__ == "__main__":

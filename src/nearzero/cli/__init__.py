@@ -17,6 +17,7 @@ import typer
 from nearzero.cli import data, models, pages, studies
 from nearzero.cli.common import Interrupted, app
 from nearzero.errors import InputError
+from nearzero.support.progress import printing_lines
 
 __all__ = ["app", "data", "main", "models", "pages", "studies"]
 
@@ -34,7 +35,8 @@ def main() -> None:
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        code = app(prog_name="nearzero", standalone_mode=False)
+        with printing_lines():
+            code = app(prog_name="nearzero", standalone_mode=False)
         if interrupted:  # typer turns the exception into an exit code
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)

@@ -44,9 +44,6 @@ app = typer.Typer(
 )
 
 
-SAY_EVERY = 1.5  # seconds between two lines about work in progress
-
-
 def option(words: str, shown: bool | str = False, *names: str, metavar: str | None = None) -> Any:
     """Return the description of an option.
 
@@ -127,72 +124,37 @@ def result_folder(out: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def working(console: Console | None, doing: str, *, lines: bool = False) -> Iterator[Callable[[str], None]]:
-    """Show in a terminal what is being done, and for how long, while the block runs.
+def working(console: Console | None, doing: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being done, and for how long, while the block runs; yield a function that changes the words.
 
     Args:
-        console: where it is shown; nowhere if None.
-        doing: what is being done; the function that is yielded changes it.
-        lines: whether a line says it every second or two where there is no terminal.
+        console: that of the command; None shows nothing.
+        doing: what is being done.
     """
-    if console is None or not (lines or console.is_terminal):
-        yield lambda doing: None
+    if console is None:
+        yield lambda words: None
         return
-    if not console.is_terminal:
-        with _saying(console, doing) as change:
-            yield change
-        return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from nearzero.support.progress import activity
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    # what a user's own code prints must stay on its stream
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bar:
-        task = bar.add_task(doing, total=None)
-        yield lambda doing: bar.update(task, description=doing)
-
-
-@contextmanager
-def _saying(console: Console, doing: str) -> Iterator[Callable[[str], None]]:
-    """Print a line at once and then at regular times, from a thread, until the block ends."""
-    import threading
-    import time
-
-    began, ended = time.monotonic(), threading.Event()
-
-    def change(words: str) -> None:
-        nonlocal doing
-        doing = words
-
-    def say() -> None:
-        console.print(doing, highlight=False, markup=False)
-        while not ended.wait(SAY_EVERY):
-            console.print(f"{doing} ({time.monotonic() - began:.0f} s)", highlight=False, markup=False)
-            console.file.flush()
-
-    thread = threading.Thread(target=say, daemon=True)
-    thread.start()
-    try:
+    with activity(console, doing) as change:
         yield change
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager
-def counting(console: Console | None, doing: str, things: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that adds to the number of things that are done, which a terminal shows."""
-    if console is None or not console.is_terminal:
+def counting(console: Console | None, doing: str) -> Iterator[Callable[[int], None]]:
+    """Show how many things are done, as `working`; yield a function that adds to their number."""
+    if console is None:
         yield lambda more: None
         return
+    from nearzero.support.progress import progress_bar
+
     done = 0
-    with console.status(doing) as status:
+    with progress_bar(console, doing, vanishes=True) as report:
 
         def count(more: int) -> None:
             nonlocal done
             done += more
-            status.update(f"{doing}: {done:,} {things}")
+            report(done, None)
 
         yield count
 

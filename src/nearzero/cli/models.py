@@ -179,8 +179,8 @@ def layers(
     as_json: AsJson = False,
 ) -> None:
     """List the layers of a model that can be probed: name, kind, shape, activation, units."""
-    console = the_console()
-    with _users_errors(model, data), working(None if as_json else console, "loading PyTorch and the model"):
+    console = the_console(stderr=as_json)
+    with _users_errors(model, data), working(console, "loading PyTorch and the model"):
         from nearzero.probing import layers as find_layers
 
         built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
@@ -348,14 +348,17 @@ def probe(
 ) -> None:
     """Perturb layers of a model, one at a time, at every level, and measure its predictions."""
     console = console_for(quiet, as_json)
-    with result_folder(out), _users_errors(model, data):
-        with working(console, "loading PyTorch and the model"):
-            from nearzero.probing import probe as probe_model
-            from nearzero.study.steps import reaching
+    with (
+        result_folder(out),
+        _users_errors(model, data),
+        working(console, "loading PyTorch and the model") as show_work,
+    ):
+        from nearzero.probing import probe as probe_model
+        from nearzero.study.steps import reaching
 
-            built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
-            with reaching(device):
-                built = built.to(device)
+        built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
+        with reaching(device):
+            built = built.to(device)
         families = family or ("offset", "scale", "clip")
         options: dict[str, Any] = {
             "levels": levels,
@@ -366,9 +369,11 @@ def probe(
                 units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory
             ),
         }
+        show_work("probing")
         result = probe_model(built, source, layer, families=families, progress=_progress(quiet), **options)
     if out is not None:
-        result.save(out)
+        with working(console, "writing the result and drawing its figure"):
+            result.save(out)
     _finish_probe(result, told, out, console, as_json)
 
 
@@ -387,7 +392,9 @@ def _finish_probe(
         else []
     )
     lines.append(result.conclusion + (f"; next: nearzero show {out}" if out is not None else ""))
-    finish(console, probe_tables(result), lines, as_json=as_json, for_scripts=[response_table(result)])
+    with working(console, "listing layers and assumptions"):
+        made, numbers = probe_tables(result), [response_table(result)] if as_json else []
+    finish(console, made, lines, as_json=as_json, for_scripts=numbers)
 
 
 @app.command(
@@ -443,7 +450,7 @@ def judge_runs(
 
     spec = with_rules(resolve(), settings_from(settings))
     rules = replace(spec.rules, measure=measure)  # type: ignore[arg-type]
-    with result_folder(out), _users_errors(model, data):
+    with result_folder(out), _users_errors(model, data), working(console, "loading model and data"):
         built, source, _ = _model_and_data(model, None, data, pixels, split, data_dir)
         other = None
         if held_out is not None:
@@ -472,12 +479,13 @@ def _report_verdict(
     judged: Verdict, title: str, out: Path | None, console: Console | None, as_json: bool
 ) -> None:
     """Write a verdict's tables and figures to a folder, or print the first tables if there is none."""
-    from nearzero.report.verdict import judged_tables
-    from nearzero.report.write import write_verdict
+    with working(console, "drawing figures and writing tables"):
+        from nearzero.report.verdict import judged_tables
+        from nearzero.report.write import write_verdict
 
-    made = judged_tables(judged, title)
-    if out is not None:
-        write_verdict(judged, title, out)
+        made = judged_tables(judged, title)
+        if out is not None:
+            write_verdict(judged, title, out)
     lines = [*([folders_line(out)] if out is not None else []), *verdict_conclusion(judged)]
     finish(console, made if as_json else made[:2] if out is None else (), lines, as_json=as_json)
 

@@ -22,6 +22,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -293,10 +294,10 @@ class Store:
         path = self.folder / name
         if not path.exists():
             return None
-        tree = load_netcdf(self.read_file(name), path, remedy(self.folder, name))
+        tree = _parsed(self.read_file(name), path, remedy(self.folder, name))
         if node != "/" and group not in tree.children:
             return None
-        loaded = tree[node].to_dataset()
+        loaded = tree[node].to_dataset().copy(deep=True)
         if not loaded.data_vars:
             return None
         self._check_results(path, loaded)
@@ -322,6 +323,12 @@ class Store:
 def remedy(folder: Path, name: str) -> str:
     """Return what makes a file of the study in a folder again."""
     return REMEDIES.get(name.split("/")[0], "delete it if it isn't yours").format(folder=folder)
+
+
+@lru_cache(maxsize=len({name for name, _ in GROUPS.values()}))
+def _parsed(content: bytes, path: Path, again: str) -> xr.DataTree:
+    """Return the groups of a file, which are parsed once for all of them; see `load_netcdf`."""
+    return load_netcdf(content, path, again)
 
 
 def needed(results: xr.Dataset | None, refusal: str) -> xr.Dataset:
