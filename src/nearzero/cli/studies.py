@@ -433,10 +433,12 @@ def new(
     settings: Settings = None,
 ) -> None:
     """Begin a study: make its folder and its spec, for `nearzero train`, `sweep` and `report`."""
-    from nearzero.study import Study
+    console = the_console()
+    with working(console, "checking the settings"):
+        from nearzero.study import Study
 
-    Study.create(study, preset, settings_from(settings))
-    print_line(the_console(), f"{study / 'spec.toml'} is written; next: nearzero train {study}")
+        Study.create(study, preset, settings_from(settings))
+    print_line(console, f"{study / 'spec.toml'} is written; next: nearzero train {study}")
 
 
 def _open(folder: Path) -> Any:

@@ -64,7 +64,7 @@ def faults_table(audit: Audit) -> Table:
         rows=tuple(map(_fault_row, audit.entries)),
         notices=audit.notices,
         group="fault",
-    )
+    ).without_empty("published")
 
 
 def fault_tables(audit: Audit) -> tuple[Table, ...]:
@@ -80,7 +80,7 @@ def fault_tables(audit: Audit) -> tuple[Table, ...]:
                 caption=". ".join(map(sentence_case, notes)) + "." if notes else "",
                 columns=_FAULTS[1:-1],
                 rows=tuple(_fault_row(entry)[1:-1] for entry in entries),
-            )
+            ).without_empty("published")
         )
     return tuple(tables)
 
@@ -107,7 +107,7 @@ def levels_table(audit: Audit) -> Table:
         columns=_LEVELS,
         rows=tuple(map(_level_row, audit.levels)),
         notices=audit.notices,
-    )
+    ).without_empty("published")
 
 
 def _level_row(row: LevelRow) -> tuple[Cell, ...]:

@@ -7,7 +7,7 @@ cells and its names on paper, in a terminal and in a file. The contents of each 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nearzero.statistics.summaries import Summary
@@ -85,7 +85,8 @@ class Span:
             decimals: to print.
             least, most: the ends of the scale, such as 0 and 100 for an accuracy.
         """
-        return cls(max(summary.low, least), min(summary.high, most), decimals) if summary.n >= 2 else None
+        cut = summary.cut(least, most)
+        return cls(cut.low, cut.high, decimals) if summary.n >= 2 else None
 
     def __str__(self) -> str:
         between = "–" if self.low >= 0 else " to "  # a dash before a minus sign is hard to read
@@ -184,6 +185,14 @@ class Table(Displayed):
             block.append(row)
         if block:
             yield block
+
+    def without_empty(self, name: str) -> "Table":
+        """Return the table without a column, if all of its cells are None."""
+        if any(cell is not None for cell in self.cells(name)):
+            return self
+        kept = [index for index, column in enumerate(self.columns) if column.name != name]
+        rows = (tuple(row[index] for index in kept) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[index] for index in kept), rows=tuple(rows))
 
     def cells(self, name: str) -> Sequence[Cell]:
         """Return the cells of the column of that name."""

@@ -235,6 +235,7 @@ class Study:
             verdict=None if matched is None else judge(matched, self.spec.rules),
             other=None if against is None else self._other(against),
             notices=self.notices,
+            departures=self.departures,
         )
 
     def tables(self) -> dict[str, tuple[Table, ...]]:
