@@ -10,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Condition, Event
+from threading import Event
 
 import numpy as np
 import pytest
 import typer.main
-from commands import run
+from commands import Heard, run
 from rich.console import Console
 
 import nearzero as nz
@@ -253,27 +253,8 @@ def test_the_shell_completes_commands() -> None:
     assert {"reproduce", "report"} == set(done.stdout.split())
 
 
-class Heard(io.StringIO):
-    """A stream that lets a test wait for words."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = Condition()
-
-    def write(self, text: str) -> int:
-        with self.written:
-            count = super().write(text)
-            self.written.notify_all()
-        return count
-
-    def wait_for(self, words: str) -> None:
-        with self.written:
-            assert self.written.wait_for(lambda: words in self.getvalue(), timeout=60), self.getvalue()
-
-
-@pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
-    """Standard error that is no terminal, with lines about progress as often as possible."""
+    """Return a standard error that is no terminal, on which lines come in quick succession."""
     stream = Heard()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr("nearzero.support.progress.SAY_EVERY", 0.01)
@@ -288,39 +269,41 @@ def main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 
 
 def test_compile_says_what_it_compiles(
-    heard: Heard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    stream = heard(monkeypatch)
+
     def compile_slowly(*, begun: Callable[[str], None]) -> None:
         for name in ("_sums", "walk"):
             begun(name)
-            heard.wait_for(f", {name.lstrip('_')}: 0:")
+            stream.wait_for(f", {name.lstrip('_')}: 0:")
 
     monkeypatch.setattr("nearzero.study.compiling.compile_kernels", compile_slowly)
     main(monkeypatch, "compile")
-    assert "compiling kernel 1, sums: 0:" in heard.getvalue()
+    assert "compiling kernel 1, sums: 0:" in stream.getvalue()
     assert capsys.readouterr().out == "2 kernels are compiled; next: nearzero reproduce\n"
 
 
 def test_a_command_in_a_pipe_says_what_it_does(
-    heard: Heard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The lines are whole, without carriage returns; they are on standard error, also where JSON is printed."""
-    tables = nz.Study.tables
+    stream, tables = heard(monkeypatch), nz.Study.tables
 
     def slowly(study: nz.Study) -> dict[str, tuple[Table, ...]]:
-        heard.wait_for("reading")
+        stream.wait_for("reading")
         return tables(study)
 
     monkeypatch.setattr(nz.Study, "tables", slowly)
     main(monkeypatch, "show", PAPER, "--json")
     assert json.loads(capsys.readouterr().out)["tables"]
-    assert "\r" not in heard.getvalue()
-    assert "\x1b" not in heard.getvalue()
-    assert set(heard.getvalue().splitlines()) <= {f"reading {PAPER}: 0:{k:02d}" for k in range(60)}
+    assert "\r" not in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+    assert set(stream.getvalue().splitlines()) <= {f"reading {PAPER}: 0:{k:02d}" for k in range(60)}
 
 
-def test_a_quiet_command_says_nothing(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    began = Event()
+def test_a_quiet_command_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, began = heard(monkeypatch), Event()
     monkeypatch.setattr("nearzero.study.compiling.compile_kernels", lambda *, begun: began.wait(0.2))
     main(monkeypatch, "compile", "--quiet")
-    assert heard.getvalue() == ""
+    assert stream.getvalue() == ""

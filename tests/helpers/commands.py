@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from contextlib import nullcontext
+from threading import Condition
 
 import pytest
 
 from nearzero import cli
+
+
+class Heard(io.StringIO):
+    """A stream that lets a test wait for words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written = Condition()
+
+    def write(self, text: str) -> int:
+        with self._written:
+            count = super().write(text)
+            self._written.notify_all()
+        return count
+
+    def wait_for(self, words: str) -> None:
+        """Wait for words that are written, or were before."""
+        with self._written:
+            assert self._written.wait_for(lambda: words in self.getvalue(), timeout=60), self.getvalue()
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import StringIO
-from queue import Queue
 from typing import Any
 
 import IPython.display
 import nbformat
 import pytest
+from commands import Heard
 from nbclient import NotebookClient
 from rich.console import Console
 
@@ -150,32 +150,32 @@ class Terminal(StringIO):
 
 def test_lines_of_the_innermost_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of nested displays the innermost prints, and the outer one again when it has ended."""
-    lines: Queue[str] = Queue()
-    monkeypatch.setattr(progress, "SAY_EVERY", 0.0)
-    monkeypatch.setattr("builtins.print", lambda line, **_: lines.put(line))
+    monkeypatch.setattr(progress, "SAY_EVERY", 0.01)
+    console = Console(file=StringIO())
 
     def heard(words: str) -> None:
-        while not lines.get(timeout=60).startswith(words):
-            pass
+        stream = Heard()
+        monkeypatch.setattr(progress.sys, "stderr", stream)
+        stream.wait_for(words)
+        assert {line[:5] for line in stream.getvalue().splitlines()[1:-1]} <= {words[:5]}
 
-    console = Console(file=StringIO())
     with progress.printing_lines(), progress.activity(console, "outer") as change:
-        heard("outer: 0:0")
+        heard("outer: 0:")
         with progress.progress_bar(console, "inner", 4) as report:
-            heard("inner: 0:0")
+            heard("inner: 0 of 4, 0:")
             report(3, 4)
-            heard("inner: 3 of 4, 0:0")
-            with python_progress("innermost", None) as innermost:
+            heard("inner: 3 of 4, 0:")
+            with python_progress("the innermost", None) as innermost:
                 innermost(1500, None)
-                heard("innermost: 1,500, 0:0")
+                heard("the innermost: 1,500, 0:")
             heard("inner: 3 of 4")
         change("other words")
-        heard("other words: 0:0")
+        heard("other words: 0:")
     assert progress._displays == []
 
 
 def test_no_lines_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "SAY_EVERY", 0.0)
+    monkeypatch.setattr(progress, "SAY_EVERY", 0.01)
     monkeypatch.setattr("builtins.print", lambda *_, **__: pytest.fail("printed"))
     console = Console(file=StringIO())
     with progress.activity(console, "a") as change, progress.progress_bar(console, "b", 4) as report:

@@ -192,7 +192,7 @@ def layers(
             "type": layer.type,
             "shape": "x".join(("N", *map(str, layer.shape[1:]))),
             "units": str(layer.units),
-            "on": f"dim {layer.unit_axis}",
+            "unit axis": str(layer.unit_axis),
             "activation": layer.activation or "none",
         }
         for layer in found
@@ -393,7 +393,8 @@ def _finish_probe(
     )
     lines.append(result.conclusion + (f"; next: nearzero show {out}" if out is not None else ""))
     with working(console, "listing layers and assumptions"):
-        made, numbers = probe_tables(result), [response_table(result)] if as_json else []
+        made = probe_tables(result, numbers=as_json)
+        numbers = [response_table(result)] if as_json else []
     finish(console, made, lines, as_json=as_json, for_scripts=numbers)
 
 

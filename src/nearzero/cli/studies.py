@@ -30,6 +30,7 @@ from nearzero.cli.output import (
     finish,
     folders_line,
     grid_plot,
+    power_numbers,
     print_line,
     probe_plot,
     probe_tables,
@@ -92,8 +93,9 @@ def power(
             raise Interrupted("interrupted; nothing is kept, the same command begins anew") from error
     if out is not None:
         measured.save(out)
-    rows = [counts.row if as_json else _stacked(counts.row) for counts in measured.counts]
-    finish(console, [text_table("power", rows, "", CAPTION)], measured.sentences(), as_json=as_json)
+    stacked = text_table("power", [_stacked(counts.row) for counts in measured.counts], "", CAPTION)
+    shown = power_numbers(measured) if as_json else stacked
+    finish(console, [shown], measured.sentences(), as_json=as_json)
 
 
 def _stacked(row: dict[str, str]) -> dict[str, str]:
@@ -421,7 +423,7 @@ def _show_probe(folder: Path, console: Console, as_json: bool) -> None:
         from nearzero.probing import ProbeResult
 
         result = ProbeResult.open(folder)
-        tables = [*(() if as_json else [probe_plot(result)]), *probe_tables(result)]
+        tables = [*(() if as_json else [probe_plot(result)]), *probe_tables(result, numbers=as_json)]
         lines = [*result.notes, result.headline, result.conclusion]
     finish(console, tables, lines, as_json=as_json, for_scripts=[response_table(result)])
 

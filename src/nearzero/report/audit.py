@@ -5,7 +5,7 @@
 
 from nearzero.paper.audit.values import FAULTS, Audit, FaultEntry, LevelRow, Sentence, points, sentence_case
 from nearzero.report.results import display_name
-from nearzero.report.table import Cell, Column, Level, Number, Table, TAndP
+from nearzero.report.table import Cell, Column, Level, Number, PValue, Table, TAndP
 
 __all__ = ["audited_tables", "fault_tables", "faults_table", "levels_table", "sentences_table"]
 
@@ -122,7 +122,7 @@ def _level_row(row: LevelRow) -> tuple[Cell, ...]:
         *map(Number.of, accuracies),
         TAndP(row.t_entry, row.p_entry, row.n, entry_reason),
         TAndP(row.t_identity, row.p_identity, row.n, row.reason),
-        None if row.p_holm is None else f"{row.p_holm:.1e}",
+        None if row.p_holm is None else PValue(row.p_holm, in_powers=True),
         None if row.within is None else "yes" if row.within else "no",
     )
 

@@ -20,6 +20,7 @@ __all__ = [
     "Kind",
     "Level",
     "Number",
+    "PValue",
     "Span",
     "TAndP",
     "Table",
@@ -94,6 +95,23 @@ class Span:
 
 
 @dataclass(frozen=True)
+class PValue:
+    """A p value, printed with four decimals; if it is very small, or if `in_powers` is set, in powers of ten.
+
+    Example:
+        >>> from nearzero.report.table import PValue
+        >>> str(PValue(0.04321)), str(PValue(0.00001234)), str(PValue(0.04321, in_powers=True))
+        ('0.0432', '1.2e-05', '4.3e-02')
+    """
+
+    value: float
+    in_powers: bool = False
+
+    def __str__(self) -> str:
+        return p_text(self.value) if self.in_powers or self.value < 0.0001 else f"{self.value:.4f}"
+
+
+@dataclass(frozen=True)
 class TAndP:
     """A t statistic and its p value over n pairs, or the reason why there are none."""
 
@@ -103,7 +121,7 @@ class TAndP:
     reason: str = ""
 
 
-Cell = str | int | Number | Level | Span | TAndP | None
+Cell = str | int | Number | PValue | Level | Span | TAndP | None
 
 
 @dataclass(frozen=True)

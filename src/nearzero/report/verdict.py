@@ -11,7 +11,7 @@ import numpy as np
 from nearzero.analysis.verdict import CHECKS, Comparison, RelativeCost, Rules, Verdict
 from nearzero.mechanisms.reference import Band, relative_costs
 from nearzero.report.results import display_name
-from nearzero.report.table import Cell, Column, Number, Span, Table
+from nearzero.report.table import Cell, Column, Number, PValue, Span, Table
 from nearzero.statistics.summaries import mean
 
 __all__ = [
@@ -141,9 +141,9 @@ def _finding(row: Comparison) -> str:
     return f"{row.finding} ({row.words})" if row.words else row.finding
 
 
-def p_cell(value: float | None) -> str | None:
+def p_cell(value: float | None) -> PValue | None:
     """Return a p value as a cell; None if there is none."""
-    return None if value is None else f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
+    return None if value is None else PValue(value)
 
 
 def _notices(verdict: Verdict) -> Iterator[str]:
