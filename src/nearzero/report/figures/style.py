@@ -16,6 +16,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nearzero.report.figures.content import KEYWORD, drawn
 from nearzero.report.results import display_name
 
 __all__ = [
@@ -140,10 +141,10 @@ def figure_files(name: str, figure: Figure) -> dict[str, bytes]:
 def figure_bytes(figure: Figure, kind: str, dots: int = DOTS_PER_INCH) -> bytes:
     """Return a figure as "png", `dots` per inch, or as "pdf", with embedded TrueType fonts and no date.
 
-    A figure of very many panels has fewer dots per inch.
+    A figure of very many panels has fewer dots per inch. A PNG carries what the figure draws, see `content`.
     """
     buffer = io.BytesIO()
-    metadata: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {}
+    metadata: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {KEYWORD: drawn(figure)}
     resolution = min(dots, MOST_DOTS / max(figure.get_size_inches()))
     with styled():
         figure.savefig(buffer, format=kind, dpi=resolution, metadata=metadata)
