@@ -184,7 +184,7 @@ def power_numbers(measured: Power) -> Table:
         condition, cells = counts.condition, list[Cell]()
         for name in rates.values():
             rate = counts.rates[name]
-            ends = None if rate is None else Span(*(100 * end for end in rate.interval))
+            ends = None if rate is None else Span(100 * rate.interval[0], 100 * rate.interval[1])
             cells += [None if rate is None else Number(100 * rate.share), ends]
         own = (counts.row["mechanism"], condition.activation, Number(condition.strength), counts.runs)
         found = (counts.findings.get(name, 0) for name in names)

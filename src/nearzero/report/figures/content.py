@@ -8,12 +8,10 @@ import json
 import math
 from collections.abc import Iterator
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.collections import Collection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -36,20 +34,22 @@ def drawn(figure: Figure) -> str:
         >>> from matplotlib.figure import Figure
         >>> from nearzero.report.figures.content import drawn
         >>> figure = Figure()
-        >>> _ = figure.subplots().plot([0, 1], [2, 4], color="#0077bb", label="offset")
+        >>> _ = figure.subplots().plot([0, 1], [2, 4], color="blue", label="offset")
         >>> json.loads(drawn(figure))["panels"][0]["lines"][0]["y"]
         [2, 3.0, 3.162278, 3.666667]
     """
     titles = (figure._suptitle, figure._supxlabel, figure._supylabel)  # type: ignore[attr-defined]
     content = {
         "words": [text.get_text() for text in titles if text is not None],
-        "legends": [_words(legend.get_texts()) for legend in figure.legends],
+        "legends": [
+            [legend.get_title().get_text(), *_words(legend.get_texts())] for legend in figure.legends
+        ],
         "panels": [_panel(axes) for outer in figure.axes for axes in (outer, *outer.child_axes)],
     }
     return json.dumps(content, ensure_ascii=True)
 
 
-def _panel(axes: Axes) -> Content:
+def _panel(axes: Any) -> Content:
     legend = axes.get_legend()
     return {
         "titles": [axes.get_title(place) for place in ("left", "center", "right")],
@@ -68,10 +68,11 @@ def _words(texts: Any) -> list[str]:
 
 
 def _line(line: Line2D) -> Content:
+    colour: Any = line.get_color()
     return {
         "x": _moments(line.get_xdata(orig=False)),
         "y": _moments(line.get_ydata(orig=False)),
-        "colour": to_hex(line.get_color()),
+        "colour": to_hex(colour),
         "face": str(line.get_markerfacecolor()),
         "marker": str(line.get_marker()),
         "dashes": str(line.get_linestyle()),
@@ -80,13 +81,13 @@ def _line(line: Line2D) -> Content:
 
 
 def _area(area: Collection) -> Content:
-    values = area.get_array()
+    values, faces = area.get_array(), cast(Any, area.get_facecolor())
     paths = area.get_paths() if isinstance(area, PolyCollection) else []
     corners = [path.vertices for path in paths] or [np.empty((0, 2))]
     return {
         "values": _moments(np.empty(0) if values is None else values),
         "corners": _moments(np.concatenate(corners)),
-        "colours": sorted({to_hex(colour) for colour in area.get_facecolor()}) if values is None else [],
+        "colours": sorted({to_hex(colour) for colour in faces}) if values is None else [],
     }
 
 
@@ -106,7 +107,7 @@ def _label(artist: Artist) -> str:
     return "" if label.startswith("_") else label
 
 
-def _moments(values: npt.ArrayLike) -> list[float]:
+def _moments(values: Any) -> list[float]:
     """Return how many finite numbers there are, their mean, root mean square, and mean with rising weights."""
     flat = np.ma.filled(np.ma.asarray(values, dtype=np.float64), np.nan).ravel()
     finite = flat[np.isfinite(flat)]

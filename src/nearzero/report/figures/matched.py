@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from nearzero.analysis.verdict import Verdict
 from nearzero.report.figures.scales import reading_of
-from nearzero.report.figures.style import INK, ROLES, ShownFigure, add_notices, styled
+from nearzero.report.figures.style import FAMILY_MARKERS, INK, ROLES, ShownFigure, add_notices, styled
 from nearzero.report.results import display_name
 from nearzero.statistics.bands import simultaneous_band
 from nearzero.statistics.summaries import mean
@@ -18,7 +18,6 @@ __all__ = ["matched_figure"]
 
 # The colour of a family is that of its reading. Families that decide have a thick line, a marker and a band; those that
 # don't have a thin line, with dashes of their own.
-_MARKERS = ("o", "s", "D", "^", "v", "P")
 _DASHES: tuple[Any, ...] = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), "-", (0, (6, 2, 1, 1, 1, 2)))
 _NOT_DECIDING = (
     "shift",
@@ -59,7 +58,7 @@ def _panel(axes: Axes, verdict: Verdict, network: str) -> None:
     axes.grid(True)
     axes.axhline(0.0, color=INK, linewidth=0.6)
     deciding = [*rules.distance, *rules.intensity]
-    for family, marker in zip(deciding, _MARKERS, strict=False):
+    for family, marker in zip(deciding, FAMILY_MARKERS, strict=False):
         read_as = "distance" if family in rules.distance else "intensity"
         label, colour = f"{family} ({read_as})", ROLES[read_as][0]
         _draw(axes, own.sel(family=family), label, colour, band=True, linewidth=1.4, marker=marker)
