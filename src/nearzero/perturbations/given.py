@@ -59,7 +59,7 @@ class Fixed(Family):
         self.perturbation.per_unit(len(ranges.live))
         return self.for_all_units(level, ranges)
 
-    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         return self.perturbation
 
 
