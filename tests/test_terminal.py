@@ -244,13 +244,41 @@ def test_the_version_imports_nothing_heavy() -> None:
     assert done.stdout.startswith("nearzero 0.")
 
 
-def test_the_shell_completes_commands() -> None:
+def completed(line: str, folder: Path) -> set[str]:
+    """Return the words by which bash completes the last word of a line, in a folder."""
+    words = line.split(" ")
     script = "from nearzero.cli import main; main()"
-    environment = {"_NEARZERO_COMPLETE": "complete_bash", "COMP_WORDS": "nearzero re", "COMP_CWORD": "1"}
+    environment = {
+        "_NEARZERO_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | environment
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | environment,
     )
-    assert {"reproduce", "report"} == set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_the_shell_completes_commands_and_their_words(tmp_path: Path) -> None:
+    for name in ("studies/quick/spec.toml", "studies/grids/width/grid.toml", "probed/probe.nc", "g/a.toml"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for line, words in {
+        "nearzero re": {"reproduce", "report"},
+        "nearzero show ": {"studies/quick", "studies/grids/width", "probed"},
+        "nearzero show studies/g": {"studies/grids/width"},
+        "nearzero verdict stu": {"studies/quick"},
+        "nearzero grid g/": {"g/a.toml"},
+        "nearzero data fetch m": {"mnist", "mnist-5k"},
+        "nearzero probe net.py:Net --data di": {"digits"},
+        "nearzero probe net.py:Net --family sc": {"scale"},
+        "nearzero reproduce --preset ": {"quick", "paper"},
+    }.items():
+        assert completed(line, tmp_path) == words, line
 
 
 def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:

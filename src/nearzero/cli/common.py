@@ -24,6 +24,12 @@ __all__ = [
     "StudyFolder",
     "app",
     "argument",
+    "complete_data",
+    "complete_family",
+    "complete_files",
+    "complete_preset",
+    "complete_result",
+    "complete_study",
     "console_for",
     "counting",
     "examples",
@@ -35,6 +41,7 @@ __all__ = [
 ]
 
 WIDEST = 10_000  # columns
+DEEPEST = 4  # folders that are searched, from the one in which a completed path begins
 
 app = typer.Typer(
     name="nearzero",
@@ -44,7 +51,16 @@ app = typer.Typer(
 )
 
 
-def option(words: str, shown: bool | str = False, *names: str, metavar: str | None = None) -> Any:
+Completion = Callable[[str], list[str]]  # takes the beginning of a word, and returns words
+
+
+def option(
+    words: str,
+    shown: bool | str = False,
+    *names: str,
+    metavar: str | None = None,
+    complete: Completion | None = None,
+) -> Any:
     """Return the description of an option.
 
     Args:
@@ -52,16 +68,52 @@ def option(words: str, shown: bool | str = False, *names: str, metavar: str | No
         shown: the default in the help: False for none, True for the parameter's own, or a text.
         names: names of the option, if they aren't the parameter's.
         metavar: the word for its value in the help.
+        complete: the words by which the shell completes its value; files if None, or if there is no such word.
     """
-    return typer.Option(*names, help=words, show_default=shown, metavar=metavar)
+    return typer.Option(*names, help=words, show_default=shown, metavar=metavar, autocompletion=complete)
 
 
-def argument(metavar: str, words: str, shown: bool | str = False) -> Any:
-    """Return the description of an argument: its name and text in the help; `shown` as for `option`."""
-    return typer.Argument(metavar=metavar, help=words, show_default=shown)
+def argument(metavar: str, words: str, shown: bool | str = False, complete: Completion | None = None) -> Any:
+    """Return the description of an argument: its name and text in the help; the others as for `option`."""
+    return typer.Argument(metavar=metavar, help=words, show_default=shown, autocompletion=complete)
 
 
-StudyFolder = Annotated[Path, argument("STUDY", "A study's folder.")]
+def complete_data(incomplete: str) -> list[str]:
+    """Return the names of data sets that begin so."""
+    from nearzero.datasets.registry import names
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
+def complete_family(incomplete: str) -> list[str]:
+    """Return the names of families that begin so."""
+    from nearzero.perturbations.families import FAMILIES
+
+    return [name for name in FAMILIES if name.startswith(incomplete)]
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    """Return the names of presets that begin so."""
+    return [name for name in ("quick", "paper") if name.startswith(incomplete)]
+
+
+def complete_files(*names: str, folders: bool) -> Completion:
+    """Return a function for files of these names (globs), three folders deep, or for the folders that hold them."""
+
+    def complete(incomplete: str) -> list[str]:
+        start = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+        found = (
+            path for name in names for depth in range(DEEPEST) for path in start.glob("*/" * depth + name)
+        )
+        paths = {str(path.parent if folders else path) for path in found}
+        return sorted(path for path in paths - {"."} if path.startswith(incomplete))
+
+    return complete
+
+
+complete_study = complete_files("spec.toml", folders=True)
+complete_result = complete_files("spec.toml", "grid.toml", "probe.nc", folders=True)
+StudyFolder = Annotated[Path, argument("STUDY", "A study's folder.", complete=complete_study)]
 DataDir = Annotated[str | None, option("A folder with the data files; also NEARZERO_DATA.")]
 Settings = Annotated[
     list[str] | None, option("Any key of the spec; may be repeated.", False, "--set", metavar="KEY=VALUE")

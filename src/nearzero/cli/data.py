@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nearzero.cli.common import AsJson, DataDir, app, argument, examples, the_console, working
+from nearzero.cli.common import AsJson, DataDir, app, argument, complete_data, examples, the_console, working
 from nearzero.cli.output import finish
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ app.add_typer(data_app, name="data")
 
 @data_app.command("fetch", epilog=examples("nearzero data fetch", "nearzero data fetch kmnist digits"))
 def data_fetch(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default="mnist")] = None,
+    names: Annotated[
+        list[str] | None, argument("[NAME]...", "The data sets.", "mnist", complete_data)
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Put the files of data sets into the cache, and check them."""
@@ -90,7 +92,9 @@ def _here(files: Sequence[FileStatus]) -> str:
 
 @data_app.command("verify", epilog=examples("nearzero data verify", "nearzero data verify mnist"))
 def data_verify(
-    name: Annotated[str | None, argument("name", "One data set; all if it is left out.")] = None,
+    name: Annotated[
+        str | None, argument("name", "One data set; all if it is left out.", complete=complete_data)
+    ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:

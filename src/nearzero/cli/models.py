@@ -16,6 +16,8 @@ from nearzero.cli.common import (
     Quiet,
     app,
     argument,
+    complete_data,
+    complete_family,
     console_for,
     examples,
     option,
@@ -54,7 +56,8 @@ Weights = Annotated[
 DataName = Annotated[
     str,
     option(
-        "A data set (mnist), a folder of IDX files, arrays x and y (.npz, .safetensors), or module:function."
+        "A data set (mnist), a folder of IDX files, arrays x and y (.npz, .safetensors), or module:function.",
+        complete=complete_data,
     ),
 ]
 PixelOption = Annotated[str, option("Of images: raw (0 to 255), unit or normalized.", True)]
@@ -315,7 +318,9 @@ def probe(
     layer: Annotated[list[str] | None, option("A name or glob; may be repeated.", "all activations")] = None,
     out: Annotated[Path | None, option("A folder for the result.")] = None,
     weights: Weights = None,
-    family: Annotated[list[str] | None, option("May be repeated.", "offset, scale, clip")] = None,
+    family: Annotated[
+        list[str] | None, option("May be repeated.", "offset, scale, clip", complete=complete_family)
+    ] = None,
     levels: Annotated[int | None, option("The number of levels of each family.", "all, 100 to 125")] = None,
     metric: Annotated[
         list[str] | None, option("A name, or file.py:function; may be repeated.", "accuracy, agreement")

@@ -6,7 +6,17 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from nearzero.cli.common import DataDir, Quiet, app, argument, console_for, examples, option, working
+from nearzero.cli.common import (
+    DataDir,
+    Quiet,
+    app,
+    argument,
+    complete_result,
+    console_for,
+    examples,
+    option,
+    working,
+)
 from nearzero.errors import InputError
 
 __all__ = ()  # the function is registered with the app
@@ -14,7 +24,12 @@ __all__ = ()  # the function is registered with the app
 
 @app.command(epilog=examples("nearzero page studies/quick", "nearzero page probed --inputs images.npy"))
 def page(
-    result: Annotated[Path, argument("RESULT", "A study's folder; or a probe's folder, or its probe.nc.")],
+    result: Annotated[
+        Path,
+        argument(
+            "RESULT", "A study's folder; or a probe's folder, or its probe.nc.", complete=complete_result
+        ),
+    ],
     out: Annotated[
         Path | None, option("The file.", "page.html in the folder", "--out", "-o", metavar="FILE")
     ] = None,

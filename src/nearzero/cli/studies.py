@@ -16,6 +16,10 @@ from nearzero.cli.common import (
     StudyFolder,
     app,
     argument,
+    complete_files,
+    complete_preset,
+    complete_result,
+    complete_study,
     console_for,
     counting,
     examples,
@@ -56,7 +60,7 @@ SHOWN = 2  # of the tables of a verdict: comparisons, and the checks in short
 )
 def power(
     study: Annotated[
-        Path | None, argument("[STUDY]", "A study whose rules are used.", "the default rules")
+        Path | None, argument("[STUDY]", "A study whose rules are used.", "the default rules", complete_study)
     ] = None,
     settings: Settings = None,
     runs: Annotated[list[int] | None, option("Runs of each network; may be repeated.", "6, 10")] = None,
@@ -113,7 +117,9 @@ def _stacked(row: dict[str, str]) -> dict[str, str]:
     )
 )
 def reproduce(
-    preset: Annotated[str | None, option("quick (a minute or two) or paper (hours).", "quick")] = None,
+    preset: Annotated[
+        str | None, option("quick (a minute or two) or paper (hours).", "quick", complete=complete_preset)
+    ] = None,
     out: Annotated[Path | None, option("The study's folder.", "studies/PRESET")] = None,
     runs: Annotated[int | None, option("Runs of each network.", "20")] = None,
     device: Annotated[str | None, option("The device for training: cpu, cuda, mps.", "cpu")] = None,
@@ -284,7 +290,14 @@ def audit(
 
 @app.command(epilog=examples("nearzero grid grids/width.toml", "nearzero show studies/grids/width"))
 def grid(
-    spec: Annotated[Path, argument("SPEC", "A grid's spec, such as grids/width.toml.")],
+    spec: Annotated[
+        Path,
+        argument(
+            "SPEC",
+            "A grid's spec, such as grids/width.toml.",
+            complete=complete_files("*.toml", folders=False),
+        ),
+    ],
     out: Annotated[Path | None, option("The grid's folder.", "studies/grids/NAME")] = None,
     networks: Annotated[
         Path | None, option("The folder of its networks; grids can share it.", "networks, beside the grid's")
@@ -317,7 +330,10 @@ def grid(
     )
 )
 def show(
-    folder: Annotated[Path, argument("FOLDER", "The folder of a study, a grid or a probe's result.")],
+    folder: Annotated[
+        Path,
+        argument("FOLDER", "The folder of a study, a grid or a probe's result.", complete=complete_result),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Print what is in the folder of a study, a grid or a probe: tables, small plots, verdict and audit.
@@ -334,7 +350,9 @@ def show(
 
 
 @app.command(epilog=examples("nearzero verify studies/quick"))
-def verify(study: Annotated[Path, argument("STUDY", "The folder of a study or a grid.")]) -> None:
+def verify(
+    study: Annotated[Path, argument("STUDY", "The folder of a study or a grid.", complete=complete_result)],
+) -> None:
     """Check the files of a study or a grid against the checksums that were made when they were written.
 
     Names what is damaged, was changed by hand or is missing, and what makes it again. Exit code 2 if there is
@@ -431,7 +449,7 @@ def _show_probe(folder: Path, console: Console, as_json: bool) -> None:
 @app.command(epilog=examples("nearzero new studies/mine --set data=fashion-mnist --set runs=5"))
 def new(
     study: StudyFolder,
-    preset: Annotated[str | None, option("quick or paper.", "quick")] = None,
+    preset: Annotated[str | None, option("quick or paper.", "quick", complete=complete_preset)] = None,
     settings: Settings = None,
 ) -> None:
     """Begin a study: make its folder and its spec, for `nearzero train`, `sweep` and `report`."""
