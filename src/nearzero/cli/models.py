@@ -364,18 +364,17 @@ def probe(
         built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
         with reaching(device):
             built = built.to(device)
-        families = family or ("offset", "scale", "clip")
         options: dict[str, Any] = {
+            "families": family or ("offset", "scale", "clip"),
             "levels": levels,
             "metrics": _metrics(metric),
             "quantiles": _quantiles(quantiles),
             "keep_items": keep_items,
-            **_reading(
-                units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory
-            ),
         }
+        reading = (units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory)
+        options |= _reading(*reading)
         show_work("probing")
-        result = probe_model(built, source, layer, families=families, progress=_progress(quiet), **options)
+        result = probe_model(built, source, layer, progress=_progress(quiet), **options)
     if out is not None:
         with working(console, "writing the result and drawing its figure"):
             result.save(out)
