@@ -25,7 +25,7 @@ CODE = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)")
 HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 EXTERNAL = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
-TRACKED = re.compile(r"(?:\.ci|benchmarks|docs|examples|grids|results|src|tests)/[\w./-]*\w")
+TRACKED = re.compile(r"(?:\.ci|benchmarks|docs|examples|results|src|tests)/[\w./-]*\w")
 MODULE = re.compile(r"nearzero(?:\.\w+)+")
 
 

@@ -260,9 +260,14 @@ def audit(
     finish(console, audited_tables(outcome) if as_json else (), lines, as_json=as_json)
 
 
-@app.command(epilog=examples("nearzero grid grids/width.toml", "nearzero show studies/grids/width"))
+@app.command(
+    epilog=examples("nearzero grid width", "nearzero grid mine.toml", "nearzero show studies/grids/width")
+)
 def grid(
-    spec: Annotated[Path, argument("SPEC", "A grid's spec, such as grids/width.toml.")],
+    spec: Annotated[
+        str,
+        argument("SPEC", "The path of a grid's spec, or the name of one that comes with nearzero, as width."),
+    ],
     out: Annotated[Path | None, option("The grid's folder.", "studies/grids/NAME")] = None,
     networks: Annotated[
         Path | None, option("The folder of its networks; grids can share it.", "networks, beside the grid's")
@@ -278,7 +283,7 @@ def grid(
     from nearzero.grid import Grid
 
     console = console_for(quiet, as_json)
-    opened = Grid.create(out or Path("studies") / "grids" / spec.stem, spec)
+    opened = Grid.create(out or Path("studies") / "grids" / Path(spec).stem, spec)
     opened.run(networks=networks, data_dir=data_dir, console=console)
     lines = [
         folders_line(opened.folder),

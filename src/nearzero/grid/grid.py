@@ -107,13 +107,14 @@ class Grid:
 
         Args:
             folder: the grid's folder; it is made if it doesn't exist.
-            spec: the spec, or the path of its TOML file.
+            spec: the spec, the path of its TOML file, or the name of one that comes with nearzero, such as
+                "width"; see `nearzero.grid.spec.load_grid`.
 
         Raises:
             InputError: the spec can't be used, or the folder holds something else or can't be written.
         """
         folder = Path(folder)
-        spec = spec if isinstance(spec, GridSpec) else load_grid(Path(spec))
+        spec = spec if isinstance(spec, GridSpec) else load_grid(spec)
         if (folder / SPEC).exists():
             return cls(folder, _completed(spec, folder))
         complete(spec)  # refuses what can't be used before a folder is made
