@@ -18,6 +18,7 @@ from nearzero.grid.spec import named_grids
 from nearzero.report.grids import grid_table, judgements
 
 KEPT, PAGE, WORDS = Path("results/grids"), Path("docs/grids.md"), Path(".ci/templates/grids.md")
+SPECS = "../src/nearzero/grid/specs"  # seen from the page
 
 # What the checks say about a direction, by their worst outcome; the worst first.
 PHRASES = {
@@ -35,7 +36,7 @@ def section(name: str) -> str:
     table = table_of(grid_table(grid))
     return "\n\n".join(
         (
-            f"*{spec.question}* Spec: [{name}](../src/nearzero/grid/specs/{name}.toml); {grid.title[len(spec.title) + 2 :]}.",
+            f"*{spec.question}* Spec: [{name}]({SPECS}/{name}.toml); {grid.title[len(spec.title) + 2 :]}.",
             f"![D for each network](../results/grids/{name}/figures/grid.png)",
             table,
         )

@@ -81,7 +81,7 @@ def _packed(npm: str, package: NpmPackage, folder: Path) -> Path:
     with log.open("wb") as stream:
         # A file, not a pipe: a child that runs longer than npm would keep a pipe open.
         try:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 (no shell, and nothing of a user in the command)
                 command,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
