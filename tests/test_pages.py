@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote
@@ -96,6 +97,18 @@ def test_paths_and_modules_in_code_exist(page: Path) -> None:
 )
 def test_broken_links_are_found(text: str, expected: list[str]) -> None:
     assert broken(ROOT / "README.md", text) == expected
+
+
+def test_the_readme_on_a_package_index_has_no_links_into_the_repository() -> None:
+    """The build changes the README as pyproject.toml says; an index has the text alone."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert links(text)
+    for change in settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(change["pattern"], change["replacement"], text)
+    assert links(text) == []
+    assert COMMENT.findall(text) == []
+    assert "https://arxiv.org" in text
 
 
 def test_anchors_are_those_of_github() -> None:
