@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import nearzero as nz
 from nearzero import InputError
 from nearzero.support import checksums
 from nearzero.support.checksums import (
@@ -135,3 +136,14 @@ def test_links_within_a_folder_and_to_it_are_followed(tmp_path: Path) -> None:
     link.symlink_to("folder")
     with working(link):
         assert read_recorded(link, link / "inner" / "a", "") == b"a"
+
+
+@pytest.mark.parametrize(
+    ("opened", "name"), [(nz.Study, "spec.toml"), (nz.Grid, "grid.toml"), (nz.ProbeResult, "probe.nc")]
+)
+def test_what_is_opened_is_in_its_folder(opened: type, name: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=f"{name} leads out of .*folder by a symbolic link"):
+        opened.open(tmp_path / "folder")

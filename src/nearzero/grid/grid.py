@@ -34,7 +34,14 @@ from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record, record_session
 from nearzero.study.spec import spec_text
 from nearzero.study.store import remedy
-from nearzero.support.checksums import FileCheck, read_recorded, verify_files, working, write_recorded
+from nearzero.support.checksums import (
+    FileCheck,
+    check_inside,
+    read_recorded,
+    verify_files,
+    working,
+    write_recorded,
+)
 from nearzero.support.files import claim_folder, parsing
 from nearzero.support.netcdf import load_netcdf
 
@@ -99,6 +106,7 @@ class Grid:
             raise InputError(
                 f"{folder} isn't a grid: it has no {SPEC}; `nearzero grid SPEC --out {folder}` makes one"
             )
+        check_inside(Path(folder), path)
         return cls(Path(folder), load_kept_grid(path))
 
     @classmethod

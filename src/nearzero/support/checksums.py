@@ -28,6 +28,7 @@ from nearzero.support.files import explained, locked, make_folder, read_bytes, w
 __all__ = [
     "RECORD",
     "FileCheck",
+    "check_inside",
     "read_recorded",
     "remove_recorded",
     "verify_files",
@@ -99,7 +100,7 @@ def read_recorded(folder: Path, path: Path, remedy: str) -> bytes:
     Raises:
         InputError: the file can't be read, or its checksum isn't the recorded one.
     """
-    _check_inside(folder, path)
+    check_inside(folder, path)
     if path.exists() and not path.is_file():
         raise InputError(f"{path} isn't a file, and reading a pipe might never end; {remedy}")
     content = read_bytes(path)
@@ -145,7 +146,7 @@ def working(folder: Path) -> Iterator[None]:
     for place, folders, names in os.walk(folder):
         for name in (*folders, *names):
             if os.path.islink(path := Path(place, name)):
-                _check_inside(folder, path)
+                check_inside(folder, path)
     with locked(folder):
         for path in _files(folder, parts=True):
             with suppress(OSError):
@@ -162,7 +163,7 @@ def _inside(folder: Path, path: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _check_inside(folder: Path, path: Path) -> None:
+def check_inside(folder: Path, path: Path) -> None:
     """Refuse a path that leaves a folder.
 
     Raises:
