@@ -57,13 +57,15 @@ lint: install-dev    ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: install-dev    ## the documentation as a site, docs/_build/html; strict, without network
+docs: install-dev    ## the documentation as a site, docs/_build/html; strict
 	$(SPHINX) docs docs/_build/html
+	$(BIN)/python .ci/site_links.py docs/_build/html
 
-docs-test: install-dev  ## the site with the notebooks run, every code block of the pages, every example of the docstrings
+docs-test: install-dev  ## the site with the notebooks run, every code block of the pages, every example and program
 	$(BIN)/python .ci/tutorial.py
-	$(BIN)/python -m pytest tests/test_docstrings.py tests/test_pages.py tests/test_site.py
+	$(BIN)/python -m pytest tests/test_docstrings.py tests/test_examples.py tests/test_notebooks.py tests/test_pages.py tests/test_site.py
 	$(SPHINX) -D nb_execution_mode=force docs docs/_build/html
+	$(BIN)/python .ci/site_links.py docs/_build/html
 
 bench: install-dev   ## speed against plain PyTorch, how it grows, and memory
 	$(BIN)/python benchmarks/training.py --growth $(ARGS)

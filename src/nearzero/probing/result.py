@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from nearzero.report.captions import layers_by_conduct
 from nearzero.report.figures.scales import metric_text
 from nearzero.statistics.bootstrap import bootstrap_items
 from nearzero.support.checksums import read_recorded
-from nearzero.support.files import make_folder, write_bytes, write_text
+from nearzero.support.files import make_folder, parsing, write_bytes, write_text
 from nearzero.support.netcdf import load_netcdf
 from nearzero.torch_models.assumptions import Assumption, condensed, read_json
 
@@ -410,9 +411,17 @@ class ProbeResult:
             matched.attrs.setdefault("halves", EARLIER_HALVES)
         if response.attrs.get("format") != FORMAT:
             raise InputError(f"{path} isn't the result of a probe (format {response.attrs.get('format')!r})")
-        # a file holds a list of one text as a text
-        response.attrs["metrics"] = [str(name) for name in np.atleast_1d(response.attrs["metrics"])]
-        return cls(response, matched)
+        with parsing(path, "probe again"):
+            # a file holds a list of one text as a text
+            response.attrs["metrics"] = [str(name) for name in np.atleast_1d(response.attrs["metrics"])]
+            result = cls(response, matched)
+            result._check()
+        return result
+
+    def _check(self) -> None:
+        """Read all that a display of the result reads; what is missing or damaged raises an error of any kind."""
+        json.loads(self.response.attrs.get("versions", "{}"))
+        str((self.headline, self.notes, self.summary(), dict(self.response.sizes)))
 
 
 def _read(path: Path) -> xr.Dataset:
