@@ -332,6 +332,18 @@ def test_brackets_in_a_path_are_not_markup(capsys: pytest.CaptureFixture[str], t
     assert (code, err) == (0, "")
 
 
+def test_a_working_folder_that_was_removed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for command in ("data list", "show x", "reproduce --out x"):
+        code, _, err = run(capsys, *command.split())
+        assert_one_line(code, err)
+        assert "the working folder was removed; change to a folder that exists" in err
+
+
 def test_the_home_of_an_unknown_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEARZERO_CACHE", "~nobody-of-that-name/cache")
     with pytest.raises(nz.InputError, match="names the home of an unknown user"):

@@ -35,6 +35,7 @@ def main() -> None:
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
+        _check_working_folder()
         with printing_lines():
             code = app(prog_name="nearzero", standalone_mode=False)
         if interrupted:  # typer turns the exception into an exit code
@@ -57,6 +58,18 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (until the process ends)
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _check_working_folder() -> None:
+    """Refuse a working folder that was removed: paths and libraries fail in it, each in its own way.
+
+    Raises:
+        InputError: it was removed.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError("the working folder was removed; change to a folder that exists") from error
 
 
 def _explain(error: BaseException, interrupted: bool) -> tuple[str, int]:

@@ -288,13 +288,15 @@ def audit(
     finish(console, made, lines, as_json=as_json)
 
 
-@app.command(epilog=examples("nearzero grid grids/width.toml", "nearzero show studies/grids/width"))
+@app.command(
+    epilog=examples("nearzero grid width", "nearzero grid mine.toml", "nearzero show studies/grids/width")
+)
 def grid(
     spec: Annotated[
-        Path,
+        str,
         argument(
             "SPEC",
-            "A grid's spec, such as grids/width.toml.",
+            "The path of a grid's spec, or the name of one that comes with nearzero, as width.",
             complete=complete_files("*.toml", folders=False),
         ),
     ],
@@ -314,7 +316,7 @@ def grid(
     with working(console, "reading spec and data"):
         from nearzero.grid import Grid
 
-        opened = Grid.create(out or Path("studies") / "grids" / spec.stem, spec)
+        opened = Grid.create(out or Path("studies") / "grids" / Path(spec).stem, spec)
         opened.run(networks=networks, data_dir=data_dir, console=console)
         lines = [
             folders_line(opened.folder),

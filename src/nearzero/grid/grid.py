@@ -34,7 +34,14 @@ from nearzero.study.journal import Journal
 from nearzero.study.provenance import read_record, record_session
 from nearzero.study.spec import spec_text
 from nearzero.study.store import remedy
-from nearzero.support.checksums import FileCheck, read_recorded, verify_files, working, write_recorded
+from nearzero.support.checksums import (
+    FileCheck,
+    check_inside,
+    read_recorded,
+    verify_files,
+    working,
+    write_recorded,
+)
 from nearzero.support.files import claim_folder, parsing
 from nearzero.support.netcdf import load_netcdf
 
@@ -99,6 +106,7 @@ class Grid:
             raise InputError(
                 f"{folder} isn't a grid: it has no {SPEC}; `nearzero grid SPEC --out {folder}` makes one"
             )
+        check_inside(Path(folder), path)
         return cls(Path(folder), load_kept_grid(path))
 
     @classmethod
@@ -107,13 +115,14 @@ class Grid:
 
         Args:
             folder: the grid's folder; it is made if it doesn't exist.
-            spec: the spec, or the path of its TOML file.
+            spec: the spec, the path of its TOML file, or the name of one that comes with nearzero, such as
+                "width"; see `nearzero.grid.spec.load_grid`.
 
         Raises:
             InputError: the spec can't be used, or the folder holds something else or can't be written.
         """
         folder = Path(folder)
-        spec = spec if isinstance(spec, GridSpec) else load_grid(Path(spec))
+        spec = spec if isinstance(spec, GridSpec) else load_grid(spec)
         if (folder / SPEC).exists():
             return cls(folder, _completed(spec, folder))
         complete(spec)  # refuses what can't be used before a folder is made

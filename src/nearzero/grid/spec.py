@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,16 @@ from nearzero.perturbations.activations import activation
 from nearzero.perturbations.families import Conduct, make_family
 from nearzero.study.spec import LATER, VERDICT, CheckedModel, Spec, read_settings, resolve, validated
 
-__all__ = ["CHECKPOINT", "GridSpec", "Point", "complete", "load_grid", "load_kept_grid", "resolve_grid"]
+__all__ = [
+    "CHECKPOINT",
+    "GridSpec",
+    "Point",
+    "complete",
+    "load_grid",
+    "load_kept_grid",
+    "named_grids",
+    "resolve_grid",
+]
 
 CHECKPOINT, LAYERS = "checkpoint", "layers"
 MOST_LAYERS = 32
@@ -203,10 +213,41 @@ def load_kept_grid(path: Path) -> GridSpec:
     return resolve_grid(settings, str(path))
 
 
-def load_grid(path: Path) -> GridSpec:
-    """Return the spec of a grid from its file.
+def named_grids() -> dict[str, Path]:
+    """Return the specs that come with nearzero: for each name, the path of its file.
+
+    Example:
+        >>> from nearzero.grid.spec import named_grids
+        >>> list(named_grids())
+        ['activations', 'data', 'depth', 'pixels', 'training', 'width']
+    """
+    return {path.stem: path for path in sorted((Path(__file__).parent / "specs").glob("*.toml"))}
+
+
+def load_grid(spec: str | PathLike[str]) -> GridSpec:
+    """Return the spec of a grid from its file, or one that comes with nearzero by its name.
+
+    Args:
+        spec: one of `named_grids()`, or the path of a TOML file. A string that is one of these names means that
+            spec; for a file with such a name, write `./width` or give a `Path`.
 
     Raises:
-        InputError: the file can't be read, isn't TOML, or holds an unknown key or value.
+        InputError: the name is unknown, or the file can't be read, isn't TOML, or holds an unknown key or value.
+
+    Example:
+        >>> from nearzero.grid.spec import load_grid
+        >>> load_grid("width").vary
+        'units'
+        >>> load_grid("widht")
+        Traceback (most recent call last):
+        nearzero.errors.InputError: no grid 'widht': did you mean 'width'? Known: activations, ... or give ... file
     """
-    return resolve_grid(read_settings(path), str(path))
+    known, path = named_grids(), Path(spec)
+    if isinstance(spec, str) and spec in known:
+        path = known[spec]
+    elif not path.exists() and (path.stem in known or path.name == path.stem == str(spec)):
+        hint = did_you_mean(path.stem, known)
+        raise InputError(
+            f"no grid {spec!r}: {hint}Known: {', '.join(known)}; or give the path of a grid's TOML file"
+        )
+    return resolve_grid(read_settings(path), str(spec))

@@ -33,7 +33,7 @@ from safetensors.numpy import load, save
 from nearzero.errors import InputError
 from nearzero.networks import Stack, TwoLayer
 from nearzero.study.spec import VERDICT, Spec, differing_key, load_complete_spec, spec_digest, spec_text
-from nearzero.support.checksums import read_recorded, working, write_recorded
+from nearzero.support.checksums import check_inside, read_recorded, working, write_recorded
 from nearzero.support.files import claim_folder, parsing
 from nearzero.support.netcdf import load_netcdf
 from nearzero.training.train import History, Progress
@@ -118,7 +118,7 @@ class Store:
         """Return the store of the study in a folder.
 
         Raises:
-            InputError: the folder holds no study.
+            InputError: the folder holds no study, or its spec can't be used.
         """
         if not folder.is_dir():
             raise InputError(
@@ -126,6 +126,7 @@ class Store:
             )
         if not (folder / SPEC).is_file():
             raise InputError(f"{folder} isn't a study: it has no {SPEC}")
+        check_inside(folder, folder / SPEC)
         return cls(folder, load_complete_spec(folder / SPEC))
 
     @property
