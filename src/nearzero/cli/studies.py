@@ -43,7 +43,6 @@ from nearzero.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nearzero.report.table import Table
 
 __all__ = ()  # the functions are registered with the app
 
@@ -276,6 +275,7 @@ def grid(
     If it is interrupted, the same command continues.
     """
     from nearzero.grid import Grid
+    from nearzero.report.grids import grid_tables
 
     console = console_for(quiet, as_json)
     opened = Grid.create(out or Path("studies") / "grids" / spec.stem, spec)
@@ -284,7 +284,7 @@ def grid(
         folders_line(opened.folder),
         *verdict_conclusion(opened.verdict(), f"nearzero show {opened.folder}"),
     ]
-    finish(console, _grid_tables(opened) if as_json else (), lines, as_json=as_json)
+    finish(console, grid_tables(opened) if as_json else (), lines, as_json=as_json)
 
 
 @app.command(
@@ -375,23 +375,17 @@ def _show_study(folder: Path, console: Console, as_json: bool) -> None:
 
 def _show_grid(folder: Path, console: Console, as_json: bool) -> None:
     from nearzero.grid import Grid
+    from nearzero.report.grids import grid_tables
 
     with working(None if as_json else console, f"reading {folder}"):
         opened = Grid.open(folder)
-        judged, made = opened.verdict(), _grid_tables(opened)
+        judged, made = opened.verdict(), grid_tables(opened)
     finish(
         console,
         made if as_json else [grid_plot(judged), made[0]],
         [opened.spec.question, *verdict_conclusion(judged)],
         as_json=as_json,
     )
-
-
-def _grid_tables(grid: Any) -> tuple[Table, ...]:
-    from nearzero.report.grids import grid_table
-    from nearzero.report.verdict import judged_tables
-
-    return (grid_table(grid), *judged_tables(grid.verdict(), grid.title))
 
 
 def _show_probe(folder: Path, console: Console, as_json: bool) -> None:

@@ -77,7 +77,8 @@ def comparisons_table(verdict: Verdict, title: str) -> Table:
         name="verdict",
         title=f"Verdict: {title}",
         caption=(
-            f"Costs in {rules.measured_in}, means over n runs, data fixed: {_cost_words(rules)}. D is the cost of distance ({', '.join(rules.distance)}, sides averaged) minus that of intensity, "
+            f"Costs in {rules.measured_in}, means over n runs, data fixed: {_cost_words(rules)}. "
+            f"D is the cost of distance ({', '.join(rules.distance)}, sides averaged) minus that of intensity, "
             f"with its {100 * (1 - 2 * rules.alpha):g} % t interval. {_tested(rules)}; {_adjustments(further)} Sign "
             f"flips: exact test of D = 0, not adjusted."
         ),
@@ -120,8 +121,8 @@ def _difference_columns(rules: Rules) -> tuple[Column, Column]:
 def _tested(rules: Rules) -> str:
     """Return a sentence, without its end, on the test, the margin, and what is adjusted."""
     return (
-        f"{TESTS[rules.test]}, margin {rules.margin:g} {rules.unit}, alpha {rules.alpha:g}, adjusted by Holm over all rows "
-        "of a model (its layers included)"
+        f"{TESTS[rules.test]}, margin {rules.margin:g} {rules.unit}, alpha {rules.alpha:g}, adjusted by Holm over all "
+        "rows of a model (its layers included)"
     )
 
 
@@ -341,7 +342,10 @@ def costs_table(verdict: Verdict, title: str) -> Table:
             NETWORK,
             Column("family", "family", kind="text"),
             Column("decides", "decides", kind="text"),
-            *(Column(f"d{100 * target:g}", f"d = {100 * target:g} %", unit=verdict.rules.unit) for target in targets),
+            *(
+                Column(f"d{100 * target:g}", f"d = {100 * target:g} %", unit=verdict.rules.unit)
+                for target in targets
+            ),
         ),
         rows=tuple(rows),
     )

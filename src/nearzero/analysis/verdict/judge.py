@@ -150,7 +150,9 @@ class Verdict(Displayed):
             return "robust"
         phrases = {"turns": "hangs on", "undecided": "undecided by", "not measured": "not measured:"}
         named = {
-            outcome: ", ".join(self.rules.check_names[result.check] for result in results if result.outcome == outcome)
+            outcome: ", ".join(
+                self.rules.check_names[result.check] for result in results if result.outcome == outcome
+            )
             for outcome in phrases
         }
         return "; ".join(f"{phrases[outcome]} {names}" for outcome, names in named.items() if names)

@@ -86,11 +86,12 @@ def _groups(verdict: Verdict) -> list[list[str]]:
 def _caption(verdict: Verdict) -> str:
     """Return the sentences on how to read the figure."""
     rules = verdict.rules
+    unit = rules.unit.removesuffix("s") if rules.margin == 1 else rules.unit
     return (
         f"D: the cost of distance minus that of intensity, in {rules.measured_in}, at equal "
         "displacement d of the activations; mean over runs, with its "
         f"{100 * (1 - 2 * rules.alpha):g} % interval. Right of zero distance costs more, left of it intensity. "
-        f"Shaded: the margin, {rules.margin:g} {rules.unit.removesuffix('s') if rules.margin == 1 else rules.unit} on either side. "
+        f"Shaded: the margin, {rules.margin:g} {unit} on either side. "
         f"Robust: all checks find the same direction, with {', '.join(rules.distance)} as distance."
     )
 

@@ -31,7 +31,7 @@ SEED = 0
 
 
 def matched_figure(verdict: Verdict, notices: tuple[str, ...] = ()) -> Figure:
-    """Draw the mean cost over runs in percentage points (nats for a loss), with 95 % bands for the families that decide.
+    """Draw the mean cost over runs in points (nats for a loss), with 95 % bands for the families that decide.
 
     The bands are simultaneous over the displacements; runs are the unit of inference, the data are fixed.
     """
