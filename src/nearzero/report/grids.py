@@ -83,8 +83,8 @@ def grid_table(grid: GridResults) -> Table:
             f"D is the cost of distance ({', '.join(rules.distance)}, sides averaged) minus that of intensity, at "
             f"equal displacement of the activations, in {rules.measured_in}, mean over runs; a "
             "dash: one of the two doesn't reach it. Verdicts are by the rules, over all displacements, Holm over "
-            f"all rows of a model (its layers included); margin {rules.margin:g} {rules.unit}. Robust, or what a direction "
-            f"hangs on: by the checks, with {', '.join(rules.distance)} as distance. p: the least of a network's; by "
+            f"all rows of a model (its layers included); margin {rules.margin:g} {rules.unit}. Robust, or what a "
+            f"direction hangs on: by the checks, with {', '.join(rules.distance)} as distance. p: the least of a network's; by "
             "Holm over the rows of its model, which decides; and over all rows of the grid, given beside."
         ),
         columns=(

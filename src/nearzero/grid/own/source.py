@@ -128,6 +128,7 @@ class OwnNetworks:
     networks: Path
     data_dir: str | None
     code: Mapping[str, str]
+    _runs: dict[tuple[str, int], OwnRun] = field(default_factory=dict)
     _data: dict[str, OwnData] = field(default_factory=dict)
     _layers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _notices: list[str] = field(default_factory=list)
@@ -164,11 +165,11 @@ class OwnNetworks:
         with users_code(self.code):
             self._check_arguments()
         for point in self.spec.points:
-            for number in range(point.spec.runs):
-                self._own_run(point, number)  # loads its data for the hashes
-            own = self._own_run(point, 0)
             try:
                 with users_code(self.code):
+                    for number in range(point.spec.runs):
+                        self._own_run(point, number)  # loads its data for the hashes
+                    own = self._own_run(point, 0)
                     self._layers[point.label] = self._layers_of(own)
                     self._check_seed(point, own)
             except InputError as error:
@@ -215,6 +216,12 @@ class OwnNetworks:
 
     def _own_run(self, point: Point, number: int) -> OwnRun:
         """Return a run with its data, whose hashes are known."""
+        key = point.label, number
+        if key not in self._runs:
+            self._runs[key] = self._made_run(point, number)
+        return self._runs[key]
+
+    def _made_run(self, point: Point, number: int) -> OwnRun:
         network, seed = self.network, point.spec.seeds[number]
         arguments = dict(network.arguments)
         name = shown(str(point.value) if self.spec.vary == DATA else str(network.data))
@@ -222,15 +229,11 @@ class OwnNetworks:
             arguments[self.spec.vary] = point.value
         taken: dict[str, Any] = {}
         if ":" in name:
-            with users_code(self.code):
-                function = function_of(name, DATA)
-                taken = Arguments.of(function, name).chosen({**arguments, SEED: seed})
+            taken = Arguments.of(function_of(name, DATA), name).chosen({**arguments, SEED: seed})
         given = ", ".join(f"{argument}={value!r}" for argument, value in sorted(taken.items()))
         key = f"{Path(name).name}({given})" if ":" in name else name
         if key not in self._data:
-            data = OwnData(name, network.pixels, self.data_dir, taken, {})
-            with users_code(self.code):
-                self._data[key] = data.known()
+            self._data[key] = OwnData(name, network.pixels, self.data_dir, taken, {}).known()
         return OwnRun(network, arguments, seed, self._data[key], self.code)
 
     def _check_arguments(self) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import os
 import random
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from modulefinder import ModuleFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,11 @@ from nearzero.torch_models.state import RandomStates
 
 __all__ = ["Arguments", "as_in_a_new_process", "call", "code_files", "function_of", "seed_generators"]
 
+SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+)
 LARGEST_SEED = 2**32  # of NumPy's global generator, exclusive
 
 
@@ -130,16 +137,9 @@ def as_in_a_new_process(files: Collection[str]) -> Iterator[None]:
     Args:
         files: the paths of the files that the functions are made of, as `code_files` finds them.
     """
-    paths = {str(Path(file).resolve()) for file in files if is_users(file)}
-    path_before = list(sys.path)
-    before = {name: module for name, module in sys.modules.items() if _file_of(module) in paths}
-    before.pop("__main__", None)
-    switches: list[tuple[Callable[[Any], Any], Any]] = [
-        (torch.set_default_dtype, torch.get_default_dtype()),
-        (torch.set_grad_enabled, torch.is_grad_enabled()),
-        (torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()),
-    ]
-    states = RandomStates()
+    own = [Path(file).resolve() for file in files if is_users(file)]
+    path_before, before = list(sys.path), _modules_of(own)
+    switches, states = [get() for get, _ in SWITCHES], RandomStates()
     for name in before:
         del sys.modules[name]
     torch.set_grad_enabled(True)
@@ -147,19 +147,27 @@ def as_in_a_new_process(files: Collection[str]) -> Iterator[None]:
         with one_torch_thread():
             yield
     finally:
-        for name in [name for name, module in list(sys.modules.items()) if _file_of(module) in paths]:
-            if name != "__main__":
-                del sys.modules[name]
+        for name in _modules_of(own):
+            del sys.modules[name]
         sys.modules.update(before)
         sys.path[:] = path_before
         states.restore()
-        for restore, value in switches:
-            restore(value)
+        for (get, restore), value in zip(SWITCHES, switches, strict=True):
+            if get() != value:
+                restore(value)
 
 
-def _file_of(module: object) -> str | None:
-    file = getattr(module, "__file__", None)
-    return str(Path(file).resolve()) if isinstance(file, str) else None
+def _modules_of(files: Sequence[Path]) -> dict[str, ModuleType]:
+    """Return the imported modules that come from some files, by name, but not the program itself."""
+    names = {file.name for file in files}
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or os.path.basename(file) not in names or name == "__main__":
+            continue
+        if Path(file).resolve() in files:
+            found[name] = module
+    return found
 
 
 def code_files(names: Iterable[str]) -> dict[Path, str]:
