@@ -79,14 +79,7 @@ def grid_table(grid: GridResults) -> Table:
     return Table(
         name="grid",
         title=grid.title,
-        caption=(
-            f"D is the cost of distance ({', '.join(rules.distance)}, sides averaged) minus that of intensity, at "
-            f"equal displacement of the activations, in {rules.measured_in}, mean over runs; a "
-            "dash: one of the two doesn't reach it. Verdicts are by the rules, over all displacements, Holm over "
-            f"all rows of a model (its layers included); margin {rules.margin:g} {rules.unit}. Robust, or what a "
-            f"direction hangs on: by the checks, with {', '.join(rules.distance)} as distance. p: the least of a network's; by "
-            "Holm over the rows of its model, which decides; and over all rows of the grid, given beside."
-        ),
+        caption=_caption(rules),
         columns=(
             Column("network", "network", kind="text"),
             *([Column("layer", "layer", kind="text", spare=8)] if placed else []),
@@ -113,6 +106,19 @@ def grid_table(grid: GridResults) -> Table:
         rows=tuple(rows),
         notices=(*grid.notices, *rules.notices),
         group="runs",  # networks usually have equally many runs, and so form one block
+    )
+
+
+def _caption(rules: Rules) -> str:
+    """Return the sentences on how to read the table of a grid."""
+    distance = ", ".join(rules.distance)
+    return (
+        f"D is the cost of distance ({distance}, sides averaged) minus that of intensity, at equal displacement of the "
+        f"activations, in {rules.measured_in}, mean over runs; a dash: one of the two doesn't reach it. Verdicts are "
+        "by the rules, over all displacements, Holm over all rows of a model (its layers included); margin "
+        f"{rules.margin:g} {rules.unit}. Robust, or what a direction hangs on: by the checks, with {distance} as "
+        "distance. p: the least of a network's; by Holm over the rows of its model, which decides; and over all rows "
+        "of the grid, given beside."
     )
 
 

@@ -147,6 +147,8 @@ class OwnRun:
 class TrainingJob(Job):
     """The training of one run of a network of the user's own; its file holds the weights.
 
+    Without a function that trains, the file has only the digest of the weights that are built.
+
     Attributes:
         own: the run.
     """
@@ -172,8 +174,10 @@ class TrainingJob(Job):
                 module = own.build()
                 initial = weights_digest(module)
                 trained = own.train(module, data)
-                state = _state(trained, own)
-                _check_restored(trained, own, state)
+                state = {}  # a network that isn't trained is built again
+                if own.network.train is not None:
+                    state = _state(trained)
+                    _check_restored(trained, own, state)
                 facts = {
                     "seed": own.seed,
                     "initial": initial,
@@ -204,12 +208,17 @@ class TrainingJob(Job):
         Raises:
             InputError: the file isn't such a network.
         """
-        read_recorded(self.path.parent, self.path, REMEDY)
-        module = self.own.build()
+        facts, module = self.facts(), self.own.build()
         try:
-            load_weights(module, self.path)
+            if self.own.network.train is not None:
+                load_weights(module, self.path)
         except InputError as error:
             raise InputError(f"{error}; {REMEDY}") from error
+        if weights_digest(module) != facts["weights"]:
+            raise InputError(
+                f"{self.own.network.functions['build']} makes other weights than when this work began, and "
+                f"{self.path.name} doesn't restore them; {REMEDY}"
+            )
         return module if _is_finite(module) else None
 
 
@@ -218,7 +227,7 @@ def _is_finite(module: nn.Module) -> bool:
     return all(bool(value.isfinite().all()) for value in weights if value.is_floating_point())
 
 
-def _state(module: nn.Module, own: OwnRun) -> dict[str, Tensor]:
+def _state(module: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the weights and buffers of a module.
 
     Raises:
