@@ -181,7 +181,7 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
 
 def test_what_lies_in_its_folder(width: nz.Grid) -> None:
     found = {str(path.relative_to(width.folder)) for path in width.folder.rglob("*") if path.is_file()}
-    names = ("grid", "verdict", "robust", "checks", "relative", "costs")
+    names = ("grid", "verdict", "robust", "checks", "relative", "costs", "runs")
     tables = {f"tables/{name}.{end}" for name in names for end in ("md", "csv", "tex")}
     files = {
         "grid.toml",

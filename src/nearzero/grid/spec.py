@@ -140,9 +140,6 @@ class GridSpec(CheckedModel):
             self._check_network(self.network)
         if len({(type(value), value) for value in self.values}) < len(self.values):
             raise InputError(f"values must differ from each other; got {list(self.values)}")
-        labels = [point.label for point in self.points]
-        if len(set(labels)) < len(labels):
-            raise InputError(f"values must differ in their names in tables too; got {', '.join(labels)}")
         for point in self.points:  # each is checked as it's made
             for name in self.read:
                 make_family(name, Conduct())  # refuses unknown names
@@ -157,6 +154,8 @@ class GridSpec(CheckedModel):
             raise InputError(f"{self.vary!r} can't vary: {hint}the keys that can are {', '.join(known)}")
         if self.vary in self.study:
             raise InputError(f"{self.vary} varies, so it can't be a key under [study] too; remove it there")
+        if any(isinstance(value, bool) for value in self.values):
+            raise InputError(f"values of {self.vary} can't be true or false; got {list(self.values)}")
 
     def _check_network(self, network: OwnNetwork) -> None:
         for key in self.study:
@@ -182,6 +181,9 @@ class GridSpec(CheckedModel):
             )
         if self.vary == DATA and not all(isinstance(value, str) for value in self.values):
             raise InputError(f"data must be names; got {list(self.values)}")
+        labels = [_own_label(self.vary, value) for value in self.values]
+        if len(set(labels)) < len(labels) and len(set(self.values)) == len(labels):
+            raise InputError(f"values must differ in their names in tables too; got {', '.join(labels)}")
         if network.probe.of_loss and "verdict_margin" not in self.study:
             raise InputError(
                 "a verdict on cross_entropy needs a margin in nats, the smallest rise of the loss that matters; give "
