@@ -38,7 +38,7 @@ CALLED = ("prepare", "output", "activation")  # the same under [network.probe]
 
 
 class OwnProbe(CheckedModel):
-    """How the user's own networks are measured: settings of `nz.probe`, and which metric decides.
+    """Settings of the measurement of a user's own networks, and the metric that decides.
 
     Attributes:
         metric: what a perturbation costs: "accuracy" and "agreement" lose points, "cross_entropy" rises in nats.
@@ -50,6 +50,14 @@ class OwnProbe(CheckedModel):
 
     Raises:
         InputError: an unknown key, or a value of another type.
+
+    Example:
+        >>> import nearzero as nz
+        >>> nz.OwnProbe(metric="cross_entropy", causal=True).settings
+        {'causal': True}
+        >>> nz.OwnProbe(metrik="accuracy")
+        Traceback (most recent call last):
+        nearzero.errors.InputError: unknown key 'metrik' in the settings: did you mean 'metric'? ...
     """
 
     metric: Literal["accuracy", "agreement", "cross_entropy"] = "accuracy"
@@ -111,6 +119,13 @@ class OwnNetwork(CheckedModel):
 
     Raises:
         InputError: an unknown key, or a value that can't be used.
+
+    Example:
+        >>> import nearzero as nz
+        >>> network = nz.OwnNetwork(build="nets:build", train="nets:train", data="digits", arguments={"steps": 9})
+        >>> spec = nz.GridSpec(title="Width", vary="width", values=[8, 16], network=network)
+        >>> [point.label for point in spec.points], spec.points[0].spec.seeds[:3]
+        (['width 8', 'width 16'], (0, 1, 2))
     """
 
     build: str
