@@ -260,7 +260,7 @@ class Grid:
             if (self.folder / RESPONSES).exists():
                 self._check_code()
             else:
-                folder = Path(networks) if networks is not None else self.folder.parent / "networks"
+                folder = Path(networks if networks is not None else self.folder.parent / "networks")
                 with Journal.opened(console, self.folder / "log") as journal:
                     self._measure(folder, data_dir, journal)
             self.__dict__.pop("responses", None)
@@ -269,19 +269,16 @@ class Grid:
 
     def _measure(self, folder: Path, data_dir: str | None, journal: Journal) -> None:
         """Measure every run of every network of every point, and write the responses."""
-        from nearzero.grid.networks import GridMeasurement, assembled
+        from nearzero.grid.networks import assembled
 
         if self.spec.network is None:
             source = self._studies(folder, data_dir, journal)
         else:
-            source = self._own_networks(folder, data_dir)
-        jobs: list[GridMeasurement] = []
-        for point in self.spec.points:
-            source.train(point, journal)
-            for runs in source.jobs(point):
-                network = runs[0].network
-                run(runs, journal, doing=network, did=f"measured {network}")
-                jobs += runs
+            source = self._own_networks(folder, data_dir, journal)
+        source.train(journal)
+        jobs = source.jobs()
+        journal.say(f"measuring {len(jobs)} networks")
+        run(jobs, journal, doing="measuring", did=f"measured {len(jobs)} networks")
         measured = results(jobs)
         responses = assembled(self.spec, jobs, measured)
         responses = responses.assign_coords(seed=("run", list(self.spec.points[0].spec.seeds)))
@@ -310,7 +307,7 @@ class Grid:
         self._record({"data": {name: dict(data.hashes) for name, data in loaded.items()}})
         return StudyNetworks(self.spec, self.folder, Networks(folder), loaded, data_dir)
 
-    def _own_networks(self, folder: Path, data_dir: str | None) -> NetworkSource:
+    def _own_networks(self, folder: Path, data_dir: str | None, journal: Journal) -> NetworkSource:
         """Return the user's own networks, checked.
 
         Raises:
@@ -321,6 +318,7 @@ class Grid:
         assert self.spec.network is not None
         self._check_begun({"code": self._code()})
         source = OwnNetworks(self.spec, self.folder, folder, data_dir, code_of(self.spec.network))
+        journal.say("checking functions, data and layers")
         source.check()
         self._record({"code": self._code(), "data": source.hashes})
         return source

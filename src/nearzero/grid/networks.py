@@ -190,11 +190,11 @@ class NetworkSource(Protocol):
     def notices(self) -> list[str]:
         """Return what a reader must know about data and networks."""
 
-    def train(self, point: Point, journal: Journal) -> None:
-        """Train the networks of a point that aren't trained yet."""
+    def train(self, journal: Journal) -> None:
+        """Train the networks of all points that aren't trained yet."""
 
-    def jobs(self, point: Point) -> list[list[GridMeasurement]]:
-        """Return a job for every run of each network of a point."""
+    def jobs(self) -> list[GridMeasurement]:
+        """Return a job for every run of each network of each point."""
 
 
 @dataclass(frozen=True)
@@ -293,16 +293,18 @@ class StudyNetworks:
         """Return the notices of the data."""
         return [data.notice for data in self.loaded.values() if data.notice]
 
-    def train(self, point: Point, journal: Journal) -> None:
-        """Train the networks of a point that aren't trained yet."""
-        self.networks.train(point, self._data(point), journal)
+    def train(self, journal: Journal) -> None:
+        """Train the networks of all points that aren't trained yet."""
+        for point in self.spec.points:
+            self.networks.train(point, self._data(point), journal)
 
-    def jobs(self, point: Point) -> list[list[GridMeasurement]]:
-        """Return a job for every run of each network of a point."""
-        data = self._data(point)
+    def jobs(self) -> list[GridMeasurement]:
+        """Return a job for every run of each network of each point."""
         return [
-            [*grid_jobs(self.spec, self.folder, self.networks, point, activation, data)]
+            job
+            for point in self.spec.points
             for activation in point.spec.activations
+            for job in grid_jobs(self.spec, self.folder, self.networks, point, activation, self._data(point))
         ]
 
     def _data(self, point: Point) -> DataSource:

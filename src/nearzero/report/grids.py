@@ -141,7 +141,7 @@ def _place(responses: xr.Dataset, network: str) -> str:
 
 
 def runs_table(grid: GridResults) -> Table:
-    """Return a table with a row for each run of each model of a grid: its unperturbed scores; a dash if it is lost."""
+    """Return a table with a row for each run of each model of a grid: its unperturbed scores, or that it is lost."""
     responses, rows = grid.responses, []
     networks = responses.network.values.tolist()
     named = responses.model.values.tolist() if "model" in responses.coords else networks
@@ -154,16 +154,20 @@ def runs_table(grid: GridResults) -> Table:
             values = (
                 Number.of(scale * float(own[name]), _decimals(column)) for column, name, scale in scores
             )
-            rows.append((display_name(model), run, *([] if seeds is None else [int(seeds[run])]), *values))
+            lost = "" if np.isfinite(own.dead_units) else "lost"
+            rows.append(
+                (display_name(model), run, *([] if seeds is None else [int(seeds[run])]), *values, lost)
+            )
     return Table(
         name="runs",
         title=f"Unperturbed networks, run by run: {grid.title}",
-        caption="On the examples that respond. A dash: the run is lost.",
+        caption="On the examples that respond.",
         columns=(
             Column("network", "network", kind="text"),
             Column("run", "run", kind="count"),
             *([] if seeds is None else [Column("seed", "seed", kind="count")]),
             *(column for column, _, _ in scores),
+            Column("lost", "", kind="text"),
         ),
         rows=tuple(rows),
         notices=grid.notices,

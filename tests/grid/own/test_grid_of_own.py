@@ -118,7 +118,7 @@ def jobs_of(grid: nz.Grid) -> list[TrainingJob]:
     networks = grid.folder.parent / "networks"
     source = OwnNetworks(grid.spec, grid.folder, networks, None, code_of(grid.spec.network))
     source.check()
-    return [job.training for point in grid.spec.points for job in source.jobs(point)[0]]  # type: ignore[attr-defined]
+    return [job.training for job in source.jobs()]  # type: ignore[attr-defined]
 
 
 def test_known_mechanisms_come_out(planted: nz.Grid) -> None:
@@ -223,7 +223,7 @@ def test_files_and_commands(planted: nz.Grid, spec: Path, capsys: pytest.Capture
     assert list(record["code"]) == ["../code/networks.py"]
     assert set(record["data"]["networks.py:data()"]) == {"train", "test"}
     runs = (planted.folder / "tables" / "runs.csv").read_text().splitlines()
-    assert runs[0] == "network,run,seed,accuracy_percent,notice"
+    assert runs[0] == "network,run,seed,accuracy_percent,lost,notice"
     assert len(runs) == 13
     code, out, err = run(capsys, "show", planted.folder, "--json")
     assert (code, err) == (0, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +224,7 @@ def test_runs_that_diverge_are_lost(tmp_path: Path) -> None:
     grid = nz.Grid.create("out", written(tmp_path, SPEC.replace("runs = 2", "runs = 3"), code)).run()
     assert grid.notices == ("1 of 3 runs of rate 1 diverged",)
     assert np.isfinite(grid.responses.unperturbed_accuracy.values).tolist() == [[True, False, True]]
-    assert "| rate 1 | 1 | 1 | – |" in (grid.folder / "tables" / "runs.md").read_text()
+    assert "| rate 1 | 1 | 1 | – | lost |" in (grid.folder / "tables" / "runs.md").read_text()
 
 
 def test_what_a_run_leaves_behind_doesnt_reach_the_next(tmp_path: Path) -> None:
@@ -289,6 +290,57 @@ def test_data_can_vary_and_networks_can_be_used_as_they_are_built(tmp_path: Path
     right = (logits.argmax(1).numpy() == data.test.labels[:40]).astype(float)
     _, responding = halves(40, 0)
     assert float(grid.responses.unperturbed_accuracy[0, 1]) == pytest.approx(right[responding].mean())
+
+
+UNLABELLED = """
+
+def data():
+    print("hello")
+    return {"train": torch.rand(9, 64), "test": torch.rand(40, 64)}
+"""
+
+
+def test_data_without_labels_are_judged_by_agreement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the user's code prints doesn't get into the JSON."""
+    spec = SPEC.replace('"digits"', '"networks.py:data"').replace("examples = 40", 'metric = "agreement"')
+    code, out, err = run(capsys, "grid", written(tmp_path, spec, CODE + UNLABELLED), "--out", "out", "--json")
+    assert code == 0
+    assert "hello" in err
+    tables = json.loads(out)["tables"]
+    assert {table["name"] for table in tables} >= {"grid", "verdict", "runs"}
+    grid = nz.Grid.open("out")
+    assert grid.verdict().rules.measure == "agreement"
+    assert "unperturbed_accuracy" not in grid.responses
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "return [3]",
+            'networks.py:data must return {"train": ..., "test": ...}, each in a form that nz.probe',
+        ),
+        ("return {'train': 3}", "'test' is missing from train"),
+        (
+            "return {'train': 3, 'test': 3}",
+            "rate 1: data must be an iterable of batches, a Dataset, or arrays",
+        ),
+        (
+            "import time; return {'train': torch.tensor(time.time()), 'test': 3}",
+            "gives other data than when this",
+        ),
+    ],
+)
+def test_data_that_cant_be_used_end_in_a_line(
+    change: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = SPEC.replace('"digits"', '"networks.py:data"').replace("examples = 40", 'metric = "agreement"')
+    code = CODE + UNLABELLED.replace('print("hello")', change)
+    status, out, err = run(capsys, "grid", written(tmp_path, spec, code), "--out", "out", "--quiet")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
 
 
 LANGUAGE = """

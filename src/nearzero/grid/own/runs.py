@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -58,7 +59,8 @@ def users_code(code: Mapping[str, str]) -> Iterator[None]:
     for path, known in code.items():
         if hashlib.sha256(read_bytes(Path(path))).hexdigest() != known:
             raise InputError(f"{path} was changed while the grid ran; run the same command again")
-    with ONE_AT_A_TIME, as_in_a_new_process(code):
+    # what the user's code prints mustn't get into the output of a command, which may be JSON
+    with ONE_AT_A_TIME, as_in_a_new_process(code), redirect_stdout(sys.stderr):
         yield
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from nearzero.analysis.matched import HELD_OUT, Design
@@ -25,6 +24,8 @@ from nearzero.torch_models.loading import object_of
 from nearzero.torch_models.loading.functions import Arguments, code_files, function_of
 
 __all__ = ["OwnMeasurement", "OwnNetworks", "code_of"]
+
+NOT_FINITE = "some logits aren't finite at some level"
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ def _kept(responses: xr.Dataset, network: OwnNetwork) -> xr.Dataset:
     wanted = dict.fromkeys((*KEPT, *(form.format(metric) for form in forms)))
     kept = responses[[name for name in wanted if name in responses]]
     if "not_finite" in responses:
-        most = responses.not_finite.max(["family", "side", "target"])
-        kept = kept.assign(not_finite=most.fillna(0.0))
-    else:
-        kept = kept.assign(not_finite=("layer", np.zeros(responses.sizes["layer"])))
+        some = responses.not_finite.max(["family", "side", "target"]).transpose("layer").values > 0
+        pairs = zip(kept.reason.transpose("layer").values.tolist(), some, strict=True)
+        reasons = ["; ".join(filter(None, (reason, NOT_FINITE if found else ""))) for reason, found in pairs]
+        kept = kept.assign(reason=("layer", reasons))
     return kept.drop_attrs().assign_attrs(halves=responses.attrs["halves"])
 
 
@@ -175,23 +176,29 @@ class OwnNetworks:
             except InputError as error:
                 raise InputError(f"{point.label}: {error}") from error
 
-    def train(self, point: Point, journal: Journal) -> None:
-        """Train the networks of a point that aren't trained yet.
+    def train(self, journal: Journal) -> None:
+        """Train the networks of all points that aren't trained yet.
 
         Raises:
-            InputError: the user's functions fail, or two runs have the same weights.
+            InputError: the user's functions fail, or two runs of a point have the same weights.
         """
-        jobs = self._trainings(point)
+        trainings = {point.label: self._trainings(point) for point in self.spec.points}
+        jobs = [job for own in trainings.values() for job in own]
         if left := missing(jobs):
-            journal.say(f"training {point.label}: {len(left)} runs")
-            run(jobs, journal, doing=point.label, did=f"trained {point.label}")
-        self._check_different(point, jobs)
+            built = self.network.train is None
+            journal.say(f"{'building' if built else 'training'} {len(left)} networks")
+            done = f"{'built' if built else 'trained'} {len(left)} networks"
+            run(jobs, journal, doing="building" if built else "training", did=done)
+        for label, own in trainings.items():
+            self._check_different(label, own)
 
-    def jobs(self, point: Point) -> list[list[GridMeasurement]]:
-        """Return a job for every run of a point."""
+    def jobs(self) -> list[GridMeasurement]:
+        """Return a job for every run of each point."""
+        return [job for place, point in enumerate(self.spec.points) for job in self._jobs(place, point)]
+
+    def _jobs(self, place: int, point: Point) -> list[GridMeasurement]:
         jobs: list[GridMeasurement] = []
         names = self._layers[point.label]
-        place = self.spec.points.index(point)
         for training in self._trainings(point):
             design = self.spec.design(point, "", training.run)
             own = training.own
@@ -204,13 +211,14 @@ class OwnNetworks:
             )
             name = f"{place:02d}-{training.run:02d}"
             fields = (point, training, names, self.spec.split, design)
-            jobs.append(OwnMeasurement(self.folder, training.network, training.run, name, work, *fields))
-        return [jobs]
+            folder = self.folder.absolute()
+            jobs.append(OwnMeasurement(folder, training.network, training.run, name, work, *fields))
+        return jobs
 
     def _trainings(self, point: Point) -> list[TrainingJob]:
         name = self.spec.name("", point)
         return [
-            TrainingJob(self.networks, name, number, self._own_run(point, number))
+            TrainingJob(self.networks.absolute(), name, number, self._own_run(point, number))
             for number in range(point.spec.runs)
         ]
 
@@ -289,14 +297,14 @@ class OwnNetworks:
                 "without the seed"
             )
 
-    def _check_different(self, point: Point, jobs: Sequence[TrainingJob]) -> None:
+    def _check_different(self, label: str, jobs: Sequence[TrainingJob]) -> None:
         """Refuse two runs with the same trained weights."""
         seen: dict[str, int] = {}
         for job in jobs:
             weights = job.facts()["weights"]
             if weights is not None and weights in seen:
                 raise InputError(
-                    f"{point.label}: runs {seen[weights]} and {job.run} have the same weights, so they aren't "
+                    f"{label}: runs {seen[weights]} and {job.run} have the same weights, so they aren't "
                     "trainings of their own; build or train ignores the seed: draw from the global generators, which "
                     "are seeded, or from seed"
                 )
