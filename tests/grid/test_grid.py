@@ -206,7 +206,7 @@ def test_what_lies_in_its_folder(width: nz.Grid) -> None:
 
 
 def test_another_spec_or_folder_is_refused(width: nz.Grid, tmp_path: Path) -> None:
-    with pytest.raises(nz.InputError, match=r"holds a grid with values = \(6, 12\), but \(6, 13\) was given"):
+    with pytest.raises(nz.InputError, match=r"holds a grid with values = \[6, 12\], but \[6, 13\] was given"):
         nz.Grid.create(width.folder, spec_of("units", [6, 13]))
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(nz.InputError, match=r"holds other files and no grid\.toml"):

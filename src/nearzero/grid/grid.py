@@ -384,6 +384,14 @@ def _text(spec: GridSpec, folder: Path) -> str:
     return tomli_w.dumps(kept_values(spec, folder))
 
 
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by keys such as network.runs."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def _is_begun(folder: Path) -> bool:
     """Return whether there is a grid in a folder that was run, and wasn't refused before it did anything."""
     return (folder / SPEC).exists() and any((folder / name).exists() for name in (RECORD, RESPONSES))
@@ -398,9 +406,10 @@ def _completed(spec: GridSpec, folder: Path) -> GridSpec:
     begun = load_kept_grid(folder / SPEC) if _is_begun(folder) else None
     spec = complete(spec, begun)
     if begun is not None and begun != spec:
-        key = next(key for key in GridSpec.model_fields if getattr(begun, key) != getattr(spec, key))
+        there, given = (_flat(kept_values(each, folder)) for each in (begun, spec))
+        key = next(key for key in there | given if there.get(key) != given.get(key))
         raise InputError(
-            f"{folder} holds a grid with {key} = {getattr(begun, key)!r}, but {getattr(spec, key)!r} "
-            "was given; choose another folder, or delete this one"
+            f"{folder} holds a grid with {key} = {there.get(key)!r}, but {given.get(key)!r} was given; choose another "
+            "folder, or delete this one"
         )
     return spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,3 +236,43 @@ def test_files_and_commands(planted: nz.Grid, spec: Path, capsys: pytest.Capture
     again = nz.Grid.open(planted.folder)
     assert again.spec == planted.spec
     assert again.title == "Planted; 6 runs each; test data, 1 draw"
+
+
+def test_a_folder_is_read_without_its_code_and_refused_with_another_spec(
+    planted: nz.Grid, spec: Path, tmp_path: Path
+) -> None:
+    moved = nz.Grid.open(shutil.copytree(planted.folder, tmp_path / "moved"))
+    assert moved.responses.equals(planted.responses)
+    assert moved.verdict().finding("distance, 1") == "distance costs more"
+    with pytest.raises(nz.InputError, match=r"there is no file .*networks.py"):
+        moved.run()
+    for before, after, message in (
+        ("runs = 6", "runs = 7", r"holds a grid with network.runs = 6, but 7 was given"),
+        ('layers = "1"', "", r"holds a grid with network.layers = \['1'\], but None was given"),
+        (
+            "[study]",
+            "[network.arguments]\nwidth = 20\n[study]",
+            r"network.arguments.width = None, but 20 was",
+        ),
+    ):
+        spec.with_name("changed.toml").write_text(SPEC.replace(before, after))
+        with pytest.raises(nz.InputError, match=message):
+            nz.Grid.create(planted.folder, spec.with_name("changed.toml"))
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    spec = written(tmp_path / "code", SPEC.replace("runs = 6", "runs = 2"))
+    grid = nz.Grid.create(tmp_path / "out", spec).run()
+    (grid.folder / "responses.nc").unlink()
+    path = weights(grid)[1]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        nz.InputError, match=rf"{path.name} is damaged, .*; delete it and run the same command again"
+    ):
+        grid.run()
+    path.unlink()
+    grid.run()
+    content[-1] ^= 1
+    assert path.read_bytes() == content

@@ -172,7 +172,7 @@ class TrainingJob(Job):
         own = self.own
         try:
             with users_code(own.code):
-                data = own.data.load()["train"]
+                data = None if own.network.train is None else own.data.load()["train"]
                 module = own.build()
                 initial = weights_digest(module)
                 trained = own.train(module, data)
