@@ -46,6 +46,13 @@ def test_code_is_a_file_and_what_it_imports_of_the_users_own(
             assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
         return {path.relative_to(tmp_path).as_posix() for path in known}
 
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "far.py").write_text("import nearzero\n")
+    (tmp_path / "far_user.py").write_text("import far\n")
+    assert found(f"{tmp_path}/far_user.py:far") == {"far_user.py"}
+    monkeypatch.syspath_prepend(str(elsewhere))
+    assert found(f"{tmp_path}/far_user.py:far") == {"far_user.py", "elsewhere/far.py"}
     package = {"pkg/__init__.py", "pkg/sub/__init__.py", "pkg/sub/deep.py"}
     assert found(f"{tmp_path}/one.py:f") == {"one.py", "two.py"} | package
     monkeypatch.chdir(tmp_path)

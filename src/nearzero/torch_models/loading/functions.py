@@ -173,9 +173,9 @@ def _modules_of(files: Sequence[Path]) -> dict[str, ModuleType]:
 def code_files(names: Iterable[str]) -> dict[Path, str]:
     """Return the SHA-256 of each file of the user's own that some functions are made of, by path.
 
-    These are the files that the names lead to, and the files beside them (or in the working folder) that they import,
-    found without running them: also imports within functions, but not those whose names are computed. Installed
-    packages aren't among them.
+    These are the files that the names lead to, and the files that they import from beside them, the working folder or
+    the user's own part of Python's path, found without running them: also imports within functions, but not those
+    whose names are computed. Installed packages aren't among them.
 
     Args:
         names: `file.py:function` or `package.module:function`.
@@ -199,7 +199,8 @@ def _imported_by(path: Path, module_name: str) -> list[Path]:
     of_file = module_name.endswith(".py")
     depth = 0 if of_file else module_name.count(".") + (path.name == "__init__.py")
     root = path.resolve().parents[depth]
-    finder = ModuleFinder(path=[str(root), str(Path.cwd())])
+    places = [place for place in sys.path if os.path.isdir(place) and is_users(place)]
+    finder = ModuleFinder(path=[str(root), str(Path.cwd()), *places], excludes=["nearzero"])
     try:
         if of_file:
             finder.run_script(str(path))
