@@ -272,6 +272,7 @@ def grid(
 ) -> None:
     """Train and measure many networks that differ in one thing, and give the verdict on each.
 
+    They are a study's, or your own: [network] in the spec then names the functions that build and train them.
     If it is interrupted, the same command continues.
     """
     from nearzero.grid import Grid
