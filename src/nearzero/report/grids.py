@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from nearzero.analysis.verdict import LOSS, Rules, Verdict, measure_words
@@ -61,7 +62,7 @@ def grid_table(grid: GridResults) -> Table:
             (
                 display_name(network),
                 *([_place(grid.responses, network)] if placed else []),
-                int(np.isfinite(grid.responses.dead_units.sel(network=network)).sum()),
+                int(_measured(grid.responses, network).sum()),
                 *(
                     Number.of(float(np.nanmean(runs)), _decimals(column))
                     for runs, (column, _, _) in zip(own_scores, scores, strict=True)
@@ -131,6 +132,12 @@ def _scores(responses: xr.Dataset) -> Iterator[tuple[Column, str, float]]:
         yield Column(LOSS, f"{words}, nats", f"{words}\nnats", unit="nats"), f"unperturbed_{LOSS}", 1.0
 
 
+def _measured(responses: xr.Dataset, network: str) -> npt.NDArray[np.bool_]:
+    """Return for each run whether it was measured, and isn't lost."""
+    known = next((name for _, name, _ in _scores(responses)), "dead_units")
+    return np.asarray(np.isfinite(responses[known].sel(network=network).values))
+
+
 def _decimals(column: Column) -> int:
     return 4 if column.unit == "nats" else 2
 
@@ -154,7 +161,7 @@ def runs_table(grid: GridResults) -> Table:
             values = (
                 Number.of(scale * float(own[name]), _decimals(column)) for column, name, scale in scores
             )
-            lost = "" if np.isfinite(own.dead_units) else "lost"
+            lost = "" if _measured(responses, network)[run] else "lost"
             rows.append(
                 (display_name(model), run, *([] if seeds is None else [int(seeds[run])]), *values, lost)
             )
