@@ -7,7 +7,8 @@ python .ci/tutorial.py --list     # list the blocks that aren't run, and why
 
 The blocks of a page are run in order, in a folder that holds nothing but the kept results. Blocks
 fenced as ``python`` share their variables, as in a notebook; if the first line is a comment with the name of a file,
-the block is written to that file and not run. Blocks fenced as ``bash`` are run by the shell. The output of a block
+the block is written to that file and not run; so are blocks fenced as ``toml``. Blocks fenced as ``bash`` are run by
+the shell. The output of a block
 is below it, fenced as ``text`` if it must be equal, or as ``text about`` if its numbers come from a training and may
 differ a little on another processor. ``text kept`` is output of what isn't run here. Blocks without a language are
 commands that aren't run; `NOT_RUN` says why, page by page.
@@ -33,6 +34,7 @@ PAGES = (
     "tutorial",
     "measured",
     "your_verdict",
+    "your_grid",
     "your_data",
     "new_family",
     "new_activation",
@@ -74,8 +76,8 @@ EXAMPLES = re.compile(
 )  # tests/test_examples.py
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SLACK = 0.03  # by which a number of "about" may differ: relative for numbers above 1, else absolute
-FENCE = re.compile(r"^```(python|bash|text|text about)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# ([\w.]+\.py)\n")
+FENCE = re.compile(r"^```(python|toml|bash|text|text about)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 
 
@@ -132,7 +134,8 @@ def run_page(page: Path, write: bool) -> int:
             continue
         began = time.monotonic()
         where = f"{page.name}:{line}"
-        output = run_bash(block) if kind == "bash" else run_python(block, names, where)
+        if kind != "toml" or FILE.match(block):  # else it shows keys
+            output = run_bash(block) if kind == "bash" else run_python(block, names, where)
         print(f"{where}: {kind}, {time.monotonic() - began:.1f} s", flush=True)
     if write:
         page.write_text(updated + text[end:], encoding="utf-8")

@@ -47,7 +47,7 @@ def test_every_public_name_is_described_once() -> None:
     assert [name for name in names if described[name] != 1] == []
 
 
-@pytest.mark.parametrize("name", ["Spec", "GridSpec"])
+@pytest.mark.parametrize("name", ["Spec", "GridSpec", "OwnNetwork", "OwnProbe"])
 def test_keys_have_their_defaults_and_meanings(name: str) -> None:
     model = getattr(nz, name)
     rows = {key: (default, meaning) for key, _, default, meaning in ROW.findall(GENERATED.keys_of(name))}
@@ -60,6 +60,7 @@ def test_keys_have_their_defaults_and_meanings(name: str) -> None:
         else:
             value = tomllib.loads(f"key = {default}")["key"] if default != "None" else None
             expected = field.get_default(call_default_factory=True)
+            expected = {} if isinstance(expected, nz.OwnProbe) else expected  # a table with its defaults
             assert value == (list(expected) if isinstance(expected, tuple) else expected)
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 import nearzero as nz
 from nearzero import cli
 from nearzero.cli import app, output
-from nearzero.cli.studies import _grid_tables
+from nearzero.report.grids import grid_tables
 from nearzero.report.render import to_csv, to_json
 from nearzero.report.render.sparkline import bar, sparkline
 from nearzero.report.render.terminal import print_table
@@ -50,7 +50,7 @@ def printed(probed: Path) -> dict[str, Table]:
     made["paper curves"] = output.study_plot(study)
     for folder in sorted(GRIDS.iterdir()):
         grid = nz.Grid.open(folder)
-        tables = (output.grid_plot(grid.verdict()), *_grid_tables(grid))
+        tables = (output.grid_plot(grid.verdict()), *grid_tables(grid))
         made |= {f"{folder.name} {table.name}": table for table in tables}
     result = nz.ProbeResult.open(probed)
     tables = (output.probe_plot(result), *output.probe_tables(result))

@@ -117,7 +117,7 @@ def test_names_and_paths_that_lead_nowhere_are_refused(given: str, message: str)
             "a checkpoint must be one of the study's thresholds, 10, 20, .*; got 42",
         ),
         ({"vary": "layers", "values": [0]}, "layers must be whole numbers from 1 to 32; got 0"),
-        ({"vary": "layers", "values": [True]}, "True in the settings can't be used"),
+        ({"vary": "layers", "values": [True]}, r"values of layers can't be true or false; got \[True\]"),
         ({"vary": "activations", "values": ["rleu"]}, "unknown activation 'rleu': did you mean 'relu'"),
         ({"vary": "data", "values": [3], "study": {}}, "data = 3 in"),
     ],

@@ -420,7 +420,7 @@ def judge_runs(
         str | None, option("Data that weren't trained on, as --data; of a data set, its test split.")
     ] = None,
     out: Annotated[Path | None, option("A folder for tables and figures.")] = None,
-    measure: Annotated[str, option("The loss of this is the cost: accuracy, agreement.", True)] = "accuracy",
+    measure: Annotated[str, option("The cost: of accuracy, agreement or cross_entropy.", True)] = "accuracy",
     settings: Annotated[
         list[str] | None,
         option("A rule, verdict_...; may be repeated.", False, "--set", metavar="KEY=VALUE"),

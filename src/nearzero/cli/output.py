@@ -251,6 +251,7 @@ def grid_plot(verdict: Verdict) -> Table:
     from nearzero.report.render.sparkline import bar
     from nearzero.report.results import display_name
     from nearzero.report.table import Column, Number, Table
+    from nearzero.report.verdict import cost_cell
 
     rows = {
         (row.network, row.intensity): row for row in verdict.comparisons if row.n
@@ -264,7 +265,7 @@ def grid_plot(verdict: Verdict) -> Table:
             Column("network", "network", kind="text"),
             Column("intensity", "intensity", kind="text"),
             Column("displacement", "d, %"),
-            Column("difference", "D, points", unit="points"),
+            Column("difference", f"D, {verdict.rules.unit}", unit=verdict.rules.unit),
             Column("bar", "intensity │ distance", kind="text"),
         ),
         rows=tuple(
@@ -272,7 +273,7 @@ def grid_plot(verdict: Verdict) -> Table:
                 display_name(row.network),
                 row.intensity,
                 Number(100 * row.target, 0),
-                Number.of(row.difference, signed=True),
+                cost_cell(row.difference, verdict.rules, signed=True),
                 bar(row.difference, most),
             )
             for row in rows.values()

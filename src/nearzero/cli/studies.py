@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from nearzero.report.table import Table
 
+
 __all__ = ()  # the functions are registered with the app
 
 SHOWN = 2  # of the tables of a verdict: comparisons, and the checks in short
@@ -310,11 +311,13 @@ def grid(
 ) -> None:
     """Train and measure many networks that differ in one thing, and give the verdict on each.
 
+    They are a study's, or your own: [network] in the spec then names the functions that build and train them.
     If it is interrupted, the same command continues.
     """
     console = console_for(quiet, as_json)
     with working(console, "reading spec and data"):
         from nearzero.grid import Grid
+        from nearzero.report.grids import grid_tables
 
         opened = Grid.create(out or Path("studies") / "grids" / Path(spec).stem, spec)
         opened.run(networks=networks, data_dir=data_dir, console=console)
@@ -322,7 +325,7 @@ def grid(
             folders_line(opened.folder),
             *verdict_conclusion(opened.verdict(), f"nearzero show {opened.folder}"),
         ]
-        made = _grid_tables(opened) if as_json else ()
+        made = grid_tables(opened) if as_json else ()
     finish(console, made, lines, as_json=as_json)
 
 
@@ -423,19 +426,13 @@ def _show_study(folder: Path, console: Console, as_json: bool) -> None:
 def _show_grid(folder: Path, console: Console, as_json: bool) -> None:
     with working(console, f"reading {folder}"):
         from nearzero.grid import Grid
+        from nearzero.report.grids import grid_tables
 
         opened = Grid.open(folder)
-        judged, made = opened.verdict(), _grid_tables(opened)
+        judged, made = opened.verdict(), grid_tables(opened)
         shown = made if as_json else (grid_plot(judged), made[0])
         lines = [opened.spec.question, *verdict_conclusion(judged)]
     finish(console, shown, lines, as_json=as_json)
-
-
-def _grid_tables(grid: Any) -> tuple[Table, ...]:
-    from nearzero.report.grids import grid_table
-    from nearzero.report.verdict import judged_tables
-
-    return (grid_table(grid), *judged_tables(grid.verdict(), grid.title))
 
 
 def _show_probe(folder: Path, console: Console, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from nearzero.analysis.verdict import Verdict
 from nearzero.paper.audit.values import Audit
 from nearzero.report.audit import audited_tables
 from nearzero.report.captions import figure_captions
-from nearzero.report.grids import GridResults, grid_table
+from nearzero.report.grids import GridResults, grid_tables
 from nearzero.report.prerender import peak_figures
 from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.results import StudyResults
@@ -78,7 +78,9 @@ def write_verdict(
 
 
 def write_grid(grid: GridResults, folder: Path) -> list[Path]:
-    """Write the tables of a grid, `tables/grid.*` and those of its verdict, and `figures/grid.*`, under a folder.
+    """Write the tables of a grid, `tables/grid.*`, `runs.*` and those of its verdict, and `figures/grid.*`.
+
+    All are under a folder.
 
     Returns:
         The paths written, tables first.
@@ -86,8 +88,7 @@ def write_grid(grid: GridResults, folder: Path) -> list[Path]:
     Raises:
         InputError: a file can't be written; those written before it stay.
     """
-    tables = (grid_table(grid), *judged_tables(grid.verdict(), grid.title))
-    return _write(chain(_files_of(tables), _grid_files(grid)), folder)
+    return _write(chain(_files_of(grid_tables(grid)), _grid_files(grid)), folder)
 
 
 def write_report(study: StudyResults, folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from nearzero.support.files import parsing
 from nearzero.support.threads import thread_count
 from nearzero.support.versions import versions_of
 
-__all__ = ["read_record", "record_session"]
+__all__ = ["RECORD", "read_record", "record_session"]
 
 # A session is a process, in which any number of a study's steps are done. Its key on disk is "sittings".
 STARTED = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nearzero.analysis.verdict import Verdict
+from nearzero.analysis.verdict import Verdict, measure_words
 from nearzero.report.figures.scales import reading_of
 from nearzero.report.figures.style import FAMILY_MARKERS, INK, ROLES, ShownFigure, add_notices, styled
 from nearzero.report.results import display_name
@@ -30,7 +30,7 @@ SEED = 0
 
 
 def matched_figure(verdict: Verdict, notices: tuple[str, ...] = ()) -> Figure:
-    """Draw the mean cost over runs in percentage points, with 95 % bands for the families that decide.
+    """Draw the mean cost over runs in points (nats for a loss), with 95 % bands for the families that decide.
 
     The bands are simultaneous over the displacements; runs are the unit of inference, the data are fixed.
     """
@@ -43,12 +43,17 @@ def matched_figure(verdict: Verdict, notices: tuple[str, ...] = ()) -> Figure:
             _panel(axes, verdict, network)
         for axes in panels[len(names) :]:
             axes.set_visible(False)
-        panels[0].set_ylabel(f"{verdict.rules.measure.replace('_', ' ')} lost (points)")
+        panels[0].set_ylabel(f"{_cost_words(verdict)}")
         drawn = [axes for axes in panels if axes.get_legend_handles_labels()[0]]
         for axes in drawn[:1]:  # none if no network reaches any displacement
             axes.legend(loc="upper left", ncols=1)
         add_notices(figure, notices)
     return figure
+
+
+def _cost_words(verdict: Verdict) -> str:
+    words = measure_words(verdict.rules.measure)
+    return f"rise of the {words} (nats)" if verdict.rules.of_loss else f"{words} lost (points)"
 
 
 def _panel(axes: Axes, verdict: Verdict, network: str) -> None:
