@@ -62,6 +62,7 @@ NOT_RUN = {  # by page, in order: why a block isn't run with its page
         "the README's command, which the gate runs",
     ),
     "audit": ("nearzero audit is tested on kept results; the gate makes this page",),
+    "your_grid": ("shows keys",),
     "new_activation": ("a part of make test",),
     "gpu": ("needs a GPU, and hours", "needs a GPU; the tests for other devices are a part of make test"),
     "speed": ("measures for minutes on an idle machine: make bench",),
@@ -159,7 +160,9 @@ def blocks_not_run(page: Path) -> list[str]:
     return [
         f"{page.name}:{text[: found.start()].count(chr(10)) + 1}: {found[2].splitlines()[0].split('  ')[0]}"
         for found in BLOCK.finditer(text)
-        if found[1] not in run and not found[1].startswith(("text", "{"))  # outputs, and what Sphinx reads
+        if found[1] not in run
+        and not (run and FILE.match(found[2]))  # a file that other blocks use
+        and not found[1].startswith(("text", "{"))  # outputs, and what Sphinx reads
     ]
 
 
