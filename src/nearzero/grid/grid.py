@@ -36,7 +36,7 @@ from nearzero.study.spec import spec_text
 from nearzero.study.store import remedy
 from nearzero.support.checksums import FileCheck, read_recorded, verify_files, working, write_recorded
 from nearzero.support.files import claim_folder, parsing
-from nearzero.support.netcdf import load_netcdf
+from nearzero.support.netcdf import load_netcdf, netcdf_content
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -278,8 +278,7 @@ class Grid:
             notices += [f"{lost} of {len(measurements)} runs of {network} {why}"] if lost else []
         responses.attrs |= {"title": self.title, "vary": self.spec.vary, "notices": json.dumps(notices)}
         responses.attrs["spec"] = spec_text(self.spec)
-        content = bytes(responses.to_netcdf(engine="h5netcdf") or b"")
-        write_recorded(self.folder, self.folder / RESPONSES, content)
+        write_recorded(self.folder, self.folder / RESPONSES, netcdf_content(responses))
         forget(jobs)
 
     def _data(self, data_dir: str | None, journal: Journal) -> dict[str, Dataset]:

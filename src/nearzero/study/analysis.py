@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import xarray as xr
-from threadpoolctl import threadpool_limits
 
 from nearzero.analysis.matched import HELD_OUT, matched
 from nearzero.analysis.near_far import near_and_far
@@ -24,6 +23,7 @@ from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 from nearzero.support.threads import thread_count
+from nearzero.support.workers import HERE, Workers
 
 __all__ = ["AnalysisJob", "analyse_networks", "analysis_of", "measured_for"]
 
@@ -91,7 +91,11 @@ def analysis_of(store: Store, group: str, spec: Spec | None = None) -> xr.Datase
 
 
 def analyse_networks(
-    store: Store, data: DataSource, journal: Journal, groups: Sequence[str] = ("matched",)
+    store: Store,
+    data: DataSource,
+    journal: Journal,
+    workers: Workers = HERE,
+    groups: Sequence[str] = ("matched",),
 ) -> None:
     """Measure every run of every network, for each of the groups that is missing, and write them."""
     spec, design = store.spec, _design(store.spec)
@@ -104,9 +108,8 @@ def analyse_networks(
     for group in wanted:
         jobs = study_jobs(partial(AnalysisJob, group=group), store, data, group, design)
         journal.say(f"measuring {len(jobs)} networks: {GROUPS[group]}")
-        # set before the threads start, since each measurement sets and restores it
-        with threadpool_limits(limits=1, user_api="blas"):
-            run(jobs, journal, doing="measuring", did=f"measured, {group}", threads=thread_count())
+        did, threads = f"measured, {group}", thread_count()
+        run(jobs, journal, doing="measuring", did=did, threads=threads, workers=workers)
         whole = gather(results(jobs)).assign_coords(seed=("run", list(spec.seeds)))
         kept[group] = whole.assign_attrs(design=design, **asdict(spec.conduct))
         done += jobs
@@ -114,7 +117,9 @@ def analyse_networks(
     forget(done)
 
 
-def measured_for(spec: Spec, store: Store, data: DataSource, journal: Journal) -> xr.Dataset:
+def measured_for(
+    spec: Spec, store: Store, data: DataSource, journal: Journal, workers: Workers = HERE
+) -> xr.Dataset:
     """Return responses at matched displacement for a spec with other rules than the study's; write nothing.
 
     Raises:
@@ -124,8 +129,9 @@ def measured_for(spec: Spec, store: Store, data: DataSource, journal: Journal) -
     jobs = [replace(job, spec=spec) for job in own]
     journal.say(f"measuring {len(jobs)} networks: {GROUPS['matched']}, for this question alone")
     measured: Results = {network: [] for network in spec.activations}
-    with threadpool_limits(limits=1, user_api="blas"):
-        found = apply(AnalysisJob.measure, jobs, journal, doing="measuring", threads=thread_count())
+    found = apply(
+        AnalysisJob.measure, jobs, journal, doing="measuring", threads=thread_count(), workers=workers
+    )
     for job, responses in zip(jobs, found, strict=True):
         measured[job.network].append(responses)
     return gather(measured).assign_coords(seed=("run", list(spec.seeds)))

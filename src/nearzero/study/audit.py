@@ -19,6 +19,7 @@ from nearzero.study.jobs import StudyJob, digest, forget, gather, results, run, 
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store
+from nearzero.support.workers import HERE, Workers
 
 __all__ = ["AuditJob", "audit_networks", "check_swept", "measurements_of"]
 
@@ -42,7 +43,7 @@ def measurements_of(store: Store) -> xr.Dataset | None:
     return kept if kept is not None and kept.attrs.get("design") == _design(store.spec) else None
 
 
-def audit_networks(store: Store, data: DataSource, journal: Journal) -> None:
+def audit_networks(store: Store, data: DataSource, journal: Journal, workers: Workers = HERE) -> None:
     """Measure every run of every network, and write the measurements."""
     spec, design = store.spec, _design(store.spec)
     if measurements_of(store) is not None:
@@ -51,7 +52,7 @@ def audit_networks(store: Store, data: DataSource, journal: Journal) -> None:
     check_swept(store)
     jobs = study_jobs(AuditJob, store, data, "audit", design)
     journal.say(f"auditing {len(jobs)} networks")
-    run(jobs, journal, doing="auditing", did="audited")
+    run(jobs, journal, doing="auditing", did="audited", workers=workers)
     whole = gather(results(jobs), gathered).assign_coords(seed=("run", list(spec.seeds)))
     store.write({"audit": whole.assign_attrs(design=design, **asdict(spec.conduct))})
     forget(jobs)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from nearzero.datasets import Dataset, load
+from nearzero.datasets import Dataset, load, names
 from nearzero.errors import InputError
 from nearzero.networks import Stack, initial_stack
 from nearzero.networks.pixels import Pixels
@@ -27,7 +28,7 @@ class DataSource:
 
     Attributes:
         name: of the data set, or of its folder.
-        data_dir: a folder with the data files; None for the usual places.
+        data_dir: the folder with the data files; None for the usual places.
         hashes: name and SHA-256 of each file or array.
         notice: of the data set, see `nearzero.datasets.Dataset`.
     """
@@ -40,7 +41,10 @@ class DataSource:
     @classmethod
     def of(cls, data: Dataset, data_dir: str | None) -> DataSource:
         """Return the source of loaded data; in this process `load` returns this object while it exists."""
-        source = cls(data.name, data_dir, tuple(sorted(data.hashes.items())), data.notice)
+        place = data_dir if data.name in names() else data.name
+        # absolute, since a worker may have another working folder
+        place = None if place is None else str(Path(place).expanduser().absolute())
+        source = cls(data.name, place, tuple(sorted(data.hashes.items())), data.notice)
         _loaded.setdefault(source, data)
         return source
 
@@ -83,7 +87,10 @@ def _load(source: DataSource) -> Dataset:
     Raises:
         InputError: the data can't be found, or have other contents.
     """
-    data = load(source.name, data_dir=source.data_dir, report=lambda line: None)
+    if source.name in names():
+        data = load(source.name, data_dir=source.data_dir, report=lambda line: None)
+    else:
+        data = load(Path(source.data_dir or source.name), report=lambda line: None)
     if tuple(sorted(data.hashes.items())) != source.hashes:
         raise InputError(f"{data.name} from {data.source} has other contents than when this work began")
     return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import cached_property, partial
 from os import PathLike
@@ -36,13 +37,15 @@ from nearzero.study.steps import sweep_networks, train_networks
 from nearzero.study.store import SPEC, Store, needed
 from nearzero.support.checksums import FileCheck, remove_recorded, verify_files, working, write_recorded
 from nearzero.support.files import claim_folder, write_text
+from nearzero.support.workers import Workers
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["Study", "reproduce"]
 
-Step = Callable[[Store, DataSource, Journal], None]
+Step = Callable[[Store, DataSource, Journal, Workers], None]
+AnyExecutor = Executor | Workers | None
 ON_REQUEST = ("untrained", "near_far")  # the tables of a verdict that are written where they are asked for
 # An audit names those of these keys in which a study with the other pixels differs beyond its pixels.
 TRAINING = ("data", "units", "runs", "first_seed", "learning_rate", "steps", "batch_size", "precision")
@@ -361,18 +364,27 @@ class Study:
 
     # --- the steps ---
 
-    def train(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
+    def train(
+        self, *, data_dir: str | None = None, console: Console | None = None, executor: AnyExecutor = None
+    ) -> Study:
         """Train the networks that aren't trained yet.
 
         Args:
             data_dir: a folder with the data files, if they can't be found or fetched.
             console: a rich console for progress; quiet if None.
+            executor: does the work, any `concurrent.futures.Executor`, see `nearzero.Workers`; this process if None.
         """
-        return self._run_step(train_networks, data_dir, console)
+        return self._run_step(train_networks, data_dir, console, executor)
 
-    def sweep(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
-        """Sweep the networks, if that isn't done yet: apply every family at all of its levels."""
-        return self._run_step(sweep_networks, data_dir, console)
+    def sweep(
+        self, *, data_dir: str | None = None, console: Console | None = None, executor: AnyExecutor = None
+    ) -> Study:
+        """Sweep the networks, if that isn't done yet: apply every family at all of its levels.
+
+        Args:
+            data_dir, console, executor: as for `train`.
+        """
+        return self._run_step(sweep_networks, data_dir, console, executor)
 
     def analyse(
         self,
@@ -381,27 +393,40 @@ class Study:
         near_far: bool = False,
         data_dir: str | None = None,
         console: Console | None = None,
+        executor: AnyExecutor = None,
     ) -> Study:
         """Measure the networks at matched displacement, if that isn't done yet.
 
         Args:
             untrained: measure the networks before their first step as well.
             near_far: measure the effects near zero and far from it as well.
-            data_dir, console: as for `train`.
+            data_dir, console, executor: as for `train`.
         """
         asked = {"matched": True, "untrained": untrained, "parts": near_far}
         groups = tuple(group for group, wanted in asked.items() if wanted)
-        return self._run_step(partial(analyse_networks, groups=groups), data_dir, console)
+        return self._run_step(partial(analyse_networks, groups=groups), data_dir, console, executor)
 
-    def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
-        """Train, sweep and report; parts that are done already are kept."""
+    def run(
+        self, *, data_dir: str | None = None, console: Console | None = None, executor: AnyExecutor = None
+    ) -> Study:
+        """Train, sweep and report; parts that are done already are kept.
 
-        def step(store: Store, data: DataSource, journal: Journal) -> None:
+        Args:
+            data_dir, console, executor: as for `train`. Tables, figures and the page are made in this process.
+
+        Example:
+            >>> from concurrent.futures import ProcessPoolExecutor
+            >>> import nearzero as nz
+            >>> with ProcessPoolExecutor(2) as pool:  # doctest: +SKIP
+            ...     nz.Study.create("studies/mine", "quick").run(executor=pool)
+        """
+
+        def step(store: Store, data: DataSource, journal: Journal, workers: Workers) -> None:
             with prerender_peak_figures():
-                train_networks(store, data, journal)
-                sweep_networks(store, data, journal)
+                train_networks(store, data, journal, workers)
+                sweep_networks(store, data, journal, workers)
 
-        self._run_step(step, data_dir, console)
+        self._run_step(step, data_dir, console, executor)
         self.report(console=console)
         with Journal.opened(console, self.folder / "log") as journal, journal.timed("page written"):
             self.to_html(self.folder / PAGE, data_dir=data_dir)
@@ -418,10 +443,13 @@ class Study:
             self._store.check_unchanged()
             yield
 
-    def _run_step(self, step: Step, data_dir: str | None, console: Console | None) -> Study:
+    def _run_step(
+        self, step: Step, data_dir: str | None, console: Console | None, executor: AnyExecutor
+    ) -> Study:
         """Do a step, and drop the cached results, which it may have changed."""
+        workers = Workers.of(executor)
         with self._held(), Journal.opened(console, self.folder / "log") as journal:
-            step(self._store, begin(self._store, data_dir, journal), journal)
+            step(self._store, begin(self._store, data_dir, journal), journal, workers)
         for name in ("response", "history", "matched", "untrained", "parts"):
             self.__dict__.pop(name, None)
         return self
@@ -485,14 +513,16 @@ class Study:
         near_far: bool = False,
         data_dir: str | None = None,
         console: Console | None = None,
+        executor: AnyExecutor = None,
     ) -> Verdict:
         """Return the verdict, with its tables and figures written; measure first if necessary.
 
         Args:
             untrained, near_far: as for `analyse`; what is asked for is written as a table too.
-            data_dir, console: as for `train`.
+            data_dir, console, executor: as for `train`.
         """
-        self.analyse(untrained=untrained, near_far=near_far, data_dir=data_dir, console=console)
+        asked: dict[str, Any] = {"untrained": untrained, "near_far": near_far}
+        self.analyse(**asked, data_dir=data_dir, console=console, executor=executor)
         judged = self.verdict()
         further = self._further_tables(untrained=untrained, near_far=near_far)
         with self._held():
@@ -500,7 +530,12 @@ class Study:
         return judged
 
     def ask(
-        self, settings: Mapping[str, Any], *, data_dir: str | None = None, console: Console | None = None
+        self,
+        settings: Mapping[str, Any],
+        *,
+        data_dir: str | None = None,
+        console: Console | None = None,
+        executor: AnyExecutor = None,
     ) -> Verdict:
         """Return the verdict by other rules; nothing in the study's folder is changed.
 
@@ -509,7 +544,7 @@ class Study:
 
         Args:
             settings: as for `with_rules`.
-            data_dir, console: as for `train`.
+            data_dir, console, executor: as for `train`.
 
         Raises:
             InputError: as for `with_rules`, or the study isn't trained yet.
@@ -518,11 +553,16 @@ class Study:
         matched = analysis_of(self._store, "matched", spec)
         if matched is None:
             data = recorded_data(self._store, data_dir, journal)
-            matched = measured_for(spec, self._store, data, journal)
+            matched = measured_for(spec, self._store, data, journal, Workers.of(executor))
         return judge(matched, spec.rules)
 
     def audit(
-        self, against: Study | None = None, *, data_dir: str | None = None, console: Console | None = None
+        self,
+        against: Study | None = None,
+        *,
+        data_dir: str | None = None,
+        console: Console | None = None,
+        executor: AnyExecutor = None,
     ) -> Audit:
         """Return the faults of the published study on these networks, with the tables written.
 
@@ -530,7 +570,7 @@ class Study:
 
         Args:
             against: as for `audited`.
-            data_dir, console: as for `train`.
+            data_dir, console, executor: as for `train`.
 
         Raises:
             InputError: the study hasn't been swept yet, has no family of the paper's, or `against` doesn't
@@ -540,7 +580,7 @@ class Study:
         if against is not None:
             self._other(against)
         if measurements_of(self._store) is None:
-            self._run_step(audit_networks, data_dir, console)
+            self._run_step(audit_networks, data_dir, console, executor)
         outcome = self.audited(against)
         with self._held():
             reports.write_audit(outcome, self.folder)
@@ -579,6 +619,7 @@ def reproduce(
     data_dir: str | None = None,
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    executor: AnyExecutor = None,
 ) -> Study:
     """Reproduce "Neural Networks Use Distance Metrics" (Oursland, arXiv 2411.17932, 2024).
 
@@ -595,6 +636,7 @@ def reproduce(
         data_dir: a folder with the data files, if they can't be found or fetched.
         settings: any other keys of `Spec`, such as ``{"offset": "shift"}``.
         console: a rich console for progress; quiet if None.
+        executor: does the work, any `concurrent.futures.Executor`, see `nearzero.Workers`; this process if None.
 
     Raises:
         InputError: an argument can't be used; the message says what to do, and results on disk are kept.
@@ -614,4 +656,5 @@ def reproduce(
     with working(
         folder
     ):  # from the first look at the spec on, so that a call that is refused has changed nothing
-        return Study.create(folder, preset, given).run(data_dir=data_dir, console=console)
+        study = Study.create(folder, preset, given)
+        return study.run(data_dir=data_dir, console=console, executor=executor)
