@@ -9,11 +9,13 @@ import typer
 
 from nearzero.cli.common import (
     AsJson,
+    DaskAddress,
     DataDir,
     Interrupted,
     Quiet,
     Settings,
     StudyFolder,
+    WorkerCount,
     app,
     argument,
     console_for,
@@ -23,6 +25,7 @@ from nearzero.cli.common import (
     result_folder,
     settings_from,
     the_console,
+    workers_for,
     working,
 )
 from nearzero.cli.output import (
@@ -64,6 +67,10 @@ def power(
     studies: Annotated[int, option("Studies of each kind.", True)] = 20,
     seed: Annotated[int, option("The seed of all draws.", True)] = 0,
     out: Annotated[Path | None, option("A folder for power.json.")] = None,
+    workers: Annotated[
+        int | None, option("Do the work in so many processes.", "all processors", metavar="N")
+    ] = None,
+    dask: DaskAddress = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -80,12 +87,17 @@ def power(
 
     console = console_for(quiet, as_json)
     spec = with_rules(resolve() if study is None else _open(study).spec, settings_from(settings))
-    with result_folder(out), counting(console, "planting", "studies") as count:
+    number = thread_count() if workers is None and dask is None else workers
+    with (
+        result_folder(out),
+        workers_for(console, number, dask) as chosen,
+        counting(console, "planting", "studies") as count,
+    ):
         try:
             planted = {"strengths": strength or (8.0,), "activations": activation or ("abs", "relu")}
             options: dict[str, Any] = {"runs": runs or (6, 10), "studies": studies, "seed": seed, **planted}
             measured = measure_power(
-                spec.rules, design=spec.design, workers=thread_count(), advanced=count, **options
+                spec.rules, design=spec.design, executor=chosen, advanced=count, **options
             )
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted; nothing is kept, the same command begins anew") from error
@@ -117,6 +129,8 @@ def reproduce(
     data_dir: DataDir = None,
     spec: Annotated[Path | None, option("A spec file; other options replace its values.")] = None,
     settings: Settings = None,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -129,9 +143,9 @@ def reproduce(
 
     values = (read_settings(spec) if spec is not None else {}) | settings_from(settings)
     console = console_for(quiet, as_json)
-    study = reproduce_study(
-        preset, out, runs=runs, device=device, data_dir=data_dir, settings=values, console=console
-    )
+    given: dict[str, Any] = {"runs": runs, "device": device, "data_dir": data_dir, "settings": values}
+    with workers_for(console, workers, dask) as chosen:
+        study = reproduce_study(preset, out, **given, console=console, executor=chosen)
     _finish_report(study, console, as_json)
 
 
@@ -153,18 +167,32 @@ def compile_(quiet: Quiet = False) -> None:
 
 
 @app.command(epilog=examples("nearzero train studies/mine"))
-def train(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
+def train(
+    study: StudyFolder,
+    data_dir: DataDir = None,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
+    quiet: Quiet = False,
+) -> None:
     """Train the networks of a study that aren't trained yet."""
     console = console_for(quiet)
-    _open(study).train(data_dir=data_dir, console=console)
+    with workers_for(console, workers, dask) as chosen:
+        _open(study).train(data_dir=data_dir, console=console, executor=chosen)
     finish(console, lines=[f"the networks are trained; next: nearzero sweep {study}"])
 
 
 @app.command(epilog=examples("nearzero sweep studies/mine"))
-def sweep(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
+def sweep(
+    study: StudyFolder,
+    data_dir: DataDir = None,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
+    quiet: Quiet = False,
+) -> None:
     """Sweep the networks of a study that aren't swept yet."""
     console = console_for(quiet)
-    _open(study).sweep(data_dir=data_dir, console=console)
+    with workers_for(console, workers, dask) as chosen:
+        _open(study).sweep(data_dir=data_dir, console=console, executor=chosen)
     finish(console, lines=[f"the networks are swept; next: nearzero report {study}"])
 
 
@@ -206,6 +234,8 @@ def verdict(
     untrained: Annotated[
         bool, option("Also measure the networks before their first step.", False, "--untrained")
     ] = False,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -225,14 +255,17 @@ def verdict(
                 "--set without --save changes nothing in the study, and --near-far and --untrained are kept in it; "
                 "give them without --set, or add --save"
             )
-        judged = opened.ask(rules, data_dir=data_dir, console=console)
+        with workers_for(console, workers, dask) as chosen:
+            judged = opened.ask(rules, data_dir=data_dir, console=console, executor=chosen)
         made = judged_tables(judged, opened.title)
         lines = [f"{study} is as before; --save makes these its rules.", *verdict_conclusion(judged)]
         finish(console, made if as_json else made[:SHOWN], lines, as_json=as_json)
         return
-    with held(study):  # a command that is refused has changed nothing
+    asked: dict[str, Any] = {"near_far": near_far, "untrained": untrained}
+    # a command that is refused has changed nothing
+    with held(study), workers_for(console, workers, dask) as chosen:
         opened = opened.with_rules(rules)
-        judged = opened.judge(near_far=near_far, untrained=untrained, data_dir=data_dir, console=console)
+        judged = opened.judge(**asked, data_dir=data_dir, console=console, executor=chosen)
     lines = [folders_line(study), *verdict_conclusion(judged, f"nearzero show {study}")]
     finish(console, opened.tables()["verdict"] if as_json else (), lines, as_json=as_json)
 
@@ -246,6 +279,8 @@ def audit(
         Path | None, option("A study with the other pixels, raw or normalized.", metavar="STUDY")
     ] = None,
     data_dir: DataDir = None,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -255,7 +290,8 @@ def audit(
     console = console_for(quiet, as_json)
     opened = _open(study)
     other = None if against is None else _open(against)
-    outcome = opened.audit(other, data_dir=data_dir, console=console)
+    with workers_for(console, workers, dask) as chosen:
+        outcome = opened.audit(other, data_dir=data_dir, console=console, executor=chosen)
     lines = [folders_line(study), *audit_conclusion(outcome, f"nearzero show {study}")]
     finish(console, audited_tables(outcome) if as_json else (), lines, as_json=as_json)
 
@@ -268,6 +304,8 @@ def grid(
         Path | None, option("The folder of its networks; grids can share it.", "networks, beside the grid's")
     ] = None,
     data_dir: DataDir = None,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -279,7 +317,8 @@ def grid(
 
     console = console_for(quiet, as_json)
     opened = Grid.create(out or Path("studies") / "grids" / spec.stem, spec)
-    opened.run(networks=networks, data_dir=data_dir, console=console)
+    with workers_for(console, workers, dask) as chosen:
+        opened.run(networks=networks, data_dir=data_dir, console=console, executor=chosen)
     lines = [
         folders_line(opened.folder),
         *verdict_conclusion(opened.verdict(), f"nearzero show {opened.folder}"),

@@ -37,8 +37,11 @@ from nearzero.study.store import remedy
 from nearzero.support.checksums import FileCheck, read_recorded, verify_files, working, write_recorded
 from nearzero.support.files import claim_folder, parsing
 from nearzero.support.netcdf import load_netcdf, netcdf_content
+from nearzero.support.workers import Workers
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from rich.console import Console
 
 __all__ = ["Grid", "grid_remedy"]
@@ -231,6 +234,7 @@ class Grid:
         networks: str | PathLike[str] | None = None,
         data_dir: str | None = None,
         console: Console | None = None,
+        executor: Executor | Workers | None = None,
     ) -> Grid:
         """Train and measure the networks that aren't measured yet, and write tables and figure.
 
@@ -238,37 +242,40 @@ class Grid:
             networks: the folder of the networks; "networks" beside the grid's folder if None.
             data_dir: a folder with the data files, if they can't be found or fetched.
             console: a rich console for progress; quiet if None.
+            executor: does the work, any `concurrent.futures.Executor`, see `nearzero.Workers`; this process if None.
 
         Raises:
             InputError: the data can't be found, or aren't those that the grid was begun with.
         """
         from nearzero.report.write import write_grid
 
+        workers = Workers.of(executor)
         with working(self.folder):
             if load_kept_grid(self.folder / SPEC) != self.spec:
                 raise InputError(f"{self.folder / SPEC} was changed in the meantime; run the command again")
             if not (self.folder / RESPONSES).exists():
                 folder = Path(networks) if networks is not None else self.folder.parent / "networks"
                 with Journal.opened(console, self.folder / "log") as journal:
-                    self._measure(folder, data_dir, journal)
+                    self._measure(folder, data_dir, journal, workers)
             self.__dict__.pop("responses", None)
             write_grid(self, self.folder)
         return self
 
-    def _measure(self, folder: Path, data_dir: str | None, journal: Journal) -> None:
+    def _measure(self, folder: Path, data_dir: str | None, journal: Journal, workers: Workers) -> None:
         """Measure every run of every network of every point, and write the responses."""
-        from nearzero.grid.networks import GridJob, Networks, assembled, grid_jobs
+        from nearzero.grid.networks import Networks, assembled, grid_jobs
 
-        networks, loaded = Networks(folder), self._data(data_dir, journal)
-        jobs: list[GridJob] = []
-        for point in self.spec.points:
-            data = DataSource.of(loaded[point.spec.data], data_dir)
-            networks.train(point, data, journal)
-            for activation in point.spec.activations:
-                runs = grid_jobs(self.spec, self.folder, networks, point, activation, data)
-                network = runs[0].network
-                run(runs, journal, doing=network, did=f"measured {network}")
-                jobs += runs
+        networks, loaded = Networks(folder.absolute()), self._data(data_dir, journal)
+        data = {name: DataSource.of(loaded[name], data_dir) for name in loaded}
+        networks.train(self.spec.points, data, journal, workers)
+        jobs = [
+            job
+            for point in self.spec.points
+            for activation in point.spec.activations
+            for job in grid_jobs(self.spec, self.folder, networks, point, activation, data[point.spec.data])
+        ]
+        journal.say(f"measuring {len(jobs)} networks")
+        run(jobs, journal, doing="measuring", did=f"measured {len(jobs)} networks", workers=workers)
         measured = results(jobs)
         responses = assembled(self.spec, jobs, measured)
         notices = [data.notice for data in loaded.values() if data.notice]

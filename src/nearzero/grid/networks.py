@@ -7,8 +7,9 @@ measurements of all networks become one Dataset.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from nearzero.study.jobs import Job, MeasureJob, Results, digest, gather, missin
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
 from nearzero.study.store import Store
-from nearzero.support.checksums import read_recorded, write_recorded
+from nearzero.study.study import train_studies
+from nearzero.support.checksums import is_recorded, read_recorded, write_recorded
 from nearzero.support.files import parsing
 from nearzero.support.threads import one_torch_thread, thread_count
+from nearzero.support.workers import Workers
 from nearzero.training.deep import deep_network, train_deep
 from nearzero.training.engine import Examples
 from nearzero.training.train import NEVER
@@ -66,8 +69,8 @@ class DeepJob(Job):
 
     @property
     def done(self) -> bool:
-        """Return whether the file exists; `read` refuses a damaged file."""
-        return self.path.exists()
+        """Return whether the file exists and has a checksum; `read` refuses a damaged file."""
+        return is_recorded(self.path.parent, self.path)
 
     def do(self) -> None:
         """Train the network and write its file."""
@@ -108,20 +111,32 @@ class Networks:
 
     folder: Path
 
-    def train(self, point: Point, data: DataSource, journal: Journal) -> None:
-        """Train the networks of a point that aren't trained yet."""
-        if point.layers is None:
-            self._study(point.spec).train(data_dir=data.data_dir, console=journal.console)
-            return
-        spec = point.spec
-        for name in spec.activations:
-            jobs = missing(DeepJob(self.folder, name, number, point, data) for number in range(spec.runs))
-            if not jobs:
-                continue
-            journal.say(f"training {name}, {point.label}: {len(jobs)} runs, {spec.steps:,} steps")
+    def train(
+        self, points: Sequence[Point], data: Mapping[str, DataSource], journal: Journal, workers: Workers
+    ) -> None:
+        """Train the networks of points that aren't trained yet.
+
+        Args:
+            points: of the grid.
+            data: by the name in a point's spec.
+            journal: for progress.
+            workers: where the networks are trained.
+        """
+        deep = [
+            DeepJob(self.folder.absolute(), name, number, point, data[point.spec.data])
+            for point in points
+            if point.layers is not None
+            for name in point.spec.activations
+            for number in range(point.spec.runs)
+        ]
+        if jobs := missing(deep):
+            journal.say(f"training {len(jobs)} networks with several layers")
+            did = f"trained {len(jobs)} networks"
             with one_torch_thread():  # set before the threads start, since each job sets and restores it
-                done = f"trained {name}, {point.label}"
-                run(jobs, journal, doing=point.label, did=done, threads=thread_count())
+                run(jobs, journal, doing="training", did=did, threads=thread_count(), workers=workers)
+        specs = {spec_digest(point.spec): point.spec for point in points if point.layers is None}
+        studies = {self._study(spec): data[spec.data] for spec in specs.values()}
+        train_studies(studies, journal, workers)
 
     def read(self, point: Point, name: str, run: int, data: DataSource) -> TwoLayer | nn.Sequential | None:
         """Return a network of a point; None if it diverged or never reached the checkpoint.
@@ -131,7 +146,7 @@ class Networks:
         """
         if point.layers is not None:
             return DeepJob(self.folder, name, run, point, data).read()
-        study = self._study(point.spec)
+        study = _trained_study(self.folder, point.spec)
         if int(study.history.diverged_at.sel(network=name, run=run)) != NEVER:
             return None
         if point.checkpoint is None:
@@ -141,6 +156,12 @@ class Networks:
 
     def _study(self, spec: Spec) -> Study:
         return Study(Store.create(self.folder / spec_digest(spec)[:12], lambda rules: spec))
+
+
+@lru_cache(maxsize=4)  # the runs of a point follow each other
+def _trained_study(folder: Path, spec: Spec) -> Study:
+    """Return the trained study of a point, whose history is read once for all of its runs."""
+    return Study.open(folder / spec_digest(spec)[:12])
 
 
 def measured(
@@ -198,9 +219,9 @@ def grid_jobs(
     spec: GridSpec, folder: Path, networks: Networks, point: Point, activation: str, data: DataSource
 ) -> list[GridJob]:
     """Return a job for every run of one network of a point of the grid in a folder."""
-    jobs = []
+    jobs, place = [], spec.points.index(point)
     for number in range(point.spec.runs):
-        name = f"{spec.points.index(point):02d}-{activation}-{number:02d}"
+        name = f"{place:02d}-{activation}-{number:02d}"
         design = spec.design(point, activation, number)
         work = digest(
             [
@@ -209,7 +230,7 @@ def grid_jobs(
             ]
         )
         fields = (activation, point, data, networks, spec.split, design)
-        jobs.append(GridJob(folder, spec.name(activation, point), number, name, work, *fields))
+        jobs.append(GridJob(folder.absolute(), spec.name(activation, point), number, name, work, *fields))
     return jobs
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,7 +125,7 @@ class GridSpec(CheckedModel):
                     raise InputError(f"{name} decides the verdict already; `read` is for families that don't")
         return self
 
-    @property
+    @cached_property
     def points(self) -> tuple[Point, ...]:
         """Return the points of the grid, in the order of the values."""
         return tuple(map(self._point, self.values))

@@ -19,7 +19,7 @@ from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 from nearzero.training.engine import Examples
 
-__all__ = ["DataSource", "begin", "load_data", "recorded_data"]
+__all__ = ["DataSource", "begin", "begin_with", "load_data", "recorded_data"]
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,17 @@ def begin(store: Store, data_dir: str | None, journal: Journal) -> DataSource:
     Raises:
         InputError: the data can't be found, or aren't those that the study was begun with.
     """
-    data, record = _checked(store, data_dir, journal)
-    record_session(store.folder, record, store.spec.device)
-    return DataSource.of(data, data_dir)
+    return begin_with(store, DataSource.of(load_data(store.spec, data_dir, journal), data_dir))
+
+
+def begin_with(store: Store, source: DataSource) -> DataSource:
+    """Record this session of a study, and return the source of its data, which was given.
+
+    Raises:
+        InputError: as for `begin`.
+    """
+    record_session(store.folder, _checked_record(store, source.load()), store.spec.device)
+    return source
 
 
 def recorded_data(store: Store, data_dir: str | None, journal: Journal) -> DataSource:
@@ -125,17 +133,17 @@ def recorded_data(store: Store, data_dir: str | None, journal: Journal) -> DataS
     Raises:
         InputError: as for `begin`.
     """
-    data, _ = _checked(store, data_dir, journal)
-    return DataSource.of(data, data_dir)
+    source = DataSource.of(load_data(store.spec, data_dir, journal), data_dir)
+    _checked_record(store, source.load())
+    return source
 
 
-def _checked(store: Store, data_dir: str | None, journal: Journal) -> tuple[Dataset, dict[str, Any]]:
-    """Load a study's data, check them against its record, and return them and the record, which names them.
+def _checked_record(store: Store, data: Dataset) -> dict[str, Any]:
+    """Return a study's record with its data, which must be these.
 
     Raises:
         InputError: as for `begin`.
     """
-    data = load_data(store.spec, data_dir, journal)
     record = read_record(store.folder)
     used = {"name": data.name, "source": data.source, "notice": data.notice, "sha256": dict(data.hashes)}
     if not store.begun:
@@ -146,4 +154,4 @@ def _checked(store: Store, data_dir: str | None, journal: Journal) -> tuple[Data
             f"{store.folder} was begun with {recorded['name']} from {recorded['source']}, and now {data.name} from "
             f"{data.source} has other contents; give the same data, or choose another folder"
         )
-    return data, record
+    return record

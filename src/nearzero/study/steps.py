@@ -42,6 +42,7 @@ __all__ = [
     "TrainJob",
     "finish_training",
     "reaching",
+    "runs_together",
     "sweep_networks",
     "train_networks",
     "training_jobs",
@@ -205,8 +206,6 @@ def train_networks(store: Store, data: DataSource, journal: Journal, workers: Wo
         journal.note("training: nothing to do")
         return
     labels = _labels(store.spec.activations)
-    for line in _begun(store):
-        journal.say(line)
     run(jobs, journal, doing=f"training {labels}", did=f"trained {labels}", workers=workers)
     finish_training(store, jobs, journal)
 
@@ -225,16 +224,22 @@ def training_jobs(store: Store, data: DataSource, journal: Journal, workers: Wor
     for name in spec.activations:
         if store.has_progress(name) and not store.load_progress(name, range(spec.runs)):
             journal.say(f"the progress of {name} is damaged, or of another spec: its training begins anew")
+    for line in _begun(store):
+        journal.say(line)
+    return [
+        TrainJob(store.folder.absolute(), " and ".join(names), runs[0], spec, data, names, runs)
+        for names, runs in runs_together(spec, workers)
+    ]
+
+
+def runs_together(spec: Spec, workers: Workers) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Return the activations and the runs of each training job of a study."""
     size = _runs_at_once(spec, workers)
     parts = [tuple(range(spec.runs))[first : first + size] for first in range(0, spec.runs, size)]
     # networks share mini-batches on the processor
     alone = spec.device != "cpu" or spec.batch_size == "all"
-    groups = [(name,) for name in spec.activations] if alone else [spec.activations]
-    return [
-        TrainJob(store.folder.absolute(), " and ".join(names), runs[0], spec, data, names, runs)
-        for names in groups
-        for runs in parts
-    ]
+    groups = [(name,) for name in spec.activations] if alone else [tuple(spec.activations)]
+    return [(names, runs) for names in groups for runs in parts]
 
 
 def finish_training(store: Store, jobs: Sequence[TrainJob], journal: Journal) -> None:

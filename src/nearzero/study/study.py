@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -28,12 +29,20 @@ from nearzero.report.tables import tables as report_tables
 from nearzero.report.verdict import judged_tables, untrained_table
 from nearzero.study.analysis import analyse_networks, analysis_of, measured_for
 from nearzero.study.audit import audit_networks, check_swept, measurements_of
-from nearzero.study.data import DataSource, begin, recorded_data
+from nearzero.study.data import DataSource, begin, begin_with, recorded_data
+from nearzero.study.jobs import run
 from nearzero.study.journal import Journal
 from nearzero.study.page.contents import PAGE, study_contents
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
-from nearzero.study.steps import sweep_networks, train_networks
+from nearzero.study.steps import (
+    TrainJob,
+    finish_training,
+    runs_together,
+    sweep_networks,
+    train_networks,
+    training_jobs,
+)
 from nearzero.study.store import SPEC, Store, needed
 from nearzero.support.checksums import FileCheck, remove_recorded, verify_files, working, write_recorded
 from nearzero.support.files import claim_folder, write_text
@@ -42,7 +51,7 @@ from nearzero.support.workers import Workers
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Study", "reproduce"]
+__all__ = ["Study", "reproduce", "train_studies"]
 
 Step = Callable[[Store, DataSource, Journal, Workers], None]
 AnyExecutor = Executor | Workers | None
@@ -454,6 +463,16 @@ class Study:
             self.__dict__.pop(name, None)
         return self
 
+    @contextmanager
+    def _training(
+        self, data: DataSource, console: Console | None, workers: Workers
+    ) -> Iterator[tuple[list[TrainJob], Callable[[], None]]]:
+        """Hold the folder, and yield the jobs that train the networks, and a function that ends their training."""
+        with self._held(), Journal.opened(console, self.folder / "log") as journal:
+            jobs = training_jobs(self._store, begin_with(self._store, data), journal, workers)
+            yield jobs, lambda: finish_training(self._store, jobs, journal)
+        self.__dict__.pop("history", None)
+
     def report(self, *, console: Console | None = None) -> Study:
         """Write tables and figures.
 
@@ -658,3 +677,58 @@ def reproduce(
     ):  # from the first look at the spec on, so that a call that is refused has changed nothing
         study = Study.create(folder, preset, given)
         return study.run(data_dir=data_dir, console=console, executor=executor)
+
+
+def train_studies(studies: Mapping[Study, DataSource], journal: Journal, workers: Workers) -> None:
+    """Train the networks of several studies that aren't trained yet; all of their jobs are one lot of work.
+
+    A study is opened when its first job is needed, and is closed when its last one is done.
+
+    Args:
+        studies: and their data.
+        journal: for progress.
+        workers: where the networks are trained.
+    """
+    held: dict[Path, _HeldStudy] = {}
+
+    def jobs() -> Iterator[TrainJob]:
+        for study, data in studies.items():
+            stack = ExitStack()
+            own, finish = stack.enter_context(study._training(data, journal.console, workers))
+            if own:
+                held[own[0].folder] = _HeldStudy(stack, finish, len(own))
+                yield from own
+            else:
+                stack.close()
+
+    def completed(job: TrainJob) -> None:
+        study = held[job.folder]
+        study.left -= 1
+        if not study.left:
+            study.finish()
+            held.pop(job.folder).stack.close()
+
+    begun = [study.spec for study in studies if study._store.read("history") is None]
+    total = sum(spec.steps * len(runs_together(spec, workers)) for spec in begun)
+    try:
+        run(
+            jobs(),
+            journal,
+            doing="training",
+            did="trained",
+            workers=workers,
+            total=total,
+            completed=completed,
+        )
+    finally:
+        for study in held.values():
+            study.stack.close()
+
+
+@dataclass
+class _HeldStudy:
+    """A study whose folder is held while it is trained: what ends its training, and the jobs that are left."""
+
+    stack: ExitStack
+    finish: Callable[[], None]
+    left: int

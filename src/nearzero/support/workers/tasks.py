@@ -40,7 +40,7 @@ def do_all(
     Args:
         function: can be pickled, as the items can.
         items: the items.
-        workers: with an executor.
+        workers: where it is applied; without an executor, here, to one item after the other.
         name: of an item, for messages.
         finished: called here with each item and its result, in the order in which they are done.
         device: the device on which an item computes; on Dask, one that isn't the processor takes a `GPU` resource.
@@ -49,6 +49,10 @@ def do_all(
         InputError: the function raised one, a worker was lost again and again, or the executor can't be used; the
             message names the item.
     """
+    if workers.executor is None:
+        for item in items:
+            finished(item, function(item))
+        return
     tasks = _Tasks(function, iter(items), workers, name, device)
     try:
         with one_blas_thread():  # for an executor in this process, whose threads set and restore it
