@@ -22,6 +22,7 @@ __all__ = [
     "DaskAddress",
     "DataDir",
     "Interrupted",
+    "Plan",
     "Quiet",
     "Settings",
     "StudyFolder",
@@ -78,6 +79,9 @@ WorkerCount = Annotated[int | None, option("Do the work in so many processes on 
 DaskAddress = Annotated[
     str | None,
     option("Do the work on the workers of this Dask scheduler.", False, "--dask", metavar="ADDRESS"),
+]
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Only say what would be done, and about what it takes. Writes nothing.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 AsJson = Annotated[

@@ -12,6 +12,7 @@ from nearzero.cli.common import (
     DaskAddress,
     DataDir,
     Interrupted,
+    Plan,
     Quiet,
     Settings,
     StudyFolder,
@@ -34,6 +35,7 @@ from nearzero.cli.output import (
     folders_line,
     grid_plot,
     print_line,
+    print_plan,
     probe_plot,
     probe_tables,
     response_table,
@@ -131,6 +133,7 @@ def reproduce(
     settings: Settings = None,
     workers: WorkerCount = None,
     dask: DaskAddress = None,
+    plan: Plan = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -145,8 +148,23 @@ def reproduce(
     console = console_for(quiet, as_json)
     given: dict[str, Any] = {"runs": runs, "device": device, "data_dir": data_dir, "settings": values}
     with workers_for(console, workers, dask) as chosen:
+        if plan:
+            study = _proposed(preset, out, values, runs=runs, device=device)
+            print_plan(study.plan(data_dir=data_dir, executor=chosen), console, as_json=as_json)
+            return
         study = reproduce_study(preset, out, **given, console=console, executor=chosen)
     _finish_report(study, console, as_json)
+
+
+def _proposed(preset: str | None, out: Path | None, settings: dict[str, Any], **given: Any) -> Any:
+    """Return the study that `nearzero reproduce` would begin or continue; nothing is written."""
+    from nearzero.study import Study
+    from nearzero.study.spec import resolve
+    from nearzero.study.store import Store
+
+    settings = settings | {key: value for key, value in given.items() if value is not None}
+    folder = out or Path("studies") / resolve(preset, settings).preset
+    return Study(Store.proposed(folder, lambda rules: resolve(preset, {**rules, **settings})))
 
 
 @app.command("compile", epilog=examples("nearzero compile"))
@@ -172,11 +190,15 @@ def train(
     data_dir: DataDir = None,
     workers: WorkerCount = None,
     dask: DaskAddress = None,
+    plan: Plan = False,
     quiet: Quiet = False,
 ) -> None:
     """Train the networks of a study that aren't trained yet."""
     console = console_for(quiet)
     with workers_for(console, workers, dask) as chosen:
+        if plan:
+            print_plan(_open(study).plan(["train"], data_dir=data_dir, executor=chosen), console)
+            return
         _open(study).train(data_dir=data_dir, console=console, executor=chosen)
     finish(console, lines=[f"the networks are trained; next: nearzero sweep {study}"])
 
@@ -187,11 +209,15 @@ def sweep(
     data_dir: DataDir = None,
     workers: WorkerCount = None,
     dask: DaskAddress = None,
+    plan: Plan = False,
     quiet: Quiet = False,
 ) -> None:
     """Sweep the networks of a study that aren't swept yet."""
     console = console_for(quiet)
     with workers_for(console, workers, dask) as chosen:
+        if plan:
+            print_plan(_open(study).plan(["sweep"], data_dir=data_dir, executor=chosen), console)
+            return
         _open(study).sweep(data_dir=data_dir, console=console, executor=chosen)
     finish(console, lines=[f"the networks are swept; next: nearzero report {study}"])
 
@@ -236,6 +262,7 @@ def verdict(
     ] = False,
     workers: WorkerCount = None,
     dask: DaskAddress = None,
+    plan: Plan = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -249,6 +276,8 @@ def verdict(
     from nearzero.support.checksums import working as held
 
     console, rules, opened = console_for(quiet, as_json), settings_from(settings), _open(study)
+    if rules and plan:
+        raise InputError("--plan is about the rules of the study; give it without --set")
     if rules and not save:
         if near_far or untrained:
             raise InputError(
@@ -260,6 +289,11 @@ def verdict(
         made = judged_tables(judged, opened.title)
         lines = [f"{study} is as before; --save makes these its rules.", *verdict_conclusion(judged)]
         finish(console, made if as_json else made[:SHOWN], lines, as_json=as_json)
+        return
+    if plan:
+        steps = ["matched", *(["untrained"] if untrained else []), *(["parts"] if near_far else [])]
+        with workers_for(console, workers, dask) as chosen:
+            print_plan(opened.plan(steps, data_dir=data_dir, executor=chosen), console, as_json=as_json)
         return
     asked: dict[str, Any] = {"near_far": near_far, "untrained": untrained}
     # a command that is refused has changed nothing
@@ -281,6 +315,7 @@ def audit(
     data_dir: DataDir = None,
     workers: WorkerCount = None,
     dask: DaskAddress = None,
+    plan: Plan = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -291,6 +326,10 @@ def audit(
     opened = _open(study)
     other = None if against is None else _open(against)
     with workers_for(console, workers, dask) as chosen:
+        if plan:
+            planned = opened.plan(["audit"], data_dir=data_dir, executor=chosen)
+            print_plan(planned, console, as_json=as_json)
+            return
         outcome = opened.audit(other, data_dir=data_dir, console=console, executor=chosen)
     lines = [folders_line(study), *audit_conclusion(outcome, f"nearzero show {study}")]
     finish(console, audited_tables(outcome) if as_json else (), lines, as_json=as_json)
@@ -306,6 +345,7 @@ def grid(
     data_dir: DataDir = None,
     workers: WorkerCount = None,
     dask: DaskAddress = None,
+    plan: Plan = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -316,7 +356,13 @@ def grid(
     from nearzero.grid import Grid
 
     console = console_for(quiet, as_json)
-    opened = Grid.create(out or Path("studies") / "grids" / spec.stem, spec)
+    folder = out or Path("studies") / "grids" / spec.stem
+    if plan:
+        with workers_for(console, workers, dask) as chosen:
+            planned = Grid.proposed(folder, spec).plan(networks=networks, data_dir=data_dir, executor=chosen)
+        print_plan(planned, console, as_json=as_json)
+        return
+    opened = Grid.create(folder, spec)
     with workers_for(console, workers, dask) as chosen:
         opened.run(networks=networks, data_dir=data_dir, console=console, executor=chosen)
     lines = [

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from nearzero.study.plan import WorkPlan
+
 __all__ = ["Grid", "grid_remedy"]
 
 SPEC, RESPONSES = "grid.toml", "responses.nc"
@@ -115,17 +117,30 @@ class Grid:
         Raises:
             InputError: the spec can't be used, or the folder holds something else or can't be written.
         """
-        folder = Path(folder)
         spec = spec if isinstance(spec, GridSpec) else load_grid(Path(spec))
+        proposed = cls.proposed(folder, spec)  # refuses what can't be used before a folder is made
+        folder = proposed.folder
         if (folder / SPEC).exists():
-            return cls(folder, _completed(spec, folder))
-        complete(spec)  # refuses what can't be used before a folder is made
+            return proposed
         with working(claim_folder(folder, SPEC)):
             # looked for again: another process may have begun a grid in the meantime
             chosen = _completed(spec, folder)
             if not (folder / SPEC).exists():
                 write_recorded(folder, folder / SPEC, spec_text(chosen).encode())
         return cls(folder, chosen)
+
+    @classmethod
+    def proposed(cls, folder: str | PathLike[str], spec: GridSpec | str | PathLike[str]) -> Grid:
+        """Return the grid that `create` would begin or open; nothing is written.
+
+        Args:
+            folder, spec: as for `create`.
+
+        Raises:
+            InputError: the spec can't be used, or the folder holds a grid with another one.
+        """
+        spec = spec if isinstance(spec, GridSpec) else load_grid(Path(spec))
+        return cls(Path(folder), _completed(spec, Path(folder)))
 
     @property
     def title(self) -> str:
@@ -254,18 +269,49 @@ class Grid:
             if load_kept_grid(self.folder / SPEC) != self.spec:
                 raise InputError(f"{self.folder / SPEC} was changed in the meantime; run the command again")
             if not (self.folder / RESPONSES).exists():
-                folder = Path(networks) if networks is not None else self.folder.parent / "networks"
+                folder = self._networks_folder(networks)
                 with Journal.opened(console, self.folder / "log") as journal:
                     self._measure(folder, data_dir, journal, workers)
             self.__dict__.pop("responses", None)
             write_grid(self, self.folder)
         return self
 
+    def plan(
+        self,
+        *,
+        networks: str | PathLike[str] | None = None,
+        data_dir: str | None = None,
+        executor: Executor | Workers | None = None,
+    ) -> WorkPlan:
+        """Return the jobs of the grid, how many are done, and what the others take; nothing is written.
+
+        Time comes from pilots at the first, the middle and the last point: some updates, and measurements on some of
+        the examples.
+
+        Args:
+            networks, data_dir, executor: as for `run`; on an executor nothing is done.
+
+        Raises:
+            InputError: the data can't be found.
+        """
+        from nearzero.grid.networks import Networks
+        from nearzero.grid.plan import plan_grid
+
+        journal, specs = Journal.unlogged(None), {point.spec.data: point.spec for point in self.spec.points}
+        loaded = {name: load_data(spec, data_dir, journal) for name, spec in specs.items()}
+        data = {name: DataSource.of(known, data_dir) for name, known in loaded.items()}
+        place = Networks(self._networks_folder(networks))
+        given = (self.spec, self.title, self.folder, place, data, Workers.of(executor))
+        return plan_grid(*given, measured=(self.folder / RESPONSES).exists())
+
+    def _networks_folder(self, given: str | PathLike[str] | None) -> Path:
+        return (Path(given) if given is not None else self.folder.parent / "networks").absolute()
+
     def _measure(self, folder: Path, data_dir: str | None, journal: Journal, workers: Workers) -> None:
         """Measure every run of every network of every point, and write the responses."""
         from nearzero.grid.networks import Networks, assembled, grid_jobs
 
-        networks, loaded = Networks(folder.absolute()), self._data(data_dir, journal)
+        networks, loaded = Networks(folder), self._data(data_dir, journal)
         data = {name: DataSource.of(loaded[name], data_dir) for name in loaded}
         networks.train(self.spec.points, data, journal, workers)
         jobs = [

@@ -7,8 +7,9 @@ measurements of all networks become one Dataset.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,14 @@ from nearzero.analysis.matched import HELD_OUT, Design, matched
 from nearzero.analysis.verdict import gathered
 from nearzero.evaluators.base import HALVES
 from nearzero.grid.spec import GridSpec, Point
+from nearzero.grid.training import train_studies
 from nearzero.networks import TwoLayer
 from nearzero.study import Study
 from nearzero.study.data import DataSource
-from nearzero.study.jobs import Job, MeasureJob, Results, digest, gather, missing, run
+from nearzero.study.jobs import Job, MeasureJob, Results, digest, gather, missing, run, sampled_time
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
 from nearzero.study.store import Store
-from nearzero.study.study import train_studies
 from nearzero.support.checksums import is_recorded, read_recorded, write_recorded
 from nearzero.support.files import parsing
 from nearzero.support.threads import one_torch_thread, thread_count
@@ -46,6 +47,7 @@ KEPT = (
     *("checked_level", "checked_accuracy", "unperturbed_checked_accuracy", "target_size", "checked"),
     *("dead_units", "reason"),
 )
+PILOT_STEPS = 20
 BATCH = 2000  # examples of a deep network at a time
 
 
@@ -74,11 +76,27 @@ class DeepJob(Job):
 
     def do(self) -> None:
         """Train the network and write its file."""
-        spec, network = self.point.spec, self._initial()
+        spec, network = self.point.spec, self.initial()
         examples = self.data.examples(spec)["train"]
         with one_torch_thread():
             train_deep(network, examples, spec.recipe, seed=spec.seeds[self.run], device=spec.device)
         write_recorded(self.path.parent, self.path, save_tensors(network.state_dict()))
+
+    @property
+    def kind(self) -> str:
+        """Return a text for plans: networks of a point take about the same time."""
+        return self.point.label
+
+    def pilot(self) -> float | None:
+        """Return the time of the training, from that of some updates."""
+        spec, network = self.point.spec, self.initial()
+        examples = self.data.examples(spec)["train"]
+        with one_torch_thread():
+            for steps in (1, PILOT_STEPS):  # the first is slower than the others
+                began = time.perf_counter()
+                recipe = replace(spec.recipe, steps=steps)
+                train_deep(network, examples, recipe, seed=spec.seeds[self.run], device=spec.device)
+        return (time.perf_counter() - began) / PILOT_STEPS * spec.steps
 
     def read(self) -> nn.Sequential | None:
         """Return the trained network; None if it diverged.
@@ -86,7 +104,7 @@ class DeepJob(Job):
         Raises:
             InputError: the file isn't such a network.
         """
-        network = self._initial()
+        network = self.initial()
         remedy = "delete it and run again"
         content = read_recorded(self.path.parent, self.path, remedy)
         with parsing(self.path, remedy):
@@ -94,7 +112,8 @@ class DeepJob(Job):
         finite = all(bool(weights.isfinite().all()) for weights in network.parameters())
         return network if finite else None
 
-    def _initial(self) -> nn.Sequential:
+    def initial(self) -> nn.Sequential:
+        """Return the network before its training."""
         assert self.point.layers is not None
         spec, data = self.point.spec, self.data.load()
         shape = {"inputs": data.train.pixels.shape[1], "units": spec.units, "classes": data.classes}
@@ -146,7 +165,7 @@ class Networks:
         """
         if point.layers is not None:
             return DeepJob(self.folder, name, run, point, data).read()
-        study = _trained_study(self.folder, point.spec)
+        study = _trained_study(self.study_folder(point.spec))
         if int(study.history.diverged_at.sel(network=name, run=run)) != NEVER:
             return None
         if point.checkpoint is None:
@@ -154,14 +173,18 @@ class Networks:
         reached = study.history.checkpoint_step.sel(network=name, run=run, threshold=point.checkpoint)
         return None if int(reached) == NEVER else study.network(name, run, step=int(reached))
 
+    def study_folder(self, spec: Spec) -> Path:
+        """Return the folder of the study that trains the networks of a spec."""
+        return self.folder / spec_digest(spec)[:12]
+
     def _study(self, spec: Spec) -> Study:
-        return Study(Store.create(self.folder / spec_digest(spec)[:12], lambda rules: spec))
+        return Study(Store.create(self.study_folder(spec), lambda rules: spec))
 
 
 @lru_cache(maxsize=4)  # the runs of a point follow each other
-def _trained_study(folder: Path, spec: Spec) -> Study:
+def _trained_study(folder: Path) -> Study:
     """Return the trained study of a point, whose history is read once for all of its runs."""
-    return Study.open(folder / spec_digest(spec)[:12])
+    return Study.open(folder)
 
 
 def measured(
@@ -205,12 +228,28 @@ class GridJob(MeasureJob):
     split: str
     design: Design
 
+    @property
+    def kind(self) -> str:
+        """Return a text for plans: networks of a point take about the same time."""
+        return self.point.label
+
+    def pilot(self) -> float | None:
+        """Return the time of the measurement, from those on some examples of a network before its training."""
+        spec = self.point.spec
+        if self.point.layers is None:
+            network: Any = self.data.initial(spec, self.activation, [spec.seeds[self.run]])[0]
+        else:
+            network = DeepJob(self.folder, self.activation, self.run, self.point, self.data).initial()
+        return sampled_time(self.data, lambda data: self._measured(network, data))
+
     def measure(self) -> xr.Dataset | None:
         """Return the responses of the network; None if it diverged or never reached the checkpoint."""
         network = self.networks.read(self.point, self.activation, self.run, self.data)
-        if network is None:
-            return None
-        examples = self.data.examples(self.point.spec)
+        return None if network is None else self._measured(network, self.data)
+
+    def _measured(self, network: TwoLayer | nn.Sequential, data: DataSource) -> xr.Dataset:
+        """Return the responses of a network on data."""
+        examples = data.examples(self.point.spec)
         held_out = examples["test"] if HELD_OUT in self.point.spec.verdict_checks else None
         return measured(network, examples[self.split], self.design, held_out)
 

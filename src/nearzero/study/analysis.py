@@ -25,7 +25,7 @@ from nearzero.study.store import Store
 from nearzero.support.threads import thread_count
 from nearzero.support.workers import HERE, Workers
 
-__all__ = ["AnalysisJob", "analyse_networks", "analysis_of", "measured_for"]
+__all__ = ["AnalysisJob", "analyse_networks", "analysis_of", "design_digest", "measured_for"]
 
 # Groups of results, and their descriptions for the log.
 GROUPS = {
@@ -84,7 +84,7 @@ def analysis_of(store: Store, group: str, spec: Spec | None = None) -> xr.Datase
         spec: the spec that has the design; the study's own if None.
     """
     results = store.read(group)
-    if results is None or results.attrs.get("design") != _design(spec or store.spec):
+    if results is None or results.attrs.get("design") != design_digest(spec or store.spec):
         return None
     results.attrs.setdefault("halves", EARLIER_HALVES)  # files without it are older than the attribute
     return results
@@ -98,7 +98,7 @@ def analyse_networks(
     groups: Sequence[str] = ("matched",),
 ) -> None:
     """Measure every run of every network, for each of the groups that is missing, and write them."""
-    spec, design = store.spec, _design(store.spec)
+    spec, design = store.spec, design_digest(store.spec)
     kept = {group: known for group in GROUPS if (known := analysis_of(store, group)) is not None}
     wanted = [group for group in groups if group not in kept]
     if not wanted:
@@ -137,7 +137,7 @@ def measured_for(
     return gather(measured).assign_coords(seed=("run", list(spec.seeds)))
 
 
-def _design(spec: Spec) -> str:
+def design_digest(spec: Spec) -> str:
     """Return a digest of the design of the measurements."""
     values = asdict(spec.design)
     extra = {

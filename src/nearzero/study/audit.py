@@ -21,7 +21,7 @@ from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 from nearzero.support.workers import HERE, Workers
 
-__all__ = ["AuditJob", "audit_networks", "check_swept", "measurements_of"]
+__all__ = ["AuditJob", "audit_digest", "audit_networks", "check_swept", "measurements_of"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class AuditJob(StudyJob):
 def measurements_of(store: Store) -> xr.Dataset | None:
     """Return the measurements of the audit; None if there are none, or they were made with another design."""
     kept = store.read("audit")
-    return kept if kept is not None and kept.attrs.get("design") == _design(store.spec) else None
+    return kept if kept is not None and kept.attrs.get("design") == audit_digest(store.spec) else None
 
 
 def audit_networks(store: Store, data: DataSource, journal: Journal, workers: Workers = HERE) -> None:
     """Measure every run of every network, and write the measurements."""
-    spec, design = store.spec, _design(store.spec)
+    spec, design = store.spec, audit_digest(store.spec)
     if measurements_of(store) is not None:
         journal.note("audit: nothing to do")
         return
@@ -73,7 +73,7 @@ def check_swept(store: Store) -> None:
         )
 
 
-def _design(spec: Spec) -> str:
+def audit_digest(spec: Spec) -> str:
     """Return a digest of the design of the measurements."""
     rows = [asdict(row) for row in published_rows(spec.families, spec.conduct)]
     return digest([rows, asdict(spec.conduct), list(MEASURED), QUANTILE])

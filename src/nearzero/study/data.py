@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 from nearzero.training.engine import Examples
 
-__all__ = ["DataSource", "begin", "begin_with", "load_data", "recorded_data"]
+__all__ = ["DataSource", "SampledSource", "begin", "begin_with", "load_data", "recorded_data"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,40 @@ class DataSource:
         data = self.load()
         inputs, classes = data.train.pixels.shape[1], data.classes
         return initial_stack(seeds, activation, inputs=inputs, units=spec.units, classes=classes)
+
+
+@dataclass(frozen=True)
+class SampledSource(DataSource):
+    """Some of the examples of a study's data, the first of each set, for estimates of time.
+
+    Attributes:
+        most: the number of examples of each set.
+    """
+
+    most: int
+
+    @classmethod
+    def sample(cls, source: DataSource, most: int) -> SampledSource:
+        """Return the source of at most so many of the examples of a source."""
+        return cls(source.name, source.data_dir, source.hashes, source.notice, most)
+
+    def load(self) -> Dataset:
+        """Return all of the data."""
+        return self._whole.load()
+
+    def examples(self, spec: Spec) -> dict[str, Examples]:
+        """Return training and test set, cut."""
+        sets = self._whole.examples(spec)
+        return {
+            name: Examples(
+                replace(whole.pixels, values=whole.pixels.values[: self.most]), whole.labels[: self.most]
+            )
+            for name, whole in sets.items()
+        }
+
+    @property
+    def _whole(self) -> DataSource:
+        return DataSource(self.name, self.data_dir, self.hashes, self.notice)
 
 
 _loaded: WeakValueDictionary[DataSource, Dataset] = WeakValueDictionary()

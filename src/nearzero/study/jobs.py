@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Generic, TypeVar
@@ -28,7 +29,7 @@ from nearzero.analysis.verdict import gathered
 from nearzero.errors import InputError
 from nearzero.evaluators.base import HALVES
 from nearzero.networks import TwoLayer
-from nearzero.study.data import DataSource
+from nearzero.study.data import DataSource, SampledSource
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
 from nearzero.study.store import Store, needed, read_kept, write_kept
@@ -52,9 +53,11 @@ __all__ = [
     "missing",
     "results",
     "run",
+    "sampled_time",
     "study_jobs",
 ]
 
+SAMPLED = 4000  # examples for an estimate of time
 AnyJob = TypeVar("AnyJob", bound="Job")
 Result = TypeVar("Result")
 # For each network, the result of each run; None for a run that diverged or never reached a checkpoint.
@@ -94,6 +97,18 @@ class Job(ABC):
     def device(self) -> str:
         """Return the device on which the job computes: "cpu", or one of PyTorch's."""
         return "cpu"
+
+    @property
+    def kind(self) -> str:
+        """Return a text that jobs share which take about the same time, for plans."""
+        return ""
+
+    def pilot(self) -> float | None:
+        """Return about how many seconds the job takes, by doing a part of it; None if that isn't known.
+
+        No file is written.
+        """
+        return None
 
     @property
     @abstractmethod
@@ -200,9 +215,38 @@ class StudyJob(MeasureJob):
         except InputError as error:
             raise InputError(f"{self.label}: {error}") from error
 
+    def pilot(self) -> float | None:
+        """Return the time of the measurement, from those on some examples of a network before its training."""
+        network = self.data.initial(self.spec, self.network, [self.spec.seeds[self.run]])[0]
+        return sampled_time(self.data, lambda data: replace(self, data=data).measured(network))
+
+
+def sampled_time(source: DataSource, measure: Callable[[DataSource], object]) -> float | None:
+    """Return the seconds that a measurement takes, from those on some of the examples; None if it refuses these."""
+    examples = len(source.load().train.labels)
+    most = min(SAMPLED, examples)
+
+    def seconds(count: int) -> float:
+        began = time.perf_counter()
+        measure(SampledSource.sample(source, count))
+        return time.perf_counter() - began
+
+    try:
+        seconds(most // 2)  # loads kernels
+        half, whole = seconds(most // 2), seconds(most)
+    except InputError:
+        return None
+    return whole + max(0.0, whole - half) / (most - most // 2) * (examples - most)
+
 
 def study_jobs(
-    kind: Callable[..., AnyJob], store: Store, data: DataSource, group: str, design: str = ""
+    kind: Callable[..., AnyJob],
+    store: Store,
+    data: DataSource,
+    group: str,
+    design: str = "",
+    *,
+    trained: bool = True,
 ) -> list[AnyJob]:
     """Return a job for every run of every network of a trained study.
 
@@ -211,13 +255,18 @@ def study_jobs(
         store, data: the files and the data of the study.
         group: a word for the results, which becomes part of the names of files.
         design: a digest of the design of the measurement, as far as it isn't in the spec.
+        trained: whether the study must be trained; plans also have the jobs of one that isn't.
 
     Raises:
         InputError: the study isn't trained yet.
     """
     refusal = f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
-    spec, history = store.spec, needed(store.read("history"), refusal)
-    diverged = history.diverged_at.transpose("network", "run").values != NEVER
+    spec, history = store.spec, store.read("history")
+    if trained:
+        history = needed(history, refusal)
+    diverged = np.zeros((len(spec.activations), spec.runs), dtype=bool)
+    if history is not None:
+        diverged = history.diverged_at.transpose("network", "run").values != NEVER
     folder, work = store.folder.absolute(), digest([spec_digest(spec), data.hashes, design, HALVES])
     return [
         kind(folder, network, run, f"{group}-{network}-{run:02d}", work, spec, data, bool(diverged[row, run]))

@@ -8,6 +8,7 @@ is in `nearzero.training` and `nearzero.analysis.sweep`, files are in `nearzero.
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from nearzero.perturbations.families import make_family
 from nearzero.study.data import DataSource
 from nearzero.study.jobs import Job, Results, StudyJob, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
-from nearzero.study.spec import CONDUCT, Spec
+from nearzero.study.spec import CONDUCT, Spec, spec_digest
 from nearzero.study.store import CHECKPOINTS, RunState, Store
 from nearzero.support.checksums import collected, record
 from nearzero.support.threads import thread_count
@@ -50,6 +51,7 @@ __all__ = [
 
 Pair = tuple[str, int]  # an activation and the number of a run
 
+PILOT_SECONDS = 0.4
 RUNS_AT_ONCE = 32  # that one job trains in this process; memory would grow with more of them
 # Seconds between saves of the training: about the most that is lost if the process is killed.
 SAVE_EVERY = 20.0
@@ -91,8 +93,13 @@ class TrainJob(Job):
 
     @property
     def size(self) -> int:
-        """Return the number of updates of a run."""
-        return self.spec.steps
+        """Return the number of updates of all runs; networks share them."""
+        return self.spec.steps * len(self.runs)
+
+    @property
+    def kind(self) -> str:
+        """Return a text for plans: updates of a study take about the same time."""
+        return f"{self.network} {spec_digest(self.spec)}"
 
     @property
     def device(self) -> str:
@@ -117,10 +124,10 @@ class TrainJob(Job):
 
     def do(self) -> None:
         """Train the runs to the end and write the networks."""
-        self.do_reporting(lambda steps: None)
+        self.do_reporting(lambda updates: None)
 
     def do_reporting(self, advanced: Callable[[int], None]) -> None:
-        """Train the runs to the end and write the networks; call a function with the mean step that is reached."""
+        """Train the runs to the end and write the networks; call a function with the updates that are done."""
         states = self._states(Store(self.folder, self.spec))
         steps = {pair: state.progress.step for pair, state in states.items()}
         for state in states.values():
@@ -130,9 +137,36 @@ class TrainJob(Job):
 
             def reached(step: int, together: list[Pair] = together) -> None:
                 steps.update(dict.fromkeys(together, step))
-                advanced(sum(steps.values()) // len(steps))
+                advanced(sum(steps.values()) // len(self.networks))
 
             self._train({pair: states.pop(pair) for pair in together}, reached)
+
+    def pilot(self) -> float | None:
+        """Return the time of the training, from that of some updates and of one measurement of each set.
+
+        None if kernels aren't compiled yet. Later updates are mostly faster: examples with a loss of 0 are left out.
+        """
+        spec, recipe = self.spec, self.spec.recipe
+        if spec.device == "cpu" and not any_compiled():
+            return None
+        examples, seeds = self.data.examples(spec), [spec.seeds[run] for run in self.runs]
+        stack = Stack.joined([self.data.initial(spec, name, seeds) for name in self.networks])
+        engine = _engine(spec, stack, seeds * len(self.networks), examples)
+        engine.advance(0, 1)
+        for split in ("train", "test"):
+            engine.measure(split)
+        step, updates, began = 1, 1, time.perf_counter()
+        while (seconds := time.perf_counter() - began) < PILOT_SECONDS and step < max(recipe.steps, 2):
+            engine.advance(step, step + updates)
+            step, updates = step + updates, 2 * updates
+        update, began = seconds / max(1, step - 1), time.perf_counter()
+        engine.measure("test")
+        test, began = time.perf_counter() - began, time.perf_counter()
+        engine.measure("train")
+        train = time.perf_counter() - began
+        measured = len(recipe.schedule) if recipe.batch_size is not None else 0  # else an update measures too
+        tested = sum(recipe.tests_at(step) for step in recipe.schedule)
+        return recipe.steps * update + measured * train + tested * test
 
     def histories(self) -> dict[Pair, History]:
         """Return the history of each activation and run, after the training."""

@@ -126,15 +126,9 @@ class Store:
             InputError: the folder holds a study with another spec, or other files, can't be written, or another
                 process works in it.
         """
-        if (folder / SPEC).exists():
-            begun = cls.open(folder)
-            spec = choose(begun.rules)
-            if begun.begun:
-                begun.check_spec(spec)
-            if begun.spec == spec:
-                return begun
-        else:
-            choose({})  # refuses what can't be used before a folder is made
+        proposed = cls.proposed(folder, choose)  # refuses what can't be used before a folder is made
+        if (folder / SPEC).exists() and cls.open(folder).spec == proposed.spec:
+            return proposed
         with working(claim_folder(folder, SPEC)):
             # read again: another process may have begun a study in the meantime
             rules: Mapping[str, Any] = {}
@@ -146,6 +140,24 @@ class Store:
             store = cls(folder, choose(rules))
             store.write_spec()
         return store
+
+    @classmethod
+    def proposed(cls, folder: Path, choose: Callable[[Mapping[str, Any]], Spec]) -> Store:
+        """Return the store that `create` would return; nothing is written.
+
+        Args:
+            folder, choose: as for `create`.
+
+        Raises:
+            InputError: the folder holds a study with another spec.
+        """
+        if not (folder / SPEC).exists():
+            return cls(folder, choose({}))
+        begun = cls.open(folder)
+        spec = choose(begun.rules)
+        if begun.begun:
+            begun.check_spec(spec)
+        return cls(folder, spec)
 
     @classmethod
     def open(cls, folder: Path) -> Store:

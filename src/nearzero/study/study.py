@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -30,15 +29,14 @@ from nearzero.report.verdict import judged_tables, untrained_table
 from nearzero.study.analysis import analyse_networks, analysis_of, measured_for
 from nearzero.study.audit import audit_networks, check_swept, measurements_of
 from nearzero.study.data import DataSource, begin, begin_with, recorded_data
-from nearzero.study.jobs import run
 from nearzero.study.journal import Journal
 from nearzero.study.page.contents import PAGE, study_contents
+from nearzero.study.plan import WorkPlan, plan_study
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
 from nearzero.study.steps import (
     TrainJob,
     finish_training,
-    runs_together,
     sweep_networks,
     train_networks,
     training_jobs,
@@ -51,7 +49,7 @@ from nearzero.support.workers import Workers
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Study", "reproduce", "train_studies"]
+__all__ = ["Study", "reproduce"]
 
 Step = Callable[[Store, DataSource, Journal, Workers], None]
 AnyExecutor = Executor | Workers | None
@@ -441,6 +439,27 @@ class Study:
             self.to_html(self.folder / PAGE, data_dir=data_dir)
         return self
 
+    def plan(
+        self,
+        steps: Sequence[str] = ("train", "sweep"),
+        *,
+        data_dir: str | None = None,
+        executor: AnyExecutor = None,
+    ) -> WorkPlan:
+        """Return the jobs of some steps, how many are done, and what the others take; nothing is written.
+
+        Time comes from pilots: some updates of a network, and measurements on some of the examples.
+
+        Args:
+            steps: of "train", "sweep", "matched", "untrained", "parts" and "audit".
+            data_dir, executor: as for `train`; on an executor nothing is done.
+
+        Raises:
+            InputError: an unknown step, or the data can't be found.
+        """
+        data = recorded_data(self._store, data_dir, Journal.unlogged(None))
+        return plan_study(self._store, self.title, data, Workers.of(executor), steps)
+
     @contextmanager
     def _held(self) -> Iterator[None]:
         """Hold the lock of the folder, whose spec must be the one with which this study was opened.
@@ -464,7 +483,7 @@ class Study:
         return self
 
     @contextmanager
-    def _training(
+    def training(
         self, data: DataSource, console: Console | None, workers: Workers
     ) -> Iterator[tuple[list[TrainJob], Callable[[], None]]]:
         """Hold the folder, and yield the jobs that train the networks, and a function that ends their training."""
@@ -677,58 +696,3 @@ def reproduce(
     ):  # from the first look at the spec on, so that a call that is refused has changed nothing
         study = Study.create(folder, preset, given)
         return study.run(data_dir=data_dir, console=console, executor=executor)
-
-
-def train_studies(studies: Mapping[Study, DataSource], journal: Journal, workers: Workers) -> None:
-    """Train the networks of several studies that aren't trained yet; all of their jobs are one lot of work.
-
-    A study is opened when its first job is needed, and is closed when its last one is done.
-
-    Args:
-        studies: and their data.
-        journal: for progress.
-        workers: where the networks are trained.
-    """
-    held: dict[Path, _HeldStudy] = {}
-
-    def jobs() -> Iterator[TrainJob]:
-        for study, data in studies.items():
-            stack = ExitStack()
-            own, finish = stack.enter_context(study._training(data, journal.console, workers))
-            if own:
-                held[own[0].folder] = _HeldStudy(stack, finish, len(own))
-                yield from own
-            else:
-                stack.close()
-
-    def completed(job: TrainJob) -> None:
-        study = held[job.folder]
-        study.left -= 1
-        if not study.left:
-            study.finish()
-            held.pop(job.folder).stack.close()
-
-    begun = [study.spec for study in studies if study._store.read("history") is None]
-    total = sum(spec.steps * len(runs_together(spec, workers)) for spec in begun)
-    try:
-        run(
-            jobs(),
-            journal,
-            doing="training",
-            did="trained",
-            workers=workers,
-            total=total,
-            completed=completed,
-        )
-    finally:
-        for study in held.values():
-            study.stack.close()
-
-
-@dataclass
-class _HeldStudy:
-    """A study whose folder is held while it is trained: what ends its training, and the jobs that are left."""
-
-    stack: ExitStack
-    finish: Callable[[], None]
-    left: int

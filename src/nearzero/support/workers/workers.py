@@ -99,6 +99,17 @@ class Workers:
         return count if isinstance(count, int) else None
 
     @property
+    def at_once(self) -> int:
+        """Return the number of jobs at the same time: 1 if it isn't known."""
+        if is_dask(self.executor):
+            return max(1, sum(self.executor._client.nthreads().values()))  # type: ignore[union-attr]
+        return self.count or 1
+
+    def memory_of(self, jobs: int) -> int:
+        """Return the bytes that each of a number of jobs at the same time may take."""
+        return (self.limits.memory if self.executor is not None else None) or memory_limit() // jobs
+
+    @property
     def limits(self) -> Limits:
         """Return the limits of each job."""
         memory = None if self.memory is None else memory_limit(self.memory)
