@@ -285,8 +285,8 @@ class Grid:
     ) -> WorkPlan:
         """Return the jobs of the grid, how many are done, and what the others take; nothing is written.
 
-        Time comes from pilots at the first, the middle and the last point: some updates, and measurements on some of
-        the examples.
+        Time comes from pilots at the first and the last point: some updates, and measurements on some of the
+        examples.
 
         Args:
             networks, data_dir, executor: as for `run`; on an executor nothing is done.

@@ -12,13 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import nn
 
 from nearzero.analysis.matched import HELD_OUT, Design, matched
 from nearzero.analysis.verdict import gathered
@@ -36,9 +33,11 @@ from nearzero.support.checksums import is_recorded, read_recorded, write_recorde
 from nearzero.support.files import parsing
 from nearzero.support.threads import one_torch_thread, thread_count
 from nearzero.support.workers import Workers
-from nearzero.training.deep import deep_network, train_deep
 from nearzero.training.engine import Examples
 from nearzero.training.train import NEVER
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["DeepJob", "GridJob", "Networks", "assembled", "grid_jobs", "measured"]
 
@@ -76,11 +75,15 @@ class DeepJob(Job):
 
     def do(self) -> None:
         """Train the network and write its file."""
+        from safetensors.torch import save
+
+        from nearzero.training.deep import train_deep  # PyTorch takes seconds, and other grids don't need it
+
         spec, network = self.point.spec, self.initial()
         examples = self.data.examples(spec)["train"]
         with one_torch_thread():
             train_deep(network, examples, spec.recipe, seed=spec.seeds[self.run], device=spec.device)
-        write_recorded(self.path.parent, self.path, save_tensors(network.state_dict()))
+        write_recorded(self.path.parent, self.path, save(network.state_dict()))
 
     @property
     def kind(self) -> str:
@@ -89,6 +92,8 @@ class DeepJob(Job):
 
     def pilot(self) -> float | None:
         """Return the time of the training, from that of some updates."""
+        from nearzero.training.deep import train_deep
+
         spec, network = self.point.spec, self.initial()
         examples = self.data.examples(spec)["train"]
         with one_torch_thread():
@@ -104,16 +109,20 @@ class DeepJob(Job):
         Raises:
             InputError: the file isn't such a network.
         """
+        from safetensors.torch import load
+
         network = self.initial()
         remedy = "delete it and run again"
         content = read_recorded(self.path.parent, self.path, remedy)
         with parsing(self.path, remedy):
-            network.load_state_dict(load_tensors(content))
+            network.load_state_dict(load(content))
         finite = all(bool(weights.isfinite().all()) for weights in network.parameters())
         return network if finite else None
 
     def initial(self) -> nn.Sequential:
         """Return the network before its training."""
+        from nearzero.training.deep import deep_network
+
         assert self.point.layers is not None
         spec, data = self.point.spec, self.data.load()
         shape = {"inputs": data.train.pixels.shape[1], "units": spec.units, "classes": data.classes}

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import ClassVar, Literal, final, get_args, get_type_hints
 
 import numpy as np
@@ -76,6 +76,12 @@ OFFSET_LEVELS = np.array([*range(-200, -40, 5), *range(-40, 40), *range(40, 101,
 UNIT_LEVELS = np.arange(101) / 100
 
 
+@cache
+def _conduct_choices() -> dict[str, tuple[str, ...]]:
+    """Return the values of each attribute of `Conduct`."""
+    return {name: get_args(literal) for name, literal in get_type_hints(Conduct).items()}
+
+
 @dataclass(frozen=True)
 class Conduct:
     """A choice among the readings of the published protocol. The defaults gave the published numbers.
@@ -108,8 +114,8 @@ class Conduct:
     range: Side = "post"
 
     def __post_init__(self) -> None:
-        for name, literal in get_type_hints(Conduct).items():
-            check_choice(name, getattr(self, name), get_args(literal))
+        for name, choices in _conduct_choices().items():
+            check_choice(name, getattr(self, name), choices)
 
     @classmethod
     def default(cls, activations: Iterable[str]) -> Conduct:

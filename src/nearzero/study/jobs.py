@@ -57,7 +57,7 @@ __all__ = [
     "study_jobs",
 ]
 
-SAMPLED = 4000  # examples for an estimate of time
+SAMPLED, FEW = 4000, 200  # examples for an estimate of time, and for one call before it
 AnyJob = TypeVar("AnyJob", bound="Job")
 Result = TypeVar("Result")
 # For each network, the result of each run; None for a run that diverged or never reached a checkpoint.
@@ -232,11 +232,12 @@ def sampled_time(source: DataSource, measure: Callable[[DataSource], object]) ->
         return time.perf_counter() - began
 
     try:
-        seconds(most // 2)  # loads kernels
-        half, whole = seconds(most // 2), seconds(most)
+        seconds(min(most, FEW))  # loads kernels
+        whole = seconds(most)
+        slope = (whole - seconds(most // 2)) / (most - most // 2) if most < examples else 0.0
     except InputError:
         return None
-    return whole + max(0.0, whole - half) / (most - most // 2) * (examples - most)
+    return whole + max(0.0, slope) * (examples - most)
 
 
 def study_jobs(

@@ -51,7 +51,7 @@ __all__ = [
 
 Pair = tuple[str, int]  # an activation and the number of a run
 
-PILOT_SECONDS = 0.4
+PILOT_SECONDS = 0.2
 RUNS_AT_ONCE = 32  # that one job trains in this process; memory would grow with more of them
 # Seconds between saves of the training: about the most that is lost if the process is killed.
 SAVE_EVERY = 20.0

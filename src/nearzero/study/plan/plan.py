@@ -19,7 +19,7 @@ from nearzero.support.workers import Workers
 
 __all__ = ["PlannedStep", "WorkPlan", "planned", "trained_size", "work_plan"]
 
-PILOTS = 3  # jobs of a step of which a part is done, where jobs differ
+PILOTS = 2  # jobs of a step of which a part is done, where jobs differ
 MINUTE, HOUR = 60, 3600
 
 
@@ -151,7 +151,7 @@ def planned(
 
 
 def _seconds(jobs: Sequence[Job]) -> float | None:
-    """Return the time that jobs take together, from pilots of the first, the middle and the last kind of them."""
+    """Return the time that jobs take together, from pilots of the first and the last kind of them."""
     kinds = list(dict.fromkeys(job.kind for job in jobs))
     if not kinds:
         return 0.0
