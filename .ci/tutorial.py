@@ -36,6 +36,7 @@ PAGES = (
     "critical_levels",
     "grids",
     "instrument",
+    "cluster",
 )
 KEPT = ("results", "grids")  # a page may read them
 IMAGES = {"figure.png": "probe_tutorial.png"}  # file that a block makes, and the image on the page

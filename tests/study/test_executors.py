@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import xarray as xr
 import work_items
+import xarray as xr
 from distributed import Client, LocalCluster
 from typer.testing import CliRunner
 
@@ -183,7 +183,7 @@ def test_an_error_in_a_job_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(TrainJob, "do", lambda job: job.do_reporting(None))
     with (
         ThreadPoolExecutor(1) as pool,
-        pytest.raises(nz.InputError, match="^training abs and relu, run") as error,
+        pytest.raises(nz.InputError, match=r"^training abs and relu, run") as error,
     ):
         make(tmp_path / "study").train(executor=pool)
     assert str(error.value).endswith(": no space is left")

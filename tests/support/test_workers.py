@@ -113,7 +113,7 @@ def test_work_that_kills_its_process_again_and_again_is_named(tmp_path: Path) ->
 
 def test_errors_name_the_work() -> None:
     with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(nz.InputError, match="^item 2: two can't be used$"):
+        with pytest.raises(nz.InputError, match=r"^item 2: two can't be used$"):
             results(work_items.refuse, [1, 2], Workers(pool))
         with pytest.raises(KeyError) as error:
             results(work_items.fail, [1, 2], Workers(pool))

@@ -175,6 +175,8 @@ class _Tasks(Generic[Item, Result]):
             raise InputError(
                 f"{name} was cancelled by the executor: is its scheduler still there? What is done is kept"
             ) from error
+        except InputError:
+            raise
         except ModuleNotFoundError as error:
             raise InputError(
                 f"{name}: {error} on a worker; install the same packages for all workers"
