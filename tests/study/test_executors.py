@@ -86,7 +86,7 @@ def test_threads(local: nz.Study, tmp_path: Path) -> None:
     xr.testing.assert_identical(study.matched, local.matched)
     xr.testing.assert_identical(study.parts, local.parts)
     assert study.audited() == local.audited()
-    assert other == local.ask({"verdict_targets": [0.05]})
+    assert repr(other) == repr(local.ask({"verdict_targets": [0.05]}))  # NaN doesn't equal NaN
 
 
 def test_processes_from_the_command_line(local: nz.Study, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_interrupted_with_other_workers_than_it_goes_on_with(
     def interrupted(*arguments: Any, **named: Any) -> None:
         nonlocal count
         count += 1
-        if count > 40:
+        if count > 20:
             raise KeyboardInterrupt
         write(*arguments, **named)
 

@@ -244,15 +244,12 @@ def verify_files(folder: Path) -> list[FileCheck]:
 
 @contextmanager
 def working(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder of results; remove what killed processes left, and tidy the record at the end.
+    """Hold the lock of a folder of results; remove what killed processes and workers left, and tidy the record.
 
     Raises:
         InputError: another process works in the folder, or it can't be written.
     """
     with locked(folder):
-        for path in _files(folder, parts=True):
-            with suppress(OSError):
-                path.unlink()
         _tidy(folder)
         try:
             yield
@@ -261,7 +258,13 @@ def working(folder: Path) -> Iterator[None]:
 
 
 def _tidy(folder: Path) -> None:
-    """Leave one line in the record for each file; a file that is damaged keeps its last one."""
+    """Remove what killed processes left, and leave one line in the record for each file.
+
+    A file that is damaged keeps its last line.
+    """
+    for path in _files(folder, parts=True):
+        with suppress(OSError):
+            path.unlink()
     before = _lines(folder)
     # the last line is torn if the process was killed while it wrote it; others that can't be read are damaged
     unreadable = [line for line in before if LINE.fullmatch(line) is None and line != before[-1]]
