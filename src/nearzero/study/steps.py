@@ -479,6 +479,7 @@ def sweep_networks(store: Store, data: DataSource, journal: Journal, workers: Wo
         "data": data.name,
         "notices": list(_notices(data, history, measured)),
     }
+    del measured  # of many runs, it takes as much as the response
     store.write({"response": response, "history": history})
     store.clear_state()
 

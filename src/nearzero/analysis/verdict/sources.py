@@ -54,7 +54,8 @@ def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[st
     """
 
     def number(values: xr.DataArray) -> xr.DataArray:
-        return values if values.dtype.kind in "UO" else values.astype(np.float64)  # words stay words
+        # words stay words
+        return values if values.dtype.kind in "UO" else values.astype(np.float64, copy=False)
 
     numbers = [[None if run is None else run.map(number) for run in runs] for runs in parts]
     first = next(run for runs in numbers for run in runs if run is not None)
