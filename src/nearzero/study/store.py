@@ -188,7 +188,7 @@ class Store:
         """Write the spec."""
         self.write_file(SPEC, spec_text(self.spec).encode())
 
-    def write_file(self, name: str, content: bytes) -> None:
+    def write_file(self, name: str, content: bytes | memoryview) -> None:
         """Write a file of the study, and its checksum."""
         write_recorded(self.folder, self.folder / name, content)
 

@@ -70,7 +70,7 @@ class FileCheck:
     status: str
 
 
-def write_recorded(folder: Path, path: Path, content: bytes) -> None:
+def write_recorded(folder: Path, path: Path, content: bytes | memoryview) -> None:
     """Write a whole file below a folder, atomically, and its checksum into the folder's record.
 
     Raises:
@@ -398,5 +398,5 @@ def _name(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _sha256(content: bytes) -> str:
+def _sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()

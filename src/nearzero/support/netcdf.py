@@ -16,7 +16,7 @@ from nearzero.support.memory import check_expansion
 __all__ = ["load_netcdf", "netcdf_content"]
 
 
-def netcdf_content(data: xr.Dataset | xr.DataTree, **options: Any) -> bytes:
+def netcdf_content(data: xr.Dataset | xr.DataTree, **options: Any) -> memoryview:
     """Return the content of a netCDF 4 file with arrays that are in memory.
 
     Args:
@@ -26,7 +26,7 @@ def netcdf_content(data: xr.Dataset | xr.DataTree, **options: Any) -> bytes:
     Example:
         >>> import xarray as xr
         >>> from nearzero.support.netcdf import netcdf_content
-        >>> netcdf_content(xr.Dataset({"x": ("run", [1.0, 2.0])}))[1:4]
+        >>> bytes(netcdf_content(xr.Dataset({"x": ("run", [1.0, 2.0])}))[1:4])
         b'HDF'
     """
     if "dask" in sys.modules:
@@ -37,7 +37,8 @@ def netcdf_content(data: xr.Dataset | xr.DataTree, **options: Any) -> bytes:
     else:
         in_this_process = nullcontext()
     with in_this_process:
-        return bytes(data.to_netcdf(engine="h5netcdf", **options) or b"")
+        content: Any = data.to_netcdf(engine="h5netcdf", **options)
+        return memoryview(content)
 
 
 def load_netcdf(content: bytes, source: object, remedy: str) -> xr.DataTree:
@@ -56,7 +57,7 @@ def load_netcdf(content: bytes, source: object, remedy: str) -> xr.DataTree:
         >>> import xarray as xr
         >>> from nearzero.support.netcdf import load_netcdf, netcdf_content
         >>> content = netcdf_content(xr.Dataset({"x": ("run", [1.0, 2.0])}))
-        >>> load_netcdf(content, "a.nc", "delete it")["x"].values.tolist()
+        >>> load_netcdf(bytes(content), "a.nc", "delete it")["x"].values.tolist()
         [1.0, 2.0]
         >>> load_netcdf(b"", "a.nc", "delete it")
         Traceback (most recent call last):
