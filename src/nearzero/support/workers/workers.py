@@ -106,8 +106,8 @@ class Workers:
         return self.count or 1
 
     def memory_of(self, jobs: int) -> int:
-        """Return the bytes that each of a number of jobs at the same time may take."""
-        return (self.limits.memory if self.executor is not None else None) or memory_limit() // jobs
+        """Return the bytes that each of a number of jobs at the same time may take, a Dask worker's limit aside."""
+        return memory_limit() // jobs if self.executor is None else self.limits.memory or memory_limit()
 
     @property
     def limits(self) -> Limits:
