@@ -312,7 +312,7 @@ def _take(lines: Iterable[str], sums: dict[str, list[str]]) -> None:
 
 @dataclass
 class _ReadRecord:
-    """What was read of a record so far. It mostly grows, and reading all of it for each file would take ever longer.
+    """The part of a record that was read so far; reading all of a record for each file would take ever longer.
 
     Attributes:
         identity: the number of the file, which changes when the record is replaced.

@@ -61,7 +61,7 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class WorkPlan:
-    """What a study or a grid would do, and about what it takes; nothing of it is done.
+    """The work that a study or a grid would do, and about what it takes; nothing of it is done.
 
     Attributes:
         title: of the study or the grid.

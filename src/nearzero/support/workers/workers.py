@@ -18,7 +18,7 @@ DASK_SHARE = 0.5  # of a Dask worker's memory; the rest is for Python, PyTorch, 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one piece of work may take; None is decided by the worker.
+    """The limits of one piece of work; None is decided by the worker.
 
     Attributes:
         threads: the number of threads.
@@ -41,7 +41,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Workers:
-    """Where jobs are done: by the workers of an executor, or in this process.
+    """The place where jobs are done: the workers of an executor, or in this process.
 
     Any `concurrent.futures.Executor` will do: threads, processes, `dask.distributed.Client.get_executor()`, loky,
     mpi4py. Results don't depend on it.
