@@ -45,6 +45,7 @@ PAGES = (
     "critical_levels",
     "grids",
     "instrument",
+    "cluster",
 )
 KEPT = "results"  # a page may read them
 IMAGES = {  # file that a block makes, and the image on the page

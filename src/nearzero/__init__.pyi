@@ -35,6 +35,7 @@ from .perturbations.perturbation import Perturbation
 from .perturbations.ranges import Ranges, UnitRange
 from .probing import ProbeResult, judge_runs, layers, probe
 from .study import Spec, Study, reproduce
+from .support.workers import Workers
 from .torch_models.layer import Layer
 from .torch_models.loading.fitting import LoadedWeights, load_weights
 
@@ -79,6 +80,7 @@ __all__ = [
     "TwoLayer",
     "UnitRange",
     "Verdict",
+    "Workers",
     "__version__",
     "activation",
     "critical_levels",

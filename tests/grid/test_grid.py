@@ -131,7 +131,7 @@ def test_grids_share_networks(width: nz.Grid, folder: Path, monkeypatch: pytest.
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("nearzero.study.steps._train", refuse)
+    monkeypatch.setattr("nearzero.study.steps.TrainJob.do_reporting", refuse)
     again = made(folder, spec_of("pixels", ["raw"]))
     kept, mine = (
         each.responses.sel(network=name)

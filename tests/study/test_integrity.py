@@ -130,13 +130,13 @@ def test_damaged_progress_is_not_trained_on(tmp_path: Path) -> None:
 
     data = DataSource.of(nz.datasets.load("digits"), None)
     stack = data.initial(store.spec, "relu", store.spec.seeds)
-    store.save_progress("relu", Progress(20, History.empty(2, store.spec.recipe)), stack)
-    assert store.load_progress("relu") is not None
+    store.save_progress("relu", (0, 1), Progress(20, History.empty(2, store.spec.recipe)), stack, {})
+    assert list(store.load_progress("relu", range(2))) == [0, 1]
     path = study.folder / "state" / "training-relu.safetensors"
     content = bytearray(path.read_bytes())
     content[-9] ^= 1  # in the weights, which stay finite
     path.write_bytes(content)
-    assert store.load_progress("relu") is None
+    assert store.load_progress("relu", range(2)) == {}
 
 
 def test_a_damaged_checkpoint_is_trained_again(tmp_path: Path) -> None:

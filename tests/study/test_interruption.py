@@ -17,6 +17,7 @@ import xarray as xr
 from safetensors.numpy import load_file
 
 import nearzero as nz
+from nearzero.networks import Stack
 from nearzero.study.store import Store
 from nearzero.training.train import History, Progress
 
@@ -67,8 +68,8 @@ def run_until_killed(kind: str, count: int, folder: Path) -> None:
 
 def steps_of(folder: Path) -> dict[str, int]:
     """Return the step up to which the training of each network is saved."""
-    found = {name: Store.open(folder).load_progress(name) for name in ("abs", "relu")}
-    return {name: begun[0].step for name, begun in found.items() if begun is not None}
+    found = {name: Store.open(folder).load_progress(name, range(3)) for name in ("abs", "relu")}
+    return {name: begun[0].progress.step for name, begun in found.items() if begun}
 
 
 def taken_up(folder: Path, expected: nz.Study) -> str:
@@ -177,12 +178,13 @@ def test_interrupted_work_that_was_measured_at_other_steps_is_done_again(
     killed("state/training-relu", 5, folder)
     store = Store.open(folder)
     for name in ("abs", "relu"):
-        begun = store.load_progress(name)
-        assert begun is not None
-        progress, stack = begun
+        begun = store.load_progress(name, range(3))
+        progress = begun[0].progress
+        stack = Stack.joined([begun[run].stack for run in range(3)])
         other = dataclasses.replace(store.spec.recipe, evaluate_every=1)
-        store.save_progress(name, Progress(progress.step, History.empty(len(stack), other)), stack)
-        assert store.load_progress(name) is None
+        history = History.empty(len(stack), other)
+        store.save_progress(name, range(3), Progress(progress.step, history), stack, {})
+        assert store.load_progress(name, range(3)) == {}
     complete(folder)
     assert_same(nz.Study.open(folder), uninterrupted)
 
@@ -195,7 +197,7 @@ def test_interrupted_work_of_another_spec_is_done_again(
     path = folder / "spec.toml"
     path.write_text(path.read_text().replace("learning_rate = 0.01", "learning_rate = 0.02"))
     for name in ("abs", "relu"):
-        assert Store.open(folder).load_progress(name) is None
+        assert Store.open(folder).load_progress(name, range(3)) == {}
 
 
 def test_a_finished_study_is_not_computed_again(
@@ -203,7 +205,7 @@ def test_a_finished_study_is_not_computed_again(
 ) -> None:
     import nearzero.study.steps as steps
 
-    monkeypatch.setattr(steps, "_train", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(steps.TrainJob, "do_reporting", lambda *arguments: pytest.fail("trained again"))
     monkeypatch.setattr(steps, "respond", lambda *arguments, **named: pytest.fail("swept again"))
     complete(uninterrupted.folder)
 

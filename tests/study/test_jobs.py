@@ -36,7 +36,6 @@ SETTINGS = {
     "verdict_targets": [0.1],
     "verdict_draws": 1,
 }
-Sweep = partial(SweepJob, memory=10**9)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def source(digits: nz.datasets.Dataset) -> DataSource:
 
 
 def sweep_jobs(study: nz.Study, source: DataSource) -> list[SweepJob]:
-    return study_jobs(Sweep, Store.open(study.folder), source, "response")
+    return study_jobs(SweepJob, Store.open(study.folder), source, "response")
 
 
 def test_other_processes_do_them(
@@ -74,7 +73,7 @@ def test_other_processes_do_them(
     xr.testing.assert_identical(trained.sweep().response, swept.response)
 
 
-@pytest.mark.parametrize("kind", [Sweep, partial(AnalysisJob, group="untrained"), AuditJob])
+@pytest.mark.parametrize("kind", [SweepJob, partial(AnalysisJob, group="untrained"), AuditJob])
 def test_a_job_is_plain_data(kind: type[StudyJob], swept: nz.Study, source: DataSource) -> None:
     job = study_jobs(kind, Store.open(swept.folder), source, "group")[1]
     again = pickle.loads(pickle.dumps(job))
@@ -106,7 +105,7 @@ def test_damaged_files_are_done_again(damage: str, trained: nz.Study, source: Da
     content, found = job.path.read_bytes(), job.result()
     assert found is not None
     if damage == "no digest":
-        write_kept(job.folder, job.path, found)
+        write_kept(job.path, found)
     elif damage == "other arrays":
         write_bytes(job.path, save({"w1": np.zeros(3)}))
     else:
@@ -128,7 +127,7 @@ def test_foreign_files_are_done_again(trained: nz.Study, source: DataSource, tmp
     for other in (
         sweep_jobs(shifted, source)[0],
         sweep_jobs(trained, foreign)[0],
-        study_jobs(Sweep, store, source, "response", "another design")[0],
+        study_jobs(SweepJob, store, source, "response", "another design")[0],
     ):
         other.path.parent.mkdir(exist_ok=True)
         other.path.write_bytes(job.path.read_bytes())

@@ -95,7 +95,9 @@ def _explain(error: BaseException, interrupted: bool) -> tuple[str, int]:
         return "memory is used up; use fewer runs, fewer units or a smaller data set", 2
     if os.environ.get("NEARZERO_DEBUG"):
         raise error
+    where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
     return (
-        f"a bug in nearzero ({type(error).__name__}: {error}); please report it (NEARZERO_DEBUG=1 shows a traceback)",
+        f"a bug in nearzero ({type(error).__name__}: {error}{where}); please report it "
+        "(NEARZERO_DEBUG=1 shows a traceback)",
         1,
     )

@@ -15,13 +15,18 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nearzero.support.workers import Workers
+
 __all__ = [
     "AsJson",
+    "DaskAddress",
     "DataDir",
     "Interrupted",
+    "Plan",
     "Quiet",
     "Settings",
     "StudyFolder",
+    "WorkerCount",
     "app",
     "argument",
     "complete_data",
@@ -37,6 +42,7 @@ __all__ = [
     "result_folder",
     "settings_from",
     "the_console",
+    "workers_for",
     "working",
 ]
 
@@ -118,6 +124,14 @@ DataDir = Annotated[str | None, option("A folder with the data files; also NEARZ
 Settings = Annotated[
     list[str] | None, option("Any key of the spec; may be repeated.", False, "--set", metavar="KEY=VALUE")
 ]
+WorkerCount = Annotated[int | None, option("Do the work in so many processes on this machine.", metavar="N")]
+DaskAddress = Annotated[
+    str | None,
+    option("Do the work on the workers of this Dask scheduler.", False, "--dask", metavar="ADDRESS"),
+]
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Only say what would be done, and about what it takes. Writes nothing.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 AsJson = Annotated[
     bool,
@@ -157,6 +171,32 @@ def settings_from(pairs: list[str] | None) -> dict[str, Any]:
     from nearzero.study.spec import parse_setting
 
     return dict(parse_setting(pair) for pair in pairs or [])
+
+
+@contextmanager
+def workers_for(console: Console | None, count: int | None, dask: str | None) -> Iterator[Workers]:
+    """Yield the workers that `--workers` or `--dask` asks for; this process if neither is given.
+
+    Raises:
+        InputError: both are given, the count can't be used, or no scheduler answers.
+    """
+    from nearzero.errors import InputError
+    from nearzero.support.workers import HERE, Workers, dask_executor, local_processes
+
+    if count is not None and dask is not None:
+        raise InputError("give either --workers, for processes on this machine, or --dask, for a scheduler")
+    if count is not None:
+        if count < 1:
+            raise InputError(f"--workers must be at least 1; got {count}")
+        with local_processes(count) as pool:
+            yield Workers(pool)
+    elif dask is not None:
+        with dask_executor(dask) as (executor, number):
+            if not number and console is not None:
+                console.print(f"the scheduler at {dask} has no workers yet; the work waits for them")
+            yield Workers(executor)
+    else:
+        yield HERE
 
 
 @contextmanager

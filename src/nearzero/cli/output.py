@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from nearzero.paper.audit.values import Audit
     from nearzero.probing import ProbeResult
     from nearzero.report.table import Table
+    from nearzero.study.plan import WorkPlan
 
 __all__ = [
     "audit_conclusion",
@@ -24,6 +27,7 @@ __all__ = [
     "grid_plot",
     "power_numbers",
     "print_line",
+    "print_plan",
     "probe_plot",
     "probe_tables",
     "response_table",
@@ -73,6 +77,20 @@ def print_line(console: Console, text: str) -> None:
     lines = textwrap.wrap(first, console.width, break_long_words=False, break_on_hyphens=False)
     for line in [*(lines or [""]), *([f"next: {command}"] if command else [])]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_plan(plan: WorkPlan, console: Console | None, *, as_json: bool = False) -> None:
+    """Print a plan, and the command that does the work: this one without `--plan`."""
+    from nearzero.report.table import text_table
+
+    command = shlex.join(["nearzero", *(part for part in sys.argv[1:] if part != "--plan")])
+    *lines, last = plan.sentences()
+    finish(
+        console,
+        [text_table("plan", plan.rows(), f"Plan of {plan.title}; nothing is done yet")],
+        [*lines, _bottom(last.rstrip("."), command)],
+        as_json=as_json,
+    )
 
 
 def folders_line(folder: Path) -> str:

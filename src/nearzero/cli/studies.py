@@ -9,11 +9,14 @@ import typer
 
 from nearzero.cli.common import (
     AsJson,
+    DaskAddress,
     DataDir,
     Interrupted,
+    Plan,
     Quiet,
     Settings,
     StudyFolder,
+    WorkerCount,
     app,
     argument,
     complete_files,
@@ -27,6 +30,7 @@ from nearzero.cli.common import (
     result_folder,
     settings_from,
     the_console,
+    workers_for,
     working,
 )
 from nearzero.cli.output import (
@@ -36,6 +40,7 @@ from nearzero.cli.output import (
     grid_plot,
     power_numbers,
     print_line,
+    print_plan,
     probe_plot,
     probe_tables,
     response_table,
@@ -70,6 +75,10 @@ def power(
     studies: Annotated[int, option("Studies of each kind.", True)] = 20,
     seed: Annotated[int, option("The seed of all draws.", True)] = 0,
     out: Annotated[Path | None, option("A folder for power.json.")] = None,
+    workers: Annotated[
+        int | None, option("Do the work in so many processes.", "all processors", metavar="N")
+    ] = None,
+    dask: DaskAddress = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -87,12 +96,17 @@ def power(
         from nearzero.support.threads import thread_count
 
         spec = with_rules(resolve() if study is None else _open(study).spec, settings_from(settings))
-    with result_folder(out), counting(console, "planting and judging studies") as count:
+    number = thread_count() if workers is None and dask is None else workers
+    with (
+        result_folder(out),
+        workers_for(console, number, dask) as chosen,
+        counting(console, "planting and judging studies") as count,
+    ):
         try:
             planted = {"strengths": strength or (8.0,), "activations": activation or ("abs", "relu")}
             options: dict[str, Any] = {"runs": runs or (6, 10), "studies": studies, "seed": seed, **planted}
             measured = measure_power(
-                spec.rules, design=spec.design, workers=thread_count(), advanced=count, **options
+                spec.rules, design=spec.design, executor=chosen, advanced=count, **options
             )
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted; nothing is kept, the same command begins anew") from error
@@ -127,6 +141,9 @@ def reproduce(
     data_dir: DataDir = None,
     spec: Annotated[Path | None, option("A spec file; other options replace its values.")] = None,
     settings: Settings = None,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
+    plan: Plan = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -135,15 +152,32 @@ def reproduce(
     If it is interrupted, the same command continues. `nearzero show` prints all tables.
     """
     console = console_for(quiet, as_json)
-    with working(console, "reading spec and data"):
+    with working(console, "reading spec and data"), workers_for(console, workers, dask) as chosen:
         from nearzero.study import reproduce as reproduce_study
         from nearzero.study.spec import read_settings
 
         values = (read_settings(spec) if spec is not None else {}) | settings_from(settings)
-        study = reproduce_study(
-            preset, out, runs=runs, device=device, data_dir=data_dir, settings=values, console=console
-        )
+        given: dict[str, Any] = {"runs": runs, "device": device, "data_dir": data_dir, "settings": values}
+        if plan:
+            study = _proposed(preset, out, values, runs=runs, device=device)
+            planned = study.plan(data_dir=data_dir, executor=chosen)
+        else:
+            study = reproduce_study(preset, out, **given, console=console, executor=chosen)
+    if plan:
+        print_plan(planned, console, as_json=as_json)
+        return
     _finish_report(study, console, as_json)
+
+
+def _proposed(preset: str | None, out: Path | None, settings: dict[str, Any], **given: Any) -> Any:
+    """Return the study that `nearzero reproduce` would begin or continue; nothing is written."""
+    from nearzero.study import Study
+    from nearzero.study.spec import resolve
+    from nearzero.study.store import Store
+
+    settings = settings | {key: value for key, value in given.items() if value is not None}
+    folder = out or Path("studies") / resolve(preset, settings).preset
+    return Study(Store.proposed(folder, lambda rules: resolve(preset, {**rules, **settings})))
 
 
 @app.command("compile", epilog=examples("nearzero compile"))
@@ -164,20 +198,48 @@ def compile_(quiet: Quiet = False) -> None:
 
 
 @app.command(epilog=examples("nearzero train studies/mine"))
-def train(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
+def train(
+    study: StudyFolder,
+    data_dir: DataDir = None,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
+    plan: Plan = False,
+    quiet: Quiet = False,
+) -> None:
     """Train the networks of a study that aren't trained yet."""
     console = console_for(quiet)
-    with working(console, "reading spec and data"):
-        _open(study).train(data_dir=data_dir, console=console)
+    with working(console, "reading spec and data"), workers_for(console, workers, dask) as chosen:
+        opened = _open(study)
+        if plan:
+            planned = opened.plan(["train"], data_dir=data_dir, executor=chosen)
+        else:
+            opened.train(data_dir=data_dir, console=console, executor=chosen)
+    if plan:
+        print_plan(planned, console)
+        return
     finish(console, lines=[f"the networks are trained; next: nearzero sweep {study}"])
 
 
 @app.command(epilog=examples("nearzero sweep studies/mine"))
-def sweep(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
+def sweep(
+    study: StudyFolder,
+    data_dir: DataDir = None,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
+    plan: Plan = False,
+    quiet: Quiet = False,
+) -> None:
     """Sweep the networks of a study that aren't swept yet."""
     console = console_for(quiet)
-    with working(console, "reading spec and data"):
-        _open(study).sweep(data_dir=data_dir, console=console)
+    with working(console, "reading spec and data"), workers_for(console, workers, dask) as chosen:
+        opened = _open(study)
+        if plan:
+            planned = opened.plan(["sweep"], data_dir=data_dir, executor=chosen)
+        else:
+            opened.sweep(data_dir=data_dir, console=console, executor=chosen)
+    if plan:
+        print_plan(planned, console)
+        return
     finish(console, lines=[f"the networks are swept; next: nearzero report {study}"])
 
 
@@ -220,6 +282,9 @@ def verdict(
     untrained: Annotated[
         bool, option("Also measure the networks before their first step.", False, "--untrained")
     ] = False,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
+    plan: Plan = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -234,32 +299,40 @@ def verdict(
         from nearzero.support.checksums import working as held
 
         rules, opened = settings_from(settings), _open(study)
-        if rules and not save:
-            if near_far or untrained:
-                raise InputError(
-                    "--set without --save changes nothing in the study, and --near-far and --untrained are kept in "
-                    "it; give them without --set, or add --save"
-                )
-            tables, lines = _asked(opened, rules, data_dir, console)
-            shown = tables if as_json else tables[:SHOWN]
-        else:
-            with held(study):  # a command that is refused has changed nothing
-                opened = opened.with_rules(rules)
-                judged = opened.judge(
-                    near_far=near_far, untrained=untrained, data_dir=data_dir, console=console
-                )
-            lines = [folders_line(study), *verdict_conclusion(judged, f"nearzero show {study}")]
-            shown = opened.tables()["verdict"] if as_json else ()
+        if rules and plan:
+            raise InputError("--plan is about the rules of the study; give it without --set")
+        with workers_for(console, workers, dask) as chosen:
+            if rules and not save:
+                if near_far or untrained:
+                    raise InputError(
+                        "--set without --save changes nothing in the study, and --near-far and --untrained are kept "
+                        "in it; give them without --set, or add --save"
+                    )
+                tables, lines = _asked(opened, rules, data_dir, console, chosen)
+                shown = tables if as_json else tables[:SHOWN]
+            elif plan:
+                steps = ["matched", *(["untrained"] if untrained else []), *(["parts"] if near_far else [])]
+                planned = opened.plan(steps, data_dir=data_dir, executor=chosen)
+            else:
+                asked: dict[str, Any] = {"near_far": near_far, "untrained": untrained}
+                with held(study):  # a command that is refused has changed nothing
+                    opened = opened.with_rules(rules)
+                    judged = opened.judge(**asked, data_dir=data_dir, console=console, executor=chosen)
+                lines = [folders_line(study), *verdict_conclusion(judged, f"nearzero show {study}")]
+                shown = opened.tables()["verdict"] if as_json else ()
+    if plan:
+        print_plan(planned, console, as_json=as_json)
+        return
     finish(console, shown, lines, as_json=as_json)
 
 
 def _asked(
-    study: Any, rules: dict[str, Any], data_dir: str | None, console: Console | None
+    study: Any, rules: dict[str, Any], data_dir: str | None, console: Console | None, workers: Any
 ) -> tuple[tuple[Table, ...], list[str]]:
     """Return the tables and the lines of a verdict by other rules than the study's own."""
     from nearzero.report.verdict import judged_tables
 
-    judged = study.ask(rules, data_dir=data_dir, console=console)
+    judged = study.ask(rules, data_dir=data_dir, console=console, executor=workers)
     lines = [f"{study.folder} is as before; --save makes these its rules.", *verdict_conclusion(judged)]
     return judged_tables(judged, study.title), lines
 
@@ -273,19 +346,28 @@ def audit(
         Path | None, option("A study with the other pixels, raw or normalized.", metavar="STUDY")
     ] = None,
     data_dir: DataDir = None,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
+    plan: Plan = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure the published study's faults on a study's own networks, and say which sentences survive."""
     console = console_for(quiet, as_json)
-    with working(console, f"reading {study}"):
+    with working(console, f"reading {study}"), workers_for(console, workers, dask) as chosen:
         from nearzero.report.audit import audited_tables
 
         opened = _open(study)
         other = None if against is None else _open(against)
-        outcome = opened.audit(other, data_dir=data_dir, console=console)
-        made = audited_tables(outcome) if as_json else ()
-        lines = [folders_line(study), *audit_conclusion(outcome, f"nearzero show {study}")]
+        if plan:
+            planned = opened.plan(["audit"], data_dir=data_dir, executor=chosen)
+        else:
+            outcome = opened.audit(other, data_dir=data_dir, console=console, executor=chosen)
+            made = audited_tables(outcome) if as_json else ()
+            lines = [folders_line(study), *audit_conclusion(outcome, f"nearzero show {study}")]
+    if plan:
+        print_plan(planned, console, as_json=as_json)
+        return
     finish(console, made, lines, as_json=as_json)
 
 
@@ -306,6 +388,9 @@ def grid(
         Path | None, option("The folder of its networks; grids can share it.", "networks, beside the grid's")
     ] = None,
     data_dir: DataDir = None,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
+    plan: Plan = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -315,17 +400,23 @@ def grid(
     If it is interrupted, the same command continues.
     """
     console = console_for(quiet, as_json)
-    with working(console, "reading spec and data"):
+    with working(console, "reading spec and data"), workers_for(console, workers, dask) as chosen:
         from nearzero.grid import Grid
         from nearzero.report.grids import grid_tables
 
-        opened = Grid.create(out or Path("studies") / "grids" / Path(spec).stem, spec)
-        opened.run(networks=networks, data_dir=data_dir, console=console)
-        lines = [
-            folders_line(opened.folder),
-            *verdict_conclusion(opened.verdict(), f"nearzero show {opened.folder}"),
-        ]
-        made = grid_tables(opened) if as_json else ()
+        folder = out or Path("studies") / "grids" / Path(spec).stem
+        if plan:
+            proposed = Grid.proposed(folder, spec)
+            planned = proposed.plan(networks=networks, data_dir=data_dir, executor=chosen)
+        else:
+            opened = Grid.create(folder, spec)
+            opened.run(networks=networks, data_dir=data_dir, console=console, executor=chosen)
+            following = f"nearzero show {opened.folder}"
+            lines = [folders_line(opened.folder), *verdict_conclusion(opened.verdict(), following)]
+            made = grid_tables(opened) if as_json else ()
+    if plan:
+        print_plan(planned, console, as_json=as_json)
+        return
     finish(console, made, lines, as_json=as_json)
 
 

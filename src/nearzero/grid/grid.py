@@ -30,7 +30,7 @@ from nearzero.errors import InputError
 from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.grid.own.spec import relative_to
 from nearzero.grid.spec import GridSpec, complete, kept_values, load_grid, load_kept_grid
-from nearzero.study.data import load_data
+from nearzero.study.data import DataSource, load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
 from nearzero.study.provenance import RECORD, read_record, record_session
@@ -44,12 +44,17 @@ from nearzero.support.checksums import (
     write_recorded,
 )
 from nearzero.support.files import claim_folder, parsing
-from nearzero.support.netcdf import load_netcdf
+from nearzero.support.netcdf import load_netcdf, netcdf_content
+from nearzero.support.workers import Workers
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from rich.console import Console
 
     from nearzero.grid.networks import NetworkSource
+    from nearzero.grid.own.source import OwnNetworks
+    from nearzero.study.plan import WorkPlan
 
 __all__ = ["Grid", "grid_remedy"]
 
@@ -126,17 +131,31 @@ class Grid:
         Raises:
             InputError: the spec can't be used, or the folder holds something else or can't be written.
         """
-        folder = Path(folder)
-        spec = spec if isinstance(spec, GridSpec) else load_grid(spec)
+        proposed = cls.proposed(folder, spec)  # refuses what can't be used before a folder is made
+        folder = proposed.folder
+        spec = proposed.spec
         if _is_begun(folder):
-            return cls(folder, _completed(spec, folder))
-        complete(spec)  # refuses what can't be used before a folder is made
+            return proposed
         with working(claim_folder(folder, SPEC)):
             # looked for again: another process may have begun a grid in the meantime
             chosen = _completed(spec, folder)
             if not _is_begun(folder):
                 write_recorded(folder, folder / SPEC, _text(chosen, folder).encode())
         return cls(folder, chosen)
+
+    @classmethod
+    def proposed(cls, folder: str | PathLike[str], spec: GridSpec | str | PathLike[str]) -> Grid:
+        """Return the grid that `create` would begin or open; nothing is written.
+
+        Args:
+            folder, spec: as for `create`.
+
+        Raises:
+            InputError: the spec can't be used, or the folder holds a grid with another one.
+        """
+        spec = spec if isinstance(spec, GridSpec) else load_grid(spec)
+        folder = Path(folder)
+        return cls(folder, _completed(spec, folder))
 
     @property
     def title(self) -> str:
@@ -250,6 +269,7 @@ class Grid:
         networks: str | PathLike[str] | None = None,
         data_dir: str | None = None,
         console: Console | None = None,
+        executor: Executor | Workers | None = None,
     ) -> Grid:
         """Train and measure the networks that aren't measured yet, and write tables and figure.
 
@@ -257,37 +277,76 @@ class Grid:
             networks: the folder of the networks; "networks" beside the grid's folder if None.
             data_dir: a folder with the data files, if they can't be found or fetched.
             console: a rich console for progress; quiet if None.
+            executor: does the work, any `concurrent.futures.Executor`, see `nearzero.Workers`; this process if None.
 
         Raises:
             InputError: the data can't be found, or aren't those that the grid was begun with.
         """
         from nearzero.report.write import write_grid
 
+        workers = Workers.of(executor)
         with working(self.folder):
             if load_kept_grid(self.folder / SPEC) != self.spec:
                 raise InputError(f"{self.folder / SPEC} was changed in the meantime; run the command again")
             if (self.folder / RESPONSES).exists():
                 self._check_code()
             else:
-                folder = Path(networks if networks is not None else self.folder.parent / "networks")
+                folder = self._networks_folder(networks)
                 with Journal.opened(console, self.folder / "log") as journal:
-                    self._measure(folder, data_dir, journal)
+                    self._measure(folder, data_dir, journal, workers)
             self.__dict__.pop("responses", None)
             write_grid(self, self.folder)
         return self
 
-    def _measure(self, folder: Path, data_dir: str | None, journal: Journal) -> None:
+    def plan(
+        self,
+        *,
+        networks: str | PathLike[str] | None = None,
+        data_dir: str | None = None,
+        executor: Executor | Workers | None = None,
+    ) -> WorkPlan:
+        """Return the jobs of the grid, how many are done, and what the others take; nothing is written.
+
+        Time comes from pilots at the first and the last point: some updates, and measurements on some of the
+        examples.
+
+        Args:
+            networks, data_dir, executor: as for `run`; on an executor nothing is done.
+
+        Raises:
+            InputError: the data can't be found.
+        """
+        from nearzero.grid.networks import Networks
+        from nearzero.grid.plan import plan_grid, plan_own
+
+        place, measured = self._networks_folder(networks), (self.folder / RESPONSES).exists()
+        if self.spec.network is not None:
+            own = self._own_networks(place, data_dir)
+            return plan_own(self.title, self.folder, own, Workers.of(executor), measured=measured)
+        journal, specs = Journal.unlogged(None), {point.spec.data: point.spec for point in self.spec.points}
+        loaded = {name: load_data(spec, data_dir, journal) for name, spec in specs.items()}
+        data = {name: DataSource.of(known, data_dir) for name, known in loaded.items()}
+        given = (self.spec, self.title, self.folder, Networks(place), data, Workers.of(executor))
+        return plan_grid(*given, measured=measured)
+
+    def _networks_folder(self, given: str | PathLike[str] | None) -> Path:
+        return (Path(given) if given is not None else self.folder.parent / "networks").absolute()
+
+    def _measure(self, folder: Path, data_dir: str | None, journal: Journal, workers: Workers) -> None:
         """Measure every run of every network of every point, and write the responses."""
         from nearzero.grid.networks import assembled
 
         if self.spec.network is None:
             source = self._studies(folder, data_dir, journal)
         else:
-            source = self._own_networks(folder, data_dir, journal)
-        source.train(journal)
+            source = self._own_networks(folder, data_dir)
+            journal.say("checking functions, data and layers")
+            source.check()
+            self._record({"code": self._code(), "data": source.hashes})
+        source.train(journal, workers)
         jobs = source.jobs()
         journal.say(f"measuring {len(jobs)} networks")
-        run(jobs, journal, doing="measuring", did=f"measured {len(jobs)} networks")
+        run(jobs, journal, doing="measuring", did=f"measured {len(jobs)} networks", workers=workers)
         measured = results(jobs)
         responses = assembled(self.spec, jobs, measured)
         responses = responses.assign_coords(seed=("run", list(self.spec.points[0].spec.seeds)))
@@ -299,8 +358,7 @@ class Grid:
         responses.attrs["spec"] = _text(self.spec, self.folder)
         if self.spec.network is not None:
             responses.attrs["code"] = json.dumps(self._code())
-        content = bytes(responses.to_netcdf(engine="h5netcdf") or b"")
-        write_recorded(self.folder, self.folder / RESPONSES, content)
+        write_recorded(self.folder, self.folder / RESPONSES, netcdf_content(responses))
         forget(jobs)
 
     def _studies(self, folder: Path, data_dir: str | None, journal: Journal) -> NetworkSource:
@@ -316,21 +374,17 @@ class Grid:
         self._record({"data": {name: dict(data.hashes) for name, data in loaded.items()}})
         return StudyNetworks(self.spec, self.folder, Networks(folder), loaded, data_dir)
 
-    def _own_networks(self, folder: Path, data_dir: str | None, journal: Journal) -> NetworkSource:
-        """Return the user's own networks, checked.
+    def _own_networks(self, folder: Path, data_dir: str | None) -> OwnNetworks:
+        """Return the user's own networks, which aren't checked yet.
 
         Raises:
-            InputError: functions, data or layers can't be used, or aren't those that the grid was begun with.
+            InputError: the code isn't that which the grid was begun with.
         """
         from nearzero.grid.own.source import OwnNetworks, code_of
 
         assert self.spec.network is not None
         self._check_begun({"code": self._code()})
-        source = OwnNetworks(self.spec, self.folder, folder, data_dir, code_of(self.spec.network))
-        journal.say("checking functions, data and layers")
-        source.check()
-        self._record({"code": self._code(), "data": source.hashes})
-        return source
+        return OwnNetworks(self.spec, self.folder, folder, data_dir, code_of(self.spec.network))
 
     def _code(self) -> dict[str, str]:
         """Return the SHA-256 of each file that the user's functions are made of, by name."""

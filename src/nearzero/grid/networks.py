@@ -7,36 +7,39 @@ measurements of all networks become one Dataset.
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import xarray as xr
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import nn
 
 from nearzero.analysis.matched import HELD_OUT, Design, matched
 from nearzero.analysis.verdict import gathered
 from nearzero.datasets import Dataset
 from nearzero.evaluators.base import HALVES
 from nearzero.grid.spec import CHECKPOINT, GridSpec, Point
+from nearzero.grid.training import train_studies
 from nearzero.networks import TwoLayer
 from nearzero.study import Study
 from nearzero.study.data import DataSource
-from nearzero.study.jobs import Job, MeasureJob, Results, digest, gather, missing, run
+from nearzero.study.jobs import Job, MeasureJob, Results, digest, gather, missing, run, sampled_time
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
 from nearzero.study.store import Store
-from nearzero.support.checksums import read_recorded, write_recorded
+from nearzero.support.checksums import is_recorded, read_recorded, write_recorded
 from nearzero.support.files import parsing
 from nearzero.support.threads import one_torch_thread, thread_count
-from nearzero.training.deep import deep_network, train_deep
+from nearzero.support.workers import Workers
 from nearzero.training.engine import Examples
 from nearzero.training.train import NEVER
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "KEPT",
@@ -56,6 +59,7 @@ KEPT = (
     *("checked_level", "checked_accuracy", "unperturbed_checked_accuracy", "target_size", "checked"),
     *("dead_units", "reason"),
 )
+PILOT_STEPS = 20
 BATCH = 2000  # examples of a deep network at a time
 
 
@@ -79,16 +83,38 @@ class DeepJob(Job):
 
     @property
     def done(self) -> bool:
-        """Return whether the file exists; `read` refuses a damaged file."""
-        return self.path.exists()
+        """Return whether the file exists and has a checksum; `read` refuses a damaged file."""
+        return is_recorded(self.path.parent, self.path)
 
     def do(self) -> None:
         """Train the network and write its file."""
-        spec, network = self.point.spec, self._initial()
+        from safetensors.torch import save
+
+        from nearzero.training.deep import train_deep  # PyTorch takes seconds, and other grids don't need it
+
+        spec, network = self.point.spec, self.initial()
         examples = self.data.examples(spec)["train"]
         with one_torch_thread():
             train_deep(network, examples, spec.recipe, seed=spec.seeds[self.run], device=spec.device)
-        write_recorded(self.path.parent, self.path, save_tensors(network.state_dict()))
+        write_recorded(self.path.parent, self.path, save(network.state_dict()))
+
+    @property
+    def kind(self) -> str:
+        """Return a text for plans: networks of a point take about the same time."""
+        return self.point.label
+
+    def pilot(self) -> float | None:
+        """Return the time of the training, from that of some updates."""
+        from nearzero.training.deep import train_deep
+
+        spec, network = self.point.spec, self.initial()
+        examples = self.data.examples(spec)["train"]
+        with one_torch_thread():
+            for steps in (1, PILOT_STEPS):  # the first is slower than the others
+                began = time.perf_counter()
+                recipe = replace(spec.recipe, steps=steps)
+                train_deep(network, examples, recipe, seed=spec.seeds[self.run], device=spec.device)
+        return (time.perf_counter() - began) / PILOT_STEPS * spec.steps
 
     def read(self) -> nn.Sequential | None:
         """Return the trained network; None if it diverged.
@@ -96,15 +122,20 @@ class DeepJob(Job):
         Raises:
             InputError: the file isn't such a network.
         """
-        network = self._initial()
+        from safetensors.torch import load
+
+        network = self.initial()
         remedy = "delete it and run again"
         content = read_recorded(self.path.parent, self.path, remedy)
         with parsing(self.path, remedy):
-            network.load_state_dict(load_tensors(content))
+            network.load_state_dict(load(content))
         finite = all(bool(weights.isfinite().all()) for weights in network.parameters())
         return network if finite else None
 
-    def _initial(self) -> nn.Sequential:
+    def initial(self) -> nn.Sequential:
+        """Return the network before its training."""
+        from nearzero.training.deep import deep_network
+
         assert self.point.layers is not None
         spec, data = self.point.spec, self.data.load()
         shape = {"inputs": data.train.pixels.shape[1], "units": spec.units, "classes": data.classes}
@@ -121,20 +152,32 @@ class Networks:
 
     folder: Path
 
-    def train(self, point: Point, data: DataSource, journal: Journal) -> None:
-        """Train the networks of a point that aren't trained yet."""
-        if point.layers is None:
-            self._study(point.spec).train(data_dir=data.data_dir, console=journal.console)
-            return
-        spec = point.spec
-        for name in spec.activations:
-            jobs = missing(DeepJob(self.folder, name, number, point, data) for number in range(spec.runs))
-            if not jobs:
-                continue
-            journal.say(f"training {name}, {point.label}: {len(jobs)} runs, {spec.steps:,} steps")
+    def train(
+        self, points: Sequence[Point], data: Mapping[str, DataSource], journal: Journal, workers: Workers
+    ) -> None:
+        """Train the networks of points that aren't trained yet.
+
+        Args:
+            points: of the grid.
+            data: by the name in a point's spec.
+            journal: for progress.
+            workers: where the networks are trained.
+        """
+        deep = [
+            DeepJob(self.folder.absolute(), name, number, point, data[point.spec.data])
+            for point in points
+            if point.layers is not None
+            for name in point.spec.activations
+            for number in range(point.spec.runs)
+        ]
+        if jobs := missing(deep):
+            journal.say(f"training {len(jobs)} networks with several layers")
+            did = f"trained {len(jobs)} networks"
             with one_torch_thread():  # set before the threads start, since each job sets and restores it
-                done = f"trained {name}, {point.label}"
-                run(jobs, journal, doing=point.label, did=done, threads=thread_count())
+                run(jobs, journal, doing="training", did=did, threads=thread_count(), workers=workers)
+        specs = {spec_digest(point.spec): point.spec for point in points if point.layers is None}
+        studies = {self._study(spec): data[spec.data] for spec in specs.values()}
+        train_studies(studies, journal, workers)
 
     def read(self, point: Point, name: str, run: int, data: DataSource) -> TwoLayer | nn.Sequential | None:
         """Return a network of a point; None if it diverged or never reached the checkpoint.
@@ -144,7 +187,7 @@ class Networks:
         """
         if point.layers is not None:
             return DeepJob(self.folder, name, run, point, data).read()
-        study = self._study(point.spec)
+        study = _trained_study(self.study_folder(point.spec))
         if int(study.history.diverged_at.sel(network=name, run=run)) != NEVER:
             return None
         if point.checkpoint is None:
@@ -152,8 +195,18 @@ class Networks:
         reached = study.history.checkpoint_step.sel(network=name, run=run, threshold=point.checkpoint)
         return None if int(reached) == NEVER else study.network(name, run, step=int(reached))
 
+    def study_folder(self, spec: Spec) -> Path:
+        """Return the folder of the study that trains the networks of a spec."""
+        return self.folder / spec_digest(spec)[:12]
+
     def _study(self, spec: Spec) -> Study:
-        return Study(Store.create(self.folder / spec_digest(spec)[:12], lambda rules: spec))
+        return Study(Store.create(self.study_folder(spec), lambda rules: spec))
+
+
+@lru_cache(maxsize=4)  # the runs of a point follow each other
+def _trained_study(folder: Path) -> Study:
+    """Return the trained study of a point, whose history is read once for all of its runs."""
+    return Study.open(folder)
 
 
 def measured(
@@ -190,7 +243,7 @@ class NetworkSource(Protocol):
     def notices(self) -> list[str]:
         """Return what a reader must know about data and networks."""
 
-    def train(self, journal: Journal) -> None:
+    def train(self, journal: Journal, workers: Workers) -> None:
         """Train the networks of all points that aren't trained yet."""
 
     def jobs(self) -> list[GridMeasurement]:
@@ -229,12 +282,28 @@ class GridJob(GridMeasurement):
     split: str
     design: Design
 
+    @property
+    def kind(self) -> str:
+        """Return a text for plans: networks of a point take about the same time."""
+        return self.point.label
+
+    def pilot(self) -> float | None:
+        """Return the time of the measurement, from those on some examples of a network before its training."""
+        spec = self.point.spec
+        if self.point.layers is None:
+            network: Any = self.data.initial(spec, self.activation, [spec.seeds[self.run]])[0]
+        else:
+            network = DeepJob(self.folder, self.activation, self.run, self.point, self.data).initial()
+        return sampled_time(self.data, lambda data: self._measured(network, data))
+
     def measure(self) -> xr.Dataset | None:
         """Return the responses of the network; None if it diverged or never reached the checkpoint."""
         network = self.networks.read(self.point, self.activation, self.run, self.data)
-        if network is None:
-            return None
-        examples = self.data.examples(self.point.spec)
+        return None if network is None else self._measured(network, self.data)
+
+    def _measured(self, network: TwoLayer | nn.Sequential, data: DataSource) -> xr.Dataset:
+        """Return the responses of a network on data."""
+        examples = data.examples(self.point.spec)
         held_out = examples["test"] if HELD_OUT in self.point.spec.verdict_checks else None
         return measured(network, examples[self.split], self.design, held_out)
 
@@ -251,9 +320,9 @@ def grid_jobs(
     spec: GridSpec, folder: Path, networks: Networks, point: Point, activation: str, data: DataSource
 ) -> list[GridJob]:
     """Return a job for every run of one network of a point of the grid in a folder."""
-    jobs = []
+    jobs, place = [], spec.points.index(point)
     for number in range(point.spec.runs):
-        name = f"{spec.points.index(point):02d}-{activation}-{number:02d}"
+        name = f"{place:02d}-{activation}-{number:02d}"
         design = spec.design(point, activation, number)
         work = digest(
             [
@@ -262,7 +331,7 @@ def grid_jobs(
             ]
         )
         fields = (point, activation, data, networks, spec.split, design)
-        jobs.append(GridJob(folder, spec.name(activation, point), number, name, work, *fields))
+        jobs.append(GridJob(folder.absolute(), spec.name(activation, point), number, name, work, *fields))
     return jobs
 
 
@@ -293,10 +362,10 @@ class StudyNetworks:
         """Return the notices of the data."""
         return [data.notice for data in self.loaded.values() if data.notice]
 
-    def train(self, journal: Journal) -> None:
+    def train(self, journal: Journal, workers: Workers) -> None:
         """Train the networks of all points that aren't trained yet."""
-        for point in self.spec.points:
-            self.networks.train(point, self._data(point), journal)
+        data = {point.spec.data: self._data(point) for point in self.spec.points}
+        self.networks.train(self.spec.points, data, journal, workers)
 
     def jobs(self) -> list[GridMeasurement]:
         """Return a job for every run of each network of each point."""

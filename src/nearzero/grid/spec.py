@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -198,7 +199,7 @@ class GridSpec(CheckedModel):
         rules = self.points[0].spec.rules
         return rules if self.network is None else replace(rules, measure=self.network.probe.measure)
 
-    @property
+    @cached_property
     def points(self) -> tuple[Point, ...]:
         """Return the points of the grid, in the order of the values."""
         return tuple(map(self._point, self.values))

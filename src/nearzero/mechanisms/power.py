@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from nearzero.mechanisms.studies import Condition, study_responses
 from nearzero.perturbations.activations import ACTIVATIONS
 from nearzero.support.display import Displayed
 from nearzero.support.files import make_folder, write_text
+from nearzero.support.workers import Workers, do_all, local_processes
 
 __all__ = ["CAPTION", "Counts", "Power", "Rate", "overall_findings", "power"]
 
@@ -182,6 +181,7 @@ def power(
     studies: int = 20,
     seed: int = 0,
     workers: int = 1,
+    executor: Executor | Workers | None = None,
     advanced: Callable[[int], None] = lambda studies: None,
 ) -> Power:
     """Count how often rules are right, and how often they are wrong, on studies of planted networks.
@@ -200,6 +200,7 @@ def power(
         seed: the seed. The results don't depend on the number of workers.
         workers: the number of processes. With more than one, the script that calls this must be importable
             (``if __name__ == "__main__":``).
+        executor: does the work in the place of processes, any `concurrent.futures.Executor`, see `nearzero.Workers`.
         advanced: called with the number of studies that have been completed since the last call.
 
     Raises:
@@ -235,10 +236,15 @@ def power(
     jobs = [(condition, study) for study in range(studies) for condition in conditions]
     counters = {(condition, number): Counter[str]() for condition in conditions for number in run_counts}
     judged = partial(_judged, rules=rules, design=design, seed=seed, runs=run_counts)
-    for condition, findings in _results(judged, jobs, workers):
+
+    def count(job: Job, findings: list[str]) -> None:
         for number, finding in zip(run_counts, findings, strict=True):
-            counters[condition, number][finding] += 1
+            counters[job[0], number][finding] += 1
         advanced(1)
+
+    alone = executor is not None or workers == 1
+    with nullcontext(executor) if alone else local_processes(workers) as pool:
+        do_all(judged, jobs, Workers.of(pool), name=_study_name, finished=count)
     counts = (Counts(*key, dict(sorted(findings.items()))) for key, findings in counters.items())
     return Power(rules, design.draws, seed, tuple(counts))
 
@@ -251,42 +257,18 @@ def _check(rules: Rules, runs: Sequence[int], studies: int, seed: int, workers: 
             raise InputError(f"{name} must be a whole number, at least {least}; got {value}")
 
 
-def _judged(
-    job: Job, *, rules: Rules, design: Design, seed: int, runs: Sequence[int]
-) -> tuple[Condition, list[str]]:
-    """Measure one study; return its condition, and for each number of runs the finding on its first runs."""
+def _judged(job: Job, *, rules: Rules, design: Design, seed: int, runs: Sequence[int]) -> list[str]:
+    """Measure one study; return for each number of runs the finding on its first runs."""
     condition, study = job
     try:
         responses = study_responses(condition, study, seed=seed, design=design, rules=rules)
     except InputError:
         if condition.mechanism != "mixed":
             raise
-        return condition, [TOO_HARD] * len(runs)
+        return [TOO_HARD] * len(runs)
     subsets = (responses.isel(run=slice(0, number)) for number in runs)
-    return condition, [_overall(judge(subset, rules)) for subset in subsets]
+    return [_overall(judge(subset, rules)) for subset in subsets]
 
 
-def _results(
-    judged: Callable[[Job], tuple[Condition, list[str]]], jobs: Sequence[Job], workers: int
-) -> Iterator[tuple[Condition, list[str]]]:
-    """Yield the results of all jobs, in the order in which they are completed."""
-    if workers == 1:
-        yield from map(judged, jobs)
-        return
-    with _ignoring_interrupts():  # worker processes inherit this; this process alone handles an interrupt
-        pool = multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)))
-    with pool:
-        yield from pool.imap_unordered(judged, jobs)
-
-
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Ignore SIGINT within the block."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signals
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _study_name(job: Job) -> str:
+    return f"study {job[1]} of {job[0].name}"

@@ -108,8 +108,8 @@ class Conduct:
     range: Side = "post"
 
     def __post_init__(self) -> None:
-        for name, literal in get_type_hints(Conduct).items():
-            check_choice(name, getattr(self, name), get_args(literal))
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
 
     @classmethod
     def default(cls, activations: Iterable[str]) -> Conduct:
@@ -134,6 +134,9 @@ class Conduct:
                 f"offset=as-run isn't defined for {', '.join(unfit)}: it sets the maximum of the activation against "
                 "pre-activations, which have the same scale for relu and abs alone; use offset=shift"
             )
+
+
+_CHOICES = {name: get_args(literal) for name, literal in get_type_hints(Conduct).items()}
 
 
 class Family(ABC):

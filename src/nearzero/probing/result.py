@@ -21,7 +21,7 @@ from nearzero.report.figures.scales import metric_text
 from nearzero.statistics.bootstrap import bootstrap_items
 from nearzero.support.checksums import read_recorded
 from nearzero.support.files import make_folder, parsing, write_bytes, write_text
-from nearzero.support.netcdf import load_netcdf
+from nearzero.support.netcdf import load_netcdf, netcdf_content
 from nearzero.torch_models.assumptions import Assumption, condensed, read_json
 
 if TYPE_CHECKING:
@@ -385,7 +385,7 @@ class ProbeResult:
         files = figure_files("layers", self.plot())  # first, so that an error here leaves no file behind
         for name, data in {FILE: self.response, MATCHED: self.at_displacements}.items():
             if data is not None:
-                write_bytes(folder / name, bytes(data.to_netcdf(engine="h5netcdf") or b""))
+                write_bytes(folder / name, netcdf_content(data))
         table = self.response[[*self.response.attrs["metrics"]]].to_dataframe().dropna(how="all")
         write_text(folder / "response.csv", table.to_csv())
         for name, content in files.items():

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import xarray as xr
-from threadpoolctl import threadpool_limits
 
 from nearzero.analysis.matched import HELD_OUT, matched
 from nearzero.analysis.near_far import near_and_far
@@ -24,8 +23,9 @@ from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 from nearzero.support.threads import thread_count
+from nearzero.support.workers import HERE, Workers
 
-__all__ = ["AnalysisJob", "analyse_networks", "analysis_of", "measured_for"]
+__all__ = ["AnalysisJob", "analyse_networks", "analysis_of", "design_digest", "measured_for"]
 
 # Groups of results, and their descriptions for the log.
 GROUPS = {
@@ -84,17 +84,21 @@ def analysis_of(store: Store, group: str, spec: Spec | None = None) -> xr.Datase
         spec: the spec that has the design; the study's own if None.
     """
     results = store.read(group)
-    if results is None or results.attrs.get("design") != _design(spec or store.spec):
+    if results is None or results.attrs.get("design") != design_digest(spec or store.spec):
         return None
     results.attrs.setdefault("halves", EARLIER_HALVES)  # files without it are older than the attribute
     return results
 
 
 def analyse_networks(
-    store: Store, data: DataSource, journal: Journal, groups: Sequence[str] = ("matched",)
+    store: Store,
+    data: DataSource,
+    journal: Journal,
+    workers: Workers = HERE,
+    groups: Sequence[str] = ("matched",),
 ) -> None:
     """Measure every run of every network, for each of the groups that is missing, and write them."""
-    spec, design = store.spec, _design(store.spec)
+    spec, design = store.spec, design_digest(store.spec)
     kept = {group: known for group in GROUPS if (known := analysis_of(store, group)) is not None}
     wanted = [group for group in groups if group not in kept]
     if not wanted:
@@ -104,9 +108,8 @@ def analyse_networks(
     for group in wanted:
         jobs = study_jobs(partial(AnalysisJob, group=group), store, data, group, design)
         journal.say(f"measuring {len(jobs)} networks: {GROUPS[group]}")
-        # set before the threads start, since each measurement sets and restores it
-        with threadpool_limits(limits=1, user_api="blas"):
-            run(jobs, journal, doing="measuring", did=f"measured, {group}", threads=thread_count())
+        did, threads = f"measured, {group}", thread_count()
+        run(jobs, journal, doing="measuring", did=did, threads=threads, workers=workers)
         whole = gather(results(jobs)).assign_coords(seed=("run", list(spec.seeds)))
         kept[group] = whole.assign_attrs(design=design, **asdict(spec.conduct))
         done += jobs
@@ -114,7 +117,9 @@ def analyse_networks(
     forget(done)
 
 
-def measured_for(spec: Spec, store: Store, data: DataSource, journal: Journal) -> xr.Dataset:
+def measured_for(
+    spec: Spec, store: Store, data: DataSource, journal: Journal, workers: Workers = HERE
+) -> xr.Dataset:
     """Return responses at matched displacement for a spec with other rules than the study's; write nothing.
 
     Raises:
@@ -124,14 +129,15 @@ def measured_for(spec: Spec, store: Store, data: DataSource, journal: Journal) -
     jobs = [replace(job, spec=spec) for job in own]
     journal.say(f"measuring {len(jobs)} networks: {GROUPS['matched']}, for this question alone")
     measured: Results = {network: [] for network in spec.activations}
-    with threadpool_limits(limits=1, user_api="blas"):
-        found = apply(AnalysisJob.measure, jobs, journal, doing="measuring", threads=thread_count())
+    found = apply(
+        AnalysisJob.measure, jobs, journal, doing="measuring", threads=thread_count(), workers=workers
+    )
     for job, responses in zip(jobs, found, strict=True):
         measured[job.network].append(responses)
     return gather(measured).assign_coords(seed=("run", list(spec.seeds)))
 
 
-def _design(spec: Spec) -> str:
+def design_digest(spec: Spec) -> str:
     """Return a digest of the design of the measurements."""
     values = asdict(spec.design)
     extra = {

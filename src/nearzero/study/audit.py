@@ -7,20 +7,26 @@ nothing is trained. `nearzero.paper.audit` draws the conclusions.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
 
 import xarray as xr
 
 from nearzero.errors import InputError
 from nearzero.networks import TwoLayer
-from nearzero.paper.audit.evidence import gathered
+from nearzero.paper.audit.evidence import Other, gathered
 from nearzero.paper.audit.measure import MEASURED, QUANTILE, measure, published_rows
 from nearzero.study.data import DataSource
 from nearzero.study.jobs import StudyJob, digest, forget, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store
+from nearzero.support.workers import HERE, Workers
 
-__all__ = ["AuditJob", "audit_networks", "check_swept", "measurements_of"]
+__all__ = ["AuditJob", "audit_digest", "audit_networks", "check_swept", "measurements_of", "other_study"]
+
+# An audit names those of these keys in which a study with the other pixels differs beyond its pixels.
+TRAINING = ("data", "units", "runs", "first_seed", "learning_rate", "steps", "batch_size", "precision")
 
 
 @dataclass(frozen=True)
@@ -39,19 +45,19 @@ class AuditJob(StudyJob):
 def measurements_of(store: Store) -> xr.Dataset | None:
     """Return the measurements of the audit; None if there are none, or they were made with another design."""
     kept = store.read("audit")
-    return kept if kept is not None and kept.attrs.get("design") == _design(store.spec) else None
+    return kept if kept is not None and kept.attrs.get("design") == audit_digest(store.spec) else None
 
 
-def audit_networks(store: Store, data: DataSource, journal: Journal) -> None:
+def audit_networks(store: Store, data: DataSource, journal: Journal, workers: Workers = HERE) -> None:
     """Measure every run of every network, and write the measurements."""
-    spec, design = store.spec, _design(store.spec)
+    spec, design = store.spec, audit_digest(store.spec)
     if measurements_of(store) is not None:
         journal.note("audit: nothing to do")
         return
     check_swept(store)
     jobs = study_jobs(AuditJob, store, data, "audit", design)
     journal.say(f"auditing {len(jobs)} networks")
-    run(jobs, journal, doing="auditing", did="audited")
+    run(jobs, journal, doing="auditing", did="audited", workers=workers)
     whole = gather(results(jobs), gathered).assign_coords(seed=("run", list(spec.seeds)))
     store.write({"audit": whole.assign_attrs(design=design, **asdict(spec.conduct))})
     forget(jobs)
@@ -72,7 +78,37 @@ def check_swept(store: Store) -> None:
         )
 
 
-def _design(spec: Spec) -> str:
+def audit_digest(spec: Spec) -> str:
     """Return a digest of the design of the measurements."""
     rows = [asdict(row) for row in published_rows(spec.families, spec.conduct)]
     return digest([rows, asdict(spec.conduct), list(MEASURED), QUANTILE])
+
+
+class Trained(Protocol):
+    """A study as an audit reads another one."""
+
+    folder: Path
+    spec: Spec
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def history(self) -> xr.Dataset: ...
+
+
+def other_study(spec: Spec, folder: Path, against: Trained) -> Other:
+    """Return the part of an audit's evidence that comes from a study with the other pixels.
+
+    Args:
+        spec, folder: of the study that is audited.
+        against: the other study.
+
+    Raises:
+        InputError: it has the same pixels, or isn't trained.
+    """
+    if spec.pixels == against.spec.pixels:
+        raise InputError(
+            f"{against.folder} and {folder} both have {spec.pixels} pixels; give a study with the other pixels"
+        )
+    differing = [key for key in TRAINING if getattr(spec, key) != getattr(against.spec, key)]
+    return Other(against.title, against.history, tuple(differing))

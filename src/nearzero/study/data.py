@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from nearzero.datasets import Dataset, load
+from nearzero.datasets import Dataset, load, names
 from nearzero.errors import InputError
 from nearzero.networks import Stack, initial_stack
 from nearzero.networks.pixels import Pixels
@@ -18,7 +19,7 @@ from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 from nearzero.training.engine import Examples
 
-__all__ = ["DataSource", "begin", "load_data", "recorded_data"]
+__all__ = ["DataSource", "SampledSource", "begin", "begin_with", "load_data", "recorded_data"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class DataSource:
 
     Attributes:
         name: of the data set, or of its folder.
-        data_dir: a folder with the data files; None for the usual places.
+        data_dir: the folder with the data files; None for the usual places.
         hashes: name and SHA-256 of each file or array.
         notice: of the data set, see `nearzero.datasets.Dataset`.
     """
@@ -40,7 +41,10 @@ class DataSource:
     @classmethod
     def of(cls, data: Dataset, data_dir: str | None) -> DataSource:
         """Return the source of loaded data; in this process `load` returns this object while it exists."""
-        source = cls(data.name, data_dir, tuple(sorted(data.hashes.items())), data.notice)
+        place = data_dir if data.name in names() else data.name
+        # absolute, since a worker may have another working folder
+        place = None if place is None else str(Path(place).expanduser().absolute())
+        source = cls(data.name, place, tuple(sorted(data.hashes.items())), data.notice)
         _loaded.setdefault(source, data)
         return source
 
@@ -71,6 +75,40 @@ class DataSource:
         return initial_stack(seeds, activation, inputs=inputs, units=spec.units, classes=classes)
 
 
+@dataclass(frozen=True)
+class SampledSource(DataSource):
+    """Some of the examples of a study's data, the first of each set, for estimates of time.
+
+    Attributes:
+        most: the number of examples of each set.
+    """
+
+    most: int
+
+    @classmethod
+    def sample(cls, source: DataSource, most: int) -> SampledSource:
+        """Return the source of at most so many of the examples of a source."""
+        return cls(source.name, source.data_dir, source.hashes, source.notice, most)
+
+    def load(self) -> Dataset:
+        """Return all of the data."""
+        return self._whole.load()
+
+    def examples(self, spec: Spec) -> dict[str, Examples]:
+        """Return training and test set, cut."""
+        sets = self._whole.examples(spec)
+        return {
+            name: Examples(
+                replace(whole.pixels, values=whole.pixels.values[: self.most]), whole.labels[: self.most]
+            )
+            for name, whole in sets.items()
+        }
+
+    @property
+    def _whole(self) -> DataSource:
+        return DataSource(self.name, self.data_dir, self.hashes, self.notice)
+
+
 _loaded: WeakValueDictionary[DataSource, Dataset] = WeakValueDictionary()
 # by data and kind of pixels ("raw" or "normalized"), so that arrays prepared for them are used again
 _examples: WeakKeyDictionary[Dataset, dict[str, dict[str, Examples]]] = WeakKeyDictionary()
@@ -83,7 +121,10 @@ def _load(source: DataSource) -> Dataset:
     Raises:
         InputError: the data can't be found, or have other contents.
     """
-    data = load(source.name, data_dir=source.data_dir, report=lambda line: None)
+    if source.name in names():
+        data = load(source.name, data_dir=source.data_dir, report=lambda line: None)
+    else:
+        data = load(Path(source.data_dir or source.name), report=lambda line: None)
     if tuple(sorted(data.hashes.items())) != source.hashes:
         raise InputError(f"{data.name} from {data.source} has other contents than when this work began")
     return data
@@ -107,9 +148,17 @@ def begin(store: Store, data_dir: str | None, journal: Journal) -> DataSource:
     Raises:
         InputError: the data can't be found, or aren't those that the study was begun with.
     """
-    data, record = _checked(store, data_dir, journal)
-    record_session(store.folder, record, store.spec.device)
-    return DataSource.of(data, data_dir)
+    return begin_with(store, DataSource.of(load_data(store.spec, data_dir, journal), data_dir))
+
+
+def begin_with(store: Store, source: DataSource) -> DataSource:
+    """Record this session of a study, and return the source of its data, which was given.
+
+    Raises:
+        InputError: as for `begin`.
+    """
+    record_session(store.folder, _checked_record(store, source.load()), store.spec.device)
+    return source
 
 
 def recorded_data(store: Store, data_dir: str | None, journal: Journal) -> DataSource:
@@ -118,17 +167,17 @@ def recorded_data(store: Store, data_dir: str | None, journal: Journal) -> DataS
     Raises:
         InputError: as for `begin`.
     """
-    data, _ = _checked(store, data_dir, journal)
-    return DataSource.of(data, data_dir)
+    source = DataSource.of(load_data(store.spec, data_dir, journal), data_dir)
+    _checked_record(store, source.load())
+    return source
 
 
-def _checked(store: Store, data_dir: str | None, journal: Journal) -> tuple[Dataset, dict[str, Any]]:
-    """Load a study's data, check them against its record, and return them and the record, which names them.
+def _checked_record(store: Store, data: Dataset) -> dict[str, Any]:
+    """Return a study's record with its data, which must be these.
 
     Raises:
         InputError: as for `begin`.
     """
-    data = load_data(store.spec, data_dir, journal)
     record = read_record(store.folder)
     used = {"name": data.name, "source": data.source, "notice": data.notice, "sha256": dict(data.hashes)}
     if not store.begun:
@@ -139,4 +188,4 @@ def _checked(store: Store, data_dir: str | None, journal: Journal) -> tuple[Data
             f"{store.folder} was begun with {recorded['name']} from {recorded['source']}, and now {data.name} from "
             f"{data.source} has other contents; give the same data, or choose another folder"
         )
-    return data, record
+    return record

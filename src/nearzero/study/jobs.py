@@ -1,20 +1,26 @@
 """Jobs: independent pieces of work, one for each run of each network, each of which writes a file.
 
 A job is plain data and can be pickled: any process that can read its folder can do it, with the same result.
-`run` does the jobs whose file is missing, `results` reads the files, and `gather` makes one Dataset of them.
+`run` does the jobs whose file is missing, in this process or on the workers of an executor, `results` reads the
+files, and `gather` makes one Dataset of them.
+
+Paths in jobs are absolute, since a worker may have another working folder. Workers write the files of their jobs and
+nothing else: locks, checksums, log and progress bar belong to the process that calls `run`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -23,11 +29,14 @@ from nearzero.analysis.verdict import gathered
 from nearzero.errors import InputError
 from nearzero.evaluators.base import HALVES
 from nearzero.networks import TwoLayer
-from nearzero.study.data import DataSource
+from nearzero.study.data import DataSource, SampledSource
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec, spec_digest
 from nearzero.study.store import Store, needed, read_kept, write_kept
-from nearzero.support.threads import parallel
+from nearzero.support.checksums import Written, record, unrecorded
+from nearzero.support.memory import limited_memory, memory_limit
+from nearzero.support.threads import one_blas_thread, parallel
+from nearzero.support.workers import HERE, Workers, do_all
 from nearzero.training.engine import Examples
 from nearzero.training.train import NEVER
 
@@ -44,9 +53,11 @@ __all__ = [
     "missing",
     "results",
     "run",
+    "sampled_time",
     "study_jobs",
 ]
 
+SAMPLED, FEW = 4000, 200  # examples for an estimate of time, and for one call before it
 AnyJob = TypeVar("AnyJob", bound="Job")
 Result = TypeVar("Result")
 # For each network, the result of each run; None for a run that diverged or never reached a checkpoint.
@@ -73,6 +84,33 @@ class Job(ABC):
     run: int
 
     @property
+    def label(self) -> str:
+        """Return the name of the job in messages."""
+        return f"{self.network}, run {self.run}"
+
+    @property
+    def size(self) -> int:
+        """Return the amount of work, for the progress bar."""
+        return 1
+
+    @property
+    def device(self) -> str:
+        """Return the device on which the job computes: "cpu", or one of PyTorch's."""
+        return "cpu"
+
+    @property
+    def kind(self) -> str:
+        """Return a text that jobs share which take about the same time, for plans."""
+        return ""
+
+    def pilot(self) -> float | None:
+        """Return about how many seconds the job takes, by doing a part of it; None if that isn't known.
+
+        No file is written.
+        """
+        return None
+
+    @property
     @abstractmethod
     def path(self) -> Path:
         """Return the path of the job's file."""
@@ -85,6 +123,10 @@ class Job(ABC):
     @abstractmethod
     def do(self) -> None:
         """Do the work and write the file in one step, so that it is never incomplete."""
+
+    def do_reporting(self, advanced: Callable[[int], None]) -> None:
+        """Do the work, and call a function now and then with the amount that is done."""
+        self.do()
 
 
 @dataclass(frozen=True)
@@ -117,9 +159,7 @@ class MeasureJob(Job):
     def do(self) -> None:
         """Measure the network and write the file, which has no variables if the run is lost."""
         result = self.measure()
-        write_kept(
-            self.folder, self.path, (xr.Dataset() if result is None else result).assign_attrs(work=self.work)
-        )
+        write_kept(self.path, (xr.Dataset() if result is None else result).assign_attrs(work=self.work))
 
     def result(self) -> xr.Dataset | None:
         """Return the measurements from the file; None if the run is lost.
@@ -133,7 +173,7 @@ class MeasureJob(Job):
         return kept if kept.data_vars else None
 
     def _kept(self) -> xr.Dataset | None:
-        kept = read_kept(self.folder, self.path)
+        kept = read_kept(self.path)
         return kept if kept is not None and kept.attrs.pop("work", None) == self.work else None
 
 
@@ -173,11 +213,41 @@ class StudyJob(MeasureJob):
         try:
             return self.measured(network)
         except InputError as error:
-            raise InputError(f"{self.network}, run {self.run}: {error}") from error
+            raise InputError(f"{self.label}: {error}") from error
+
+    def pilot(self) -> float | None:
+        """Return the time of the measurement, from those on some examples of a network before its training."""
+        network = self.data.initial(self.spec, self.network, [self.spec.seeds[self.run]])[0]
+        return sampled_time(self.data, lambda data: replace(self, data=data).measured(network))
+
+
+def sampled_time(source: DataSource, measure: Callable[[DataSource], object]) -> float | None:
+    """Return the seconds that a measurement takes, from those on some of the examples; None if it refuses these."""
+    examples = len(source.load().train.labels)
+    most = min(SAMPLED, examples)
+
+    def seconds(count: int) -> float:
+        began = time.perf_counter()
+        measure(SampledSource.sample(source, count))
+        return time.perf_counter() - began
+
+    try:
+        seconds(min(most, FEW))  # loads kernels
+        whole = seconds(most)
+        slope = (whole - seconds(most // 2)) / (most - most // 2) if most < examples else 0.0
+    except InputError:
+        return None
+    return whole + max(0.0, slope) * (examples - most)
 
 
 def study_jobs(
-    kind: Callable[..., AnyJob], store: Store, data: DataSource, group: str, design: str = ""
+    kind: Callable[..., AnyJob],
+    store: Store,
+    data: DataSource,
+    group: str,
+    design: str = "",
+    *,
+    trained: bool = True,
 ) -> list[AnyJob]:
     """Return a job for every run of every network of a trained study.
 
@@ -186,14 +256,19 @@ def study_jobs(
         store, data: the files and the data of the study.
         group: a word for the results, which becomes part of the names of files.
         design: a digest of the design of the measurement, as far as it isn't in the spec.
+        trained: whether the study must be trained; plans also have the jobs of one that isn't.
 
     Raises:
         InputError: the study isn't trained yet.
     """
     refusal = f"{store.folder} has no trained networks yet; run `nearzero train {store.folder}` first"
-    spec, history = store.spec, needed(store.read("history"), refusal)
-    diverged = history.diverged_at.transpose("network", "run").values != NEVER
-    folder, work = store.folder, digest([spec_digest(spec), data.hashes, design, HALVES])
+    spec, history = store.spec, store.read("history")
+    if trained:
+        history = needed(history, refusal)
+    diverged = np.zeros((len(spec.activations), spec.runs), dtype=bool)
+    if history is not None:
+        diverged = history.diverged_at.transpose("network", "run").values != NEVER
+    folder, work = store.folder.absolute(), digest([spec_digest(spec), data.hashes, design, HALVES])
     return [
         kind(folder, network, run, f"{group}-{network}-{run:02d}", work, spec, data, bool(diverged[row, run]))
         for row, network in enumerate(spec.activations)
@@ -212,7 +287,24 @@ def complete(job: Job) -> None:
         job.do()
 
 
-def run(jobs: Sequence[Job], journal: Journal, *, doing: str, did: str, threads: int = 1) -> None:
+def _complete_elsewhere(job: Job) -> Written:
+    """Do a job unless it is done, and return what it wrote; the process that waits for it records that."""
+    with unrecorded() as written:
+        complete(job)
+    return written
+
+
+def run(
+    jobs: Iterable[AnyJob],
+    journal: Journal,
+    *,
+    doing: str,
+    did: str,
+    threads: int = 1,
+    workers: Workers = HERE,
+    total: int | None = None,
+    completed: Callable[[AnyJob], None] = lambda job: None,
+) -> None:
     """Do the jobs that aren't done yet.
 
     Args:
@@ -220,10 +312,41 @@ def run(jobs: Sequence[Job], journal: Journal, *, doing: str, did: str, threads:
         journal: shows the bar, and logs the duration.
         doing: the label of the bar.
         did: the words for the duration in the log.
-        threads: the number of jobs at the same time.
+        threads: the number of jobs at the same time in this process.
+        workers: where the jobs are done.
+        total: the size of all jobs, if they aren't a sequence. With `threads` = 1 or an executor, such jobs are
+            made as they are needed.
+        completed: called here with each job that is done.
+
+    Raises:
+        InputError: a job raised one, or its worker was lost again and again; the message names the job.
     """
-    with journal.timed(did):
-        apply(complete, jobs, journal, doing=doing, threads=threads)
+    if total is None:
+        jobs = list(jobs)
+        total = sum(job.size for job in jobs)
+    finished = 0
+    with journal.timed(did), journal.bar(doing, total) as bar:
+
+        def finish(job: AnyJob, written: Written) -> None:
+            nonlocal finished
+            finished += job.size
+            record(written)
+            completed(job)
+            bar(finished)
+
+        def work(job: AnyJob) -> None:
+            if not job.done:
+                job.do_reporting(lambda amount: bar(finished + amount))
+            with lock:
+                finish(job, {})
+
+        if workers.executor is not None:
+            named: dict[str, Any] = {"name": lambda job: job.label, "device": lambda job: job.device}
+            do_all(_complete_elsewhere, jobs, workers, finished=finish, **named)
+            return
+        lock = threading.Lock()
+        with _sharing(threads):
+            parallel(work, jobs, threads)
 
 
 def apply(
@@ -233,17 +356,49 @@ def apply(
     *,
     doing: str,
     threads: int = 1,
+    workers: Workers = HERE,
 ) -> list[Result]:
     """Return the result of a function for each job, and show a progress bar; see `run` for the arguments."""
-    finished = count(1)
+    found: dict[int, Result] = {}
     with journal.bar(doing, len(jobs)) as bar:
 
-        def work(job: AnyJob) -> Result:
-            result = function(job)
-            bar(next(finished))
-            return result
+        def finish(place: int, result: Result) -> None:
+            found[place] = result
+            bar(len(found))
 
-        return parallel(work, jobs, threads)
+        if workers.executor is not None:
+            do_all(
+                _Applied(function),
+                enumerate(jobs),
+                workers,
+                name=lambda item: item[1].label,
+                finished=lambda item, result: finish(item[0], result),
+            )
+        else:
+            with _sharing(threads):
+                parallel(lambda item: finish(item[0], function(item[1])), enumerate(jobs), threads)
+    return [found[place] for place in range(len(jobs))]
+
+
+@dataclass(frozen=True)
+class _Applied(Generic[AnyJob, Result]):
+    """A function of a job, for a job with its place."""
+
+    function: Callable[[AnyJob], Result]
+
+    def __call__(self, item: tuple[int, AnyJob]) -> Result:
+        """Return the result."""
+        return self.function(item[1])
+
+
+@contextmanager
+def _sharing(threads: int) -> Iterator[None]:
+    """Let each of a number of threads take its share of the memory within the block, and products one thread.
+
+    The latter is set before the threads start, since measurements set and restore it.
+    """
+    with limited_memory(memory_limit() // threads), one_blas_thread():
+        yield
 
 
 def results(jobs: Iterable[MeasureJob]) -> Results:

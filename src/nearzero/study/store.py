@@ -10,7 +10,7 @@
     audit.nc             the faults of the published study, measured on these networks
     tables/, figures/    written by `nearzero.report`
     page.html            everything on one page, made by `nearzero.page`
-    state/               the progress of an unfinished step, removed when the step is done
+    state/               the progress of unfinished steps, sealed files, removed when the step is done
 
 `nearzero.study.steps` computes the contents.
 """
@@ -18,9 +18,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -33,12 +34,32 @@ from safetensors.numpy import load, save
 from nearzero.errors import InputError
 from nearzero.networks import Stack, TwoLayer
 from nearzero.study.spec import VERDICT, Spec, differing_key, load_complete_spec, spec_digest, spec_text
-from nearzero.support.checksums import check_inside, read_recorded, working, write_recorded
+from nearzero.support.checksums import (
+    UNSEALED,
+    Written,
+    check_inside,
+    is_recorded,
+    read_recorded,
+    read_sealed,
+    working,
+    write_recorded,
+    write_sealed,
+)
 from nearzero.support.files import claim_folder, parsing
-from nearzero.support.netcdf import load_netcdf
+from nearzero.support.netcdf import load_netcdf, netcdf_content
 from nearzero.training.train import History, Progress
 
-__all__ = ["CHECKPOINTS", "SPEC", "Arrays", "Store", "needed", "read_kept", "remedy", "write_kept"]
+__all__ = [
+    "CHECKPOINTS",
+    "SPEC",
+    "Arrays",
+    "RunState",
+    "Store",
+    "needed",
+    "read_kept",
+    "remedy",
+    "write_kept",
+]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 WEIGHTS = ("w1", "b1", "w2", "b2")
@@ -63,6 +84,21 @@ REMEDIES = {
     SPEC: "restore it, unless you changed the rules of the verdict in it",
     "provenance.json": "restore it, or delete it: the next step begins a new record",
 }
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The state of the training of one run of one network.
+
+    Attributes:
+        progress: the step and the history.
+        stack: the weights.
+        written: the files that the training of this run, and of others beside it, wrote without a record.
+    """
+
+    progress: Progress
+    stack: Stack
+    written: Written
 
 
 @dataclass(frozen=True)
@@ -92,15 +128,9 @@ class Store:
             InputError: the folder holds a study with another spec, or other files, can't be written, or another
                 process works in it.
         """
-        if (folder / SPEC).exists():
-            begun = cls.open(folder)
-            spec = choose(begun.rules)
-            if begun.begun:
-                begun.check_spec(spec)
-            if begun.spec == spec:
-                return begun
-        else:
-            choose({})  # refuses what can't be used before a folder is made
+        proposed = cls.proposed(folder, choose)  # refuses what can't be used before a folder is made
+        if (folder / SPEC).exists() and cls.open(folder).spec == proposed.spec:
+            return proposed
         with working(claim_folder(folder, SPEC)):
             # read again: another process may have begun a study in the meantime
             rules: Mapping[str, Any] = {}
@@ -112,6 +142,24 @@ class Store:
             store = cls(folder, choose(rules))
             store.write_spec()
         return store
+
+    @classmethod
+    def proposed(cls, folder: Path, choose: Callable[[Mapping[str, Any]], Spec]) -> Store:
+        """Return the store that `create` would return; nothing is written.
+
+        Args:
+            folder, choose: as for `create`.
+
+        Raises:
+            InputError: the folder holds a study with another spec.
+        """
+        if not (folder / SPEC).exists():
+            return cls(folder, choose({}))
+        begun = cls.open(folder)
+        spec = choose(begun.rules)
+        if begun.begun:
+            begun.check_spec(spec)
+        return cls(folder, spec)
 
     @classmethod
     def open(cls, folder: Path) -> Store:
@@ -143,7 +191,7 @@ class Store:
         """Write the spec."""
         self.write_file(SPEC, spec_text(self.spec).encode())
 
-    def write_file(self, name: str, content: bytes) -> None:
+    def write_file(self, name: str, content: bytes | memoryview) -> None:
         """Write a file of the study, and its checksum."""
         write_recorded(self.folder, self.folder / name, content)
 
@@ -205,6 +253,15 @@ class Store:
         packed = {"network": json.dumps(metadata, sort_keys=True)}
         self.write_file(name, save({name: getattr(network, name) for name in WEIGHTS}, packed))
 
+    def has_network(self, activation: str, run: int) -> bool:
+        """Return whether the trained network of a run is there, whole and in the record of checksums."""
+        name, _ = self._network_file(activation, run, None)
+        try:
+            self.read_network(activation, run)
+        except InputError:
+            return False
+        return is_recorded(self.folder, self.folder / name)
+
     def read_network(self, activation: str, run: int, step: int | None = None) -> TwoLayer:
         """Return the network of a run, trained (None) or at a checkpoint.
 
@@ -232,39 +289,75 @@ class Store:
         """Remove the state of unfinished steps."""
         shutil.rmtree(self.folder / "state", ignore_errors=True)
 
-    def save_progress(self, activation: str, progress: Progress, stack: Stack) -> None:
-        """Write the state of the training of all runs of one network."""
+    def save_progress(
+        self, activation: str, runs: Sequence[int], progress: Progress, stack: Stack, written: Written
+    ) -> None:
+        """Write the state of the training of some runs of one network, which are at the same step.
+
+        Args:
+            activation: of the network.
+            runs: their numbers, ascending.
+            progress, stack: their histories and weights, in this order.
+            written: the files that their training wrote and that aren't in the record yet.
+        """
         arrays = {name: getattr(stack, name) for name in WEIGHTS}
         arrays |= {field.name: getattr(progress.history, field.name) for field in fields(History)}
-        arrays["step"] = np.array([progress.step])
+        arrays |= {"step": np.array([progress.step]), "runs": np.array(runs)}
         arrays = {key: np.asarray(value, order="C") for key, value in arrays.items()}
-        self.write_file(_progress_name(activation), save(arrays, {"spec": spec_digest(self.spec)}))
+        files = {name: checksum for (_, name), checksum in written.items()}
+        metadata = {"spec": spec_digest(self.spec), "files": json.dumps(files, sort_keys=True)}
+        which = "" if len(runs) == self.spec.runs else f"-{runs[0]:02d}-{runs[-1]:02d}"
+        path = self.folder / "state" / f"training-{activation}{which}.safetensors"
+        write_sealed(path, save(arrays, metadata | UNSEALED))
 
     def has_progress(self, activation: str) -> bool:
         """Return whether there is a file of the state of the training of one network, whatever it holds."""
-        return (self.folder / _progress_name(activation)).exists()
+        return any(True for _ in self._progress_files(activation, range(self.spec.runs)))
 
-    def load_progress(self, activation: str) -> tuple[Progress, Stack] | None:
-        """Return the state of the training of all runs of one network; None if training must begin anew.
+    def load_progress(self, activation: str, runs: Iterable[int]) -> dict[int, RunState]:
+        """Return the states of the training of runs of one network; those that must begin anew aren't in it.
 
         That is the case if there is no such state, or if it is damaged, belongs to another spec, or has
         measurements at other steps.
         """
-        name = _progress_name(activation)
+        found: dict[int, RunState] = {}
+        wanted = set(runs)
+        for path in self._progress_files(activation, wanted):
+            for run, state in self._read_progress(path, activation).items():
+                if run in wanted and (run not in found or state.progress.step > found[run].progress.step):
+                    found[run] = state
+        return found
+
+    def _progress_files(self, activation: str, runs: Iterable[int]) -> Iterator[Path]:
+        """Yield the files of the states of the training of one network that may hold some of these runs."""
+        name = re.compile(rf"training-{re.escape(activation)}(?:-(\d+)-(\d+))?\.safetensors")
+        for path in sorted((self.folder / "state").glob(f"training-{activation}*.safetensors")):
+            match = name.fullmatch(path.name)
+            if match and (match[1] is None or any(int(match[1]) <= run <= int(match[2]) for run in runs)):
+                yield path
+
+    def _read_progress(self, path: Path, activation: str) -> dict[int, RunState]:
+        """Return the states in a file; none if it is of no use."""
         try:
-            content = self.read_file(name)
-            with parsing(name, "training begins anew"):
+            content = read_sealed(path, "training begins anew")
+            with parsing(path, "training begins anew"):
                 arrays, metadata = _tensors(content)
                 if metadata.get("spec") != spec_digest(self.spec):
-                    return None
+                    return {}
                 if arrays["loss"].shape[1] != len(self.spec.recipe.schedule):
-                    return None
+                    return {}
                 history = History(**{field.name: arrays[field.name] for field in fields(History)})
                 w1, b1, w2, b2 = (arrays[name] for name in WEIGHTS)
-                stack = Stack(w1, b1, w2, b2, (activation,) * len(w1))
-                return Progress(int(arrays["step"][0]), history), stack
+                stack, step = Stack(w1, b1, w2, b2, (activation,) * len(w1)), int(arrays["step"][0])
+                files = json.loads(metadata["files"])
+                written = {(str(self.folder), name): checksum for name, checksum in files.items()}
+                rows = [slice(row, row + 1) for row in range(len(stack))]
+                return {
+                    int(run): RunState(Progress(step, history.part(row)), stack.part(row), written)
+                    for run, row in zip(arrays["runs"], rows, strict=True)
+                }
         except InputError:
-            return None
+            return {}
 
     # --- results ---
 
@@ -280,10 +373,9 @@ class Store:
             for node, results in nodes.items()
             if node == "/history"
         }
-        content = xr.DataTree.from_dict(nodes).to_netcdf(
-            engine="h5netcdf", encoding=compression, write_inherited_coords=True
-        )
-        self.write_file(name, bytes(content))
+        tree = xr.DataTree.from_dict(nodes)
+        content = netcdf_content(tree, encoding=compression, write_inherited_coords=True)
+        self.write_file(name, content)
 
     def read(self, group: str) -> xr.Dataset | None:
         """Return one of `GROUPS`; None if it isn't there yet.
@@ -343,8 +435,8 @@ def needed(results: xr.Dataset | None, refusal: str) -> xr.Dataset:
     return results
 
 
-def write_kept(folder: Path, path: Path, dataset: xr.Dataset) -> None:
-    """Write a Dataset below a folder for `read_kept`, as safetensors: some twenty times as fast as netCDF."""
+def write_kept(path: Path, dataset: xr.Dataset) -> None:
+    """Write a Dataset for `read_kept`, as sealed safetensors: some twenty times as fast as netCDF."""
     contents = dataset.to_dict(data=False)
     variables, arrays = contents["coords"] | contents["data_vars"], {}
     for name, variable in dataset.variables.items():
@@ -352,13 +444,13 @@ def write_kept(folder: Path, path: Path, dataset: xr.Dataset) -> None:
             arrays[str(name)] = np.asarray(variable.values, order="C")
         else:
             variables[name]["data"] = variable.values.tolist()
-    write_recorded(folder, path, save(arrays, {"dataset": json.dumps(contents)}))
+    write_sealed(path, save(arrays, {"dataset": json.dumps(contents)} | UNSEALED))
 
 
-def read_kept(folder: Path, path: Path) -> xr.Dataset | None:
+def read_kept(path: Path) -> xr.Dataset | None:
     """Return the Dataset that `write_kept` wrote; None if the file is missing or damaged."""
     try:
-        content = read_recorded(folder, path, "it is made anew")
+        content = read_sealed(path, "it is made anew")
         with parsing(path, "it is made anew"):
             arrays, metadata = _tensors(content)
             contents = json.loads(metadata["dataset"])
@@ -368,10 +460,6 @@ def read_kept(folder: Path, path: Path) -> xr.Dataset | None:
             return xr.Dataset.from_dict(contents)
     except InputError:
         return None
-
-
-def _progress_name(activation: str) -> str:
-    return f"state/training-{activation}.safetensors"
 
 
 def _tensors(content: bytes) -> tuple[Arrays, dict[str, str]]:

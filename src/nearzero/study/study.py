@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import cached_property, partial
 from os import PathLike
@@ -16,7 +17,7 @@ from nearzero.errors import InputError, check_choice
 from nearzero.networks import TwoLayer
 from nearzero.page.study import study_page
 from nearzero.paper.audit import audit
-from nearzero.paper.audit.evidence import Evidence, Other
+from nearzero.paper.audit.evidence import Evidence
 from nearzero.paper.audit.values import Audit
 from nearzero.report import write as reports
 from nearzero.report.audit import audited_tables
@@ -26,26 +27,33 @@ from nearzero.report.table import Table
 from nearzero.report.tables import tables as report_tables
 from nearzero.report.verdict import judged_tables, untrained_table
 from nearzero.study.analysis import analyse_networks, analysis_of, measured_for
-from nearzero.study.audit import audit_networks, check_swept, measurements_of
-from nearzero.study.data import DataSource, begin, recorded_data
+from nearzero.study.audit import audit_networks, check_swept, measurements_of, other_study
+from nearzero.study.data import DataSource, begin, begin_with, recorded_data
 from nearzero.study.journal import Journal
 from nearzero.study.page.contents import PAGE, study_contents
+from nearzero.study.plan import WorkPlan, done_of, plan_study
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
-from nearzero.study.steps import sweep_networks, train_networks
+from nearzero.study.steps import (
+    TrainJob,
+    finish_training,
+    sweep_networks,
+    train_networks,
+    training_jobs,
+)
 from nearzero.study.store import SPEC, Store, needed
 from nearzero.support.checksums import FileCheck, remove_recorded, verify_files, working, write_recorded
 from nearzero.support.files import claim_folder, write_text
+from nearzero.support.workers import Workers
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["Study", "reproduce"]
 
-Step = Callable[[Store, DataSource, Journal], None]
+Step = Callable[[Store, DataSource, Journal, Workers], None]
+AnyExecutor = Executor | Workers | None
 ON_REQUEST = ("untrained", "near_far")  # the tables of a verdict that are written where they are asked for
-# An audit names those of these keys in which a study with the other pixels differs beyond its pixels.
-TRAINING = ("data", "units", "runs", "first_seed", "learning_rate", "steps", "batch_size", "precision")
 
 
 class Study:
@@ -233,7 +241,7 @@ class Study:
             margin=self.spec.verdict_margin,
             matched=matched,
             verdict=None if matched is None else judge(matched, self.spec.rules),
-            other=None if against is None else self._other(against),
+            other=None if against is None else other_study(self.spec, self.folder, against),
             notices=self.notices,
             departures=self.departures,
         )
@@ -260,20 +268,6 @@ class Study:
         if near_far and (parts := analysis_of(self._store, "parts")) is not None:
             further.append(near_far_table(parts, self.title))
         return tuple(further)
-
-    def _other(self, against: Study) -> Other:
-        """Return the part of an audit's evidence that comes from a study with the other pixels.
-
-        Raises:
-            InputError: that study has the same pixels, or isn't trained.
-        """
-        if self.spec.pixels == against.spec.pixels:
-            raise InputError(
-                f"{against.folder} and {self.folder} both have {self.spec.pixels} pixels; "
-                "give a study with the other pixels"
-            )
-        differing = [key for key in TRAINING if getattr(self.spec, key) != getattr(against.spec, key)]
-        return Other(against.title, against.history, tuple(differing))
 
     def _analysis(self, group: str, missing: str, option: str = "") -> xr.Dataset:
         return needed(
@@ -318,16 +312,7 @@ class Study:
         Raises:
             InputError: a file is damaged.
         """
-        groups = {
-            "trained": self.is_trained,
-            "swept": self._store.read("response") is not None,
-            "verdict": analysis_of(self._store, "matched") is not None,
-            "verdict before training": analysis_of(self._store, "untrained") is not None,
-            "near and far": analysis_of(self._store, "parts") is not None,
-            "audit": measurements_of(self._store) is not None,
-            "page": (self.folder / PAGE).is_file(),
-        }
-        return tuple(words for words, is_there in groups.items() if is_there)
+        return done_of(self._store)
 
     def summary(self) -> dict[str, str]:
         """Return a table for people: folder, progress, data, conduct, seeds, sessions and versions."""
@@ -383,18 +368,27 @@ class Study:
 
     # --- the steps ---
 
-    def train(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
+    def train(
+        self, *, data_dir: str | None = None, console: Console | None = None, executor: AnyExecutor = None
+    ) -> Study:
         """Train the networks that aren't trained yet.
 
         Args:
             data_dir: a folder with the data files, if they can't be found or fetched.
             console: a rich console for progress; quiet if None.
+            executor: does the work, any `concurrent.futures.Executor`, see `nearzero.Workers`; this process if None.
         """
-        return self._run_step(train_networks, data_dir, console)
+        return self._run_step(train_networks, data_dir, console, executor)
 
-    def sweep(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
-        """Sweep the networks, if that isn't done yet: apply every family at all of its levels."""
-        return self._run_step(sweep_networks, data_dir, console)
+    def sweep(
+        self, *, data_dir: str | None = None, console: Console | None = None, executor: AnyExecutor = None
+    ) -> Study:
+        """Sweep the networks, if that isn't done yet: apply every family at all of its levels.
+
+        Args:
+            data_dir, console, executor: as for `train`.
+        """
+        return self._run_step(sweep_networks, data_dir, console, executor)
 
     def analyse(
         self,
@@ -403,27 +397,40 @@ class Study:
         near_far: bool = False,
         data_dir: str | None = None,
         console: Console | None = None,
+        executor: AnyExecutor = None,
     ) -> Study:
         """Measure the networks at matched displacement, if that isn't done yet.
 
         Args:
             untrained: measure the networks before their first step as well.
             near_far: measure the effects near zero and far from it as well.
-            data_dir, console: as for `train`.
+            data_dir, console, executor: as for `train`.
         """
         asked = {"matched": True, "untrained": untrained, "parts": near_far}
         groups = tuple(group for group, wanted in asked.items() if wanted)
-        return self._run_step(partial(analyse_networks, groups=groups), data_dir, console)
+        return self._run_step(partial(analyse_networks, groups=groups), data_dir, console, executor)
 
-    def run(self, *, data_dir: str | None = None, console: Console | None = None) -> Study:
-        """Train, sweep and report; parts that are done already are kept."""
+    def run(
+        self, *, data_dir: str | None = None, console: Console | None = None, executor: AnyExecutor = None
+    ) -> Study:
+        """Train, sweep and report; parts that are done already are kept.
 
-        def step(store: Store, data: DataSource, journal: Journal) -> None:
+        Args:
+            data_dir, console, executor: as for `train`. Tables, figures and the page are made in this process.
+
+        Example:
+            >>> from concurrent.futures import ProcessPoolExecutor
+            >>> import nearzero as nz
+            >>> with ProcessPoolExecutor(2) as pool:  # doctest: +SKIP
+            ...     nz.Study.create("studies/mine", "quick").run(executor=pool)
+        """
+
+        def step(store: Store, data: DataSource, journal: Journal, workers: Workers) -> None:
             with prerender_peak_figures():
-                train_networks(store, data, journal)
-                sweep_networks(store, data, journal)
+                train_networks(store, data, journal, workers)
+                sweep_networks(store, data, journal, workers)
 
-        self._run_step(step, data_dir, console)
+        self._run_step(step, data_dir, console, executor)
         self.report(console=console)
         with (
             Journal.opened(console, self.folder / "log") as journal,
@@ -431,6 +438,27 @@ class Study:
         ):
             self.to_html(self.folder / PAGE, data_dir=data_dir)
         return self
+
+    def plan(
+        self,
+        steps: Sequence[str] = ("train", "sweep"),
+        *,
+        data_dir: str | None = None,
+        executor: AnyExecutor = None,
+    ) -> WorkPlan:
+        """Return the jobs of some steps, how many are done, and what the others take; nothing is written.
+
+        Time comes from pilots: some updates of a network, and measurements on some of the examples.
+
+        Args:
+            steps: of "train", "sweep", "matched", "untrained", "parts" and "audit".
+            data_dir, executor: as for `train`; on an executor nothing is done.
+
+        Raises:
+            InputError: an unknown step, or the data can't be found.
+        """
+        data = recorded_data(self._store, data_dir, Journal.unlogged(None))
+        return plan_study(self._store, self.title, data, Workers.of(executor), steps)
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -443,13 +471,26 @@ class Study:
             self._store.check_unchanged()
             yield
 
-    def _run_step(self, step: Step, data_dir: str | None, console: Console | None) -> Study:
+    def _run_step(
+        self, step: Step, data_dir: str | None, console: Console | None, executor: AnyExecutor
+    ) -> Study:
         """Do a step, and drop the cached results, which it may have changed."""
+        workers = Workers.of(executor)
         with self._held(), Journal.opened(console, self.folder / "log") as journal:
-            step(self._store, begin(self._store, data_dir, journal), journal)
+            step(self._store, begin(self._store, data_dir, journal), journal, workers)
         for name in ("response", "history", "matched", "untrained", "parts"):
             self.__dict__.pop(name, None)
         return self
+
+    @contextmanager
+    def training(
+        self, data: DataSource, console: Console | None, workers: Workers
+    ) -> Iterator[tuple[list[TrainJob], Callable[[], None]]]:
+        """Hold the folder, and yield the jobs that train the networks, and a function that ends their training."""
+        with self._held(), Journal.opened(console, self.folder / "log") as journal:
+            jobs = training_jobs(self._store, begin_with(self._store, data), journal, workers)
+            yield jobs, lambda: finish_training(self._store, jobs, journal)
+        self.__dict__.pop("history", None)
 
     def report(self, *, console: Console | None = None) -> Study:
         """Write tables and figures.
@@ -510,14 +551,16 @@ class Study:
         near_far: bool = False,
         data_dir: str | None = None,
         console: Console | None = None,
+        executor: AnyExecutor = None,
     ) -> Verdict:
         """Return the verdict, with its tables and figures written; measure first if necessary.
 
         Args:
             untrained, near_far: as for `analyse`; what is asked for is written as a table too.
-            data_dir, console: as for `train`.
+            data_dir, console, executor: as for `train`.
         """
-        self.analyse(untrained=untrained, near_far=near_far, data_dir=data_dir, console=console)
+        asked: dict[str, Any] = {"untrained": untrained, "near_far": near_far}
+        self.analyse(**asked, data_dir=data_dir, console=console, executor=executor)
         judged = self.verdict()
         further = self._further_tables(untrained=untrained, near_far=near_far)
         with self._held():
@@ -525,7 +568,12 @@ class Study:
         return judged
 
     def ask(
-        self, settings: Mapping[str, Any], *, data_dir: str | None = None, console: Console | None = None
+        self,
+        settings: Mapping[str, Any],
+        *,
+        data_dir: str | None = None,
+        console: Console | None = None,
+        executor: AnyExecutor = None,
     ) -> Verdict:
         """Return the verdict by other rules; nothing in the study's folder is changed.
 
@@ -534,7 +582,7 @@ class Study:
 
         Args:
             settings: as for `with_rules`.
-            data_dir, console: as for `train`.
+            data_dir, console, executor: as for `train`.
 
         Raises:
             InputError: as for `with_rules`, or the study isn't trained yet.
@@ -543,11 +591,16 @@ class Study:
         matched = analysis_of(self._store, "matched", spec)
         if matched is None:
             data = recorded_data(self._store, data_dir, journal)
-            matched = measured_for(spec, self._store, data, journal)
+            matched = measured_for(spec, self._store, data, journal, Workers.of(executor))
         return judge(matched, spec.rules)
 
     def audit(
-        self, against: Study | None = None, *, data_dir: str | None = None, console: Console | None = None
+        self,
+        against: Study | None = None,
+        *,
+        data_dir: str | None = None,
+        console: Console | None = None,
+        executor: AnyExecutor = None,
     ) -> Audit:
         """Return the faults of the published study on these networks, with the tables written.
 
@@ -555,7 +608,7 @@ class Study:
 
         Args:
             against: as for `audited`.
-            data_dir, console: as for `train`.
+            data_dir, console, executor: as for `train`.
 
         Raises:
             InputError: the study hasn't been swept yet, has no family of the paper's, or `against` doesn't
@@ -563,9 +616,9 @@ class Study:
         """
         check_swept(self._store)
         if against is not None:
-            self._other(against)
+            other_study(self.spec, self.folder, against)
         if measurements_of(self._store) is None:
-            self._run_step(audit_networks, data_dir, console)
+            self._run_step(audit_networks, data_dir, console, executor)
         outcome = self.audited(against)
         with self._held():
             reports.write_audit(outcome, self.folder)
@@ -604,6 +657,7 @@ def reproduce(
     data_dir: str | None = None,
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    executor: AnyExecutor = None,
 ) -> Study:
     """Reproduce "Neural Networks Use Distance Metrics" (Oursland, arXiv 2411.17932, 2024).
 
@@ -620,6 +674,7 @@ def reproduce(
         data_dir: a folder with the data files, if they can't be found or fetched.
         settings: any other keys of `Spec`, such as ``{"offset": "shift"}``.
         console: a rich console for progress; quiet if None.
+        executor: does the work, any `concurrent.futures.Executor`, see `nearzero.Workers`; this process if None.
 
     Raises:
         InputError: an argument can't be used; the message says what to do, and results on disk are kept.
@@ -639,4 +694,5 @@ def reproduce(
     with working(
         folder
     ):  # from the first look at the spec on, so that a call that is refused has changed nothing
-        return Study.create(folder, preset, given).run(data_dir=data_dir, console=console)
+        study = Study.create(folder, preset, given)
+        return study.run(data_dir=data_dir, console=console, executor=executor)

@@ -126,7 +126,7 @@ def atomic(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a whole file, atomically."""
     with atomic(path) as temporary:
         temporary.write_bytes(content)

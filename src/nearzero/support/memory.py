@@ -8,22 +8,35 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from nearzero.errors import InputError
 
-__all__ = ["DEFAULT_MEMORY", "EXPANSION", "LEAST", "check_expansion", "memory_limit", "memory_text"]
+__all__ = [
+    "DEFAULT_MEMORY",
+    "EXPANSION",
+    "LEAST",
+    "check_expansion",
+    "limited_memory",
+    "memory_limit",
+    "memory_text",
+]
 
 # Python with PyTorch, MNIST and the compiled kernels take about 0.6 GB, so a process stays below 4 GB.
 DEFAULT_MEMORY = 3 * 10**9
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEAST = 16 * 10**6  # with less memory no useful work is possible
 EXPANSION = 20  # files of real data that are compressed expand to less than so many times their size
+_allowed: ContextVar[int | None] = ContextVar("memory", default=None)
 
 
 def memory_limit(requested: int | str | None = None) -> int:
     """Return the number of bytes that work may take.
 
-    It is the requested number, else the value of the environment variable NEARZERO_MEMORY, else 3 GB.
+    It is the requested number, else that of `limited_memory`, else the value of the environment variable
+    NEARZERO_MEMORY, else 3 GB.
 
     Args:
         requested: a number of bytes, or a text like "500 MB", "2 GB", "1.5 GiB".
@@ -39,6 +52,8 @@ def memory_limit(requested: int | str | None = None) -> int:
         Traceback (most recent call last):
         nearzero.errors.InputError: memory must be at least 16 MB; got '1 MB'
     """
+    if requested is None and (allowed := _allowed.get()) is not None:
+        return allowed
     source = "memory" if requested is not None else "NEARZERO_MEMORY"
     size = requested if requested is not None else os.environ.get("NEARZERO_MEMORY", DEFAULT_MEMORY)
     limit = _bytes(size)
@@ -47,6 +62,23 @@ def memory_limit(requested: int | str | None = None) -> int:
     if limit < LEAST:
         raise InputError(f"{source} must be at least {memory_text(LEAST)}; got {size!r}")
     return limit
+
+
+@contextmanager
+def limited_memory(size: int | None) -> Iterator[None]:
+    """Let `memory_limit` return this number of bytes, at least 16 MB, within the block; None changes nothing.
+
+    Example:
+        >>> from nearzero.support.memory import limited_memory, memory_limit
+        >>> with limited_memory(500_000_000):
+        ...     memory_limit()
+        500000000
+    """
+    before = _allowed.set(_allowed.get() if size is None else max(size, LEAST))
+    try:
+        yield
+    finally:
+        _allowed.reset(before)
 
 
 def check_expansion(source: object, expanded: int, stored: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+from contextlib import nullcontext
 from typing import Any
 
 import xarray as xr
@@ -11,7 +13,33 @@ from nearzero.errors import InputError
 from nearzero.support.files import parsing
 from nearzero.support.memory import check_expansion
 
-__all__ = ["load_netcdf"]
+__all__ = ["load_netcdf", "netcdf_content"]
+
+
+def netcdf_content(data: xr.Dataset | xr.DataTree, **options: Any) -> memoryview:
+    """Return the content of a netCDF 4 file with arrays that are in memory.
+
+    Args:
+        data: the arrays.
+        options: of xarray's `to_netcdf`.
+
+    Example:
+        >>> import xarray as xr
+        >>> from nearzero.support.netcdf import netcdf_content
+        >>> bytes(netcdf_content(xr.Dataset({"x": ("run", [1.0, 2.0])}))[1:4])
+        b'HDF'
+    """
+    if "dask" in sys.modules:
+        import dask
+
+        # else xarray would lock the file by the scheduler of a Dask client, which fails for files in memory
+        in_this_process: Any = dask.config.set(scheduler="synchronous")
+    else:
+        in_this_process = nullcontext()
+    with in_this_process:
+        content: Any = data.to_netcdf(engine="h5netcdf", **options)
+        return memoryview(content)
+
 
 HEAP = b"GCOL\x01"  # the head of a collection of texts in HDF5: a signature and a version
 HEAP_HEADER, OBJECT_HEADER = 16, 16  # bytes
@@ -31,9 +59,9 @@ def load_netcdf(content: bytes, source: object, remedy: str) -> xr.DataTree:
 
     Example:
         >>> import xarray as xr
-        >>> from nearzero.support.netcdf import load_netcdf
-        >>> content = bytes(xr.Dataset({"x": ("run", [1.0, 2.0])}).to_netcdf(engine="h5netcdf"))
-        >>> load_netcdf(content, "a.nc", "delete it")["x"].values.tolist()
+        >>> from nearzero.support.netcdf import load_netcdf, netcdf_content
+        >>> content = netcdf_content(xr.Dataset({"x": ("run", [1.0, 2.0])}))
+        >>> load_netcdf(bytes(content), "a.nc", "delete it")["x"].values.tolist()
         [1.0, 2.0]
         >>> load_netcdf(b"", "a.nc", "delete it")
         Traceback (most recent call last):

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from functools import cache
 from typing import TypeVar
 
@@ -18,15 +19,18 @@ from threadpoolctl import ThreadpoolController
 
 from nearzero.errors import InputError
 
-__all__ = ["one_blas_thread", "one_torch_thread", "parallel", "thread_count"]
+__all__ = ["limited_threads", "one_blas_thread", "one_torch_thread", "parallel", "thread_count"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 POOL = "nearzero-worker"
+_allowed: ContextVar[int | None] = ContextVar("threads", default=None)
 
 
 def thread_count(requested: int | None = None) -> int:
-    """Return the requested number of threads, else the number of processors available to this process.
+    """Return the requested number of threads, else that of `limited_threads`, else the number of processors.
+
+    Only processors that this process may use count.
 
     Raises:
         InputError: the request isn't a whole number of at least 1.
@@ -39,11 +43,30 @@ def thread_count(requested: int | None = None) -> int:
         Traceback (most recent call last):
         nearzero.errors.InputError: threads must be a whole number, at least 1; got 0
     """
+    if requested is None and (allowed := _allowed.get()) is not None:
+        return allowed
     if requested is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not isinstance(requested, int) or requested < 1:
         raise InputError(f"threads must be a whole number, at least 1; got {requested!r}")
     return requested
+
+
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[None]:
+    """Let `thread_count` return this number within the block; None changes nothing.
+
+    Example:
+        >>> from nearzero.support.threads import limited_threads, thread_count
+        >>> with limited_threads(3):
+        ...     thread_count()
+        3
+    """
+    before = _allowed.set(_allowed.get() if threads is None else thread_count(threads))
+    try:
+        yield
+    finally:
+        _allowed.reset(before)
 
 
 @contextmanager
@@ -102,4 +125,9 @@ def parallel(function: Callable[[Item], Result], items: Iterable[Item], threads:
     """
     if threads == 1 or threading.current_thread().name.startswith(POOL):
         return [function(item) for item in items]
-    return list(_pool(threads).map(function, items))  # `map` cancels pending items if one raises
+    context = copy_context()  # with the limits of the caller
+
+    def call(item: Item) -> Result:
+        return context.copy().run(function, item)
+
+    return list(_pool(threads).map(call, items))  # `map` cancels pending items if one raises

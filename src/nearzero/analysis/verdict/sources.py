@@ -54,16 +54,17 @@ def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[st
     """
 
     def number(values: xr.DataArray) -> xr.DataArray:
-        return values if values.dtype.kind in "UO" else values.astype(np.float64)  # words stay words
+        # words stay words
+        return values if values.dtype.kind in "UO" else values.astype(np.float64, copy=False)
 
-    numbers = [[None if run is None else run.map(number) for run in runs] for runs in parts]
-    first = next(run for runs in numbers for run in runs if run is not None)
+    numbers = [None if run is None else run.map(number) for runs in parts for run in runs]
+    first = next(run for run in numbers if run is not None)
     lost = first.map(lambda values: xr.full_like(values, "" if values.dtype.kind in "UO" else np.nan))
-    rows = [
-        xr.concat([lost if run is None else run for run in runs], "run", combine_attrs="drop_conflicts")
-        for runs in numbers
-    ]
-    return xr.concat(rows, "network", combine_attrs="drop_conflicts").assign_coords(network=list(networks))
+    runs = [lost if run is None else run for run in numbers]
+    # one copy, which is then given two dimensions
+    whole = xr.concat(runs, "place", combine_attrs="drop_conflicts")
+    whole = whole.coarsen(place=len(parts[0])).construct(place=("network", "run"))
+    return whole.assign_coords(network=list(networks))
 
 
 class Measured(Protocol):

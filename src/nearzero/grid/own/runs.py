@@ -26,7 +26,7 @@ from nearzero.grid.own.data import OwnData
 from nearzero.grid.own.spec import SEED, OwnNetwork
 from nearzero.probing.runs import weights_digest
 from nearzero.study.jobs import Job
-from nearzero.support.checksums import read_recorded, write_recorded
+from nearzero.support.checksums import is_recorded, read_recorded, write_recorded
 from nearzero.support.files import parsing, read_bytes
 from nearzero.torch_models.batches import type_name
 from nearzero.torch_models.loading import load_weights
@@ -164,8 +164,8 @@ class TrainingJob(Job):
 
     @property
     def done(self) -> bool:
-        """Return whether the file exists; `read` refuses a damaged file."""
-        return self.path.exists()
+        """Return whether the file exists and has a checksum; `read` refuses a damaged file."""
+        return is_recorded(self.path.parent, self.path)
 
     def do(self) -> None:
         """Train the network and write its weights."""

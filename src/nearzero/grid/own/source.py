@@ -20,6 +20,7 @@ from nearzero.grid.spec import GridSpec, Point
 from nearzero.probing.runs import layer_names, metrics_for, run_responses, weights_digest
 from nearzero.study.jobs import digest, missing, run
 from nearzero.study.journal import Journal
+from nearzero.support.workers import Workers
 from nearzero.torch_models.loading import object_of
 from nearzero.torch_models.loading.functions import Arguments, code_files, function_of
 
@@ -176,21 +177,29 @@ class OwnNetworks:
             except InputError as error:
                 raise InputError(f"{point.label}: {error}") from error
 
-    def train(self, journal: Journal) -> None:
+    def trainings(self) -> list[TrainingJob]:
+        """Return a job for the training of every run of each point."""
+        return [job for point in self.spec.points for job in self._trainings(point)]
+
+    def train(self, journal: Journal, workers: Workers) -> None:
         """Train the networks of all points that aren't trained yet.
 
         Raises:
             InputError: the user's functions fail, or two runs of a point have the same weights.
         """
-        trainings = {point.label: self._trainings(point) for point in self.spec.points}
-        jobs = [job for own in trainings.values() for job in own]
-        if left := missing(jobs):
+        if left := missing(self.trainings()):
             built = self.network.train is None
             journal.say(f"{'building' if built else 'training'} {len(left)} networks")
             done = f"{'built' if built else 'trained'} {len(left)} networks"
-            run(jobs, journal, doing="building" if built else "training", did=done)
-        for label, own in trainings.items():
-            self._check_different(label, own)
+            run(
+                self.trainings(),
+                journal,
+                doing="building" if built else "training",
+                did=done,
+                workers=workers,
+            )
+        for point in self.spec.points:
+            self._check_different(point.label, self._trainings(point))
 
     def jobs(self) -> list[GridMeasurement]:
         """Return a job for every run of each point."""
