@@ -349,7 +349,6 @@ class Grid:
         run(jobs, journal, doing="measuring", did=f"measured {len(jobs)} networks", workers=workers)
         measured = results(jobs)
         responses = assembled(self.spec, jobs, measured)
-        responses = responses.assign_coords(seed=("run", list(self.spec.points[0].spec.seeds)))
         notices = source.notices
         for network, measurements in measured.items():
             lost = sum(measurement is None for measurement in measurements)
@@ -358,6 +357,7 @@ class Grid:
         responses.attrs["spec"] = _text(self.spec, self.folder)
         if self.spec.network is not None:
             responses.attrs["code"] = json.dumps(self._code())
+            responses = responses.assign_coords(seed=("run", list(self.spec.points[0].spec.seeds)))
         write_recorded(self.folder, self.folder / RESPONSES, netcdf_content(responses))
         forget(jobs)
 
