@@ -116,12 +116,12 @@ class RandomStates:
         return next((name for name, has_moved in moved.items() if has_moved), "")
 
 
-def seed_all() -> None:
-    """Seed all global random generators with 0."""
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
+def seed_all(seed: int = 0) -> None:
+    """Seed all global random generators."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
     for generator in _generators():
-        generator.manual_seed(0)
+        generator.manual_seed(seed)
 
 
 @dataclass(eq=False)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "generation_html",
     "grid_html",
     "probe_html",
     "refusal_html",
@@ -239,6 +240,17 @@ def grid_html(title: str, question: str, results: GridResults | None) -> str:
         notes=["Not measured yet: run() trains and measures."] if results is None else (),
         rest="run() writes all tables to files",
     ).html()
+
+
+def generation_html(texts: Mapping[str, str], facts: Mapping[str, str], conclusion: str) -> str:
+    """Return the display of texts that were generated with and without a perturbation.
+
+    Args:
+        texts: the prompt and the texts, by name.
+        facts: what made the perturbed text, by name.
+        conclusion: one line on where the texts differ.
+    """
+    return Fragment("Greedy generation under a perturbation", lines=[conclusion], facts={**texts, **facts}).html()
 
 
 def summary_html(rows: Sequence[Mapping[str, str]], assumptions: Sequence[Mapping[str, str]]) -> str:
