@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from nearzero.perturbations.given import Fixed
 from nearzero.perturbations.perturbation import Perturbation
 from nearzero.perturbations.ranges import UnitRange
 from nearzero.support.users import running
-from nearzero.torch_models.batches import Batch, Prepare, summary
+from nearzero.torch_models.batches import Prepare, summary
 from nearzero.torch_models.hooks import LayerHook, hooked_in_all
 from nearzero.torch_models.layer import Basis, Layer, Units
 from nearzero.torch_models.ranges import layer_ranges
@@ -29,6 +30,7 @@ __all__ = ["Generation", "generate"]
 
 GREEDY = {"do_sample": False, "num_beams": 1}
 IDS = "input_ids"
+UNREAD: Any = {"class_axis": "none", "output_kind": "logits"}  # of an output that only `generate` reads
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,7 +75,9 @@ class Generation:
         """Return the place of the first new token that differs, counted from 0; None if all are equal."""
         plain, changed = self.unperturbed_ids, self.perturbed_ids
         places = range(max(len(plain), len(changed)))
-        return next((place for place in places if plain[place : place + 1] != changed[place : place + 1]), None)
+        return next(
+            (place for place in places if plain[place : place + 1] != changed[place : place + 1]), None
+        )
 
     @property
     def facts(self) -> dict[str, str]:
@@ -90,32 +94,46 @@ class Generation:
         return {name: text for name, text in facts.items() if text}
 
     @property
-    def texts(self) -> dict[str, str]:
-        """Return the prompt, the unperturbed and the perturbed text by name; tokens as numbers without a tokenizer."""
+    def rows(self) -> list[dict[str, str]]:
+        """Return a row for the prompt, the unperturbed and the perturbed text: which it is, its tokens, the text."""
         named = {
             "prompt": (self.prompt, self.prompt_ids),
             "unperturbed": (self.unperturbed, self.unperturbed_ids),
             "perturbed": (self.perturbed, self.perturbed_ids),
         }
-        return {name: " ".join(map(str, ids)) if text is None else text for name, (text, ids) in named.items()}
+        return [
+            {"which": name, "tokens": " ".join(map(str, ids)), "text": text or ""}
+            for name, (text, ids) in named.items()
+        ]
+
+    @property
+    def lines(self) -> list[str]:
+        """Return a line for each text: in quotes, with line breaks and control characters escaped; or its tokens."""
+        if self.perturbed is None:
+            return [f"{row['which']}: {row['tokens']}" for row in self.rows]
+        return [f"{row['which']}: {json.dumps(row['text'], ensure_ascii=False)}" for row in self.rows]
 
     @property
     def conclusion(self) -> str:
         """Return one line that says from which token on the two texts differ."""
         made = self.family if self.level is None else f"{self.family} {self.level:g}"
         place, count = self.first_change, len(self.unperturbed_ids)
-        found = f"all {count} new tokens are equal" if place is None else f"new token {place + 1} is the first to differ"
+        found = (
+            f"all {count} new tokens are equal"
+            if place is None
+            else f"new token {place + 1} is the first to differ"
+        )
         return f"{self.layer} under {made}: {found}; one prompt is an illustration, not a measurement"
 
     def __str__(self) -> str:
-        rows = {**self.facts, **self.texts}
-        return "\n".join([*(f"{name}: {text}" for name, text in rows.items()), self.conclusion])
+        facts = [f"{name}: {text}" for name, text in self.facts.items()]
+        return "\n".join([*facts, *self.lines, self.conclusion])
 
     def _repr_html_(self) -> str:
         """Return what notebooks display: the two texts, and what made them."""
         from nearzero.report.notebook import generation_html
 
-        return generation_html(self.texts, self.facts, self.conclusion)
+        return generation_html(self.facts, self.lines, self.conclusion)
 
 
 def generate(
@@ -134,6 +152,7 @@ def generate(
     conduct: Conduct | None = None,
     activation: str | Callable[[Tensor], Tensor] | None = None,
     unit_axis: int | None = None,
+    causal: bool | None = None,
     units: Units = None,
     basis: Basis = None,
     prepare: Prepare | None = None,
@@ -160,7 +179,8 @@ def generate(
         max_new_tokens: the greatest number of tokens that are generated.
         use_cache: whether keys and values of earlier tokens are kept; as the model does if None.
         settings: further arguments of the model's `generate`.
-        quantiles, conduct, activation, unit_axis, units, basis, prepare, batch_size, memory: as for `nearzero.probe`.
+        quantiles, conduct, activation, unit_axis, causal, units, basis, prepare, batch_size, memory: as for
+            `nearzero.probe`.
 
     Raises:
         InputError: a model that can't generate greedily, a layer, data or settings that can't be used; the message
@@ -195,9 +215,11 @@ def generate(
         unit_axis=unit_axis,
         prepare=None if given else prepare,
         batch_size=None if given else batch_size,
+        causal=causal,
         units=units,
         basis=basis,
         memory=memory,
+        **UNREAD,
     )
     module = as_module(model)
     arguments = _arguments(module, max_new_tokens, use_cache, settings)
@@ -205,20 +227,8 @@ def generate(
     data = [_as_batch(module, inputs)] if given else ranges_from
     with open_session(module, data, request) as session:
         plan, calls = _planned(session, request)
-        device = session.model.device
-        inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
         unperturbed = _greedy(session.model, inputs, arguments)
-        perturbation = plan.perturbations[0]
-        assert isinstance(perturbation, Perturbation)
-        batch = session.discovery.batch
-
-        def change(values: Tensor) -> Tensor | None:
-            if perturbation.is_identity:
-                return None
-            return next(changes_of([perturbation], values, plan.layer, batch, 0))(values)
-
-        hook = LayerHook(plan.layer, perturbation.side, change)
-        with hooked_in_all(module, hook, calls) as counter:
+        with hooked_in_all(module, _perturbing(plan, session), calls) as counter:
             perturbed, _ = _generated(session.model, inputs, arguments)
     if not counter.reached:
         raise InputError(f"no pass of the generation reaches layer {plan.layer.name!r}; name another layer")
@@ -228,18 +238,20 @@ def generate(
         "perturbed": perturbed,
     }
     texts = {name: None if tokenizer is None else _decoded(tokenizer, tokens) for name, tokens in ids.items()}
-    (family,) = request.chosen.items()
-    made = make_family(family[1], plan.conduct) if isinstance(family[1], str) else family[1]
+    ((name, chosen),) = request.chosen.items()
+    (made,) = plan.perturbations
+    assert isinstance(made, Perturbation)
+    family = make_family(chosen, plan.conduct) if isinstance(chosen, str) else chosen
     return Generation(
         model=type(module).__name__,
         layer=plan.layer.name,
         activation=plan.layer.activation,
-        family=family[0],
-        level=None if given else float(plan.grids[family[0]][0]),
-        formula=_text_of(made),
-        perturbation=perturbation,
+        family=name,
+        level=None if given else float(plan.grids[name][0]),
+        formula=_text_of(family),
+        perturbation=made,
         units=plan.layer.units,
-        unit_range=None if given else plan.ranges.on(getattr(made, "range", plan.conduct.range)),
+        unit_range=None if given else plan.ranges.on(getattr(family, "range", plan.conduct.range)),
         prompt=prompt if isinstance(prompt, str) else texts["prompt"],
         unperturbed=texts["unperturbed"],
         perturbed=texts["perturbed"],
@@ -260,7 +272,9 @@ def _check_level(perturbation: object, level: object, ranges_from: object) -> No
     if isinstance(perturbation, Perturbation):
         for name, value in {"level": level, "ranges_from": ranges_from}.items():
             if value is not None:
-                raise InputError(f"{name}= belongs to a family; the perturbation is given as such, so leave it out")
+                raise InputError(
+                    f"{name}= belongs to a family; the perturbation is given as such, so leave it out"
+                )
         return
     if not isinstance(perturbation, (str, Family)):
         raise InputError(
@@ -293,10 +307,22 @@ def _planned(session: Session, request: Request) -> tuple[LayerPlan, int]:
     return plan, len({found.call for found in session.discovery.places if found.path == place.path})
 
 
+def _perturbing(plan: LayerPlan, session: Session) -> LayerHook:
+    """Return the hook that perturbs the layer."""
+    (perturbation,) = plan.perturbations
+
+    def change(values: Tensor) -> Tensor | None:
+        if perturbation.is_identity:
+            return None
+        return next(changes_of([perturbation], values, plan.layer, session.discovery.batch, 0))(values)
+
+    return LayerHook(plan.layer, perturbation.side, change)
+
+
 # --- the prompt ---
 
 
-def _read_prompt(prompt: Any, tokenizer: Any) -> dict[str, Any]:
+def _read_prompt(prompt: Any, tokenizer: Any) -> dict[str, Tensor]:
     """Return the model's inputs for a prompt, (1, S) each.
 
     Raises:
@@ -333,7 +359,9 @@ def _as_batch(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     """Return the prompt as a batch on which the layers are found; with labels where a decoder reads these."""
     if set(inputs) == {IDS}:
         config = getattr(module, "config", None)
-        return {**inputs, "labels": inputs[IDS]} if getattr(config, "is_encoder_decoder", False) else inputs[IDS]
+        return (
+            {**inputs, "labels": inputs[IDS]} if getattr(config, "is_encoder_decoder", False) else inputs[IDS]
+        )
     return dict(inputs)
 
 
@@ -363,21 +391,27 @@ def _arguments(
     settings = dict(settings or {})
     for name, greedy in GREEDY.items():
         if settings.get(name, greedy) != greedy:
-            raise InputError(f"texts are generated greedily; settings have {name}={settings[name]!r}; leave it out")
+            raise InputError(
+                f"texts are generated greedily; settings have {name}={settings[name]!r}; leave it out"
+            )
     try:
         taken = inspect.signature(module.generate).parameters  # type: ignore[arg-type]
     except (TypeError, ValueError):
         taken = {}  # type: ignore[assignment]
     takes_any = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
-    wanted = {"max_new_tokens": max_new_tokens, **({} if use_cache is None else {"use_cache": use_cache})}
+    wanted: dict[str, Any] = {"max_new_tokens": max_new_tokens}
+    if use_cache is not None:
+        wanted["use_cache"] = use_cache
     for name in wanted:
         if not takes_any and name not in taken:
-            raise InputError(f"{type(module).__name__}.generate must take {name}=...; it takes {', '.join(taken)}")
-    greedy = {name: value for name, value in GREEDY.items() if takes_any or name in taken}
-    return {**greedy, **wanted, **settings}
+            raise InputError(
+                f"{type(module).__name__}.generate must take {name}=...; it takes {', '.join(taken)}"
+            )
+    own = {name: value for name, value in GREEDY.items() if takes_any or name in taken}
+    return {**own, **wanted, **settings}
 
 
-def _greedy(model: Model, inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> tuple[int, ...]:
+def _greedy(model: Model, inputs: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the new tokens of one generation.
 
     Raises:
@@ -393,13 +427,13 @@ def _greedy(model: Model, inputs: Mapping[str, Any], arguments: Mapping[str, Any
 
 
 def _generated(
-    model: Model, inputs: Mapping[str, Any], arguments: Mapping[str, Any], seed: int = 0
+    model: Model, inputs: Mapping[str, Tensor], arguments: Mapping[str, Any], seed: int = 0
 ) -> tuple[tuple[int, ...], bool]:
     """Return the new tokens, and whether random numbers were drawn."""
     model.before.restore_all()
     seed_all(seed)
     states = RandomStates()
-    inputs = {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    inputs = {name: value.to(model.device, copy=True) for name, value in inputs.items()}
     named = {name: value for name, value in inputs.items() if name != IDS}
     first = (inputs[IDS],) if IDS in inputs else ()
     generator: Any = model.module

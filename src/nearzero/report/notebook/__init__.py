@@ -15,4 +15,12 @@ from nearzero.report.notebook.results import (
     to_html,
 )
 
-__all__ = ["generation_html", "grid_html", "probe_html", "refusal_html", "study_html", "summary_html", "to_html"]
+__all__ = [
+    "generation_html",
+    "grid_html",
+    "probe_html",
+    "refusal_html",
+    "study_html",
+    "summary_html",
+    "to_html",
+]

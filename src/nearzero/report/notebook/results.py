@@ -242,15 +242,17 @@ def grid_html(title: str, question: str, results: GridResults | None) -> str:
     ).html()
 
 
-def generation_html(texts: Mapping[str, str], facts: Mapping[str, str], conclusion: str) -> str:
+def generation_html(facts: Mapping[str, str], lines: Sequence[str], conclusion: str) -> str:
     """Return the display of texts that were generated with and without a perturbation.
 
     Args:
-        texts: the prompt and the texts, by name.
         facts: what made the perturbed text, by name.
+        lines: the prompt and the texts.
         conclusion: one line on where the texts differ.
     """
-    return Fragment("Greedy generation under a perturbation", lines=[conclusion], facts={**texts, **facts}).html()
+    return Fragment(
+        "Greedy generation under a perturbation", lines=lines, facts=facts, notes=[conclusion]
+    ).html()
 
 
 def summary_html(rows: Sequence[Mapping[str, str]], assumptions: Sequence[Mapping[str, str]]) -> str:
