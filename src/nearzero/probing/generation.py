@@ -6,8 +6,10 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ from nearzero.perturbations.perturbation import Perturbation
 from nearzero.perturbations.ranges import UnitRange
 from nearzero.support.users import running
 from nearzero.torch_models.batches import Prepare, summary
-from nearzero.torch_models.hooks import LayerHook, hooked_in_all
+from nearzero.torch_models.hooks import LayerHook, PassCounter, hooked_in_all
 from nearzero.torch_models.layer import Basis, Layer, Units
 from nearzero.torch_models.ranges import layer_ranges
 from nearzero.torch_models.state import Model, RandomStates, as_module, seed_all
@@ -30,6 +32,7 @@ __all__ = ["Generation", "generate"]
 
 GREEDY = {"do_sample": False, "num_beams": 1}
 IDS = "input_ids"
+NEUTRAL = {"scale": 1.0, "offset": 0.0, "low": -np.inf, "clip": np.inf}
 UNREAD: Any = {"class_axis": "none", "output_kind": "logits"}  # of an output that only `generate` reads
 
 
@@ -50,6 +53,17 @@ class Generation:
         prompt_ids, unperturbed_ids, perturbed_ids: the tokens of each.
         passes: the number of forward passes of the perturbed generation.
         reached: how many of these reached the layer.
+
+    Example:
+        >>> import nearzero as nz
+        >>> result = nz.Generation(
+        ...     model="LlamaForCausalLM", layer="model.layers.0.mlp.act_fn", activation="silu", family="clip",
+        ...     level=0.5, formula="Clip()", perturbation=nz.Perturbation(clip=0.1), units=48, unit_range=None,
+        ...     prompt="2 + 2 =", unperturbed=" 4.", perturbed=" 5.", prompt_ids=(7, 9, 7, 8),
+        ...     unperturbed_ids=(4, 1), perturbed_ids=(5, 1), passes=2, reached=2,
+        ... )
+        >>> print(result.conclusion)
+        model.layers.0.mlp.act_fn under clip 0.5: new token 1 is the first to differ; one prompt is an illustration
     """
 
     model: str
@@ -123,7 +137,7 @@ class Generation:
             if place is None
             else f"new token {place + 1} is the first to differ"
         )
-        return f"{self.layer} under {made}: {found}; one prompt is an illustration, not a measurement"
+        return f"{self.layer} under {made}: {found}; one prompt is an illustration"
 
     def __str__(self) -> str:
         facts = [f"{name}: {text}" for name, text in self.facts.items()]
@@ -226,41 +240,66 @@ def generate(
     inputs = _read_prompt(prompt, tokenizer)
     data = [_as_batch(module, inputs)] if given else ranges_from
     with open_session(module, data, request) as session:
-        plan, calls = _planned(session, request)
-        unperturbed = _greedy(session.model, inputs, arguments)
-        with hooked_in_all(module, _perturbing(plan, session), calls) as counter:
-            perturbed, _ = _generated(session.model, inputs, arguments)
-    if not counter.reached:
-        raise InputError(f"no pass of the generation reaches layer {plan.layer.name!r}; name another layer")
-    ids = {
-        "prompt": tuple(inputs[IDS].flatten().tolist()) if IDS in inputs else (),
-        "unperturbed": unperturbed,
-        "perturbed": perturbed,
-    }
-    texts = {name: None if tokenizer is None else _decoded(tokenizer, tokens) for name, tokens in ids.items()}
-    ((name, chosen),) = request.chosen.items()
+        plan, counter, unperturbed, perturbed = _both(session, inputs, arguments)
+    prompt_ids = tuple(inputs[IDS].flatten().tolist()) if IDS in inputs else ()
+    read = partial(_decoded, tokenizer)
+    family, level_of, formula = _made_of(plan, request)
     (made,) = plan.perturbations
     assert isinstance(made, Perturbation)
-    family = make_family(chosen, plan.conduct) if isinstance(chosen, str) else chosen
     return Generation(
         model=type(module).__name__,
         layer=plan.layer.name,
         activation=plan.layer.activation,
-        family=name,
-        level=None if given else float(plan.grids[name][0]),
-        formula=_text_of(family),
+        family=family,
+        level=level_of,
+        formula=formula,
         perturbation=made,
         units=plan.layer.units,
-        unit_range=None if given else plan.ranges.on(getattr(family, "range", plan.conduct.range)),
-        prompt=prompt if isinstance(prompt, str) else texts["prompt"],
-        unperturbed=texts["unperturbed"],
-        perturbed=texts["perturbed"],
-        prompt_ids=ids["prompt"],
+        unit_range=None
+        if given
+        else plan.ranges.on(getattr(request.chosen[family], "range", plan.conduct.range)),
+        prompt=prompt if isinstance(prompt, str) else read(prompt_ids),
+        unperturbed=read(unperturbed),
+        perturbed=read(perturbed),
+        prompt_ids=prompt_ids,
         unperturbed_ids=unperturbed,
         perturbed_ids=perturbed,
         passes=counter.passes,
         reached=counter.reached,
     )
+
+
+def _both(
+    session: Session, inputs: Mapping[str, Tensor], arguments: Mapping[str, Any]
+) -> tuple[LayerPlan, PassCounter, tuple[int, ...], tuple[int, ...]]:
+    """Return the plan, the count of the perturbed passes, and the new tokens without and with the perturbation.
+
+    Raises:
+        InputError: no pass reaches the layer.
+    """
+    plan, calls = _planned(session, session.request)
+    unperturbed = _greedy(session.model, inputs, arguments)
+    with hooked_in_all(session.model.module, _perturbing(plan, session), calls) as counter:
+        perturbed, _ = _generated(session.model, inputs, arguments)
+    if not counter.reached:
+        raise InputError(f"no pass of the generation reaches layer {plan.layer.name!r}; name another layer")
+    return plan, counter, unperturbed, perturbed
+
+
+def _made_of(plan: LayerPlan, request: Request) -> tuple[str, float | None, str]:
+    """Return the name of the family, the level (None for a perturbation that was given), and the formula."""
+    ((name, chosen),) = request.chosen.items()
+    family = make_family(chosen, plan.conduct) if isinstance(chosen, str) else chosen
+    if not isinstance(family, Fixed):
+        return name, float(plan.grids[name][0]), repr(family)
+    parameters, texts = family.perturbation, []
+    for each, neutral in NEUTRAL.items():
+        value = np.asarray(getattr(parameters, each))
+        if value.ndim:
+            texts.append(f"{each} {value.min():.4g} to {value.max():.4g} by unit")
+        elif value != neutral:
+            texts.append(f"{each} {float(value):g}")
+    return name, None, f"{', '.join(texts) or 'the identity'}, of the {parameters.side}-activation"
 
 
 def _check_level(perturbation: object, level: object, ranges_from: object) -> None:
@@ -365,7 +404,10 @@ def _as_batch(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     return dict(inputs)
 
 
-def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str | None:
+    """Return the text of tokens; None without a tokenizer."""
+    if tokenizer is None:
+        return None
     with running("the tokenizer can't decode the tokens"):
         return str(tokenizer.decode(list(ids)))
 
@@ -449,21 +491,6 @@ def _generated(
 
 
 # --- texts ---
-
-
-def _text_of(family: Family) -> str:
-    """Return a family with its options as text; of a perturbation that was given, its parameters."""
-    if not isinstance(family, Fixed):
-        return repr(family)
-    parameters = family.perturbation
-    texts = []
-    for name, neutral in {"scale": 1.0, "offset": 0.0, "low": -float("inf"), "clip": float("inf")}.items():
-        value = getattr(parameters, name)
-        if value.ndim:
-            texts.append(f"{name} {value.min():.4g} to {value.max():.4g} by unit")
-        elif value != neutral:
-            texts.append(f"{name} {float(value):g}")
-    return f"{', '.join(texts) or 'the identity'}, of the {parameters.side}-activation"
 
 
 def _range_text(unit_range: UnitRange) -> str:
