@@ -23,7 +23,7 @@ from nearzero.perturbations.perturbation import Perturbation
 from nearzero.perturbations.ranges import UnitRange
 from nearzero.support.users import running
 from nearzero.torch_models.batches import Prepare, summary
-from nearzero.torch_models.hooks import LayerHook, PassCounter, hooked_in_all
+from nearzero.torch_models.hooks import LayerHook, hooked_in_all
 from nearzero.torch_models.layer import Basis, Layer, Units
 from nearzero.torch_models.ranges import layer_ranges
 from nearzero.torch_models.state import Model, RandomStates, as_module, seed_all
@@ -240,39 +240,13 @@ def generate(
     inputs = _read_prompt(prompt, tokenizer)
     data = [_as_batch(module, inputs)] if given else ranges_from
     with open_session(module, data, request) as session:
-        plan, counter, unperturbed, perturbed = _both(session, inputs, arguments)
-    prompt_ids = tuple(inputs[IDS].flatten().tolist()) if IDS in inputs else ()
-    read = partial(_decoded, tokenizer)
-    family, level_of, formula = _made_of(plan, request)
-    (made,) = plan.perturbations
-    assert isinstance(made, Perturbation)
-    return Generation(
-        model=type(module).__name__,
-        layer=plan.layer.name,
-        activation=plan.layer.activation,
-        family=family,
-        level=level_of,
-        formula=formula,
-        perturbation=made,
-        units=plan.layer.units,
-        unit_range=None
-        if given
-        else plan.ranges.on(getattr(request.chosen[family], "range", plan.conduct.range)),
-        prompt=prompt if isinstance(prompt, str) else read(prompt_ids),
-        unperturbed=read(unperturbed),
-        perturbed=read(perturbed),
-        prompt_ids=prompt_ids,
-        unperturbed_ids=unperturbed,
-        perturbed_ids=perturbed,
-        passes=counter.passes,
-        reached=counter.reached,
-    )
+        return _both(session, inputs, arguments, prompt, tokenizer)
 
 
 def _both(
-    session: Session, inputs: Mapping[str, Tensor], arguments: Mapping[str, Any]
-) -> tuple[LayerPlan, PassCounter, tuple[int, ...], tuple[int, ...]]:
-    """Return the plan, the count of the perturbed passes, and the new tokens without and with the perturbation.
+    session: Session, inputs: Mapping[str, Tensor], arguments: Mapping[str, Any], prompt: Any, tokenizer: Any
+) -> Generation:
+    """Return the texts without and with the perturbation.
 
     Raises:
         InputError: no pass reaches the layer.
@@ -283,7 +257,31 @@ def _both(
         perturbed, _ = _generated(session.model, inputs, arguments)
     if not counter.reached:
         raise InputError(f"no pass of the generation reaches layer {plan.layer.name!r}; name another layer")
-    return plan, counter, unperturbed, perturbed
+    prompt_ids = tuple(inputs[IDS].flatten().tolist()) if IDS in inputs else ()
+    read = partial(_decoded, tokenizer)
+    family, level, formula = _made_of(plan, session.request)
+    side = getattr(session.request.chosen[family], "range", plan.conduct.range)
+    (made,) = plan.perturbations
+    assert isinstance(made, Perturbation)
+    return Generation(
+        model=type(session.model.module).__name__,
+        layer=plan.layer.name,
+        activation=plan.layer.activation,
+        family=family,
+        level=level,
+        formula=formula,
+        perturbation=made,
+        units=plan.layer.units,
+        unit_range=None if level is None else plan.ranges.on(side),
+        prompt=prompt if isinstance(prompt, str) else read(prompt_ids),
+        unperturbed=read(unperturbed),
+        perturbed=read(perturbed),
+        prompt_ids=prompt_ids,
+        unperturbed_ids=unperturbed,
+        perturbed_ids=perturbed,
+        passes=counter.passes,
+        reached=counter.reached,
+    )
 
 
 def _made_of(plan: LayerPlan, request: Request) -> tuple[str, float | None, str]:
