@@ -19,6 +19,7 @@ from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import bytes_of, is_out_of_memory
 from nearzero.torch_models.discovery.watch import Watch
 from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.placement import is_offloaded, loaders
 from nearzero.torch_models.snapshot import Snapshot
 from nearzero.torch_models.state import Model, RandomStates, positional_names, seed_all
 
@@ -182,8 +183,10 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         )
     model.before.changed()  # notes tensors that a pass writes to without a new version
     drawing = states.moved(torch_too=not follow)
-    model.outside = model.outside or (
-        "it runs in several threads" if watch.threaded else drawing and f"{drawing} draws random numbers"
+    model.outside = (
+        model.outside
+        or is_offloaded(model.module)
+        or ("it runs in several threads" if watch.threaded else drawing and f"{drawing} draws random numbers")
     )
     discovery = Discovery(
         found=tuple(watch.found(logits)),
@@ -213,6 +216,8 @@ def _watched(model: Model, batch: Batch, watch: Watch, *, follow: bool) -> Tenso
                 handle = module.register_forward_pre_hook(watch.enter, with_kwargs=True, prepend=True)
                 stack.callback(handle.remove)
                 stack.callback(module.register_forward_hook(watch.leave, with_kwargs=True).remove)
+        for module, hook in loaders(model.module):
+            stack.enter_context(watch.of_loader(module, hook))
         if follow:
             stack.enter_context(watch)
         return model.logits_of_copy(batch)
