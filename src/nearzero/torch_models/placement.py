@@ -34,11 +34,11 @@ def is_offloaded(model: nn.Module) -> str:
     return OFFLOADED if any(True for _ in loaders(model)) else ""
 
 
-def on_meta(model: nn.Module) -> list[str]:
-    """Return the names of the weights and buffers that have no values and that no hook loads."""
+def on_meta(model: nn.Module) -> bool:
+    """Return whether weights or buffers have no values, and no hook loads them."""
     known = {id(tensor) for module, hook in loaders(model) for tensor in weights_of(module, hook)}
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    return [name for name, tensor in tensors if tensor.device.type == "meta" and id(tensor) not in known]
+    tensors = (*model.parameters(), *model.buffers())
+    return any(tensor.device.type == "meta" and id(tensor) not in known for tensor in tensors)
 
 
 def weights_of(module: nn.Module, hook: Any) -> list[Tensor]:

@@ -55,11 +55,8 @@ def as_module(model: object) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
     if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
         raise InputError("the model has lazy layers without weights; run it once on a batch first")
-    if empty := on_meta(model):
-        raise InputError(
-            f"the model has weights on the meta device, without values ({empty[0]} is one of {len(empty)}); load them "
-            "first"
-        )
+    if on_meta(model):
+        raise InputError("the model has weights on the meta device, without values; load them first")
     return model
 
 

@@ -276,7 +276,7 @@ class Watch(TorchDispatchMode):
         self._used.discard(key)
 
     def _keep(self, tensor: Tensor) -> None:
-        """Keep a tensor, so that its storage isn't freed and its key used for another; of loaded weights, for a call."""
+        """Keep a tensor, or its storage could be freed and its key used for another; of loaded weights, for a call."""
         self._loaded.get(storage_key(tensor), self._kept).append(tensor)
 
     # --- operations ----------------------------------------------------------------------------------------
