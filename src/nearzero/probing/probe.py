@@ -66,7 +66,8 @@ def layers(
 
     Args:
         model, data, prepare, output: as in `probe`.
-        outputs: True to list the outputs of all other modules too, which `probe` takes by name.
+        outputs: True to list the inputs of linear layers and convolutions too, as `name:input`, and the outputs of all
+            other modules, which `probe` takes by name.
 
     Raises:
         InputError: the model can't be probed, or can't be run on the data.

@@ -31,8 +31,8 @@ class Discovery:
     """The findings of one forward pass, or of several.
 
     Attributes:
-        found: the layers and the outputs of all other modules, in the order of the forward pass; their names
-            don't have the number of the call.
+        found: the layers, the inputs of linear layers and the outputs of all other modules, in the order of the
+            forward pass; their names don't have the number of the call.
         batch: the batch of the first pass.
         bytes: the new memory that this pass took for copies of the inputs and the results of operations, for all
             examples of the batch.
@@ -54,13 +54,13 @@ class Discovery:
 
     @cached_property
     def places(self) -> tuple[Layer, ...]:
-        """Return the layers and the outputs of all other modules, by their full names."""
+        """Return all that is found, by full names."""
         return tuple(_numbered(self.found))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Return the layers, without the outputs of other modules."""
-        return tuple(place for place in self.places if place.kind != "output")
+        """Return the layers, without the inputs of linear layers and the outputs of other modules."""
+        return tuple(place for place in self.places if place.kind not in ("input", "output"))
 
     def including(self, other: Discovery) -> Discovery:
         """Return these findings with those of another pass.

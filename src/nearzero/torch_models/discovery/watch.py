@@ -176,6 +176,14 @@ class Watch(TorchDispatchMode):
             self._add(*function)
         if not tensors:
             self.problems[call.path] = _without_units(output)
+        given = next((each for each in arguments if isinstance(each, Tensor)), None)
+        if (
+            given is not None
+            and _has_units(given)
+            and producer_kind(call.module) in ("linear", "convolution")
+        ):
+            layer = self._module_layer(call, "input", given)
+            self.layers.append(replace(layer, name=f"{layer.name}:input", operation="input"))
         for element, tensor in tensors.items():
             kind = producer_kind(call.module) if not element else None
             self._kept.append(tensor)
@@ -455,10 +463,10 @@ class Watch(TorchDispatchMode):
         )
 
     def _with_inputs(self, layer: Layer) -> Layer | None:
-        """Return a layer that reads an input of the model; of others, modules as outputs, and None for activations."""
+        """Return a layer that reads an input of the model; of others, modules as outputs, and None for all else."""
         if layer.kind == "output" or layer.reads is None or layer.reads:
             return layer
-        if layer.is_input_of_activation:
+        if layer.is_input_of_activation or layer.kind == "input":
             if layer.kind == "activation":
                 self.problems[layer.path] = "it reads no input of the model, only weights"
             return None
