@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -284,3 +285,16 @@ def test_what_the_command_refuses(folder, capsys, options, message):
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_the_page_on_language_models_runs_as_it_is(packages, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "language_models.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        exec(compile(block, "language_models.md", "exec"), names)
+    printed = capsys.readouterr().out
+    shown = re.findall(r"print\(result.headline\)  # (.*), \.\.\.", page)
+    assert shown
+    assert shown[0] in printed
+    assert "model.layers.0.mlp.down_proj:input input 48" in printed
+    assert printed.splitlines()[-1] == "16"

@@ -111,7 +111,7 @@ def test_ranges_of_an_input_are_those_of_its_values(packages):
 
 
 class Functional(nn.Module):
-    """A gated block that calls its activation as a function, on half of one projection or on a projection of its own."""
+    """A gated block that calls its activation as a function, on half of one projection."""
 
     def __init__(self, fused: bool) -> None:
         super().__init__()

@@ -41,9 +41,8 @@ def losses_by_hand(model, data, layer=None, change=None) -> list[list[float]]:
     texts = []
     for batch in data:
         with torch.no_grad():
-            logits = model(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-            ).logits.double()
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            logits = model(**inputs).logits.double()
         for row, labels, mask in zip(logits, batch["labels"], batch["attention_mask"], strict=True):
             known = [place for place in range(1, len(labels)) if mask[place] and mask[place - 1]]
             texts.append([-float(row[place - 1].log_softmax(-1)[labels[place]]) for place in known])
@@ -56,6 +55,9 @@ def losses_by_hand(model, data, layer=None, change=None) -> list[list[float]]:
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_it_is_exp_of_the_mean_loss_over_all_tokens(packages, kind, side):
     model, data = tiny(kind), batches(side)
+    if side == "left" and kind == "gpt2":  # else it counts the padding among the positions
+        for batch in data:
+            batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
     layer = "transformer.h.0.mlp.act" if kind == "gpt2" else "model.layers.0.mlp.act_fn"
     result = nz.probe(
         model, data, layer, families=nz.Perturbation(scale=30.0), metrics=["perplexity", "cross_entropy"]
@@ -67,6 +69,26 @@ def test_it_is_exp_of_the_mean_loss_over_all_tokens(packages, kind, side):
     assert result.perplexity.item() == pytest.approx(math.exp(np.mean(changed)), rel=1e-5)
     assert result.cross_entropy.item() == pytest.approx(np.mean(changed), rel=1e-5)
     assert result.attrs["metrics"] == ["perplexity", "cross_entropy"]
+
+
+def test_padding_on_the_left_without_positions(packages):
+    """Each text alone, without padding, has other positions in GPT-2; and the same in a model of relative ones."""
+    with pytest.raises(nz.InputError, match="texts are padded on the left, and the model counts the padding"):
+        nz.probe(tiny("gpt2"), batches("left"), "lm_head", families="scale", levels=[1.0])
+    for kind in ("gpt2", "llama"):
+        model, data = tiny(kind), batches("left")
+        for batch in data:
+            if kind == "gpt2":
+                batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        alone = []
+        for batch in data:
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+                text = ids[mask == 1][None]
+                with torch.no_grad():
+                    logits = model(text).logits[0, :-1]
+                alone += F.cross_entropy(logits, text[0, 1:], reduction="none").tolist()
+        result = nz.probe(model, data, "lm_head", families="scale", levels=[1.0], metrics="cross_entropy")
+        assert result.response.cross_entropy.item() == pytest.approx(np.mean(alone), rel=1e-5)
 
 
 def test_it_is_exp_of_the_model_s_own_loss(packages):
