@@ -137,6 +137,19 @@ def test_a_split_language_model(tmp_path, packages, way):
     assert generated[0].unperturbed_ids == generated[1].unperturbed_ids
 
 
+@pytest.mark.parametrize("way", ["cpu_offload", "disk_offload"])
+def test_a_head_that_shares_the_weights_of_the_embedding(tmp_path, packages, way):
+    from language_models import tiny
+
+    ids = torch.randint(2, 97, (3, 7), generator=torch.Generator().manual_seed(1))
+    data = [{"input_ids": ids, "labels": ids}]
+    whole, parts = tiny("gpt2"), split(tiny("gpt2"), way, tmp_path)
+    assert whole.lm_head.weight is whole.transformer.wte.weight
+    layers = ["transformer.h.1.mlp.act", "transformer.h.0.mlp.c_proj:input", "lm_head"]
+    settings = {"families": ["scale", "clip"], "levels": 2, "metrics": ["perplexity", "agreement"]}
+    assert_same(nz.probe(whole, data, layers, **settings), nz.probe(parts, data, layers, **settings))
+
+
 class Stored(Mapping):
     """Weights that are made anew whenever they are asked for, which counts how many are held at a time."""
 
