@@ -1,4 +1,4 @@
-"""Where a model's weights are: on a device, on several, or loaded for each call by the hooks of accelerate.
+"""Know where a model's weights are: on a device, on several, or loaded for each call by the hooks of accelerate.
 
 Accelerate (`device_map`, `dispatch_model`, `cpu_offload`, `disk_offload`) sets a hook on a module, which moves the
 arguments of a call to the module's device. A hook that offloads also loads the module's weights before the call, and
