@@ -227,12 +227,16 @@ def probe(
         open_session(model, data, request, ranges_from=ranges_from) as session,
     ):
         evaluators, responses = _measured(session, backend, report, advanced)
-        response = dataset(responses, type(session.model.module).__name__)
-        response = with_perplexities(response, perplexities, metrics)
         matched = None if design is None else matched_layers(session, evaluators, design)
         if matched is None:
             session.assumptions.record("halves", "none", "default", "design=")
-        return ProbeResult(response.assign_attrs(_about(session)), matched)
+        response = with_perplexities(_labelled(session, responses), perplexities, metrics)
+        return ProbeResult(response, matched)
+
+
+def _labelled(session: Session, responses: Sequence[LayerResponse]) -> xr.Dataset:
+    """Return the responses of all layers as labelled arrays, with how they were measured."""
+    return dataset(responses, type(session.model.module).__name__).assign_attrs(_about(session))
 
 
 def _about(session: Session) -> dict[str, str | int]:
