@@ -33,7 +33,7 @@ from .perturbations.families import (
 )
 from .perturbations.perturbation import Perturbation
 from .perturbations.ranges import Ranges, UnitRange
-from .probing import ProbeResult, judge_runs, layers, probe
+from .probing import Generation, ProbeResult, generate, judge_runs, layers, probe
 from .study import Spec, Study, reproduce
 from .support.workers import Workers
 from .torch_models.layer import Layer
@@ -53,6 +53,7 @@ __all__ = [
     "Family",
     "Floor",
     "Gains",
+    "Generation",
     "Grid",
     "GridSpec",
     "HiddenLayer",
@@ -86,6 +87,7 @@ __all__ = [
     "critical_levels",
     "datasets",
     "displacement",
+    "generate",
     "judge_runs",
     "layers",
     "load_weights",

@@ -61,18 +61,6 @@ def test_what_isnt_a_model_with_weights(made, message):
         nz.probe(made(), rows())
 
 
-def test_a_model_spread_over_devices(monkeypatch):
-    model = mlp()
-    places = {id(model[0].weight): "cuda:1"}
-    monkeypatch.setattr(
-        nn.Parameter, "device", property(lambda each: places.get(id(each), "cuda:0")), raising=False
-    )
-    with pytest.raises(
-        nz.InputError, match=r"spread over devices \(cuda:0, cuda:1\); move it to one of them"
-    ):
-        nz.layers(model, rows())
-
-
 class Gives(nn.Module):
     """A small network whose logits go through a function before they are returned."""
 

@@ -1,4 +1,4 @@
-"""Commands for any PyTorch model: list its layers, probe them, and judge several trainings of it."""
+"""Commands for any PyTorch model: list its layers, probe them, generate text, and judge several trainings of it."""
 
 from __future__ import annotations
 
@@ -80,6 +80,10 @@ ClassAxis = Annotated[
 UnitAxis = Annotated[int | None, option("The dimension of the units in a layer's values.", "found")]
 Units = Annotated[
     str | None, option("The units to perturb: 0,3,8-15, or each, one at a time.", "all", metavar="UNITS")
+]
+Quantiles = Annotated[
+    str | None,
+    option("Quantiles in the place of minimum and maximum.", "minimum, maximum", metavar="LOW,HIGH"),
 ]
 BatchSize = Annotated[int | None, option("Examples at a time.", "256")]
 BatchAxis = Annotated[
@@ -334,10 +338,7 @@ def probe(
     class_axis: ClassAxis = None,
     unit_axis: UnitAxis = None,
     units: Units = None,
-    quantiles: Annotated[
-        str | None,
-        option("Quantiles in the place of minimum and maximum.", "minimum, maximum", metavar="LOW,HIGH"),
-    ] = None,
+    quantiles: Quantiles = None,
     batch_size: BatchSize = None,
     batch_axis: BatchAxis = None,
     device: Device = "cpu",
@@ -400,6 +401,97 @@ def _finish_probe(
         made = probe_tables(result, numbers=as_json)
         numbers = [response_table(result)] if as_json else []
     finish(console, made, lines, as_json=as_json, for_scripts=numbers)
+
+
+@app.command(
+    epilog=examples(
+        "nearzero generate lm.py:model --tokenizer lm.py:tokenizer --data lm.py:texts --layer blocks.0.act "
+        '--family clip --level 0.5 --prompt "Once upon a time"',
+        "nearzero generate lm.py:model --data lm.py:texts --layer blocks.0.act --family shift --level -0.1 "
+        "--prompt 5,9,23 --json",
+    )
+)
+def generate(
+    model: ModelName,
+    data: Annotated[str, option("The data from which the unit ranges are taken, as for nearzero probe.")],
+    layer: Annotated[str, option("The layer, as nearzero layers lists it.")],
+    family: Annotated[str, option("The family of the perturbation.")],
+    level: Annotated[float, option("Its level.")],
+    prompt: Annotated[str, option("A text; or token ids such as 5,9,23 if there is no tokenizer.")],
+    tokenizer: Annotated[
+        str | None,
+        option("A folder that transformers saved, or module:function.", "none", metavar="NAME"),
+    ] = None,
+    max_new_tokens: Annotated[int, option("The greatest number of new tokens.", True)] = 40,
+    cache: Annotated[
+        bool | None, option("Whether keys and values are kept.", "as the model does", "--cache/--no-cache")
+    ] = None,
+    weights: Weights = None,
+    pixels: PixelOption = "raw",
+    split: SplitOption = "test",
+    data_dir: DataDir = None,
+    causal: Causal = None,
+    unit_axis: UnitAxis = None,
+    units: Units = None,
+    quantiles: Quantiles = None,
+    batch_size: BatchSize = None,
+    device: Device = "cpu",
+    memory: Memory = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generate text greedily with a perturbed layer, and print it beside the text without the perturbation.
+
+    The perturbation acts in every forward pass. One prompt is an illustration, not a measurement.
+    """
+    console = console_for(quiet, as_json)
+    with _users_errors(model, data):
+        with working(console, "loading PyTorch and the model"):
+            from nearzero.probing import generate as generate_texts
+            from nearzero.study.steps import reaching
+            from nearzero.torch_models.loading import load_tokenizer
+
+            built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
+            reader = None if tokenizer is None else load_tokenizer(tokenizer)
+            with reaching(device):
+                built = built.to(device)
+        with working(console, "generating"):
+            result = generate_texts(
+                built,
+                layer,
+                family,
+                prompt if reader is not None else _token_ids(prompt),
+                level=level,
+                ranges_from=source,
+                tokenizer=reader,
+                max_new_tokens=max_new_tokens,
+                use_cache=cache,
+                causal=causal,
+                unit_axis=unit_axis,
+                units=_units(units),
+                quantiles=_quantiles(quantiles),
+                batch_size=batch_size,
+                memory=memory,
+            )
+    from nearzero.report.table import text_table
+
+    made = text_table("made_by", [{"what": what, "value": value} for what, value in result.facts.items()])
+    lines = [*result.lines, *told.splitlines(), result.conclusion]
+    finish(console, [made], lines, as_json=as_json, for_scripts=[text_table("texts", result.rows)])
+
+
+def _token_ids(text: str) -> list[int]:
+    """Return token ids from "5,9,23".
+
+    Raises:
+        InputError: the text is none of these.
+    """
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise InputError(
+            f"without --tokenizer the prompt must be token ids, such as 5,9,23; got {text!r}; --tokenizer reads texts"
+        ) from None
 
 
 @app.command(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError, did_you_mean
-from nearzero.evaluators.metrics import by_name, check_names
+from nearzero.evaluators.metrics import PERPLEXITY, by_name, check_names
 from nearzero.evaluators.metrics.own import OwnMetric
 from nearzero.torch_models.assumptions.outputs import OutputReading, are_labels, are_one_hot
 from nearzero.torch_models.batches import IGNORED, Batch, type_of
@@ -447,7 +447,7 @@ def _metric(name: Any, value: Any) -> Metric:
         return Metric(OwnMetric(name, value))
     if isinstance(value, str) and value in METRICS:
         return METRICS[value]
-    hint = did_you_mean(value, METRICS)
+    hint = did_you_mean(value, (*METRICS, PERPLEXITY))
     raise InputError(
         f"unknown metric {value!r}: {hint}known are {', '.join(METRICS)}; a mapping of names to functions of "
         "(logits, target) adds others"

@@ -438,8 +438,8 @@ def _activation_source(layer: Layer, request: Request) -> tuple[str, str]:
         return "given", "activation="
     if layer.follows is not None:
         return f"{layer.follows.name} alone reads the layer's output", "activation="
-    if layer.kind == "output":
-        return "a module's output is taken as it is", "activation="
+    if layer.kind in ("input", "output"):
+        return f"a module's {layer.kind} is taken as it is", "activation="
     return "no activation alone reads the layer's output", "activation="
 
 

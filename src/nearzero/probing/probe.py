@@ -26,6 +26,7 @@ from torch import Tensor
 from nearzero.analysis.matched import Design, matched_of
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Backend, LayerEvaluator
+from nearzero.evaluators.metrics import with_losses
 from nearzero.evaluators.model import scores_of
 from nearzero.evaluators.plan import LayerPlan, Levels, Names, Request, make_plan
 from nearzero.evaluators.responses import ResponseCollector, take_batch
@@ -34,7 +35,7 @@ from nearzero.evaluators.select import evaluators_of
 from nearzero.evaluators.session import Session, discover, open_session, source_of
 from nearzero.perturbations.families import PAPER_FAMILIES, Conduct
 from nearzero.perturbations.given import Families
-from nearzero.probing.result import LayerResponse, ProbeResult, dataset
+from nearzero.probing.result import LayerResponse, ProbeResult, dataset, with_perplexities
 from nearzero.support.progress import Report, python_progress
 from nearzero.support.versions import versions_of
 from nearzero.torch_models.assumptions.experiments import BatchAxis
@@ -65,7 +66,8 @@ def layers(
 
     Args:
         model, data, prepare, output: as in `probe`.
-        outputs: True to list the outputs of all other modules too, which `probe` takes by name.
+        outputs: True to list the inputs of linear layers and convolutions too, as `name:input`, and the outputs of all
+            other modules, which `probe` takes by name.
 
     Raises:
         InputError: the model can't be probed, or can't be run on the data.
@@ -137,9 +139,10 @@ def probe(
             your own to these.
         levels: replaces the levels of each family: a mapping from family to levels, levels for all families,
             or the number of levels to take from each family's own, evenly spaced.
-        metrics: "accuracy", "agreement", "cross_entropy", "margin", "kl_divergence", or functions from logits
-            (n, K) and target (n,) to one number or to values (n,); or a mapping from names to these. If None:
-            accuracy and agreement; without targets, agreement and KL divergence.
+        metrics: "accuracy", "agreement", "cross_entropy", "perplexity", "margin", "kl_divergence", or functions from
+            logits (n, K) and target (n,) to one number or to values (n,); or a mapping from names to these. If None:
+            accuracy and agreement; without targets, agreement and KL divergence. The perplexity is exp of the mean
+            cross-entropy over all items, which the result then has too.
         ranges_from: other data to take the unit ranges from.
         quantiles: (low, high), which replace the minimum and the maximum of a unit, such as (0.001, 0.999).
         conduct: the reading of the protocol. If None: the published one for ReLU and Abs; for all other
@@ -193,11 +196,12 @@ def probe(
         >>> result.response.accuracy.sel(layer="1", family="clip").values.tolist()
         [0.5, 0.75, 1.0]
     """
+    measured, perplexities = with_losses(metrics)
     request = Request(
         layers=layers,
         families=families,
         levels=levels,
-        metrics=metrics,
+        metrics=measured,
         quantiles=quantiles,
         conduct=conduct,
         activation=activation,
@@ -223,11 +227,16 @@ def probe(
         open_session(model, data, request, ranges_from=ranges_from) as session,
     ):
         evaluators, responses = _measured(session, backend, report, advanced)
-        response = dataset(responses, type(session.model.module).__name__)
         matched = None if design is None else matched_layers(session, evaluators, design)
         if matched is None:
             session.assumptions.record("halves", "none", "default", "design=")
-        return ProbeResult(response.assign_attrs(_about(session)), matched)
+        response = with_perplexities(_labelled(session, responses), perplexities, metrics)
+        return ProbeResult(response, matched)
+
+
+def _labelled(session: Session, responses: Sequence[LayerResponse]) -> xr.Dataset:
+    """Return the responses of all layers as labelled arrays, with how they were measured."""
+    return dataset(responses, type(session.model.module).__name__).assign_attrs(_about(session))
 
 
 def _about(session: Session) -> dict[str, str | int]:

@@ -15,6 +15,7 @@ import xarray as xr
 from nearzero.analysis.sweep import NOT_FINITE
 from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES, Scores
+from nearzero.evaluators.metrics import by_name
 from nearzero.evaluators.plan import LayerPlan
 from nearzero.report.captions import layers_by_conduct
 from nearzero.report.figures.scales import metric_text
@@ -27,14 +28,16 @@ from nearzero.torch_models.assumptions import Assumption, condensed, read_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LayerResponse", "ProbeResult", "dataset"]
+__all__ = ["LayerResponse", "ProbeResult", "dataset", "with_perplexities"]
 
+Doubles = npt.NDArray[np.float64]
 FORMAT = "nearzero probe 1"
 FILE, MATCHED = "probe.nc", "matched.nc"
 PAGE_CODE = """\
 result = nz.probe(model, data, keep_items=True)  # with the settings under "What was assumed"
 result.to_html("page.html")"""
 CURVE = ("layer", "family", "level")
+EXP_OF = "exp_of"  # the attribute of a perplexity that names its loss
 RANKED = {"accuracy", "agreement"}  # an item whose logits are NaN or infinite counts as wrong in these
 
 
@@ -226,7 +229,7 @@ class ProbeResult:
             >>> result.response.accuracy.item(), result.intervals("accuracy").low.item()
             (0.5, 0.0)
         """
-        name, items = self._items_of(metric)
+        name, items, back = self._items_of(metric)
         values, sequence = items.values.reshape(-1, items.sizes["item"]), items.sequence.values
         ends = np.full((2, len(values)), np.nan)
         known = ~np.isnan(values).any(axis=1)
@@ -239,7 +242,7 @@ class ProbeResult:
         shape = items.shape[:-1]
         coords = {dim: self.response[dim] for dim in CURVE}
         return xr.Dataset(
-            {end: (CURVE, row.reshape(shape)) for end, row in zip(("low", "high"), ends, strict=True)},
+            {end: (CURVE, back(row).reshape(shape)) for end, row in zip(("low", "high"), ends, strict=True)},
             coords,
             {"metric": name, "confidence": confidence, "resamples": resamples, "seed": seed},
         )
@@ -263,10 +266,11 @@ class ProbeResult:
             >>> result.by_class("accuracy").values.ravel().tolist()  # in a tie the first class is predicted
             [1.0, 0.0]
         """
-        name, items = self._items_of(metric)
+        name, items, back = self._items_of(metric)
         if "target" not in items.coords:
             raise InputError("the items have no classes: there are no targets, or they aren't whole numbers")
-        return items.astype(np.float64).groupby("target").mean("item", skipna=False).rename(name)
+        means = items.astype(np.float64).groupby("target").mean("item", skipna=False)
+        return means.copy(data=back(means.values)).rename(name)
 
     def of_items(self, kept: npt.ArrayLike) -> ProbeResult:
         """Return a result with some of the kept items, for `by_class` and `intervals`; means and counts stay.
@@ -276,12 +280,17 @@ class ProbeResult:
         """
         return replace(self, response=self.response.isel(item=kept))
 
-    def _items_of(self, metric: str | None) -> tuple[str, xr.DataArray]:
-        """Return the name of a metric and its values, item by item."""
+    def _items_of(self, metric: str | None) -> tuple[str, xr.DataArray, Callable[[Doubles], Doubles]]:
+        """Return the name of a metric, values item by item, and the function from their means to the metric.
+
+        These are the metric's own values and no function; of a perplexity, those of its loss, and exp.
+        """
         name = self._measured(metric)
-        if f"{name}_items" not in self.response:
+        loss = self.response[name].attrs.get(EXP_OF)
+        items = f"{loss or name}_items"
+        if items not in self.response:
             raise InputError("this needs the metric of every item; probe with keep_items=True")
-        return name, self.response[f"{name}_items"]
+        return name, self.response[items], _exp if loss else _same
 
     def _measured(self, metric: str | None) -> str:
         """Return the name of a metric that was measured, the first one if None.
@@ -509,6 +518,35 @@ def _unit_ranges(plans: Sequence[LayerPlan]) -> dict[str, Any]:
         name: (("layer", "unit"), values)
         for name, values in zip(("unit_minimum", "unit_maximum"), ends, strict=True)
     }
+
+
+def with_perplexities(response: xr.Dataset, perplexities: Mapping[str, str], wanted: Any) -> xr.Dataset:
+    """Return a response with perplexities, exp of the mean loss over all items.
+
+    Args:
+        response: the means of all other metrics.
+        perplexities: by name, the name of the loss.
+        wanted: the metrics in the order in which they were asked for.
+    """
+    if not perplexities:
+        return response
+    added: dict[str, Any] = {}
+    for name, loss in perplexities.items():
+        about = {EXP_OF: loss}
+        added[name] = (CURVE, _exp(response[loss].values), about)
+        added[f"unperturbed_{name}"] = ((), _exp(response[f"unperturbed_{loss}"].values), about)
+    names = [*by_name(wanted), *response.attrs["metrics"]]
+    return response.assign(added).assign_attrs(metrics=list(dict.fromkeys(names)))
+
+
+def _exp(values: Doubles) -> Doubles:
+    """Return exp(x); infinite where it is too large."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(values))
+
+
+def _same(values: Doubles) -> Doubles:
+    return values
 
 
 def dataset(responses: Sequence[LayerResponse], model: str) -> xr.Dataset:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, repeat
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from nearzero.perturbations.perturbation import Side
 from nearzero.torch_models.layer import Layer, LayerError
 
-__all__ = ["LayerHook", "elements_of", "hooked", "plain_name"]
+__all__ = ["LayerHook", "PassCounter", "elements_of", "hooked", "hooked_in_all", "plain_name"]
 
 NEVER = repeat(-1)  # the number of a call that no hook waits for
 
@@ -109,10 +110,14 @@ class _FunctionHooks(TorchDispatchMode):
 
 
 class _Calls:
-    """Numbers the calls of a module by their beginnings, also where the module calls itself."""
+    """Numbers the calls of a module by their beginnings, also where the module calls itself.
+
+    Attributes:
+        total: how many calls have begun.
+    """
 
     def __init__(self) -> None:
-        self._numbers, self._under_way = count(1), list[int]()
+        self.total, self._under_way = 0, list[int]()
 
     @property
     def now(self) -> int:
@@ -121,7 +126,12 @@ class _Calls:
 
     def enter(self, *_: Any) -> None:
         """Note that a call begins."""
-        self._under_way.append(next(self._numbers))
+        self.total += 1
+        self._under_way.append(self.total)
+
+    def restart(self) -> None:
+        """Count from 1 again, between two forward passes."""
+        self.total = 0
 
     def leave(self, *_: Any) -> None:
         """Note that a call ends, by an exception too."""
@@ -162,20 +172,94 @@ class _CallCounter(_Calls):
 def hooked(module: nn.Module, hooks: Sequence[LayerHook]) -> Iterator[None]:
     """Hook a module within the block, for one forward pass: calls are counted from the start of the block."""
     with ExitStack() as stack:
-        functions = [hook for hook in hooks if hook.place[0].kind == "function"]
-        if functions:
-            mode = _FunctionHooks(functions)
-            for counter in mode.counters:
-                counter.watch(module.get_submodule(counter.place.path), stack)
-            stack.enter_context(mode)
-        for hook in hooks:
-            if hook.place[0].kind != "function":
-                _register(module.get_submodule(hook.place[0].path), hook, stack)
+        _set(module, hooks, stack)
         yield
 
 
-def _register(module: nn.Module, hook: LayerHook, stack: ExitStack) -> None:
-    """Register a hook on one call of a module, until a stack is closed."""
+def _set(module: nn.Module, hooks: Sequence[LayerHook], stack: ExitStack) -> list[_Calls]:
+    """Hook a module until a stack is closed, and return the calls of the hooked modules, one for each hook."""
+    functions = [hook for hook in hooks if hook.place[0].kind == "function"]
+    calls: list[_Calls] = []
+    if functions:
+        mode = _FunctionHooks(functions)
+        for counter in mode.counters:
+            counter.watch(module.get_submodule(counter.place.path), stack)
+        stack.enter_context(mode)
+        calls += mode.counters
+    for hook in hooks:
+        if hook.place[0].kind != "function":
+            calls.append(_register(module.get_submodule(hook.place[0].path), hook, stack))
+    return calls
+
+
+class PassCounter:
+    """Count the forward passes within a block in which a hook is set, and those that reach its layer.
+
+    Attributes:
+        passes: how many passes have ended.
+        reached: how many of them have called the hook.
+    """
+
+    def __init__(self) -> None:
+        self.passes = self.reached = 0
+
+
+@contextmanager
+def hooked_in_all(module: nn.Module, hook: LayerHook, calls: int) -> Iterator[PassCounter]:
+    """Set a hook within the block, for any number of forward passes, as those of a generation.
+
+    A pass is an outermost call of the module or of one of its parts, such as that of an encoder alone.
+
+    Args:
+        module: the model.
+        hook: the hook, which is called once in each pass that reaches its layer.
+        calls: how many calls of the layer's module a pass has.
+
+    Raises:
+        LayerError: a pass calls the module another number of times, or the function in it another time, so that it
+            isn't known where the layer is.
+    """
+    counter, visits, depth = PassCounter(), 0, 0
+
+    def visit(values: Tensor) -> Tensor | None:
+        nonlocal visits
+        visits += 1
+        return hook.visit(values)
+
+    def enter(*_: Any) -> None:
+        nonlocal depth, visits
+        if not depth:
+            visits = 0
+            hooked_calls.restart()
+        depth += 1
+
+    def leave(*_: Any) -> None:
+        nonlocal depth
+        depth -= 1
+        if not depth:
+            end()
+
+    def end() -> None:
+        counter.passes += 1
+        counter.reached += visits
+        if hooked_calls.total not in (0, calls) or visits != bool(hooked_calls.total):
+            raise LayerError(
+                hook.layer,
+                f"is called {hooked_calls.total} times in a pass of the generation and {calls} in the pass on which it "
+                f"was found, and reached {visits} times, so it isn't known where it is; leave it out",
+            )
+
+    with ExitStack() as stack:
+        (hooked_calls,) = _set(module, [replace(hook, visit=visit)], stack)
+        for part in module.modules():
+            if not isinstance(part, torch.jit.ScriptModule):  # these take no hooks
+                stack.callback(part.register_forward_pre_hook(enter, prepend=True).remove)
+                stack.callback(part.register_forward_hook(leave, always_call=True).remove)
+        yield counter
+
+
+def _register(module: nn.Module, hook: LayerHook, stack: ExitStack) -> _Calls:
+    """Register a hook on one call of a module, until a stack is closed, and return the module's calls."""
     place, after = hook.place
     calls = _Calls()
 
@@ -201,6 +285,7 @@ def _register(module: nn.Module, hook: LayerHook, stack: ExitStack) -> None:
     calls.watch(module, stack)
     if not after:
         stack.callback(module.register_forward_pre_hook(before_call, with_kwargs=True).remove)
+    return calls
 
 
 # --- the tensors in what a module returns ---

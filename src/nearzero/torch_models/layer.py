@@ -67,8 +67,8 @@ class Layer:
             module whose forward calls it, a colon, and the function. If there are several calls, @k is added
             to the k-th. If a module returns several tensors, their places in what it returns follow in
             brackets: lstm[0], lstm[1][0], encoder[last_hidden_state].
-        kind: "activation" (a module), "function", "linear", "convolution", "normalization", or "output" for
-            any other module.
+        kind: "activation" (a module), "function", "linear", "convolution", "normalization", "output" for any other
+            module, or "input" for what a linear layer or convolution is given, such as the product of a gate.
         type: the class of the module, or the function.
         shape: the shape of the pre-activations of the batch on which the layer was found.
         unit_axis: the dimension of `shape` that the units are on.
@@ -201,6 +201,8 @@ class Layer:
         if side not in get_args(Side):
             hint = did_you_mean(side, get_args(Side))
             raise InputError(f"unknown side {side!r}: {hint}known are {', '.join(get_args(Side))}")
+        if self.kind == "input":
+            return self, False
         post = side == "post"
         if self.is_input_of_activation:
             return self, post

@@ -23,10 +23,10 @@ from nearzero.perturbations.ranges import Ranges, UnitRange
 from nearzero.torch_models.assumptions.routing import RowSource
 from nearzero.torch_models.batches import IGNORED, Batch
 from nearzero.torch_models.data import MemoryBudget
+from nearzero.torch_models.discovery.norms import unit_norms
 from nearzero.torch_models.forward import logits_with_hooks
 from nearzero.torch_models.hooks import LayerHook
 from nearzero.torch_models.layer import Layer, LayerError, RowAxes, SelectedUnits
-from nearzero.torch_models.norms import unit_norms
 from nearzero.torch_models.state import Model
 
 __all__ = ["by_unit", "counted_rows", "layer_ranges", "row_owners"]
@@ -61,6 +61,7 @@ def counted_rows(values: Tensor, layer: Layer, batch: Batch) -> Tensor | None:
     counted: Tensor | None = None
     axes, routed = layer.rows_of(values), batch.routed.get(layer.key)
     for mask, strict in batch.counted(layer.reads, "decoder" in layer.path):
+        mask = mask.to(values.device)  # of the layer, which may be another than that of the inputs
         if routed is not None:
             before = _before_routing(mask, routed, batch)
             selected = None if before is None else before[routed.index]

@@ -25,6 +25,7 @@ import torch.utils.data
 from torch import Tensor, nn
 
 from nearzero.errors import InputError
+from nearzero.torch_models.placement import HOOK
 
 __all__ = ["Snapshot", "is_constant"]
 
@@ -155,6 +156,9 @@ class Snapshot:
         contents = _Contents.of(name, namespace, attributes=True)
         self._records.append(contents)
         for attribute, held in contents.before.items():
+            if attribute == HOOK:  # of accelerate: what it does to the model shows there
+                self._seen[id(held)] = held
+                continue
             registry = isinstance(value, nn.Module) and isinstance(held, dict)
             if registry and "_hooks" in attribute:  # the probe's own hooks come and go
                 self._hooks.append(held)
@@ -241,6 +245,7 @@ class _Contents:
             key
             for key in {**self.before, **self.now}
             if self.now.get(key, self) is not self.before.get(key, self)
+            and not (_is_empty(self.now.get(key)) and _is_empty(self.before.get(key)))
         ]
         if not self.attributes:
             return [f"{self.name}[{key!r}]" for key in keys] or [self.name]
@@ -382,6 +387,11 @@ class _Attribute:
             object.__delattr__(self.owner, self.attribute)
         else:
             object.__setattr__(self.owner, self.attribute, self.before)
+
+
+def _is_empty(value: Any) -> bool:
+    """Return whether a value is a tensor without values, which a hook that loads weights makes anew in each pass."""
+    return isinstance(value, Tensor) and value.device.type == "meta"
 
 
 def _equal(tensor: Tensor, before: Tensor) -> bool:

@@ -23,6 +23,7 @@ from nearzero.support.users import running
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.outputs import OutputReading, fits_targets
 from nearzero.torch_models.batches import Batch, leaves, summary, type_name
+from nearzero.torch_models.placement import input_device, on_meta
 from nearzero.torch_models.snapshot import Snapshot
 
 __all__ = ["Model", "Output", "RandomStates", "as_module", "positional_names", "seed_all", "untouched"]
@@ -35,8 +36,7 @@ def as_module(model: object) -> nn.Module:
     """Return the module to probe: the one that `torch.compile` or `DataParallel` wraps, or the model itself.
 
     Raises:
-        InputError: the model isn't a PyTorch module, is TorchScript, has no weights in memory, or is on
-            several devices.
+        InputError: the model isn't a PyTorch module, is TorchScript, or has weights without values.
     """
     if isinstance(model, TwoLayer):
         return model.to_module()
@@ -55,13 +55,8 @@ def as_module(model: object) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
     if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
         raise InputError("the model has lazy layers without weights; run it once on a batch first")
-    devices = sorted({str(tensor.device) for tensor in tensors})
-    if "meta" in devices:
+    if on_meta(model):
         raise InputError("the model has weights on the meta device, without values; load them first")
-    if len(devices) > 1:
-        raise InputError(
-            f"the model is spread over devices ({', '.join(devices)}); move it to one of them with model.to(...)"
-        )
     return model
 
 
@@ -116,12 +111,12 @@ class RandomStates:
         return next((name for name, has_moved in moved.items() if has_moved), "")
 
 
-def seed_all() -> None:
-    """Seed all global random generators with 0."""
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
+def seed_all(seed: int = 0) -> None:
+    """Seed all global random generators."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
     for generator in _generators():
-        generator.manual_seed(0)
+        generator.manual_seed(seed)
 
 
 @dataclass(eq=False)
@@ -159,9 +154,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the module's weights."""
-        tensors = (*self.module.parameters(), *self.module.buffers())
-        return tensors[0].device if tensors else torch.device("cpu")
+        """Return the device of the inputs, and of the logits that `logits` returns."""
+        return input_device(self.module)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -218,7 +212,7 @@ class Model:
                 f"have {self.dimensions} dimensions; if the model drops one for a single example, give batches of "
                 "several by batch_size=..."
             )
-        logits = logits.detach() if logits.requires_grad else logits
+        logits = (logits.detach() if logits.requires_grad else logits).to(self.device)
         return logits.movedim(self.example_axis, 0) if self.example_axis else logits
 
     def tokens_second(self, logits: Tensor) -> Tensor:

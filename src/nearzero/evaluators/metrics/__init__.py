@@ -4,6 +4,16 @@
 """
 
 from nearzero.evaluators.metrics.arrays import BY_LOGITS, NAMES, default_metrics, matches, score
-from nearzero.evaluators.metrics.names import by_name, check_names
+from nearzero.evaluators.metrics.names import PERPLEXITY, by_name, check_names, with_losses
 
-__all__ = ["BY_LOGITS", "NAMES", "by_name", "check_names", "default_metrics", "matches", "score"]
+__all__ = [
+    "BY_LOGITS",
+    "NAMES",
+    "PERPLEXITY",
+    "by_name",
+    "check_names",
+    "default_metrics",
+    "matches",
+    "score",
+    "with_losses",
+]

@@ -8,7 +8,9 @@ from typing import Any
 from nearzero.errors import InputError
 from nearzero.support.names import has_unwritable
 
-__all__ = ["by_name", "check_names"]
+__all__ = ["PERPLEXITY", "by_name", "check_names", "with_losses"]
+
+PERPLEXITY, LOSS = "perplexity", "cross_entropy"
 
 # names in results, which a metric can't have
 DIMENSIONS = ("layer", "family", "level", "item", "sequence", "token", "example", "side", "target", "unit")
@@ -69,3 +71,29 @@ def check_names(names: Collection[str]) -> None:
                 f"a metric can't be called {name!r}, since a file can't hold this name; name it without slashes and "
                 "control characters, in a mapping: metrics={'name': ...}"
             )
+
+
+def with_losses(wanted: Any) -> tuple[Any, dict[str, str]]:
+    """Return the metrics to measure, and by the name of each perplexity that of the loss it is computed from.
+
+    The perplexity is exp of the mean loss over all items, so it is no mean of numbers that items have.
+
+    Args:
+        wanted: the metrics that were asked for; None for the default ones.
+
+    Raises:
+        InputError: as `by_name` and `check_names`, or a function of the user's own has the name of the loss.
+    """
+    named = {} if wanted is None else by_name(wanted)
+    derived = [name for name, metric in named.items() if isinstance(metric, str) and metric == PERPLEXITY]
+    if not derived:
+        return wanted, {}
+    check_names(derived)
+    measured = {name: metric for name, metric in named.items() if name not in derived}
+    losses = [name for name, metric in measured.items() if isinstance(metric, str) and metric == LOSS]
+    loss = losses[0] if losses else LOSS
+    if measured.setdefault(loss, LOSS) != LOSS:
+        raise InputError(
+            f"{PERPLEXITY} is computed from {LOSS}, which is the name of another metric here; give that another name"
+        )
+    return measured, dict.fromkeys(derived, loss)

@@ -31,8 +31,9 @@ Ends = tuple[float, float]
 
 
 def metrics_of(response: xr.Dataset) -> list[str]:
-    """Return the names of the metrics that a probe measured."""
-    return [str(name) for name in response.attrs["metrics"]]
+    """Return the names of the metrics of items that a probe measured; a perplexity is none, and its loss is."""
+    names = map(str, response.attrs["metrics"])
+    return [name for name in names if "exp_of" not in response[name].attrs]
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ READINGS: Mapping[Reading, tuple[str, ...]] = {
     "neither": ("noise", "covariance_noise"),
 }
 SHARES = ("accuracy", "agreement")  # from 0 to 100 %
-LOSSES = ("cross_entropy", "kl_divergence")  # less is better
+LOSSES = ("cross_entropy", "perplexity", "kl_divergence")  # less is better
 UNITS = {"cross_entropy": "nats", "kl_divergence": "nats", "margin": "logits"}
 LABELS = {
     "scale": "level (factor)",

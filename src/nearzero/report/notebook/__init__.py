@@ -6,6 +6,7 @@ then. Results that stand before `nearzero.report` call `to_html` by way of `near
 """
 
 from nearzero.report.notebook.results import (
+    generation_html,
     grid_html,
     probe_html,
     refusal_html,
@@ -14,4 +15,12 @@ from nearzero.report.notebook.results import (
     to_html,
 )
 
-__all__ = ["grid_html", "probe_html", "refusal_html", "study_html", "summary_html", "to_html"]
+__all__ = [
+    "generation_html",
+    "grid_html",
+    "probe_html",
+    "refusal_html",
+    "study_html",
+    "summary_html",
+    "to_html",
+]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "generation_html",
     "grid_html",
     "probe_html",
     "refusal_html",
@@ -238,6 +239,19 @@ def grid_html(title: str, question: str, results: GridResults | None) -> str:
         tables=() if results is None else [replace(grid_table(results), title="The verdict on each network")],
         notes=["Not measured yet: run() trains and measures."] if results is None else (),
         rest="run() writes all tables to files",
+    ).html()
+
+
+def generation_html(facts: Mapping[str, str], lines: Sequence[str], conclusion: str) -> str:
+    """Return the display of texts that were generated with and without a perturbation.
+
+    Args:
+        facts: what made the perturbed text, by name.
+        lines: the prompt and the texts.
+        conclusion: one line on where the texts differ.
+    """
+    return Fragment(
+        "Greedy generation under a perturbation", lines=lines, facts=facts, notes=[conclusion]
     ).html()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -18,6 +19,7 @@ from nearzero.torch_models.state import Model
 
 __all__ = ["read_masks"]
 
+POSITIONS = "position_ids"  # the argument of transformers' models for the place of each token in its text
 FIRST = 4  # batches among which masked tokens are looked for
 
 
@@ -60,7 +62,41 @@ def read_masks(model: Model, source: BatchSource, masks: MaskReader, most: int) 
         masks.ignores = True
         masked = masked and replace(masked, mask=None if masked.mask is None else ~masked.mask)
     record("mask", masks.describe(name), known, "prepare=")
+    if masked is not None:
+        _check_positions(model, masked)
     return masked
+
+
+def _check_positions(model: Model, masked: Batch) -> None:
+    """Refuse texts that are padded on the left, if the model counts the padding among the positions of tokens.
+
+    Models that learn a vector for each position do so, unless they are given `position_ids`; in generation they are.
+
+    Raises:
+        InputError: other positions, counted from the first token that isn't masked, give other logits.
+    """
+    mask = masked.mask
+    if mask is None or mask.ndim != 2 or masked.axis != 0 or masked.two_sided or POSITIONS in masked.keywords:
+        return
+    if POSITIONS not in inspect.signature(model.module.forward).parameters or bool(mask[:, 0].all()):
+        return
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    try:
+        logits = model.tokens_second(model.logits(masked))
+        own = model.tokens_second(
+            model.logits(replace(masked, keywords={**masked.keywords, POSITIONS: positions}))
+        )
+    except Exception:  # it may take other positions, or none beside other inputs
+        return
+    if logits.shape[:2] != mask.shape or own.shape != logits.shape:
+        return
+    apart = float((own - logits)[mask].abs().max())
+    if apart > rounding_of(logits):
+        raise InputError(
+            "texts are padded on the left, and the model counts the padding among the positions of tokens (with "
+            f"positions from the first token on, logits change by {apart:.3g}); pad on the right, or give "
+            f"{POSITIONS!r} in each batch: (attention_mask.cumsum(1) - 1).clamp(min=0)"
+        )
 
 
 def _try_lengths(model: Model, source: BatchSource, most: int) -> tuple[str, Batch | None, str, str]:

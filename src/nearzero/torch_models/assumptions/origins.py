@@ -71,6 +71,10 @@ class Origins:
         """Return what a tensor holds and the operation that tells it; empty if unknown."""
         return self._kinds.get(id(tensor), ("", ""))
 
+    def forget(self, tensor: Tensor) -> None:
+        """Forget a tensor, which the caller doesn't keep any longer."""
+        self._kinds.pop(id(tensor), None)
+
     def follow(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         """Note what one result of an operation holds."""
         self._kinds[id(result)] = self._after(name.removesuffix("_"), list(tensors_in(args)))

@@ -46,13 +46,14 @@ class UnitAxes:
     Args:
         varies: returns whether a tensor depends on the model's inputs; weights don't.
         weights: the model's parameters.
+
+    Attributes:
+        weights: the storages of parameters, and of what is made of them alone.
     """
 
     def __init__(self, varies: Callable[[Tensor], bool], weights: Iterable[Tensor]) -> None:
         self._varies = varies
-        self._weights = set(
-            map(storage_key, weights)
-        )  # storages of parameters, and of what is made of them alone
+        self.weights = set(map(storage_key, weights))
         self._dims: dict[int, Dims] = {}  # by tensor
 
     def of(self, tensor: Tensor) -> tuple[int, ...] | None:
@@ -72,10 +73,14 @@ class UnitAxes:
         if id(source) in self._dims:
             self._dims.setdefault(id(result), self._dims[id(source)])
 
+    def forget(self, tensor: Tensor) -> None:
+        """Forget a tensor, which the caller doesn't keep any longer."""
+        self._dims.pop(id(tensor), None)
+
     def follow(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         """Note the dimensions of one result of an operation from those of its arguments."""
-        if not self._varies(result) and not self._weights.isdisjoint(map(storage_key, tensors_in(args))):
-            self._weights.add(storage_key(result))
+        if not self._varies(result) and not self.weights.isdisjoint(map(storage_key, tensors_in(args))):
+            self.weights.add(storage_key(result))
         if name in RESHAPING_IN_PLACE:
             self._dims.pop(id(result), None)
             return
@@ -118,7 +123,7 @@ class UnitAxes:
         """
         if not self._varies(right):
             return _on(result, result.ndim - 1)
-        if storage_key(left) in self._weights:
+        if storage_key(left) in self.weights:
             return _on(result, result.ndim - 2)
         dims = self._dims.get(id(right))
         if dims is None:

@@ -19,6 +19,7 @@ from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import bytes_of, is_out_of_memory
 from nearzero.torch_models.discovery.watch import Watch
 from nearzero.torch_models.layer import Layer
+from nearzero.torch_models.placement import is_offloaded, loaders
 from nearzero.torch_models.snapshot import Snapshot
 from nearzero.torch_models.state import Model, RandomStates, positional_names, seed_all
 
@@ -30,8 +31,8 @@ class Discovery:
     """The findings of one forward pass, or of several.
 
     Attributes:
-        found: the layers and the outputs of all other modules, in the order of the forward pass; their names
-            don't have the number of the call.
+        found: the layers, the inputs of linear layers and the outputs of all other modules, in the order of the
+            forward pass; their names don't have the number of the call.
         batch: the batch of the first pass.
         bytes: the new memory that this pass took for copies of the inputs and the results of operations, for all
             examples of the batch.
@@ -53,13 +54,13 @@ class Discovery:
 
     @cached_property
     def places(self) -> tuple[Layer, ...]:
-        """Return the layers and the outputs of all other modules, by their full names."""
+        """Return all that is found, by full names."""
         return tuple(_numbered(self.found))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Return the layers, without the outputs of other modules."""
-        return tuple(place for place in self.places if place.kind != "output")
+        """Return the layers, without the inputs of linear layers and the outputs of other modules."""
+        return tuple(place for place in self.places if place.kind not in ("input", "output"))
 
     def including(self, other: Discovery) -> Discovery:
         """Return these findings with those of another pass.
@@ -182,8 +183,10 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         )
     model.before.changed()  # notes tensors that a pass writes to without a new version
     drawing = states.moved(torch_too=not follow)
-    model.outside = model.outside or (
-        "it runs in several threads" if watch.threaded else drawing and f"{drawing} draws random numbers"
+    model.outside = (
+        model.outside
+        or is_offloaded(model.module)
+        or ("it runs in several threads" if watch.threaded else drawing and f"{drawing} draws random numbers")
     )
     discovery = Discovery(
         found=tuple(watch.found(logits)),
@@ -213,6 +216,8 @@ def _watched(model: Model, batch: Batch, watch: Watch, *, follow: bool) -> Tenso
                 handle = module.register_forward_pre_hook(watch.enter, with_kwargs=True, prepend=True)
                 stack.callback(handle.remove)
                 stack.callback(module.register_forward_hook(watch.leave, with_kwargs=True).remove)
+        for module, hook in loaders(model.module):
+            stack.enter_context(watch.of_loader(module, hook))
         if follow:
             stack.enter_context(watch)
         return model.logits_of_copy(batch)

@@ -8,7 +8,8 @@ linear layer, and the inputs that a layer depends on.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import get_ident
 from typing import Any
@@ -30,9 +31,10 @@ from nearzero.torch_models.discovery.module_types import (
     may_be_activation,
     producer_kind,
 )
+from nearzero.torch_models.discovery.norms import gives
 from nearzero.torch_models.hooks import elements_of, plain_name
 from nearzero.torch_models.layer import Layer
-from nearzero.torch_models.norms import gives
+from nearzero.torch_models.placement import weights_of
 from nearzero.torch_models.replay import draws, storage_key, tensors_in, tensors_written
 
 __all__ = ["Watch"]
@@ -113,6 +115,8 @@ class Watch(TorchDispatchMode):
         self._weights = {storage_key(weight): name for name, weight in module.named_parameters()}
         self._constants = {*self._weights, *map(storage_key, module.buffers())}
         self._used: set[int] = set()  # storages that operations read
+        self._is_loading = False  # whether a hook loads weights, or drops them
+        self._loaded: dict[int, list[Tensor]] = {}  # by storage of loaded weights, what shares it
         self.unit_axes = UnitAxes(
             lambda tensor: bool(self._reads.get(storage_key(tensor))), module.parameters()
         )
@@ -172,6 +176,14 @@ class Watch(TorchDispatchMode):
             self._add(*function)
         if not tensors:
             self.problems[call.path] = _without_units(output)
+        given = next((each for each in arguments if isinstance(each, Tensor)), None)
+        if (
+            given is not None
+            and _has_units(given)
+            and producer_kind(call.module) in ("linear", "convolution")
+        ):
+            layer = self._module_layer(call, "input", given)
+            self.layers.append(replace(layer, name=f"{layer.name}:input", operation="input"))
         for element, tensor in tensors.items():
             kind = producer_kind(call.module) if not element else None
             self._kept.append(tensor)
@@ -215,6 +227,66 @@ class Watch(TorchDispatchMode):
         self._kept.append(output)
         self.layers.append(layer)
 
+    # --- weights that are loaded for a call ---------------------------------------------------------------
+
+    @contextmanager
+    def of_loader(self, module: nn.Module, hook: Any) -> Iterator[None]:
+        """Know the weights that a hook loads before each call of a module, and forget them after it.
+
+        So no more weights are held at a time than the hooks load.
+        """
+        before, after = hook.pre_forward, hook.post_forward
+
+        def load(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            with self._loading():
+                given = before(module, *args, **kwargs)
+            for weight in weights_of(module, hook):
+                key = storage_key(weight)
+                if weight.device.type != "meta" and key not in self._constants:
+                    self._constants.add(key)
+                    self._loaded[key] = [weight]
+                    self.unit_axes.weights.add(key)
+            return given
+
+        def drop(module: nn.Module, output: Any) -> Any:
+            keys = {storage_key(weight) for weight in weights_of(module, hook)} & self._loaded.keys()
+            with self._loading():
+                result = after(module, output)
+            for key in keys:
+                self._forget(key)
+            return result
+
+        hook.pre_forward, hook.post_forward = load, drop
+        try:
+            yield
+        finally:
+            del hook.pre_forward, hook.post_forward
+
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        self._is_loading = True
+        try:
+            yield
+        finally:
+            self._is_loading = False
+
+    def _forget(self, key: int) -> None:
+        """Forget the weights on a storage, and the tensors that share it."""
+        for tensor in self._loaded.pop(key):
+            self.unit_axes.forget(tensor)
+            self.origins.forget(tensor)
+            values = id(tensor), self._writes[key]
+            self._originals.pop(values, None)
+            self._readers.pop(values, None)
+        self._constants.discard(key)
+        self.unit_axes.weights.discard(key)
+        self._reads.pop(key, None)
+        self._used.discard(key)
+
+    def _keep(self, tensor: Tensor) -> None:
+        """Keep a tensor, or its storage could be freed and its key used for another; of loaded weights, for a call."""
+        self._loaded.get(storage_key(tensor), self._kept).append(tensor)
+
     # --- operations ----------------------------------------------------------------------------------------
 
     def __torch_dispatch__(
@@ -222,6 +294,10 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         """Run an operation, and follow units, layers and inputs from its arguments to its results."""
         kwargs = kwargs or {}
+        if self._is_loading and not any(
+            self._reads.get(storage_key(each)) for each in tensors_in((args, *kwargs.values()))
+        ):
+            return func(*args, **kwargs)  # of weights; those of arguments, which are moved too, are followed
         self._refuse_training(func, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
         activates = plain_name(func, ACTIVATION_OPERATIONS) in ACTIVATION_OPERATIONS
@@ -280,7 +356,7 @@ class Watch(TorchDispatchMode):
         if torch.Tag.data_dependent_output in func.tags or func._schema.name == "aten::is_nonzero":
             self._read = self._read or _drawn(reads)
         for tensor in tensors_in((result, *tensors_written(func, args, kwargs))):
-            self._kept.append(tensor)  # so that its storage isn't freed and its key used for another
+            self._keep(tensor)
             self._reads[storage_key(tensor)] = reads | self._reads.get(storage_key(tensor), frozenset())
 
     def _reads_of(self, key: int) -> frozenset[str]:
@@ -387,10 +463,10 @@ class Watch(TorchDispatchMode):
         )
 
     def _with_inputs(self, layer: Layer) -> Layer | None:
-        """Return a layer that reads an input of the model; of others, modules as outputs, and None for activations."""
+        """Return a layer that reads an input of the model; of others, modules as outputs, and None for all else."""
         if layer.kind == "output" or layer.reads is None or layer.reads:
             return layer
-        if layer.is_input_of_activation:
+        if layer.is_input_of_activation or layer.kind == "input":
             if layer.kind == "activation":
                 self.problems[layer.path] = "it reads no input of the model, only weights"
             return None

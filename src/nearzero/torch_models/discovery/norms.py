@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from nearzero.torch_models.placement import loaded
+
 __all__ = ["gives", "unit_norms"]
 
 PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -31,7 +33,8 @@ def gives(module: nn.Module, arguments: Sequence[Any], output: Tensor) -> bool:
     tensors = [value for value in arguments if isinstance(value, Tensor)]
     tolerance = TOLERANCE.get(output.dtype.itemsize)
     try:
-        expected = _plain(module, *tensors)
+        with loaded(module):
+            expected = _plain(module, *tensors)
     except Exception:  # a user's subclass may have any arguments and weights
         return False
     if tolerance is None or expected is None:
@@ -43,7 +46,8 @@ def gives(module: nn.Module, arguments: Sequence[Any], output: Tensor) -> bool:
 
 def unit_norms(module: nn.Module) -> npt.NDArray[np.float64]:
     """Return ||w_u|| of a module that `gives` its output, (U,): over the inputs, or over a filter's patch."""
-    weight = _weight(module).detach().cpu()
+    with loaded(module):
+        weight = _weight(module).detach().cpu()
     rows = weight.T if type(module).__name__ == TRANSPOSED else weight.flatten(1)
     return np.asarray(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).numpy())
 
