@@ -37,6 +37,7 @@ from .probing import ProbeResult, judge_runs, layers, probe
 from .study import Spec, Study, reproduce
 from .torch_models.layer import Layer
 from .torch_models.loading.fitting import LoadedWeights, load_weights
+from .torch_models.named import Loading, NamedData, NamedModel, Origin, open_data, open_model
 
 __all__ = [
     "ACTIVATIONS",
@@ -58,7 +59,11 @@ __all__ = [
     "InputError",
     "Layer",
     "LoadedWeights",
+    "Loading",
+    "NamedData",
+    "NamedModel",
     "Offset",
+    "Origin",
     "PermutedShift",
     "Perturbation",
     "Pixels",
@@ -88,6 +93,8 @@ __all__ = [
     "make_family",
     "matched",
     "near_and_far",
+    "open_data",
+    "open_model",
     "probe",
     "reproduce",
     "scale_audit",
