@@ -156,7 +156,9 @@ def test_an_unreachable_hub_leaves_the_cache(model, text, cache, monkeypatch) ->
 
 def test_missing_weights_are_refused(tmp_path, text) -> None:
     folder = bert(tmp_path / "bert", ["a", "b"], "BertForMaskedLM")
-    with pytest.raises(nz.InputError, match=r"lack .*classifier\.bias.*; choose another class with auto_class"):
+    with pytest.raises(
+        nz.InputError, match=r"lack .*classifier\.bias.*; choose another class with auto_class"
+    ):
         nz.probe(
             f"hf:{folder}", str(text), loading=nz.Loading(auto_class="AutoModelForSequenceClassification")
         )
