@@ -82,16 +82,10 @@ class _DataColumn(Sequence[Any]):
 
 def _opened(datasets: Any, path: str, rest: list[str]) -> tuple[Any, str, Rows]:
     """Return one split of a data set, its revision, and what was inferred."""
-    local = Path(path).expanduser()
-    if local.is_file():
-        return *_from_file(datasets, local, rest), []
-    if any((local / each).is_file() for each in SAVED):
-        found, rows = _from_disk(datasets, local, rest)
-        return found, "", rows
-    if is_local(split_revision(path)[0]):
-        folder = str(find_repository(path, "dataset").folder)
-        return _split_of(datasets, path, rest, [(folder, None)])
     plain, revision = split_revision(path)
+    if is_local(plain):
+        with without_network():
+            return _local(datasets, path, rest)
     try:
         repository = find_repository(path, "dataset")
     except InputError:
@@ -106,6 +100,17 @@ def _opened(datasets: Any, path: str, rest: list[str]) -> tuple[Any, str, Rows]:
             places = [*([(plain, None)] if prepared else []), (str(repository.folder), None)]
         found, _, rows = _split_of(datasets, plain, rest, places)
         return found, repository.commit, rows
+
+
+def _local(datasets: Any, path: str, rest: list[str]) -> tuple[Any, str, Rows]:
+    """Return one split of a data set in a file or a folder."""
+    folder = find_repository(path, "dataset").snapshot()
+    if folder.is_file():
+        return *_from_file(datasets, folder, rest), []
+    if any((folder / each).is_file() for each in SAVED):
+        found, rows = _from_disk(datasets, folder, rest)
+        return found, "", rows
+    return _split_of(datasets, path, rest, [(str(folder), None)])
 
 
 def _is_prepared(datasets: Any, name: str, revision: str | None) -> bool:
