@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from nearzero.analysis.verdict import Verdict
     from nearzero.probing import ProbeResult
+    from nearzero.report.table import Table
     from nearzero.torch_models.named import Loading, NamedModel
 
 __all__ = ()  # the functions are registered with the app
@@ -574,9 +575,29 @@ def _report_verdict(
 
     made = judged_tables(judged, title)
     if out is not None:
-        write_verdict(judged, title, out)
+        write_verdict(judged, title, out, further=_runs_table(judged))
     lines = [*([folders_line(out)] if out is not None else []), *verdict_conclusion(judged)]
     finish(console, made if as_json else made[:2] if out is None else (), lines, as_json=as_json)
+
+
+def _runs_table(judged: Verdict) -> list[Table]:
+    """Return a table of the runs that were given by name, with revisions and hashes; none if they weren't."""
+    from nearzero.report.table import text_table
+    from nearzero.torch_models.named import Origin
+
+    if "origin" not in judged.costs.coords:
+        return []
+    origins = map(Origin.from_json, judged.costs.origin.values.tolist())
+    rows = [
+        {
+            "run": str(number),
+            "model": origin.name,
+            "revision": origin.revision,
+            "files": "; ".join(f"{name} {digest}" for name, digest in origin.files.items()),
+        }
+        for number, origin in enumerate(origins)
+    ]
+    return [text_table("runs", rows)]
 
 
 def _check_held_out(held_out: str, data: str, split: str) -> None:

@@ -72,6 +72,10 @@ def judge_runs(
         advanced: a function that is called after each run, with 1.
         options: settings of the model, see `nearzero.evaluators.select.ModelOptions`; `layers` replaces `layer`.
 
+    Returns:
+        The verdict. If the runs were given by name, its `costs` have the coordinate `origin`: name, revision and hash
+        of each, which `Origin.from_json` reads.
+
     Raises:
         InputError: a model, weights, data or rules that can't be used, or two runs with the same weights; the
             message names the run.
@@ -109,7 +113,7 @@ def judge_runs(
     with python_progress("measuring runs", progress) as report:
         for number, (name, run) in enumerate(_runs(model, weights, options.get("loading"))):
             _check_new(run.module if isinstance(run, NamedModel) else run, name, seen)
-            origins.append(str(run.origin) if isinstance(run, NamedModel) else "")
+            origins.append(run.origin.to_json() if isinstance(run, NamedModel) else "")
             try:
                 own_data = _opened(run, data, settings)
                 other = _opened(run, held_out, settings, held_out=True)
