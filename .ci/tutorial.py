@@ -30,6 +30,7 @@ PAGES = (
     "tutorial",
     "your_verdict",
     "your_data",
+    "by_name",
     "new_family",
     "files",
     "probe",

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from nearzero.errors import InputError
+from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.loading import build_model, load_data
 from nearzero.torch_models.named import hf_data, hf_models, timm_models, torchvision_models
@@ -75,10 +75,18 @@ def open_model(name: str, loading: Loading | None = None) -> NamedModel:
 
     Raises:
         InputError: there is no such model, or it can't be loaded; the message says what is nearest.
+
+    Example:
+        >>> import nearzero as nz
+        >>> nz.open_model("torch.nn:Identity").module
+        Identity()
+        >>> nz.open_model("torchvison:resnet18")
+        Traceback (most recent call last):
+        nearzero.errors.InputError: torchvison can't be imported: ...; did you mean the prefix 'torchvision'?
     """
     loading = loading or Loading()
     if not is_named(name):
-        return NamedModel(build_model(name), Origin(name))
+        return NamedModel(_built(name), Origin(name))
     prefix, _, rest = name.partition(":")
     opened = LIBRARIES[prefix].model
     if opened is None or not rest:
@@ -87,6 +95,22 @@ def open_model(name: str, loading: Loading | None = None) -> NamedModel:
         )
     model = opened(rest, loading)
     return model.called(replace(model.origin, name=name))
+
+
+def _built(name: str) -> nn.Module:
+    """Return the model that a function builds, by its name.
+
+    Raises:
+        InputError: as for `build_model`; a prefix that is misspelt gets the nearest one.
+    """
+    try:
+        return build_model(name)
+    except InputError as error:
+        prefix = name.partition(":")[0]
+        hint = did_you_mean(prefix, LIBRARIES).rstrip("? ") if prefix.isidentifier() else ""
+        raise InputError(
+            f"{error}; {hint.replace('mean', 'mean the prefix')}?" if hint else str(error)
+        ) from error
 
 
 def open_data(
@@ -107,6 +131,12 @@ def open_data(
 
     Raises:
         InputError: there are no such data, or it isn't known how they become the model's inputs.
+
+    Example:
+        >>> import nearzero as nz
+        >>> images, labels = nz.open_data("digits").batches
+        >>> tuple(images.shape)
+        (355, 1, 8, 8)
     """
     loading = loading or Loading()
     path = Path(name).expanduser()

@@ -95,6 +95,12 @@ class NamedModel:
         classes: names of each class, the first of which is shown; () if the model has no classes, or no names for them.
         count: the number of classes; None if it has none.
         rows: what was inferred.
+
+    Example:
+        >>> import nearzero as nz
+        >>> model = nz.open_model("torch.nn:Identity")
+        >>> model.origin.name, model.class_names
+        ('torch.nn:Identity', ())
     """
 
     module: nn.Module
@@ -167,6 +173,11 @@ class NamedData:
         origin: where they come from.
         class_names: the name of each class; () if they aren't known.
         rows: what was inferred.
+
+    Example:
+        >>> import nearzero as nz
+        >>> print(nz.open_data("digits").origin)
+        digits
     """
 
     batches: DataLoader[Any] | Any
