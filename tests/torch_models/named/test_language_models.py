@@ -224,3 +224,27 @@ def test_precision_as_saved_or_given(tmp_path, text) -> None:
 def test_lengths_beyond_the_model_are_refused(model, text) -> None:
     with pytest.raises(nz.InputError, match="block is 25 tokens, and the model takes 24"):
         nz.probe(f"hf:{model}", str(text), loading=nz.Loading(block=25))
+
+
+def test_a_masked_language_model_has_no_targets(tmp_path, text) -> None:
+    folder = bert(tmp_path / "masked", ["a", "b"], "BertForMaskedLM")
+    result = nz.probe(f"hf:{folder}", str(text), "bert.encoder.layer.0.intermediate.*act*", levels=2)
+    assert list(result.response.attrs["metrics"]) == ["agreement", "kl_divergence"]
+    table = {row.what: row.value for row in result.assumptions}
+    assert table["class of the model"] == "AutoModelForMaskedLM, BertForMaskedLM"
+    assert table["targets of the tokens"] == "none"
+
+
+def test_weights_in_several_files(tmp_path, model, text) -> None:
+    transformers = imported("transformers")
+    folder = tmp_path / "sharded"
+    loaded = transformers.GPT2LMHeadModel.from_pretrained(model)
+    loaded.save_pretrained(folder, max_shard_size="20KB")
+    for file in model.glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    result = nz.probe(f"hf:{folder}", str(text), LAYER, levels=2)
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert len(files) > 1
+    assert sorted(result.origins["model"].files) == files
+    expected = nz.probe(f"hf:{model}", str(text), LAYER, levels=2)
+    assert result.response.accuracy.equals(expected.response.accuracy)
