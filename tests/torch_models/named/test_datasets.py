@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from local_models import COMMIT, bert, cached, gpt2, use_caches, vit
+from local_models import COMMIT, bert, cached, gpt2, images, use_caches, vit
 from PIL import Image
 
 import nearzero as nz
@@ -302,3 +302,27 @@ def test_images_equal_a_loop_by_hand_bit_for_bit(cache, tmp_path) -> None:
         logits = model(**processor(pictures, return_tensors="pt")).logits
     assert result.response.unperturbed_logit_items.values.tolist() == logit(logits, labels).tolist()
     assert result.class_names == ("cat", "dog", "mat")
+
+
+def test_empty_texts_are_left_out(language_model, cache, tmp_path) -> None:
+    path = tmp_path / "some.parquet"
+    table({"text": ["", *SENTENCES, ""]}).to_parquet(path)
+    settings = {"layers": "transformer.h.0.mlp.act", "levels": 2, "loading": nz.Loading(block="texts")}
+    result = nz.probe(f"hf:{language_model}", f"hf:{path}", **settings)
+    assert rows_of(result)["empty texts"] == "2 left out"
+    assert result.response.attrs["examples"] == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"block": 4}, "block=4 has no effect here: .* holds images; leave it out"),
+        ({"column": "image"}, "column='image' has no effect here: .* has no columns"),
+        ({"dtype": "float32"}, "dtype='float32' has no effect here: .* isn't a model of transformers"),
+    ],
+)
+def test_settings_without_effect_are_refused(cache, tmp_path, settings, message) -> None:
+    folder = images(tmp_path / "images", ["a"])
+    model = "torch.nn:Flatten" if "dtype" in settings else f"hf:{vit(tmp_path / 'vit', ['a', 'b'])}"
+    with pytest.raises(nz.InputError, match=message):
+        nz.probe(model, str(folder), loading=nz.Loading(classes={"a": 0}, **settings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -38,8 +38,7 @@ class Loading:
         block: the number of tokens in a block, where texts are joined and cut into blocks; or "texts" for one text in
             a row.
         examples: the number of examples (or blocks) that are taken, from the first; all if None.
-        preprocess: the name of a model whose preprocessing is applied, or a function from a text or an image to the
-            model's input.
+        preprocess: the name of a model whose preprocessing is applied, or a function from an image to a tensor.
         pixels, split, data_dir: of data sets that nearzero knows (mnist), see
             `nearzero.torch_models.loading.load_data`.
 
@@ -85,6 +84,16 @@ class Loading:
             raise InputError(
                 f"preprocess must be the name of a model or a function; got {type(self.preprocess).__name__}"
             )
+
+    def refuse(self, names: Iterable[str], reason: str) -> None:
+        """Refuse settings that have no effect.
+
+        Raises:
+            InputError: one of them was given.
+        """
+        for name in names:
+            if getattr(self, name) is not None:
+                raise InputError(f"{name}={getattr(self, name)!r} has no effect here: {reason}; leave it out")
 
 
 def _check_count(name: str, value: object, others: str = "", least: int = 1) -> None:

@@ -85,6 +85,8 @@ def open_model(name: str, loading: Loading | None = None) -> NamedModel:
         nearzero.errors.InputError: torchvison can't be imported: ...; did you mean the prefix 'torchvision'?
     """
     loading = loading or Loading()
+    if not name.startswith("hf:"):
+        loading.refuse(("auto_class", "dtype"), f"{name} isn't a model of transformers (hf:)")
     if not is_named(name):
         return NamedModel(_built(name), Origin(name))
     prefix, _, rest = name.partition(":")
@@ -142,6 +144,10 @@ def open_data(
     path = Path(name).expanduser()
     folder, text = is_image_folder(path), path.suffix in TEXT_FILES and path.is_file()
     if not (is_named(name) or folder or text):
+        loading.refuse(
+            ("column", "labels", "classes", "block", "examples", "preprocess"),
+            f"{name} is neither a data set by name nor a folder of images nor a text file",
+        )
         of_images = {"pixels": loading.pixels, "split": loading.split, "data_dir": loading.data_dir}
         batches = load_data(name, **of_images)  # type: ignore[arg-type]
         return NamedData(batches, Origin(name))
@@ -154,7 +160,10 @@ def open_data(
             raise InputError(f"{prefix}: names models and no data; got {name!r}")
         raw = opened(rest, preparation.kind, loading, preparation.rows or preparation.kind == "image")
     else:
+        loading.refuse(("column",), f"{name} has no columns")
         raw = image_folder(path) if folder else _text_file(path, preparation)
+    if raw.kind == "image":
+        loading.refuse(("block",), f"{name} holds images")
     if raw.kind != preparation.kind:
         raise InputError(f"{name} holds {raw.kind}s, and the model takes {preparation.kind}s")
     batches_of = image_batches if raw.kind == "image" else text_batches

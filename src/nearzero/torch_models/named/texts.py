@@ -46,6 +46,11 @@ def text_batches(
         examples = _one_in_a_row(raw, preparation, loading, rows)
         if not preparation.predicts:
             labels, names = labels_of(raw, model, loading, rows)
+    if empty := sum(not example["input_ids"] for example in examples):
+        rows.append(Assumption("empty texts", f"{empty:,} left out", "they have no tokens", "data="))
+        kept = [number for number, example in enumerate(examples) if example["input_ids"]]
+        examples = [examples[number] for number in kept]
+        labels = None if labels is None else [labels[number] for number in kept]
     if labels is not None:
         examples = [example | {"labels": [label]} for example, label in zip(examples, labels, strict=True)]
     if not examples:
