@@ -256,7 +256,7 @@ def resolve(
         data.batches if isinstance(data, NamedData) else data,
         ranges_from.batches if isinstance(ranges_from, NamedData) else ranges_from,
         {what: each.origin for what, each in found.items()},
-        next((each.class_names for each in found.values() if each.class_names), ()),
+        next((tuple(each.class_names) for each in found.values() if each.class_names), ()),
         tuple(dict.fromkeys(package for each in found.values() for package in _packages(each.origin.name))),
         [row for each in found.values() for row in each.rows],
     )

@@ -106,7 +106,7 @@ class NamedModel:
     module: nn.Module
     origin: Origin
     preparation: Preparation | None = None
-    classes: tuple[tuple[str, ...], ...] = ()
+    classes: Sequence[Sequence[str]] = ()
     count: int | None = None
     rows: Rows = field(default_factory=list)
 
@@ -182,7 +182,7 @@ class NamedData:
 
     batches: DataLoader[Any] | Any
     origin: Origin
-    class_names: tuple[str, ...] = ()
+    class_names: Sequence[str] = ()
     rows: Rows = field(default_factory=list)
 
 
