@@ -9,7 +9,7 @@ WORKERS ?= auto
 SPHINX  = $(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --fresh-env --quiet
 PYTEST  = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -r s
 
-.PHONY: help install install-dev reproduce test test-fast test-avx2 test-long lint coverage docs docs-test bench clean
+.PHONY: help install install-dev reproduce test test-fast test-avx2 test-long lint coverage docs docs-test bench package audit clean
 
 help:            ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -23,12 +23,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mnist-5k]'
 	$(BIN)/nearzero compile
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt pip  # 25.1 or newer knows groups
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mnist-5k]' --group dev
 	@touch $@ $(VENV)/.installed
 
 reproduce: install   ## the paper's study, quick preset: tables, figures and a page in studies/quick
@@ -56,19 +57,32 @@ lint: install-dev    ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: install-dev    ## the documentation as a site, docs/_build/html; strict, without network
+docs: install-dev    ## the documentation as a site, docs/_build/html; strict
 	$(SPHINX) docs docs/_build/html
+	$(BIN)/python .ci/site_links.py docs/_build/html
 
-docs-test: install-dev  ## the site with the notebooks run, every code block of the pages, every example of the docstrings
+docs-test: install-dev  ## the site with the notebooks run, every code block of the pages, every example and program
 	$(BIN)/python .ci/tutorial.py
-	$(BIN)/python -m pytest tests/test_docstrings.py tests/test_pages.py tests/test_site.py
+	$(BIN)/python -m pytest tests/test_docstrings.py tests/test_examples.py tests/test_notebooks.py tests/test_pages.py tests/test_site.py
 	$(SPHINX) -D nb_execution_mode=force docs docs/_build/html
+	$(BIN)/python .ci/site_links.py docs/_build/html
 
 bench: install-dev   ## speed against plain PyTorch, how it grows, and memory
 	$(BIN)/python benchmarks/training.py --growth $(ARGS)
 	$(BIN)/python benchmarks/sweep.py --growth $(ARGS)
 	$(BIN)/python benchmarks/memory.py $(ARGS)
 	$(BIN)/python benchmarks/probe.py
+
+package: install-dev ## wheel and source distribution in dist/, and whether an index would take them
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
+audit: install-dev   ## bandit, and (with a network) known vulnerabilities of the pinned versions
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group release
+	$(BIN)/bandit --quiet -c pyproject.toml -r src
+	$(BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 clean:               ## remove the virtual environment and caches; studies stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage build dist docs/_build

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from pages import read, table_of, write_or_check
+from pages import kept_table, read, table_of, write_or_check
 
 import nearzero as nz
 from nearzero.mechanisms.reference import relative_costs
@@ -23,7 +23,6 @@ from nearzero.report.comparison import reproduction
 from nearzero.report.verdict import relative_table, robust_table
 
 KEPT, PAGE, WORDS = Path("results/paper"), Path("docs/findings.md"), Path(".ci/templates/findings.md")
-TABLES = ("verdict", "checks", "costs")
 LARGEST = 0.5  # displacement
 NETWORKS = {"abs": "Abs", "relu": "ReLU"}
 NAMES = {"distance": "distance", "template": "templates"}
@@ -209,8 +208,7 @@ def page(texts: dict[str, str]) -> str:
     content = read(WORDS)
     for name, text in texts.items():
         content = content.replace(f"{{{name}}}", text)
-    tables = [read(KEPT / "tables" / f"{name}.md") for name in TABLES]
-    return "\n\n".join((content, *tables)) + "\n"
+    return f"{content}\n\n{kept_table(KEPT / 'tables' / 'verdict.md')}\n"
 
 
 def main(arguments: Sequence[str]) -> int:

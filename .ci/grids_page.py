@@ -14,9 +14,11 @@ from pathlib import Path
 from pages import read, table_of, write_or_check
 
 import nearzero as nz
+from nearzero.grid.spec import named_grids
 from nearzero.report.grids import grid_table, judgements
 
 KEPT, PAGE, WORDS = Path("results/grids"), Path("docs/grids.md"), Path(".ci/templates/grids.md")
+SPECS = "../src/nearzero/grid/specs"  # seen from the page
 
 # What the checks say about a direction, by their worst outcome; the worst first.
 PHRASES = {
@@ -30,11 +32,11 @@ PHRASES = {
 def section(name: str) -> str:
     """Return the question, the figure and the table of a grid, which replace `{name}` in the text."""
     grid = nz.Grid.open(KEPT / name)
-    spec = nz.Grid.create(KEPT / name, f"grids/{name}.toml").spec  # raises if the kept grid has another spec
+    spec = nz.Grid.create(KEPT / name, name).spec  # raises if the kept grid has another spec
     table = table_of(grid_table(grid))
     return "\n\n".join(
         (
-            f"*{spec.question}* Spec: [grids/{name}.toml](../grids/{name}.toml); {grid.title[len(spec.title) + 2 :]}.",
+            f"*{spec.question}* Spec: [{name}]({SPECS}/{name}.toml); {grid.title[len(spec.title) + 2 :]}.",
             f"![D for each network](../results/grids/{name}/figures/grid.png)",
             table,
         )
@@ -69,9 +71,9 @@ def page() -> str:
     """Return the whole page."""
     content = read(WORDS)
     names = [name for name in re.findall(r"^\{(\w+)\}$", content, re.MULTILINE) if name != "together"]
-    differing = {path.stem for path in Path("grids").glob("*.toml")} ^ set(names)
+    differing = named_grids().keys() ^ set(names)
     if differing:
-        raise SystemExit(f"{WORDS} and grids/ don't have the same grids: {', '.join(sorted(differing))}")
+        raise SystemExit(f"{WORDS} and nearzero don't have the same grids: {', '.join(sorted(differing))}")
     content = content.replace("{together}", together(names))
     for name in names:
         content = content.replace(f"{{{name}}}", section(name))

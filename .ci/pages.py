@@ -9,12 +9,17 @@ from pathlib import Path
 from nearzero.report.render import to_markdown
 from nearzero.report.table import Table
 
-__all__ = ["read", "table_of", "write_or_check"]
+__all__ = ["kept_table", "read", "table_of", "write_or_check"]
 
 
 def read(path: Path) -> str:
     """Return the text of a file without the blank lines at its ends."""
     return path.read_text(encoding="utf-8").strip()
+
+
+def kept_table(path: Path) -> str:
+    """Return a table that was written as Markdown; its heading without the study, which the page names once."""
+    return re.sub(r"^(## [^:\n]*):.*", r"\1", read(path), count=1)
 
 
 def table_of(table: Table) -> str:

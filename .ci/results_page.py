@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from pages import read, write_or_check
+from pages import kept_table, read, write_or_check
 
 import nearzero as nz
 from nearzero.report.comparison import compare_baseline, reproduction
@@ -29,9 +29,9 @@ def page() -> str:
         f"{agreeing} of the 6 numbers of table 1 lie within 3 standard errors and half a unit of the last digit. "
         f"{reproduction(study)}"
     )
-    tables = [read(KEPT / "tables" / f"{name}.md") for name in TABLES]
+    tables = [kept_table(KEPT / "tables" / f"{name}.md") for name in TABLES]
     text = read(WORDS).replace("{verdict}", head).replace("{far}", far_levels(study))
-    return "\n\n".join((text, *tables, "## Log", f"```\n{read(KEPT / 'log')}\n```")) + "\n"
+    return "\n\n".join((text, *tables, "## Log", f"```text kept\n{read(KEPT / 'log')}\n```")) + "\n"
 
 
 def far_levels(study: nz.Study) -> str:
@@ -43,7 +43,7 @@ def far_levels(study: nz.Study) -> str:
     pairs = zip(levels[1:], correlations, strict=True)
     text = ", ".join(f"{100 * level:.0f} % {correlation:.2f}" for level, correlation in pairs)
     return (
-        f"our runs' accuracies at {100 * levels[0]:.0f} % correlate with those at other levels ({text}), and "
+        f"Our runs' accuracies at {100 * levels[0]:.0f} % correlate with those at other levels ({text}), and "
         f"range from {100 * runs[0].min():.1f} to {100 * runs[0].max():.1f} % from run to run."
     )
 

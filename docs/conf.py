@@ -24,8 +24,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.intersphinx",
     "myst_nb",
-    "docstrings",  # these three are in docs/_extensions
+    "docstrings",  # these four are in docs/_extensions
     "generated_pages",
+    "live_page",
     "public_names",
 ]
 exclude_patterns = ["_build", "_extensions", "**/.ipynb_checkpoints"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     ROOT / "benchmarks" / "README.md",
     *(ROOT / "docs").glob("*.md"),
 ]
@@ -25,7 +28,7 @@ CODE = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)")
 HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 EXTERNAL = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
-TRACKED = re.compile(r"(?:\.ci|benchmarks|docs|examples|grids|results|src|tests)/[\w./-]*\w")
+TRACKED = re.compile(r"(?:\.ci|benchmarks|docs|examples|results|src|tests)/[\w./-]*\w")
 MODULE = re.compile(r"nearzero(?:\.\w+)+")
 
 
@@ -74,7 +77,11 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 @pytest.mark.parametrize("page", PRESENT, ids=name)
 def test_paths_and_modules_in_code_exist(page: Path) -> None:
     words = [word for span in CODE.findall(prose(page)) for word in span.split()]
-    assert [word for word in words if TRACKED.fullmatch(word) and not (ROOT / word).exists()] == []
+    assert [
+        word
+        for word in words
+        if TRACKED.fullmatch(word) and not word.startswith("docs/_build") and not (ROOT / word).exists()
+    ] == []
     for word in words:
         if MODULE.fullmatch(word):
             pkgutil.resolve_name(word)
@@ -89,11 +96,23 @@ def test_paths_and_modules_in_code_exist(page: Path) -> None:
             "[a page](docs/none.md), `[code](none.md)`, [paper](https://arxiv.org/abs/2411.17932#none)",
             ["docs/none.md"],
         ),
-        ("[here](#three-commands) and [there](#four-commands)", ["#four-commands"]),
+        ("[here](#install) and [there](#four-commands)", ["#four-commands"]),
     ],
 )
 def test_broken_links_are_found(text: str, expected: list[str]) -> None:
     assert broken(ROOT / "README.md", text) == expected
+
+
+def test_the_readme_on_a_package_index_has_no_links_into_the_repository() -> None:
+    """The build changes the README as pyproject.toml says; an index has the text alone."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert links(text)
+    for change in settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(change["pattern"], change["replacement"], text)
+    assert links(text) == []
+    assert COMMENT.findall(text) == []
+    assert "https://arxiv.org" in text
 
 
 def test_anchors_are_those_of_github() -> None:
@@ -103,3 +122,9 @@ def test_anchors_are_those_of_github() -> None:
         "the-rules-1",
         "link-10-",
     }
+
+
+def test_every_picture_is_on_a_page() -> None:
+    texts = "".join(page.read_text(encoding="utf-8") for page in PRESENT)
+    pictures = [*(ROOT / "docs" / "images").iterdir()]
+    assert [picture.name for picture in pictures if f"images/{picture.name}" not in texts] == []

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -17,11 +17,12 @@ from nearzero.cli import app
 
 DOCS = Path(__file__).parents[1] / "docs"
 DIRECTIVE = re.compile(r"^\.\. (?:auto\w+|data):: ([\w.]+)", re.MULTILINE)
+VARIABLE = re.compile(r"\bNEARZERO_[A-Z_]+\b")
 ROW = re.compile(r"^\| `(\w+)` \| (.*?) \| (?:`(.*)`)? \| (.+) \|$", re.MULTILINE)
 
 
-def extension(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / "_extensions" / f"{name}.py")
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -29,7 +30,10 @@ def extension(name: str) -> ModuleType:
     return module
 
 
-GENERATED, NAMES = extension("generated_pages"), extension("public_names")
+GENERATED, LIVE, NAMES = (
+    load(DOCS / "_extensions" / f"{name}.py") for name in ("generated_pages", "live_page", "public_names")
+)
+TUTORIAL, LINKS = (load(DOCS.parent / ".ci" / f"{name}.py") for name in ("tutorial", "site_links"))
 
 
 def test_every_public_name_is_described_once() -> None:
@@ -43,7 +47,7 @@ def test_every_public_name_is_described_once() -> None:
     assert [name for name in names if described[name] != 1] == []
 
 
-@pytest.mark.parametrize("name", ["Spec", "GridSpec"])
+@pytest.mark.parametrize("name", ["Spec", "GridSpec", "OwnNetwork", "OwnProbe"])
 def test_keys_have_their_defaults_and_meanings(name: str) -> None:
     model = getattr(nz, name)
     rows = {key: (default, meaning) for key, _, default, meaning in ROW.findall(GENERATED.keys_of(name))}
@@ -56,6 +60,7 @@ def test_keys_have_their_defaults_and_meanings(name: str) -> None:
         else:
             value = tomllib.loads(f"key = {default}")["key"] if default != "None" else None
             expected = field.get_default(call_default_factory=True)
+            expected = {} if isinstance(expected, nz.OwnProbe) else expected  # a table with its defaults
             assert value == (list(expected) if isinstance(expected, tuple) else expected)
 
 
@@ -116,8 +121,81 @@ def test_classes_of_signatures_are_told_apart() -> None:
         ("install", "tutorial"),
         ("tutorial", "your_verdict"),
         ("your_verdict", "instrument"),
+        ("instrument", "validation"),
     ],
 )
 def test_newcomers_find_the_next_page(page: str, following: str) -> None:
     """From the start page to a verdict on a model of one's own."""
     assert f"]({following}.md" in (DOCS / f"{page}.md").read_text(encoding="utf-8")
+
+
+def test_every_block_is_run_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert TUTORIAL.list_not_run() == 0, capsys.readouterr().out
+
+
+def test_blocks_that_no_script_runs_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "tutorial.md"
+    blocks = (
+        ("", "make it"),
+        ("python", "1 / 0"),
+        ("sh", "ls  # here"),
+        ("text about", "a"),
+        ("{toctree}", "b"),
+    )
+    page.write_text("".join(f"\n```{kind}\n{line}\n```\n" for kind, line in blocks), encoding="utf-8")
+    assert TUTORIAL.blocks_not_run(page) == ["tutorial.md:2: make it", "tutorial.md:10: ls"]
+
+
+def test_broken_links_of_a_site_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#here">1</a> <a href="b.html#none">2</a> <a href="c.html">3</a> <img src="d.png"> '
+        '<a href="https://arxiv.org/none">4</a> <a href="#top">5</a> <h1 id="top"></h1>'
+    )
+    (tmp_path / "b.html").write_text('<p id="here"></p>')
+    assert LINKS.broken_links(tmp_path / "a.html") == ["b.html#none", "c.html", "d.png"]
+    assert LINKS.broken_links(tmp_path / "b.html") == []
+
+
+def test_environment_variables_are_described_once() -> None:
+    """Those that the code reads, in the table of `files.md`."""
+    sources = [*(DOCS.parent / "src").rglob("*.py"), DOCS / "conf.py"]
+    read = {name for path in sources for name in VARIABLE.findall(path.read_text(encoding="utf-8"))}
+    rows = re.findall(
+        r"^\| `(NEARZERO_\w+)` \|", (DOCS / "files.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert sorted(rows) == sorted(read)
+
+
+@pytest.mark.parametrize("page", ["index", "results", "findings", "page"])
+def test_pages_link_to_the_live_page(page: str) -> None:
+    source = [(DOCS / f"{page}.md").read_text(encoding="utf-8")]
+    LIVE.link(None, page, source)
+    assert f'href="{LIVE.FILE}"' in source[0]
+
+
+def test_the_live_page_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+    monkeypatch.setattr(nz.Study, "to_html", lambda study, path: made.append(path.write_text("whole")))
+    site = SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(name="html"))
+    for _ in range(2):
+        LIVE.make(site, None)
+    assert len(made) == 1
+    assert (tmp_path / LIVE.FILE).read_text() == "whole"
+    assert capsys.readouterr().err == ""
+
+
+def test_without_data_the_live_page_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def to_html(study: nz.Study, path: Path) -> None:
+        raise nz.datasets.NotFoundError("no source has <mnist>")
+
+    monkeypatch.setattr(nz.Study, "to_html", to_html)
+    LIVE.make(SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(name="html")), None)
+    assert not LIVE.is_current(tmp_path / LIVE.FILE)
+    page = (tmp_path / LIVE.FILE).read_text(encoding="utf-8")
+    assert "no source has &lt;mnist&gt;" in page
+    assert "nearzero data fetch mnist" in page
+    assert capsys.readouterr().err == "paper_study.html wasn't made: no source has <mnist>\n"

@@ -8,19 +8,20 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 import typer.main
-from commands import run
+from commands import Heard, run
 from rich.console import Console
 
 import nearzero as nz
+from nearzero import cli
 from nearzero.cli import app, output
-from nearzero.cli.studies import _grid_tables
+from nearzero.report.grids import grid_tables
 from nearzero.report.render import to_csv, to_json
 from nearzero.report.render.sparkline import bar, sparkline
 from nearzero.report.render.terminal import print_table
@@ -49,7 +50,7 @@ def printed(probed: Path) -> dict[str, Table]:
     made["paper curves"] = output.study_plot(study)
     for folder in sorted(GRIDS.iterdir()):
         grid = nz.Grid.open(folder)
-        tables = (output.grid_plot(grid.verdict()), *_grid_tables(grid))
+        tables = (output.grid_plot(grid.verdict()), *grid_tables(grid))
         made |= {f"{folder.name} {table.name}": table for table in tables}
     result = nz.ProbeResult.open(probed)
     tables = (output.probe_plot(result), *output.probe_tables(result))
@@ -243,29 +244,94 @@ def test_the_version_imports_nothing_heavy() -> None:
     assert done.stdout.startswith("nearzero 0.")
 
 
-def test_the_shell_completes_commands() -> None:
+def completed(line: str, folder: Path) -> set[str]:
+    """Return the words by which bash completes the last word of a line, in a folder."""
+    words = line.split(" ")
     script = "from nearzero.cli import main; main()"
-    environment = {"_NEARZERO_COMPLETE": "complete_bash", "COMP_WORDS": "nearzero re", "COMP_CWORD": "1"}
+    environment = {
+        "_NEARZERO_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | environment
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | environment,
     )
-    assert {"reproduce", "report"} == set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_the_shell_completes_commands_and_their_words(tmp_path: Path) -> None:
+    for name in ("studies/quick/spec.toml", "studies/grids/width/grid.toml", "probed/probe.nc", "g/a.toml"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for line, words in {
+        "nearzero re": {"reproduce", "report"},
+        "nearzero show ": {"studies/quick", "studies/grids/width", "probed"},
+        "nearzero show studies/g": {"studies/grids/width"},
+        "nearzero verdict stu": {"studies/quick"},
+        "nearzero grid g/": {"g/a.toml"},
+        "nearzero data fetch m": {"mnist", "mnist-5k"},
+        "nearzero probe net.py:Net --data di": {"digits"},
+        "nearzero probe net.py:Net --family sc": {"scale"},
+        "nearzero reproduce --preset ": {"quick", "paper"},
+    }.items():
+        assert completed(line, tmp_path) == words, line
+
+
+def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
+    """Return a standard error that is no terminal, on which lines come in quick succession."""
+    stream = Heard()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr("nearzero.support.progress.SAY_EVERY", 0.01)
+    return stream
+
+
+def main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["nearzero", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
 
 
 def test_compile_says_what_it_compiles(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    stream = heard(monkeypatch)
+
     def compile_slowly(*, begun: Callable[[str], None]) -> None:
         for name in ("_sums", "walk"):
             begun(name)
-            time.sleep(0.3)
+            stream.wait_for(f", {name.lstrip('_')}: 0:")
 
     monkeypatch.setattr("nearzero.study.compiling.compile_kernels", compile_slowly)
-    monkeypatch.setattr("nearzero.cli.common.SAY_EVERY", 0.05)
-    code, out, _ = run(capsys, "compile")
-    assert code == 0
-    lines = out.splitlines()
-    assert lines[0].startswith("compiling")
-    assert any(line.startswith("compiling kernel 1, sums (") for line in lines)
-    assert any(line.startswith("compiling kernel 2, walk (") for line in lines)
-    assert lines[-1] == "2 kernels are compiled; next: nearzero reproduce"
+    main(monkeypatch, "compile")
+    assert "compiling kernel 1, sums: 0:" in stream.getvalue()
+    assert capsys.readouterr().out == "2 kernels are compiled; next: nearzero reproduce\n"
+
+
+def test_a_command_in_a_pipe_says_what_it_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lines are whole, without carriage returns; they are on standard error, also where JSON is printed."""
+    stream, tables = heard(monkeypatch), nz.Study.tables
+
+    def slowly(study: nz.Study) -> dict[str, tuple[Table, ...]]:
+        stream.wait_for("reading")
+        return tables(study)
+
+    monkeypatch.setattr(nz.Study, "tables", slowly)
+    main(monkeypatch, "show", PAPER, "--json")
+    assert json.loads(capsys.readouterr().out)["tables"]
+    assert "\r" not in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+    assert set(stream.getvalue().splitlines()) <= {f"reading {PAPER}: 0:{k:02d}" for k in range(60)}
+
+
+def test_a_quiet_command_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, began = heard(monkeypatch), Event()
+    monkeypatch.setattr("nearzero.study.compiling.compile_kernels", lambda *, begun: began.wait(0.2))
+    main(monkeypatch, "compile", "--quiet")
+    assert stream.getvalue() == ""

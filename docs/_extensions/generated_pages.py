@@ -153,6 +153,8 @@ def toml(value: Any) -> str:
     """Return a value as it is written in a spec."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, CheckedModel):
+        return str(value.model_dump(exclude_defaults=True))
     if isinstance(value, tuple | list):
         return f"[{', '.join(toml(each) for each in value)}]"
     return f'"{value}"' if isinstance(value, str) else str(value)
@@ -162,6 +164,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "keys of Spec": lambda: keys_of("Spec"),
     "keys of GridSpec": lambda: keys_of("GridSpec"),
+    "keys of OwnNetwork": lambda: keys_of("OwnNetwork"),
+    "keys of OwnProbe": lambda: keys_of("OwnProbe"),
     "presets": presets,
 }
 

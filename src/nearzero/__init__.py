@@ -12,7 +12,7 @@ import lazy_loader as _lazy_loader
 
 from nearzero.support.display import set_display as _set_display
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 # The public names are in __init__.pyi; each is imported when it is first used.
 _imported, _, __all__ = _lazy_loader.attach_stub(__name__, __file__)
 

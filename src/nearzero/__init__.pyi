@@ -8,7 +8,7 @@ from .analysis.sweep import sweep, unit_ranges
 from .analysis.verdict import Rules, Verdict, verdict
 from .errors import InputError
 from .evaluators.hidden_layer import HiddenLayer
-from .grid import Grid, GridSpec
+from .grid import Grid, GridSpec, OwnNetwork, OwnProbe
 from .networks import Stack, TwoLayer
 from .networks.pixels import Pixels
 from .perturbations.activations import ACTIVATIONS, Activation, activation
@@ -64,6 +64,8 @@ __all__ = [
     "NamedModel",
     "Offset",
     "Origin",
+    "OwnNetwork",
+    "OwnProbe",
     "PermutedShift",
     "Perturbation",
     "Pixels",

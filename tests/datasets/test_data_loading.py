@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,18 @@ def test_the_substitute_comes_with_a_notice_and_only_if_allowed(tiny: Tiny, said
     assert dataset.notice.startswith("NOT mnist but mnist-5k was used (5,000 of MNIST's training digits")
     assert "\n" not in dataset.notice
     assert said == [dataset.notice]
+
+
+def test_a_substitute_that_is_not_installed_leaves_the_reason_why_it_was_wanted(
+    tiny: Tiny, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    message = (
+        r"no source has mnist \(.* --data-dir FOLDER; mnist-5k can't replace it: .*pip install 'nearzero\["
+    )
+    with pytest.raises(NotFoundError, match=message):
+        load("mnist", substitute=True, report=said.append)
+    assert said == []
 
 
 def test_nothing_stands_in_for_what_is_there_or_has_no_substitute(tiny: Tiny, cached: Path, monkeypatch):

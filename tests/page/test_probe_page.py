@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from pathlib import Path
@@ -62,6 +63,31 @@ def test_cells_are_all_that_was_measured() -> None:
     changes = abs(result.response.accuracy - result.response.unperturbed_accuracy).sel(family="scale")
     level = changes.level.values[changes.max("layer").fillna(-1.0).argmax("level").item()]
     assert f"at level {level:.4g} in layer" in page
+
+
+def test_responses_at_equal_displacement_are_there_with_a_design() -> None:
+    design = nz.Design(families=("signed_shift", "gains", "cap"), targets=(0.1, 0.3), draws=2)
+    result = small(design=design)
+    page = result.to_html()
+    assert "Distance and intensity at equal displacement" in page
+    for layer in ("1", "3"):
+        costs = 100 * (result.matched.unperturbed_accuracy - result.matched.accuracy).sel(layer=layer)
+        per_family = costs.mean("side").sel(target=0.3)
+        columns = data_of(page)["charts"][f"cost-{layer}"]["columns"]
+        drawn = dict(zip(zip(columns["series"], columns["x"], strict=True), columns["y"], strict=True))
+        for family in ("signed_shift", "gains"):
+            assert drawn[family, 30.0] == pytest.approx(float(per_family.sel(family=family)), abs=1e-5)
+        assert columns["low"] == [None] * len(columns["low"])  # one network has no interval over runs
+    level = float(result.matched.level.sel(layer="3", family="gains", target=0.3).dropna("side")[0])
+    assert f"{level:.4g}" in page
+
+
+def test_responses_without_deciding_families_arent_compared() -> None:
+    design = nz.Design(families=("shift", "clip"), targets=(0.2,), draws=1)
+    page = small(design=design).to_html()
+    assert "Distance and intensity aren't compared: " in html.unescape(page)
+    assert "All responses at equal displacement" in page
+    assert "Distance and intensity at equal displacement" not in small().to_html()
 
 
 def test_unperturbed_items_are_kept() -> None:

@@ -57,9 +57,24 @@ def test_curves_are_those_of_the_study(page: str, study: nz.Study) -> None:
     rows = [i for i, name in enumerate(chart["columns"]["series"]) if name == "clip"]
     assert np.allclose([chart["columns"]["x"][i] for i in rows], curve.level)
     assert np.allclose([chart["columns"]["y"][i] for i in rows], 100 * curve.mean("run"), atol=1e-5)
-    interval = [float(end) for end in t_interval(100 * curve.sel(level=curve.level[0]).values)]
+    ends = t_interval(100 * curve.sel(level=curve.level[0]).values)
+    interval = [float(np.clip(end, 0.0, 100.0)) for end in ends]
     assert [chart["columns"][end][rows[0]] for end in ("low", "high")] == pytest.approx(interval, abs=1e-5)
     assert chart["marks"] == {}  # nothing published is about digits
+
+
+def test_no_interval_of_an_accuracy_leaves_the_scale(page: str) -> None:
+    """With two runs the t intervals of high accuracies would reach beyond 100 %."""
+    charts = [chart for name, chart in values(page)["charts"].items() if name.startswith("level")]
+    assert charts
+    ends = [end for chart in charts for key in ("low", "high") for end in chart["columns"][key]]
+    assert (min(ends), max(ends)) == (0.0, 100.0)
+
+
+def test_nothing_published_is_mentioned_beside_a_study_that_departs(page: str) -> None:
+    assert "Not compared with the published numbers: data = digits" in page
+    for words in ("Tables: measured, published, difference", "Beside the published numbers", "Open markers"):
+        assert words not in page
 
 
 def test_networks_are_those_of_the_study(page: str, study: nz.Study, digits: nz.datasets.Dataset) -> None:

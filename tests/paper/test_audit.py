@@ -54,7 +54,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
 
 @pytest.fixture(scope="module")
 def evidence(study: nz.Study) -> Evidence:
-    return study.evidence()
+    """Return the evidence as if it were comparable, so that published numbers have their places."""
+    return replace(study.evidence(), departures=())
 
 
 @pytest.fixture(scope="module")
@@ -529,15 +530,32 @@ def test_a_study_of_another_kind(tmp_path: Path) -> None:
     assert entry(found, 4, "gelu", "activations").note == "clip wasn't swept"
     assert "not flat by construction" in entry(found, 5, "gelu", "examples").note
     assert entry(found, 2, "gelu", "train").as_run is None
-    assert found.notices == (
-        "as run is this study's conduct, which isn't the published one: offset=shift, range=pre",
+    assert found.notices[0] == (
+        "as run is this study's conduct, which isn't the published one: offset=shift, range=pre"
     )
+    assert found.notices[1].startswith("no published number stands beside these: data = digits, not mnist; ")
     assert all(row.p_identity is None and row.published is None for row in found.levels)
     assert found.of("clipping") == "not decided"
     assert found.of("scaling") == "description only"
     for table in audited_tables(found):
         text = (study.folder / "tables" / f"{table.name}.md").read_text()
         assert not re.search(r"\bnan\b", text)  # words and not a number that is none
+
+
+def test_nothing_published_stands_beside_a_study_that_departs(study: nz.Study, found: Audit) -> None:
+    """The numbers of its own stay, and so do the findings."""
+    departing = study.audited()
+    assert "no published number stands beside these: data = digits, not mnist" in departing.notices[-1]
+    assert all(row.published is row.t_published is row.p_published is None for row in departing.levels)
+    assert [each.published for each in departing.entries] == [None] * len(found.entries)
+    assert any(each.published is not None for each in found.entries)
+    assert [replace(each, published=None) for each in found.entries] == list(departing.entries)
+    assert departing.sentences == found.sentences
+    for table, beside in zip(audited_tables(departing)[1:], audited_tables(found)[1:], strict=True):
+        names, others = ([column.name for column in each.columns] for each in (table, beside))
+        assert "published" not in names
+        assert [name for name in others if name != "published"] == names
+        assert table.cells("as_run") == beside.cells("as_run")
 
 
 def test_a_run_that_diverged_is_left_out(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from scipy import stats
 from torch import Tensor, nn
 
@@ -209,3 +212,20 @@ def test_a_function_with_the_name_of_a_known_metric_isnt_the_metric(case: tuple)
     for metrics in ([agreement, "agreement"], ["agreement", agreement]):
         with pytest.raises(nz.InputError, match="two metrics are called 'agreement'"):
             nz.probe(model, (x, y), "1", levels=2, metrics=metrics)
+
+
+@pytest.mark.parametrize(
+    "change", ["assumptions", "versions", "metrics", "dead_units", "unperturbed_accuracy"]
+)
+def test_a_saved_result_that_was_changed_is_refused(case: tuple, tmp_path: Path, change: str) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+    folder = nz.probe(model, (x, y), "1", levels=2, metrics="accuracy").save(tmp_path / "probe")
+    response = xr.open_dataset(folder / "probe.nc", engine="h5netcdf").load()
+    if change in response:
+        response = response.drop_vars(change)
+    else:
+        response.attrs[change] = "["
+    response.close()
+    (folder / "probe.nc").write_bytes(bytes(response.to_netcdf(engine="h5netcdf")))
+    with pytest.raises(nz.InputError, match=r"probe\.nc can't be read \(.*\); probe again"):
+        nz.ProbeResult.open(folder)

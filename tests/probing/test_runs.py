@@ -188,3 +188,27 @@ def test_groups_of_units_are_judged_as_layers() -> None:
         alone = nz.judge_runs(modules, (X, Y), "1", units=units, rules=rules, design=DESIGN)
         own = [row.difference for row in found.comparisons if row.network == f"1{{{name}}}"]
         assert own == [row.difference for row in alone.comparisons]
+
+
+def test_a_loss_costs_its_rise_in_nats() -> None:
+    """The same numbers come from `nz.matched` with the metric, and the margin is in nats."""
+    modules = [build(seed) for seed in range(6)]
+    rules = replace(RULES, measure="cross_entropy", margin=0.02)
+    found = nz.judge_runs(modules, (X, Y), "1", held_out=OTHER, rules=rules, design=DESIGN)
+    assert found.rules.unit == "nats"
+    assert "margin 0.02 nats of cross-entropy" in found.text()
+    metrics = ("accuracy", "agreement", "cross_entropy")
+    for run in range(6):
+        design = replace(DESIGN, first_draw=2 * run)
+        alone = nz.matched(modules[run], (X, Y), layer="1", design=design, metrics=metrics, held_out=OTHER)
+        rise = alone.cross_entropy - alone.unperturbed_cross_entropy
+        cost = found.costs.sel(network="1").isel(run=run)
+        own = rise.sel(family="signed_shift").mean("side")
+        np.testing.assert_array_equal(cost.sel(family="signed_shift").values, own.values)
+        assert float(cost.sel(family="gains", target=0.2)) == float(rise.sel(family="gains", side="above")[0])
+    assert set(found.checks) == {"held_out"}
+    assert found.checks["held_out"][0].difference != found.comparisons[0].difference
+    with pytest.raises(nz.InputError, match=r"have no cross_entropy; measure it with metrics=\['accuracy'"):
+        nz.verdict([nz.matched(modules[0], (X, Y), layer="1", design=DESIGN)], rules)
+    with pytest.raises(nz.InputError, match="margin must be a positive number of nats; got 0"):
+        replace(rules, margin=0)

@@ -114,3 +114,13 @@ def test_a_coarse_grid_has_nothing_beside_a_row_it_misses(study_of: Callable) ->
     study = study_of(families=("scale",), levels={"scale": np.array([0.1, 1.0, 10.0])})
     measured = [row.level for row in compare_responses(study, "abs", "scale") if row.is_measured]
     assert measured == [0.1, 1.0, 10.0]
+
+
+def test_a_study_that_departs_is_never_compared(study_of: Callable[..., StudyResults]) -> None:
+    departing = study_of(departures=("data = digits, not mnist", "units = 16, not 128"))
+    message = "not compared with the published numbers: data = digits, not mnist; units = 16, not 128"
+    with pytest.raises(InputError, match=message):
+        compare_responses(departing, "relu", "clip")
+    with pytest.raises(InputError, match=message):
+        compare_baseline(departing, "relu")
+    assert reproduction(departing).headline == message

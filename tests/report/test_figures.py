@@ -17,7 +17,18 @@ from nearzero.report.figures import style
 from nearzero.report.figures.agreement import agreement_figure
 from nearzero.report.figures.peaks import activations_figure, offsets_figure
 from nearzero.report.figures.response import response_figure
-from nearzero.report.figures.style import INK, LINE, PALE, ROLES, SHADE, colours, figure_bytes, signed
+from nearzero.report.figures.style import (
+    INK,
+    LINE,
+    PALE,
+    ROLES,
+    SHADE,
+    add_notices,
+    colours,
+    figure_bytes,
+    signed,
+)
+from nearzero.report.results import display_name
 
 
 def line(axes: Axes, label: str):
@@ -146,14 +157,19 @@ def points(axes: Axes) -> np.ndarray:
 
 
 def test_figure_4_draws_every_row(study) -> None:
-    above, below = agreement_figure(study).axes[:2]
-    rows = reproduction(study).comparisons
-    measured = points(above)
-    assert measured.shape == (72 + 4, 2)
-    np.testing.assert_allclose(measured[:72, 0], [row.published for row in rows])
-    np.testing.assert_allclose(measured[:72, 1], [row.published + row.difference for row in rows])
-    np.testing.assert_allclose(points(below)[:, 1], measured[:, 1] - measured[:, 0], atol=1e-12)
-    assert below.get_title("left") == "72 of 72 within ±1.5 points (shaded) or ±3 s.e. (bars)"
+    """In the panels of its own network, and with markers that no network has in other figures."""
+    figure = agreement_figure(study)
+    for network, above, below in zip(("abs", "relu"), figure.axes[:2], figure.axes[2:], strict=True):
+        rows = [row for row in reproduction(study).comparisons if row.network == network]
+        measured = points(above)
+        assert measured.shape == (36 + 2, 2)
+        np.testing.assert_allclose(measured[:36, 0], [row.published for row in rows])
+        np.testing.assert_allclose(measured[:36, 1], [row.published + row.difference for row in rows])
+        np.testing.assert_allclose(points(below)[:, 1], measured[:, 1] - measured[:, 0], atol=1e-12)
+        assert above.get_title("left") == display_name(network)
+        assert {line.get_marker() for line in above.lines} == {"None", "*", "s", "D", "v"}
+    below = figure.axes[2]
+    assert below.get_title("left") == "All networks: 72 of 72 within ±1.5 points (shaded) or ±3 s.e. (bars)"
     low, high = below.get_ylim()
     assert low == -high
 
@@ -161,7 +177,7 @@ def test_figure_4_draws_every_row(study) -> None:
 def test_figure_4_fills_what_differs(study_of: Callable) -> None:
     study = study_of(shift=-1.6)
     figure = agreement_figure(study)
-    filled = [drawn for drawn in figure.axes[1].lines if drawn.get_marker() != "None"]
+    filled = [line for axes in figure.axes[2:] for line in axes.lines if line.get_marker() != "None"]
     filled = [drawn for drawn in filled if drawn.get_markerfacecolor() != "none"]
     assert len(filled) == len(reproduction(study).differing) > 0
     legend = figure.axes[0].get_legend()
@@ -173,7 +189,10 @@ def test_figure_4_with_nothing_to_compare(study_of: Callable) -> None:
     figure = agreement_figure(study_of(runs=2, networks=("gelu",)))
     assert "nothing published to compare" in text_of(figure)
     assert points(figure.axes[0]).size == 0
-    assert points(agreement_figure(study_of(runs=1)).axes[0]).shape == (76, 2)
+    assert points(agreement_figure(study_of(runs=1)).axes[0]).shape == (38, 2)
+    alone = agreement_figure(study_of(runs=2, networks=("relu",)))
+    assert [axes.get_title("left") for axes in alone.axes[:1]] == ["ReLU"]
+    assert len(alone.axes) == 2
 
 
 def test_notices_are_drawn(study_of: Callable) -> None:
@@ -184,6 +203,20 @@ def test_notices_are_drawn(study_of: Callable) -> None:
         assert lines[0] == "Notice: mnist-5k took the place of mnist"
         assert len(lines) > 2
     assert response_figure(study_of(runs=2)).get_suptitle() == ""
+
+
+def test_notices_are_above_a_legend_and_not_behind_it() -> None:
+    figure = Figure(layout="constrained")
+    figure.subplots().plot([0, 1], label="a")
+    figure.legend(loc="outside upper center")
+    add_notices(figure, ["2 of 10 runs diverged"])
+    assert figure.get_suptitle() == ""
+    assert figure.legends[0].get_title().get_text() == "Notice: 2 of 10 runs diverged"
+    figure.draw_without_rendering()
+    title, key = (
+        text.get_window_extent() for text in (figure.legends[0].get_title(), figure.legends[0].get_texts()[0])
+    )
+    assert title.y0 >= key.y1 - 1
 
 
 def test_bytes_depend_on_the_numbers_alone(study_of: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

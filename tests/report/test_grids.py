@@ -12,6 +12,7 @@ import nearzero as nz
 from nearzero.analysis.verdict import Rules, Verdict, judge
 from nearzero.report.figures.grid import grid_figure
 from nearzero.report.grids import grid_table
+from nearzero.report.table import PValue
 
 RULES = nz.Rules(targets=(0.3,), checks=("centred_accuracy",))
 FAMILIES = ("shift", "gains", "cap", "signed_shift")
@@ -70,8 +71,8 @@ def test_a_network_has_its_finding_what_it_hangs_on_and_both_adjustments(grid: M
         for name in ("robust", "hangs")
     }
     within, joint = (list(table.cells(name)) for name in ("p_adjusted", "p_joint"))
-    assert within[0] == f"{least['robust']:.1e}"
-    assert float(joint[0]) > float(within[0])  # type: ignore[arg-type]
+    assert within[0] == PValue(least["robust"])
+    assert joint[0].value > within[0].value  # type: ignore[union-attr]
     assert [cell is None for cell in joint] == [False, False, False, True]
     assert "over all networks here" not in table.caption
     assert "over all rows of a model" in table.caption

@@ -15,7 +15,7 @@ def test_a_report_on_disk(study_of: Callable, tmp_path: Path) -> None:
     paths = write_report(study, tmp_path / "study")
     names = [str(path.relative_to(tmp_path / "study")) for path in paths]
     tables = ("table1_baseline", "table2_scale", "differing_rows")
-    figures = ("figure1_response", "figure2_activations", "figure3_offsets", "figure4_agreement")
+    figures = ("figure2_activations", "figure3_offsets", "figure1_response", "figure4_agreement")
     assert names == [
         *(f"tables/{name}.{suffix}" for name in tables for suffix in ("md", "csv", "tex")),
         *(f"figures/{name}.{suffix}" for name in figures for suffix in ("png", "pdf")),

@@ -94,3 +94,12 @@ def test_shapes_are_checked() -> None:
         summarise([[1.0, 2.0], [3.0, 4.0]])
     with pytest.raises(InputError, match=r"there is no axis: the value was array\(3\.\)"):
         mean(3.0)
+
+
+def test_an_interval_is_cut_where_values_end() -> None:
+    near = summarise([99.0, 100.0, 100.0])
+    assert near.high > 100.0
+    cut = near.cut(0.0, 100.0)
+    assert (cut.low, cut.high, cut.mean) == (near.low, 100.0, near.mean)
+    assert summarise([0.0, 0.0, 1.0]).cut(0.0, 100.0).low == 0.0
+    assert np.isnan(summarise([1.0]).cut(0.0, 100.0).low)

@@ -125,6 +125,31 @@ def test_dead_networks_are_rows_with_words(tmp_path: Path) -> None:
     assert nz.Study.open(made.folder).matched.reason.values.tolist() == [["no unit is live"] * 2]
 
 
+@pytest.mark.parametrize("bright", ["one pixel of one training image", "all but one pixel"])
+def test_nearly_constant_images_have_a_finding_in_words(bright: str, tmp_path: Path) -> None:
+    """Units hardly move, so their covariance can't be inverted, or no change has the wanted size."""
+    for name, count in (("train", 90), ("t10k", 30)):
+        images, labels = np.zeros((count, 4, 4), np.uint8), (np.arange(count) % 3).astype(np.uint8)
+        if name == "train":
+            images[7, 2, 1] = 1
+        if bright.startswith("all"):
+            images = 255 - images
+        for array, kind in ((images, "images-idx3"), (labels, "labels-idx1")):
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            (tmp_path / f"{name}-{kind}-ubyte").write_bytes(head + array.tobytes())
+    settings = SETTINGS | {
+        "data": str(tmp_path),
+        "runs": 6,
+        "units": 4,
+        "steps": 20,
+        "verdict_targets": [0.1],
+    }
+    study = nz.Study.create(tmp_path / "study", "quick", settings).train().sweep()
+    judged = study.judge()
+    assert {judged.finding(name) for name in judged.networks} <= {"degenerate", "not reached", "inconclusive"}
+    assert not any("nan" in row.words for row in judged.comparisons)
+
+
 def test_the_command_writes_and_prints(study: nz.Study) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "nearzero", "verdict", str(study.folder)],

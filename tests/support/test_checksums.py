@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+import nearzero as nz
 from nearzero import InputError
 from nearzero.support import checksums
 from nearzero.support.checksums import (
@@ -95,3 +97,53 @@ def test_a_pipe_in_the_place_of_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="isn't a file"):
         read_recorded(tmp_path, tmp_path / "pipe", "delete it")
+
+
+@pytest.mark.parametrize("name", ["state", "log", ".lock", "checksums", "tables/one.md"])
+def test_links_that_leave_the_folder_are_refused_before_anything_is_written(
+    name: str, tmp_path: Path
+) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    write_recorded(folder, folder / "whole", b"")
+    outside.mkdir()
+    for kept in ("one.md", ".x-00.part"):
+        (outside / kept).write_bytes(b"mine")
+    link = folder / name
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(outside if name == "state" else outside / "one.md")
+    with pytest.raises(InputError, match=f"{name} leads out of .*folder by a symbolic link"), working(folder):
+        pytest.fail("work has begun")
+    assert [path.read_bytes() for path in sorted(outside.iterdir())] == [b"mine", b"mine"]
+
+
+def test_a_link_to_a_file_elsewhere_is_neither_read_nor_whole(tmp_path: Path) -> None:
+    secret, folder = tmp_path / "secret", tmp_path / "folder"
+    write_recorded(folder, folder / "a", b"same")
+    secret.write_bytes(b"same")
+    (folder / "a").unlink()
+    (folder / "a").symlink_to(secret)
+    os.mkfifo(folder / "pipe")  # reading it would never end
+    assert statuses(folder) == {"a": "damaged", "pipe": "damaged"}
+    with pytest.raises(InputError, match="a leads out of"):
+        read_recorded(folder, folder / "a", "")
+
+
+def test_links_within_a_folder_and_to_it_are_followed(tmp_path: Path) -> None:
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    write_recorded(folder, folder / "networks" / "a", b"a")
+    (folder / "inner").symlink_to("networks")
+    link.symlink_to("folder")
+    with working(link):
+        assert read_recorded(link, link / "inner" / "a", "") == b"a"
+
+
+@pytest.mark.parametrize(
+    ("opened", "name"), [(nz.Study, "spec.toml"), (nz.Grid, "grid.toml"), (nz.ProbeResult, "probe.nc")]
+)
+def test_what_is_opened_is_in_its_folder(opened: type, name: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=f"{name} leads out of .*folder by a symbolic link"):
+        opened.open(tmp_path / "folder")

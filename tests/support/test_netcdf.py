@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import subprocess
+import sys
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +30,18 @@ def test_a_small_file_that_claims_a_huge_array() -> None:
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("index", "size"), [(0, 0), (1, 2**64 - 16)])
+def test_texts_in_which_the_library_never_ends(index: int, size: int) -> None:
+    """In a process of its own, which is ended if it's caught: no Python code runs while HDF5 does."""
+    content = bytearray(xr.Dataset({"x": ("run", ["a", "bc"])}).to_netcdf(engine="h5netcdf") or b"")
+    at = content.index(b"GCOL\x01") + 16  # the first text
+    content[at : at + 2] = index.to_bytes(2, "little")
+    content[at + 8 : at + 16] = size.to_bytes(8, "little")
+    code = "import sys; from nearzero.support.netcdf import load_netcdf as load; load(sys.stdin.buffer.read(), 'a', '')"
+    done = subprocess.run([sys.executable, "-c", code], input=bytes(content), capture_output=True, timeout=60)
+    assert b"InputError: a can't be read (the size of a text in it is damaged)" in done.stderr
 
 
 @pytest.mark.parametrize("how", ["external storage", "virtual", "external link"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import StringIO
 from typing import Any
 
 import IPython.display
 import nbformat
 import pytest
+from commands import Heard
 from nbclient import NotebookClient
+from rich.console import Console
 
 from nearzero.support import progress
 from nearzero.support.progress import in_notebook, python_progress
@@ -133,3 +136,74 @@ def test_no_bar_if_none_is_wanted(handle: Handle) -> None:
 
 def test_a_test_is_no_notebook() -> None:
     assert not in_notebook()  # although IPython is imported
+
+
+# --- lines ---
+
+
+class Terminal(StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_of_the_innermost_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nested displays the innermost prints, and the outer one again when it has ended."""
+    monkeypatch.setattr(progress, "SAY_EVERY", 0.01)
+    console = Console(file=StringIO())
+
+    def heard(words: str) -> None:
+        stream = Heard()
+        monkeypatch.setattr(progress.sys, "stderr", stream)
+        stream.wait_for(words)
+        assert {line[:5] for line in stream.getvalue().splitlines()[1:-1]} <= {words[:5]}
+
+    with progress.printing_lines(), progress.activity(console, "outer") as change:
+        heard("outer: 0:")
+        with progress.progress_bar(console, "inner", 4) as report:
+            heard("inner: 0 of 4, 0:")
+            report(3, 4)
+            heard("inner: 3 of 4, 0:")
+            with python_progress("the innermost", None) as innermost:
+                innermost(1500, None)
+                heard("the innermost: 1,500, 0:")
+            heard("inner: 3 of 4")
+        change("other words")
+        heard("other words: 0:")
+    assert progress._displays == []
+
+
+def test_no_lines_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SAY_EVERY", 0.01)
+    monkeypatch.setattr("builtins.print", lambda *_, **__: pytest.fail("printed"))
+    console = Console(file=StringIO())
+    with progress.activity(console, "a") as change, progress.progress_bar(console, "b", 4) as report:
+        change("c")
+        report(1, 4)
+        with python_progress("d", None) as report:
+            report(1, 4)
+
+
+def test_a_bar_within_a_spinner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both on one terminal: the spinner makes room, and both are gone at the end."""
+    console = Console(file=Terminal(), width=80, force_terminal=True)
+    with progress.activity(console, "reading"):
+        with progress.progress_bar(console, "training", 4) as report:
+            report(4, 4)
+        console.print("a line")
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "reading" in text
+    assert "4/4" in text
+    assert "a line" in text
+
+
+def test_standard_error_takes_the_bar_of_a_command_whose_output_is_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress.sys, "stderr", Terminal())
+    output = StringIO()
+    with progress.printing_lines(), progress.activity(Console(file=output), "reading"):
+        pass
+    assert "reading" in progress.sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert output.getvalue() == ""

@@ -17,6 +17,7 @@ import typer
 from nearzero.cli import data, models, pages, studies
 from nearzero.cli.common import Interrupted, app
 from nearzero.errors import InputError
+from nearzero.support.progress import printing_lines
 
 __all__ = ["app", "data", "main", "models", "pages", "studies"]
 
@@ -34,7 +35,9 @@ def main() -> None:
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        code = app(prog_name="nearzero", standalone_mode=False)
+        _check_working_folder()
+        with printing_lines():
+            code = app(prog_name="nearzero", standalone_mode=False)
         if interrupted:  # typer turns the exception into an exit code
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
@@ -55,6 +58,18 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (until the process ends)
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _check_working_folder() -> None:
+    """Refuse a working folder that was removed: paths and libraries fail in it, each in its own way.
+
+    Raises:
+        InputError: it was removed.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError("the working folder was removed; change to a folder that exists") from error
 
 
 def _explain(error: BaseException, interrupted: bool) -> tuple[str, int]:

@@ -24,6 +24,12 @@ __all__ = [
     "StudyFolder",
     "app",
     "argument",
+    "complete_data",
+    "complete_family",
+    "complete_files",
+    "complete_preset",
+    "complete_result",
+    "complete_study",
     "console_for",
     "counting",
     "examples",
@@ -35,6 +41,7 @@ __all__ = [
 ]
 
 WIDEST = 10_000  # columns
+DEEPEST = 4  # folders that are searched, from the one in which a completed path begins
 
 app = typer.Typer(
     name="nearzero",
@@ -44,10 +51,16 @@ app = typer.Typer(
 )
 
 
-SAY_EVERY = 1.5  # seconds between two lines about work in progress
+Completion = Callable[[str], list[str]]  # takes the beginning of a word, and returns words
 
 
-def option(words: str, shown: bool | str = False, *names: str, metavar: str | None = None) -> Any:
+def option(
+    words: str,
+    shown: bool | str = False,
+    *names: str,
+    metavar: str | None = None,
+    complete: Completion | None = None,
+) -> Any:
     """Return the description of an option.
 
     Args:
@@ -55,16 +68,52 @@ def option(words: str, shown: bool | str = False, *names: str, metavar: str | No
         shown: the default in the help: False for none, True for the parameter's own, or a text.
         names: names of the option, if they aren't the parameter's.
         metavar: the word for its value in the help.
+        complete: the words by which the shell completes its value; files if None, or if there is no such word.
     """
-    return typer.Option(*names, help=words, show_default=shown, metavar=metavar)
+    return typer.Option(*names, help=words, show_default=shown, metavar=metavar, autocompletion=complete)
 
 
-def argument(metavar: str, words: str, shown: bool | str = False) -> Any:
-    """Return the description of an argument: its name and text in the help; `shown` as for `option`."""
-    return typer.Argument(metavar=metavar, help=words, show_default=shown)
+def argument(metavar: str, words: str, shown: bool | str = False, complete: Completion | None = None) -> Any:
+    """Return the description of an argument: its name and text in the help; the others as for `option`."""
+    return typer.Argument(metavar=metavar, help=words, show_default=shown, autocompletion=complete)
 
 
-StudyFolder = Annotated[Path, argument("STUDY", "A study's folder.")]
+def complete_data(incomplete: str) -> list[str]:
+    """Return the names of data sets that begin so."""
+    from nearzero.datasets.registry import names
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
+def complete_family(incomplete: str) -> list[str]:
+    """Return the names of families that begin so."""
+    from nearzero.perturbations.families import FAMILIES
+
+    return [name for name in FAMILIES if name.startswith(incomplete)]
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    """Return the names of presets that begin so."""
+    return [name for name in ("quick", "paper") if name.startswith(incomplete)]
+
+
+def complete_files(*names: str, folders: bool) -> Completion:
+    """Return a function for files of these names (globs), three folders deep, or for the folders that hold them."""
+
+    def complete(incomplete: str) -> list[str]:
+        start = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+        found = (
+            path for name in names for depth in range(DEEPEST) for path in start.glob("*/" * depth + name)
+        )
+        paths = {str(path.parent if folders else path) for path in found}
+        return sorted(path for path in paths - {"."} if path.startswith(incomplete))
+
+    return complete
+
+
+complete_study = complete_files("spec.toml", folders=True)
+complete_result = complete_files("spec.toml", "grid.toml", "probe.nc", folders=True)
+StudyFolder = Annotated[Path, argument("STUDY", "A study's folder.", complete=complete_study)]
 DataDir = Annotated[str | None, option("A folder with the data files; also NEARZERO_DATA.")]
 Settings = Annotated[
     list[str] | None, option("Any key of the spec; may be repeated.", False, "--set", metavar="KEY=VALUE")
@@ -127,72 +176,37 @@ def result_folder(out: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def working(console: Console | None, doing: str, *, lines: bool = False) -> Iterator[Callable[[str], None]]:
-    """Show in a terminal what is being done, and for how long, while the block runs.
+def working(console: Console | None, doing: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being done, and for how long, while the block runs; yield a function that changes the words.
 
     Args:
-        console: where it is shown; nowhere if None.
-        doing: what is being done; the function that is yielded changes it.
-        lines: whether a line says it every second or two where there is no terminal.
+        console: that of the command; None shows nothing.
+        doing: what is being done.
     """
-    if console is None or not (lines or console.is_terminal):
-        yield lambda doing: None
+    if console is None:
+        yield lambda words: None
         return
-    if not console.is_terminal:
-        with _saying(console, doing) as change:
-            yield change
-        return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from nearzero.support.progress import activity
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    # what a user's own code prints must stay on its stream
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bar:
-        task = bar.add_task(doing, total=None)
-        yield lambda doing: bar.update(task, description=doing)
-
-
-@contextmanager
-def _saying(console: Console, doing: str) -> Iterator[Callable[[str], None]]:
-    """Print a line at once and then at regular times, from a thread, until the block ends."""
-    import threading
-    import time
-
-    began, ended = time.monotonic(), threading.Event()
-
-    def change(words: str) -> None:
-        nonlocal doing
-        doing = words
-
-    def say() -> None:
-        console.print(doing, highlight=False, markup=False)
-        while not ended.wait(SAY_EVERY):
-            console.print(f"{doing} ({time.monotonic() - began:.0f} s)", highlight=False, markup=False)
-            console.file.flush()
-
-    thread = threading.Thread(target=say, daemon=True)
-    thread.start()
-    try:
+    with activity(console, doing) as change:
         yield change
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager
-def counting(console: Console | None, doing: str, things: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that adds to the number of things that are done, which a terminal shows."""
-    if console is None or not console.is_terminal:
+def counting(console: Console | None, doing: str) -> Iterator[Callable[[int], None]]:
+    """Show how many things are done, as `working`; yield a function that adds to their number."""
+    if console is None:
         yield lambda more: None
         return
+    from nearzero.support.progress import progress_bar
+
     done = 0
-    with console.status(doing) as status:
+    with progress_bar(console, doing, vanishes=True) as report:
 
         def count(more: int) -> None:
             nonlocal done
             done += more
-            status.update(f"{doing}: {done:,} {things}")
+            report(done, None)
 
         yield count
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nearzero.cli.common import AsJson, DataDir, app, argument, examples, the_console
+from nearzero.cli.common import AsJson, DataDir, app, argument, complete_data, examples, the_console, working
 from nearzero.cli.output import finish
 
 if TYPE_CHECKING:
     from nearzero.datasets.loading import FileStatus
+    from nearzero.report.table import Number
 
 __all__ = ()  # the functions are registered with the app
 
@@ -22,33 +24,61 @@ app.add_typer(data_app, name="data")
 
 @data_app.command("fetch", epilog=examples("nearzero data fetch", "nearzero data fetch kmnist digits"))
 def data_fetch(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default="mnist")] = None,
+    names: Annotated[
+        list[str] | None, argument("[NAME]...", "The data sets.", "mnist", complete_data)
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Put the files of data sets into the cache, and check them."""
-    from nearzero.datasets import fetch
-
     console = the_console()
-    for name in names or ["mnist"]:
-        for file in fetch(name, data_dir=data_dir, report=console.print):
-            console.print(f"{name}: {file.name} from {file.source}", highlight=False)
+    with working(console, "fetching") as show_work:
+        from nearzero.datasets import fetch
+
+        for name in names or ["mnist"]:
+            show_work(f"fetching {name}")
+            for file in fetch(name, data_dir=data_dir, report=console.print):
+                console.print(f"{name}: {file.name} from {file.source}", highlight=False)
 
 
 @data_app.command("list", epilog=examples("nearzero data list", "nearzero data list --json"))
 def data_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """List the data sets that nearzero knows, and say which of them are here."""
-    from nearzero.datasets import entries, verify
-    from nearzero.report.table import text_table
+    """List the data sets that nearzero knows, and say which of them are here, where, and how large."""
+    console = the_console(stderr=as_json)
+    with working(console, "looking for data sets"):
+        from nearzero.datasets import entries, verify
+        from nearzero.report.table import Column, Table
 
-    here = {entry.name: _here(verify(entry.name, data_dir=data_dir)) for entry in entries()}
-    rows = [
-        {"name": entry.name, "here": here[entry.name], "description": entry.description}
-        for entry in entries()
-    ]
+        files = {entry.name: verify(entry.name, data_dir=data_dir) for entry in entries()}
+        here = {name: _here(own) for name, own in files.items()}
+        columns = (
+            *(Column(name, name, kind="text") for name in ("name", "here")),
+            Column("size", "size, MB", "size\nMB", unit="megabytes"),
+            Column("where", "where", kind="text"),
+            Column("description", "description", kind="text", spare=1),
+        )
+        rows = tuple(
+            (entry.name, here[entry.name], *_place(files[entry.name]), entry.description)
+            for entry in entries()
+        )
     missing = [name for name, state in here.items() if state != "yes"]
     line = f"{len(here) - len(missing)} of {len(here)} data sets are here"
     line += f"; next: nearzero data fetch {' '.join(missing)}" if missing else ""
-    finish(the_console(), [text_table("data", rows)], [line], as_json=as_json)
+    finish(console, [Table("data", "", "", columns, rows, group="")], [line], as_json=as_json)
+
+
+def _place(files: Sequence[FileStatus]) -> tuple[Number | None, str | None]:
+    """Return how large the files of a data set are, if they are files, and in which folders or package they are."""
+    from nearzero.report.table import Number
+
+    there = [file for file in files if file.status != "missing"]
+    paths = [Path(file.where) for file in there if Path(file.where).is_file()]
+    size = sum(path.stat().st_size for path in paths)
+    places = (
+        dict.fromkeys(str(path.parent) for path in paths)
+        if paths
+        else dict.fromkeys(file.where for file in there)
+    )
+    return Number(size / 1e6, 1) if paths else None, ", ".join(places) or None
 
 
 def _here(files: Sequence[FileStatus]) -> str:
@@ -62,21 +92,25 @@ def _here(files: Sequence[FileStatus]) -> str:
 
 @data_app.command("verify", epilog=examples("nearzero data verify", "nearzero data verify mnist"))
 def data_verify(
-    name: Annotated[str | None, argument("name", "One data set; all if it is left out.")] = None,
+    name: Annotated[
+        str | None, argument("name", "One data set; all if it is left out.", complete=complete_data)
+    ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every file against its SHA-256; exit code 2 if one is wrong."""
-    from nearzero.datasets import verify
-    from nearzero.report.table import text_table
+    console = the_console(stderr=as_json)
+    with working(console, "reading the files"):
+        from nearzero.datasets import verify
+        from nearzero.report.table import text_table
 
-    files = verify(name, data_dir=data_dir)
+        files = verify(name, data_dir=data_dir)
     rows = [
         {"data set": file.dataset, "file": file.file, "status": file.status, "detail": file.detail}
         for file in files
     ]
     counts = Counter(file.status for file in files)
     line = ", ".join(f"{count} files {status}" for status, count in counts.items())
-    finish(the_console(), [text_table("files", rows)], [line], as_json=as_json)
+    finish(console, [text_table("files", rows)], [line], as_json=as_json)
     if any(file.status in ("wrong hash", "unreadable") for file in files):
         raise typer.Exit(2)

@@ -16,6 +16,8 @@ from nearzero.cli.common import (
     Quiet,
     app,
     argument,
+    complete_data,
+    complete_family,
     console_for,
     examples,
     option,
@@ -71,6 +73,7 @@ DataName = Annotated[
         "In the place of DATA: a data set (mnist), a folder of IDX files, arrays x and y (.npz, .safetensors), or "
         "module:function.",
         False,
+        complete=complete_data,
     ),
 ]
 Load = Annotated[
@@ -273,8 +276,8 @@ def layers(
     as_json: AsJson = False,
 ) -> None:
     """List the layers of a model that can be probed: name, kind, shape, activation, units."""
-    console, name = the_console(), _one_data(place, data)
-    with _users_errors(model, name), working(None if as_json else console, "loading PyTorch and the model"):
+    console, name = the_console(stderr=as_json), _one_data(place, data)
+    with _users_errors(model, name), working(console, "loading PyTorch and the model"):
         from nearzero.probing import layers as find_layers
 
         loading = _loading(load, pixels, split, data_dir)
@@ -287,7 +290,7 @@ def layers(
             "type": layer.type,
             "shape": "x".join(("N", *map(str, layer.shape[1:]))),
             "units": str(layer.units),
-            "on": f"dim {layer.unit_axis}",
+            "unit axis": str(layer.unit_axis),
             "activation": layer.activation or "none",
         }
         for layer in found
@@ -414,7 +417,9 @@ def probe(
     out: Annotated[Path | None, option("A folder for the result.")] = None,
     weights: Weights = None,
     load: Load = None,
-    family: Annotated[list[str] | None, option("May be repeated.", "offset, scale, clip")] = None,
+    family: Annotated[
+        list[str] | None, option("May be repeated.", "offset, scale, clip", complete=complete_family)
+    ] = None,
     levels: Annotated[int | None, option("The number of levels of each family.", "all, 100 to 125")] = None,
     metric: Annotated[
         list[str] | None, option("A name, or file.py:function; may be repeated.", "accuracy, agreement")
@@ -447,26 +452,30 @@ def probe(
 ) -> None:
     """Perturb layers of a model, one at a time, at every level, and measure its predictions."""
     console, name = console_for(quiet, as_json), _one_data(place, data)
-    with result_folder(out), _users_errors(model, name):
-        with working(console, "loading PyTorch and the model"):
-            from nearzero.probing import probe as probe_model
+    with (
+        result_folder(out),
+        _users_errors(model, name),
+        working(console, "loading PyTorch and the model") as show_work,
+    ):
+        from nearzero.probing import probe as probe_model
 
-            loading = _loading(load, pixels, split, data_dir)
-            built, told = _opened_model(model, weights, loading, device)
-        families = family or ("offset", "scale", "clip")
+        loading = _loading(load, pixels, split, data_dir)
+        built, told = _opened_model(model, weights, loading, device)
         options: dict[str, Any] = {
+            "families": family or ("offset", "scale", "clip"),
             "levels": levels,
             "metrics": _metrics(metric),
             "quantiles": _quantiles(quantiles),
             "keep_items": keep_items,
             "loading": loading,
-            **_reading(
-                units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory
-            ),
         }
-        result = probe_model(built, name, layer, families=families, progress=_progress(quiet), **options)
+        reading = (units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory)
+        options |= _reading(*reading)
+        show_work("probing")
+        result = probe_model(built, name, layer, progress=_progress(quiet), **options)
     if out is not None:
-        result.save(out)
+        with working(console, "writing the result and drawing its figure"):
+            result.save(out)
     _finish_probe(result, told, out, console, as_json)
 
 
@@ -485,7 +494,10 @@ def _finish_probe(
         else []
     )
     lines.append(result.conclusion + (f"; next: nearzero show {out}" if out is not None else ""))
-    finish(console, probe_tables(result), lines, as_json=as_json, for_scripts=[response_table(result)])
+    with working(console, "listing layers and assumptions"):
+        made = probe_tables(result, numbers=as_json)
+        numbers = [response_table(result)] if as_json else []
+    finish(console, made, lines, as_json=as_json, for_scripts=numbers)
 
 
 @app.command(
@@ -509,7 +521,7 @@ def judge_runs(
         str | None, option("Data that weren't trained on, as --data; of a data set, its test split.")
     ] = None,
     out: Annotated[Path | None, option("A folder for tables and figures.")] = None,
-    measure: Annotated[str, option("The loss of this is the cost: accuracy, agreement.", True)] = "accuracy",
+    measure: Annotated[str, option("The cost: of accuracy, agreement or cross_entropy.", True)] = "accuracy",
     settings: Annotated[
         list[str] | None,
         option("A rule, verdict_...; may be repeated.", False, "--set", metavar="KEY=VALUE"),
@@ -543,7 +555,7 @@ def judge_runs(
 
     spec = with_rules(resolve(), settings_from(settings))
     rules = replace(spec.rules, measure=measure)  # type: ignore[arg-type]
-    with result_folder(out), _users_errors(model[0], name):
+    with result_folder(out), _users_errors(model[0], name), working(console, "loading model and data"):
         loading = _loading(load, pixels, split, data_dir)
         runs, files = _named_runs(model, weights, loading, device)
         if held_out is not None:
@@ -570,12 +582,13 @@ def _report_verdict(
     judged: Verdict, title: str, out: Path | None, console: Console | None, as_json: bool
 ) -> None:
     """Write a verdict's tables and figures to a folder, or print the first tables if there is none."""
-    from nearzero.report.verdict import judged_tables
-    from nearzero.report.write import write_verdict
+    with working(console, "drawing figures and writing tables"):
+        from nearzero.report.verdict import judged_tables
+        from nearzero.report.write import write_verdict
 
-    made = judged_tables(judged, title)
-    if out is not None:
-        write_verdict(judged, title, out, further=_runs_table(judged))
+        made = judged_tables(judged, title)
+        if out is not None:
+            write_verdict(judged, title, out, further=_runs_table(judged))
     lines = [*([folders_line(out)] if out is not None else []), *verdict_conclusion(judged)]
     finish(console, made if as_json else made[:2] if out is None else (), lines, as_json=as_json)
 

@@ -6,12 +6,13 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from nearzero.analysis.verdict import Verdict
+    from nearzero.mechanisms.power import Power
     from nearzero.paper.audit.values import Audit
     from nearzero.probing import ProbeResult
     from nearzero.report.table import Table
@@ -21,6 +22,7 @@ __all__ = [
     "finish",
     "folders_line",
     "grid_plot",
+    "power_numbers",
     "print_line",
     "probe_plot",
     "probe_tables",
@@ -131,13 +133,21 @@ def _bottom(line: str, following: str) -> str:
     return f"{line}; next: {following}" if following else line
 
 
-def probe_tables(result: ProbeResult) -> list[Table]:
-    """Return the summary of a probe as tables: its layers, and what was assumed."""
+def probe_tables(result: ProbeResult, *, numbers: bool = False) -> list[Table]:
+    """Return the summary of a probe as tables: its layers, and what was assumed.
+
+    Args:
+        result: of the probe.
+        numbers: whether to leave out the texts with each family's farthest response, for scripts, which have all
+            responses in `response_table`.
+    """
     from nearzero.report.table import text_table
 
     summary = result.summary()
     assumed = summary.assumptions
-    return [text_table("layers", summary), *([text_table("assumptions", assumed)] if assumed else [])]
+    texts = set(map(str, result.response.family.values)) if numbers else set()
+    rows = [{name: text for name, text in row.items() if name not in texts} for row in summary]
+    return [text_table("layers", rows), *([text_table("assumptions", assumed)] if assumed else [])]
 
 
 def response_table(result: ProbeResult) -> Table:
@@ -158,6 +168,44 @@ def response_table(result: ProbeResult) -> Table:
             for row in frame.itertuples()
         ),
         group="layer",
+    )
+
+
+def power_numbers(measured: Power) -> Table:
+    """Return the counts of `nearzero power` as numbers: of each finding, the number of studies that have it."""
+    from nearzero.analysis.verdict.rules import Finding
+    from nearzero.mechanisms.power import CAPTION, NO_COMPARISON, TOO_HARD
+    from nearzero.report.table import Cell, Column, Number, Span, Table
+
+    names = (*get_args(Finding), "mixed", TOO_HARD, NO_COMPARISON)
+    rates = {"right": "right", "wrong": "wrong direction", "undecided": "undecided"}
+    rows: list[tuple[Cell, ...]] = []
+    for counts in measured.counts:
+        condition, cells = counts.condition, list[Cell]()
+        for name in rates.values():
+            rate = counts.rates[name]
+            ends = None if rate is None else Span(100 * rate.interval[0], 100 * rate.interval[1])
+            cells += [None if rate is None else Number(100 * rate.share), ends]
+        own = (counts.row["mechanism"], condition.activation, Number(condition.strength), counts.runs)
+        found = (counts.findings.get(name, 0) for name in names)
+        rows.append((*own, sum(counts.findings.values()), *cells, *found))
+    shares = ((name, f"{name}_interval95") for name in rates)
+    return Table(
+        name="power",
+        title="",
+        caption=CAPTION,
+        columns=(
+            *(Column(name, name, kind="text") for name in ("mechanism", "activation")),
+            *(Column(name, name) for name in ("strength", "runs", "studies")),
+            *(
+                Column(name, name, kind=kind, unit="percent")  # type: ignore[arg-type]
+                for pair in shares
+                for name, kind in zip(pair, ("number", "interval"), strict=True)
+            ),
+            *(Column(f"studies_{name.replace(' ', '_')}", name, kind="count") for name in names),
+        ),
+        rows=tuple(rows),
+        group="",
     )
 
 
@@ -203,6 +251,7 @@ def grid_plot(verdict: Verdict) -> Table:
     from nearzero.report.render.sparkline import bar
     from nearzero.report.results import display_name
     from nearzero.report.table import Column, Number, Table
+    from nearzero.report.verdict import cost_cell
 
     rows = {
         (row.network, row.intensity): row for row in verdict.comparisons if row.n
@@ -216,7 +265,7 @@ def grid_plot(verdict: Verdict) -> Table:
             Column("network", "network", kind="text"),
             Column("intensity", "intensity", kind="text"),
             Column("displacement", "d, %"),
-            Column("difference", "D, points", unit="points"),
+            Column("difference", f"D, {verdict.rules.unit}", unit=verdict.rules.unit),
             Column("bar", "intensity │ distance", kind="text"),
         ),
         rows=tuple(
@@ -224,7 +273,7 @@ def grid_plot(verdict: Verdict) -> Table:
                 display_name(row.network),
                 row.intensity,
                 Number(100 * row.target, 0),
-                Number.of(row.difference, signed=True),
+                cost_cell(row.difference, verdict.rules, signed=True),
                 bar(row.difference, most),
             )
             for row in rows.values()

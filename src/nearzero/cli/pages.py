@@ -6,7 +6,17 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from nearzero.cli.common import DataDir, Quiet, app, argument, console_for, examples, option
+from nearzero.cli.common import (
+    DataDir,
+    Quiet,
+    app,
+    argument,
+    complete_result,
+    console_for,
+    examples,
+    option,
+    working,
+)
 from nearzero.errors import InputError
 
 __all__ = ()  # the function is registered with the app
@@ -14,7 +24,12 @@ __all__ = ()  # the function is registered with the app
 
 @app.command(epilog=examples("nearzero page studies/quick", "nearzero page probed --inputs images.npy"))
 def page(
-    result: Annotated[Path, argument("RESULT", "A study's folder; or a probe's folder, or its probe.nc.")],
+    result: Annotated[
+        Path,
+        argument(
+            "RESULT", "A study's folder; or a probe's folder, or its probe.nc.", complete=complete_result
+        ),
+    ],
     out: Annotated[
         Path | None, option("The file.", "page.html in the folder", "--out", "-o", metavar="FILE")
     ] = None,
@@ -34,17 +49,18 @@ def page(
     quiet: Quiet = False,
 ) -> None:
     """Make one HTML page of a study or a probe, with curves, tables, units and examples. It opens without a network."""
+    console = console_for(quiet)
     folder = result.parent if result.is_file() else result
     path = out or folder / "page.html"
-    if (folder / "probe.nc").is_file():
-        _refuse({"--runs": runs, "--data-dir": data_dir}, "a study", "a probe")
-        text = _probe_page(result, path, inputs, decode, title, out)
-    else:
-        _refuse({"--inputs": inputs, "--decode": decode, "--title": title}, "a probe", "a study")
-        from nearzero.study import Study
+    with working(console, f"making the page of {result}"):
+        if (folder / "probe.nc").is_file():
+            _refuse({"--runs": runs, "--data-dir": data_dir}, "a study", "a probe")
+            text = _probe_page(result, path, inputs, decode, title, out)
+        else:
+            _refuse({"--inputs": inputs, "--decode": decode, "--title": title}, "a probe", "a study")
+            from nearzero.study import Study
 
-        text = Study.open(result).to_html(path, runs=runs, data_dir=data_dir)
-    console = console_for(quiet)
+            text = Study.open(result).to_html(path, runs=runs, data_dir=data_dir)
     if console is not None:
         line = f"{path}: {len(text.encode()) / 1e6:.1f} MB; open it in a browser."
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -16,6 +16,10 @@ from nearzero.cli.common import (
     StudyFolder,
     app,
     argument,
+    complete_files,
+    complete_preset,
+    complete_result,
+    complete_study,
     console_for,
     counting,
     examples,
@@ -30,6 +34,7 @@ from nearzero.cli.output import (
     finish,
     folders_line,
     grid_plot,
+    power_numbers,
     print_line,
     probe_plot,
     probe_tables,
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
 
     from nearzero.report.table import Table
 
+
 __all__ = ()  # the functions are registered with the app
 
 SHOWN = 2  # of the tables of a verdict: comparisons, and the checks in short
@@ -55,7 +61,7 @@ SHOWN = 2  # of the tables of a verdict: comparisons, and the checks in short
 )
 def power(
     study: Annotated[
-        Path | None, argument("[STUDY]", "A study whose rules are used.", "the default rules")
+        Path | None, argument("[STUDY]", "A study whose rules are used.", "the default rules", complete_study)
     ] = None,
     settings: Settings = None,
     runs: Annotated[list[int] | None, option("Runs of each network; may be repeated.", "6, 10")] = None,
@@ -72,15 +78,16 @@ def power(
     Plants networks that measure distance, match templates, or do half of each, and networks in which nothing
     differs; measures and judges them as `nearzero verdict` does. `--set verdict_...=...` changes the rules.
     """
-    from nearzero.mechanisms.power import CAPTION
-    from nearzero.mechanisms.power import power as measure_power
-    from nearzero.report.table import text_table
-    from nearzero.study.spec import resolve, with_rules
-    from nearzero.support.threads import thread_count
-
     console = console_for(quiet, as_json)
-    spec = with_rules(resolve() if study is None else _open(study).spec, settings_from(settings))
-    with result_folder(out), counting(console, "planting", "studies") as count:
+    with working(console, "loading the rules"):
+        from nearzero.mechanisms.power import CAPTION
+        from nearzero.mechanisms.power import power as measure_power
+        from nearzero.report.table import text_table
+        from nearzero.study.spec import resolve, with_rules
+        from nearzero.support.threads import thread_count
+
+        spec = with_rules(resolve() if study is None else _open(study).spec, settings_from(settings))
+    with result_folder(out), counting(console, "planting and judging studies") as count:
         try:
             planted = {"strengths": strength or (8.0,), "activations": activation or ("abs", "relu")}
             options: dict[str, Any] = {"runs": runs or (6, 10), "studies": studies, "seed": seed, **planted}
@@ -91,8 +98,9 @@ def power(
             raise Interrupted("interrupted; nothing is kept, the same command begins anew") from error
     if out is not None:
         measured.save(out)
-    rows = [counts.row if as_json else _stacked(counts.row) for counts in measured.counts]
-    finish(console, [text_table("power", rows, "", CAPTION)], measured.sentences(), as_json=as_json)
+    stacked = text_table("power", [_stacked(counts.row) for counts in measured.counts], "", CAPTION)
+    shown = power_numbers(measured) if as_json else stacked
+    finish(console, [shown], measured.sentences(), as_json=as_json)
 
 
 def _stacked(row: dict[str, str]) -> dict[str, str]:
@@ -110,7 +118,9 @@ def _stacked(row: dict[str, str]) -> dict[str, str]:
     )
 )
 def reproduce(
-    preset: Annotated[str | None, option("quick (a minute or two) or paper (hours).", "quick")] = None,
+    preset: Annotated[
+        str | None, option("quick (a minute or two) or paper (hours).", "quick", complete=complete_preset)
+    ] = None,
     out: Annotated[Path | None, option("The study's folder.", "studies/PRESET")] = None,
     runs: Annotated[int | None, option("Runs of each network.", "20")] = None,
     device: Annotated[str | None, option("The device for training: cpu, cuda, mps.", "cpu")] = None,
@@ -124,14 +134,15 @@ def reproduce(
 
     If it is interrupted, the same command continues. `nearzero show` prints all tables.
     """
-    from nearzero.study import reproduce as reproduce_study
-    from nearzero.study.spec import read_settings
-
-    values = (read_settings(spec) if spec is not None else {}) | settings_from(settings)
     console = console_for(quiet, as_json)
-    study = reproduce_study(
-        preset, out, runs=runs, device=device, data_dir=data_dir, settings=values, console=console
-    )
+    with working(console, "reading spec and data"):
+        from nearzero.study import reproduce as reproduce_study
+        from nearzero.study.spec import read_settings
+
+        values = (read_settings(spec) if spec is not None else {}) | settings_from(settings)
+        study = reproduce_study(
+            preset, out, runs=runs, device=device, data_dir=data_dir, settings=values, console=console
+        )
     _finish_report(study, console, as_json)
 
 
@@ -139,7 +150,7 @@ def reproduce(
 def compile_(quiet: Quiet = False) -> None:
     """Compile the kernels for this processor, once, in some 30 seconds; else the first study does it."""
     console, names = console_for(quiet), list[str]()
-    with working(console, "compiling the kernels for this processor", lines=True) as show_work:
+    with working(console, "compiling the kernels for this processor") as show_work:
 
         def begun(name: str) -> None:
             names.append(name)
@@ -156,7 +167,8 @@ def compile_(quiet: Quiet = False) -> None:
 def train(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
     """Train the networks of a study that aren't trained yet."""
     console = console_for(quiet)
-    _open(study).train(data_dir=data_dir, console=console)
+    with working(console, "reading spec and data"):
+        _open(study).train(data_dir=data_dir, console=console)
     finish(console, lines=[f"the networks are trained; next: nearzero sweep {study}"])
 
 
@@ -164,7 +176,8 @@ def train(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) ->
 def sweep(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) -> None:
     """Sweep the networks of a study that aren't swept yet."""
     console = console_for(quiet)
-    _open(study).sweep(data_dir=data_dir, console=console)
+    with working(console, "reading spec and data"):
+        _open(study).sweep(data_dir=data_dir, console=console)
     finish(console, lines=[f"the networks are swept; next: nearzero report {study}"])
 
 
@@ -172,17 +185,18 @@ def sweep(study: StudyFolder, data_dir: DataDir = None, quiet: Quiet = False) ->
 def report(study: StudyFolder, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Write the tables and figures of a study. `nearzero show` prints the tables."""
     console = console_for(quiet, as_json)
-    with working(console, "writing tables and figures"):
-        opened = _open(study).report(console=None)
+    with working(console, f"reading {study}"):
+        opened = _open(study).report(console=console)
     _finish_report(opened, console, as_json)
 
 
 def _finish_report(study: Any, console: Console | None, as_json: bool) -> None:
-    from nearzero.report.tables import tables
+    with working(console, f"reading {study.folder}"):
+        from nearzero.report.tables import tables
 
-    made = tables(study)
-    lines = [folders_line(study.folder), *study_conclusion(study, f"nearzero verdict {study.folder}")]
-    finish(console, made if as_json else (), lines, as_json=as_json)
+        made = tables(study) if as_json else ()
+        lines = [folders_line(study.folder), *study_conclusion(study, f"nearzero verdict {study.folder}")]
+    finish(console, made, lines, as_json=as_json)
 
 
 @app.command(
@@ -215,26 +229,39 @@ def verdict(
     `--set verdict_...=...` asks by other rules and changes nothing in the study; what isn't measured yet is
     measured for this answer alone. With `--save`, the spec, the measurements and the tables follow the rules.
     """
-    from nearzero.report.verdict import judged_tables
-    from nearzero.support.checksums import working as held
+    console = console_for(quiet, as_json)
+    with working(console, f"reading {study}"):
+        from nearzero.support.checksums import working as held
 
-    console, rules, opened = console_for(quiet, as_json), settings_from(settings), _open(study)
-    if rules and not save:
-        if near_far or untrained:
-            raise InputError(
-                "--set without --save changes nothing in the study, and --near-far and --untrained are kept in it; "
-                "give them without --set, or add --save"
-            )
-        judged = opened.ask(rules, data_dir=data_dir, console=console)
-        made = judged_tables(judged, opened.title)
-        lines = [f"{study} is as before; --save makes these its rules.", *verdict_conclusion(judged)]
-        finish(console, made if as_json else made[:SHOWN], lines, as_json=as_json)
-        return
-    with held(study):  # a command that is refused has changed nothing
-        opened = opened.with_rules(rules)
-        judged = opened.judge(near_far=near_far, untrained=untrained, data_dir=data_dir, console=console)
-    lines = [folders_line(study), *verdict_conclusion(judged, f"nearzero show {study}")]
-    finish(console, opened.tables()["verdict"] if as_json else (), lines, as_json=as_json)
+        rules, opened = settings_from(settings), _open(study)
+        if rules and not save:
+            if near_far or untrained:
+                raise InputError(
+                    "--set without --save changes nothing in the study, and --near-far and --untrained are kept in "
+                    "it; give them without --set, or add --save"
+                )
+            tables, lines = _asked(opened, rules, data_dir, console)
+            shown = tables if as_json else tables[:SHOWN]
+        else:
+            with held(study):  # a command that is refused has changed nothing
+                opened = opened.with_rules(rules)
+                judged = opened.judge(
+                    near_far=near_far, untrained=untrained, data_dir=data_dir, console=console
+                )
+            lines = [folders_line(study), *verdict_conclusion(judged, f"nearzero show {study}")]
+            shown = opened.tables()["verdict"] if as_json else ()
+    finish(console, shown, lines, as_json=as_json)
+
+
+def _asked(
+    study: Any, rules: dict[str, Any], data_dir: str | None, console: Console | None
+) -> tuple[tuple[Table, ...], list[str]]:
+    """Return the tables and the lines of a verdict by other rules than the study's own."""
+    from nearzero.report.verdict import judged_tables
+
+    judged = study.ask(rules, data_dir=data_dir, console=console)
+    lines = [f"{study.folder} is as before; --save makes these its rules.", *verdict_conclusion(judged)]
+    return judged_tables(judged, study.title), lines
 
 
 @app.command(
@@ -250,19 +277,30 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Measure the published study's faults on a study's own networks, and say which sentences survive."""
-    from nearzero.report.audit import audited_tables
-
     console = console_for(quiet, as_json)
-    opened = _open(study)
-    other = None if against is None else _open(against)
-    outcome = opened.audit(other, data_dir=data_dir, console=console)
-    lines = [folders_line(study), *audit_conclusion(outcome, f"nearzero show {study}")]
-    finish(console, audited_tables(outcome) if as_json else (), lines, as_json=as_json)
+    with working(console, f"reading {study}"):
+        from nearzero.report.audit import audited_tables
+
+        opened = _open(study)
+        other = None if against is None else _open(against)
+        outcome = opened.audit(other, data_dir=data_dir, console=console)
+        made = audited_tables(outcome) if as_json else ()
+        lines = [folders_line(study), *audit_conclusion(outcome, f"nearzero show {study}")]
+    finish(console, made, lines, as_json=as_json)
 
 
-@app.command(epilog=examples("nearzero grid grids/width.toml", "nearzero show studies/grids/width"))
+@app.command(
+    epilog=examples("nearzero grid width", "nearzero grid mine.toml", "nearzero show studies/grids/width")
+)
 def grid(
-    spec: Annotated[Path, argument("SPEC", "A grid's spec, such as grids/width.toml.")],
+    spec: Annotated[
+        str,
+        argument(
+            "SPEC",
+            "The path of a grid's spec, or the name of one that comes with nearzero, as width.",
+            complete=complete_files("*.toml", folders=False),
+        ),
+    ],
     out: Annotated[Path | None, option("The grid's folder.", "studies/grids/NAME")] = None,
     networks: Annotated[
         Path | None, option("The folder of its networks; grids can share it.", "networks, beside the grid's")
@@ -273,18 +311,22 @@ def grid(
 ) -> None:
     """Train and measure many networks that differ in one thing, and give the verdict on each.
 
+    They are a study's, or your own: [network] in the spec then names the functions that build and train them.
     If it is interrupted, the same command continues.
     """
-    from nearzero.grid import Grid
-
     console = console_for(quiet, as_json)
-    opened = Grid.create(out or Path("studies") / "grids" / spec.stem, spec)
-    opened.run(networks=networks, data_dir=data_dir, console=console)
-    lines = [
-        folders_line(opened.folder),
-        *verdict_conclusion(opened.verdict(), f"nearzero show {opened.folder}"),
-    ]
-    finish(console, _grid_tables(opened) if as_json else (), lines, as_json=as_json)
+    with working(console, "reading spec and data"):
+        from nearzero.grid import Grid
+        from nearzero.report.grids import grid_tables
+
+        opened = Grid.create(out or Path("studies") / "grids" / Path(spec).stem, spec)
+        opened.run(networks=networks, data_dir=data_dir, console=console)
+        lines = [
+            folders_line(opened.folder),
+            *verdict_conclusion(opened.verdict(), f"nearzero show {opened.folder}"),
+        ]
+        made = grid_tables(opened) if as_json else ()
+    finish(console, made, lines, as_json=as_json)
 
 
 @app.command(
@@ -293,14 +335,17 @@ def grid(
     )
 )
 def show(
-    folder: Annotated[Path, argument("FOLDER", "The folder of a study, a grid or a probe's result.")],
+    folder: Annotated[
+        Path,
+        argument("FOLDER", "The folder of a study, a grid or a probe's result.", complete=complete_result),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Print what is in the folder of a study, a grid or a probe: tables, small plots, verdict and audit.
 
     No file is written.
     """
-    console = the_console()
+    console = the_console(stderr=as_json)
     if (folder / "grid.toml").is_file():
         _show_grid(folder, console, as_json)
     elif (folder / "probe.nc").is_file():
@@ -310,20 +355,24 @@ def show(
 
 
 @app.command(epilog=examples("nearzero verify studies/quick"))
-def verify(study: Annotated[Path, argument("STUDY", "The folder of a study or a grid.")]) -> None:
+def verify(
+    study: Annotated[Path, argument("STUDY", "The folder of a study or a grid.", complete=complete_result)],
+) -> None:
     """Check the files of a study or a grid against the checksums that were made when they were written.
 
     Names what is damaged, was changed by hand or is missing, and what makes it again. Exit code 2 if there is
     such a file, 1 if the folder has no checksums.
     """
-    from nearzero.grid.grid import grid_remedy
-    from nearzero.study.store import SPEC, remedy
-    from nearzero.support.checksums import RECORD, verify_files
+    console = the_console()
+    with working(console, f"reading the files of {study}"):
+        from nearzero.grid.grid import grid_remedy
+        from nearzero.study.store import SPEC, remedy
+        from nearzero.support.checksums import RECORD, verify_files
 
-    is_grid = (study / "grid.toml").exists()
-    if not any((study / name).exists() for name in (SPEC, RECORD)) and not is_grid:
-        _open(study)  # says why it isn't a study
-    checks, console = verify_files(study), the_console()
+        is_grid = (study / "grid.toml").exists()
+        if not any((study / name).exists() for name in (SPEC, RECORD)) and not is_grid:
+            _open(study)  # says why it isn't a study
+        checks = verify_files(study)
     wrong = [check for check in checks if check.status in ("damaged", "missing")]
     whole = sum(check.status == "whole" for check in checks)
     if wrong:
@@ -350,71 +399,65 @@ _STATUS = {"damaged": "damaged, or changed by hand", "missing": "missing"}
 
 
 def _show_study(folder: Path, console: Console, as_json: bool) -> None:
-    with working(None if as_json else console, f"reading {folder}"):
+    lines: list[str] = []
+    with working(console, f"reading {folder}"):
         opened = _open(folder)
         made, summary = opened.tables(), opened.summary()
+        shown = [study_plot(opened)] if "report" in made and not as_json else []
+        for part, tables in made.items():
+            shown += tables if as_json or part != "verdict" else tables[:SHOWN]
+        if "audit" in made:
+            lines += [*audit_conclusion(opened.audited()), ""]
+        if "verdict" in made:
+            lines += [*verdict_conclusion(opened.verdict()), ""]
+        if "report" in made:
+            lines += study_conclusion(opened, "" if "verdict" in made else f"nearzero verdict {folder}")
+        else:
+            step = "sweep" if opened.is_trained else "train"
+            lines.append(f"nothing is measured yet; next: nearzero {step} {folder}")
     if not as_json:
         console.print(opened.title, style="bold", highlight=False, markup=False)
         for key, value in summary.items():
             print_line(console, f"  {key:<14} {value}")
         console.print()
-    lines: list[str] = []
-    shown = [study_plot(opened)] if "report" in made and not as_json else []
-    for part, tables in made.items():
-        shown += tables if as_json or part != "verdict" else tables[:SHOWN]
-    if "audit" in made:
-        lines += [*audit_conclusion(opened.audited()), ""]
-    if "verdict" in made:
-        lines += [*verdict_conclusion(opened.verdict()), ""]
-    step = "train" if "trained" not in summary["done"] else "sweep"
-    bottom = f"nothing is measured yet; next: nearzero {step} {folder}"
-    following = "" if "verdict" in made else f"nearzero verdict {folder}"
-    lines += study_conclusion(opened, following) if "report" in made else [bottom]
     finish(console, shown, lines, as_json=as_json)
 
 
 def _show_grid(folder: Path, console: Console, as_json: bool) -> None:
-    from nearzero.grid import Grid
+    with working(console, f"reading {folder}"):
+        from nearzero.grid import Grid
+        from nearzero.report.grids import grid_tables
 
-    with working(None if as_json else console, f"reading {folder}"):
         opened = Grid.open(folder)
-        judged, made = opened.verdict(), _grid_tables(opened)
-    finish(
-        console,
-        made if as_json else [grid_plot(judged), made[0]],
-        [opened.spec.question, *verdict_conclusion(judged)],
-        as_json=as_json,
-    )
-
-
-def _grid_tables(grid: Any) -> tuple[Table, ...]:
-    from nearzero.report.grids import grid_table
-    from nearzero.report.verdict import judged_tables
-
-    return (grid_table(grid), *judged_tables(grid.verdict(), grid.title))
+        judged, made = opened.verdict(), grid_tables(opened)
+        shown = made if as_json else (grid_plot(judged), made[0])
+        lines = [opened.spec.question, *verdict_conclusion(judged)]
+    finish(console, shown, lines, as_json=as_json)
 
 
 def _show_probe(folder: Path, console: Console, as_json: bool) -> None:
-    with working(None if as_json else console, f"reading {folder}"):
+    with working(console, f"reading {folder}"):
         from nearzero.probing import ProbeResult
 
         result = ProbeResult.open(folder)
-        tables = [*(() if as_json else [probe_plot(result)]), *probe_tables(result)]
-    lines = [*result.notes, result.headline, result.conclusion]
+        tables = [*(() if as_json else [probe_plot(result)]), *probe_tables(result, numbers=as_json)]
+        lines = [*result.notes, result.headline, result.conclusion]
     finish(console, tables, lines, as_json=as_json, for_scripts=[response_table(result)])
 
 
 @app.command(epilog=examples("nearzero new studies/mine --set data=fashion-mnist --set runs=5"))
 def new(
     study: StudyFolder,
-    preset: Annotated[str | None, option("quick or paper.", "quick")] = None,
+    preset: Annotated[str | None, option("quick or paper.", "quick", complete=complete_preset)] = None,
     settings: Settings = None,
 ) -> None:
     """Begin a study: make its folder and its spec, for `nearzero train`, `sweep` and `report`."""
-    from nearzero.study import Study
+    console = the_console()
+    with working(console, "checking the settings"):
+        from nearzero.study import Study
 
-    Study.create(study, preset, settings_from(settings))
-    print_line(the_console(), f"{study / 'spec.toml'} is written; next: nearzero train {study}")
+        Study.create(study, preset, settings_from(settings))
+    print_line(console, f"{study / 'spec.toml'} is written; next: nearzero train {study}")
 
 
 def _open(folder: Path) -> Any:

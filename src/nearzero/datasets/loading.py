@@ -128,8 +128,12 @@ def load(
             raise
         other = registry.entry(entry.substitute)
         notice = f"NOT {entry.name} but {other.name} was used ({other.description}). {error}"
+        try:
+            replacement = replace(load(other.name, report=report), notice=notice)
+        except InputError as lacking:
+            raise NotFoundError(f"{error}; {other.name} can't replace it: {lacking}") from lacking
         say(notice)
-        return replace(load(other.name, report=report), notice=notice)
+        return replacement
 
 
 def _is_folder_name(name: str | Path) -> bool:

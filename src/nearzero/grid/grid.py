@@ -8,7 +8,8 @@
     checksums         of all other files but the log, see `nearzero.support.checksums`
     state/            results of jobs that are done, until all are, see `nearzero.study.jobs`
 
-Networks are kept in another folder (`nearzero.grid.networks`), so that grids can share them.
+Networks are kept in another folder (`nearzero.grid.networks`), so that grids can share them. They are a study's, or
+the user's own (`nearzero.grid.own`).
 """
 
 from __future__ import annotations
@@ -21,25 +22,34 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tomli_w
 import xarray as xr
 
 from nearzero.analysis.verdict import Rules, Verdict, judge
-from nearzero.datasets import Dataset
 from nearzero.errors import InputError
 from nearzero.evaluators.base import EARLIER_HALVES
-from nearzero.grid.spec import CHECKPOINT, GridSpec, complete, load_grid, load_kept_grid
-from nearzero.study.data import DataSource, load_data
+from nearzero.grid.own.spec import relative_to
+from nearzero.grid.spec import GridSpec, complete, kept_values, load_grid, load_kept_grid
+from nearzero.study.data import load_data
 from nearzero.study.jobs import forget, results, run
 from nearzero.study.journal import Journal
-from nearzero.study.provenance import read_record, record_session
-from nearzero.study.spec import spec_text
+from nearzero.study.provenance import RECORD, read_record, record_session
 from nearzero.study.store import remedy
-from nearzero.support.checksums import FileCheck, read_recorded, verify_files, working, write_recorded
+from nearzero.support.checksums import (
+    FileCheck,
+    check_inside,
+    read_recorded,
+    verify_files,
+    working,
+    write_recorded,
+)
 from nearzero.support.files import claim_folder, parsing
 from nearzero.support.netcdf import load_netcdf
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from nearzero.grid.networks import NetworkSource
 
 __all__ = ["Grid", "grid_remedy"]
 
@@ -99,29 +109,33 @@ class Grid:
             raise InputError(
                 f"{folder} isn't a grid: it has no {SPEC}; `nearzero grid SPEC --out {folder}` makes one"
             )
+        check_inside(Path(folder), path)
         return cls(Path(folder), load_kept_grid(path))
 
     @classmethod
     def create(cls, folder: str | PathLike[str], spec: GridSpec | str | PathLike[str]) -> Grid:
         """Begin a grid, or open the one in the folder if it has the same spec.
 
+        A spec whose first run was refused, so that nothing was trained or measured, is replaced.
+
         Args:
             folder: the grid's folder; it is made if it doesn't exist.
-            spec: the spec, or the path of its TOML file.
+            spec: the spec, the path of its TOML file, or the name of one that comes with nearzero, such as
+                "width"; see `nearzero.grid.spec.load_grid`.
 
         Raises:
             InputError: the spec can't be used, or the folder holds something else or can't be written.
         """
         folder = Path(folder)
-        spec = spec if isinstance(spec, GridSpec) else load_grid(Path(spec))
-        if (folder / SPEC).exists():
+        spec = spec if isinstance(spec, GridSpec) else load_grid(spec)
+        if _is_begun(folder):
             return cls(folder, _completed(spec, folder))
         complete(spec)  # refuses what can't be used before a folder is made
         with working(claim_folder(folder, SPEC)):
             # looked for again: another process may have begun a grid in the meantime
             chosen = _completed(spec, folder)
-            if not (folder / SPEC).exists():
-                write_recorded(folder, folder / SPEC, spec_text(chosen).encode())
+            if not _is_begun(folder):
+                write_recorded(folder, folder / SPEC, _text(chosen, folder).encode())
         return cls(folder, chosen)
 
     @property
@@ -132,15 +146,20 @@ class Grid:
         """
         specs = [point.spec for point in self.spec.points]
         spec = specs[0]
+        runs = "1 run each" if spec.runs == 1 else f"{spec.runs} runs each"
+        draws = "1 draw" if spec.verdict_draws == 1 else f"{spec.verdict_draws} draws"
+        if self.spec.network is not None:
+            name = self.spec.network.data
+            trained = [*([name] if name is not None and ":" not in name else []), runs]
+            return "; ".join((self.spec.title, ", ".join(trained), f"{self.spec.split} data, {draws}"))
         batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
         data = {"data": spec.data, "pixels": f"{spec.pixels} pixels", "units": f"{spec.units} units"}
         training = {
-            "runs": "1 run each" if spec.runs == 1 else f"{spec.runs} runs each",
+            "runs": runs,
             "steps": f"{spec.steps:,} steps",
             "batch_size": f"batches of {batch}",
             "learning_rate": f"learning rate {spec.learning_rate:g}",
         }
-        draws = "1 draw" if spec.verdict_draws == 1 else f"{spec.verdict_draws} draws"
         sides = sorted({"a" if each.range == "post" else "z" for each in specs})
         parts = [
             ", ".join(words for key, words in part.items() if key != self.spec.vary)
@@ -178,7 +197,7 @@ class Grid:
             InputError: names a key in which they differ.
         """
         settings = made_with | made_with.get("study", {})
-        own = self.spec.model_dump(mode="json")
+        own = kept_values(self.spec, self.folder)
         current = own | own["study"]
         for key in sorted((settings.keys() | current.keys()) - SHOWN - {"study"}):
             if settings.get(key) != current.get(key):
@@ -218,11 +237,11 @@ class Grid:
         Raises:
             InputError: the grid hasn't been measured yet.
         """
-        return judge(self.responses, rules or self.spec.points[0].spec.rules)
+        return judge(self.responses, rules or self.spec.rules)
 
     def read(self) -> dict[str, Verdict]:
         """Return a verdict for each family in the spec's `read`, with it in the place of distance."""
-        rules = self.spec.points[0].spec.rules
+        rules = self.spec.rules
         return {name: self.verdict(replace(rules, distance=(name,))) for name in self.spec.read}
 
     def run(
@@ -247,8 +266,10 @@ class Grid:
         with working(self.folder):
             if load_kept_grid(self.folder / SPEC) != self.spec:
                 raise InputError(f"{self.folder / SPEC} was changed in the meantime; run the command again")
-            if not (self.folder / RESPONSES).exists():
-                folder = Path(networks) if networks is not None else self.folder.parent / "networks"
+            if (self.folder / RESPONSES).exists():
+                self._check_code()
+            else:
+                folder = Path(networks if networks is not None else self.folder.parent / "networks")
                 with Journal.opened(console, self.folder / "log") as journal:
                     self._measure(folder, data_dir, journal)
             self.__dict__.pop("responses", None)
@@ -257,47 +278,104 @@ class Grid:
 
     def _measure(self, folder: Path, data_dir: str | None, journal: Journal) -> None:
         """Measure every run of every network of every point, and write the responses."""
-        from nearzero.grid.networks import GridJob, Networks, assembled, grid_jobs
+        from nearzero.grid.networks import assembled
 
-        networks, loaded = Networks(folder), self._data(data_dir, journal)
-        jobs: list[GridJob] = []
-        for point in self.spec.points:
-            data = DataSource.of(loaded[point.spec.data], data_dir)
-            networks.train(point, data, journal)
-            for activation in point.spec.activations:
-                runs = grid_jobs(self.spec, self.folder, networks, point, activation, data)
-                network = runs[0].network
-                run(runs, journal, doing=network, did=f"measured {network}")
-                jobs += runs
+        if self.spec.network is None:
+            source = self._studies(folder, data_dir, journal)
+        else:
+            source = self._own_networks(folder, data_dir, journal)
+        source.train(journal)
+        jobs = source.jobs()
+        journal.say(f"measuring {len(jobs)} networks")
+        run(jobs, journal, doing="measuring", did=f"measured {len(jobs)} networks")
         measured = results(jobs)
         responses = assembled(self.spec, jobs, measured)
-        notices = [data.notice for data in loaded.values() if data.notice]
-        why = "diverged or never came so far" if self.spec.vary == CHECKPOINT else "diverged"
+        responses = responses.assign_coords(seed=("run", list(self.spec.points[0].spec.seeds)))
+        notices = source.notices
         for network, measurements in measured.items():
             lost = sum(measurement is None for measurement in measurements)
-            notices += [f"{lost} of {len(measurements)} runs of {network} {why}"] if lost else []
+            notices += [f"{lost} of {len(measurements)} runs of {network} {source.lost}"] if lost else []
         responses.attrs |= {"title": self.title, "vary": self.spec.vary, "notices": json.dumps(notices)}
-        responses.attrs["spec"] = spec_text(self.spec)
+        responses.attrs["spec"] = _text(self.spec, self.folder)
+        if self.spec.network is not None:
+            responses.attrs["code"] = json.dumps(self._code())
         content = bytes(responses.to_netcdf(engine="h5netcdf") or b"")
         write_recorded(self.folder, self.folder / RESPONSES, content)
         forget(jobs)
 
-    def _data(self, data_dir: str | None, journal: Journal) -> dict[str, Dataset]:
-        """Return the data of all points by name, and record their hashes.
+    def _studies(self, folder: Path, data_dir: str | None, journal: Journal) -> NetworkSource:
+        """Return the networks of a study's recipe, with the data of all points.
 
         Raises:
-            InputError: they aren't the data that the grid was begun with.
+            InputError: the data can't be found, or aren't those that the grid was begun with.
         """
+        from nearzero.grid.networks import Networks, StudyNetworks
+
         specs = {point.spec.data: point.spec for point in self.spec.points}
         loaded = {name: load_data(spec, data_dir, journal) for name, spec in specs.items()}
-        record = self.provenance
-        hashes = {name: dict(data.hashes) for name, data in loaded.items()}
-        if record.get("data", hashes) != hashes:
+        self._record({"data": {name: dict(data.hashes) for name, data in loaded.items()}})
+        return StudyNetworks(self.spec, self.folder, Networks(folder), loaded, data_dir)
+
+    def _own_networks(self, folder: Path, data_dir: str | None, journal: Journal) -> NetworkSource:
+        """Return the user's own networks, checked.
+
+        Raises:
+            InputError: functions, data or layers can't be used, or aren't those that the grid was begun with.
+        """
+        from nearzero.grid.own.source import OwnNetworks, code_of
+
+        assert self.spec.network is not None
+        self._check_begun({"code": self._code()})
+        source = OwnNetworks(self.spec, self.folder, folder, data_dir, code_of(self.spec.network))
+        journal.say("checking functions, data and layers")
+        source.check()
+        self._record({"code": self._code(), "data": source.hashes})
+        return source
+
+    def _code(self) -> dict[str, str]:
+        """Return the SHA-256 of each file that the user's functions are made of, by name."""
+        from nearzero.grid.own.source import code_of
+
+        assert self.spec.network is not None
+        name = relative_to(self.folder.absolute())
+        return {name(path): known for path, known in code_of(self.spec.network).items()}
+
+    def _check_code(self) -> None:
+        """Refuse responses that were made with other code than the user's functions have now.
+
+        Raises:
+            InputError: names the file that was changed.
+        """
+        if self.spec.network is not None:
+            self._check_same({"code": json.loads(self.responses.attrs["code"])}, {"code": self._code()})
+
+    def _record(self, used: dict[str, Any]) -> None:
+        """Record this session, and what the networks are made of.
+
+        Raises:
+            InputError: it isn't what the grid was begun with.
+        """
+        self._check_begun(used)
+        record_session(self.folder, self.provenance | used, self.spec.points[0].spec.device)
+
+    def _check_begun(self, used: dict[str, Any]) -> None:
+        self._check_same(self.provenance, used)
+
+    def _check_same(self, begun: dict[str, Any], used: dict[str, Any]) -> None:
+        """Refuse data or code that aren't those of the record.
+
+        Raises:
+            InputError: names what differs.
+        """
+        for key, values in used.items():
+            known = begun.get(key, values)
+            if known == values:
+                continue
+            changed = [name for name in (*values, *known) if values.get(name) != known.get(name)]
+            named = f" ({Path(changed[0]).name})" if key == "code" else ""
             raise InputError(
-                f"{self.folder} was begun with other data; give the same data, or choose another folder"
+                f"{self.folder} was begun with other {key}{named}; give the same {key}, or choose another folder"
             )
-        record_session(self.folder, record | {"data": hashes}, self.spec.points[0].spec.device)
-        return loaded
 
 
 def grid_remedy(folder: Path, name: str) -> str:
@@ -310,18 +388,37 @@ def grid_remedy(folder: Path, name: str) -> str:
     return again if name.startswith(("tables/", "figures/", "state/")) else remedy(folder, name)
 
 
+def _text(spec: GridSpec, folder: Path) -> str:
+    """Return the complete spec as TOML, for the grid in a folder."""
+    return tomli_w.dumps(kept_values(spec, folder))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by keys such as network.runs."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _is_begun(folder: Path) -> bool:
+    """Return whether there is a grid in a folder that was run, and wasn't refused before it did anything."""
+    return (folder / SPEC).exists() and any((folder / name).exists() for name in (RECORD, RESPONSES))
+
+
 def _completed(spec: GridSpec, folder: Path) -> GridSpec:
     """Return the complete spec for the grid in a folder.
 
     Raises:
         InputError: the folder holds a grid with another spec; names a key in which they differ.
     """
-    begun = load_kept_grid(folder / SPEC) if (folder / SPEC).exists() else None
+    begun = load_kept_grid(folder / SPEC) if _is_begun(folder) else None
     spec = complete(spec, begun)
     if begun is not None and begun != spec:
-        key = next(key for key in GridSpec.model_fields if getattr(begun, key) != getattr(spec, key))
+        there, given = (_flat(kept_values(each, folder)) for each in (begun, spec))
+        key = next(key for key in there | given if there.get(key) != given.get(key))
         raise InputError(
-            f"{folder} holds a grid with {key} = {getattr(begun, key)!r}, but {getattr(spec, key)!r} "
-            "was given; choose another folder, or delete this one"
+            f"{folder} holds a grid with {key} = {there.get(key)!r}, but {given.get(key)!r} was given; choose another "
+            "folder, or delete this one"
         )
     return spec

@@ -7,10 +7,11 @@ measurements of all networks become one Dataset.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -20,8 +21,9 @@ from torch import nn
 
 from nearzero.analysis.matched import HELD_OUT, Design, matched
 from nearzero.analysis.verdict import gathered
+from nearzero.datasets import Dataset
 from nearzero.evaluators.base import HALVES
-from nearzero.grid.spec import GridSpec, Point
+from nearzero.grid.spec import CHECKPOINT, GridSpec, Point
 from nearzero.networks import TwoLayer
 from nearzero.study import Study
 from nearzero.study.data import DataSource
@@ -36,7 +38,18 @@ from nearzero.training.deep import deep_network, train_deep
 from nearzero.training.engine import Examples
 from nearzero.training.train import NEVER
 
-__all__ = ["DeepJob", "GridJob", "Networks", "assembled", "grid_jobs", "measured"]
+__all__ = [
+    "KEPT",
+    "DeepJob",
+    "GridJob",
+    "GridMeasurement",
+    "NetworkSource",
+    "Networks",
+    "StudyNetworks",
+    "assembled",
+    "grid_jobs",
+    "measured",
+]
 
 KEPT = (
     *("level", "displacement", "accuracy", "agreement", "centred_accuracy", "unperturbed_accuracy"),
@@ -166,19 +179,51 @@ def measured(
     return responses[kept].drop_attrs().assign_attrs(halves=responses.attrs["halves"])
 
 
+class NetworkSource(Protocol):
+    """The networks of a grid, of one kind: how they are trained, and the jobs that measure them."""
+
+    @property
+    def lost(self) -> str:
+        """Return why a run can be missing, in words."""
+
+    @property
+    def notices(self) -> list[str]:
+        """Return what a reader must know about data and networks."""
+
+    def train(self, journal: Journal) -> None:
+        """Train the networks of all points that aren't trained yet."""
+
+    def jobs(self) -> list[GridMeasurement]:
+        """Return a job for every run of each network of each point."""
+
+
 @dataclass(frozen=True)
-class GridJob(MeasureJob):
-    """The measurement of one run of one network of a point.
+class GridMeasurement(MeasureJob):
+    """The measurement of one run of one network of a point, on (layer, family, side, target).
 
     Attributes:
-        activation, point: identify the network.
+        point: of the grid.
+    """
+
+    point: Point
+
+    @abstractmethod
+    def layers(self, spec: GridSpec, result: xr.Dataset) -> list[tuple[str, dict[str, str | int]]]:
+        """Return the name in the grid's results of each layer of a result, and its coordinates."""
+
+
+@dataclass(frozen=True)
+class GridJob(GridMeasurement):
+    """The measurement of one run of a network that a study or `training.deep` trains.
+
+    Attributes:
+        activation: of the network.
         data: the data of the point's study.
         networks: the folder of the networks.
         split, design: the data and the design of the measurement.
     """
 
     activation: str
-    point: Point
     data: DataSource
     networks: Networks
     split: str
@@ -192,6 +237,14 @@ class GridJob(MeasureJob):
         examples = self.data.examples(self.point.spec)
         held_out = examples["test"] if HELD_OUT in self.point.spec.verdict_checks else None
         return measured(network, examples[self.split], self.design, held_out)
+
+    def layers(self, spec: GridSpec, result: xr.Dataset) -> list[tuple[str, dict[str, str | int]]]:
+        """Return the name of each hidden layer, which has its number if networks have several."""
+        found: list[tuple[str, dict[str, str | int]]] = []
+        for layer in map(int, result.layer.values):
+            name = spec.name(self.activation, self.point, None if self.point.layers is None else layer)
+            found.append((name, {"activation": self.activation, "layer": layer}))
+        return found
 
 
 def grid_jobs(
@@ -208,12 +261,57 @@ def grid_jobs(
                 *(HELD_OUT in point.spec.verdict_checks, HALVES),
             ]
         )
-        fields = (activation, point, data, networks, spec.split, design)
+        fields = (point, activation, data, networks, spec.split, design)
         jobs.append(GridJob(folder, spec.name(activation, point), number, name, work, *fields))
     return jobs
 
 
-def assembled(spec: GridSpec, jobs: Sequence[GridJob], measured: Results) -> xr.Dataset:
+@dataclass(frozen=True)
+class StudyNetworks:
+    """The networks of a grid that are a study's, or deeper ones of the same recipe; see `NetworkSource`.
+
+    Attributes:
+        spec, folder: of the grid.
+        networks: the folder of the networks.
+        loaded: the data of all points, by name.
+        data_dir: a folder with the data files, if they can't be found or fetched.
+    """
+
+    spec: GridSpec
+    folder: Path
+    networks: Networks
+    loaded: Mapping[str, Dataset]
+    data_dir: str | None
+
+    @property
+    def lost(self) -> str:
+        """Return why a run can be missing."""
+        return "diverged or never came so far" if self.spec.vary == CHECKPOINT else "diverged"
+
+    @property
+    def notices(self) -> list[str]:
+        """Return the notices of the data."""
+        return [data.notice for data in self.loaded.values() if data.notice]
+
+    def train(self, journal: Journal) -> None:
+        """Train the networks of all points that aren't trained yet."""
+        for point in self.spec.points:
+            self.networks.train(point, self._data(point), journal)
+
+    def jobs(self) -> list[GridMeasurement]:
+        """Return a job for every run of each network of each point."""
+        return [
+            job
+            for point in self.spec.points
+            for activation in point.spec.activations
+            for job in grid_jobs(self.spec, self.folder, self.networks, point, activation, self._data(point))
+        ]
+
+    def _data(self, point: Point) -> DataSource:
+        return DataSource.of(self.loaded[point.spec.data], self.data_dir)
+
+
+def assembled(spec: GridSpec, jobs: Sequence[GridMeasurement], results: Results) -> xr.Dataset:
     """Return the results of jobs on (network, run, family, side, target), with each layer as a network.
 
     Runs that diverged or never reached the checkpoint are NaN. Networks without any other run are left out.
@@ -223,20 +321,18 @@ def assembled(spec: GridSpec, jobs: Sequence[GridJob], measured: Results) -> xr.
     """
     job_of = {job.network: job for job in jobs}
 
-    def by_layer(results: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[str]) -> xr.Dataset:
+    def by_layer(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[str]) -> xr.Dataset:
         rows, names, coords = [], [], []
-        for network, runs in zip(networks, results, strict=True):
+        for network, runs in zip(networks, parts, strict=True):
             job = job_of[network]
-            for layer in next((result.layer.values for result in runs if result is not None), ()):
-                rows.append([None if run is None else run.sel(layer=layer, drop=True) for run in runs])
-                numbered = layer if job.point.layers is not None else None
-                names.append(spec.name(job.activation, job.point, numbered))
-                model = spec.name(job.activation, job.point)
-                coords.append((job.activation, str(job.point.value), int(layer), model))
-        columns = zip(("activation", "value", "layer", "model"), zip(*coords, strict=True), strict=True)
+            first = next((result for result in runs if result is not None), None)
+            for place, (name, own) in enumerate([] if first is None else job.layers(spec, first)):
+                rows.append([None if run is None else run.isel(layer=place, drop=True) for run in runs])
+                names.append(name)
+                coords.append({**own, "value": str(job.point.value), "model": network})
         return gathered(rows, names).assign_coords(
-            {key: ("network", list(values)) for key, values in columns}
+            {key: ("network", [each[key] for each in coords]) for key in coords[0]}
         )
 
     refusal = "no run of the grid can be measured: all of them diverged or never reached the checkpoint"
-    return gather(measured, by_layer, refusal=refusal)
+    return gather(results, by_layer, refusal=refusal)

@@ -25,6 +25,7 @@ TITLES: dict[Reading, str] = {
     "neither": "other families",
 }
 INTERVAL = "Lines are means over runs; bands are 95 % t intervals of the mean at each point."
+ACCURACIES = f"{INTERVAL[:-1]}, cut at 0 and 100 %."
 SPLITS = {"train": "training set", "test": "test set"}
 
 
@@ -54,25 +55,21 @@ def _numbers(summary: Summary) -> tuple[float | int | None, ...]:
     )
 
 
-def level_charts(study: StudyResults, comparable: bool) -> list[Chart]:
+def level_charts(study: StudyResults) -> list[Chart]:
     """Return a chart for each network, split and reading of the families: accuracy against the family's level.
 
-    Args:
-        study: the results.
-        comparable: whether the published points of tables 2 to 4 were measured in the study's conduct.
+    The published points of tables 2 to 4 are marked, unless the study departs from the published one.
     """
     return [
         chart
         for split in splits(study)
         for reading in TITLES
         for network in networks(study)
-        if (chart := _level_chart(study, network, split, reading, comparable)) is not None
+        if (chart := _level_chart(study, network, split, reading)) is not None
     ]
 
 
-def _level_chart(
-    study: StudyResults, network: str, split: str, reading: Reading, comparable: bool
-) -> Chart | None:
+def _level_chart(study: StudyResults, network: str, split: str, reading: Reading) -> Chart | None:
     names = [name for name in families(study) if reading_of(name) == reading]
     if not names:
         return None
@@ -80,13 +77,13 @@ def _level_chart(
     if not columns["x"]:
         return None
     positive = all(level > 0 for level in columns["x"])
-    marks = _published_marks(study, network, names) if comparable and split == "train" else {}
+    marks = _published_marks(study, network, names) if split == "train" else {}
     place = SPLITS.get(split, split)
     title = f"{display_name(network)}: {TITLES[reading]}, {place}"
     return Chart(
         name=f"level-{network}-{split}-{reading}",
         title=title,
-        description=f"Accuracy against level. {title}: {', '.join(names)}. {INTERVAL}",
+        description=f"Accuracy against level. {title}: {', '.join(names)}. {ACCURACIES}",
         x="level" + (" (logarithmic)" if positive else ", in unit ranges"),
         y="accuracy, %",
         columns=columns,
@@ -111,13 +108,13 @@ def _level_rows(
     for name in names:
         own = curve(study, network, name, split)
         for level, runs in zip(own.levels, own.accuracy, strict=True):
-            yield name, float(level), summarise(runs)
+            yield name, float(level), summarise(runs).cut(0.0, 100.0)
 
 
 def _published_marks(study: StudyResults, network: str, names: Iterable[str]) -> dict[str, list[Any]]:
-    """Return the published points of the families, if the paper has this network; else nothing."""
+    """Return the published points of the families; none if the paper has no such network, or isn't comparable."""
     facts = published()
-    if network not in facts.baseline:
+    if study.departures or network not in facts.baseline:
         return {}
     rows = [
         (name, row.level, row.published)
@@ -144,7 +141,7 @@ def displacement_charts(matched: xr.Dataset) -> list[Chart]:
                 Chart(
                     name=f"displacement-{network}-{reading}",
                     title=title,
-                    description=f"Accuracy against displacement. {title}, by side of the identity. {INTERVAL}",
+                    description=f"Accuracy against displacement. {title}, by side of the identity. {ACCURACIES}",
                     x="displacement of the activations, %",
                     y="accuracy, %",
                     columns=columns,
@@ -171,10 +168,11 @@ def _displacement_rows(own: xr.Dataset, reading: Reading) -> Iterator[tuple[str,
         for side in map(str, own.side.values):
             if not np.isfinite(own.accuracy.sel(family=family, side=side).values).any():
                 continue
-            yield f"{family} {side}", 0.0, summarise(100 * own.unperturbed_accuracy.values)
+            unperturbed = summarise(100 * own.unperturbed_accuracy.values).cut(0.0, 100.0)
+            yield f"{family} {side}", 0.0, unperturbed
             for target in own.target.values:
                 values = own.accuracy.sel(family=family, side=side, target=target).values
-                yield f"{family} {side}", 100 * float(target), summarise(100 * values)
+                yield f"{family} {side}", 100 * float(target), summarise(100 * values).cut(0.0, 100.0)
 
 
 def cost_charts(verdict: Verdict) -> list[Chart]:

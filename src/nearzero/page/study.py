@@ -125,8 +125,8 @@ class StudyContents:
 def study_page(contents: StudyContents) -> str:
     """Return the page of a study."""
     results, verdict, examples = contents.results, contents.verdict, contents.examples
-    published = _comparable(contents)
-    curves = level_charts(results, published)
+    published = not results.departures
+    curves = level_charts(results)
     main = _main_charts(curves) if verdict is None else cost_charts(verdict)
     measured = () if verdict is None else tuple(map(str, verdict.costs.family.values))
     curves += [] if contents.matched is None else displacement_charts(contents.matched)
@@ -154,7 +154,12 @@ def study_page(contents: StudyContents) -> str:
         ),
         Section("units", "Unit explorer", _units(contents, explorers), "Units"),
         Section("examples", "Examples", example_panel(explorers), "Examples"),
-        Section("tables", "Tables: measured, published, difference", _tables(contents), "Tables"),
+        Section(
+            "tables",
+            "Tables: measured, published, difference" if published else "Tables",
+            _tables(contents),
+            "Tables",
+        ),
         Section("checks", "Controls, checks and power", _checks(contents), "Checks"),
         *(
             [Section("audit", "The audit in short", _audit(contents.audit), "Audit")]
@@ -181,13 +186,6 @@ def _played(contents: StudyContents) -> list[str]:
     """Return the families that the examples play: those that decide the verdict, if there is one, and the study's."""
     deciding = () if contents.verdict is None else (*contents.rules.distance, *contents.rules.intensity)
     return list(dict.fromkeys((*(name for name in deciding if name in FAMILIES), *contents.families)))
-
-
-def _comparable(contents: StudyContents) -> bool:
-    """Return whether published accuracies belong beside the study's: the same data, pixels and conduct."""
-    results = contents.results
-    raw_mnist = results.response.attrs.get("data"), results.conduct.get("pixels")
-    return contents.conduct == Conduct() and raw_mnist == ("mnist", "raw")
 
 
 def _main_charts(curves: Sequence[Chart]) -> list[Chart]:
@@ -371,7 +369,7 @@ def _chosen(contents: StudyContents, explorers: Sequence[Explorer]) -> Markup:
 
 
 def _tables(contents: StudyContents) -> Markup:
-    title = contents.results.title
+    title, departures = contents.results.title, contents.results.departures
     judged = () if contents.verdict is None else judged_tables(contents.verdict, title)
     conduct = conduct_words(contents.results.conduct)
     measured = (
@@ -383,8 +381,8 @@ def _tables(contents: StudyContents) -> Markup:
         tag("h3", "The verdict") if judged else None,
         [_titled(_finding_early(table), title) for table in judged],
         [_folded(table, title) for table in contents.further],
-        tag("h3", "Beside the published numbers") if judged else None,
-        tag("p", DEVIATIONS),
+        tag("h3", "Accuracies" if departures else "Beside the published numbers") if judged else None,
+        None if departures else tag("p", DEVIATIONS),
         [_titled(table, title) for table in measured],
     )
 

@@ -181,8 +181,15 @@ class Family(ABC):
         return self.swept.copy()
 
     @abstractmethod
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
-        """Return the perturbation at a level; `at` replaces its values for dead units by the identity."""
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:
+        """Return the perturbation at a level, for all units; `at` leaves dead units as they are.
+
+        This is the method that a family of your own has to have.
+
+        Args:
+            level: the level, finite or the identity.
+            ranges: the ranges of the units; the perturbation has a number for each unit, `(U,)`, or one for all.
+        """
 
     def at(self, level: float, ranges: Ranges) -> Perturbation:
         """Return the perturbation at a level. It leaves dead units as they are.
@@ -195,7 +202,7 @@ class Family(ABC):
             identity = f" or {self.identity}, its identity" if self.identity == np.inf else ""
             raise InputError(f"a level of {self.name} must be finite{identity}; got {level}")
         with np.errstate(divide="ignore", invalid="ignore"):
-            unmasked = self._unmasked(level, ranges)
+            unmasked = self.for_all_units(level, ranges)
         live = ranges.live
         return Perturbation(
             scale=np.where(live, unmasked.scale, 1.0),
@@ -225,7 +232,7 @@ class Scale(Family):
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (1.0, 0.01), "above": (1.0, 10.0)}
     swept: ClassVar[Levels] = LOG_LEVELS
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         return Perturbation(scale=np.full(ranges.live.shape, level))
 
 
@@ -267,7 +274,7 @@ class Clip(Family):
         """Return the side that is clipped."""
         return self.side
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         unit = ranges.on(self.range)
         base = unit.minimum if self.threshold == "min+pr" else 0.0
         return Perturbation(clip=base + np.where(unit.width > 0, level * unit.width, np.inf), side=self.side)
@@ -309,7 +316,7 @@ class Offset(Family):
         """Return 0, or None for the formula of the text, which at p = 0 scales each unit by its r."""
         return None if self.formula == "as-written" else 0.0
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         unit = ranges.on(self.range)
         shift = level * unit.width
         if self.formula == "shift":
@@ -354,7 +361,7 @@ class Shift(Family):
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 8.0)}
     swept: ClassVar[Levels] = OFFSET_LEVELS
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         return Perturbation(offset=level * ranges.on(self.range).width)
 
 
@@ -414,7 +421,7 @@ class SignedShift(_RandomFamily):
 
     name: ClassVar[str] = "signed_shift"
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         return Perturbation(offset=level * self._signs(ranges) * ranges.on(self.range).width)
 
 
@@ -451,9 +458,9 @@ class SignedOffset(_RandomFamily):
         """Return the identity of the offset with the same formula."""
         return Offset(self.formula, self.range).identity
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         offset = Offset(self.formula, self.range)
-        plus, minus = (offset._unmasked(sign * level, ranges) for sign in (1.0, -1.0))
+        plus, minus = (offset.for_all_units(sign * level, ranges) for sign in (1.0, -1.0))
         positive = self._signs(ranges) > 0
         return Perturbation(
             scale=np.where(positive, plus.scale, minus.scale),
@@ -487,7 +494,7 @@ class PermutedShift(_RandomFamily):
     sides: ClassVar[Mapping[str, tuple[float, float]]] = {"below": (0.0, -8.0), "above": (0.0, 8.0)}
     swept: ClassVar[Levels] = OFFSET_LEVELS
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         widths = ranges.on(self.range).width.copy()
         widths[ranges.live] = self._generator().permutation(widths[ranges.live])
         return Perturbation(offset=level * widths)
@@ -518,7 +525,7 @@ class Gains(_RandomFamily):
 
     name: ClassVar[str] = "gains"
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         return Perturbation(scale=np.exp(level * _normal(self.seed, self.name, len(ranges.live))))
 
 
@@ -546,8 +553,8 @@ class Cap(Family):
     swept: ClassVar[Levels] = UNIT_LEVELS
     acts_on: ClassVar[Side] = "post"
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
-        return Clip("min+pr", "post", "post")._unmasked(level, ranges)
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
+        return Clip("min+pr", "post", "post").for_all_units(level, ranges)
 
 
 @final
@@ -574,7 +581,7 @@ class Floor(Family):
     swept: ClassVar[Levels] = UNIT_LEVELS
     acts_on: ClassVar[Side] = "post"
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         unit = ranges.post
         return Perturbation(
             low=unit.maximum - np.where(unit.width > 0, level * unit.width, np.inf), side="post"
@@ -611,7 +618,7 @@ class DistanceShift(Family):
     sides: ClassVar[Mapping[str, tuple[float, float]]] = Shift.sides
     swept: ClassVar[Levels] = OFFSET_LEVELS
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         distance = level * ranges.reference_distance(self.range)
         return Perturbation(offset=distance * np.asarray(ranges.norms))
 
@@ -642,8 +649,8 @@ class SignedDistanceShift(_RandomFamily):
 
     name: ClassVar[str] = "signed_distance_shift"
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
-        common = DistanceShift(self.range)._unmasked(level, ranges)
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
+        common = DistanceShift(self.range).for_all_units(level, ranges)
         return Perturbation(offset=self._signs(ranges) * common.offset)
 
 

@@ -57,9 +57,9 @@ class Fixed(Family):
             InputError: it has parameters for another number of units.
         """
         self.perturbation.per_unit(len(ranges.live))
-        return self._unmasked(level, ranges)
+        return self.for_all_units(level, ranges)
 
-    def _unmasked(self, level: float, ranges: Ranges) -> Perturbation:
+    def for_all_units(self, level: float, ranges: Ranges) -> Perturbation:  # noqa: D102 (as in Family)
         return self.perturbation
 
 

@@ -19,7 +19,8 @@ from nearzero.evaluators.plan import LayerPlan
 from nearzero.report.captions import layers_by_conduct
 from nearzero.report.figures.scales import metric_text
 from nearzero.statistics.bootstrap import bootstrap_items
-from nearzero.support.files import make_folder, read_bytes, write_bytes, write_text
+from nearzero.support.checksums import read_recorded
+from nearzero.support.files import make_folder, parsing, write_bytes, write_text
 from nearzero.support.netcdf import load_netcdf
 from nearzero.torch_models.assumptions import Assumption, condensed, read_json
 from nearzero.torch_models.named import Origin
@@ -414,16 +415,33 @@ class ProbeResult:
         path, optional = Path(folder) / FILE, Path(folder) / MATCHED
         if not path.exists():
             raise InputError(f"{folder} holds no result of a probe: there is no {FILE}")
-        response = load_netcdf(read_bytes(path), path, "probe again").to_dataset()
+        response = _read(path)
         matched = None
         if optional.exists():
-            matched = load_netcdf(read_bytes(optional), optional, "probe again").to_dataset()
+            matched = _read(optional)
             matched.attrs.setdefault("halves", EARLIER_HALVES)
         if response.attrs.get("format") != FORMAT:
             raise InputError(f"{path} isn't the result of a probe (format {response.attrs.get('format')!r})")
-        # a file holds a list of one text as a text
-        response.attrs["metrics"] = [str(name) for name in np.atleast_1d(response.attrs["metrics"])]
-        return cls(response, matched)
+        with parsing(path, "probe again"):
+            # a file holds a list of one text as a text
+            response.attrs["metrics"] = [str(name) for name in np.atleast_1d(response.attrs["metrics"])]
+            result = cls(response, matched)
+            result._check()
+        return result
+
+    def _check(self) -> None:
+        """Read all that a display of the result reads; what is missing or damaged raises an error of any kind."""
+        json.loads(self.response.attrs.get("versions", "{}"))
+        str((self.headline, self.notes, self.summary(), dict(self.response.sizes)))
+
+
+def _read(path: Path) -> xr.Dataset:
+    """Return the contents of one of the files of a result.
+
+    Raises:
+        InputError: the file can't be read.
+    """
+    return load_netcdf(read_recorded(path.parent, path, "probe again"), path, "probe again").to_dataset()
 
 
 class ProbeSummary(list[dict[str, str]]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from nearzero.analysis.matched import Design
-from nearzero.analysis.verdict import Rules, Verdict, design_for, verdict
+from nearzero.analysis.verdict import LOSS, Measure, Rules, Verdict, design_for, verdict
 from nearzero.errors import InputError
 from nearzero.evaluators.base import Backend, LayerEvaluator
 from nearzero.evaluators.plan import Names, Request
@@ -28,7 +28,7 @@ from nearzero.torch_models.loading import load_weights, weights_of_runs
 from nearzero.torch_models.named import Loading, NamedModel, open_data, open_model
 from nearzero.torch_models.state import as_module
 
-__all__ = ["judge_runs"]
+__all__ = ["judge_runs", "layer_names", "metrics_for", "run_responses", "weights_digest"]
 
 
 def judge_runs(
@@ -104,7 +104,8 @@ def judge_runs(
         raise InputError("held_out is the data themselves; give data that the networks weren't trained on")
     if "layer" in options:
         raise InputError("judge_runs takes layers=..., names or globs, and not layer=...")
-    settings: dict[str, Any] = {**options, "layers": layers, "memory": memory, "centred": True}
+    settings: dict[str, Any] = {**options, "layers": layers, "memory": memory}
+    settings["metrics"] = metrics_for(rules.measure)
     backend = settings.pop("backend", None)
     measured: list[xr.Dataset] = []
     seen: dict[str, str] = {}
@@ -117,10 +118,10 @@ def judge_runs(
             try:
                 own_data = _opened(run, data, settings)
                 other = _opened(run, held_out, settings, held_out=True)
-                names = names or _layer_names(run, own_data, settings)
+                names = names or layer_names(run, own_data, settings)
                 own = replace(design, first_draw=design.first_draw + number * design.draws)
                 settings["layers"] = names
-                measured.append(_responses(run, own_data, other, own, settings, backend))
+                measured.append(run_responses(run, own_data, other, own, settings, backend))
             except InputError as error:
                 raise InputError(f"{name}: {error}") from error
             if not number:
@@ -190,44 +191,75 @@ def _runs(
 
 def _check_new(module: nn.Module, name: str, seen: dict[str, str]) -> None:
     """Refuse a run with the weights of an earlier one; `seen` has the names of runs by digest, and is added to."""
-    digest = hashlib.sha256()
-    values = [value.detach() for value in module.parameters() if value.layout == torch.strided]
-    for value in values:
-        digest.update(_bytes(value))
-    if not values:
+    digest = weights_digest(module)
+    if digest is None:
         return
-    earlier = seen.get(digest.hexdigest())
+    earlier = seen.get(digest)
     if earlier is not None:
         raise InputError(
             f"{name} and {earlier} have the same weights; runs must be trainings of their own: leave one out"
         )
-    seen[digest.hexdigest()] = name
+    seen[digest] = name
+
+
+def weights_digest(module: nn.Module) -> str | None:
+    """Return the SHA-256 of a module's parameters, in their order; None if it has none that are dense."""
+    values = [value.detach() for value in module.parameters() if value.layout == torch.strided]
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(_bytes(value))
+    return digest.hexdigest() if values else None
+
+
+def metrics_for(measure: Measure) -> tuple[str, ...] | None:
+    """Return the metrics that a verdict by a measure needs; None for the default ones, accuracy and agreement."""
+    return ("accuracy", "agreement", LOSS) if measure.endswith(LOSS) else None
 
 
 def _bytes(value: Tensor) -> bytes:
     return value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _layer_names(module: nn.Module | NamedModel, data: Any, settings: dict[str, Any]) -> list[str]:
-    """Return the names of the layers that were asked for, without those of groups of units."""
-    with open_session(module, data, Request(**settings)) as session:
+def layer_names(module: nn.Module | NamedModel, data: Any, settings: Mapping[str, Any]) -> list[str]:
+    """Return the names of the layers that were asked for, in the order of the pass, without those of groups of units.
+
+    Args:
+        module, data, settings: as for `run_responses`.
+
+    Raises:
+        InputError: a model, a layer or data that can't be used.
+    """
+    with open_session(module, data, Request(**settings, centred=True)) as session:
         return list(dict.fromkeys(layer.whole for layer in session.layers))
 
 
-def _responses(
+def run_responses(
     module: nn.Module | NamedModel,
     data: Any,
     held_out: Any,
     design: Design,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     backend: Backend | None,
 ) -> xr.Dataset:
-    """Return the responses of all layers of one run, on (layer, family, side, target)."""
+    """Return the responses of all layers of one run at matched displacement, on (layer, family, side, target).
+
+    Args:
+        module: the run.
+        data: inputs and labels, or batches, as `nz.probe` takes them.
+        held_out: other data in the same form, for the check with these; None if there are none.
+        design: families, targets and the run's own draws.
+        settings: of `nearzero.evaluators.plan.Request`, among them `layers` and `metrics`.
+        backend: "two-layer" or "model"; chosen for each layer if None.
+
+    Raises:
+        InputError: a model, a layer or data that can't be used.
+    """
     with ExitStack() as stack:
 
         def opened(data: Any) -> tuple[Session, list[LayerEvaluator]]:
-            session = stack.enter_context(open_session(module, data, Request(**settings)))
-            return session, evaluators_of(session, backend)
+            session = stack.enter_context(open_session(module, data, Request(**settings, centred=True)))
+            metrics = None if settings.get("metrics") is None else list(session.metrics)
+            return session, evaluators_of(session, backend, metrics=metrics)
 
         others = None if held_out is None else opened(held_out)[1]
         return matched_layers(*opened(data), design, others)

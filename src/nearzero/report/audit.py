@@ -5,7 +5,7 @@
 
 from nearzero.paper.audit.values import FAULTS, Audit, FaultEntry, LevelRow, Sentence, points, sentence_case
 from nearzero.report.results import display_name
-from nearzero.report.table import Cell, Column, Level, Number, Table, TAndP
+from nearzero.report.table import Cell, Column, Level, Number, PValue, Table, TAndP
 
 __all__ = ["audited_tables", "fault_tables", "faults_table", "levels_table", "sentences_table"]
 
@@ -64,7 +64,7 @@ def faults_table(audit: Audit) -> Table:
         rows=tuple(map(_fault_row, audit.entries)),
         notices=audit.notices,
         group="fault",
-    )
+    ).without_empty("published")
 
 
 def fault_tables(audit: Audit) -> tuple[Table, ...]:
@@ -80,7 +80,7 @@ def fault_tables(audit: Audit) -> tuple[Table, ...]:
                 caption=". ".join(map(sentence_case, notes)) + "." if notes else "",
                 columns=_FAULTS[1:-1],
                 rows=tuple(_fault_row(entry)[1:-1] for entry in entries),
-            )
+            ).without_empty("published")
         )
     return tuple(tables)
 
@@ -107,7 +107,7 @@ def levels_table(audit: Audit) -> Table:
         columns=_LEVELS,
         rows=tuple(map(_level_row, audit.levels)),
         notices=audit.notices,
-    )
+    ).without_empty("published")
 
 
 def _level_row(row: LevelRow) -> tuple[Cell, ...]:
@@ -122,7 +122,7 @@ def _level_row(row: LevelRow) -> tuple[Cell, ...]:
         *map(Number.of, accuracies),
         TAndP(row.t_entry, row.p_entry, row.n, entry_reason),
         TAndP(row.t_identity, row.p_identity, row.n, row.reason),
-        None if row.p_holm is None else f"{row.p_holm:.1e}",
+        None if row.p_holm is None else PValue(row.p_holm, in_powers=True),
         None if row.within is None else "yes" if row.within else "no",
     )
 

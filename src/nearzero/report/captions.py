@@ -52,7 +52,8 @@ def figure_captions(study: StudyResults) -> str:
         "positive offset, and a positive level, moves the boundary to the left: what the paper calls a "
         "negative offset is where the boundary goes. The level is the offset over the unit's range after "
         "the activation, taken over the centres of the peaks, for a plain shift y = z + p r.",
-        "**Figure 4.** Measured over published mean accuracy, tables 1 to 4; below, measured less published. "
+        "**Figure 4.** Measured over published mean accuracy, tables 1 to 4, a column for each network; below, "
+        "measured less published. "
         f"Shaded: {POINTS:g} points. Bars: {STANDARD_ERRORS:g} standard errors of the difference of two "
         f"means, our deviation taken for both sides in tables 2 to 4. {reproduction(study)} {conduct}",
     ]

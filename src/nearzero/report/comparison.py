@@ -155,8 +155,9 @@ def compare_responses(study: StudyResults, network: str, family: str) -> tuple[P
     which is sd * sqrt(2 / 20) for 20 runs. With fewer than two runs only the 1.5 points count.
 
     Raises:
-        InputError: nothing was published for this network or family.
+        InputError: nothing was published for this network or family, or the study departs from the published one.
     """
+    _check_comparable(study)
     facts = published()
     _check_published("family", family, facts.families)
     _check_published("network", network, facts.baseline)
@@ -183,8 +184,9 @@ def compare_baseline(study: StudyResults, network: str) -> tuple[PublishedCompar
     so its square over 20 - 1 is the sample variance over 20.
 
     Raises:
-        InputError: nothing was published for this network.
+        InputError: nothing was published for this network, or the study departs from the published one.
     """
+    _check_comparable(study)
     facts = published()
     _check_published("network", network, facts.baseline)
     baseline = facts.baseline[network]
@@ -203,6 +205,12 @@ def compare_baseline(study: StudyResults, network: str) -> tuple[PublishedCompar
             PublishedComparison(network, quantity, None, None, number.mean, summary, error, half_digit)
         )
     return tuple(comparisons)
+
+
+def _check_comparable(study: StudyResults) -> None:
+    """Raise InputError if the study departs from the published one."""
+    if study.departures:
+        raise InputError(Reproduction((), study.departures).headline)
 
 
 def _check_published(kind: str, name: str, names: Iterable[str]) -> None:

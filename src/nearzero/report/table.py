@@ -7,7 +7,7 @@ cells and its names on paper, in a terminal and in a file. The contents of each 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nearzero.statistics.summaries import Summary
@@ -20,6 +20,7 @@ __all__ = [
     "Kind",
     "Level",
     "Number",
+    "PValue",
     "Span",
     "TAndP",
     "Table",
@@ -85,11 +86,29 @@ class Span:
             decimals: to print.
             least, most: the ends of the scale, such as 0 and 100 for an accuracy.
         """
-        return cls(max(summary.low, least), min(summary.high, most), decimals) if summary.n >= 2 else None
+        cut = summary.cut(least, most)
+        return cls(cut.low, cut.high, decimals) if summary.n >= 2 else None
 
     def __str__(self) -> str:
         between = "–" if self.low >= 0 else " to "  # a dash before a minus sign is hard to read
         return f"{Number(self.low, self.decimals)}{between}{Number(self.high, self.decimals)}"
+
+
+@dataclass(frozen=True)
+class PValue:
+    """A p value, printed with four decimals; if it is very small, or if `in_powers` is set, in powers of ten.
+
+    Example:
+        >>> from nearzero.report.table import PValue
+        >>> str(PValue(0.04321)), str(PValue(0.00001234)), str(PValue(0.04321, in_powers=True))
+        ('0.0432', '1.2e-05', '4.3e-02')
+    """
+
+    value: float
+    in_powers: bool = False
+
+    def __str__(self) -> str:
+        return p_text(self.value) if self.in_powers or self.value < 0.0001 else f"{self.value:.4f}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +121,7 @@ class TAndP:
     reason: str = ""
 
 
-Cell = str | int | Number | Level | Span | TAndP | None
+Cell = str | int | Number | PValue | Level | Span | TAndP | None
 
 
 @dataclass(frozen=True)
@@ -184,6 +203,14 @@ class Table(Displayed):
             block.append(row)
         if block:
             yield block
+
+    def without_empty(self, name: str) -> "Table":
+        """Return the table without a column, if all of its cells are None."""
+        if any(cell is not None for cell in self.cells(name)):
+            return self
+        kept = [index for index, column in enumerate(self.columns) if column.name != name]
+        rows = (tuple(row[index] for index in kept) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[index] for index in kept), rows=tuple(rows))
 
     def cells(self, name: str) -> Sequence[Cell]:
         """Return the cells of the column of that name."""

@@ -8,16 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from nearzero.analysis.verdict import CHECKS, Comparison, RelativeCost, Rules, Verdict
+from nearzero.analysis.verdict import Comparison, RelativeCost, Rules, Verdict, measure_words
 from nearzero.mechanisms.reference import Band, relative_costs
 from nearzero.report.results import display_name
-from nearzero.report.table import Cell, Column, Number, Span, Table
+from nearzero.report.table import Cell, Column, Number, PValue, Span, Table
 from nearzero.statistics.summaries import mean
 
 __all__ = [
     "MECHANISMS",
     "checks_table",
     "comparisons_table",
+    "cost_cell",
     "costs_table",
     "judged_tables",
     "p_cell",
@@ -31,8 +32,6 @@ NETWORK = Column("network", "network", kind="text")
 INTENSITY = Column("intensity", "intensity", kind="text")
 DISPLACEMENT = Column("displacement", "displacement, %", "d\n%")
 RUNS = Column("n", "n", kind="count", spare=1)
-DIFFERENCE = Column("difference", "D, points", "D\npoints", unit="points")
-INTERVAL = Column("interval90", "90 % interval", "90 %\ninterval", kind="interval", unit="points")
 HOLM = Column("p_adjusted", "p, Holm", "p, Holm", kind="text", spare=2)
 FINDING = Column("finding", "finding", kind="text")
 ALONE = Column("p_alone", "p, Holm, this layer alone", "p, layer\nalone", kind="text", spare=5)
@@ -66,9 +65,9 @@ def comparisons_table(verdict: Verdict, title: str) -> Table:
     further = (*((ALONE,) if layers else ()), *((JOINT,) if len(models) > 1 else ()))
     columns = (
         *(NETWORK, INTENSITY, DISPLACEMENT, RUNS),
-        Column("distance_cost", "cost of distance", "distance\npoints", unit="points"),
-        Column("intensity_cost", "cost of intensity", "intensity\npoints", unit="points"),
-        *(DIFFERENCE, INTERVAL),
+        Column("distance_cost", "cost of distance", f"distance\n{rules.unit}", unit=rules.unit),
+        Column("intensity_cost", "cost of intensity", f"intensity\n{rules.unit}", unit=rules.unit),
+        *_difference_columns(rules),
         Column("effect", "effect size", "g_z", spare=3),
         *(HOLM, *further),
         Column("p_sign_flip", "p, sign flips", "p, signs", kind="text", spare=4),
@@ -78,26 +77,52 @@ def comparisons_table(verdict: Verdict, title: str) -> Table:
         name="verdict",
         title=f"Verdict: {title}",
         caption=(
-            f"Costs in points of {_measure(rules)}, means over n runs, data fixed: what the unperturbed network has "
-            f"more. D is the cost of distance ({', '.join(rules.distance)}, sides averaged) minus that of intensity, "
+            f"Costs in {rules.measured_in}, means over n runs, data fixed: {_cost_words(rules)}. "
+            f"D is the cost of distance ({', '.join(rules.distance)}, sides averaged) minus that of intensity, "
             f"with its {100 * (1 - 2 * rules.alpha):g} % t interval. {_tested(rules)}; {_adjustments(further)} Sign "
             f"flips: exact test of D = 0, not adjusted."
         ),
         columns=columns,
-        rows=tuple(_comparison_row(row, further) for row in verdict.comparisons),
+        rows=tuple(_comparison_row(row, rules, further) for row in verdict.comparisons),
         notices=tuple(_notices(verdict)),
     )
 
 
-def _measure(rules: Rules) -> str:
-    return rules.measure.replace("_", " ")
+def _cost_words(rules: Rules) -> str:
+    return (
+        "by how much the loss rises, in nats per item"
+        if rules.of_loss
+        else "what the unperturbed network has more"
+    )
+
+
+def _lost(rules: Rules) -> str:
+    words = measure_words(rules.measure)
+    return f"Rise of the {words} in nats per item" if rules.of_loss else f"Points of {words} lost"
+
+
+def cost_cell(value: float | None, rules: Rules, *, signed: bool = False) -> Number | None:
+    """Return a cost, or a difference of costs, as a cell, with decimals that suit its unit."""
+    return Number.of(value, _decimals(rules), signed=signed)
+
+
+def _decimals(rules: Rules) -> int:
+    return 4 if rules.of_loss else 2
+
+
+def _difference_columns(rules: Rules) -> tuple[Column, Column]:
+    unit = rules.unit
+    return (
+        Column("difference", f"D, {unit}", f"D\n{unit}", unit=unit),
+        Column("interval90", "90 % interval", "90 %\ninterval", kind="interval", unit=unit),
+    )
 
 
 def _tested(rules: Rules) -> str:
     """Return a sentence, without its end, on the test, the margin, and what is adjusted."""
     return (
-        f"{TESTS[rules.test]}, margin {rules.margin:g} points, alpha {rules.alpha:g}, adjusted by Holm over all rows "
-        "of a model (its layers included)"
+        f"{TESTS[rules.test]}, margin {rules.margin:g} {rules.unit}, alpha {rules.alpha:g}, adjusted by Holm over all "
+        "rows of a model (its layers included)"
     )
 
 
@@ -112,13 +137,13 @@ def _adjustments(further: Sequence[Column]) -> str:
     return equivalence + "".join(words[column] for column in further)
 
 
-def _comparison_row(row: Comparison, further: Sequence[Column]) -> tuple[Cell, ...]:
+def _comparison_row(row: Comparison, rules: Rules, further: Sequence[Column]) -> tuple[Cell, ...]:
     return (
         *_place(row),
         row.n,
-        Number.of(row.distance_cost),
-        Number.of(row.intensity_cost),
-        *_difference(row),
+        cost_cell(row.distance_cost, rules),
+        cost_cell(row.intensity_cost, rules),
+        *_difference(row, rules),
         Number.of(row.effect),
         p_cell(row.p_adjusted),
         *(p_cell(getattr(row, column.name)) for column in further),
@@ -131,19 +156,19 @@ def _place(row: Comparison | RelativeCost) -> tuple[Cell, Cell, Cell]:
     return display_name(row.network), row.intensity, Number(100 * row.target, 0)
 
 
-def _difference(row: Comparison) -> tuple[Cell, Cell]:
+def _difference(row: Comparison, rules: Rules) -> tuple[Cell, Cell]:
     """Return D and its interval."""
-    interval = None if row.low is None or row.high is None else Span(row.low, row.high)
-    return Number.of(row.difference, signed=True), interval
+    interval = None if row.low is None or row.high is None else Span(row.low, row.high, _decimals(rules))
+    return cost_cell(row.difference, rules, signed=True), interval
 
 
 def _finding(row: Comparison) -> str:
     return f"{row.finding} ({row.words})" if row.words else row.finding
 
 
-def p_cell(value: float | None) -> str | None:
+def p_cell(value: float | None) -> PValue | None:
     """Return a p value as a cell; None if there is none."""
-    return None if value is None else f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
+    return None if value is None else PValue(value)
 
 
 def _notices(verdict: Verdict) -> Iterator[str]:
@@ -158,16 +183,17 @@ def _notices(verdict: Verdict) -> Iterator[str]:
 def robust_table(verdict: Verdict, title: str) -> Table:
     """Return a table with the finding on each network, and below it a row for each check and its outcome."""
     rows: list[tuple[Cell, ...]] = []
+    names = verdict.rules.check_names
     for network in verdict.networks:
         name, phrase = display_name(network), verdict.robustness(network) or "no direction to check"
-        spans = _range(verdict.comparisons, network)
+        spans = _range(verdict, verdict.comparisons, network)
         rows.append((name, "the rules", verdict.finding(network), None, *spans, phrase))
         outcomes = {result.check: result.outcome for result in verdict.checked(network)}
         for check in verdict.rules.checks:
             found = verdict.found_by(check, network)
             outcome = outcomes.get(check, None if found else "not measured")
-            spans = _range(verdict.checks.get(check, ()), network)
-            rows.append((name, CHECKS[check], found or None, outcome, *spans, ""))
+            spans = _range(verdict, verdict.checks.get(check, ()), network)
+            rows.append((name, names[check], found or None, outcome, *spans, ""))
     return Table(
         name="robust",
         title=f"Robust or not: {title}",
@@ -182,8 +208,8 @@ def robust_table(verdict: Verdict, title: str) -> Table:
             Column("check", "check", kind="text"),
             FINDING,
             Column("outcome", "outcome", kind="text"),
-            Column("least", "D from", unit="points", spare=1),
-            Column("greatest", "to", unit="points", spare=1),
+            Column("least", "D from", unit=verdict.rules.unit, spare=1),
+            Column("greatest", "to", unit=verdict.rules.unit, spare=1),
             Column("robust", "robust", kind="text", spare=9),
         ),
         rows=tuple(rows),
@@ -191,36 +217,39 @@ def robust_table(verdict: Verdict, title: str) -> Table:
     )
 
 
-def _range(comparisons: Sequence[Comparison], network: str) -> tuple[Number | None, Number | None]:
+def _range(
+    verdict: Verdict, comparisons: Sequence[Comparison], network: str
+) -> tuple[Number | None, Number | None]:
     """Return the least and the greatest D of a network's comparisons; None where there is none."""
     own = [row.difference for row in comparisons if row.network == network and row.n]
-    return (Number.of(min(own), signed=True), Number.of(max(own), signed=True)) if own else (None, None)
+    least, greatest = (min(own), max(own)) if own else (None, None)
+    return cost_cell(least, verdict.rules, signed=True), cost_cell(greatest, verdict.rules, signed=True)
 
 
 def checks_table(verdict: Verdict, title: str) -> Table:
     """Return a table with every comparison as the rules make it, and below it as each check makes it."""
+    rules, names = verdict.rules, verdict.rules.check_names
     sources = {"the rules": verdict.comparisons}
-    sources |= {
-        CHECKS[check]: verdict.checks[check] for check in verdict.rules.checks if check in verdict.checks
-    }
-    missing = [CHECKS[check] for check in verdict.rules.checks if check not in verdict.checks]
+    sources |= {names[check]: verdict.checks[check] for check in rules.checks if check in verdict.checks}
+    missing = [names[check] for check in rules.checks if check not in verdict.checks]
     unmeasured = f" Not measured: {', '.join(missing)}." if missing else ""
     return Table(
         name="checks",
         title=f"Every comparison, and its checks: {title}",
         caption=(
-            f"D in points of {_measure(verdict.rules)}: the cost of distance minus that of intensity. Whitened size "
+            f"D in {rules.measured_in}: the cost of distance minus that of intensity. Whitened size "
             "and centred logit change: the same at levels of equal size in these measures, the sizes being those of "
-            "signed shifts at the displacement. Centred accuracy: the mean logit change taken out. Held-out data: "
+            f"signed shifts at the displacement. {names['centred_accuracy'].capitalize()}: the mean logit change taken "
+            "out. Held-out data: "
             "levels as before, responses of data that neither training nor levels used. Each check is adjusted by "
             f"Holm over its own rows of a model.{unmeasured}"
         ),
         columns=(
             *(NETWORK, INTENSITY, DISPLACEMENT, Column("check", "check", kind="text")),
-            *(RUNS, DIFFERENCE, INTERVAL, HOLM, FINDING),
+            *(RUNS, *_difference_columns(rules), HOLM, FINDING),
         ),
         rows=tuple(
-            (*_place(row), name, row.n, *_difference(row), p_cell(row.p_adjusted), _finding(row))
+            (*_place(row), name, row.n, *_difference(row, rules), p_cell(row.p_adjusted), _finding(row))
             for rows in zip(*sources.values(), strict=True)
             for name, row in zip(sources, rows, strict=True)
         ),
@@ -299,13 +328,13 @@ def costs_table(verdict: Verdict, title: str) -> Table:
     for network in verdict.networks:
         for family in map(str, verdict.costs.family.values):
             costs = verdict.costs.sel(network=network, family=family).transpose("target", "run").values
-            means = (Number.of(float(mean(runs[np.isfinite(runs)]))) for runs in costs)
+            means = (cost_cell(float(mean(runs[np.isfinite(runs)])), verdict.rules) for runs in costs)
             rows.append((display_name(network), family, roles.get(family, "no"), *means))
     return Table(
         name="costs",
         title=f"Costs at matched displacement: {title}",
         caption=(
-            f"Points of {_measure(verdict.rules)} lost, means over runs, the sides of a family averaged; a dash: some "
+            f"{_lost(verdict.rules)}, means over runs, the sides of a family averaged; a dash: some "
             "side or draw doesn't reach the displacement. Decides: as distance, as intensity, or not at all; families "
             "that don't decide are here for reading."
         ),
@@ -313,7 +342,10 @@ def costs_table(verdict: Verdict, title: str) -> Table:
             NETWORK,
             Column("family", "family", kind="text"),
             Column("decides", "decides", kind="text"),
-            *(Column(f"d{100 * target:g}", f"d = {100 * target:g} %", unit="points") for target in targets),
+            *(
+                Column(f"d{100 * target:g}", f"d = {100 * target:g} %", unit=verdict.rules.unit)
+                for target in targets
+            ),
         ),
         rows=tuple(rows),
     )

@@ -7,12 +7,13 @@ matplotlib is imported inside functions, because the numbers of a report don't n
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nearzero.analysis.verdict import Verdict
 from nearzero.paper.audit.values import Audit
 from nearzero.report.audit import audited_tables
 from nearzero.report.captions import figure_captions
-from nearzero.report.grids import GridResults, grid_table
+from nearzero.report.grids import GridResults, grid_tables
 from nearzero.report.prerender import peak_figures
 from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.results import StudyResults
@@ -21,7 +22,13 @@ from nearzero.report.tables import tables
 from nearzero.report.verdict import judged_tables, planted_bands
 from nearzero.support.checksums import write_recorded
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 __all__ = [
+    "grid_figures",
+    "report_figures",
+    "verdict_figures",
     "write_audit",
     "write_grid",
     "write_report",
@@ -71,7 +78,9 @@ def write_verdict(
 
 
 def write_grid(grid: GridResults, folder: Path) -> list[Path]:
-    """Write the tables of a grid, `tables/grid.*` and those of its verdict, and `figures/grid.*`, under a folder.
+    """Write the tables of a grid, `tables/grid.*`, `runs.*` and those of its verdict, and `figures/grid.*`.
+
+    All are under a folder.
 
     Returns:
         The paths written, tables first.
@@ -79,8 +88,7 @@ def write_grid(grid: GridResults, folder: Path) -> list[Path]:
     Raises:
         InputError: a file can't be written; those written before it stay.
     """
-    tables = (grid_table(grid), *judged_tables(grid.verdict(), grid.title))
-    return _write(chain(_files_of(tables), _grid_files(grid)), folder)
+    return _write(chain(_files_of(grid_tables(grid)), _grid_files(grid)), folder)
 
 
 def write_report(study: StudyResults, folder: Path) -> list[Path]:
@@ -113,30 +121,48 @@ def _files_of(to_write: Iterable[Table]) -> Iterator[tuple[str, bytes]]:
 
 
 def _verdict_files(verdict: Verdict, notices: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    from nearzero.report.figures.matched import matched_figure
-    from nearzero.report.figures.relative import relative_figure
-    from nearzero.report.figures.style import figure_files
-
-    yield from figure_files("figures/figure5_matched", matched_figure(verdict, notices)).items()
-    relative = relative_figure(verdict, planted_bands(verdict), notices)
-    yield from figure_files("figures/figure6_relative", relative).items()
+    return _drawn_files(verdict_figures(verdict, notices))
 
 
 def _grid_files(grid: GridResults) -> Iterator[tuple[str, bytes]]:
-    from nearzero.report.figures.grid import grid_figure
-    from nearzero.report.figures.style import figure_files
-
-    yield from figure_files("figures/grid", grid_figure(grid)).items()
+    return _drawn_files(grid_figures(grid))
 
 
 def _figure_files(study: StudyResults) -> Iterator[tuple[str, bytes]]:
-    from nearzero.report.figures.agreement import agreement_figure
-    from nearzero.report.figures.response import response_figure
-    from nearzero.report.figures.style import figure_files
-
     # These first: they may be drawn on another thread at the moment, and two threads mustn't draw at the same time.
     peaks = peak_figures()
-    yield from figure_files("figures/figure1_response", response_figure(study)).items()
     yield from peaks.items()
-    yield from figure_files("figures/figure4_agreement", agreement_figure(study)).items()
+    yield from _drawn_files(report_figures(study))
     yield "figures/captions.md", figure_captions(study).encode()
+
+
+def _drawn_files(figures: Iterable[tuple[str, "Figure"]]) -> Iterator[tuple[str, bytes]]:
+    from nearzero.report.figures.style import figure_files
+
+    for name, figure in figures:
+        yield from figure_files(f"figures/{name}", figure).items()
+
+
+def report_figures(study: StudyResults) -> Iterator[tuple[str, "Figure"]]:
+    """Yield the figures that are drawn from a study's responses, with the names of their files."""
+    from nearzero.report.figures.agreement import agreement_figure
+    from nearzero.report.figures.response import response_figure
+
+    yield "figure1_response", response_figure(study)
+    yield "figure4_agreement", agreement_figure(study)
+
+
+def verdict_figures(verdict: Verdict, notices: tuple[str, ...] = ()) -> Iterator[tuple[str, "Figure"]]:
+    """Yield the figures of a verdict, with the names of their files."""
+    from nearzero.report.figures.matched import matched_figure
+    from nearzero.report.figures.relative import relative_figure
+
+    yield "figure5_matched", matched_figure(verdict, notices)
+    yield "figure6_relative", relative_figure(verdict, planted_bands(verdict), notices)
+
+
+def grid_figures(grid: GridResults) -> Iterator[tuple[str, "Figure"]]:
+    """Yield the figure of a grid, with the name of its files."""
+    from nearzero.report.figures.grid import grid_figure
+
+    yield "grid", grid_figure(grid)

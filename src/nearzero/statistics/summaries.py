@@ -4,7 +4,7 @@ Every table and every band of the paper is one of these. One rule holds for all 
 not finite diverged; it is left out and isn't counted in `n`. Tests between two conditions are in `paired`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,11 @@ class Summary:
         if self.n < 2:
             return FEWER_THAN_TWO_RUNS
         return "all runs equal" if self.sd == 0.0 else ""
+
+    def cut(self, least: float, most: float) -> "Summary":
+        """Return the summary with its interval cut where values end, as those of an accuracy at 0 and 100 %."""
+        low, high = (min(max(end, least), most) for end in (self.low, self.high))
+        return replace(self, low=low, high=high)
 
 
 def summarise(values: ArrayLike) -> Summary:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nearzero.support.progress import in_notebook, progress_bar
+from nearzero.support.progress import activity, progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,16 +96,17 @@ class Journal:
         self.logger.info("%s", line)
 
     @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        """Log the duration of the block, after the words for the step."""
+    def timed(self, did: str, doing: str = "") -> Iterator[None]:
+        """Log the duration of the block after the words `did`; meanwhile show what is being done, if it is given."""
         began = time.monotonic()
-        yield
-        self.note(f"{step}: {time.monotonic() - began:.1f} s")
+        with nullcontext() if self.console is None or not doing else activity(self.console, doing):
+            yield
+        self.note(f"{did}: {time.monotonic() - began:.1f} s")
 
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[Bar]:
-        """Yield the setter of a progress bar; it shows nothing but in a terminal or a notebook."""
-        if self.console is None or not (self.console.is_terminal or in_notebook()):
+        """Yield the setter of a progress bar, see `progress_bar`."""
+        if self.console is None:
             yield lambda completed: None
             return
         with progress_bar(self.console, description, total) as report:

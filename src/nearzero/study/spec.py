@@ -118,6 +118,10 @@ def _fill(model: CheckedModel, values: dict[str, Any], origin: str, otherwise: s
         message = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:
             raise InputError(f"{message} (in {origin})") from error
+        if (
+            isinstance(first["input"], dict) and first["type"] == "value_error"
+        ):  # a table, whose error names it
+            raise InputError(message) from error
         words = re.findall(r"'([^']*)'", message) if first["type"] == "literal_error" else []
         hint, message = did_you_mean(first["input"], words), message[:1].lower() + message[1:]
         raise InputError(
@@ -448,4 +452,4 @@ def _affecting_results(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def spec_text(spec: BaseModel) -> str:
     """Return the complete spec of a study or a grid as TOML; `load_complete_spec` or `load_grid` reads it."""
-    return tomli_w.dumps(spec.model_dump(mode="json"))
+    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))

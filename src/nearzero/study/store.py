@@ -22,6 +22,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from safetensors.numpy import load, save
 from nearzero.errors import InputError
 from nearzero.networks import Stack, TwoLayer
 from nearzero.study.spec import VERDICT, Spec, differing_key, load_complete_spec, spec_digest, spec_text
-from nearzero.support.checksums import read_recorded, working, write_recorded
+from nearzero.support.checksums import check_inside, read_recorded, working, write_recorded
 from nearzero.support.files import claim_folder, parsing
 from nearzero.support.netcdf import load_netcdf
 from nearzero.training.train import History, Progress
@@ -117,7 +118,7 @@ class Store:
         """Return the store of the study in a folder.
 
         Raises:
-            InputError: the folder holds no study.
+            InputError: the folder holds no study, or its spec can't be used.
         """
         if not folder.is_dir():
             raise InputError(
@@ -125,6 +126,7 @@ class Store:
             )
         if not (folder / SPEC).is_file():
             raise InputError(f"{folder} isn't a study: it has no {SPEC}")
+        check_inside(folder, folder / SPEC)
         return cls(folder, load_complete_spec(folder / SPEC))
 
     @property
@@ -293,10 +295,10 @@ class Store:
         path = self.folder / name
         if not path.exists():
             return None
-        tree = load_netcdf(self.read_file(name), path, remedy(self.folder, name))
+        tree = _parsed(self.read_file(name), path, remedy(self.folder, name))
         if node != "/" and group not in tree.children:
             return None
-        loaded = tree[node].to_dataset()
+        loaded = tree[node].to_dataset().copy(deep=True)
         if not loaded.data_vars:
             return None
         self._check_results(path, loaded)
@@ -322,6 +324,12 @@ class Store:
 def remedy(folder: Path, name: str) -> str:
     """Return what makes a file of the study in a folder again."""
     return REMEDIES.get(name.split("/")[0], "delete it if it isn't yours").format(folder=folder)
+
+
+@lru_cache(maxsize=len({name for name, _ in GROUPS.values()}))
+def _parsed(content: bytes, path: Path, again: str) -> xr.DataTree:
+    """Return the groups of a file, which are parsed once for all of them; see `load_netcdf`."""
+    return load_netcdf(content, path, again)
 
 
 def needed(results: xr.Dataset | None, refusal: str) -> xr.Dataset:

@@ -235,6 +235,7 @@ class Study:
             verdict=None if matched is None else judge(matched, self.spec.rules),
             other=None if against is None else self._other(against),
             notices=self.notices,
+            departures=self.departures,
         )
 
     def tables(self) -> dict[str, tuple[Table, ...]]:
@@ -305,16 +306,37 @@ class Study:
         """
         return verify_files(self.folder)
 
+    @property
+    def is_trained(self) -> bool:
+        """Return whether all networks are trained."""
+        return self._store.read("history") is not None
+
+    @property
+    def done(self) -> tuple[str, ...]:
+        """Return what is done, in words: which steps, and what a verdict measured beside what it needs.
+
+        Raises:
+            InputError: a file is damaged.
+        """
+        groups = {
+            "trained": self.is_trained,
+            "swept": self._store.read("response") is not None,
+            "verdict": analysis_of(self._store, "matched") is not None,
+            "verdict before training": analysis_of(self._store, "untrained") is not None,
+            "near and far": analysis_of(self._store, "parts") is not None,
+            "audit": measurements_of(self._store) is not None,
+            "page": (self.folder / PAGE).is_file(),
+        }
+        return tuple(words for words, is_there in groups.items() if is_there)
+
     def summary(self) -> dict[str, str]:
         """Return a table for people: folder, progress, data, conduct, seeds, sessions and versions."""
         record = self.provenance
         data, sessions = record.get("data", {}), record.get("sittings", [])
-        steps = {"trained": "history", "swept": "response"}
-        done = [step for step, group in steps.items() if self._store.read(group) is not None]
         versions = sessions[-1]["versions"] if sessions else {}
         return {
             "folder": str(self.folder),
-            "done": ", ".join(done) or "nothing yet",
+            "done": ", ".join(self.done) or "nothing yet",
             "data": f"{data['name']} ({data['source']})" if data else self.spec.data,
             "conduct": ", ".join(f"{key}={value}" for key, value in self.conduct.items()),
             "seeds": f"{self.spec.seeds[0]} to {self.spec.seeds[-1]}",
@@ -403,7 +425,10 @@ class Study:
 
         self._run_step(step, data_dir, console)
         self.report(console=console)
-        with Journal.opened(console, self.folder / "log") as journal, journal.timed("page written"):
+        with (
+            Journal.opened(console, self.folder / "log") as journal,
+            journal.timed("page written", "making the page"),
+        ):
             self.to_html(self.folder / PAGE, data_dir=data_dir)
         return self
 
@@ -430,7 +455,7 @@ class Study:
         """Write tables and figures.
 
         Args:
-            console: a rich console for notices; quiet if None.
+            console: a rich console for progress; quiet if None.
 
         Raises:
             InputError: the study hasn't been swept yet.
@@ -439,7 +464,7 @@ class Study:
         with (
             self._held(),
             Journal.opened(console, self.folder / "log") as journal,
-            journal.timed("tables and figures written"),
+            journal.timed("tables and figures written", "drawing figures and writing tables"),
         ):
             reports.write_report(self, self.folder)
         return self

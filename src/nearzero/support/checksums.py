@@ -7,6 +7,9 @@ They are in the folder's file `checksums`, one line for each file, as `sha256sum
 A line is added before its file is replaced. So a process killed in between leaves the old file with two lines, and
 a file is whole if it has the checksum of any of its lines. When work on the folder ends, one line is left for each
 file. The log isn't in the record, since it grows; files of before the record can be read and can't be checked.
+
+A folder may come from a stranger, so no path leaves it: symbolic links in it that lead elsewhere are refused. The
+folder itself may be a link.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from nearzero.support.files import explained, locked, make_folder, read_bytes, w
 __all__ = [
     "RECORD",
     "FileCheck",
+    "check_inside",
     "read_recorded",
     "remove_recorded",
     "verify_files",
@@ -96,6 +100,7 @@ def read_recorded(folder: Path, path: Path, remedy: str) -> bytes:
     Raises:
         InputError: the file can't be read, or its checksum isn't the recorded one.
     """
+    check_inside(folder, path)
     if path.exists() and not path.is_file():
         raise InputError(f"{path} isn't a file, and reading a pipe might never end; {remedy}")
     content = read_bytes(path)
@@ -118,6 +123,8 @@ def verify_files(folder: Path) -> list[FileCheck]:
     for name in sorted((present | set(sums)) - UNCHECKED):
         if name not in present:
             status = "missing"
+        elif not (folder / name).is_file() or not _inside(folder, folder / name):
+            status = "damaged"  # nearzero writes neither pipes nor links
         elif name not in sums:
             status = "no checksum"
         else:
@@ -134,8 +141,12 @@ def working(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder of results; remove what killed processes left, and tidy the record at the end.
 
     Raises:
-        InputError: another process works in the folder, or it can't be written.
+        InputError: another process works in the folder, it can't be written, or a link in it leads elsewhere.
     """
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            if os.path.islink(path := Path(place, name)):
+                check_inside(folder, path)
     with locked(folder):
         for path in _files(folder, parts=True):
             with suppress(OSError):
@@ -145,6 +156,24 @@ def working(folder: Path) -> Iterator[None]:
             yield
         finally:
             _tidy(folder)
+
+
+def _inside(folder: Path, path: Path) -> bool:
+    """Return whether a path below a folder stays below it when symbolic links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def check_inside(folder: Path, path: Path) -> None:
+    """Refuse a path that leaves a folder.
+
+    Raises:
+        InputError: a symbolic link leads elsewhere.
+    """
+    if not _inside(folder, path):
+        raise InputError(
+            f"{path} leads out of {folder} by a symbolic link, which isn't followed; put the files themselves there "
+            "(the whole folder may be a link)"
+        )
 
 
 def _tidy(folder: Path) -> None:

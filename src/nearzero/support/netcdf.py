@@ -13,6 +13,9 @@ from nearzero.support.memory import check_expansion
 
 __all__ = ["load_netcdf"]
 
+HEAP = b"GCOL\x01"  # the head of a collection of texts in HDF5: a signature and a version
+HEAP_HEADER, OBJECT_HEADER = 16, 16  # bytes
+
 
 def load_netcdf(content: bytes, source: object, remedy: str) -> xr.DataTree:
     """Return the groups of a netCDF 4 file, loaded.
@@ -37,9 +40,33 @@ def load_netcdf(content: bytes, source: object, remedy: str) -> xr.DataTree:
         nearzero.errors.InputError: a.nc can't be read (...); delete it
     """
     with parsing(source, remedy):
+        _check_heaps(content, source, remedy)
         check_expansion(source, _declared(content, source), len(content))
         with xr.open_datatree(io.BytesIO(content), engine="h5netcdf") as tree:
             return tree.load()
+
+
+def _check_heaps(content: bytes, source: object, remedy: str) -> None:
+    """Refuse texts of an HDF5 file in which the HDF5 library would go round for ever, and can't be interrupted.
+
+    Texts of any length are in global heaps: collections of objects, each of which says its size. The library adds the
+    sizes up until it's past the end of the collection, and never gets there if one is 0 (modulo 2^64).
+
+    Raises:
+        InputError: there is such a size.
+    """
+    start = content.find(HEAP)
+    while start >= 0:
+        at, end = start + HEAP_HEADER, start + int.from_bytes(content[start + 8 : start + 16], "little")
+        while at + OBJECT_HEADER <= min(end, len(content)):
+            index = int.from_bytes(content[at : at + 2], "little")
+            size = int.from_bytes(content[at + 8 : at + 16], "little")
+            # object 0 is the free space, whose size includes its header; the others are padded to 8 bytes
+            step = (size if index == 0 else OBJECT_HEADER + (size + 7) // 8 * 8) % 2**64
+            if step == 0:
+                raise InputError(f"{source} can't be read (the size of a text in it is damaged); {remedy}")
+            at += step
+        start = content.find(HEAP, start + 1)
 
 
 def _declared(content: bytes, source: object) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from nearzero.errors import InputError
 
-__all__ = ["chain", "defined_at", "failing_part", "note", "place", "reason", "running"]
+__all__ = ["chain", "defined_at", "failing_part", "is_users", "note", "place", "reason", "running"]
 
 MARK = "nearzero: "  # how the notes begin
 OURS = Path(__file__).parents[1]
@@ -78,7 +78,7 @@ def place(error: BaseException) -> str | None:
         if WORKER in str(each):
             places += [(file, int(line)) for file, line in FRAME.findall(str(each))]
         for file, line in reversed(places):
-            if _is_users(file):
+            if is_users(file):
                 return _text(file, line)
     return None
 
@@ -93,7 +93,7 @@ def defined_at(named: object) -> str | None:
             file, line = inspect.getsourcefile(target), inspect.getsourcelines(target)[1]
         except (TypeError, OSError, ValueError):
             continue
-        if file is not None and _is_users(file):
+        if file is not None and is_users(file):
             return _text(file, line)
     return None
 
@@ -122,7 +122,7 @@ def _frames(traceback: TracebackType | None) -> list[tuple[str, int]]:
     return frames
 
 
-def _is_users(file: str) -> bool:
+def is_users(file: str) -> bool:
     """Return whether a file is neither nearzero's, nor Python's, nor that of an installed package."""
     path = Path(file).resolve()
     if file.startswith("<") or INSTALLED.intersection(path.parts):

@@ -9,15 +9,17 @@ networks of a table, and `sources` accepts what users have.
 
 from nearzero.analysis.verdict.compare import Comparison, costs
 from nearzero.analysis.verdict.judge import CheckResult, RelativeCost, Verdict, judge
-from nearzero.analysis.verdict.rules import CHECKS, Finding, Rules
+from nearzero.analysis.verdict.rules import CHECKS, LOSS, Finding, Measure, Rules, measure_words
 from nearzero.analysis.verdict.sources import REPORTED, design_for, gathered, verdict
 
 __all__ = [
     "CHECKS",
+    "LOSS",
     "REPORTED",
     "CheckResult",
     "Comparison",
     "Finding",
+    "Measure",
     "RelativeCost",
     "Rules",
     "Verdict",
@@ -25,5 +27,6 @@ __all__ = [
     "design_for",
     "gathered",
     "judge",
+    "measure_words",
     "verdict",
 ]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero.analysis.displacement import SIDES
-from nearzero.analysis.verdict.rules import DIRECTIONS, Finding, Measure, Rules, check_measure
+from nearzero.analysis.verdict.rules import DIRECTIONS, LOSS, Finding, Measure, Rules, check_measure
 from nearzero.errors import InputError
 from nearzero.perturbations.families import Conduct, make_family
 from nearzero.perturbations.noise import NOISES
@@ -27,14 +27,15 @@ __all__ = ["Comparison", "compare", "costs", "decided"]
 
 Floats = npt.NDArray[np.float64]
 LEAST_DEVIATION = 0.25  # of the margin: the least standard deviation of D over runs that is believed
-ROUNDING = 1e-9  # points: two differences of accuracies count as equal up to this
+ROUNDING = 1e-9  # points or nats: two differences of costs count as equal up to this
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Distance against one family of intensity, for one network at one displacement.
 
-    Costs are the loss of accuracy against the unperturbed network, in percentage points, means over runs.
+    Costs are what the measure of the rules loses against the unperturbed network, in percentage points, or by how
+    much the cross-entropy rises, in nats; means over runs.
 
     Attributes:
         network, intensity, target: the network, the family of intensity and the displacement.
@@ -75,7 +76,9 @@ class Comparison:
 
 
 def costs(responses: xr.Dataset, measure: Measure = "accuracy") -> xr.DataArray:
-    """Return the cost of each family, in points: unperturbed minus perturbed, averaged over sides.
+    """Return the cost of each family, averaged over sides.
+
+    It is unperturbed minus perturbed in points; for a cross-entropy, perturbed minus unperturbed in nats.
 
     The cost is NaN unless all sides of the family reach the displacement.
 
@@ -91,11 +94,16 @@ def costs(responses: xr.Dataset, measure: Measure = "accuracy") -> xr.DataArray:
         labels = (
             "; without labels there is agreement alone: choose it as the measure"
             if "accuracy" in measure
+            else f"; measure it with metrics=['accuracy', 'agreement', {LOSS!r}]"
+            if measure.endswith(LOSS)
             else ""
         )
         raise InputError(f"these responses have no {measure}{labels}")
-    whole = responses.unperturbed_accuracy if "accuracy" in measure else 1.0
-    cost = 100.0 * (whole - responses[measure])
+    if measure.endswith(LOSS):
+        cost = responses[measure] - responses[f"unperturbed_{LOSS}"]
+    else:
+        whole = responses.unperturbed_accuracy if "accuracy" in measure else 1.0
+        cost = 100.0 * (whole - responses[measure])
     sides = xr.DataArray([_has_sides(str(name)) for name in responses.family.values], dims=("family", "side"))
     used = cost.where(sides)
     return used.mean("side").where(used.notnull().sum("side") == sides.sum("side"))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero.analysis.verdict.compare import Comparison, compare, costs, decided
-from nearzero.analysis.verdict.rules import CHECKS, DIRECTIONS, Finding, Rules
+from nearzero.analysis.verdict.rules import DIRECTIONS, Finding, Rules
 from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.perturbations.activations import ACTIVATIONS
@@ -69,7 +69,7 @@ class Verdict(Displayed):
         comparisons: all comparisons, network by network.
         left_out: by network, the reasons why families of intensity were left out: their curve is flat by
             construction.
-        costs: the cost of every family at every displacement, in points, on (network, run, family, target).
+        costs: the cost of every family at every displacement, in points or nats, on (network, run, family, target).
         halves: the rule by which the examples were cut in halves; "" if it isn't known.
         checks: by check, its comparisons, in the order of `comparisons`; without those that weren't measured.
         models: by network, the model that it belongs to. The layers of one model are its networks; Holm's
@@ -150,7 +150,9 @@ class Verdict(Displayed):
             return "robust"
         phrases = {"turns": "hangs on", "undecided": "undecided by", "not measured": "not measured:"}
         named = {
-            outcome: ", ".join(CHECKS[result.check] for result in results if result.outcome == outcome)
+            outcome: ", ".join(
+                self.rules.check_names[result.check] for result in results if result.outcome == outcome
+            )
             for outcome in phrases
         }
         return "; ".join(f"{phrases[outcome]} {names}" for outcome, names in named.items() if names)
@@ -206,8 +208,8 @@ class Verdict(Displayed):
         over = f"Holm over {tests} tests" if models == 1 else f"Holm within each of {models} models"
         lines.append(
             f"Rules: distance = {', '.join(rules.distance)}, sides averaged; intensity = "
-            f"{', '.join(rules.intensity)}; {rules.test} test, margin {rules.margin:g} points of "
-            f"{rules.measure.replace('_', ' ')}; alpha {rules.alpha:g}, {over}."
+            f"{', '.join(rules.intensity)}; {rules.test} test, margin {rules.margin:g} "
+            f"{rules.measured_in}; alpha {rules.alpha:g}, {over}."
         )
         lines += [f"{caveat[:1].upper()}{caveat[1:]}." for caveat in self.caveats]
         return "\n".join(lines)
@@ -292,8 +294,8 @@ def _check_costs(responses: xr.Dataset, rules: Rules, check: str) -> xr.DataArra
         return None
     own = responses.sel(check=check)
     variables: dict[str, xr.DataArray] = {measure: own[name]}
-    if "accuracy" in measure:
-        variables["unperturbed_accuracy"] = own.unperturbed_checked_accuracy
+    if not measure.endswith("agreement"):
+        variables[f"unperturbed_{measure}"] = own[f"unperturbed_checked_{measure}"]
     return costs(xr.Dataset(variables), measure)
 
 

@@ -13,7 +13,17 @@ from nearzero.perturbations.families import FAMILIES
 from nearzero.perturbations.noise import NOISES
 from nearzero.statistics.paired import MINIMUM_RUNS
 
-__all__ = ["CHECKS", "DIRECTIONS", "Finding", "Measure", "Rules", "Test", "check_measure"]
+__all__ = [
+    "CHECKS",
+    "DIRECTIONS",
+    "LOSS",
+    "Finding",
+    "Measure",
+    "Rules",
+    "Test",
+    "check_measure",
+    "measure_words",
+]
 
 # Findings of one comparison. The finding on a network is the first of these that any of its comparisons has.
 Finding = Literal[
@@ -27,7 +37,15 @@ Finding = Literal[
     "not reached",
 ]
 DIRECTIONS: tuple[Finding, Finding] = ("distance costs more", "intensity costs more")
-Measure = Literal["accuracy", "centred_accuracy", "agreement", "centred_agreement"]
+Measure = Literal[
+    "accuracy",
+    "centred_accuracy",
+    "agreement",
+    "centred_agreement",
+    "cross_entropy",
+    "centred_cross_entropy",
+]
+LOSS = "cross_entropy"
 Test = Literal["minimum-effect", "difference"]
 # The checks, with their names for readers.
 CHECKS = {
@@ -54,9 +72,12 @@ class Rules:
         intensity: names of families. Each of them, averaged over its sides, is compared with distance
             separately.
         targets: the displacements at which they are compared.
-        measure: the variable whose loss is the cost: "accuracy", "centred_accuracy", "agreement" or
-            "centred_agreement". Without labels, use "agreement".
-        margin: the smallest difference that matters, in percentage points.
+        measure: the variable whose change is the cost. For "accuracy", "centred_accuracy", "agreement" and
+            "centred_agreement" the cost is what is lost, in percentage points. For "cross_entropy" and
+            "centred_cross_entropy" it is the rise of the mean loss, in nats per item (per token of a language
+            model). Without labels, use "agreement".
+        margin: the smallest difference that matters, in percentage points; in nats if the measure is a
+            cross-entropy, for which the default of 1 is large.
         alpha: the family-wise error rate over all comparisons of a model (Holm), and the level of each
             one-sided test.
         minimum_runs: the number of runs below which a comparison is described but not judged; at least six.
@@ -101,7 +122,7 @@ class Rules:
                 bool(self.targets) and all(0 < target <= LARGEST_TARGET for target in self.targets),
                 f"be positive displacements of at most {LARGEST_TARGET:g}, 0.1 for 10 %",
             ),
-            "margin": (0 < self.margin < 100, "be a positive number of percentage points"),
+            "margin": (0 < self.margin < 100, f"be a positive number of {self._unit_in_full}"),
             "alpha": (0 < self.alpha < 0.5, "lie between 0 and 0.5"),
             "minimum_runs": (
                 self.minimum_runs >= MINIMUM_RUNS,
@@ -138,6 +159,31 @@ class Rules:
             )
 
     @property
+    def of_loss(self) -> bool:
+        """Return whether the cost is the rise of a loss, in nats; else it is what a share loses, in points."""
+        return self.measure.endswith(LOSS)
+
+    @property
+    def unit(self) -> str:
+        """Return the unit of costs, of D and of the margin: "points" or "nats"."""
+        return "nats" if self.of_loss else "points"
+
+    @property
+    def _unit_in_full(self) -> str:
+        return self.unit if self.of_loss else "percentage points"
+
+    @property
+    def measured_in(self) -> str:
+        """Return the unit and what is measured, in words: "points of accuracy", "nats of cross-entropy"."""
+        return f"{self.unit} of {measure_words(self.measure)}"
+
+    @property
+    def check_names(self) -> dict[str, str]:
+        """Return the names of the checks for readers, by key: those of `CHECKS`, of the measure of these rules."""
+        centred = f"centred {measure_words(self.measure.removeprefix('centred_'))}"
+        return CHECKS | {"centred_accuracy": centred}
+
+    @property
     def changed(self) -> dict[str, Any]:
         """Return the rules that differ from the default ones, by name."""
         default = Rules()
@@ -148,6 +194,11 @@ class Rules:
         """Return the notices that a reader of the verdict needs; none for the default rules."""
         changed = ", ".join(self.changed)
         return (f"these rules aren't the default ones: {changed} changed",) if changed else ()
+
+
+def measure_words(measure: str) -> str:
+    """Return the name of a measure for readers: "centred accuracy", "cross-entropy"."""
+    return measure.replace(LOSS, "cross-entropy").replace("_", " ")
 
 
 def check_measure(measure: str) -> None:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from nearzero.errors import InputError
 from nearzero.page.probe.cells import Cells, Ends, common_classes, metrics_of
+from nearzero.page.probe.displaced import Displaced
 from nearzero.page.probe.items import Decode, choose_items
 from nearzero.page.probe.page import ProbeContents, probe_page
 from nearzero.report.notebook.results import summary_tables
@@ -27,6 +28,8 @@ class Probed(Protocol):
 
     @property
     def response(self) -> xr.Dataset: ...  # noqa: D102 (documented there)
+    @property
+    def at_displacements(self) -> xr.Dataset | None: ...  # noqa: D102
     @property
     def notes(self) -> list[str]: ...  # noqa: D102
     def summary(self) -> Any: ...  # noqa: D102
@@ -70,6 +73,7 @@ def build_page(
         classes=classes,
         names=class_names,
         items=choose_items(cells, examples, inputs, decode),
+        displaced=None if result.at_displacements is None else Displaced.of(result.at_displacements),
         code=code,
     )
     return probe_page(contents)

@@ -16,6 +16,7 @@ from nearzero.page.document import PageData, Section, document
 from nearzero.page.examples import SEED
 from nearzero.page.methods import methods
 from nearzero.page.probe.cells import Cells, Ends, class_arrays, metrics_of
+from nearzero.page.probe.displaced import Displaced
 from nearzero.page.probe.items import PageItems
 from nearzero.page.probe.panels import cell_panel, item_panel, map_panel, unit_panel
 from nearzero.report.figures.scales import SHARES, level_title, metric_text, reading_of, spelled
@@ -52,6 +53,7 @@ class ProbeContents:
         classes: the classes that are embedded, their numbers of items, and how many classes there are.
         names: of classes, by their number; or None.
         items: the embedded examples, if the probe kept its items.
+        displaced: the responses at equal displacement, if the probe had a design.
         code: what makes the page again.
     """
 
@@ -66,6 +68,7 @@ class ProbeContents:
     classes: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
     names: Sequence[str] | None
     items: PageItems | None
+    displaced: Displaced | None
     code: str
 
     @property
@@ -82,10 +85,12 @@ class ProbeContents:
 def probe_page(contents: ProbeContents) -> str:
     """Return the page of a probe."""
     charts = _charts(contents)
+    further = () if contents.displaced is None else contents.displaced.charts
     sections = [
         Section("cell", "One cell: its curve, and each class", _cell(contents, charts), "Cell"),
         Section("units", "Units of a layer", unit_panel("unit_minimum" in contents.response), "Units"),
         *_items(contents),
+        *_displaced(contents.displaced),
         Section("layers", "Layers", to_html(contents.layers), "Layers"),
         Section("assumed", "What was assumed, and notes", _assumed(contents), "Assumed"),
         Section(
@@ -95,7 +100,9 @@ def probe_page(contents: ProbeContents) -> str:
             "Methods",
         ),
     ]
-    return document(f"nearzero: {contents.title}", _lead(contents), sections, _data(contents, charts))
+    return document(
+        f"nearzero: {contents.title}", _lead(contents), sections, _data(contents, [*charts, *further])
+    )
 
 
 def _data(contents: ProbeContents, charts: Sequence[Chart]) -> PageData:
@@ -388,6 +395,16 @@ def _items(contents: ProbeContents) -> list[Section]:
     heading = "Tokens" if items.tokens else "Examples"
     panel = item_panel(_labels(contents.response), items.tokens, "images" in items.arrays)
     return [Section("examples", heading, tag("div", tag("p", words), panel))]
+
+
+def _displaced(displaced: Displaced | None) -> list[Section]:
+    if displaced is None:
+        return []
+    return [
+        Section(
+            "displaced", "Distance and intensity at equal displacement", displaced.panel(), "Displacement"
+        )
+    ]
 
 
 def _assumed(contents: ProbeContents) -> Markup:

@@ -23,6 +23,8 @@ def audit(evidence: Evidence) -> Audit:
     notices = evidence.notices
     if differing:
         notices += (f"as run is this study's conduct, which isn't the published one: {', '.join(differing)}",)
+    if evidence.departures:
+        notices += (f"no published number stands beside these: {'; '.join(evidence.departures)}",)
     return Audit(
         title=evidence.title,
         entries=entries(evidence),

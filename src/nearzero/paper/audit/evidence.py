@@ -70,6 +70,8 @@ class Evidence:
         verdict: by the study's rules, on `matched`; None if that isn't measured yet.
         other: the study with the other pixels; None if none is given.
         notices: warnings for a reader.
+        departures: in what the study departs from the published one; if in anything, no published number stands
+            beside its own.
     """
 
     title: str
@@ -84,6 +86,7 @@ class Evidence:
     verdict: Verdict | None = None
     other: Other | None = None
     notices: tuple[str, ...] = ()
+    departures: tuple[str, ...] = ()
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -204,7 +207,7 @@ class NetworkEvidence:
 def _level_row(own: NetworkEvidence, row: Row) -> LevelRow:
     tables, perturbed, unperturbed = published(), own.swept(row), own.unperturbed
     facts = next(facts for facts in tables.families[row.family] if facts.level == row.level)
-    response = facts.networks.get(own.network)
+    response = None if own.study.departures else facts.networks.get(own.network)
     accuracy, t, p = (None, None, None) if response is None else astuple(response)
     entry = paired_t_test(own.curves[row.family].accuracy[tables.ttest_entry].values, perturbed)
     identity = paired_t_test(unperturbed, perturbed)

@@ -84,7 +84,8 @@ def pixels(own: NetworkEvidence, entry: MakeEntry) -> Entries:
 
     The paper's text says that pixels were normalised.
     """
-    facts, other = published().baseline.get(own.network), own.study.other
+    facts = None if own.study.departures else published().baseline.get(own.network)
+    other = own.study.other
     own_pixels, other_pixels = own.study.pixels, OTHER_PIXELS[own.study.pixels]
     note = "as run: raw pixels; put right: normalized ones"
     if other is None:

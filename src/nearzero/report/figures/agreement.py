@@ -1,6 +1,7 @@
 """Figure 4: every measured accuracy against the published one, and their differences."""
 
 import math
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,58 +22,51 @@ from nearzero.report.figures.style import (
     ShownFigure,
     add_notices,
     colours,
-    network_keys,
     points,
     styled,
 )
-from nearzero.report.results import StudyResults, networks
+from nearzero.report.results import StudyResults, display_name, networks
 
 __all__ = ["agreement_figure"]
 
-_MARKERS = {  # marker and label of each quantity
-    "train_accuracy": ("D", "table 1"),
-    "test_accuracy": ("D", "table 1"),
-    "scale": ("o", "table 2, scale"),
-    "clip": ("s", "table 3, clip"),
-    "offset": ("^", "table 4, offset"),
+_MARKERS = {  # marker and label of each quantity; none of them is the marker of a network in other figures
+    "train_accuracy": ("*", "table 1"),
+    "test_accuracy": ("*", "table 1"),
+    "scale": ("s", "table 2, scale"),
+    "clip": ("D", "table 3, clip"),
+    "offset": ("v", "table 4, offset"),
 }
 
 
 def agreement_figure(study: StudyResults) -> Figure:
     """Draw measured against published mean accuracy of tables 1 to 4, and the differences in a panel below.
 
-    Bars in the lower panel: 3 standard errors of the difference. Shaded: 1.5 points. Rows of tables 2 to 4
-    that lie outside both have filled markers. The inset enlarges the crowded corner.
+    Each network has a column of its own. Bars in the lower panels: 3 standard errors of the difference. Shaded: 1.5
+    points. Rows of tables 2 to 4 that lie outside both have filled markers. The insets enlarge the crowded corner.
     """
+    rows = _rows(study)
+    names = list(dict.fromkeys(row.network for row in rows)) or [""]
     with styled():
-        figure = ShownFigure(figsize=(3.5, 4.7), layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
-        rows = _rows(study)
-        above.set(ylabel="measured accuracy (%)", xlim=(0, 102), ylim=(0, 102))
-        below.set(xlabel="published accuracy (%)", ylabel="difference (points)")
-        below.axhspan(-POINTS, POINTS, color=SHADE, linewidth=0)
-        below.axhline(0, color=PALE, linewidth=0.7)
-        inset = above.inset_axes((0.60, 0.08, 0.38, 0.38))
-        inset.tick_params(labelsize=5.5)
-        inset.set(xlim=(94, 100.5), ylim=(94, 100.5), xticks=(94, 97, 100), yticks=(94, 97, 100))
-        for axes in (above, below, inset):
-            axes.grid(True)
-        for axes in (above, inset):
-            axes.plot([0, 102], [0, 102], color=PALE, linewidth=0.7, zorder=1)
-        _draw(above, inset, below, rows, colours(networks(study)))
-        _limits(below, rows)
-        reproduced = reproduction(study)
-        if not study.departures:
-            count = f"{len(reproduced.agreeing)} of {len(reproduced.comparisons)}"
-            below.set_title(
-                f"{count} within ±{POINTS:g} points (shaded) or ±{STANDARD_ERRORS:g} s.e. (bars)",
-                fontsize=6.5,
-            )
+        figure = ShownFigure(figsize=(0.5 + 3.2 * len(names), 4.9), layout="constrained")
+        panels = figure.subplots(
+            2, len(names), sharex=True, sharey="row", squeeze=False, height_ratios=(2.2, 1.0)
+        )
+        for name, (above, below) in zip(names, panels.T, strict=True):
+            _column(above, below, [row for row in rows if row.network == name])
+            below.set_xlabel("published accuracy (%)")
+        first, last = panels[:, 0]
+        first.set_ylabel("measured accuracy (%)")
+        last.set_ylabel("difference (points)")
+        _limits(last, rows)
         if rows:
-            above.legend(handles=_keys(study), loc="upper left")
+            reproduced = reproduction(study)
+            count = f"{len(reproduced.agreeing)} of {len(reproduced.comparisons)}"
+            within = f"±{POINTS:g} points (shaded) or ±{STANDARD_ERRORS:g} s.e. (bars)"
+            last.set_title(f"All networks: {count} within {within}", fontsize=6.5)
+            first.legend(handles=_keys(differing=bool(reproduced.differing)), loc="upper left")
         else:
             why = "\n".join(("nothing published to compare", *study.departures))
-            above.text(0.5, 0.9, why, ha="center", va="top", transform=above.transAxes)
+            first.text(0.5, 0.9, why, ha="center", va="top", transform=first.transAxes)
         add_notices(figure, study.notices)
     return figure
 
@@ -88,11 +82,25 @@ def _rows(study: StudyResults) -> list[PublishedComparison]:
     return [row for row in rows if row.is_measured]
 
 
-def _draw(
-    above: Axes, inset: Axes, below: Axes, rows: list[PublishedComparison], colour_of: dict[str, str]
-) -> None:
+def _column(above: Axes, below: Axes, rows: Sequence[PublishedComparison]) -> None:
+    """Draw the panels of one network."""
+    above.set(xlim=(0, 102), ylim=(0, 102))
+    below.axhspan(-POINTS, POINTS, color=SHADE, linewidth=0)
+    below.axhline(0, color=PALE, linewidth=0.7)
+    inset = above.inset_axes((0.60, 0.08, 0.38, 0.38))
+    inset.tick_params(labelsize=5.5)
+    inset.set(xlim=(94, 100.5), ylim=(94, 100.5), xticks=(94, 97, 100), yticks=(94, 97, 100))
+    for axes in (above, below, inset):
+        axes.grid(True)
+    for axes in (above, inset):
+        axes.plot([0, 102], [0, 102], color=PALE, linewidth=0.7, zorder=1)
+    for network, colour in colours(dict.fromkeys(row.network for row in rows)).items():
+        above.set_title(display_name(network), color=colour)
+        _draw(above, inset, below, rows, colour)
+
+
+def _draw(above: Axes, inset: Axes, below: Axes, rows: Sequence[PublishedComparison], colour: str) -> None:
     for row in rows:
-        colour = colour_of[row.network]
         face = colour if row.level is not None and not row.agrees else "none"
         style = points(_MARKERS[row.quantity][0], 3.2, colour, face)
         for axes in (above, inset):
@@ -104,7 +112,7 @@ def _draw(
             below.plot([row.published] * 2, ends, color=colour, linewidth=0.5, alpha=0.6)
 
 
-def _limits(below: Axes, rows: list[PublishedComparison]) -> None:
+def _limits(below: Axes, rows: Sequence[PublishedComparison]) -> None:
     """Set symmetric limits that hold every difference and its bar."""
     reach = [2.0 * POINTS]
     for row in rows:
@@ -113,10 +121,8 @@ def _limits(below: Axes, rows: list[PublishedComparison]) -> None:
     below.set_ylim(-1.05 * max(reach), 1.05 * max(reach))
 
 
-def _keys(study: StudyResults) -> list[Line2D]:
-    keys = network_keys((name for name in networks(study) if name in published().baseline), marked=False)
+def _keys(*, differing: bool) -> list[Line2D]:
     markers = [(marker, label, "none") for marker, label in dict.fromkeys(_MARKERS.values())]
-    if reproduction(study).differing:
-        markers.append(("o", "outside both", INK))
-    keys += [Line2D([], [], **points(marker, 3.4, INK, face), label=label) for marker, label, face in markers]
-    return keys
+    if differing:
+        markers.append(("s", "outside both", INK))
+    return [Line2D([], [], **points(marker, 3.4, INK, face), label=label) for marker, label, face in markers]

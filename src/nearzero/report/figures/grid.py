@@ -39,7 +39,7 @@ _MARKERS: dict[Finding, tuple[str, bool]] = {
 
 
 def grid_figure(grid: GridResults) -> Figure:
-    """Draw D, the cost of distance minus that of intensity in percentage points, with its interval.
+    """Draw D, the cost of distance minus that of intensity in points (nats for a loss), with its interval.
 
     There is a row for each network, and a panel for each pair of a distance and an intensity family. The networks of
     one activation have panels of their own. Networks on which the direction found is robust are marked, by the
@@ -67,7 +67,7 @@ def grid_figure(grid: GridResults) -> Figure:
         low, high = panels[0, 0].get_xlim()
         panels[0, 0].set_xlim(min(low, -_LEAST_SIDE * high), max(high, -_LEAST_SIDE * low))
         for axes in panels[-1]:
-            axes.set_xlabel("D, points")
+            axes.set_xlabel(f"D, {verdict.rules.unit}")
         figure.legend(handles=_legend(targets), loc="outside upper center", ncols=4)
         figure.supxlabel("\n".join(caption), fontsize=6.0, x=0.01, ha="left")
         add_notices(figure, grid.notices)
@@ -86,11 +86,12 @@ def _groups(verdict: Verdict) -> list[list[str]]:
 def _caption(verdict: Verdict) -> str:
     """Return the sentences on how to read the figure."""
     rules = verdict.rules
+    unit = rules.unit.removesuffix("s") if rules.margin == 1 else rules.unit
     return (
-        f"D: the cost of distance minus that of intensity, in points of {rules.measure.replace('_', ' ')}, at equal "
+        f"D: the cost of distance minus that of intensity, in {rules.measured_in}, at equal "
         "displacement d of the activations; mean over runs, with its "
         f"{100 * (1 - 2 * rules.alpha):g} % interval. Right of zero distance costs more, left of it intensity. "
-        f"Shaded: the margin, {rules.margin:g} point{'' if rules.margin == 1 else 's'} on either side. "
+        f"Shaded: the margin, {rules.margin:g} {unit} on either side. "
         f"Robust: all checks find the same direction, with {', '.join(rules.distance)} as distance."
     )
 

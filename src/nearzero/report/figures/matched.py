@@ -7,9 +7,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nearzero.analysis.verdict import Verdict
+from nearzero.analysis.verdict import Verdict, measure_words
 from nearzero.report.figures.scales import reading_of
-from nearzero.report.figures.style import INK, ROLES, ShownFigure, add_notices, styled
+from nearzero.report.figures.style import FAMILY_MARKERS, INK, ROLES, ShownFigure, add_notices, styled
 from nearzero.report.results import display_name
 from nearzero.statistics.bands import simultaneous_band
 from nearzero.statistics.summaries import mean
@@ -18,7 +18,6 @@ __all__ = ["matched_figure"]
 
 # The colour of a family is that of its reading. Families that decide have a thick line, a marker and a band; those that
 # don't have a thin line, with dashes of their own.
-_MARKERS = ("o", "s", "D", "^", "v", "P")
 _DASHES: tuple[Any, ...] = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), "-", (0, (6, 2, 1, 1, 1, 2)))
 _NOT_DECIDING = (
     "shift",
@@ -31,7 +30,7 @@ SEED = 0
 
 
 def matched_figure(verdict: Verdict, notices: tuple[str, ...] = ()) -> Figure:
-    """Draw the mean cost over runs in percentage points, with 95 % bands for the families that decide.
+    """Draw the mean cost over runs in points (nats for a loss), with 95 % bands for the families that decide.
 
     The bands are simultaneous over the displacements; runs are the unit of inference, the data are fixed.
     """
@@ -44,12 +43,17 @@ def matched_figure(verdict: Verdict, notices: tuple[str, ...] = ()) -> Figure:
             _panel(axes, verdict, network)
         for axes in panels[len(names) :]:
             axes.set_visible(False)
-        panels[0].set_ylabel(f"{verdict.rules.measure.replace('_', ' ')} lost (points)")
+        panels[0].set_ylabel(f"{_cost_words(verdict)}")
         drawn = [axes for axes in panels if axes.get_legend_handles_labels()[0]]
         for axes in drawn[:1]:  # none if no network reaches any displacement
             axes.legend(loc="upper left", ncols=1)
         add_notices(figure, notices)
     return figure
+
+
+def _cost_words(verdict: Verdict) -> str:
+    words = measure_words(verdict.rules.measure)
+    return f"rise of the {words} (nats)" if verdict.rules.of_loss else f"{words} lost (points)"
 
 
 def _panel(axes: Axes, verdict: Verdict, network: str) -> None:
@@ -59,7 +63,7 @@ def _panel(axes: Axes, verdict: Verdict, network: str) -> None:
     axes.grid(True)
     axes.axhline(0.0, color=INK, linewidth=0.6)
     deciding = [*rules.distance, *rules.intensity]
-    for family, marker in zip(deciding, _MARKERS, strict=False):
+    for family, marker in zip(deciding, FAMILY_MARKERS, strict=False):
         read_as = "distance" if family in rules.distance else "intensity"
         label, colour = f"{family} ({read_as})", ROLES[read_as][0]
         _draw(axes, own.sel(family=family), label, colour, band=True, linewidth=1.4, marker=marker)

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from nearzero.analysis.verdict import RelativeCost, Verdict
 from nearzero.mechanisms.reference import Band
-from nearzero.report.figures.style import INK, ROLES, ShownFigure, add_notices, points, styled
+from nearzero.report.figures.style import FAMILY_MARKERS, INK, ROLES, ShownFigure, add_notices, points, styled
 from nearzero.report.results import display_name
 from nearzero.report.verdict import MECHANISMS
 
@@ -22,7 +22,6 @@ __all__ = ["relative_figure"]
 _MECHANISMS = dict(
     zip(("distance", "template"), zip(ROLES["mechanisms"], ("////", "...."), strict=True), strict=True)
 )
-_MARKERS = ("o", "s", "D", "^", "v")  # by family
 _TICKS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 _TICK_LABELS = ("0", "¼", "½", "1", "2", "4")
 _EDGES = (-0.08, 16.0)  # relative costs beyond these are drawn at the edge, as an arrow
@@ -48,7 +47,8 @@ def relative_figure(
         figure = ShownFigure(figsize=(0.7 + 3.3 * len(families), height), layout="constrained")
         panels = figure.subplots(len(names), len(families), sharex=True, sharey=True, squeeze=False)
         for network, row in zip(names, panels, strict=True):
-            for family, marker, axes in zip(families, _MARKERS, row, strict=False):
+            markers = FAMILY_MARKERS[len(verdict.rules.distance) :]  # as in figure 5
+            for family, marker, axes in zip(families, markers, row, strict=False):
                 costs = [
                     cost
                     for cost in verdict.relative_costs
@@ -145,7 +145,7 @@ def _ratio(share: Any) -> Any:
 
 
 def _legend(mechanisms: Sequence[str]) -> list[Any]:
-    style = points("o", 4.5, INK, INK)
+    style = points(FAMILY_MARKERS[1], 4.5, INK, INK)
     network = Line2D(
         [], [], **style | {"linestyle": "-", "linewidth": 1.3}, label="this network, 95 % interval"
     )

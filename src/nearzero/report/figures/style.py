@@ -14,11 +14,14 @@ from typing import Any
 
 from matplotlib import style
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
+from nearzero.report.figures.content import KEYWORD, drawn
 from nearzero.report.results import display_name
 
 __all__ = [
+    "FAMILY_MARKERS",
     "INK",
     "LINE",
     "PALE",
@@ -63,6 +66,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 _OWN = dict(zip(("abs", "relu"), ROLES["networks"], strict=True))
 MARKERS = {"abs": "o", "relu": "^"}
 OTHER_MARKERS = ("s", "D", "v", "P", "X", "*")
+FAMILY_MARKERS = ("o", "s", "D", "^", "v", "P")  # of the families that decide, those of distance first
 
 SHEET = Path(__file__).with_suffix(".mplstyle")
 
@@ -102,12 +106,20 @@ def signed(value: float) -> str:
 
 
 def add_notices(figure: Figure, notices: Sequence[str]) -> None:
-    """Write the notices above the whole figure; its layout makes room for them."""
+    """Write the notices above the whole figure; its layout makes room for them.
+
+    If the figure has a legend of its own, which is above it too, they are the title of this legend.
+    """
     if not notices:
         return
     characters = int(figure.get_figwidth() * 16)
     lines = [line for notice in notices for line in textwrap.wrap(f"Notice: {notice}", characters)]
-    figure.suptitle("\n".join(lines), fontsize=7.5, fontweight="bold", color=ROLES["notice"][0])
+    words, colour = "\n".join(lines), ROLES["notice"][0]
+    if figure.legends:
+        figure.legends[0].set_title(words, prop=FontProperties(size=7.5, weight="bold"))
+        figure.legends[0].get_title().set_color(colour)
+    else:
+        figure.suptitle(words, fontsize=7.5, fontweight="bold", color=colour)
 
 
 def network_keys(networks: Iterable[str], *, marked: bool = True) -> list[Line2D]:
@@ -140,10 +152,10 @@ def figure_files(name: str, figure: Figure) -> dict[str, bytes]:
 def figure_bytes(figure: Figure, kind: str, dots: int = DOTS_PER_INCH) -> bytes:
     """Return a figure as "png", `dots` per inch, or as "pdf", with embedded TrueType fonts and no date.
 
-    A figure of very many panels has fewer dots per inch.
+    A figure of very many panels has fewer dots per inch. A PNG carries what the figure draws, see `content`.
     """
     buffer = io.BytesIO()
-    metadata: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {}
+    metadata: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {KEYWORD: drawn(figure)}
     resolution = min(dots, MOST_DOTS / max(figure.get_size_inches()))
     with styled():
         figure.savefig(buffer, format=kind, dpi=resolution, metadata=metadata)

@@ -210,9 +210,8 @@ def study_html(
     else:
         from nearzero.report.figures.response import response_figure
 
-        words = (
-            "Accuracy against level: mean over runs with its 95 % interval, published values as open markers"
-        )
+        words = "Accuracy against level: mean over runs with its 95 % interval"
+        words += "" if results.departures else ", published values as open markers"
         picture, made = Picture(response_figure(results), words), tables(results)
         lines.append(f"Reproduction: {reproduction(results)}")
     if verdict is None and results is not None:

@@ -8,7 +8,7 @@ import csv
 import io
 from itertools import chain
 
-from nearzero.report.table import Cell, Column, Level, Number, Span, Table, TAndP
+from nearzero.report.table import Cell, Column, Level, Number, PValue, Span, Table, TAndP
 
 __all__ = ["Field", "field_names", "fields", "to_csv"]
 
@@ -41,7 +41,7 @@ def fields(column: Column, cell: Cell) -> list[Field]:
     match cell:
         case None:
             return [None] * len(field_names(column))
-        case Number(value=value) | Level(value=value):
+        case Number(value=value) | PValue(value=value) | Level(value=value):
             return [value]
         case Span(low=low, high=high):
             return [low, high]

@@ -7,7 +7,7 @@ number by which a page's script sorts. A table that is cut says so in a sentence
 from collections.abc import Iterable, Iterator
 
 from nearzero.report.render.markup import Markup, tag, text
-from nearzero.report.table import Cell, Column, Level, Number, Span, Table, TAndP
+from nearzero.report.table import Cell, Column, Level, Number, PValue, Span, Table, TAndP
 
 __all__ = ["MOST_ROWS", "STYLE", "shown", "to_html"]
 
@@ -139,7 +139,7 @@ def _values(cell: Cell) -> tuple[float | None, float | None]:
     match cell:
         case TAndP(t=t, p=p):
             return (t, p) if t is not None and p is not None else (None, None)
-        case Number(value=value) | Level(value=value):
+        case Number(value=value) | PValue(value=value) | Level(value=value):
             return value, None
         case Span(low=low, high=high):
             return (low + high) / 2, None

@@ -243,7 +243,7 @@ def _output_with_labels(model: Model, few: Batch, module: nn.Module, name: str, 
     hooks = [module.register_forward_pre_hook(give, with_kwargs=True), module.register_forward_hook(look)]
     try:
         model.logits(few)
-    except Exception:  # labels of another form may be wanted, and a user's module may raise anything
+    except Exception:  # noqa: S110 (labels of another form may be wanted, and a user's module may raise anything)
         pass
     finally:
         for hook in hooks:

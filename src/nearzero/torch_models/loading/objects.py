@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
@@ -134,7 +135,7 @@ def _imported(name: str) -> Any:
 def _is_from(module: ModuleType, path: Path) -> bool:
     """Return whether a module was imported from a file; one that runs as a program isn't meant."""
     file = getattr(module, "__file__", None)
-    same_name = isinstance(file, str) and Path(file).name == path.name
+    same_name = isinstance(file, str) and os.path.basename(file) == path.name
     return same_name and module.__name__ != "__main__" and Path(str(file)).resolve() == path.resolve()
 
 

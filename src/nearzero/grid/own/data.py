@@ -1,0 +1,164 @@
+"""The data of a user's own networks: a data set by name, or what a function of the user's returns."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from nearzero.datasets import Dataset as KnownData
+from nearzero.datasets import load
+from nearzero.errors import InputError
+from nearzero.grid.own.spec import SEED
+from nearzero.torch_models.batches import leaves, type_name
+from nearzero.torch_models.loading.functions import call, function_of, seed_generators
+
+__all__ = ["OwnData", "as_tensors", "first_examples"]
+
+SPLITS = ("train", "test")
+SAMPLED = 64  # examples of a data set without arrays, which tell whether it is another one
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """The data of a run, as plain values from which any process gets the same data.
+
+    Attributes:
+        name: of a data set, or of the user's function.
+        pixels: of a data set, see `OwnNetwork`.
+        data_dir: a folder with the files of a data set; None for the usual places.
+        arguments: of the function.
+        hashes: the SHA-256 of each split, or of each file of a data set; empty as long as it isn't known.
+        notice: what a reader must know about the data; None if there is nothing.
+    """
+
+    name: str
+    pixels: str
+    data_dir: str | None
+    arguments: Mapping[str, Any]
+    hashes: Mapping[str, str]
+    notice: str | None = None
+
+    def load(self) -> dict[str, Any]:
+        """Return the training and the test split, as "train" and "test"; to be called within `users_code`.
+
+        Raises:
+            InputError: there are no such data, or they aren't those of the hashes.
+        """
+        if ":" not in self.name:
+            data = _known(self.name, self.data_dir)
+            splits: dict[str, Any] = as_tensors(data, self.pixels)
+            found = dict(data.hashes)
+        else:
+            seed_generators(self.arguments.get(SEED, 0))
+            result = call(self.name, function_of(self.name, "data"), **self.arguments)
+            splits = self._checked(result)
+            found = {name: _digest(split) for name, split in splits.items()}
+        if self.hashes and found != dict(self.hashes):
+            raise InputError(
+                f"{self.name} gives other data than when this work began; give data that are the same in every call: "
+                "draw from PyTorch's, NumPy's or Python's global generators, which are seeded, or from seed"
+            )
+        return splits
+
+    def known(self) -> OwnData:
+        """Return these data with their hashes and notice; to be called within `users_code`."""
+        if ":" not in self.name:
+            data = _known(self.name, self.data_dir)
+            return replace(self, hashes=dict(data.hashes), notice=data.notice)
+        return replace(self, hashes={name: _digest(split) for name, split in self.load().items()})
+
+    def _checked(self, result: Any) -> dict[str, Any]:
+        form = 'must return {"train": ..., "test": ...}, each in a form that nz.probe takes'
+        if not isinstance(result, Mapping):
+            raise InputError(f"{self.name} {form}; got {type_name(result)}")
+        if missing := [name for name in SPLITS if name not in result]:
+            raise InputError(
+                f"{self.name} {form}; {missing[0]!r} is missing from {', '.join(map(str, result))}"
+            )
+        return {name: result[name] for name in SPLITS}
+
+
+@lru_cache(maxsize=2)
+def _known(name: str, data_dir: str | None) -> KnownData:
+    return load(name, data_dir=data_dir, report=lambda line: None)
+
+
+def as_tensors(data: KnownData, pixels: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the splits of a data set as images (N, 1, H, W) float32 and labels (N,) int64, new at every call."""
+    splits = {}
+    for name in SPLITS:
+        split = getattr(data, name)
+        images = torch.from_numpy(split.images)[:, None].float()
+        if pixels != "raw":
+            images /= data.white
+        if pixels == "normalized":
+            images = (images - data.mean) / data.std
+        splits[name] = images, torch.tensor(split.labels, dtype=torch.int64)
+    return splits
+
+
+def _digest(data: Any) -> str:
+    """Return a SHA-256 of data: of all arrays in them; of a data set without arrays, of some examples."""
+    digest = hashlib.sha256()
+    for part in _parts(data):
+        array = part.detach().cpu().contiguous() if isinstance(part, Tensor) else part
+        if isinstance(array, Tensor) and array.layout == torch.strided:
+            digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
+            digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+        elif isinstance(array, np.ndarray) and array.dtype.kind in "biufc":
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        elif isinstance(array, (str, int, float, bool, bytes)) or array is None:
+            digest.update(repr(array).encode())
+        else:
+            digest.update(type(array).__name__.encode())
+    return digest.hexdigest()
+
+
+def _parts(data: Any) -> Iterator[Any]:
+    if isinstance(data, TensorDataset):
+        yield from data.tensors
+    elif isinstance(data, DataLoader):
+        yield from _parts(data.dataset)
+    elif isinstance(data, Dataset):
+        count = len(data) if hasattr(data, "__len__") else 0
+        yield count
+        for place in sorted(set(np.linspace(0, count - 1, min(count, SAMPLED)).astype(int).tolist())):
+            yield from leaves(data[place])
+    else:
+        yield from leaves(data)
+
+
+def first_examples(data: Any, count: int | None) -> Any:
+    """Return the first examples of a split; all of them if `count` is None.
+
+    Raises:
+        InputError: data of a form that can't be cut, or with fewer examples.
+    """
+    if count is None:
+        return data
+    arrays = data if isinstance(data, tuple) else (data,)
+    if all(isinstance(array, (Tensor, np.ndarray)) and array.ndim for array in arrays):
+        there = len(arrays[0])
+        cut: Any = tuple(array[:count] for array in arrays)
+        cut = cut if isinstance(data, tuple) else cut[0]
+    elif isinstance(data, Dataset) and hasattr(data, "__len__"):
+        there, cut = len(data), Subset(data, range(min(count, len(data))))
+    else:
+        raise InputError(
+            f"examples = {count} needs arrays or a data set of examples; got {type_name(data)}; give as many examples "
+            "as you want to measure, and leave examples out"
+        )
+    if there < count:
+        raise InputError(
+            f"examples = {count}, but the split has {there}; give at most as many, or leave it out"
+        )
+    return cut

@@ -1,0 +1,86 @@
+"""Read mutated files in a child process, one after the other, and print the outcome of each as JSON.
+
+`python tests/campaigns/cases.py ORIGINALS FOLDER READER SEED FIRST LAST` reads the cases FIRST to LAST - 1. The parent
+(`campaign.py`) starts another child where one dies or hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mutations import mutated
+from readers import READERS
+
+from nearzero.errors import InputError
+
+SECONDS = 10.0  # of the processor, since others may use it too; six times as long by the clock
+
+
+def outcome(error: BaseException | None) -> tuple[str, str]:
+    """Return "accepted", "refused" or "fault", and the words."""
+    if error is None:
+        return "accepted", ""
+    words = str(error)
+    if not isinstance(error, InputError):
+        return "fault", f"{type(error).__name__}: {words[:300]}"
+    if not words or "\n" in words or len(words) > 2000:
+        return "fault", f"not one clear line: {words[:300]!r}"
+    return "refused", words
+
+
+def _limit(seconds: float) -> None:
+    """End this process after so many seconds; 0: never."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 6 * seconds)
+
+
+def cases(originals: Path, folder: Path, name: str, seed: int, numbers: range) -> Iterator[dict[str, object]]:
+    """Yield the outcome of each case; a line before each says which one is read."""
+    reader = READERS[name]
+    work = folder / reader.folder
+    shutil.copytree(originals / reader.folder, work, dirs_exist_ok=True)
+    paths = sorted({path for glob in reader.files for path in (originals / reader.folder).glob(glob)})
+    contents = {path: path.read_bytes() for path in paths}
+    for path in paths:  # whole files are accepted, and what is slow the first time isn't counted
+        with redirect_stdout(StringIO()):
+            reader.read(work / path.relative_to(originals / reader.folder))
+    for number in numbers:
+        rng = random.Random(f"{seed} {name} {number}")
+        path = paths[rng.randrange(len(paths))]
+        target = work / path.relative_to(originals / reader.folder)
+        target.write_bytes(mutated(contents[path], rng, list(contents.values())))
+        print(json.dumps({"reading": number, "file": str(target.relative_to(work))}), flush=True)
+        before, began, error = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic(), None
+        _limit(SECONDS)
+        try:
+            with redirect_stdout(StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                reader.read(target)
+        except BaseException as raised:
+            error = raised
+        _limit(0.0)
+        kind, words = outcome(error)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+        target.write_bytes(contents[path])
+        yield {"case": number, "outcome": kind, "words": words, "MiB": grown, "s": time.monotonic() - began}
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    originals, folder, name = Path(given[0]), Path(given[1]), given[2]
+    seed, first, last = map(int, given[3:])
+    for case in cases(originals, folder, name, seed, range(first, last)):
+        print(json.dumps(case), flush=True)

@@ -1,0 +1,104 @@
+"""Short forms of the campaigns in the gate, and all of them in `make test-long`."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nearzero.errors import InputError
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # programs, and not a package
+
+import kills
+from campaign import Found, run_cases
+from cases import outcome
+from mutations import mutated
+from readers import READERS, make_originals
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("originals")
+    make_originals(folder)
+    return folder
+
+
+def assert_clean(found: Found, cases: int) -> None:
+    assert not found.faults, found.faults[:10]
+    assert found.outcomes.total() == cases
+    assert found.outcomes["refused"] > 0.2 * cases  # mutations do damage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_mutated_files_are_read_or_refused_in_a_line(name: str, originals: Path) -> None:
+    assert_clean(run_cases(originals, name, cases=60, seed=1), 60)
+
+
+@pytest.mark.long("10,000 mutated files for each reader are read, or refused in one line, in time and memory")
+@pytest.mark.parametrize("name", READERS)
+def test_ten_thousand_mutated_files(name: str, originals: Path) -> None:
+    assert_clean(run_cases(originals, name, cases=10_000), 10_000)
+
+
+@pytest.mark.long("a coverage-guided fuzzer finds no input that isn't read, or refused in one line")
+@pytest.mark.parametrize("name", READERS)
+def test_guided(name: str) -> None:
+    pytest.importorskip("atheris")
+    program = [sys.executable, str(HERE / "guided.py"), name, "3000"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train", "verdict", "grid", "probe"])
+def test_a_killed_command_is_resumed(name: str) -> None:
+    assert kills.campaign([name], kills=1, seed=2) == {name: []}
+
+
+@pytest.mark.long(
+    "after 100 kills at random moments over all commands, resumed results are those of a whole run"
+)
+def test_a_hundred_kills() -> None:
+    assert not any(kills.campaign(kills.ALL, kills=100, seed=0).values())
+
+
+# --- the campaign itself ---
+
+
+def test_faults_are_noticed() -> None:
+    assert outcome(ValueError("x"))[0] == "fault"
+    assert outcome(InputError("one\ntwo"))[0] == "fault"
+    assert outcome(InputError("one line"))[0] == "refused"
+    assert outcome(None)[0] == "accepted"
+
+
+def test_mutations_are_seeded_and_change_contents() -> None:
+    content = bytes(range(256)) * 4
+    once = [mutated(content, random.Random(seed), [b"other"]) for seed in range(200)]
+    assert once == [mutated(content, random.Random(seed), [b"other"]) for seed in range(200)]
+    assert sum(each != content for each in once) > 190
+
+
+def test_a_hang_and_a_death_are_faults(
+    originals: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A child that dies while it reads a case is a fault of this case, and the others are read by another child."""
+    program = tmp_path / "cases.py"
+    program.write_text(
+        "import json, os, sys\n"
+        "first, last = int(sys.argv[5]), int(sys.argv[6])\n"
+        "for number in range(first, last):\n"
+        "    print(json.dumps({'reading': number, 'file': 'x'}), flush=True)\n"
+        "    if number == 1: os.abort()\n"
+        "    print(json.dumps({'case': number, 'outcome': 'accepted', 'words': '', 'MiB': 0, 's': 0.0}), flush=True)\n"
+    )
+    monkeypatch.setattr("campaign.HERE", tmp_path)
+    found = run_cases(originals, "npy", cases=4)
+    assert found.outcomes == {"accepted": 3, "fault": 1}
+    assert found.faults[0].startswith("case 1: x: the process ended with -6")
