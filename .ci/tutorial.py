@@ -36,6 +36,7 @@ PAGES = (
     "your_verdict",
     "your_grid",
     "your_data",
+    "by_name",
     "new_family",
     "new_activation",
     "command_line",

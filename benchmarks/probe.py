@@ -52,6 +52,7 @@ from nearzero.perturbations.ranges import Ranges, UnitRange
 from nearzero.support.threads import thread_count
 from nearzero.torch_models.forward import SharedPasses
 from nearzero.torch_models.hooks import LayerHook, hooked
+from nearzero.torch_models.named.packages import imported
 from nearzero.torch_models.replay import OpRecorder, Suffix
 from nearzero.training.engine import Examples
 
@@ -286,9 +287,9 @@ class Published:
 def published() -> Iterator[Published]:
     """Yield the two models, if their packages are installed."""
     try:
-        models = torchvision_models()
+        models = imported("torchvision.models")
         from transformers import GPT2Config, GPT2LMHeadModel  # type: ignore[import-untyped]
-    except ImportError as error:
+    except (ImportError, nz.InputError) as error:
         print(f"the published architectures are left out: {error}")
         return
     # a third of the smallest GPT-2's width and vocabulary
@@ -300,17 +301,6 @@ def published() -> Iterator[Published]:
     yield Published("GPT-2", GPT2LMHeadModel(config).eval(), texts, ("agreement", "kl_divergence"))
     batches = [(torch.randn(16, 3, 64, 64), torch.randint(0, 1000, (16,))) for _ in range(2)]
     yield Published("ResNet-18", models.resnet18().eval(), batches, ("accuracy", "cross_entropy"))
-
-
-def torchvision_models() -> Any:
-    """Return torchvision's models, even if its compiled operators don't fit the installed PyTorch."""
-    try:
-        import torchvision  # type: ignore[import-untyped]
-    except RuntimeError:
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou) -> Tensor")
-        import torchvision
-    return torchvision.models
 
 
 def against_bound(rounds: int) -> None:
@@ -387,8 +377,8 @@ class Images(Dataset[tuple[Tensor, int]]):
 def resnet18() -> nn.Module:
     """Return torchvision's ResNet-18 with random weights, or timm's."""
     try:
-        return torchvision_models().resnet18().eval()  # type: ignore[no-any-return]
-    except ImportError:
+        return imported("torchvision.models").resnet18().eval()  # type: ignore[no-any-return]
+    except nz.InputError:
         import timm
 
         return timm.create_model("resnet18").eval()  # type: ignore[no-any-return]
@@ -490,8 +480,8 @@ def networks() -> Iterator[tuple[str, nn.Module, tuple[int, ...], list[str]]]:
         [f"blocks.layers.{block}.activation" for block in (0, 2, 3)],
     )
     try:
-        model = torchvision_models().resnet18()
-    except ImportError:
+        model = imported("torchvision.models").resnet18()
+    except nz.InputError:
         return
     for each in model.modules():
         if isinstance(each, nn.ReLU):

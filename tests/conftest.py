@@ -88,15 +88,8 @@ def _models_on_one_thread(request: pytest.FixtureRequest) -> None:
 def packages() -> None:
     """Makes torchvision importable, which timm and transformers import where it's installed.
 
-    Beside a build of PyTorch that isn't its own, its compiled operators can't be loaded, and its import ends where it
-    describes two of them to PyTorch. These are declared here, so that it goes on; no example calls them.
+    Beside a build of PyTorch that isn't its own, its compiled operators can't be loaded, and it isn't importable else.
     """
-    import torch
+    from nearzero.torch_models.named.packages import imported
 
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in ("nms", "qnms"):
-            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            torch.library.define(f"torchvision::{name}", schema)
-        import torchvision  # noqa: F401
+    imported("torchvision")

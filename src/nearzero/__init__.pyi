@@ -38,6 +38,7 @@ from .study import Spec, Study, reproduce
 from .support.workers import Workers
 from .torch_models.layer import Layer
 from .torch_models.loading.fitting import LoadedWeights, load_weights
+from .torch_models.named import Loading, NamedData, NamedModel, Origin, open_data, open_model
 
 __all__ = [
     "ACTIVATIONS",
@@ -60,7 +61,11 @@ __all__ = [
     "InputError",
     "Layer",
     "LoadedWeights",
+    "Loading",
+    "NamedData",
+    "NamedModel",
     "Offset",
+    "Origin",
     "OwnNetwork",
     "OwnProbe",
     "PermutedShift",
@@ -94,6 +99,8 @@ __all__ = [
     "make_family",
     "matched",
     "near_and_far",
+    "open_data",
+    "open_model",
     "probe",
     "reproduce",
     "scale_audit",

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import nearzero as nz
+from nearzero.torch_models.named.packages import imported
 
 TABLE = Path(__file__).parents[2] / "docs" / "models.md"
 WRITE = "NEARZERO_WRITE_MODELS" in os.environ
@@ -80,13 +81,7 @@ def installed(package: str) -> str | None:
 
 def torchvision():
     """Return the package, also if its compiled operators don't fit the installed PyTorch."""
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou) -> Tensor")
-        import torchvision
-    return torchvision.models
+    return imported("torchvision.models")
 
 
 def images(count: int = 2, side: int = 32, channels: int = 3):

@@ -177,7 +177,7 @@ def test_several_arguments_and_keywords():
         ((X, Y[:3]), r"inputs and targets must be of one length; got \[50, 3\]"),
         ([(X[:0], Y[:0])], "a batch is empty; leave it out of the data"),
         (None, "data must be an iterable of batches, a Dataset, or arrays; got NoneType"),
-        ("digits", "data must be an iterable of batches, a Dataset, or arrays; got str"),
+        ("digts", "did you mean 'digits'"),
         ({"input": X}, "a mapping is one batch: give"),
         (
             [("a", "b")],

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,23 +41,48 @@ if TYPE_CHECKING:
 
     from nearzero.analysis.verdict import Verdict
     from nearzero.probing import ProbeResult
+    from nearzero.report.table import Table
+    from nearzero.torch_models.named import Loading, NamedModel
 
 __all__ = ()  # the functions are registered with the app
 
 MOST_UNITS = 10**7  # more than any layer has; a longer span would take the machine's memory
 
 ModelName = Annotated[
-    str, argument("MODEL", "package.module:function or file.py:function that builds the model.")
+    str,
+    argument(
+        "MODEL",
+        "hf:org/name, timm:name or torchvision:name:weights; or package.module:function or file.py:function, which "
+        "builds the model.",
+    ),
 ]
 Weights = Annotated[
     Path | None,
     option("The model's weights: safetensors, what PyTorch saved, an index of such files, or a folder."),
 ]
+RunNames = Annotated[
+    list[str], argument("MODEL", "As for nearzero probe; with several names, each is a run of its own.")
+]
+DataPlace = Annotated[
+    str | None,
+    argument("DATA", "hf:name:configuration:split, a folder of images, a text file; or as --data."),
+]
 DataName = Annotated[
-    str,
+    str | None,
     option(
-        "A data set (mnist), a folder of IDX files, arrays x and y (.npz, .safetensors), or module:function.",
+        "In the place of DATA: a data set (mnist), a folder of IDX files, arrays x and y (.npz, .safetensors), or "
+        "module:function.",
+        False,
         complete=complete_data,
+    ),
+]
+Load = Annotated[
+    list[str] | None,
+    option(
+        "What a name leaves open: column, labels, classes, block, examples, preprocess, auto_class, dtype; may be "
+        "repeated.",
+        False,
+        metavar="KEY=VALUE",
     ),
 ]
 PixelOption = Annotated[str, option("Of images: raw (0 to 255), unit or normalized.", True)]
@@ -95,22 +120,85 @@ Memory = Annotated[
 ]
 
 
-def _model_and_data(
-    model: str, weights: Path | None, data: str, pixels: str, split: str, data_dir: str | None
-) -> tuple[Any, Any, str]:
-    """Return the model with its weights, the data, and a line or more that says where the weights are from."""
-    from nearzero.torch_models.loading import build_model, load_data, load_weights, watch_loading
+def _opened_model(
+    name: str, weights: Path | None, loading: Loading, device: str = "cpu"
+) -> tuple[NamedModel, str]:
+    """Return a model with its weights on a device, and a line or more that says where the weights are from."""
+    from nearzero.study.steps import reaching
+    from nearzero.torch_models.loading import watch_loading
+    from nearzero.torch_models.named import is_named, open_model
 
-    with watch_loading() as loading:
-        built = build_model(model)
+    with watch_loading() as loaded:
+        model = open_model(name, loading)
+    with reaching(device):
+        model.module.to(device)
     if weights is not None:
-        told = str(load_weights(built, weights))
-    elif loading or not list(built.parameters()) or _is_pretrained(built):
-        told = f"weights: as {model} builds them"
-    else:
-        told = f"weights: random, as {model} builds them; --weights loads others"
-    source = load_data(data, pixels=pixels, split=split, data_dir=data_dir)  # type: ignore[arg-type]
-    return built, source, told
+        model, found = model.with_weights(weights)
+        return model, str(found)
+    if is_named(name):
+        return model, f"weights: {model.origin}"
+    if loaded or not list(model.module.parameters()) or _is_pretrained(model.module):
+        return model, f"weights: as {name} builds them"
+    return model, f"weights: random, as {name} builds them; --weights loads others"
+
+
+def _named_runs(
+    names: list[str], weights: list[Path] | None, loading: Loading, device: str
+) -> tuple[Any, list[Path] | None]:
+    """Return the models of several runs by their names, or one model and the weights of each run.
+
+    Raises:
+        InputError: one name without weights, or several with weights.
+    """
+    from nearzero.torch_models.loading import weights_of_runs
+
+    if weights and len(names) == 1:
+        files = weights_of_runs(weights[0] if len(weights) == 1 else weights)
+        return _opened_model(names[0], None, loading, device)[0], files
+    if weights or len(names) == 1:
+        raise InputError(
+            "a verdict needs several runs: several names of models, or one and --weights of each run"
+        )
+    return (_opened_model(name, None, loading, device)[0] for name in names), None
+
+
+def _one_data(place: str | None, name: str | None) -> str:
+    """Return the data that were named as DATA or by --data.
+
+    Raises:
+        InputError: they were named in both ways, or not at all.
+    """
+    if place is not None and name is not None:
+        raise InputError(f"the data are named twice, {place} and --data {name}; leave one out")
+    if place is None and name is None:
+        raise InputError("the data are missing: name them after the model, or by --data")
+    return str(place or name)
+
+
+def _loading(pairs: list[str] | None, pixels: str, split: str, data_dir: str | None) -> Loading:
+    """Return the settings of all `--load` options, and those of a data set's images.
+
+    Raises:
+        InputError: an unknown key, or a value that can't be used.
+    """
+    from nearzero.errors import did_you_mean
+    from nearzero.torch_models.loading import object_of
+    from nearzero.torch_models.named import Loading, is_named
+
+    settings: dict[str, Any] = {"pixels": pixels, "split": split, "data_dir": data_dir}
+    keys = [field.name for field in fields(Loading) if field.name not in settings]
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if key not in keys or not equals:
+            hint = did_you_mean(key, keys)
+            raise InputError(f"--load takes KEY=VALUE: {hint}the keys are {', '.join(keys)}; got {pair!r}")
+        settings[key] = _number_or_text(value)
+        if key == "classes" and "=" in value:
+            words = (each.partition("=") for each in value.split(","))
+            settings[key] = {name: _number_or_text(number) for name, _, number in words}
+        if key == "preprocess" and ":" in value and not is_named(value):
+            settings[key] = object_of(value, "the preprocessing")
+    return Loading(**settings)
 
 
 def _is_pretrained(module: Any) -> bool:
@@ -163,7 +251,10 @@ def _definition(name: str) -> str:
     """Return a user's file and line in which a function or class is defined, by its name; else the name."""
     from nearzero.support.users import defined_at
     from nearzero.torch_models.loading import object_of
+    from nearzero.torch_models.named import is_named
 
+    if is_named(name):
+        return name
     try:
         return defined_at(object_of(name, "it")) or name
     except InputError:
@@ -173,25 +264,29 @@ def _definition(name: str) -> str:
 @app.command(
     epilog=examples(
         "nearzero layers net.py:Net --data mnist",
+        "nearzero layers hf:openai-community/gpt2 text.txt",
         "nearzero layers net.py:Net --data data.py:loader --weights net.safetensors --json",
     )
 )
 def layers(
     model: ModelName,
-    data: DataName,
+    place: DataPlace = None,
+    data: DataName = None,
     weights: Weights = None,
+    load: Load = None,
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """List the layers of a model that can be probed: name, kind, shape, activation, units."""
-    console = the_console(stderr=as_json)
-    with _users_errors(model, data), working(console, "loading PyTorch and the model"):
+    console, name = the_console(stderr=as_json), _one_data(place, data)
+    with _users_errors(model, name), working(console, "loading PyTorch and the model"):
         from nearzero.probing import layers as find_layers
 
-        built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
-        found = find_layers(built, source)
+        loading = _loading(load, pixels, split, data_dir)
+        built, told = _opened_model(model, weights, loading)
+        found = find_layers(built, name, loading=loading)
     rows = [
         {
             "layer": layer.name,
@@ -206,7 +301,7 @@ def layers(
     ]
     from nearzero.report.table import text_table
 
-    following = f"nearzero probe {model} --data {data}"
+    following = f"nearzero probe {model} {name if data is None else f'--data {data}'}"
     lines = [*(told.splitlines() if weights is not None else []), f"{len(rows)} layers; next: {following}"]
     finish(console, [text_table("layers", rows)], lines, as_json=as_json)
 
@@ -314,14 +409,18 @@ def _units(text: str | None) -> list[int] | str | None:
         "nearzero probe net.py:Net --data mnist --weights net.safetensors --out probed",
         'nearzero probe net.py:Net --data mnist --layer "conv*" --family offset --levels 21',
         "nearzero probe lm.py:model --data lm.py:loader --causal --json",
+        "nearzero probe timm:resnet18.a1_in1k images/ --out probed",
+        "nearzero probe hf:openai-community/gpt2 hf:wikitext:wikitext-2-raw-v1:test --load examples=8",
     )
 )
 def probe(
     model: ModelName,
-    data: DataName,
+    place: DataPlace = None,
+    data: DataName = None,
     layer: Annotated[list[str] | None, option("A name or glob; may be repeated.", "all activations")] = None,
     out: Annotated[Path | None, option("A folder for the result.")] = None,
     weights: Weights = None,
+    load: Load = None,
     family: Annotated[
         list[str] | None, option("May be repeated.", "offset, scale, clip", complete=complete_family)
     ] = None,
@@ -353,29 +452,28 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """Perturb layers of a model, one at a time, at every level, and measure its predictions."""
-    console = console_for(quiet, as_json)
+    console, name = console_for(quiet, as_json), _one_data(place, data)
     with (
         result_folder(out),
-        _users_errors(model, data),
+        _users_errors(model, name),
         working(console, "loading PyTorch and the model") as show_work,
     ):
         from nearzero.probing import probe as probe_model
-        from nearzero.study.steps import reaching
 
-        built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
-        with reaching(device):
-            built = built.to(device)
+        loading = _loading(load, pixels, split, data_dir)
+        built, told = _opened_model(model, weights, loading, device)
         options: dict[str, Any] = {
             "families": family or ("offset", "scale", "clip"),
             "levels": levels,
             "metrics": _metrics(metric),
             "quantiles": _quantiles(quantiles),
             "keep_items": keep_items,
+            "loading": loading,
         }
         reading = (units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory)
         options |= _reading(*reading)
         show_work("probing")
-        result = probe_model(built, source, layer, progress=_progress(quiet), **options)
+        result = probe_model(built, name, layer, progress=_progress(quiet), **options)
     if out is not None:
         with working(console, "writing the result and drawing its figure"):
             result.save(out)
@@ -497,16 +595,19 @@ def _token_ids(text: str) -> list[int]:
 @app.command(
     "judge-runs",
     epilog=examples(
-        "nearzero judge-runs net.py:Net --data mnist --weights runs --held-out mnist --out judged"
+        "nearzero judge-runs net.py:Net --data mnist --weights runs --held-out mnist --out judged",
+        "nearzero judge-runs hf:EleutherAI/pythia-14m-seed{1..9} --data hf:wikitext:wikitext-2-raw-v1:validation",
     ),
 )
 def judge_runs(
-    model: ModelName,
-    data: DataName,
+    model: RunNames,
+    data: DataName = None,
     weights: Annotated[
-        list[Path],
-        option("A folder with a file of weights for each run; or the file of one run, repeated for each."),
-    ],
+        list[Path] | None,
+        option(
+            "A folder with a file of weights for each run; or the file of one run, repeated for each.", False
+        ),
+    ] = None,
     layer: Annotated[list[str] | None, option("A name or glob; may be repeated.", "all activations")] = None,
     held_out: Annotated[
         str | None, option("Data that weren't trained on, as --data; of a data set, its test split.")
@@ -517,6 +618,7 @@ def judge_runs(
         list[str] | None,
         option("A rule, verdict_...; may be repeated.", False, "--set", metavar="KEY=VALUE"),
     ] = None,
+    load: Load = None,
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
     data_dir: DataDir = None,
@@ -538,38 +640,34 @@ def judge_runs(
     Each file of weights is a training of its own. All layers are one table; fewer than six runs are described and
     not judged. `--set verdict_...=...` changes the rules.
     """
-    console = console_for(quiet, as_json)
+    console, name = console_for(quiet, as_json), _one_data(None, data)
     with working(console, "loading PyTorch"):
         from nearzero.probing import judge_runs as judge
         from nearzero.study.spec import resolve, with_rules
-        from nearzero.study.steps import reaching
-        from nearzero.torch_models.loading import load_data, weights_of_runs
 
     spec = with_rules(resolve(), settings_from(settings))
     rules = replace(spec.rules, measure=measure)  # type: ignore[arg-type]
-    with result_folder(out), _users_errors(model, data), working(console, "loading model and data"):
-        built, source, _ = _model_and_data(model, None, data, pixels, split, data_dir)
-        other = None
+    with result_folder(out), _users_errors(model[0], name), working(console, "loading model and data"):
+        loading = _loading(load, pixels, split, data_dir)
+        runs, files = _named_runs(model, weights, loading, device)
         if held_out is not None:
-            _check_held_out(held_out, data, split)
-            other = load_data(held_out, pixels=pixels, data_dir=data_dir)  # type: ignore[arg-type]
-        with reaching(device):
-            built = built.to(device)
-        files = weights_of_runs(weights[0] if len(weights) == 1 else weights)
+            _check_held_out(held_out, name, split)
         reading = (units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory)
         judged = judge(
-            built,
-            source,
+            runs,
+            name,
             layer,
             weights=files,
-            held_out=other,
+            held_out=held_out,
             rules=rules,
             design=replace(spec.design, conduct=None),
             progress=_progress(quiet),
+            loading=loading,
             **_reading(*reading),
         )
-    runs = "1 run" if len(files) == 1 else f"{len(files)} runs"
-    _report_verdict(judged, f"{model}, {runs}, {data}", out, console, as_json)
+    count = judged.costs.sizes["run"]
+    title = f"{', '.join(model)}, {count} run{'' if count == 1 else 's'}, {name}"
+    _report_verdict(judged, title, out, console, as_json)
 
 
 def _report_verdict(
@@ -582,9 +680,29 @@ def _report_verdict(
 
         made = judged_tables(judged, title)
         if out is not None:
-            write_verdict(judged, title, out)
+            write_verdict(judged, title, out, further=_runs_table(judged))
     lines = [*([folders_line(out)] if out is not None else []), *verdict_conclusion(judged)]
     finish(console, made if as_json else made[:2] if out is None else (), lines, as_json=as_json)
+
+
+def _runs_table(judged: Verdict) -> list[Table]:
+    """Return a table of the runs that were given by name, with revisions and hashes; none if they weren't."""
+    from nearzero.report.table import text_table
+    from nearzero.torch_models.named import Origin
+
+    if "origin" not in judged.costs.coords:
+        return []
+    origins = map(Origin.from_json, judged.costs.origin.values.tolist())
+    rows = [
+        {
+            "run": str(number),
+            "model": origin.name,
+            "revision": origin.revision,
+            "files": "; ".join(f"{name} {digest}" for name, digest in origin.files.items()),
+        }
+        for number, origin in enumerate(origins)
+    ]
+    return [text_table("runs", rows)]
 
 
 def _check_held_out(held_out: str, data: str, split: str) -> None:

@@ -34,6 +34,7 @@ from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind, che
 from nearzero.torch_models.batches import Prepare
 from nearzero.torch_models.forward import Method
 from nearzero.torch_models.layer import Basis, Directions, Layer, SelectedUnits, Units, read_coordinates
+from nearzero.torch_models.named import Loading
 from nearzero.torch_models.state import Output
 
 __all__ = [
@@ -87,6 +88,7 @@ class Request:
     method: Method = "auto"
     keep_items: bool = False
     centred: bool = False
+    loading: Loading | None = None
 
     def __post_init__(self) -> None:
         self.wanted = _layer_names(self.layers)
@@ -104,6 +106,8 @@ class Request:
             )
         self._check_quantiles()
         check_choice("method", self.method, get_args(Method))
+        if self.loading is not None and not isinstance(self.loading, Loading):
+            raise InputError(f"loading must be an nz.Loading; got {type(self.loading).__name__}")
         if self.conduct is not None and not isinstance(self.conduct, Conduct):
             raise InputError(f"conduct must be an nz.Conduct; got {type(self.conduct).__name__}")
         if self.unit_axis is not None and type(self.unit_axis) is not int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind
     from nearzero.torch_models.batches import Batch
     from nearzero.torch_models.layer import Basis, Layer, Units
+    from nearzero.torch_models.named import Loading
     from nearzero.torch_models.state import Output
 
 __all__ = ["ModelOptions", "evaluators_of", "open_evaluator"]
@@ -54,6 +55,7 @@ class ModelOptions(TypedDict, total=False):
         units, basis: the units or the directions that are perturbed, see `nearzero.probe`.
         method: "auto", "suffix" or "full", see `nearzero.probe`.
         backend: "two-layer" or "model"; chosen if None.
+        loading: what the names of a model and data leave open.
     """
 
     layer: str | Layer | None
@@ -70,6 +72,7 @@ class ModelOptions(TypedDict, total=False):
     basis: Basis
     method: str
     backend: Backend | None
+    loading: Loading | None
 
 
 @contextmanager

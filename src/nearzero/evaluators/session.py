@@ -46,6 +46,7 @@ from nearzero.torch_models.discovery import (
 )
 from nearzero.torch_models.layer import Layer, LayerError, SelectedUnits
 from nearzero.torch_models.masks import MaskReader
+from nearzero.torch_models.named import Named, record, resolve
 from nearzero.torch_models.state import Model, as_module, untouched
 
 __all__ = ["Half", "Session", "open_session"]
@@ -87,6 +88,7 @@ class Session:
         metrics: by name.
         causal: True if the logits at a token predict the next token.
         assumptions: what was inferred about the model and the data; part of the result.
+        named: the model and the data, and what is known of them if they were given by name.
     """
 
     model: Model
@@ -99,6 +101,7 @@ class Session:
     metrics: dict[str, Metric]
     causal: bool
     assumptions: Assumptions
+    named: Named
 
     def without(self, error: LayerError) -> Session:
         """Return the session without a layer that can't be probed.
@@ -163,16 +166,19 @@ def open_session(model: object, data: Any, request: Request, ranges_from: Any = 
     Raises:
         InputError: a model, a layer or data that can't be used; the message says why and what to do.
     """
-    module, metrics = as_module(model), name_metrics(request.metrics)
+    metrics = name_metrics(request.metrics)
+    named = resolve(model, data, request.loading, request.batch_size, ranges_from)
+    module, data, ranges_from = as_module(named.model), named.data, named.ranges_from
     with untouched(module) as before:
         runnable = Model(module, before, request.output)
+        record(runnable.assumptions, named.rows)
         masks = MaskReader()
         source = source_of(runnable, data, request, masks)
         ranges_source = None if ranges_from is None else source_of(runnable, ranges_from, request, masks)
         # `prepare` may change the items that it is given, so that they can't be given twice
         held = source.held(request.limit * HELD_SHARE) if request.prepare is None else nullcontext()
         with held:
-            session = _inferred(runnable, source, ranges_source, request, masks, metrics)
+            session = _inferred(runnable, source, ranges_source, request, masks, metrics, named)
         yield session
 
 
@@ -183,6 +189,7 @@ def _inferred(
     request: Request,
     masks: MaskReader,
     metrics: dict[str, Metric] | None,
+    named: Named,
 ) -> Session:
     """Return the session of a model and data, with all that is inferred about them.
 
@@ -191,6 +198,7 @@ def _inferred(
         source, ranges_source, request: as in `Session`.
         masks: reads the masks of both sources.
         metrics: the metrics that were asked for, by name.
+        named: as in `Session`.
 
     Raises:
         InputError: as `open_session`.
@@ -226,6 +234,7 @@ def _inferred(
         choose_metrics(metrics, discovery.batch.target),
         causal,
         model.assumptions,
+        named,
     )
     model.reading = _read_output(session, classes)
     _record(session)

@@ -43,6 +43,7 @@ from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind
 from nearzero.torch_models.batches import Prepare
 from nearzero.torch_models.forward import Method, SharedPasses
 from nearzero.torch_models.layer import Basis, Layer, LayerError, Units
+from nearzero.torch_models.named import Loading, resolve
 from nearzero.torch_models.ranges import layer_ranges
 from nearzero.torch_models.state import Model, Output, as_module, untouched
 
@@ -59,13 +60,14 @@ def layers(
     prepare: Prepare | None = None,
     output: Output | None = None,
     outputs: bool = False,
+    loading: Loading | None = None,
 ) -> tuple[Layer, ...]:
     """Return the layers of a model that can be probed, in the order of its forward pass.
 
     The model is run on a few examples of the first batch. Its state is then restored, bit for bit.
 
     Args:
-        model, data, prepare, output: as in `probe`.
+        model, data, prepare, output, loading: as in `probe`.
         outputs: True to list the inputs of linear layers and convolutions too, as `name:input`, and the outputs of all
             other modules, which `probe` takes by name.
 
@@ -82,11 +84,12 @@ def layers(
         1 activation relu 3
         2 linear None 2
     """
-    request = Request(prepare=prepare, output=output)
-    module = as_module(model)
+    request = Request(prepare=prepare, output=output, loading=loading)
+    named = resolve(model, data, loading)
+    module = as_module(named.model)
     with untouched(module) as before:
         runnable = Model(module, before, output)
-        discovery = discover(runnable, [source_of(runnable, data, request)], request, most=BATCHES)
+        discovery = discover(runnable, [source_of(runnable, named.data, request)], request, most=BATCHES)
         return discovery.places if outputs else discovery.layers
 
 
@@ -115,6 +118,7 @@ def probe(
     memory: int | str | None = None,
     method: Method = "auto",
     keep_items: bool = False,
+    loading: Loading | None = None,
     design: Design | None = None,
     backend: Backend | None = None,
     progress: bool | None = None,
@@ -128,10 +132,12 @@ def probe(
     the unit's range.
 
     Args:
-        model: a `torch.nn.Module`, or a `TwoLayer`. It is run in evaluation mode. Its state is then
-            restored, bit for bit.
+        model: a `torch.nn.Module`, or a `TwoLayer`; or a name, such as "hf:openai-community/gpt2",
+            "timm:resnet18.a1_in1k" or "torchvision:resnet18:IMAGENET1K_V1" (`docs/by_name.md`). It is run in evaluation
+            mode. Its state is then restored, bit for bit.
         data: batches (a DataLoader, a list), a `Dataset`, or arrays; see `nearzero.torch_models.batches`.
-            Targets are optional. Targets of -100 are ignored.
+            Targets are optional. Targets of -100 are ignored. Or a name: "hf:wikitext:wikitext-2-raw-v1:test", a
+            folder of images, a text file.
         layers: names or globs, as `nz.layers` lists them, or names of other modules, whose output is then
             perturbed; all activations if None.
         families: names ("offset", "scale", "clip", or controls, see `nearzero.perturbations.families`), families
@@ -169,6 +175,7 @@ def probe(
             `NEARZERO_MEMORY` or 3 GB if None.
         method: "auto", "suffix" or "full"; see `nearzero.torch_models.forward`.
         keep_items: True to also return each metric for every example or token, in float32.
+        loading: a `Loading`, with what a name leaves open: columns, blocks of tokens, classes, preprocessing.
         design: a `Design` (families, targets, draws) for responses at matched displacement. The result's
             `matched` then holds them, as `nz.verdict` takes them.
         backend: "two-layer" or "model"; chosen for each layer if None, see `nearzero.evaluators.select`.
@@ -219,6 +226,7 @@ def probe(
         memory=memory,
         method=method,
         keep_items=keep_items,
+        loading=loading,
     )
     if design is not None and not isinstance(design, Design):
         raise InputError(f"design must be an nz.Design; got {type(design).__name__}")
@@ -227,9 +235,7 @@ def probe(
         open_session(model, data, request, ranges_from=ranges_from) as session,
     ):
         evaluators, responses = _measured(session, backend, report, advanced)
-        matched = None if design is None else matched_layers(session, evaluators, design)
-        if matched is None:
-            session.assumptions.record("halves", "none", "default", "design=")
+        matched = _matched(session, evaluators, design)
         response = with_perplexities(_labelled(session, responses), perplexities, metrics)
         return ProbeResult(response, matched)
 
@@ -239,12 +245,25 @@ def _labelled(session: Session, responses: Sequence[LayerResponse]) -> xr.Datase
     return dataset(responses, type(session.model.module).__name__).assign_attrs(_about(session))
 
 
+def _matched(
+    session: Session, evaluators: Sequence[LayerEvaluator], design: Design | None
+) -> xr.Dataset | None:
+    """Return the responses at matched displacement if there is a design for them."""
+    if design is not None:
+        return matched_layers(session, evaluators, design)
+    session.assumptions.record("halves", "none", "default", "design=")
+    return None
+
+
 def _about(session: Session) -> dict[str, str | int]:
     """Return what a result keeps about how it was measured, as attributes that a file can hold."""
+    named = session.named
     return {
+        **{f"{what}_origin": origin.to_json() for what, origin in named.origins.items()},
+        **({"class_names": json.dumps(named.class_names)} if named.class_names else {}),
         "assumptions": session.assumptions.to_json(),
         "causal": int(session.causal),
-        "versions": json.dumps(versions_of(PACKAGES)),
+        "versions": json.dumps(versions_of((*PACKAGES, *named.packages))),
     }
 
 

@@ -24,6 +24,7 @@ from nearzero.support.checksums import read_recorded
 from nearzero.support.files import make_folder, parsing, write_bytes, write_text
 from nearzero.support.netcdf import load_netcdf, netcdf_content
 from nearzero.torch_models.assumptions import Assumption, condensed, read_json
+from nearzero.torch_models.named import Origin
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,6 +86,17 @@ class ProbeResult:
     def assumptions(self) -> tuple[Assumption, ...]:
         """Return what was inferred about the model and the data, with the argument that sets it; () if unknown."""
         return read_json(self.response.attrs.get("assumptions", "[]"))
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """Return where the model and the data come from, if they were given by name: name, revision and hashes."""
+        known = {what: self.response.attrs.get(f"{what}_origin") for what in ("model", "data")}
+        return {what: Origin.from_json(text) for what, text in known.items() if text is not None}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the name of each class; () if the names aren't known."""
+        return tuple(json.loads(self.response.attrs.get("class_names", "[]")))
 
     @property
     def matched(self) -> xr.Dataset:
@@ -357,7 +369,7 @@ class ProbeResult:
             inputs: what to show of the examples, for all of them in the order of the data: pictures in uint8,
                 (N, height, width) with channels or without, or tokens, as ids or texts.
             decode: a function from token ids to text, such as `tokenizer.decode`.
-            class_names: the name of each class.
+            class_names: the name of each class; those of the result if None.
             examples: the greatest number of examples that are embedded.
             code: the command or code that makes the page again, to show in it.
 
@@ -375,9 +387,8 @@ class ProbeResult:
         """
         from nearzero.page.probe.build import build_page
 
-        text = build_page(
-            self, title or self.headline, inputs, decode, class_names, examples, code or PAGE_CODE
-        )
+        names = self.class_names or None if class_names is None else class_names
+        text = build_page(self, title or self.headline, inputs, decode, names, examples, code or PAGE_CODE)
         if path is not None:
             write_text(Path(path), text)
         return text

@@ -25,13 +25,18 @@ from nearzero.networks import TwoLayer
 from nearzero.probing.probe import matched_layers
 from nearzero.support.progress import python_progress
 from nearzero.torch_models.loading import load_weights, weights_of_runs
+from nearzero.torch_models.named import Loading, NamedModel, open_data, open_model
 from nearzero.torch_models.state import as_module
 
 __all__ = ["judge_runs", "layer_names", "metrics_for", "run_responses", "weights_digest"]
 
 
 def judge_runs(
-    model: nn.Module | Callable[[], nn.Module] | Iterable[nn.Module | TwoLayer],
+    model: nn.Module
+    | str
+    | NamedModel
+    | Callable[[], nn.Module]
+    | Iterable[nn.Module | TwoLayer | str | NamedModel],
     data: Any,
     layers: Names = None,
     *,
@@ -51,13 +56,14 @@ def judge_runs(
     table, and Holm's adjustment goes over it. Fewer than six runs are described and not judged.
 
     Args:
-        model: with `weights`, a module (which isn't changed) or a function that builds one; without, the trained
-            modules, one for each run.
-        data: inputs and labels, or batches, as `nz.probe` takes them.
+        model: with `weights`, a module (which isn't changed), a function that builds one, or a name; without, the
+            trained modules or their names ("hf:EleutherAI/pythia-14m-seed1" and so on), one for each run.
+        data: inputs and labels, or batches, or a name, as `nz.probe` takes them.
         layers: names or globs, as `nz.layers` lists them; all activations if None.
         weights: a folder with a file (or a folder) of weights for each run, or a list of these, as
             `nz.load_weights` reads them.
-        held_out: other data in the same form, for the check with data that neither training nor levels used.
+        held_out: other data in the same form, for the check with data that neither training nor levels used; of a data
+            set by name, its test split.
         rules: the rules; `Rules()` if None.
         design: families, targets and draws; those that the rules and their checks need if None, and the plain
             shift, which is reported. Run k begins with draw `first_draw` + k `draws`.
@@ -65,6 +71,10 @@ def judge_runs(
         progress: whether a progress bar is shown, as for `nz.probe`.
         advanced: a function that is called after each run, with 1.
         options: settings of the model, see `nearzero.evaluators.select.ModelOptions`; `layers` replaces `layer`.
+
+    Returns:
+        The verdict. If the runs were given by name, its `costs` have the coordinate `origin`: name, revision and hash
+        of each, which `Origin.from_json` reads.
 
     Raises:
         InputError: a model, weights, data or rules that can't be used, or two runs with the same weights; the
@@ -84,7 +94,13 @@ def judge_runs(
     """
     rules = rules or Rules()
     design = design or design_for(rules)
-    if held_out is not None and held_out is data:
+    loading = options.get("loading")
+    splits = isinstance(data, str) and loading is not None and loading.split == "train"
+    if (
+        held_out is not None
+        and (held_out is data or (isinstance(data, str) and held_out == data))
+        and not splits
+    ):
         raise InputError("held_out is the data themselves; give data that the networks weren't trained on")
     if "layer" in options:
         raise InputError("judge_runs takes layers=..., names or globs, and not layer=...")
@@ -94,30 +110,55 @@ def judge_runs(
     measured: list[xr.Dataset] = []
     seen: dict[str, str] = {}
     names: list[str] = []
+    origins: list[str] = []
     with python_progress("measuring runs", progress) as report:
-        for number, (name, module) in enumerate(_runs(model, weights)):
-            _check_new(module, name, seen)
+        for number, (name, run) in enumerate(_runs(model, weights, options.get("loading"))):
+            _check_new(run.module if isinstance(run, NamedModel) else run, name, seen)
+            origins.append(run.origin.to_json() if isinstance(run, NamedModel) else "")
             try:
-                names = names or layer_names(module, data, settings)
+                own_data = _opened(run, data, settings)
+                other = _opened(run, held_out, settings, held_out=True)
+                names = names or layer_names(run, own_data, settings)
                 own = replace(design, first_draw=design.first_draw + number * design.draws)
                 settings["layers"] = names
-                measured.append(run_responses(module, data, held_out, own, settings, backend))
+                measured.append(run_responses(run, own_data, other, own, settings, backend))
             except InputError as error:
                 raise InputError(f"{name}: {error}") from error
             if not number:
                 verdict(measured, rules)  # refuses now what would be refused at the end
             report(number + 1, None)
             advanced(1)
-    return verdict(measured, rules)
+    judged = verdict(measured, rules)
+    if not any(origins):
+        return judged
+    return replace(judged, costs=judged.costs.assign_coords(origin=("run", origins)))
 
 
-def _runs(model: Any, weights: str | Path | Sequence[str | Path] | None) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the name and the module of each run.
+def _opened(run: Any, data: Any, settings: dict[str, Any], *, held_out: bool = False) -> Any:
+    """Return data as the model of one run takes them, if they are given by name.
+
+    Of a data set that is held out, it is the test split.
+    """
+    if not isinstance(data, str):
+        return data
+    loading = settings.get("loading") or Loading()
+    loading = replace(loading, split="test") if held_out else loading
+    return open_data(data, run, loading, batch_size=settings.get("batch_size"))
+
+
+def _runs(
+    model: Any, weights: str | Path | Sequence[str | Path] | None, loading: Loading | None
+) -> Iterator[tuple[str, nn.Module | NamedModel]]:
+    """Yield the name and the model of each run.
 
     Raises:
-        InputError: there is no run, or weights can't be loaded.
+        InputError: there is no run, or a model or weights can't be loaded.
     """
-    builds = isinstance(model, nn.Module) or (callable(model) and not isinstance(model, TwoLayer))
+    if isinstance(model, str):
+        model = open_model(model, loading)
+    builds = isinstance(model, (nn.Module, NamedModel)) or (
+        callable(model) and not isinstance(model, TwoLayer)
+    )
     if weights is None:
         if builds or isinstance(model, TwoLayer) or not isinstance(model, Iterable):
             raise InputError(
@@ -125,8 +166,12 @@ def _runs(model: Any, weights: str | Path | Sequence[str | Path] | None) -> Iter
                 "for each run"
             )
         number = -1
-        for number, module in enumerate(model):
-            yield f"run {number}", as_module(module)
+        for number, each in enumerate(model):
+            run = open_model(each, loading) if isinstance(each, str) else each
+            if isinstance(run, NamedModel):
+                yield run.origin.name, run
+            else:
+                yield f"run {number}", as_module(run)
         if number < 0:
             raise InputError("a verdict needs at least one run; got an empty list of models")
         return
@@ -136,6 +181,9 @@ def _runs(model: Any, weights: str | Path | Sequence[str | Path] | None) -> Iter
             f"{type(model).__name__}"
         )
     for path in weights_of_runs(weights):
+        if isinstance(model, NamedModel):
+            yield str(path), replace(model, module=copy.deepcopy(model.module)).with_weights(path)[0]
+            continue
         module = copy.deepcopy(model) if isinstance(model, nn.Module) else as_module(model())
         load_weights(module, path)
         yield str(path), module
@@ -172,7 +220,7 @@ def _bytes(value: Tensor) -> bytes:
     return value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def layer_names(module: nn.Module, data: Any, settings: Mapping[str, Any]) -> list[str]:
+def layer_names(module: nn.Module | NamedModel, data: Any, settings: Mapping[str, Any]) -> list[str]:
     """Return the names of the layers that were asked for, in the order of the pass, without those of groups of units.
 
     Args:
@@ -186,7 +234,7 @@ def layer_names(module: nn.Module, data: Any, settings: Mapping[str, Any]) -> li
 
 
 def run_responses(
-    module: nn.Module,
+    module: nn.Module | NamedModel,
     data: Any,
     held_out: Any,
     design: Design,

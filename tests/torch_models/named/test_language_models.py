@@ -1,0 +1,250 @@
+"""Language models of transformers by name: a folder, a repository in the cache, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from local_models import COMMIT, OLDER, TEXT, bert, cached, gpt2, use_caches
+
+import nearzero as nz
+from nearzero.torch_models.named.packages import imported
+
+LAYER = "transformer.h.0.mlp.act"
+
+
+def logit(logits, target):
+    """Return the logit of the target, a metric whose items compare bit for bit."""
+    return logits.gather(1, target[:, None])[:, 0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return gpt2(tmp_path_factory.mktemp("model") / "gpt2")
+
+
+@pytest.fixture
+def text(tmp_path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    return use_caches(monkeypatch, tmp_path / "caches")
+
+
+def by_hand(folder: Path, texts: list[str], size: int, scale: float) -> torch.Tensor:
+    """Return the target's logit at each token that predicts another, by a loop over the library's own pipeline."""
+    transformers = imported("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.pad_token = tokenizer.eos_token
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(folder)).eval()
+    model.transformer.h[0].mlp.act.register_forward_pre_hook(lambda module, given: (given[0] * scale,))
+    tokens = [token for each in texts for token in tokenizer(each)["input_ids"]]
+    blocks = [tokens[start : start + size] for start in range(0, len(tokens), size)]
+    batch = tokenizer.pad({"input_ids": [block for block in blocks if len(block) > 1]}, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**batch).logits[:, :-1]
+    following = batch["input_ids"][:, 1:]
+    return logits.gather(2, following[..., None])[..., 0][batch["attention_mask"][:, 1:] == 1]
+
+
+@pytest.mark.parametrize("block", [None, 7])
+def test_a_text_file_equals_a_loop_by_hand_bit_for_bit(model, text, block) -> None:
+    result = nz.probe(
+        f"hf:{model}",
+        str(text),
+        LAYER,
+        families="scale",
+        levels=[0.5, 3.0],
+        metrics={"logit": logit},
+        keep_items=True,
+        loading=nz.Loading(block=block),
+    )
+    items = result.response.logit_items.sel(layer=LAYER, family="scale")
+    for level in (0.5, 3.0):
+        assert items.sel(level=level).values.tolist() == by_hand(model, [TEXT], block or 24, level).tolist()
+    plain = by_hand(model, [TEXT], block or 24, 1.0)
+    assert result.response.unperturbed_logit_items.values.tolist() == plain.tolist()
+    assert result.response.causal == 1
+
+
+def test_the_result_keeps_name_and_hash(model, text, tmp_path) -> None:
+    result = nz.probe(f"hf:{model}", str(text), LAYER, levels=2)
+    expected = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    again = nz.ProbeResult.open(result.save(tmp_path / "kept"))
+    for each in (result, again):
+        assert each.origins["model"].files == {"model.safetensors": expected}
+        assert each.origins["model"].name == f"hf:{model}"
+        assert each.origins["data"].files == {"text.txt": hashlib.sha256(TEXT.encode()).hexdigest()}
+    assert (
+        json.loads(result.response.attrs["versions"])["transformers"] == imported("transformers").__version__
+    )
+
+
+def test_what_was_inferred_is_in_the_table(model, text) -> None:
+    result = nz.probe(f"hf:{model}", str(text), LAYER, levels=2)
+    table = {row.what: (row.value, row.argument) for row in result.assumptions}
+    assert table["class of the model"] == ("AutoModelForCausalLM, GPT2LMHeadModel", "Loading(auto_class=)")
+    assert table["blocks"][0].startswith("9 of 24 tokens") or "of 24 tokens" in table["blocks"][0]
+    assert table["precision of the weights"] == ("float32", "Loading(dtype=)")
+
+
+def test_a_repository_of_the_cache_and_its_revisions(model, text, cache, tmp_path) -> None:
+    other = gpt2(tmp_path / "older", seed=1)
+    cached(cache, "org/name", model)
+    cached(cache, "org/name", other, commit=OLDER, ref="v1.0")
+    for name, folder, commit in (
+        ("hf:org/name", model, COMMIT),
+        ("hf:org/name@v1.0", other, OLDER),
+        (f"hf:org/name@{OLDER}", other, OLDER),
+    ):
+        result = nz.probe(name, str(text), LAYER, levels=2, metrics=["cross_entropy"])
+        expected = nz.probe(f"hf:{folder}", str(text), LAYER, levels=2, metrics=["cross_entropy"])
+        assert result.response.cross_entropy.equals(expected.response.cross_entropy)
+        assert result.origins["model"].revision == commit
+        assert result.origins["model"].files == expected.origins["model"].files
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hf:org/nane", "the cache has no model 'org/nane'; did you mean 'org/name'?"),
+        ("hf:org/name@v1.1", "org/name has no revision 'v1.1': did you mean 'v1.0'? known are v1.0"),
+        ("hf:org/name@", "a revision follows the name and an @"),
+        ("hf:", "names a model after the colon"),
+        ("hf:a b", "isn't the name of a model, org/name"),
+    ],
+)
+def test_a_wrong_name_gets_one_line(model, text, cache, name, message) -> None:
+    cached(cache, "org/name", model, ref="v1.0")
+    with pytest.raises(nz.InputError) as caught:
+        nz.probe(name, str(text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_main_revision_those_that_are_there_are_named(model, text, cache) -> None:
+    cached(cache, "org/name", model, ref="v1.0")
+    with pytest.raises(nz.InputError, match=r"no revision 'main': known are v1.0, a{40}"):
+        nz.probe("hf:org/name", str(text))
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line_at_once(text, cache, monkeypatch) -> None:
+    constants = imported("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(
+        nz.InputError, match=r"the hub can't be reached, and the cache has no model 'org/name'"
+    ):
+        nz.probe("hf:org/name", str(text))
+
+
+def test_an_unreachable_hub_leaves_the_cache(model, text, cache, monkeypatch) -> None:
+    cached(cache, "org/name", model)
+    constants = imported("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert nz.probe("hf:org/name", str(text), LAYER, levels=2).origins["model"].revision == COMMIT
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_missing_weights_are_refused(tmp_path, text) -> None:
+    folder = bert(tmp_path / "bert", ["a", "b"], "BertForMaskedLM")
+    with pytest.raises(
+        nz.InputError, match=r"lack .*classifier\.bias.*; choose another class with auto_class"
+    ):
+        nz.probe(
+            f"hf:{folder}", str(text), loading=nz.Loading(auto_class="AutoModelForSequenceClassification")
+        )
+
+
+def test_another_architecture_is_refused_and_can_be_overruled(tmp_path, model, text) -> None:
+    path = model / "config.json"
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads(path.read_text()) | {"architectures": ["GPT2Model"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        nz.InputError, match="architectures GPT2Model, which is none of these classes; choose"
+    ):
+        nz.probe(f"hf:{folder}", str(text))
+    loading = nz.Loading(auto_class="AutoModelForCausalLM")
+    assert nz.probe(f"hf:{folder}", str(text), LAYER, levels=2, loading=loading).response.attrs["items"]
+
+
+def test_code_of_a_repository_is_never_run(tmp_path, model, text) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = {"model_type": "own", "architectures": ["Own"], "auto_map": {"AutoConfig": "own.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text("raise SystemExit('run')")
+    with pytest.raises(nz.InputError, match="needs code of its own, which isn't run"):
+        nz.probe(f"hf:{folder}", str(text))
+
+
+def test_pickled_weights_are_read_as_tensors_alone(tmp_path, model, text) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for file in model.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    from safetensors.torch import load_file
+
+    state = load_file(model / "model.safetensors")
+    torch.save(state, folder / "pytorch_model.bin")
+    expected = nz.probe(f"hf:{model}", str(text), LAYER, levels=2)
+    found = nz.probe(f"hf:{folder}", str(text), LAYER, levels=2)
+    assert found.response.accuracy.equals(expected.response.accuracy)
+    assert list(found.origins["model"].files) == ["pytorch_model.bin"]
+    torch.save(state | {"hidden": Path("x")}, folder / "pytorch_model.bin")
+    with pytest.raises(nz.InputError, match=r"the weights of .* can't be loaded: "):
+        nz.probe(f"hf:{folder}", str(text))
+
+
+def test_precision_as_saved_or_given(tmp_path, text) -> None:
+    folder = gpt2(tmp_path / "half")
+    transformers = imported("transformers")
+    transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    for dtype, expected in ((None, "bfloat16"), ("float32", "float32")):
+        result = nz.probe(f"hf:{folder}", str(text), LAYER, levels=2, loading=nz.Loading(dtype=dtype))
+        table = {row.what: row.value for row in result.assumptions}
+        assert table["precision of the weights"] == expected
+
+
+def test_lengths_beyond_the_model_are_refused(model, text) -> None:
+    with pytest.raises(nz.InputError, match="block is 25 tokens, and the model takes 24"):
+        nz.probe(f"hf:{model}", str(text), loading=nz.Loading(block=25))
+
+
+def test_a_masked_language_model_has_no_targets(tmp_path, text) -> None:
+    folder = bert(tmp_path / "masked", ["a", "b"], "BertForMaskedLM")
+    result = nz.probe(f"hf:{folder}", str(text), "bert.encoder.layer.0.intermediate.*act*", levels=2)
+    assert list(result.response.attrs["metrics"]) == ["agreement", "kl_divergence"]
+    table = {row.what: row.value for row in result.assumptions}
+    assert table["class of the model"] == "AutoModelForMaskedLM, BertForMaskedLM"
+    assert table["targets of the tokens"] == "none"
+
+
+def test_weights_in_several_files(tmp_path, model, text) -> None:
+    transformers = imported("transformers")
+    folder = tmp_path / "sharded"
+    loaded = transformers.GPT2LMHeadModel.from_pretrained(model)
+    loaded.save_pretrained(folder, max_shard_size="20KB")
+    for file in model.glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    result = nz.probe(f"hf:{folder}", str(text), LAYER, levels=2)
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert len(files) > 1
+    assert sorted(result.origins["model"].files) == files
+    expected = nz.probe(f"hf:{model}", str(text), LAYER, levels=2)
+    assert result.response.accuracy.equals(expected.response.accuracy)
