@@ -518,8 +518,9 @@ def generate(
     prompt: Annotated[str, option("A text; or token ids such as 5,9,23 if there is no tokenizer.")],
     tokenizer: Annotated[
         str | None,
-        option("A folder that transformers saved, or module:function.", "none", metavar="NAME"),
+        option("A folder that transformers saved, or module:function.", "the model's own", metavar="NAME"),
     ] = None,
+    load: Load = None,
     max_new_tokens: Annotated[int, option("The greatest number of new tokens.", True)] = 40,
     cache: Annotated[
         bool | None, option("Whether keys and values are kept.", "as the model does", "--cache/--no-cache")
@@ -546,16 +547,18 @@ def generate(
     with _users_errors(model, data):
         with working(console, "loading PyTorch and the model"):
             from nearzero.probing import generate as generate_texts
-            from nearzero.study.steps import reaching
             from nearzero.torch_models.loading import load_tokenizer
+            from nearzero.torch_models.named import open_data
 
-            built, source, told = _model_and_data(model, weights, data, pixels, split, data_dir)
-            reader = None if tokenizer is None else load_tokenizer(tokenizer)
-            with reaching(device):
-                built = built.to(device)
+            loading = _loading(load, pixels, split, data_dir)
+            built, told = _opened_model(model, weights, loading, device)
+            source = open_data(data, built, loading, batch_size=batch_size).batches
+            made = built.preparation
+            own = made.function if made is not None and made.kind == "text" else None
+            reader = own if tokenizer is None else load_tokenizer(tokenizer)
         with working(console, "generating"):
             result = generate_texts(
-                built,
+                built.module,
                 layer,
                 family,
                 prompt if reader is not None else _token_ids(prompt),
@@ -573,9 +576,9 @@ def generate(
             )
     from nearzero.report.table import text_table
 
-    made = text_table("made_by", [{"what": what, "value": value} for what, value in result.facts.items()])
+    facts = text_table("made_by", [{"what": what, "value": value} for what, value in result.facts.items()])
     lines = [*result.lines, *told.splitlines(), result.conclusion]
-    finish(console, [made], lines, as_json=as_json, for_scripts=[text_table("texts", result.rows)])
+    finish(console, [facts], lines, as_json=as_json, for_scripts=[text_table("texts", result.rows)])
 
 
 def _token_ids(text: str) -> list[int]:
