@@ -35,7 +35,7 @@ from nearzero.analysis.displacement import (
 )
 from nearzero.analysis.sweep import NOT_FINITE, unperturbed_variables
 from nearzero.errors import InputError, check_choice, did_you_mean
-from nearzero.evaluators.base import HALVES, Block, LayerEvaluator
+from nearzero.evaluators.base import HALVES, Block, LayerEvaluator, Scores
 from nearzero.evaluators.select import ModelOptions, open_evaluator
 from nearzero.networks import TwoLayer
 from nearzero.perturbations.families import FAMILIES, Conduct, Family, make_family
@@ -246,9 +246,17 @@ def draw_number(seed: int, name: str, draws: int) -> int:
 
 
 def matched_of(
-    evaluator: LayerEvaluator, design: Design, held_out: LayerEvaluator | None = None
+    evaluator: LayerEvaluator,
+    design: Design,
+    held_out: LayerEvaluator | None = None,
+    *,
+    keep_items: bool = False,
 ) -> xr.Dataset:
-    """Return the result of `matched` for evaluators that are already open."""
+    """Return the result of `matched` for evaluators that are already open.
+
+    With `keep_items` it also has `<metric>_items` on (family, side, target, item) and `unperturbed_<metric>_items` of
+    the responding half, in float32, and `sequence`, the example of each item.
+    """
     conduct = evaluator.conduct(design.conduct)
     # a family that was asked for is refused where it isn't defined; of all families it is left out, as NaN
     left_out = evaluator.undefined if design.families == ALL_FAMILIES else frozenset()
@@ -257,7 +265,7 @@ def matched_of(
         evaluator.assumptions.record("halves", halves_of(evaluator), f"seed {design.seed}", "design=")
     # NumPy's products are small here, and synchronising threads costs more time than they save
     with one_blas_thread() if evaluator.backend == "two-layer" else nullcontext():
-        return _MatchedHalves(*evaluator.split(design.seed), held_out, design, conduct).dataset()
+        return _MatchedHalves(*evaluator.split(design.seed), held_out, design, conduct).dataset(keep_items)
 
 
 def halves_of(evaluator: LayerEvaluator) -> str:
@@ -286,8 +294,8 @@ class _MatchedDraw:
     responding: Sequence[AnyPerturbation]
 
     def spread(self, values: Doubles) -> Doubles:
-        """Return values of the levels that were reached, with NaN for the others, (T,)."""
-        out = np.full(len(self.matches), np.nan)
+        """Return values of the levels that were reached, with NaN for the others, (T, ...)."""
+        out = np.full((len(self.matches), *values.shape[1:]), np.nan)
         out[[match.reached for match in self.matches]] = values
         return out
 
@@ -357,12 +365,12 @@ class _MatchedHalves:
                     reached = self._reached(family, matches)
                     yield _MatchedDraw((row, SIDES.index(side)), draw, family, matches, reached, reached)
 
-    def dataset(self) -> xr.Dataset:
-        """Return all measurements as labelled arrays."""
+    def dataset(self, keep_items: bool = False) -> xr.Dataset:
+        """Return all measurements as labelled arrays, see `matched_of`."""
         draws = list(self.draws())
         shift = self.reference.mean_logit_change([item for draw in draws for item in draw.reference])
         perturbations = [item for draw in draws for item in draw.responding]
-        scores = self.responding.scores(perturbations, self.responding.metrics, shift)
+        scores = self.responding.scores(perturbations, self.responding.metrics, shift, keep=keep_items)
         # sizes don't enter any verdict, so they are measured on the first draw alone
         first = np.array([draw.draw == 0 for draw in draws for _ in draw.responding], np.bool_)
         sizes, undefined, reason = self._geometry(list(compress(perturbations, first)), shift[first])
@@ -385,10 +393,19 @@ class _MatchedHalves:
         data["reason"] = ((), reason)
         design, responding = self.design, self.responding
         data |= unperturbed_variables(scores, responding.metrics)
-        coords = {"family": list(design.families), "side": list(SIDES), "target": list(design.targets)}
+        coords: dict[str, Any] = {
+            "family": list(design.families),
+            "side": list(SIDES),
+            "target": list(design.targets),
+        }
         if checks := [*design.checks, *([HELD_OUT] if self.held_out is not None else [])]:
             coords["check"] = checks
             data |= self._checks(draws, checks)
+        if keep_items:
+            data |= self._items(draws, scores)
+            positions = scores.positions
+            sequence = np.arange(scores.items) if positions is None else positions[:, 0]
+            coords["sequence"] = (("item",), sequence)
         attributes = {
             **asdict(self.conduct),
             "activation": responding.activation or "none",
@@ -403,6 +420,20 @@ class _MatchedHalves:
             "items": scores.items,
         }
         return xr.Dataset(data, coords, attributes)
+
+    def _items(self, draws: Sequence[_MatchedDraw], scores: Scores) -> dict[str, Any]:
+        """Return the values of each metric item by item, see `matched_of`."""
+        dims = ("family", "side", "target", "item")
+        metrics = self.responding.metrics
+        tables = self._tables(draws, {name: scores.values[name] for name in metrics}, ())
+        data: dict[str, Any] = {}
+        for name in metrics:
+            data[f"{name}_items"] = (dims, tables[name].astype(np.float32))
+            data[f"unperturbed_{name}_items"] = (
+                ("item",),
+                scores.unperturbed_values[name].astype(np.float32),
+            )
+        return data
 
     def _checks(self, draws: Sequence[_MatchedDraw], checks: Sequence[str]) -> dict[str, Any]:
         """Return the variables of the checks, see `matched`.
@@ -474,15 +505,16 @@ class _MatchedHalves:
     def _tables(
         self, draws: Sequence[_MatchedDraw], measured: Mapping[str, Doubles], once: Container[str]
     ) -> dict[str, Doubles]:
-        """Return means over draws, (family, side, target); NaN where any draw doesn't reach the displacement.
+        """Return means over draws, (family, side, target, ...); NaN where any draw doesn't reach the displacement.
 
         Args:
             draws: all draws of all families.
-            measured: by name, the values under the perturbations of all draws, one draw after the other.
+            measured: by name, the values under the perturbations of all draws, one draw after the other, (L, ...).
             once: the names whose values are those of the first draw, and not means.
         """
         shape = len(self.design.families), len(SIDES), len(self.design.targets)
-        tables = {name: np.full(shape, np.nan) for name in (*LEVELS, *measured)}
+        tables = {name: np.full(shape, np.nan) for name in LEVELS}
+        tables |= {name: np.full((*shape, *values.shape[1:]), np.nan) for name, values in measured.items()}
         done = 0
         rows: defaultdict[tuple[int, int], list[dict[str, Doubles]]] = defaultdict(list)
         for draw in draws:
@@ -494,7 +526,8 @@ class _MatchedHalves:
             lost = np.isnan(np.mean([row["level"] for row in cell_rows], axis=0))
             for name, table in tables.items():
                 averaged = cell_rows[:1] if name in once else cell_rows
-                table[cell] = np.where(lost, np.nan, np.mean([row[name] for row in averaged], axis=0))
+                table[cell] = np.mean([row[name] for row in averaged], axis=0)
+                table[cell][lost] = np.nan
         return tables
 
     def _geometry(

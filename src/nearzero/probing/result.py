@@ -13,6 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero.analysis.sweep import NOT_FINITE
+from nearzero.analysis.verdict import Rules, costs
 from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES, Scores
 from nearzero.evaluators.metrics import by_name
@@ -257,6 +258,74 @@ class ProbeResult:
             {end: (CURVE, back(row).reshape(shape)) for end, row in zip(("low", "high"), ends, strict=True)},
             coords,
             {"metric": name, "confidence": confidence, "resamples": resamples, "seed": seed},
+        )
+
+    def matched_differences(
+        self, rules: Rules | None = None, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    ) -> xr.Dataset:
+        """Return the costs of this one model at matched displacement, and D with intervals for new examples.
+
+        D is the cost of distance minus that of intensity, as in a verdict. The examples of the responding half are
+        resampled with replacement, all items of an example together (percentile bootstrap). The model, its levels and
+        its draws are fixed, so the intervals say nothing about other trainings; `nz.judge_runs` does.
+
+        Args:
+            rules: the families and the measure; `Rules()` if None. Its targets are those of the probe's design.
+            confidence: of the intervals.
+            resamples: the number of resamples.
+            seed: of the resamples, which all layers share.
+
+        Returns:
+            A Dataset on (layer, intensity, target): `distance_cost`, `intensity_cost`, `difference`, `low` and `high`,
+            in the unit of costs; NaN where a displacement isn't reached.
+
+        Raises:
+            InputError: the probe had no `design` or didn't keep its items, or a family or the measure is missing.
+
+        Example:
+            >>> import numpy as np
+            >>> import nearzero as nz
+            >>> from nearzero.mechanisms.planted import distance_network, prototype_task
+            >>> task = prototype_task(np.random.default_rng(0), examples=200)
+            >>> model = distance_network(task, np.random.default_rng(0)).to_module()
+            >>> result = nz.probe(model, (task.x, task.y), design=nz.Design(targets=(0.5,)), keep_items=True)
+            >>> found = result.matched_differences()
+            >>> bool((found.low > 0).all())  # on these examples and on others like them, distance costs more
+            True
+        """
+        rules = rules or Rules()
+        matched = self.matched
+        if "sequence" not in matched:
+            raise InputError("this needs the metric of every item; probe with keep_items=True")
+        families = [*rules.distance, *rules.intensity]
+        if missing := [name for name in families if name not in matched.family.values]:
+            raise InputError(f"the design of this probe has no {missing[0]}; give it in families=")
+        measure = rules.measure
+        items = {f"{measure}": f"{measure}_items", f"unperturbed_{measure}": f"unperturbed_{measure}_items"}
+        known = {name: matched[kept] for name, kept in items.items() if kept in matched}
+        cost = costs(xr.Dataset(known).sel(family=families).astype(np.float64), measure)
+        distance = cost.sel(family=list(rules.distance)).mean("family", skipna=False)
+        intensity = cost.sel(family=list(rules.intensity)).rename(family="intensity")
+        difference = (distance - intensity).transpose("layer", "intensity", "target", "item")
+        rows = difference.values.reshape(-1, difference.sizes["item"])
+        reached = ~np.isnan(rows).any(axis=1)
+        ends = np.full((2, len(rows)), np.nan)
+        if reached.any():
+            rng = np.random.default_rng(seed)
+            ends[:, reached] = bootstrap_items(
+                rows[reached], matched.sequence.values, rng, confidence, resamples
+            )
+        means = difference.mean("item", skipna=False)
+        low, high = (means.copy(data=row.reshape(means.shape)) for row in ends)
+        return xr.Dataset(
+            {
+                "distance_cost": distance.mean("item", skipna=False),
+                "intensity_cost": intensity.mean("item", skipna=False),
+                "difference": means,
+                "low": low,
+                "high": high,
+            },
+            attrs={"measure": measure, "confidence": confidence, "resamples": resamples, "seed": seed},
         )
 
     def by_class(self, metric: str | None = None) -> xr.DataArray:
