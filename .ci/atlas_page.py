@@ -97,12 +97,13 @@ def headline() -> str:
     kept = [name for name in FAMILIES if is_kept(name)]
     families = [family(name) for name in kept]
     found = Counter(finding for findings, _ in families for finding in findings)
-    shares = ", ".join(f"{phrase(name)} at {found[name]}" for name in (*PHRASES,) if found[name])
+    shares = ", ".join(f"{phrase(name)} at {found[name]}" for name in PHRASES if found[name])
     lines = [
-        f"At equal displacement, by the default rules and ten trainings of each network: of {found.total()} layers, "
-        f"{shares}.",
-        "\n".join([*(line for _, line in families), *([controls()] if is_kept(CONTROLS) else [])]),
+        "Where does distance cost more than intensity, at equal displacement and over ten trainings of each network?"
     ]
+    if found:
+        lines[0] += f" Of {found.total()} layers: {shares}."
+    lines.append("\n".join([*(line for _, line in families), *([controls()] if is_kept(CONTROLS) else [])]))
     if missing := [name for name in (*FAMILIES, CONTROLS) if not is_kept(name)]:
         lines.append(f"Not measured yet: {', '.join(missing)}.")
     return "\n\n".join(lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import bootstrap
 from torch import nn
 
 import nearzero as nz
@@ -149,3 +150,50 @@ def test_refusals(images: tuple[torch.Tensor, torch.Tensor]) -> None:
         )
     with pytest.raises(nz.InputError, match="two halves need at least two examples; got 1"):
         nz.probe(small(0), (images[0][:1], images[1][:1]), "1", levels=1, design=DESIGN)
+
+
+def test_items_at_matched_displacement_average_to_the_means(
+    images: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """A mean over items is the response; examples are numbered within the responding half."""
+    kept = probed(0, images, keep_items=True).matched
+    assert kept.drop_dims("item").identical(probed(0, images).matched.drop_dims("item", errors="ignore"))
+    for name in ("accuracy", "agreement"):
+        np.testing.assert_allclose(kept[f"{name}_items"].mean("item"), kept[name], atol=1e-6)
+        plain = kept[f"unperturbed_{name}_items"].mean("item")
+        np.testing.assert_allclose(plain, kept.get(f"unperturbed_{name}", 1.0), atol=1e-6)
+    assert kept.sequence.values.tolist() == list(range(len(images[0]) // 2))
+
+
+def test_differences_of_one_model_are_those_of_the_verdict_and_of_scipy(
+    images: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """D is that of a verdict on this run alone; its interval is the percentile interval of SciPy's bootstrap."""
+    result = probed(0, images, keep_items=True)
+    rules = nz.Rules(targets=DESIGN.targets)
+    found = result.matched_differences(rules, resamples=4000)
+    for row in nz.verdict([result.matched], rules).comparisons:
+        cell = found.sel(layer=row.network, intensity=row.intensity, target=row.target)
+        expected = (row.distance_cost, row.intensity_cost, row.difference)
+        got = [float(cell[name]) for name in ("distance_cost", "intensity_cost", "difference")]
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+    items = result.matched.accuracy_items.sel(layer="5", target=0.3).mean("side")
+    differences = 100 * (items.sel(family="cap") - items.sel(family="signed_shift")).values
+    by_scipy = bootstrap((differences,), np.mean, method="percentile", n_resamples=4000, rng=1)
+    cell = found.sel(layer="5", intensity="cap", target=0.3)
+    ends = by_scipy.confidence_interval
+    np.testing.assert_allclose(
+        [cell.low, cell.high], [ends.low, ends.high], atol=0.3 * by_scipy.standard_error
+    )
+
+
+def test_differences_need_items_and_their_families(images: tuple[torch.Tensor, torch.Tensor]) -> None:
+    with pytest.raises(nz.InputError, match="probe with keep_items=True"):
+        probed(0, images).matched_differences()
+    kept = probed(0, images, keep_items=True)
+    with pytest.raises(nz.InputError, match="the design of this probe has no floor; give it in families="):
+        kept.matched_differences(nz.Rules(intensity=("floor",)))
+    with pytest.raises(
+        nz.InputError, match="no centred_accuracy item by item; measured were accuracy, agreement"
+    ):
+        kept.matched_differences(nz.Rules(measure="centred_accuracy"))

@@ -255,7 +255,7 @@ def matched_of(
     """Return the result of `matched` for evaluators that are already open.
 
     With `keep_items` it also has `<metric>_items` on (family, side, target, item) and `unperturbed_<metric>_items` of
-    the responding half, in float32, and `sequence`, the example of each item.
+    the responding half, in float32, and `sequence`, the number of each item's example in this half.
     """
     conduct = evaluator.conduct(design.conduct)
     # a family that was asked for is refused where it isn't defined; of all families it is left out, as NaN

@@ -301,9 +301,12 @@ class ProbeResult:
         if missing := [name for name in families if name not in matched.family.values]:
             raise InputError(f"the design of this probe has no {missing[0]}; give it in families=")
         measure = rules.measure
-        items = {f"{measure}": f"{measure}_items", f"unperturbed_{measure}": f"unperturbed_{measure}_items"}
-        known = {name: matched[kept] for name, kept in items.items() if kept in matched}
-        cost = costs(xr.Dataset(known).sel(family=families).astype(np.float64), measure)
+        if f"{measure}_items" not in matched:
+            known = (str(name) for name in self.response.attrs["metrics"])
+            raise InputError(f"there is no {measure} item by item; measured were {', '.join(known)}")
+        names = (measure, f"unperturbed_{measure}")
+        items = xr.Dataset({name: matched[f"{name}_items"] for name in names})
+        cost = costs(items.sel(family=families).astype(np.float64), measure)
         distance = cost.sel(family=list(rules.distance)).mean("family", skipna=False)
         intensity = cost.sel(family=list(rules.intensity)).rename(family="intensity")
         difference = (distance - intensity).transpose("layer", "intensity", "target", "item")
