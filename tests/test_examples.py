@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 import nearzero as nz
+from nearzero.evaluators.base import halves
 from nearzero.grid.spec import load_grid
 from nearzero.torch_models.loading import object_of
 
@@ -195,3 +197,42 @@ def test_sequences_of_the_language_models_are_cut_from_other_text_than_they_were
     assert all(place // 4096 % 10 == 9 for place in places)
     trained = [text.find(bytes(row.tolist())) for row in data["train"][0][::500]]
     assert all(place >= 0 for place in trained)
+
+
+@pytest.mark.usefixtures("packages")
+def test_the_spec_of_pythia_measures_models_of_its_class_in_local_folders(tmp_path: Path) -> None:
+    """By the spec's functions and layers, on models with two blocks; the loss is that of transformers."""
+    named = pytest.importorskip("nearzero.torch_models.named", reason="needs models by name")
+    local_models = importlib.import_module("tests.helpers.local_models")
+    transformers = importlib.import_module("transformers")
+    spec = load_grid(ATLAS / "pythia.toml")
+    assert spec.network is not None
+    tokenizer = local_models.tokenizer()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.GPTNeoXConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **sizes)
+    for seed, folder in enumerate(("pythia-tiny", "pythia-tiny-seed1")):
+        torch.manual_seed(seed)
+        transformers.GPTNeoXForCausalLM(config).save_pretrained(tmp_path / folder)
+        tokenizer.save_pretrained(tmp_path / folder)
+    (tmp_path / "text.txt").write_text(local_models.TEXT * 2)
+    own = {
+        "models": f"hf:{tmp_path}/pythia-{{size}}-seed{{seed}}",
+        "text": str(tmp_path / "text.txt"),
+        "block": 16,
+        "blocks": 8,
+    }
+    assert own.keys() == spec.network.arguments.keys()
+    network = spec.network.model_copy(update={"runs": 2, "arguments": own})
+    grid = nz.Grid.create(
+        tmp_path / "grid", spec.model_copy(update={"values": ("tiny",), "network": network})
+    )
+    responses = grid.run().responses
+    assert responses.network.values.tolist() == [f"tiny, gpt_neox.layers.{layer}.mlp.act" for layer in (0, 1)]
+    blocks = torch.tensor(tokenizer((tmp_path / "text.txt").read_text())["input_ids"][: 8 * 16]).view(8, 16)
+    responding = blocks[halves(8, 0)[1]]
+    for run, folder in enumerate(("pythia-tiny", "pythia-tiny-seed1")):
+        module = named.open_model(f"hf:{tmp_path / folder}").module.eval()
+        with torch.no_grad():
+            loss = float(module(input_ids=responding, labels=responding).loss)
+        measured = responses.unperturbed_cross_entropy.sel(run=run).values
+        np.testing.assert_allclose(measured, loss, rtol=1e-5)
