@@ -110,7 +110,8 @@ def headline() -> str:
 
 
 def pretrained() -> str:
-    """Return a table of D at the largest displacement, for each layer of the pretrained models."""
+    """Return a table of D at the largest displacement for each layer of the pretrained models, and what it comes to."""
+    counts: Counter[str] = Counter()
     lines = [
         "| model | examples | unperturbed, % | layer | distance costs | D, gains | D, cap |",
         "| --- | --: | --: | --- | --: | --: | --: |",
@@ -120,6 +121,7 @@ def pretrained() -> str:
         measure = next(key.removeprefix("unperturbed ") for key in about if key.startswith("unperturbed "))
         table = pd.read_csv(path.with_name("differences.csv"))
         rows = table[table.target == LARGEST]
+        counts.update(above=int((rows.low > 0).sum()), below=int((rows.high < 0).sum()), all=len(rows))
         for layer, own in rows.groupby("layer", sort=False):
             by_family = own.set_index("intensity")
             cells = [interval(by_family.loc[name]) for name in ("gains", "cap")]
@@ -128,7 +130,11 @@ def pretrained() -> str:
             lines.append(
                 f"| {about['package']} | {about['examples']} | {shown} | `{layer}` | {cost} | {' | '.join(cells)} |"
             )
-    return "\n".join(lines)
+    summary = (
+        f"Of {counts['all']} intervals, {counts['above']} lie above 0 (distance costs more) and {counts['below']} "
+        "below (intensity does)."
+    )
+    return "\n\n".join((summary, "\n".join(lines)))
 
 
 def interval(row: pd.Series[float]) -> str:
