@@ -171,7 +171,11 @@ def page() -> str:
     content = read(WORDS)
     texts = {"headline": headline(), "pretrained": pretrained(), "times": times()}
     for name in (*FAMILIES, CONTROLS):
-        texts[name] = section(KEPT / name, SPECS / f"{name}.toml") if is_kept(name) else "*Not measured yet.*"
+        texts[name] = (
+            section(KEPT / name, SPECS / f"{name}.toml", f"../{SPECS}/{name}.toml")
+            if is_kept(name)
+            else "*Not measured yet.*"
+        )
     for name, text in texts.items():
         content = content.replace(f"{{{name}}}", text)
     return f"{content}\n"

@@ -22,8 +22,13 @@ from nearzero.study import Study
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPER, GRIDS, IMAGES = Path("results/paper"), Path("results/grids"), Path("docs/images")
+PAPER, IMAGES = Path("results/paper"), Path("docs/images")
 SUFFIXES = (".png", ".pdf")
+
+
+def grid_folders() -> list[Path]:
+    """Return the folders of the kept grids."""
+    return sorted(path.parent for path in Path("results").glob("*/*/grid.toml"))
 
 
 def drawn_now() -> Iterator[tuple[Path, Figure]]:
@@ -33,7 +38,7 @@ def drawn_now() -> Iterator[tuple[Path, Figure]]:
     figures += [("figure2_activations", activations_figure()), ("figure3_offsets", offsets_figure())]
     for name, figure in figures:
         yield PAPER / "figures" / name, figure
-    for folder in sorted(GRIDS.iterdir()):
+    for folder in grid_folders():
         for name, figure in write.grid_figures(Grid.open(folder)):
             yield folder / "figures" / name, figure
 
@@ -63,7 +68,7 @@ def write_all() -> None:
     write.write_report(study, PAPER)
     write.write_verdict(study.verdict(), study.title, PAPER, study.notices, further)
     write.write_audit(study.audited(), PAPER)
-    for folder in sorted(GRIDS.iterdir()):
+    for folder in grid_folders():
         write.write_grid(Grid.open(folder), folder)
 
 

@@ -29,27 +29,21 @@ PHRASES = {
 }
 
 
-<<<<<<< HEAD
-def section(name: str) -> str:
-    """Return the question, the figure and the table of a grid, which replace `{name}` in the text."""
-    grid = nz.Grid.open(KEPT / name)
-    spec = nz.Grid.create(KEPT / name, name).spec  # raises if the kept grid has another spec
-    table = table_of(grid_table(grid))
-    return "\n\n".join(
-        (
-            f"*{spec.question}* Spec: [{name}]({SPECS}/{name}.toml); {grid.title[len(spec.title) + 2 :]}.",
-            f"![D for each network](../results/grids/{name}/figures/grid.png)",
-=======
-def section(folder: Path, path: Path) -> str:
-    """Return the question, the figure and the table of a kept grid, whose spec is in the file at `path`."""
+def section(folder: Path, path: Path, link: str) -> str:
+    """Return the question, the figure and the table of a kept grid.
+
+    Args:
+        folder: of the grid.
+        path: the file of its spec.
+        link: the same file, seen from the page.
+    """
     grid = nz.Grid.open(folder)
     spec = nz.Grid.create(folder, path).spec  # raises if the kept grid has another spec
     table = table_of(grid_table(grid))
     return "\n\n".join(
         (
-            f"*{spec.question}* Spec: [{path}](../{path}); {grid.title[len(spec.title) + 2 :]}.",
+            f"*{spec.question}* Spec: [{path.stem}]({link}); {grid.title[len(spec.title) + 2 :]}.",
             f"![D for each network](../{folder}/figures/grid.png)",
->>>>>>> 838f6bf (Probe: responses at matched displacement item by item, and D of one model with intervals over examples)
             table,
         )
     )
@@ -88,7 +82,9 @@ def page() -> str:
         raise SystemExit(f"{WORDS} and nearzero don't have the same grids: {', '.join(sorted(differing))}")
     content = content.replace("{together}", together(names))
     for name in names:
-        content = content.replace(f"{{{name}}}", section(KEPT / name, named_grids()[name], f"{SPECS}/{name}.toml"))
+        content = content.replace(
+            f"{{{name}}}", section(KEPT / name, named_grids()[name], f"{SPECS}/{name}.toml")
+        )
     return f"{content}\n"
 
 

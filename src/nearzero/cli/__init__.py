@@ -14,12 +14,12 @@ from io import TextIOWrapper
 
 import typer
 
-from nearzero.cli import data, models, pages, studies
+from nearzero.cli import data, generation, models, pages, studies
 from nearzero.cli.common import Interrupted, app
 from nearzero.errors import InputError
 from nearzero.support.progress import printing_lines
 
-__all__ = ["app", "data", "main", "models", "pages", "studies"]
+__all__ = ["app", "data", "generation", "main", "models", "pages", "studies"]
 
 INTERRUPTED = "interrupted; the same command goes on where it was"
 

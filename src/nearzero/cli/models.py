@@ -1,4 +1,4 @@
-"""Commands for any PyTorch model: list its layers, probe them, generate text, and judge several trainings of it."""
+"""Commands for any PyTorch model: list its layers, probe them, and judge several trainings of it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,29 @@ if TYPE_CHECKING:
     from nearzero.report.table import Table
     from nearzero.torch_models.named import Loading, NamedModel
 
-__all__ = ()  # the functions are registered with the app
+__all__ = (
+    *(
+        "BatchSize",
+        "Causal",
+        "Device",
+        "Load",
+        "Memory",
+        "ModelName",
+        "PixelOption",
+        "Quantiles",
+        "SplitOption",
+    ),
+    *(
+        "UnitAxis",
+        "Units",
+        "Weights",
+        "loading_of",
+        "opened_model",
+        "quantiles_of",
+        "units_of",
+        "users_errors",
+    ),
+)
 
 MOST_UNITS = 10**7  # more than any layer has; a longer span would take the machine's memory
 
@@ -120,7 +142,7 @@ Memory = Annotated[
 ]
 
 
-def _opened_model(
+def opened_model(
     name: str, weights: Path | None, loading: Loading, device: str = "cpu"
 ) -> tuple[NamedModel, str]:
     """Return a model with its weights on a device, and a line or more that says where the weights are from."""
@@ -154,12 +176,12 @@ def _named_runs(
 
     if weights and len(names) == 1:
         files = weights_of_runs(weights[0] if len(weights) == 1 else weights)
-        return _opened_model(names[0], None, loading, device)[0], files
+        return opened_model(names[0], None, loading, device)[0], files
     if weights or len(names) == 1:
         raise InputError(
             "a verdict needs several runs: several names of models, or one and --weights of each run"
         )
-    return (_opened_model(name, None, loading, device)[0] for name in names), None
+    return (opened_model(name, None, loading, device)[0] for name in names), None
 
 
 def _one_data(place: str | None, name: str | None) -> str:
@@ -175,7 +197,7 @@ def _one_data(place: str | None, name: str | None) -> str:
     return str(place or name)
 
 
-def _loading(pairs: list[str] | None, pixels: str, split: str, data_dir: str | None) -> Loading:
+def loading_of(pairs: list[str] | None, pixels: str, split: str, data_dir: str | None) -> Loading:
     """Return the settings of all `--load` options, and those of a data set's images.
 
     Raises:
@@ -208,7 +230,7 @@ def _is_pretrained(module: Any) -> bool:
 
 
 @contextmanager
-def _users_errors(model: str, data: str) -> Iterator[None]:
+def users_errors(model: str, data: str) -> Iterator[None]:
     """Turn errors in a user's model or data into one line that names the user's own file and line.
 
     With NEARZERO_DEBUG set, such an error passes as it is and shows its traceback.
@@ -281,11 +303,11 @@ def layers(
 ) -> None:
     """List the layers of a model that can be probed: name, kind, shape, activation, units."""
     console, name = the_console(stderr=as_json), _one_data(place, data)
-    with _users_errors(model, name), working(console, "loading PyTorch and the model"):
+    with users_errors(model, name), working(console, "loading PyTorch and the model"):
         from nearzero.probing import layers as find_layers
 
-        loading = _loading(load, pixels, split, data_dir)
-        built, told = _opened_model(model, weights, loading)
+        loading = loading_of(load, pixels, split, data_dir)
+        built, told = opened_model(model, weights, loading)
         found = find_layers(built, name, loading=loading)
     rows = [
         {
@@ -329,7 +351,7 @@ def _reading(
 ) -> dict[str, Any]:
     """Return the settings by which a model and its data are read, as `nz.probe` takes them."""
     return {
-        "units": _units(units),
+        "units": units_of(units),
         "causal": causal,
         "output": _number_or_text(output),
         "output_kind": output_kind,
@@ -362,7 +384,7 @@ def _metrics(names: list[str] | None) -> dict[str, Any] | None:
     return metrics or None
 
 
-def _quantiles(text: str | None) -> tuple[float, float] | None:
+def quantiles_of(text: str | None) -> tuple[float, float] | None:
     """Return two quantiles from "LOW,HIGH".
 
     Raises:
@@ -379,7 +401,7 @@ def _quantiles(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-def _units(text: str | None) -> list[int] | str | None:
+def units_of(text: str | None) -> list[int] | str | None:
     """Return units from "0,3,8-15", or "each".
 
     Raises:
@@ -455,18 +477,18 @@ def probe(
     console, name = console_for(quiet, as_json), _one_data(place, data)
     with (
         result_folder(out),
-        _users_errors(model, name),
+        users_errors(model, name),
         working(console, "loading PyTorch and the model") as show_work,
     ):
         from nearzero.probing import probe as probe_model
 
-        loading = _loading(load, pixels, split, data_dir)
-        built, told = _opened_model(model, weights, loading, device)
+        loading = loading_of(load, pixels, split, data_dir)
+        built, told = opened_model(model, weights, loading, device)
         options: dict[str, Any] = {
             "families": family or ("offset", "scale", "clip"),
             "levels": levels,
             "metrics": _metrics(metric),
-            "quantiles": _quantiles(quantiles),
+            "quantiles": quantiles_of(quantiles),
             "keep_items": keep_items,
             "loading": loading,
         }
@@ -499,100 +521,6 @@ def _finish_probe(
         made = probe_tables(result, numbers=as_json)
         numbers = [response_table(result)] if as_json else []
     finish(console, made, lines, as_json=as_json, for_scripts=numbers)
-
-
-@app.command(
-    epilog=examples(
-        "nearzero generate lm.py:model --tokenizer lm.py:tokenizer --data lm.py:texts --layer blocks.0.act "
-        '--family clip --level 0.5 --prompt "Once upon a time"',
-        "nearzero generate lm.py:model --data lm.py:texts --layer blocks.0.act --family shift --level -0.1 "
-        "--prompt 5,9,23 --json",
-    )
-)
-def generate(
-    model: ModelName,
-    data: Annotated[str, option("The data from which the unit ranges are taken, as for nearzero probe.")],
-    layer: Annotated[str, option("The layer, as nearzero layers lists it.")],
-    family: Annotated[str, option("The family of the perturbation.")],
-    level: Annotated[float, option("Its level.")],
-    prompt: Annotated[str, option("A text; or token ids such as 5,9,23 if there is no tokenizer.")],
-    tokenizer: Annotated[
-        str | None,
-        option("A folder that transformers saved, or module:function.", "the model's own", metavar="NAME"),
-    ] = None,
-    load: Load = None,
-    max_new_tokens: Annotated[int, option("The greatest number of new tokens.", True)] = 40,
-    cache: Annotated[
-        bool | None, option("Whether keys and values are kept.", "as the model does", "--cache/--no-cache")
-    ] = None,
-    weights: Weights = None,
-    pixels: PixelOption = "raw",
-    split: SplitOption = "test",
-    data_dir: DataDir = None,
-    causal: Causal = None,
-    unit_axis: UnitAxis = None,
-    units: Units = None,
-    quantiles: Quantiles = None,
-    batch_size: BatchSize = None,
-    device: Device = "cpu",
-    memory: Memory = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Generate text greedily with a perturbed layer, and print it beside the text without the perturbation.
-
-    The perturbation acts in every forward pass. One prompt is an illustration, not a measurement.
-    """
-    console = console_for(quiet, as_json)
-    with _users_errors(model, data):
-        with working(console, "loading PyTorch and the model"):
-            from nearzero.probing import generate as generate_texts
-            from nearzero.torch_models.loading import load_tokenizer
-            from nearzero.torch_models.named import open_data
-
-            loading = _loading(load, pixels, split, data_dir)
-            built, told = _opened_model(model, weights, loading, device)
-            source = open_data(data, built, loading, batch_size=batch_size).batches
-            made = built.preparation
-            own = made.function if made is not None and made.kind == "text" else None
-            reader = own if tokenizer is None else load_tokenizer(tokenizer)
-        with working(console, "generating"):
-            result = generate_texts(
-                built.module,
-                layer,
-                family,
-                prompt if reader is not None else _token_ids(prompt),
-                level=level,
-                ranges_from=source,
-                tokenizer=reader,
-                max_new_tokens=max_new_tokens,
-                use_cache=cache,
-                causal=causal,
-                unit_axis=unit_axis,
-                units=_units(units),
-                quantiles=_quantiles(quantiles),
-                batch_size=batch_size,
-                memory=memory,
-            )
-    from nearzero.report.table import text_table
-
-    facts = text_table("made_by", [{"what": what, "value": value} for what, value in result.facts.items()])
-    lines = [*result.lines, *told.splitlines(), result.conclusion]
-    finish(console, [facts], lines, as_json=as_json, for_scripts=[text_table("texts", result.rows)])
-
-
-def _token_ids(text: str) -> list[int]:
-    """Return token ids from "5,9,23".
-
-    Raises:
-        InputError: the text is none of these.
-    """
-    try:
-        return [int(part) for part in text.replace(",", " ").split()]
-    except ValueError:
-        raise InputError(
-            f"without --tokenizer the prompt must be token ids, such as 5,9,23; got {text!r}; --tokenizer reads texts"
-        ) from None
 
 
 @app.command(
@@ -650,8 +578,8 @@ def judge_runs(
 
     spec = with_rules(resolve(), settings_from(settings))
     rules = replace(spec.rules, measure=measure)  # type: ignore[arg-type]
-    with result_folder(out), _users_errors(model[0], name), working(console, "loading model and data"):
-        loading = _loading(load, pixels, split, data_dir)
+    with result_folder(out), users_errors(model[0], name), working(console, "loading model and data"):
+        loading = loading_of(load, pixels, split, data_dir)
         runs, files = _named_runs(model, weights, loading, device)
         if held_out is not None:
             _check_held_out(held_out, name, split)

@@ -174,13 +174,9 @@ def probe(
         memory: the memory that may be used in addition to the model and the data, such as "2 GB";
             `NEARZERO_MEMORY` or 3 GB if None.
         method: "auto", "suffix" or "full"; see `nearzero.torch_models.forward`.
-<<<<<<< HEAD
-        keep_items: True to also return each metric for every example or token, in float32.
-        loading: a `Loading`, with what a name leaves open: columns, blocks of tokens, classes, preprocessing.
-=======
         keep_items: True to also return each metric for every example or token, in float32; with a `design`, at matched
             displacement too, of the half that responds.
->>>>>>> 838f6bf (Probe: responses at matched displacement item by item, and D of one model with intervals over examples)
+        loading: a `Loading`, with what a name leaves open: columns, blocks of tokens, classes, preprocessing.
         design: a `Design` (families, targets, draws) for responses at matched displacement. The result's
             `matched` then holds them, as `nz.verdict` takes them.
         backend: "two-layer" or "model"; chosen for each layer if None, see `nearzero.evaluators.select`.
