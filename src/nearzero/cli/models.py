@@ -490,12 +490,11 @@ def probe(
             "metrics": _metrics(metric),
             "quantiles": quantiles_of(quantiles),
             "keep_items": keep_items,
-            "loading": loading,
         }
         reading = (units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory)
         options |= _reading(*reading)
         show_work("probing")
-        result = probe_model(built, name, layer, progress=_progress(quiet), **options)
+        result = probe_model(built, name, layer, loading=loading, progress=_progress(quiet), **options)
     if out is not None:
         with working(console, "writing the result and drawing its figure"):
             result.save(out)
