@@ -18,6 +18,7 @@ from nearzero.report import write
 from nearzero.report.figures.content import content_of, differences, drawn
 from nearzero.report.figures.peaks import activations_figure, offsets_figure
 from nearzero.study import Study
+from nearzero.support.checksums import working
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,11 +66,13 @@ def write_all() -> None:
     """Write all tables and pictures of the kept results."""
     study = Study.open(PAPER)
     further = study.tables()["verdict"]
-    write.write_report(study, PAPER)
-    write.write_verdict(study.verdict(), study.title, PAPER, study.notices, further)
-    write.write_audit(study.audited(), PAPER)
+    with working(PAPER):
+        write.write_report(study, PAPER)
+        write.write_verdict(study.verdict(), study.title, PAPER, study.notices, further)
+        write.write_audit(study.audited(), PAPER)
     for folder in grid_folders():
-        write.write_grid(Grid.open(folder), folder)
+        with working(folder):
+            write.write_grid(Grid.open(folder), folder)
 
 
 if __name__ == "__main__":
