@@ -1,4 +1,4 @@
-"""What is being done, and how much of it: a bar in a terminal or a notebook, and elsewhere a line now and then.
+"""Show what is being done, and how much of it: a bar in a terminal or a notebook, and elsewhere a line now and then.
 
 Of displays within each other, the innermost is shown. Only commands print lines (`printing_lines`), on standard
 error: a script that calls nearzero from Python has none.
@@ -28,7 +28,7 @@ Report = Callable[[int, int | None], None]  # takes the amount of work that is d
 
 
 class _Display(Protocol):
-    """What shows work in progress."""
+    """A display of work in progress."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...

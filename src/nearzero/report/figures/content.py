@@ -1,4 +1,4 @@
-"""What a figure draws, in short, so that a kept picture can be compared with what the code draws today.
+"""Describe in short what a figure draws, so that a kept picture can be compared with what the code draws today.
 
 A PNG of a figure carries this as a text with the keyword `KEYWORD`. Pixels would differ between machines with their
 fonts; here numbers may differ by rounding alone, and words, colours, markers and dashes not at all.
@@ -36,7 +36,7 @@ def drawn(figure: Figure) -> str:
         >>> figure = Figure()
         >>> _ = figure.subplots().plot([0, 1], [2, 4], color="blue", label="offset")
         >>> json.loads(drawn(figure))["panels"][0]["lines"][0]["y"]
-        [2, 3.0, 3.162278, 3.666667]
+        [2, 3.0, 3.162278, 3.333333]
     """
     titles = (figure._suptitle, figure._supxlabel, figure._supylabel)  # type: ignore[attr-defined]
     content = {
@@ -136,7 +136,7 @@ def differences(kept: str, now: str) -> list[str]:
         >>> first, second = Figure(), Figure()
         >>> _ = first.subplots().plot([0, 1], [2, 4]), second.subplots().plot([0, 1], [2, 4.1])
         >>> differences(drawn(first), drawn(second))
-        ['panels 0 lines 0 y: [2, 3.0, 3.162278, 3.666667], now [2, 3.05, 3.224903, 3.733333]']
+        ['panels 0 lines 0 y: [2, 3.0, 3.162278, 3.333333], now [2, 3.05, 3.225678, 3.4]']
     """
     return list(_differing(json.loads(kept), json.loads(now), ""))
 
