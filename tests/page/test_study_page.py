@@ -15,7 +15,16 @@ import pytest
 import xarray as xr
 
 import nearzero as nz
-from nearzero.page.answer import families_words, headline, ways_table, within
+from nearzero.analysis.verdict import with_noise
+from nearzero.page.answer import (
+    answers,
+    families_words,
+    headline,
+    noise_words,
+    numbers_table,
+    ways_table,
+    within,
+)
 from nearzero.page.examples import EXAMPLES, choose_examples
 from nearzero.page.terms import description
 from nearzero.perturbations.families import FAMILIES
@@ -122,13 +131,18 @@ def test_with_a_verdict_the_page_gives_its_findings(study: nz.Study, page: str) 
     assert costs["y"][place] == pytest.approx(row.intensity_cost, abs=1e-5)
 
 
-def judged_twice() -> nz.analysis.verdict.Verdict:
+def judged_twice(noise: float = 0.2) -> nz.analysis.verdict.Verdict:
     """Return a verdict on planted costs: one direction by the rules, the opposite one by centred accuracy."""
+    return nz.analysis.verdict.judge(*planted(noise))
+
+
+def planted(noise: float) -> tuple[xr.Dataset, nz.Rules]:
+    """Return responses in which distance costs 20 points at 50 %, and noise as given, and the rules."""
     rules = nz.Rules(targets=(0.1, 0.5), checks=("centred_accuracy",))
     families, sides, runs = ("signed_shift", "gains", "cap", "floor", "noise"), ("below", "above"), 8
     jitter = np.random.default_rng(0).normal(0, 0.003, (1, runs, len(families), 2, 2))
     lost = np.zeros((1, runs, len(families), 2, 2))
-    lost[..., 0, :, 1], lost[..., 1, :, 1], lost[..., 3, :, 1], lost[..., 4, :, 1] = 0.2, 0.1, 0.4, 0.2
+    lost[..., 0, :, 1], lost[..., 1, :, 1], lost[..., 3, :, 1], lost[..., 4, :, 1] = 0.2, 0.1, 0.4, noise
     centred = lost.copy()
     centred[..., 2, :, 1] = 0.5
     place = ("network", "run", "family", "side", "target")
@@ -140,7 +154,7 @@ def judged_twice() -> nz.analysis.verdict.Verdict:
         },
         {"network": ["relu"], "family": list(families), "side": list(sides), "target": [0.1, 0.5]},
     )
-    return nz.analysis.verdict.judge(responses, rules)
+    return responses, rules
 
 
 def test_a_card_counts_what_each_way_of_measuring_finds() -> None:
@@ -164,6 +178,59 @@ def test_a_card_counts_what_each_way_of_measuring_finds() -> None:
     assert f"signed_shift {float(costs.sel(family='signed_shift')):.2f} (as distance)" in families
     assert f"floor {float(costs.sel(family='floor')):.2f} (of intensity, more than distance)" in families
     assert f"noise {float(costs.sel(family='noise')):.2f} (neither of them" in families
+
+
+@pytest.mark.parametrize(
+    ("noise", "words", "same"),
+    [
+        (0.3, "costs as much or more (noise 30.", True),
+        (0.195, "costs as much or more (noise 19.", True),
+        (0.15, "costs less (noise 15.", True),
+        (0.0, "costs less (noise ", False),
+    ],
+)
+def test_a_card_says_what_noise_costs_beside_distance(noise: float, words: str, same: bool) -> None:
+    responses, rules = planted(noise)
+    verdict = nz.analysis.verdict.judge(responses, rules)
+    said = noise_words(verdict, "relu", with_noise(responses, rules))
+    assert said.startswith(f"Noise of the same size {words}")
+    assert ("doesn't show that the units measure distance" in said) == ("as much" in words)
+    assert ("the same rules find the same." in said) == same
+    card = answers(None, verdict, 1.0, "", noise=with_noise(responses, rules))  # type: ignore[arg-type]
+    assert card.index('class="finding"') < card.index(html.escape(said)) < card.index("By how much")
+
+
+def test_without_noise_a_card_says_nothing_of_it() -> None:
+    responses, rules = planted(0.2)
+    without = responses.sel(family=["signed_shift", "gains", "cap", "floor"])
+    verdict = nz.analysis.verdict.judge(without, rules)
+    assert with_noise(without, rules) is None
+    assert noise_words(verdict, "relu") == ""
+    assert "oise" not in answers(None, verdict, 1.0, "")  # type: ignore[arg-type]
+
+
+def test_costs_below_the_margin_say_nothing_of_noise() -> None:
+    responses, rules = planted(0.2)
+    small = responses.assign(accuracy=0.9 + (responses.accuracy - 0.9) / 100)
+    assert "can't be told from each other" in noise_words(nz.analysis.verdict.judge(small, rules), "relu")
+
+
+def test_the_numbers_have_the_extremes_of_all_checks_and_noise(study: nz.Study) -> None:
+    responses, rules = planted(0.2)
+    both = xr.concat([responses.assign_coords(network=["abs"]), responses], "network")
+    verdict = nz.analysis.verdict.judge(both, rules)
+    rows = {row[1]: row for row in numbers_table(study, verdict).rows if row[0] == "ReLU"}
+    every = [
+        row for row in (*verdict.comparisons, *verdict.checks["centred_accuracy"]) if row.network == "relu"
+    ]
+    least, greatest = (choose(row.difference for row in every) for choose in (min, max))
+    named = {str(words).split(" D,")[0]: row[3] for words, row in rows.items() if " D," in str(words)}
+    assert {name: cell.value for name, cell in named.items()} == {"least": least, "greatest": greatest}  # type: ignore[union-attr]
+    assert any(str(words).endswith("cap, displacement 50 %, by centred accuracy") for words in rows)
+    for family, words in (("signed_shift", "distance (signed_shift)"), ("noise", "noise")):
+        cell = rows[f"cost, points: {words}, displacement 50 %"][3]
+        runs = verdict.costs.sel(network="relu", target=0.5, family=family)
+        assert cell.value == pytest.approx(float(runs.mean("run")))  # type: ignore[union-attr]
 
 
 def test_families_are_described_by_their_docstrings() -> None:

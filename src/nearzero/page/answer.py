@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -17,6 +17,7 @@ from nearzero.analysis.verdict import CHECKS, Comparison, Finding, Verdict
 from nearzero.analysis.verdict.rules import DIRECTIONS
 from nearzero.page.terms import roles
 from nearzero.paper.audit.values import Audit, points, sentence_case
+from nearzero.perturbations.noise import NOISES
 from nearzero.report.figures.scales import reading_of
 from nearzero.report.render.html import to_html
 from nearzero.report.render.markup import Markup, tag
@@ -32,7 +33,7 @@ from nearzero.report.results import (
 from nearzero.report.table import Cell, Column, Number, Span, Table
 from nearzero.statistics.summaries import mean, summarise
 
-__all__ = ["QUESTION", "answers", "numbers_table", "robustness", "ways_table", "within"]
+__all__ = ["QUESTION", "answers", "noise_words", "numbers_table", "robustness", "ways_table", "within"]
 
 QUESTION = "Do these hidden units measure distance or intensity?"
 ANSWERS = {
@@ -56,6 +57,7 @@ def answers(
     command: str,
     audit: Audit | None = None,
     pictures: Mapping[str, Markup] | None = None,
+    noise: Verdict | None = None,
 ) -> Markup:
     """Return an answer for each network.
 
@@ -66,6 +68,7 @@ def answers(
         command: the command that makes a verdict.
         audit: the audit, if it was made.
         pictures: by network, the picture that shows a verdict.
+        noise: the verdict with noise in the place of distance, if noise was measured.
     """
     if verdict is None:
         cards = [
@@ -84,25 +87,30 @@ def answers(
         return tag("div", none, tag("div", cards, class_="cards"))
     return tag(
         "div",
-        [_card(verdict, name, audit, (pictures or {}).get(name)) for name in verdict.networks],
+        [_card(verdict, name, audit, (pictures or {}).get(name), noise) for name in verdict.networks],
         class_="cards",
     )
 
 
-def _card(verdict: Verdict, network: str, audit: Audit | None, picture: Markup | None) -> Markup:
+def _card(
+    verdict: Verdict, network: str, audit: Audit | None, picture: Markup | None, noise: Verdict | None
+) -> Markup:
     finding = verdict.finding(network)
     own = _of(verdict.comparisons, network)
     concluded = [] if audit is None else [each for each in audit.sentences if each.name == CONCLUSION]
+    beside = noise_words(verdict, network, noise)
     return tag(
         "div",
         tag("h3", display_name(network)),
         tag("p", headline(verdict, network), class_="finding"),
+        tag("p", tag("strong", "Is it distance? "), beside, class_="noise") if beside else None,
         [
             tag(
                 "p",
                 tag("strong", "The audit of the paper\u2019s conclusion: "),
                 f"\u201c{each.text}\u201d ",
                 tag("strong", f"{sentence_case(each.finding)}."),
+                " It follows from the verdict, which doesn't ask what noise costs." if beside else "",
             )
             for each in concluded
             if each.network == network
@@ -156,11 +164,13 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
+def _measured(row: Comparison) -> bool:
+    return bool(row.n) and math.isfinite(row.difference)
+
+
 def _by_how_much(own: list[Comparison], verdict: Verdict) -> str:
     """Return a sentence with the least and the greatest difference among the comparisons that were measured."""
-    rows = sorted(
-        (row for row in own if row.n and math.isfinite(row.difference)), key=lambda row: row.difference
-    )
+    rows = sorted(filter(_measured, own), key=lambda row: row.difference)
     if not rows:
         return "no difference was measured."
     measure = verdict.rules.measure.replace("_", " ")
@@ -269,7 +279,7 @@ def _against(finding: str) -> tuple[Callable[..., Any], ...]:
 
 
 def _extreme(own: Sequence[Comparison], choose: Callable[..., Comparison]) -> str | None:
-    measured = [row for row in own if row.n and math.isfinite(row.difference)]
+    measured = [*filter(_measured, own)]
     if not measured:
         return None
     row = choose(measured, key=lambda each: each.difference)
@@ -295,6 +305,62 @@ def families_words(verdict: Verdict, network: str) -> str:
         + (f"The choice matters: {'; '.join(other)}. " if other else "No other family reverses this order. ")
         + "The study's spec says which decide."
     )
+
+
+def noise_words(verdict: Verdict, network: str, replaced: Verdict | None = None) -> str:
+    """Return what noise of the same size costs beside distance, and so whether the finding is about distance.
+
+    Args:
+        verdict: the verdict.
+        network: the network.
+        replaced: the verdict with noise in the place of distance.
+
+    Returns:
+        Sentences on the largest displacement that distance and some noise reach; "" if noise wasn't measured.
+    """
+    measured = _noise_costs(verdict, network)
+    if measured is None:
+        return ""
+    target, distance, noises = measured
+    margin, size = verdict.rules.margin, f"at displacement {100 * target:g} %"
+    costs = {name: f"{name} {_number(cost):.2f}" for name, cost in noises.items()}
+    if max(distance, *noises.values()) <= margin:
+        return (
+            f"Neither distance ({_number(distance):.2f} points) nor noise of the same size "
+            f"({_listed([*costs.values()])}) costs more than the margin {size}, so they can't be told from each other."
+        )
+    less = [costs[name] for name, cost in noises.items() if cost < distance - margin]
+    as_much = [costs[name] for name, cost in noises.items() if cost >= distance - margin]
+    against = f"against {_number(distance):.2f} points of distance, {size}"
+    if as_much:
+        words = (
+            f"Noise of the same size costs as much or more ({_listed(as_much)} {against}), so this doesn't show that "
+            "the units measure distance."
+        )
+        words += f" Other noise costs less ({_listed(less)})." if less else ""
+    else:
+        words = (
+            f"Noise of the same size costs less ({_listed(less)} {against}), so the size of the change alone doesn't "
+            "explain what distance costs."
+        )
+    if replaced is None:
+        return words
+    own, other = verdict.finding(network), replaced.finding(network)
+    found = "find the same" if own == other else f"find \u201c{other}\u201d"
+    return f"{words} With isotropic noise in the place of distance, the same rules {found}."
+
+
+def _noise_costs(verdict: Verdict, network: str) -> tuple[float, float, dict[str, float]] | None:
+    """Return the largest displacement that distance and some noise reach, the cost of distance, and that of noise."""
+    rules = verdict.rules
+    for target in sorted(map(float, verdict.costs.target.values), reverse=True):
+        means = _mean_costs(verdict, network, target)
+        noises: dict[str, float] = {
+            name: means[name] for name in NOISES if name in means and name not in roles(rules)
+        }
+        if noises and set(rules.distance) <= set(means):
+            return target, sum(means[name] for name in rules.distance) / len(rules.distance), noises
+    return None
 
 
 def _mean_costs(verdict: Verdict, network: str, target: float) -> dict[str, float]:
@@ -380,6 +446,7 @@ def _described(study: StudyResults, network: str, margin: float) -> str:
 def numbers_table(study: StudyResults, verdict: Verdict | None) -> Table:
     """Return the few numbers that carry the answer: accuracies with intervals, and the largest difference."""
     rows: list[tuple[Cell, ...]] = []
+    level = "" if verdict is None else _confidence(verdict)
     for network in networks(study):
         name = display_name(network)
         for quantity, words in (
@@ -392,13 +459,20 @@ def numbers_table(study: StudyResults, verdict: Verdict | None) -> Table:
         for row in _largest(verdict, network):
             interval = None if row.low is None or row.high is None else Span(row.low, row.high)
             words = f"D, points: distance minus {row.intensity}, displacement {100 * row.target:g} %"
-            rows.append((name, words, row.n, Number.of(row.difference, signed=True), interval, "90 %"))
+            rows.append((name, words, row.n, Number.of(row.difference, signed=True), interval, level))
+        rows.extend((name, *row) for row in _extremes(verdict, network))
+        rows.extend((name, *row) for row in _beside_noise(verdict, network))
     return Table(
         name="numbers",
         title="The numbers that carry the answer",
         caption=(
             "Means over n runs with t intervals; accuracies unperturbed."
-            + (" D: cost of distance minus that of intensity." if verdict is not None else "")
+            + (
+                " D: cost of distance minus that of intensity. Least and greatest D: over all comparisons by the rules "
+                "and by every check."
+                if verdict is not None
+                else ""
+            )
         ),
         columns=(
             Column("network", "network", kind="text"),
@@ -416,3 +490,36 @@ def _largest(verdict: Verdict | None, network: str) -> list[Comparison]:
     """Return the comparisons of a network at the largest displacement that any of them reaches."""
     own = [row for row in (verdict.comparisons if verdict else ()) if row.network == network and row.n]
     return [row for row in own if row.target == max(each.target for each in own)]
+
+
+def _extremes(verdict: Verdict | None, network: str) -> Iterator[tuple[Cell, ...]]:
+    """Yield the least and the greatest D of a network over all ways of measuring, if there is more than one way."""
+    if verdict is None or not verdict.checks:
+        return
+    ways = [("by the rules", verdict.comparisons)]
+    ways += [(f"by {CHECKS[check]}", rows) for check, rows in verdict.checks.items()]
+    found = [(row, way) for way, rows in ways for row in _of(rows, network) if _measured(row)]
+    for choose in (min, max) if found else ():
+        row, way = choose(found, key=lambda each: each[0].difference)
+        interval = None if row.low is None or row.high is None else Span(row.low, row.high)
+        words = (
+            f"{'least' if choose is min else 'greatest'} D, points: distance minus {row.intensity}, displacement "
+            f"{100 * row.target:g} %, {way}"
+        )
+        yield words, row.n, Number.of(row.difference, signed=True), interval, _confidence(verdict)
+
+
+def _beside_noise(verdict: Verdict | None, network: str) -> Iterator[tuple[Cell, ...]]:
+    """Yield the costs of distance and of noise at the largest displacement that both reach."""
+    measured = None if verdict is None else _noise_costs(verdict, network)
+    if verdict is None or measured is None:
+        return
+    target, _, noises = measured
+    costs = verdict.costs.sel(network=network, target=target)
+    distance = costs.sel(family=list(verdict.rules.distance)).mean("family", skipna=False)
+    of = {f"distance ({', '.join(verdict.rules.distance)})": distance.values}
+    of |= {name: costs.sel(family=name).values for name in noises}
+    for name, values in of.items():
+        summary = summarise(_finite(values))
+        words = f"cost, points: {name}, displacement {100 * target:g} %"
+        yield words, summary.n, Number.of(summary.mean), Span.of(summary), "95 %"

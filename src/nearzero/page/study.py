@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from nearzero.analysis.verdict import CHECKS, Rules, Verdict
+from nearzero.analysis.verdict import CHECKS, Rules, Verdict, with_noise
 from nearzero.networks import TwoLayer
 from nearzero.networks.pixels import Pixels
 from nearzero.page.answer import QUESTION, answers, numbers_table
@@ -225,6 +225,7 @@ def _data(contents: StudyContents, charts: Sequence[Chart], explorers: Sequence[
 def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
     results = contents.results
     judged = contents.verdict is not None
+    noise = None if contents.matched is None else with_noise(contents.matched, contents.rules)
     pictures = {chart.labels["network"]: figure(chart) for chart in charts} if judged else {}
     return tag(
         "section",
@@ -246,6 +247,7 @@ def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
             f"nearzero verdict {shlex.quote(contents.folder)}",
             contents.audit,
             pictures,
+            noise,
         ),
         None if judged else tag("div", [figure(chart) for chart in charts], class_="charts"),
         tag(

@@ -8,7 +8,7 @@ networks of a table, and `sources` accepts what users have.
 """
 
 from nearzero.analysis.verdict.compare import Comparison, costs
-from nearzero.analysis.verdict.judge import CheckResult, RelativeCost, Verdict, judge
+from nearzero.analysis.verdict.judge import CheckResult, RelativeCost, Verdict, judge, with_noise
 from nearzero.analysis.verdict.rules import CHECKS, LOSS, Finding, Measure, Rules, measure_words
 from nearzero.analysis.verdict.sources import REPORTED, design_for, gathered, verdict
 
@@ -29,4 +29,5 @@ __all__ = [
     "judge",
     "measure_words",
     "verdict",
+    "with_noise",
 ]

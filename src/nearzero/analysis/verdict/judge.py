@@ -21,7 +21,7 @@ from nearzero.statistics.multiplicity import holm
 from nearzero.statistics.ratios import Ratio, ratio_of_means
 from nearzero.support.display import Displayed
 
-__all__ = ["CheckResult", "RelativeCost", "Verdict", "judge"]
+__all__ = ["CheckResult", "RelativeCost", "Verdict", "judge", "with_noise"]
 
 Floats = npt.NDArray[np.float64]
 Outcome = Literal["holds", "turns", "undecided", "not measured"]
@@ -279,6 +279,24 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
         models,
         activations,
     )
+
+
+def with_noise(responses: xr.Dataset, rules: Rules) -> Verdict | None:
+    """Return the verdict with isotropic noise in the place of distance, without checks.
+
+    If it finds what the verdict finds, any change of this size costs as much, and the verdict doesn't show that units
+    measure distance.
+
+    Args:
+        responses: as for `judge`.
+        rules: those of the verdict.
+
+    Returns:
+        None if noise wasn't measured, or is one of the families that decide.
+    """
+    if "noise" not in responses.family.values or "noise" in (*rules.distance, *rules.intensity):
+        return None
+    return judge(responses, replace(rules, distance=("noise",), checks=()))
 
 
 def _check_costs(responses: xr.Dataset, rules: Rules, check: str) -> xr.DataArray | None:

@@ -1,18 +1,19 @@
 """The paper's main statements, paraphrased, each decided by a rule.
 
 A rule is a list of conditions. A sentence survives if all of them hold, survives in part if some do, and
-doesn't survive if none does. If a rule requires something, the sentence doesn't survive without it. With
+doesn't survive if none does. If a rule requires something, the sentence doesn't survive without it. The last
+sentence follows the verdict and its checks instead: its conditions are the verdict's comparisons. With
 fewer than six runs the conditions are described and nothing is decided, as in a verdict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from nearzero.analysis.verdict import judge
+from nearzero.analysis.verdict import with_noise
 from nearzero.paper.audit.evidence import Evidence, NetworkEvidence, Runs, has_target, within_margin
 from nearzero.paper.audit.values import ALPHA, MATCHED, Finding, Sentence
 from nearzero.statistics.paired import MINIMUM_RUNS, equivalence_test
@@ -213,10 +214,8 @@ def _conclusion(own: NetworkEvidence) -> Decision:
 def _with_noise(own: NetworkEvidence) -> str:
     """Return the finding with isotropic noise in the place of distance; "" if noise wasn't measured."""
     matched, verdict = own.study.matched, own.study.verdict
-    if matched is None or verdict is None or "noise" not in matched.family.values:
-        return ""
-    rules = replace(verdict.rules, distance=("noise",), checks=())
-    return f"with noise in the place of distance: {judge(matched, rules).finding(own.network)}"
+    replaced = None if matched is None or verdict is None else with_noise(matched, verdict.rules)
+    return "" if replaced is None else f"with noise in the place of distance: {replaced.finding(own.network)}"
 
 
 # Of each statement: the family that must have been swept, name, text, rule, and the function that decides.
