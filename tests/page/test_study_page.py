@@ -125,6 +125,9 @@ def test_with_a_verdict_the_page_gives_its_findings(study: nz.Study, page: str) 
     for network in verdict.networks:
         assert f'data-finding="{verdict.finding(network)}"' in text
     assert f"D, points: distance minus cap, displacement {100 * max(verdict.rules.targets):g} %" in text
+    links = re.findall(r'href="#(term-[^"]+)"', text)
+    assert {"term-signed-shift", "term-gains", "term-cap", "term-the-rules"} <= set(links)
+    assert all(f'<dt id="{link}">' in text for link in links)
     costs = values(text)["charts"]["cost-abs"]["columns"]
     row = next(row for row in verdict.comparisons if (row.network, row.intensity) == ("abs", "gains"))
     place = list(zip(costs["series"], costs["x"], strict=True)).index(("gains", 100 * row.target))
@@ -258,8 +261,18 @@ def test_the_commands_make_the_spec_again(page: str, study: nz.Study) -> None:
 
 def test_the_papers_name_and_the_terms_are_on_the_page(page: str) -> None:
     assert "Alan Oursland, Neural Networks Use Distance Metrics, arXiv 2411.17932 (2024)" in page
-    for term in ("boundary", "displacement d", "unit range r", "equivalent", "robust"):
-        assert f"<dt>{term}</dt>" in page
+    wanted = (
+        "boundary",
+        "displacement d",
+        "unit range r",
+        "equivalent",
+        "robust",
+        "mixed",
+        "the rules",
+        "hangs on",
+    )
+    for term in (*wanted, "audit", "holds, turns, undecided"):
+        assert f">{term}</dt>" in page
     assert page.count("ttest baseline identity") == 2  # in what was run, and in the methods to be copied
 
 

@@ -22,7 +22,7 @@ from nearzero.page.examples import SEED
 from nearzero.page.explorer import Explorer, explore
 from nearzero.page.methods import methods
 from nearzero.page.panels import curve_controls, example_panel, unit_panel, unit_table
-from nearzero.page.terms import PAPER, conduct_list, terms, unit_range
+from nearzero.page.terms import PAPER, conduct_list, glossed, terms, unit_range
 from nearzero.paper.audit.values import Audit, points, sentence_case
 from nearzero.perturbations.families import FAMILIES, Conduct
 from nearzero.report.audit import fault_tables, levels_table, sentences_table
@@ -239,6 +239,9 @@ def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
             tag("a", "Terms", href="#terms"),
             " defines the words.",
         ),
+        None
+        if contents.verdict is None
+        else glossed(map(str, contents.verdict.costs.family.values), contents.rules, contents.conduct),
         [tag("p", tag("strong", "Notice: "), notice, class_="notice") for notice in results.notices],
         answers(
             results,

@@ -13,12 +13,16 @@ from nearzero.perturbations.families import Conduct, Offset, make_family
 from nearzero.perturbations.noise import NOISES
 from nearzero.report.render.markup import Markup, tag
 
-__all__ = ["PAPER", "conduct_list", "description", "roles", "terms", "unit_range"]
+__all__ = ["PAPER", "conduct_list", "description", "glossed", "roles", "terms", "unit_range"]
 
 PAPER = "Alan Oursland, Neural Networks Use Distance Metrics, arXiv 2411.17932 (2024)"
 FORMULA = re.compile(r"(as-run|as-written|shift): (y = [^;.]+)")
 FORMULAS = re.compile(r"as-run: y = .*?shift: y = [^.]+\.")
 END = re.compile(r"\n\s*\n(?:Attributes|Example):")
+IN_SHORT = {
+    "noise": "random numbers of one size, added to z.",
+    "covariance_noise": "random numbers with the covariance of z, added to z.",
+}
 NOT_DECIDING = {
     "offset": "the paper's; its level doesn't fix the size of the change, and as run it scales too",
     "scale": "the paper's; one factor for all units, which for ReLU and Abs changes predictions only through the "
@@ -147,12 +151,28 @@ def terms(families: Iterable[str], rules: Rules, conduct: Conduct) -> Markup:
         "centred logit change": "Levels give equal changes of the logits, their mean change taken out.",
         "centred accuracy": "The mean change of the logits is taken out before the accuracy is measured.",
         "held-out data": "The responses are measured on the test set; ranges and levels are as before.",
+        "the rules": "What decides a verdict, as the study's spec has it: the families that stand for distance and for "
+        "intensity, the displacements, the margin, the test and its error rate. A check repeats the verdict in one "
+        "other way.",
+        "mixed": "Some comparison finds that distance costs more, and another that intensity does.",
+        "holds, turns, undecided": "What a check says of the direction that the rules find: it holds if it finds the "
+        "same direction, turns if any of its comparisons finds the opposite one, and is undecided otherwise.",
+        "hangs on": "A finding that hangs on a check changes with it: measured in that way, some comparison finds the "
+        "opposite.",
         "robust": "Each of the other ways of measuring finds the same direction in at least one comparison, and "
         "none finds the opposite one. It doesn't say that they find it as often, or as large.",
+        "audit": "The paper's main sentences in other words, each decided on this study's networks by a rule: it "
+        "survives, survives in part, doesn't survive, or isn't decided.",
     }
     return tag(
         "div",
-        tag("dl", [(tag("dt", term), tag("dd", meaning)) for term, meaning in words.items()]),
+        tag(
+            "dl",
+            [
+                (tag("dt", term, id=f"term-{_slug(term)}"), tag("dd", meaning))
+                for term, meaning in words.items()
+            ],
+        ),
         tag("h3", "Families that decide the verdict") if chosen else None,
         _families(chosen, conduct, decides),
         tag("h3", "Families that are measured and don't decide") if others else None,
@@ -160,12 +180,52 @@ def terms(families: Iterable[str], rules: Rules, conduct: Conduct) -> Markup:
     )
 
 
+def glossed(families: Iterable[str], rules: Rules, conduct: Conduct) -> Markup:
+    """Return a paragraph that says in short what the families of the verdict and noise do, with links to the terms.
+
+    Args:
+        families: those that were measured.
+        rules: the rules of the verdict.
+        conduct: the study's reading of the protocol.
+    """
+    decides = roles(rules)
+    said = decides | {name: "neither" for name in families if name in NOISES and name not in decides}
+    return tag(
+        "p",
+        tag("strong", "Families on this screen. "),
+        [
+            (tag("a", name, href=f"#term-{_slug(name)}"), f" ({role}): {_in_short(name, conduct)} ")
+            for name, role in said.items()
+        ],
+        [
+            (tag("a", word, href=f"#term-{_slug(term)}"), ending)
+            for word, term, ending in (
+                ("Displacement", "displacement d", ", "),
+                ("the rules", "the rules", ", "),
+                ("the audit", "audit", " and other words are in Terms."),
+            )
+        ],
+        class_="caption",
+    )
+
+
+def _slug(term: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", term.lower()).strip("-")
+
+
+def _in_short(name: str, conduct: Conduct) -> str:
+    """Return the first words of a family's description, up to its formula."""
+    if name in NOISES:
+        return IN_SHORT[name]
+    return f"{re.split(r'[:.] ', description(name, conduct))[0].rstrip('.')}."
+
+
 def _families(names: Iterable[str], conduct: Conduct, remarks: Mapping[str, str]) -> Markup:
     return tag(
         "dl",
         [
             (
-                tag("dt", tag("code", name)),
+                tag("dt", tag("code", name), id=f"term-{_slug(name)}"),
                 tag("dd", description(name, conduct), tag("em", f" {_remark(remarks.get(name, ''))}")),
             )
             for name in names
