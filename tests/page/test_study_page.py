@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import xarray as xr
 
 import nearzero as nz
 from nearzero.analysis.verdict import with_noise
+from nearzero.evaluators.base import halves
 from nearzero.page.answer import (
     answers,
     families_words,
@@ -25,7 +27,7 @@ from nearzero.page.answer import (
     ways_table,
     within,
 )
-from nearzero.page.examples import EXAMPLES, choose_examples
+from nearzero.page.examples import EXAMPLES, choose_examples, matched_examples
 from nearzero.page.terms import description
 from nearzero.perturbations.families import FAMILIES
 from nearzero.perturbations.noise import NOISES
@@ -326,6 +328,86 @@ def test_examples_are_a_fixed_choice() -> None:
     assert np.array_equal(chosen, choose_examples(10_000))
     assert chosen.max() < 10_000
     assert np.abs(np.histogram(chosen, 10)[0] - EXAMPLES / 10).max() < 60  # from everywhere
+
+
+def plain_predictions(network: nz.TwoLayer, x: np.ndarray, change: Callable[..., np.ndarray]) -> np.ndarray:
+    """Return predictions by a plain forward pass in float64; `change` gives a' from z and the activation."""
+    z = x.astype(np.float64) @ network.w1.T.astype(np.float64) + network.b1
+    act = {"relu": lambda z: np.maximum(z, 0.0), "abs": np.abs}[network.activation]
+    return np.asarray((change(z, act) @ network.w2.T.astype(np.float64) + network.b2).argmax(axis=1))
+
+
+@pytest.mark.parametrize("name", ["abs", "relu"])
+def test_examples_at_equal_displacement_are_those_of_a_plain_forward_pass(
+    study: nz.Study, digits: nz.datasets.Dataset, name: str
+) -> None:
+    network, design, rules = study.network(name), study.spec.design_of(name, 0), study.spec.rules
+    labels, inputs = digits.test.labels, digits.test.pixels
+    found = matched_examples(
+        network,
+        training=nz.Pixels(digits.train.pixels),
+        examples=nz.Pixels(inputs),
+        labels=labels,
+        design=design,
+        rules=rules,
+    )
+    assert found is not None
+    assert found.target == 0.3
+    reference, _ = halves(len(digits.train), design.seed)
+    x = digits.train.pixels[reference].astype(np.float64)
+    z = x @ network.w1.T.astype(np.float64) + network.b1
+    a = np.abs(z) if name == "abs" else np.maximum(z, 0.0)
+    low, high = a.min(axis=0), a.max(axis=0)
+    live = high > low
+    drawn = {
+        family: nz.make_family(family, design.conduct, design.first_draw)
+        for family in ("signed_shift", "gains")
+    }
+    ranges = nz.unit_ranges(network, digits.train.pixels[reference])
+    sign = np.sign(np.asarray(drawn["signed_shift"].at(1.0, ranges).offset, np.float64))
+    growth = np.log(np.asarray(drawn["gains"].at(1.0, ranges).scale, np.float64))
+    assert set(np.unique(sign[live])) == {-1.0, 1.0}
+    level = {family: value for (family, _), value in found.levels.items()}
+
+    def cap(z: np.ndarray, act: Callable[..., np.ndarray]) -> np.ndarray:
+        return np.where(live, np.minimum(act(z), low + level["cap"] * (high - low)), act(z))
+
+    changes: dict[str, Callable[..., np.ndarray]] = {
+        "signed_shift": lambda z, act: act(
+            z + level["signed_shift"] * sign * np.where(live, high - low, 0.0)
+        ),
+        "gains": lambda z, act: act(z * np.exp(level["gains"] * growth)),
+        "cap": cap,
+    }
+    before = plain_predictions(network, inputs, lambda z, act: act(z))
+    changed = {}
+    for family, change in changes.items():
+        moved = change(z, lambda z: np.abs(z) if name == "abs" else np.maximum(z, 0.0))
+        assert np.sqrt(np.square(moved - a).sum() / np.square(a).sum()) == pytest.approx(0.3, rel=1e-3)
+        changed[family] = (before == labels) & (plain_predictions(network, inputs, change) != before)
+        assert (changed[family] != found.changed(family)).sum() <= 1  # a near tie
+    assert changed["signed_shift"].sum() > 10
+    for intensity in rules.intensity:
+        first, second = changed["signed_shift"], changed[intensity]
+        expected = [int(own.sum()) for own in (first & ~second, second & ~first, first & second)]
+        assert (
+            np.abs(np.subtract(expected, [own.sum() for own in found.sets("signed_shift", intensity)])).max()
+            <= 2
+        )
+
+
+def test_the_page_counts_what_changes_at_equal_displacement(study: nz.Study) -> None:
+    judged = nz.Study.create(study.folder, "quick", SETTINGS | {"test": True, "verdict_draws": 1})
+    verdict = judged.judge()
+    text = judged.to_html()
+    assert "Which predictions change at equal displacement" in text
+    for each in values(text)["networks"]:
+        assert len(each["matched"]) == 3 * len(verdict.rules.distance) * len(verdict.rules.intensity)
+        for strip in each["matched"]:
+            assert f'id="{strip["id"]}"' in text
+            shown = re.search(rf'<h4>[^<]*: (\d+)</h4><div id="{strip["id"]}"', text)
+            assert shown is not None
+            assert len(strip["items"]) == min(8, int(shown[1]))
 
 
 def test_every_family_has_a_reading() -> None:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
+
+from nearzero.analysis.verdict import Rules
 from nearzero.page.charts import Chart, family_of, swatch
+from nearzero.page.examples import MatchedExamples
 from nearzero.page.explorer import ALONE, CHANGED, EXTREME, Explorer
 from nearzero.report.render.html import to_html
 from nearzero.report.render.markup import Markup, tag
 from nearzero.report.results import display_name
 from nearzero.report.table import Cell, Column, Level, Number, Table
 
-__all__ = ["curve_controls", "example_panel", "unit_panel", "unit_table"]
+__all__ = [
+    "curve_controls",
+    "example_panel",
+    "matched_panel",
+    "matched_strips",
+    "unit_panel",
+    "unit_table",
+]
 
 AXES = {"level": "level", "displacement": "displacement"}
 
@@ -246,6 +258,17 @@ def _histogram(title: str, identity: str) -> Markup:
     )
 
 
+SHOWN = 8  # examples of each set that changes at equal displacement
+CHANGES = (
+    Column("network", "network", kind="text"),
+    Column("distance", "distance", kind="text"),
+    Column("intensity", "intensity", kind="text"),
+    Column("right", "right", kind="count"),
+    Column("distance_only", "distance alone", kind="count"),
+    Column("intensity_only", "intensity alone", kind="count"),
+    Column("both", "both", kind="count"),
+    Column("neither", "neither", kind="count"),
+)
 UNITS = (
     Column("unit", "unit", kind="count"),
     Column("state", "state", kind="text"),
@@ -290,6 +313,100 @@ def unit_table(explorer: Explorer) -> Markup:
 
 def _level(value: float | None) -> Level | None:
     return None if value is None else Level(value)
+
+
+def matched_strips(key: str, found: MatchedExamples | None, rules: Rules) -> list[dict[str, Any]]:
+    """Return the first examples of each set that changes at equal displacement, as `assets/examples.js` shows them."""
+    if found is None:
+        return []
+    return [
+        {
+            "id": _strip(key, pair, number),
+            "items": [{"n": int(n), "lines": _changes(found, pair, n)} for n in np.flatnonzero(own)[:SHOWN]],
+        }
+        for pair in _pairs(found, rules)
+        for number, own in enumerate(found.sets(*pair))
+    ]
+
+
+def _pairs(found: MatchedExamples, rules: Rules) -> list[tuple[str, str]]:
+    """Return each family of distance with each family of intensity."""
+    measured = {name for name, _ in found.levels}
+    return [
+        (first, second)
+        for first in rules.distance
+        for second in rules.intensity
+        if {first, second} <= measured
+    ]
+
+
+def _strip(key: str, pair: tuple[str, str], number: int) -> str:
+    return f"matched-{key}-{'-'.join(pair)}-{number}"
+
+
+def _changes(found: MatchedExamples, pair: tuple[str, str], n: int) -> list[str]:
+    """Return the lines below an example: its label, and the prediction under each family, on each side."""
+    lines = [f"label {found.labels[n]}"]
+    for (name, side), own in found.predictions.items():
+        if name in pair:
+            several = sum(other == name for other, _ in found.predictions) > 1
+            lines.append(f"{name}{f' {side}' if several else ''}: {own[n]}")
+    return lines
+
+
+def matched_panel(
+    explorers: Sequence[Explorer], changed: Sequence[MatchedExamples | None], rules: Rules
+) -> Markup:
+    """Return which examples change under distance and under intensity at equal displacement, with counts and images."""
+    parts, rows, sentences = [], list[tuple[Cell, ...]](), []
+    for explorer, found in zip(explorers, changed, strict=True):
+        name = f"{explorer.values['label']}, run {explorer.values['run']}"
+        if found is None:
+            sentences.append(
+                tag("li", f"{name}: the deciding families share no displacement, so none is shown.")
+            )
+            continue
+        levels = ", ".join(f"{family} {level:.4g}" for (family, _), level in found.levels.items())
+        sentences.append(tag("li", f"{name}: displacement {100 * found.target:g} %, at the levels {levels}."))
+        strips = []
+        for pair in _pairs(found, rules):
+            counts = [int(own.sum()) for own in found.sets(*pair)]
+            distance, intensity = pair
+            right = int(found.right.sum())
+            rows.append((name, distance, intensity, right, *counts, right - sum(counts)))
+            headings = (
+                f"{distance}, not {intensity}",
+                f"{intensity}, not {distance}",
+                f"both {distance} and {intensity}",
+            )
+            for number, (heading, count) in enumerate(zip(headings, counts, strict=True)):
+                strips += [
+                    tag("h4", f"Changed by {heading}: {count}"),
+                    tag("div", id=_strip(explorer.key, pair, number), class_="strip"),
+                ]
+        parts.append(tag("details", tag("summary", f"Images: {name}"), strips, open=True))
+    table = Table(
+        name="matched-examples",
+        title="Which predictions change at equal displacement",
+        caption=(
+            "Of the page's examples that are predicted right without a perturbation: how many change under distance "
+            "alone, under intensity alone, under both, and under neither."
+        ),
+        columns=CHANGES,
+        rows=tuple(rows),
+    )
+    return tag(
+        "div",
+        tag(
+            "p",
+            "Both changes move the activations of the reference half of the training set equally far. A family that "
+            "draws is the first of this run's draws; the verdict averages over all of them and over runs, so these "
+            "counts are an example of its costs and not their measure.",
+        ),
+        tag("ul", sentences),
+        to_html(table) if rows else None,
+        parts,
+    )
 
 
 def example_panel(explorers: Sequence[Explorer]) -> Markup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from nearzero.analysis.matched import Design
 from nearzero.analysis.verdict import CHECKS, Rules, Verdict, with_noise
 from nearzero.networks import TwoLayer
 from nearzero.networks.pixels import Pixels
@@ -18,10 +19,17 @@ from nearzero.page.answer import QUESTION, answers, numbers_table
 from nearzero.page.charts import Chart, figure
 from nearzero.page.curves import cost_charts, displacement_charts, level_charts
 from nearzero.page.document import PageData, Section, document
-from nearzero.page.examples import SEED
+from nearzero.page.examples import SEED, MatchedExamples, matched_examples
 from nearzero.page.explorer import Explorer, explore
 from nearzero.page.methods import methods
-from nearzero.page.panels import curve_controls, example_panel, unit_panel, unit_table
+from nearzero.page.panels import (
+    curve_controls,
+    example_panel,
+    matched_panel,
+    matched_strips,
+    unit_panel,
+    unit_table,
+)
 from nearzero.page.terms import PAPER, conduct_list, glossed, terms, unit_range
 from nearzero.paper.audit.values import Audit, points, sentence_case
 from nearzero.perturbations.families import FAMILIES, Conduct
@@ -52,11 +60,13 @@ class TrainedNetwork:
         name: of the network in the study.
         run: the number of its run.
         network: the network itself.
+        design: of its responses at matched displacement.
     """
 
     name: str
     run: int
     network: TwoLayer
+    design: Design
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +153,14 @@ def study_page(contents: StudyContents) -> str:
         )
         for each in contents.networks
     ]
+    changed = [*_at_equal_displacement(contents)]
+    explorers = [
+        replace(
+            explorer,
+            values=explorer.values | {"matched": matched_strips(explorer.key, found, contents.rules)},
+        )
+        for explorer, found in zip(explorers, changed, strict=True)
+    ]
     sections = [
         Section(
             "terms",
@@ -153,7 +171,7 @@ def study_page(contents: StudyContents) -> str:
             "curves", "Response curves", _curves(curves, published, contents.matched is not None), "Curves"
         ),
         Section("units", "Unit explorer", _units(contents, explorers), "Units"),
-        Section("examples", "Examples", example_panel(explorers), "Examples"),
+        Section("examples", "Examples", _examples(contents, explorers, changed), "Examples"),
         Section(
             "tables",
             "Tables: measured, published, difference" if published else "Tables",
@@ -180,6 +198,24 @@ def study_page(contents: StudyContents) -> str:
         sections,
         _data(contents, [*main, *curves], explorers),
     )
+
+
+def _at_equal_displacement(contents: StudyContents) -> Iterator[MatchedExamples | None]:
+    """Yield for each network what changes at equal displacement; None without a verdict, or if it isn't defined."""
+    examples = contents.examples
+    for each in contents.networks:
+        yield (
+            None
+            if contents.verdict is None
+            else matched_examples(
+                each.network,
+                training=examples.training,
+                examples=examples.inputs,
+                labels=examples.labels,
+                design=each.design,
+                rules=contents.rules,
+            )
+        )
 
 
 def _played(contents: StudyContents) -> list[str]:
@@ -350,6 +386,26 @@ def _units(contents: StudyContents, explorers: Sequence[Explorer]) -> Markup:
             tag("summary", "All units of this network as a table"),
             [unit_table(explorer) for explorer in explorers],
         ),
+    )
+
+
+def _examples(
+    contents: StudyContents, explorers: Sequence[Explorer], changed: Sequence[MatchedExamples | None]
+) -> Markup:
+    panel = example_panel(explorers)
+    if contents.verdict is None or not explorers:
+        return panel
+    return tag(
+        "div",
+        tag("h3", "At equal displacement"),
+        matched_panel(explorers, changed, contents.rules),
+        tag("h3", "At any level of any family"),
+        tag(
+            "p",
+            "Levels of different families aren't changes of equal size, and can't be compared.",
+            class_="caption",
+        ),
+        panel,
     )
 
 

@@ -217,5 +217,9 @@ function options(id, names, chosen) {
 
 /** Start the examples, if the page has any. */
 export function startExamples() {
-  if (byId("example-explorer") !== null) new Examples();
+  if (byId("example-explorer") === null) return;
+  new Examples();
+  for (const { matched } of page.networks) {
+    for (const { id, items } of matched) fillStrip(id, items, "None.");
+  }
 }

@@ -121,7 +121,7 @@ def _embedded(store: Store, runs: Sequence[int] | None) -> list[TrainedNetwork]:
                 raise InputError(f"there is no run {run!r}: the study has the runs 0 to {spec.runs - 1}")
             network = store.read_network(name, run)
             if network.finite:
-                found.append(TrainedNetwork(name, run, network))
+                found.append(TrainedNetwork(name, run, network, spec.design_of(name, run)))
                 if runs is None:
                     break
             elif runs is not None:
