@@ -88,6 +88,17 @@ def test_the_page_works(held: Opened, check) -> None:  # type: ignore[no-untyped
     check(held)
 
 
+def test_choosing_a_network_shows_the_unit_that_matters_most(held: Opened) -> None:
+    page = held.page
+    for each in page.evaluate("() => JSON.parse(document.getElementById('page-data').textContent).networks"):
+        page.select_option("#unit-network", each["key"])
+        assert page.input_value("#unit-number") == str(each["first"])
+        assert f"opens on unit {each['first']}:" in page.text_content("#unit-why")
+        for strip in each["matched"]:
+            assert page.locator(f"[id='{strip['id']}'] canvas").count() == len(strip["items"])
+    assert page.locator("#example-plot text", has_text="examples in each bin").count() == 1
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_is_accessible(held: Opened, theme: str) -> None:
     held.page.evaluate("(theme) => { document.documentElement.dataset.theme = theme; }", theme)

@@ -107,6 +107,24 @@ def test_networks_are_those_of_the_study(page: str, study: nz.Study, digits: nz.
     )
 
 
+def test_the_explorer_opens_on_the_unit_whose_removal_changes_most(
+    page: str, study: nz.Study, digits: nz.datasets.Dataset
+) -> None:
+    for each in values(page)["networks"]:
+        network = study.network(each["activation"])
+        kept = np.ones(network.units)
+        before = plain_predictions(network, digits.test.pixels, lambda z, act: act(z))
+        shares = []
+        for unit in range(network.units):
+            kept[unit] = 0.0
+            after = plain_predictions(network, digits.test.pixels, lambda z, act: act(z) * kept)  # noqa: B023
+            shares.append((after != before).mean())
+            kept[unit] = 1.0
+        assert each["removed"] == pytest.approx(max(shares), abs=1.5 / len(before))  # a near tie
+        assert shares[each["first"]] == pytest.approx(max(shares), abs=1.5 / len(before))
+        assert max(shares) > 0.02
+
+
 def test_without_a_verdict_the_page_says_so(page: str, study: nz.Study) -> None:
     assert "No verdict was made for this study, so the question isn't answered." in page.replace(
         "&#x27;", "'"

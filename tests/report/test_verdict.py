@@ -184,6 +184,7 @@ def test_relative_costs_and_why_one_is_undefined() -> None:
     rows = {(row[1], row[2].value): (row[4], row[5], row[-1]) for row in table.rows}  # type: ignore[union-attr]
     ratio, interval, words = rows["gains", 30.0]
     assert (str(ratio), str(interval), words) == ("0.50", "0.50–0.50", "")
+    assert table.columns[-1].header == "remark"
     assert rows["gains", 10.0] == (None, None, "undefined: the denominator's interval contains 0")
 
 

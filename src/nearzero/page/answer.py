@@ -47,6 +47,14 @@ ANSWERS = {
     "degenerate": "Not judged: all runs give the same difference",
     "not reached": "Not judged: the changes don't reach the sizes at which they were to be compared",
 }
+# Findings as the heads of narrow columns; the caption says what they stand for.
+SHORT = {
+    "distance costs more": "distance",
+    "intensity costs more": "intensity",
+    "equivalent": "same",
+    "no effect": "none",
+    "inconclusive": "open",
+}
 CONCLUSION = "conclusion"  # the audit's name for the sentence that this page asks about
 
 
@@ -254,17 +262,17 @@ def ways_table(verdict: Verdict, network: str) -> Table:
         name=f"ways-{network}",
         title="In how many comparisons each way of measuring finds what",
         caption=(
-            "Distance, intensity: it costs more. All on training images, held-out data on test images. D in points, "
-            f"with its {_confidence(verdict)} interval."
+            "Distance, intensity: it costs more; same: equivalent; none: no effect; open: inconclusive. All on "
+            f"training images, held-out data on test images. D in points, with its {_confidence(verdict)} interval."
         ),
         columns=(
-            Column("way", "way of measuring", kind="text"),
+            Column("way", "way", kind="text"),
             *(
                 Column(choose.__name__, "least D" if choose is min else "greatest D", kind="text")
                 for choose in against
             ),
             *(
-                Column(finding.replace(" ", "_"), finding.removesuffix(" costs more"), kind="count")
+                Column(finding.replace(" ", "_"), SHORT.get(finding, finding), kind="count")
                 for finding in findings
             ),
         ),

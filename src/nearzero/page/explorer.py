@@ -53,6 +53,7 @@ class UnitRow:
         dead: whether its activation has the same value on all training examples.
         silent: the share of the page's examples with an activation of 0.
         near, far: entropy in bits of the classes of the examples nearest to z = 0, and farthest from it.
+        removed: the share of the page's predictions that change if the unit's activation is set to 0.
         below, above: the least shift of this unit alone, in unit ranges, that changes 1 % of the predictions; None if
             none up to a whole range does.
     """
@@ -62,6 +63,7 @@ class UnitRow:
     silent: float
     near: float
     far: float
+    removed: float
     below: float | None
     above: float | None
 
@@ -149,7 +151,10 @@ def explore(
         "critical": critical,
     }
     accuracy = float((layer.unperturbed == labels).mean())
-    return Explorer(key, values, arrays, accuracy, unit_rows(layer, labels, ranges, conduct))
+    units = unit_rows(layer, labels, ranges, conduct)
+    first = max(units, key=lambda row: row.removed)
+    values |= {"first": first.unit, "removed": first.removed}
+    return Explorer(key, values, arrays, accuracy, units)
 
 
 def _offsets(families: Sequence[str], conduct: Conduct) -> dict[str, str]:
@@ -235,6 +240,7 @@ def unit_rows(
     order = np.argsort(np.abs(z), axis=0, kind="stable")
     near, far = (_entropies(labels[order[rows]]) for rows in (slice(count), slice(-count, None)))
     silent = (layer.network.act(z) == 0).mean(axis=0)
+    removed = _removed(layer)
     alone = {sign: _alone(layer, ranges, conduct, sign) for sign in (-1, 1)}
     return tuple(
         UnitRow(
@@ -243,6 +249,7 @@ def unit_rows(
             silent=float(silent[unit]),
             near=float(near[unit]),
             far=float(far[unit]),
+            removed=removed[unit],
             below=alone[-1][unit],
             above=alone[1][unit],
         )
@@ -255,6 +262,13 @@ def _entropies(classes: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
     shares = np.stack([(classes == label).mean(axis=0) for label in np.unique(classes)])
     logarithms = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
     return np.asarray(-(shares * logarithms).sum(axis=0) + 0.0)
+
+
+def _removed(layer: HiddenLayer) -> list[float]:
+    """Return for each unit the share of predictions that change if its activation is set to 0."""
+    units = np.arange(layer.network.units)
+    without = [Perturbation(scale=np.where(units == unit, 0.0, 1.0), side="post") for unit in units]
+    return [float((predicted != layer.unperturbed).mean()) for predicted in layer.predict(without)]
 
 
 def _alone(layer: HiddenLayer, ranges: Ranges, conduct: Conduct, sign: int) -> list[float | None]:

@@ -132,6 +132,7 @@ def unit_panel(explorers: Sequence[Explorer]) -> Markup:
     return tag(
         "div",
         _unit_controls(explorers),
+        tag("p", id="unit-why", class_="caption"),
         tag("p", id="unit-outcome", class_="outcome", role="status", aria_live="polite"),
         tag(
             "div",
@@ -277,6 +278,7 @@ UNITS = (
     Column("far", "far out, bits"),
     Column("below", "alone, below"),
     Column("above", "alone, above"),
+    Column("removed", "changed without it, %", unit="percent"),
 )
 
 
@@ -291,6 +293,7 @@ def unit_table(explorer: Explorer) -> Markup:
             Number(row.far),
             _level(row.below),
             _level(row.above),
+            Number(100 * row.removed),
         )
         for row in explorer.units
     ]
@@ -302,7 +305,8 @@ def unit_table(explorer: Explorer) -> Markup:
         caption=(
             f"On the page's examples. Class entropy: of the {100 * EXTREME:g} % of examples nearest to z = 0, and "
             "farthest from it; 0 if all are of one class. Alone: the least shift of this unit alone, in % of its "
-            f"range, at which {100 * CHANGED:g} % of the predictions change, among {tried} %; a dash: none does."
+            f"range, at which {100 * CHANGED:g} % of the predictions change, among {tried} %; a dash: none does. "
+            "Changed without it: predictions that change if the unit's activation is set to 0."
         ),
         columns=UNITS,
         rows=tuple(rows),

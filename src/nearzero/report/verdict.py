@@ -278,6 +278,7 @@ def relative_table(verdict: Verdict, title: str) -> Table:
     """
     rows, planted = [], planted_bands(verdict)
     mechanisms = MECHANISMS if planted else {}
+    undefined = any(row.ratio.reason for row in verdict.relative_costs)
     for row in verdict.relative_costs:
         ratio = row.ratio
         defined = ratio.ratio is not None and ratio.low is not None and ratio.high is not None
@@ -291,7 +292,10 @@ def relative_table(verdict: Verdict, title: str) -> Table:
         }
         spans = (bands.get(mechanism) for mechanism in mechanisms)
         rows.append(
-            (*_place(row), ratio.n, Number.of(ratio.ratio), interval, *spans, _undefined(ratio.reason))
+            (
+                *(*_place(row), ratio.n, Number.of(ratio.ratio), interval, *spans),
+                *([_undefined(ratio.reason)] if undefined else []),
+            )
         )
     return Table(
         name="relative",
@@ -310,7 +314,7 @@ def relative_table(verdict: Verdict, title: str) -> Table:
                 Column(f"planted_{name}", words, words.replace(" ", "\n"), kind="interval", spare=1)
                 for name, words in mechanisms.items()
             ),
-            Column("words", "", kind="text"),
+            *([Column("words", "remark", kind="text")] if undefined else []),
         ),
         rows=tuple(rows),
     )

@@ -161,6 +161,7 @@ class Examples {
           { x: this.level, dashed: false, label: "level" },
           { x: this.start(), dashed: true, label: "identity" },
         ],
+        yTitle: "examples in each bin",
         description: `Critical levels of ${this.family}, ${this.side}`,
       },
       150,

@@ -118,7 +118,12 @@ class Explorer {
     for (const table of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".units"))) {
       table.hidden = table.dataset.network !== key;
     }
-    this.select(Math.min(this.unit, this.network.units - 1));
+    const { first, removed } = this.network.values;
+    byId("unit-why").textContent =
+      `The explorer opens on unit ${first}: setting its activation to 0 changes ${(100 * removed).toFixed(2)} % of the ` +
+      "predictions, the most of all units of this network. Move a slider: the unit changes, and what follows from it. " +
+      "The table of units, below, sorts them by this and other measures.";
+    this.select(first);
   }
 
   /**

@@ -4,7 +4,7 @@
  * @typedef {{x: number, dashed: boolean, label: string}} Line
  * @typedef {{values: ArrayLike<number>, rows: ArrayLike<number>, rowCount: number, rowLabel: (row: number) => string,
  *   wrong: ArrayLike<number> | null, domain: [number, number], logarithmic?: boolean, title: string, lines: Line[],
- *   description: string}} HistogramValues
+ *   description: string, yTitle?: string}} HistogramValues
  */
 
 import { digits, drawn } from "./dom.js";
@@ -55,6 +55,7 @@ export function drawHistogram(element, values, rowHeight) {
     svg.append(drawn("text", { x: LEFT - 6, y: base - 2, fill: ink, "text-anchor": "end" }, label));
   }
   const floor = 4 + values.rowCount * rowHeight;
+  if (values.yTitle !== undefined) svg.append(...yAxis(values.yTitle, Math.round((rowHeight - 3) / unit), floor, ink));
   for (const tick of ticks(values.domain, values.logarithmic === true)) {
     const x = place(tick);
     svg.append(drawn("line", { x1: x, x2: x, y1: floor, y2: floor + 4, stroke: ink }));
@@ -72,6 +73,22 @@ export function drawHistogram(element, values, rowHeight) {
   }
   element.replaceChildren(svg);
   shown.set(element.id, { svg, values, counts });
+}
+
+/**
+ * Return the y axis of a histogram with one row: the count that is as tall as the row, 0, and a title between them.
+ *
+ * @param {string} title
+ * @param {number} most
+ * @param {number} floor
+ * @param {string} ink
+ */
+function yAxis(title, most, floor, ink) {
+  const middle = floor / 2 + 4;
+  const turned = { x: 10, y: middle, fill: ink, "text-anchor": "middle", transform: `rotate(-90 10 ${middle})` };
+  const top = { x: LEFT - 6, y: 15, fill: ink, "text-anchor": "end" };
+  const zero = { x: LEFT - 6, y: floor - 2, fill: ink, "text-anchor": "end" };
+  return [drawn("text", turned, title), drawn("text", top, String(most)), drawn("text", zero, "0")];
 }
 
 /**
