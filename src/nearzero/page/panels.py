@@ -262,11 +262,9 @@ def _histogram(title: str, identity: str) -> Markup:
 SHOWN = 8  # examples of each set that changes at equal displacement
 CHANGES = (
     Column("network", "network", kind="text"),
-    Column("distance", "distance", kind="text"),
-    Column("intensity", "intensity", kind="text"),
-    Column("right", "right", kind="count"),
-    Column("distance_only", "distance alone", kind="count"),
-    Column("intensity_only", "intensity alone", kind="count"),
+    Column("families", "families", kind="text"),
+    Column("first", "first alone", kind="count"),
+    Column("second", "second alone", kind="count"),
     Column("both", "both", kind="count"),
     Column("neither", "neither", kind="count"),
 )
@@ -335,13 +333,17 @@ def matched_strips(key: str, found: MatchedExamples | None, rules: Rules) -> lis
 
 def _pairs(found: MatchedExamples, rules: Rules) -> list[tuple[str, str]]:
     """Return each family of distance with each family of intensity."""
-    measured = {name for name, _ in found.levels}
+    measured = _families(found)
     return [
         (first, second)
         for first in rules.distance
         for second in rules.intensity
         if {first, second} <= measured
     ]
+
+
+def _families(found: MatchedExamples) -> list[str]:
+    return list(dict.fromkeys(name for name, _ in found.levels))
 
 
 def _strip(key: str, pair: tuple[str, str], number: int) -> str:
@@ -371,13 +373,20 @@ def matched_panel(
             )
             continue
         levels = ", ".join(f"{family} {level:.4g}" for (family, _), level in found.levels.items())
-        sentences.append(tag("li", f"{name}: displacement {100 * found.target:g} %, at the levels {levels}."))
+        right = int(found.right.sum())
+        changes = ", ".join(f"{family} {int(found.changed(family).sum())}" for family in _families(found))
+        sentences.append(
+            tag(
+                "li",
+                f"{name}, at displacement {100 * found.target:g} %: of {right} examples that are predicted right, these "
+                f"change: {changes}. Levels: {levels}.",
+            )
+        )
         strips = []
         for pair in _pairs(found, rules):
             counts = [int(own.sum()) for own in found.sets(*pair)]
             distance, intensity = pair
-            right = int(found.right.sum())
-            rows.append((name, distance, intensity, right, *counts, right - sum(counts)))
+            rows.append((name, f"{distance}, {intensity}", *counts, right - sum(counts)))
             headings = (
                 f"{distance}, not {intensity}",
                 f"{intensity}, not {distance}",
@@ -393,8 +402,8 @@ def matched_panel(
         name="matched-examples",
         title="Which predictions change at equal displacement",
         caption=(
-            "Of the page's examples that are predicted right without a perturbation: how many change under distance "
-            "alone, under intensity alone, under both, and under neither."
+            "Families: the first is of distance, the second of intensity. Of the page's examples that are predicted "
+            "right without a perturbation: how many change under one alone, under both, and under neither."
         ),
         columns=CHANGES,
         rows=tuple(rows),

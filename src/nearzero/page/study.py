@@ -302,7 +302,13 @@ def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
         tag(
             "p",
             "Which inputs show it: ",
-            tag("a", "those whose prediction changes first", href="#examples"),
+            tag(
+                "a",
+                "those that change under one of the two and not under the other, at equal displacement"
+                if judged
+                else "those whose prediction changes first",
+                href="#examples",
+            ),
             "; in which units: ",
             tag("a", "the unit explorer", href="#units"),
             ".",
@@ -483,7 +489,8 @@ def _checks(contents: StudyContents) -> Markup:
                 tag(
                     "li",
                     f"{display_name(name)}, {CHECKS[result.check]}: {result.outcome}"
-                    f" (it finds: {result.finding or 'not measured'})",
+                    f"{' (the opposite is found too)' if result.outcome == 'turns' else ''}; it finds: "
+                    f"{result.finding or 'not measured'}",
                 )
                 for name in verdict.networks
                 for result in verdict.checked(name)
