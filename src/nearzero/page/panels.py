@@ -338,7 +338,7 @@ def _pairs(found: MatchedExamples, rules: Rules) -> list[tuple[str, str]]:
         (first, second)
         for first in rules.distance
         for second in rules.intensity
-        if {first, second} <= measured
+        if first in measured and second in measured
     ]
 
 
@@ -378,7 +378,7 @@ def matched_panel(
         sentences.append(
             tag(
                 "li",
-                f"{name}, at displacement {100 * found.target:g} %: of {right} examples that are predicted right, these "
+                f"{name}, at displacement {100 * found.target:g} %: of {right} examples that are right, these "
                 f"change: {changes}. Levels: {levels}.",
             )
         )
