@@ -27,6 +27,7 @@ from nearzero.page.answer import (
     ways_table,
     within,
 )
+from nearzero.page.curves import cost_charts
 from nearzero.page.examples import EXAMPLES, choose_examples, matched_examples
 from nearzero.page.terms import description
 from nearzero.perturbations.families import FAMILIES
@@ -218,9 +219,18 @@ def test_a_card_says_what_noise_costs_beside_distance(noise: float, words: str, 
     said = noise_words(verdict, "relu", with_noise(responses, rules))
     assert said.startswith(f"Noise of the same size {words}")
     assert ("doesn't show that the units measure distance" in said) == ("as much" in words)
-    assert ("the same rules find the same." in said) == same
+    assert ("the same rules give the same finding." in said) == same
     card = answers(None, verdict, 1.0, "", noise=with_noise(responses, rules))  # type: ignore[arg-type]
     assert card.index('class="finding"') < card.index(html.escape(said)) < card.index("By how much")
+
+
+def test_the_picture_of_a_card_shows_noise() -> None:
+    verdict = judged_twice()
+    chart = next(iter(cost_charts(verdict)))
+    assert chart.series == ["signed_shift", "gains", "cap", "noise"]
+    place = list(zip(chart.columns["series"], chart.columns["x"], strict=True)).index(("noise", 50.0))
+    costs = verdict.costs.sel(network="relu", family="noise", target=0.5)
+    assert chart.columns["y"][place] == pytest.approx(float(costs.mean("run")), abs=1e-5)
 
 
 def test_without_noise_a_card_says_nothing_of_it() -> None:

@@ -118,7 +118,7 @@ def _card(
                 tag("strong", "The audit of the paper\u2019s conclusion: "),
                 f"\u201c{each.text}\u201d ",
                 tag("strong", f"{sentence_case(each.finding)}."),
-                " It follows from the verdict, which doesn't ask what noise costs." if beside else "",
+                " This follows from the verdict, which doesn't ask what noise costs." if beside else "",
             )
             for each in concluded
             if each.network == network
@@ -354,7 +354,7 @@ def noise_words(verdict: Verdict, network: str, replaced: Verdict | None = None)
     if replaced is None:
         return words
     own, other = verdict.finding(network), replaced.finding(network)
-    found = "find the same" if own == other else f"find \u201c{other}\u201d"
+    found = "give the same finding" if own == other else f"find \u201c{other}\u201d"
     return f"{words} With isotropic noise in the place of distance, the same rules {found}."
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 from nearzero.analysis.verdict import Verdict
 from nearzero.page.charts import Chart
 from nearzero.paper.published import published
+from nearzero.perturbations.noise import NOISES
 from nearzero.report.comparison import compare_responses
 from nearzero.report.figures.scales import Reading, reading_of
 from nearzero.report.results import StudyResults, curve, display_name, families, networks, splits
@@ -176,9 +177,11 @@ def _displacement_rows(own: xr.Dataset, reading: Reading) -> Iterator[tuple[str,
 
 
 def cost_charts(verdict: Verdict) -> list[Chart]:
-    """Return a chart for each network: the cost of the families that decide, at equal displacement."""
-    rules = verdict.rules
-    names = (*rules.distance, *rules.intensity)
+    """Return a chart for each network: the cost of the families that decide and of noise, at equal displacement."""
+    rules, measured = verdict.rules, verdict.costs.family.values
+    names = list(
+        dict.fromkeys((*rules.distance, *rules.intensity, *(name for name in NOISES if name in measured)))
+    )
     measure = rules.measure.replace("_", " ")
     columns = {
         network: _Columns.of(_cost_rows(verdict, network, names)).columns() for network in verdict.networks
