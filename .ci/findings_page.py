@@ -51,7 +51,7 @@ def numbers() -> dict[str, str]:
 
 
 def headline(study: nz.Study, verdict: nz.Verdict) -> str:
-    """Return the first lines of the page: what reproduces, what holds, what it hangs on, where the networks lie."""
+    """Return the first lines of the page: what reproduces, what holds, what it changes with, where the networks lie."""
     lines = [
         f"**Does the paper reproduce?** Yes: {reproduction(study)}",
         "**Does its conclusion hold**, that distance matters and intensity doesn't? At equal displacement of the "
@@ -102,7 +102,7 @@ def counted(findings: list[str]) -> str:
 
 
 def phrase(robustness: str) -> str:
-    """Return the phrase on checks as part of a sentence: "hangs on X, is undecided by Y"."""
+    """Return the phrase on checks as part of a sentence: "changes with X, is undecided by Y"."""
     return ", ".join(part.replace("undecided by", "is undecided by") for part in robustness.split("; "))
 
 

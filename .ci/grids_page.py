@@ -23,7 +23,7 @@ SPECS = "../src/nearzero/grid/specs"  # seen from the page
 # What the checks say about a direction, by their worst outcome; the worst first.
 PHRASES = {
     "not measured": "not checked",
-    "turns": "hang on a check",
+    "turns": "change with a check",
     "undecided": "are undecided by a check",
     "holds": "are robust",
 }

@@ -497,7 +497,7 @@ def test_the_conclusion_is_the_verdict(evidence: Evidence, found: Audit) -> None
     ):
         assert finding(with_matched(evidence, shift, other, centred), "conclusion") == expected
     hanging = audit(with_matched(evidence, 5, 3, 0))
-    assert "distance costs more; hangs on centred accuracy" in next(
+    assert "distance costs more; changes with centred accuracy" in next(
         row.numbers for row in hanging.sentences if row.name == "conclusion"
     )
     after = audit(with_matched(evidence, 5, 1))

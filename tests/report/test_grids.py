@@ -65,7 +65,7 @@ def test_a_network_has_its_finding_what_it_hangs_on_and_both_adjustments(grid: M
         "no effect",
         "degenerate",
     ]
-    assert list(table.cells("robust")) == ["robust", "hangs on centred accuracy", None, None]
+    assert list(table.cells("robust")) == ["robust", "changes with centred accuracy", None, None]
     least = {
         name: min(row.p_adjusted for row in grid.verdict().comparisons if row.network == name)  # type: ignore[type-var]
         for name in ("robust", "hangs")

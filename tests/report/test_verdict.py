@@ -101,7 +101,7 @@ def test_robust_is_said_as_the_verdict_says_it(judged: Verdict) -> None:
         "equivalent",
     ]
     assert column(table, "outcome") == [None, "holds", "turns", "undecided"]
-    phrase = "hangs on centred accuracy; undecided by held-out data"
+    phrase = "changes with centred accuracy; undecided by held-out data"
     assert column(table, "robust") == [phrase, "", "", ""]
     assert judged.robustness("relu") == phrase
     ranges = [(row[4].value, row[5].value) for row in table.rows]  # type: ignore[union-attr]

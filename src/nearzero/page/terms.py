@@ -157,8 +157,8 @@ def terms(families: Iterable[str], rules: Rules, conduct: Conduct) -> Markup:
         "mixed": "Some comparison finds that distance costs more, and another that intensity does.",
         "holds, turns, undecided": "What a check says of the direction that the rules find: it holds if it finds the "
         "same direction, turns if any of its comparisons finds the opposite one, and is undecided otherwise.",
-        "hangs on": "A finding that hangs on a check changes with it: measured in that way, some comparison finds the "
-        "opposite.",
+        "changes with": "A finding changes with a check if the check turns: measured in that way, some comparison "
+        "finds the opposite.",
         "robust": "Each of the other ways of measuring finds the same direction in at least one comparison, and "
         "none finds the opposite one. It doesn't say that they find it as often, or as large.",
         "audit": "The paper's main sentences in other words, each decided on this study's networks by a rule: it "

@@ -117,7 +117,7 @@ def _caption(rules: Rules) -> str:
         f"D is the cost of distance ({distance}, sides averaged) minus that of intensity, at equal displacement of the "
         f"activations, in {rules.measured_in}, mean over runs; a dash: one of the two doesn't reach it. Verdicts are "
         "by the rules, over all displacements, Holm over all rows of a model (its layers included); margin "
-        f"{rules.margin:g} {rules.unit}. Robust, or what a direction hangs on: by the checks, with {distance} as "
+        f"{rules.margin:g} {rules.unit}. Robust, or what a direction changes with: by the checks, with {distance} as "
         "distance. p: the least of a network's; by Holm over the rows of its model, which decides; and over all rows "
         "of the grid, given beside."
     )

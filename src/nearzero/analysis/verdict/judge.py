@@ -138,7 +138,7 @@ class Verdict(Displayed):
     def robustness(self, network: str) -> str:
         """Return a phrase on the checks of the direction found on a network; "" if no direction was found.
 
-        "robust" if all checks hold; "hangs on X" for each check that turns; "undecided by X" for the others.
+        "robust" if all checks hold; "changes with X" for each check that turns; "undecided by X" for the others.
 
         Raises:
             InputError: a network that the verdict doesn't include.
@@ -148,7 +148,7 @@ class Verdict(Displayed):
             return ""
         if all(result.outcome == "holds" for result in results):
             return "robust"
-        phrases = {"turns": "hangs on", "undecided": "undecided by", "not measured": "not measured:"}
+        phrases = {"turns": "changes with", "undecided": "undecided by", "not measured": "not measured:"}
         named = {
             outcome: ", ".join(
                 self.rules.check_names[result.check] for result in results if result.outcome == outcome
