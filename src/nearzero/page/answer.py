@@ -339,7 +339,7 @@ def noise_words(verdict: Verdict, network: str, replaced: Verdict | None = None)
         )
     less = [costs[name] for name, cost in noises.items() if cost < distance - margin]
     as_much = [costs[name] for name, cost in noises.items() if cost >= distance - margin]
-    against = f"against {_number(distance):.2f} points of distance, {size}"
+    against = f"against {_number(distance):.2f} points of distance, {size}; means over runs, not tested"
     if as_much:
         words = (
             f"Noise of the same size costs as much or more ({_listed(as_much)} {against}), so this doesn't show that "
@@ -351,9 +351,10 @@ def noise_words(verdict: Verdict, network: str, replaced: Verdict | None = None)
             f"Noise of the same size costs less ({_listed(less)} {against}), so the size of the change alone doesn't "
             "explain what distance costs."
         )
-    if replaced is None:
+    own = verdict.finding(network)
+    if replaced is None or own not in (*DIRECTIONS, "mixed"):
         return words
-    own, other = verdict.finding(network), replaced.finding(network)
+    other = replaced.finding(network)
     found = "give the same finding" if own == other else f"find \u201c{other}\u201d"
     return f"{words} With isotropic noise in the place of distance, the same rules {found}."
 

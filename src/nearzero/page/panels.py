@@ -413,8 +413,9 @@ def matched_panel(
         tag(
             "p",
             "Both changes move the activations of the reference half of the training set equally far. A family that "
-            "draws is the first of this run's draws; the verdict averages over all of them and over runs, so these "
-            "counts are an example of its costs and not their measure.",
+            "draws is the first of this run's draws, and one with two sides counts if either changes the prediction. "
+            "The verdict averages over draws, sides and runs, so these counts are an example of its costs and not "
+            "their measure.",
         ),
         tag("ul", sentences),
         to_html(table) if rows else None,
