@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import run
+from commands import beside_progress, run
 
 import nearzero as nz
 from nearzero import cli
@@ -282,11 +282,6 @@ def test_an_interruption_during_the_imports() -> None:
     assert done.stderr == "nearzero: interrupted before anything was done\n"
 
 
-def beside_progress(err: str) -> list[str]:
-    """Return the lines that don't say, on a slow machine, what a command is doing."""
-    return [line for line in err.splitlines() if not line.startswith("reading ")]
-
-
 @pytest.mark.parametrize("columns", ["²", "many", "0", "9" * 20, "-5"])
 def test_columns_that_are_no_width(columns: str, study: Path) -> None:
     done = subprocess.run(
@@ -296,7 +291,7 @@ def test_columns_that_are_no_width(columns: str, study: Path) -> None:
         check=False,
         env=os.environ | {"COLUMNS": columns},
     )
-    assert (done.returncode, beside_progress(done.stderr)) == (0, [])
+    assert (done.returncode, beside_progress(done.stderr)) == (0, "")
     assert "Table 1" in done.stdout
 
 
@@ -308,14 +303,14 @@ def test_an_output_that_is_not_utf_8(study: Path) -> None:
             check=False,
             env=os.environ | {"PYTHONIOENCODING": encoding},
         )
-        assert (done.returncode, beside_progress(done.stderr.decode(encoding))) == (0, [])
+        assert (done.returncode, beside_progress(done.stderr.decode(encoding))) == (0, "")
 
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
 def test_closed_streams(redirection: str, study: Path) -> None:
     command = f"'{sys.executable}' -m nearzero show '{study}' {redirection}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert (done.returncode, beside_progress(done.stderr)) == (0, [])
+    assert (done.returncode, beside_progress(done.stderr)) == (0, "")
 
 
 def test_a_full_disk_below_the_errors() -> None:

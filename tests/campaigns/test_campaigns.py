@@ -56,7 +56,7 @@ def test_guided(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["train", "verdict", "grid", "probe"])
+@pytest.mark.parametrize("name", ["sweep", "probe"])
 def test_a_killed_command_is_resumed(name: str) -> None:
     assert kills.campaign([name], kills=1, seed=2) == {name: []}
 

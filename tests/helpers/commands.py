@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from contextlib import nullcontext
 from threading import Condition
@@ -10,6 +11,8 @@ from threading import Condition
 import pytest
 
 from nearzero import cli
+
+PROGRESS = re.compile(r"(?!nearzero: ).+: (?:[\d,]+(?: of [\d,]+)?, )?[\d:]+\d\d(?:, .* left)?")
 
 
 class Heard(io.StringIO):
@@ -40,3 +43,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
             cli.main()
     out, err = capsys.readouterr()
     return int(ended.value.code or 0), out, err
+
+
+def beside_progress(err: str) -> str:
+    """Return what a command says on standard error beside what it is doing, as it says on a slow machine."""
+    return "".join(line for line in err.splitlines(keepends=True) if not PROGRESS.fullmatch(line.strip()))

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,7 @@ Command = Callable[..., tuple[int, str, str]]
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """Exit code, standard output and standard error of `nearzero ARGUMENTS`, in one process."""
     monkeypatch.setattr("nearzero.support.threads.thread_count", lambda: 1)
+    monkeypatch.setattr(cli, "printing_lines", nullcontext)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["nearzero", *map(str, arguments)])

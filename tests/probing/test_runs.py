@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,6 +145,7 @@ def test_the_command_prints_and_writes_the_verdict(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nearzero.report.figures.style.DOTS_PER_INCH", 20)
+    monkeypatch.setattr(cli, "printing_lines", nullcontext)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "judged_net.py").write_text(CODE)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import run
+from commands import beside_progress, run
 
 import nearzero as nz
 from nearzero import cli
@@ -246,9 +246,11 @@ def test_the_error_in_python_is_the_users_own():
 
 def as_program(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "nearzero", "probe", *arguments, "--levels", "2"]
-    return subprocess.run(
+    done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}
     )
+    done.stderr = beside_progress(done.stderr)
+    return done
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from commands import beside_progress
 
 import nearzero as nz
 from nearzero import cli
@@ -229,6 +230,6 @@ def test_bad_input_is_one_line(study: nz.Study, arguments: list[str], message: s
         check=False,
     )
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    assert len(beside_progress(done.stderr).splitlines()) == 1
     assert message in done.stderr
     assert (study.folder / "spec.toml").read_text() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -71,7 +72,7 @@ def test_a_finished_one(how: str, now: nz.Study, tmp_path: Path, monkeypatch: py
     make(folder).train().sweep()
     make_older(folder)
     text = (folder / "spec.toml").read_text()
-    monkeypatch.setattr("nearzero.study.steps._train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("nearzero.study.steps.TrainJob.do", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr("nearzero.study.steps.respond", lambda *_, **__: pytest.fail("swept again"))
     study = nz.Study.open(folder) if how == "opened" else make(folder)
     assert study.spec.model_copy(update=now.spec.model_dump(include=set(VERDICT))) == now.spec
@@ -135,13 +136,16 @@ def test_the_engine_in_pytorch_through_a_study(
 ) -> None:
     """As with --device cuda, but on CPU tensors: after an interruption the numbers are the same."""
 
-    def engine(spec: Spec, stack: nz.Stack, examples: dict[str, Examples]) -> StackedEngine:
-        arguments = {"seeds": spec.seeds, "learning_rate": spec.learning_rate, "batch_size": spec.batch_size}
+    def engine(
+        spec: Spec, stack: nz.Stack, seeds: Sequence[int], examples: dict[str, Examples]
+    ) -> StackedEngine:
+        arguments = {"seeds": seeds, "learning_rate": spec.learning_rate, "batch_size": spec.batch_size}
         return StackedEngine(stack, examples["train"], examples["test"], device="cpu", **arguments)
 
     monkeypatch.setattr("nearzero.study.steps._engine", engine)
     monkeypatch.setattr(
-        "nearzero.study.steps._trained_together", lambda spec, steps: [[name] for name in steps]
+        "nearzero.study.steps.runs_together",
+        lambda spec, workers: [((name,), tuple(range(spec.runs))) for name in spec.activations],
     )
     whole = make(tmp_path / "whole").train()
     study = make(tmp_path / "study")

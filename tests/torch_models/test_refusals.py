@@ -40,7 +40,7 @@ def logits_of(model, data, layer, **options) -> np.ndarray:
     ("made", "message"),
     [
         (lambda: nn.Linear, "model must be a torch.nn.Module; got the class Linear; give an instance of it"),
-        (lambda: "model.pt", "model must be a torch.nn.Module; got str"),
+        (lambda: "model.pt", "a model is named package.module:function or file.py:function; got 'model.pt'"),
         (lambda: mlp().state_dict(), "; if it is a state dict, load it into a module first"),
         (lambda: torch.jit.script(mlp()), "TorchScript module, inside of which nothing can be perturbed"),
         (lambda: torch.jit.trace(mlp(), rows(2)), "give the Python module that it was made from"),

@@ -34,7 +34,7 @@ __all__ = ()  # the function is registered with the app
     epilog=examples(
         "nearzero generate lm.py:model --tokenizer lm.py:tokenizer --data lm.py:texts --layer blocks.0.act "
         '--family clip --level 0.5 --prompt "Once upon a time"',
-        "nearzero generate lm.py:model --data lm.py:texts --layer blocks.0.act --family shift --level -0.1 "
+        "nearzero generate lm.py:model --data lm.py:texts --layer blocks.0.act --family shift --level 0.1 "
         "--prompt 5,9,23 --json",
     )
 )

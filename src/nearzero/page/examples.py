@@ -48,7 +48,7 @@ class MatchedExamples:
 
     Attributes:
         target: the displacement, on the reference half of the training set.
-        levels: of each family on each of its sides, the level that gives it.
+        levels: of each family, on one side of its identity (that above, if it has two), the level that gives it.
         predictions: at these levels, (N,) each.
         unperturbed: the predictions without a perturbation, (N,).
         labels: (N,).
@@ -66,9 +66,9 @@ class MatchedExamples:
         return np.asarray(self.unperturbed == self.labels)
 
     def changed(self, family: str) -> Flags:
-        """Return which of the examples that are right have another prediction, on any side of a family, (N,)."""
-        sides = [own for (name, _), own in self.predictions.items() if name == family]
-        return np.asarray(self.right & np.any([own != self.unperturbed for own in sides], axis=0))
+        """Return which of the examples that are right have another prediction under a family, (N,)."""
+        (own,) = (own for (name, _), own in self.predictions.items() if name == family)
+        return np.asarray(self.right & (own != self.unperturbed))
 
     def sets(self, distance: str, intensity: str) -> tuple[Flags, Flags, Flags]:
         """Return which examples change under a family of distance alone, one of intensity alone, and both, (N,)."""
@@ -124,14 +124,17 @@ def matched_examples(
 def _levels(
     sizes: Displacements, families: Mapping[str, Family], targets: Sequence[float]
 ) -> dict[Place, dict[float, float]]:
-    """Return by family and side the level of each displacement; NaN where it isn't reached."""
+    """Return by family and side the level of each displacement; NaN where it isn't reached.
+
+    Each family has one side, so that none has more chances to change a prediction than another.
+    """
     return {
         (name, side): {
             target: match.level
             for target, match in zip(targets, sizes.match(family, side, targets), strict=True)
         }
         for name, family in families.items()
-        for side in (family.sides if family.identity is not None else ())
+        for side in (list(family.sides)[-1:] if family.identity is not None else ())
     }
 
 

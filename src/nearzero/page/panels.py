@@ -351,13 +351,9 @@ def _strip(key: str, pair: tuple[str, str], number: int) -> str:
 
 
 def _changes(found: MatchedExamples, pair: tuple[str, str], n: int) -> list[str]:
-    """Return the lines below an example: its label, and the prediction under each family, on each side."""
-    lines = [f"label {found.labels[n]}"]
-    for (name, side), own in found.predictions.items():
-        if name in pair:
-            several = sum(other == name for other, _ in found.predictions) > 1
-            lines.append(f"{name}{f' {side}' if several else ''}: {own[n]}")
-    return lines
+    """Return the lines below an example: its label, and the prediction under each family."""
+    changes = [f"{name}: {own[n]}" for (name, _), own in found.predictions.items() if name in pair]
+    return [f"label {found.labels[n]}", *changes]
 
 
 def matched_panel(
@@ -413,7 +409,7 @@ def matched_panel(
         tag(
             "p",
             "Both changes move the activations of the reference half of the training set equally far. A family that "
-            "draws is the first of this run's draws, and one with two sides counts if either changes the prediction. "
+            "draws is the first of this run's draws, and one with two sides is shown above its identity. "
             "The verdict averages over draws, sides and runs, so these counts are an example of its costs and not "
             "their measure.",
         ),

@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from nearzero.errors import InputError
 from nearzero.support.threads import thread_count
@@ -66,11 +68,21 @@ def renewed(executor: Executor) -> Executor | None:
 def stop(pool: Executor) -> None:
     """End the processes of a pool now. Files are whole or absent, so nothing is lost but what they are at."""
     processes = list((getattr(pool, "_processes", None) or {}).values())
+    manager = getattr(pool, "_executor_manager_thread", None)
     pool.shutdown(wait=False, cancel_futures=True)
+    # The pool's thread drops cancelled work now; if a process ended before, it would print an error for each.
+    last = time.monotonic() + 1.0
+    while _cancelled(manager) and time.monotonic() < last:
+        time.sleep(0.005)
     for process in processes:
         with suppress(OSError, ValueError, AttributeError):  # it has ended already
             process.terminate()
     pool.shutdown(wait=True)
+
+
+def _cancelled(manager: Any) -> bool:
+    """Return whether the thread of a pool still holds work that is cancelled."""
+    return any(item.future.cancelled() for item in list(getattr(manager, "pending_work_items", {}).values()))
 
 
 @contextmanager
