@@ -28,8 +28,8 @@ SUFFIXES = (".png", ".pdf")
 
 
 def grid_folders() -> list[Path]:
-    """Return the folders of the kept grids."""
-    return sorted(path.parent for path in Path("results").glob("*/*/grid.toml"))
+    """Return the folders of the kept grids that are measured."""
+    return sorted(path.parent for path in Path("results").glob("*/*/responses.nc"))
 
 
 def drawn_now() -> Iterator[tuple[Path, Figure]]:

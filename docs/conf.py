@@ -68,7 +68,7 @@ PROJECTS = {
     "rich": "https://rich.readthedocs.io/en/stable/",
 }
 intersphinx_mapping = {name: (address, None) for name, address in PROJECTS.items()} if ONLINE else {}
-STANDARD = ("collections", "os", "pathlib")  # modules of Python that signatures name
+STANDARD = ("collections", "concurrent", "os", "pathlib")  # modules of Python that signatures name
 OTHERS = rf"({'|'.join((*PROJECTS, *STANDARD, *SHORT))})(\..*)?"
 
 # A reference that leads nowhere is an error, except for these.
@@ -87,11 +87,14 @@ nitpick_ignore_regex = [
     ("py:class", r"nearzero\.datasets\.registry\.NpmPackage"),
     ("py:class", r"nearzero\.paper\.audit\.evidence\.Evidence"),
     ("py:class", r"nearzero\.study\.store\.Store"),
+    ("py:class", r"nearzero\.support\.workers\.workers\.Limits"),
+    # what one study hands to a grid that trains many
+    ("py:class", r"DataSource|TrainJob"),
     # tables ready to be printed, whose numbers are in the files
     ("py:class", r"nearzero\.report\.table\.Table"),
     ("py:class", r"nearzero\.training\.train\.Recipe"),
-    # a type variable, and the literal "pre" or "post"
-    ("py:class", r"Float|Side"),
+    # a type variable, the literal "pre" or "post", and what does the work: an executor, `Workers` or None
+    ("py:class", r"Float|Side|AnyExecutor"),
 ]
 
 html_theme = "furo"

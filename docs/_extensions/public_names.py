@@ -20,12 +20,14 @@ SHORT = {
     "npt": "numpy.typing",
     "xr": "xarray",
     "Console": "rich.console.Console",
+    "Executor": "concurrent.futures.Executor",
     "Figure": "matplotlib.figure.Figure",
     "PathLike": "os.PathLike",
     "Tensor": "torch.Tensor",
 }
 # Names under which other projects document what they define elsewhere.
 ELSEWHERE = {
+    "concurrent.futures._base.Executor": "concurrent.futures.Executor",
     "torch.nn.modules.module.Module": "torch.nn.Module",
     "xarray.core.dataarray.DataArray": "xarray.DataArray",
     "xarray.core.dataset.Dataset": "xarray.Dataset",
