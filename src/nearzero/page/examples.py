@@ -44,7 +44,7 @@ def choose_examples(total: int, most: int = EXAMPLES) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class MatchedExamples:
-    """What families of equal displacement do to the predictions of one network on the page's examples.
+    """The predictions of one network on the page's examples under families of equal displacement.
 
     Attributes:
         target: the displacement, on the reference half of the training set.
