@@ -207,17 +207,8 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train the networks of a study that aren't trained yet."""
-    console = console_for(quiet)
-    with working(console, "reading spec and data"), workers_for(console, workers, dask) as chosen:
-        opened = _open(study)
-        if plan:
-            planned = opened.plan(["train"], data_dir=data_dir, executor=chosen)
-        else:
-            opened.train(data_dir=data_dir, console=console, executor=chosen)
-    if plan:
-        print_plan(planned, console)
-        return
-    finish(console, lines=[f"the networks are trained; next: nearzero sweep {study}"])
+    asked = (data_dir, workers, dask, plan, console_for(quiet))
+    _do_step(study, "train", f"the networks are trained; next: nearzero sweep {study}", *asked)
 
 
 @app.command(epilog=examples("nearzero sweep studies/mine"))
@@ -230,17 +221,31 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Sweep the networks of a study that aren't swept yet."""
-    console = console_for(quiet)
+    asked = (data_dir, workers, dask, plan, console_for(quiet))
+    _do_step(study, "sweep", f"the networks are swept; next: nearzero report {study}", *asked)
+
+
+def _do_step(
+    study: Path,
+    step: str,
+    done: str,
+    data_dir: str | None,
+    workers: int | None,
+    dask: str | None,
+    plan: bool,
+    console: Console | None,
+) -> None:
+    """Do the step of this name and print that it is done; or print its plan."""
     with working(console, "reading spec and data"), workers_for(console, workers, dask) as chosen:
         opened = _open(study)
         if plan:
-            planned = opened.plan(["sweep"], data_dir=data_dir, executor=chosen)
+            planned = opened.plan([step], data_dir=data_dir, executor=chosen)
         else:
-            opened.sweep(data_dir=data_dir, console=console, executor=chosen)
+            getattr(opened, step)(data_dir=data_dir, console=console, executor=chosen)
     if plan:
         print_plan(planned, console)
         return
-    finish(console, lines=[f"the networks are swept; next: nearzero report {study}"])
+    finish(console, lines=[done])
 
 
 @app.command(epilog=examples("nearzero report studies/mine", "nearzero report studies/mine --json"))
