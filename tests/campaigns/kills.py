@@ -23,26 +23,15 @@ from pathlib import Path
 
 import xarray as xr
 
+sys.path.insert(0, str(Path(__file__).parent))
+from readers import GRID
+
 import nearzero as nz
 
 STUDY = {
     **{"data": "digits", "units": 16, "runs": 6, "steps": 300, "batch_size": 64, "evaluate_every": 50},
     **{"learning_rate": 0.01, "verdict_draws": 2, "verdict_targets": [0.1, 0.3]},
 }
-GRID = """\
-title = "Width"
-vary = "units"
-values = [4, 8]
-[study]
-data = "digits"
-runs = 6
-steps = 200
-batch_size = 64
-evaluate_every = 50
-activations = ["relu"]
-verdict_draws = 1
-verdict_targets = [0.3]
-"""
 MODEL = """\
 import torch
 from torch import nn

@@ -33,9 +33,9 @@ values = [4, 8]
 [study]
 data = "digits"
 runs = 6
-steps = 20
+steps = 200
 batch_size = 64
-evaluate_every = 10
+evaluate_every = 50
 activations = ["relu"]
 verdict_draws = 1
 verdict_targets = [0.3]
