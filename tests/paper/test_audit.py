@@ -459,12 +459,14 @@ def test_networks_that_differ(evidence: Evidence) -> None:
         audit(mixed).of("small offset")
 
 
-def with_matched(evidence: Evidence, shift: float, other: float, centred: float | None = None) -> Evidence:
+def with_matched(
+    evidence: Evidence, shift: float, other: float, centred: float | None = None, *, distance: str = "shift"
+) -> Evidence:
     """Evidence with responses at a displacement of 10 %, at which a shift and the families of intensity cost this.
 
-    With `centred`, what the shift costs in centred accuracy, which is then a check.
+    With `centred`, what the shift costs in centred accuracy, which is then a check. `distance` is its name.
     """
-    families, sides = ["shift", "gains", "cap"], ["below", "above"]
+    families, sides = [distance, "gains", "cap"], ["below", "above"]
     accuracy = np.full((2, 6, 3, 2, 1), np.nan)
     accuracy[:, :, 0] = 0.9 - shift / 100
     accuracy[:, :, 1, 1] = accuracy[:, :, 2, 0] = 0.9 - other / 100
@@ -478,24 +480,37 @@ def with_matched(evidence: Evidence, shift: float, other: float, centred: float 
     )
     checks = () if centred is None else ("centred_accuracy",)
     if centred is not None:
-        change = xr.where(matched.family == "shift", (shift - centred) / 100, 0.0)
+        change = xr.where(matched.family == distance, (shift - centred) / 100, 0.0)
         matched["centred_accuracy"] = (matched.accuracy + change).transpose(*matched.accuracy.dims)
-    found = judge(matched, nz.Rules(targets=(0.1,), distance=("shift",), checks=checks))
+    found = judge(matched, nz.Rules(targets=(0.1,), distance=(distance,), checks=checks))
     return replace(evidence, matched=matched.assign(level=matched.accuracy), verdict=found)
 
 
-def test_the_conclusion_is_the_verdict(evidence: Evidence, found: Audit) -> None:
+def test_the_conclusion_follows_the_verdict_and_planted_networks(evidence: Evidence, found: Audit) -> None:
     assert found.of("conclusion") == "not decided"
-    for shift, other, expected in ((5, 1, "survives"), (1, 5, "doesn't survive"), (5, 5, "doesn't survive")):
+    for shift, other, expected in (
+        (5, 1, "survives in part"),  # the direction alone, without planted networks for these rules
+        (1, 5, "doesn't survive"),
+        (5, 5, "doesn't survive"),
+    ):
         assert finding(with_matched(evidence, shift, other), "conclusion") == expected
     for shift, other, centred, expected in (
-        (5, 1, 5, "survives"),
+        (5, 1, 5, "survives in part"),
         (1, 5, 1, "doesn't survive"),
         (5, 1, 1, "not decided"),  # the check is undecided
         (5, 3, 0, "not decided"),  # the check turns
         (1, 5, 9, "not decided"),
     ):
         assert finding(with_matched(evidence, shift, other, centred), "conclusion") == expected
+    # relative to a signed shift of 10 %, gains and a cap cost 0.02 and 0.2; with planted distance and ReLU, a cap at
+    # most 0.08
+    likely = audit(with_matched(evidence, 10, 0.2, distance="signed_shift"))
+    between = audit(with_matched(evidence, 10, 2, distance="signed_shift"))
+    assert likely.of("conclusion") == "survives"
+    assert between.of("conclusion") == "survives in part (Abs: survives, ReLU: survives in part)"
+    numbers = {row.network: row.numbers for row in between.sentences if row.name == "conclusion"}
+    words = r"cap 0\.2\d \([^;]*, with planted distance -0\.54 to 0\.08, [^;]*: between planted distance and templates$"
+    assert re.search(words, numbers["relu"])
     hanging = audit(with_matched(evidence, 5, 3, 0))
     assert "distance costs more; changes with centred accuracy" in next(
         row.numbers for row in hanging.sentences if row.name == "conclusion"

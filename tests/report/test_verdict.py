@@ -10,8 +10,8 @@ import xarray as xr
 
 import nearzero as nz
 from nearzero.analysis.verdict import Verdict
-from nearzero.mechanisms.reference import Band
-from nearzero.report import verdict as report
+from nearzero.mechanisms import reference
+from nearzero.mechanisms.reference import Band, planted_bands
 from nearzero.report.figures.relative import relative_figure
 from nearzero.report.near_far import near_far_table
 from nearzero.report.table import Number, Span, Table
@@ -19,7 +19,6 @@ from nearzero.report.verdict import (
     checks_table,
     comparisons_table,
     costs_table,
-    planted_bands,
     relative_table,
     robust_table,
 )
@@ -195,7 +194,7 @@ def test_planted_networks_stand_beside_those_of_their_activation(
         "relu": (band("template", "cap", 0.3, 1.5, 2.5),),
         "abs": (band("template", "cap", 0.3, 7.0, 8.0),),
     }
-    monkeypatch.setattr(report, "relative_costs", lambda name: bands.get(name, ()))
+    monkeypatch.setattr(reference, "relative_costs", lambda name: bands.get(name, ()))
     table = relative_table(judged, "made up")
     assert [str(cell) for cell in column(table, "planted_template")] == ["None", "None", "None", "1.50–2.50"]
     assert column(table, "planted_distance") == [None] * 4

@@ -15,9 +15,9 @@ import numpy as np
 
 from nearzero.analysis.verdict import CHECKS, Comparison, Finding, Verdict
 from nearzero.analysis.verdict.rules import DIRECTIONS
+from nearzero.mechanisms.reference import placed_at_largest
 from nearzero.page.terms import roles
 from nearzero.paper.audit.values import Audit, points, sentence_case
-from nearzero.perturbations.noise import NOISES
 from nearzero.report.figures.scales import reading_of
 from nearzero.report.render.html import to_html
 from nearzero.report.render.markup import Markup, tag
@@ -33,7 +33,7 @@ from nearzero.report.results import (
 from nearzero.report.table import Cell, Column, Number, Span, Table
 from nearzero.statistics.summaries import mean, summarise
 
-__all__ = ["QUESTION", "answers", "noise_words", "numbers_table", "robustness", "ways_table", "within"]
+__all__ = ["QUESTION", "answers", "mechanism_words", "numbers_table", "robustness", "ways_table", "within"]
 
 QUESTION = "Do these hidden units measure distance or intensity?"
 ANSWERS = {
@@ -65,7 +65,7 @@ def answers(
     command: str,
     audit: Audit | None = None,
     pictures: Mapping[str, Markup] | None = None,
-    noise: Verdict | None = None,
+    beside: Verdict | None = None,
 ) -> Markup:
     """Return an answer for each network.
 
@@ -76,7 +76,7 @@ def answers(
         command: the command that makes a verdict.
         audit: the audit, if it was made.
         pictures: by network, the picture that shows a verdict.
-        noise: the verdict with noise in the place of distance, if noise was measured.
+        beside: the comparisons of distance with noise, if noise was measured.
     """
     if verdict is None:
         cards = [
@@ -95,30 +95,29 @@ def answers(
         return tag("div", none, tag("div", cards, class_="cards"))
     return tag(
         "div",
-        [_card(verdict, name, audit, (pictures or {}).get(name), noise) for name in verdict.networks],
+        [_card(verdict, name, audit, (pictures or {}).get(name), beside) for name in verdict.networks],
         class_="cards",
     )
 
 
 def _card(
-    verdict: Verdict, network: str, audit: Audit | None, picture: Markup | None, noise: Verdict | None
+    verdict: Verdict, network: str, audit: Audit | None, picture: Markup | None, beside: Verdict | None
 ) -> Markup:
     finding = verdict.finding(network)
     own = _of(verdict.comparisons, network)
     concluded = [] if audit is None else [each for each in audit.sentences if each.name == CONCLUSION]
-    beside = noise_words(verdict, network, noise)
+    mechanism = mechanism_words(verdict, network, beside)
     return tag(
         "div",
         tag("h3", display_name(network)),
         tag("p", headline(verdict, network), class_="finding"),
-        tag("p", tag("strong", "Is it distance? "), beside, class_="noise") if beside else None,
+        tag("p", tag("strong", "Is it distance? "), mechanism, class_="mechanism") if mechanism else None,
         [
             tag(
                 "p",
                 tag("strong", "The audit of the paper\u2019s conclusion: "),
                 f"\u201c{each.text}\u201d ",
                 tag("strong", f"{sentence_case(each.finding)}."),
-                " This follows from the verdict, which doesn't ask what noise costs." if beside else "",
             )
             for each in concluded
             if each.network == network
@@ -315,61 +314,31 @@ def families_words(verdict: Verdict, network: str) -> str:
     )
 
 
-def noise_words(verdict: Verdict, network: str, replaced: Verdict | None = None) -> str:
-    """Return what noise of the same size costs beside distance, and so whether the finding is about distance.
+def mechanism_words(verdict: Verdict, network: str, beside: Verdict | None = None) -> str:
+    """Return where a network lies among networks with a planted mechanism, and what noise costs beside distance.
 
     Args:
         verdict: the verdict.
         network: the network.
-        replaced: the verdict with noise in the place of distance.
+        beside: the comparisons of distance with noise, of `against_noise`.
 
     Returns:
-        Sentences on the largest displacement that distance and some noise reach; "" if noise wasn't measured.
+        Sentences on the largest displacement; "" if no relative cost is defined and noise wasn't measured.
     """
-    measured = _noise_costs(verdict, network)
-    if measured is None:
-        return ""
-    target, distance, noises = measured
-    margin, size = verdict.rules.margin, f"at displacement {100 * target:g} %"
-    costs = {name: f"{name} {_number(cost):.2f}" for name, cost in noises.items()}
-    if max(distance, *noises.values()) <= margin:
-        return (
-            f"Neither distance ({_number(distance):.2f} points) nor noise of the same size "
-            f"({_listed([*costs.values()])}) costs more than the margin {size}, so they can't be told from each other."
-        )
-    less = [costs[name] for name, cost in noises.items() if cost < distance - margin]
-    as_much = [costs[name] for name, cost in noises.items() if cost >= distance - margin]
-    against = f"against {_number(distance):.2f} points of distance, {size}; means over runs, not tested"
-    if as_much:
+    placed = placed_at_largest(verdict, network)
+    words = ""
+    if placed:
         words = (
-            f"Noise of the same size costs as much or more ({_listed(as_much)} {against}), so this doesn't show that "
-            "the units measure distance."
+            f"What intensity costs relative to distance, at displacement {100 * placed[0].cost.target:g} %: "
+            f"{'; '.join(each.text for each in placed)}."
         )
-        words += f" Other noise costs less ({_listed(less)})." if less else ""
-    else:
-        words = (
-            f"Noise of the same size costs less ({_listed(less)} {against}), so the size of the change alone doesn't "
-            "explain what distance costs."
+    noises = _largest(beside, network)
+    if noises:
+        words += (
+            f" Distance costs, minus noise of the same size: {', '.join(map(_row_words, noises))}. Noise doesn't tell "
+            "the mechanisms apart: in planted networks of both kinds it costs about as much as distance."
         )
-    own = verdict.finding(network)
-    if replaced is None or own not in (*DIRECTIONS, "mixed"):
-        return words
-    other = replaced.finding(network)
-    found = "give the same finding" if own == other else f"find \u201c{other}\u201d"
-    return f"{words} With isotropic noise in the place of distance, the same rules {found}."
-
-
-def _noise_costs(verdict: Verdict, network: str) -> tuple[float, float, dict[str, float]] | None:
-    """Return the largest displacement that distance and some noise reach, the cost of distance, and that of noise."""
-    rules = verdict.rules
-    for target in sorted(map(float, verdict.costs.target.values), reverse=True):
-        means = _mean_costs(verdict, network, target)
-        noises: dict[str, float] = {
-            name: means[name] for name in NOISES if name in means and name not in roles(rules)
-        }
-        if noises and set(rules.distance) <= set(means):
-            return target, sum(means[name] for name in rules.distance) / len(rules.distance), noises
-    return None
+    return words.strip()
 
 
 def _mean_costs(verdict: Verdict, network: str, target: float) -> dict[str, float]:
@@ -452,8 +421,14 @@ def _described(study: StudyResults, network: str, margin: float) -> str:
     )
 
 
-def numbers_table(study: StudyResults, verdict: Verdict | None) -> Table:
-    """Return the few numbers that carry the answer: accuracies with intervals, and the largest difference."""
+def numbers_table(study: StudyResults, verdict: Verdict | None, beside: Verdict | None = None) -> Table:
+    """Return the few numbers that carry the answer: accuracies with intervals, and the largest differences.
+
+    Args:
+        study: the results.
+        verdict: the verdict, if it was made.
+        beside: the comparisons of distance with noise, if noise was measured.
+    """
     rows: list[tuple[Cell, ...]] = []
     level = "" if verdict is None else _confidence(verdict)
     for network in networks(study):
@@ -465,20 +440,19 @@ def numbers_table(study: StudyResults, verdict: Verdict | None) -> Table:
             if quantity in study.history:
                 summary = summarise(final_values(study, network, quantity))
                 rows.append((name, words, summary.n, Number.of(summary.mean), Span.of(summary), "95 %"))
-        for row in _largest(verdict, network):
+        for row in (*_largest(verdict, network), *_largest(beside, network)):
             interval = None if row.low is None or row.high is None else Span(row.low, row.high)
             words = f"D, points: distance minus {row.intensity}, displacement {100 * row.target:g} %"
             rows.append((name, words, row.n, Number.of(row.difference, signed=True), interval, level))
         rows.extend((name, *row) for row in _extremes(verdict, network))
-        rows.extend((name, *row) for row in _beside_noise(verdict, network))
     return Table(
         name="numbers",
         title="The numbers that carry the answer",
         caption=(
             "Means over n runs with t intervals; accuracies unperturbed."
             + (
-                " D: cost of distance minus that of intensity. Least and greatest D: over all comparisons by the rules "
-                "and by every check."
+                " D: cost of distance minus that of another family in the same runs. Least and greatest D: over all "
+                "comparisons by the rules and by every check."
                 if verdict is not None
                 else ""
             )
@@ -516,19 +490,3 @@ def _extremes(verdict: Verdict | None, network: str) -> Iterator[tuple[Cell, ...
             f"{100 * row.target:g} %, {way}"
         )
         yield words, row.n, Number.of(row.difference, signed=True), interval, _confidence(verdict)
-
-
-def _beside_noise(verdict: Verdict | None, network: str) -> Iterator[tuple[Cell, ...]]:
-    """Yield the costs of distance and of noise at the largest displacement that both reach."""
-    measured = None if verdict is None else _noise_costs(verdict, network)
-    if verdict is None or measured is None:
-        return
-    target, _, noises = measured
-    costs = verdict.costs.sel(network=network, target=target)
-    distance = costs.sel(family=list(verdict.rules.distance)).mean("family", skipna=False)
-    of = {f"distance ({', '.join(verdict.rules.distance)})": distance.values}
-    of |= {name: costs.sel(family=name).values for name in noises}
-    for name, values in of.items():
-        summary = summarise(_finite(values))
-        words = f"cost, points: {name}, displacement {100 * target:g} %"
-        yield words, summary.n, Number.of(summary.mean), Span.of(summary), "95 %"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from nearzero.analysis.matched import Design
-from nearzero.analysis.verdict import CHECKS, Rules, Verdict, with_noise
+from nearzero.analysis.verdict import CHECKS, Rules, Verdict, against_noise
 from nearzero.networks import TwoLayer
 from nearzero.networks.pixels import Pixels
 from nearzero.page.answer import QUESTION, answers, numbers_table
@@ -261,7 +261,7 @@ def _data(contents: StudyContents, charts: Sequence[Chart], explorers: Sequence[
 def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
     results = contents.results
     judged = contents.verdict is not None
-    noise = None if contents.matched is None else with_noise(contents.matched, contents.rules)
+    beside = None if contents.matched is None else against_noise(contents.matched, contents.rules)
     pictures = {chart.labels["network"]: figure(chart) for chart in charts} if judged else {}
     return tag(
         "section",
@@ -286,7 +286,7 @@ def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
             f"nearzero verdict {shlex.quote(contents.folder)}",
             contents.audit,
             pictures,
-            noise,
+            beside,
         ),
         None if judged else tag("div", [figure(chart) for chart in charts], class_="charts"),
         tag(
@@ -313,7 +313,7 @@ def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
             tag("a", "the unit explorer", href="#units"),
             ".",
         ),
-        to_html(numbers_table(results, contents.verdict)),
+        to_html(numbers_table(results, contents.verdict, beside)),
         tag("h2", "What was run"),
         _run(contents),
         id="answer",

@@ -19,10 +19,34 @@ PAPER = "Alan Oursland, Neural Networks Use Distance Metrics, arXiv 2411.17932 (
 FORMULA = re.compile(r"(as-run|as-written|shift): (y = [^;.]+)")
 FORMULAS = re.compile(r"as-run: y = .*?shift: y = [^.]+\.")
 END = re.compile(r"\n\s*\n(?:Attributes|Example):")
+# What the switches of a study say, and the switches that set the options of a family.
+MEANINGS = {
+    "pixels": {
+        "raw": "pixels from 0 to 255",
+        "normalized": "pixels less their mean, over their standard deviation",
+    },
+    "offset": {
+        "as-run": "the offset also scales z, so that the unit's maximum stays where it is",
+        "as-written": "the formula of the paper's text, which changes the network at level 0 too",
+        "shift": "the offset is added to z, and nothing else",
+    },
+    "clip": {"pre": "z is clipped, before the activation", "post": "the activation is clipped"},
+    "clip_threshold": {"min+pr": "clipped at min + p r", "pr": "clipped at p r"},
+    "range": {
+        "post": "unit ranges are taken after the activation",
+        "pre": "unit ranges are taken before the activation",
+    },
+    "ttest_baseline": {
+        "identity": "t-tests are against the unperturbed network first",
+        "published": "t-tests are against entry 50 of the family's levels first, as published",
+    },
+}
+OPTIONS = {"formula": "offset", "side": "clip", "threshold": "clip_threshold", "range": "range"}
 IN_SHORT = {
     "noise": "random numbers of one size, added to z.",
     "covariance_noise": "random numbers with the covariance of z, added to z.",
 }
+KINDS_OF_NOISE = ("Isotropic noise", "Covariance-shaped noise")  # as the documentation names them
 NOT_DECIDING = {
     "offset": "the paper's; its level doesn't fix the size of the change, and as run it scales too",
     "scale": "the paper's; one factor for all units, which for ReLU and Abs changes predictions only through the "
@@ -65,23 +89,28 @@ def description(name: str, conduct: Conduct) -> str:
         >>> from nearzero.page.terms import description
         >>> description("scale", nz.Conduct())
         "The paper's intensity scale: y = p z."
-        >>> description("shift", nz.Conduct())[-17:]
-        'Here: range post.'
+        >>> description("shift", nz.Conduct())[-49:]
+        'Here: unit ranges are taken after the activation.'
     """
     if name in NOISES:
-        paragraph = " ".join((noise.__doc__ or "").split("\n\n")[1].split())
-        return paragraph.partition(" The noise of an example")[0]
+        paragraph = " ".join((noise.__doc__ or "").split("\n\n")[1].split()).partition(
+            " The noise of an example"
+        )[0]
+        kinds = dict(zip(NOISES, KINDS_OF_NOISE, strict=True))
+        return re.sub(
+            rf"(?:{'|'.join(kinds[each] for each in NOISES if each != name)}): [^.]*\. ", "", paragraph
+        )
     family = make_family(name, conduct)
     words = " ".join(END.split(inspect.getdoc(type(family)) or "")[0].replace("`", "").split())
     if isinstance(family, Offset):  # of its three formulas, the one in use
         formulas = dict(FORMULA.findall(words))
         words = FORMULAS.sub(f"{family.formula}: {formulas[family.formula]}.", words) if formulas else words
     options = [
-        f"{field.name} {getattr(family, field.name)}"
+        MEANINGS[OPTIONS[field.name]][getattr(family, field.name)]
         for field in fields(family)  # type: ignore[arg-type]
-        if field.name != "seed"
+        if field.name in OPTIONS
     ]
-    return f"{words} Here: {', '.join(options)}." if options else words
+    return f"{words} Here: {'; '.join(options)}." if options else words
 
 
 def roles(rules: Rules) -> dict[str, str]:
@@ -91,29 +120,8 @@ def roles(rules: Rules) -> dict[str, str]:
 
 def conduct_list(conduct: Mapping[str, str]) -> Markup:
     """Return the switches of a study with what each of them says."""
-    meanings = {
-        "pixels": {
-            "raw": "pixels from 0 to 255",
-            "normalized": "pixels less their mean, over their standard deviation",
-        },
-        "offset": {
-            "as-run": "the offset also scales z, so that the unit's maximum stays where it is",
-            "as-written": "the formula of the paper's text, which changes the network at level 0 too",
-            "shift": "the offset is added to z, and nothing else",
-        },
-        "clip": {"pre": "z is clipped, before the activation", "post": "the activation is clipped"},
-        "clip_threshold": {"min+pr": "clipped at min + p r", "pr": "clipped at p r"},
-        "range": {
-            "post": "unit ranges are taken after the activation",
-            "pre": "unit ranges are taken before the activation",
-        },
-        "ttest_baseline": {
-            "identity": "t-tests are against the unperturbed network first",
-            "published": "t-tests are against entry 50 of the family's levels first, as published",
-        },
-    }
     lines = (
-        f"{key.replace('_', ' ')} {value}: {meanings.get(key, {}).get(value, 'see the documentation')}"
+        f"{key.replace('_', ' ')} {value}: {MEANINGS.get(key, {}).get(value, 'see the documentation')}"
         for key, value in conduct.items()
     )
     return tag("ul", [tag("li", line) for line in lines], class_="plain")

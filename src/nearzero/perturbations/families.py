@@ -597,7 +597,7 @@ class DistanceShift(Family):
     """A shift of all boundaries by one distance in the space of x: y = z + p R ||w_u||, for z_u = w_u x + b_u.
 
     The boundary of each live unit, w_u x + b_u = 0, moves by p R. R is the root mean square over live units of
-    r_u / ||w_u||, by p times which `Shift` moves them (`Ranges.reference_distance`); r = max - min. So a level
+    r_u / ||w_u||, by p times which `Shift` moves them; r = max - min. So a level
     has about the same size in both. x are the inputs of the linear layer that gives z: those of the network in
     two-layer networks, a patch in convolutions. The family isn't defined where the weights aren't known.
 

@@ -137,8 +137,9 @@ def sentences_table(audit: Audit) -> Table:
             f"95 % intervals, or 90 % ones where equality is asked; the margin is {points(audit.margin)}. A sentence "
             "survives if all conditions of its rule hold, in part if some do, and doesn't survive if none does. Two "
             "rules say otherwise. Scaling doesn't survive, whatever holds, if the sweep is flat by construction. The "
-            "conclusion follows the finding of the verdict and its checks; the comparisons that find that distance "
-            "costs more are counted for reading. With fewer than six runs nothing is decided."
+            "conclusion follows the verdict, its checks, and what intensity costs relative to distance in networks "
+            "with a planted mechanism; its conditions are counted for reading. With fewer than six runs nothing is "
+            "decided."
         ),
         columns=_SENTENCES,
         rows=tuple(map(_sentence_row, audit.sentences)),

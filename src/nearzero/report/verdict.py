@@ -9,20 +9,18 @@ from dataclasses import replace
 import numpy as np
 
 from nearzero.analysis.verdict import Comparison, RelativeCost, Rules, Verdict, measure_words
-from nearzero.mechanisms.reference import Band, relative_costs
+from nearzero.mechanisms.reference import MECHANISMS, placed_costs
 from nearzero.report.results import display_name
 from nearzero.report.table import Cell, Column, Number, PValue, Span, Table
 from nearzero.statistics.summaries import mean
 
 __all__ = [
-    "MECHANISMS",
     "checks_table",
     "comparisons_table",
     "cost_cell",
     "costs_table",
     "judged_tables",
     "p_cell",
-    "planted_bands",
     "relative_table",
     "robust_table",
     "untrained_table",
@@ -36,7 +34,6 @@ HOLM = Column("p_adjusted", "p, Holm", "p, Holm", kind="text", spare=2)
 FINDING = Column("finding", "finding", kind="text")
 ALONE = Column("p_alone", "p, Holm, this layer alone", "p, layer\nalone", kind="text", spare=5)
 JOINT = Column("p_joint", "p, Holm, all networks", "p, all\nnetworks", kind="text", spare=6)
-MECHANISMS = {"distance": "planted distance", "template": "planted templates"}
 PLANTED = (
     " Planted: the 5 to 95 % quantiles of the relative costs of two-layer networks that measure distances, or match "
     "templates, by construction."
@@ -259,37 +256,20 @@ def checks_table(verdict: Verdict, title: str) -> Table:
 # --- costs ---
 
 
-def planted_bands(verdict: Verdict) -> dict[str, tuple[Band, ...]]:
-    """Return by network the relative costs of planted networks with its activation.
-
-    There are none for other activations, and for rules with another distance or measure than the default ones.
-    """
-    default, rules = Rules(), verdict.rules
-    if (rules.distance, rules.measure) != (default.distance, default.measure):
-        return {}
-    activations = {name: verdict.activations.get(name, name) for name in verdict.networks}
-    return {name: bands for name, activation in activations.items() if (bands := relative_costs(activation))}
-
-
 def relative_table(verdict: Verdict, title: str) -> Table:
     """Return a table of what each family of intensity costs relative to distance, at each displacement.
 
     Beside it are the relative costs of planted networks, if there are any for the activation.
     """
-    rows, planted = [], planted_bands(verdict)
+    rows, placed = [], placed_costs(verdict)
+    planted = any(each.bands for each in placed)
     mechanisms = MECHANISMS if planted else {}
-    undefined = any(row.ratio.reason for row in verdict.relative_costs)
-    for row in verdict.relative_costs:
-        ratio = row.ratio
+    undefined = any(each.cost.ratio.reason for each in placed)
+    for each in placed:
+        row, ratio = each.cost, each.cost.ratio
         defined = ratio.ratio is not None and ratio.low is not None and ratio.high is not None
         interval = Span(ratio.low, ratio.high) if defined else None  # type: ignore[arg-type]
-        bands: dict[str, Span] = {
-            band.mechanism: Span(band.low, band.high)
-            for band in planted.get(row.network, ())
-            if (band.family, band.target) == (row.intensity, row.target)
-            and band.low is not None
-            and band.high is not None
-        }
+        bands: dict[str, Span] = {name: Span(*band) for name, band in each.bands.items()}
         spans = (bands.get(mechanism) for mechanism in mechanisms)
         rows.append(
             (

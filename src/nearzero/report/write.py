@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearzero.analysis.verdict import Verdict
+from nearzero.mechanisms.reference import planted_bands
 from nearzero.paper.audit.values import Audit
 from nearzero.report.audit import audited_tables
 from nearzero.report.captions import figure_captions
@@ -19,7 +20,7 @@ from nearzero.report.render import to_csv, to_latex, to_markdown
 from nearzero.report.results import StudyResults
 from nearzero.report.table import Table
 from nearzero.report.tables import tables
-from nearzero.report.verdict import judged_tables, planted_bands
+from nearzero.report.verdict import judged_tables
 from nearzero.support.checksums import write_recorded
 
 if TYPE_CHECKING:

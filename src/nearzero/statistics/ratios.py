@@ -34,6 +34,13 @@ class Ratio:
     high: float | None = None
     reason: str = ""
 
+    @property
+    def text(self) -> str:
+        """Return the ratio with its interval, "0.46 (0.43 to 0.50)", or why there is none."""
+        if self.ratio is None:
+            return f"undefined, since {self.reason}"
+        return f"{self.ratio:.2f} ({self.low:.2f} to {self.high:.2f})"
+
 
 def ratio_of_means(numerator: ArrayLike, denominator: ArrayLike, confidence: float = 0.95) -> Ratio:
     """Return the ratio of two means over the same runs, with Fieller's interval.
@@ -58,6 +65,8 @@ def ratio_of_means(numerator: ArrayLike, denominator: ArrayLike, confidence: flo
         >>> found = ratio_of_means([4.5, 5.0, 5.5], [9.0, 10.0, 11.0])  # x = y / 2 in every run
         >>> found.ratio, found.low, found.high
         (0.5, 0.5, 0.5)
+        >>> found.text
+        '0.50 (0.50 to 0.50)'
         >>> ratio_of_means([1.0, 2.0, 3.0], [-1.0, 0.0, 1.5]).reason
         "the denominator's interval contains 0"
     """

@@ -8,7 +8,7 @@ networks of a table, and `sources` accepts what users have.
 """
 
 from nearzero.analysis.verdict.compare import Comparison, costs
-from nearzero.analysis.verdict.judge import CheckResult, RelativeCost, Verdict, judge, with_noise
+from nearzero.analysis.verdict.judge import CheckResult, RelativeCost, Verdict, against_noise, judge
 from nearzero.analysis.verdict.rules import CHECKS, LOSS, Finding, Measure, Rules, measure_words
 from nearzero.analysis.verdict.sources import REPORTED, design_for, gathered, verdict
 
@@ -23,11 +23,11 @@ __all__ = [
     "RelativeCost",
     "Rules",
     "Verdict",
+    "against_noise",
     "costs",
     "design_for",
     "gathered",
     "judge",
     "measure_words",
     "verdict",
-    "with_noise",
 ]

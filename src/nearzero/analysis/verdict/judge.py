@@ -17,11 +17,12 @@ from nearzero.analysis.verdict.rules import DIRECTIONS, Finding, Rules
 from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.perturbations.activations import ACTIVATIONS
+from nearzero.perturbations.noise import NOISES
 from nearzero.statistics.multiplicity import holm
 from nearzero.statistics.ratios import Ratio, ratio_of_means
 from nearzero.support.display import Displayed
 
-__all__ = ["CheckResult", "RelativeCost", "Verdict", "judge", "with_noise"]
+__all__ = ["CheckResult", "RelativeCost", "Verdict", "against_noise", "judge"]
 
 Floats = npt.NDArray[np.float64]
 Outcome = Literal["holds", "turns", "undecided", "not measured"]
@@ -281,22 +282,22 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
     )
 
 
-def with_noise(responses: xr.Dataset, rules: Rules) -> Verdict | None:
-    """Return the verdict with isotropic noise in the place of distance, without checks.
+def against_noise(responses: xr.Dataset, rules: Rules) -> Verdict | None:
+    """Return the comparisons of distance with noise of the same size in the place of intensity, without checks.
 
-    If it finds what the verdict finds, any change of this size costs as much, and the verdict doesn't show that units
-    measure distance.
+    Noise says how much any change of this size costs. It costs about as much as a signed shift in networks with
+    planted distance and in networks with planted templates, so it doesn't tell these mechanisms apart.
 
     Args:
         responses: as for `judge`.
         rules: those of the verdict.
 
     Returns:
-        None if noise wasn't measured, or is one of the families that decide.
+        None if no noise was measured that isn't one of the families that decide.
     """
-    if "noise" not in responses.family.values or "noise" in (*rules.distance, *rules.intensity):
-        return None
-    return judge(responses, replace(rules, distance=("noise",), checks=()))
+    deciding = (*rules.distance, *rules.intensity)
+    noises = tuple(name for name in NOISES if name in responses.family.values and name not in deciding)
+    return judge(responses, replace(rules, intensity=noises, checks=())) if noises else None
 
 
 def _check_costs(responses: xr.Dataset, rules: Rules, check: str) -> xr.DataArray | None:

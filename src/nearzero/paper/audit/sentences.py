@@ -2,8 +2,8 @@
 
 A rule is a list of conditions. A sentence survives if all of them hold, survives in part if some do, and
 doesn't survive if none does. If a rule requires something, the sentence doesn't survive without it. The last
-sentence follows the verdict and its checks instead: its conditions are the verdict's comparisons. With
-fewer than six runs the conditions are described and nothing is decided, as in a verdict.
+sentence follows the verdict, its checks, and what intensity costs relative to distance in networks with a planted
+mechanism. With fewer than six runs the conditions are described and nothing is decided, as in a verdict.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nearzero.analysis.verdict import with_noise
+from nearzero.analysis.verdict import against_noise
+from nearzero.mechanisms.reference import PlacedCost, placed_at_largest
 from nearzero.paper.audit.evidence import Evidence, NetworkEvidence, Runs, has_target, within_margin
 from nearzero.paper.audit.values import ALPHA, MATCHED, Finding, Sentence
 from nearzero.statistics.paired import MINIMUM_RUNS, equivalence_test
@@ -204,18 +205,40 @@ def _conclusion(own: NetworkEvidence) -> Decision:
         for row in comparisons
         if row.n
     ]
-    conditions = [_RuleCondition("", "", row.finding == "distance costs more") for row in comparisons]
-    found = "; ".join(filter(None, (short, checks, _with_noise(own))))
-    numbers = f"{found}; cost of distance minus intensity, points: " + "; ".join(differences)
-    decided = checks in ("", "robust")
-    return CONCLUSIONS[short] if decided else "not decided", conditions, numbers
+    placed = placed_at_largest(verdict, own.network)
+    likely = [each.place == "as with planted distance" for each in placed]
+    held = [*(row.finding == "distance costs more" for row in comparisons), *likely]
+    numbers = {
+        "": "; ".join(filter(None, (short, checks))),
+        "cost of distance minus intensity, points: ": "; ".join(differences),
+        f"cost relative to distance, displacement {_percent(placed)}: ": "; ".join(
+            each.text for each in placed
+        ),
+        "cost of distance minus noise, points: ": _against_noise(own),
+    }
+    finding = CONCLUSIONS[short] if checks in ("", "robust") else "not decided"
+    if finding == "survives" and not (likely and all(likely)):
+        finding = "survives in part"
+    texts = "; ".join(f"{words}{text}" for words, text in numbers.items() if text)
+    return finding, [_RuleCondition("", "", holds) for holds in held], texts
 
 
-def _with_noise(own: NetworkEvidence) -> str:
-    """Return the finding with isotropic noise in the place of distance; "" if noise wasn't measured."""
+def _percent(placed: Sequence[PlacedCost]) -> str:
+    """Return the displacement of relative costs in percent; they have one."""
+    return f"{100 * placed[0].cost.target:g} %" if placed else ""
+
+
+def _against_noise(own: NetworkEvidence) -> str:
+    """Return what distance costs more than noise of the same size; "" if noise wasn't measured."""
     matched, verdict = own.study.matched, own.study.verdict
-    replaced = None if matched is None or verdict is None else with_noise(matched, verdict.rules)
-    return "" if replaced is None else f"with noise in the place of distance: {replaced.finding(own.network)}"
+    found = None if matched is None or verdict is None else against_noise(matched, verdict.rules)
+    rows = [row for row in (found.comparisons if found else ()) if row.network == own.network and row.n]
+    texts = [
+        f"{row.intensity} {100 * row.target:g} %: {row.difference:+.2f} ({row.low:.2f} to {row.high:.2f})"
+        for row in rows
+        if row.target == rows[-1].target and row.low is not None and row.high is not None
+    ]
+    return "; ".join(texts)
 
 
 # Of each statement: the family that must have been swept, name, text, rule, and the function that decides.
@@ -263,9 +286,10 @@ _STATEMENTS = (
         None,
         "conclusion",
         "So units measure distance, and not intensity.",
-        "The verdict at matched displacement: distance costs more (survives), in one comparison and intensity in "
-        "another (in part), intensity does, or they are equivalent (doesn't survive). A direction counts only if all "
-        "checks of the verdict hold; otherwise, and in all other cases, the sentence isn't decided.",
+        "By the verdict at matched displacement, distance costs more and all checks hold; and relative to distance, "
+        "at the largest displacement, each family of intensity costs as little as in networks with planted distance "
+        "(95 % interval): survives. The first alone, or distance in one comparison and intensity in another: in part. "
+        "Intensity costs more, or both cost the same: doesn't survive. Otherwise it isn't decided.",
         _conclusion,
     ),
 )

@@ -11,17 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from nearzero.analysis.verdict import RelativeCost, Verdict
-from nearzero.mechanisms.reference import Band
+from nearzero.mechanisms.reference import MECHANISMS, Band, Mechanism
 from nearzero.report.figures.style import FAMILY_MARKERS, INK, ROLES, ShownFigure, add_notices, points, styled
 from nearzero.report.results import display_name
-from nearzero.report.verdict import MECHANISMS
 
 __all__ = ["relative_figure"]
 
 # Colour and hatching of a mechanism.
-_MECHANISMS = dict(
-    zip(("distance", "template"), zip(ROLES["mechanisms"], ("////", "...."), strict=True), strict=True)
-)
+_MECHANISMS = dict(zip(MECHANISMS, zip(ROLES["mechanisms"], ("////", "...."), strict=True), strict=True))
 _TICKS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 _TICK_LABELS = ("0", "¼", "½", "1", "2", "4")
 _EDGES = (-0.08, 16.0)  # relative costs beyond these are drawn at the edge, as an arrow
@@ -37,7 +34,7 @@ def relative_figure(
     Args:
         verdict: the verdict.
         bands: by network, the relative costs of networks with a planted mechanism, see
-            `nearzero.report.verdict.planted_bands`.
+            `nearzero.mechanisms.reference.planted_bands`.
         notices: lines above the figure.
     """
     names, families = verdict.shown_networks, verdict.rules.intensity
@@ -144,7 +141,7 @@ def _ratio(share: Any) -> Any:
     return np.where(share < 0, share, inside / (1.0 - inside))
 
 
-def _legend(mechanisms: Sequence[str]) -> list[Any]:
+def _legend(mechanisms: Sequence[Mechanism]) -> list[Any]:
     style = points(FAMILY_MARKERS[1], 4.5, INK, INK)
     network = Line2D(
         [], [], **style | {"linestyle": "-", "linewidth": 1.3}, label="this network, 95 % interval"
