@@ -25,6 +25,7 @@ from nearzero.page.answer import (
     headline,
     mechanism_words,
     numbers_table,
+    planted_table,
     ways_table,
     within,
 )
@@ -161,13 +162,14 @@ def judged_twice(noise: float = 0.2) -> nz.analysis.verdict.Verdict:
     return nz.analysis.verdict.judge(*planted(noise))
 
 
-def planted(noise: float, gains: float = 0.1) -> tuple[xr.Dataset, nz.Rules]:
-    """Return responses in which distance costs 20 points at 50 %, and noise and gains as given, and the rules."""
+def planted(noise: float, gains: float = 0.1, cap: float = 0.0) -> tuple[xr.Dataset, nz.Rules]:
+    """Return responses in which distance costs 20 points at 50 %, and others as given, and the rules."""
     rules = nz.Rules(targets=(0.1, 0.5), checks=("centred_accuracy",))
     families, sides, runs = ("signed_shift", "gains", "cap", "floor", "noise"), ("below", "above"), 8
     jitter = np.random.default_rng(0).normal(0, 0.003, (1, runs, len(families), 2, 2))
     lost = np.zeros((1, runs, len(families), 2, 2))
     lost[..., 0, :, 1], lost[..., 1, :, 1], lost[..., 3, :, 1], lost[..., 4, :, 1] = 0.2, gains, 0.4, noise
+    lost[..., 2, :, 1] = cap
     centred = lost.copy()
     centred[..., 2, :, 1] = 0.5
     place = ("network", "run", "family", "side", "target")
@@ -205,17 +207,27 @@ def test_a_card_counts_what_each_way_of_measuring_finds() -> None:
     assert f"noise {float(costs.sel(family='noise')):.2f} (neither of them" in families
 
 
-@pytest.mark.parametrize(("lost", "place"), [(0.05, 0), (0.1, 1), (0.2, 2)])
-def test_a_card_says_where_a_network_lies_among_planted_ones(lost: float, place: int) -> None:
-    responses, rules = planted(0.2, gains=lost)
+@pytest.mark.parametrize(
+    ("gains", "cap", "words"),
+    [
+        (0.01, 0.01, "As far as"),
+        (0.1, 0.1, "In part: "),
+        (0.25, 0.6, "No: "),
+        (0.01, 0.1, "Not told: one family"),
+    ],
+)
+def test_a_card_says_where_a_network_lies_among_planted_ones(gains: float, cap: float, words: str) -> None:
+    responses, rules = planted(0.2, gains, cap)
     verdict = nz.analysis.verdict.judge(responses, rules)
     said = mechanism_words(verdict, "relu", against_noise(responses, rules))
-    where = (
-        "as with planted distance",
-        "between planted distance and templates",
-        "as with planted templates",
-    )
-    assert re.search(rf"gains {5 * lost:.1f}\d \([^;]*: {where[place]}; cap", said)
+    assert said.startswith(words)
+    table = planted_table(verdict, "relu")
+    assert table is not None
+    costs = verdict.costs.sel(network="relu", target=0.5).mean("run")
+    shown = {str(family): float(str(words).split()[0]) for family, words, *_ in table.rows}
+    for family in ("gains", "cap"):
+        ratio = float(costs.sel(family=family) / costs.sel(family="signed_shift"))
+        assert shown[family] == pytest.approx(ratio, abs=0.005)
     card = answers(None, verdict, 1.0, "", beside=against_noise(responses, rules))  # type: ignore[arg-type]
     assert card.index('class="finding"') < card.index(html.escape(said)) < card.index("By how much")
 
@@ -231,7 +243,7 @@ def test_a_card_and_the_numbers_say_what_distance_costs_beyond_noise(noise: floa
     words = (
         f"{differences.mean():+.2f} [{interval.low:.2f} to {interval.high:.2f}] (noise, displacement 50 %)"
     )
-    assert f"minus noise of the same size: {words}." in mechanism_words(
+    assert f"here distance costs, minus noise, {words}." in mechanism_words(
         nz.analysis.verdict.judge(both, rules), "relu", beside
     )
     rows = numbers_table(study, nz.analysis.verdict.judge(both, rules), beside).rows

@@ -15,7 +15,7 @@ import numpy as np
 
 from nearzero.analysis.verdict import CHECKS, Comparison, Finding, Verdict
 from nearzero.analysis.verdict.rules import DIRECTIONS
-from nearzero.mechanisms.reference import placed_at_largest
+from nearzero.mechanisms.reference import MECHANISMS, placed_at_largest
 from nearzero.page.terms import roles
 from nearzero.paper.audit.values import Audit, points, sentence_case
 from nearzero.report.figures.scales import reading_of
@@ -55,6 +55,20 @@ SHORT = {
     "no effect": "none",
     "inconclusive": "open",
 }
+# What it means that all families of intensity have the same place among planted networks, by place.
+LIKENESS = {
+    "as with planted distance": "As far as costs can tell: intensity costs as little, relative to distance, as in "
+    "networks that measure distances by construction.",
+    "between planted distance and templates": "In part: relative to distance, intensity costs more than in networks "
+    "that measure distances by construction, and less than in networks that match templates.",
+    "as with planted templates": "No: relative to distance, intensity costs as much as in networks that match "
+    "templates by construction.",
+    "not told": "Not told: the relative costs fit neither networks that measure distances by construction nor networks "
+    "that match templates, or both.",
+}
+UNLIKE = (
+    "Not told: one family of intensity costs as much as in one kind of planted networks, and another doesn't."
+)
 CONCLUSION = "conclusion"  # the audit's name for the sentence that this page asks about
 
 
@@ -106,12 +120,13 @@ def _card(
     finding = verdict.finding(network)
     own = _of(verdict.comparisons, network)
     concluded = [] if audit is None else [each for each in audit.sentences if each.name == CONCLUSION]
-    mechanism = mechanism_words(verdict, network, beside)
+    mechanism, planted = mechanism_words(verdict, network, beside), planted_table(verdict, network)
     return tag(
         "div",
         tag("h3", display_name(network)),
         tag("p", headline(verdict, network), class_="finding"),
         tag("p", tag("strong", "Is it distance? "), mechanism, class_="mechanism") if mechanism else None,
+        to_html(planted) if planted else None,
         [
             tag(
                 "p",
@@ -315,7 +330,7 @@ def families_words(verdict: Verdict, network: str) -> str:
 
 
 def mechanism_words(verdict: Verdict, network: str, beside: Verdict | None = None) -> str:
-    """Return where a network lies among networks with a planted mechanism, and what noise costs beside distance.
+    """Return where a network lies among networks with a planted mechanism, and what distance costs beyond noise.
 
     Args:
         verdict: the verdict.
@@ -326,19 +341,43 @@ def mechanism_words(verdict: Verdict, network: str, beside: Verdict | None = Non
         Sentences on the largest displacement; "" if no relative cost is defined and noise wasn't measured.
     """
     placed = placed_at_largest(verdict, network)
-    words = ""
-    if placed:
-        words = (
-            f"What intensity costs relative to distance, at displacement {100 * placed[0].cost.target:g} %: "
-            f"{'; '.join(each.text for each in placed)}."
-        )
-    noises = _largest(beside, network)
-    if noises:
-        words += (
-            f" Distance costs, minus noise of the same size: {', '.join(map(_row_words, noises))}. Noise doesn't tell "
-            "the mechanisms apart: in planted networks of both kinds it costs about as much as distance."
-        )
-    return words.strip()
+    places = {each.place for each in placed if each.bands}
+    words = [LIKENESS[places.pop()] if len(places) == 1 else UNLIKE] if places else []
+    words += [
+        "Noise of the same size doesn't tell, since in both kinds of networks it costs about as much as distance; "
+        f"here distance costs, minus noise, {_row_words(row)}."
+        for row in _largest(beside, network)[:1]
+    ]
+    return " ".join(words)
+
+
+def planted_table(verdict: Verdict, network: str) -> Table | None:
+    """Return what intensity costs relative to distance, beside planted networks; None if there are none of these."""
+    placed = [each for each in placed_at_largest(verdict, network) if each.bands]
+    if not placed:
+        return None
+    return Table(
+        name=f"planted-{network}",
+        title="Costs relative to that of distance",
+        caption=(
+            f"At displacement {100 * placed[0].cost.target:g} %, with 95 % intervals (Fieller). Planted: 5 to 95 % of "
+            "the networks that measure distances, or match templates, by construction."
+        ),
+        columns=(
+            Column("family", "family", kind="text"),
+            Column("relative", "this network", kind="text"),
+            *(Column(name, words, kind="interval") for name, words in MECHANISMS.items()),
+        ),
+        rows=tuple(
+            (
+                each.cost.intensity,
+                each.cost.ratio.text,
+                *(Span(*each.bands[name]) if name in each.bands else None for name in MECHANISMS),
+            )
+            for each in placed
+        ),
+        group="family",
+    )
 
 
 def _mean_costs(verdict: Verdict, network: str, target: float) -> dict[str, float]:
