@@ -25,7 +25,7 @@ __all__ = [
     "unit_table",
 ]
 
-AXES = {"level": "level", "displacement": "displacement"}
+AXES = {"displacement": "displacement", "level": "level"}  # equal sizes first: equal levels can't be compared
 
 
 def curve_controls(charts: Sequence[Chart], published: bool, displaced: bool) -> Markup:

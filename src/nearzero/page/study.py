@@ -447,7 +447,7 @@ def _tables(contents: StudyContents) -> Markup:
         "div",
         tag("h3", "The verdict") if judged else None,
         [_titled(_finding_early(table), title) for table in judged],
-        [_folded(table, title) for table in contents.further],
+        [_titled(table, title) for table in contents.further],
         tag("h3", "Accuracies" if departures else "Beside the published numbers") if judged else None,
         None if departures else tag("p", DEVIATIONS),
         [_titled(table, title) for table in measured],
@@ -472,10 +472,6 @@ def _finding_early(table: Table) -> Table:
 def _titled(table: Table, title: str) -> Markup:
     """Return a table without the study's title, which stands above the page."""
     return to_html(replace(table, title=table.title.replace(f": {title}", "", 1)))
-
-
-def _folded(table: Table, title: str) -> Markup:
-    return tag("details", tag("summary", table.title.replace(f": {title}", "", 1)), _titled(table, title))
 
 
 def _checks(contents: StudyContents) -> Markup:
