@@ -89,7 +89,7 @@ def pixels(own: NetworkEvidence, entry: MakeEntry) -> Entries:
     own_pixels, other_pixels = own.study.pixels, OTHER_PIXELS[own.study.pixels]
     note = "as run: raw pixels; put right: normalized ones"
     if other is None:
-        note += f"; {other_pixels} ones weren't measured: `nearzero audit STUDY --against OTHER` takes a study with them"
+        note += f"; {other_pixels} ones weren't measured: `nearzero audit STUDY --against OTHER` does"
     elif own.network not in other.history.network.values:
         note += f"; the study with {other_pixels} ones has no {label(own.network)}"
         other = None
