@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from nearzero.page.answer import (
     mechanism_words,
     numbers_table,
     planted_table,
+    power_words,
     ways_table,
     within,
 )
@@ -35,6 +37,7 @@ from nearzero.page.terms import description
 from nearzero.perturbations.families import FAMILIES
 from nearzero.perturbations.noise import NOISES
 from nearzero.report.figures.scales import reading_of
+from nearzero.report.table import Column, Table
 from nearzero.statistics.summaries import t_interval
 from nearzero.study.spec import parse_setting, resolve
 
@@ -354,14 +357,43 @@ def test_a_study_that_diverged_still_has_a_page(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_kept_power_table_is_shown(study: nz.Study, page: str) -> None:
-    assert "No power table is kept" in page
+    assert "No power table of these rules is kept" in page
     path = study.folder / "power.json"
-    path.write_text(json.dumps({"table": [{"mechanism": "<b>", "right": "1.00"}]}), encoding="utf-8")
+    kept = {"rules": asdict(study.spec.rules), "table": [{"mechanism": "<b>", "right": "1.00"}]}
+    path.write_text(json.dumps(kept), encoding="utf-8")
     assert "&lt;b&gt;" in study.to_html()
+    path.write_text(json.dumps(kept | {"rules": asdict(nz.Rules(margin=2))}), encoding="utf-8")
+    assert "No power table of these rules is kept" in study.to_html()
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(nz.InputError, match=r"power.json isn't a power table of nearzero"):
         study.to_html()
     path.unlink()
+
+
+def test_a_card_says_how_often_the_rules_are_right() -> None:
+    row = {"activation": "Abs", "strength": "8", "right": "90 %", "wrong direction": "1 %", "studies": "20"}
+    row |= {"findings": "distance 19, mixed 1"}
+    rows = [
+        row | {"mechanism": "distance", "runs": "10", "right": "50 %"},
+        row | {"mechanism": "distance", "runs": "20"},
+        row | {"mechanism": "mixed", "runs": "20"},
+        row | {"mechanism": "null", "runs": "20", "wrong direction": "3 %"},
+        row | {"mechanism": "template", "activation": "ReLU", "runs": "20"},
+    ]
+    table = Table(
+        name="power",
+        title="",
+        caption="",
+        columns=tuple(Column(name, name, kind="text") for name in rows[0]),
+        rows=tuple(tuple(row[name] for name in rows[0]) for row in rows),
+        group="activation",
+    )
+    assert power_words(table, "abs") == (
+        " In planted studies of 20 runs (strength 8) these rules find planted distance in 90 % and the opposite in "
+        "1 %; in networks that do half of each: distance 19, mixed 1 of 20; a direction that isn't there in 3 %; with "
+        "95 % intervals."
+    )
+    assert power_words(table, "gelu") == power_words(None, "abs") == ""
 
 
 def test_reproducing_makes_the_page(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from nearzero.analysis.verdict import Rules, Verdict, judge
 from nearzero.errors import InputError
 from nearzero.mechanisms.studies import Condition, study_responses
 from nearzero.perturbations.activations import ACTIVATIONS
+from nearzero.support.checksums import write_recorded
 from nearzero.support.display import Displayed
-from nearzero.support.files import make_folder, write_text
 from nearzero.support.workers import Workers, do_all, local_processes
 
 __all__ = ["CAPTION", "Counts", "Power", "Rate", "overall_findings", "power"]
@@ -153,12 +153,14 @@ class Power(Displayed):
     def save(self, folder: str | Path) -> Path:
         """Write rules, settings, counts and the rows of the table to power.json in a folder; return its path.
 
+        Its checksum is in the folder's record, which `nearzero verify` reads.
+
         Raises:
             InputError: the folder can't be written.
         """
-        path = make_folder(Path(folder)) / "power.json"
+        path = Path(folder) / "power.json"
         kept = asdict(self) | {"table": [counts.row for counts in self.counts]}
-        write_text(path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+        write_recorded(path.parent, path, (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode())
         return path
 
 

@@ -33,7 +33,17 @@ from nearzero.report.results import (
 from nearzero.report.table import Cell, Column, Number, Span, Table
 from nearzero.statistics.summaries import mean, summarise
 
-__all__ = ["QUESTION", "answers", "mechanism_words", "numbers_table", "robustness", "ways_table", "within"]
+__all__ = [
+    "QUESTION",
+    "answers",
+    "mechanism_words",
+    "numbers_table",
+    "planted_table",
+    "power_words",
+    "robustness",
+    "ways_table",
+    "within",
+]
 
 QUESTION = "Do these hidden units measure distance or intensity?"
 ANSWERS = {
@@ -80,6 +90,7 @@ def answers(
     audit: Audit | None = None,
     pictures: Mapping[str, Markup] | None = None,
     beside: Verdict | None = None,
+    power: Table | None = None,
 ) -> Markup:
     """Return an answer for each network.
 
@@ -91,6 +102,7 @@ def answers(
         audit: the audit, if it was made.
         pictures: by network, the picture that shows a verdict.
         beside: the comparisons of distance with noise, if noise was measured.
+        power: how often the rules are right on planted studies, if that was kept.
     """
     if verdict is None:
         cards = [
@@ -109,13 +121,18 @@ def answers(
         return tag("div", none, tag("div", cards, class_="cards"))
     return tag(
         "div",
-        [_card(verdict, name, audit, (pictures or {}).get(name), beside) for name in verdict.networks],
+        [_card(verdict, name, audit, (pictures or {}).get(name), beside, power) for name in verdict.networks],
         class_="cards",
     )
 
 
 def _card(
-    verdict: Verdict, network: str, audit: Audit | None, picture: Markup | None, beside: Verdict | None
+    verdict: Verdict,
+    network: str,
+    audit: Audit | None,
+    picture: Markup | None,
+    beside: Verdict | None,
+    power: Table | None,
 ) -> Markup:
     finding = verdict.finding(network)
     own = _of(verdict.comparisons, network)
@@ -138,7 +155,7 @@ def _card(
             if each.network == network
         ],
         tag("p", tag("strong", "By how much: "), _by_how_much(own, verdict)),
-        tag("p", tag("strong", "How sure: "), _how_sure(own, verdict)),
+        tag("p", tag("strong", "How sure: "), _how_sure(own, verdict), power_words(power, network)),
         picture,
         tag("p", tag("strong", "What would change it: "), robustness(verdict, network)),
         to_html(ways_table(verdict, network)) if verdict.checks else None,
@@ -224,6 +241,35 @@ def _how_sure(own: list[Comparison], verdict: Verdict) -> str:
         f"of {len(own)} comparisons over {over} runs: {found}. Margin {points(rules.margin)}, {rules.test} test, "
         f"family-wise error rate {rules.alpha:g}; the intervals of D here are {_confidence(verdict)}."
     )
+
+
+def power_words(power: Table | None, network: str) -> str:
+    """Return how often the rules are right on planted studies with a network's activation and the most runs.
+
+    Args:
+        power: the table of `nearzero power`, if it was kept.
+        network: the network; the name of its activation.
+    """
+    names = [column.name for column in power.columns] if power else []
+    rows = [dict(zip(names, map(str, row), strict=True)) for row in (power.rows if power else ())]
+    own = [row for row in rows if row.get("activation") == display_name(network)]
+    most = max((int(row["runs"]) for row in own), default=0)
+    said = [_power_row(row) for row in own if int(row["runs"]) == most]
+    if not said:
+        return ""
+    strengths = _listed(sorted({row["strength"] for row in own}))
+    return (
+        f" In planted studies of {most} runs (strength {strengths}) these rules find {'; '.join(said)}; with 95 % "
+        "intervals."
+    )
+
+
+def _power_row(row: Mapping[str, str]) -> str:
+    if row["mechanism"] == "null":
+        return f"a direction that isn't there in {row['wrong direction']}"
+    if row["mechanism"] == "mixed":
+        return f"in networks that do half of each: {row['findings']} of {row['studies']}"
+    return f"planted {row['mechanism']} in {row['right']} and the opposite in {row['wrong direction']}"
 
 
 def _confidence(verdict: Verdict) -> str:

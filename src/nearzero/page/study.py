@@ -107,7 +107,7 @@ class StudyContents:
         verdict: the verdict, if it was made.
         audit: the audit, if it was made.
         further: other tables: of the untrained networks, of effects near zero.
-        power: rows of the power table, if it was kept; and what they say, in sentences.
+        power: how often the rules are right on planted studies, if that was kept.
         networks: the networks that are embedded.
         examples: the examples that are embedded.
         accuracies: by network and run, the accuracy on all test examples, from 0 to 1.
@@ -287,6 +287,7 @@ def _lead(contents: StudyContents, charts: Sequence[Chart]) -> Markup:
             contents.audit,
             pictures,
             beside,
+            contents.power,
         ),
         None if judged else tag("div", [figure(chart) for chart in charts], class_="charts"),
         tag(
@@ -499,7 +500,7 @@ def _checks(contents: StudyContents) -> Markup:
         if power is not None
         else tag(
             "p",
-            "No power table is kept beside this study; ",
+            "No power table of these rules is kept beside this study; ",
             tag("code", f"nearzero power {folder} --out {folder}"),
             " makes one.",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from nearzero.study.data import DataSource
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import resolve
 from nearzero.study.store import Store
-from nearzero.support.files import read_bytes
+from nearzero.support.checksums import read_recorded
 
 __all__ = ["PAGE", "study_contents"]
 
@@ -157,18 +158,27 @@ def _further(store: Store, title: str) -> Iterator[Table]:
 
 
 def _power_table(store: Store) -> Table | None:
-    """Return the power table that `nearzero power --out STUDY` left in the study's folder; None if there is none."""
+    """Return the power table that `nearzero power --out STUDY` left in the study's folder.
+
+    None if there is none, or if it was made by other rules than those of the study.
+    """
     path = store.folder / POWER
     if not path.is_file():
         return None
+    content = read_recorded(
+        store.folder, path, "delete it or make it again: `nearzero power STUDY --out STUDY`"
+    )
     try:
-        rows: list[dict[str, Any]] = json.loads(read_bytes(path))["table"]
-        names = list(rows[0])
+        found = json.loads(content)
+        rows: list[dict[str, Any]] = found["table"]
+        names, rules = list(rows[0]), found["rules"]
         cells = tuple(tuple(str(row[name]) for name in names) for row in rows)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise InputError(
             f"{path} isn't a power table of nearzero ({error}); delete it or make it again"
         ) from error
+    if rules != json.loads(json.dumps(asdict(store.spec.rules))):
+        return None
     return Table(
         name="power",
         title="How often the rules are right on planted studies with a known answer",
