@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -177,11 +178,63 @@ def test_specs_of_the_atlas_train_and_measure(name: str, tmp_path: Path) -> None
 
 
 def test_kept_families_of_the_atlas_are_those_of_the_specs() -> None:
-    for folder in (EXAMPLES.parent / "results" / "atlas").iterdir():
-        if folder.name != "pretrained":
-            kept = nz.Grid.create(folder, ATLAS / f"{folder.name}.toml")  # refuses another spec
-            assert kept.responses.sizes["run"] == 10
-            assert all(check.status == "whole" for check in kept.verify())
+    for name in CASES:
+        kept = nz.Grid.create(
+            EXAMPLES.parent / "results" / "atlas" / name, ATLAS / f"{name}.toml"
+        )  # refuses another
+        assert kept.responses.sizes["run"] == 10
+        assert all(check.status == "whole" for check in kept.verify())
+
+
+NETWORKS = """
+from torch import nn
+
+
+def build(width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+"""
+SPEC = """
+title = "Width"
+vary = "width"
+values = [4]
+
+[network]
+build = "networks.py:build"
+data = "digits"
+layers = ["2"]
+runs = 2
+
+[study]
+verdict_targets = [0.2]
+verdict_draws = 1
+"""
+
+
+def test_the_atlas_is_made_by_one_command_which_logs_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A family that fails is named and doesn't stop the others; a complete one isn't logged again."""
+    make = load("atlas/make")
+    (tmp_path / "networks.py").write_text(NETWORKS)
+    (tmp_path / "convnet.toml").write_text(SPEC)
+    (tmp_path / "controls.toml").write_text(SPEC.replace('["2"]', '["hidden"]'))
+    monkeypatch.setattr(make, "HERE", tmp_path)
+    out = tmp_path / "atlas"
+    given = ["--families", "controls", "convnet", "--out", str(out), "--networks", str(tmp_path / "networks")]
+    assert make.main(given) == 1
+    assert "not complete: controls; the same command continues" in capfd.readouterr().err
+    took = r"\d+ s by the clock, [1-9]\d* s of the processor; workers: 1"
+    lines = [
+        r"\S+  controls: begun",
+        rf"\S+  controls: stopped with status 2; {took}",
+        r"\S+  convnet: begun",
+        rf"\S+  convnet: complete; {took}",
+    ]
+    written = (out / "log.txt").read_text()
+    assert re.fullmatch("\n".join(lines), written.strip())
+    assert nz.Grid.open(out / "convnet").responses.sizes["run"] == 2
+    assert make.main(["--families", "convnet", *given[3:]]) == 0
+    assert (out / "log.txt").read_text() == written
 
 
 def test_sequences_of_the_language_models_are_cut_from_other_text_than_they_were_trained_on() -> None:
