@@ -81,7 +81,10 @@ def test_the_result_keeps_name_and_hash(model, text, tmp_path) -> None:
     for each in (result, again):
         assert each.origins["model"].files == {"model.safetensors": expected}
         assert each.origins["model"].name == f"hf:{model}"
-        assert each.origins["data"].files == {"text.txt": hashlib.sha256(TEXT.encode()).hexdigest()}
+        files = each.origins["data"].files
+        assert files["text.txt"] == hashlib.sha256(TEXT.encode()).hexdigest()
+        tokens = imported("transformers").AutoTokenizer.from_pretrained(str(model))(TEXT)["input_ids"]
+        assert list(files)[1:] == [f"{-(-len(tokens) // 24)} blocks of tokens"]
     assert (
         json.loads(result.response.attrs["versions"])["transformers"] == imported("transformers").__version__
     )

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.assumptions import Assumption
-from nearzero.torch_models.loading import build_model, load_data
+from nearzero.torch_models.loading import build_model, data_digest, load_data
 from nearzero.torch_models.named import hf_data, hf_models, timm_models, torchvision_models
 from nearzero.torch_models.named.images import image_batches, image_folder, is_image_folder
 from nearzero.torch_models.named.options import Loading
@@ -150,7 +151,7 @@ def open_data(
         )
         of_images = {"pixels": loading.pixels, "split": loading.split, "data_dir": loading.data_dir}
         batches = load_data(name, **of_images)  # type: ignore[arg-type]
-        return NamedData(batches, Origin(name))
+        return NamedData(batches, Origin(name, files=_array_digests(batches)))
     named = model if isinstance(model, NamedModel) else None
     preparation = _preparation(name, named, loading)
     if is_named(name):
@@ -168,10 +169,18 @@ def open_data(
         raise InputError(f"{name} holds {raw.kind}s, and the model takes {preparation.kind}s")
     batches_of = image_batches if raw.kind == "image" else text_batches
     data = batches_of(raw, preparation, named, loading, BATCH if batch_size is None else batch_size)
-    origin = replace(raw.origin, name=name)
+    origin = replace(data.origin, name=name)
     return replace(
         data, origin=origin, rows=[Assumption("data", str(origin), "their name", "data="), *data.rows]
     )
+
+
+def _array_digests(data: Any) -> dict[str, str]:
+    """Return the SHA-256 of arrays; nothing for data that come batch by batch, which are read once."""
+    parts = data if isinstance(data, tuple) else (data,)
+    if not all(isinstance(part, (Tensor, np.ndarray)) for part in parts):
+        return {}
+    return {name: data_digest(part) for name, part in zip(("inputs", "targets"), parts, strict=False)}
 
 
 def _preparation(name: str, model: NamedModel | None, loading: Loading) -> Preparation:
