@@ -1,9 +1,9 @@
-"""The data of a user's own networks: a data set by name, or what a function of the user's returns."""
+"""The data of a user's own networks: a data set by name, texts or images by name, or what a function returns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,10 +15,12 @@ from torch.utils.data import Dataset, Subset
 from nearzero.datasets import Dataset as KnownData
 from nearzero.datasets import load
 from nearzero.errors import InputError
+from nearzero.grid.own.names import is_data_name, loading_of
 from nearzero.grid.own.spec import SEED
 from nearzero.torch_models.batches import type_name
 from nearzero.torch_models.loading import data_digest
 from nearzero.torch_models.loading.functions import call, function_of, seed_generators
+from nearzero.torch_models.named import NamedData, open_data, open_model
 
 __all__ = ["OwnData", "as_tensors", "first_examples"]
 
@@ -35,6 +37,8 @@ class OwnData:
         data_dir: a folder with the files of a data set; None for the usual places.
         arguments: of the function.
         hashes: the SHA-256 of each split, or of each file of a data set; empty as long as it isn't known.
+        model: of texts or images by name, the name of the model whose preprocessing they get; "" if `loading` says it.
+        loading: of texts or images by name, the settings of `nz.Loading`.
         notice: what a reader must know about the data; None if there is nothing.
     """
 
@@ -43,6 +47,8 @@ class OwnData:
     data_dir: str | None
     arguments: Mapping[str, Any]
     hashes: Mapping[str, str]
+    model: str = ""
+    loading: Mapping[str, Any] = field(default_factory=dict)
     notice: str | None = None
 
     def load(self) -> dict[str, Any]:
@@ -51,9 +57,13 @@ class OwnData:
         Raises:
             InputError: there are no such data, or they aren't those of the hashes.
         """
-        if ":" not in self.name:
+        if is_data_name(self.name):
+            named = self._named()
+            splits: dict[str, Any] = {"test": named.batches}
+            found = dict(named.origin.files)
+        elif ":" not in self.name:
             data = _known(self.name, self.data_dir)
-            splits: dict[str, Any] = as_tensors(data, self.pixels)
+            splits = as_tensors(data, self.pixels)
             found = dict(data.hashes)
         else:
             seed_generators(self.arguments.get(SEED, 0))
@@ -67,8 +77,14 @@ class OwnData:
             )
         return splits
 
+    def _named(self) -> NamedData:
+        loading = loading_of(self.loading)
+        return open_data(self.name, open_model(self.model, loading) if self.model else None, loading)
+
     def known(self) -> OwnData:
         """Return these data with their hashes and notice; to be called within `users_code`."""
+        if is_data_name(self.name):
+            return replace(self, hashes=dict(self._named().origin.files))
         if ":" not in self.name:
             data = _known(self.name, self.data_dir)
             return replace(self, hashes=dict(data.hashes), notice=data.notice)

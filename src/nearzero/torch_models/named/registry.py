@@ -31,7 +31,7 @@ from nearzero.torch_models.named.sources import (
 )
 from nearzero.torch_models.named.texts import text_batches
 
-__all__ = ["LIBRARIES", "Library", "Named", "is_named", "open_data", "open_model", "resolve"]
+__all__ = ["LIBRARIES", "Library", "Named", "is_named", "is_raw", "open_data", "open_model", "resolve"]
 
 BATCH = 256  # examples, as for all other data
 TEXT_FILES = {".txt", ".text", ".md"}
@@ -65,6 +65,16 @@ def is_named(name: object) -> bool:
     return isinstance(name, str) and name.partition(":")[0] in LIBRARIES and ":" in name
 
 
+def is_raw(name: str) -> bool:
+    """Return whether a name leads to texts or images, which a model's preprocessing turns into inputs."""
+    path = Path(name).expanduser()
+    return is_named(name) or is_image_folder(path) or _is_text(path)
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix in TEXT_FILES and path.is_file()
+
+
 def open_model(name: str, loading: Loading | None = None) -> NamedModel:
     """Return a model by its name.
 
@@ -89,6 +99,7 @@ def open_model(name: str, loading: Loading | None = None) -> NamedModel:
     if not name.startswith("hf:"):
         loading.refuse(("auto_class", "dtype"), f"{name} isn't a model of transformers (hf:)")
     if not is_named(name):
+        loading.refuse(("untrained",), f"{name} is built by a function of your own")
         return NamedModel(_built(name), Origin(name))
     prefix, _, rest = name.partition(":")
     opened = LIBRARIES[prefix].model
@@ -143,8 +154,7 @@ def open_data(
     """
     loading = loading or Loading()
     path = Path(name).expanduser()
-    folder, text = is_image_folder(path), path.suffix in TEXT_FILES and path.is_file()
-    if not (is_named(name) or folder or text):
+    if not is_raw(name):
         loading.refuse(
             ("column", "labels", "classes", "block", "examples", "preprocess"),
             f"{name} is neither a data set by name nor a folder of images nor a text file",
@@ -162,7 +172,7 @@ def open_data(
         raw = opened(rest, preparation.kind, loading, preparation.rows or preparation.kind == "image")
     else:
         loading.refuse(("column",), f"{name} has no columns")
-        raw = image_folder(path) if folder else _text_file(path, preparation)
+        raw = _text_file(path, preparation) if _is_text(path) else image_folder(path)
     if raw.kind == "image":
         loading.refuse(("block",), f"{name} holds images")
     if raw.kind != preparation.kind:
