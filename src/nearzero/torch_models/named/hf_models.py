@@ -242,6 +242,7 @@ def _texts(
         longest=min(known) if known else None,
         rows=auto_class != CAUSAL,
         predicts=auto_class == CAUSAL,
+        fills=auto_class == MASKED,
     )
 
 

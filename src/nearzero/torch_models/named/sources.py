@@ -82,6 +82,7 @@ class Preparation:
         longest: the greatest number of tokens; None if there is no limit.
         rows: whether a text is a row of its own by default, and has a label; else texts are joined.
         predicts: whether the model predicts the tokens themselves, as a causal language model does.
+        fills: whether it predicts the tokens that are masked out.
     """
 
     kind: Kind
@@ -93,6 +94,7 @@ class Preparation:
     longest: int | None = None
     rows: bool = False
     predicts: bool = False
+    fills: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,7 @@ from nearzero.torch_models.named.sources import (
 __all__ = ["pad_token", "text_batches"]
 
 BLOCK = 1024  # tokens, or fewer if the model takes fewer
+NOTHING_MASKED = 'none: no token is masked out; batches with "labels", -100 at all other tokens, have a loss'
 AT_A_TIME = 1000  # texts that are tokenised together
 
 Example = dict[str, list[int]]
@@ -69,6 +70,8 @@ def text_batches(
         if preparation.predicts
         else "those of the data"
         if labels
+        else NOTHING_MASKED
+        if preparation.fills
         else "none"
     )
     rows.append(
