@@ -8,9 +8,12 @@ python .ci/atlas_page.py            # check that the page is up to date
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +21,7 @@ from grids_page import section
 from pages import read, write_or_check
 
 import nearzero as nz
+from nearzero.analysis.verdict import Comparison
 from nearzero.analysis.verdict.rules import DIRECTIONS
 
 SPECS, KEPT = Path("examples/atlas"), Path("results/atlas")
@@ -30,83 +34,199 @@ PHRASES = {
     DIRECTIONS[0]: "distance costs more",
     DIRECTIONS[1]: "intensity costs more",
     "mixed": "distance costs more than one kind of intensity and less than the other",
+    "equivalent": "they cost the same to within the margin",
     "no effect": "neither costs anything that matters",
-    "equivalent": "they cost the same",
     "inconclusive": "the data don't decide",
 }
 LARGEST = 0.5  # displacement
 
 
-def is_kept(name: str) -> bool:
-    """Return whether the results of a family are complete."""
-    return (KEPT / name / "responses.nc").is_file()
+@dataclass(frozen=True)
+class Layer:
+    """The findings on one layer of one network, over its trainings.
+
+    Attributes:
+        family: title of the family.
+        case: the network.
+        number, layers: the place of the layer among those that are measured, from 1, and how many there are.
+        finding: by the rules.
+        shifted: the finding with a common shift as distance.
+        comparisons: those of the layer.
+        robust: whether all checks find the same direction.
+    """
+
+    family: str
+    case: str
+    number: int
+    layers: int
+    finding: str
+    shifted: str
+    comparisons: tuple[Comparison, ...]
+    robust: bool
+
+    @property
+    def is_last(self) -> bool:
+        """Return whether no layer behind it is measured."""
+        return self.number == self.layers
+
+    @property
+    def directed_at(self) -> set[float]:
+        """Return the displacements at which a comparison has a direction."""
+        return {row.target for row in self.comparisons if row.finding in DIRECTIONS}
+
+    @property
+    def open_at(self) -> set[float]:
+        """Return the displacements at which a comparison is undecided."""
+        return {row.target for row in self.comparisons if row.finding == "inconclusive"}
 
 
-def phrase(finding: str) -> str:
-    """Return a finding as part of a sentence."""
-    return PHRASES.get(finding, finding)
-
-
-def counted(findings: Sequence[str]) -> str:
-    """Return how many networks have each finding, in the order of `PHRASES`: "distance costs more in 2 of 4"."""
-    counts = Counter(findings)
-    known = [name for name in (*PHRASES, *counts) if counts[name]]
-    if len(known) == 1:
-        return f"{phrase(known[0])} (all {len(findings)})" if len(findings) > 1 else phrase(known[0])
-    return ", ".join(f"{phrase(name)} in {counts[name]} of {len(findings)}" for name in dict.fromkeys(known))
-
-
-def family(name: str) -> tuple[list[str], str]:
-    """Return the findings of a family on each layer of each network, and a line of the page on it, by depth."""
+@lru_cache
+def layers_of(name: str) -> list[Layer]:
+    """Return the findings of a family, network by network and by depth."""
     grid = nz.Grid.open(KEPT / name)
-    verdict = grid.verdict()
-    places = grid.responses.layer.to_series()
-    by_layer: dict[str, list[str]] = {}
+    verdict, shifted = grid.verdict(), grid.read()["shift"]
+    found = []
     for network in verdict.networks:
-        layer = network.rpartition(", ")[2]
-        label = f"{int(places[network])} (`{layer}`)"
-        by_layer.setdefault(label, []).append(verdict.finding(network))
-    found = [finding for findings in by_layer.values() for finding in findings]
-    lines = "; ".join(f"at layer {layer} {counted(findings)}" for layer, findings in by_layer.items())
-    directed = [network for network in verdict.networks if verdict.finding(network) in DIRECTIONS]
-    robust = sum(verdict.robustness(network) == "robust" for network in directed)
-    checks = f" Of {len(directed)} directions, {robust} pass all checks." if directed else ""
-    cases = ", ".join(str(value) for value in grid.spec.values)
-    return found, f"- **{grid.spec.title}** ({cases}): {lines}.{checks}"
+        own = grid.responses.sel(network=network)
+        found.append(
+            Layer(
+                grid.spec.title,
+                str(own.value.item()),
+                int(own.layer),
+                int(own.layers),
+                verdict.finding(network),
+                shifted.finding(network),
+                tuple(row for row in verdict.comparisons if row.network == network),
+                verdict.robustness(network) == "robust",
+            )
+        )
+    return found
+
+
+def shares(findings: Sequence[str]) -> str:
+    """Return at how many layers each finding was made: "distance costs more at 7, the data don't decide at 3"."""
+    counts = Counter(findings)
+    return ", ".join(f"{phrase} at {counts[name]}" for name, phrase in PHRASES.items() if counts[name])
+
+
+def lead(found: Sequence[Layer]) -> str:
+    """Return in a few sentences how the claim fares at all layers together."""
+    counts = Counter(layer.finding for layer in found)
+    directed = [layer for layer in found if layer.finding in DIRECTIONS]
+    others = shares([layer.finding for layer in found if layer.finding not in DIRECTIONS])
+    alone = share(sum(layer.directed_at == {LARGEST} for layer in directed), len(directed))
+    robust = share(sum(layer.robust for layer in directed), len(directed))
+    return (
+        f"**Of {len(found)} layers, each judged over ten trainings, the claim is borne out at "
+        f"{counts[DIRECTIONS[0]]} (distance costs more) and contradicted at {counts[DIRECTIONS[1]]} (intensity costs "
+        f"more).** The others: {others}. Of the {len(directed)} directions, {alone} are found at the largest "
+        f"displacement alone, {100 * LARGEST:g} %, and {robust} pass all checks of how size is measured."
+    )
+
+
+def share(count: int, of: int) -> str:
+    """Return a count as a word where there is one: "none", "all"; else the number."""
+    return "none" if not count else "all" if count == of else str(count)
+
+
+def overview(families: Mapping[str, Sequence[Layer]]) -> str:
+    """Return a table with a row for each family: at which layers of which networks each finding was made."""
+    present = {layer.finding for found in families.values() for layer in found}
+    columns = [name for name in PHRASES if name in present]
+    lines = [
+        f"| family, layers by depth: networks | {' | '.join(PHRASES[name] for name in columns)} |",
+        f"| --- | {' | '.join('---' for _ in columns)} |",
+    ]
+    for found in families.values():
+        cases = ", ".join(dict.fromkeys(layer.case for layer in found))
+        cells = [places(found, name) for name in columns]
+        head = f"**{found[0].family}**, {found[0].layers} layers: {cases}"
+        lines.append(f"| {head} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def places(found: Sequence[Layer], finding: str) -> str:
+    """Return the layers of a family with a finding, by depth: "layer 4: all"; their count if undecided."""
+    chosen = [layer for layer in found if layer.finding == finding]
+    if finding == "inconclusive":
+        return f"{len(chosen)} of {len(found)}"
+    parts = []
+    for number in sorted({layer.number for layer in chosen}):
+        cases = [layer.case for layer in chosen if layer.number == number]
+        every = len(cases) == sum(layer.number == number for layer in found)
+        parts.append(f"layer {number}: {'all' if every else ', '.join(cases)}")
+    return "; ".join(parts) or "–"
+
+
+def by_depth(found: Sequence[Layer]) -> str:
+    """Return a sentence on the last measured layer of each network, and one on the layers before it."""
+    parts = []
+    for where, own in (
+        ("at the last measured layer of a network", [layer for layer in found if layer.is_last]),
+        ("at the layers before it", [layer for layer in found if not layer.is_last]),
+    ):
+        counts = Counter(layer.finding for layer in own)
+        parts.append(
+            f"{where}, distance costs more in {counts[DIRECTIONS[0]]} of {len(own)} and intensity in "
+            f"{counts[DIRECTIONS[1]]}"
+        )
+    return f"- **Depth**: {'; '.join(parts)}."
 
 
 def controls() -> str:
     """Return a line on the controls: in which of them the mechanism that was built in is found."""
-    verdict = nz.Grid.open(KEPT / CONTROLS).verdict()
-    found: list[str] = []
-    other: list[str] = []
-    for network in verdict.networks:
-        expected, finding = BUILT_IN[network.split()[0]], verdict.finding(network)
-        label = network.partition(" on ")[0]
-        (found if finding == expected else other).append(f"{label}: {phrase(finding)}")
-    parts = []
-    if found:
-        parts.append(f"found as built in ({'; '.join(found)})")
-    if other:
-        parts.append(f"not as built in ({'; '.join(other)})")
-    return f"- **Controls**, whose readout fixes which activations win: {', and '.join(parts)}."
+    told: dict[str, list[str]] = {"right": [], "wrong": [], "open": []}
+    layers = layers_of(CONTROLS)
+    for layer in layers:
+        expected = BUILT_IN[layer.case.split()[0]]
+        outcome = "right" if layer.finding == expected else "wrong" if layer.finding in DIRECTIONS else "open"
+        told[outcome].append(
+            f"{layer.case.partition(' on ')[0]}: {PHRASES.get(layer.finding, layer.finding)}"
+        )
+    robust = sum(layer.robust for layer in layers)
+    parts = [
+        f"{len(told['right'])} are found as built in ({'; '.join(told['right'])})",
+        f"{len(told['wrong'])} as the opposite" + (f" ({'; '.join(told['wrong'])})" if told["wrong"] else ""),
+        f"{len(told['open'])} as neither" + (f" ({'; '.join(told['open'])})" if told["open"] else ""),
+    ]
+    return (
+        f"- **Controls**: of {len(layers)} trained networks whose readout fixes the mechanism, {', '.join(parts)}. "
+        f"Of the right directions, {share(robust, len(told['right']))} pass{'es' if robust == 1 else ''} all checks: "
+        "a direction that fails a check can still be right."
+    )
 
 
 def headline() -> str:
     """Return the first lines of the page."""
-    kept = [name for name in FAMILIES if is_kept(name)]
-    families = [family(name) for name in kept]
-    found = Counter(finding for findings, _ in families for finding in findings)
-    shares = ", ".join(f"{phrase(name)} at {found[name]}" for name in PHRASES if found[name])
-    lines = [
-        "Where does distance cost more than intensity, at equal displacement and over ten trainings of each network?"
-    ]
-    if found:
-        lines[0] += f" Of {found.total()} layers: {shares}."
-    lines.append("\n".join([*(line for _, line in families), *([controls()] if is_kept(CONTROLS) else [])]))
-    if missing := [name for name in (*FAMILIES, CONTROLS) if not is_kept(name)]:
-        lines.append(f"Not measured yet: {', '.join(missing)}.")
-    return "\n\n".join(lines)
+    families = {name: layers_of(name) for name in FAMILIES}
+    points = f"{by_depth(kept_layers())}\n{controls()}"
+    return "\n\n".join((lead(kept_layers()), overview(families), points))
+
+
+def undecided() -> str:
+    """Return what is open at the layers where the data don't decide."""
+    own = [layer for layer in kept_layers() if layer.finding == "inconclusive"]
+    alone = sum(layer.open_at == {LARGEST} for layer in own)
+    small = sum(min(row.target for row in layer.comparisons) in layer.open_at for layer in own)
+    return (
+        f"Of the {len(own)} layers at which the data don't decide, {alone} are open at {100 * LARGEST:g} % alone, and "
+        f"{small} at the smallest displacement too."
+    )
+
+
+def shifted() -> str:
+    """Return what is found with a common shift in the place of distance."""
+    found = kept_layers()
+    opposite = sum({layer.finding, layer.shifted} == set(DIRECTIONS) for layer in found)
+    return (
+        f"With it, of the {len(found)} layers, {shares([layer.shifted for layer in found])}; at {opposite} of "
+        "them the two verdicts are opposite directions."
+    )
+
+
+def kept_layers() -> list[Layer]:
+    """Return the layers of all families but the controls."""
+    return [layer for name in FAMILIES for layer in layers_of(name)]
 
 
 def pretrained() -> str:
@@ -132,7 +252,7 @@ def pretrained() -> str:
             )
     summary = (
         f"Of {counts['all']} intervals, {counts['above']} lie above 0 (distance costs more) and {counts['below']} "
-        "below (intensity does)."
+        f"below (intensity does); if all D were 0, {0.05 * counts['all']:.1f} would miss it by chance."
     )
     return "\n\n".join((summary, "\n".join(lines)))
 
@@ -145,37 +265,47 @@ def interval(row: pd.Series[float]) -> str:
 
 
 def times() -> str:
-    """Return a table of how long training and measuring took, by the logs."""
-    lines = ["| family | networks | training, min | measuring, min |", "| --- | --: | --: | --: |"]
-    for name in (*FAMILIES, CONTROLS):
-        if is_kept(name):
-            text = read(KEPT / name / "log").splitlines()
-            took = {
-                what: sum(
-                    float(line.rpartition(": ")[2][:-2].replace(",", ""))
-                    for line in text
-                    if f"  {what} " in line
-                )
-                for what in ("trained", "measured")
-            }
-            grid = nz.Grid.open(KEPT / name)
-            networks = len(grid.spec.values) * grid.responses.sizes["run"]
-            lines.append(
-                f"| {name} | {networks} | {took['trained'] / 60:.0f} | {took['measured'] / 60:.0f} |"
+    """Return how long the atlas took, made in one go, by its log."""
+    lines = ["| family | networks | by the clock, min | of the processor, min |", "| --- | --: | --: | --: |"]
+    total = [0.0, 0.0]
+    for name in (*FAMILIES, CONTROLS, "pretrained"):
+        took = [
+            [float(part) for part in match.groups()]
+            for match in re.finditer(
+                rf"^\S+  {name}: .*?; (\d+) s by the clock, (\d+) s of", log(), re.MULTILINE
             )
+        ]
+        if not took:
+            continue
+        sums = [sum(column) / 60 for column in zip(*took, strict=True)]
+        total = [before + own for before, own in zip(total, sums, strict=True)]
+        networks = "3"
+        if name != "pretrained":
+            grid = nz.Grid.open(KEPT / name)
+            networks = str(len(grid.spec.values) * grid.responses.sizes["run"])
+        lines.append(f"| {name} | {networks} | {sums[0]:.0f} | {sums[1]:.0f} |")
+    lines.append(f"| all | | {total[0]:.0f} | {total[1]:.0f} |")
     return "\n".join(lines)
+
+
+def log() -> str:
+    """Return the log of the atlas."""
+    return read(KEPT / "log.txt") if (KEPT / "log.txt").is_file() else ""
 
 
 def page() -> str:
     """Return the whole page."""
     content = read(WORDS)
-    texts = {"headline": headline(), "pretrained": pretrained(), "times": times()}
+    texts = {
+        "headline": headline(),
+        "undecided": undecided(),
+        "shifted": shifted(),
+        "pretrained": pretrained(),
+        "times": times(),
+        "log": log(),
+    }
     for name in (*FAMILIES, CONTROLS):
-        texts[name] = (
-            section(KEPT / name, SPECS / f"{name}.toml", f"../{SPECS}/{name}.toml")
-            if is_kept(name)
-            else "*Not measured yet.*"
-        )
+        texts[name] = section(KEPT / name, SPECS / f"{name}.toml", f"../{SPECS}/{name}.toml")
     for name, text in texts.items():
         content = content.replace(f"{{{name}}}", text)
     return f"{content}\n"
@@ -184,7 +314,7 @@ def page() -> str:
 def main(arguments: Sequence[str]) -> int:
     """Write the page, print its findings, or check it; return the exit status."""
     if "--print" in arguments:
-        print(headline(), pretrained(), times(), sep="\n\n")
+        print(headline(), undecided(), shifted(), pretrained(), times(), sep="\n\n")
         return 0
     return write_or_check(PAGE, page(), KEPT, arguments)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -177,11 +180,63 @@ def test_specs_of_the_atlas_train_and_measure(name: str, tmp_path: Path) -> None
 
 
 def test_kept_families_of_the_atlas_are_those_of_the_specs() -> None:
-    for folder in (EXAMPLES.parent / "results" / "atlas").iterdir():
-        if folder.name != "pretrained":
-            kept = nz.Grid.create(folder, ATLAS / f"{folder.name}.toml")  # refuses another spec
-            assert kept.responses.sizes["run"] == 10
-            assert all(check.status == "whole" for check in kept.verify())
+    for name in CASES:
+        kept = nz.Grid.create(
+            EXAMPLES.parent / "results" / "atlas" / name, ATLAS / f"{name}.toml"
+        )  # refuses another
+        assert kept.responses.sizes["run"] == 10
+        assert all(check.status == "whole" for check in kept.verify())
+
+
+NETWORKS = """
+from torch import nn
+
+
+def build(width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+"""
+SPEC = """
+title = "Width"
+vary = "width"
+values = [4]
+
+[network]
+build = "networks.py:build"
+data = "digits"
+layers = ["2"]
+runs = 2
+
+[study]
+verdict_targets = [0.2]
+verdict_draws = 1
+"""
+
+
+def test_the_atlas_is_made_by_one_command_which_logs_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A family that fails is named and doesn't stop the others; a complete one isn't logged again."""
+    make = load("atlas/make")
+    (tmp_path / "networks.py").write_text(NETWORKS)
+    (tmp_path / "convnet.toml").write_text(SPEC)
+    (tmp_path / "controls.toml").write_text(SPEC.replace('["2"]', '["hidden"]'))
+    monkeypatch.setattr(make, "HERE", tmp_path)
+    out = tmp_path / "atlas"
+    given = ["--families", "controls", "convnet", "--out", str(out), "--networks", str(tmp_path / "networks")]
+    assert make.main(given) == 1
+    assert "not complete: controls; the same command continues" in capfd.readouterr().err
+    took = r"\d+ s by the clock, [1-9]\d* s of the processor; workers: 1"
+    lines = [
+        r"\S+  controls: begun",
+        rf"\S+  controls: stopped with status 2; {took}",
+        r"\S+  convnet: begun",
+        rf"\S+  convnet: complete; {took}",
+    ]
+    written = (out / "log.txt").read_text()
+    assert re.fullmatch("\n".join(lines), written.strip())
+    assert nz.Grid.open(out / "convnet").responses.sizes["run"] == 2
+    assert make.main(["--families", "convnet", *given[3:]]) == 0
+    assert (out / "log.txt").read_text() == written
 
 
 def test_sequences_of_the_language_models_are_cut_from_other_text_than_they_were_trained_on() -> None:
@@ -201,38 +256,40 @@ def test_sequences_of_the_language_models_are_cut_from_other_text_than_they_were
 
 @pytest.mark.usefixtures("packages")
 def test_the_spec_of_pythia_measures_models_of_its_class_in_local_folders(tmp_path: Path) -> None:
-    """By the spec's functions and layers, on models with two blocks; the loss is that of transformers."""
-    named = pytest.importorskip("nearzero.torch_models.named", reason="needs models by name")
+    """The spec as it is, but for folders in the place of names on the hub; the loss is that of transformers."""
     local_models = importlib.import_module("tests.helpers.local_models")
     transformers = importlib.import_module("transformers")
-    spec = load_grid(ATLAS / "pythia.toml")
-    assert spec.network is not None
     tokenizer = local_models.tokenizer()
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     config = transformers.GPTNeoXConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **sizes)
-    for seed, folder in enumerate(("pythia-tiny", "pythia-tiny-seed1")):
+    folders = ["pythia-14m", *(f"pythia-14m-seed{seed}" for seed in range(1, 10))]
+    for seed, folder in enumerate(folders):
         torch.manual_seed(seed)
         transformers.GPTNeoXForCausalLM(config).save_pretrained(tmp_path / folder)
         tokenizer.save_pretrained(tmp_path / folder)
-    (tmp_path / "text.txt").write_text(local_models.TEXT * 2)
-    own = {
-        "models": f"hf:{tmp_path}/pythia-{{size}}-seed{{seed}}",
-        "text": str(tmp_path / "text.txt"),
-        "block": 16,
-        "blocks": 8,
-    }
-    assert own.keys() == spec.network.arguments.keys()
-    network = spec.network.model_copy(update={"runs": 2, "arguments": own})
-    grid = nz.Grid.create(
-        tmp_path / "grid", spec.model_copy(update={"values": ("tiny",), "network": network})
-    )
-    responses = grid.run().responses
-    assert responses.network.values.tolist() == [f"tiny, gpt_neox.layers.{layer}.mlp.act" for layer in (0, 1)]
-    blocks = torch.tensor(tokenizer((tmp_path / "text.txt").read_text())["input_ids"][: 8 * 16]).view(8, 16)
-    responding = blocks[halves(8, 0)[1]]
-    for run, folder in enumerate(("pythia-tiny", "pythia-tiny-seed1")):
-        module = named.open_model(f"hf:{tmp_path / folder}").module.eval()
+    (tmp_path / "text.txt").write_text(local_models.TEXT * 5)
+    text = (ATLAS / "pythia.toml").read_text()
+    for found, local in (
+        ("hf:EleutherAI/", "hf:./"),
+        ("hf:wikitext:wikitext-2-raw-v1:test", "text.txt"),
+        ('["14m", "31m", "70m", "160m", "410m"]', '["14m"]'),
+        ("examples = 100", "examples = 8"),
+        ("block = 128", "block = 32"),
+    ):
+        assert found in text
+        text = text.replace(found, local)
+    (tmp_path / "pythia.toml").write_text(text)
+    responses = nz.Grid.create(tmp_path / "grid", tmp_path / "pythia.toml").run().responses
+    assert responses.network.values.tolist() == [f"14m, gpt_neox.layers.{layer}.mlp.act" for layer in (0, 1)]
+    tokens = tokenizer((tmp_path / "text.txt").read_text())["input_ids"]
+    responding = torch.tensor(tokens[: 8 * 32]).view(8, 32)[halves(8, 0)[1]]
+    for run, folder in enumerate(folders):
+        module = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / folder).eval()
         with torch.no_grad():
             loss = float(module(input_ids=responding, labels=responding).loss)
         measured = responses.unperturbed_cross_entropy.sel(run=run).values
         np.testing.assert_allclose(measured, loss, rtol=1e-5)
+    kept = json.loads(responses.attrs["models"])["14m"]
+    assert [Path(each["name"]).name for each in kept] == folders
+    weights = (tmp_path / folders[3] / "model.safetensors").read_bytes()
+    assert kept[3]["files"] == {"model.safetensors": hashlib.sha256(weights).hexdigest()}

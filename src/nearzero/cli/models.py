@@ -158,7 +158,7 @@ def opened_model(
         model, found = model.with_weights(weights)
         return model, str(found)
     if is_named(name):
-        return model, f"weights: {model.origin}"
+        return model, f"weights: {'new and random, not those of ' if loading.untrained else ''}{model.origin}"
     if loaded or not list(model.module.parameters()) or _is_pretrained(model.module):
         return model, f"weights: as {name} builds them"
     return model, f"weights: random, as {name} builds them; --weights loads others"
@@ -214,7 +214,7 @@ def loading_of(pairs: list[str] | None, pixels: str, split: str, data_dir: str |
         if key not in keys or not equals:
             hint = did_you_mean(key, keys)
             raise InputError(f"--load takes KEY=VALUE: {hint}the keys are {', '.join(keys)}; got {pair!r}")
-        settings[key] = _number_or_text(value)
+        settings[key] = {"true": True, "false": False}.get(value, _number_or_text(value))
         if key == "classes" and "=" in value:
             words = (each.partition("=") for each in value.split(","))
             settings[key] = {name: _number_or_text(number) for name, _, number in words}

@@ -458,7 +458,8 @@ def _check_targets(name: str, metric: Metric, target: Tensor | None) -> None:
     if metric.needs_target and target is None:
         raise InputError(
             f"metric {name!r} needs targets, and the batches have none; give (inputs, targets), or for a language "
-            'model "labels" in addition to its inputs. agreement and kl_divergence need no targets'
+            'model "labels" in addition to its inputs, -100 at tokens that aren\'t predicted. agreement and '
+            "kl_divergence need no targets"
         )
     if metric.of_classes and target is not None and target.is_floating_point() and not are_labels(target):
         raise InputError(

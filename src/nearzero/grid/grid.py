@@ -339,10 +339,10 @@ class Grid:
         if self.spec.network is None:
             source = self._studies(folder, data_dir, journal)
         else:
-            source = self._own_networks(folder, data_dir)
+            source = own = self._own_networks(folder, data_dir)
             journal.say("checking functions, data and layers")
-            source.check()
-            self._record({"code": self._code(), "data": source.hashes})
+            own.check()
+            self._record({"code": self._code(), "data": own.hashes})
         source.train(journal, workers)
         jobs = source.jobs()
         journal.say(f"measuring {len(jobs)} networks")
@@ -357,6 +357,7 @@ class Grid:
         responses.attrs["spec"] = _text(self.spec, self.folder)
         if self.spec.network is not None:
             responses.attrs["code"] = json.dumps(self._code())
+            responses.attrs["models"] = json.dumps(own.origins)
             responses = responses.assign_coords(seed=("run", list(self.spec.points[0].spec.seeds)))
         write_recorded(self.folder, self.folder / RESPONSES, netcdf_content(responses))
         forget(jobs)

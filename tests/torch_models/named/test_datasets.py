@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -326,3 +327,61 @@ def test_settings_without_effect_are_refused(cache, tmp_path, settings, message)
     model = "torch.nn:Flatten" if "dtype" in settings else f"hf:{vit(tmp_path / 'vit', ['a', 'b'])}"
     with pytest.raises(nz.InputError, match=message):
         nz.probe(model, str(folder), loading=nz.Loading(classes={"a": 0}, **settings))
+
+
+def digests(name: str, **options) -> dict[str, str]:
+    """Return the digests of data by their name, without those of files."""
+    model = nz.open_model(options.pop("model"))
+    return dict(nz.open_data(name, model, nz.Loading(**options)).origin.files)
+
+
+def test_the_digest_of_texts_is_of_what_was_read(language_model, classifier, cache, tmp_path) -> None:
+    """Another text beyond the examples that are taken doesn't change it; another token or label does."""
+    for number, (texts, labels) in enumerate(
+        [(SENTENCES, [0, 1, 1, 0]), ([*SENTENCES[:2], "mat", "dog"], [0, 1, 0, 0]), (SENTENCES, [1, 1, 1, 0])]
+    ):
+        table({"text": texts, "label": labels}).to_parquet(tmp_path / f"{number}.parquet")
+    for model, same in ((language_model, (True, True)), (classifier, (True, False))):
+        options = {"model": f"hf:{model}", "block": "texts", "examples": 2}
+        first, second, third = (digests(f"hf:{tmp_path}/{number}.parquet", **options) for number in range(3))
+        assert list(first) == ["2 texts of tokens"]
+        assert (first == second, first == third) == same
+        whole = [
+            digests(f"hf:{tmp_path}/{number}.parquet", **options | {"examples": None}) for number in (0, 1)
+        ]
+        assert whole[0] != whole[1]
+
+
+def test_the_digest_of_images_is_of_their_bytes_and_labels(cache, tmp_path) -> None:
+    """The same files give the same digests in a folder and in a table; one other pixel changes them."""
+    model = f"hf:{vit(tmp_path / 'vit', ['cat', 'dog'])}"
+    folder = images(tmp_path / "images", ["cat", "dog"], count=2)
+    paths = sorted(folder.glob("*/*.png"))
+    datasets = imported("datasets")
+    rows = {"image": [str(path) for path in paths], "label": [0, 0, 1, 1]}
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "images.parquet")
+    by_hand = hashlib.sha256()
+    for path in paths:
+        for content in (f"{path.parent.name}/{path.name}".encode(), path.read_bytes()):
+            by_hand.update(len(content).to_bytes(8, "little") + content)
+    found = digests(str(folder), model=model)
+    assert list(found) == ["4 images", "4 labels"]
+    assert found["4 images"] == by_hand.hexdigest()
+    table_of = digests(f"hf:{tmp_path}/images.parquet", model=model)
+    assert table_of["4 labels"] == found["4 labels"]
+    Image.fromarray(np.asarray(Image.open(paths[0])) ^ 1).save(paths[0])
+    assert digests(str(folder), model=model)["4 images"] != found["4 images"]
+    result = nz.probe(model, str(folder), levels=2)
+    assert dict(result.origins["data"].files) == digests(str(folder), model=model)
+
+
+def test_arrays_have_digests(tmp_path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.eye(3), y=np.arange(3))
+    first = nz.open_data(str(tmp_path / "data.npz")).origin.files
+    np.savez(tmp_path / "data.npz", x=np.eye(3), y=np.array([0, 1, 1]))
+    second = nz.open_data(str(tmp_path / "data.npz")).origin.files
+    assert first["inputs"] == second["inputs"]
+    assert first["targets"] != second["targets"]

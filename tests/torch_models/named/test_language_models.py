@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from local_models import COMMIT, OLDER, TEXT, bert, cached, gpt2, use_caches
@@ -81,7 +82,10 @@ def test_the_result_keeps_name_and_hash(model, text, tmp_path) -> None:
     for each in (result, again):
         assert each.origins["model"].files == {"model.safetensors": expected}
         assert each.origins["model"].name == f"hf:{model}"
-        assert each.origins["data"].files == {"text.txt": hashlib.sha256(TEXT.encode()).hexdigest()}
+        files = each.origins["data"].files
+        assert files["text.txt"] == hashlib.sha256(TEXT.encode()).hexdigest()
+        tokens = imported("transformers").AutoTokenizer.from_pretrained(str(model))(TEXT)["input_ids"]
+        assert list(files)[1:] == [f"{-(-len(tokens) // 24)} blocks of tokens"]
     assert (
         json.loads(result.response.attrs["versions"])["transformers"] == imported("transformers").__version__
     )
@@ -232,7 +236,36 @@ def test_a_masked_language_model_has_no_targets(tmp_path, text) -> None:
     assert list(result.response.attrs["metrics"]) == ["agreement", "kl_divergence"]
     table = {row.what: row.value for row in result.assumptions}
     assert table["class of the model"] == "AutoModelForMaskedLM, BertForMaskedLM"
-    assert table["targets of the tokens"] == "none"
+    assert table["targets of the tokens"].startswith("none: no token is masked out; batches with")
+
+
+def test_the_loss_of_a_masked_language_model_is_that_of_its_masked_tokens(tmp_path) -> None:
+    """On batches of the library's own collator; by hand, the mean over all tokens whose label isn't -100."""
+    transformers = imported("transformers")
+    folder = bert(tmp_path / "masked", ["a", "b"], "BertForMaskedLM")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.add_special_tokens({"mask_token": "<end>"})
+    torch.manual_seed(0)
+    collate = transformers.DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=0.3)
+    texts = [tokenizer(TEXT[start : start + 30])["input_ids"][: 8 + start % 7] for start in range(0, 240, 30)]
+    batches = [dict(collate([{"input_ids": text} for text in texts[rows : rows + 4]])) for rows in (0, 4)]
+    masked = "bert.encoder.layer.0.intermediate.intermediate_act_fn"
+    settings = {"families": "scale", "levels": [3.0], "metrics": ["cross_entropy", "perplexity"]}
+    result = nz.probe(f"hf:{folder}", batches, masked, **settings).response
+    model = transformers.AutoModelForMaskedLM.from_pretrained(str(folder)).eval()
+    model.get_submodule(masked).register_forward_pre_hook(lambda module, given: (given[0] * 3,))
+    losses, count = 0.0, 0
+    for batch in batches:
+        counted = batch["labels"] != -100
+        with torch.no_grad():
+            loss = model(**batch).loss.double()
+        losses, count = losses + float(loss) * int(counted.sum()), count + int(counted.sum())
+    assert result.attrs["items"] == count < sum(batch["labels"].numel() for batch in batches)
+    found = result.sel(layer=masked, family="scale", level=3.0)
+    assert float(found.cross_entropy) == pytest.approx(losses / count, rel=1e-6)
+    assert float(found.perplexity) == pytest.approx(np.exp(losses / count), rel=1e-6)
+    with pytest.raises(nz.InputError, match='for a language model "labels" in addition to its inputs'):
+        nz.probe(f"hf:{folder}", [{"input_ids": batches[0]["input_ids"]}], masked, metrics=["cross_entropy"])
 
 
 def test_weights_in_several_files(tmp_path, model, text) -> None:

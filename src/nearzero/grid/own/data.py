@@ -1,29 +1,30 @@
-"""The data of a user's own networks: a data set by name, or what a function of the user's returns."""
+"""The data of a user's own networks: a data set by name, texts or images by name, or what a function returns."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset
 
 from nearzero.datasets import Dataset as KnownData
 from nearzero.datasets import load
 from nearzero.errors import InputError
+from nearzero.grid.own.names import is_data_name, loading_of
 from nearzero.grid.own.spec import SEED
-from nearzero.torch_models.batches import leaves, type_name
+from nearzero.torch_models.batches import type_name
+from nearzero.torch_models.loading import data_digest
 from nearzero.torch_models.loading.functions import call, function_of, seed_generators
+from nearzero.torch_models.named import NamedData, open_data, open_model
 
 __all__ = ["OwnData", "as_tensors", "first_examples"]
 
 SPLITS = ("train", "test")
-SAMPLED = 64  # examples of a data set without arrays, which tell whether it is another one
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class OwnData:
         data_dir: a folder with the files of a data set; None for the usual places.
         arguments: of the function.
         hashes: the SHA-256 of each split, or of each file of a data set; empty as long as it isn't known.
+        model: of texts or images by name, the name of the model whose preprocessing they get; "" if `loading` says it.
+        loading: of texts or images by name, the settings of `nz.Loading`.
         notice: what a reader must know about the data; None if there is nothing.
     """
 
@@ -44,6 +47,8 @@ class OwnData:
     data_dir: str | None
     arguments: Mapping[str, Any]
     hashes: Mapping[str, str]
+    model: str = ""
+    loading: Mapping[str, Any] = field(default_factory=dict)
     notice: str | None = None
 
     def load(self) -> dict[str, Any]:
@@ -52,15 +57,19 @@ class OwnData:
         Raises:
             InputError: there are no such data, or they aren't those of the hashes.
         """
-        if ":" not in self.name:
+        if is_data_name(self.name):
+            named = self._named()
+            splits: dict[str, Any] = {"test": named.batches}
+            found = dict(named.origin.files)
+        elif ":" not in self.name:
             data = _known(self.name, self.data_dir)
-            splits: dict[str, Any] = as_tensors(data, self.pixels)
+            splits = as_tensors(data, self.pixels)
             found = dict(data.hashes)
         else:
             seed_generators(self.arguments.get(SEED, 0))
             result = call(self.name, function_of(self.name, "data"), **self.arguments)
             splits = self._checked(result)
-            found = {name: _digest(split) for name, split in splits.items()}
+            found = {name: data_digest(split) for name, split in splits.items()}
         if self.hashes and found != dict(self.hashes):
             raise InputError(
                 f"{self.name} gives other data than when this work began; give data that are the same in every call: "
@@ -68,12 +77,18 @@ class OwnData:
             )
         return splits
 
+    def _named(self) -> NamedData:
+        loading = loading_of(self.loading)
+        return open_data(self.name, open_model(self.model, loading) if self.model else None, loading)
+
     def known(self) -> OwnData:
         """Return these data with their hashes and notice; to be called within `users_code`."""
+        if is_data_name(self.name):
+            return replace(self, hashes=dict(self._named().origin.files))
         if ":" not in self.name:
             data = _known(self.name, self.data_dir)
             return replace(self, hashes=dict(data.hashes), notice=data.notice)
-        return replace(self, hashes={name: _digest(split) for name, split in self.load().items()})
+        return replace(self, hashes={name: data_digest(split) for name, split in self.load().items()})
 
     def _checked(self, result: Any) -> dict[str, Any]:
         form = 'must return {"train": ..., "test": ...}, each in a form that nz.probe takes'
@@ -103,38 +118,6 @@ def as_tensors(data: KnownData, pixels: str) -> dict[str, tuple[Tensor, Tensor]]
             images = (images - data.mean) / data.std
         splits[name] = images, torch.tensor(split.labels, dtype=torch.int64)
     return splits
-
-
-def _digest(data: Any) -> str:
-    """Return a SHA-256 of data: of all arrays in them; of a data set without arrays, of some examples."""
-    digest = hashlib.sha256()
-    for part in _parts(data):
-        array = part.detach().cpu().contiguous() if isinstance(part, Tensor) else part
-        if isinstance(array, Tensor) and array.layout == torch.strided:
-            digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
-            digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
-        elif isinstance(array, np.ndarray) and array.dtype.kind in "biufc":
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        elif isinstance(array, (str, int, float, bool, bytes)) or array is None:
-            digest.update(repr(array).encode())
-        else:
-            digest.update(type(array).__name__.encode())
-    return digest.hexdigest()
-
-
-def _parts(data: Any) -> Iterator[Any]:
-    if isinstance(data, TensorDataset):
-        yield from data.tensors
-    elif isinstance(data, DataLoader):
-        yield from _parts(data.dataset)
-    elif isinstance(data, Dataset):
-        count = len(data) if hasattr(data, "__len__") else 0
-        yield count
-        for place in sorted(set(np.linspace(0, count - 1, min(count, SAMPLED)).astype(int).tolist())):
-            yield from leaves(data[place])
-    else:
-        yield from leaves(data)
 
 
 def first_examples(data: Any, count: int | None) -> Any:

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from nearzero.errors import InputError
 from nearzero.grid.own.data import OwnData
+from nearzero.grid.own.names import filled, loading_of
 from nearzero.grid.own.spec import SEED, OwnNetwork
 from nearzero.probing.runs import weights_digest
 from nearzero.study.jobs import Job
@@ -37,6 +38,7 @@ from nearzero.torch_models.loading.functions import (
     function_of,
     seed_generators,
 )
+from nearzero.torch_models.named import Origin, open_model
 from nearzero.torch_models.state import as_module
 
 __all__ = ["POSITIONAL", "OwnRun", "TrainingJob", "users_code"]
@@ -82,6 +84,20 @@ class OwnRun:
     data: OwnData
     code: Mapping[str, str]
 
+    @property
+    def model_name(self) -> str | None:
+        """Return the name of the run's model; None if a function builds it."""
+        if not self.network.is_by_name:
+            return None
+        names = self.network.build_names
+        name = names[self.seed - self.network.first_seed] if len(names) > 1 else names[0]
+        return filled(name, {**self.arguments, SEED: self.seed})
+
+    @property
+    def builder(self) -> str:
+        """Return the name of what makes the untrained module, for messages."""
+        return self.model_name or self.network.functions["build"]
+
     def function(self, key: str) -> tuple[str, Any, dict[str, Any]]:
         """Return the name of a function, the function, and the arguments that it takes by name."""
         name = self.network.functions[key]
@@ -90,16 +106,23 @@ class OwnRun:
         return name, function, taken.chosen({**self.arguments, SEED: self.seed})
 
     def build(self) -> nn.Module:
-        """Return the untrained module of the seed; to be called within `users_code`.
+        """Return the untrained module of the seed, or the model of its name; to be called within `users_code`.
 
         Raises:
-            InputError: the user's function fails, or returns no module.
+            InputError: there is no such model; the user's function fails, or returns no module.
         """
-        name, function, named = self.function("build")
+        return self.built()[0]
+
+    def built(self) -> tuple[nn.Module, Origin | None]:
+        """Return what `build` returns, and where it comes from if it has a name."""
         seed_generators(self.seed)
-        built = call(name, function, **named)
+        if self.model_name is not None:
+            named = open_model(self.model_name, loading_of(self.network.loading))
+            return named.module, named.origin
+        name, function, arguments = self.function("build")
+        built = call(name, function, **arguments)
         try:
-            return as_module(built)
+            return as_module(built), None
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
 
@@ -132,7 +155,7 @@ class OwnRun:
         """Return a digest of all that the weights depend on but the seed."""
         network = self.network
         names = {key: name for key, name in network.functions.items() if key in POSITIONAL}
-        parts = [
+        parts: list[Any] = [
             {
                 key: f"{Path(name.rpartition(':')[0]).name}:{name.rpartition(':')[2]}"
                 for key, name in names.items()
@@ -142,6 +165,8 @@ class OwnRun:
             dict(self.data.hashes),
             network.pixels if ":" not in self.data.name else "",
         ]
+        if network.is_by_name:
+            parts.append([*network.build_names, network.loading])
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -173,7 +198,7 @@ class TrainingJob(Job):
         try:
             with users_code(own.code):
                 data = None if own.network.train is None else own.data.load()["train"]
-                module = own.build()
+                module, origin = own.built()
                 initial = weights_digest(module)
                 trained = own.train(module, data)
                 state = {}  # a network that isn't trained is built again
@@ -187,6 +212,7 @@ class TrainingJob(Job):
                     "torch": torch.__version__,
                     "code": {Path(path).name: known for path, known in own.code.items()},
                     "arguments": dict(own.arguments),
+                    **({} if origin is None else {"model": asdict(origin)}),
                 }
         except InputError as error:
             raise InputError(f"{self.network}, run {self.run}: {error}") from error
@@ -218,7 +244,7 @@ class TrainingJob(Job):
             raise InputError(f"{error}; {REMEDY}") from error
         if weights_digest(module) != facts["weights"]:
             raise InputError(
-                f"{self.own.network.functions['build']} makes other weights than when this work began, and "
+                f"{self.own.builder} makes other weights than when this work began, and "
                 f"{self.path.name} doesn't restore them; {REMEDY}"
             )
         return module if _is_finite(module) else None
@@ -252,7 +278,7 @@ def _check_restored(trained: nn.Module, own: OwnRun, state: Mapping[str, Tensor]
     Raises:
         InputError: names what differs.
     """
-    build, again = own.network.functions["build"], own.build()
+    build, again = own.builder, own.build()
     try:
         again.load_state_dict(dict(state))
     except RuntimeError as error:

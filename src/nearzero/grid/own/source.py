@@ -14,6 +14,7 @@ from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import HALVES
 from nearzero.grid.networks import KEPT, GridMeasurement
 from nearzero.grid.own.data import OwnData, first_examples
+from nearzero.grid.own.names import filled, is_data_name, placeholders
 from nearzero.grid.own.runs import POSITIONAL, OwnRun, TrainingJob, users_code
 from nearzero.grid.own.spec import DATA, SEED, OwnNetwork, shown
 from nearzero.grid.spec import GridSpec, Point
@@ -157,6 +158,16 @@ class OwnNetworks:
         """Return the hashes of all data, by their name and arguments."""
         return {key: dict(data.hashes) for key, data in self._data.items()}
 
+    @property
+    def origins(self) -> dict[str, list[Any]]:
+        """Return name, revision and hashes of the model of each run, by point, if they have names."""
+        if not self.network.is_by_name:
+            return {}
+        return {
+            point.label: [job.facts()["model"] for job in self._trainings(point)]
+            for point in self.spec.points
+        }
+
     def check(self) -> None:
         """Check functions, data and layers of every point, so that nothing is trained in vain.
 
@@ -244,6 +255,8 @@ class OwnNetworks:
         name = shown(str(point.value) if self.spec.vary == DATA else str(network.data))
         if self.spec.vary != DATA:
             arguments[self.spec.vary] = point.value
+        if is_data_name(name):
+            return self._with_named_data(name, arguments, seed, point.spec.seeds[0])
         taken: dict[str, Any] = {}
         if ":" in name:
             taken = Arguments.of(function_of(name, DATA), name).chosen({**arguments, SEED: seed})
@@ -253,6 +266,28 @@ class OwnNetworks:
             self._data[key] = OwnData(name, network.pixels, self.data_dir, taken, {}).known()
         return OwnRun(network, arguments, seed, self._data[key], self.code)
 
+    def _with_named_data(self, name: str, arguments: Mapping[str, Any], seed: int, first: int) -> OwnRun:
+        """Return a run with texts or images by name, prepared as the model of the first run asks for."""
+        network = self.network
+        if network.train is not None or self.spec.split == "train":
+            reason = (
+                "train needs other data"
+                if network.train is not None
+                else "split = 'train' names none of them"
+            )
+            raise InputError(
+                f"{name} is what is measured, and {reason}; give data as file.py:function, which returns "
+                '{"train": ..., "test": ...}'
+            )
+        name = filled(name, arguments)
+        blank = OwnData(name, network.pixels, self.data_dir, {}, {}, loading=network.loading)
+        run = OwnRun(network, arguments, seed, blank, self.code)
+        model = "" if "preprocess" in network.loading else replace(run, seed=first).model_name or ""
+        key = f"{name} as {model} takes them" if model else name
+        if key not in self._data:
+            self._data[key] = replace(blank, model=model).known()
+        return replace(run, data=self._data[key])
+
     def _check_arguments(self) -> None:
         """Refuse arguments that no function takes, and those that one needs and nothing gives."""
         functions = {key: name for key, name in self.network.functions.items() if key in POSITIONAL}
@@ -261,7 +296,8 @@ class OwnNetworks:
             for key, name in functions.items()
         }
         given = [*self.network.arguments, *([] if self.spec.vary == DATA else [self.spec.vary])]
-        known = list(dict.fromkeys(name for arguments in taken.values() for name in arguments.names))
+        in_names = self._placeholders()
+        known = list(dict.fromkeys([*(name for each in taken.values() for name in each.names), *in_names]))
         for name in given:
             if name not in known and not any(arguments.takes_any for arguments in taken.values()):
                 source = (
@@ -269,9 +305,13 @@ class OwnNetworks:
                 )
                 hint = did_you_mean(name, known)
                 takes = ", ".join(each for each in known if each != SEED) or "none"
-                raise InputError(
-                    f"{source} isn't an argument of {' or '.join(functions.values())}: {hint}they take {takes}"
-                )
+                owners = " or ".join([*functions.values(), *(["the names in braces"] if in_names else [])])
+                raise InputError(f"{source} isn't an argument of {owners}: {hint}they take {takes}")
+        if unknown := [name for name in in_names if name not in (*given, SEED)]:
+            raise InputError(
+                f"{{{unknown[0]}}} stands in a name, and nothing gives it; {did_you_mean(unknown[0], [*given, SEED])}"
+                "give it under [network.arguments]"
+            )
         for key, arguments in taken.items():
             needed = [name for name in arguments.required if name not in (*given, SEED)]
             if needed:
@@ -279,6 +319,13 @@ class OwnNetworks:
                     f"{functions[key]} needs the argument {needed[0]!r}; give it under [network.arguments], or a "
                     "default"
                 )
+
+    def _placeholders(self) -> list[str]:
+        """Return what stands in braces in the names of models and data."""
+        network = self.network
+        names = [*(network.build_names if network.is_by_name else ())]
+        names += [network.data] if network.data is not None and network.data_by_name else []
+        return list(dict.fromkeys(part for name in names for part in placeholders(name)))
 
     def _layers_of(self, own: OwnRun) -> tuple[str, ...]:
         """Return the names of the layers that are measured, found on the untrained network."""
@@ -288,22 +335,24 @@ class OwnNetworks:
 
     def _check_seed(self, point: Point, own: OwnRun) -> None:
         """Refuse a builder that isn't a function of the seed; give a notice if the seed changes nothing."""
+        if own.model_name is not None and own.network.train is None:
+            return  # a name leads to the same weights; whether those of two runs are the same is found before measuring
         first, again = weights_digest(own.build()), weights_digest(own.build())
         if first != again:
             raise InputError(
-                f"{own.network.functions['build']} makes other weights in every call with the same seed; draw from the "
+                f"{own.builder} makes other weights in every call with the same seed; draw from the "
                 "global generators of PyTorch, NumPy or Python, which are seeded, or from seed"
             )
         others = [replace(own, seed=seed) for seed in point.spec.seeds[1:2]]
         if first is not None and any(weights_digest(other.build()) == first for other in others):
             if own.network.train is None:
                 raise InputError(
-                    f"{own.network.functions['build']} makes the same weights for every seed, so that the runs are one "
+                    f"{own.builder} makes the same weights for every seed, so that the runs are one "
                     "network; draw the weights from the global generators, or from seed"
                 )
             self._notices.append(
-                f"all runs of {point.label} begin with the same weights: {Path(own.network.build).name} makes them "
-                "without the seed"
+                f"all runs of {point.label} begin with the same weights: {own.model_name or Path(own.builder).name} "
+                "makes them without the seed"
             )
 
     def _check_different(self, label: str, jobs: Sequence[TrainingJob]) -> None:

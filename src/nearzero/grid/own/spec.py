@@ -13,7 +13,11 @@
     [network.probe]
     batch_size = 500
 
-Files are named relative to the file of the spec.
+Files are named relative to the file of the spec. In the place of a function, `build` and `data` take names
+(`nearzero.grid.own.names`):
+
+    build = "hf:org/name-seed{seed}"
+    data = "hf:wikitext:wikitext-2-raw-v1:test"
 """
 
 from __future__ import annotations
@@ -28,6 +32,15 @@ from pydantic import Field, field_validator, model_validator
 
 from nearzero.analysis.verdict import LOSS, Measure
 from nearzero.errors import InputError
+from nearzero.grid.own.names import (
+    OF_DATA,
+    OF_MODELS,
+    is_data_name,
+    is_model_name,
+    loading_of,
+    placeholders,
+    with_path,
+)
 from nearzero.study.spec import CheckedModel, Count, Positive, validated
 
 __all__ = ["DATA", "SEED", "OwnNetwork", "OwnProbe", "absolute", "relative_to", "shown", "with_names"]
@@ -105,17 +118,21 @@ class OwnNetwork(CheckedModel):
     `arguments` that its signature names.
 
     Attributes:
-        build: makes the untrained module of a seed.
+        build: makes the untrained module of a seed. Or the name of a model, as `nz.open_model` takes it, into which
+            `{seed}`, what varies and `arguments` are filled: "hf:org/name-seed{seed}"; or a list of such names, one for
+            each run.
         train: trains the module on the training split, in place or by returning it; if None, the networks are
             measured as they are built, from other weights for each seed.
         data: the name of a data set, or of a function that returns {"train": ..., "test": ...}, each in a form
-            that `nz.probe` takes; None if the data are what varies.
+            that `nz.probe` takes; or texts or images by name, as `nz.open_data` takes them, prepared as the model of
+            the first run asks for. None if the data are what varies.
         layers: names or globs of the layers that are measured, as `nz.layers` lists them; all activations if None.
         runs, first_seed: how many networks are trained at each point, and the seed of the first.
         pixels: of a data set by name: "raw" for values from 0 to 255, "unit" for 0 to 1, or "normalized" for
             (x - m) / s with mean and standard deviation of the training set.
         arguments: constants for the functions.
         probe: settings of the measurement.
+        loading: settings of models and data by name, those of `nz.Loading`.
 
     Raises:
         InputError: an unknown key, or a value that can't be used.
@@ -128,7 +145,7 @@ class OwnNetwork(CheckedModel):
         (['width 8', 'width 16'], (0, 1, 2))
     """
 
-    build: str
+    build: str | Annotated[tuple[str, ...], Field(min_length=1)]
     train: str | None = None
     data: str | None = None
     layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -137,6 +154,7 @@ class OwnNetwork(CheckedModel):
     pixels: Literal["raw", "unit", "normalized"] = "unit"
     arguments: dict[str, Any] = Field(default_factory=dict)
     probe: OwnProbe = Field(default_factory=OwnProbe)
+    loading: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("probe", mode="before")
     @classmethod
@@ -162,18 +180,67 @@ class OwnNetwork(CheckedModel):
             raise InputError("seed is given to each function as it is; set first_seed under [network]")
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_runs(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(values.get("build"), (list, tuple)):
+            return values
+        names = len(values["build"])
+        if values.get("runs", names) != names:
+            raise InputError(
+                f"build lists {names} names, one for each run, but runs = {values['runs']}; leave runs out"
+            )
+        return {**values, "runs": names}
+
     @model_validator(mode="after")
     def _named(self) -> OwnNetwork:
-        for key in ("build", "train"):
-            name = getattr(self, key)
-            if name is not None and not all(name.rpartition(":")[::2]):
-                raise InputError(f"{key} is named file.py:function or package.module:function; got {name!r}")
+        functions = {"train": self.train} | ({} if self.is_by_name else {"build": self.build})
+        for key, name in functions.items():
+            if name is not None and (not isinstance(name, str) or not all(name.rpartition(":")[::2])):
+                others = ", or a name such as hf:org/name" if key == "build" else ""
+                raise InputError(
+                    f"{key} is named file.py:function or package.module:function{others}; got {name!r}"
+                )
+        if self.is_by_name:
+            self._check_names()
+        loading = loading_of(self.loading)
+        if not self.is_by_name:
+            loading.refuse(OF_MODELS, "build is a function, and no name of a model")
+        if self.data is not None and not self.data_by_name:
+            loading.refuse(OF_DATA, f"data = {self.data!r} are no texts or images by name")
         return self
+
+    def _check_names(self) -> None:
+        for name in self.build_names:
+            if not is_model_name(name):
+                raise InputError(f"build lists names of models, such as hf:org/name; got {name!r}")
+        seeded = len(self.build_names) > 1 or "seed" in placeholders(self.build_names[0])
+        if not seeded and self.train is None and not self.loading.get("untrained") and self.runs > 1:
+            raise InputError(
+                f"build = {self.build_names[0]!r} is one model, the same for all runs; put {{seed}} into the name, or "
+                "list a name for each run"
+            )
+
+    @property
+    def build_names(self) -> tuple[str, ...]:
+        """Return the names under `build`: one for all runs, or one for each."""
+        return (self.build,) if isinstance(self.build, str) else self.build
+
+    @property
+    def is_by_name(self) -> bool:
+        """Return whether `build` names models of a library, and no function."""
+        return not isinstance(self.build, str) or is_model_name(self.build)
+
+    @property
+    def data_by_name(self) -> bool:
+        """Return whether `data` are texts or images by name."""
+        return self.data is not None and is_data_name(self.data)
 
     @property
     def functions(self) -> dict[str, str]:
         """Return the names of all functions that are the user's own, by key; files relative to the working folder."""
-        own = {key: getattr(self, key) for key in NAMES}
+        by_name = {"build": self.is_by_name, "data": self.data_by_name}
+        own = {key: getattr(self, key) for key in NAMES if not by_name.get(key)}
         named = {key: name for key, name in own.items() if name is not None and ":" in name}
         return {key: shown(name) for key, name in (named | self.probe.functions).items()}
 
@@ -189,13 +256,22 @@ def with_names(values: Mapping[str, Any], change: Callable[[str], str]) -> dict[
     changed = dict(values)
     for key in NAMES:
         if isinstance(changed.get(key), str):
-            changed[key] = _in_file(changed[key], change)
+            changed[key] = _changed(changed[key], change)
+        elif isinstance(changed.get(key), (list, tuple)):
+            changed[key] = [
+                _changed(each, change) if isinstance(each, str) else each for each in changed[key]
+            ]
     if isinstance(changed.get("probe"), dict):
         changed["probe"] = {
             key: _in_file(value, change) if key in CALLED and isinstance(value, str) else value
             for key, value in changed["probe"].items()
         }
     return changed
+
+
+def _changed(name: str, change: Callable[[str], str]) -> str:
+    in_file = _in_file(name, change)
+    return with_path(name, change) if in_file == name else in_file
 
 
 def _in_file(name: str, change: Callable[[str], str]) -> str:

@@ -5,6 +5,7 @@ Importing a module runs it, as `python -m` does. Weights and data are read as pl
 """
 
 from nearzero.torch_models.loading.data import PixelScale, load_data
+from nearzero.torch_models.loading.digest import data_digest
 from nearzero.torch_models.loading.fitting import LoadedWeights, load_weights
 from nearzero.torch_models.loading.objects import build_model, object_of, watch_loading
 from nearzero.torch_models.loading.tokenizer import load_tokenizer
@@ -14,6 +15,7 @@ __all__ = [
     "LoadedWeights",
     "PixelScale",
     "build_model",
+    "data_digest",
     "load_data",
     "load_tokenizer",
     "load_weights",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nearzero.errors import InputError, did_you_mean
+from nearzero.support.files import read_bytes
 from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.named.hub import find_repository, is_local, split_revision, without_network
 from nearzero.torch_models.named.options import NONE, Loading
@@ -71,13 +72,25 @@ class _DataColumn(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.data)
 
+    def contents(self) -> Iterator[bytes]:
+        """Yield the bytes of each image, as the data keep them."""
+        feature = type(self.data.features[self.name])
+        for number, row in enumerate(self.data.cast_column(self.name, feature(decode=False))):
+            kept = row[self.name]
+            if kept is None:
+                raise self._empty(number)
+            yield kept["bytes"] if kept["bytes"] is not None else read_bytes(Path(kept["path"]))
+
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return _DataColumn(self.data.select(range(len(self.data))[number]), self.name)
         value = self.data[number][self.name]
         if value is None:
-            raise InputError(f"row {number} of column {self.name!r} is empty")
+            raise self._empty(number)
         return value
+
+    def _empty(self, number: int) -> InputError:
+        return InputError(f"row {number} of column {self.name!r} is empty")
 
 
 def _opened(datasets: Any, path: str, rest: list[str]) -> tuple[Any, str, Rows]:

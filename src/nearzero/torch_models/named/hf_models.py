@@ -16,7 +16,7 @@ from torch import Tensor
 from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.named.hub import INDEX, PICKLED, SAFE, Repository, find_repository
-from nearzero.torch_models.named.options import AUTO_CLASSES, Loading
+from nearzero.torch_models.named.options import AUTO_CLASSES, NEW_WEIGHTS, Loading
 from nearzero.torch_models.named.packages import imported, only_tensors
 from nearzero.torch_models.named.sources import NamedModel, Origin, Preparation, Rows, file_hashes
 from nearzero.torch_models.named.texts import pad_token
@@ -59,7 +59,8 @@ def open_model(name: str, loading: Loading) -> NamedModel:
         module.eval()
         if auto_class == CAUSAL and getattr(module, "loss_type", "") is None:
             module.loss_type = "ForCausalLM"  # which it falls back to, with a remark
-        origin = Origin(f"hf:{repository.name}", repository.commit, file_hashes(_weight_files(repository)))
+        files = {} if loading.untrained else file_hashes(_weight_files(repository))
+        origin = Origin(f"hf:{repository.name}", repository.commit, files)
         rows = [
             Assumption(
                 "class of the model", f"{auto_class}, {type(module).__name__}", source, "Loading(auto_class=)"
@@ -70,6 +71,7 @@ def open_model(name: str, loading: Loading) -> NamedModel:
                 "as saved" if loading.dtype is None else "given",
                 "Loading(dtype=)",
             ),
+            *([NEW_WEIGHTS] if loading.untrained else []),
         ]
         classes = _class_names(module.config) if auto_class in (TEXT_CLASSES, IMAGE_CLASSES) else ()
         count = module.config.num_labels if auto_class in (TEXT_CLASSES, IMAGE_CLASSES) else None
@@ -81,7 +83,7 @@ def open_model(name: str, loading: Loading) -> NamedModel:
 def _module(
     repository: Repository, auto_class: str, config: Any, loading: Loading, common: Mapping[str, Any]
 ) -> Any:
-    """Return the model with all of its weights.
+    """Return the model with all of its weights, or with new ones.
 
     Raises:
         InputError: some weights are missing or have another shape, or can't be loaded.
@@ -90,6 +92,10 @@ def _module(
     if loading.dtype is not None:
         options["dtype"] = _dtype(loading.dtype)
     owner = getattr(imported("transformers"), auto_class)
+    if loading.untrained:
+        return owner.from_config(
+            config, trust_remote_code=False, **{k: options[k] for k in options.keys() & {"dtype"}}
+        )
     options |= {"config": config, "output_loading_info": True, "weights_only": True}
     try:
         module, info = _loaded(repository, "weights", owner, {**options, "use_safetensors": True})
@@ -236,6 +242,7 @@ def _texts(
         longest=min(known) if known else None,
         rows=auto_class != CAUSAL,
         predicts=auto_class == CAUSAL,
+        fills=auto_class == MASKED,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nearzero.errors import InputError, did_you_mean
+from nearzero.support.files import read_bytes
 from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.named.options import NONE, ORDER, Loading
-from nearzero.torch_models.named.sources import NamedData, NamedModel, Origin, Preparation, RawData, Rows
+from nearzero.torch_models.named.sources import (
+    NamedData,
+    NamedModel,
+    Origin,
+    Preparation,
+    RawData,
+    Rows,
+    contents_digest,
+)
 
 __all__ = ["image_batches", "image_folder", "is_image_folder", "labels_of"]
 
@@ -62,6 +72,12 @@ class _Files(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def contents(self) -> Iterator[bytes]:
+        """Yield the name of each file with that of its folder, and its bytes."""
+        for path in self.paths:
+            yield f"{path.parent.name}/{path.name}".encode()
+            yield read_bytes(path)
+
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return _Files(self.paths[number])
@@ -89,7 +105,23 @@ def image_batches(
     labels, names = labels_of(raw, model, loading, rows)
     examples = _Images(raw.items, labels, preparation)
     collate = partial(_collated, keyword=preparation.keyword)
-    return NamedData(DataLoader(examples, batch_size, collate_fn=collate), raw.origin, names, rows)
+    batches = DataLoader(examples, batch_size, collate_fn=collate)
+    return NamedData(batches, _with_digests(raw.origin, raw.items, labels), names, rows)
+
+
+def _with_digests(origin: Origin, items: Sequence[Any], labels: list[int] | None) -> Origin:
+    """Return an origin with the SHA-256 of the images as they are kept, and of their labels as the model's classes."""
+    count = f"{len(items):,}"
+    digests = {f"{count} images": contents_digest(getattr(items, "contents", partial(_pixels, items))())}
+    if labels is not None:
+        digests[f"{count} labels"] = contents_digest(str(label).encode() for label in labels)
+    return replace(origin, files={**origin.files, **digests})
+
+
+def _pixels(items: Sequence[Any]) -> Iterator[bytes]:
+    for image in items:
+        yield f"{image.mode} {image.size}".encode()
+        yield image.tobytes()
 
 
 class _Images(Dataset[tuple[Tensor, Any]]):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from nearzero.errors import InputError, check_choice
+from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.loading import PixelScale
 
-__all__ = ["AUTO_CLASSES", "AutoClass", "Loading", "Preprocess"]
+__all__ = ["AUTO_CLASSES", "NEW_WEIGHTS", "AutoClass", "Loading", "Preprocess"]
 
 AutoClass = Literal[
     "AutoModelForCausalLM",
@@ -20,6 +21,9 @@ AutoClass = Literal[
 AUTO_CLASSES: tuple[str, ...] = get_args(AutoClass)
 Preprocess = str | Callable[[Any], Any]
 NONE, ORDER, TEXTS = "none", "order", "texts"
+NEW_WEIGHTS = Assumption(
+    "weights", "new and random, from PyTorch's generator", "given", "Loading(untrained=)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,8 @@ class Loading:
             `AutoModelForMaskedLM`, `AutoModelForSequenceClassification` and `AutoModelForImageClassification`; by the
             `architectures` in the model's configuration if None.
         dtype: the precision of the weights, such as "float32"; as they were saved if None.
+        untrained: whether a model by name gets new random weights, from PyTorch's global generator, in the place of its
+            own.
         column: the column with the texts or images.
         labels: the column with the labels, or "none" to leave labels out.
         classes: what class of the model each class of the data is: a mapping from names in the data to the model's
@@ -56,6 +62,7 @@ class Loading:
 
     auto_class: AutoClass | None = None
     dtype: str | None = None
+    untrained: bool = False
     column: str | None = None
     labels: str | None = None
     classes: Mapping[str, str | int] | Literal["order"] | None = None
@@ -72,6 +79,8 @@ class Loading:
         if self.block != TEXTS:
             _check_count("block", self.block, " or 'texts'", least=2)
         _check_count("examples", self.examples)
+        if type(self.untrained) is not bool:
+            raise InputError(f"untrained must be true or false; got {self.untrained!r}")
         if self.classes is not None and self.classes != ORDER and not isinstance(self.classes, Mapping):
             raise InputError(
                 f"classes must be 'order', or a mapping from names in the data to classes; got {self.classes!r}"
@@ -92,7 +101,7 @@ class Loading:
             InputError: one of them was given.
         """
         for name in names:
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, False):
                 raise InputError(f"{name}={getattr(self, name)!r} has no effect here: {reason}; leave it out")
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.assumptions import Assumption
-from nearzero.torch_models.loading import build_model, load_data
+from nearzero.torch_models.loading import build_model, data_digest, load_data
 from nearzero.torch_models.named import hf_data, hf_models, timm_models, torchvision_models
 from nearzero.torch_models.named.images import image_batches, image_folder, is_image_folder
 from nearzero.torch_models.named.options import Loading
@@ -30,7 +31,7 @@ from nearzero.torch_models.named.sources import (
 )
 from nearzero.torch_models.named.texts import text_batches
 
-__all__ = ["LIBRARIES", "Library", "Named", "is_named", "open_data", "open_model", "resolve"]
+__all__ = ["LIBRARIES", "Library", "Named", "is_named", "is_raw", "open_data", "open_model", "resolve"]
 
 BATCH = 256  # examples, as for all other data
 TEXT_FILES = {".txt", ".text", ".md"}
@@ -64,6 +65,16 @@ def is_named(name: object) -> bool:
     return isinstance(name, str) and name.partition(":")[0] in LIBRARIES and ":" in name
 
 
+def is_raw(name: str) -> bool:
+    """Return whether a name leads to texts or images, which a model's preprocessing turns into inputs."""
+    path = Path(name).expanduser()
+    return is_named(name) or is_image_folder(path) or _is_text(path)
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix in TEXT_FILES and path.is_file()
+
+
 def open_model(name: str, loading: Loading | None = None) -> NamedModel:
     """Return a model by its name.
 
@@ -88,6 +99,7 @@ def open_model(name: str, loading: Loading | None = None) -> NamedModel:
     if not name.startswith("hf:"):
         loading.refuse(("auto_class", "dtype"), f"{name} isn't a model of transformers (hf:)")
     if not is_named(name):
+        loading.refuse(("untrained",), f"{name} is built by a function of your own")
         return NamedModel(_built(name), Origin(name))
     prefix, _, rest = name.partition(":")
     opened = LIBRARIES[prefix].model
@@ -142,15 +154,14 @@ def open_data(
     """
     loading = loading or Loading()
     path = Path(name).expanduser()
-    folder, text = is_image_folder(path), path.suffix in TEXT_FILES and path.is_file()
-    if not (is_named(name) or folder or text):
+    if not is_raw(name):
         loading.refuse(
             ("column", "labels", "classes", "block", "examples", "preprocess"),
             f"{name} is neither a data set by name nor a folder of images nor a text file",
         )
         of_images = {"pixels": loading.pixels, "split": loading.split, "data_dir": loading.data_dir}
         batches = load_data(name, **of_images)  # type: ignore[arg-type]
-        return NamedData(batches, Origin(name))
+        return NamedData(batches, Origin(name, files=_array_digests(batches)))
     named = model if isinstance(model, NamedModel) else None
     preparation = _preparation(name, named, loading)
     if is_named(name):
@@ -161,17 +172,25 @@ def open_data(
         raw = opened(rest, preparation.kind, loading, preparation.rows or preparation.kind == "image")
     else:
         loading.refuse(("column",), f"{name} has no columns")
-        raw = image_folder(path) if folder else _text_file(path, preparation)
+        raw = _text_file(path, preparation) if _is_text(path) else image_folder(path)
     if raw.kind == "image":
         loading.refuse(("block",), f"{name} holds images")
     if raw.kind != preparation.kind:
         raise InputError(f"{name} holds {raw.kind}s, and the model takes {preparation.kind}s")
     batches_of = image_batches if raw.kind == "image" else text_batches
     data = batches_of(raw, preparation, named, loading, BATCH if batch_size is None else batch_size)
-    origin = replace(raw.origin, name=name)
+    origin = replace(data.origin, name=name)
     return replace(
         data, origin=origin, rows=[Assumption("data", str(origin), "their name", "data="), *data.rows]
     )
+
+
+def _array_digests(data: Any) -> dict[str, str]:
+    """Return the SHA-256 of arrays; nothing for data that come batch by batch, which are read once."""
+    parts = data if isinstance(data, tuple) else (data,)
+    if not all(isinstance(part, (Tensor, np.ndarray)) for part in parts):
+        return {}
+    return {name: data_digest(part) for name, part in zip(("inputs", "targets"), parts, strict=False)}
 
 
 def _preparation(name: str, model: NamedModel | None, loading: Loading) -> Preparation:

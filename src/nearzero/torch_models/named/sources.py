@@ -16,7 +16,17 @@ from nearzero.errors import InputError
 from nearzero.torch_models.assumptions import Assumption, Assumptions
 from nearzero.torch_models.loading import LoadedWeights, load_weights
 
-__all__ = ["NamedData", "NamedModel", "Origin", "Preparation", "RawData", "Rows", "file_hashes", "record"]
+__all__ = [
+    "NamedData",
+    "NamedModel",
+    "Origin",
+    "Preparation",
+    "RawData",
+    "Rows",
+    "contents_digest",
+    "file_hashes",
+    "record",
+]
 
 Rows = list[Assumption]
 Kind = Literal["text", "image"]
@@ -30,7 +40,8 @@ class Origin:
     Attributes:
         name: the name as it was given.
         revision: the commit of the repository, or the name of the weights; "" if it isn't known.
-        files: the SHA-256 of the files of weights, by their names.
+        files: the SHA-256 of the files of weights by their names, or of the data that were read by what they are, such
+            as "6 images".
 
     Example:
         >>> from nearzero.torch_models.named import Origin
@@ -71,6 +82,7 @@ class Preparation:
         longest: the greatest number of tokens; None if there is no limit.
         rows: whether a text is a row of its own by default, and has a label; else texts are joined.
         predicts: whether the model predicts the tokens themselves, as a causal language model does.
+        fills: whether it predicts the tokens that are masked out.
     """
 
     kind: Kind
@@ -82,6 +94,7 @@ class Preparation:
     longest: int | None = None
     rows: bool = False
     predicts: bool = False
+    fills: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +152,8 @@ class RawData:
 
     Attributes:
         kind: "text" or "image".
-        items: the texts, or images of PIL.
+        items: the texts, or images of PIL. A sequence with a method `contents`, which yields the bytes of each image as
+            it is kept, needn't decode them for the digest of the data.
         origin: where they come from.
         labels: the label of each, a number or a name; None if there are none.
         names: the names of the classes by number; () if labels are names themselves or have none.
@@ -176,14 +190,23 @@ class NamedData:
 
     Example:
         >>> import nearzero as nz
-        >>> print(nz.open_data("digits").origin)
-        digits
+        >>> data = nz.open_data("digits")
+        >>> data.origin.name, list(data.origin.files)  # whose values are SHA-256
+        ('digits', ['inputs', 'targets'])
     """
 
     batches: DataLoader[Any] | Any
     origin: Origin
     class_names: Sequence[str] = ()
     rows: Rows = field(default_factory=list)
+
+
+def contents_digest(contents: Iterable[bytes]) -> str:
+    """Return the SHA-256 of some contents, each with its length, so that other cuts of the same bytes differ."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
 
 
 def record(assumptions: Assumptions, rows: Iterable[Assumption]) -> None:

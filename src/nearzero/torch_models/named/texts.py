@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -16,11 +18,19 @@ from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.batches import IGNORED
 from nearzero.torch_models.named.images import labels_of
 from nearzero.torch_models.named.options import TEXTS, Loading
-from nearzero.torch_models.named.sources import NamedData, NamedModel, Preparation, RawData, Rows
+from nearzero.torch_models.named.sources import (
+    NamedData,
+    NamedModel,
+    Preparation,
+    RawData,
+    Rows,
+    contents_digest,
+)
 
 __all__ = ["pad_token", "text_batches"]
 
 BLOCK = 1024  # tokens, or fewer if the model takes fewer
+NOTHING_MASKED = 'none: no token is masked out; batches with "labels", -100 at all other tokens, have a loss'
 AT_A_TIME = 1000  # texts that are tokenised together
 
 Example = dict[str, list[int]]
@@ -60,13 +70,18 @@ def text_batches(
         if preparation.predicts
         else "those of the data"
         if labels
+        else NOTHING_MASKED
+        if preparation.fills
         else "none"
     )
     rows.append(
         Assumption("targets of the tokens", targets, "the class of the model", "Loading(auto_class=)")
     )
     collate = partial(_padded, tokenizer=preparation.function, predicts=preparation.predicts)
-    return NamedData(DataLoader(examples, batch_size, collate_fn=collate), raw.origin, names, rows)  # type: ignore[arg-type]
+    what = f"{len(examples):,} {'blocks' if joined else 'texts'} of tokens"
+    digest = contents_digest(json.dumps(example, sort_keys=True).encode() for example in examples)
+    origin = replace(raw.origin, files={**raw.origin.files, what: digest})
+    return NamedData(DataLoader(examples, batch_size, collate_fn=collate), origin, names, rows)  # type: ignore[arg-type]
 
 
 def _blocks(raw: RawData, preparation: Preparation, loading: Loading, rows: Rows) -> list[Example]:

@@ -8,7 +8,7 @@ from typing import Any
 from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.named.hub import Repository, find_repository, is_local, split_revision
-from nearzero.torch_models.named.options import Loading
+from nearzero.torch_models.named.options import NEW_WEIGHTS, Loading
 from nearzero.torch_models.named.packages import first_line, imported, only_tensors
 from nearzero.torch_models.named.sources import NamedModel, Origin, Preparation, file_hashes
 
@@ -37,30 +37,28 @@ def open_model(name: str, loading: Loading) -> NamedModel:
             else f"hf-hub:{repository.name}@{repository.commit}"
         }
     else:
-        arguments, repository = _registered(timm, plain, revision)
+        arguments, repository = _registered(timm, plain, revision, loading.untrained)
     reading = nullcontext() if repository is None else repository.reading()
     with reading, only_tensors() as files:
         try:
-            module = timm.create_model(**arguments, pretrained=True).eval()
+            module = timm.create_model(**arguments, pretrained=not loading.untrained).eval()
         except Exception as error:  # timm raises errors of many types
             raise InputError(f"the model {plain} of timm can't be loaded: {first_line(error)}") from error
     commit = "" if repository is None else repository.commit
     origin = Origin(f"timm:{plain}", commit, file_hashes(files))
     weights = module.pretrained_cfg.get("tag") or "those of this name"
-    rows = [
-        Assumption(
-            "weights",
-            str(weights),
-            "the name" if "." in plain else "the first of this architecture",
-            "model=",
-        ),
-    ]
+    source = "the name" if "." in plain else "the first of this architecture"
+    rows = [NEW_WEIGHTS if loading.untrained else Assumption("weights", str(weights), source, "model=")]
     preparation = None if loading.preprocess is not None else _preparation(module)
     return NamedModel(module, origin, preparation, _classes(module), int(module.num_classes) or None, rows)
 
 
-def _registered(timm: Any, name: str, revision: str | None) -> tuple[dict[str, Any], Repository | None]:
+def _registered(
+    timm: Any, name: str, revision: str | None, untrained: bool
+) -> tuple[dict[str, Any], Repository | None]:
     """Return the arguments by which `timm` builds a model of its registry, and the repository with its weights.
+
+    An untrained model has no repository.
 
     Raises:
         InputError: there is no such model, or it has no weights, or not this revision.
@@ -72,6 +70,10 @@ def _registered(timm: Any, name: str, revision: str | None) -> tuple[dict[str, A
         raise InputError(
             f"timm has no model {name!r}: {hint}timm.list_models(pretrained=True) lists them all"
         )
+    if untrained:
+        if revision is not None:
+            raise InputError(f"untrained weights have no revision; got @{revision}")
+        return {"model_name": name}, None
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         weights = [each for each in known if each.partition(".")[0] == name.partition(".")[0]]

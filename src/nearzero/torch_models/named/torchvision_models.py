@@ -10,7 +10,7 @@ from typing import Any
 from nearzero.errors import InputError, did_you_mean
 from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.named.hub import is_local
-from nearzero.torch_models.named.options import Loading
+from nearzero.torch_models.named.options import NEW_WEIGHTS, Loading
 from nearzero.torch_models.named.packages import first_line, imported, only_tensors
 from nearzero.torch_models.named.sources import NamedModel, Origin, Preparation, file_hashes
 
@@ -39,10 +39,13 @@ def open_model(name: str, loading: Loading) -> NamedModel:
         )
     table = models.get_model_weights(architecture)
     own = Path(asked).expanduser() if asked and is_local(asked) else None
+    if own is not None:
+        loading.refuse(("untrained",), f"{asked} holds weights")
     weights = table.DEFAULT if own is not None or not asked else _weights(table, architecture, asked)
+    none = own is not None or loading.untrained
     with only_tensors() as files, redirect_stdout(sys.stderr):  # PyTorch prints where it downloads to
         try:
-            module = models.get_model(architecture, weights=None if own is not None else weights).eval()
+            module = models.get_model(architecture, weights=None if none else weights).eval()
         except OSError as error:  # urllib's errors are among them
             raise InputError(
                 f"the weights {weights} can't be fetched, and aren't in the cache ({weights.url}): {first_line(error)}"
@@ -50,8 +53,9 @@ def open_model(name: str, loading: Loading) -> NamedModel:
         except Exception as error:  # of a damaged file, any
             raise InputError(f"the weights {weights} can't be loaded: {first_line(error)}") from error
     hashes = file_hashes(files)
+    source = "the name" if asked else "the default of torchvision"
     rows = [
-        Assumption("weights", str(weights), "the name" if asked else "the default of torchvision", "model="),
+        NEW_WEIGHTS if loading.untrained else Assumption("weights", str(weights), source, "model="),
         *(
             Assumption(
                 "weights of the cache",
@@ -66,7 +70,7 @@ def open_model(name: str, loading: Loading) -> NamedModel:
     classes = tuple((str(each),) for each in weights.meta.get("categories", ()))
     preparation = None if loading.preprocess is not None else _preparation(weights, own is not None)
     if own is None:
-        origin = Origin(f"torchvision:{name}", weights.name, hashes)
+        origin = Origin(f"torchvision:{name}", "" if loading.untrained else weights.name, hashes)
         return NamedModel(module, origin, preparation, classes, len(classes) or None, rows)
     model = NamedModel(module, Origin(f"torchvision:{architecture}"), preparation)
     return model.with_weights(own)[0]
