@@ -124,10 +124,10 @@ def judge_runs(
     settings: dict[str, Any] = {**options, "layers": layers, "memory": memory}
     settings["metrics"] = metrics_for(rules.measure)
     backend = settings.pop("backend", None)
-    found: dict[int, _Measured] = {}
+    found: dict[int, _RunResponses] = {}
     with python_progress("measuring runs", progress) as report:
 
-        def take(run: _Run, measured: _Measured) -> None:
+        def take(run: _Run, measured: _RunResponses) -> None:
             _check_new(measured, found.values())
             found[run.number] = measured
             if len(found) == 1:
@@ -185,7 +185,7 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _RunResponses:
     """The responses of one run, the digest of its weights, and its origin as JSON if it was given by name."""
 
     number: int
@@ -196,7 +196,7 @@ class _Measured:
 
 
 @dataclass(frozen=True)
-class _Measurement:
+class _RunMeasurement:
     """Measure one run after the other, in any process.
 
     Attributes:
@@ -207,7 +207,7 @@ class _Measurement:
     given: Packed
     design: Design
 
-    def __call__(self, run: _Run) -> _Measured:
+    def __call__(self, run: _Run) -> _RunResponses:
         """Return what was measured of a run.
 
         Raises:
@@ -224,7 +224,7 @@ class _Measurement:
             module, origin = (
                 (model.module, model.origin.to_json()) if isinstance(model, NamedModel) else (model, "")
             )
-            return _Measured(run.number, run.name, responses, weights_digest(module), origin)
+            return _RunResponses(run.number, run.name, responses, weights_digest(module), origin)
 
 
 def _measurement(
@@ -235,7 +235,7 @@ def _measurement(
     settings: Mapping[str, Any],
     backend: Backend | None,
     workers: Workers,
-) -> tuple[_Measurement, Iterator[_Run]]:
+) -> tuple[_RunMeasurement, Iterator[_Run]]:
     """Return the measurement of all runs, at the layers that are found on the first one, and the runs.
 
     Raises:
@@ -251,7 +251,7 @@ def _measurement(
     given = Packed.of(needed, "data or a setting", workers)
     if workers.executor is None:  # it needn't be opened again
         first = replace(first, model=Packed(first.name, held=(model, None)), weights=None)
-    return _Measurement(given, design), chain([first], runs)
+    return _RunMeasurement(given, design), chain([first], runs)
 
 
 def _opened(run: Any, data: Any, settings: Mapping[str, Any], *, held_out: bool = False) -> Any:
@@ -314,7 +314,7 @@ def _runs(
         raise InputError("a verdict needs at least one run; got an empty list of models")
 
 
-def _check_new(run: _Measured, others: Iterable[_Measured]) -> None:
+def _check_new(run: _RunResponses, others: Iterable[_RunResponses]) -> None:
     """Refuse a run with the weights of another one that was measured before.
 
     Raises:
