@@ -89,6 +89,14 @@ Weights = Annotated[
 RunNames = Annotated[
     list[str], argument("MODEL", "As for nearzero probe; with several names, each is a run of its own.")
 ]
+RunWeights = Annotated[
+    list[Path] | None,
+    option("A folder with a file of weights for each run; or the file of one run, repeated for each.", False),
+]
+RuleSettings = Annotated[
+    list[str] | None,
+    option("A rule, verdict_...; may be repeated.", False, "--set", metavar="KEY=VALUE"),
+]
 DataPlace = Annotated[
     str | None,
     argument("DATA", "hf:name:configuration:split, a folder of images, a text file; or as --data."),
@@ -544,22 +552,14 @@ def _finish_probe(
 def judge_runs(
     model: RunNames,
     data: DataName = None,
-    weights: Annotated[
-        list[Path] | None,
-        option(
-            "A folder with a file of weights for each run; or the file of one run, repeated for each.", False
-        ),
-    ] = None,
+    weights: RunWeights = None,
     layer: Annotated[list[str] | None, option("A name or glob; may be repeated.", "all activations")] = None,
     held_out: Annotated[
         str | None, option("Data that weren't trained on, as --data; of a data set, its test split.")
     ] = None,
     out: Annotated[Path | None, option("A folder for tables and figures.")] = None,
     measure: Annotated[str, option("The cost: of accuracy, agreement or cross_entropy.", True)] = "accuracy",
-    settings: Annotated[
-        list[str] | None,
-        option("A rule, verdict_...; may be repeated.", False, "--set", metavar="KEY=VALUE"),
-    ] = None,
+    settings: RuleSettings = None,
     load: Load = None,
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
