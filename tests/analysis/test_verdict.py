@@ -283,6 +283,25 @@ def test_scale_never_decides_where_it_is_flat_by_construction() -> None:
     assert {each.intensity for each in gelu.comparisons} == {"scale", "cap"}
 
 
+def test_scale_decides_where_more_than_a_linear_map_follows() -> None:
+    """Biases and other layers after an inner layer make argmax(W2 a + b2 / s) wrong, whatever its activation is."""
+    made = responses(*(around(each, 0.3, 8, seed) for seed, each in enumerate((5.0, 0.0, 2.0))))
+    made = made.assign_coords(family=["signed_shift", "scale", "cap", "shift"])
+    rules = nz.Rules(intensity=("scale", "cap"), targets=TARGETS)
+    alone = made.isel(network=[0]).assign_coords(activation=("network", ["relu"]))
+    both = xr.concat([alone, alone], "network").assign_coords(network=["inner", "last"])
+    grid = both.assign_coords(layer=("network", [1, 2]), model=("network", ["deep", "deep"]))
+    assert set(judge(grid, rules).left_out) == {"last"}
+    own = grid.assign_coords(
+        layers=("network", [2, 2])
+    )  # other things may follow the last of a user's layers
+    assert judge(own, rules).left_out == {}
+    assert judge(alone.assign_attrs(backend="model"), rules).left_out == {}
+    assert set(judge(alone.assign_attrs(backend="two-layer"), rules).left_out) == {"relu"}
+    probed = both.assign(backend=("network", ["model", "two-layer"]))
+    assert set(judge(probed, rules).left_out) == {"last"}
+
+
 def test_costs_need_both_sides() -> None:
     made = responses(*(around(each, 0.3, 8, 0) for each in (5.0, 2.0, 3.0)))
     np.testing.assert_allclose(costs(made).sel(family="shift").mean("run").values, [[5.0, 5.0]])

@@ -72,7 +72,7 @@ def test_responses_are_those_of_matched(width: nz.Grid, folder: Path, digits: nz
         network = networks.read(point, name, 1, DataSource.of(digits, None))
         assert isinstance(network, nz.TwoLayer)
         assert network.units == 12
-        design = width.spec.design(point, name, 1)
+        design = width.spec.designs(point, name)[1]
         alone = nz.matched(network, digits.test.pixels, digits.test.labels, design=design)
         kept = width.responses.sel(network=width.spec.name(name, point), run=1)
         for variable in ("level", "accuracy", "agreement", "unperturbed_accuracy"):

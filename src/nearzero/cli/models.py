@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from nearzero.cli.common import (
     AsJson,
+    DaskAddress,
     DataDir,
     Quiet,
+    WorkerCount,
     app,
     argument,
     complete_data,
@@ -24,6 +26,7 @@ from nearzero.cli.common import (
     result_folder,
     settings_from,
     the_console,
+    workers_for,
     working,
 )
 from nearzero.cli.output import (
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from nearzero.analysis.verdict import Verdict
     from nearzero.probing import ProbeResult
     from nearzero.report.table import Table
+    from nearzero.support.workers import Workers
     from nearzero.torch_models.named import Loading, NamedModel
 
 __all__ = (
@@ -84,6 +88,14 @@ Weights = Annotated[
 ]
 RunNames = Annotated[
     list[str], argument("MODEL", "As for nearzero probe; with several names, each is a run of its own.")
+]
+RunWeights = Annotated[
+    list[Path] | None,
+    option("A folder with a file of weights for each run; or the file of one run, repeated for each.", False),
+]
+RuleSettings = Annotated[
+    list[str] | None,
+    option("A rule, verdict_...; may be repeated.", False, "--set", metavar="KEY=VALUE"),
 ]
 DataPlace = Annotated[
     str | None,
@@ -165,22 +177,30 @@ def opened_model(
 
 
 def _named_runs(
-    names: list[str], weights: list[Path] | None, loading: Loading, device: str
+    names: list[str], weights: list[Path] | None, loading: Loading, device: str, workers: Workers
 ) -> tuple[Any, list[Path] | None]:
-    """Return the models of several runs by their names, or one model and the weights of each run.
+    """Return the models of several runs, or one model and the weights of each run; workers are given their names.
 
     Raises:
-        InputError: one name without weights, or several with weights.
+        InputError: one name without weights, or several with weights; or workers and a device.
     """
     from nearzero.torch_models.loading import weights_of_runs
 
+    if workers.executor is not None and device != "cpu":
+        raise InputError(
+            f"workers measure on their processors; leave out --device {device}, or --workers and --dask"
+        )
     if weights and len(names) == 1:
         files = weights_of_runs(weights[0] if len(weights) == 1 else weights)
+        if workers.executor is not None:
+            return names[0], files
         return opened_model(names[0], None, loading, device)[0], files
     if weights or len(names) == 1:
         raise InputError(
             "a verdict needs several runs: several names of models, or one and --weights of each run"
         )
+    if workers.executor is not None:
+        return names, None
     return (opened_model(name, None, loading, device)[0] for name in names), None
 
 
@@ -532,22 +552,14 @@ def _finish_probe(
 def judge_runs(
     model: RunNames,
     data: DataName = None,
-    weights: Annotated[
-        list[Path] | None,
-        option(
-            "A folder with a file of weights for each run; or the file of one run, repeated for each.", False
-        ),
-    ] = None,
+    weights: RunWeights = None,
     layer: Annotated[list[str] | None, option("A name or glob; may be repeated.", "all activations")] = None,
     held_out: Annotated[
         str | None, option("Data that weren't trained on, as --data; of a data set, its test split.")
     ] = None,
     out: Annotated[Path | None, option("A folder for tables and figures.")] = None,
     measure: Annotated[str, option("The cost: of accuracy, agreement or cross_entropy.", True)] = "accuracy",
-    settings: Annotated[
-        list[str] | None,
-        option("A rule, verdict_...; may be repeated.", False, "--set", metavar="KEY=VALUE"),
-    ] = None,
+    settings: RuleSettings = None,
     load: Load = None,
     pixels: PixelOption = "raw",
     split: SplitOption = "test",
@@ -562,6 +574,8 @@ def judge_runs(
     batch_axis: BatchAxis = None,
     device: Device = "cpu",
     memory: Memory = None,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -577,9 +591,14 @@ def judge_runs(
 
     spec = with_rules(resolve(), settings_from(settings))
     rules = replace(spec.rules, measure=measure)  # type: ignore[arg-type]
-    with result_folder(out), users_errors(model[0], name), working(console, "loading model and data"):
+    with (
+        result_folder(out),
+        users_errors(model[0], name),
+        working(console, "loading model and data"),
+        workers_for(console, workers, dask) as chosen,
+    ):
         loading = loading_of(load, pixels, split, data_dir)
-        runs, files = _named_runs(model, weights, loading, device)
+        runs, files = _named_runs(model, weights, loading, device, chosen)
         if held_out is not None:
             _check_held_out(held_out, name, split)
         reading = (units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory)
@@ -593,6 +612,7 @@ def judge_runs(
             design=replace(spec.design, conduct=None),
             progress=_progress(quiet),
             loading=loading,
+            executor=chosen,
             **_reading(*reading),
         )
     count = judged.costs.sizes["run"]

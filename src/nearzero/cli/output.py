@@ -95,7 +95,7 @@ def print_plan(plan: WorkPlan, console: Console | None, *, as_json: bool = False
 
 def folders_line(folder: Path) -> str:
     """Return a line that says where tables and figures are, and the page, if it was made."""
-    from nearzero.study.page.contents import PAGE
+    from nearzero.study.store import PAGE
 
     page = f" The page of it all is {folder / PAGE}." if (folder / PAGE).is_file() else ""
     return f"Tables are in {folder / 'tables'}, figures in {folder / 'figures'}.{page}"

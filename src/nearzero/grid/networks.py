@@ -103,14 +103,14 @@ class DeepJob(Job):
         """Return a text for plans: networks of a point take about the same time."""
         return self.point.label
 
-    def pilot(self) -> float | None:
+    def pilot(self, *, warm: bool = False) -> float | None:
         """Return the time of the training, from that of some updates."""
         from nearzero.training.deep import train_deep
 
         spec, network = self.point.spec, self.initial()
         examples = self.data.examples(spec)["train"]
         with one_torch_thread():
-            for steps in (1, PILOT_STEPS):  # the first is slower than the others
+            for steps in (PILOT_STEPS,) if warm else (1, PILOT_STEPS):  # the first is slower than the others
                 began = time.perf_counter()
                 recipe = replace(spec.recipe, steps=steps)
                 train_deep(network, examples, recipe, seed=spec.seeds[self.run], device=spec.device)
@@ -176,8 +176,7 @@ class Networks:
             with one_torch_thread():  # set before the threads start, since each job sets and restores it
                 run(jobs, journal, doing="training", did=did, threads=thread_count(), workers=workers)
         specs = {spec_digest(point.spec): point.spec for point in points if point.layers is None}
-        studies = {self._study(spec): data[spec.data] for spec in specs.values()}
-        train_studies(studies, journal, workers)
+        train_studies([(self.store(spec), data[spec.data]) for spec in specs.values()], journal, workers)
 
     def read(self, point: Point, name: str, run: int, data: DataSource) -> TwoLayer | nn.Sequential | None:
         """Return a network of a point; None if it diverged or never reached the checkpoint.
@@ -199,8 +198,9 @@ class Networks:
         """Return the folder of the study that trains the networks of a spec."""
         return self.folder / spec_digest(spec)[:12]
 
-    def _study(self, spec: Spec) -> Study:
-        return Study(Store.create(self.study_folder(spec), lambda rules: spec))
+    def store(self, spec: Spec) -> Store:
+        """Return the store of the study that trains the networks of a spec; nothing is written."""
+        return Store.proposed(self.study_folder(spec), lambda rules: spec)
 
 
 @lru_cache(maxsize=4)  # the runs of a point follow each other
@@ -287,14 +287,14 @@ class GridJob(GridMeasurement):
         """Return a text for plans: networks of a point take about the same time."""
         return self.point.label
 
-    def pilot(self) -> float | None:
+    def pilot(self, *, warm: bool = False) -> float | None:
         """Return the time of the measurement, from those on some examples of a network before its training."""
         spec = self.point.spec
         if self.point.layers is None:
             network: Any = self.data.initial(spec, self.activation, [spec.seeds[self.run]])[0]
         else:
             network = DeepJob(self.folder, self.activation, self.run, self.point, self.data).initial()
-        return sampled_time(self.data, lambda data: self._measured(network, data))
+        return sampled_time(self.data, lambda data: self._measured(network, data), warm=warm)
 
     def measure(self) -> xr.Dataset | None:
         """Return the responses of the network; None if it diverged or never reached the checkpoint."""
@@ -320,18 +320,17 @@ def grid_jobs(
     spec: GridSpec, folder: Path, networks: Networks, point: Point, activation: str, data: DataSource
 ) -> list[GridJob]:
     """Return a job for every run of one network of a point of the grid in a folder."""
-    jobs, place = [], spec.points.index(point)
-    for number in range(point.spec.runs):
+    place, label = spec.points.index(point), spec.name(activation, point)
+    same = [spec_digest(point.spec), spec.vary, point.value, spec.split]
+    held_out, designs = HELD_OUT in point.spec.verdict_checks, spec.designs(point, activation)
+    values = asdict(designs[0])  # takes longer than all else here
+    jobs = []
+    for number, design in enumerate(designs):
         name = f"{place:02d}-{activation}-{number:02d}"
-        design = spec.design(point, activation, number)
-        work = digest(
-            [
-                *(spec_digest(point.spec), spec.vary, point.value, spec.split, asdict(design), data.hashes),
-                *(HELD_OUT in point.spec.verdict_checks, HALVES),
-            ]
-        )
+        own = values | {"first_draw": design.first_draw}
+        work = digest([*same, own, data.hashes, held_out, HALVES])
         fields = (point, activation, data, networks, spec.split, design)
-        jobs.append(GridJob(folder.absolute(), spec.name(activation, point), number, name, work, *fields))
+        jobs.append(GridJob(folder.absolute(), label, number, name, work, *fields))
     return jobs
 
 

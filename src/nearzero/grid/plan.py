@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nearzero.grid.networks import DeepJob, Networks, grid_jobs
-from nearzero.grid.own.source import OwnNetworks
 from nearzero.grid.spec import GridSpec
 from nearzero.study.data import DataSource
 from nearzero.study.jobs import Job
@@ -14,9 +14,11 @@ from nearzero.study.journal import Journal
 from nearzero.study.plan import PlannedStep, WorkPlan, planned, trained_size, work_plan
 from nearzero.study.spec import spec_digest
 from nearzero.study.steps import runs_together, training_jobs
-from nearzero.study.store import Store
 from nearzero.support.threads import thread_count
 from nearzero.support.workers import Workers
+
+if TYPE_CHECKING:
+    from nearzero.grid.own.source import OwnNetworks  # with PyTorch, which other grids don't need
 
 __all__ = ["plan_grid", "plan_own"]
 
@@ -93,8 +95,7 @@ def _train(
             pairs = [(name, run) for name in own.activations for run in range(own.runs)]
             jobs += [DeepJob(networks.folder, name, run, point, source) for name, run in pairs]
             continue
-        store = Store.proposed(networks.study_folder(own), lambda rules, own=own: own)  # type: ignore[misc]
-        left = training_jobs(store, source, Journal.unlogged(None), workers)
+        left = training_jobs(networks.store(own), source, Journal.unlogged(None), workers)
         finished += 0 if left else len(runs_together(own, workers))
         jobs += left
     at_once = thread_count() if any(point.layers is not None for point in spec.points) else 1

@@ -232,15 +232,19 @@ class GridSpec(CheckedModel):
         spec = resolve(settings=settings, origin=f"[study] with {self.vary} = {value!r}")
         return Point(_LABELS.get(self.vary, f"{self.vary.replace('_', ' ')} {{}}").format(value), value, spec)
 
-    def design(self, point: Point, network: str, run: int) -> Design:
-        """Return the design for one run of a network of a point: the deciding families and those in `read`.
+    def designs(self, point: Point, network: str) -> list[Design]:
+        """Return the design for each run of a network of a point: the deciding families and those in `read`.
 
         Every run of every network of a grid has draws of its own. Layers of own networks are measured by the conduct of
         their activations.
         """
         families = tuple(dict.fromkeys((*point.spec.deciding, *self.read)))
-        design = replace(point.spec.design_of(self.name(network, point), run), families=families)
-        return design if self.network is None else replace(design, conduct=None)
+        design = replace(point.spec.design, families=families)
+        design = design if self.network is None else replace(design, conduct=None)
+        name = self.name(network, point)
+        return [
+            replace(design, first_draw=point.spec.first_draw(name, run)) for run in range(point.spec.runs)
+        ]
 
     def name(self, network: str, point: Point, layer: int | str | None = None) -> str:
         """Return the name of a measured layer of a network: "ReLU, 64 units"; "Abs, 3 layers, layer 2".

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,26 +12,27 @@ from nearzero.study.data import DataSource
 from nearzero.study.jobs import run
 from nearzero.study.journal import Journal
 from nearzero.study.steps import TrainJob, runs_together
+from nearzero.study.store import Store
 from nearzero.support.workers import Workers
 
 __all__ = ["train_studies"]
 
 
-def train_studies(studies: Mapping[Study, DataSource], journal: Journal, workers: Workers) -> None:
+def train_studies(studies: Sequence[tuple[Store, DataSource]], journal: Journal, workers: Workers) -> None:
     """Train the networks of several studies that aren't trained yet; all of their jobs are one lot of work.
 
-    A study is opened when its first job is needed, and is closed when its last one is done.
+    A study is begun or opened when its first job is needed, and is closed when its last one is done.
 
     Args:
-        studies: and their data.
+        studies: as `Store.proposed` returns them, and their data.
         journal: for progress.
         workers: where the networks are trained.
     """
     held: dict[Path, _HeldStudy] = {}
 
     def jobs() -> Iterator[TrainJob]:
-        for study, data in studies.items():
-            stack = ExitStack()
+        for store, data in studies:
+            stack, study = ExitStack(), _begun(store)
             own, finish = stack.enter_context(study.training(data, journal.console, workers))
             if own:
                 held[own[0].folder] = _HeldStudy(stack, finish, len(own))
@@ -46,7 +47,7 @@ def train_studies(studies: Mapping[Study, DataSource], journal: Journal, workers
             study.finish()
             held.pop(job.folder).stack.close()
 
-    begun = [study.spec for study in studies if not (study.folder / "results.nc").exists()]
+    begun = [store.spec for store, _ in studies if not (store.folder / "results.nc").exists()]
     total = sum(spec.steps * len(runs) for spec in begun for _, runs in runs_together(spec, workers))
     try:
         run(
@@ -61,6 +62,11 @@ def train_studies(studies: Mapping[Study, DataSource], journal: Journal, workers
     finally:
         for study in held.values():
             study.stack.close()
+
+
+def _begun(store: Store) -> Study:
+    """Return the study of a store; it is begun if there is none."""
+    return Study(Store.create(store.folder, lambda rules: store.spec))
 
 
 @dataclass

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -24,11 +27,21 @@ from nearzero.evaluators.session import Session, open_session
 from nearzero.networks import TwoLayer
 from nearzero.probing.probe import matched_layers
 from nearzero.support.progress import python_progress
+from nearzero.support.workers import Packed, Workers, do_all
 from nearzero.torch_models.loading import load_weights, weights_of_runs
-from nearzero.torch_models.named import Loading, NamedModel, open_data, open_model
+from nearzero.torch_models.named import Loading, NamedModel, is_named, open_data, open_model
 from nearzero.torch_models.state import as_module
 
-__all__ = ["judge_runs", "layer_names", "metrics_for", "run_responses", "weights_digest"]
+__all__ = [
+    "ONE_AT_A_TIME",
+    "judge_runs",
+    "layer_names",
+    "metrics_for",
+    "run_responses",
+    "weights_digest",
+]
+
+ONE_AT_A_TIME = threading.RLock()  # a user's code draws from the generators of the process
 
 
 def judge_runs(
@@ -47,6 +60,7 @@ def judge_runs(
     memory: int | str | None = None,
     progress: bool | None = None,
     advanced: Callable[[int], None] = lambda runs: None,
+    executor: Executor | Workers | None = None,
     **options: Unpack[ModelOptions],
 ) -> Verdict:
     """Return the verdict on several runs of a model: does distance or intensity cost more at equal displacement?
@@ -70,6 +84,9 @@ def judge_runs(
         memory: as for `nz.probe`.
         progress: whether a progress bar is shown, as for `nz.probe`.
         advanced: a function that is called after each run, with 1.
+        executor: measures the runs, each a job of its own; any `concurrent.futures.Executor`, see `nearzero.Workers`;
+            this process if None. What goes to other processes must be pickled: names of models and data always can be.
+            In one process, runs are measured one after the other.
         options: settings of the model, see `nearzero.evaluators.select.ModelOptions`; `layers` replaces `layer`.
 
     Returns:
@@ -93,7 +110,7 @@ def judge_runs(
         (('1',), 'distance costs more')
     """
     rules = rules or Rules()
-    design = design or design_for(rules)
+    design, workers = design or design_for(rules), Workers.of(executor)
     loading = options.get("loading")
     splits = isinstance(data, str) and loading is not None and loading.split == "train"
     if (
@@ -107,34 +124,137 @@ def judge_runs(
     settings: dict[str, Any] = {**options, "layers": layers, "memory": memory}
     settings["metrics"] = metrics_for(rules.measure)
     backend = settings.pop("backend", None)
-    measured: list[xr.Dataset] = []
-    seen: dict[str, str] = {}
-    names: list[str] = []
-    origins: list[str] = []
+    found: dict[int, _RunResponses] = {}
     with python_progress("measuring runs", progress) as report:
-        for number, (name, run) in enumerate(_runs(model, weights, options.get("loading"))):
-            _check_new(run.module if isinstance(run, NamedModel) else run, name, seen)
-            origins.append(run.origin.to_json() if isinstance(run, NamedModel) else "")
-            try:
-                own_data = _opened(run, data, settings)
-                other = _opened(run, held_out, settings, held_out=True)
-                names = names or layer_names(run, own_data, settings)
-                own = replace(design, first_draw=design.first_draw + number * design.draws)
-                settings["layers"] = names
-                measured.append(run_responses(run, own_data, other, own, settings, backend))
-            except InputError as error:
-                raise InputError(f"{name}: {error}") from error
-            if not number:
-                verdict(measured, rules)  # refuses now what would be refused at the end
-            report(number + 1, None)
+
+        def take(run: _Run, measured: _RunResponses) -> None:
+            _check_new(measured, found.values())
+            found[run.number] = measured
+            if len(found) == 1:
+                verdict([measured.responses], rules)  # refuses now what would be refused at the end
+            report(len(found), None)
             advanced(1)
-    judged = verdict(measured, rules)
+
+        runs = _runs(model, weights, loading, workers)
+        measure, runs = _measurement(runs, data, held_out, design, settings, backend, workers)
+        do_all(measure, runs, workers, name=lambda run: run.name, finished=take)
+    measured = [found[number] for number in sorted(found)]
+    judged = verdict([each.responses for each in measured], rules)
+    origins = [each.origin for each in measured]
     if not any(origins):
         return judged
     return replace(judged, costs=judged.costs.assign_coords(origin=("run", origins)))
 
 
-def _opened(run: Any, data: Any, settings: dict[str, Any], *, held_out: bool = False) -> Any:
+@dataclass(frozen=True)
+class _Run:
+    """One run of a model, and how its model is made.
+
+    Attributes:
+        number: of the run.
+        name: of the run, in messages.
+        model: a module, one that was opened by name, a function that builds it, or a name; and settings for a name.
+        weights: the file with the weights of the run; None if the model has them.
+        origin: the model's name as it was given, if it is given by name.
+    """
+
+    number: int
+    name: str
+    model: Packed
+    weights: Path | None
+    origin: str
+
+    def open(self) -> nn.Module | NamedModel:
+        """Return the model with the weights of the run.
+
+        Raises:
+            InputError: the model or its weights can't be loaded.
+        """
+        model, loading = self.model.open()
+        if isinstance(model, str):
+            opened = open_model(model, loading)
+            model = opened.called(replace(opened.origin, name=self.origin))
+        if self.weights is None:
+            return model if isinstance(model, NamedModel) else as_module(model)
+        if isinstance(model, NamedModel):
+            named, _ = replace(model, module=copy.deepcopy(model.module)).with_weights(self.weights)
+            return named.called(replace(named.origin, name=f"{model.origin.name} with {self.name}"))
+        module = copy.deepcopy(model) if isinstance(model, nn.Module) else as_module(model())
+        load_weights(module, self.weights)
+        return module
+
+
+@dataclass(frozen=True)
+class _RunResponses:
+    """The responses of one run, the digest of its weights, and its origin as JSON if it was given by name."""
+
+    number: int
+    name: str
+    responses: xr.Dataset
+    digest: str | None
+    origin: str
+
+
+@dataclass(frozen=True)
+class _RunMeasurement:
+    """Measure one run after the other, in any process.
+
+    Attributes:
+        given: data, held-out data and settings.
+        design: of run 0.
+    """
+
+    given: Packed
+    design: Design
+
+    def __call__(self, run: _Run) -> _RunResponses:
+        """Return what was measured of a run.
+
+        Raises:
+            InputError: a model, a layer or data that can't be used.
+        """
+        with ONE_AT_A_TIME:
+            model, (data, held_out, settings, backend) = run.open(), self.given.open()
+            design = replace(self.design, first_draw=self.design.first_draw + run.number * self.design.draws)
+            try:
+                own, other = _opened(model, data, settings), _opened(model, held_out, settings, held_out=True)
+                responses = run_responses(model, own, other, design, settings, backend)
+            except InputError as error:
+                raise InputError(f"{run.name}: {error}") from error
+            module, origin = (
+                (model.module, model.origin.to_json()) if isinstance(model, NamedModel) else (model, "")
+            )
+            return _RunResponses(run.number, run.name, responses, weights_digest(module), origin)
+
+
+def _measurement(
+    runs: Iterator[_Run],
+    data: Any,
+    held_out: Any,
+    design: Design,
+    settings: Mapping[str, Any],
+    backend: Backend | None,
+    workers: Workers,
+) -> tuple[_RunMeasurement, Iterator[_Run]]:
+    """Return the measurement of all runs, at the layers that are found on the first one, and the runs.
+
+    Raises:
+        InputError: there is no run, its model, layers or data can't be used, or data can't be sent to workers.
+    """
+    first = next(runs)
+    model = first.open()
+    try:
+        names = layer_names(model, _opened(model, data, settings), settings)
+    except InputError as error:
+        raise InputError(f"{first.name}: {error}") from error
+    needed = (_anywhere(data), _anywhere(held_out), {**settings, "layers": names}, backend)
+    given = Packed.of(needed, "data or a setting", workers)
+    if workers.executor is None:  # it needn't be opened again
+        first = replace(first, model=Packed(first.name, held=(model, None)), weights=None)
+    return _RunMeasurement(given, design), chain([first], runs)
+
+
+def _opened(run: Any, data: Any, settings: Mapping[str, Any], *, held_out: bool = False) -> Any:
     """Return data as the model of one run takes them, if they are given by name.
 
     Of a data set that is held out, it is the test split.
@@ -146,60 +266,67 @@ def _opened(run: Any, data: Any, settings: dict[str, Any], *, held_out: bool = F
     return open_data(data, run, loading, batch_size=settings.get("batch_size"))
 
 
+def _anywhere(given: Any) -> Any:
+    """Return a name of a file, or of a function in one, that holds in any working folder; anything else as it is."""
+    if not isinstance(given, str) or is_named(given):
+        return given
+    path, colon, function = given.rpartition(":")
+    if colon and path.endswith(".py"):
+        return f"{Path(path).absolute()}:{function}"
+    return str(Path(given).expanduser().absolute()) if Path(given).expanduser().exists() else given
+
+
 def _runs(
-    model: Any, weights: str | Path | Sequence[str | Path] | None, loading: Loading | None
-) -> Iterator[tuple[str, nn.Module | NamedModel]]:
-    """Yield the name and the model of each run.
+    model: Any, weights: str | Path | Sequence[str | Path] | None, loading: Loading | None, workers: Workers
+) -> Iterator[_Run]:
+    """Yield the runs.
 
     Raises:
-        InputError: there is no run, or a model or weights can't be loaded.
+        InputError: there is no run, or a model can't be loaded or sent to workers.
     """
-    if isinstance(model, str):
-        model = open_model(model, loading)
-    builds = isinstance(model, (nn.Module, NamedModel)) or (
+    builds = isinstance(model, (nn.Module, NamedModel, str)) or (
         callable(model) and not isinstance(model, TwoLayer)
     )
-    if weights is None:
-        if builds or isinstance(model, TwoLayer) or not isinstance(model, Iterable):
-            raise InputError(
-                "a verdict needs several runs: give a list of trained models, or weights=..., a folder with a file "
-                "for each run"
-            )
-        number = -1
-        for number, each in enumerate(model):
-            run = open_model(each, loading) if isinstance(each, str) else each
-            if isinstance(run, NamedModel):
-                yield run.origin.name, run
-            else:
-                yield f"run {number}", as_module(run)
-        if number < 0:
-            raise InputError("a verdict needs at least one run; got an empty list of models")
-        return
-    if not builds:
+    if weights is not None and not builds:
         raise InputError(
             "with weights=..., model must be a module or a function that builds one; got "
             f"{type(model).__name__}"
         )
-    for path in weights_of_runs(weights):
-        if isinstance(model, NamedModel):
-            yield str(path), replace(model, module=copy.deepcopy(model.module)).with_weights(path)[0]
-            continue
-        module = copy.deepcopy(model) if isinstance(model, nn.Module) else as_module(model())
-        load_weights(module, path)
-        yield str(path), module
-
-
-def _check_new(module: nn.Module, name: str, seen: dict[str, str]) -> None:
-    """Refuse a run with the weights of an earlier one; `seen` has the names of runs by digest, and is added to."""
-    digest = weights_digest(module)
-    if digest is None:
-        return
-    earlier = seen.get(digest)
-    if earlier is not None:
+    if weights is None and (builds or isinstance(model, TwoLayer) or not isinstance(model, Iterable)):
         raise InputError(
-            f"{name} and {earlier} have the same weights; runs must be trainings of their own: leave one out"
+            "a verdict needs several runs: give a list of trained models, or weights=..., a folder with a file "
+            "for each run"
         )
-    seen[digest] = name
+    if weights is not None:
+        origin = model if isinstance(model, str) else ""
+        if isinstance(model, str) and workers.executor is None:
+            model = open_model(model, loading)  # once for all runs
+        packed = Packed.of((_anywhere(model), loading), "the model", workers)
+        for number, path in enumerate(weights_of_runs(weights)):
+            yield _Run(number, str(path), packed, path.absolute(), origin)
+        return
+    number = -1
+    for number, each in enumerate(model):
+        name = each if isinstance(each, str) else f"run {number}"
+        name = each.origin.name if isinstance(each, NamedModel) else name
+        yield _Run(number, name, Packed.of((_anywhere(each), loading), name, workers), None, name)
+    if number < 0:
+        raise InputError("a verdict needs at least one run; got an empty list of models")
+
+
+def _check_new(run: _RunResponses, others: Iterable[_RunResponses]) -> None:
+    """Refuse a run with the weights of another one that was measured before.
+
+    Raises:
+        InputError: names both.
+    """
+    for other in others:
+        if run.digest is not None and run.digest == other.digest:
+            earlier, later = sorted((run, other), key=lambda each: each.number)
+            raise InputError(
+                f"{later.name} and {earlier.name} have the same weights; runs must be trainings of their own: leave "
+                "one out"
+            )
 
 
 def weights_digest(module: nn.Module) -> str | None:

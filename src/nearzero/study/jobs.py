@@ -103,10 +103,13 @@ class Job(ABC):
         """Return a text that jobs share which take about the same time, for plans."""
         return ""
 
-    def pilot(self) -> float | None:
+    def pilot(self, *, warm: bool = False) -> float | None:
         """Return about how many seconds the job takes, by doing a part of it; None if that isn't known.
 
         No file is written.
+
+        Args:
+            warm: whether this process did the pilot of such a job before, so that its kernels are loaded.
         """
         return None
 
@@ -215,14 +218,22 @@ class StudyJob(MeasureJob):
         except InputError as error:
             raise InputError(f"{self.label}: {error}") from error
 
-    def pilot(self) -> float | None:
+    def pilot(self, *, warm: bool = False) -> float | None:
         """Return the time of the measurement, from those on some examples of a network before its training."""
         network = self.data.initial(self.spec, self.network, [self.spec.seeds[self.run]])[0]
-        return sampled_time(self.data, lambda data: replace(self, data=data).measured(network))
+        return sampled_time(self.data, lambda data: replace(self, data=data).measured(network), warm=warm)
 
 
-def sampled_time(source: DataSource, measure: Callable[[DataSource], object]) -> float | None:
-    """Return the seconds that a measurement takes, from those on some of the examples; None if it refuses these."""
+def sampled_time(
+    source: DataSource, measure: Callable[[DataSource], object], *, warm: bool = False
+) -> float | None:
+    """Return the seconds that a measurement takes, from those on some of the examples; None if it refuses these.
+
+    Args:
+        source: the data.
+        measure: measures on data.
+        warm: whether such a measurement was made before in this process.
+    """
     examples = len(source.load().train.labels)
     most = min(SAMPLED, examples)
 
@@ -232,7 +243,8 @@ def sampled_time(source: DataSource, measure: Callable[[DataSource], object]) ->
         return time.perf_counter() - began
 
     try:
-        seconds(min(most, FEW))  # loads kernels
+        if not warm:
+            seconds(min(most, FEW))  # loads kernels
         whole = seconds(most)
         slope = (whole - seconds(most // 2)) / (most - most // 2) if most < examples else 0.0
     except InputError:

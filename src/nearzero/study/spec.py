@@ -268,8 +268,11 @@ class Spec(CheckedModel):
 
     def design_of(self, network: str, run: int) -> Design:
         """Return the design for one run of a network; every run of every network has draws of its own."""
-        first = draw_number(self.seeds[run], network, self.verdict_draws)
-        return replace(self.design, first_draw=first)
+        return replace(self.design, first_draw=self.first_draw(network, run))
+
+    def first_draw(self, network: str, run: int) -> int:
+        """Return the number of the first of the draws of one run of a network."""
+        return draw_number(self.seeds[run], network, self.verdict_draws)
 
     @property
     def conduct(self) -> Conduct:

@@ -141,7 +141,7 @@ class TrainJob(Job):
 
             self._train({pair: states.pop(pair) for pair in together}, reached)
 
-    def pilot(self) -> float | None:
+    def pilot(self, *, warm: bool = False) -> float | None:
         """Return the time of the training, from that of some updates and of one measurement of each set.
 
         None if kernels aren't compiled yet. Later updates are mostly faster: examples with a loss of 0 are left out.

@@ -51,6 +51,7 @@ from nearzero.training.train import History, Progress
 
 __all__ = [
     "CHECKPOINTS",
+    "PAGE",
     "SPEC",
     "Arrays",
     "RunState",
@@ -64,6 +65,7 @@ __all__ = [
 Arrays = dict[str, np.ndarray[Any, Any]]
 WEIGHTS = ("w1", "b1", "w2", "b2")
 SPEC = "spec.toml"
+PAGE = "page.html"
 CHECKPOINTS = "networks/checkpoints"
 # The file of each group of results, and its path in the file.
 GROUPS = {

@@ -15,7 +15,6 @@ import xarray as xr
 from nearzero.analysis.verdict import Rules, Verdict, judge
 from nearzero.errors import InputError, check_choice
 from nearzero.networks import TwoLayer
-from nearzero.page.study import study_page
 from nearzero.paper.audit import audit
 from nearzero.paper.audit.evidence import Evidence
 from nearzero.paper.audit.values import Audit
@@ -30,7 +29,6 @@ from nearzero.study.analysis import analyse_networks, analysis_of, measured_for
 from nearzero.study.audit import audit_networks, check_swept, measurements_of, other_study
 from nearzero.study.data import DataSource, begin, begin_with, recorded_data
 from nearzero.study.journal import Journal
-from nearzero.study.page.contents import PAGE, study_contents
 from nearzero.study.plan import WorkPlan, done_of, plan_study
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
@@ -41,7 +39,7 @@ from nearzero.study.steps import (
     train_networks,
     training_jobs,
 )
-from nearzero.study.store import SPEC, Store, needed
+from nearzero.study.store import PAGE, SPEC, Store, needed
 from nearzero.support.checksums import FileCheck, remove_recorded, verify_files, working, write_recorded
 from nearzero.support.files import claim_folder, write_text
 from nearzero.support.workers import Workers
@@ -531,6 +529,9 @@ class Study:
         Raises:
             InputError: the study hasn't been swept yet, there is no such run, or it diverged.
         """
+        from nearzero.page.study import study_page  # no other step needs the page
+        from nearzero.study.page.contents import study_contents
+
         _ = self.response
         data = recorded_data(self._store, data_dir, Journal.unlogged(console))
         audited = None if measurements_of(self._store) is None else self.audited()

@@ -143,7 +143,7 @@ def test_values_are_those_of_judge_runs(planted: nz.Grid) -> None:
         module = network.to_module()
         load_weights(module, job.path)
         point = next(point for point in planted.spec.points if point.label == job.network)
-        design = planted.spec.design(point, "", job.run)
+        design = planted.spec.designs(point, "")[job.run]
         alone = nz.judge_runs([module], (task.x, task.y), "1", rules=planted.spec.rules, design=design)
         kept = costs.sel(network=f"{job.network}, 1", run=job.run)
         own = alone.costs.sel(network="1").isel(run=0)
@@ -151,7 +151,7 @@ def test_values_are_those_of_judge_runs(planted: nz.Grid) -> None:
         accuracy = (module(torch.from_numpy(task.x)).argmax(1).numpy() == task.y).mean()
         kept_accuracy = planted.responses.unperturbed_accuracy.sel(network=f"{job.network}, 1", run=job.run)
         assert float(kept_accuracy) == pytest.approx(accuracy, abs=0.05)  # one half of the examples
-    draws = {planted.spec.design(point, "", k).first_draw for point in planted.spec.points for k in range(6)}
+    draws = {design.first_draw for point in planted.spec.points for design in planted.spec.designs(point, "")}
     assert len(draws) == 12
 
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import elementwise
 
 from nearzero.evaluators.base import (
     Integers,
@@ -278,6 +277,8 @@ def _pinned_changes(
         size = np.maximum(np.abs(own_logit - values.max(axis=1)), np.finfo(np.float64).tiny)
         own_wins = (winner == before[items]) | (levels == left[items])
         return np.asarray(np.where(own_wins, size, -size))
+
+    from scipy.optimize import elementwise  # takes 0.2 s, and everything else here doesn't need it
 
     places = np.arange(len(left))
     nearest = TOLERANCE * float(np.maximum(np.abs(left), np.abs(right)).max())

@@ -263,7 +263,10 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
     models = {network: str(model) for network, model in zip(networks, groups, strict=True)}
     words = {network: _degenerate(responses.sel(network=network)) for network in networks}
     activations = {network: _activation_of(responses, network) for network in networks}
-    kept = {network: _deciders(activations[network], rules) for network in networks}
+    kept = {
+        network: _deciders(activations[network], _is_linear_after(responses, network), rules)
+        for network in networks
+    }
     deciders = {network: names for network, (names, _) in kept.items()}
     all_costs = costs(responses, rules.measure)
     return Verdict(
@@ -386,10 +389,38 @@ def _degenerate(responses: xr.Dataset) -> str:
     return "; ".join(f"{count} of {len(runs)} runs: {reason}" for reason, count in counts.items())
 
 
-def _deciders(activation: str, rules: Rules) -> tuple[list[str], tuple[str, ...]]:
-    """Return the families of intensity that may decide on a network, and the reasons why others may not."""
+def _is_linear_after(responses: xr.Dataset, network: str) -> bool:
+    """Return whether nothing but a linear map W2 a + b2 follows the activations of a network, as far as is known.
+
+    That is so for networks with one hidden layer, and for the last hidden layer of deeper ones that a grid trains. What
+    follows a layer of any other model isn't known.
+    """
+    own = responses.sel(network=network)
+    if "backend" in own or "backend" in own.attrs:
+        found = own.backend.values.ravel().tolist() if "backend" in own else [own.attrs["backend"]]
+        return {*found} - {""} == {"two-layer"}
+    if "layers" in own.coords:  # of a user's own networks
+        return False
+    if "layer" not in own.coords:
+        return True
+    whole = (
+        responses.layer.values
+        if "model" not in own.coords
+        else responses.layer.values[responses.model == own.model]
+    )
+    return int(own.layer) == int(max(whole))
+
+
+def _deciders(activation: str, linear_after: bool, rules: Rules) -> tuple[list[str], tuple[str, ...]]:
+    """Return the families of intensity that may decide on a network, and the reasons why others may not.
+
+    Args:
+        activation: of the network.
+        linear_after: whether only W2 a + b2 follows.
+        rules: the rules.
+    """
     registered = ACTIVATIONS.get(activation)
-    homogeneous = registered is None or registered.homogeneous
-    flat = [name for name in rules.intensity if name == "scale" and homogeneous]
+    is_flat = linear_after and registered is not None and registered.homogeneous
+    flat = [name for name in rules.intensity if name == "scale" and is_flat]
     reason = "scale is left out: it's flat by construction, argmax(W2 a + b2 / s) for every s > 0"
     return [name for name in rules.intensity if name not in flat], (reason,) if flat else ()

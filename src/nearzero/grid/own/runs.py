@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from nearzero.errors import InputError
 from nearzero.grid.own.data import OwnData
 from nearzero.grid.own.names import filled, loading_of
 from nearzero.grid.own.spec import SEED, OwnNetwork
-from nearzero.probing.runs import weights_digest
+from nearzero.probing.runs import ONE_AT_A_TIME, weights_digest
 from nearzero.study.jobs import Job
 from nearzero.support.checksums import is_recorded, read_recorded, write_recorded
 from nearzero.support.files import parsing, read_bytes
@@ -45,7 +44,6 @@ __all__ = ["POSITIONAL", "OwnRun", "TrainingJob", "users_code"]
 
 POSITIONAL = {"build": 0, "train": 2, "data": 0}  # arguments by position: none, or the model and its data
 REMEDY = "delete it and run the same command again"
-ONE_AT_A_TIME = threading.RLock()  # users' functions draw from the generators of the process
 
 
 @contextmanager

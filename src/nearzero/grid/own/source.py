@@ -219,8 +219,7 @@ class OwnNetworks:
     def _jobs(self, place: int, point: Point) -> list[GridMeasurement]:
         jobs: list[GridMeasurement] = []
         names = self._layers[point.label]
-        for training in self._trainings(point):
-            design = self.spec.design(point, "", training.run)
+        for training, design in zip(self._trainings(point), self.spec.designs(point, ""), strict=True):
             own = training.own
             work = digest(
                 [

@@ -27,9 +27,8 @@ from nearzero.study.spec import resolve
 from nearzero.study.store import Store
 from nearzero.support.checksums import read_recorded
 
-__all__ = ["PAGE", "study_contents"]
+__all__ = ["study_contents"]
 
-PAGE = "page.html"
 POWER = "power.json"
 
 

@@ -157,7 +157,7 @@ def _seconds(jobs: Sequence[Job]) -> float | None:
         return 0.0
     places = sorted({round(place) for place in np.linspace(0, len(kinds) - 1, PILOTS)})
     chosen = [next(job for job in jobs if job.kind == kinds[place]) for place in places]
-    pilots = [(job.pilot(), job.size) for job in chosen]
+    pilots = [(job.pilot(warm=place > 0), job.size) for place, job in enumerate(chosen)]
     rates = [seconds / size for seconds, size in pilots if seconds is not None]
     if len(rates) < len(pilots):
         return None

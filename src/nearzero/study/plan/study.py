@@ -13,10 +13,9 @@ from nearzero.study.audit import AuditJob, audit_digest, measurements_of
 from nearzero.study.data import DataSource
 from nearzero.study.jobs import StudyJob, study_jobs
 from nearzero.study.journal import Journal
-from nearzero.study.page.contents import PAGE
 from nearzero.study.plan.plan import PlannedStep, WorkPlan, planned, trained_size, work_plan
 from nearzero.study.steps import SweepJob, runs_together, training_jobs
-from nearzero.study.store import Store
+from nearzero.study.store import PAGE, Store
 from nearzero.support.threads import thread_count
 from nearzero.support.workers import Workers
 
