@@ -43,6 +43,8 @@ PAGES = (
     "files",
     "page",
     "probe",
+    "refused",
+    "weights",
     "critical_levels",
     "grids",
     "instrument",

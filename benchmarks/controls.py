@@ -1,6 +1,6 @@
 """Networks trained on digits, whose architecture fixes what small and large activations mean: what do they cost?
 
-What was expected of each is in docs/validation.md, written and committed before any of them was trained. Each run
+What was expected of each is in docs/controls.md, written and committed before any of them was trained. Each run
 is a function of its control and its number, so the command can be stopped at any time and resumed: weights and
 responses are kept in the folder of `--state`, then the responses of all runs in results/controls.nc. Verdicts are
 made from these, by the default rules of the package as it is, whenever tables are made (`controls_tables`). After a
@@ -8,7 +8,7 @@ change of the package, remove the responses from the folder (*.nc) to measure th
 
     python benchmarks/controls.py [--state runs/controls] [--workers 2]   # train and measure
     python benchmarks/controls.py --table                                 # print the tables of what is kept
-    python benchmarks/controls.py --write                                 # write them to docs/validation.md
+    python benchmarks/controls.py --write                                 # write them to docs/controls.md
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--table", action="store_true", help="print the tables of what is kept, train and measure nothing"
     )
-    parser.add_argument("--write", action="store_true", help="put them into docs/validation.md")
+    parser.add_argument("--write", action="store_true", help="put them into docs/controls.md")
     return parser.parse_args()
 
 
@@ -203,7 +203,7 @@ def main() -> None:
     with xr.open_dataset(KEPT, engine="h5netcdf") as kept:
         tables = controls_tables.tables(kept.load())
     if options.write:
-        validation_tables.write(tables)
+        validation_tables.write(tables, "controls.md")
     else:
         print("\n\n".join(tables.values()))
 

@@ -1,4 +1,4 @@
-"""The tables of the trained controls in docs/validation.md, made from results/controls.nc.
+"""The tables of the trained controls in docs/controls.md, made from results/controls.nc.
 
 What was expected is here as it was written down before training. Verdicts are reached by the default rules.
 """

@@ -2,7 +2,7 @@
 
     python benchmarks/intervals.py [--studies 1000]
 
-Prints the table of docs/validation.md: for each interval and each simulation, the share of studies whose
+Prints the table of docs/intervals.md: for each interval and each simulation, the share of studies whose
 interval contains the truth, and in brackets the exact binomial (Clopper-Pearson) 95 % interval of that share.
 If there is a reason instead of an interval, the truth counts as missed. This takes some minutes on two cores.
 --studies is the number of studies for bands and bootstraps; for t intervals there are twenty times as many.

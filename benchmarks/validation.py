@@ -424,7 +424,7 @@ def main() -> None:
         reference.PATH.write_text(_lined(validation_tables.bands(kept["results"])) + "\n")
     kept = json.loads(KEPT.read_text())
     if options.write:
-        validation_tables.write(validation_tables.tables(kept))
+        validation_tables.write(validation_tables.tables(kept), *validation_tables.PAGES)
     else:
         print("\n\n".join(validation_tables.tables(kept).values()))
 

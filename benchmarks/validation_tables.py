@@ -1,4 +1,4 @@
-"""The tables of docs/validation.md, made from the results of `validation.py` in results/validation.json."""
+"""The tables of docs/validation.md and docs/other_rules.md, made from results/validation.json (`validation.py`)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import numpy as np
 from nearzero.analysis.verdict import CHECKS
 from nearzero.mechanisms.power import Rate
 
-__all__ = ["PAGE", "bands", "row", "tables", "write"]
+__all__ = ["PAGES", "bands", "row", "tables", "write"]
 
-PAGE = Path(__file__).parents[1] / "docs" / "validation.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = ("validation.md", "other_rules.md")
 DIRECTIONS = ("distance costs more", "intensity costs more")
 RIGHT = dict(zip(("distance", "template"), DIRECTIONS, strict=True))
 ACTIVATIONS = {"abs": "Abs", "relu": "ReLU"}
@@ -46,15 +47,21 @@ def tables(kept: Mapping[str, Any]) -> dict[str, str]:
     return {name: "\n".join(lines) for name, lines in made.items()}
 
 
-def write(named: Mapping[str, str]) -> None:
-    """Write tables to the page, each between the two marks with its name."""
-    page = PAGE.read_text()
+def write(named: Mapping[str, str], *pages: str) -> None:
+    """Write tables to pages of the docs, each table between the two marks with its name, on one of the pages."""
+    texts = {DOCS / page: (DOCS / page).read_text() for page in pages}
     for name, table in named.items():
         marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        page, places = marks.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", page)
+        places = 0
+        for path, text in texts.items():
+            texts[path], own = marks.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+            places += own
         if places != 1:
-            raise SystemExit(f"{PAGE} must have one place for the table {name}; it has {places}")
-    PAGE.write_text(page)
+            raise SystemExit(
+                f"{', '.join(pages)} must have one place for the table {name}; they have {places}"
+            )
+    for path, text in texts.items():
+        path.write_text(text)
 
 
 def _nulls(results: Rows, nulls: Rows) -> Iterator[str]:

@@ -134,6 +134,25 @@ def test_json_is_the_csv_with_null_for_nothing() -> None:
     assert str(1 / 3) in to_csv(table)
 
 
+@pytest.mark.parametrize("command", [("data", "verify"), ("verify", PAPER), ("data", "list")])
+def test_names_in_json_are_words_of_a_program(
+    command: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, *command, "--json")
+    assert code == 0
+    for name, table in json.loads(out)["tables"].items():
+        assert table["rows"]
+        assert all(key.isidentifier() for key in (name, *table["rows"][0])), table["rows"][0]
+
+
+def test_a_hash_is_whole_in_json_and_short_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "data", "verify", "digits", "--json")
+    details = [row["detail"] for row in json.loads(out)["tables"]["files"]["rows"]]
+    assert all(len(detail) == len("SHA-256 ") + 64 for detail in details)
+    _, out, _ = run(capsys, "data", "verify", "digits")
+    assert {detail.split()[1][:12] for detail in details} <= set(out.split())
+
+
 def test_a_probe_as_json_has_every_response(probed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "show", probed, "--json")
     assert code == 0
@@ -159,14 +178,14 @@ def test_sparklines_and_bars() -> None:
 
 def test_commands_end_with_their_conclusion(probed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ends = {
-        PAPER: "70 of 72 published accuracies agree",
+        PAPER: f"70 of 72 published accuracies agree next: nearzero page {PAPER}",
         GRIDS / "width": "distance costs more: 8 networks; no direction is robust",
-        probed: nz.ProbeResult.open(probed).conclusion,
+        probed: f"{nz.ProbeResult.open(probed).conclusion} next: nearzero page {probed}",
     }
     for folder, end in ends.items():
         code, out, _ = run(capsys, "show", folder)
         assert code == 0
-        assert " ".join(out.split()).endswith(" ".join(end.split()))
+        assert " ".join(out.replace("; next:", " next:").split()).endswith(" ".join(end.split()))
 
 
 def test_a_probe_says_where_it_is_farthest_from_the_unperturbed_model(probed: Path) -> None:

@@ -95,7 +95,7 @@ def test_as_expected(expected: str, found: dict[float, str], holds: bool, tables
 
 
 def test_the_page_has_the_tables_of_what_is_kept(tables: ModuleType, kept: xr.Dataset) -> None:
-    page = (ROOT / "docs" / "validation.md").read_text()
+    page = (ROOT / "docs" / "controls.md").read_text()
     made = tables.tables(kept)
     assert len(made) == 3
     for name, table in made.items():

@@ -82,13 +82,14 @@ def test_layers(folder, capsys):
         "kept_models:model",
         "kept_models:Holder.build",
     ):
-        code, out, err = run(capsys, "layers", model, "--data", "data.npz")
+        code, out, err = run(capsys, "layers", model, "--data", "data.npz", "--pixels", "unit")
         assert (code, err) == (0, "")
         lines = [line.split() for line in out.splitlines()]
         assert lines[0] == ["layer", "kind", "type", "shape", "units", "unit", "axis", "activation"]
         assert lines[2] == ["0", "linear", "Linear", "Nx8", "8", "1", "gelu"]
         assert [line[-1] for line in lines[2:7]] == ["gelu", "gelu", "tanh", "tanh", "none"]
-        assert out.splitlines()[-1] == f"5 layers; next: nearzero probe {model} --data data.npz"
+        line = f"5 layers; next: nearzero probe {model} --data data.npz --pixels unit"
+        assert out.splitlines()[-1] == line
 
 
 @pytest.mark.parametrize("data", ["data.npz", "data.safetensors", "kept_models:batches", "x.npy"])

@@ -1,4 +1,4 @@
-"""How often intervals cover the truth, by simulation: the table of docs/validation.md, and what must hold of it.
+"""How often intervals cover the truth, by simulation: the table of docs/intervals.md, and what must hold of it.
 
 `benchmarks/intervals.py` simulates, and prints that table. Here its cases are simulated again with other seeds and, for
 what takes long, fewer studies. Bounds are exact binomial (Clopper-Pearson) 99.9 % intervals, so that a sound table
@@ -45,7 +45,7 @@ CASES = {f"{case.intervals[0]}: {case.simulated}": case for case in SIMULATIONS.
 
 def published() -> dict[tuple[str, str, int], tuple[float, float, float]]:
     """Of the page, by interval, simulation and runs: the share covered, and its bounds."""
-    page = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8").splitlines()
+    page = (ROOT / "docs" / "intervals.md").read_text(encoding="utf-8").splitlines()
     shares = {}
     for interval, simulated, _, *numbers in (match.groups() for match in map(ROW.match, page) if match):
         few, many = (tuple(float(each) / 100 for each in numbers[i : i + 3]) for i in (0, 3))

@@ -12,6 +12,7 @@ import pytest
 import work_items
 import xarray as xr
 from distributed import Client, LocalCluster
+from small_studies import SETTINGS, make
 from typer.testing import CliRunner
 
 import nearzero as nz
@@ -19,21 +20,7 @@ from nearzero.cli import app
 from nearzero.study.steps import TrainJob
 from nearzero.study.store import Store
 
-SETTINGS: dict[str, Any] = {
-    "data": "digits",
-    "runs": 3,
-    "units": 12,
-    "steps": 40,
-    "batch_size": 64,
-    "evaluate_every": 20,
-    "learning_rate": 0.01,
-    "verdict_draws": 1,
-    "verdict_targets": [0.1],
-}
-
-
-def make(folder: Path, **settings: Any) -> nz.Study:
-    return nz.Study.create(folder, "quick", SETTINGS | settings)
+THREE = SETTINGS | {"runs": 3}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -56,7 +43,7 @@ def assert_same(found: nz.Study, expected: nz.Study) -> None:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
-    study = make(tmp_path_factory.mktemp("local") / "study").train().sweep()
+    study = make(tmp_path_factory.mktemp("local") / "study", runs=3).train().sweep()
     study.judge(near_far=True)
     study.audit()
     return study
@@ -78,7 +65,7 @@ def on_one_worker(client: Client, function: Callable[[], None], place: int) -> i
 
 def test_threads(local: nz.Study, tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
-        study = make(tmp_path / "study").train(executor=pool).sweep(executor=pool)
+        study = make(tmp_path / "study", runs=3).train(executor=pool).sweep(executor=pool)
         study.judge(near_far=True, executor=pool)
         study.audit(executor=pool)
         other = study.ask({"verdict_targets": [0.05]}, executor=pool)
@@ -91,7 +78,7 @@ def test_threads(local: nz.Study, tmp_path: Path) -> None:
 
 def test_processes_from_the_command_line(local: nz.Study, tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
+    settings = [f"--set={key}={value}" for key, value in THREE.items()]
     planned = CliRunner().invoke(
         app, ["reproduce", "--plan", "--out", str(folder), "--workers", "2", *settings]
     )
@@ -104,9 +91,7 @@ def test_processes_from_the_command_line(local: nz.Study, tmp_path: Path) -> Non
 
 
 def test_a_grid_on_dask_of_which_two_workers_are_killed(client: Client, tmp_path: Path) -> None:
-    study = {key: value for key, value in SETTINGS.items() if key not in ("units", "data")} | {
-        "data": "digits"
-    }
+    study = {key: value for key, value in THREE.items() if key != "units"}
     spec = nz.GridSpec(title="Width", vary="units", values=[8, 12, 16], study=study)
     expected = nz.Grid.create(tmp_path / "local" / "grid", spec).run()
     before = {
@@ -149,7 +134,7 @@ def test_interrupted_with_other_workers_than_it_goes_on_with(
     executed: bool, local: nz.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Progress is that of runs, whichever runs were trained together."""
-    study, write, count = make(tmp_path / "study"), Store.write_network, 0
+    study, write, count = make(tmp_path / "study", runs=3), Store.write_network, 0
 
     def interrupted(*arguments: Any, **named: Any) -> None:
         nonlocal count
@@ -185,12 +170,12 @@ def test_an_error_in_a_job_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
         ThreadPoolExecutor(1) as pool,
         pytest.raises(nz.InputError, match=r"^training abs and relu, run") as error,
     ):
-        make(tmp_path / "study").train(executor=pool)
+        make(tmp_path / "study", runs=3).train(executor=pool)
     assert str(error.value).endswith(": no space is left")
 
 
 def test_a_plan_counts_jobs_and_writes_nothing(local: nz.Study, tmp_path: Path) -> None:
-    study = make(tmp_path / "study")
+    study = make(tmp_path / "study", runs=3)
     before = {path: path.read_bytes() for path in study.folder.rglob("*") if path.is_file()}
     with ThreadPoolExecutor(2) as pool:
         plan = study.plan(("train", "sweep", "matched", "audit"), executor=pool)
@@ -211,7 +196,7 @@ def test_a_plan_counts_jobs_and_writes_nothing(local: nz.Study, tmp_path: Path) 
 
 
 def test_the_plan_of_a_grid(tmp_path: Path) -> None:
-    spec = nz.GridSpec(title="Depth", vary="layers", values=[1, 2], study=SETTINGS | {"runs": 2})
+    spec = nz.GridSpec(title="Depth", vary="layers", values=[1, 2], study=SETTINGS)
     grid = nz.Grid.proposed(tmp_path / "grid", spec)
     with ThreadPoolExecutor(2) as pool:
         plan = grid.plan(executor=pool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -13,28 +14,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from filelock import FileLock
+from small_studies import SETTINGS, make
 from typer.testing import CliRunner
 
 import nearzero as nz
 from nearzero.cli import app
 from nearzero.study.data import DataSource
 from nearzero.study.store import Store
-
-SETTINGS: dict[str, Any] = {
-    "data": "digits",
-    "runs": 2,
-    "units": 16,
-    "steps": 60,
-    "batch_size": 64,
-    "evaluate_every": 20,
-    "learning_rate": 0.01,
-    "verdict_draws": 1,
-    "verdict_targets": [0.1],
-}
-
-
-def make(folder: Path, **settings: Any) -> nz.Study:
-    return nz.Study.create(folder, "quick", SETTINGS | settings)
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +88,17 @@ def test_the_command_names_what_is_wrong_and_what_makes_it_again(whole: nz.Study
     figure.unlink()
     try:
         code, said = verify(whole.folder)
+        scripted = CliRunner().invoke(app, ["verify", str(whole.folder), "--json"])
     finally:
         results.write_bytes(content)
         figure.write_bytes(drawn)
-    assert code == 2
+    rows = {row["file"]: row for row in json.loads(scripted.stdout)["tables"]["files"]["rows"]}
+    assert rows["results.nc"]["status"] == "damaged"
+    assert "nearzero sweep" in rows["results.nc"]["remedy"]
+    assert [name for name, row in rows.items() if row["status"] == "missing"] == [
+        "figures/figure1_response.png"
+    ]
+    assert (code, scripted.exit_code) == (2, 2)
     assert "results.nc" in said
     assert "damaged, or changed by hand" in said
     assert "figure1_response.png" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,14 +31,16 @@ def data_fetch(
     data_dir: DataDir = None,
 ) -> None:
     """Put the files of data sets into the cache, and check them."""
-    console = the_console()
+    console, wanted = the_console(), names or ["mnist"]
     with working(console, "fetching") as show_work:
         from nearzero.datasets import fetch
 
-        for name in names or ["mnist"]:
+        for name in wanted:
             show_work(f"fetching {name}")
             for file in fetch(name, data_dir=data_dir, report=console.print):
                 console.print(f"{name}: {file.name} from {file.source}", highlight=False)
+    following = "nearzero reproduce" + ("" if wanted == ["mnist"] else f" --set data={wanted[-1]}")
+    finish(console, lines=[f"{', '.join(wanted)}: here, and checked; next: {following}"])
 
 
 @data_app.command("list", epilog=examples("nearzero data list", "nearzero data list --json"))
@@ -106,11 +109,26 @@ def data_verify(
 
         files = verify(name, data_dir=data_dir)
     rows = [
-        {"data set": file.dataset, "file": file.file, "status": file.status, "detail": file.detail}
+        {
+            "data set": file.dataset,
+            "file": file.file,
+            "status": file.status,
+            "detail": file.detail if as_json else _shortened(file.detail),
+        }
         for file in files
     ]
     counts = Counter(file.status for file in files)
-    line = ", ".join(f"{count} files {status}" for status, count in counts.items())
-    finish(console, [text_table("files", rows)], [line], as_json=as_json)
+    line = ", ".join(
+        f"{count} {'file' if count == 1 else 'files'} {status}" for status, count in counts.items()
+    )
+    missing = dict.fromkeys(file.dataset for file in files if file.status != "present")
+    line += f"; next: nearzero data fetch {' '.join(missing)}" if missing else ""
+    caption = "Of a SHA-256, the first 12 digits; --json has all of them."
+    finish(console, [text_table("files", rows, "", caption)], [line], as_json=as_json)
     if any(file.status in ("wrong hash", "unreadable") for file in files):
         raise typer.Exit(2)
+
+
+def _shortened(detail: str) -> str:
+    """Return a file's detail with the first 12 digits of its SHA-256, so that a row fits into 80 columns."""
+    return re.sub(r"(SHA-256 [0-9a-f]{12})[0-9a-f]+", r"\1", detail)

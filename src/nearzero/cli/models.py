@@ -35,6 +35,7 @@ from nearzero.cli.output import (
     print_line,
     probe_tables,
     response_table,
+    this_command,
     verdict_conclusion,
 )
 from nearzero.errors import InputError
@@ -343,7 +344,7 @@ def layers(
     ]
     from nearzero.report.table import text_table
 
-    following = f"nearzero probe {model} {name if data is None else f'--data {data}'}"
+    following = this_command("--json").replace("nearzero layers", "nearzero probe", 1)
     lines = [*(told.splitlines() if weights is not None else []), f"{len(rows)} layers; next: {following}"]
     finish(console, [text_table("layers", rows)], lines, as_json=as_json)
 
@@ -535,7 +536,10 @@ def _finish_probe(
         if out is not None
         else []
     )
-    lines.append(result.conclusion + (f"; next: nearzero show {out}" if out is not None else ""))
+    following = (
+        f"nearzero show {out}" if out is not None else this_command("--json", more=("--out", "probed"))
+    )
+    lines.append(f"{result.conclusion}; next: {following}")
     with working(console, "listing layers and assumptions"):
         made = probe_tables(result, numbers=as_json)
         numbers = [response_table(result)] if as_json else []
@@ -631,7 +635,8 @@ def _report_verdict(
         made = judged_tables(judged, title)
         if out is not None:
             write_verdict(judged, title, out, further=_runs_table(judged))
-    lines = [*([folders_line(out)] if out is not None else []), *verdict_conclusion(judged)]
+    following = this_command("--json", more=("--out", "judged")) if out is None else ""
+    lines = [*([folders_line(out)] if out is not None else []), *verdict_conclusion(judged, following)]
     finish(console, made if as_json else made[:2] if out is None else (), lines, as_json=as_json)
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "response_table",
     "study_conclusion",
     "study_plot",
+    "this_command",
     "verdict_conclusion",
 ]
 
@@ -79,16 +80,25 @@ def print_line(console: Console, text: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def this_command(*less: str, more: Sequence[str] = ()) -> str:
+    """Return the command that runs, as it can be typed again.
+
+    Args:
+        less: words that are left out.
+        more: words that are added at the end.
+    """
+    return shlex.join(["nearzero", *(word for word in sys.argv[1:] if word not in less), *more])
+
+
 def print_plan(plan: WorkPlan, console: Console | None, *, as_json: bool = False) -> None:
     """Print a plan, and the command that does the work: this one without `--plan`."""
     from nearzero.report.table import text_table
 
-    command = shlex.join(["nearzero", *(part for part in sys.argv[1:] if part != "--plan")])
     *lines, last = plan.sentences()
     finish(
         console,
         [text_table("plan", plan.rows(), f"Plan of {plan.title}; nothing is done yet")],
-        [*lines, _bottom(last.rstrip("."), command)],
+        [*lines, _bottom(last.rstrip("."), this_command("--plan"))],
         as_json=as_json,
     )
 
@@ -136,7 +146,9 @@ def verdict_conclusion(verdict: Verdict, following: str = "") -> list[str]:
 
 
 def _named(networks: Sequence[str]) -> str:
-    return ", ".join(networks) if len(networks) <= NAMED else f"{len(networks)} networks"
+    """Return the names of networks; their number if they are many, or if the names hold commas."""
+    few = len(networks) <= NAMED and not any("," in name for name in networks)
+    return ", ".join(networks) if few else f"{len(networks)} network{'' if len(networks) == 1 else 's'}"
 
 
 def audit_conclusion(audit: Audit, following: str = "") -> list[str]:

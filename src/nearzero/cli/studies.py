@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,11 +56,55 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nearzero.report.table import Table
+    from nearzero.study import Study
+    from nearzero.study.plan import WorkPlan
+    from nearzero.support.workers import Workers
+
+    Outcome = tuple[Iterable[Table], list[str]]  # tables and lines, as `finish` prints them
 
 
 __all__ = ()  # the functions are registered with the app
 
 SHOWN = 2  # of the tables of a verdict: comparisons, and the checks in short
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How the work of a command is to be done, and how its outcome is printed.
+
+    Attributes:
+        console: where it is printed; None prints nothing but JSON.
+        workers, dask: the values of `--workers` and `--dask`.
+        plan: whether `--plan` was given.
+        as_json: whether `--json` was given.
+    """
+
+    console: Console | None
+    workers: int | None
+    dask: str | None
+    plan: bool
+    as_json: bool
+
+    def finish(
+        self, doing: str, plan: Callable[[Workers], WorkPlan], do: Callable[[Workers], Outcome]
+    ) -> None:
+        """Do the work and print its outcome; or, with `--plan`, print its plan.
+
+        Args:
+            doing: what is being done.
+            plan: makes the plan for some workers.
+            do: does the work on some workers, and returns tables and lines.
+        """
+        with (
+            working(self.console, doing),
+            workers_for(self.console, self.workers, self.dask) as chosen,
+        ):
+            planned = plan(chosen) if self.plan else None
+            tables, lines = do(chosen) if planned is None else ((), [])
+        if planned is not None:
+            print_plan(planned, self.console, as_json=self.as_json)
+        else:
+            finish(self.console, tables, lines, as_json=self.as_json)
 
 
 @app.command(
@@ -99,8 +145,8 @@ def power(
     number = thread_count() if workers is None and dask is None else workers
     with (
         result_folder(out),
+        counting(console, "planting and judging studies") as count,  # until the workers have ended, too
         workers_for(console, number, dask) as chosen,
-        counting(console, "planting and judging studies") as count,
     ):
         try:
             planted = {"strengths": strength or (8.0,), "activations": activation or ("abs", "relu")}
@@ -151,25 +197,28 @@ def reproduce(
 
     If it is interrupted, the same command continues. `nearzero show` prints all tables.
     """
-    console = console_for(quiet, as_json)
-    with working(console, "reading spec and data"), workers_for(console, workers, dask) as chosen:
-        from nearzero.study import reproduce as reproduce_study
+    asked = _Asked(console_for(quiet, as_json), workers, dask, plan, as_json)
+
+    def values() -> dict[str, Any]:
         from nearzero.study.spec import read_settings
 
-        values = (read_settings(spec) if spec is not None else {}) | settings_from(settings)
-        given: dict[str, Any] = {"runs": runs, "device": device, "data_dir": data_dir, "settings": values}
-        if plan:
-            study = _proposed(preset, out, values, runs=runs, device=device)
-            planned = study.plan(data_dir=data_dir, executor=chosen)
-        else:
-            study = reproduce_study(preset, out, **given, console=console, executor=chosen)
-    if plan:
-        print_plan(planned, console, as_json=as_json)
-        return
-    _finish_report(study, console, as_json)
+        return (read_settings(spec) if spec is not None else {}) | settings_from(settings)
+
+    def make_plan(chosen: Workers) -> WorkPlan:
+        study = _proposed(preset, out, values(), runs=runs, device=device)
+        return study.plan(data_dir=data_dir, executor=chosen)
+
+    def do(chosen: Workers) -> Outcome:
+        from nearzero.study import reproduce as reproduce_study
+
+        given: dict[str, Any] = {"runs": runs, "device": device, "data_dir": data_dir, "settings": values()}
+        study = reproduce_study(preset, out, **given, console=asked.console, executor=chosen)
+        return _reported(study, as_json)
+
+    asked.finish("reading spec and data", make_plan, do)
 
 
-def _proposed(preset: str | None, out: Path | None, settings: dict[str, Any], **given: Any) -> Any:
+def _proposed(preset: str | None, out: Path | None, settings: dict[str, Any], **given: Any) -> Study:
     """Return the study that `nearzero reproduce` would begin or continue; nothing is written."""
     from nearzero.study import Study
     from nearzero.study.spec import resolve
@@ -205,10 +254,11 @@ def train(
     dask: DaskAddress = None,
     plan: Plan = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train the networks of a study that aren't trained yet."""
-    asked = (data_dir, workers, dask, plan, console_for(quiet))
-    _do_step(study, "train", f"the networks are trained; next: nearzero sweep {study}", *asked)
+    asked = _Asked(console_for(quiet, as_json), workers, dask, plan, as_json)
+    _do_step(study, "train", f"the networks are trained; next: nearzero sweep {study}", data_dir, asked)
 
 
 @app.command(epilog=examples("nearzero sweep studies/mine"))
@@ -219,33 +269,24 @@ def sweep(
     dask: DaskAddress = None,
     plan: Plan = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Sweep the networks of a study that aren't swept yet."""
-    asked = (data_dir, workers, dask, plan, console_for(quiet))
-    _do_step(study, "sweep", f"the networks are swept; next: nearzero report {study}", *asked)
+    asked = _Asked(console_for(quiet, as_json), workers, dask, plan, as_json)
+    _do_step(study, "sweep", f"the networks are swept; next: nearzero report {study}", data_dir, asked)
 
 
-def _do_step(
-    study: Path,
-    step: str,
-    done: str,
-    data_dir: str | None,
-    workers: int | None,
-    dask: str | None,
-    plan: bool,
-    console: Console | None,
-) -> None:
+def _do_step(study: Path, step: str, done: str, data_dir: str | None, asked: _Asked) -> None:
     """Do the step of this name and print that it is done; or print its plan."""
-    with working(console, "reading spec and data"), workers_for(console, workers, dask) as chosen:
-        opened = _open(study)
-        if plan:
-            planned = opened.plan([step], data_dir=data_dir, executor=chosen)
-        else:
-            getattr(opened, step)(data_dir=data_dir, console=console, executor=chosen)
-    if plan:
-        print_plan(planned, console)
-        return
-    finish(console, lines=[done])
+
+    def do(chosen: Workers) -> Outcome:
+        getattr(_open(study), step)(data_dir=data_dir, console=asked.console, executor=chosen)
+        return (), [done]
+
+    def make_plan(chosen: Workers) -> WorkPlan:
+        return _open(study).plan([step], data_dir=data_dir, executor=chosen)
+
+    asked.finish("reading spec and data", make_plan, do)
 
 
 @app.command(epilog=examples("nearzero report studies/mine", "nearzero report studies/mine --json"))
@@ -253,17 +294,16 @@ def report(study: StudyFolder, quiet: Quiet = False, as_json: AsJson = False) ->
     """Write the tables and figures of a study. `nearzero show` prints the tables."""
     console = console_for(quiet, as_json)
     with working(console, f"reading {study}"):
-        opened = _open(study).report(console=console)
-    _finish_report(opened, console, as_json)
-
-
-def _finish_report(study: Any, console: Console | None, as_json: bool) -> None:
-    with working(console, f"reading {study.folder}"):
-        from nearzero.report.tables import tables
-
-        made = tables(study) if as_json else ()
-        lines = [folders_line(study.folder), *study_conclusion(study, f"nearzero verdict {study.folder}")]
+        made, lines = _reported(_open(study).report(console=console), as_json)
     finish(console, made, lines, as_json=as_json)
+
+
+def _reported(study: Any, as_json: bool) -> Outcome:
+    """Return the tables of a report, which only scripts see, and its lines."""
+    from nearzero.report.tables import tables
+
+    lines = [folders_line(study.folder), *study_conclusion(study, f"nearzero verdict {study.folder}")]
+    return (tables(study) if as_json else ()), lines
 
 
 @app.command(
@@ -299,47 +339,38 @@ def verdict(
     `--set verdict_...=...` asks by other rules and changes nothing in the study; what isn't measured yet is
     measured for this answer alone. With `--save`, the spec, the measurements and the tables follow the rules.
     """
-    console = console_for(quiet, as_json)
-    with working(console, f"reading {study}"):
+    if settings and plan:
+        raise InputError("--plan is about the rules of the study; give it without --set")
+    if settings and not save and (near_far or untrained):
+        raise InputError(
+            "--set without --save changes nothing in the study, and --near-far and --untrained are kept in it; give "
+            "them without --set, or add --save"
+        )
+    asked = _Asked(console_for(quiet, as_json), workers, dask, plan, as_json)
+    following = f"nearzero show {study}"
+
+    def make_plan(chosen: Workers) -> WorkPlan:
+        steps = ["matched", *(["untrained"] if untrained else []), *(["parts"] if near_far else [])]
+        return _open(study).plan(steps, data_dir=data_dir, executor=chosen)
+
+    def do(chosen: Workers) -> Outcome:
+        from nearzero.report.verdict import judged_tables
         from nearzero.support.checksums import working as held
 
         rules, opened = settings_from(settings), _open(study)
-        if rules and plan:
-            raise InputError("--plan is about the rules of the study; give it without --set")
-        with workers_for(console, workers, dask) as chosen:
-            if rules and not save:
-                if near_far or untrained:
-                    raise InputError(
-                        "--set without --save changes nothing in the study, and --near-far and --untrained are kept "
-                        "in it; give them without --set, or add --save"
-                    )
-                tables, lines = _asked(opened, rules, data_dir, console, chosen)
-                shown = tables if as_json else tables[:SHOWN]
-            elif plan:
-                steps = ["matched", *(["untrained"] if untrained else []), *(["parts"] if near_far else [])]
-                planned = opened.plan(steps, data_dir=data_dir, executor=chosen)
-            else:
-                asked: dict[str, Any] = {"near_far": near_far, "untrained": untrained}
-                with held(study):  # a command that is refused has changed nothing
-                    opened = opened.with_rules(rules)
-                    judged = opened.judge(**asked, data_dir=data_dir, console=console, executor=chosen)
-                lines = [folders_line(study), *verdict_conclusion(judged, f"nearzero show {study}")]
-                shown = opened.tables()["verdict"] if as_json else ()
-    if plan:
-        print_plan(planned, console, as_json=as_json)
-        return
-    finish(console, shown, lines, as_json=as_json)
+        how: dict[str, Any] = {"data_dir": data_dir, "console": asked.console, "executor": chosen}
+        if rules and not save:
+            judged = opened.ask(rules, **how)
+            tables = judged_tables(judged, opened.title)
+            kept = f"{study} is as before; --save makes these its rules."
+            return (tables if as_json else tables[:SHOWN]), [kept, *verdict_conclusion(judged, following)]
+        with held(study):  # a command that is refused has changed nothing
+            opened = opened.with_rules(rules)
+            judged = opened.judge(near_far=near_far, untrained=untrained, **how)
+        lines = [folders_line(study), *verdict_conclusion(judged, following)]
+        return (opened.tables()["verdict"] if as_json else ()), lines
 
-
-def _asked(
-    study: Any, rules: dict[str, Any], data_dir: str | None, console: Console | None, workers: Any
-) -> tuple[tuple[Table, ...], list[str]]:
-    """Return the tables and the lines of a verdict by other rules than the study's own."""
-    from nearzero.report.verdict import judged_tables
-
-    judged = study.ask(rules, data_dir=data_dir, console=console, executor=workers)
-    lines = [f"{study.folder} is as before; --save makes these its rules.", *verdict_conclusion(judged)]
-    return judged_tables(judged, study.title), lines
+    asked.finish(f"reading {study}", make_plan, do)
 
 
 @app.command(
@@ -358,22 +389,20 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Measure the published study's faults on a study's own networks, and say which sentences survive."""
-    console = console_for(quiet, as_json)
-    with working(console, f"reading {study}"), workers_for(console, workers, dask) as chosen:
+    asked = _Asked(console_for(quiet, as_json), workers, dask, plan, as_json)
+
+    def make_plan(chosen: Workers) -> WorkPlan:
+        return _open(study).plan(["audit"], data_dir=data_dir, executor=chosen)
+
+    def do(chosen: Workers) -> Outcome:
         from nearzero.report.audit import audited_tables
 
-        opened = _open(study)
         other = None if against is None else _open(against)
-        if plan:
-            planned = opened.plan(["audit"], data_dir=data_dir, executor=chosen)
-        else:
-            outcome = opened.audit(other, data_dir=data_dir, console=console, executor=chosen)
-            made = audited_tables(outcome) if as_json else ()
-            lines = [folders_line(study), *audit_conclusion(outcome, f"nearzero show {study}")]
-    if plan:
-        print_plan(planned, console, as_json=as_json)
-        return
-    finish(console, made, lines, as_json=as_json)
+        outcome = _open(study).audit(other, data_dir=data_dir, console=asked.console, executor=chosen)
+        lines = [folders_line(study), *audit_conclusion(outcome, f"nearzero show {study}")]
+        return (audited_tables(outcome) if as_json else ()), lines
+
+    asked.finish(f"reading {study}", make_plan, do)
 
 
 @app.command(
@@ -404,25 +433,26 @@ def grid(
     They are a study's, or your own: [network] in the spec then names the functions that build and train them.
     If it is interrupted, the same command continues.
     """
-    console = console_for(quiet, as_json)
-    with working(console, "reading spec and data"), workers_for(console, workers, dask) as chosen:
+    asked = _Asked(console_for(quiet, as_json), workers, dask, plan, as_json)
+    folder = out or Path("studies") / "grids" / Path(spec).stem
+
+    def make_plan(chosen: Workers) -> WorkPlan:
+        from nearzero.grid import Grid
+
+        proposed = Grid.proposed(folder, spec)
+        return proposed.plan(networks=networks, data_dir=data_dir, executor=chosen)
+
+    def do(chosen: Workers) -> Outcome:
         from nearzero.grid import Grid
         from nearzero.report.grids import grid_tables
 
-        folder = out or Path("studies") / "grids" / Path(spec).stem
-        if plan:
-            proposed = Grid.proposed(folder, spec)
-            planned = proposed.plan(networks=networks, data_dir=data_dir, executor=chosen)
-        else:
-            opened = Grid.create(folder, spec)
-            opened.run(networks=networks, data_dir=data_dir, console=console, executor=chosen)
-            following = f"nearzero show {opened.folder}"
-            lines = [folders_line(opened.folder), *verdict_conclusion(opened.verdict(), following)]
-            made = grid_tables(opened) if as_json else ()
-    if plan:
-        print_plan(planned, console, as_json=as_json)
-        return
-    finish(console, made, lines, as_json=as_json)
+        opened = Grid.create(folder, spec)
+        opened.run(networks=networks, data_dir=data_dir, console=asked.console, executor=chosen)
+        following = f"nearzero show {opened.folder}"
+        lines = [folders_line(opened.folder), *verdict_conclusion(opened.verdict(), following)]
+        return (grid_tables(opened) if as_json else ()), lines
+
+    asked.finish("reading spec and data", make_plan, do)
 
 
 @app.command(
@@ -450,18 +480,20 @@ def show(
         _show_study(folder, console, as_json)
 
 
-@app.command(epilog=examples("nearzero verify studies/quick"))
+@app.command(epilog=examples("nearzero verify studies/quick", "nearzero verify studies/quick --json"))
 def verify(
     study: Annotated[Path, argument("STUDY", "The folder of a study or a grid.", complete=complete_result)],
+    as_json: AsJson = False,
 ) -> None:
     """Check the files of a study or a grid against the checksums that were made when they were written.
 
     Names what is damaged, was changed by hand or is missing, and what makes it again. Exit code 2 if there is
     such a file, 1 if the folder has no checksums.
     """
-    console = the_console()
+    console = the_console(stderr=as_json)
     with working(console, f"reading the files of {study}"):
         from nearzero.grid.grid import grid_remedy
+        from nearzero.report.table import text_table
         from nearzero.study.store import SPEC, remedy
         from nearzero.support.checksums import RECORD, verify_files
 
@@ -469,23 +501,29 @@ def verify(
         if not any((study / name).exists() for name in (SPEC, RECORD)) and not is_grid:
             _open(study)  # says why it isn't a study
         checks = verify_files(study)
-    wrong = [check for check in checks if check.status in ("damaged", "missing")]
-    whole = sum(check.status == "whole" for check in checks)
-    if wrong:
-        again = grid_remedy if is_grid else remedy
-        width = max(len(check.name) for check in wrong)
-        for check in wrong:
-            what = again(study, check.name)
-            if check.status == "missing":
-                what = what.removeprefix("delete it").removeprefix(",").removeprefix(" and ")
-            line = f"{check.name:<{width}}  {_STATUS[check.status]:<27}  {what}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)  # commands are copied from it
-    lines = [f"{whole} of {len(checks)} files are as they were written"]
-    if unknown := [check.name for check in checks if check.status == "no checksum"]:
+    again, rows = grid_remedy if is_grid else remedy, list[dict[str, str]]()
+    for check in checks:
+        what = again(study, check.name) if check.status in _STATUS else ""
+        if check.status == "missing":
+            what = what.removeprefix("delete it").removeprefix(",").removeprefix(" and ")
+        rows.append({"file": check.name, "status": check.status, "remedy": what})
+    wrong = [row for row in rows if row["status"] in _STATUS]
+    width = max((len(row["file"]) for row in wrong), default=0)
+    for row in () if as_json else wrong:
+        line = f"{row['file']:<{width}}  {_STATUS[row['status']]:<27}  {row['remedy']}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)  # commands are copied from it
+    whole = sum(row["status"] == "whole" for row in rows)
+    lines = [f"{whole} of {len(rows)} files are as they were written"]
+    if unknown := [row["file"] for row in rows if row["status"] == "no checksum"]:
         named = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
         lines.append(f"{len(unknown)} have no checksum and can't be checked: {named}")
-    console.print(
-        "; ".join(lines) + ". The log isn't checked.", highlight=False, markup=False, soft_wrap=True
+    lines.append("the log isn't checked")
+    following = "" if wrong else f"; next: nearzero show {study}"
+    finish(
+        console,
+        lines=["; ".join(lines) + following],
+        as_json=as_json,
+        for_scripts=[text_table("files", rows)],
     )
     if wrong or not whole:
         raise typer.Exit(2 if wrong else 1)
@@ -507,7 +545,9 @@ def _show_study(folder: Path, console: Console, as_json: bool) -> None:
         if "verdict" in made:
             lines += [*verdict_conclusion(opened.verdict()), ""]
         if "report" in made:
-            lines += study_conclusion(opened, "" if "verdict" in made else f"nearzero verdict {folder}")
+            following = ["audit", "page"] if "verdict" in made else ["verdict"]
+            following = [step for step in following if step not in made]
+            lines += study_conclusion(opened, f"nearzero {following[0]} {folder}")
         else:
             step = "sweep" if opened.is_trained else "train"
             lines.append(f"nothing is measured yet; next: nearzero {step} {folder}")
@@ -537,7 +577,7 @@ def _show_probe(folder: Path, console: Console, as_json: bool) -> None:
 
         result = ProbeResult.open(folder)
         tables = [*(() if as_json else [probe_plot(result)]), *probe_tables(result, numbers=as_json)]
-        lines = [*result.notes, result.headline, result.conclusion]
+        lines = [*result.notes, result.headline, f"{result.conclusion}; next: nearzero page {folder}"]
     finish(console, tables, lines, as_json=as_json, for_scripts=[response_table(result)])
 
 
@@ -556,7 +596,7 @@ def new(
     print_line(console, f"{study / 'spec.toml'} is written; next: nearzero train {study}")
 
 
-def _open(folder: Path) -> Any:
+def _open(folder: Path) -> Study:
     from nearzero.study import Study
 
     return Study.open(folder)

@@ -3,7 +3,7 @@
 Unlike planted networks these solve a task by whatever training finds. In a network with a fixed readout either
 the smallest or the largest activation wins, whatever the hidden layer learns. In an OffsetL2 network (arXiv
 2502.02103) each unit is a distance to a trained point. `benchmarks/controls.py` trains them on digits and
-measures them; `docs/validation.md` says what was expected, and what was found.
+measures them; `docs/controls.md` says what was expected, and what was found.
 """
 
 from __future__ import annotations

@@ -233,7 +233,8 @@ def text_table(name: str, rows: Sequence[Mapping[str, str]], title: str = "", ca
 
     Args:
         name: of the table.
-        rows: texts by the header of their column; all rows have the same headers.
+        rows: texts by the header of their column; all rows have the same headers. The name of a column is its header
+            with underscores for spaces.
         title, caption: of the table.
 
     Example:
@@ -248,7 +249,8 @@ def text_table(name: str, rows: Sequence[Mapping[str, str]], title: str = "", ca
         title=title,
         caption=caption,
         columns=tuple(
-            Column(header, header, kind="count" if header in counted else "text") for header in headers
+            Column(header.replace(" ", "_"), header, kind="count" if header in counted else "text")
+            for header in headers
         ),
         rows=tuple(
             tuple(

@@ -9,7 +9,7 @@ The bootstrap variance counts the interaction of run and example three times (Ow
 variance, intervals are up to sqrt(3) times too wide. The error is on the safe side, and vanishes if R and N
 are large and runs or examples have a main effect.
 
-`benchmarks/intervals.py` simulates how often these intervals hold the truth; docs/validation.md has the
+`benchmarks/intervals.py` simulates how often these intervals hold the truth; docs/intervals.md has the
 table. In short: with five runs use the t interval, because the percentile interval is too narrow. With about
 one wrong example in a run, the same one in all runs, neither interval reaches its confidence.
 """

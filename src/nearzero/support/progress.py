@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Report", "activity", "in_notebook", "printing_lines", "progress_bar", "python_progress"]
 
 EVERY = 0.1  # seconds between two states of a bar in a notebook, each of which is a message to the browser
-SAY_EVERY = 1.2  # seconds between two lines
+SAY_FIRST = 0.6  # seconds until the first line: imports can hold the interpreter for a second more
+SAY_EVERY = 1.0  # seconds between two lines
 Report = Callable[[int, int | None], None]  # takes the amount of work that is done, and the whole, if known
 
 
@@ -43,7 +44,7 @@ def printing_lines() -> Iterator[None]:
     """Let all displays be lines on standard error while the block runs, if there is no terminal for them."""
     global _prints_lines
     before, _prints_lines = _prints_lines, True
-    _Lines.said = time.monotonic()
+    _Lines.said = time.monotonic() + SAY_FIRST - SAY_EVERY
     try:
         yield
     finally:
@@ -83,7 +84,7 @@ class _Lines:
         completed, total: the amount of work that is done, and the whole; None if it isn't known.
     """
 
-    said = 0.0  # when the last line was printed, or the command began
+    said = 0.0  # when the last line was printed; at a command's beginning, such that the first comes soon
 
     def __init__(self, description: str, total: int | None = None) -> None:
         self.description, self.completed, self.total = description, 0, total
