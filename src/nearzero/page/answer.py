@@ -150,6 +150,7 @@ def _card(
                 tag("strong", "The audit of the paper\u2019s conclusion: "),
                 f"\u201c{each.text}\u201d ",
                 tag("strong", f"{sentence_case(each.finding)}."),
+                _why_undecided(verdict, network) if each.finding == "not decided" else "",
             )
             for each in concluded
             if each.network == network
@@ -165,12 +166,22 @@ def _card(
     )
 
 
+def _why_undecided(verdict: Verdict, network: str) -> str:
+    """Return why a conclusion isn't decided, if the checks of the direction are the reason."""
+    checks = verdict.robustness(network)
+    return (
+        f" A direction counts only if all checks hold; this one {checks}."
+        if checks not in ("", "robust")
+        else ""
+    )
+
+
 def _of(rows: Iterable[Comparison], network: str) -> list[Comparison]:
     return [row for row in rows if row.network == network]
 
 
 def headline(verdict: Verdict, network: str) -> str:
-    """Return the finding on a network in a sentence, with how often it was found and whether it is robust."""
+    """Return the finding on a network in a sentence, with how often it was found, by the rules and by the checks."""
     finding, own = verdict.finding(network), _of(verdict.comparisons, network)
     words = ANSWERS.get(finding, finding)
     if finding not in DIRECTIONS:
@@ -190,9 +201,7 @@ def headline(verdict: Verdict, network: str) -> str:
         for result in results
     ]
     often = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{min(counts)}"
-    return (
-        f"{found}; other ways of measuring find it in {often} of {len(own)}, and never the opposite (robust)."
-    )
+    return f"{found}; other ways of measuring find it in {often} of {len(own)}, and never the opposite."
 
 
 def _find(names: Sequence[str]) -> str:
@@ -225,11 +234,16 @@ def _number(value: float) -> float:
     return round(value, 2) + 0.0
 
 
+def _points(row: Comparison) -> str:
+    """Return D with its interval; a zero has no sign."""
+    value, interval = _number(row.difference), ""
+    if row.low is not None and row.high is not None:
+        interval = f" [{_number(row.low):.2f} to {_number(row.high):.2f}]"
+    return f"{value:+.2f}{interval}" if value else f"0.00{interval}"
+
+
 def _row_words(row: Comparison) -> str:
-    interval = (
-        "" if row.low is None or row.high is None else f" [{_number(row.low):.2f} to {_number(row.high):.2f}]"
-    )
-    return f"{_number(row.difference):+.2f}{interval} ({row.intensity}, displacement {100 * row.target:g} %)"
+    return f"{_points(row)} ({row.intensity}, displacement {100 * row.target:g} %)"
 
 
 def _how_sure(own: list[Comparison], verdict: Verdict) -> str:
@@ -266,9 +280,12 @@ def power_words(power: Table | None, network: str) -> str:
 
 def _power_row(row: Mapping[str, str]) -> str:
     if row["mechanism"] == "null":
-        return f"a direction that isn't there in {row['wrong direction']}"
+        return f"a direction where nothing differs in {row['wrong direction']}"
     if row["mechanism"] == "mixed":
-        return f"in networks that do half of each: {row['findings']} of {row['studies']}"
+        return (
+            f"in networks that do half of each: {row['findings']} of {row['studies']}, so they don't tell these from the "
+            "others"
+        )
     return f"planted {row['mechanism']} in {row['right']} and the opposite in {row['wrong direction']}"
 
 
@@ -351,10 +368,7 @@ def _extreme(own: Sequence[Comparison], choose: Callable[..., Comparison]) -> st
     if not measured:
         return None
     row = choose(measured, key=lambda each: each.difference)
-    interval = (
-        "" if row.low is None or row.high is None else f" [{_number(row.low):.2f} to {_number(row.high):.2f}]"
-    )
-    return f"{_number(row.difference):+.2f}{interval}, {row.intensity} {100 * row.target:g} %"
+    return f"{_points(row)}, {row.intensity} {100 * row.target:g} %"
 
 
 def families_words(verdict: Verdict, network: str) -> str:
@@ -389,11 +403,13 @@ def mechanism_words(verdict: Verdict, network: str, beside: Verdict | None = Non
     placed = placed_at_largest(verdict, network)
     places = {each.place for each in placed if each.bands}
     words = [LIKENESS[places.pop()] if len(places) == 1 else UNLIKE] if places else []
-    words += [
-        "Noise of the same size doesn't tell, since in both kinds of networks it costs about as much as distance; "
-        f"here distance costs, minus noise, {_row_words(row)}."
-        for row in _largest(beside, network)[:1]
-    ]
+    noises = _largest(beside, network)
+    if noises:
+        rows = ", ".join(f"{_points(row)} ({row.intensity})" for row in noises)
+        words.append(
+            "Noise of the same size doesn't tell, since in both kinds of networks it costs about as much as distance; "
+            f"here distance costs, minus noise, at displacement {100 * noises[0].target:g} %, {rows}."
+        )
     return " ".join(words)
 
 

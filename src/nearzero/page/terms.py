@@ -169,6 +169,9 @@ def terms(families: Iterable[str], rules: Rules, conduct: Conduct) -> Markup:
         "finds the opposite.",
         "robust": "Each of the other ways of measuring finds the same direction in at least one comparison, and "
         "none finds the opposite one. It doesn't say that they find it as often, or as large.",
+        "planted networks": "Networks whose weights are set by hand, so that the mechanism is known: in those that "
+        "measure distance the smallest activation wins, in those that match templates the largest. Strength: the "
+        "distance between two class prototypes, in standard deviations of the noise in the inputs.",
         "audit": "The paper's main sentences in other words, each decided on this study's networks by a rule: it "
         "survives, survives in part, doesn't survive, or isn't decided.",
     }

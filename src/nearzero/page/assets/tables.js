@@ -12,7 +12,8 @@ const LAST = "–"; // an empty cell, which comes last in either direction
  */
 function keyOf(cell) {
   const text = (cell.dataset.value ?? cell.textContent ?? "").trim();
-  const number = Number(text.replace(/^<(?=\d)/, "")); // a p value below the least float is written as <1e-300
+  // a p value below the least float is written as <1e-300; behind a number, there may be its interval in brackets
+  const number = Number(text.replace(/^<(?=\d)/, "").replace(/ [[(].*$/, ""));
   return text === "" || Number.isNaN(number) ? text : number;
 }
 

@@ -184,13 +184,15 @@ def _both_directions(own: NetworkEvidence) -> Decision:
 
 
 def _large_p(own: NetworkEvidence) -> Decision:
+    rows = [row for row in own.levels if row.p_identity is not None and row.p_identity > ALPHA]
     conditions = [
         _RuleCondition("p", f"{row.family} {100 * row.level:g} % {row.p_identity:.3f}", row.within)
-        for row in own.levels
-        if row.p_identity is not None and row.p_identity > ALPHA
+        for row in rows
     ]
     equal = sum(bool(condition.holds) for condition in conditions)
     remark = f"{equal} of {len(conditions)} within the margin" if conditions else "no row has p > 0.05"
+    if own.flat and {row.family for row in rows} == {"scale"}:
+        remark += "; all are rows of scale, which is flat by construction"
     return _decision(own, conditions, remark=remark)
 
 
