@@ -232,6 +232,11 @@ def check_sorting(held: Opened) -> None:
         ]
         assert values == sorted(values, reverse=direction == "descending")
         assert len(set(values)) > 1
+    for heading in held.page.locator(".card th", has_text="least D").all():
+        heading.locator("button").click()
+        cells = heading.locator("xpath=ancestor::table//tbody/tr/td[1]").all_inner_texts()
+        values = [float(text.split()[0].rstrip(",")) for text in cells]
+        assert values == sorted(values)
 
 
 def check_unit_selection(held: Opened) -> None:

@@ -243,10 +243,8 @@ def test_a_card_and_the_numbers_say_what_distance_costs_beyond_noise(noise: floa
     costs = nz.analysis.verdict.judge(both, rules).costs.sel(network="relu", target=0.5)
     differences = (costs.sel(family="signed_shift") - costs.sel(family="noise")).values
     interval = stats.ttest_1samp(differences, 0.0).confidence_interval(0.9)
-    words = (
-        f"{differences.mean():+.2f} [{interval.low:.2f} to {interval.high:.2f}] (noise, displacement 50 %)"
-    )
-    assert f"here distance costs, minus noise, {words}." in mechanism_words(
+    words = f"{differences.mean():+.2f} [{interval.low:.2f} to {interval.high:.2f}] (noise)"
+    assert f"here distance costs, minus noise, at displacement 50 %, {words}." in mechanism_words(
         nz.analysis.verdict.judge(both, rules), "relu", beside
     )
     rows = numbers_table(study, nz.analysis.verdict.judge(both, rules), beside).rows
@@ -390,8 +388,8 @@ def test_a_card_says_how_often_the_rules_are_right() -> None:
     )
     assert power_words(table, "abs") == (
         " In planted studies of 20 runs (strength 8) these rules find planted distance in 90 % and the opposite in "
-        "1 %; in networks that do half of each: distance 19, mixed 1 of 20; a direction that isn't there in 3 %; with "
-        "95 % intervals."
+        "1 %; in networks that do half of each: distance 19, mixed 1 of 20 (they can't tell these apart); a direction "
+        "where nothing differs in 3 %; with 95 % intervals."
     )
     assert power_words(table, "gelu") == power_words(None, "abs") == ""
 

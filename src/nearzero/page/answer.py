@@ -282,10 +282,7 @@ def _power_row(row: Mapping[str, str]) -> str:
     if row["mechanism"] == "null":
         return f"a direction where nothing differs in {row['wrong direction']}"
     if row["mechanism"] == "mixed":
-        return (
-            f"in networks that do half of each: {row['findings']} of {row['studies']}, so they don't tell these from the "
-            "others"
-        )
+        return f"in networks that do half of each: {row['findings']} of {row['studies']} (they can't tell these apart)"
     return f"planted {row['mechanism']} in {row['right']} and the opposite in {row['wrong direction']}"
 
 

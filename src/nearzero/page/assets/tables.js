@@ -12,8 +12,8 @@ const LAST = "–"; // an empty cell, which comes last in either direction
  */
 function keyOf(cell) {
   const text = (cell.dataset.value ?? cell.textContent ?? "").trim();
-  // a p value below the least float is written as <1e-300; behind a number, there may be its interval in brackets
-  const number = Number(text.replace(/^<(?=\d)/, "").replace(/ [[(].*$/, ""));
+  // a p value below the least float is written as <1e-300; an interval or a remark may stand behind a number
+  const number = Number(text.replace(/^<(?=\d)/, "").replace(/(,| [[(]).*$/, ""));
   return text === "" || Number.isNaN(number) ? text : number;
 }
 
