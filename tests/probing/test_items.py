@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from matplotlib.colors import to_rgb
 from scipy import stats
 from torch import Tensor, nn
 
@@ -166,6 +167,20 @@ def test_lines_have_bands_where_items_are_kept_and_marks_where_conducts_differ()
     plain = nz.probe(model, data, ["1"], families="scale", levels=5).plot_lines()
     assert not plain.axes[0].collections
     assert "Bands" not in plain.get_suptitle()
+
+
+def test_lines_of_many_layers_are_told_apart_without_colours() -> None:
+    """Each has a marker and dashes of its own, and is darker than the layer before."""
+    torch.manual_seed(0)
+    layers = [module for _ in range(12) for module in (nn.Linear(4, 4), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(4, 3))
+    found = nz.probe(model, torch.randn(20, 4), families="scale", levels=12)
+    (axes,) = found.plot_lines().axes
+    lines = axes.lines[:12]
+    assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 12
+    assert not {line.get_marker() for line in lines} & {"None", "", None}
+    lightness = [sum(to_rgb(line.get_color())) for line in lines]
+    assert lightness == sorted(set(lightness), reverse=True)
 
 
 def test_a_value_that_is_nan_is_nan_in_its_class_and_interval(case: tuple) -> None:  # type: ignore[type-arg]

@@ -30,7 +30,16 @@ from nearzero.report.figures.scales import (
     short_names,
     spelled,
 )
-from nearzero.report.figures.style import INK, LINE, PALE, ROLES, ShownFigure, styled
+from nearzero.report.figures.style import (
+    INK,
+    LINE,
+    MARKERS,
+    OTHER_MARKERS,
+    PALE,
+    ROLES,
+    ShownFigure,
+    styled,
+)
 from nearzero.report.results import Floats
 
 __all__ = ["layer_lines", "layer_map"]
@@ -41,6 +50,9 @@ LAYER_HEIGHT, PANEL_MINIMUM, FIGURE_MAXIMUM = 0.16, 1.1, 11.0  # inches
 HEAD, MARGIN = 0.35, 0.7  # inches: above all panels; above and below each panel together
 SMALLEST_FONT = 4.5  # points; if there is less room, not every row is named
 DASHES = ("-", "--", ":", "-.")  # of lines in turn, since neighbours have nearly the same colour
+LINE_MARKERS = (*MARKERS.values(), *OTHER_MARKERS)  # of lines in turn
+MARKED = 5  # markers on a line, or a few more
+BAND, ALL_BANDS = 0.15, 0.6  # opacity of a band, and of all together, so that many don't hide the lines
 
 
 def layer_map(response: xr.Dataset, metric: str, assumed: Sequence[str] = ()) -> Figure:
@@ -127,21 +139,17 @@ def layer_lines(response: xr.Dataset, metric: str, intervals: xr.Dataset | None 
             for number, layer in enumerate(response.layer.values):
                 curve = response[metric].sel(layer=layer, family=family).dropna("level")
                 curve = curve.isel(level=np.isfinite(curve.level.values))
-                colour, dashes = _layer_colour(number, len(names)), DASHES[number % len(DASHES)]
-                marker = "o" if curve.size == 1 else ""
+                style = _layer_style(number, len(names))
+                step = max(curve.size // MARKED, 1)
+                # markers of neighbours lie on other levels
                 axes.plot(
-                    curve.level,
-                    factor * curve,
-                    color=colour,
-                    linestyle=dashes,
-                    marker=marker,
-                    markersize=4.0,
-                    label=names[number],
+                    curve.level, factor * curve, **style, markevery=(number % step, step), label=names[number]
                 )
                 if intervals is not None:
                     ends = factor * intervals.sel(layer=layer, family=family, level=curve.level)
+                    alpha = min(BAND, ALL_BANDS / len(names))
                     axes.fill_between(
-                        curve.level, ends.low, ends.high, color=colour, alpha=0.15, linewidth=0.0
+                        curve.level, ends.low, ends.high, color=style["color"], alpha=alpha, linewidth=0.0
                     )
             measured = response[metric].sel(family=family).dropna("level", how="all").level.values
             _label(axes, family, measured[np.isfinite(measured)])
@@ -150,7 +158,12 @@ def layer_lines(response: xr.Dataset, metric: str, intervals: xr.Dataset | None 
         for axes in grid[:, 0]:
             axes.set_ylabel(_spelled(metric) + (f" ({unit})" if unit else ""))
         figure.legend(
-            *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(names), 5)
+            *grid[0, 0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=min(len(names), 5),
+            handlelength=3.5,
+            title="layer, from the first (light) to the last (dark)" if len(names) > 1 else "layer",
+            title_fontsize=7.0,
         )
         lines = _caption(response, metric, base, marked=False)
         lines[-1] = lines[-1].replace(" (arrow at the bar)", " (grey line)")
@@ -162,10 +175,18 @@ def layer_lines(response: xr.Dataset, metric: str, intervals: xr.Dataset | None 
     return figure
 
 
-def _layer_colour(number: int, layers: int) -> str:
-    """Return the colour of a layer, from light for the first to dark for the last."""
-    shades = ROLES["layers"]
-    return shades[round(number * (len(shades) - 1) / max(layers - 1, 1))]
+def _layer_style(number: int, layers: int) -> dict[str, Any]:
+    """Return how the line of a layer is drawn: its shade (light for the first, dark for the last), marker, dashes."""
+    shade = mpl.colors.LinearSegmentedColormap.from_list("layers", ROLES["layers"])(
+        number / max(layers - 1, 1)
+    )
+    turn = number // len(LINE_MARKERS)  # after all markers, the dashes are other ones
+    return {
+        "color": mpl.colors.to_hex(shade),
+        "linestyle": DASHES[(number + turn) % len(DASHES)],
+        "marker": LINE_MARKERS[number % len(LINE_MARKERS)],
+        "markersize": 4.0,
+    }
 
 
 def _caption(response: xr.Dataset, metric: str, base: float, marked: bool) -> list[str]:

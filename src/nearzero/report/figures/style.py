@@ -24,6 +24,8 @@ __all__ = [
     "FAMILY_MARKERS",
     "INK",
     "LINE",
+    "MARKERS",
+    "OTHER_MARKERS",
     "PALE",
     "ROLES",
     "SHADE",
