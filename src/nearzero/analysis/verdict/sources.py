@@ -78,7 +78,7 @@ def _agreeing(attributes: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, An
     """Return the attributes in which all that have them agree."""
     found: dict[Hashable, Any] = {}
     for each in attributes:
-        found = each | found
+        found = {**each, **found}
     return {
         key: value
         for key, value in found.items()
