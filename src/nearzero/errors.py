@@ -5,15 +5,23 @@ it prints the message as one line and ends the program with exit code 2.
 """
 
 import difflib
+import re
 from collections.abc import Collection, Iterable
 
 __all__ = ["InputError", "check_choice", "did_you_mean"]
+
+LONGEST_WORD, LONGEST = (
+    400,
+    1600,
+)  # characters of a word and of a message; what is longer is cut in the middle
+MIDDLE = "..."
 
 
 class InputError(ValueError):
     """An error in something given from outside: an argument, a file, a setting.
 
-    The message is one line: what was wrong, what was seen, and what to do.
+    The message is one line: what was wrong, what was seen, and what to do. Where what was seen is very long, its middle
+    is left out.
 
     Example:
         >>> import nearzero as nz
@@ -23,6 +31,18 @@ class InputError(ValueError):
         ...     print(error)
         unknown activation 'rellu': did you mean 'relu'? known are relu, abs, ...
     """
+
+    def __init__(self, message: str) -> None:
+        words = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: _cut(word[0], LONGEST_WORD), message)
+        super().__init__(_cut(words, LONGEST))
+
+
+def _cut(text: str, most: int) -> str:
+    """Return a text of at most so many characters, without its middle if it is longer."""
+    if len(text) <= most:
+        return text
+    half = (most - len(MIDDLE)) // 2
+    return f"{text[:half]}{MIDDLE}{text[-half:]}"
 
 
 def did_you_mean(name: object, names: Iterable[str]) -> str:

@@ -12,7 +12,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 import nearzero as nz
-from nearzero.analysis.verdict import costs, judge
+from nearzero.analysis.verdict import costs, gathered, judge
+from nearzero.analysis.verdict.sources import BLOCK
 from nearzero.evaluators.base import EARLIER_HALVES, HALVES
 from nearzero.networks import initial_stack
 from nearzero.statistics.ratios import ratio_of_means
@@ -300,6 +301,25 @@ def test_scale_decides_where_more_than_a_linear_map_follows() -> None:
     assert set(judge(alone.assign_attrs(backend="two-layer"), rules).left_out) == {"relu"}
     probed = both.assign(backend=("network", ["model", "two-layer"]))
     assert set(judge(probed, rules).left_out) == {"last"}
+
+
+def test_runs_are_gathered_block_by_block() -> None:
+    """The values and attributes of all runs at once, with variables that some lack, and lost runs."""
+    runs: list[xr.Dataset | None] = [
+        xr.Dataset(
+            {"cost": ("target", [number, 0.5])}, {"target": [0.1, 0.2]}, {"seed": number, "halves": "a"}
+        )
+        for number in range(BLOCK + 1)
+    ]
+    runs[3], runs[5] = None, runs[5].assign(not_finite=1.0, reason="dead")  # type: ignore[union-attr]
+    runs[6] = runs[6].assign(reason="")  # type: ignore[union-attr]
+    whole = gathered([runs, runs], ["relu", "abs"])
+    assert whole.attrs == {"halves": "a"}  # the last block has one run, which agrees with itself on the seed
+    assert dict(whole.sizes) == {"network": 2, "run": BLOCK + 1, "target": 2}
+    expected = [np.nan if number == 3 else number for number in range(BLOCK + 1)]
+    np.testing.assert_array_equal(whole.cost.sel(network="abs", target=0.1), expected)
+    assert np.flatnonzero(whole.not_finite.sel(network="relu") == 1).tolist() == [5]
+    assert whole.reason.sel(network="abs").values[5] == "dead"
 
 
 def test_costs_need_both_sides() -> None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,14 +151,22 @@ def killed_and_resumed(
         return list(differences(folder / command.results, whole / command.results))
 
 
-def campaign(names: Sequence[str], kills: int, seed: int) -> Mapping[str, list[str]]:
-    """Return, by command, a line for each difference after a kill."""
+def campaign(
+    names: Sequence[str],
+    kills: int,
+    seed: int,
+    done: Callable[[str, list[str]], None] = lambda name, lines: None,
+) -> Mapping[str, list[str]]:
+    """Return, by command, a line for each difference after a kill; call a function with those of each command."""
     rng, faults = random.Random(seed), {}
-    for place, name in enumerate(names):
-        count = kills // len(names) + (place < kills % len(names))
-        with tempfile.TemporaryDirectory() as temporary:
-            base, whole = Path(temporary) / "base", Path(temporary) / "whole"
-            _prepare(base)
+    with tempfile.TemporaryDirectory() as temporary:
+        begun = Path(temporary) / "begun"
+        _prepare(begun)
+        _complete(begun, Command(["compile"]))  # else most kills would come while kernels are compiled
+        for place, name in enumerate(names):
+            count = kills // len(names) + (place < kills % len(names))
+            base, whole = (Path(temporary) / f"{each}-{name}" for each in ("base", "whole"))
+            shutil.copytree(begun, base)
             for earlier in commands()[name].before:
                 _complete(base, commands()[earlier])
             shutil.copytree(base, whole)
@@ -172,6 +180,7 @@ def campaign(names: Sequence[str], kills: int, seed: int) -> Mapping[str, list[s
                     for line in killed_and_resumed(base, whole, name, shares, seconds)
                 ]
             faults[name] = lines
+            done(name, lines)
     return faults
 
 
@@ -182,9 +191,11 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(given)
-    found = campaign(options.commands, options.kills, options.seed)
-    for name, lines in found.items():
-        print(f"{name}: {'equal after every kill' if not lines else ''}", *lines, sep="\n  ")
+
+    def done(name: str, lines: list[str]) -> None:
+        print(f"{name}: {'equal after every kill' if not lines else ''}", *lines, sep="\n  ", flush=True)
+
+    found = campaign(options.commands, options.kills, options.seed, done)
     return 1 if any(found.values()) else 0
 
 

@@ -46,11 +46,13 @@ def test_ten_thousand_mutated_files(name: str, originals: Path) -> None:
     assert_clean(run_cases(originals, name, cases=10_000), 10_000)
 
 
-@pytest.mark.long("a coverage-guided fuzzer finds no input that isn't read, or refused in one line")
+@pytest.mark.long(
+    "a minute of a fuzzer guided by coverage finds no input that isn't read, or refused in one line"
+)
 @pytest.mark.parametrize("name", READERS)
 def test_guided(name: str) -> None:
     pytest.importorskip("atheris")
-    program = [sys.executable, str(HERE / "guided.py"), name]
+    program = [sys.executable, str(HERE / "guided.py"), name, "--seconds", "60"]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from nearzero.grid.networks import DeepJob, Networks, grid_jobs
 from nearzero.grid.spec import resolve_grid
 from nearzero.study.data import DataSource
 from nearzero.study.jobs import complete
+from nearzero.study.steps import TrainJob
 
 STUDY = {
     "data": "digits",
@@ -322,3 +325,33 @@ def test_responses_of_another_spec_are_refused(width: nz.Grid, tmp_path: Path) -
         grid.run()
     path.write_text(text.replace('title = "', 'title = "Another '))
     assert nz.Grid.open(grid.folder).responses.equals(width.responses)
+
+
+def test_studies_are_begun_when_their_first_job_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a grid of many points would write for seconds before anything is trained."""
+    study = {"data": "digits", "runs": 1, "steps": 5, "activations": ["relu"]}
+    spec = nz.GridSpec(title="Width", vary="units", values=[4, 6, 8], study=study)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainJob, "do_reporting", stop)
+    with pytest.raises(KeyboardInterrupt):
+        nz.Grid.create(tmp_path / "width", spec).run()
+    assert len(list((tmp_path / "networks").iterdir())) == 1
+
+
+def test_a_plan_of_studies_needs_no_torch(tmp_path: Path) -> None:
+    """PyTorch takes longer to import than all else that a plan does."""
+    code = """
+import sys
+from nearzero.grid import Grid, GridSpec
+study = {"data": "digits", "runs": 1, "steps": 5, "activations": ["relu"]}
+spec = GridSpec(title="Width", vary="units", values=[4, 6], study=study)
+plan = Grid.proposed(sys.argv[1], spec).plan()
+print(len(plan.steps), "torch" in sys.modules, "nearzero.page" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "grid")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["2", "False", "False"]

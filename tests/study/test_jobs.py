@@ -95,7 +95,7 @@ def test_what_is_done_is_not_done_again(trained: nz.Study, source: DataSource) -
     with pytest.raises(
         nz.InputError, match=r"response-abs-00\.safetensors is missing, or belongs to other work"
     ):
-        results(jobs)
+        list(results(jobs)["abs"])
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "no digest", "other arrays"])

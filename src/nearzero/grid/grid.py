@@ -347,7 +347,7 @@ class Grid:
         jobs = source.jobs()
         journal.say(f"measuring {len(jobs)} networks")
         run(jobs, journal, doing="measuring", did=f"measured {len(jobs)} networks", workers=workers)
-        measured = results(jobs)
+        measured = {name: list(runs) for name, runs in results(jobs).items()}
         responses = assembled(self.spec, jobs, measured)
         notices = source.notices
         for network, measurements in measured.items():

@@ -18,7 +18,7 @@ from nearzero.analysis.near_far import near_and_far
 from nearzero.evaluators.base import EARLIER_HALVES
 from nearzero.networks import TwoLayer
 from nearzero.study.data import DataSource
-from nearzero.study.jobs import Results, StudyJob, apply, digest, forget, gather, results, run, study_jobs
+from nearzero.study.jobs import StudyJob, apply, digest, forget, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store
@@ -128,7 +128,7 @@ def measured_for(
     own = study_jobs(partial(AnalysisJob, group="matched"), store, data, "matched")
     jobs = [replace(job, spec=spec) for job in own]
     journal.say(f"measuring {len(jobs)} networks: {GROUPS['matched']}, for this question alone")
-    measured: Results = {network: [] for network in spec.activations}
+    measured: dict[str, list[xr.Dataset | None]] = {network: [] for network in spec.activations}
     found = apply(
         AnalysisJob.measure, jobs, journal, doing="measuring", threads=thread_count(), workers=workers
     )

@@ -15,12 +15,12 @@ import json
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import xarray as xr
@@ -61,7 +61,7 @@ SAMPLED, FEW = 4000, 200  # examples for an estimate of time, and for one call b
 AnyJob = TypeVar("AnyJob", bound="Job")
 Result = TypeVar("Result")
 # For each network, the result of each run; None for a run that diverged or never reached a checkpoint.
-Results = dict[str, list[xr.Dataset | None]]
+Results = Mapping[str, Sequence[xr.Dataset | None]]
 
 
 def digest(values: Any) -> str:
@@ -413,12 +413,34 @@ def _sharing(threads: int) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class _KeptResults(Sequence[xr.Dataset | None]):
+    """The results of the jobs of one network, each read from its file when it is asked for."""
+
+    jobs: Sequence[MeasureJob]
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    @overload
+    def __getitem__(self, place: int) -> xr.Dataset | None: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[xr.Dataset | None]: ...
+    def __getitem__(self, place: int | slice) -> xr.Dataset | list[xr.Dataset | None] | None:
+        if isinstance(place, slice):
+            return [job.result() for job in self.jobs[place]]
+        return self.jobs[place].result()
+
+
 def results(jobs: Iterable[MeasureJob]) -> Results:
-    """Return the results of jobs that are done, for each network in the order of its jobs."""
-    by_network: Results = {}
+    """Return the results of jobs that are done, for each network in the order of its jobs.
+
+    Each is read when it is asked for, so that memory doesn't grow with their number.
+    """
+    by_network: dict[str, list[MeasureJob]] = {}
     for job in jobs:
-        by_network.setdefault(job.network, []).append(job.result())
-    return by_network
+        by_network.setdefault(job.network, []).append(job)
+    return {network: _KeptResults(own) for network, own in by_network.items()}
 
 
 def gather(

@@ -28,7 +28,7 @@ from nearzero.networks import Stack, TwoLayer
 from nearzero.perturbations.activations import activation
 from nearzero.perturbations.families import make_family
 from nearzero.study.data import DataSource
-from nearzero.study.jobs import Job, Results, StudyJob, gather, results, run, study_jobs
+from nearzero.study.jobs import Job, StudyJob, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
 from nearzero.study.spec import CONDUCT, Spec, spec_digest
 from nearzero.study.store import CHECKPOINTS, RunState, Store
@@ -468,8 +468,8 @@ def sweep_networks(store: Store, data: DataSource, journal: Journal, workers: Wo
     levels = sum(len(make_family(name, spec.conduct).levels) for name in spec.families)
     journal.say(f"sweeping {count} networks over {levels} levels")
     run(jobs, journal, doing="sweeping", did="swept", threads=threads, workers=workers)
-    measured = results(jobs)
-    response = gather(measured, lost=_no_response(spec)).assign_coords(seed=("run", list(spec.seeds)))
+    lost = _no_response(spec)
+    response = gather(results(jobs), lost=lost).assign_coords(seed=("run", list(spec.seeds)))
     for name, attributes in ATTRIBUTES.items():
         response[name].attrs = dict(attributes)
     history = store.read("history")
@@ -477,9 +477,8 @@ def sweep_networks(store: Store, data: DataSource, journal: Journal, workers: Wo
     response.attrs = {
         **spec.model_dump(include=set(CONDUCT)),
         "data": data.name,
-        "notices": list(_notices(data, history, measured)),
+        "notices": list(_notices(data, history, response)),
     }
-    del measured  # of many runs, it takes as much as the response
     store.write({"response": response, "history": history})
     store.clear_state()
 
@@ -499,13 +498,14 @@ def _no_response(spec: Spec) -> xr.Dataset:
     )
 
 
-def _notices(data: DataSource, history: xr.Dataset, measured: Results) -> Iterator[str]:
+def _notices(data: DataSource, history: xr.Dataset, response: xr.Dataset) -> Iterator[str]:
     """Yield what a reader of the results must know before the numbers."""
     if data.notice:
         yield data.notice
-    for name, runs in measured.items():
+    for name in map(str, response.network.values):
         label, diverged_at = activation(name).label, history.diverged_at.sel(network=name).values
         yield from _divergences(label, diverged_at)
-        for number, result in enumerate(runs):
-            if result is None and diverged_at[number] == NEVER:
+        lost = response.dead_units.sel(network=name).isnull().values
+        for number in np.flatnonzero(lost):
+            if diverged_at[number] == NEVER:
                 yield f"{label} run {number} has weights that aren't finite; it's left out of every mean"

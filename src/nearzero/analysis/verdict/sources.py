@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +18,7 @@ from nearzero.perturbations.noise import NOISES
 
 __all__ = ["REPORTED", "design_for", "gathered", "verdict"]
 
+BLOCK = 64  # runs that are joined at a time
 REPORTED = ("shift",)  # families that are measured and reported beside those that decide
 
 
@@ -48,8 +50,9 @@ def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[st
     """Return the responses of single networks as one float64 Dataset on (network, run, ...).
 
     Args:
-        parts: for each network, the responses of each run. None stands for a run without responses, for
-            example one that diverged; its values are NaN, and its words "". At least one run isn't None.
+        parts: for each network, the responses of each run, which are asked for once, one after the other. None stands
+            for a run without responses, for example one that diverged; its values are NaN, and its words "". At
+            least one run isn't None.
         networks: the names of the networks.
     """
 
@@ -57,14 +60,30 @@ def gathered(parts: Sequence[Sequence[xr.Dataset | None]], networks: Sequence[st
         # words stay words
         return values if values.dtype.kind in "UO" else values.astype(np.float64, copy=False)
 
-    numbers = [None if run is None else run.map(number) for runs in parts for run in runs]
-    first = next(run for run in numbers if run is not None)
+    first = next(run for runs in parts for run in runs if run is not None).map(number)
     lost = first.map(lambda values: xr.full_like(values, "" if values.dtype.kind in "UO" else np.nan))
-    runs = [lost if run is None else run for run in numbers]
-    # one copy, which is then given two dimensions
-    whole = xr.concat(runs, "place", combine_attrs="drop_conflicts")
+    runs = (lost if run is None else run.map(number) for own in parts for run in own)
+    blocks, attributes = [], []
+    # a Dataset of few numbers takes far more memory than they do, so that of many runs few are held at a time
+    while block := list(islice(runs, BLOCK)):
+        attributes += [run.attrs for run in block]
+        blocks.append(xr.concat(block, "place", combine_attrs="drop_conflicts"))
+    whole = xr.concat(blocks, "place", combine_attrs="drop_conflicts")
+    whole.attrs = _agreeing(attributes)  # a block of one run has no conflicts
     whole = whole.coarsen(place=len(parts[0])).construct(place=("network", "run"))
     return whole.assign_coords(network=list(networks))
+
+
+def _agreeing(attributes: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
+    """Return the attributes in which all that have them agree."""
+    found: dict[Hashable, Any] = {}
+    for each in attributes:
+        found = {**each, **found}
+    return {
+        key: value
+        for key, value in found.items()
+        if all(each.get(key, value) == value for each in attributes)
+    }
 
 
 class Measured(Protocol):
