@@ -70,7 +70,7 @@ NOT_RUN = {  # by page, in order: why a block isn't run with its page
     "cluster": ("needs a cluster: a scheduler stays", "needs Slurm", "needs a GPU"),
     "language_models": ("tests/probing/test_generation.py runs it",) * 5,
     "audit": ("nearzero audit is tested on kept results; the gate makes this page",),
-    "your_grid": ("shows keys",),
+    "your_grid": ("shows keys", "needs weights from a hub"),
     "new_activation": ("a part of make test",),
     "gpu": ("needs a GPU, and hours", "needs a GPU; the tests for other devices are a part of make test"),
     "speed": ("measures for minutes on an idle machine: make bench",),

@@ -447,10 +447,10 @@ def _metric(name: Any, value: Any) -> Metric:
         return Metric(OwnMetric(name, value))
     if isinstance(value, str) and value in METRICS:
         return METRICS[value]
-    hint = did_you_mean(value, (*METRICS, PERPLEXITY))
+    known = (*METRICS, PERPLEXITY)
     raise InputError(
-        f"unknown metric {value!r}: {hint}known are {', '.join(METRICS)}; a mapping of names to functions of "
-        "(logits, target) adds others"
+        f"unknown metric {value!r}: {did_you_mean(value, known)}known are {', '.join(known)}; a mapping of names to "
+        "functions of (logits, target) adds others"
     )
 
 

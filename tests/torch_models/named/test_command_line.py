@@ -141,9 +141,26 @@ def test_settings_of_names(folder, capsys) -> None:
         ),
         (("hf:./gpt2", "images"), "images holds images, and the model takes texts"),
         (("hf:./vit", "text.txt"), "text.txt holds texts, and the model takes images"),
-        (("hf:./gpt3", "text.txt"), "there is no folder ./gpt3; did you mean './gpt2'?"),
+        (("hf:./gpt3", "text.txt"), "there is no file or folder ./gpt3; did you mean './gpt2'?"),
         (("hf:./images", "text.txt"), "holds no model of transformers: there is no config.json"),
         (("hf:./gpt2", "timm:resnet18"), "timm: names models and no data"),
+        (("hf:./gpt2", "txt.txt"), "unknown data set 'txt.txt'. Known: mnist,"),
+        (("hf:./gpt2", "txt.txt"), "; did you mean 'text.txt'?"),
+        (("hf:./vit", "imagess"), "; did you mean 'images'?"),
+        (("org/name", "text.txt"), "got 'org/name'; did you mean hf:org/name?"),
+        (("huggingface:org/name", "text.txt"), "; the prefixes of libraries are hf:, timm:, torchvision:"),
+        (
+            ("hf:./gpt2", "text.txt", "--load", "auto_class=AutoModelForMaskedLM"),
+            "AutoModelForMaskedLM has no class for gpt2, a model of the type 'gpt2'; leave auto_class out, or choose",
+        ),
+        (
+            ("hf:./gpt2", "text.txt", "--load", "untrained=maybe"),
+            "untrained must be true or false; got 'maybe'",
+        ),
+        (
+            ("hf:./gpt2", "text.txt", "--metric", "perplexty"),
+            "did you mean 'perplexity'? known are accuracy,",
+        ),
     ],
 )
 def test_wrong_words_are_one_line(folder, capsys, arguments, message) -> None:

@@ -91,6 +91,38 @@ def test_timm_equals_a_loop_by_hand_bit_for_bit(timm_folder, pictures, cache) ->
     assert result.class_names == tuple(NAMES)
 
 
+def test_untrained_models_are_those_that_their_library_makes(timm_folder, pictures, cache) -> None:
+    """From PyTorch's generator, without any file of weights; the preprocessing stays that of the name."""
+    timm, models = imported("timm"), imported("torchvision.models")
+    folder = vit(timm_folder.parent / "vit", NAMES)
+    transformers = imported("transformers")
+    config = transformers.AutoConfig.from_pretrained(str(folder))
+    makers = {
+        f"timm:{timm_folder}": lambda: timm.create_model(f"local-dir:{timm_folder}"),
+        "timm:resnet10t": lambda: timm.create_model("resnet10t"),
+        "torchvision:squeezenet1_1": models.squeezenet1_1,
+        f"hf:{folder}": lambda: transformers.ViTForImageClassification(config),
+    }
+    for name, maker in makers.items():
+        torch.manual_seed(3)
+        expected = maker()
+        torch.manual_seed(3)
+        model = nz.open_model(name, nz.Loading(untrained=True))
+        assert not model.module.training
+        assert not model.origin.files
+        assert "new and random" in {row.what: row.value for row in model.rows}["weights"]
+        for one, other in zip(expected.parameters(), model.module.parameters(), strict=True):
+            assert torch.equal(one, other)
+        assert model.preparation is not None
+    for name, message in (
+        ("timm:resnet10t@v1", "untrained weights have no revision"),
+        ("torchvision:resnet18:./w.pth", "untrained=True has no effect here: ./w.pth holds weights"),
+        ("torch.nn:Identity", "untrained=True has no effect here: torch.nn:Identity is built by a function"),
+    ):
+        with pytest.raises(nz.InputError, match=message):
+            nz.open_model(name, nz.Loading(untrained=True))
+
+
 def test_timm_from_the_cache_of_the_hub(timm_folder, pictures, cache) -> None:
     layer = "act1"
     expected = probed(f"timm:{timm_folder}", pictures, layer).response.logit_items
@@ -134,7 +166,7 @@ def test_timm_by_the_name_of_weights(pictures, cache, tmp_path, saved) -> None:
         ("resnet10t.c3_in1", "timm has no model 'resnet10t.c3_in1': did you mean 'resnet10t.c3_in1k'?"),
         ("resnet10", "timm has no model 'resnet10': did you mean 'resnet10t'?"),
         ("resnet10t.c3_in1k", "the hub is switched off (HF_HUB_OFFLINE), and the cache has no model"),
-        ("./resent", "there is no folder ./resent; did you mean './resnet'?"),
+        ("./resent", "there is no file or folder ./resent; did you mean './resnet'?"),
         ("./resnet@v1", "a folder has no revisions"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -48,7 +48,7 @@ class OwnData:
     arguments: Mapping[str, Any]
     hashes: Mapping[str, str]
     model: str = ""
-    loading: Mapping[str, Any] = field(default_factory=dict)
+    loading: Mapping[str, Any] | None = None
     notice: str | None = None
 
     def load(self) -> dict[str, Any]:

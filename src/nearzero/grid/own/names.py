@@ -69,7 +69,7 @@ def filled(name: str, values: Mapping[str, Any]) -> str:
     return name.format_map(values)
 
 
-def loading_of(settings: Mapping[str, Any]) -> Loading:
+def loading_of(settings: Mapping[str, Any] | None) -> Loading:
     """Return the settings of models and data by name.
 
     Raises:
@@ -78,12 +78,12 @@ def loading_of(settings: Mapping[str, Any]) -> Loading:
     from nearzero.torch_models.named import Loading
 
     known = [*OF_MODELS, *OF_DATA]
-    for key in settings:
+    for key in settings or {}:
         if key not in known:
             raise InputError(
                 f"unknown key {key!r} in [network.loading]: {did_you_mean(key, known)}known are {', '.join(known)}"
             )
-    return Loading(**settings)
+    return Loading(**(settings or {}))
 
 
 def with_path(name: str, change: Callable[[str], str]) -> str:

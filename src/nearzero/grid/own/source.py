@@ -281,7 +281,7 @@ class OwnNetworks:
         name = filled(name, arguments)
         blank = OwnData(name, network.pixels, self.data_dir, {}, {}, loading=network.loading)
         run = OwnRun(network, arguments, seed, blank, self.code)
-        model = "" if "preprocess" in network.loading else replace(run, seed=first).model_name or ""
+        model = "" if "preprocess" in (network.loading or {}) else replace(run, seed=first).model_name or ""
         key = f"{name} as {model} takes them" if model else name
         if key not in self._data:
             self._data[key] = replace(blank, model=model).known()

@@ -132,7 +132,7 @@ class OwnNetwork(CheckedModel):
             (x - m) / s with mean and standard deviation of the training set.
         arguments: constants for the functions.
         probe: settings of the measurement.
-        loading: settings of models and data by name, those of `nz.Loading`.
+        loading: settings of models and data by name, those of `nz.Loading`; all inferred if None.
 
     Raises:
         InputError: an unknown key, or a value that can't be used.
@@ -154,7 +154,7 @@ class OwnNetwork(CheckedModel):
     pixels: Literal["raw", "unit", "normalized"] = "unit"
     arguments: dict[str, Any] = Field(default_factory=dict)
     probe: OwnProbe = Field(default_factory=OwnProbe)
-    loading: dict[str, Any] = Field(default_factory=dict)
+    loading: dict[str, Any] | None = None
 
     @field_validator("probe", mode="before")
     @classmethod
@@ -215,7 +215,7 @@ class OwnNetwork(CheckedModel):
             if not is_model_name(name):
                 raise InputError(f"build lists names of models, such as hf:org/name; got {name!r}")
         seeded = len(self.build_names) > 1 or "seed" in placeholders(self.build_names[0])
-        if not seeded and self.train is None and not self.loading.get("untrained") and self.runs > 1:
+        if not seeded and self.train is None and not (self.loading or {}).get("untrained") and self.runs > 1:
             raise InputError(
                 f"build = {self.build_names[0]!r} is one model, the same for all runs; put {{seed}} into the name, or "
                 "list a name for each run"

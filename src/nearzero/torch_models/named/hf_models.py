@@ -173,6 +173,12 @@ def _auto_class(name: str, config: Any, given: str | None) -> tuple[str, str]:
         InputError: no class, or several, load the architecture.
     """
     if given is not None:
+        known = getattr(getattr(imported("transformers"), given), "_model_mapping", None)
+        if known is not None and type(config) not in known:
+            raise InputError(
+                f"{given} has no class for {name}, a model of the type {config.model_type!r}; leave auto_class out, or "
+                f"choose another: {', '.join(AUTO_CLASSES)}"
+            )
         return given, "given"
     tables = imported("transformers.models.auto.modeling_auto")
     architectures = list(getattr(config, "architectures", None) or [])

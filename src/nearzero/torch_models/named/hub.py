@@ -154,7 +154,7 @@ def _folder(name: str, revision: str | None) -> Repository:
         place, parent = name.rpartition("/")[:2], path.parent
         others = ["".join((*place, each.name)) for each in parent.iterdir()] if parent.is_dir() else []
         hint = did_you_mean(name, others).rstrip()
-        raise InputError(f"there is no folder {name}{f'; {hint}' if hint else ''}")
+        raise InputError(f"there is no file or folder {name}{f'; {hint}' if hint else ''}")
     if revision is not None:
         raise InputError(f"a folder has no revisions; got {name}@{revision}")
     return Repository(str(path), "", path, is_online=False)

@@ -120,11 +120,20 @@ def _built(name: str) -> nn.Module:
     try:
         return build_model(name)
     except InputError as error:
-        prefix = name.partition(":")[0]
-        hint = did_you_mean(prefix, LIBRARIES).rstrip("? ") if prefix.isidentifier() else ""
-        raise InputError(
-            f"{error}; {hint.replace('mean', 'mean the prefix')}?" if hint else str(error)
-        ) from error
+        hint = _hint_of_prefix(name)
+        raise InputError(f"{error}; {hint}" if hint else str(error)) from error
+
+
+def _hint_of_prefix(name: str) -> str:
+    """Return which prefix of a library may have been meant; "" if none."""
+    prefix, colon, rest = name.partition(":")
+    if prefix.isidentifier() and (near := did_you_mean(prefix, LIBRARIES)):
+        return near.replace("mean", "mean the prefix").rstrip()
+    if not colon and "/" in name and not name.endswith(".py"):
+        return f"did you mean hf:{name}?"
+    if rest and "/" in rest:
+        return f"the prefixes of libraries are {', '.join(f'{each}:' for each in LIBRARIES)}"
+    return ""
 
 
 def open_data(
@@ -160,7 +169,11 @@ def open_data(
             f"{name} is neither a data set by name nor a folder of images nor a text file",
         )
         of_images = {"pixels": loading.pixels, "split": loading.split, "data_dir": loading.data_dir}
-        batches = load_data(name, **of_images)  # type: ignore[arg-type]
+        try:
+            batches = load_data(name, **of_images)  # type: ignore[arg-type]
+        except InputError as error:
+            near = "" if ":" in name or path.exists() else did_you_mean(name, _beside(path))
+            raise InputError(f"{error}; {near.rstrip()}" if near else str(error)) from error
         return NamedData(batches, Origin(name, files=_array_digests(batches)))
     named = model if isinstance(model, NamedModel) else None
     preparation = _preparation(name, named, loading)
@@ -183,6 +196,13 @@ def open_data(
     return replace(
         data, origin=origin, rows=[Assumption("data", str(origin), "their name", "data="), *data.rows]
     )
+
+
+def _beside(path: Path) -> list[str]:
+    """Return the names of the files and folders that lie where a path leads, as the path would name them."""
+    parent = path.parent
+    names = [each.name for each in parent.iterdir()] if parent.is_dir() else []
+    return [str(parent / each) for each in names if not each.startswith(".")]
 
 
 def _array_digests(data: Any) -> dict[str, str]:
