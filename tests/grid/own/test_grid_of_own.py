@@ -229,7 +229,7 @@ def test_files_and_commands(planted: nz.Grid, spec: Path, capsys: pytest.Capture
     code, out, err = run(capsys, "show", planted.folder, "--json")
     assert (code, err) == (0, "")
     shown = json.loads(out)
-    assert "distance costs more: distance, 1" in json.dumps(shown)
+    assert "distance, 1: distance costs more (distance costs more 2; of 2)" in shown["conclusions"]
     code, out, _ = run(capsys, "show", planted.folder)
     assert code == 0
     assert "Do known mechanisms come out?" in out
