@@ -272,8 +272,6 @@ def kept_values(spec: GridSpec, folder: Path) -> dict[str, Any]:
     values = spec.model_dump(mode="json", exclude_none=True)
     if spec.network is not None:
         values["network"] = with_names(values["network"], relative_to(folder.absolute()))
-        if not spec.network.loading:  # files that are older than this key have none
-            del values["network"]["loading"]
     return values
 
 
