@@ -88,7 +88,7 @@ def check_claims(whole: nz.Study) -> int:
         "in Abs networks that depends on how size is measured": "size" in verdict.robustness("abs"),
         "moving boundaries costs more": {verdict.finding(name) for name in NETWORKS}
         == {"distance costs more"},
-        "more than in networks that measure distances by construction, and less than in networks that match templates": {
+        "than in networks that measure distances by construction, and less than in networks that match templates": {
             placed.place for name in NETWORKS for placed in placed_at_largest(verdict, name)
         }
         == {"between planted distance and templates"},
