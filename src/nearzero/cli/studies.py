@@ -70,7 +70,7 @@ SHOWN = 2  # of the tables of a verdict: comparisons, and the checks in short
 
 @dataclass(frozen=True)
 class _Asked:
-    """How the work of a command is to be done, and how its outcome is printed.
+    """Settings of a command that works on a study or a grid: its workers, and how the outcome is printed.
 
     Attributes:
         console: where it is printed; None prints nothing but JSON.
