@@ -91,7 +91,7 @@ def test_a_checkpoint_of_each_seed_equals_judge_runs(folder: Path) -> None:
     grid = made(folder, SPEC)
     models = [f"hf:{folder}/gpt2-small-seed{seed}" for seed in (1, 2)]
     for run, model in enumerate(models):
-        design = grid.spec.design(grid.spec.points[0], "", run)
+        design = grid.spec.designs(grid.spec.points[0], "")[run]
         alone = nz.judge_runs(
             [model],
             str(folder / "text.txt"),
@@ -143,7 +143,7 @@ def test_untrained_weights_are_of_the_seed(folder: Path) -> None:
     for run in range(2):
         torch.manual_seed(run)
         module = model.from_config(transformers.AutoConfig.from_pretrained(str(folder / "vit")))
-        design = grid.spec.design(grid.spec.points[0], "", run)
+        design = grid.spec.designs(grid.spec.points[0], "")[run]
         alone = nz.judge_runs([module], data, "vit*act*", rules=grid.spec.rules, design=design)
         kept = grid.verdict().costs.isel(network=0).sel(run=run)
         own = alone.costs.isel(network=0, run=0).sel(family=kept.family.values)
