@@ -131,10 +131,10 @@ def lead(found: Sequence[Layer]) -> str:
     return (
         f"**Of {len(found)} layers, each judged over ten trainings, distance costs more at {counts[DIRECTIONS[0]]}, as "
         f"the claim has it, and intensity at {counts[DIRECTIONS[1]]}.** The others: {others}. A direction is found if "
-        f"one of a layer's six comparisons finds it and none the opposite. Of the {len(directed)} directions, {alone} are "
-        f"found at the largest displacement alone, {100 * LARGEST:g} %; {robust} pass all checks of how size is "
-        f"measured, and {turned} turn into the opposite by one of them; with the error rate held over all networks of a "
-        f"family, {joint[DIRECTIONS[0]]} of distance and {joint[DIRECTIONS[1]]} of intensity are left."
+        f"one of a layer's six comparisons finds it and none the opposite. Of the {len(directed)} directions, {alone} "
+        f"are found at the largest displacement alone, {100 * LARGEST:g} %; {robust} pass all checks of how size is "
+        f"measured, and {turned} turn into the opposite by one of them; with the error rate held over all networks of "
+        f"a family, {joint[DIRECTIONS[0]]} of distance and {joint[DIRECTIONS[1]]} of intensity are left."
     )
 
 
@@ -267,7 +267,8 @@ def pretrained() -> str:
             )
     summary = (
         f"Of {counts['all']} intervals, {counts['above']} lie above 0 (distance costs more) and {counts['below']} "
-        f"below (intensity does); if all D were 0, {0.025 * counts['all']:.1f} would lie above it by chance, and as many below."
+        f"below (intensity does); if all D were 0, {0.025 * counts['all']:.1f} would lie above it by chance, and as many "
+        "below."
     )
     return "\n\n".join((summary, "\n".join(lines)))
 
