@@ -267,8 +267,8 @@ def pretrained() -> str:
             )
     summary = (
         f"Of {counts['all']} intervals, {counts['above']} lie above 0 (distance costs more) and {counts['below']} "
-        f"below (intensity does); if all D were 0, {0.025 * counts['all']:.1f} would lie above it by chance, and as many "
-        "below."
+        f"below (intensity does); if all D were 0, {0.025 * counts['all']:.1f} would lie above it by chance, and as "
+        "many below."
     )
     return "\n\n".join((summary, "\n".join(lines)))
 
