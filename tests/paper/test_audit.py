@@ -26,6 +26,7 @@ from nearzero.paper.audit.values import FAULTS, Audit, FaultEntry
 from nearzero.report.audit import audited_tables, fault_tables
 from nearzero.report.tables import response_table
 from nearzero.study import audit as auditing
+from nearzero.study.store import Store
 
 SETTINGS = {
     "data": "digits",
@@ -668,3 +669,19 @@ def test_bad_input_is_one_line_and_exit_code_2(
         assert code == 2, message
         assert message in err
         assert err.count("\n") == 1
+
+
+def test_responses_at_other_levels_than_the_audits_are_refused(tmp_path: Path) -> None:
+    """A damaged file can have numbers where a family has no level."""
+    accuracy = xr.DataArray(
+        np.where(np.arange(5) < 3, 0.5, np.nan) * np.ones((2, 4, 1, 1, 5)),
+        {"network": ["abs", "relu"], "family": ["offset", "scale", "clip", "cap"]},
+        ("network", "family", "run", "split", "level"),
+    )
+    measured, store = xr.Dataset({"x": ("scale_level", np.zeros(3))}), Store(tmp_path, nz.Spec())
+    auditing.check_levels(store, xr.Dataset({"accuracy": accuracy}), measured)
+    accuracy[1, 1, 0, 0, 4] = 0.25
+    with pytest.raises(
+        nz.InputError, match=r"results\.nc has scale at 4 levels, and the audit at 3: one of them"
+    ):
+        auditing.check_levels(store, xr.Dataset({"accuracy": accuracy}), measured)

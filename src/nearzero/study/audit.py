@@ -20,10 +20,18 @@ from nearzero.study.data import DataSource
 from nearzero.study.jobs import StudyJob, digest, forget, gather, results, run, study_jobs
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
-from nearzero.study.store import Store
+from nearzero.study.store import Store, remedy
 from nearzero.support.workers import HERE, Workers
 
-__all__ = ["AuditJob", "audit_digest", "audit_networks", "check_swept", "measurements_of", "other_study"]
+__all__ = [
+    "AuditJob",
+    "audit_digest",
+    "audit_networks",
+    "check_levels",
+    "check_swept",
+    "measurements_of",
+    "other_study",
+]
 
 # An audit names those of these keys in which a study with the other pixels differs beyond its pixels.
 TRAINING = ("data", "units", "runs", "first_seed", "learning_rate", "steps", "batch_size", "precision")
@@ -75,6 +83,24 @@ def check_swept(store: Store) -> None:
     if not published_rows(spec.families, spec.conduct):
         raise InputError(
             f"the audit is about the families offset, scale and clip; this study has {', '.join(spec.families)}"
+        )
+
+
+def check_levels(store: Store, response: xr.Dataset, measured: xr.Dataset) -> None:
+    """Refuse responses to scale at other levels than those of the audit, as those of a damaged file.
+
+    Raises:
+        InputError: they differ in number for a network.
+    """
+    if "scale" not in response.family.values or "scale_level" not in measured.dims:
+        return
+    values = response.accuracy.sel(family="scale")
+    counts = values.notnull().any(["run", "split"]).sum("level").values.tolist()
+    if wrong := [count for count in counts if count not in (0, measured.sizes["scale_level"])]:
+        path = store.folder / "results.nc"
+        raise InputError(
+            f"{path} has scale at {wrong[0]} levels, and the audit at {measured.sizes['scale_level']}: one of them is "
+            f"damaged; {remedy(store.folder, path.name)}"
         )
 
 

@@ -26,7 +26,7 @@ from nearzero.report.table import Table
 from nearzero.report.tables import tables as report_tables
 from nearzero.report.verdict import judged_tables, untrained_table
 from nearzero.study.analysis import analyse_networks, analysis_of, measured_for
-from nearzero.study.audit import audit_networks, check_swept, measurements_of, other_study
+from nearzero.study.audit import audit_networks, check_levels, check_swept, measurements_of, other_study
 from nearzero.study.data import DataSource, begin, begin_with, recorded_data
 from nearzero.study.journal import Journal
 from nearzero.study.plan import WorkPlan, done_of, plan_study
@@ -227,6 +227,7 @@ class Study:
         """
         refusal = f"{self.folder} hasn't been audited yet; run `nearzero audit {self.folder}`"
         measured = needed(measurements_of(self._store), refusal)
+        check_levels(self._store, self.response, measured)
         matched = analysis_of(self._store, "matched")
         return Evidence(
             title=self.title,

@@ -42,7 +42,7 @@ def netcdf_content(data: xr.Dataset | xr.DataTree, **options: Any) -> memoryview
 
 
 HEAP = b"GCOL\x01"  # the head of a collection of texts in HDF5: a signature and a version
-HEAP_HEADER, OBJECT_HEADER = 16, 16  # bytes
+HEAP_HEADER, OBJECT_HEADER, ELEMENT = 16, 16, 16  # bytes; the last is an element of an array of texts
 
 
 def load_netcdf(content: bytes, source: object, remedy: str) -> xr.DataTree:
@@ -69,7 +69,7 @@ def load_netcdf(content: bytes, source: object, remedy: str) -> xr.DataTree:
     """
     with parsing(source, remedy):
         _check_heaps(content, source, remedy)
-        check_expansion(source, _declared(content, source), len(content))
+        check_expansion(source, _declared(content, source, remedy), len(content))
         with xr.open_datatree(io.BytesIO(content), engine="h5netcdf") as tree:
             return tree.load()
 
@@ -97,11 +97,29 @@ def _check_heaps(content: bytes, source: object, remedy: str) -> None:
         start = content.find(HEAP, start + 1)
 
 
-def _declared(content: bytes, source: object) -> int:
+def _check_texts(content: bytes, texts: Any, source: object, remedy: str) -> None:
+    """Refuse an array of texts of which one is longer than the file: HDF5 takes its memory before it looks for it.
+
+    Each element is the length in 4 bytes, and an address of 12.
+
+    Raises:
+        InputError: there is such a text.
+    """
+    start = texts.id.get_offset()
+    if start is None:  # in pieces, or nothing was written
+        return
+    elements = content[start : start + ELEMENT * texts.size]
+    for at in range(0, len(elements), ELEMENT):
+        if int.from_bytes(elements[at : at + 4], "little") > len(content):
+            raise InputError(f"{source} can't be read (the length of a text in it is damaged); {remedy}")
+
+
+def _declared(content: bytes, source: object, remedy: str) -> int:
     """Return the bytes of all arrays of an HDF5 file, which compressed or unwritten ones don't take in the file.
 
     Raises:
-        InputError: an array or a group is in another file, which may be any file of this machine.
+        InputError: an array or a group is in another file, which may be any file of this machine, or a text is longer
+            than the file.
     """
     import h5py  # type: ignore[import-untyped]
 
@@ -111,6 +129,8 @@ def _declared(content: bytes, source: object) -> int:
         nonlocal declared
         if isinstance(item, h5py.Dataset):
             declared += item.nbytes
+            if h5py.check_vlen_dtype(item.dtype) is not None:
+                _check_texts(content, item, source, remedy)
             return name if item.external or item.is_virtual else None
         return None
 
