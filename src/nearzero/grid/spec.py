@@ -33,6 +33,7 @@ from nearzero.errors import InputError, did_you_mean
 from nearzero.grid.own.spec import DATA, SEED, OwnNetwork, absolute, relative_to, with_names
 from nearzero.perturbations.activations import ACTIVATIONS, activation
 from nearzero.perturbations.families import Conduct, make_family
+from nearzero.perturbations.noise import NOISES
 from nearzero.study.spec import LATER, VERDICT, CheckedModel, Spec, read_settings, resolve, validated
 
 __all__ = [
@@ -100,7 +101,7 @@ class GridSpec(CheckedModel):
             "data".
         values: the values of what varies, each once.
         split: the data on which networks are measured; one half gives ranges and levels, the other responses.
-        read: families that don't decide; a verdict with each of them in the place of distance is shown as
+        read: families that don't decide, or noise; a verdict with each of them in the place of distance is shown as
             well.
         study: keys and values of `Spec` that all studies share; with `network`, only the rules of the verdict.
         network: networks of the user's own in the place of a study's, an `OwnNetwork` or a mapping of its keys;
@@ -145,7 +146,8 @@ class GridSpec(CheckedModel):
             raise InputError(f"values must differ from each other; got {list(self.values)}")
         for point in self.points:  # each is checked as it's made
             for name in self.read:
-                make_family(name, Conduct())  # refuses unknown names
+                if name not in NOISES:
+                    make_family(name, Conduct())  # refuses unknown names
                 if name in point.spec.deciding:
                     raise InputError(f"{name} decides the verdict already; `read` is for families that don't")
         return self

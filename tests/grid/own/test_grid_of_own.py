@@ -77,6 +77,7 @@ title = "Planted"
 question = "Do known mechanisms come out?"
 vary = "mechanism"
 values = ["distance", "template"]
+read = ["shift", "noise"]
 
 [network]
 build = "networks.py:build"
@@ -127,6 +128,11 @@ def test_known_mechanisms_come_out(planted: nz.Grid) -> None:
     assert judged.networks == ("distance, 1", "template, 1")
     assert judged.finding("distance, 1") == "distance costs more"
     assert judged.finding("template, 1") == "intensity costs more"
+    noise = planted.read()["noise"]  # it costs what distance costs, whatever the mechanism
+    assert [noise.finding(network) for network in noise.networks] == [
+        "distance costs more",
+        "intensity costs more",
+    ]
     assert dict(judged.models) == {"distance, 1": "distance", "template, 1": "template"}
     assert planted.responses.activation.values.tolist() == ["abs", "abs"]
     assert planted.responses.layers.values.tolist() == [1, 1]
