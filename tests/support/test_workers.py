@@ -189,10 +189,10 @@ def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PARENT = """
-import os, sys, time
-from concurrent.futures import wait
+import os, signal, time
 from nearzero.support.workers import local_processes
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
     with local_processes(1) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 600).result()

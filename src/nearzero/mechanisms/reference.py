@@ -83,7 +83,7 @@ def relative_costs(activation: str) -> tuple[Band, ...]:
 
 @dataclass(frozen=True)
 class PlacedCost:
-    """What a family of intensity costs relative to distance, beside the bands of planted networks.
+    """Hold what a family of intensity costs relative to distance, beside the bands of planted networks.
 
     Attributes:
         cost: the relative cost, with its 95 % interval.
