@@ -30,7 +30,7 @@ from nearzero.page.panels import (
     unit_panel,
     unit_table,
 )
-from nearzero.page.terms import PAPER, conduct_list, glossed, terms, unit_range
+from nearzero.page.terms import PAPER, conduct_list, description, glossed, roles, terms, unit_range
 from nearzero.paper.audit.values import Audit, points, sentence_case
 from nearzero.perturbations.families import FAMILIES, Conduct
 from nearzero.report.audit import fault_tables, levels_table, sentences_table
@@ -562,9 +562,15 @@ def _methods_text(contents: StudyContents) -> str:
             f"equal displacement of the activations, {targets} %: a {rules.test} test with a margin of "
             f"{points(rules.margin)} of {rules.measure.replace('_', ' ')}, alpha {rules.alpha:g}, "
             "adjusted by Holm's method over the comparisons of a network. "
+            + "".join(f"{name}: {_formula(name, contents.conduct)} " for name in roles(rules))
             + " ".join(f"{display_name(name)}: {verdict.of(name)}." for name in verdict.networks)
         )
     return text
+
+
+def _formula(name: str, conduct: Conduct) -> str:
+    """Return the first sentence of what a family does, which has its formula."""
+    return f"{description(name, conduct).partition('. ')[0].rstrip('.')}."
 
 
 def _version(contents: StudyContents) -> str:
