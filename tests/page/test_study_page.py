@@ -158,7 +158,10 @@ def test_with_a_verdict_the_page_gives_its_findings(study: nz.Study, page: str) 
     row = next(row for row in verdict.comparisons if (row.network, row.intensity) == ("abs", "gains"))
     place = list(zip(costs["series"], costs["x"], strict=True)).index(("gains", 100 * row.target))
     assert costs["y"][place] == pytest.approx(row.intensity_cost, abs=1e-5)
-    assert "gains: A gain drawn for each unit: y = z exp(p g), g from the standard normal distribution. cap: " in text
+    assert (
+        "gains: A gain drawn for each unit: y = z exp(p g), g from the standard normal distribution. cap: "
+        in text
+    )
 
 
 def judged_twice(noise: float = 0.2) -> nz.analysis.verdict.Verdict:
