@@ -299,7 +299,7 @@ def test_folders_and_indices_that_are_refused(saved: Net, net: Net, tmp_path: Pa
     )
     index.write_text(json.dumps({"weight_map": {"words.weight": "../a.pt"}}))
     assert "names '../a.pt', which isn't a file of weights beside it" in refusal(net, index)
-    for text in ("not json", "[]", "{}", '{"weight_map": {"a": 3}}'):
+    for text in ("not json", "[]", "{}", '{"weight_map": {"a": 3}}', 100_000 * "["):
         index.write_text(text)
         assert "FILE" in refusal(net, index)
 

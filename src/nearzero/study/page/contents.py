@@ -26,6 +26,7 @@ from nearzero.study.provenance import read_record
 from nearzero.study.spec import resolve
 from nearzero.study.store import Store
 from nearzero.support.checksums import read_recorded
+from nearzero.support.files import parsing
 
 __all__ = ["study_contents"]
 
@@ -164,18 +165,13 @@ def _power_table(store: Store) -> Table | None:
     path = store.folder / POWER
     if not path.is_file():
         return None
-    content = read_recorded(
-        store.folder, path, "delete it or make it again: `nearzero power STUDY --out STUDY`"
-    )
-    try:
+    remedy = "delete it or make it again: `nearzero power STUDY --out STUDY`"
+    content = read_recorded(store.folder, path, remedy)
+    with parsing(path, remedy):
         found = json.loads(content)
         rows: list[dict[str, Any]] = found["table"]
         names, rules = list(rows[0]), found["rules"]
         cells = tuple(tuple(str(row[name]) for name in names) for row in rows)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise InputError(
-            f"{path} isn't a power table of nearzero ({error}); delete it or make it again"
-        ) from error
     if rules != json.loads(json.dumps(asdict(store.spec.rules))):
         return None
     return Table(

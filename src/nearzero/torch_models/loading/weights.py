@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nearzero.errors import InputError
+from nearzero.support.files import parsing
 from nearzero.torch_models.loading.objects import check_exists, with_article
 
 __all__ = ["SavedWeights", "read_weights", "weights_of_runs"]
@@ -187,10 +188,8 @@ def _is_saved(path: Path) -> bool:
 
 def _parts(index: Path) -> list[Path]:
     """Return the files that an index names, each beside the index."""
-    try:
+    with parsing(index, "give an index of weights, with the file of each tensor under weight_map"):
         files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()), key=str)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} can't be read as an index of weights") from error
     for file in files:
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(SUFFIXES):
             raise InputError(f"{index} names {file!r}, which isn't a file of weights beside it")

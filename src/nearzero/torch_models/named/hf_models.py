@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError, did_you_mean
+from nearzero.support.files import parsing
 from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.named.hub import INDEX, PICKLED, SAFE, Repository, find_repository
 from nearzero.torch_models.named.options import AUTO_CLASSES, NEW_WEIGHTS, Loading
@@ -161,8 +162,9 @@ def _weight_files(repository: Repository) -> list[Path]:
         if path.is_file():
             if not name.endswith(INDEX):
                 return [path]
-            names = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
-            return [folder / each for each in sorted(set(names))]
+            with parsing(path, "fetch the model again"):
+                names = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+                return [folder / each for each in sorted(set(names))]
     return []
 
 
