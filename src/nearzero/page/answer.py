@@ -242,6 +242,11 @@ def _points(row: Comparison) -> str:
     return f"{value:+.2f}{interval}" if value else f"0.00{interval}"
 
 
+def _span(row: Comparison) -> Span | None:
+    """Return the interval of D as a cell."""
+    return None if row.low is None or row.high is None else Span(row.low, row.high)
+
+
 def _row_words(row: Comparison) -> str:
     return f"{_points(row)} ({row.intensity}, displacement {100 * row.target:g} %)"
 
@@ -539,7 +544,7 @@ def numbers_table(study: StudyResults, verdict: Verdict | None, beside: Verdict 
                 summary = summarise(final_values(study, network, quantity))
                 rows.append((name, words, summary.n, Number.of(summary.mean), Span.of(summary), "95 %"))
         for row in (*_largest(verdict, network), *_largest(beside, network)):
-            interval = None if row.low is None or row.high is None else Span(row.low, row.high)
+            interval = _span(row)
             words = f"D, points: distance minus {row.intensity}, displacement {100 * row.target:g} %"
             rows.append((name, words, row.n, Number.of(row.difference, signed=True), interval, level))
         rows.extend((name, *row) for row in _extremes(verdict, network))
@@ -582,7 +587,7 @@ def _extremes(verdict: Verdict | None, network: str) -> Iterator[tuple[Cell, ...
     found = [(row, way) for way, rows in ways for row in _of(rows, network) if _measured(row)]
     for choose in (min, max) if found else ():
         row, way = choose(found, key=lambda each: each[0].difference)
-        interval = None if row.low is None or row.high is None else Span(row.low, row.high)
+        interval = _span(row)
         words = (
             f"{'least' if choose is min else 'greatest'} D, points: distance minus {row.intensity}, displacement "
             f"{100 * row.target:g} %, {way}"
