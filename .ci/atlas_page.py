@@ -21,7 +21,7 @@ from grids_page import section
 from pages import read, write_or_check
 
 import nearzero as nz
-from nearzero.analysis.verdict import Comparison
+from nearzero.analysis.verdict import Comparison, against_noise
 from nearzero.analysis.verdict.rules import DIRECTIONS
 
 SPECS, KEPT = Path("examples/atlas"), Path("results/atlas")
@@ -49,8 +49,10 @@ class Layer:
         family: title of the family.
         case: the network.
         number, layers: the place of the layer among those that are measured, from 1, and how many there are.
+        runs: how many trainings.
         finding: by the rules.
-        shifted: the finding with a common shift as distance.
+        read: the findings with other families in the place of distance, by their names.
+        against_noise: the finding on distance with noise in the place of intensity.
         comparisons: those of the layer.
         robust, turned: whether all checks find the same direction, and whether any finds the opposite one.
     """
@@ -59,8 +61,10 @@ class Layer:
     case: str
     number: int
     layers: int
+    runs: int
     finding: str
-    shifted: str
+    read: Mapping[str, str]
+    against_noise: str
     comparisons: tuple[Comparison, ...]
     robust: bool
     turned: bool
@@ -93,7 +97,8 @@ class Layer:
 def layers_of(name: str) -> list[Layer]:
     """Return the findings of a family, network by network and by depth."""
     grid = nz.Grid.open(KEPT / name)
-    verdict, shifted = grid.verdict(), grid.read()["shift"]
+    verdict, others, beside = grid.verdict(), grid.read(), against_noise(grid.responses, grid.spec.rules)
+    assert beside is not None, f"{name}: noise isn't measured"
     found = []
     for network in verdict.networks:
         own = grid.responses.sel(network=network)
@@ -103,8 +108,10 @@ def layers_of(name: str) -> list[Layer]:
                 str(own.value.item()),
                 int(own.layer),
                 int(own.layers),
+                own.sizes["run"],
                 verdict.finding(network),
-                shifted.finding(network),
+                {family: other.finding(network) for family, other in others.items()},
+                beside.finding(network),
                 tuple(row for row in verdict.comparisons if row.network == network),
                 verdict.robustness(network) == "robust",
                 any(check.outcome == "turns" for check in verdict.checked(network)),
@@ -129,12 +136,13 @@ def lead(found: Sequence[Layer]) -> str:
     turned = share(sum(layer.turned for layer in directed), len(directed))
     joint = Counter(layer.finding for layer in directed if layer.joint)
     return (
-        f"**Of {len(found)} layers, each judged over ten trainings, distance costs more at {counts[DIRECTIONS[0]]}, as "
-        f"the claim has it, and intensity at {counts[DIRECTIONS[1]]}.** The others: {others}. A direction is found if "
-        f"one of a layer's six comparisons finds it and none the opposite. Of the {len(directed)} directions, {alone} "
-        f"are found at the largest displacement alone, {100 * LARGEST:g} %; {robust} pass all checks of how size is "
-        f"measured, and {turned} turn into the opposite by one of them; with the error rate held over all networks of "
-        f"a family, {joint[DIRECTIONS[0]]} of distance and {joint[DIRECTIONS[1]]} of intensity are left."
+        f"**Of {len(found)} layers, each judged over {trainings()} trainings, distance costs more at "
+        f"{counts[DIRECTIONS[0]]}, as the claim has it, and intensity at {counts[DIRECTIONS[1]]}.** "
+        f"The others: {others}. A direction is found if one of a layer's six comparisons finds it and none the "
+        f"opposite. Of the {len(directed)} directions, {alone} are found at the largest displacement alone, "
+        f"{100 * LARGEST:g} %; {robust} pass all checks of how size is measured, and {turned} turn into the opposite "
+        f"by one of them; with the error rate held over all networks of a family, {joint[DIRECTIONS[0]]} of distance "
+        f"and {joint[DIRECTIONS[1]]} of intensity are left."
     )
 
 
@@ -214,7 +222,7 @@ def controls() -> str:
 def headline() -> str:
     """Return the first lines of the page."""
     families = {name: layers_of(name) for name in FAMILIES}
-    points = f"{by_depth(kept_layers())}\n{controls()}"
+    points = f"{by_depth(kept_layers())}\n{noise()}\n{controls()}"
     return "\n\n".join((lead(kept_layers()), overview(families), points))
 
 
@@ -232,11 +240,35 @@ def undecided() -> str:
 def shifted() -> str:
     """Return what is found with a common shift in the place of distance."""
     found = kept_layers()
-    opposite = sum({layer.finding, layer.shifted} == set(DIRECTIONS) for layer in found)
+    opposite = sum({layer.finding, layer.read["shift"]} == set(DIRECTIONS) for layer in found)
     return (
-        f"With it, of the {len(found)} layers, {shares([layer.shifted for layer in found])}; at {opposite} of "
+        f"With it, of the {len(found)} layers, {shares([layer.read['shift'] for layer in found])}; at {opposite} of "
         "them the two verdicts are opposite directions."
     )
+
+
+def noise() -> str:
+    """Return how plain noise of the same size compares with intensity, and distance with noise."""
+    found = kept_layers()
+    distance, other = (
+        Counter(value)
+        for value in ([layer.against_noise for layer in found], [layer.read["noise"] for layer in found])
+    )
+    settled = [layer for layer in found if layer.finding in DIRECTIONS]
+    same = sum(layer.read["noise"] == layer.finding for layer in settled)
+    return (
+        f"- **Plain noise** of the same size: distance costs more than noise at {distance[DIRECTIONS[0]]} of the "
+        f"{len(found)} layers, and less at {distance[DIRECTIONS[1]]}. Set against intensity in the place of distance, "
+        f"noise costs more at {other[DIRECTIONS[0]]} and less at {other[DIRECTIONS[1]]}, and has the direction of "
+        f"distance at {same} of its {len(settled)}."
+    )
+
+
+@lru_cache
+def trainings() -> int:
+    """Return how many trainings each layer is judged over."""
+    (runs,) = {layer.runs for name in (*FAMILIES, CONTROLS) for layer in layers_of(name)}
+    return runs
 
 
 def kept_layers() -> list[Layer]:
@@ -314,6 +346,7 @@ def page() -> str:
         "headline": headline(),
         "undecided": undecided(),
         "shifted": shifted(),
+        "trainings": str(trainings()),
         "pretrained": pretrained(),
         "times": times(),
     }
