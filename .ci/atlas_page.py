@@ -258,9 +258,9 @@ def noise() -> str:
     same = sum(layer.read["noise"] == layer.finding for layer in settled)
     return (
         f"- **Plain noise** of the same size: distance costs more than noise at {distance[DIRECTIONS[0]]} of the "
-        f"{len(found)} layers, and less at {distance[DIRECTIONS[1]]}. Set against intensity in the place of distance, "
-        f"noise costs more at {other[DIRECTIONS[0]]} and less at {other[DIRECTIONS[1]]}, and has the direction of "
-        f"distance at {same} of its {len(settled)}."
+        f"{len(found)} layers, and less at {distance[DIRECTIONS[1]]}. Noise itself costs more than intensity at "
+        f"{other[DIRECTIONS[0]]} and less at {other[DIRECTIONS[1]]}; it has the direction of distance at {same} of the "
+        f"{len(settled)} layers with one."
     )
 
 
