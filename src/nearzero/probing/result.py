@@ -210,6 +210,8 @@ class ProbeResult:
         extreme = responses.isel(place=int(np.abs(responses.values - base).argmax()))
         layer, family, level = extreme.place.item()
         name = metric.replace("_", " ")
+        if float(extreme) == base:
+            return f"{name} stays {metric_text(metric, base)} at every level, in every layer"
         return (
             f"farthest from the unperturbed model: {layer} under {family} {level:.3g}, {name} "
             f"{metric_text(metric, float(extreme))} (unperturbed {metric_text(metric, base)})"
