@@ -59,7 +59,7 @@ def test_other_files_are_not_read(how: str, tmp_path: Path) -> None:
             content.create_virtual_dataset("x", layout)
         else:
             content["x"] = h5py.ExternalLink(str(secret), "/x")
-    with pytest.raises(InputError, match="x in another file, which isn't read"):
+    with pytest.raises(InputError, match="x is in another file, which isn't read"):
         load_netcdf(file.getvalue(), "a.nc", "delete it")
 
 
