@@ -1,12 +1,13 @@
-"""Read mutated files in a child process, one after the other, and print the outcome of each as JSON.
+"""Read mutated files in child processes, one after the other, and print the outcome of each as JSON.
 
-`python tests/campaigns/cases.py ORIGINALS FOLDER READER SEED FIRST LAST` reads the cases FIRST to LAST - 1. The parent
-(`campaign.py`) starts another child where one dies or hangs.
+`python tests/campaigns/cases.py ORIGINALS FOLDER READER SEED FIRST LAST` reads the cases FIRST to LAST - 1. It ends
+as a child does that dies or hangs; `campaign.py` then starts it again behind that case.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -33,7 +34,9 @@ from nearzero.probing import result
 from nearzero.support.netcdf import load_netcdf
 
 FITTED = 0.8  # the share of changed files of results whose inner checksums fit
-SECONDS = 10.0  # of the processor, since others may use it too; six times as long by the clock
+SECONDS = 10.0  # of the processor
+WAITING = 60  # times as long by the clock, since others may use the processor too
+BATCH = 500  # cases of one process, so that what one leaves behind doesn't hide another
 
 
 def outcome(error: BaseException | None) -> tuple[str, str]:
@@ -51,7 +54,7 @@ def outcome(error: BaseException | None) -> tuple[str, str]:
 def _limit(seconds: float) -> None:
     """End this process after so many seconds; 0: never."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, 6 * seconds)
+    signal.setitimer(signal.ITIMER_REAL, WAITING * seconds)
 
 
 def parse_once(whole: Container[bytes]) -> None:
@@ -105,9 +108,27 @@ def cases(originals: Path, folder: Path, name: str, seed: int, numbers: range) -
         yield {"case": number, "outcome": kind, "words": words, "MiB": grown, "s": time.monotonic() - began}
 
 
-if __name__ == "__main__":
-    given = sys.argv[1:]
+def read_in_child(originals: Path, folder: Path, name: str, seed: int, numbers: range) -> int:
+    """Print the outcomes of cases that a copy of this process reads; return its exit code, -9 for signal 9."""
+    child = os.fork()
+    if child == 0:
+        for case in cases(originals, folder, name, seed, numbers):
+            print(json.dumps(case), flush=True)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(given: list[str]) -> None:
+    """Read all cases, or end as the first child that doesn't read its own."""
     originals, folder, name = Path(given[0]), Path(given[1]), given[2]
     seed, first, last = map(int, given[3:])
-    for case in cases(originals, folder, name, seed, range(first, last)):
-        print(json.dumps(case), flush=True)
+    for begin in range(first, last, BATCH):
+        code = read_in_child(originals, folder, name, seed, range(begin, min(begin + BATCH, last)))
+        if code < 0:
+            os.kill(os.getpid(), -code)
+        if code:
+            sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
