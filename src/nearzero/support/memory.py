@@ -28,7 +28,7 @@ __all__ = [
 DEFAULT_MEMORY = 3 * 10**9
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEAST = 16 * 10**6  # with less memory no useful work is possible
-SUSPICIOUS = 250 * 10**6  # so much is taken for any file
+SUSPICIOUS = 100 * 10**6  # so much is taken for any file
 EXPANSION = 20  # files of real data that are compressed expand to less than so many times their size
 _allowed: ContextVar[int | None] = ContextVar("memory", default=None)
 
@@ -91,7 +91,7 @@ def check_expansion(source: object, expanded: int, stored: int) -> None:
 
     Raises:
         InputError: it expands to more than `EXPANSION` times its size, and to more than NEARZERO_MEMORY says, or
-            250 MB if that isn't set.
+            100 MB if that isn't set.
 
     Example:
         >>> from nearzero.support.memory import check_expansion
