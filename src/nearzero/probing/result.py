@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,9 +80,15 @@ class ProbeResult:
         """Return what notebooks display: the map of layers, the summary and the notes."""
         from nearzero.report.notebook import probe_html
 
-        summary = self.summary()
-        metric = self._measured(None)
-        return probe_html(self.headline, (summary, summary.assumptions), self.notes, self.plot, metric)
+        with self._reading():
+            summary = self.summary()
+            metric = self._measured(None)
+            return probe_html(self.headline, (summary, summary.assumptions), self.notes, self.plot, metric)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """Turn errors in the block into an InputError that names the file, if the result was read from one."""
+        source = self.response.encoding.get("probe")
+        return nullcontext() if source is None else parsing(source, "probe again")
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
@@ -460,7 +467,11 @@ class ProbeResult:
         from nearzero.page.probe.build import build_page
 
         names = self.class_names or None if class_names is None else class_names
-        text = build_page(self, title or self.headline, inputs, decode, names, examples, code or PAGE_CODE)
+        own = inputs is not None or decode is not None  # errors in a user's code aren't the file's
+        with nullcontext() if own else self._reading():
+            text = build_page(
+                self, title or self.headline, inputs, decode, names, examples, code or PAGE_CODE
+            )
         if path is not None:
             write_text(Path(path), text)
         return text
@@ -508,6 +519,7 @@ class ProbeResult:
             response.attrs["metrics"] = [str(name) for name in np.atleast_1d(response.attrs["metrics"])]
             result = cls(response, matched)
             result._check()
+        result.response.encoding["probe"] = str(path.parent)
         return result
 
     def _check(self) -> None:

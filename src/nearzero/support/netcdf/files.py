@@ -64,9 +64,24 @@ def load_netcdf(content: bytes, source: object, remedy: str) -> xr.DataTree:
         nearzero.errors.InputError: a.nc can't be read (...); delete it
     """
     with parsing(source, remedy):
-        check_claims(RawFile(content, source, remedy))
+        file = RawFile(content, source, remedy)
+        check_claims(file)
         # no array holds times: a stranger's would be made calendar dates, one Python object each;
         # dimensions without a name get one
         plain: Any = {"decode_times": False, "decode_timedelta": False, "phony_dims": "sort"}
         with xr.open_datatree(io.BytesIO(content), engine="h5netcdf", **plain) as tree:
-            return tree.load()
+            loaded = tree.load()
+        _check_labels(file, loaded)
+        return loaded
+
+
+def _check_labels(file: RawFile, tree: xr.DataTree) -> None:
+    """Refuse dimensions that have a label twice: rows can't be selected by it.
+
+    Raises:
+        InputError: names such a dimension.
+    """
+    for node in tree.subtree:
+        for name, index in node.indexes.items():
+            if not index.is_unique:
+                raise file.refusal(f"its dimension {str(name)[:80]} has a label twice")
