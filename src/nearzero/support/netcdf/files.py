@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import xarray as xr
@@ -13,7 +13,7 @@ from nearzero.support.files import parsing
 from nearzero.support.netcdf.claims import check_claims
 from nearzero.support.netcdf.raw import RawFile
 
-__all__ = ["load_netcdf", "netcdf_content"]
+__all__ = ["load_netcdf", "netcdf_content", "parsing_loaded"]
 
 
 def netcdf_content(data: xr.Dataset | xr.DataTree, **options: Any) -> memoryview:
@@ -73,6 +73,27 @@ def load_netcdf(content: bytes, source: object, remedy: str) -> xr.DataTree:
             loaded = tree.load()
         _check_labels(file, loaded)
         return loaded
+
+
+def parsing_loaded(data: xr.Dataset | None, remedy: str) -> AbstractContextManager[None]:
+    """Turn any error in the block into an InputError of one line, if the data say from which file they are.
+
+    Args:
+        data: whose `encoding` has the file as "source" if they were read from one; None for others.
+        remedy: what to do about the file.
+
+    Example:
+        >>> import xarray as xr
+        >>> from nearzero.support.netcdf import parsing_loaded
+        >>> data = xr.Dataset()
+        >>> data.encoding["source"] = "a.nc"
+        >>> with parsing_loaded(data, "delete it"):
+        ...     data.attrs["title"]
+        Traceback (most recent call last):
+        nearzero.errors.InputError: a.nc can't be read (KeyError: 'title'); delete it
+    """
+    source = None if data is None else data.encoding.get("source")
+    return nullcontext() if source is None else parsing(source, remedy)
 
 
 def _check_labels(file: RawFile, tree: xr.DataTree) -> None:
