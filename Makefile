@@ -45,9 +45,9 @@ test-fast: install-dev  ## the tests that take less than ten seconds each
 test-avx2: install-dev  ## all tests but the long ones, compiled as for a processor without AVX-512
 	env $$($(BIN)/python .ci/avx2.py) $(MAKE) test
 
-test-long: install-dev  ## laws at full size, minutes; the outcome is kept in results/test-long.txt
+test-long: install-dev  ## laws at full size, hours; ARGS="tests/page" runs a part; outcomes are kept in results/test-long.json
 	$(BIN)/nearzero compile
-	$(BIN)/python .ci/long_tests.py --run
+	$(BIN)/python .ci/long_tests.py --run $(ARGS)
 
 coverage: install-dev   ## all tests, with branch coverage
 	$(PYTEST) --cov --cov-report=term

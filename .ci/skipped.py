@@ -6,7 +6,7 @@ import os
 import shutil
 
 import torch
-from long_tests import KEPT, long_tests
+from long_tests import last_outcome, long_tests
 
 REASONS = {
     "training on a CUDA device": None
@@ -27,6 +27,4 @@ REASONS = {
 for check, reason in REASONS.items():
     print(f"{'ran' if reason is None else 'skipped':8} {check}" + (f": {reason}" if reason else ""))
 for test, law in long_tests().items():
-    print(f"{'skipped':8} {test}: {law}; minutes, so run by `make test-long`")
-print(f"The last `make test-long`, kept in {KEPT}:")
-print(KEPT.read_text(encoding="utf-8") if KEPT.is_file() else "none")
+    print(f"{'skipped':8} {test}: {law}; minutes, so run by `make test-long`: {last_outcome(test)}")

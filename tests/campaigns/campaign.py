@@ -20,7 +20,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MOST_MEBIBYTES = 1024
-BATCH = 500  # cases of one process, so that what one leaves behind doesn't hide another
 
 
 @dataclass
@@ -47,10 +46,9 @@ def run_cases(originals: Path, reader: str, cases: int, seed: int = 0, first: in
     found, last = Found(), first + cases
     while first < last:
         with tempfile.TemporaryDirectory() as folder:
-            end = min(first + BATCH, last)
             command = [sys.executable, str(HERE / "cases.py"), str(originals), folder, reader]
             done = subprocess.run(
-                [*command, *map(str, (seed, first, end))], capture_output=True, text=True, check=False
+                [*command, *map(str, (seed, first, last))], capture_output=True, text=True, check=False
             )
         reading = None
         for line in map(json.loads, done.stdout.splitlines()):

@@ -1,12 +1,13 @@
-"""Read mutated files in a child process, one after the other, and print the outcome of each as JSON.
+"""Read mutated files in child processes, one after the other, and print the outcome of each as JSON.
 
-`python tests/campaigns/cases.py ORIGINALS FOLDER READER SEED FIRST LAST` reads the cases FIRST to LAST - 1. The parent
-(`campaign.py`) starts another child where one dies or hangs.
+`python tests/campaigns/cases.py ORIGINALS FOLDER READER SEED FIRST LAST` reads the cases FIRST to LAST - 1. It ends
+as a child does that dies or hangs; `campaign.py` then starts it again behind that case.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -14,19 +15,28 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+from xarray import DataTree
 
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
+
+from hdf5_checksums import checked_parts, fitted
 from mutations import mutated
 from readers import READERS
 
 from nearzero.errors import InputError
+from nearzero.grid import grid
+from nearzero.probing import result
+from nearzero.support.netcdf import load_netcdf
 
-SECONDS = 10.0  # of the processor, since others may use it too; six times as long by the clock
+FITTED = 0.8  # the share of changed files of results whose inner checksums fit
+SECONDS = 10.0  # of the processor
+WAITING = 60  # times as long by the clock, since others may use the processor too
+BATCH = 500  # cases of one process, so that what one leaves behind doesn't hide another
 
 
 def outcome(error: BaseException | None) -> tuple[str, str]:
@@ -44,7 +54,22 @@ def outcome(error: BaseException | None) -> tuple[str, str]:
 def _limit(seconds: float) -> None:
     """End this process after so many seconds; 0: never."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, 6 * seconds)
+    signal.setitimer(signal.ITIMER_REAL, WAITING * seconds)
+
+
+def parse_once(whole: Container[bytes]) -> None:
+    """Let probes and grids keep what is in whole files, as studies do: each case parses the changed file alone."""
+    parsed: dict[bytes, DataTree] = {}
+
+    def load(content: bytes, source: object, remedy: str) -> DataTree:
+        if content not in whole:
+            return load_netcdf(content, source, remedy)
+        if content not in parsed:
+            parsed[content] = load_netcdf(content, source, remedy)
+        return parsed[content].copy(deep=True)
+
+    for module in (grid, result):
+        module.load_netcdf = load  # type: ignore[attr-defined]
 
 
 def cases(originals: Path, folder: Path, name: str, seed: int, numbers: range) -> Iterator[dict[str, object]]:
@@ -54,6 +79,8 @@ def cases(originals: Path, folder: Path, name: str, seed: int, numbers: range) -
     shutil.copytree(originals / reader.folder, work, dirs_exist_ok=True)
     paths = sorted({path for glob in reader.files for path in (originals / reader.folder).glob(glob)})
     contents = {path: path.read_bytes() for path in paths}
+    parts = {path: checked_parts(content) for path, content in contents.items() if path.suffix == ".nc"}
+    parse_once(set(contents.values()))
     for path in paths:  # whole files are accepted, and what is slow the first time isn't counted
         with redirect_stdout(StringIO()):
             reader.read(work / path.relative_to(originals / reader.folder))
@@ -61,7 +88,10 @@ def cases(originals: Path, folder: Path, name: str, seed: int, numbers: range) -
         rng = random.Random(f"{seed} {name} {number}")
         path = paths[rng.randrange(len(paths))]
         target = work / path.relative_to(originals / reader.folder)
-        target.write_bytes(mutated(contents[path], rng, list(contents.values())))
+        content = mutated(contents[path], rng, list(contents.values()))
+        if rng.random() < FITTED:
+            content = fitted(content, contents[path], parts.get(path, []))
+        target.write_bytes(content)
         print(json.dumps({"reading": number, "file": str(target.relative_to(work))}), flush=True)
         before, began, error = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic(), None
         _limit(SECONDS)
@@ -78,9 +108,27 @@ def cases(originals: Path, folder: Path, name: str, seed: int, numbers: range) -
         yield {"case": number, "outcome": kind, "words": words, "MiB": grown, "s": time.monotonic() - began}
 
 
-if __name__ == "__main__":
-    given = sys.argv[1:]
+def read_in_child(originals: Path, folder: Path, name: str, seed: int, numbers: range) -> int:
+    """Print the outcomes of cases that a copy of this process reads; return its exit code, -9 for signal 9."""
+    child = os.fork()
+    if child == 0:
+        for case in cases(originals, folder, name, seed, numbers):
+            print(json.dumps(case), flush=True)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(given: list[str]) -> None:
+    """Read all cases, or end as the first child that doesn't read its own."""
     originals, folder, name = Path(given[0]), Path(given[1]), given[2]
     seed, first, last = map(int, given[3:])
-    for case in cases(originals, folder, name, seed, range(first, last)):
-        print(json.dumps(case), flush=True)
+    for begin in range(first, last, BATCH):
+        code = read_in_child(originals, folder, name, seed, range(begin, min(begin + BATCH, last)))
+        if code < 0:
+            os.kill(os.getpid(), -code)
+        if code:
+            sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -47,7 +47,9 @@ def gpt2(folder: Path, seed: int = 0, **config: Any) -> Path:
     return folder
 
 
-def bert(folder: Path, names: list[str], head: str = "BertForSequenceClassification") -> Path:
+def bert(
+    folder: Path, names: list[str], head: str = "BertForSequenceClassification", **settings: Any
+) -> Path:
     """Save a BERT with classes of some names, or another head, with its tokenizer."""
     transformers = imported("transformers")
     torch.manual_seed(0)
@@ -58,9 +60,30 @@ def bert(folder: Path, names: list[str], head: str = "BertForSequenceClassificat
         "label2id": {name: number for number, name in enumerate(names)},
     }
     config = transformers.BertConfig(
-        vocab_size=len(made), max_position_embeddings=32, pad_token_id=1, **sizes, **labels
+        vocab_size=len(made), max_position_embeddings=32, pad_token_id=1, **sizes, **labels, **settings
     )
     getattr(transformers, head)(config).save_pretrained(folder)
+    made.save_pretrained(folder)
+    return folder
+
+
+def llama(
+    folder: Path, head: str = "LlamaForSequenceClassification", made: Any = None, **config: Any
+) -> Path:
+    """Save a Llama with another head, with its tokenizer; large weights make its predictions differ."""
+    transformers = imported("transformers")
+    torch.manual_seed(0)
+    made = made or tokenizer()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    settings = {
+        "eos_token_id": 0,
+        "bos_token_id": 0,
+        "pad_token_id": None,
+        "initializer_range": 0.5,
+        **config,
+    }
+    model = getattr(transformers, head)(transformers.LlamaConfig(vocab_size=len(made), **sizes, **settings))
+    model.save_pretrained(folder)
     made.save_pretrained(folder)
     return folder
 

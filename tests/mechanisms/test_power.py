@@ -151,7 +151,11 @@ def test_the_fewest_runs_that_are_enough() -> None:
         Counts(condition, runs, {"distance costs more": n, "inconclusive": 20 - n})
         for runs, n in right.items()
     )
-    (sentence,) = Power(nz.Rules(), 5, 0, counts).sentences()
+    found = Power(nz.Rules(), 5, 0, counts)
+    assert found.enough == 10
+    assert found.conclusion == "10 runs are enough to find every planted mechanism in 90 % of studies"
+    assert Power(nz.Rules(), 5, 0, counts[:1]).enough is None
+    (sentence,) = found.sentences()
     assert sentence == (
         "With 20 runs these rules find planted distance (ReLU, strength 8) in 100 % (83–100) of studies and the wrong "
         "direction in 0 % (0–17); 10 runs are enough for 90 %."

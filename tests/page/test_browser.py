@@ -128,6 +128,12 @@ def test_it_fits_on_a_phone(held: Opened) -> None:
     held.page.set_viewport_size({"width": 375, "height": 800})
     held.settle()
     assert checks.overflow(held) <= 0
+    for name in ("numbers", "audit_sentences"):  # each cell below the one before, after its heading
+        cells = held.page.locator(f'[data-table="{name}"] tbody tr').first.locator("th, td")
+        boxes = [cells.nth(place).bounding_box() for place in range(cells.count())]
+        assert all(box is not None and box["x"] + box["width"] <= 375 for box in boxes)
+        assert len({box["y"] for box in boxes if box is not None}) == len(boxes)
+        assert cells.nth(1).get_attribute("data-label") == "quantity" if name == "numbers" else "network"
     held.page.set_viewport_size({"width": 1400, "height": 900})
 
 

@@ -289,6 +289,16 @@ def test_the_numbers_have_the_extremes_of_all_checks(study: nz.Study) -> None:
     assert any(str(words).endswith("cap, displacement 50 %, by centred accuracy") for words in rows)
 
 
+def test_intervals_of_accuracies_end_with_the_scale(study: nz.Study) -> None:
+    """Two runs far apart have a t interval that reaches beyond 0 and 100 %; the page cuts it there."""
+    other = nz.Study.open(study.folder)
+    apart = xr.DataArray([0.05, 0.95], dims="run")
+    other.history = study.history.assign(train_accuracy=xr.ones_like(study.history.train_accuracy) * apart)
+    rows = [row for row in numbers_table(other, None).rows if row[1] == "training accuracy, %"]
+    assert len(rows) == 2
+    assert all(str(row[4]) == "0.00–100.00" for row in rows)
+
+
 def test_families_are_described_by_their_docstrings() -> None:
     for name in (*FAMILIES, *NOISES):
         words = description(name, nz.Conduct())

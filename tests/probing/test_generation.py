@@ -277,6 +277,7 @@ def test_the_command_prints_json(folder, capsys):
         (("--prompt", "one"), "without --tokenizer the prompt must be token ids"),
         (("--prompt", "12", "--tokenizer", "nowhere"), "there is no folder nowhere"),
         (("--prompt", "12", "--tokenizer", "."), "holds no tokenizer"),
+        (("--prompt", "12", "--tokenizer", "hf:gpt2"), "a model by name has its own"),
         (("--prompt", "12", "--tokenizer", "counting.py:data"), "not a tokenizer"),
     ],
 )

@@ -13,6 +13,7 @@ from torch import nn
 
 import nearzero as nz
 from nearzero.evaluators.base import halves
+from nearzero.support.netcdf import load_netcdf, netcdf_content
 
 DESIGN = nz.Design(families=("shift", "signed_shift", "gains", "cap"), targets=(0.1, 0.3), draws=2)
 
@@ -197,3 +198,20 @@ def test_differences_need_items_and_their_families(images: tuple[torch.Tensor, t
         nz.InputError, match="no centred_accuracy item by item; measured were accuracy, agreement"
     ):
         kept.matched_differences(nz.Rules(measure="centred_accuracy"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "a text"])
+def test_a_damaged_file_of_matched_responses_is_named_by_the_page(damage: str, tmp_path: Path) -> None:
+    network = nz.TwoLayer(np.eye(4), np.zeros(4), np.eye(4), np.zeros(4), "relu").to_module()
+    data = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32), np.arange(40) % 4
+    design = nz.Design(families=("signed_shift", "cap"), targets=(0.1,), draws=1)
+    nz.probe(network, data, levels=2, design=design).save(tmp_path)
+    assert nz.ProbeResult.open(tmp_path).to_html()
+    matched = load_netcdf((tmp_path / "matched.nc").read_bytes(), "", "").to_dataset()
+    matched.attrs["reference_examples"] = "many"
+    if damage == "missing":
+        del matched.attrs["reference_examples"]
+    (tmp_path / "matched.nc").write_bytes(netcdf_content(matched))
+    (tmp_path / "checksums").unlink(missing_ok=True)
+    with pytest.raises(nz.InputError, match=r"can't be read \(\w+Error: .*\); probe again"):
+        nz.ProbeResult.open(tmp_path).to_html()

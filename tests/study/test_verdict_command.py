@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 
 import nearzero as nz
 from nearzero import cli
+from nearzero.cli.output import verdict_conclusion
 from nearzero.study import analysis
 
+RESULTS = Path(__file__).parents[2] / "results"
 SETTINGS = {
     "data": "digits",
     "runs": 1,
@@ -49,9 +52,10 @@ def test_only_the_verdict_is_measured_and_the_findings_come_last(
     out = run(capsys, study.folder)
     order = [
         "Tables are in",
-        "\nrelu: description only (",
+        "\nReLU: description only (",
+        "\nNothing is judged: there is 1 run, and a verdict needs 6.",
         "Rules: ",
-        "\ndescription only: relu; no direction is robust; next: nearzero show",
+        "\ndescription only: ReLU; no direction is robust; next: nearzero page",
     ]
     places = [out.index(words) for words in order]
     assert places == sorted(places)
@@ -62,6 +66,46 @@ def test_only_the_verdict_is_measured_and_the_findings_come_last(
     names = {path.stem for path in (study.folder / "tables").glob("*.md")}
     assert {"verdict", "robust", "checks", "relative", "costs"} <= names
     assert not names & {"untrained", "near_far"}
+
+
+def test_the_numbers_that_carry_it_stand_below_the_finding() -> None:
+    """The costs at the largest displacement are those of the runs, and so is what intensity costs relative to them."""
+    paper = nz.Study.open(RESULTS / "paper").verdict()
+    lines = verdict_conclusion(paper)
+    costs = paper.costs.sel(network="relu", target=max(paper.rules.targets)).mean("run")
+    means = {name: float(costs.sel(family=name)) for name in ("signed_shift", "gains", "cap")}
+    (line,) = [line for line in lines if line.startswith("ReLU, at displacement 50 %")]
+    assert f"distance costs {means['signed_shift']:.2f} points of accuracy" in line
+    for name in ("gains", "cap"):
+        assert f"{name} {means[name]:.2f}" in line
+        assert f"{name} {means[name] / means['signed_shift']:.2f} (" in line
+    assert any(line.startswith("ReLU, is it distance? In part: ") for line in lines)
+    assert not any("a verdict needs" in line for line in lines)
+
+
+def test_a_verdict_makes_the_page_anew(
+    study: nz.Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The page keeps its runs; one that shows everything is left alone."""
+    monkeypatch.setenv("COLUMNS", "200")
+    own = nz.Study.open(shutil.copytree(study.folder, tmp_path / "study"))
+    own.judge()
+    page = own.folder / "page.html"
+    own.to_html(page, runs=[0])
+    os.utime(page, ns=(1, 1))  # older than all that it shows
+    cli.app(["report", str(own.folder)], standalone_mode=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"is older than they are; `nearzero page {own.folder}` makes it anew" in said
+    out = run(capsys, own.folder)
+    assert f"The page of it all is {page}." in " ".join(out.split())
+    assert out.rstrip().endswith(f"next: nearzero show {own.folder}")
+    text = page.read_text(encoding="utf-8")
+    assert text.count(f"nearzero page {own.folder} --runs 0") >= 1
+    assert all(check.status == "whole" for check in own.verify() if check.name == "page.html")
+    written = page.stat().st_mtime_ns
+    assert written > 1
+    run(capsys, own.folder)
+    assert page.stat().st_mtime_ns == written
 
 
 def test_near_far_and_untrained_are_measured_where_asked(

@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 
 from nearzero import InputError
-from nearzero.support.netcdf import load_netcdf
+from nearzero.support.netcdf import load_netcdf, netcdf_content
 
 
 def test_a_small_file_that_claims_a_huge_array() -> None:
@@ -59,8 +59,16 @@ def test_other_files_are_not_read(how: str, tmp_path: Path) -> None:
             content.create_virtual_dataset("x", layout)
         else:
             content["x"] = h5py.ExternalLink(str(secret), "/x")
-    with pytest.raises(InputError, match="x in another file, which isn't read"):
+    with pytest.raises(InputError, match="x is in another file, which isn't read"):
         load_netcdf(file.getvalue(), "a.nc", "delete it")
+
+
+def test_a_label_that_is_there_twice() -> None:
+    content = bytes(netcdf_content(xr.Dataset({"x": ("level", [1.0, 2.0])}, {"level": [0.5, 0.5]})))
+    with pytest.raises(
+        InputError, match=r"a\.nc can't be read \(its dimension level has a label twice\); delete it"
+    ):
+        load_netcdf(content, "a.nc", "delete it")
 
 
 def test_damaged_files_are_refused_or_read() -> None:

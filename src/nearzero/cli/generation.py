@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 from nearzero.cli.common import AsJson, DataDir, Quiet, app, console_for, examples, option, working
@@ -106,8 +108,20 @@ def generate(
     from nearzero.report.table import text_table
 
     facts = text_table("made_by", [{"what": what, "value": value} for what, value in result.facts.items()])
-    lines = [*result.lines, *told.splitlines(), result.conclusion]
+    following = _probe_command(model, data, layer, family, weights, load)
+    conclusion = f"{result.conclusion}; next: {following}"
+    lines = [*result.lines, *told.splitlines(), conclusion]
     finish(console, [facts], lines, as_json=as_json, for_scripts=[text_table("texts", result.rows)])
+
+
+def _probe_command(
+    model: str, data: str, layer: str, family: str, weights: Path | None, load: list[str] | None
+) -> str:
+    """Return the command that measures the layer whose perturbation the texts illustrate."""
+    words = [model, "--data", data, "--layer", layer, "--family", family]
+    words += [] if weights is None else ["--weights", str(weights)]
+    words += [word for pair in load or () for word in ("--load", pair)]
+    return shlex.join(["nearzero", "probe", *words, "--out", "probed"])
 
 
 def _token_ids(text: str) -> list[int]:

@@ -531,13 +531,9 @@ def _finish_probe(
         for line in told.splitlines():
             print_line(console, line)
     lines = [*([result.headline, *told.splitlines()] if as_json else []), *result.notes]
-    lines += (
-        [f"The responses, their table and the figure are in {out}. A page of them: nearzero page {out}"]
-        if out is not None
-        else []
-    )
+    lines += [f"The responses, their table and the figure are in {out}."] if out is not None else []
     following = (
-        f"nearzero show {out}" if out is not None else this_command("--json", more=("--out", "probed"))
+        f"nearzero page {out}" if out is not None else this_command("--json", more=("--out", "probed"))
     )
     lines.append(f"{result.conclusion}; next: {following}")
     with working(console, "listing layers and assumptions"):

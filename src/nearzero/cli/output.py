@@ -6,7 +6,7 @@ import shlex
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -104,11 +104,17 @@ def print_plan(plan: WorkPlan, console: Console | None, *, as_json: bool = False
 
 
 def folders_line(folder: Path) -> str:
-    """Return a line that says where tables and figures are, and the page, if it was made."""
+    """Return a line that says where tables and figures are, and the page, if there is one."""
+    from nearzero.study.page.renew import is_outdated
     from nearzero.study.store import PAGE
 
-    page = f" The page of it all is {folder / PAGE}." if (folder / PAGE).is_file() else ""
-    return f"Tables are in {folder / 'tables'}, figures in {folder / 'figures'}.{page}"
+    page = folder / PAGE
+    line = f"Tables are in {folder / 'tables'}, figures in {folder / 'figures'}."
+    if not page.is_file():
+        return line
+    if is_outdated(folder):
+        return f"{line} {page} is older than they are; `nearzero page {folder}` makes it anew."
+    return f"{line} The page of it all is {page}."
 
 
 def study_conclusion(study: Any, following: str = "") -> list[str]:
@@ -135,14 +141,60 @@ def study_conclusion(study: Any, following: str = "") -> list[str]:
 
 
 def verdict_conclusion(verdict: Verdict, following: str = "") -> list[str]:
-    """Return the verdict on each network, the rules, the caveats, and the findings in a line."""
+    """Return the verdict on each network with its numbers, the rules, the caveats, and the findings in a line.
+
+    Numbers are those of a few networks; tables have those of many.
+    """
+    from nearzero.report.results import display_name
+
     findings: dict[str, list[str]] = {}
+    lines: list[str] = []
     for network in verdict.networks:
-        findings.setdefault(verdict.finding(network), []).append(network)
-    robust = [network for network in verdict.networks if verdict.robustness(network) == "robust"]
+        name = display_name(network)
+        findings.setdefault(verdict.finding(network), []).append(name)
+        lines.append(f"{name}: {verdict.of(network)}")
+        if len(verdict.networks) <= NAMED:
+            lines += [f"{name}, {words}" for words in _numbers(verdict, network)]
+    robust = [display_name(name) for name in verdict.networks if verdict.robustness(name) == "robust"]
     parts = [f"{finding}: {_named(names)}" for finding, names in findings.items()]
     parts += [f"robust: {_named(robust)}"] if robust else ["no direction is robust"]
-    return [*verdict.text().splitlines(), _bottom("; ".join(parts), following)]
+    lines += [*_too_few(verdict), *verdict.conditions]
+    return [*lines, _bottom("; ".join(parts), following)]
+
+
+def _numbers(verdict: Verdict, network: str) -> Iterator[str]:
+    """Yield what distance and intensity cost at the largest displacement, and what planted networks say to that."""
+    from nearzero.page.answer import mechanism_words
+    from nearzero.report.verdict import cost_cell
+
+    measured = [row for row in verdict.comparisons if row.network == network and row.n]
+    rows = [row for row in measured if row.target == max(each.target for each in measured)]
+    if not rows:
+        return
+    target, decided = rows[0].target, verdict.rules
+    costs = ", ".join(f"{row.intensity} {cost_cell(row.intensity_cost, decided)}" for row in rows)
+    relative = ", ".join(
+        f"{row.intensity} {row.ratio.text}"
+        for row in verdict.relative_costs
+        if (row.network, row.target) == (network, target) and row.ratio.ratio is not None
+    )
+    yield (
+        f"at displacement {100 * target:g} %: distance costs {cost_cell(rows[0].distance_cost, decided)} "
+        f"{decided.measured_in}, {costs}"
+        + (f"; relative to distance, with 95 % intervals: {relative}" if relative else "")
+    )
+    if mechanism := mechanism_words(verdict, network):
+        yield f"is it distance? {mechanism}"
+
+
+def _too_few(verdict: Verdict) -> Iterator[str]:
+    """Yield how many runs a verdict needs, if no network has as many."""
+    runs = max((row.n for row in verdict.comparisons), default=0)
+    if runs < verdict.rules.minimum_runs:
+        yield (
+            f"Nothing is judged: there {'is 1 run' if runs == 1 else f'are {runs} runs'}, and a verdict needs "
+            f"{verdict.rules.minimum_runs}."
+        )
 
 
 def _named(networks: Sequence[str]) -> str:

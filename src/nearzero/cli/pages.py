@@ -17,6 +17,7 @@ from nearzero.cli.common import (
     option,
     working,
 )
+from nearzero.cli.output import finish
 from nearzero.errors import InputError
 
 __all__ = ()  # the function is registered with the app
@@ -51,7 +52,7 @@ def page(
     """Make one HTML page of a study or a probe, with curves, tables, units and examples. It opens without a network."""
     console = console_for(quiet)
     folder = result.parent if result.is_file() else result
-    path = out or folder / "page.html"
+    path, missing = out or folder / "page.html", list[str]()
     with working(console, f"making the page of {result}"):
         if (folder / "probe.nc").is_file():
             _refuse({"--runs": runs, "--data-dir": data_dir}, "a study", "a probe")
@@ -60,10 +61,12 @@ def page(
             _refuse({"--inputs": inputs, "--decode": decode, "--title": title}, "a probe", "a study")
             from nearzero.study import Study
 
-            text = Study.open(result).to_html(path, runs=runs, data_dir=data_dir)
-    if console is not None:
-        line = f"{path}: {len(text.encode()) / 1e6:.1f} MB; open it in a browser."
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+            study = Study.open(result)
+            text = study.to_html(path, runs=runs, data_dir=data_dir)
+            missing = [step for step in ("verdict", "audit") if step not in study.done]
+    following = f"; next: nearzero {missing[0]} {result}" if missing else ""
+    line = f"{path}: {len(text.encode()) / 1e6:.1f} MB; open it in a browser{following}"
+    finish(console, lines=[line])
 
 
 def _refuse(options: dict[str, Any], of: str, found: str) -> None:

@@ -48,6 +48,7 @@ from nearzero.cli.output import (
     response_table,
     study_conclusion,
     study_plot,
+    this_command,
     verdict_conclusion,
 )
 from nearzero.errors import InputError
@@ -55,6 +56,7 @@ from nearzero.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nearzero.mechanisms.power import Power
     from nearzero.report.table import Table
     from nearzero.study import Study
     from nearzero.study.plan import WorkPlan
@@ -160,7 +162,18 @@ def power(
         measured.save(out)
     stacked = text_table("power", [_stacked(counts.row) for counts in measured.counts], "", CAPTION)
     shown = power_numbers(measured) if as_json else stacked
-    finish(console, [shown], measured.sentences(), as_json=as_json)
+    conclusion = f"{measured.conclusion}; next: {_after_power(study, out, measured, bool(settings))}"
+    finish(console, [shown], [*measured.sentences(), conclusion], as_json=as_json)
+
+
+def _after_power(study: Path | None, out: Path | None, measured: Power, changed: bool) -> str:
+    """Return the command after `nearzero power`: what shows its table on a page, or what has enough runs."""
+    if study is not None and not changed:
+        kept = out is not None and out.resolve() == study.resolve()
+        return f"nearzero page {study}" if kept else f"nearzero power {study} --out {study}"
+    if measured.enough is not None:
+        return f"nearzero reproduce --runs {measured.enough}"
+    return this_command(more=("--runs", str(2 * max(counts.runs for counts in measured.counts))))
 
 
 def _stacked(row: dict[str, str]) -> dict[str, str]:
@@ -347,7 +360,6 @@ def verdict(
             "them without --set, or add --save"
         )
     asked = _Asked(console_for(quiet, as_json), workers, dask, plan, as_json)
-    following = f"nearzero show {study}"
 
     def make_plan(chosen: Workers) -> WorkPlan:
         steps = ["matched", *(["untrained"] if untrained else []), *(["parts"] if near_far else [])]
@@ -355,6 +367,7 @@ def verdict(
 
     def do(chosen: Workers) -> Outcome:
         from nearzero.report.verdict import judged_tables
+        from nearzero.study.page.renew import renew_page
         from nearzero.support.checksums import working as held
 
         rules, opened = settings_from(settings), _open(study)
@@ -363,11 +376,13 @@ def verdict(
             judged = opened.ask(rules, **how)
             tables = judged_tables(judged, opened.title)
             kept = f"{study} is as before; --save makes these its rules."
-            return (tables if as_json else tables[:SHOWN]), [kept, *verdict_conclusion(judged, following)]
+            lines = [kept, *verdict_conclusion(judged, f"nearzero show {study}")]
+            return (tables if as_json else tables[:SHOWN]), lines
         with held(study):  # a command that is refused has changed nothing
             opened = opened.with_rules(rules)
             judged = opened.judge(near_far=near_far, untrained=untrained, **how)
-        lines = [folders_line(study), *verdict_conclusion(judged, following)]
+        renew_page(opened, data_dir=data_dir, console=asked.console)
+        lines = [folders_line(study), *verdict_conclusion(judged, _next_to_read(study))]
         return (opened.tables()["verdict"] if as_json else ()), lines
 
     asked.finish(f"reading {study}", make_plan, do)
@@ -396,10 +411,12 @@ def audit(
 
     def do(chosen: Workers) -> Outcome:
         from nearzero.report.audit import audited_tables
+        from nearzero.study.page.renew import renew_page
 
-        other = None if against is None else _open(against)
-        outcome = _open(study).audit(other, data_dir=data_dir, console=asked.console, executor=chosen)
-        lines = [folders_line(study), *audit_conclusion(outcome, f"nearzero show {study}")]
+        opened, other = _open(study), None if against is None else _open(against)
+        outcome = opened.audit(other, data_dir=data_dir, console=asked.console, executor=chosen)
+        renew_page(opened, data_dir=data_dir, console=asked.console)
+        lines = [folders_line(study), *audit_conclusion(outcome, _next_to_read(study))]
         return (audited_tables(outcome) if as_json else ()), lines
 
     asked.finish(f"reading {study}", make_plan, do)
@@ -594,6 +611,13 @@ def new(
 
         Study.create(study, preset, settings_from(settings))
     print_line(console, f"{study / 'spec.toml'} is written; next: nearzero train {study}")
+
+
+def _next_to_read(study: Path) -> str:
+    """Return the command after one that measured: what makes a page, or, where there is one, what prints the tables."""
+    from nearzero.study.store import PAGE
+
+    return f"nearzero {'show' if (study / PAGE).is_file() else 'page'} {study}"
 
 
 def _open(folder: Path) -> Study:

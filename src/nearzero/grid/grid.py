@@ -345,7 +345,7 @@ class Grid:
             self._record({"code": self._code(), "data": own.hashes})
         source.train(journal, workers)
         jobs = source.jobs()
-        journal.say(f"measuring {len(jobs)} networks")
+        journal.say(f"measuring {len(jobs)} network{'' if len(jobs) == 1 else 's'}")
         run(jobs, journal, doing="measuring", did=f"measured {len(jobs)} networks", workers=workers)
         measured = {name: list(runs) for name, runs in results(jobs).items()}
         responses = assembled(self.spec, jobs, measured)

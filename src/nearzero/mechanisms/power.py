@@ -141,14 +141,34 @@ class Power(Displayed):
             if condition.null:
                 sentences.append(f"{subject} a difference that isn't there {where} in {wrong} of studies.")
                 continue
-            rates = {counts.runs: counts.rates["right"] for counts in own}
-            enough = [runs for runs, rate in rates.items() if rate and rate.share >= FOUND]
-            needed = f"{enough[0]} runs are enough" if enough else "no number of runs tried was enough"
+            enough = _enough(own)
+            needed = f"{enough} runs are enough" if enough else "no number of runs tried was enough"
             sentences.append(
                 f"{subject} planted {row['mechanism']} {where} in {row['right']} of studies and the wrong direction in "
                 f"{wrong}; {needed} for {100 * FOUND:.0f} %."
             )
         return sentences
+
+    @property
+    def enough(self) -> int | None:
+        """Return the least number of runs with which every planted mechanism is found in 90 % of the studies.
+
+        None if no number of runs was enough, or if no mechanism was planted.
+        """
+        planted: dict[Condition, list[Counts]] = {}
+        for counts in self.counts:
+            if counts.condition.truth and not counts.condition.null:
+                planted.setdefault(counts.condition, []).append(counts)
+        least = [_enough(own) for own in planted.values()]
+        return max((runs for runs in least if runs), default=None) if all(least) else None
+
+    @property
+    def conclusion(self) -> str:
+        """Return one line on the number of runs that is enough."""
+        said = (
+            "no number of runs tried is enough" if self.enough is None else f"{self.enough} runs are enough"
+        )
+        return f"{said} to find every planted mechanism in {100 * FOUND:.0f} % of studies"
 
     def save(self, folder: str | Path) -> Path:
         """Write rules, settings, counts and the rows of the table to power.json in a folder; return its path.
@@ -162,6 +182,12 @@ class Power(Displayed):
         kept = asdict(self) | {"table": [counts.row for counts in self.counts]}
         write_recorded(path.parent, path, (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode())
         return path
+
+
+def _enough(counts: Iterable[Counts]) -> int | None:
+    """Return the least number of runs with which the planted mechanism of a condition is found often enough."""
+    rates = {each.runs: each.rates["right"] for each in counts}
+    return next((runs for runs, rate in rates.items() if rate and rate.share >= FOUND), None)
 
 
 def overall_findings(verdicts: Iterable[Verdict]) -> dict[str, int]:

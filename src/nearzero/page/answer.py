@@ -53,7 +53,7 @@ ANSWERS = {
     "equivalent": "Neither costs more than the other: both cost the same, within the margin",
     "no effect": "Not to be told: neither change costs anything at the sizes that were measured",
     "inconclusive": "Not decided by these runs",
-    "description only": "Not judged: there are too few runs; the numbers describe them alone",
+    "description only": "Not judged: a verdict needs {minimum} runs; the numbers describe these alone",
     "degenerate": "Not judged: all runs give the same difference",
     "not reached": "Not judged: the changes don't reach the sizes at which they were to be compared",
 }
@@ -183,7 +183,7 @@ def _of(rows: Iterable[Comparison], network: str) -> list[Comparison]:
 def headline(verdict: Verdict, network: str) -> str:
     """Return the finding on a network in a sentence, with how often it was found, by the rules and by the checks."""
     finding, own = verdict.finding(network), _of(verdict.comparisons, network)
-    words = ANSWERS.get(finding, finding)
+    words = ANSWERS.get(finding, finding).format(minimum=verdict.rules.minimum_runs)
     if finding not in DIRECTIONS:
         return f"{words}."
     count = sum(row.finding == finding for row in own)
@@ -519,9 +519,13 @@ def _described(study: StudyResults, network: str, margin: float) -> str:
         )
         parts.append(f"{family} {between}")
     return (
-        f"Unperturbed training accuracy {whole.mean:.2f} %. The mean over {whole.n} runs stays within {points(margin)} "
-        f"of it for: {'; '.join(parts)}."
+        f"Unperturbed training accuracy {whole.mean:.2f} %. The mean over {_runs(whole.n)} stays within "
+        f"{points(margin)} of it for: {'; '.join(parts)}."
     )
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
 
 
 def numbers_table(study: StudyResults, verdict: Verdict | None, beside: Verdict | None = None) -> Table:
@@ -542,7 +546,8 @@ def numbers_table(study: StudyResults, verdict: Verdict | None, beside: Verdict 
         ):
             if quantity in study.history:
                 summary = summarise(final_values(study, network, quantity))
-                rows.append((name, words, summary.n, Number.of(summary.mean), Span.of(summary), "95 %"))
+                interval = Span.of(summary, least=0.0, most=100.0)
+                rows.append((name, words, summary.n, Number.of(summary.mean), interval, "95 %"))
         for row in (*_largest(verdict, network), *_largest(beside, network)):
             interval = _span(row)
             words = f"D, points: distance minus {row.intensity}, displacement {100 * row.target:g} %"

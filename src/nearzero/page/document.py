@@ -22,7 +22,9 @@ import numpy.typing as npt
 from nearzero.page.arrays import embed_arrays
 from nearzero.report.render.markup import Markup, tag
 
-__all__ = ["Section", "document", "policy_for"]
+__all__ = ["RUNS", "Section", "document", "policy_for"]
+
+RUNS = "nearzero-runs"  # the name by which a page keeps the runs that it was asked for
 
 VENDORED = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
 # A module stands after those that it imports.
@@ -77,7 +79,9 @@ class PageData:
     arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
-def document(title: str, lead: Markup, sections: Sequence[Section], data: PageData) -> str:
+def document(
+    title: str, lead: Markup, sections: Sequence[Section], data: PageData, runs: Sequence[int] = ()
+) -> str:
     """Return a page.
 
     Args:
@@ -85,6 +89,7 @@ def document(title: str, lead: Markup, sections: Sequence[Section], data: PageDa
         lead: the first screen.
         sections: the sections below it.
         data: what its scripts read.
+        runs: the runs that were asked for.
     """
     scripts = [_asset(f"vendor/{name}") for name in VENDORED] + [page_script()]
     links = [
@@ -96,6 +101,7 @@ def document(title: str, lead: Markup, sections: Sequence[Section], data: PageDa
         tag("meta", http_equiv="Content-Security-Policy", content=policy_for(scripts)),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="referrer", content="no-referrer"),
+        tag("meta", name=RUNS, content=" ".join(map(str, runs))) if runs else None,
         tag("title", title),
         tag("style", Markup(_asset("page.css"))),
     )

@@ -98,6 +98,7 @@ class StudyContents:
     Attributes:
         results: the study's results.
         folder: the study's folder, as the commands take it.
+        runs: the runs that were asked for; none if the page takes the first.
         command: the command that makes the page again.
         commands: those that make the study and its page from nothing.
         recipe: how the networks were trained, in words.
@@ -115,6 +116,7 @@ class StudyContents:
 
     results: StudyResults
     folder: str
+    runs: Sequence[int]
     command: str
     commands: Sequence[str]
     recipe: str
@@ -197,6 +199,7 @@ def study_page(contents: StudyContents) -> str:
         _lead(contents, main),
         sections,
         _data(contents, [*main, *curves], explorers),
+        contents.runs,
     )
 
 
@@ -524,9 +527,18 @@ def _audit(audit: Audit | None) -> Markup:
             tag("p", f"All conditions hold for {' and '.join(names)}, and the rule needs more: {words}")
             for words, names in failed.items()
         ],
-        _titled(sentences_table(audit), audit.title),
+        _titled(_in_lines(sentences_table(audit)), audit.title),
         tag("details", tag("summary", "Fault by fault, and the rows of the published tables"), details),
     )
+
+
+def _in_lines(table: Table) -> Table:
+    """Return a table whose long texts have a line for each of their parts."""
+    rows = tuple(
+        tuple(cell.replace("; ", ";\n") if isinstance(cell, str) else cell for cell in row)
+        for row in table.rows
+    )
+    return replace(table, rows=rows)
 
 
 def _notes(contents: StudyContents) -> Markup:

@@ -23,7 +23,7 @@ from nearzero.report.figures.scales import metric_text
 from nearzero.statistics.bootstrap import bootstrap_items
 from nearzero.support.checksums import read_recorded
 from nearzero.support.files import make_folder, parsing, write_bytes, write_text
-from nearzero.support.netcdf import load_netcdf, netcdf_content
+from nearzero.support.netcdf import load_netcdf, netcdf_content, parsing_loaded
 from nearzero.torch_models.assumptions import Assumption, condensed, read_json
 from nearzero.torch_models.named import Origin
 
@@ -34,7 +34,7 @@ __all__ = ["LayerResponse", "ProbeResult", "dataset", "with_perplexities"]
 
 Doubles = npt.NDArray[np.float64]
 FORMAT = "nearzero probe 1"
-FILE, MATCHED = "probe.nc", "matched.nc"
+FILE, MATCHED, REMEDY = "probe.nc", "matched.nc", "probe again"
 PAGE_CODE = """\
 result = nz.probe(model, data, keep_items=True)  # with the settings under "What was assumed"
 result.to_html("page.html")"""
@@ -79,9 +79,9 @@ class ProbeResult:
         """Return what notebooks display: the map of layers, the summary and the notes."""
         from nearzero.report.notebook import probe_html
 
-        summary = self.summary()
-        metric = self._measured(None)
-        return probe_html(self.headline, (summary, summary.assumptions), self.notes, self.plot, metric)
+        with parsing_loaded(self.response, REMEDY):
+            tables = (summary := self.summary()), summary.assumptions
+            return probe_html(self.headline, tables, self.notes, self.plot, self._measured(None))
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
@@ -210,6 +210,8 @@ class ProbeResult:
         extreme = responses.isel(place=int(np.abs(responses.values - base).argmax()))
         layer, family, level = extreme.place.item()
         name = metric.replace("_", " ")
+        if float(extreme) == base:
+            return f"{name} stays {metric_text(metric, base)} at every level, in every layer"
         return (
             f"farthest from the unperturbed model: {layer} under {family} {level:.3g}, {name} "
             f"{metric_text(metric, float(extreme))} (unperturbed {metric_text(metric, base)})"
@@ -460,7 +462,13 @@ class ProbeResult:
         from nearzero.page.probe.build import build_page
 
         names = self.class_names or None if class_names is None else class_names
-        text = build_page(self, title or self.headline, inputs, decode, names, examples, code or PAGE_CODE)
+        loaded = (
+            self.response if inputs is None and decode is None else None
+        )  # else an error may be the user's
+        with parsing_loaded(loaded, REMEDY):
+            text = build_page(
+                self, title or self.headline, inputs, decode, names, examples, code or PAGE_CODE
+            )
         if path is not None:
             write_text(Path(path), text)
         return text
@@ -496,24 +504,23 @@ class ProbeResult:
         path, optional = Path(folder) / FILE, Path(folder) / MATCHED
         if not path.exists():
             raise InputError(f"{folder} holds no result of a probe: there is no {FILE}")
-        response = _read(path)
-        matched = None
-        if optional.exists():
-            matched = _read(optional)
+        response, matched = _read(path), _read(optional) if optional.exists() else None
+        if matched is not None:
             matched.attrs.setdefault("halves", EARLIER_HALVES)
         if response.attrs.get("format") != FORMAT:
             raise InputError(f"{path} isn't the result of a probe (format {response.attrs.get('format')!r})")
-        with parsing(path, "probe again"):
+        with parsing(path, REMEDY):
             # a file holds a list of one text as a text
             response.attrs["metrics"] = [str(name) for name in np.atleast_1d(response.attrs["metrics"])]
             result = cls(response, matched)
             result._check()
+        result.response.encoding["source"] = str(path.parent)
         return result
 
     def _check(self) -> None:
         """Read all that a display of the result reads; what is missing or damaged raises an error of any kind."""
-        json.loads(self.response.attrs.get("versions", "{}"))
-        str((self.headline, self.notes, self.summary(), dict(self.response.sizes)))
+        versions = json.loads(self.response.attrs.get("versions", "{}"))
+        str((versions, self.headline, self.notes, self.summary(), dict(self.response.sizes)))
 
 
 def _read(path: Path) -> xr.Dataset:
@@ -522,7 +529,7 @@ def _read(path: Path) -> xr.Dataset:
     Raises:
         InputError: the file can't be read.
     """
-    return load_netcdf(read_recorded(path.parent, path, "probe again"), path, "probe again").to_dataset()
+    return load_netcdf(read_recorded(path.parent, path, REMEDY), path, REMEDY).to_dataset()
 
 
 class ProbeSummary(list[dict[str, str]]):

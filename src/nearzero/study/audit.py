@@ -64,7 +64,7 @@ def audit_networks(store: Store, data: DataSource, journal: Journal, workers: Wo
         return
     check_swept(store)
     jobs = study_jobs(AuditJob, store, data, "audit", design)
-    journal.say(f"auditing {len(jobs)} networks")
+    journal.say(f"auditing {len(jobs)} network{'' if len(jobs) == 1 else 's'}")
     run(jobs, journal, doing="auditing", did="audited", workers=workers)
     whole = gather(results(jobs), gathered).assign_coords(seed=("run", list(spec.seeds)))
     store.write({"audit": whole.assign_attrs(design=design, **asdict(spec.conduct))})

@@ -310,6 +310,11 @@ class Spec(CheckedModel):
         """Return one seed for each run."""
         return tuple(self.first_seed + run for run in range(self.runs))
 
+    @property
+    def seed_span(self) -> str:
+        """Return the seeds in words: "0 to 19", or "0" for one run."""
+        return f"{self.seeds[0]} to {self.seeds[-1]}" if self.runs > 1 else f"{self.seeds[0]}"
+
 
 # Keys that older studies lack, with the values that these studies had. These values must never change.
 LATER: dict[str, Any] = {

@@ -466,7 +466,7 @@ def sweep_networks(store: Store, data: DataSource, journal: Journal, workers: Wo
     threads = thread_count() if count >= thread_count() else 1
     jobs = study_jobs(SweepJob, store, data, "response")
     levels = sum(len(make_family(name, spec.conduct).levels) for name in spec.families)
-    journal.say(f"sweeping {count} networks over {levels} levels")
+    journal.say(f"sweeping {count} network{'' if count == 1 else 's'} over {levels} levels")
     run(jobs, journal, doing="sweeping", did="swept", threads=threads, workers=workers)
     lost = _no_response(spec)
     response = gather(results(jobs), lost=lost).assign_coords(seed=("run", list(spec.seeds)))

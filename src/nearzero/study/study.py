@@ -323,7 +323,7 @@ class Study:
             "done": ", ".join(self.done) or "nothing yet",
             "data": f"{data['name']} ({data['source']})" if data else self.spec.data,
             "conduct": ", ".join(f"{key}={value}" for key, value in self.conduct.items()),
-            "seeds": f"{self.spec.seeds[0]} to {self.spec.seeds[-1]}",
+            "seeds": self.spec.seed_span,
             "sessions": str(len(sessions)),
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "none yet",
         }

@@ -28,6 +28,7 @@ __all__ = [
 DEFAULT_MEMORY = 3 * 10**9
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEAST = 16 * 10**6  # with less memory no useful work is possible
+SUSPICIOUS = 100 * 10**6  # so much is taken for any file
 EXPANSION = 20  # files of real data that are compressed expand to less than so many times their size
 _allowed: ContextVar[int | None] = ContextVar("memory", default=None)
 
@@ -89,7 +90,8 @@ def check_expansion(source: object, expanded: int, stored: int) -> None:
         expanded, stored: the bytes that it takes in memory, by its own account, and those of the file.
 
     Raises:
-        InputError: it expands to more than `EXPANSION` times its size, and to more than the memory limit.
+        InputError: it expands to more than `EXPANSION` times its size, and to more than NEARZERO_MEMORY says, or
+            100 MB if that isn't set.
 
     Example:
         >>> from nearzero.support.memory import check_expansion
@@ -98,7 +100,8 @@ def check_expansion(source: object, expanded: int, stored: int) -> None:
         Traceback (most recent call last):
         nearzero.errors.InputError: a.npz, a file of 0 MB, would take 8.0 GB of memory; ...
     """
-    if expanded > max(memory_limit(), EXPANSION * stored):
+    limit = memory_limit() if "NEARZERO_MEMORY" in os.environ else min(memory_limit(), SUSPICIOUS)
+    if expanded > max(limit, EXPANSION * stored):
         raise InputError(
             f"{source}, a file of {memory_text(stored)}, would take {memory_text(expanded)} of memory; if that is "
             "right, set NEARZERO_MEMORY to more"

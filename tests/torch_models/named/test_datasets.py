@@ -153,10 +153,13 @@ def test_configurations_and_splits(classifier, reviews, cache, rest, split, conf
     assert rows["configuration of the data"] == configuration
 
 
-def test_a_slice_of_a_split(classifier, reviews, cache) -> None:
-    assert (
-        nz.probe(f"hf:{classifier}", f"hf:{reviews}:long:train[1:3]", levels=2).response.attrs["items"] == 2
-    )
+@pytest.mark.parametrize("rest", [":long:train[1:3]", ":train[1:3]", ":train[:50%]"])
+def test_a_slice_of_a_split(classifier, reviews, cache, rest) -> None:
+    if not rest.startswith(":long"):
+        (reviews / "README.md").write_text(
+            (reviews / "README.md").read_text().partition("- config_name: short")[0] + "---\n"
+        )
+    assert nz.probe(f"hf:{classifier}", f"hf:{reviews}{rest}", levels=2).response.attrs["items"] == 2
 
 
 @pytest.mark.parametrize(
@@ -167,6 +170,7 @@ def test_a_slice_of_a_split(classifier, reviews, cache) -> None:
         (":long:tset", {}, "has no split 'tset': did you mean 'test'? there are train, test"),
         (":long:test:more", {}, "a data set is named hf:name:configuration:split"),
         (":long:test[a]", {}, "split 'test[a]' of"),
+        (":short", {"labels": "none", "classes": "order"}, "classes='order' has no effect here"),
         (
             ":long",
             {"column": "texts"},
@@ -235,6 +239,21 @@ def test_a_saved_data_set_and_files(classifier, cache, tmp_path) -> None:
         assert rows_of(result)["column of the labels"] == "label"
     with pytest.raises(nz.InputError, match="has no split 'train'"):
         nz.probe(f"hf:{classifier}", f"hf:{tmp_path / 'splits'}:train")
+    with pytest.raises(nz.InputError, match=r"has no slices; got 'test\[:2\]'; leave it to examples"):
+        nz.probe(f"hf:{classifier}", f"hf:{tmp_path / 'splits'}:test[:2]")
+
+
+def test_a_name_without_a_name_is_one_line(classifier, cache) -> None:
+    with pytest.raises(
+        nz.InputError, match="a data set is named hf:name:configuration:split; got 'hf::test'"
+    ):
+        nz.probe(f"hf:{classifier}", "hf::test")
+
+
+def test_columns_of_other_types_are_shown_with_these(classifier, cache, tmp_path) -> None:
+    (tmp_path / "numbers.csv").write_text("text,label\n1,0\n2,1\n")
+    with pytest.raises(nz.InputError, match=r"no column of texts; they have text \(int64\), label \(int64\)"):
+        nz.probe(f"hf:{classifier}", f"hf:{tmp_path / 'numbers.csv'}")
 
 
 def test_classes_are_matched_by_name(classifier, cache, tmp_path) -> None:
@@ -254,6 +273,66 @@ def test_other_names_of_as_many_classes_go_by_order(classifier, cache, tmp_path)
     swapped = nz.Loading(classes={"neg": "positive", "pos": 0})
     result = nz.probe(f"hf:{classifier}", f"hf:{folder}", levels=2, keep_items=True, loading=swapped)
     assert result.response.target.values.tolist() == [0, 1, 0, 1]
+
+
+def test_numbers_get_the_classes_that_are_given(classifier, cache, tmp_path) -> None:
+    path = tmp_path / "data.parquet"
+    table({"text": SENTENCES, "label": [1, 0, 1, 0]}).to_parquet(path)
+    for classes in ({"0": "positive", "1": 0}, {0: 1, 1: "negative"}):
+        swapped = nz.Loading(classes=classes)
+        result = nz.probe(f"hf:{classifier}", f"hf:{path}", levels=2, keep_items=True, loading=swapped)
+        assert result.response.target.values.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "examples", "message"),
+    [
+        (["neg", "pos", "pos", "neg"], None, "which of the model's neg, pos are"),
+        (["positive", "bad", "bad", "positive"], None, "which of the model's bad is"),
+        (["bad", "good", "fair", "bad"], 2, "the data have 3 classes and the model has 2"),
+    ],
+)
+def test_names_without_an_order_get_no_class_by_order(
+    classifier, cache, tmp_path, labels, examples, message
+) -> None:
+    path = tmp_path / "data.parquet"
+    table({"text": SENTENCES, "label": labels}).to_parquet(path)
+    with pytest.raises(nz.InputError, match=message):
+        nz.probe(f"hf:{classifier}", f"hf:{path}", loading=nz.Loading(examples=examples))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["positive", "bad"], "which of the model's bad is"),  # by order, "positive" would be "negative"
+        ([str(number) for number in sorted(map(str, range(12)))], None),
+    ],
+)
+def test_classes_by_order_contradict_no_name(cache, tmp_path, names, message) -> None:
+    model = bert(tmp_path / "bert", ["negative", "positive"] if message else [f"c{k}" for k in range(12)])
+    path = tmp_path / "data.parquet"
+    table({"text": SENTENCES, "label": [0, 1, 1, 0]}, names).to_parquet(path)
+    with pytest.raises(nz.InputError, match=message or "which of the model's 0, 1, 10, 11, 2 and 7 more are"):
+        nz.probe(f"hf:{model}", f"hf:{path}")
+    by_order = nz.probe(
+        f"hf:{model}", f"hf:{path}", levels=1, keep_items=True, loading=nz.Loading(classes="order")
+    )
+    assert by_order.response.target.values.tolist() == [0, 1, 1, 0]
+
+
+def test_a_name_of_several_classes_is_refused(cache, tmp_path) -> None:
+    """As ImageNet has two classes "crane"."""
+    model = bert(tmp_path / "bert", ["crane", "mat", "Crane"])
+    path = tmp_path / "data.parquet"
+    table({"text": SENTENCES, "label": [0, 1, 1, 0]}, ["mat", "crane"]).to_parquet(path)
+    for options in ({}, {"classes": {"mat": "crane", "crane": 0}}):
+        with pytest.raises(
+            nz.InputError, match="several classes of the model are called 'crane': 0, 2; say which"
+        ):
+            nz.probe(f"hf:{model}", f"hf:{path}", loading=nz.Loading(**options))
+    loading = nz.Loading(classes={"mat": "mat", "crane": 2})
+    result = nz.probe(f"hf:{model}", f"hf:{path}", levels=1, keep_items=True, loading=loading)
+    assert result.response.target.values.tolist() == [1, 2, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -319,6 +398,7 @@ def test_empty_texts_are_left_out(language_model, cache, tmp_path) -> None:
     [
         ({"block": 4}, "block=4 has no effect here: .* holds images; leave it out"),
         ({"column": "image"}, "column='image' has no effect here: .* has no columns"),
+        ({"labels": "label"}, "labels='label' has no effect here: .* has no columns"),
         ({"dtype": "float32"}, "dtype='float32' has no effect here: .* isn't a model of transformers"),
     ],
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from local_models import COMMIT, OLDER, TEXT, bert, cached, gpt2, use_caches
+from local_models import COMMIT, OLDER, TEXT, bert, cached, gpt2, llama, tokenizer, use_caches
 
 import nearzero as nz
 from nearzero.torch_models.named.packages import imported
@@ -211,8 +212,40 @@ def test_pickled_weights_are_read_as_tensors_alone(tmp_path, model, text) -> Non
     assert found.response.accuracy.equals(expected.response.accuracy)
     assert list(found.origins["model"].files) == ["pytorch_model.bin"]
     torch.save(state | {"hidden": Path("x")}, folder / "pytorch_model.bin")
-    with pytest.raises(nz.InputError, match=r"the weights of .* can't be loaded: "):
+    with pytest.raises(
+        nz.InputError, match=r"hold more than tensors, and nothing is unpickled; save them as saf"
+    ):
         nz.probe(f"hf:{folder}", str(text))
+
+
+def test_weights_of_another_shape_are_named(tmp_path, model, text) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(model, tmp_path / "other")
+    state = load_file(folder / "model.safetensors")
+    state["transformer.h.0.mlp.c_fc.bias"] = torch.zeros(3)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        nz.InputError, match=r"have other shapes for transformer\.h\.0\.mlp\.c_fc\.bias, which"
+    ):
+        nz.probe(f"hf:{folder}", str(text))
+
+
+def test_a_folder_without_a_tokenizer_asks_for_one(tmp_path, model, text) -> None:
+    """For some models transformers then makes one that knows its special tokens alone."""
+    masked = bert(tmp_path / "masked", ["a", "b"], "BertForMaskedLM")
+    for file in masked.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(nz.InputError, match="holds no tokenizer; name a model with one by preprocess"):
+        nz.probe(f"hf:{masked}", str(text))
+    folder = shutil.copytree(model, tmp_path / "alone", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(nz.InputError, match="holds no tokenizer; name a model with one by preprocess"):
+        nz.probe(f"hf:{folder}", str(text))
+    loading = nz.Loading(preprocess=f"hf:{model}")
+    found = nz.probe(f"hf:{folder}", str(text), LAYER, levels=2, loading=loading)
+    assert found.response.accuracy.equals(
+        nz.probe(f"hf:{model}", str(text), LAYER, levels=2).response.accuracy
+    )
 
 
 def test_precision_as_saved_or_given(tmp_path, text) -> None:
@@ -230,9 +263,81 @@ def test_lengths_beyond_the_model_are_refused(model, text) -> None:
         nz.probe(f"hf:{model}", str(text), loading=nz.Loading(block=25))
 
 
+@pytest.mark.parametrize(
+    ("own", "of_model"), [(None, None), (None, 5), ("<pad>", None), ("<pad>", 5), ("<pad>", -1)]
+)
+def test_a_classifier_reads_the_last_token_of_each_text(tmp_path, own, of_model) -> None:
+    """It finds that by the padding token of its configuration, which may be another than the tokenizer's, or none."""
+    made = tokenizer(**({} if own is None else {"pad_token": own}))
+    folder = llama(tmp_path / "llama", made=made, pad_token_id=of_model)
+    path = tmp_path / "texts.jsonl"
+    texts = ["The cat", "a dog", "The dog ran away from the cat, and the cat", "mat"]
+    path.write_text("".join(json.dumps({"text": each, "label": 1}) + "\n" for each in texts))
+    settings = {"levels": 1, "metrics": {"logit": logit}, "keep_items": True}
+    found = nz.probe(f"hf:{folder}", f"hf:{path}", **settings).response.unperturbed_logit_items.values
+    model = imported("transformers").AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
+    with torch.no_grad():
+        alone = [float(model(**made(each, return_tensors="pt")).logits[0, 1]) for each in texts]
+    assert found == pytest.approx(alone, abs=1e-5)
+    assert np.ptp(alone) > 0.1
+
+
+def test_positions_that_begin_after_the_padding_token(tmp_path) -> None:
+    """A table of 24 positions, the first of which is number 6, takes 18 tokens."""
+    transformers = imported("transformers")
+    made = tokenizer(pad_token="<pad>")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.RobertaConfig(
+        vocab_size=len(made), max_position_embeddings=24, pad_token_id=5, **sizes
+    )
+    for saved in (transformers.RobertaForSequenceClassification(config), made):
+        saved.save_pretrained(tmp_path / "roberta")
+    (tmp_path / "text.txt").write_text(TEXT)
+    result = nz.probe(f"hf:{tmp_path}/roberta", f"{tmp_path}/text.txt", levels=1)
+    rows = {row.what: row.value for row in result.assumptions}
+    assert rows["texts"] == "one in a row, 1, 1 of which are cut to 18 tokens"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_labels": 1}, "is a model of a regression"),
+        ({"problem_type": "regression"}, "is a model of a regression"),
+        ({"problem_type": "multi_label_classification"}, "is a model of several labels for an example"),
+    ],
+)
+def test_models_without_classes_are_refused(tmp_path, text, settings, message) -> None:
+    folder = llama(tmp_path / "llama", **settings)
+    with pytest.raises(nz.InputError, match=message):
+        nz.probe(f"hf:{folder}", str(text))
+
+
+def test_a_model_that_reads_the_token_it_predicts_is_refused(tmp_path, text) -> None:
+    folder = bert(tmp_path / "bert", ["a", "b"], "BertLMHeadModel")
+    with pytest.raises(
+        nz.InputError, match=r"BertLMHeadModel of .* reads later tokens, so it doesn't predict"
+    ):
+        nz.probe(f"hf:{folder}", str(text))
+    decoder = bert(tmp_path / "decoder", ["a", "b"], "BertLMHeadModel", is_decoder=True)
+    assert nz.probe(f"hf:{decoder}", str(text), levels=1).response.causal == 1
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(tmp_path, model, text) -> None:
+    small = llama(tmp_path / "small", "LlamaForCausalLM")
+    transformers = imported("transformers")
+    config = transformers.LlamaConfig.from_pretrained(small, vocab_size=50)
+    transformers.LlamaForCausalLM(config).save_pretrained(small)
+    with pytest.raises(nz.InputError, match=r"gives token \d+, and the model knows those below 50"):
+        nz.probe(f"hf:{small}", str(text))
+
+
 def test_a_masked_language_model_has_no_targets(tmp_path, text) -> None:
     folder = bert(tmp_path / "masked", ["a", "b"], "BertForMaskedLM")
     result = nz.probe(f"hf:{folder}", str(text), "bert.encoder.layer.0.intermediate.*act*", levels=2)
+    assert list(result.response.attrs["metrics"]) == ["agreement", "kl_divergence"]
+    labelled = tmp_path / "labelled.csv"
+    labelled.write_text("text,label\nThe cat,0\na dog,1\n")
+    result = nz.probe(f"hf:{folder}", f"hf:{labelled}", "bert.encoder.layer.0.intermediate.*act*", levels=2)
     assert list(result.response.attrs["metrics"]) == ["agreement", "kl_divergence"]
     table = {row.what: row.value for row in result.assumptions}
     assert table["class of the model"] == "AutoModelForMaskedLM, BertForMaskedLM"

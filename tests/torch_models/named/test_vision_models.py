@@ -298,6 +298,30 @@ def test_a_damaged_image_is_named(timm_folder, pictures, cache) -> None:
         nz.probe(f"timm:{timm_folder}", str(pictures), "act1", levels=2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [(np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif"), (np.float32, "tif")]
+)
+def test_values_beyond_8_bits_are_refused(timm_folder, pictures, cache, kind, suffix) -> None:
+    """PIL would make 255 of each of them."""
+    path = pictures / "dog" / f"deep.{suffix}"
+    Image.fromarray(np.full((20, 20), 60_000, kind)).save(path)
+    with pytest.raises(nz.InputError, match=rf"dog/deep\.{suffix} has more than 8 bits for a colour"):
+        nz.probe(f"timm:{timm_folder}", str(pictures), "act1", levels=2)
+
+
+def test_channels_and_sizes_that_make_no_batch(cache, tmp_path) -> None:
+    transformers = imported("transformers")
+    data = images(tmp_path / "images", ["cat", "dog"])
+    folder = vit(tmp_path / "vit", ["cat", "dog"])
+    transformers.ViTImageProcessor(do_resize=False).save_pretrained(folder)
+    with pytest.raises(nz.InputError, match=r"images of several sizes, \(3, 20, 20\) and \(3, 20, 21\)"):
+        nz.probe(f"hf:{folder}", str(data), levels=2)
+    config = transformers.ViTConfig.from_pretrained(folder, num_channels=2)
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    with pytest.raises(nz.InputError, match="the model takes images of 2 channels"):
+        nz.probe(f"hf:{folder}", str(data), levels=2)
+
+
 def test_images_beside_folders_of_classes_are_refused(timm_folder, pictures, cache) -> None:
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(pictures / "beside.png")
     with pytest.raises(nz.InputError, match="beside the folders of classes"):

@@ -202,18 +202,21 @@ class Verdict(Displayed):
 
     def text(self) -> str:
         """Return the verdict on all networks, the rules and the caveats, in lines."""
+        return "\n".join([*(f"{network}: {self.of(network)}" for network in self.networks), *self.conditions])
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Return the rules and the caveats, as sentences."""
         rules = self.rules
-        lines = [f"{network}: {self.of(network)}" for network in self.networks]
         tests = sum(comparison.p is not None for comparison in self.comparisons)
         models = len({self.models.get(network, network) for network in self.networks})
         over = f"Holm over {tests} tests" if models == 1 else f"Holm within each of {models} models"
-        lines.append(
+        return (
             f"Rules: distance = {', '.join(rules.distance)}, sides averaged; intensity = "
-            f"{', '.join(rules.intensity)}; {rules.test} test, margin {rules.margin:g} "
-            f"{rules.measured_in}; alpha {rules.alpha:g}, {over}."
+            f"{', '.join(rules.intensity)}; {rules.test} test, margin "
+            f"{rules.margin_in_words}; alpha {rules.alpha:g}, {over}.",
+            *(f"{caveat[:1].upper()}{caveat[1:]}." for caveat in self.caveats),
         )
-        lines += [f"{caveat[:1].upper()}{caveat[1:]}." for caveat in self.caveats]
-        return "\n".join(lines)
 
     def _counts(self, network: str) -> Counter[Finding]:
         own = [comparison.finding for comparison in self.comparisons if comparison.network == network]

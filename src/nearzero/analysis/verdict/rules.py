@@ -178,6 +178,12 @@ class Rules:
         return f"{self.unit} of {measure_words(self.measure)}"
 
     @property
+    def margin_in_words(self) -> str:
+        """Return the margin with its unit and what is measured: "1 point of accuracy"."""
+        unit = self.unit.removesuffix("s") if self.margin == 1 else self.unit
+        return f"{self.margin:g} {unit} of {measure_words(self.measure)}"
+
+    @property
     def check_names(self) -> dict[str, str]:
         """Return the names of the checks for readers, by key: those of `CHECKS`, of the measure of these rules."""
         centred = f"centred {measure_words(self.measure.removeprefix('centred_'))}"

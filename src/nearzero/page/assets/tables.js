@@ -2,6 +2,8 @@
 
 import { make } from "./dom.js";
 
+// Tables of few rows with much to read: on a phone their cells stand below each other, each with its heading.
+const STACKED = ["numbers", "audit_sentences", "planted-", "ways-"];
 const LAST = "–"; // an empty cell, which comes last in either direction
 
 /**
@@ -67,10 +69,24 @@ function watchWidths() {
   for (const place of document.querySelectorAll(".table > .scroll")) sized.observe(place);
 }
 
-/** Make all tables of the page sortable. */
+/**
+ * Give each cell its heading, which the style shows where it stacks the cells of a row.
+ *
+ * @param {HTMLTableElement} table
+ */
+function makeStacked(table) {
+  const headings = [...(table.tHead?.rows[0].cells ?? [])].map((cell) => cell.textContent ?? "");
+  table.classList.add("stacked");
+  for (const row of table.tBodies[0].rows) {
+    [...row.cells].forEach((cell, column) => (cell.dataset.label = headings[column]));
+  }
+}
+
+/** Make all tables of the page sortable, and those stacked that have much to read in few rows. */
 export function startTables() {
   watchWidths();
   for (const table of /** @type {NodeListOf<HTMLTableElement>} */ (document.querySelectorAll("table[data-table]"))) {
+    if (STACKED.some((name) => table.dataset.table?.startsWith(name))) makeStacked(table);
     makeSortable(table);
   }
 }

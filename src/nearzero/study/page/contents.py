@@ -63,12 +63,13 @@ def study_contents(
     return StudyContents(
         results=results,
         folder=str(store.folder),
+        runs=tuple(runs or ()),
         command=f"nearzero page {shlex.quote(str(store.folder))}{option}",
         commands=_commands(store, option, audited=audit is not None),
         recipe=(
             f"{spec.units} hidden units; PyTorch's default initialisation of nn.Linear; mean cross-entropy; plain SGD, "
             f"without momentum or weight decay, learning rate {spec.learning_rate:g}, {spec.steps:,} steps, "
-            f"{_batches(spec.batch_size)}, {spec.precision}; seeds {spec.seeds[0]} to {spec.seeds[-1]}"
+            f"{_batches(spec.batch_size)}, {spec.precision}; {'seed' if spec.runs == 1 else 'seeds'} {spec.seed_span}"
         ),
         families=spec.families,
         conduct=spec.conduct,

@@ -28,6 +28,10 @@ def load_tokenizer(name: str) -> Any:
         Traceback (most recent call last):
         nearzero.errors.InputError: a tokenizer is a folder or package.module:function; there is no folder saved
     """
+    if name.startswith("hf:"):
+        raise InputError(
+            f"a tokenizer is a folder or package.module:function; got {name!r}; a model by name has its own"
+        )
     if ":" in name:
         named = object_of(name, "a tokenizer")
         is_one = callable(getattr(named, "decode", None)) and not isinstance(named, type)

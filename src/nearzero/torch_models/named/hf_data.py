@@ -31,7 +31,7 @@ FORMATS = {
 COLUMNS = {"text": ("text", "sentence", "content"), "image": ("image", "img")}
 LABELS = ("label", "labels", "target")
 PARTS = re.compile(r":(?![^\[]*\])")  # colons, but not those of a slice such as test[:100]
-LISTED = re.compile(r"\[.*\]")  # in a message of datasets: the names that there are
+LISTED = re.compile(r"\['.*\]")  # in a message of datasets: the names that there are
 SAVED = ("state.json", "dataset_dict.json")  # in a folder that save_to_disk has written
 
 
@@ -50,7 +50,7 @@ def open_data(name: str, kind: Kind, loading: Loading, needs_labels: bool) -> Ra
     """
     datasets = imported("datasets")
     path, *rest = PARTS.split(name)
-    if len(rest) > 2:
+    if not path or len(rest) > 2:
         raise InputError(f"a data set is named hf:name:configuration:split; got {'hf:' + name!r}")
     with _quiet(datasets):
         found, revision, rows = _opened(datasets, path, rest)
@@ -211,8 +211,7 @@ def _configured(datasets: Any, shown: str, place: str, revision: str | None, con
     try:
         return datasets.load_dataset_builder(place, config, revision=revision)
     except ValueError as error:
-        listed = LISTED.search(str(error).replace("\n", " "))
-        known = [str(each) for each in ast.literal_eval(listed.group())] if listed else []
+        known = _listed(str(error))
         if config is None and not known:
             raise InputError(f"{shown} can't be loaded: {first_line(error)}") from error
         problem = "several configurations" if config is None else f"no configuration {config!r}"
@@ -226,6 +225,15 @@ def _configured(datasets: Any, shown: str, place: str, revision: str | None, con
                 f"{shown} is loaded by a script of its own, which isn't run; use data in plain files, such as parquet"
             ) from error
         raise InputError(f"{shown} can't be loaded: {first_line(error)}") from error
+
+
+def _listed(message: str) -> list[str]:
+    """Return the names that a message of `datasets` lists; none if it lists none."""
+    found = LISTED.search(message.replace("\n", " "))
+    try:
+        return [str(each) for each in ast.literal_eval(found.group())] if found else []
+    except (SyntaxError, ValueError):  # brackets of another kind
+        return []
 
 
 def _taken(take: Any, known: Any, shown: str, split: str | None, rows: Rows) -> Any:
@@ -273,6 +281,10 @@ def _from_disk(datasets: Any, folder: Path, rest: list[str]) -> tuple[Any, Rows]
     if len(rest) > 1:
         raise InputError(f"{folder} was saved by save_to_disk and has no configurations; got {rest[0]!r}")
     split = rest[0] if rest else None
+    if split is not None and "[" in split:
+        raise InputError(
+            f"{folder} was saved by save_to_disk and has no slices; got {split!r}; leave it to examples"
+        )
     if hasattr(found, "keys"):
         return _taken(lambda split: found[split], found, str(folder), split, rows), rows
     if split is not None:
@@ -300,8 +312,13 @@ def _column(data: Any, kind: Kind, given: str | None, rows: Rows) -> str:
         return given
     usual = [name for name in COLUMNS[kind] if name in fitting]
     if not usual and len(fitting) != 1:
-        which = f"several columns of {kind}s ({', '.join(fitting)})" if fitting else f"no column of {kind}s"
-        raise InputError(f"the data have {which}: name one by column; they have {columns}")
+        if fitting:
+            raise InputError(
+                f"the data have several columns of {kind}s ({', '.join(fitting)}): name one by column; they have "
+                f"{columns}"
+            )
+        held = ", ".join(f"{name} ({_shown(feature)})" for name, feature in data.features.items())
+        raise InputError(f"the data have no column of {kind}s; they have {held}")
     source = "its name" if usual else f"the only one of {kind}s"
     name = (usual or fitting)[0]
     rows.append(Assumption(f"column of the {kind}s", name, source, "Loading(column=)"))
@@ -317,6 +334,11 @@ def _kind(feature: Any) -> str | None:
         if getattr(feature, "dtype", None) in ("string", "large_string") and _is_value(feature)
         else None
     )
+
+
+def _shown(feature: Any) -> str:
+    """Return the type of a column in a word."""
+    return str(feature.dtype) if _is_value(feature) else type(feature).__name__
 
 
 def _is_value(feature: Any) -> bool:
@@ -350,7 +372,12 @@ def _labels(datasets: Any, data: Any, given: str | None, rows: Rows) -> tuple[An
             return None, ()
         name, source = (usual or named)[0], "its name" if usual else "the only one of classes"
     rows.append(Assumption("column of the labels", name, source, "Loading(labels=)"))
-    return _DataColumn(data, name), tuple(data.features[name].names) if name in named else ()
+    if name in named:
+        return _DataColumn(data, name), tuple(data.features[name].names)
+    if _kind(data.features[name]) != "text":
+        return _DataColumn(data, name), ()
+    # those of all the data, though only the first may be taken
+    return _DataColumn(data, name), tuple(sorted(each for each in data.unique(name) if each is not None))
 
 
 @contextmanager

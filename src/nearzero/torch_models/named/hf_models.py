@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearzero.errors import InputError, did_you_mean
 from nearzero.support.files import parsing
@@ -35,6 +35,10 @@ MAPPINGS = {
 LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 NO_LIMIT = 10**9  # tokenizers without a limit give a number beyond this one
 UNNAMED = "LABEL_"  # how transformers calls classes without a name
+# by the `problem_type` of a configuration: models whose outputs aren't classes, of which one is right
+OTHER_TASKS = {"regression": "a regression", "multi_label_classification": "several labels for an example"}
+TRIAL = 4  # tokens on which a language model is tried
+ROUNDING = {2: 1e-2, 4: 1e-4, 8: 1e-8}  # of logits that should be equal, as a share, by their bytes
 
 
 def open_model(name: str, loading: Loading) -> NamedModel:
@@ -56,10 +60,17 @@ def open_model(name: str, loading: Loading) -> NamedModel:
             common["revision"] = repository.commit
         config = _loaded(repository, "configuration", transformers.AutoConfig, common)
         auto_class, source = _auto_class(repository.name, config, loading.auto_class)
+        if auto_class in (TEXT_CLASSES, IMAGE_CLASSES):
+            _check_task(repository.name, config)
         module = _module(repository, auto_class, config, loading, common)
         module.eval()
         if auto_class == CAUSAL and getattr(module, "loss_type", "") is None:
             module.loss_type = "ForCausalLM"  # which it falls back to, with a remark
+        if auto_class == CAUSAL and _reads_ahead(module):
+            raise InputError(
+                f"{type(module).__name__} of {repository.name} reads later tokens, so it doesn't predict the next one; "
+                f"choose {MASKED} by auto_class if it fills in tokens, or set is_decoder in its configuration"
+            )
         files = {} if loading.untrained else file_hashes(_weight_files(repository))
         origin = Origin(f"hf:{repository.name}", repository.commit, files)
         rows = [
@@ -98,6 +109,7 @@ def _module(
             config, trust_remote_code=False, **{k: options[k] for k in options.keys() & {"dtype"}}
         )
     options |= {"config": config, "output_loading_info": True, "weights_only": True}
+    options["ignore_mismatched_sizes"] = True  # they are refused below, by their names
     try:
         module, info = _loaded(repository, "weights", owner, {**options, "use_safetensors": True})
     except _NoWeightsError:
@@ -146,12 +158,23 @@ def _loaded(repository: Repository, part: str, owner: Any, options: Mapping[str,
             ) from error
         if part == "weights" and not repository.is_online and not _weight_files(repository):
             raise InputError(f"{repository.name} holds no weights: neither {SAFE} nor {PICKLED}") from error
+        if part == "weights" and "Weights only load failed" in str(error):
+            raise InputError(
+                f"the weights of {repository.name} hold more than tensors, and nothing is unpickled; save them as "
+                "safetensors"
+            ) from error
+        if part == "tokenizer" and not any(repository.snapshot().glob("tokenizer*")):
+            raise _without_tokenizer(repository) from error
         raise InputError(f"the {part} of {repository.name} can't be loaded: {lines[0]}") from error
 
 
 def _has_safetensors(repository: Repository) -> bool:
     folder = repository.snapshot()
     return any((folder / name).is_file() for name in (SAFE, SAFE + INDEX))
+
+
+def _without_tokenizer(repository: Repository) -> InputError:
+    return InputError(f"{repository.name} holds no tokenizer; name a model with one by preprocess")
 
 
 def _weight_files(repository: Repository) -> list[Path]:
@@ -199,6 +222,44 @@ def _auto_class(name: str, config: Any, given: str | None) -> tuple[str, str]:
     )
 
 
+def _check_task(name: str, config: Any) -> None:
+    """Refuse a model whose outputs aren't classes, of which one is right.
+
+    Raises:
+        InputError: as described.
+    """
+    task = getattr(config, "problem_type", None) or ("regression" if config.num_labels == 1 else "")
+    if task in OTHER_TASKS:
+        raise InputError(
+            f"{name} is a model of {OTHER_TASKS[task]} (problem_type {getattr(config, 'problem_type', None)}, "
+            f"{config.num_labels} outputs), and what is measured is one class for each example; build it by a function "
+            "of your own, with metrics of your own"
+        )
+
+
+def _reads_ahead(module: Any) -> bool:
+    """Return whether the logits of a language model at a token depend on later tokens."""
+    size = _vocabulary(module)
+    if size is None or size <= TRIAL:
+        return False
+    tokens = torch.arange(size - TRIAL - 1, size, device=module.device)
+    with torch.no_grad():
+        first, second = (
+            module(input_ids=each[None], use_cache=False).logits[0, : TRIAL - 1]
+            for each in (tokens[:TRIAL], tokens[[*range(TRIAL - 1), TRIAL]])
+        )
+    slack = ROUNDING[first.dtype.itemsize] * float(first.abs().max())
+    return float((first - second).abs().max()) > slack
+
+
+def _vocabulary(module: Any) -> int | None:
+    """Return the number of tokens that a model knows; None if it has no table of them."""
+    try:
+        return getattr(module.get_input_embeddings(), "num_embeddings", None)
+    except (AttributeError, NotImplementedError):  # by which transformers says that there is none
+        return None
+
+
 def _architectures(table: Mapping[str, Any]) -> set[str]:
     return {
         name for names in table.values() for name in ((names,) if isinstance(names, str) else names) if name
@@ -225,20 +286,20 @@ def _texts(
 ) -> Preparation:
     """Return how texts become tokens."""
     tokenizer = _loaded(repository, "tokenizer", imported("transformers").AutoTokenizer, common)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # which transformers makes where there are no files
+        raise _without_tokenizer(repository)
     tokenizer.padding_side = "right"  # positions count from the first token
-    pad = tokenizer.pad_token_id
-    if getattr(module.config, "pad_token_id", None) is None and auto_class == TEXT_CLASSES:
-        module.config.pad_token_id = pad_token(tokenizer)  # by which some models find a text's last token
-    if pad is None:
-        rows.append(
-            Assumption(
-                "token of padding",
-                str(pad_token(tokenizer)),
-                "the tokenizer has none; it is masked",
-                "model=",
-            )
-        )
+    pad, source = _padding(tokenizer, module)
+    if auto_class == TEXT_CLASSES:
+        module.config.pad_token_id = pad  # by which some models find a text's last token
+    if pad != tokenizer.pad_token_id:
+        rows.append(Assumption("token of padding", str(pad), source, "model="))
     limits = [getattr(module.config, name, None) for name in LENGTHS]
+    limits += [
+        table.num_embeddings - table.padding_idx - 1  # positions count from the one after it
+        for name, table in module.named_modules()
+        if isinstance(table, nn.Embedding) and table.padding_idx is not None and "position" in name
+    ]
     if tokenizer.model_max_length < NO_LIMIT:
         limits.append(tokenizer.model_max_length)
     known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
@@ -248,10 +309,23 @@ def _texts(
         "the tokenizer of the model",
         tokenizer,
         longest=min(known) if known else None,
+        pad=pad,
+        known=_vocabulary(module),
         rows=auto_class != CAUSAL,
         predicts=auto_class == CAUSAL,
         fills=auto_class == MASKED,
     )
+
+
+def _padding(tokenizer: Any, module: Any) -> tuple[int, str]:
+    """Return the token that fills up a row, and how it is known.
+
+    Some models find the last token of a text by that of their configuration, so it is taken if there is one.
+    """
+    own, size = getattr(module.config, "pad_token_id", None), _vocabulary(module)
+    if isinstance(own, int) and own >= 0 and (size is None or own < size):
+        return own, "the configuration of the model"
+    return pad_token(tokenizer), "the tokenizer has none; it is masked"
 
 
 def _images(repository: Repository, module: Any, common: Mapping[str, Any], rows: Rows) -> Preparation:

@@ -29,7 +29,8 @@ from nearzero.torch_models.named.sources import (
 
 __all__ = ["image_batches", "image_folder", "is_image_folder", "labels_of"]
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of PIL, by the number of channels
+DEEP = ("I", "F")  # the beginnings of modes with more than 8 bits, whose values PIL would cut off at 255
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 MOST_SHOWN = 5  # classes in a message
 
@@ -93,7 +94,16 @@ class _Files(Sequence[Any]):
 def image_batches(
     raw: RawData, preparation: Preparation, model: NamedModel | None, loading: Loading, batch_size: int
 ) -> NamedData:
-    """Return images as batches of a model's inputs, with labels if there are any."""
+    """Return images as batches of a model's inputs, with labels if there are any.
+
+    Raises:
+        InputError: the model takes images of other channels, or as for `labels_of`.
+    """
+    if preparation.channels not in MODES:
+        raise InputError(
+            f"the model takes images of {preparation.channels} channels; images by name have 1 (grey), 3 (RGB) or 4 "
+            "(RGBA), so give batches of your own"
+        )
     raw = raw.first(loading.examples)
     rows = [
         *raw.rows,
@@ -136,11 +146,23 @@ class _Images(Dataset[tuple[Tensor, Any]]):
     def __getitem__(self, number: int) -> tuple[Tensor, Any]:
         image = self.items[number]
         mode = MODES[self.preparation.channels]
+        if image.mode.startswith(DEEP):
+            shown = getattr(self.items, "paths", {number: f"image {number}"})[number]
+            raise InputError(
+                f"{shown} has more than 8 bits for a colour (mode {image.mode}), which would be cut off at 255; save "
+                "it with 8 bits, scaled as the model was trained"
+            )
         image = image if image.mode == mode else image.convert(mode)
         return self.preparation.function(image), None if self.labels is None else self.labels[number]
 
 
 def _collated(examples: list[tuple[Tensor, Any]], keyword: str) -> Any:
+    sizes = sorted({tuple(value.shape) for value, _ in examples})
+    if len(sizes) > 1:
+        raise InputError(
+            f"the preprocessing leaves images of several sizes, {sizes[0]} and {sizes[1]}, which make no batch; give a "
+            "function to one size by preprocess"
+        )
     values = torch.stack([value for value, _ in examples])
     labels = None if examples[0][1] is None else torch.tensor([label for _, label in examples])
     if keyword:
@@ -160,15 +182,21 @@ def labels_of(
     """
     known = () if model is None else model.class_names
     if raw.labels is None or loading.labels == NONE:
+        loading.refuse(("classes",), f"{raw.origin.name} is taken without labels")
         return None, known
     values = list(raw.labels)
+    ordered = bool(raw.names)
     names = raw.names or tuple(sorted({value for value in values if isinstance(value, str)}))
+    if not names and isinstance(loading.classes, Mapping):
+        names = tuple(str(value) for value in sorted({_number(value) for value in values}))
+        values = [str(value) for value in values]
     if not names:
         labels = [_number(value) for value in values]
         source = "the labels are numbers"
         value = "as the data number them"
     else:
-        table, value, source = _matched(names, model, loading)
+        ordered = ordered and not any(isinstance(value, str) for value in values)
+        table, value, source = _matched(names, ordered, model, loading)
         labels = [
             table[names.index(each) if isinstance(each, str) else _number(each)] if _fits(each, names) else -1
             for each in values
@@ -196,8 +224,16 @@ def _number(value: Any) -> int:
     return int(value)
 
 
-def _matched(names: Sequence[str], model: NamedModel | None, loading: Loading) -> tuple[list[int], str, str]:
+def _matched(
+    names: Sequence[str], ordered: bool, model: NamedModel | None, loading: Loading
+) -> tuple[list[int], str, str]:
     """Return the model's class for each class of the data, how it is shown, and how it is known.
+
+    Args:
+        names: of the classes of the data.
+        ordered: whether the data number their classes; else the names were sorted.
+        model: the model; None if it isn't known.
+        loading: the user's settings.
 
     Raises:
         InputError: it isn't known.
@@ -209,21 +245,23 @@ def _matched(names: Sequence[str], model: NamedModel | None, loading: Loading) -
             "class k of the data is class k of the model",
             "given" if loading.classes else "the order of the names",
         )
-    known: dict[str, int] = {}
-    for number, aliases in enumerate(model.classes):
-        for alias in aliases:
-            known.setdefault(_plain(alias), number)
     if isinstance(loading.classes, Mapping):
-        return _given(names, loading.classes, known, model), "by name", "given"
-    if all(_plain(name) in known for name in names):
-        return [known[_plain(name)] for name in names], "by name", "all are names of the model's classes"
-    if len(names) == model.count:
+        given = {str(name): value for name, value in loading.classes.items()}
+        return [_given(name, given, model) for name in names], "by name", "given"
+    lacking = [name for name in names if not _classes_called(name, model)]
+    if not lacking:
+        return (
+            [_only(name, _classes_called(name, model)) for name in names],
+            "by name",
+            "all are names of the model's classes",
+        )
+    others = len(lacking) == len(names) and len(names) == model.count
+    if others and ordered and not _are_other_numbers(names):
         return (
             by_order,
             "class k of the data is class k of the model",
             "as many classes as the model has, with other names",
         )
-    lacking = [name for name in names if _plain(name) not in known]
     hint = did_you_mean(lacking[0], [alias for aliases in model.classes for alias in aliases])
     shown = ", ".join(lacking[:MOST_SHOWN]) + (
         f" and {len(lacking) - MOST_SHOWN} more" if len(lacking) > MOST_SHOWN else ""
@@ -234,23 +272,45 @@ def _matched(names: Sequence[str], model: NamedModel | None, loading: Loading) -
     )
 
 
-def _given(
-    names: Sequence[str], classes: Mapping[str, str | int], known: Mapping[str, int], model: NamedModel
-) -> list[int]:
-    """Return the model's class for each class of the data, as the user says."""
-    numbers = []
-    for name in names:
-        if name not in classes:
-            raise InputError(
-                f"classes says nothing of {name!r}: {did_you_mean(name, classes)}it is a class of the data"
-            )
-        value = classes[name]
-        number = known.get(_plain(value), -1) if isinstance(value, str) else value
-        if number < 0 or (model.count is not None and number >= model.count):
-            hint = did_you_mean(value, [alias for aliases in model.classes for alias in aliases])
-            raise InputError(f"the model has no class {value!r}: {hint}it has {model.count}")
-        numbers.append(number)
-    return numbers
+def _are_other_numbers(names: Sequence[str]) -> bool:
+    """Return whether the names of classes are numbers, but not those of their places, as in 0, 1, 10, 2."""
+    return all(name.isdecimal() for name in names) and [int(name) for name in names] != list(
+        range(len(names))
+    )
+
+
+def _classes_called(name: str, model: NamedModel) -> list[int]:
+    """Return the model's classes of a name."""
+    plain = _plain(name)
+    return [k for k, aliases in enumerate(model.classes) if plain in map(_plain, aliases)]
+
+
+def _only(name: str, classes: Sequence[int]) -> int:
+    """Return the class of a name.
+
+    Raises:
+        InputError: several classes have it.
+    """
+    if len(classes) > 1:
+        raise InputError(
+            f"several classes of the model are called {name!r}: {', '.join(map(str, classes))}; say which by classes, "
+            f"for example classes={name}={classes[0]}"
+        )
+    return classes[0]
+
+
+def _given(name: str, classes: Mapping[str, str | int], model: NamedModel) -> int:
+    """Return the model's class for a class of the data, as the user says."""
+    if name not in classes:
+        raise InputError(
+            f"classes says nothing of {name!r}: {did_you_mean(name, classes)}it is a class of the data"
+        )
+    value = classes[name]
+    found = _classes_called(value, model) if isinstance(value, str) else [value]
+    if not found or found[0] < 0 or (model.count is not None and found[0] >= model.count):
+        hint = did_you_mean(value, [alias for aliases in model.classes for alias in aliases])
+        raise InputError(f"the model has no class {value!r}: {hint}it has {model.count}")
+    return _only(str(value), found)
 
 
 def _plain(name: str) -> str:

@@ -18,7 +18,7 @@ from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.loading import build_model, data_digest, load_data
 from nearzero.torch_models.named import hf_data, hf_models, timm_models, torchvision_models
 from nearzero.torch_models.named.images import image_batches, image_folder, is_image_folder
-from nearzero.torch_models.named.options import Loading
+from nearzero.torch_models.named.options import NONE, Loading
 from nearzero.torch_models.named.sources import (
     Kind,
     NamedData,
@@ -182,9 +182,12 @@ def open_data(
         opened = LIBRARIES[prefix].data
         if opened is None:
             raise InputError(f"{prefix}: names models and no data; got {name!r}")
-        raw = opened(rest, preparation.kind, loading, preparation.rows or preparation.kind == "image")
+        needs_labels = preparation.kind == "image" or (preparation.rows and not preparation.fills)
+        raw = opened(rest, preparation.kind, loading, needs_labels)
     else:
         loading.refuse(("column",), f"{name} has no columns")
+        if loading.labels != NONE:
+            loading.refuse(("labels",), f"{name} has no columns")
         raw = _text_file(path, preparation) if _is_text(path) else image_folder(path)
     if raw.kind == "image":
         loading.refuse(("block",), f"{name} holds images")

@@ -80,6 +80,8 @@ class Preparation:
         channels: of an image, 1 or 3.
         keyword: the keyword of the model's argument; "" for a model that takes it by position.
         longest: the greatest number of tokens; None if there is no limit.
+        pad: the token that fills up a row; None for that of the tokenizer.
+        known: the number of tokens that the model knows; None if it isn't known.
         rows: whether a text is a row of its own by default, and has a label; else texts are joined.
         predicts: whether the model predicts the tokens themselves, as a causal language model does.
         fills: whether it predicts the tokens that are masked out.
@@ -92,6 +94,8 @@ class Preparation:
     channels: int = 3
     keyword: str = ""
     longest: int | None = None
+    pad: int | None = None
+    known: int | None = None
     rows: bool = False
     predicts: bool = False
     fills: bool = False

@@ -48,14 +48,18 @@ def text_batches(
     joined = not preparation.rows if loading.block is None else loading.block != TEXTS
     labels: list[int] | None = None
     names: tuple[str, ...] = ()
+    has_labels = not (joined or preparation.predicts or preparation.fills)
+    if not has_labels:
+        loading.refuse(("classes",), "the model or blocks have no classes")
     if joined:
         examples = _blocks(raw, preparation, loading, rows)
     else:
         raw = raw.first(loading.examples)
         rows[: len(raw.rows)] = raw.rows
         examples = _one_in_a_row(raw, preparation, loading, rows)
-        if not preparation.predicts:
+        if has_labels:
             labels, names = labels_of(raw, model, loading, rows)
+    _check_known(examples, preparation)
     if empty := sum(not example["input_ids"] for example in examples):
         rows.append(Assumption("empty texts", f"{empty:,} left out", "they have no tokens", "data="))
         kept = [number for number, example in enumerate(examples) if example["input_ids"]]
@@ -77,7 +81,7 @@ def text_batches(
     rows.append(
         Assumption("targets of the tokens", targets, "the class of the model", "Loading(auto_class=)")
     )
-    collate = partial(_padded, tokenizer=preparation.function, predicts=preparation.predicts)
+    collate = partial(_padded, preparation=preparation)
     what = f"{len(examples):,} {'blocks' if joined else 'texts'} of tokens"
     digest = contents_digest(json.dumps(example, sort_keys=True).encode() for example in examples)
     origin = replace(raw.origin, files={**raw.origin.files, what: digest})
@@ -142,9 +146,25 @@ def _tokenised(texts: Sequence[str], tokenizer: Any) -> Iterable[list[int]]:
         yield from tokenizer(some, verbose=False)["input_ids"]
 
 
-def _padded(examples: list[Example], tokenizer: Any, predicts: bool) -> dict[str, Tensor]:
+def _check_known(examples: list[Example], preparation: Preparation) -> None:
+    """Refuse tokens that the model doesn't know.
+
+    Raises:
+        InputError: there are some.
+    """
+    greatest = max((token for example in examples for token in example["input_ids"]), default=0)
+    if preparation.known is not None and greatest >= preparation.known:
+        raise InputError(
+            f"the tokenizer, {preparation.text}, gives token {greatest}, and the model knows those below "
+            f"{preparation.known}: they don't belong together"
+        )
+
+
+def _padded(examples: list[Example], preparation: Preparation) -> dict[str, Tensor]:
     """Return examples as one batch, padded to the longest of them."""
-    pads = {"input_ids": pad_token(tokenizer), "token_type_ids": tokenizer.pad_token_type_id}
+    tokenizer: Any = preparation.function
+    pad = pad_token(tokenizer) if preparation.pad is None else preparation.pad
+    pads = {"input_ids": pad, "token_type_ids": tokenizer.pad_token_type_id}
     batch = {
         name: torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(example[name]) for example in examples], True, pads.get(name, 0)
@@ -154,7 +174,7 @@ def _padded(examples: list[Example], tokenizer: Any, predicts: bool) -> dict[str
     }
     if "labels" in examples[0]:
         batch["labels"] = torch.tensor([example["labels"][0] for example in examples])
-    elif predicts:
+    elif preparation.predicts:
         batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
     return batch
 
