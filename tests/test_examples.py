@@ -184,7 +184,7 @@ def test_kept_families_of_the_atlas_are_those_of_the_specs() -> None:
         kept = nz.Grid.create(
             EXAMPLES.parent / "results" / "atlas" / name, ATLAS / f"{name}.toml"
         )  # refuses another
-        assert kept.responses.sizes["run"] == 10
+        assert kept.responses.sizes["run"] >= 10
         assert all(check.status == "whole" for check in kept.verify())
 
 
