@@ -329,8 +329,8 @@ def times() -> str:
         else:
             lines.append(f"| {name} | {networks} | – | – |")
     lines.append(f"| together | | {sums[0]:.0f} | {sums[1]:.0f} |")
-    made = "All families are" if complete == len(families) else f"{complete} of {len(families)} families are"
-    return f"{made} complete in it; a dash: not made again yet.\n\n" + "\n".join(lines)
+    missing = "" if complete == len(families) else "; a dash: not made again yet"
+    return f"{complete} of {len(families)} families are complete in it{missing}.\n\n" + "\n".join(lines)
 
 
 def networks_of(name: str) -> int:

@@ -133,7 +133,7 @@ def test_it_fits_on_a_phone(held: Opened) -> None:
         boxes = [cells.nth(place).bounding_box() for place in range(cells.count())]
         assert all(box is not None and box["x"] + box["width"] <= 375 for box in boxes)
         assert len({box["y"] for box in boxes if box is not None}) == len(boxes)
-        assert cells.nth(1).get_attribute("data-label") == "quantity" if name == "numbers" else "network"
+        assert cells.nth(1).get_attribute("data-label") == ("quantity" if name == "numbers" else "network")
     held.page.set_viewport_size({"width": 1400, "height": 900})
 
 
