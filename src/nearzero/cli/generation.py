@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from nearzero.cli.common import AsJson, DataDir, Quiet, app, console_for, examples, option, working
 from nearzero.cli.models import (
@@ -28,6 +28,9 @@ from nearzero.cli.models import (
 )
 from nearzero.cli.output import finish
 from nearzero.errors import InputError
+
+if TYPE_CHECKING:
+    from nearzero.torch_models.named.sources import Preparation
 
 __all__ = ()  # the function is registered with the app
 
@@ -84,9 +87,7 @@ def generate(
             loading = loading_of(load, pixels, split, data_dir)
             built, told = opened_model(model, weights, loading, device)
             source = open_data(data, built, loading, batch_size=batch_size).batches
-            made = built.preparation
-            own = made.function if made is not None and made.kind == "text" else None
-            reader = own if tokenizer is None else load_tokenizer(tokenizer)
+            reader = _own_tokenizer(built.preparation) if tokenizer is None else load_tokenizer(tokenizer)
         with working(console, "generating"):
             result = generate_texts(
                 built.module,
@@ -109,9 +110,13 @@ def generate(
 
     facts = text_table("made_by", [{"what": what, "value": value} for what, value in result.facts.items()])
     following = _probe_command(model, data, layer, family, weights, load)
-    conclusion = f"{result.conclusion}; next: {following}"
-    lines = [*result.lines, *told.splitlines(), conclusion]
+    lines = [*result.lines, *told.splitlines(), f"{result.conclusion}; next: {following}"]
     finish(console, [facts], lines, as_json=as_json, for_scripts=[text_table("texts", result.rows)])
+
+
+def _own_tokenizer(made: Preparation | None) -> Any:
+    """Return the tokenizer that came with a model; None if none did."""
+    return made.function if made is not None and made.kind == "text" else None
 
 
 def _probe_command(

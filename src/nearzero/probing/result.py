@@ -462,10 +462,8 @@ class ProbeResult:
         from nearzero.page.probe.build import build_page
 
         names = self.class_names or None if class_names is None else class_names
-        loaded = (
-            self.response if inputs is None and decode is None else None
-        )  # else an error may be the user's
-        with parsing_loaded(loaded, REMEDY):
+        given = inputs is not None or decode is not None  # an error may be theirs
+        with parsing_loaded(None if given else self.response, REMEDY):
             text = build_page(
                 self, title or self.headline, inputs, decode, names, examples, code or PAGE_CODE
             )
