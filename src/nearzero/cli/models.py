@@ -39,6 +39,7 @@ from nearzero.cli.output import (
     verdict_conclusion,
 )
 from nearzero.errors import InputError
+from nearzero.support.words import number_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -345,7 +346,10 @@ def layers(
     from nearzero.report.table import text_table
 
     following = this_command("--json").replace("nearzero layers", "nearzero probe", 1)
-    lines = [*(told.splitlines() if weights is not None else []), f"{len(rows)} layers; next: {following}"]
+    lines = [
+        *(told.splitlines() if weights is not None else []),
+        f"{number_of(len(rows), 'layer')}; next: {following}",
+    ]
     finish(console, [text_table("layers", rows)], lines, as_json=as_json)
 
 
@@ -616,7 +620,7 @@ def judge_runs(
             **_reading(*reading),
         )
     count = judged.costs.sizes["run"]
-    title = f"{', '.join(model)}, {count} run{'' if count == 1 else 's'}, {name}"
+    title = f"{', '.join(model)}, {number_of(count, 'run')}, {name}"
     _report_verdict(judged, title, out, console, as_json)
 
 

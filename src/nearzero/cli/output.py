@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from nearzero.support.words import number_of
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -135,7 +137,7 @@ def study_conclusion(study: Any, following: str = "") -> list[str]:
         )
         lines.append(
             f"{display_name(network)}: accuracy {train.mean:.2f} % (train), {test.mean:.2f} % (test), mean over "
-            f"{train.n} run{'' if train.n == 1 else 's'}"
+            + number_of(train.n, "run")
         )
     return [*lines, _bottom(reproduction(study).headline, following)]
 
@@ -192,7 +194,7 @@ def _too_few(verdict: Verdict) -> Iterator[str]:
     runs = max((row.n for row in verdict.comparisons), default=0)
     if runs < verdict.rules.minimum_runs:
         yield (
-            f"Nothing is judged: there {'is 1 run' if runs == 1 else f'are {runs} runs'}, and a verdict needs "
+            f"Nothing is judged: there {'is' if runs == 1 else 'are'} {number_of(runs, 'run')}, and a verdict needs "
             f"{verdict.rules.minimum_runs}."
         )
 
@@ -200,7 +202,7 @@ def _too_few(verdict: Verdict) -> Iterator[str]:
 def _named(networks: Sequence[str]) -> str:
     """Return the names of networks; their number if they are many, or if the names hold commas."""
     few = len(networks) <= NAMED and not any("," in name for name in networks)
-    return ", ".join(networks) if few else f"{len(networks)} network{'' if len(networks) == 1 else 's'}"
+    return ", ".join(networks) if few else number_of(len(networks), "network")
 
 
 def audit_conclusion(audit: Audit, following: str = "") -> list[str]:

@@ -45,6 +45,7 @@ from nearzero.support.checksums import (
 )
 from nearzero.support.files import claim_folder, parsing
 from nearzero.support.netcdf import load_netcdf, netcdf_content
+from nearzero.support.words import number_of
 from nearzero.support.workers import Workers
 
 if TYPE_CHECKING:
@@ -165,8 +166,8 @@ class Grid:
         """
         specs = [point.spec for point in self.spec.points]
         spec = specs[0]
-        runs = "1 run each" if spec.runs == 1 else f"{spec.runs} runs each"
-        draws = "1 draw" if spec.verdict_draws == 1 else f"{spec.verdict_draws} draws"
+        runs = f"{number_of(spec.runs, 'run')} each"
+        draws = number_of(spec.verdict_draws, "draw")
         if self.spec.network is not None:
             name = self.spec.network.data
             trained = [*([name] if name is not None and ":" not in name else []), runs]
@@ -345,8 +346,14 @@ class Grid:
             self._record({"code": self._code(), "data": own.hashes})
         source.train(journal, workers)
         jobs = source.jobs()
-        journal.say(f"measuring {len(jobs)} network{'' if len(jobs) == 1 else 's'}")
-        run(jobs, journal, doing="measuring", did=f"measured {len(jobs)} networks", workers=workers)
+        journal.say(f"measuring {number_of(len(jobs), 'network')}")
+        run(
+            jobs,
+            journal,
+            doing="measuring",
+            did=f"measured {number_of(len(jobs), 'network')}",
+            workers=workers,
+        )
         measured = {name: list(runs) for name, runs in results(jobs).items()}
         responses = assembled(self.spec, jobs, measured)
         notices = source.notices

@@ -34,6 +34,7 @@ from nearzero.study.store import Store
 from nearzero.support.checksums import is_recorded, read_recorded, write_recorded
 from nearzero.support.files import parsing
 from nearzero.support.threads import one_torch_thread, thread_count
+from nearzero.support.words import number_of
 from nearzero.support.workers import Workers
 from nearzero.training.engine import Examples
 from nearzero.training.train import NEVER
@@ -171,8 +172,8 @@ class Networks:
             for number in range(point.spec.runs)
         ]
         if jobs := missing(deep):
-            journal.say(f"training {len(jobs)} networks with several layers")
-            did = f"trained {len(jobs)} networks"
+            journal.say(f"training {number_of(len(jobs), 'network')} with several layers")
+            did = f"trained {number_of(len(jobs), 'network')}"
             with one_torch_thread():  # set before the threads start, since each job sets and restores it
                 run(jobs, journal, doing="training", did=did, threads=thread_count(), workers=workers)
         specs = {spec_digest(point.spec): point.spec for point in points if point.layers is None}

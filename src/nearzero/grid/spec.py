@@ -35,6 +35,7 @@ from nearzero.perturbations.activations import ACTIVATIONS, activation
 from nearzero.perturbations.families import Conduct, make_family
 from nearzero.perturbations.noise import NOISES
 from nearzero.study.spec import LATER, VERDICT, CheckedModel, Spec, read_settings, resolve, validated
+from nearzero.support.words import number_of
 
 __all__ = [
     "CHECKPOINT",
@@ -229,7 +230,7 @@ class GridSpec(CheckedModel):
             if not isinstance(value, int) or not 1 <= value <= MOST_LAYERS:
                 raise InputError(f"layers must be whole numbers from 1 to {MOST_LAYERS}; got {value!r}")
             spec = resolve(settings=self.study, origin="[study]")
-            return Point("1 layer" if value == 1 else f"{value} layers", value, spec, layers=value)
+            return Point(number_of(value, "layer"), value, spec, layers=value)
         settings = {**self.study, self.vary: [value] if self.vary == "activations" else value}
         spec = resolve(settings=settings, origin=f"[study] with {self.vary} = {value!r}")
         return Point(_LABELS.get(self.vary, f"{self.vary.replace('_', ' ')} {{}}").format(value), value, spec)

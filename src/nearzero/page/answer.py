@@ -32,6 +32,7 @@ from nearzero.report.results import (
 )
 from nearzero.report.table import Cell, Column, Number, Span, Table
 from nearzero.statistics.summaries import mean, summarise
+from nearzero.support.words import number_of
 
 __all__ = [
     "QUESTION",
@@ -519,13 +520,9 @@ def _described(study: StudyResults, network: str, margin: float) -> str:
         )
         parts.append(f"{family} {between}")
     return (
-        f"Unperturbed training accuracy {whole.mean:.2f} %. The mean over {_runs(whole.n)} stays within "
+        f"Unperturbed training accuracy {whole.mean:.2f} %. The mean over {number_of(whole.n, 'run')} stays within "
         f"{points(margin)} of it for: {'; '.join(parts)}."
     )
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
 
 
 def numbers_table(study: StudyResults, verdict: Verdict | None, beside: Verdict | None = None) -> Table:

@@ -23,6 +23,7 @@ from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store
 from nearzero.support.threads import thread_count
+from nearzero.support.words import number_of
 from nearzero.support.workers import HERE, Workers
 
 __all__ = ["AnalysisJob", "analyse_networks", "analysis_of", "design_digest", "measured_for"]
@@ -107,7 +108,7 @@ def analyse_networks(
     done: list[AnalysisJob] = []
     for group in wanted:
         jobs = study_jobs(partial(AnalysisJob, group=group), store, data, group, design)
-        journal.say(f"measuring {len(jobs)} network{'' if len(jobs) == 1 else 's'}: {GROUPS[group]}")
+        journal.say(f"measuring {number_of(len(jobs), 'network')}: {GROUPS[group]}")
         did, threads = f"measured, {group}", thread_count()
         run(jobs, journal, doing="measuring", did=did, threads=threads, workers=workers)
         whole = gather(results(jobs)).assign_coords(seed=("run", list(spec.seeds)))
@@ -127,9 +128,7 @@ def measured_for(
     """
     own = study_jobs(partial(AnalysisJob, group="matched"), store, data, "matched")
     jobs = [replace(job, spec=spec) for job in own]
-    journal.say(
-        f"measuring {len(jobs)} network{'' if len(jobs) == 1 else 's'}: {GROUPS['matched']}, for this question alone"
-    )
+    journal.say(f"measuring {number_of(len(jobs), 'network')}: {GROUPS['matched']}, for this question alone")
     measured: dict[str, list[xr.Dataset | None]] = {network: [] for network in spec.activations}
     found = apply(
         AnalysisJob.measure, jobs, journal, doing="measuring", threads=thread_count(), workers=workers

@@ -21,6 +21,7 @@ from nearzero.study.jobs import StudyJob, digest, forget, gather, results, run, 
 from nearzero.study.journal import Journal
 from nearzero.study.spec import Spec
 from nearzero.study.store import Store, remedy
+from nearzero.support.words import number_of
 from nearzero.support.workers import HERE, Workers
 
 __all__ = [
@@ -64,7 +65,7 @@ def audit_networks(store: Store, data: DataSource, journal: Journal, workers: Wo
         return
     check_swept(store)
     jobs = study_jobs(AuditJob, store, data, "audit", design)
-    journal.say(f"auditing {len(jobs)} network{'' if len(jobs) == 1 else 's'}")
+    journal.say(f"auditing {number_of(len(jobs), 'network')}")
     run(jobs, journal, doing="auditing", did="audited", workers=workers)
     whole = gather(results(jobs), gathered).assign_coords(seed=("run", list(spec.seeds)))
     store.write({"audit": whole.assign_attrs(design=design, **asdict(spec.conduct))})

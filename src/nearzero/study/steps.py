@@ -34,6 +34,7 @@ from nearzero.study.spec import CONDUCT, Spec, spec_digest
 from nearzero.study.store import CHECKPOINTS, RunState, Store
 from nearzero.support.checksums import collected, record
 from nearzero.support.threads import thread_count
+from nearzero.support.words import number_of
 from nearzero.support.workers import HERE, Workers
 from nearzero.training.engine import Engine, Examples
 from nearzero.training.train import NEVER, History, Progress, train
@@ -349,10 +350,11 @@ def _begun(store: Store) -> list[str]:
         counts = {name: counts[step] for name, counts in steps.items() if counts[step]}
         for number in sorted(set(counts.values())):
             names = [name for name in counts if counts[name] == number]
-            runs = "1 run" if number == 1 else f"{number} runs"
             begun = f", continuing from step {step}" if step else ""
             each = " each" if len(names) > 1 else ""
-            lines.append(f"training {_labels(names)}: {runs}{each}, {spec.steps:,} steps{begun}")
+            lines.append(
+                f"training {_labels(names)}: {number_of(number, 'run')}{each}, {spec.steps:,} steps{begun}"
+            )
     return lines
 
 
@@ -466,7 +468,7 @@ def sweep_networks(store: Store, data: DataSource, journal: Journal, workers: Wo
     threads = thread_count() if count >= thread_count() else 1
     jobs = study_jobs(SweepJob, store, data, "response")
     levels = sum(len(make_family(name, spec.conduct).levels) for name in spec.families)
-    journal.say(f"sweeping {count} network{'' if count == 1 else 's'} over {levels} levels")
+    journal.say(f"sweeping {number_of(count, 'network')} over {levels} levels")
     run(jobs, journal, doing="sweeping", did="swept", threads=threads, workers=workers)
     lost = _no_response(spec)
     response = gather(results(jobs), lost=lost).assign_coords(seed=("run", list(spec.seeds)))

@@ -42,6 +42,7 @@ from nearzero.study.steps import (
 from nearzero.study.store import PAGE, SPEC, Store, needed
 from nearzero.support.checksums import FileCheck, remove_recorded, verify_files, working, write_recorded
 from nearzero.support.files import claim_folder, write_text
+from nearzero.support.words import number_of
 from nearzero.support.workers import Workers
 
 if TYPE_CHECKING:
@@ -128,8 +129,7 @@ class Study:
         spec = self.spec
         batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
         networks = " and ".join(spec.activations)
-        runs = "1 run" if spec.runs == 1 else f"{spec.runs} runs"
-        training = f"{runs} each, {spec.steps:,} steps, batches of {batch}"
+        training = f"{number_of(spec.runs, 'run')} each, {spec.steps:,} steps, batches of {batch}"
         return f"{spec.data}, {networks}, {training}, {spec.pixels} pixels"
 
     @property

@@ -21,6 +21,7 @@ from nearzero.grid.spec import GridSpec, Point
 from nearzero.probing.runs import layer_names, metrics_for, run_responses, weights_digest
 from nearzero.study.jobs import digest, missing, run
 from nearzero.study.journal import Journal
+from nearzero.support.words import number_of
 from nearzero.support.workers import Workers
 from nearzero.torch_models.loading import object_of
 from nearzero.torch_models.loading.functions import Arguments, code_files, function_of
@@ -200,8 +201,8 @@ class OwnNetworks:
         """
         if left := missing(self.trainings()):
             built = self.network.train is None
-            journal.say(f"{'building' if built else 'training'} {len(left)} networks")
-            done = f"{'built' if built else 'trained'} {len(left)} networks"
+            journal.say(f"{'building' if built else 'training'} {number_of(len(left), 'network')}")
+            done = f"{'built' if built else 'trained'} {number_of(len(left), 'network')}"
             run(
                 self.trainings(),
                 journal,
