@@ -245,16 +245,14 @@ def _matched(
             "class k of the data is class k of the model",
             "given" if loading.classes else "the order of the names",
         )
+    known = _classes_by_name(model)
     if isinstance(loading.classes, Mapping):
         given = {str(name): value for name, value in loading.classes.items()}
-        return [_given(name, given, model) for name in names], "by name", "given"
-    lacking = [name for name in names if not _classes_called(name, model)]
+        return [_given(name, given, known, model) for name in names], "by name", "given"
+    lacking = [name for name in names if _plain(name) not in known]
     if not lacking:
-        return (
-            [_only(name, _classes_called(name, model)) for name in names],
-            "by name",
-            "all are names of the model's classes",
-        )
+        numbers = [_only(name, known[_plain(name)]) for name in names]
+        return numbers, "by name", "all are names of the model's classes"
     others = len(lacking) == len(names) and len(names) == model.count
     if others and ordered and not _are_other_numbers(names):
         return (
@@ -279,10 +277,13 @@ def _are_other_numbers(names: Sequence[str]) -> bool:
     )
 
 
-def _classes_called(name: str, model: NamedModel) -> list[int]:
-    """Return the model's classes of a name."""
-    plain = _plain(name)
-    return [k for k, aliases in enumerate(model.classes) if plain in map(_plain, aliases)]
+def _classes_by_name(model: NamedModel) -> dict[str, list[int]]:
+    """Return the model's classes of each name, as `_plain` writes it."""
+    known: dict[str, list[int]] = {}
+    for number, aliases in enumerate(model.classes):
+        for name in dict.fromkeys(map(_plain, aliases)):
+            known.setdefault(name, []).append(number)
+    return known
 
 
 def _only(name: str, classes: Sequence[int]) -> int:
@@ -299,14 +300,16 @@ def _only(name: str, classes: Sequence[int]) -> int:
     return classes[0]
 
 
-def _given(name: str, classes: Mapping[str, str | int], model: NamedModel) -> int:
+def _given(
+    name: str, classes: Mapping[str, str | int], known: Mapping[str, list[int]], model: NamedModel
+) -> int:
     """Return the model's class for a class of the data, as the user says."""
     if name not in classes:
         raise InputError(
             f"classes says nothing of {name!r}: {did_you_mean(name, classes)}it is a class of the data"
         )
     value = classes[name]
-    found = _classes_called(value, model) if isinstance(value, str) else [value]
+    found = known.get(_plain(value), []) if isinstance(value, str) else [value]
     if not found or found[0] < 0 or (model.count is not None and found[0] >= model.count):
         hint = did_you_mean(value, [alias for aliases in model.classes for alias in aliases])
         raise InputError(f"the model has no class {value!r}: {hint}it has {model.count}")
