@@ -67,7 +67,12 @@ NOT_RUN = {  # by page, in order: why a block isn't run with its page
     ),
     "atlas": ("installs from an index", "trains for hours with weights from a hub"),
     "by_name": ("installs from an index", *("needs weights from a hub",) * 2),
-    "cluster": ("needs a cluster: a scheduler stays", "needs Slurm", "needs a GPU"),
+    "cluster": (
+        "needs weights from a hub",
+        "needs a cluster: a scheduler stays",
+        "needs Slurm",
+        "needs a GPU",
+    ),
     "language_models": ("tests/probing/test_generation.py runs it",) * 5,
     "audit": ("nearzero audit is tested on kept results; the gate makes this page",),
     "your_grid": ("shows keys", "needs weights from a hub"),

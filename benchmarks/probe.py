@@ -327,7 +327,7 @@ def against_bound(rounds: int) -> None:
 
 def where(case: Published) -> dict[str, float]:
     """Return the shares of a probe's time by task."""
-    probe, session = (sys.modules[f"nearzero.{name}"] for name in ("probing.probe", "evaluators.session"))
+    measure, session = (sys.modules[f"nearzero.{name}"] for name in ("probing.measure", "evaluators.session"))
     spent: Counter[str] = Counter()
     inner = [0.0]
 
@@ -353,7 +353,7 @@ def where(case: Published) -> dict[str, float]:
         timed(Scorer, "score", "metrics"),
         timed(SharedPasses, "_compare", "full passes of the check"),
         timed(OpRecorder, "suffixes", "cutting"),
-        timed(probe, "layer_ranges", "ranges"),
+        timed(measure, "layer_ranges", "ranges"),
         timed(session, "discover", "finding layers"),
     ):
         case.probe()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -17,6 +18,9 @@ import pytest
 import nearzero as nz
 from nearzero.networks import initial_stack
 from nearzero.training.engine import Examples
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 # A shared machine can be slow for a moment; that says nothing about the code.
 # In the gate the examples are always the same; elsewhere they are new each time.
@@ -64,6 +68,16 @@ def trained(mnist_5k: nz.datasets.Dataset) -> dict[str, nz.TwoLayer]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20241126)
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    """Return a client of a Dask cluster on this machine: three worker processes, which say that they have a GPU."""
+    from distributed import Client, LocalCluster
+
+    options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "resources": {"GPU": 1}}
+    with LocalCluster(n_workers=3, processes=True, **options) as cluster, Client(cluster) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

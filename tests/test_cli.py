@@ -246,6 +246,21 @@ def test_an_interruption_says_how_to_go_on(
     assert "the same command goes on where it was" in err
 
 
+def test_an_interruption_of_a_probe_says_that_nothing_is_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nearzero.cli.models.opened_model", interrupted)
+    code, _, err = run(
+        capsys, "probe", "torch.nn:Identity", "--data", "digits", "-q", "--out", tmp_path / "out"
+    )
+    assert code == 130
+    assert err == "nearzero: interrupted; nothing is kept, the same command begins anew\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interruption_while_work_is_done(tmp_path: Path) -> None:
     """Typer takes the exception and returns an exit code, which the line must not depend on."""
     folder = tmp_path / "study"
@@ -260,6 +275,60 @@ def test_an_interruption_while_work_is_done(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "nearzero: interrupted; the same command goes on where it was\n"
+
+
+def test_an_interruption_in_a_finalizer_isnt_lost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python drops what a finalizer raises, and goes on."""
+
+    class Dropped:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            sum(range(10))  # the handler runs here at the latest
+
+    def busy(**_: object) -> None:
+        Dropped()
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(cli, "app", busy)
+    code, _, err = run(capsys)
+    assert_one_line(code, err, exit_code=130)
+
+
+def test_an_interruption_leaves_no_message_of_objects_half_made(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class HalfMade:
+        def __init__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            self.handle = 1
+
+        def __del__(self) -> None:
+            del self.handle
+
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    monkeypatch.setattr(cli, "app", lambda **_: HalfMade())
+    code, _, err = run(capsys)
+    assert_one_line(code, err, exit_code=130)
+    assert dropped == []
+
+
+def test_an_error_in_a_finalizer_is_shown_without_an_interruption(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Faulty:
+        def __del__(self) -> None:
+            raise ValueError("a fault of its own")
+
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    monkeypatch.setattr(cli, "app", lambda **_: Faulty() and None)
+    assert run(capsys)[0] == 0
+    assert [str(error.exc_value) for error in dropped] == ["a fault of its own"]
 
 
 def _log(folder: Path) -> str:

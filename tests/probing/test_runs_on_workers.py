@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from distributed import Client
 from several_runs import CODE, DESIGN, OTHER, RULES, X, Y, build
 from torch import nn
 from typer.testing import CliRunner
@@ -89,6 +90,16 @@ def test_what_cant_go_to_a_worker_is_refused(
         nz.judge_runs([build()], (X, Y), "1", rules=RULES, design=DESIGN, executor=pool),
         nz.judge_runs([build()], (X, Y), "1", rules=RULES, design=DESIGN),
     )
+
+
+def test_dask_from_the_command_line(folder: Path, client: Client) -> None:
+    command = ["judge-runs", "worker_net.py:build", "--weights", "runs", "--data", "data.npz", "--json", "-q"]
+    command += ["--set", "verdict_targets=0.2", "--set", "verdict_draws=2", "--set", "verdict_checks="]
+    here = CliRunner().invoke(app, command)
+    assert client.scheduler is not None
+    found = CliRunner().invoke(app, [*command, "--dask", client.scheduler.address])
+    assert found.exit_code == 0, found.output
+    assert found.stdout == here.stdout
 
 
 def test_workers_from_the_command_line(folder: Path) -> None:

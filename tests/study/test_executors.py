@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import work_items
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client
 from small_studies import SETTINGS, make
 from typer.testing import CliRunner
 
@@ -47,13 +47,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> nz.Study:
     study.judge(near_far=True)
     study.audit()
     return study
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "resources": {"GPU": 1}}
-    with LocalCluster(n_workers=3, processes=True, **options) as cluster, Client(cluster) as client:
-        yield client
 
 
 def on_one_worker(client: Client, function: Callable[[], None], place: int) -> int:

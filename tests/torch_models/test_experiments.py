@@ -491,6 +491,24 @@ def test_random_numbers_are_the_same_at_every_level(name):
     assert row(result, "cuts of batches").startswith("as" if source == "none" else "not cut")
 
 
+@pytest.mark.parametrize("draw", [random.random, np.random.rand])
+@pytest.mark.parametrize("passes", [{1}, {1, 2}, {2, 3, 4}])
+def test_what_other_threads_draw_is_not_the_models(draw, passes):
+    """They draw during some passes only, as those of a Dask worker do."""
+    count = itertools.count(1)
+
+    def after(h):
+        if next(count) in passes:
+            thread = threading.Thread(target=draw)
+            thread.start()
+            thread.join()
+        return h
+
+    result = probed(Drawing(after), X, layers="act", levels=[0.5], batch_size=12)
+    assert row(result, "random numbers") == "none"
+    assert row(result, "cuts of batches").startswith("as memory allows")
+
+
 def test_a_generator_without_a_seed_that_hardly_ever_matters_is_found_in_full_passes():
     """A twentieth of the examples is drawn anew in every pass; the few of the experiments may not show it."""
 

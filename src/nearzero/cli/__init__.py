@@ -7,7 +7,6 @@ the commands that need them. The commands are in `studies`, `models` and `data`.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
@@ -16,6 +15,7 @@ import typer
 
 from nearzero.cli import data, generation, models, pages, studies
 from nearzero.cli.common import Interrupted, app
+from nearzero.cli.interruption import noticing_interruptions
 from nearzero.errors import InputError
 from nearzero.support.progress import printing_lines
 
@@ -27,27 +27,24 @@ INTERRUPTED = "interrupted; the same command goes on where it was"
 def main() -> None:
     """Run the command line. An error of the user ends in one line and exit code 2, Ctrl-C in one and 130."""
     _prepare_streams()
-    interrupted = []
+    with noticing_interruptions() as interrupted:
+        code = _run(interrupted)
+    sys.exit(code)
 
-    def interrupt(*_: object) -> None:
-        interrupted.append(True)
-        raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
+def _run(interrupted: list[bool]) -> int:
+    """Run the command, print the line of its error, and return the exit code."""
     try:
         _check_working_folder()
         with printing_lines():
             code = app(prog_name="nearzero", standalone_mode=False)
         if interrupted:  # typer turns the exception into an exit code
             raise KeyboardInterrupt
-        sys.exit(code if isinstance(code, int) else 0)
     except (Exception, KeyboardInterrupt) as error:
         line, code = _explain(error, bool(interrupted))
         with suppress(OSError):  # of a full disk, or a pipe that is closed
             print("nearzero: " + " ".join(line.split()), file=sys.stderr, flush=True)
-        sys.exit(code)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return code if isinstance(code, int) else 0
 
 
 def _prepare_streams() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nearzero.support.workers import Workers
 
 __all__ = [
+    "BEGINS_ANEW",
     "AsJson",
     "DaskAddress",
     "DataDir",
@@ -46,6 +47,7 @@ __all__ = [
     "working",
 ]
 
+BEGINS_ANEW = "interrupted; nothing is kept, the same command begins anew"
 WIDEST = 10_000  # columns
 DEEPEST = 4  # folders that are searched, from the one in which a completed path begins
 

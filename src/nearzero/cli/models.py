@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nearzero.cli.common import (
+    BEGINS_ANEW,
     AsJson,
     DaskAddress,
     DataDir,
+    Interrupted,
     Quiet,
     WorkerCount,
     app,
@@ -188,10 +190,7 @@ def _named_runs(
     """
     from nearzero.torch_models.loading import weights_of_runs
 
-    if workers.executor is not None and device != "cpu":
-        raise InputError(
-            f"workers measure on their processors; leave out --device {device}, or --workers and --dask"
-        )
+    _check_device(device, workers)
     if weights and len(names) == 1:
         files = weights_of_runs(weights[0] if len(weights) == 1 else weights)
         if workers.executor is not None:
@@ -204,6 +203,14 @@ def _named_runs(
     if workers.executor is not None:
         return names, None
     return (opened_model(name, None, loading, device)[0] for name in names), None
+
+
+def _check_device(device: str, workers: Workers) -> None:
+    """Raise an error for workers with a device, on which they don't measure."""
+    if workers.executor is not None and device != "cpu":
+        raise InputError(
+            f"workers measure on their processors; leave out --device {device}, or --workers and --dask"
+        )
 
 
 def _one_data(place: str | None, name: str | None) -> str:
@@ -255,6 +262,8 @@ def _is_pretrained(module: Any) -> bool:
 def users_errors(model: str, data: str) -> Iterator[None]:
     """Turn errors in a user's model or data into one line that names the user's own file and line.
 
+    An interruption says that nothing is kept: these commands can't continue later.
+
     With NEARZERO_DEBUG set, such an error passes as it is and shows its traceback.
 
     Raises:
@@ -264,8 +273,8 @@ def users_errors(model: str, data: str) -> Iterator[None]:
         with warnings.catch_warnings():  # the error itself says it in one line
             warnings.filterwarnings("ignore", message="Got pickle error")
             yield
-    except KeyboardInterrupt:
-        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(BEGINS_ANEW) from error
     except BaseException as error:  # a user's code may raise anything, SystemExit included
         explained = _explained(error, model, data)
         if explained is None or (os.environ.get("NEARZERO_DEBUG") and not isinstance(error, InputError)):
@@ -495,6 +504,8 @@ def probe(
             "Keep the metrics of every example or token, for intervals, classes and examples on its page."
         ),
     ] = False,
+    workers: WorkerCount = None,
+    dask: DaskAddress = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -504,9 +515,11 @@ def probe(
         result_folder(out),
         users_errors(model, name),
         working(console, "loading PyTorch and the model") as show_work,
+        workers_for(console, workers, dask) as chosen,
     ):
         from nearzero.probing import probe as probe_model
 
+        _check_device(device, chosen)
         loading = loading_of(load, pixels, split, data_dir)
         built, told = opened_model(model, weights, loading, device)
         options: dict[str, Any] = {
@@ -515,21 +528,22 @@ def probe(
             "metrics": _metrics(metric),
             "quantiles": quantiles_of(quantiles),
             "keep_items": keep_items,
+            "executor": chosen,
         }
         reading = (units, causal, output, output_kind, class_axis, unit_axis, batch_size, batch_axis, memory)
         options |= _reading(*reading)
         show_work("probing")
         result = probe_model(built, name, layer, loading=loading, progress=_progress(quiet), **options)
-    if out is not None:
-        with working(console, "writing the result and drawing its figure"):
-            result.save(out)
     _finish_probe(result, told, out, console, as_json)
 
 
 def _finish_probe(
     result: ProbeResult, told: str, out: Path | None, console: Console | None, as_json: bool
 ) -> None:
-    """Print what a probe found, where its files are, and what comes next."""
+    """Write the result of a probe to its folder, and print what was found, where its files are, and what comes next."""
+    if out is not None:
+        with working(console, "writing the result and drawing its figure"):
+            result.save(out)
     if console is not None and not as_json:
         print_line(console, result.headline)
         for line in told.splitlines():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearzero.cli.common import (
+    BEGINS_ANEW,
     AsJson,
     DaskAddress,
     DataDir,
@@ -157,7 +158,7 @@ def power(
                 spec.rules, design=spec.design, executor=chosen, advanced=count, **options
             )
         except KeyboardInterrupt as error:
-            raise Interrupted("interrupted; nothing is kept, the same command begins anew") from error
+            raise Interrupted(BEGINS_ANEW) from error
     if out is not None:
         measured.save(out)
     stacked = text_table("power", [_stacked(counts.row) for counts in measured.counts], "", CAPTION)

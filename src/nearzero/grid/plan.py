@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from nearzero.grid.networks import DeepJob, Networks, grid_jobs
@@ -18,6 +20,7 @@ from nearzero.support.threads import thread_count
 from nearzero.support.workers import Workers
 
 if TYPE_CHECKING:
+    from nearzero.grid.own.runs import TrainingJob
     from nearzero.grid.own.source import OwnNetworks  # with PyTorch, which other grids don't need
 
 __all__ = ["plan_grid", "plan_own"]
@@ -59,7 +62,9 @@ def plan_grid(
 def plan_own(
     title: str, folder: Path, networks: OwnNetworks, workers: Workers, *, measured: bool
 ) -> WorkPlan:
-    """Return the plan of a grid of a user's own networks, whose time isn't known; nothing is written.
+    """Return the plan of a grid of a user's own networks; nothing is written.
+
+    No part of a training can be done: its time is that of trainings that are done.
 
     Args:
         title, folder: of the grid.
@@ -74,11 +79,24 @@ def plan_own(
     trainings, jobs = networks.trainings(), [] if measured else networks.jobs()
     options = {"at_once": 1, "threads": 1}
     finished = len(trainings) if measured else 0
-    steps = (
-        planned("train", [] if measured else trainings, workers, **options, finished=finished),
-        planned("measure", jobs, workers, **options, finished=finished),
-    )
-    return work_plan(title, folder, steps)
+    train = planned("train", [] if measured else trainings, workers, **options, finished=finished)
+    if train.done < train.jobs and train.seconds is None:
+        train = _timed(train, trainings)
+    measure = planned("measure", jobs, workers, **options, finished=finished)
+    return work_plan(title, folder, (train, measure))
+
+
+def _timed(train: PlannedStep, trainings: Sequence[TrainingJob]) -> PlannedStep:
+    """Return the training with the time that it took where it is done: at the same point, or else at the others."""
+    known = [(job.network, seconds) for job in trainings if (seconds := job.seconds) is not None]
+    if not known:
+        note = "The time of training isn't known before one network is trained; no part of it can be done."
+        return replace(train, note=note)
+    mean = fmean(seconds for _, seconds in known)
+    of_point = {point: fmean(seconds for name, seconds in known if name == point) for point, _ in known}
+    left = sum(of_point.get(job.network, mean) for job in trainings if not job.done)
+    count = "the training" if len(known) == 1 else f"the {len(known)} trainings"
+    return replace(train, seconds=left, note=f"The time of training is that of {count} done so far.")
 
 
 def _train(

@@ -1,53 +1,45 @@
 """The probe: perturb any layers of any PyTorch model, at every level of several families.
 
-A first pass over the data finds the unit ranges. A second pass measures the responses: batch by batch, layer
-by layer, level by level. A batch goes through these modules:
-
-1. `nearzero.probing.probe` makes a `ResponseCollector` for each layer and hands all of them each batch (`_collect`).
-2. `nearzero.evaluators.responses` perturbs the layers on the batch and adds up the scores (`take_batch`).
-3. `nearzero.torch_models.forward` computes the logits with one layer changed (`SharedPasses`).
-4. `nearzero.torch_models.replay` repeats the operations that come after the layer (`Suffix`).
-5. `nearzero.evaluators.scores` computes the metrics of the logits, item by item (`Scorer`).
-
-`nearzero.torch_models.discovery` finds the layers.
+`nearzero.torch_models.discovery` finds the layers, `nearzero.probing.measure` measures them in this process, and
+`nearzero.probing.layer_jobs` on the workers of an executor.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import xarray as xr
 from torch import Tensor
 
-from nearzero.analysis.matched import Design, matched_of
+from nearzero.analysis.matched import Design
 from nearzero.errors import InputError
-from nearzero.evaluators.base import Backend, LayerEvaluator
+from nearzero.evaluators.base import Backend
 from nearzero.evaluators.metrics import with_losses
-from nearzero.evaluators.model import scores_of
-from nearzero.evaluators.plan import LayerPlan, Levels, Names, Request, make_plan
-from nearzero.evaluators.responses import ResponseCollector, take_batch
+from nearzero.evaluators.plan import Levels, Names, Request
 from nearzero.evaluators.scores import Metrics
-from nearzero.evaluators.select import evaluators_of
 from nearzero.evaluators.session import Session, discover, open_session, source_of
 from nearzero.perturbations.families import PAPER_FAMILIES, Conduct
 from nearzero.perturbations.given import Families
+from nearzero.probing.layer_jobs import LayerJobs
+from nearzero.probing.measure import matched_layers, measure, plan_layers, record_responses
 from nearzero.probing.result import LayerResponse, ProbeResult, dataset, with_perplexities
 from nearzero.support.progress import Report, python_progress
 from nearzero.support.versions import versions_of
+from nearzero.support.workers import Workers
 from nearzero.torch_models.assumptions.experiments import BatchAxis
 from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind
 from nearzero.torch_models.batches import Prepare
-from nearzero.torch_models.forward import Method, SharedPasses
+from nearzero.torch_models.forward import Method
 from nearzero.torch_models.layer import Basis, Layer, LayerError, Units
-from nearzero.torch_models.named import Loading, resolve
-from nearzero.torch_models.ranges import layer_ranges
+from nearzero.torch_models.named import Loading, open_model, resolve
 from nearzero.torch_models.state import Model, Output, as_module, untouched
 
-__all__ = ["layers", "matched_layers", "probe"]
+__all__ = ["layers", "probe"]
 
 PACKAGES = ("nearzero", "torch", "numpy")  # whose versions a result keeps
 BATCHES = 4  # the batches in which `layers` looks for modules that the first examples don't reach
@@ -123,6 +115,7 @@ def probe(
     backend: Backend | None = None,
     progress: bool | None = None,
     advanced: Callable[[int], None] = lambda examples: None,
+    executor: Executor | Workers | None = None,
 ) -> ProbeResult:
     """Perturb layers of a model, one at a time, and measure the model's responses.
 
@@ -183,7 +176,11 @@ def probe(
         progress: whether a progress bar is shown, on standard error or as an output of the cell; True for anywhere;
             in terminals and notebooks if None.
         advanced: a function that is called after each batch of the model backend, with the number of its
-            examples. The two-layer backend doesn't call it.
+            examples. The two-layer backend doesn't call it, nor do workers.
+        executor: measures the layers, each a job of its own; any `concurrent.futures.Executor`, see
+            `nearzero.Workers`; this process if None, which measures all layers in one pass over the data. Models and
+            data that were given by name are opened by the workers, which refuse other weights or data than this process
+            has; everything else must be pickled. In threads of one process, layers are measured one after the other.
 
     Returns:
         A `ProbeResult`; its `response` is a Dataset on (layer, family, level).
@@ -229,31 +226,77 @@ def probe(
         keep_items=keep_items,
         loading=loading,
     )
-    if design is not None and not isinstance(design, Design):
-        raise InputError(f"design must be an nz.Design; got {type(design).__name__}")
+    model, way = _way(model, data, ranges_from, request, design, backend, advanced, executor)
     with (
         python_progress("probing", progress) as report,
         open_session(model, data, request, ranges_from=ranges_from) as session,
     ):
-        evaluators, responses = _measured(session, backend, report, advanced)
-        matched = _matched(session, evaluators, design)
-        response = with_perplexities(_labelled(session, responses), perplexities, metrics)
-        return ProbeResult(response, matched)
+        responses, matched = way.measured(session, report)
+        response = _labelled(session, responses, matched)
+        return ProbeResult(with_perplexities(response, perplexities, metrics), matched)
 
 
-def _labelled(session: Session, responses: Sequence[LayerResponse]) -> xr.Dataset:
+def _way(
+    model: Any,
+    data: Any,
+    ranges_from: Any,
+    request: Request,
+    design: Design | None,
+    backend: Backend | None,
+    advanced: Callable[[int], None],
+    executor: Executor | Workers | None,
+) -> tuple[Any, LayerJobs | _OnePass]:
+    """Return the model, and the way in which its layers are measured.
+
+    Raises:
+        InputError: a design or an executor that can't be used, or something that workers can't be given.
+    """
+    if design is not None and not isinstance(design, Design):
+        raise InputError(f"design must be an nz.Design; got {type(design).__name__}")
+    workers = Workers.of(executor)
+    if workers.executor is None:
+        return model, _OnePass(design, backend, advanced)
+    model = open_model(model, request.loading) if isinstance(model, str) else model
+    return model, LayerJobs.of(model, data, ranges_from, request, design, backend, workers)
+
+
+@dataclass(frozen=True)
+class _OnePass:
+    """All layers measured here, in one pass over the data.
+
+    Attributes:
+        design: of responses at matched displacement; None if there are none.
+        backend: the backend that was asked for.
+        advanced: called after each batch of the model backend, with the number of its examples.
+    """
+
+    design: Design | None
+    backend: Backend | None
+    advanced: Callable[[int], None]
+
+    def measured(self, session: Session, report: Report) -> tuple[list[LayerResponse], xr.Dataset | None]:
+        """Return the responses of all layers, and those at matched displacement if there is a design for them.
+
+        Default layers that can't be probed are left out.
+        """
+        while True:
+            layers = plan_layers(session, self.backend)
+            try:
+                responses = measure(layers, _counting(session, report, self.advanced))
+            except LayerError as error:
+                session = layers.session.without(error)
+                continue
+            record_responses(session, responses, self.backend)
+            if self.design is None:
+                return responses, None
+            return responses, matched_layers(session, layers.evaluators, self.design)
+
+
+def _labelled(session: Session, responses: Sequence[LayerResponse], matched: xr.Dataset | None) -> xr.Dataset:
     """Return the responses of all layers as labelled arrays, with how they were measured."""
+    if matched is None:
+        session.assumptions.record("halves", "none", "default", "design=")
     return dataset(responses, type(session.model.module).__name__).assign_attrs(_about(session))
-
-
-def _matched(
-    session: Session, evaluators: Sequence[LayerEvaluator], design: Design | None
-) -> xr.Dataset | None:
-    """Return the responses at matched displacement if there is a design for them."""
-    if design is not None:
-        return matched_layers(session, evaluators, design)
-    session.assumptions.record("halves", "none", "default", "design=")
-    return None
 
 
 def _about(session: Session) -> dict[str, str | int]:
@@ -277,157 +320,3 @@ def _counting(session: Session, report: Report, advanced: Callable[[int], None])
         advanced(examples)
 
     return took
-
-
-def _measured(
-    session: Session, backend: Backend | None, report: Report, advanced: Callable[[int], None]
-) -> tuple[list[LayerEvaluator], list[LayerResponse]]:
-    """Return evaluators and responses of all layers; default layers that can't be probed are left out."""
-    while True:
-        try:
-            evaluators = evaluators_of(session, backend, metrics=list(session.metrics))
-            return evaluators, _responses(session, evaluators, backend, _counting(session, report, advanced))
-        except LayerError as error:
-            session = session.without(error)
-
-
-def _responses(
-    session: Session,
-    evaluators: Sequence[LayerEvaluator],
-    backend: Backend | None,
-    advanced: Callable[[int], None],
-) -> list[LayerResponse]:
-    """Measure the response of each layer; all layers of the model backend share one pass over the data."""
-    request = session.request
-    plans = _plans(session, evaluators)
-    collectors = {
-        evaluator: ResponseCollector(
-            session.model, plan, session.metrics, session.causal, request.method, request.keep_items
-        )
-        for evaluator, plan in zip(evaluators, plans, strict=True)
-        if evaluator.backend == "model"
-    }
-    _collect(session, list(collectors.values()), advanced)
-    responses = []
-    for evaluator, plan in zip(evaluators, plans, strict=True):
-        if collector := collectors.get(evaluator):
-            sides = collector.passes.values()
-            methods = {side.method for side in sides}
-            method = next(way for way in ("full", "suffix", "auto") if way in methods)
-            reason = "; ".join(sorted({side.reason for side in sides if side.reason}))
-            scores = scores_of(collector, len(plan.perturbations))
-            response = LayerResponse(plan, scores, method, reason, collector.rows, collector.partial)
-        else:
-            scores = evaluator.scores(plan.perturbations, session.metrics, keep=request.keep_items)
-            response = LayerResponse(plan, scores, evaluator.backend, "", scores.examples, partial=False)
-        responses.append(response)
-        _record(session, response, backend)
-    return responses
-
-
-def _record(session: Session, response: LayerResponse, backend: Backend | None) -> None:
-    """Record how one layer was perturbed, and what was counted."""
-    layer, conduct, scores = response.plan.layer.name, response.plan.conduct, response.scores
-    record, request = session.assumptions.record, session.request
-    reading = f"offset {conduct.offset}, clip {conduct.clip}, range {conduct.range}"
-    source = "default for this activation" if request.conduct is None else "given"
-    record(f"conduct of layer {layer}", reading, source, "conduct=")
-    record(f"path of layer {layer}", response.method, *_source_of_path(response, request, backend))
-    known = session.source.axis is not None
-    everywhere = "every example" if known else "every batch"
-    reach = f"{response.rows:,} rows, not as many on every example" if response.partial else everywhere
-    record(f"reach of layer {layer}", reach, "its rows, counted on all data", "layers=")
-    kind = session.model.reading.items
-    counted = f"{scores.items:,}{'' if kind == 'examples' else f' {kind}'} of {scores.examples:,} examples"
-    if not known and scores.items != scores.examples:
-        counted = f"{scores.items:,} {'items' if kind == 'examples' else kind} of batches that aren't cut"
-    record("items", counted, _source_of_items(session), "prepare=")
-
-
-def _source_of_path(response: LayerResponse, request: Request, backend: Backend | None) -> tuple[str, str]:
-    """Return how it is known that the logits can be computed in one way, and which argument sets the way."""
-    if response.method == "two-layer":
-        fits = "the model has this form, with equal logits on all examples"
-        return "given" if backend == "two-layer" else fits, "backend="
-    given = request.method != "auto"
-    return "given" if given else response.reason or "equal logits on a few examples", "method="
-
-
-def _source_of_items(session: Session) -> str:
-    """Return what the items were counted by."""
-    mask = session.assumptions["mask"]
-    targets = "" if session.discovery.batch.target is None else " and targets"
-    by_mask = "" if mask.value == "none" else ", and the mask"
-    return f"the shapes of logits{targets}{by_mask}{' that prepare= gives' if mask.source == 'given' else ''}"
-
-
-def _collect(
-    session: Session, collectors: Sequence[ResponseCollector], advanced: Callable[[int], None]
-) -> None:
-    """Run all batches of the data, in blocks that fit in memory, and add the scores to the collectors."""
-    passes = [side for collector in collectors for side in collector.passes.values()]
-    shared = SharedPasses(passes, session.budget.recording)
-    for batch in session.source if collectors else ():
-        session.budget.run_in_blocks(batch, partial(take_batch, collectors, shared))
-        advanced(len(batch))
-
-
-def _plans(session: Session, evaluators: Sequence[LayerEvaluator]) -> list[LayerPlan]:
-    """Return the perturbations of each layer.
-
-    The unit ranges come from the layer's own backend, unless the user gave `ranges_from` or `quantiles`; then the
-    model backend computes them.
-    """
-    request, data = session.request, session.ranges_source or session.source
-    ranges_of_layers = layer_ranges(session.model, session.layers, data, session.budget, request.quantiles)
-    own = data is session.source and request.quantiles is None
-    return [
-        make_plan(
-            layer,
-            evaluator.ranges if own and evaluator.backend == "two-layer" else ranges,
-            request.chosen,
-            request.levels,
-            request.conduct,
-        )
-        for layer, evaluator, ranges in zip(session.layers, evaluators, ranges_of_layers, strict=True)
-    ]
-
-
-def matched_layers(
-    session: Session,
-    evaluators: Sequence[LayerEvaluator],
-    design: Design,
-    held_out: Sequence[LayerEvaluator] | None = None,
-) -> xr.Dataset:
-    """Return the responses of all layers at matched displacement, on (layer, family, side, target).
-
-    Of the default layers, those that have none are left out, if there are others.
-
-    Args:
-        session: the model and the data.
-        evaluators: one for each layer.
-        design: families, targets and draws.
-        held_out: the same layers on other data, for the check with these.
-    """
-    responses, kept, problem = [], [], None
-    others: Sequence[LayerEvaluator | None] = held_out or [None] * len(evaluators)
-    for evaluator, other in zip(evaluators, others, strict=True):
-        try:
-            responses.append(matched_of(evaluator, design, other, keep_items=session.request.keep_items))
-            kept.append(evaluator)
-        except LayerError as error:
-            if session.request.wanted is not None:
-                raise
-            problem = error
-            reason = f"it {error.reason}"
-            session.assumptions.record(
-                f"matched response of layer {evaluator.layer}", "left out", reason, "layers="
-            )
-    if problem is not None and not responses:
-        raise problem
-    joined = xr.concat(responses, "layer", combine_attrs="drop_conflicts")
-    backends = [response.attrs["backend"] for response in responses]
-    activations = [response.attrs["activation"] for response in responses]
-    names = [evaluator.layer for evaluator in kept]
-    coords = {"layer": names, "activation": ("layer", activations)}
-    return joined.assign_coords(coords).assign(backend=("layer", backends))

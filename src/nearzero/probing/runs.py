@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
@@ -13,9 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 
 from nearzero.analysis.matched import Design
 from nearzero.analysis.verdict import LOSS, Measure, Rules, Verdict, design_for, verdict
@@ -25,23 +21,19 @@ from nearzero.evaluators.plan import Names, Request
 from nearzero.evaluators.select import ModelOptions, evaluators_of
 from nearzero.evaluators.session import Session, open_session
 from nearzero.networks import TwoLayer
-from nearzero.probing.probe import matched_layers
+from nearzero.probing.measure import matched_layers
+from nearzero.probing.sources import ONE_AT_A_TIME, JobInputs, ModelSource, anywhere, weights_digest
 from nearzero.support.progress import python_progress
 from nearzero.support.workers import Packed, Workers, do_all
-from nearzero.torch_models.loading import load_weights, weights_of_runs
-from nearzero.torch_models.named import Loading, NamedModel, is_named, open_data, open_model
-from nearzero.torch_models.state import as_module
+from nearzero.torch_models.loading import weights_of_runs
+from nearzero.torch_models.named import Loading, NamedModel, open_data, open_model
 
 __all__ = [
-    "ONE_AT_A_TIME",
     "judge_runs",
     "layer_names",
     "metrics_for",
     "run_responses",
-    "weights_digest",
 ]
-
-ONE_AT_A_TIME = threading.RLock()  # a user's code draws from the generators of the process
 
 
 def judge_runs(
@@ -152,36 +144,16 @@ class _Run:
 
     Attributes:
         number: of the run.
-        name: of the run, in messages.
-        model: a module, one that was opened by name, a function that builds it, or a name; and settings for a name.
-        weights: the file with the weights of the run; None if the model has them.
-        origin: the model's name as it was given, if it is given by name.
+        source: the model with the weights of the run.
     """
 
     number: int
-    name: str
-    model: Packed
-    weights: Path | None
-    origin: str
+    source: ModelSource
 
-    def open(self) -> nn.Module | NamedModel:
-        """Return the model with the weights of the run.
-
-        Raises:
-            InputError: the model or its weights can't be loaded.
-        """
-        model, loading = self.model.open()
-        if isinstance(model, str):
-            opened = open_model(model, loading)
-            model = opened.called(replace(opened.origin, name=self.origin))
-        if self.weights is None:
-            return model if isinstance(model, NamedModel) else as_module(model)
-        if isinstance(model, NamedModel):
-            named, _ = replace(model, module=copy.deepcopy(model.module)).with_weights(self.weights)
-            return named.called(replace(named.origin, name=f"{model.origin.name} with {self.name}"))
-        module = copy.deepcopy(model) if isinstance(model, nn.Module) else as_module(model())
-        load_weights(module, self.weights)
-        return module
+    @property
+    def name(self) -> str:
+        """Return the name of the run, in messages."""
+        return self.source.name
 
 
 @dataclass(frozen=True)
@@ -204,7 +176,7 @@ class _RunMeasurement:
         design: of run 0.
     """
 
-    given: Packed
+    given: JobInputs
     design: Design
 
     def __call__(self, run: _Run) -> _RunResponses:
@@ -213,8 +185,9 @@ class _RunMeasurement:
         Raises:
             InputError: a model, a layer or data that can't be used.
         """
-        with ONE_AT_A_TIME:
-            model, (data, held_out, settings, backend) = run.open(), self.given.open()
+        with ONE_AT_A_TIME, self.given.surroundings.applied():
+            model = run.source.open()
+            data, held_out, settings, backend = self.given.packed.open()
             design = replace(self.design, first_draw=self.design.first_draw + run.number * self.design.draws)
             try:
                 own, other = _opened(model, data, settings), _opened(model, held_out, settings, held_out=True)
@@ -242,15 +215,16 @@ def _measurement(
         InputError: there is no run, its model, layers or data can't be used, or data can't be sent to workers.
     """
     first = next(runs)
-    model = first.open()
+    model = first.source.open()
     try:
         names = layer_names(model, _opened(model, data, settings), settings)
     except InputError as error:
         raise InputError(f"{first.name}: {error}") from error
-    needed = (_anywhere(data), _anywhere(held_out), {**settings, "layers": names}, backend)
-    given = Packed.of(needed, "data or a setting", workers)
+    needed = (anywhere(data), anywhere(held_out), {**settings, "layers": names}, backend)
+    given = JobInputs.of(needed, "data or a setting", workers)
     if workers.executor is None:  # it needn't be opened again
-        first = replace(first, model=Packed(first.name, held=(model, None)), weights=None)
+        opened = replace(first.source, model=Packed(first.name, held=(model, None)), weights=None)
+        first = replace(first, source=opened)
     return _RunMeasurement(given, design), chain([first], runs)
 
 
@@ -264,16 +238,6 @@ def _opened(run: Any, data: Any, settings: Mapping[str, Any], *, held_out: bool 
     loading = settings.get("loading") or Loading()
     loading = replace(loading, split="test") if held_out else loading
     return open_data(data, run, loading, batch_size=settings.get("batch_size"))
-
-
-def _anywhere(given: Any) -> Any:
-    """Return a name of a file, or of a function in one, that holds in any working folder; anything else as it is."""
-    if not isinstance(given, str) or is_named(given):
-        return given
-    path, colon, function = given.rpartition(":")
-    if colon and path.endswith(".py"):
-        return f"{Path(path).absolute()}:{function}"
-    return str(Path(given).expanduser().absolute()) if Path(given).expanduser().exists() else given
 
 
 def _runs(
@@ -301,15 +265,16 @@ def _runs(
         origin = model if isinstance(model, str) else ""
         if isinstance(model, str) and workers.executor is None:
             model = open_model(model, loading)  # once for all runs
-        packed = Packed.of((_anywhere(model), loading), "the model", workers)
+        packed = Packed.of((anywhere(model), loading), "the model", workers)
         for number, path in enumerate(weights_of_runs(weights)):
-            yield _Run(number, str(path), packed, path.absolute(), origin)
+            yield _Run(number, ModelSource(str(path), packed, path.absolute(), origin))
         return
     number = -1
     for number, each in enumerate(model):
         name = each if isinstance(each, str) else f"run {number}"
         name = each.origin.name if isinstance(each, NamedModel) else name
-        yield _Run(number, name, Packed.of((_anywhere(each), loading), name, workers), None, name)
+        packed = Packed.of((anywhere(each), loading), name, workers)
+        yield _Run(number, ModelSource(name, packed, None, name))
     if number < 0:
         raise InputError("a verdict needs at least one run; got an empty list of models")
 
@@ -329,22 +294,9 @@ def _check_new(run: _RunResponses, others: Iterable[_RunResponses]) -> None:
             )
 
 
-def weights_digest(module: nn.Module) -> str | None:
-    """Return the SHA-256 of a module's parameters, in their order; None if it has none that are dense."""
-    values = [value.detach() for value in module.parameters() if value.layout == torch.strided]
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(_bytes(value))
-    return digest.hexdigest() if values else None
-
-
 def metrics_for(measure: Measure) -> tuple[str, ...] | None:
     """Return the metrics that a verdict by a measure needs; None for the default ones, accuracy and agreement."""
     return ("accuracy", "agreement", LOSS) if measure.endswith(LOSS) else None
-
-
-def _bytes(value: Tensor) -> bytes:
-    return value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def layer_names(module: nn.Module | NamedModel, data: Any, settings: Mapping[str, Any]) -> list[str]:

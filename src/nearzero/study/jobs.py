@@ -48,6 +48,7 @@ __all__ = [
     "apply",
     "complete",
     "digest",
+    "extrapolated_time",
     "forget",
     "gather",
     "missing",
@@ -235,20 +236,36 @@ def sampled_time(
         warm: whether such a measurement was made before in this process.
     """
     examples = len(source.load().train.labels)
-    most = min(SAMPLED, examples)
+    try:
+        return extrapolated_time(
+            lambda count: measure(SampledSource.sample(source, count)), examples, SAMPLED, warm=warm
+        )
+    except InputError:
+        return None
+
+
+def extrapolated_time(
+    measure: Callable[[int], object], examples: int, most: int, *, warm: bool = False
+) -> float:
+    """Return the seconds that a measurement on all examples takes, from those on some of them.
+
+    Args:
+        measure: measures on the first examples, of which it is given the number.
+        examples: the number of all examples.
+        most: the greatest number that is measured.
+        warm: whether such a measurement was made before in this process.
+    """
 
     def seconds(count: int) -> float:
         began = time.perf_counter()
-        measure(SampledSource.sample(source, count))
+        measure(count)
         return time.perf_counter() - began
 
-    try:
-        if not warm:
-            seconds(min(most, FEW))  # loads kernels
-        whole = seconds(most)
-        slope = (whole - seconds(most // 2)) / (most - most // 2) if most < examples else 0.0
-    except InputError:
-        return None
+    most = min(most, examples)
+    if not warm:
+        seconds(min(most, FEW))  # loads kernels
+    whole = seconds(most)
+    slope = (whole - seconds(most // 2)) / (most - most // 2) if most < examples else 0.0
     return whole + max(0.0, slope) * (examples - most)
 
 

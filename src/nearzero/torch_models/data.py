@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ __all__ = ["BatchSource", "MemoryBudget", "bytes_of", "is_collated", "is_out_of_
 
 DEFAULT_BATCH = 256
 SAMPLED = 4096  # values of a tensor that tell whether it is the same in every pass
+DIGITS = 16  # hexadecimal, of a digest of these values
 HELD = 4  # batches that are held while a session opens
 # The share of the limit that is planned for. The rest is for memory that isn't counted: that of running
 # kernels, and freed memory that the allocator hasn't returned to the system.
@@ -64,7 +66,7 @@ class BatchSource:
         self.axis: int | None = 0
         self.mask_first = self.whole = self.causal = False
         self._read = read
-        self._fingerprints: dict[tuple[int, torch.dtype | None], int] = {}
+        self._fingerprints: dict[tuple[int, torch.dtype | None], str] = {}
         with running("the data can't be read"):
             self._items = _iterable(data, batch_size, limit)
         loader = isinstance(self._items, DataLoader) and self._items.batch_size is not None
@@ -96,6 +98,13 @@ class BatchSource:
         finally:
             self._held.close()
             self._held = None
+
+    @property
+    def seen(self) -> dict[int, str]:
+        """Return a digest of sampled values of each batch that was read as the model takes it, by number from 1."""
+        return {
+            number: digest for (number, dtype), digest in self._fingerprints.items() if dtype == self.dtype
+        }
 
     @property
     def batches(self) -> int | None:
@@ -231,18 +240,18 @@ def _bytes_to_hold(item: Any) -> float:
     return sum(map(bytes_of, parts)) if countable else float("inf")
 
 
-def _fingerprint(batch: Batch) -> int:
-    """Return a number that differs between batches of other shapes, dtypes or values, of which it takes a sample."""
+def _fingerprint(batch: Batch) -> str:
+    """Return a digest that differs between batches of other shapes, dtypes or values, of which it takes a sample."""
     mask = None if batch.masked_by else batch.mask  # else it is an input
     tensors = [*batch.inputs, *(tensor for tensor in (batch.target, mask) if tensor is not None)]
-    parts = []
+    digest = hashlib.sha256()
     for tensor in tensors:
         dense = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor
         if dense.layout == torch.strided:
             flat = dense.detach().reshape(-1)
             sample = flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous().view(torch.uint8)
-            parts.append((tuple(tensor.shape), str(tensor.dtype), sample.numpy().tobytes()))
-    return hash(tuple(parts))
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:DIGITS]
 
 
 def _generators_of(data: Any) -> tuple[torch.Generator, ...]:

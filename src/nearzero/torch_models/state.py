@@ -26,9 +26,23 @@ from nearzero.torch_models.batches import Batch, leaves, summary, type_name
 from nearzero.torch_models.placement import input_device, on_meta
 from nearzero.torch_models.snapshot import Snapshot
 
-__all__ = ["Model", "Output", "RandomStates", "as_module", "positional_names", "seed_all", "untouched"]
+__all__ = [
+    "Model",
+    "Output",
+    "RandomStates",
+    "Surroundings",
+    "as_module",
+    "positional_names",
+    "seed_all",
+    "untouched",
+]
 
 Output = Callable[[Any], Tensor] | str | int
+SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+)
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -92,6 +106,13 @@ class RandomStates:
         self._python, self._numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
         self._torch = [(generator, generator.get_state()) for generator in (*_generators(), *more)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = next(state for generator, state in self._torch if generator is torch.default_generator)
+        return {"_python": self._python, "_numpy": self._numpy, "_torch": state}
+
+    def __setstate__(self, states: dict[str, Any]) -> None:
+        self.__dict__ |= states | {"_torch": [(torch.default_generator, states["_torch"])]}
+
     def restore(self) -> None:
         """Set the generators to these states."""
         random.setstate(self._python)
@@ -109,6 +130,33 @@ class RandomStates:
             and any(not torch.equal(generator.get_state(), state) for generator, state in self._torch),
         }
         return next((name for name, has_moved in moved.items() if has_moved), "")
+
+
+class Surroundings:
+    """The states of the global random generators and of PyTorch's switches at the time of construction.
+
+    Where it is pickled, it holds the states of the processor's generators.
+    """
+
+    def __init__(self) -> None:
+        self._switches, self._states = [get() for get, _ in SWITCHES], RandomStates()
+
+    def restore(self) -> None:
+        """Set generators and switches to these states."""
+        self._states.restore()
+        for (get, switch), value in zip(SWITCHES, self._switches, strict=True):
+            if get() != value:
+                switch(value)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Set generators and switches to these states within the block."""
+        before = Surroundings()
+        self.restore()
+        try:
+            yield
+        finally:
+            before.restore()
 
 
 def seed_all(seed: int = 0) -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -197,6 +198,31 @@ def test_jobs_are_plain_data_for_any_process(planted: nz.Grid, tmp_path: Path) -
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(complete, elsewhere).result()
     assert elsewhere.path.read_bytes() == job.path.read_bytes()
+
+
+def test_a_plan_knows_the_time_of_trainings_that_are_done(planted: nz.Grid, spec: Path) -> None:
+    """The time of measuring comes from the network before its training; of a training no part can be done."""
+    place = spec.parent.parent
+    fresh = nz.Grid.proposed(place / "elsewhere" / "fresh", spec).plan()
+    train, measure = fresh.steps
+    assert (train.jobs, train.done, train.seconds, measure.jobs, measure.done) == (12, 0, None, 12, 0)
+    assert measure.seconds is not None
+    assert measure.seconds > 0
+    assert fresh.sentences()[:2] == [
+        "Expected time: unknown.",
+        "The time of training isn't known before one network is trained; no part of it can be done.",
+    ]
+    assert not (place / "elsewhere").exists()
+    known = [job.seconds or 0.0 for job in jobs_of(planted)]
+    assert len(known) == 12
+    assert min(known) > 0
+    (spec.parent / "more.toml").write_text(SPEC.replace("runs = 6", "runs = 8"))
+    train, _ = nz.Grid.proposed(place / "more", spec.parent / "more.toml").plan().steps
+    assert (train.jobs, train.done) == (16, 12)
+    assert train.note == "The time of training is that of the 12 trainings done so far."
+    assert train.seconds == pytest.approx(2 * fmean(known[:6]) + 2 * fmean(known[6:]))
+    finished = planted.plan()
+    assert (finished.seconds, [step.note for step in finished.steps]) == (0.0, ["", ""])
 
 
 def test_edited_code_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,6 +120,23 @@ def as_tensors(data: KnownData, pixels: str) -> dict[str, tuple[Tensor, Tensor]]
     return splits
 
 
+def number_of_examples(data: Any, setting: str = "a number of examples") -> int:
+    """Return the number of examples of a split that can be cut; `setting` says what needs it, for a message.
+
+    Raises:
+        InputError: data of another form.
+    """
+    arrays = data if isinstance(data, tuple) else (data,)
+    if all(isinstance(array, (Tensor, np.ndarray)) and array.ndim for array in arrays):
+        return len(arrays[0])
+    if isinstance(data, Dataset) and hasattr(data, "__len__"):
+        return len(data)
+    raise InputError(
+        f"{setting} needs arrays or a data set of examples; got {type_name(data)}; give as many examples as you want "
+        "to measure, and leave examples out"
+    )
+
+
 def first_examples(data: Any, count: int | None) -> Any:
     """Return the first examples of a split; all of them if `count` is None.
 
@@ -128,18 +145,11 @@ def first_examples(data: Any, count: int | None) -> Any:
     """
     if count is None:
         return data
-    arrays = data if isinstance(data, tuple) else (data,)
-    if all(isinstance(array, (Tensor, np.ndarray)) and array.ndim for array in arrays):
-        there = len(arrays[0])
-        cut: Any = tuple(array[:count] for array in arrays)
-        cut = cut if isinstance(data, tuple) else cut[0]
-    elif isinstance(data, Dataset) and hasattr(data, "__len__"):
-        there, cut = len(data), Subset(data, range(min(count, len(data))))
+    there = number_of_examples(data, f"examples = {count}")
+    if isinstance(data, Dataset):
+        cut: Any = Subset(data, range(min(count, there)))
     else:
-        raise InputError(
-            f"examples = {count} needs arrays or a data set of examples; got {type_name(data)}; give as many examples "
-            "as you want to measure, and leave examples out"
-        )
+        cut = tuple(array[:count] for array in data) if isinstance(data, tuple) else data[:count]
     if there < count:
         raise InputError(
             f"examples = {count}, but the split has {there}; give at most as many, or leave it out"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from nearzero.errors import InputError
 from nearzero.grid.own.data import OwnData
 from nearzero.grid.own.names import filled, loading_of
 from nearzero.grid.own.spec import SEED, OwnNetwork
-from nearzero.probing.runs import ONE_AT_A_TIME, weights_digest
+from nearzero.probing.sources import ONE_AT_A_TIME, weights_digest
 from nearzero.study.jobs import Job
 from nearzero.support.checksums import is_recorded, read_recorded, write_recorded
 from nearzero.support.files import parsing, read_bytes
@@ -44,6 +45,7 @@ __all__ = ["POSITIONAL", "OwnRun", "TrainingJob", "users_code"]
 
 POSITIONAL = {"build": 0, "train": 2, "data": 0}  # arguments by position: none, or the model and its data
 REMEDY = "delete it and run the same command again"
+TIMED = ".seconds"  # how the name of the file ends that says how long a training took
 
 
 @contextmanager
@@ -186,13 +188,36 @@ class TrainingJob(Job):
         return self.folder / self.own.identity[:16] / f"seed-{self.own.seed:04d}.safetensors"
 
     @property
+    def kind(self) -> str:
+        """Return a text for plans: the runs of a point take about the same time."""
+        return self.network
+
+    @property
+    def seconds(self) -> float | None:
+        """Return how long the training took; None if it isn't done, or nothing says so."""
+        kept = self.path.with_suffix(TIMED)
+        try:
+            return float(read_recorded(kept.parent, kept, REMEDY)) if self.done and kept.is_file() else None
+        except ValueError:  # damaged
+            return None
+
+    def pilot(self, *, warm: bool = False) -> float | None:
+        """Return the time of the whole job if it only builds; None if it trains, of which no part can be done."""
+        if self.own.network.train is not None:
+            return None
+        began = time.perf_counter()
+        with users_code(self.own.code):
+            self.own.build()
+        return time.perf_counter() - began
+
+    @property
     def done(self) -> bool:
         """Return whether the file exists and has a checksum; `read` refuses a damaged file."""
         return is_recorded(self.path.parent, self.path)
 
     def do(self) -> None:
-        """Train the network and write its weights."""
-        own = self.own
+        """Train the network and write its weights, and how long this took."""
+        own, began = self.own, time.monotonic()
         try:
             with users_code(own.code):
                 data = None if own.network.train is None else own.data.load()["train"]
@@ -215,6 +240,8 @@ class TrainingJob(Job):
         except InputError as error:
             raise InputError(f"{self.network}, run {self.run}: {error}") from error
         content = save_tensors(state, {"nearzero": json.dumps(facts, default=str)})
+        seconds = f"{time.monotonic() - began:.3f}\n".encode()
+        write_recorded(self.path.parent, self.path.with_suffix(TIMED), seconds)
         write_recorded(self.path.parent, self.path, content)
 
     def facts(self) -> dict[str, Any]:

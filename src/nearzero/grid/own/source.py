@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
+from torch import nn
 
 from nearzero.analysis.matched import HELD_OUT, Design
 from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import HALVES
 from nearzero.grid.networks import KEPT, GridMeasurement
-from nearzero.grid.own.data import OwnData, first_examples
+from nearzero.grid.own.data import OwnData, first_examples, number_of_examples
 from nearzero.grid.own.names import filled, is_data_name, placeholders
 from nearzero.grid.own.runs import POSITIONAL, OwnRun, TrainingJob, users_code
 from nearzero.grid.own.spec import DATA, SEED, OwnNetwork, shown
 from nearzero.grid.spec import GridSpec, Point
-from nearzero.probing.runs import layer_names, metrics_for, run_responses, weights_digest
-from nearzero.study.jobs import digest, missing, run
+from nearzero.probing.runs import layer_names, metrics_for, run_responses
+from nearzero.probing.sources import weights_digest
+from nearzero.study.jobs import digest, extrapolated_time, missing, run
 from nearzero.study.journal import Journal
 from nearzero.support.words import number_of
 from nearzero.support.workers import Workers
@@ -28,6 +30,7 @@ from nearzero.torch_models.loading.functions import Arguments, code_files, funct
 
 __all__ = ["OwnMeasurement", "OwnNetworks", "code_of"]
 
+PILOT = 256  # examples that are measured at most for an estimate of time
 NOT_FINITE = "some logits aren't finite at some level"
 
 
@@ -54,22 +57,40 @@ class OwnMeasurement(GridMeasurement):
                 network = self.training.read()
                 if network is None:
                     return None
-                splits, probe = own.data.load(), own.network.probe
-                data = first_examples(splits[self.split], probe.examples)
-                held_out = None
-                if HELD_OUT in self.point.spec.verdict_checks:
-                    held_out = first_examples(splits["test"], probe.examples)
-                responses = run_responses(
-                    network,
-                    data,
-                    held_out,
-                    self.design,
-                    settings_of(own.network, self.measured),
-                    probe.backend,
-                )
+                responses = self._responses(network, own.data.load(), own.network.probe.examples)
         except InputError as error:
             raise InputError(f"{self.network}, run {self.run}: {error}") from error
         return _kept(responses, own.network)
+
+    def pilot(self, *, warm: bool = False) -> float | None:
+        """Return the time of the measurement, from those on some examples of the network before its training.
+
+        It isn't known if the data can't be cut, or so few examples can't be measured.
+        """
+        own = self.training.own
+        with users_code(own.code):
+            splits, network = own.data.load(), own.build()
+            try:
+                examples = own.network.probe.examples or number_of_examples(splits[self.split])
+                return extrapolated_time(
+                    lambda count: self._responses(network, splits, count), examples, PILOT, warm=warm
+                )
+            except InputError:
+                return None
+
+    def _responses(self, network: nn.Module, splits: Mapping[str, Any], examples: int | None) -> xr.Dataset:
+        """Return the responses of a network on the first examples; to be called within `users_code`."""
+        held_out = (
+            first_examples(splits["test"], examples) if HELD_OUT in self.point.spec.verdict_checks else None
+        )
+        return run_responses(
+            network,
+            first_examples(splits[self.split], examples),
+            held_out,
+            self.design,
+            settings_of(self.training.own.network, self.measured),
+            self.training.own.network.probe.backend,
+        )
 
     def layers(self, spec: GridSpec, result: xr.Dataset) -> list[tuple[str, dict[str, str | int]]]:
         """Return the name of each layer, and its place among those that are measured."""

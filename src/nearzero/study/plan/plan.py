@@ -36,6 +36,7 @@ class PlannedStep:
         threads: of each job.
         memory: the bytes that each job may take beyond Python and the data.
         disk: the bytes that its files will take; those that are removed when the step is done count too.
+        note: a sentence on its time, if that doesn't come from parts of jobs; else "".
     """
 
     name: str
@@ -46,6 +47,7 @@ class PlannedStep:
     threads: int
     memory: int
     disk: int
+    note: str = ""
 
     @property
     def left(self) -> float | None:
@@ -109,8 +111,11 @@ class WorkPlan:
     def sentences(self) -> list[str]:
         """Return what the table doesn't say: the whole time, memory and disk."""
         needed = sum(step.disk for step in self.steps)
+        notes = [step.note for step in self.steps if step.note]
+        source = "from parts of jobs done here; tables and figures come on top"
         lines = [
-            f"Expected time: {_time_text(self.seconds)}, from parts of jobs done here; tables and figures come on top.",
+            f"Expected time: {_time_text(self.seconds)}{'' if self.seconds is None else f', {source}'}.",
+            *notes,
             f"A worker takes about {memory_text(self.process)} for Python, data and kernels; that of its job comes on "
             "top.",
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +36,7 @@ class Packed:
         Raises:
             InputError: it can't be sent to another process.
         """
-        if workers.executor is None or isinstance(workers.executor, ThreadPoolExecutor):
+        if workers.are_here:
             return cls(what, held=value)
         try:
             return cls(what, content=pickle.dumps(value))

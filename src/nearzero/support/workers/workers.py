@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -91,6 +91,11 @@ class Workers:
             InputError: it isn't an executor.
         """
         return executor if isinstance(executor, Workers) else cls(executor)
+
+    @property
+    def are_here(self) -> bool:
+        """Return whether jobs are done in this process, and so share its objects."""
+        return self.executor is None or isinstance(self.executor, ThreadPoolExecutor)
 
     @property
     def count(self) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 
 from nearzero.errors import InputError
@@ -75,6 +76,23 @@ class Assumptions:
                 f"{what} can be read in two ways: {kept.value} ({kept.source}), and {value} ({source}); "
                 f"choose with {argument.rstrip('=')}=..."
             )
+
+    @contextmanager
+    def apart(self) -> Iterator[list[Assumption]]:
+        """Yield a list that receives, at the end of the block, the rows that were new in it; they are taken out again.
+
+        Example:
+            >>> from nearzero.torch_models.assumptions import Assumptions
+            >>> assumptions = Assumptions()
+            >>> with assumptions.apart() as rows:
+            ...     assumptions.record("output", "logits", "some values are negative", "output_kind=")
+            >>> len(assumptions), [row.value for row in rows]
+            (0, ['logits'])
+        """
+        before, rows = dict(self._rows), list[Assumption]()
+        yield rows
+        rows += [row for what, row in self._rows.items() if what not in before]
+        self._rows = before
 
     def to_json(self) -> str:
         """Return the rows as text, which the attributes of a result can hold; `read_json` reads it."""

@@ -25,6 +25,8 @@ from nearzero.torch_models.state import Model, RandomStates, positional_names, s
 
 __all__ = ["CannotRunError", "Discovery", "calls_any", "find_layers", "names_passed_on"]
 
+REPEATS = 4  # passes that draw random numbers, until it is taken that the model draws them
+
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
@@ -183,6 +185,8 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
         )
     model.before.changed()  # notes tensors that a pass writes to without a new version
     drawing = states.moved(torch_too=not follow)
+    if drawing and not _draws_always(model, batch, torch_too=not follow):
+        drawing = ""
     model.outside = (
         model.outside
         or is_offloaded(model.module)
@@ -200,6 +204,20 @@ def find_layers(model: Model, batch: Batch) -> Discovery:
     )
     vars(watch).clear()  # frees the tensors of the pass, which a cycle of references would keep
     return discovery
+
+
+def _draws_always(model: Model, batch: Batch, *, torch_too: bool) -> bool:
+    """Return whether every pass draws random numbers, as those of a model that draws do: they begin alike.
+
+    Other threads of the process, such as those of a Dask worker, draw from the same generators now and then.
+    """
+    for _ in range(REPEATS):
+        seed_all()
+        states = RandomStates()
+        model.logits(batch)
+        if not states.moved(torch_too=torch_too):
+            return False
+    return True
 
 
 def _reason(error: Exception, most: int = 200) -> str:

@@ -29,15 +29,10 @@ from nearzero.support.files import read_bytes
 from nearzero.support.threads import one_torch_thread
 from nearzero.support.users import is_users, reason
 from nearzero.torch_models.loading.objects import check_exists, object_of, result_of, with_article
-from nearzero.torch_models.state import RandomStates
+from nearzero.torch_models.state import Surroundings
 
 __all__ = ["Arguments", "as_in_a_new_process", "call", "code_files", "function_of", "seed_generators"]
 
-SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
-    (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.is_grad_enabled, torch.set_grad_enabled),
-    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-)
 LARGEST_SEED = 2**32  # of NumPy's global generator, exclusive
 
 
@@ -139,7 +134,7 @@ def as_in_a_new_process(files: Collection[str]) -> Iterator[None]:
     """
     own = [Path(file).resolve() for file in files if is_users(file)]
     path_before, before = list(sys.path), _modules_of(own)
-    switches, states = [get() for get, _ in SWITCHES], RandomStates()
+    surroundings = Surroundings()
     for name in before:
         del sys.modules[name]
     torch.set_grad_enabled(True)
@@ -151,10 +146,7 @@ def as_in_a_new_process(files: Collection[str]) -> Iterator[None]:
             del sys.modules[name]
         sys.modules.update(before)
         sys.path[:] = path_before
-        states.restore()
-        for (get, restore), value in zip(SWITCHES, switches, strict=True):
-            if get() != value:
-                restore(value)
+        surroundings.restore()
 
 
 def _modules_of(files: Sequence[Path]) -> dict[str, ModuleType]:

@@ -21,6 +21,7 @@ from nearzero.torch_models.named.images import image_batches, image_folder, is_i
 from nearzero.torch_models.named.options import NONE, Loading
 from nearzero.torch_models.named.sources import (
     Kind,
+    ModelRecipe,
     NamedData,
     NamedModel,
     Origin,
@@ -100,7 +101,7 @@ def open_model(name: str, loading: Loading | None = None) -> NamedModel:
         loading.refuse(("auto_class", "dtype"), f"{name} isn't a model of transformers (hf:)")
     if not is_named(name):
         loading.refuse(("untrained",), f"{name} is built by a function of your own")
-        return NamedModel(_built(name), Origin(name))
+        return NamedModel(_built(name), Origin(name), recipe=ModelRecipe(name, loading))
     prefix, _, rest = name.partition(":")
     opened = LIBRARIES[prefix].model
     if opened is None or not rest:
@@ -108,7 +109,7 @@ def open_model(name: str, loading: Loading | None = None) -> NamedModel:
             f"{prefix}: names {'no models' if opened is None else 'a model after the colon'}; got {name!r}"
         )
     model = opened(rest, loading)
-    return model.called(replace(model.origin, name=name))
+    return replace(model, recipe=ModelRecipe(name, loading)).called(replace(model.origin, name=name))
 
 
 def _built(name: str) -> nn.Module:

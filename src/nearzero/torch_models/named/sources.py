@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader
 from nearzero.errors import InputError
 from nearzero.torch_models.assumptions import Assumption, Assumptions
 from nearzero.torch_models.loading import LoadedWeights, load_weights
+from nearzero.torch_models.named.options import Loading
 
 __all__ = [
+    "ModelRecipe",
     "NamedData",
     "NamedModel",
     "Origin",
@@ -102,6 +104,21 @@ class Preparation:
 
 
 @dataclass(frozen=True, eq=False)
+class ModelRecipe:
+    """Say how a model was opened.
+
+    Attributes:
+        name: the name, as it was given.
+        loading: the user's settings.
+        weights: other weights that were loaded into it last; None if it has those of its name.
+    """
+
+    name: str
+    loading: Loading | None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class NamedModel:
     """Hold a model that was loaded by its name.
 
@@ -112,6 +129,7 @@ class NamedModel:
         classes: names of each class, the first of which is shown; () if the model has no classes, or no names for them.
         count: the number of classes; None if it has none.
         rows: what was inferred.
+        recipe: how another process opens the same model; None if that isn't known.
 
     Example:
         >>> import nearzero as nz
@@ -126,6 +144,7 @@ class NamedModel:
     classes: Sequence[Sequence[str]] = ()
     count: int | None = None
     rows: Rows = field(default_factory=list)
+    recipe: ModelRecipe | None = None
 
     def called(self, origin: Origin) -> NamedModel:
         """Return the model with its origin, which the first row of the assumptions says."""
@@ -142,7 +161,9 @@ class NamedModel:
         """
         loaded = load_weights(self.module, path)
         files = [path] if path.is_file() else sorted(each for each in path.iterdir() if each.is_file())
-        return self.called(Origin(f"{self.origin.name} with {path}", "", file_hashes(files))), loaded
+        recipe = None if self.recipe is None else replace(self.recipe, weights=path.absolute())
+        origin = Origin(f"{self.origin.name} with {path}", "", file_hashes(files))
+        return replace(self, recipe=recipe).called(origin), loaded
 
     @property
     def class_names(self) -> tuple[str, ...]:
