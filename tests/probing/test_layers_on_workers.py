@@ -15,6 +15,7 @@ from distributed import Client
 from probed_networks import NETWORKS, language
 from several_runs import CODE, X, Y, build
 from typer.testing import CliRunner
+from work_items import lost
 
 import nearzero as nz
 from nearzero.cli import app
@@ -117,6 +118,14 @@ def test_from_the_command_line(folder: Path) -> None:
     refused("--workers must be at least 1; got 0", *with_weights, "--workers", "0")
     refused("leave out --device cuda", *with_weights, "--workers", "2", "--device", "cuda")
     refused("--workers, for processes on this machine, or --dask", *with_weights, "--workers=2", "--dask=x")
+
+
+def test_a_lost_worker_takes_all_that_was_measured_with_it() -> None:
+    with (
+        ThreadPoolExecutor(1, initializer=lost) as pool,
+        pytest.raises(nz.InputError, match="done isn't kept"),
+    ):
+        nz.probe(build(), (X, Y), levels=2, executor=pool)
 
 
 def test_what_workers_cant_do_is_refused(pool: ProcessPoolExecutor, folder: Path) -> None:

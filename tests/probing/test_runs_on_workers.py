@@ -16,6 +16,7 @@ from distributed import Client
 from several_runs import CODE, DESIGN, OTHER, RULES, X, Y, build
 from torch import nn
 from typer.testing import CliRunner
+from work_items import lost
 
 import nearzero as nz
 from nearzero.cli import app
@@ -66,6 +67,14 @@ def test_threads_take_turns(folder: Path) -> None:
     with ThreadPoolExecutor(3) as threads:
         found = nz.judge_runs(build, (X, Y), executor=threads, **given)  # type: ignore[arg-type]
     assert_same(found, nz.judge_runs(build, (X, Y), **given))  # type: ignore[arg-type]
+
+
+def test_a_lost_worker_takes_all_that_was_measured_with_it() -> None:
+    with (
+        ThreadPoolExecutor(1, initializer=lost) as pool,
+        pytest.raises(nz.InputError, match="done isn't kept"),
+    ):
+        nz.judge_runs([build()], (X, Y), rules=RULES, design=DESIGN, executor=pool)
 
 
 def test_what_cant_go_to_a_worker_is_refused(

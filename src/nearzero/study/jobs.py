@@ -371,7 +371,7 @@ def run(
 
         if workers.executor is not None:
             named: dict[str, Any] = {"name": lambda job: job.label, "device": lambda job: job.device}
-            do_all(_complete_elsewhere, jobs, workers, finished=finish, **named)
+            do_all(_complete_elsewhere, jobs, workers, finished=finish, keeps=True, **named)
             return
         lock = threading.Lock()
         with _sharing(threads):
@@ -402,6 +402,7 @@ def apply(
                 workers,
                 name=lambda item: item[1].label,
                 finished=lambda item, result: finish(item[0], result),
+                keeps=False,
             )
         else:
             with _sharing(threads):
