@@ -353,7 +353,7 @@ def _begun(store: Store) -> list[str]:
             begun = f", continuing from step {step}" if step else ""
             each = " each" if len(names) > 1 else ""
             lines.append(
-                f"training {_labels(names)}: {number_of(number, 'run')}{each}, {spec.steps:,} steps{begun}"
+                f"training {_labels(names)}: {number_of(number, 'run')}{each}, {number_of(spec.steps, 'step')}{begun}"
             )
     return lines
 
@@ -468,7 +468,7 @@ def sweep_networks(store: Store, data: DataSource, journal: Journal, workers: Wo
     threads = thread_count() if count >= thread_count() else 1
     jobs = study_jobs(SweepJob, store, data, "response")
     levels = sum(len(make_family(name, spec.conduct).levels) for name in spec.families)
-    journal.say(f"sweeping {number_of(count, 'network')} over {levels} levels")
+    journal.say(f"sweeping {number_of(count, 'network')} over {number_of(levels, 'level')}")
     run(jobs, journal, doing="sweeping", did="swept", threads=threads, workers=workers)
     lost = _no_response(spec)
     response = gather(results(jobs), lost=lost).assign_coords(seed=("run", list(spec.seeds)))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from nearzero.errors import InputError
+from nearzero.support.words import number_of
 from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.batches import IGNORED
 from nearzero.torch_models.named.images import labels_of
@@ -113,8 +114,8 @@ def _blocks(raw: RawData, preparation: Preparation, loading: Loading, rows: Rows
     rows.append(
         Assumption(
             "blocks",
-            f"{len(blocks):,} of {size:,} tokens or, at the end, fewer; from {len(raw.items):,} "
-            f"text{'s, joined' if len(raw.items) > 1 else ''}",
+            f"{len(blocks):,} of {size:,} tokens or, at the end, fewer; from {number_of(len(raw.items), 'text')}"
+            f"{', joined' if len(raw.items) > 1 else ''}",
             source,
             "Loading(block=)",
         )
