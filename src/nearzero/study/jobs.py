@@ -28,6 +28,7 @@ import xarray as xr
 from nearzero.analysis.verdict import gathered
 from nearzero.errors import InputError
 from nearzero.evaluators.base import HALVES
+from nearzero.kernels.compile import compiling
 from nearzero.networks import TwoLayer
 from nearzero.study.data import DataSource, SampledSource
 from nearzero.study.journal import Journal
@@ -374,8 +375,27 @@ def run(
             do_all(_complete_elsewhere, jobs, workers, finished=finish, keeps=True, **named)
             return
         lock = threading.Lock()
-        with _sharing(threads):
+        with _sharing(threads), _saying_compilation(journal):
             parallel(work, jobs, threads)
+
+
+@contextmanager
+def _saying_compilation(journal: Journal) -> Iterator[None]:
+    """Say that kernels are compiled when the first compilation in the block begins; no job is done meanwhile."""
+    lock = threading.Lock()
+    said = False
+
+    def say(kernel: str) -> None:
+        nonlocal said
+        with lock:
+            if not said:
+                said = True
+                journal.say(
+                    "compiling kernels for this processor, once; `nearzero compile` does it beforehand"
+                )
+
+    with compiling(say):
+        yield
 
 
 def apply(

@@ -255,7 +255,7 @@ def training_jobs(store: Store, data: DataSource, journal: Journal, workers: Wor
     if store.read("history") is not None and not _networks_missing(store, journal):
         return []
     if workers.executor is None:
-        _check_device(spec, journal)
+        _check_device(spec)
     for name in spec.activations:
         if store.has_progress(name) and not store.load_progress(name, range(spec.runs)):
             journal.say(f"the progress of {name} is damaged, or of another spec: its training begins anew")
@@ -306,8 +306,8 @@ def _runs_at_once(spec: Spec, workers: Workers) -> int:
     return workers.limits.threads or 1
 
 
-def _check_device(spec: Spec, journal: Journal) -> None:
-    """Refuse a device that isn't available here, and say that kernels will be compiled.
+def _check_device(spec: Spec) -> None:
+    """Refuse a device that isn't available here.
 
     Raises:
         InputError: the device isn't available.
@@ -317,8 +317,6 @@ def _check_device(spec: Spec, journal: Journal) -> None:
 
         with reaching(spec.device):
             torch.empty(1, device=spec.device)
-    elif not any_compiled():
-        journal.say("compiling kernels for this processor, once; `nearzero compile` does it beforehand")
 
 
 def _networks_missing(store: Store, journal: Journal) -> bool:
