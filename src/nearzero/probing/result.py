@@ -138,7 +138,7 @@ class ProbeResult:
         unplaced = [
             f"{row.what.replace('rows of layer ', '')}: {row.value}, since {row.source}"
             for row in self.assumptions
-            if row.what.startswith("rows of layer ")
+            if row.what.startswith(("rows of layer ", "padding"))
         ]
         partial, lost, full, dead = [], [], [], []
         for name in self.layers:
