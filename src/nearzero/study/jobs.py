@@ -381,7 +381,7 @@ def run(
 
 @contextmanager
 def _saying_compilation(journal: Journal) -> Iterator[None]:
-    """Say that kernels are compiled when the first compilation in the block begins; no job is done meanwhile."""
+    """Say that kernels are compiled when the first compilation in the block begins."""
     lock = threading.Lock()
     said = False
 

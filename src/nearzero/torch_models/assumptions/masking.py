@@ -196,7 +196,7 @@ def _infer(model: Model, few: Batch) -> tuple[bool, str]:
     if name in OPEN:
         return _choice(model, few, kept, turned)
     if kept is False and not _is_read(model, few, logits):
-        value = "moves logits, which so depend on the longest example of a batch"
+        value = "moves logits: those of an example depend on how far its batch fills it up"
         model.assumptions.record("padding", value, f"the model doesn't read {name}", "batch_size=")
         return False, "its name; the model doesn't read it"
     if kept is False:

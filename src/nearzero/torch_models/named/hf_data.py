@@ -57,7 +57,7 @@ def open_data(name: str, kind: Kind, loading: Loading, needs_labels: bool) -> Ra
         raise InputError(f"a data set is named hf:name:configuration:split; got {'hf:' + name!r}")
     with _quiet(datasets):
         found, revision, rows = _opened(datasets, path, rest)
-    _check_separated(found.column_names)
+    _check_separated(found)
     column = _column(found, kind, loading.column, rows)
     labels: Sequence[Any] | None = None
     names: tuple[str, ...] = ()
@@ -303,15 +303,16 @@ def _separator(path: Path) -> str:
     return parted[0]
 
 
-def _check_separated(columns: Sequence[str]) -> None:
-    """Refuse columns that were read as one, as of a folder with .csv files that aren't separated by commas.
+def _check_separated(data: Any) -> None:
+    """Refuse columns that were read as one, of a folder with .csv files that aren't separated by commas.
 
     Raises:
         InputError: as described.
     """
-    if len(columns) == 1 and any(separator in columns[0] for separator in SEPARATORS):
+    names = data.column_names
+    if data.info.builder_name == "csv" and len(names) == 1 and any(each in names[0] for each in SEPARATORS):
         raise InputError(
-            f"the data have one column, {columns[0]!r}: their files aren't separated by commas; name one file, or "
+            f"the data have one column, {names[0]!r}: their files aren't separated by commas; name one file, or "
             "separate the columns by commas"
         )
 
