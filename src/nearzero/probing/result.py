@@ -25,7 +25,7 @@ from nearzero.support.checksums import read_recorded
 from nearzero.support.files import make_folder, parsing, write_bytes, write_text
 from nearzero.support.netcdf import load_netcdf, netcdf_content, parsing_loaded
 from nearzero.support.words import number_of
-from nearzero.torch_models.assumptions import Assumption, condensed, read_json
+from nearzero.torch_models.assumptions import UNREAD, Assumption, condensed, read_json
 from nearzero.torch_models.named import Origin
 
 if TYPE_CHECKING:
@@ -134,11 +134,12 @@ class ProbeResult:
             for row in self.assumptions
             if row.what.startswith("metric ")
         ]
+        by_batch += [f"mask: {UNREAD}" for row in self.assumptions if row.source.endswith(UNREAD)]
         ranked = not RANKED.isdisjoint(self.response.attrs["metrics"])
         unplaced = [
             f"{row.what.replace('rows of layer ', '')}: {row.value}, since {row.source}"
             for row in self.assumptions
-            if row.what.startswith(("rows of layer ", "padding"))
+            if row.what.startswith("rows of layer ")
         ]
         partial, lost, full, dead = [], [], [], []
         for name in self.layers:
@@ -570,8 +571,7 @@ def _not_finite(layer: xr.Dataset) -> str:
     """Return for how many items of a layer, at how many levels, logits aren't finite; "" if all are."""
     if "not_finite" not in layer or not (counts := layer.not_finite.values)[counts > 0].size:
         return ""
-    levels = int(np.count_nonzero(counts > 0))
-    return f"at {number_of(levels, 'level')}, for up to {number_of(int(np.nanmax(counts)), 'item')}"
+    return f"at {number_of(int((counts > 0).sum()), 'level')}, for up to {number_of(int(np.nanmax(counts)), 'item')}"
 
 
 @dataclass(frozen=True, eq=False)

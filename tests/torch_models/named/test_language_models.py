@@ -315,8 +315,7 @@ def test_a_model_that_reads_the_padding_has_a_note(tmp_path) -> None:
     logits = [each.response.unperturbed_logit_items.values for each in (together, alone)]
     assert abs(logits[0] - logits[1]).max() > 0.01
     assert together.notes == [
-        "padding: moves logits: those of an example depend on how far its batch fills it up, since the model doesn't "
-        "read attention_mask"
+        "mask: the model doesn't read it, so that logits of an example depend on how far its batch fills it up"
     ]
     assert alone.notes == []
 
