@@ -188,6 +188,16 @@ def test_commands_end_with_their_conclusion(probed: Path, capsys: pytest.Capture
         assert " ".join(out.replace("; next:", " next:").split()).endswith(" ".join(end.split()))
 
 
+def test_a_long_line_hangs() -> None:
+    printed = io.StringIO()
+    output.print_line(Console(width=20, file=printed), "  versions  numpy 2, torch 2.13", hanging=12)
+    assert printed.getvalue().splitlines() == [
+        "  versions  numpy 2,",
+        "            torch",
+        "            2.13",
+    ]
+
+
 def test_a_probe_says_where_it_is_farthest_from_the_unperturbed_model(probed: Path) -> None:
     result = nz.ProbeResult.open(probed)
     distance = abs(result.response.accuracy - float(result.response.unperturbed_accuracy))

@@ -52,6 +52,11 @@ def fail(number: int) -> int:
     return number
 
 
+def lost() -> None:
+    """Begin a worker that is lost at once."""
+    raise RuntimeError
+
+
 def kill_in_training() -> None:
     """Let this process kill itself when its next training has made networks, before their state is saved."""
     from nearzero.study.store import Store

@@ -107,6 +107,12 @@ def test_unperturbed_items_are_kept() -> None:
         )
 
 
+def test_a_page_without_a_title_has_the_headline_once() -> None:
+    result = small()
+    _, _, body = result.to_html().partition("<body")
+    assert html.unescape(body).count(result.headline) == 1
+
+
 def test_texts_from_outside_are_escaped() -> None:
     result = small(units={HOSTILE: [0, 1]}, layers=["1"], families={HOSTILE: "clip"})
     page = result.to_html(title=HOSTILE, class_names=[HOSTILE] * 3, code=HOSTILE)

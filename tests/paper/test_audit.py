@@ -339,7 +339,7 @@ def test_runs_alone_are_runs_among_others(evidence: Evidence, found: Audit) -> N
     tampered = audit(replace(evidence, measured=measured))
     one = entry(tampered, 12, "abs", "runs")
     assert one.put_right == 5.0
-    assert "greatest difference 1 examples" in one.note
+    assert "greatest difference 1 example;" in one.note
 
 
 def test_levels_that_another_machine_has_rounded_otherwise(evidence: Evidence, found: Audit) -> None:

@@ -190,7 +190,7 @@ def test_some_units_alone(packages):
         ({"perturbation": "clip", "level": 0.5}, "needs unit ranges: give ranges_from"),
         ({"level": 0.5}, "level= belongs to a family"),
         ({"perturbation": 3}, "perturbation must be an nz.Perturbation"),
-        ({"perturbation": nz.Perturbation(offset=np.zeros(3))}, "3 values, but the layer has 1 units"),
+        ({"perturbation": nz.Perturbation(offset=np.zeros(3))}, "3 values, but the layer has 1 unit"),
         ({"prompt": "text"}, "needs tokenizer="),
         ({"prompt": [[1], [2]]}, "give one prompt at a time"),
         ({"prompt": [0.5]}, "at least one token id"),
@@ -259,7 +259,7 @@ def test_the_command_prints_both_texts_layer_and_level(folder, capsys):
     lines = printed.splitlines()
     assert 'unperturbed: "3456"' in lines
     assert 'perturbed: "3444"' in lines  # clipped at 1 + 0.3 (10 - 1) = 3.7, nearest to 4
-    assert re.search(r"^layer +act \(activation relu\), 1 units", printed, re.MULTILINE)
+    assert re.search(r"^layer +act \(activation relu\), 1 unit *$", printed, re.MULTILINE)
     assert re.search(r"^level +0.3", printed, re.MULTILINE)
 
 

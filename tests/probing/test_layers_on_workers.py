@@ -4,38 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import xarray as xr
 from distributed import Client
 from probed_networks import NETWORKS, language
-from several_runs import CODE, X, Y, build
+from several_runs import X, Y, build
 from typer.testing import CliRunner
+from work_items import lost
 
 import nearzero as nz
 from nearzero.cli import app
 from nearzero.probing.sources import is_on_processor
-from nearzero.support.workers import local_processes
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPoolExecutor]:
-    with local_processes(2) as pool:
-        yield pool
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working folder with a model's code, its weights and data."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "worker_net.py").write_text(CODE)
-    np.savez(tmp_path / "data.npz", x=X, y=Y)
-    torch.save(build().state_dict(), "weights.pt")
-    return tmp_path
+from nearzero.support.progress import Report
 
 
 def assert_same(found: nz.ProbeResult, expected: nz.ProbeResult) -> None:
@@ -99,7 +84,7 @@ def test_the_notes_are_those_of_one_process() -> None:
 
 def test_from_the_command_line(folder: Path) -> None:
     command = ["probe", "worker_net.py:build", "--data", "data.npz", "--levels", "3", "-q"]
-    with_weights = [*command, "--weights", "weights.pt"]
+    with_weights = [*command, "--weights", "runs/run0.pt"]
     for name, workers in {"here": [], "found": ["--workers", "2"]}.items():
         done = CliRunner().invoke(app, [*with_weights, "--out", name, *workers])
         assert done.exit_code == 0, done.output
@@ -119,6 +104,28 @@ def test_from_the_command_line(folder: Path) -> None:
     refused("--workers, for processes on this machine, or --dask", *with_weights, "--workers=2", "--dask=x")
 
 
+def test_the_progress_bar_counts_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = []
+
+    @contextmanager
+    def bar(*_: object) -> Iterator[Report]:
+        yield lambda *amounts: reports.append(amounts)
+
+    monkeypatch.setattr("nearzero.probing.probe.python_progress", bar)
+    with ThreadPoolExecutor(1) as threads:
+        result = nz.probe(build(), (X, Y), levels=2, executor=threads)
+    assert reports == [(0, 2), (1, 2), (2, 2)]
+    assert len(result.layers) == 2
+
+
+def test_a_lost_worker_takes_all_that_was_measured_with_it() -> None:
+    with (
+        ThreadPoolExecutor(1, initializer=lost) as pool,
+        pytest.raises(nz.InputError, match="done isn't kept"),
+    ):
+        nz.probe(build(), (X, Y), levels=2, executor=pool)
+
+
 def test_what_workers_cant_do_is_refused(pool: ProcessPoolExecutor, folder: Path) -> None:
     def refused(message: str, model: object, data: object, **settings: Any) -> None:
         with pytest.raises(nz.InputError, match=message) as error:
@@ -133,7 +140,7 @@ def test_what_workers_cant_do_is_refused(pool: ProcessPoolExecutor, folder: Path
         "data or a setting can't be sent to a worker", build(), (X, Y), prepare=lambda batch: (*batch, None)
     )
     refused("no layer", build(), (X, Y), layers="nowhere")
-    opened = nz.open_model("worker_net.py:build").with_weights(folder / "weights.pt")[0]
+    opened = nz.open_model("worker_net.py:build").with_weights(folder / "runs" / "run0.pt")[0]
     expected = nz.probe(opened, (X, Y), levels=2)
     assert_same(nz.probe(opened, (X, Y), levels=2, executor=pool), expected)
     with torch.no_grad():

@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
-import torch
 import xarray as xr
 from distributed import Client
-from several_runs import CODE, DESIGN, OTHER, RULES, X, Y, build
+from several_runs import DESIGN, OTHER, RULES, X, Y, build
 from torch import nn
 from typer.testing import CliRunner
+from work_items import lost
 
 import nearzero as nz
 from nearzero.cli import app
-from nearzero.support.workers import local_processes
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPoolExecutor]:
-    with local_processes(2) as pool:
-        yield pool
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with the weights of six runs, in a working folder with the model's code and the data."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "worker_net.py").write_text(CODE)
-    np.savez(tmp_path / "data.npz", x=X, y=Y)
-    (tmp_path / "runs").mkdir()
-    for run in range(6):
-        torch.save(build(run).state_dict(), tmp_path / "runs" / f"run{run}.pt")
-    return tmp_path / "runs"
 
 
 def assert_same(found: nz.Verdict, expected: nz.Verdict) -> None:
@@ -62,10 +41,18 @@ def test_processes_give_the_same_numbers(pool: ProcessPoolExecutor, folder: Path
 
 
 def test_threads_take_turns(folder: Path) -> None:
-    given: dict[str, object] = {"weights": folder, "rules": RULES, "design": DESIGN}
+    given: dict[str, object] = {"weights": folder / "runs", "rules": RULES, "design": DESIGN}
     with ThreadPoolExecutor(3) as threads:
         found = nz.judge_runs(build, (X, Y), executor=threads, **given)  # type: ignore[arg-type]
     assert_same(found, nz.judge_runs(build, (X, Y), **given))  # type: ignore[arg-type]
+
+
+def test_a_lost_worker_takes_all_that_was_measured_with_it() -> None:
+    with (
+        ThreadPoolExecutor(1, initializer=lost) as pool,
+        pytest.raises(nz.InputError, match="done isn't kept"),
+    ):
+        nz.judge_runs([build()], (X, Y), rules=RULES, design=DESIGN, executor=pool)
 
 
 def test_what_cant_go_to_a_worker_is_refused(
@@ -75,7 +62,7 @@ def test_what_cant_go_to_a_worker_is_refused(
         with pytest.raises(nz.InputError, match=message):
             nz.judge_runs(model, (X, Y), "1", rules=RULES, design=DESIGN, executor=pool, **settings)  # type: ignore[arg-type]
 
-    refused(r"the model can't be sent to a worker \(.*\); name it", lambda: build(), weights=folder)
+    refused(r"the model can't be sent to a worker \(.*\); name it", lambda: build(), weights=folder / "runs")
     only_here = ModuleType("only_here")
     exec("from torch import nn\nclass Net(nn.Sequential): pass", vars(only_here))
     only_here.Net.__module__ = "only_here"  # type: ignore[attr-defined]

@@ -90,6 +90,28 @@ def test_the_figure_marks_findings_and_robust_networks(grid: MadeUpGrid) -> None
     assert {"no effect", "degenerate", "equivalent"} <= shown
 
 
+def test_a_side_names_what_costs_more_there(grid: MadeUpGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise is neither distance nor intensity."""
+
+    def sides() -> dict[str, list[str]]:
+        figure = grid_figure(grid)
+        return {axes.get_title(loc="left"): [text.get_text() for text in axes.texts] for axes in figure.axes}
+
+    words = ["intensity \n← costs more ", " distance\n costs more →"]
+    names = [
+        f"{distance} against {intensity}"
+        for distance in ("signed_shift", "shift")
+        for intensity in ("gains", "cap")
+    ]
+    assert sides() == dict.fromkeys(names, words)
+    noisy = grid.responses.assign_coords(family=["noise", *FAMILIES[1:]])
+    monkeypatch.setattr(grid, "responses", noisy)
+    read = {"noise": grid.verdict(replace(RULES, distance=("noise",)))}
+    monkeypatch.setattr(grid, "read", lambda: read)
+    assert sides()["noise against cap"] == [words[0], " noise\n costs more →"]
+    assert sides()["signed_shift against cap"] == words
+
+
 @pytest.mark.parametrize(
     ("vary", "values", "title"),
     [

@@ -66,7 +66,7 @@ def test_runs_without_a_value_are_left_out_and_degenerate_data_get_reasons():
     x[2] = np.nan
     assert crossed_bootstrap(x, rng=np.random.default_rng(0)).left_out == 1
     x[1, 3] = np.nan
-    with pytest.raises(InputError, match="1 runs have a value for some examples and not for others"):
+    with pytest.raises(InputError, match="1 run with a value for some examples and not for others"):
         crossed_bootstrap(x, rng=np.random.default_rng(0))
     for values, reason in (
         (np.ones((1, 9)), "fewer than two runs"),

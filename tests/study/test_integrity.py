@@ -209,11 +209,10 @@ def test_a_spec_that_is_edited_while_work_is_done(tmp_path: Path, monkeypatch: p
     path = study.folder / "spec.toml"
     text = path.read_text()
 
-    def edited(*_: object) -> bool:
+    def edited(*_: object) -> None:
         path.write_text(text.replace("learning_rate = 0.01", "learning_rate = 0.5"))
-        return True
 
-    monkeypatch.setattr("nearzero.study.steps.any_compiled", edited)
+    monkeypatch.setattr("nearzero.study.steps._check_device", edited)
     study.train()
     with pytest.raises(nz.InputError, match=r"made with learning_rate = 0\.01, but spec\.toml says 0\.5"):
         _ = nz.Study.open(study.folder).history

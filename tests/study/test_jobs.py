@@ -8,11 +8,16 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from numba.core import event
+from rich.console import Console
 from safetensors.numpy import save
 
 import nearzero as nz
@@ -20,7 +25,8 @@ from nearzero.study import steps
 from nearzero.study.analysis import AnalysisJob
 from nearzero.study.audit import AuditJob
 from nearzero.study.data import DataSource
-from nearzero.study.jobs import StudyJob, complete, forget, gather, missing, results, study_jobs
+from nearzero.study.jobs import StudyJob, complete, forget, gather, missing, results, run, study_jobs
+from nearzero.study.journal import Journal
 from nearzero.study.steps import SweepJob
 from nearzero.study.store import Store, write_kept
 from nearzero.support.files import write_bytes
@@ -59,6 +65,27 @@ def source(digits: nz.datasets.Dataset) -> DataSource:
 
 def sweep_jobs(study: nz.Study, source: DataSource) -> list[SweepJob]:
     return study_jobs(SweepJob, Store.open(study.folder), source, "response")
+
+
+def test_a_compilation_is_said_when_it_begins(
+    trained: nz.Study, source: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the cache holds other kernels; one that is loaded from it isn't compiled."""
+    jobs, printed = sweep_jobs(trained, source), StringIO()
+    journal = Journal.unlogged(Console(file=printed, width=200))
+    run(jobs[:1], journal, doing="sweeping", did="swept")
+    assert "compiling" not in printed.getvalue()
+    respond = steps.respond
+
+    def compile_and_respond(*given: Any, **options: Any) -> xr.Dataset:
+        event.start_event("numba:compile", {"dispatcher": SimpleNamespace(py_func=respond)})
+        return respond(*given, **options)
+
+    monkeypatch.setattr(steps, "respond", compile_and_respond)
+    run(jobs, journal, doing="sweeping", did="swept")
+    line = "compiling kernels for this processor, once; `nearzero compile` does it beforehand\n"
+    assert printed.getvalue().count("compiling") == 1
+    assert line in printed.getvalue()
 
 
 def test_other_processes_do_them(

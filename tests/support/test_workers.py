@@ -23,12 +23,15 @@ from nearzero.support.workers import HERE, Workers, dask_executor, do_all, execu
 from nearzero.support.workers.workers import Limits
 
 
-def results(function: Callable[[Any], Any], items: list[Any], workers: Workers) -> list[tuple[Any, Any]]:
+def results(
+    function: Callable[[Any], Any], items: list[Any], workers: Workers, *, keeps: bool = True
+) -> list[tuple[Any, Any]]:
     """Return the items and their results, in the order in which they are done."""
     found: list[tuple[Any, Any]] = []
     options: dict[str, Any] = {
         "name": lambda item: f"item {item}",
         "finished": lambda *pair: found.append(pair),
+        "keeps": keeps,
     }
     do_all(function, items, workers, **options)
     return found
@@ -64,7 +67,7 @@ def test_items_are_taken_as_workers_become_free() -> None:
         done += 1
 
     with ThreadPoolExecutor(2) as pool:
-        do_all(work_items.square, items(), Workers(pool), name=str, finished=finished)
+        do_all(work_items.square, items(), Workers(pool), name=str, finished=finished, keeps=True)
     assert done == taken == 100
 
 
@@ -100,14 +103,18 @@ def test_the_work_of_a_process_that_was_killed_is_done_again(tmp_path: Path) -> 
     assert (tmp_path / "died").exists()
 
 
-def test_work_that_kills_its_process_again_and_again_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("keeps", "kept"), [(True, "what is done is kept"), (False, "what is done isn't kept")]
+)
+def test_work_that_kills_its_process_again_and_again_is_named(keeps: bool, kept: str, tmp_path: Path) -> None:
     items = [(number, str(tmp_path)) for number in range(5)]
     with (
         processes(2) as pool,
         pytest.raises(nz.InputError, match=r"item \(3, .*its worker was lost 3 times; was it") as error,
     ):
-        results(work_items.die, items, Workers(pool, retries=2))
+        results(work_items.die, items, Workers(pool, retries=2), keeps=keeps)
     assert "\n" not in str(error.value)
+    assert str(error.value).endswith(f"give each more memory ({kept})")
     assert (tmp_path / "deaths").read_text() == "xxx"
 
 
@@ -128,7 +135,7 @@ def test_an_interruption_cancels_what_waits() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(KeyboardInterrupt):
-            do_all(begun.append, range(100), Workers(pool), name=str, finished=finished)
+            do_all(begun.append, range(100), Workers(pool), name=str, finished=finished, keeps=True)
         pool.shutdown()
     assert len(begun) <= tasks.WAITING_PER_WORKER
 
@@ -141,14 +148,11 @@ def test_an_executor_that_takes_no_work() -> None:
 
 
 def test_a_broken_executor_of_another_kind() -> None:
-    def broken() -> None:
-        raise RuntimeError
-
     with (
-        ThreadPoolExecutor(1, initializer=broken) as pool,
-        pytest.raises(nz.InputError, match="make a new one"),
+        ThreadPoolExecutor(1, initializer=work_items.lost) as pool,
+        pytest.raises(nz.InputError, match=r"make a new one, and run again \(what is done isn't kept\)$"),
     ):
-        results(work_items.square, [1, 2], Workers(pool))
+        results(work_items.square, [1, 2], Workers(pool), keeps=False)
 
 
 def test_another_version_on_a_worker() -> None:

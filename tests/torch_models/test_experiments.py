@@ -269,7 +269,7 @@ def test_a_model_that_drops_the_dimension_of_a_single_example(small_blocks):
     np.testing.assert_array_equal(items(probed(model, X[:5])), by_hand(model, X[:5]))
     with pytest.raises(nz.InputError, match="drops one for a single example, give batches of several"):
         probed(model, X, batch_size=23)
-    with pytest.raises(nz.InputError, match=r"the logits \(3,\) .* aren't those of 1 examples"):
+    with pytest.raises(nz.InputError, match=r"the logits \(3,\) .* aren't those of 1 example;"):
         probed(model, X, batch_size=1)
 
 

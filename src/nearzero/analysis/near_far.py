@@ -35,6 +35,7 @@ from nearzero.networks import TwoLayer
 from nearzero.perturbations.perturbation import Addition, Perturbation
 from nearzero.support.arrays import as_numbers
 from nearzero.support.threads import parallel
+from nearzero.support.words import number_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -491,7 +492,7 @@ def _notes(result: xr.Dataset) -> list[str]:
     if "not_finite" in result:
         names = ("not_finite", "reach_not_finite", "matched_not_finite")
         most = max(float(result[name].max()) for name in names)
-        counted = [f"logits are NaN or infinite for up to {most:g} items, which count as wrong"]
+        counted = [f"logits are NaN or infinite for up to {number_of(int(most), 'item')}, counted as wrong"]
     if not notes:
         return [*counted, "a = 0 nowhere in the parts"]
     if result.attrs["activation"] == "relu":

@@ -39,6 +39,7 @@ from nearzero.perturbations.activations import ACTIVATIONS
 from nearzero.perturbations.families import Scale
 from nearzero.support.arrays import as_numbers
 from nearzero.support.display import Displayed
+from nearzero.support.words import number_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -169,7 +170,7 @@ class ScaleAudit(Displayed):
     def comparison(self) -> str:
         """Return a sentence that compares the measured predictions with those from algebra."""
         curves = self.curves
-        scope = f"of {self.items:,} at each of {curves.sizes['level']} levels"
+        scope = f"of {self.items:,} at each of {number_of(curves.sizes['level'], 'level')}"
         ties = f"up to {int(curves.near_ties.max()):,} nearly tie"
         if not self.greatest_difference:
             return f"{scope}, none is predicted otherwise than algebra says ({ties})"

@@ -72,12 +72,20 @@ def finish(
             print_line(console, line)
 
 
-def print_line(console: Console, text: str) -> None:
-    """Print text as it is, with line breaks between words alone; a command after "next: " isn't broken at all."""
+def print_line(console: Console, text: str, *, hanging: int = 0) -> None:
+    """Print text as it is, with line breaks between words alone; a command after "next: " isn't broken at all.
+
+    Args:
+        console: where it is printed.
+        text: the text.
+        hanging: the columns by which further lines are indented.
+    """
     first, separator, command = text.rpartition("; next: ")
     if not separator or len(text) <= console.width:
         first, command = text, ""
-    lines = textwrap.wrap(first, console.width, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(
+        first, console.width, subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False
+    )
     for line in [*(lines or [""]), *([f"next: {command}"] if command else [])]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -572,7 +572,7 @@ def _show_study(folder: Path, console: Console, as_json: bool) -> None:
     if not as_json:
         console.print(opened.title, style="bold", highlight=False, markup=False)
         for key, value in summary.items():
-            print_line(console, f"  {key:<14} {value}")
+            print_line(console, f"  {key:<14} {value}", hanging=17)
         console.print()
     finish(console, shown, lines, as_json=as_json)
 

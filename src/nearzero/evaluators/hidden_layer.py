@@ -32,6 +32,7 @@ from nearzero.perturbations.ranges import Ranges
 from nearzero.support.arrays import as_numbers
 from nearzero.support.memory import memory_limit
 from nearzero.support.threads import parallel, thread_count
+from nearzero.support.words import number_of
 
 __all__ = ["HiddenLayer"]
 
@@ -380,7 +381,9 @@ def _as_inputs(inputs: Pixels | npt.ArrayLike, width: int) -> Pixels | Floats:
     checked = inputs if isinstance(inputs, Pixels) else _as_floats_or_pixels(inputs)
     values = checked.values if isinstance(checked, Pixels) else checked
     if values.shape[1] != width:
-        raise InputError(f"inputs have {values.shape[1]} values an example, but the network takes {width}")
+        raise InputError(
+            f"inputs have {number_of(values.shape[1], 'value')} an example, but the network takes {width}"
+        )
     return checked
 
 

@@ -28,6 +28,7 @@ from nearzero.perturbations.perturbation import AnyPerturbation, Perturbation
 from nearzero.perturbations.ranges import Ranges
 from nearzero.support.memory import memory_text
 from nearzero.support.threads import thread_count
+from nearzero.support.words import number_of
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.forward import Passes, SharedPasses, logits_with_hooks, not_reached
@@ -219,8 +220,9 @@ class ModelEvaluator(base.LayerEvaluator):
         if values.shape[0] * len(first) != self.torch_layer.shape[0] * len(batch):
             raise LayerError(
                 self.torch_layer,
-                f"has values {tuple(values.shape)} for {len(batch)} examples, and {self.torch_layer.shape} for "
-                f"{len(first)} others, so it isn't known which rows belong to which example; leave the layer out",
+                f"has values {tuple(values.shape)} for {number_of(len(batch), 'example')}, and "
+                f"{self.torch_layer.shape} for {len(first)} others, "
+                "so it isn't known which rows belong to which example; leave the layer out",
             )
 
     def _check_by_row(self, rows: Tensor, activations: Tensor) -> None:

@@ -16,6 +16,7 @@ from nearzero.errors import InputError
 from nearzero.evaluators.base import Integers, in_reference
 from nearzero.evaluators.plan import Request
 from nearzero.evaluators.scores import KEPT, METRICS, Metric, choose_metrics, name_metrics
+from nearzero.support.words import number_of
 from nearzero.torch_models.assumptions import Assumptions
 from nearzero.torch_models.assumptions.causality import read_causality
 from nearzero.torch_models.assumptions.experiments import (
@@ -370,8 +371,8 @@ def _record(session: Session) -> None:
         record(f"units of layer {layer.name}", dimension, _source_of_units(layer, request), "unit_axis=")
         if layer.coordinates is not None:
             some = isinstance(layer.coordinates, SelectedUnits)
-            argument, noun = ("units=", "units") if some else ("basis=", "directions")
-            perturbed = f"{layer.units} {noun}, of {layer.width} units"
+            argument, noun = ("units=", "unit") if some else ("basis=", "direction")
+            perturbed = f"{number_of(layer.units, noun)}, of {number_of(layer.width, 'unit')}"
             record(f"perturbed part of layer {layer.name}", perturbed, "given", argument)
         if layer.rows is not None and layer.rows.problem:
             counted = "all count in its ranges, those of padding too"

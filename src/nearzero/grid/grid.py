@@ -173,10 +173,10 @@ class Grid:
             trained = [*([name] if name is not None and ":" not in name else []), runs]
             return "; ".join((self.spec.title, ", ".join(trained), f"{self.spec.split} data, {draws}"))
         batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
-        data = {"data": spec.data, "pixels": f"{spec.pixels} pixels", "units": f"{spec.units} units"}
+        data = {"data": spec.data, "pixels": f"{spec.pixels} pixels", "units": number_of(spec.units, "unit")}
         training = {
             "runs": runs,
-            "steps": f"{spec.steps:,} steps",
+            "steps": number_of(spec.steps, "step"),
             "batch_size": f"batches of {batch}",
             "learning_rate": f"learning rate {spec.learning_rate:g}",
         }

@@ -272,7 +272,7 @@ def power(
 
     alone = executor is not None or workers == 1
     with nullcontext(executor) if alone else local_processes(workers) as pool:
-        do_all(judged, jobs, Workers.of(pool), name=_study_name, finished=count)
+        do_all(judged, jobs, Workers.of(pool), name=_study_name, finished=count, keeps=False)
     counts = (Counts(*key, dict(sorted(findings.items()))) for key, findings in counters.items())
     return Power(rules, design.draws, seed, tuple(counts))
 

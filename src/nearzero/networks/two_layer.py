@@ -16,6 +16,7 @@ import numpy.typing as npt
 from nearzero.errors import InputError
 from nearzero.perturbations.activations import Activation, activation
 from nearzero.support.arrays import as_numbers
+from nearzero.support.words import number_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,7 +52,9 @@ def _float32(name: str, array: Any, ndim: int) -> Floats:
     with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, which `finite` reports
         copy = np.array(as_numbers(array, name), dtype=np.float32, order="C")
     if copy.ndim != ndim or not copy.size:
-        raise InputError(f"{name} must have {ndim} dimensions, none of them 0; got shape {copy.shape}")
+        raise InputError(
+            f"{name} must have {number_of(ndim, 'dimension')}, none of them 0; got shape {copy.shape}"
+        )
     copy.setflags(write=False)
     return copy
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearzero.errors import InputError, check_choice
+from nearzero.support.words import number_of
 
 __all__ = ["PARAMETERS", "Addition", "AnyPerturbation", "Perturbation", "Side"]
 
@@ -113,7 +114,9 @@ class Perturbation:
             for row, name in zip(parameters, PARAMETERS, strict=True):
                 value = np.asarray(getattr(self, name))
                 if value.ndim and value.size != units:
-                    raise InputError(f"{name} has {value.size} values, but the layer has {units} units")
+                    raise InputError(
+                        f"{name} has {number_of(value.size, 'value')}, but the layer has {number_of(units, 'unit')}"
+                    )
                 row[:] = value
         return parameters
 

@@ -22,6 +22,7 @@ from nearzero.perturbations.given import Fixed
 from nearzero.perturbations.perturbation import Perturbation
 from nearzero.perturbations.ranges import UnitRange
 from nearzero.support.users import running
+from nearzero.support.words import number_of
 from nearzero.torch_models.batches import Prepare, summary
 from nearzero.torch_models.hooks import LayerHook, hooked_in_all
 from nearzero.torch_models.layer import Basis, Layer, Units
@@ -99,7 +100,7 @@ class Generation:
         level = "" if self.level is None else f"{self.level:g}"
         facts = {
             "model": self.model,
-            "layer": f"{self.layer} (activation {self.activation or 'none'}), {self.units:,} units",
+            "layer": f"{self.layer} (activation {self.activation or 'none'}), {number_of(self.units, 'unit')}",
             "family": f"{self.family}: {self.formula}" if level else self.formula,
             "level": level,
             "unit ranges": "" if self.unit_range is None else _range_text(self.unit_range),

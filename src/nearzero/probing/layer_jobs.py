@@ -137,7 +137,7 @@ class LayerJobs:
         layers = {layer.name: layer for layer in planned.session.layers}
         report(0, len(jobs))
         try:
-            do_all(measurement, jobs, self.workers, name=lambda job: job.name, finished=take)
+            do_all(measurement, jobs, self.workers, name=lambda job: job.name, finished=take, keeps=False)
         finally:
             _forget(measurement.key)
         return self._joined(planned, [found[name] for name in layers])

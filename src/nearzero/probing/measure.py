@@ -27,6 +27,7 @@ from nearzero.evaluators.select import evaluators_of
 from nearzero.evaluators.session import Session
 from nearzero.perturbations.ranges import Ranges
 from nearzero.probing.result import LayerResponse
+from nearzero.support.words import number_of
 from nearzero.torch_models.forward import SharedPasses
 from nearzero.torch_models.layer import Layer, LayerError
 from nearzero.torch_models.ranges import layer_ranges
@@ -128,7 +129,8 @@ def _record(session: Session, response: LayerResponse, backend: Backend | None) 
     record(f"path of layer {layer}", response.method, *_source_of_path(response, request, backend))
     known = session.source.axis is not None
     everywhere = "every example" if known else "every batch"
-    reach = f"{response.rows:,} rows, not as many on every example" if response.partial else everywhere
+    rows = f"{number_of(response.rows, 'row')}, not as many on every example"
+    reach = rows if response.partial else everywhere
     record(f"reach of layer {layer}", reach, "its rows, counted on all data", "layers=")
     kind = session.model.reading.items
     counted = f"{scores.items:,}{'' if kind == 'examples' else f' {kind}'} of {scores.examples:,} examples"

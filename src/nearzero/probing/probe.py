@@ -174,9 +174,9 @@ def probe(
             `matched` then holds them, as `nz.verdict` takes them.
         backend: "two-layer" or "model"; chosen for each layer if None, see `nearzero.evaluators.select`.
         progress: whether a progress bar is shown, on standard error or as an output of the cell; True for anywhere;
-            in terminals and notebooks if None.
+            in terminals and notebooks if None. It counts batches, and with an executor layers.
         advanced: a function that is called after each batch of the model backend, with the number of its
-            examples. The two-layer backend doesn't call it, nor do workers.
+            examples. The two-layer backend doesn't call it, nor do workers, which read the data once for each layer.
         executor: measures the layers, each a job of its own; any `concurrent.futures.Executor`, see
             `nearzero.Workers`; this process if None, which measures all layers in one pass over the data. Models and
             data that were given by name are opened by the workers, which refuse other weights or data than this process

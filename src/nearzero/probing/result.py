@@ -24,7 +24,8 @@ from nearzero.statistics.bootstrap import bootstrap_items
 from nearzero.support.checksums import read_recorded
 from nearzero.support.files import make_folder, parsing, write_bytes, write_text
 from nearzero.support.netcdf import load_netcdf, netcdf_content, parsing_loaded
-from nearzero.torch_models.assumptions import Assumption, condensed, read_json
+from nearzero.support.words import number_of
+from nearzero.torch_models.assumptions import UNREAD, Assumption, condensed, read_json
 from nearzero.torch_models.named import Origin
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class ProbeResult:
             for row in self.assumptions
             if row.what.startswith("metric ")
         ]
+        by_batch += [f"mask: {UNREAD}" for row in self.assumptions if row.source.endswith(UNREAD)]
         ranked = not RANKED.isdisjoint(self.response.attrs["metrics"])
         unplaced = [
             f"{row.what.replace('rows of layer ', '')}: {row.value}, since {row.source}"
@@ -147,9 +149,8 @@ class ProbeResult:
                 wrong = ", which count as wrong" if ranked else ""
                 lost.append(f"{name}: logits are NaN or infinite {counted}{wrong}")
             if layer.get("partial", False):
-                rows, items = layer.rows.item(), self.response.attrs["items"]
-                noun = "row" if rows == 1 else "rows"
-                partial.append(f"{name}: {rows:,} {noun} on {items:,} items, not as many on every example")
+                rows, items = layer.rows.item(), number_of(self.response.attrs["items"], "item")
+                partial.append(f"{name}: {number_of(rows, 'row')} on {items}, not as many on every example")
             if reason:
                 full.append(f"{name}: full forward pass at every level, since {reason}")
             if count:
@@ -197,7 +198,7 @@ class ProbeResult:
             f"{metric.replace('_', ' ')} {metric_text(metric, float(data[f'unperturbed_{metric}']))}"
             for metric in map(str, data.attrs["metrics"])
         )
-        return f"{data.attrs['model']}, {int(data.attrs['items']):,} items, unperturbed: {', '.join(values)}"
+        return f"{data.attrs['model']}, {number_of(int(data.attrs['items']), 'item')}, unperturbed: {', '.join(values)}"
 
     @property
     def conclusion(self) -> str:
@@ -570,8 +571,7 @@ def _not_finite(layer: xr.Dataset) -> str:
     """Return for how many items of a layer, at how many levels, logits aren't finite; "" if all are."""
     if "not_finite" not in layer or not (counts := layer.not_finite.values)[counts > 0].size:
         return ""
-    levels = np.count_nonzero(counts > 0)
-    return f"at {levels} level{'s' if levels > 1 else ''}, for up to {int(np.nanmax(counts)):,} items"
+    return f"at {number_of(int((counts > 0).sum()), 'level')}, for up to {number_of(int(np.nanmax(counts)), 'item')}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,7 +129,7 @@ def judge_runs(
 
         runs = _runs(model, weights, loading, workers)
         measure, runs = _measurement(runs, data, held_out, design, settings, backend, workers)
-        do_all(measure, runs, workers, name=lambda run: run.name, finished=take)
+        do_all(measure, runs, workers, name=lambda run: run.name, finished=take, keeps=False)
     measured = [found[number] for number in sorted(found)]
     judged = verdict([each.responses for each in measured], rules)
     origins = [each.origin for each in measured]

@@ -24,6 +24,7 @@ from scipy import special
 from nearzero.errors import InputError, did_you_mean
 from nearzero.statistics.differences import rounding_tolerance
 from nearzero.statistics.summaries import FEWER_THAN_TWO_RUNS, NO_VARIANCE, check_confidence
+from nearzero.support.words import number_of
 
 __all__ = [
     "CrossedBootstrap",
@@ -253,7 +254,8 @@ def _matrix(first: ArrayLike, second: ArrayLike | None) -> tuple[Floats, int, fl
     if not present[kept].all():
         partly = int((kept & ~present.all(axis=1)).sum())
         raise InputError(
-            f"{partly} runs have a value for some examples and not for others: leave these examples out of all runs"
+            f"{number_of(partly, 'run')} with a value for some examples and not for others: leave these examples out "
+            "of all runs"
         )
     a, b = a[kept], b[kept]
     values = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)

@@ -28,6 +28,7 @@ import xarray as xr
 from nearzero.analysis.verdict import gathered
 from nearzero.errors import InputError
 from nearzero.evaluators.base import HALVES
+from nearzero.kernels.compile import compiling
 from nearzero.networks import TwoLayer
 from nearzero.study.data import DataSource, SampledSource
 from nearzero.study.journal import Journal
@@ -371,11 +372,30 @@ def run(
 
         if workers.executor is not None:
             named: dict[str, Any] = {"name": lambda job: job.label, "device": lambda job: job.device}
-            do_all(_complete_elsewhere, jobs, workers, finished=finish, **named)
+            do_all(_complete_elsewhere, jobs, workers, finished=finish, keeps=True, **named)
             return
         lock = threading.Lock()
-        with _sharing(threads):
+        with _sharing(threads), _saying_compilation(journal):
             parallel(work, jobs, threads)
+
+
+@contextmanager
+def _saying_compilation(journal: Journal) -> Iterator[None]:
+    """Say that kernels are compiled when the first compilation in the block begins."""
+    lock = threading.Lock()
+    said = False
+
+    def say(kernel: str) -> None:
+        nonlocal said
+        with lock:
+            if not said:
+                said = True
+                journal.say(
+                    "compiling kernels for this processor, once; `nearzero compile` does it beforehand"
+                )
+
+    with compiling(say):
+        yield
 
 
 def apply(
@@ -402,6 +422,7 @@ def apply(
                 workers,
                 name=lambda item: item[1].label,
                 finished=lambda item, result: finish(item[0], result),
+                keeps=False,
             )
         else:
             with _sharing(threads):

@@ -255,7 +255,7 @@ def training_jobs(store: Store, data: DataSource, journal: Journal, workers: Wor
     if store.read("history") is not None and not _networks_missing(store, journal):
         return []
     if workers.executor is None:
-        _check_device(spec, journal)
+        _check_device(spec)
     for name in spec.activations:
         if store.has_progress(name) and not store.load_progress(name, range(spec.runs)):
             journal.say(f"the progress of {name} is damaged, or of another spec: its training begins anew")
@@ -306,8 +306,8 @@ def _runs_at_once(spec: Spec, workers: Workers) -> int:
     return workers.limits.threads or 1
 
 
-def _check_device(spec: Spec, journal: Journal) -> None:
-    """Refuse a device that isn't available here, and say that kernels will be compiled.
+def _check_device(spec: Spec) -> None:
+    """Refuse a device that isn't available here.
 
     Raises:
         InputError: the device isn't available.
@@ -317,8 +317,6 @@ def _check_device(spec: Spec, journal: Journal) -> None:
 
         with reaching(spec.device):
             torch.empty(1, device=spec.device)
-    elif not any_compiled():
-        journal.say("compiling kernels for this processor, once; `nearzero compile` does it beforehand")
 
 
 def _networks_missing(store: Store, journal: Journal) -> bool:
@@ -353,7 +351,7 @@ def _begun(store: Store) -> list[str]:
             begun = f", continuing from step {step}" if step else ""
             each = " each" if len(names) > 1 else ""
             lines.append(
-                f"training {_labels(names)}: {number_of(number, 'run')}{each}, {spec.steps:,} steps{begun}"
+                f"training {_labels(names)}: {number_of(number, 'run')}{each}, {number_of(spec.steps, 'step')}{begun}"
             )
     return lines
 
@@ -468,7 +466,7 @@ def sweep_networks(store: Store, data: DataSource, journal: Journal, workers: Wo
     threads = thread_count() if count >= thread_count() else 1
     jobs = study_jobs(SweepJob, store, data, "response")
     levels = sum(len(make_family(name, spec.conduct).levels) for name in spec.families)
-    journal.say(f"sweeping {number_of(count, 'network')} over {levels} levels")
+    journal.say(f"sweeping {number_of(count, 'network')} over {number_of(levels, 'level')}")
     run(jobs, journal, doing="sweeping", did="swept", threads=threads, workers=workers)
     lost = _no_response(spec)
     response = gather(results(jobs), lost=lost).assign_coords(seed=("run", list(spec.seeds)))

@@ -129,7 +129,7 @@ class Study:
         spec = self.spec
         batch = "the whole training set" if spec.batch_size == "all" else f"{spec.batch_size}"
         networks = " and ".join(spec.activations)
-        training = f"{number_of(spec.runs, 'run')} each, {spec.steps:,} steps, batches of {batch}"
+        training = f"{number_of(spec.runs, 'run')} each, {number_of(spec.steps, 'step')}, batches of {batch}"
         return f"{spec.data}, {networks}, {training}, {spec.pixels} pixels"
 
     @property

@@ -6,7 +6,7 @@ __all__ = ["number_of"]
 
 
 def number_of(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 run", "3 runs".
+    """Return a count with its noun: "1 run", "2,000 runs".
 
     Args:
         count: how many there are.
@@ -14,7 +14,7 @@ def number_of(count: int, noun: str) -> str:
 
     Example:
         >>> from nearzero.support.words import number_of
-        >>> number_of(1, "network"), number_of(20, "network")
-        ('1 network', '20 networks')
+        >>> number_of(1, "network"), number_of(2000, "network")
+        ('1 network', '2,000 networks')
     """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

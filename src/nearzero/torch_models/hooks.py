@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from nearzero.perturbations.perturbation import Side
+from nearzero.support.words import number_of
 from nearzero.torch_models.layer import Layer, LayerError
 
 __all__ = ["LayerHook", "PassCounter", "elements_of", "hooked", "hooked_in_all", "plain_name"]
@@ -61,7 +62,7 @@ class LayerHook:
         if units != layer.width:
             raise LayerError(
                 layer,
-                f"has {layer.width} units on the first examples and {units} on others, whose values are "
+                f"has {number_of(layer.width, 'unit')} on the first examples and {units} on others, whose values are "
                 f"{tuple(values.shape)}; unit_axis=... names the dimension of its units",
             )
         place, after = self.place

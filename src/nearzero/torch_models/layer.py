@@ -20,6 +20,7 @@ from nearzero.errors import InputError, did_you_mean
 from nearzero.perturbations.perturbation import Side
 from nearzero.support.arrays import as_numbers
 from nearzero.support.names import check_label
+from nearzero.support.words import number_of
 
 __all__ = [
     "Basis",
@@ -272,7 +273,10 @@ class SelectedUnits(Coordinates):
     def check(self, layer: str, units: int) -> None:
         """Raise an InputError for a unit that the layer doesn't have, or a mask of another length."""
         if self.mask not in (None, units):
-            raise InputError(f"units: layer {layer!r} has {units} units, but the mask has {self.mask} values")
+            raise InputError(
+                f"units: layer {layer!r} has {number_of(units, 'unit')}, but the mask has "
+                f"{number_of(self.mask, 'value')}"
+            )
         if self.indices.max() >= units:
             raise InputError(
                 f"units: layer {layer!r} has {units} units, 0 to {units - 1}; got unit {self.indices.max()}"
@@ -309,8 +313,8 @@ class Directions(Coordinates):
         """Raise an InputError if the directions have another number of components than the layer has units."""
         if len(self.basis) != units:
             raise InputError(
-                f"basis: layer {layer!r} has {units} units, but the directions have {len(self.basis)} components; "
-                "their shape must be (units, directions)"
+                f"basis: layer {layer!r} has {number_of(units, 'unit')}, but the directions have "
+                f"{number_of(len(self.basis), 'component')}; their shape must be (units, directions)"
             )
 
     def read(self, rows: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from nearzero.errors import InputError
 from nearzero.networks import Stack
 from nearzero.networks.pixels import Pixels
 from nearzero.support.memory import memory_text
+from nearzero.support.words import number_of
 
 __all__ = [
     "DeferredEngine",
@@ -152,7 +153,7 @@ def check_engine(
     """
     inputs, classes = stack.w1.shape[2], stack.b2.shape[1]
     if len(seeds) != len(stack):
-        raise InputError(f"a stack of {len(stack)} runs needs as many seeds; got {len(seeds)}")
+        raise InputError(f"a stack of {number_of(len(stack), 'run')} needs as many seeds; got {len(seeds)}")
     if batch_size is not None and batch_size < 1:
         raise InputError(
             f"batch_size must be at least 1, or None for the whole training set; got {batch_size}"
@@ -203,6 +204,7 @@ def check_memory(needed: int, allowed: int, runs: int, units: int) -> None:
     """
     if needed > allowed:
         raise InputError(
-            f"training {runs:,} runs of {units:,} hidden units needs at least {memory_text(needed)} of memory, "
-            f"and {memory_text(allowed)} is allowed; raise NEARZERO_MEMORY, or take fewer runs or units"
+            f"training {number_of(runs, 'run')} of {number_of(units, 'hidden unit')} needs at least "
+            f"{memory_text(needed)} of memory, and {memory_text(allowed)} is allowed; raise NEARZERO_MEMORY, "
+            "or take fewer runs or units"
         )

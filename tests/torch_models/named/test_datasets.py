@@ -243,6 +243,35 @@ def test_a_saved_data_set_and_files(classifier, cache, tmp_path) -> None:
         nz.probe(f"hf:{classifier}", f"hf:{tmp_path / 'splits'}:test[:2]")
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_columns_with_another_separator(classifier, cache, tmp_path, separator) -> None:
+    """Also where texts contain commas, by which each row would be read otherwise."""
+    rows = [("text", "label"), ("a cat, a dog", "1"), ("a dog", "0")]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "texts.csv"
+    path.write_text("".join(f"{separator.join(row)}\n" for row in rows), encoding="utf-8-sig")
+    settings = {"levels": 1, "metrics": {"logit": logit}, "keep_items": True}
+    found = nz.probe(f"hf:{classifier}", f"hf:{path}", **settings)
+    row = next(row for row in found.assumptions if row.what == "separator of the columns")
+    assert (row.value, row.source) == (repr(separator), "the first line")
+    path.write_text('text,label\n"a cat, a dog",1\na dog,0\n')
+    expected = nz.probe(f"hf:{classifier}", f"hf:{path}", **settings)
+    assert "separator of the columns" not in [row.what for row in expected.assumptions]
+    values = expected.response.unperturbed_logit_items.values
+    np.testing.assert_array_equal(found.response.unperturbed_logit_items.values, values)
+    path.write_text(f"text{separator}label\na dog{separator}0\n")
+    with pytest.raises(nz.InputError, match=r"the data have one column, 'text.*label': their files aren't"):
+        nz.probe(f"hf:{classifier}", f"hf:{folder}:train", **settings)
+
+
+def test_columns_with_two_separators_are_refused(classifier, cache, tmp_path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text("text;label|source\na dog;1|x\n")
+    with pytest.raises(nz.InputError, match=r"separated by ';' or '\|', and it isn't known which"):
+        nz.probe(f"hf:{classifier}", f"hf:{path}", levels=1)
+
+
 def test_a_name_without_a_name_is_one_line(classifier, cache) -> None:
     with pytest.raises(
         nz.InputError, match="a data set is named hf:name:configuration:split; got 'hf::test'"

@@ -263,12 +263,21 @@ def test_lengths_beyond_the_model_are_refused(model, text) -> None:
         nz.probe(f"hf:{model}", str(text), loading=nz.Loading(block=25))
 
 
+@pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize(
-    ("own", "of_model"), [(None, None), (None, 5), ("<pad>", None), ("<pad>", 5), ("<pad>", -1)]
+    ("own", "of_model"),
+    [(None, None), (None, 5), ("<pad>", None), ("<pad>", 5), ("<pad>", -1), ("<end>", None)],
 )
-def test_a_classifier_reads_the_last_token_of_each_text(tmp_path, own, of_model) -> None:
-    """It finds that by the padding token of its configuration, which may be another than the tokenizer's, or none."""
+def test_a_classifier_reads_the_last_token_of_each_text(tmp_path, own, of_model, ends) -> None:
+    """It finds that by the padding token of its configuration, which may be another than the tokenizer's, or none.
+
+    Where it has none, a token that the tokenizer puts at the end of each text isn't padding.
+    """
     made = tokenizer(**({} if own is None else {"pad_token": own}))
+    if ends:
+        processors = pytest.importorskip("tokenizers").processors
+        whole = {"single": "$A <end>", "special_tokens": [("<end>", 0)]}
+        made.backend_tokenizer.post_processor = processors.TemplateProcessing(**whole)
     folder = llama(tmp_path / "llama", made=made, pad_token_id=of_model)
     path = tmp_path / "texts.jsonl"
     texts = ["The cat", "a dog", "The dog ran away from the cat, and the cat", "mat"]
@@ -280,6 +289,35 @@ def test_a_classifier_reads_the_last_token_of_each_text(tmp_path, own, of_model)
         alone = [float(model(**made(each, return_tensors="pt")).logits[0, 1]) for each in texts]
     assert found == pytest.approx(alone, abs=1e-5)
     assert np.ptp(alone) > 0.1
+
+
+def test_a_model_that_reads_the_padding_has_a_note(tmp_path) -> None:
+    """FNet takes no mask; its numbers depend on the batch, as those of transformers do."""
+    transformers = imported("transformers")
+    torch.manual_seed(0)
+    made = tokenizer(pad_token="<pad>")
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "intermediate_size": 24,
+        "max_position_embeddings": 64,
+    }
+    config = transformers.FNetConfig(vocab_size=len(made), pad_token_id=1, initializer_range=0.5, **sizes)
+    for saved in (transformers.FNetForSequenceClassification(config), made):
+        saved.save_pretrained(tmp_path / "fnet")
+    path = tmp_path / "texts.jsonl"
+    texts = ["The cat", "a dog", "The dog ran away from the cat, and the cat", "mat"]
+    path.write_text("".join(json.dumps({"text": each, "label": 1}) + "\n" for each in texts))
+    settings = {"levels": 1, "metrics": {"logit": logit}, "keep_items": True}
+    together, alone = (
+        nz.probe(f"hf:{tmp_path}/fnet", f"hf:{path}", batch_size=size, **settings) for size in (4, 1)
+    )
+    logits = [each.response.unperturbed_logit_items.values for each in (together, alone)]
+    assert abs(logits[0] - logits[1]).max() > 0.01
+    assert together.notes == [
+        "mask: the model doesn't read it, so that logits of an example depend on how far its batch fills it up"
+    ]
+    assert alone.notes == []
 
 
 def test_positions_that_begin_after_the_padding_token(tmp_path) -> None:

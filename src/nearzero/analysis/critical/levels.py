@@ -24,6 +24,7 @@ from nearzero.perturbations.families import Conduct, make_family
 from nearzero.support.arrays import as_array, as_numbers
 from nearzero.support.display import Displayed
 from nearzero.support.files import atomic
+from nearzero.support.words import number_of
 
 __all__ = ["CriticalLevels"]
 
@@ -89,7 +90,7 @@ class CriticalLevels(Displayed):
         kind = "exact" if self.exact else f"on a grid of {self.grid:,} levels"
         return (
             f"CriticalLevels({self.family}, {self.low:g} to {self.high:g}, {kind}: "
-            f"{len(self):,} examples, {len(self.starts):,} intervals)"
+            f"{number_of(len(self), 'example')}, {number_of(len(self.starts), 'interval')})"
         )
 
     # --- properties ---

@@ -22,6 +22,7 @@ from nearzero.statistics.paired import (
     paired_t_test,
     sign_flip_test,
 )
+from nearzero.support.words import number_of
 
 __all__ = ["Comparison", "compare", "costs", "decided"]
 
@@ -133,7 +134,8 @@ def compare(blank: Comparison, distance: Floats, intensity: Floats, rules: Rules
         return replace(blank, words=_joined(missing, blank.words))
     tost = equivalence_test(first, second, margin=rules.margin, alpha=rules.alpha, tolerance=ROUNDING)
     judged = n >= rules.minimum_runs
-    words = tost.reason if judged or (n > 1 and tost.reason) else f"{n} runs, fewer than {rules.minimum_runs}"
+    few = f"{number_of(n, 'run')}, fewer than {rules.minimum_runs}"
+    words = tost.reason if judged or (n > 1 and tost.reason) else few
     finding: Finding = "inconclusive" if judged else "description only"
     if n > 1 and tost.reason and rules.test == "minimum-effect":
         finding = "degenerate"

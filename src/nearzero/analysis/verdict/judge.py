@@ -21,6 +21,7 @@ from nearzero.perturbations.noise import NOISES
 from nearzero.statistics.multiplicity import holm
 from nearzero.statistics.ratios import Ratio, ratio_of_means
 from nearzero.support.display import Displayed
+from nearzero.support.words import number_of
 
 __all__ = ["CheckResult", "RelativeCost", "Verdict", "against_noise", "judge"]
 
@@ -210,7 +211,9 @@ class Verdict(Displayed):
         rules = self.rules
         tests = sum(comparison.p is not None for comparison in self.comparisons)
         models = len({self.models.get(network, network) for network in self.networks})
-        over = f"Holm over {tests} tests" if models == 1 else f"Holm within each of {models} models"
+        over = (
+            f"Holm over {number_of(tests, 'test')}" if models == 1 else f"Holm within each of {models} models"
+        )
         return (
             f"Rules: distance = {', '.join(rules.distance)}, sides averaged; intensity = "
             f"{', '.join(rules.intensity)}; {rules.test} test, margin "

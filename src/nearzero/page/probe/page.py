@@ -23,6 +23,7 @@ from nearzero.report.figures.scales import SHARES, level_title, metric_text, rea
 from nearzero.report.render.html import to_html
 from nearzero.report.render.markup import Markup, tag
 from nearzero.report.table import Cell, Column, Number, Span, Table
+from nearzero.support.words import number_of
 
 __all__ = ["ProbeContents", "probe_page"]
 
@@ -177,7 +178,8 @@ def _measured(contents: ProbeContents) -> str:
 
 def _counted(response: xr.Dataset) -> str:
     examples, items = (int(response.attrs[name]) for name in ("examples", "items"))
-    return f"{examples:,} examples" if items == examples else f"{items:,} items of {examples:,} examples"
+    whole = number_of(examples, "example")
+    return whole if items == examples else f"{number_of(items, 'item')} of {whole}"
 
 
 def _interval(metric: str, ends: Ends | None) -> str:
@@ -312,7 +314,7 @@ def _run(contents: ProbeContents) -> dict[str, str]:
     return {
         "model": f"{response.attrs['model']}, as it was when it was probed",
         "layers": f"{len(layers)}: {', '.join(layers[:8])}{' and others' if len(layers) > 8 else ''}",
-        "data": f"{contents.title}: {_counted(response)}",
+        "data": _counted(response),
         "levels": "; ".join(levels),
         "conduct": "; ".join(conducts),
         "versions": versions or "not recorded",
@@ -386,7 +388,7 @@ def _items(contents: ProbeContents) -> list[Section]:
         return []
     count, total = len(items.examples), items.total
     which = (
-        f"all {total:,} examples"
+        f"all {number_of(total, 'example')}"
         if count == total
         else f"{count:,} of the {total:,} examples, drawn with seed {SEED}"
     )

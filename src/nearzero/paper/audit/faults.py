@@ -20,6 +20,7 @@ from nearzero.paper.audit.values import ALPHA, MATCHED, FaultEntry, label, point
 from nearzero.paper.published import published
 from nearzero.perturbations.families import AS_RUN_FOR
 from nearzero.statistics.summaries import count, summarise
+from nearzero.support.words import number_of
 
 __all__ = ["entries"]
 
@@ -344,7 +345,7 @@ def order(own: NetworkEvidence, entry: MakeEntry) -> Entries:
     equal = int((differences < 0.5).sum())  # less than half an example: the counts are equal
     note = f"of {len(differences)}, from their files"
     if equal < len(differences):
-        note += f"; greatest difference {differences.max():.0f} examples"
+        note += f"; greatest difference {number_of(round(differences.max()), 'example')}"
     if own.study.device == "cpu":
         note += "; each run has its own seed, and its weights don't depend on other runs"
     else:

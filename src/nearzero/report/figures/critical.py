@@ -26,6 +26,7 @@ from nearzero.report.figures.style import (
     styled,
 )
 from nearzero.report.results import Floats, display_name
+from nearzero.support.words import number_of
 
 __all__ = ["breaking_figure", "critical_figure"]
 
@@ -164,7 +165,7 @@ def breaking_figure(
     for family, critical in found.items():
         if len(images) != len(critical):
             raise InputError(
-                f"images must be those of the {len(critical):,} examples of {family}; got {len(images):,}"
+                f"images must be those of the {number_of(len(critical), 'example')} of {family}; got {len(images):,}"
             )
     with styled():
         figure = ShownFigure(figsize=(0.75 + 0.66 * count, 0.25 + 0.92 * len(rows)), layout="constrained")

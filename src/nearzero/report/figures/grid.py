@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nearzero.analysis.verdict import Comparison, Finding, Verdict
+from nearzero.report.figures.scales import Reading, reading_of, spelled
 from nearzero.report.figures.style import (
     INK,
     LINE,
@@ -62,6 +63,7 @@ def grid_figure(grid: GridResults) -> Figure:
             for axes, (distance, intensity) in zip(row, pairs, strict=True):
                 axes.set_title(f"{distance} against {intensity}", pad=20.0)
                 _panel(axes, verdicts[distance], names, intensity, targets)
+                _name_sides(axes, verdicts[distance].rules.distance, intensity)
             row[0].set_yticks(range(len(names)), [_label(verdict, name) for name in names])
             row[0].set_ylim(len(names) - 0.5, -0.5)
         low, high = panels[0, 0].get_xlim()
@@ -88,9 +90,9 @@ def _caption(verdict: Verdict) -> str:
     rules = verdict.rules
     unit = rules.unit.removesuffix("s") if rules.margin == 1 else rules.unit
     return (
-        f"D: the cost of distance minus that of intensity, in {rules.measured_in}, at equal "
+        f"D: the cost of a panel's first family minus that of its second, in {rules.measured_in}, at equal "
         "displacement d of the activations; mean over runs, with its "
-        f"{100 * (1 - 2 * rules.alpha):g} % interval. Right of zero distance costs more, left of it intensity. "
+        f"{100 * (1 - 2 * rules.alpha):g} % interval. "
         f"Shaded: the margin, {rules.margin:g} {unit} on either side. "
         f"Robust: all checks find the same direction, with {', '.join(rules.distance)} as distance."
     )
@@ -109,14 +111,6 @@ def _panel(
     axes.axvline(0.0, color=INK, linewidth=0.6)
     axes.grid(True, axis="x")
     colours = dict(zip(targets, _COLOURS[-len(targets) :], strict=True))
-    words: Mapping[str, Any] = {
-        "transform": axes.get_xaxis_transform(),
-        "va": "bottom",
-        "fontsize": 5.5,
-        "linespacing": 1.1,
-    }
-    axes.text(0.0, 1.02, "intensity \n← costs more ", ha="right", **words)
-    axes.text(0.0, 1.02, " distance\n costs more →", ha="left", **words)
     for row, network in enumerate(names):
         if row:
             axes.axhline(row - 0.5, color=LINE, linewidth=0.4)
@@ -125,6 +119,23 @@ def _panel(
             if pair == (network, intensity) and comparison.target in colours:
                 position = list(colours).index(comparison.target) - (len(colours) - 1) / 2
                 _draw(axes, comparison, row + _SPACING * position, colours[comparison.target])
+
+
+def _name_sides(axes: Axes, distance: Sequence[str], intensity: str) -> None:
+    """Write on either side of zero what costs more there."""
+    words: Mapping[str, Any] = {
+        "transform": axes.get_xaxis_transform(),
+        "va": "bottom",
+        "fontsize": 5.5,
+        "linespacing": 1.1,
+    }
+    axes.text(0.0, 1.02, f"{_side([intensity], 'intensity')} \n← costs more ", ha="right", **words)
+    axes.text(0.0, 1.02, f" {_side(distance, 'distance')}\n costs more →", ha="left", **words)
+
+
+def _side(families: Sequence[str], role: Reading) -> str:
+    """Return the role of families, or their names where they stand in the place of others, as noise may."""
+    return role if all(reading_of(name) == role for name in families) else ", ".join(map(spelled, families))
 
 
 def _draw(axes: Axes, comparison: Comparison, y: float, colour: str) -> None:

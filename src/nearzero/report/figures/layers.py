@@ -41,6 +41,7 @@ from nearzero.report.figures.style import (
     styled,
 )
 from nearzero.report.results import Floats
+from nearzero.support.words import number_of
 
 __all__ = ["layer_lines", "layer_map"]
 
@@ -192,7 +193,8 @@ def _layer_style(number: int, layers: int) -> dict[str, Any]:
 def _caption(response: xr.Dataset, metric: str, base: float, marked: bool) -> list[str]:
     """Return the lines of the caption."""
     items, examples = (int(response.attrs[name]) for name in ("items", "examples"))
-    over = f"{examples:,} examples" if items == examples else f"{items:,} items of {examples:,} examples"
+    whole = number_of(examples, "example")
+    over = whole if items == examples else f"{number_of(items, 'item')} of {whole}"
     name = _spelled(metric)
     title = (
         f"{name[0].upper()}{name[1:]} of {response.attrs['model']}, one layer perturbed at a time, on {over}."

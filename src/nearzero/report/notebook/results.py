@@ -23,6 +23,7 @@ from nearzero.report.results import StudyResults
 from nearzero.report.table import Cell, Column, Number, Table, text_table
 from nearzero.report.tables import tables
 from nearzero.report.verdict import judged_tables
+from nearzero.support.words import number_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,8 +101,8 @@ def _(result: CriticalLevels) -> str:
     return Fragment(
         f"Critical levels of {family}",
         lines=[
-            f"{len(result):,} examples, levels from {result.low:g} to {result.high:g}: {len(result.starts):,} "
-            "intervals with one prediction."
+            f"{number_of(len(result), 'example')}, levels from {result.low:g} to {result.high:g}: "
+            f"{number_of(len(result.starts), 'interval')} with one prediction."
         ],
         tables=[_first_changes(result)] if result.sides else (),
         notes=[f"Assumption: {result.assumption}", f"Computed by the backend {result.backend}."],
@@ -175,7 +176,7 @@ def _scale_table(result: ScaleAudit) -> Table:
     return Table(
         name="scale_audit",
         title="Predictions at each scale, by algebra and measured",
-        caption=f"Of {result.items:,} items: shares in percent, and numbers of items.",
+        caption=f"Of {number_of(result.items, 'item')}: shares in percent, and numbers of items.",
         columns=(
             Column("level", "scale"),
             *(Column(name, f"{name.replace('_', ' ')}, %", unit="percent") for name in shares),

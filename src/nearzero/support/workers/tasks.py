@@ -31,6 +31,7 @@ def do_all(
     *,
     name: Callable[[Item], str],
     finished: Callable[[Item, Result], None],
+    keeps: bool,
     device: Callable[[Item], str] = lambda item: "cpu",
 ) -> None:
     """Apply a function to all items on the workers of an executor, in any order.
@@ -43,6 +44,7 @@ def do_all(
         workers: where it is applied; without an executor, here, to one item after the other.
         name: of an item, for messages.
         finished: called here with each item and its result, in the order in which they are done.
+        keeps: whether a later call goes on from what this one did, for messages.
         device: the device on which an item computes; on Dask, one that isn't the processor takes a `GPU` resource.
 
     Raises:
@@ -53,7 +55,7 @@ def do_all(
         for item in items:
             finished(item, function(item))
         return
-    tasks = _Tasks(function, iter(items), workers, name, device)
+    tasks = _Tasks(function, iter(items), workers, name, keeps, device)
     try:
         with one_blas_thread():  # for an executor in this process, whose threads set and restore it
             while done := tasks.wait():
@@ -74,11 +76,13 @@ class _Tasks(Generic[Item, Result]):
         items: Any,
         workers: Workers,
         name: Callable[[Item], str],
+        keeps: bool,
         device: Callable[[Item], str],
     ) -> None:
         assert workers.executor is not None
         self._function, self._source, self._workers = function, items, workers
         self._name, self._device = name, device
+        self._kept = "what is done is kept" if keeps else "what is done isn't kept"
         self._executor: Executor = workers.executor
         self._window = WAITING if workers.count is None else WAITING_PER_WORKER * workers.count
         self._items: dict[int, Item] = {}
@@ -173,7 +177,7 @@ class _Tasks(Generic[Item, Result]):
             raise _WorkerLost(str(error)) from error
         except CancelledError as error:
             raise InputError(
-                f"{name} was cancelled by the executor: is its scheduler still there? What is done is kept"
+                f"{name} was cancelled by the executor: is its scheduler still there? ({self._kept})"
             ) from error
         except InputError:
             raise
@@ -197,7 +201,7 @@ class _Tasks(Generic[Item, Result]):
         if self._losses[number] > self._workers.retries:
             raise InputError(
                 f"{self._name(self._items[number])}: its worker was lost {self._losses[number]} times; was it killed "
-                "because memory ran out? Take fewer workers, or give each more memory. What is done is kept"
+                f"because memory ran out? Take fewer workers, or give each more memory ({self._kept})"
             ) from error
         self._again.append(number)
 
@@ -211,7 +215,7 @@ class _Tasks(Generic[Item, Result]):
         if fresh is None:
             raise InputError(
                 f"the {type(self._executor).__name__} lost a worker and can't be used any more; make a new one, and "
-                "run again: what is done is kept"
+                f"run again ({self._kept})"
             )
         if self._executor is not self._workers.executor:
             stop(self._executor)

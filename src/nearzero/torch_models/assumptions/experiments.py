@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
+from nearzero.support.words import number_of
 from nearzero.torch_models.assumptions.table import Assumptions
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import is_out_of_memory
@@ -370,9 +371,9 @@ def _refuse_other_readings(model: Model, batch: Batch, *, batched: bool) -> None
     single = not batched and _is_single(model, batch, whole)
     if single or (whole.ndim == 1 and not (batched and len(whole) == len(batch))):
         raise InputError(
-            f"the logits {tuple(whole.shape)} of inputs {batch.describe()} aren't those of {len(batch)} examples; if "
-            f"an item of your data is one example, {GIVE_BATCHES}; if the examples of a batch depend on each other, "
-            "give batch_axis='none'"
+            f"the logits {tuple(whole.shape)} of inputs {batch.describe()} aren't those of "
+            f"{number_of(len(batch), 'example')}; if an item of your data is one example, {GIVE_BATCHES}; if the "
+            "examples of a batch depend on each other, give batch_axis='none'"
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.torch_models.assumptions.content import SHARE, moved_by, rounding_of
+from nearzero.torch_models.assumptions.table import UNREAD
 from nearzero.torch_models.batches import Batch
 from nearzero.torch_models.data import BatchSource
 from nearzero.torch_models.masks import OPEN, OVERRIDE, MaskReader, is_length, mask_of_lengths
@@ -196,7 +197,7 @@ def _infer(model: Model, few: Batch) -> tuple[bool, str]:
     if name in OPEN:
         return _choice(model, few, kept, turned)
     if kept is False and not _is_read(model, few, logits):
-        return False, "its name; the model doesn't read it"
+        return False, f"its name; {UNREAD}"
     if kept is False:
         raise InputError(
             f"changing what the {name} masks changes the logits of what it doesn't, so it may have another meaning, or "

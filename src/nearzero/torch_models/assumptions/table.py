@@ -9,8 +9,10 @@ from dataclasses import astuple, dataclass, replace
 
 from nearzero.errors import InputError
 
-__all__ = ["Assumption", "Assumptions", "condensed", "read_json"]
+__all__ = ["UNREAD", "Assumption", "Assumptions", "condensed", "read_json"]
 
+# of a mask: part of how it is known, and a note of the result
+UNREAD = "the model doesn't read it, so that logits of an example depend on how far its batch fills it up"
 OF_LAYER = " of layer "  # between a thing that each layer has and the name of the layer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ FORMATS = {
     ".txt": "text",
 }
 COLUMNS = {"text": ("text", "sentence", "content"), "image": ("image", "img")}
+SEPARATORS = (",", ";", "\t", "|")  # of the columns of a .csv file
+LONGEST_LINE = 100_000  # characters of its first line that are read
 LABELS = ("label", "labels", "target")
 PARTS = re.compile(r":(?![^\[]*\])")  # colons, but not those of a slice such as test[:100]
 LISTED = re.compile(r"\['.*\]")  # in a message of datasets: the names that there are
@@ -54,6 +57,7 @@ def open_data(name: str, kind: Kind, loading: Loading, needs_labels: bool) -> Ra
         raise InputError(f"a data set is named hf:name:configuration:split; got {'hf:' + name!r}")
     with _quiet(datasets):
         found, revision, rows = _opened(datasets, path, rest)
+    _check_separated(found)
     column = _column(found, kind, loading.column, rows)
     labels: Sequence[Any] | None = None
     names: tuple[str, ...] = ()
@@ -119,7 +123,8 @@ def _local(datasets: Any, path: str, rest: list[str]) -> tuple[Any, str, Rows]:
     """Return one split of a data set in a file or a folder."""
     folder = find_repository(path, "dataset").snapshot()
     if folder.is_file():
-        return *_from_file(datasets, folder, rest), []
+        found, rows = _from_file(datasets, folder, rest)
+        return found, "", rows
     if any((folder / each).is_file() for each in SAVED):
         found, rows = _from_disk(datasets, folder, rest)
         return found, "", rows
@@ -259,16 +264,57 @@ def _taken(take: Any, known: Any, shown: str, split: str | None, rows: Rows) -> 
         raise InputError(f"split {split!r} of {shown} can't be read: {first_line(error)}") from error
 
 
-def _from_file(datasets: Any, path: Path, rest: list[str]) -> tuple[Any, str]:
-    """Return the rows of a file in one of the usual formats."""
+def _from_file(datasets: Any, path: Path, rest: list[str]) -> tuple[Any, Rows]:
+    """Return the rows of a file in one of the usual formats, and what was inferred."""
     if path.suffix not in FORMATS:
         raise InputError(f"files of data are {', '.join(FORMATS)}; got {path.name}")
     if rest:
         raise InputError(f"a file has neither configuration nor split; got {':'.join(rest)}")
+    options, rows = dict[str, Any](), list[Assumption]()
     try:
-        return datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train"), ""
+        if path.suffix == ".csv" and (separator := _separator(path)) != ",":
+            options["sep"] = separator
+            rows = [Assumption("separator of the columns", repr(separator), "the first line", "data=")]
+        return datasets.load_dataset(
+            FORMATS[path.suffix], data_files=str(path), split="train", **options
+        ), rows
+    except InputError:
+        raise
     except Exception as error:  # of damaged files, any
         raise InputError(f"{path} can't be read: {first_line(error.__cause__ or error)}") from error
+
+
+def _separator(path: Path) -> str:
+    """Return what separates the columns of a file: a comma, unless its first line has another separator and none.
+
+    Raises:
+        InputError: the first line has several others.
+    """
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        first = file.readline(LONGEST_LINE)
+    parted = [each for each in SEPARATORS if len(next(csv.reader([first], delimiter=each), ())) > 1]
+    if "," in parted or not parted:
+        return ","
+    if len(parted) > 1:
+        raise InputError(
+            f"the columns of {path} are separated by {' or '.join(map(repr, parted))}, and it isn't known which; "
+            "separate them by commas"
+        )
+    return parted[0]
+
+
+def _check_separated(data: Any) -> None:
+    """Refuse columns that were read as one, of a folder with .csv files that aren't separated by commas.
+
+    Raises:
+        InputError: as described.
+    """
+    names = data.column_names
+    if data.info.builder_name == "csv" and len(names) == 1 and any(each in names[0] for each in SEPARATORS):
+        raise InputError(
+            f"the data have one column, {names[0]!r}: their files aren't separated by commas; name one file, or "
+            "separate the columns by commas"
+        )
 
 
 def _from_disk(datasets: Any, folder: Path, rest: list[str]) -> tuple[Any, Rows]:

@@ -289,7 +289,7 @@ def _texts(
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # which transformers makes where there are no files
         raise _without_tokenizer(repository)
     tokenizer.padding_side = "right"  # positions count from the first token
-    pad, source = _padding(tokenizer, module)
+    pad, source = _padding(tokenizer, module, ends=auto_class != TEXT_CLASSES)
     if auto_class == TEXT_CLASSES:
         module.config.pad_token_id = pad  # by which some models find a text's last token
     if pad != tokenizer.pad_token_id:
@@ -317,15 +317,21 @@ def _texts(
     )
 
 
-def _padding(tokenizer: Any, module: Any) -> tuple[int, str]:
+def _padding(tokenizer: Any, module: Any, *, ends: bool) -> tuple[int, str]:
     """Return the token that fills up a row, and how it is known.
 
     Some models find the last token of a text by that of their configuration, so it is taken if there is one.
+
+    Args:
+        tokenizer, module: of the model.
+        ends: whether it may be the token with which the tokenizer ends a text, if the configuration has none.
     """
     own, size = getattr(module.config, "pad_token_id", None), _vocabulary(module)
     if isinstance(own, int) and own >= 0 and (size is None or own < size):
         return own, "the configuration of the model"
-    return pad_token(tokenizer), "the tokenizer has none; it is masked"
+    pad = pad_token(tokenizer, ends=ends)
+    used = tokenizer.pad_token_id is not None and pad != tokenizer.pad_token_id
+    return pad, "the tokenizer's ends each text" if used else "the tokenizer has none; it is masked"
 
 
 def _images(repository: Repository, module: Any, common: Mapping[str, Any], rows: Rows) -> Preparation:

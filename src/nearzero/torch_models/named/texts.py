@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from nearzero.errors import InputError
+from nearzero.support.words import number_of
 from nearzero.torch_models.assumptions import Assumption
 from nearzero.torch_models.batches import IGNORED
 from nearzero.torch_models.named.images import labels_of
@@ -113,8 +114,8 @@ def _blocks(raw: RawData, preparation: Preparation, loading: Loading, rows: Rows
     rows.append(
         Assumption(
             "blocks",
-            f"{len(blocks):,} of {size:,} tokens or, at the end, fewer; from {len(raw.items):,} "
-            f"text{'s, joined' if len(raw.items) > 1 else ''}",
+            f"{len(blocks):,} of {size:,} tokens or, at the end, fewer; from {number_of(len(raw.items), 'text')}"
+            f"{', joined' if len(raw.items) > 1 else ''}",
             source,
             "Loading(block=)",
         )
@@ -179,7 +180,14 @@ def _padded(examples: list[Example], preparation: Preparation) -> dict[str, Tens
     return batch
 
 
-def pad_token(tokenizer: Any) -> int:
-    """Return the token that fills up a row; it is masked, so that any will do if the tokenizer has none."""
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, 0)
-    return next(int(each) for each in known if each is not None)
+def pad_token(tokenizer: Any, *, ends: bool = True) -> int:
+    """Return the token that fills up a row; it is masked, so that any will do if the tokenizer has none.
+
+    Args:
+        tokenizer: the tokenizer.
+        ends: False for another token than the one with which the tokenizer ends a text, for models that take the last
+            token before the padding.
+    """
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, 0, 1)
+    last = None if ends else next(iter(tokenizer("")["input_ids"][-1:]), None)
+    return next(int(each) for each in known if each not in (None, last))
