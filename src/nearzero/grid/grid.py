@@ -194,7 +194,7 @@ class Grid:
         """Return responses at matched displacement on (network, run, family, side, target), see `nz.matched`.
 
         Raises:
-            InputError: they haven't been measured yet.
+            InputError: they haven't been measured yet, or aren't those of the spec.
         """
         path = self.folder / RESPONSES
         if not path.is_file():
@@ -207,6 +207,11 @@ class Grid:
             made_with = tomllib.loads(responses.attrs.get("spec", ""))
         if made_with:  # files without it are older than the attribute
             self._check_spec(path, made_with)
+        runs, wanted = responses.sizes.get("run", 0), self.spec.points[0].spec.runs
+        if runs != wanted:
+            raise InputError(
+                f"{path} has {number_of(runs, 'run')} of each network, and {SPEC} says {wanted}; {again}"
+            )
         responses.attrs.setdefault("halves", EARLIER_HALVES)  # files without it are older than the attribute
         return responses
 

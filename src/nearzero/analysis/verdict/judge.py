@@ -25,6 +25,7 @@ from nearzero.support.display import Displayed
 __all__ = ["CheckResult", "RelativeCost", "Verdict", "against_noise", "judge"]
 
 Floats = npt.NDArray[np.float64]
+FACTS = ("reason", "backend", "activation", "model", "layer", "layers")  # what is known of a network
 Outcome = Literal["holds", "turns", "undecided", "not measured"]
 
 
@@ -264,10 +265,12 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
     networks = [str(name) for name in responses.network.values]
     groups = responses.model.values.tolist() if "model" in responses.coords else networks
     models = {network: str(model) for network, model in zip(networks, groups, strict=True)}
-    words = {network: _degenerate(responses.sel(network=network)) for network in networks}
-    activations = {network: _activation_of(responses, network) for network in networks}
+    # without the other arrays, of which a part would be taken for each network
+    facts = responses.drop_vars([name for name in responses.data_vars if name not in FACTS])
+    words = {network: _degenerate(facts.sel(network=network)) for network in networks}
+    activations = {network: _activation_of(facts, network) for network in networks}
     kept = {
-        network: _deciders(activations[network], _is_linear_after(responses, network), rules)
+        network: _deciders(activations[network], _is_linear_after(facts, network), rules)
         for network in networks
     }
     deciders = {network: names for network, (names, _) in kept.items()}
