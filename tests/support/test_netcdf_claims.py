@@ -164,7 +164,7 @@ def test_pieces_that_end_outside_the_file() -> None:
     refused(content, "history/y ends outside the file")
 
 
-@pytest.mark.parametrize(("dimension", "most"), [("family", 64), ("side", 2), ("target", 100)])
+@pytest.mark.parametrize(("dimension", "most"), [("family", 64), ("side", 2), ("fraction", 100)])
 def test_more_labels_than_a_result_has(dimension: str, most: int) -> None:
     """Each of them is a panel or a test, so that few bytes would be a long time."""
     for size in (most, most + 1):

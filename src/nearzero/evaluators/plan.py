@@ -29,7 +29,6 @@ from nearzero.perturbations.perturbation import AnyPerturbation, Side
 from nearzero.perturbations.ranges import Ranges
 from nearzero.support.arrays import as_numbers
 from nearzero.support.memory import memory_limit
-from nearzero.support.names import check_number_of_labels
 from nearzero.torch_models.assumptions.experiments import BatchAxis
 from nearzero.torch_models.assumptions.outputs import ClassAxis, OutputKind, check_settings
 from nearzero.torch_models.batches import Prepare
@@ -242,10 +241,8 @@ def make_plan(
         conduct: as in `nearzero.probing.probe`.
 
     Raises:
-        InputError: an unknown family, too many of them, levels outside their domain, or a conduct that the layer
-            doesn't allow.
+        InputError: an unknown family, levels outside its domain, or a conduct that the layer doesn't allow.
     """
-    check_number_of_labels(family=len(families))
     conduct = conduct_of(layer, conduct)
     check_families(layer, conduct, families.values())
     try:

@@ -11,7 +11,10 @@ from nearzero.errors import InputError
 __all__ = ["check_label", "check_number_of_labels", "has_unwritable", "too_many_labels"]
 
 # Of all other dimensions a file has as many labels as it has room for, and work grows with their number alone.
-MOST_LABELS = {"family": 64, "side": 2, "split": 2, "target": 100, "check": 20}
+MOST_LABELS = {
+    **{"family": 64, "side": 2, "split": 2, "target": 100, "check": 20},
+    **{"part": 10, "replacement": 10, "fraction": 100, "row": 200},
+}
 
 
 def has_unwritable(name: str) -> bool:

@@ -343,15 +343,17 @@ def _comparisons(
         words: by network, words on degenerate runs.
         models: by network, the model.
     """
+    own = all_costs.sel(target=list(rules.targets)).transpose("network", "target", "run", "family")
+    distance = own.sel(family=list(rules.distance)).mean("family", skipna=False).values
+    intensity = {name: own.sel(family=name).values for name in rules.intensity}
+    places = {str(network): place for place, network in enumerate(own.network.values)}
     compared = []
     for network, names in deciders.items():
-        own = all_costs.sel(network=network, target=list(rules.targets)).transpose("target", "run", "family")
-        distance = own.sel(family=list(rules.distance)).mean("family", skipna=False).values
-        intensity = {name: own.sel(family=name).values for name in names}
+        place = places[network]
         for row, target in enumerate(rules.targets):
             for name in names:
                 blank = Comparison(network, name, target, n=0, words=words[network])
-                compared.append(compare(blank, distance[row], intensity[name][row], rules))
+                compared.append(compare(blank, distance[place, row], intensity[name][place, row], rules))
     p_values = [row.p for row in compared]
     adjusted = _adjusted_within(p_values, [models[row.network] for row in compared])
     alone = _adjusted_within(p_values, [row.network for row in compared])

@@ -46,7 +46,7 @@ class Displaced:
             described = verdict([matched], Rules(targets=tuple(map(float, matched.target.values))))
         except InputError as error:
             return cls(matched, None, str(error), ())
-        charts = cost_charts(described)[:MOST_CHARTS]
+        charts = cost_charts(described, MOST_CHARTS)
         return cls(matched, described, "", [_of_one_network(chart) for chart in charts])
 
     def panel(self) -> Markup:
