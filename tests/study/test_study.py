@@ -239,6 +239,16 @@ def test_results_of_more_runs_than_the_spec_has(study: nz.Study, tmp_path: Path)
         _ = copy.response
 
 
+def test_results_with_other_labels_are_refused_in_a_line(study: nz.Study, tmp_path: Path) -> None:
+    copy = make(tmp_path / "study", test=True)
+    response = load_netcdf((study.folder / "results.nc").read_bytes(), "", "").to_dataset()
+    changed = response.rename(family="fam")
+    (copy.folder / "results.nc").write_bytes(netcdf_content(changed))
+    why = r"a result of .* can't be read \(KeyError.*\); `nearzero verify .*` names files that were changed"
+    with pytest.raises(nz.InputError, match=why):
+        copy.tables()
+
+
 def test_the_leading_t_test_may_be_changed_in_a_finished_study(tmp_path: Path) -> None:
     make(tmp_path / "study").train().sweep()
     again = make(tmp_path / "study", ttest_baseline="published").report()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -262,7 +263,9 @@ class Grid:
         Raises:
             InputError: the grid hasn't been measured yet.
         """
-        return judge(self.responses, rules or self.spec.rules)
+        responses, again = self.responses, grid_remedy(self.folder, RESPONSES)
+        with parsing(self.folder / RESPONSES, again) if rules is None else nullcontext():
+            return judge(responses, rules or self.spec.rules)
 
     def read(self) -> dict[str, Verdict]:
         """Return a verdict for each family in the spec's `read`, with it in the place of distance."""

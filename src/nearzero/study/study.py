@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -41,7 +41,7 @@ from nearzero.study.steps import (
 )
 from nearzero.study.store import PAGE, SPEC, Store, needed
 from nearzero.support.checksums import FileCheck, remove_recorded, verify_files, working, write_recorded
-from nearzero.support.files import claim_folder, write_text
+from nearzero.support.files import claim_folder, parsing, write_text
 from nearzero.support.words import number_of
 from nearzero.support.workers import Workers
 
@@ -206,7 +206,8 @@ class Study:
         Raises:
             InputError: the study hasn't been measured at matched displacement yet.
         """
-        return judge(self.matched, rules or self.spec.rules)
+        with self._reading() if rules is None else nullcontext():
+            return judge(self.matched, rules or self.spec.rules)
 
     def audited(self, against: Study | None = None) -> Audit:
         """Return the faults of the published study, as measured on these networks; nothing is computed anew.
@@ -217,7 +218,8 @@ class Study:
         Raises:
             InputError: the study hasn't been audited yet, or `against` has the same pixels or isn't trained.
         """
-        return audit(self.evidence(against))
+        with self._reading():
+            return audit(self.evidence(against))
 
     def evidence(self, against: Study | None = None) -> Evidence:
         """Return the results that an audit is based on; `against` as for `audited`.
@@ -251,13 +253,20 @@ class Study:
         The first tables of a verdict are its comparisons, checks and relative costs.
         """
         made: dict[str, tuple[Table, ...]] = {}
-        if self._store.read("response") is not None:
-            made["report"] = report_tables(self)
-        if analysis_of(self._store, "matched") is not None:
-            made["verdict"] = (*judged_tables(self.verdict(), self.title), *self._further_tables())
-        if measurements_of(self._store) is not None:
-            made["audit"] = audited_tables(self.audited())
+        with self._reading():
+            if self._store.read("response") is not None:
+                made["report"] = report_tables(self)
+            if analysis_of(self._store, "matched") is not None:
+                made["verdict"] = (*judged_tables(self.verdict(), self.title), *self._further_tables())
+            if measurements_of(self._store) is not None:
+                made["audit"] = audited_tables(self.audited())
         return made
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """Turn any error in the block, in which only results of the study are read, into an InputError of one line."""
+        return parsing(
+            f"a result of {self.folder}", f"`nearzero verify {self.folder}` names files that were changed"
+        )
 
     def _further_tables(self, *, untrained: bool = True, near_far: bool = True) -> tuple[Table, ...]:
         """Return the tables of what a verdict measures on request, as far as it is asked for and measured."""
