@@ -22,6 +22,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -398,6 +399,12 @@ class Store:
             return None
         self._check_results(path, loaded)
         return loaded
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Turn any error in the block, in which only results of the study are read, into an InputError of one line."""
+        return parsing(
+            f"a result of {self.folder}", f"`nearzero verify {self.folder}` names files that were changed"
+        )
 
     def _check_results(self, path: Path, results: xr.Dataset) -> None:
         """Refuse results that belong to another spec than the study's, or are of other networks or runs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -41,7 +41,7 @@ from nearzero.study.steps import (
 )
 from nearzero.study.store import PAGE, SPEC, Store, needed
 from nearzero.support.checksums import FileCheck, remove_recorded, verify_files, working, write_recorded
-from nearzero.support.files import claim_folder, parsing, write_text
+from nearzero.support.files import claim_folder, write_text
 from nearzero.support.words import number_of
 from nearzero.support.workers import Workers
 
@@ -90,7 +90,8 @@ class Study:
         try:
             results = None if self._store.read("response") is None else self
             verdict = None if analysis_of(self._store, "matched") is None else self.verdict()
-            return study_html(self.title, self.summary(), results, verdict)
+            with self._store.reading():
+                return study_html(self.title, self.summary(), results, verdict)
         except InputError as error:
             return refusal_html(f"Study: {self.title}", error)
 
@@ -206,7 +207,7 @@ class Study:
         Raises:
             InputError: the study hasn't been measured at matched displacement yet.
         """
-        with self._reading() if rules is None else nullcontext():
+        with self._store.reading() if rules is None else nullcontext():
             return judge(self.matched, rules or self.spec.rules)
 
     def audited(self, against: Study | None = None) -> Audit:
@@ -218,7 +219,7 @@ class Study:
         Raises:
             InputError: the study hasn't been audited yet, or `against` has the same pixels or isn't trained.
         """
-        with self._reading():
+        with self._store.reading():
             return audit(self.evidence(against))
 
     def evidence(self, against: Study | None = None) -> Evidence:
@@ -253,7 +254,7 @@ class Study:
         The first tables of a verdict are its comparisons, checks and relative costs.
         """
         made: dict[str, tuple[Table, ...]] = {}
-        with self._reading():
+        with self._store.reading():
             if self._store.read("response") is not None:
                 made["report"] = report_tables(self)
             if analysis_of(self._store, "matched") is not None:
@@ -261,12 +262,6 @@ class Study:
             if measurements_of(self._store) is not None:
                 made["audit"] = audited_tables(self.audited())
         return made
-
-    def _reading(self) -> AbstractContextManager[None]:
-        """Turn any error in the block, in which only results of the study are read, into an InputError of one line."""
-        return parsing(
-            f"a result of {self.folder}", f"`nearzero verify {self.folder}` names files that were changed"
-        )
 
     def _further_tables(self, *, untrained: bool = True, near_far: bool = True) -> tuple[Table, ...]:
         """Return the tables of what a verdict measures on request, as far as it is asked for and measured."""
@@ -278,16 +273,12 @@ class Study:
         return tuple(further)
 
     def _analysis(self, group: str, missing: str, option: str = "") -> xr.Dataset:
-        return needed(
-            analysis_of(self._store, group),
-            f"{self.folder} {missing} yet; run `nearzero verdict {self.folder}{option}`",
-        )
+        refusal = f"{self.folder} {missing} yet; run `nearzero verdict {self.folder}{option}`"
+        return needed(analysis_of(self._store, group), refusal)
 
     def _results(self, group: str, step: str) -> xr.Dataset:
-        return needed(
-            self._store.read(group),
-            f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first",
-        )
+        refusal = f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first"
+        return needed(self._store.read(group), refusal)
 
     @property
     def notices(self) -> tuple[str, ...]:
