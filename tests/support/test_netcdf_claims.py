@@ -287,7 +287,7 @@ def test_an_attribute_that_claims_more_elements_than_it_has(value: Any) -> None:
     name = content.index(b"name\0\0\0\0")
     at = content.index((3).to_bytes(8, "little"), name)
     content[at : at + 8] = (10**9).to_bytes(8, "little")
-    refused(content, "its attribute 'name' is longer than the file")
+    refused(content, r"a\.nc can't be read \(")  # by HDF5, or by the count of the elements
 
 
 @pytest.mark.parametrize(
