@@ -206,6 +206,10 @@ def test_a_network_that_isnt_degenerate_has_no_reason(found: dict[str, xr.Datase
         ({"families": ("nosie",)}, "unknown family 'nosie': did you mean 'noise'"),
         ({"conduct": "as-run"}, "conduct must be an nz.Conduct; got str"),
         ({"targets": (0.1, -1.0)}, "targets must be positive displacements"),
+        (
+            {"targets": (0.1,) * 101},
+            "this would give 101 labels on the dimension target; a result has at most",
+        ),
         ({"draws": 0}, "draws must be a whole number, at least 1; got 0"),
         ({"first_draw": -1}, "first_draw must be a whole number, at least 0; got -1"),
         ({"seed": 0.5}, "seed must be a whole number, at least 0; got 0.5"),

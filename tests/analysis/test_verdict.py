@@ -373,6 +373,10 @@ def test_what_a_verdict_takes(trained: dict[str, nz.TwoLayer], mnist_5k: nz.data
         ({"measure": "acuracy"}, "unknown measure 'acuracy': did you mean 'accuracy'"),
         ({"distance": ("gains",)}, "a family is either distance or intensity"),
         ({"targets": (0.0,)}, "targets must be positive displacements"),
+        (
+            {"targets": (0.1,) * 101},
+            "this would give 101 labels on the dimension target; a result has at most",
+        ),
         ({"margin": 0.0}, "margin must be a positive number of percentage points"),
         ({"alpha": 0.7}, "alpha must lie between 0 and 0.5"),
         ({"minimum_runs": 5}, "minimum_runs must be at least 6"),

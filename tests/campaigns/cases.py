@@ -30,7 +30,7 @@ from readers import READERS
 
 from nearzero.errors import InputError
 from nearzero.grid import grid
-from nearzero.probing import result
+from nearzero.probing import saved
 from nearzero.support.netcdf import load_netcdf
 
 FITTED = 0.8  # the share of changed files of results whose inner checksums fit
@@ -68,7 +68,7 @@ def parse_once(whole: Container[bytes]) -> None:
             parsed[content] = load_netcdf(content, source, remedy)
         return parsed[content].copy(deep=True)
 
-    for module in (grid, result):
+    for module in (grid, saved):
         module.load_netcdf = load  # type: ignore[attr-defined]
 
 

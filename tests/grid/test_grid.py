@@ -22,6 +22,7 @@ from nearzero.grid.spec import resolve_grid
 from nearzero.study.data import DataSource
 from nearzero.study.jobs import complete
 from nearzero.study.steps import TrainJob
+from nearzero.support.netcdf import netcdf_content
 
 STUDY = {
     "data": "digits",
@@ -277,6 +278,16 @@ def test_a_kept_file_that_cant_be_read(width: nz.Grid, tmp_path: Path) -> None:
     grid = nz.Grid.create(tmp_path / "grid", width.spec)
     (grid.folder / grid_module.RESPONSES).write_bytes(b"no")
     with pytest.raises(nz.InputError, match="can't be read"):
+        _ = grid.responses
+
+
+def test_a_kept_file_with_more_runs_than_the_spec(width: nz.Grid, tmp_path: Path) -> None:
+    grid = nz.Grid.create(tmp_path / "grid", width.spec)
+    more = width.responses.isel(run=[0, 1, 1]).assign_coords(run=[0, 1, 2])
+    (grid.folder / grid_module.RESPONSES).write_bytes(netcdf_content(more))
+    with pytest.raises(
+        nz.InputError, match=r"responses\.nc has 3 runs of each network, and grid\.toml says 2; delete"
+    ):
         _ = grid.responses
 
 

@@ -126,3 +126,8 @@ def test_what_cant_be_is_refused_in_one_line(change: dict[str, object], message:
     with pytest.raises(nz.InputError, match=message) as caught:
         resolve_grid(WIDTH | change)
     assert "\n" not in str(caught.value)
+
+
+def test_more_values_than_a_grid_has() -> None:
+    with pytest.raises(nz.InputError, match="values"):
+        resolve_grid(WIDTH | {"values": list(range(1, 1002))})

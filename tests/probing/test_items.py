@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 import nearzero as nz
+from nearzero.statistics import bootstrap
 from nearzero.statistics.bootstrap import bootstrap_items
+from nearzero.support.netcdf import load_netcdf, netcdf_content
 
 
 @pytest.fixture
@@ -244,3 +247,65 @@ def test_a_saved_result_that_was_changed_is_refused(case: tuple, tmp_path: Path,
     (folder / "probe.nc").write_bytes(bytes(response.to_netcdf(engine="h5netcdf")))
     with pytest.raises(nz.InputError, match=r"probe\.nc can't be read \(.*\); probe again"):
         nz.ProbeResult.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"items": 10**12}, "it says 1,000,000,000,000 items, and has 60"),
+        ({"examples": 59}, "an item is of an example beyond the 59 examples"),
+        ({"items": -1}, "items must be whole numbers from 0"),
+        ({"items": 60.5}, "items must be whole numbers from 0"),
+        ({"units": 10**9}, "a layer has 1,000,000,000 units, and ranges of 8"),
+        ({"units": -1}, "units must be whole numbers from 0"),
+        ({"dead_units": 9}, "there are more dead units than units"),
+        ({"rows": -5}, "rows must be whole numbers from 0"),
+        ({"token": -1}, "token must be whole numbers from 0"),
+        ({"sequence": 10**12}, "an item is of an example beyond the 60 examples"),
+        ({"not_finite": 61.0}, "logits of more than 60 items aren't finite"),
+        ({"metrics": ["accuracy", "accuracy"]}, "a metric is named twice"),
+    ],
+)
+def test_counts_that_do_not_agree_with_the_arrays(  # type: ignore[type-arg]
+    case: tuple, change: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    model, x, y = case
+    folder = nz.probe(model, (x, y), "1", levels=2, metrics="accuracy", keep_items=True).save(tmp_path)
+    response = load_netcdf((folder / "probe.nc").read_bytes(), "", "").to_dataset()
+    (name, value), *_ = change.items()
+    if name in response.attrs:
+        response.attrs[name] = value
+    else:
+        like = response.get(name, response.accuracy)
+        response[name] = xr.full_like(like, value, type(value))
+    (folder / "probe.nc").write_bytes(netcdf_content(response))
+    with pytest.raises(nz.InputError, match=rf"probe\.nc can't be read \(.*{why}\); probe again"):
+        nz.ProbeResult.open(folder)
+
+
+def test_intervals_of_many_levels_are_those_of_each_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their resamples are held for some levels at a time, and are the same for all."""
+    values, owners = np.random.default_rng(0).normal(size=(7, 30)), np.arange(30) // 2
+    whole = bootstrap_items(values, owners, np.random.default_rng(1), resamples=200)
+    monkeypatch.setattr("nearzero.statistics.bootstrap.MEANS", 2 * 200)
+    at_a_time = []
+    resampled = bootstrap._resampled_means
+
+    def spy(totals: Any, *given: Any) -> Any:
+        at_a_time.append(totals.shape[1])
+        return resampled(totals, *given)
+
+    monkeypatch.setattr(bootstrap, "_resampled_means", spy)
+    np.testing.assert_allclose(
+        bootstrap_items(values, owners, np.random.default_rng(1), resamples=200), whole
+    )
+    assert at_a_time == [2, 2, 2, 1]
+
+
+def test_more_families_than_a_result_can_have(case: tuple) -> None:  # type: ignore[type-arg]
+    model, x, y = case
+    families = {f"family {number}": nz.Perturbation(scale=1.0) for number in range(65)}
+    with pytest.raises(
+        nz.InputError, match="this would give 65 labels on the dimension family; a result has at most"
+    ):
+        nz.probe(model, (x, y), "1", families=families)

@@ -18,7 +18,7 @@ import nearzero as nz
 from nearzero.mechanisms.power import Counts, Power
 from nearzero.mechanisms.studies import Condition
 from nearzero.paper.audit.values import Audit
-from nearzero.probing.result import ProbeSummary
+from nearzero.probing.summary import ProbeSummary
 from nearzero.report.figures.style import ShownFigure, figure_bytes
 from nearzero.report.notebook import grid_html, study_html
 from nearzero.report.notebook.fragment import MOST_LINES, Fragment

@@ -15,6 +15,7 @@ from filelock import FileLock
 import nearzero as nz
 import nearzero.support.files
 from nearzero.study.provenance import record_session
+from nearzero.support.netcdf import load_netcdf, netcdf_content
 
 SETTINGS = {
     "data": "digits",
@@ -226,6 +227,26 @@ def test_results_and_networks_of_others_are_refused(study: nz.Study, tmp_path: P
     (mixed.folder / "checksums").unlink()
     with pytest.raises(nz.InputError, match=r"abs-00.safetensors holds another network, .*'relu', 'seed': 1"):
         mixed.sweep()
+
+
+def test_results_of_more_runs_than_the_spec_has(study: nz.Study, tmp_path: Path) -> None:
+    copy = make(tmp_path / "study", test=True)
+    tree = load_netcdf((study.folder / "results.nc").read_bytes(), "", "")
+    response = tree.to_dataset().isel(run=[0, 1, 1]).assign_coords(run=[0, 1, 2])
+    (copy.folder / "results.nc").write_bytes(netcdf_content(response))
+    why = r"results\.nc has 3 runs of abs, relu, and spec\.toml says 2 runs of abs, relu; delete it"
+    with pytest.raises(nz.InputError, match=why):
+        _ = copy.response
+
+
+def test_results_with_other_labels_are_refused_in_a_line(study: nz.Study, tmp_path: Path) -> None:
+    copy = make(tmp_path / "study", test=True)
+    response = load_netcdf((study.folder / "results.nc").read_bytes(), "", "").to_dataset()
+    changed = response.rename(family="fam")
+    (copy.folder / "results.nc").write_bytes(netcdf_content(changed))
+    why = r"a result of .* can't be read \(KeyError.*\); `nearzero verify .*` names files that were changed"
+    with pytest.raises(nz.InputError, match=why):
+        copy.tables()
 
 
 def test_the_leading_t_test_may_be_changed_in_a_finished_study(tmp_path: Path) -> None:

@@ -82,21 +82,97 @@ def test_a_piece_that_expands_to_more_than_its_size(times: int) -> None:
         for _ in range(times):
             layout.set_deflate(9)
         space = h5py.h5s.create_simple((8,))
-        array = h5py.h5d.create(file.id, b"y", h5py.h5t.IEEE_F64LE, space, layout)
+        group = file.create_group("history")
+        array = h5py.h5d.create(group.id, b"y", h5py.h5t.IEEE_F64LE, space, layout)
         array.write_direct_chunk((0,), packed)
 
     why = {
-        1: r"a piece of y expands to more than its size",
-        2: r"y is compressed in a way that nearzero doesn't use",
+        1: r"a piece of history/y expands to more than its size",
+        2: r"history/y is compressed in a way that nearzero doesn't use",
     }
     refused(built(write), why[times])
 
 
 def test_pieces_as_nearzero_writes_them_are_read() -> None:
-    data = xr.Dataset({"x": (("run", "step"), np.arange(30.0).reshape(5, 6))})
-    content = netcdf_content(data, encoding={"x": {"zlib": True, "shuffle": True, "chunksizes": (2, 4)}})
-    read = load_netcdf(bytes(content), "a.nc", "delete it").to_dataset()
+    history = xr.Dataset({"x": (("run", "step"), np.arange(30.0).reshape(5, 6))})
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(), "/history": history})
+    packed = {"/history": {"x": {"zlib": True, "shuffle": True, "chunksizes": (2, 4)}}}
+    read = load_netcdf(bytes(netcdf_content(tree, encoding=packed)), "a.nc", "delete it")
+    xr.testing.assert_identical(read["history"].to_dataset(), history)
+
+
+@pytest.mark.parametrize("options", [{"compression": "gzip"}, {"chunks": (10,)}, {}])
+def test_numbers_that_are_not_stored_one_by_one(options: dict[str, Any]) -> None:
+    """Arrays of few bytes would be work without limit: rows of tables, curves, resamples."""
+
+    def write(file: h5py.File) -> None:
+        file.create_dataset("y", (1000,), "f8", data=np.zeros(1000) if options else None, **options)
+
+    refused(built(write), r"a\.nc can't be read \(y isn't stored whole, as nearzero stores it\); delete it")
+
+
+def test_dimensions_without_labels_have_no_values() -> None:
+    data = xr.Dataset(
+        {"x": ("item", np.zeros(3))}
+    )  # the file says that there are three, and stores no labels
+    read = load_netcdf(bytes(netcdf_content(data)), "a.nc", "delete it").to_dataset()
     xr.testing.assert_identical(read, data)
+
+
+def test_a_history_that_expands_to_more_than_results_do() -> None:
+    def write(file: h5py.File) -> None:
+        file.create_group("history").create_dataset("y", (3 * 10**6,), "f8", compression="gzip")
+
+    refused(built(write), r"a\.nc, a file of 0 MB, would take 24 MB of memory")
+
+
+def test_pieces_beyond_the_shape_of_an_array() -> None:
+    """HDF5 keeps a piece for each place that an array had when it was larger."""
+
+    def write(file: h5py.File) -> None:
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_chunk((8,))
+        space = h5py.h5s.create_simple((64,))
+        group = file.create_group("history")
+        h5py.h5d.create(group.id, b"y", h5py.h5t.IEEE_F64LE, space, layout)
+        group["y"][:] = 1.0
+
+    content = built(write)
+    refused(with_shape(content, 64, 8), "history/y has more pieces than fit into its shape")
+
+
+def with_shape(content: bytearray, old: int, new: int) -> bytearray:
+    """Return a file in which the only array with a dimension of an old length has a new one, as its limit too."""
+    lengths = (
+        old.to_bytes(8, "little") * 2
+        if content.count(old.to_bytes(8, "little") * 2)
+        else old.to_bytes(8, "little")
+    )
+    assert content.count(lengths) == 1
+    return content.replace(lengths, new.to_bytes(8, "little") * (len(lengths) // 8))
+
+
+def test_pieces_that_end_outside_the_file() -> None:
+    def write(file: h5py.File) -> None:
+        file.create_group("history").create_dataset("y", data=np.arange(64.0), chunks=(64,))
+
+    content = built(write)
+    with h5py.File(io.BytesIO(content), "r") as file:
+        place = file["history/y"].id.get_chunk_info(0).byte_offset
+    at = content.index(place.to_bytes(8, "little"))
+    content[at : at + 8] = (len(content) - 16).to_bytes(8, "little")
+    refused(content, "history/y ends outside the file")
+
+
+@pytest.mark.parametrize(("dimension", "most"), [("family", 64), ("side", 2), ("fraction", 100)])
+def test_more_labels_than_a_result_has(dimension: str, most: int) -> None:
+    """Each of them is a panel or a test, so that few bytes would be a long time."""
+    for size in (most, most + 1):
+        data = xr.Dataset({"x": (dimension, np.zeros(size))}, {dimension: np.arange(size)})
+        content = bytes(netcdf_content(data))
+        if size == most:
+            xr.testing.assert_identical(load_netcdf(content, "a.nc", "delete it").to_dataset(), data)
+    refused(content, rf"it has {most + 1} labels on the dimension {dimension}; a result has at most {most}\)")
 
 
 # --- texts ---
@@ -211,7 +287,7 @@ def test_an_attribute_that_claims_more_elements_than_it_has(value: Any) -> None:
     name = content.index(b"name\0\0\0\0")
     at = content.index((3).to_bytes(8, "little"), name)
     content[at : at + 8] = (10**9).to_bytes(8, "little")
-    refused(content, r"a\.nc can't be read \(")
+    refused(content, r"a\.nc can't be read \(")  # by HDF5, or by the count of the elements
 
 
 @pytest.mark.parametrize(
@@ -306,6 +382,11 @@ def test_dates_are_not_made_of_numbers() -> None:
     data = xr.Dataset({"x": ("run", [1.0, 2.0], {"units": "days since 0001-01-01"})})
     read = load_netcdf(bytes(netcdf_content(data)), "a.nc", "delete it").to_dataset()
     xr.testing.assert_identical(read, data)
+
+
+def test_a_file_that_begins_with_something_else() -> None:
+    """HDF5 looks for its signature at 512 and beyond, where places in the file are other ones."""
+    refused(built(lambda file: None, userblock_size=512), "it isn't a netCDF 4 file")
 
 
 def test_parts_that_would_hide_attributes() -> None:

@@ -41,6 +41,7 @@ from nearzero.networks import TwoLayer
 from nearzero.perturbations.families import FAMILIES, Conduct, Family, make_family
 from nearzero.perturbations.noise import NOISES, Noise
 from nearzero.perturbations.perturbation import Addition, AnyPerturbation, Perturbation
+from nearzero.support.names import check_number_of_labels
 from nearzero.support.threads import one_blas_thread
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class Design:
             check_choice("check", check, SIZE_CHECKS)
         for name in self.checked:
             check_choice("checked family", name, tuple(FAMILIES))
+        check_number_of_labels(target=len(self.targets))
         if not self.targets or not all(0 < target <= LARGEST_TARGET for target in self.targets):
             raise InputError(
                 f"targets must be positive displacements of at most {LARGEST_TARGET:g}, 0.1 for 10 %; "

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -194,7 +195,7 @@ class Grid:
         """Return responses at matched displacement on (network, run, family, side, target), see `nz.matched`.
 
         Raises:
-            InputError: they haven't been measured yet.
+            InputError: they haven't been measured yet, or aren't those of the spec.
         """
         path = self.folder / RESPONSES
         if not path.is_file():
@@ -207,6 +208,11 @@ class Grid:
             made_with = tomllib.loads(responses.attrs.get("spec", ""))
         if made_with:  # files without it are older than the attribute
             self._check_spec(path, made_with)
+        runs, wanted = responses.sizes.get("run", 0), self.spec.points[0].spec.runs
+        if runs != wanted:
+            raise InputError(
+                f"{path} has {number_of(runs, 'run')} of each network, and {SPEC} says {wanted}; {again}"
+            )
         responses.attrs.setdefault("halves", EARLIER_HALVES)  # files without it are older than the attribute
         return responses
 
@@ -257,7 +263,9 @@ class Grid:
         Raises:
             InputError: the grid hasn't been measured yet.
         """
-        return judge(self.responses, rules or self.spec.rules)
+        responses, again = self.responses, grid_remedy(self.folder, RESPONSES)
+        with parsing(self.folder / RESPONSES, again) if rules is None else nullcontext():
+            return judge(responses, rules or self.spec.rules)
 
     def read(self) -> dict[str, Verdict]:
         """Return a verdict for each family in the spec's `read`, with it in the place of distance."""

@@ -124,7 +124,9 @@ class GridSpec(CheckedModel):
     title: str = Field(min_length=1)
     question: str = ""
     vary: str
-    values: tuple[StrictBool | StrictStr | StrictInt | StrictFloat, ...] = Field(min_length=1)
+    values: tuple[StrictBool | StrictStr | StrictInt | StrictFloat, ...] = Field(
+        min_length=1, max_length=1000
+    )
     split: Literal["train", "test"] = "test"
     read: tuple[str, ...] = ("shift",)
     study: dict[str, Any] = Field(default_factory=dict)

@@ -176,16 +176,20 @@ def _displacement_rows(own: xr.Dataset, reading: Reading) -> Iterator[tuple[str,
                 yield f"{family} {side}", 100 * float(target), summarise(100 * values).cut(0.0, 100.0)
 
 
-def cost_charts(verdict: Verdict) -> list[Chart]:
-    """Return a chart for each network: the cost of the families that decide and of noise, at equal displacement."""
+def cost_charts(verdict: Verdict, most: int | None = None) -> list[Chart]:
+    """Return a chart for each network: the cost of the families that decide and of noise, at equal displacement.
+
+    Args:
+        verdict: the verdict.
+        most: the greatest number of charts, which are those of the first networks; None for all.
+    """
+    networks = verdict.networks[:most]
     rules, measured = verdict.rules, verdict.costs.family.values
     names = list(
         dict.fromkeys((*rules.distance, *rules.intensity, *(name for name in NOISES if name in measured)))
     )
     measure = rules.measure.replace("_", " ")
-    columns = {
-        network: _Columns.of(_cost_rows(verdict, network, names)).columns() for network in verdict.networks
-    }
+    columns = {network: _Columns.of(_cost_rows(verdict, network, names)).columns() for network in networks}
     ends = [
         float(value)
         for own in columns.values()
@@ -216,7 +220,7 @@ def cost_charts(verdict: Verdict) -> list[Chart]:
             group="answer",
             labels={"network": network},
         )
-        for network in verdict.networks
+        for network in networks
     ]
 
 

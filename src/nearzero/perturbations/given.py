@@ -12,7 +12,7 @@ from nearzero.errors import InputError
 from nearzero.perturbations.families import FAMILIES, Conduct, Family, Levels, make_family
 from nearzero.perturbations.perturbation import Perturbation, Side
 from nearzero.perturbations.ranges import Ranges
-from nearzero.support.names import check_label
+from nearzero.support.names import check_label, check_number_of_labels
 
 __all__ = ["Families", "Fixed", "read_families"]
 
@@ -67,7 +67,8 @@ def read_families(families: Any) -> dict[str, str | Family]:
     """Return the families that a user asked for, by the name that they have in the result.
 
     Raises:
-        InputError: none, two of one name, an unknown one, or something else than a name, a family or a perturbation.
+        InputError: none, very many, two of one name, an unknown one, or something else than a name, a family or a
+            perturbation.
     """
     if isinstance(families, Mapping):
         named = list(families.items())
@@ -76,6 +77,7 @@ def read_families(families: Any) -> dict[str, str | Family]:
         given = list(families) if several else [families]
         named = [(_name_of(each), each) for each in given]
     names = [name for name, _ in named]
+    check_number_of_labels(family=len(names))
     for name, each in named:
         check_label(name, "the name of a family")
         if not isinstance(each, (str, Family, Perturbation)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,14 @@ from nearzero.errors import InputError, did_you_mean
 from nearzero.evaluators.base import EARLIER_HALVES, Scores
 from nearzero.evaluators.metrics import by_name
 from nearzero.evaluators.plan import LayerPlan
-from nearzero.report.captions import layers_by_conduct
+from nearzero.probing.saved import REMEDY, check_counts, read_saved
+from nearzero.probing.summary import ProbeSummary, notes, summary_rows
 from nearzero.report.figures.scales import metric_text
 from nearzero.statistics.bootstrap import bootstrap_items
-from nearzero.support.checksums import read_recorded
 from nearzero.support.files import make_folder, parsing, write_bytes, write_text
-from nearzero.support.netcdf import load_netcdf, netcdf_content, parsing_loaded
+from nearzero.support.netcdf import netcdf_content, parsing_loaded
 from nearzero.support.words import number_of
-from nearzero.torch_models.assumptions import UNREAD, Assumption, condensed, read_json
+from nearzero.torch_models.assumptions import Assumption, read_json
 from nearzero.torch_models.named import Origin
 
 if TYPE_CHECKING:
@@ -35,13 +35,12 @@ __all__ = ["LayerResponse", "ProbeResult", "dataset", "with_perplexities"]
 
 Doubles = npt.NDArray[np.float64]
 FORMAT = "nearzero probe 1"
-FILE, MATCHED, REMEDY = "probe.nc", "matched.nc", "probe again"
+FILE, MATCHED = "probe.nc", "matched.nc"
 PAGE_CODE = """\
 result = nz.probe(model, data, keep_items=True)  # with the settings under "What was assumed"
 result.to_html("page.html")"""
 CURVE = ("layer", "family", "level")
 EXP_OF = "exp_of"  # the attribute of a perplexity that names its loss
-RANKED = {"accuracy", "agreement"}  # an item whose logits are NaN or infinite counts as wrong in these
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,71 +123,14 @@ class ProbeResult:
     @property
     def notes(self) -> list[str]:
         """Return what restricts the numbers, as texts: what was left out, isn't finite, is dead, can't be compared."""
-        left_out = [
-            f"{row.what.replace('use of layer ', '')}: {row.value}, since {row.source}"
-            for row in self.assumptions
-            if row.value == "left out"
-        ]
-        by_batch = [
-            f"{row.what}: {row.value}; let it return one number for each item to be independent of batches"
-            for row in self.assumptions
-            if row.what.startswith("metric ")
-        ]
-        by_batch += [f"mask: {UNREAD}" for row in self.assumptions if row.source.endswith(UNREAD)]
-        ranked = not RANKED.isdisjoint(self.response.attrs["metrics"])
-        unplaced = [
-            f"{row.what.replace('rows of layer ', '')}: {row.value}, since {row.source}"
-            for row in self.assumptions
-            if row.what.startswith("rows of layer ")
-        ]
-        partial, lost, full, dead = [], [], [], []
-        for name in self.layers:
-            layer = self.response.sel(layer=name)
-            reason, count = layer.reason.item(), layer.dead_units.item()
-            if counted := _not_finite(layer):
-                wrong = ", which count as wrong" if ranked else ""
-                lost.append(f"{name}: logits are NaN or infinite {counted}{wrong}")
-            if layer.get("partial", False):
-                rows, items = layer.rows.item(), number_of(self.response.attrs["items"], "item")
-                partial.append(f"{name}: {number_of(rows, 'row')} on {items}, not as many on every example")
-            if reason:
-                full.append(f"{name}: full forward pass at every level, since {reason}")
-            if count:
-                dead.append(f"{name}: {count} of {layer.units.item()} units are dead and left alone")
-        conducts = layers_by_conduct(self.response)
-        mixed = [f"{conduct} in {', '.join(layers)}" for conduct, layers in conducts.items()]
-        apart = f"rows that can't be compared, except under scale: {'; '.join(mixed)}; conduct=... sets one for all"
-        return [*left_out, *by_batch, *unplaced, *partial, *lost, *full, *dead, *([apart] if mixed else [])]
+        return notes(self.response, self.assumptions)
 
     def summary(self) -> ProbeSummary:
         """Return a row of texts for each layer: its properties, and the most extreme response of each family.
 
         The printed summary has a second table, of the assumptions.
         """
-        data, metric = self.response, str(self.response.attrs["metrics"][0])
-        rows, mixed = [], layers_by_conduct(data)
-        for name in self.layers:
-            layer = data.sel(layer=name)
-            row = {
-                "layer": name,
-                "activation": str(layer.activation.item()),
-                "units": f"{layer.units.item():,}",
-                "dead": f"{layer.dead_units.item():,}",
-                "by": str(layer.method.item()),
-            }
-            if mixed:
-                row["conduct"] = f"{layer.offset.item()}, {layer.range.item()}"
-            if "not_finite" in data:
-                row["not finite"] = _not_finite(layer)
-            for family in map(str, data.family.values):
-                curve = layer[metric].sel(family=family).dropna("level")
-                row[family] = ""
-                if curve.size:
-                    values, levels = curve.values, curve.level.values
-                    extreme = int(np.abs(values - float(data[f"unperturbed_{metric}"])).argmax())
-                    row[family] = f"{metric_text(metric, values[extreme])} at {levels[extreme]:.3g}"
-            rows.append(row)
-        return ProbeSummary(rows, self.assumptions)
+        return ProbeSummary(summary_rows(self.response), self.assumptions)
 
     @property
     def headline(self) -> str:
@@ -503,7 +445,7 @@ class ProbeResult:
         path, optional = Path(folder) / FILE, Path(folder) / MATCHED
         if not path.exists():
             raise InputError(f"{folder} holds no result of a probe: there is no {FILE}")
-        response, matched = _read(path), _read(optional) if optional.exists() else None
+        response, matched = read_saved(path), read_saved(optional) if optional.exists() else None
         if matched is not None:
             matched.attrs.setdefault("halves", EARLIER_HALVES)
         if response.attrs.get("format") != FORMAT:
@@ -511,6 +453,7 @@ class ProbeResult:
         with parsing(path, REMEDY):
             # a file holds a list of one text as a text
             response.attrs["metrics"] = [str(name) for name in np.atleast_1d(response.attrs["metrics"])]
+            check_counts(response)
             result = cls(response, matched)
             result._check()
         result.response.encoding["source"] = str(path.parent)
@@ -520,58 +463,6 @@ class ProbeResult:
         """Read all that a display of the result reads; what is missing or damaged raises an error of any kind."""
         versions = json.loads(self.response.attrs.get("versions", "{}"))
         str((versions, self.headline, self.notes, self.summary(), dict(self.response.sizes)))
-
-
-def _read(path: Path) -> xr.Dataset:
-    """Return the contents of one of the files of a result.
-
-    Raises:
-        InputError: the file can't be read.
-    """
-    return load_netcdf(read_recorded(path.parent, path, REMEDY), path, REMEDY).to_dataset()
-
-
-class ProbeSummary(list[dict[str, str]]):
-    """Hold a row for each layer, and the assumptions; as text, two tables.
-
-    Args:
-        rows: a row for each layer, by column.
-        assumptions: all assumptions.
-
-    Attributes:
-        assumptions: a row for each assumption, by column; layers of which the same is assumed share a row.
-    """
-
-    def __init__(self, rows: Iterable[dict[str, str]], assumptions: Iterable[Assumption]) -> None:
-        super().__init__(rows)
-        self.assumptions = [
-            {"assumed": row.what, "as": row.value, "from": row.source, "set by": row.argument}
-            for row in condensed(assumptions)
-        ]
-
-    def __str__(self) -> str:
-        return "\n\n".join(_as_table(rows) for rows in (self, self.assumptions) if rows)
-
-    def _repr_html_(self) -> str:
-        """Return what notebooks display: the two tables."""
-        from nearzero.report.notebook import summary_html
-
-        return summary_html(self, self.assumptions)
-
-
-def _as_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows as text with aligned columns."""
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    cells = (map(str.ljust, line, widths) for line in lines)
-    return "\n".join("  ".join(line).rstrip() for line in cells)
-
-
-def _not_finite(layer: xr.Dataset) -> str:
-    """Return for how many items of a layer, at how many levels, logits aren't finite; "" if all are."""
-    if "not_finite" not in layer or not (counts := layer.not_finite.values)[counts > 0].size:
-        return ""
-    return f"at {number_of(int((counts > 0).sum()), 'level')}, for up to {number_of(int(np.nanmax(counts)), 'item')}"
 
 
 @dataclass(frozen=True, eq=False)

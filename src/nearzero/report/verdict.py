@@ -308,10 +308,14 @@ def costs_table(verdict: Verdict, title: str) -> Table:
     """Return a table of the mean cost over runs of every family at each displacement, deciding or not."""
     targets = [float(target) for target in verdict.costs.target.values]
     roles = _roles(verdict.rules)
+    whole = verdict.costs.transpose("network", "family", "target", "run")
+    families, values = (
+        [str(name) for name in whole.family.values],
+        dict(zip(whole.network.values, whole.values, strict=True)),
+    )
     rows = []
     for network in verdict.networks:
-        for family in map(str, verdict.costs.family.values):
-            costs = verdict.costs.sel(network=network, family=family).transpose("target", "run").values
+        for family, costs in zip(families, values[network], strict=True):
             means = (cost_cell(float(mean(runs[np.isfinite(runs)])), verdict.rules) for runs in costs)
             rows.append((display_name(network), family, roles.get(family, "no"), *means))
     return Table(

@@ -38,6 +38,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 Population = Literal["new runs and new examples", "new runs, data fixed"]
 BLOCK = 1 << 21  # indices drawn at once, so that memory doesn't grow with the number of resamples
+MEANS = 1 << 23  # means of resamples at once, so that memory doesn't grow with the number of levels
 
 
 @dataclass(frozen=True)
@@ -191,14 +192,29 @@ def bootstrap_items(
     check_draws(rng, confidence, resamples, "resamples must be at least 100")
     examples, places = np.unique(owners, return_inverse=True)
     counts = np.bincount(places).astype(np.float64)
-    totals = np.stack([np.bincount(places, row, len(examples)) for row in values.astype(np.float64)], axis=1)
-    rows = max(1, BLOCK // len(examples))
-    means = np.empty((resamples, len(values)))
+    block = max(1, MEANS // resamples)
+    ends, state = np.empty((2, len(values))), rng.bit_generator.state
+    for first in range(0, len(values), block):
+        rng.bit_generator.state = state
+        own = values[first : first + block].astype(np.float64)
+        totals = np.empty((len(examples), len(own)))
+        for column, row in enumerate(own):
+            totals[:, column] = np.bincount(places, row, len(examples))
+        means = _resampled_means(totals, counts, rng, resamples)
+        ends[:, first : first + block] = np.quantile(
+            means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0
+        )
+    return ends
+
+
+def _resampled_means(totals: Floats, counts: Floats, rng: np.random.Generator, resamples: int) -> Floats:
+    """Return the means of resamples of examples, (resamples, L), from their totals (N, L) and numbers of items (N,)."""
+    rows = max(1, BLOCK // len(counts))
+    means = np.empty((resamples, totals.shape[1]))
     for start in range(0, resamples, rows):
-        drawn = _draw_counts(rng, min(rows, resamples - start), len(examples))
+        drawn = _draw_counts(rng, min(rows, resamples - start), len(counts))
         means[start : start + len(drawn)] = (drawn @ totals) / (drawn @ counts)[:, None]
-    tail = (1 - confidence) / 2
-    return np.asarray(np.quantile(means, [tail, 1 - tail], axis=0))
+    return means
 
 
 def _draw_counts(rng: np.random.Generator, rows: int, size: int) -> Floats:

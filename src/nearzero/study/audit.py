@@ -52,9 +52,19 @@ class AuditJob(StudyJob):
 
 
 def measurements_of(store: Store) -> xr.Dataset | None:
-    """Return the measurements of the audit; None if there are none, or they were made with another design."""
+    """Return the measurements of the audit; None if there are none, or they were made with another design.
+
+    Raises:
+        InputError: they aren't of the rows of the published tables, as those of a damaged file.
+    """
     kept = store.read("audit")
-    return kept if kept is not None and kept.attrs.get("design") == audit_digest(store.spec) else None
+    if kept is None or kept.attrs.get("design") != audit_digest(store.spec):
+        return None
+    rows, wanted = kept.sizes["row"], len(published_rows(store.spec.families, store.spec.conduct))
+    if rows != wanted:
+        path = store.folder / "audit.nc"
+        raise InputError(f"{path} has {rows:,} rows, and not {wanted}; {remedy(store.folder, path.name)}")
+    return kept
 
 
 def audit_networks(store: Store, data: DataSource, journal: Journal, workers: Workers = HERE) -> None:

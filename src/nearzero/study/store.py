@@ -22,6 +22,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +48,7 @@ from nearzero.support.checksums import (
 )
 from nearzero.support.files import claim_folder, parsing
 from nearzero.support.netcdf import load_netcdf, netcdf_content
+from nearzero.support.words import number_of
 from nearzero.training.train import History, Progress
 
 __all__ = [
@@ -398,11 +400,17 @@ class Store:
         self._check_results(path, loaded)
         return loaded
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Turn any error in the block, in which only results of the study are read, into an InputError of one line."""
+        return parsing(
+            f"a result of {self.folder}", f"`nearzero verify {self.folder}` names files that were changed"
+        )
+
     def _check_results(self, path: Path, results: xr.Dataset) -> None:
-        """Refuse results that belong to another spec than the study's.
+        """Refuse results that belong to another spec than the study's, or are of other networks or runs.
 
         Raises:
-            InputError: names a key in which the specs differ.
+            InputError: names a key in which the specs differ, or the runs.
         """
         with parsing(f"the spec in {path}", remedy(self.folder, path.name)):
             made_with = tomllib.loads(results.attrs["spec"])
@@ -412,6 +420,13 @@ class Store:
             raise InputError(
                 f"{path} was made with {key} = {made_with.get(key)!r}, but {SPEC} says {current[key]!r}; "
                 f"restore {SPEC}, or begin another study"
+            )
+        networks, runs = results.network.values.tolist(), results.sizes["run"]
+        if networks != [*self.spec.activations] or runs != self.spec.runs:
+            raise InputError(
+                f"{path} has {number_of(runs, 'run')} of {', '.join(map(str, networks))[:80]}, and {SPEC} says "
+                f"{number_of(self.spec.runs, 'run')} of {', '.join(self.spec.activations)}; "
+                f"{remedy(self.folder, path.name)}"
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -90,7 +90,8 @@ class Study:
         try:
             results = None if self._store.read("response") is None else self
             verdict = None if analysis_of(self._store, "matched") is None else self.verdict()
-            return study_html(self.title, self.summary(), results, verdict)
+            with self._store.reading():
+                return study_html(self.title, self.summary(), results, verdict)
         except InputError as error:
             return refusal_html(f"Study: {self.title}", error)
 
@@ -206,7 +207,8 @@ class Study:
         Raises:
             InputError: the study hasn't been measured at matched displacement yet.
         """
-        return judge(self.matched, rules or self.spec.rules)
+        with self._store.reading() if rules is None else nullcontext():
+            return judge(self.matched, rules or self.spec.rules)
 
     def audited(self, against: Study | None = None) -> Audit:
         """Return the faults of the published study, as measured on these networks; nothing is computed anew.
@@ -217,7 +219,8 @@ class Study:
         Raises:
             InputError: the study hasn't been audited yet, or `against` has the same pixels or isn't trained.
         """
-        return audit(self.evidence(against))
+        with self._store.reading():
+            return audit(self.evidence(against))
 
     def evidence(self, against: Study | None = None) -> Evidence:
         """Return the results that an audit is based on; `against` as for `audited`.
@@ -251,12 +254,13 @@ class Study:
         The first tables of a verdict are its comparisons, checks and relative costs.
         """
         made: dict[str, tuple[Table, ...]] = {}
-        if self._store.read("response") is not None:
-            made["report"] = report_tables(self)
-        if analysis_of(self._store, "matched") is not None:
-            made["verdict"] = (*judged_tables(self.verdict(), self.title), *self._further_tables())
-        if measurements_of(self._store) is not None:
-            made["audit"] = audited_tables(self.audited())
+        with self._store.reading():
+            if self._store.read("response") is not None:
+                made["report"] = report_tables(self)
+            if analysis_of(self._store, "matched") is not None:
+                made["verdict"] = (*judged_tables(self.verdict(), self.title), *self._further_tables())
+            if measurements_of(self._store) is not None:
+                made["audit"] = audited_tables(self.audited())
         return made
 
     def _further_tables(self, *, untrained: bool = True, near_far: bool = True) -> tuple[Table, ...]:
@@ -269,16 +273,12 @@ class Study:
         return tuple(further)
 
     def _analysis(self, group: str, missing: str, option: str = "") -> xr.Dataset:
-        return needed(
-            analysis_of(self._store, group),
-            f"{self.folder} {missing} yet; run `nearzero verdict {self.folder}{option}`",
-        )
+        refusal = f"{self.folder} {missing} yet; run `nearzero verdict {self.folder}{option}`"
+        return needed(analysis_of(self._store, group), refusal)
 
     def _results(self, group: str, step: str) -> xr.Dataset:
-        return needed(
-            self._store.read(group),
-            f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first",
-        )
+        refusal = f"{self.folder} has no results of that kind yet; run `nearzero {step} {self.folder}` first"
+        return needed(self._store.read(group), refusal)
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ __all__ = [
 DEFAULT_MEMORY = 3 * 10**9
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEAST = 16 * 10**6  # with less memory no useful work is possible
-SUSPICIOUS = 100 * 10**6  # so much is taken for any file
+SUSPICIOUS = 100 * 10**6  # so much is taken for any file of data
 EXPANSION = 20  # files of real data that are compressed expand to less than so many times their size
 _allowed: ContextVar[int | None] = ContextVar("memory", default=None)
 
@@ -82,16 +82,17 @@ def limited_memory(size: int | None) -> Iterator[None]:
         _allowed.reset(before)
 
 
-def check_expansion(source: object, expanded: int, stored: int) -> None:
+def check_expansion(source: object, expanded: int, stored: int, most: int = SUSPICIOUS) -> None:
     """Refuse a compressed file that takes far more memory than its size suggests.
 
     Args:
         source: the file, for the message.
         expanded, stored: the bytes that it takes in memory, by its own account, and those of the file.
+        most: the bytes that any file may take.
 
     Raises:
         InputError: it expands to more than `EXPANSION` times its size, and to more than NEARZERO_MEMORY says, or
-            100 MB if that isn't set.
+            `most` if that isn't set.
 
     Example:
         >>> from nearzero.support.memory import check_expansion
@@ -100,7 +101,7 @@ def check_expansion(source: object, expanded: int, stored: int) -> None:
         Traceback (most recent call last):
         nearzero.errors.InputError: a.npz, a file of 0 MB, would take 8.0 GB of memory; ...
     """
-    limit = memory_limit() if "NEARZERO_MEMORY" in os.environ else min(memory_limit(), SUSPICIOUS)
+    limit = memory_limit() if "NEARZERO_MEMORY" in os.environ else min(memory_limit(), most)
     if expanded > max(limit, EXPANSION * stored):
         raise InputError(
             f"{source}, a file of {memory_text(stored)}, would take {memory_text(expanded)} of memory; if that is "

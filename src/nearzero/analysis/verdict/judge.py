@@ -26,6 +26,7 @@ from nearzero.support.words import number_of
 __all__ = ["CheckResult", "RelativeCost", "Verdict", "against_noise", "judge"]
 
 Floats = npt.NDArray[np.float64]
+FACTS = ("reason", "backend", "activation", "model", "layer", "layers")  # what is known of a network
 Outcome = Literal["holds", "turns", "undecided", "not measured"]
 
 
@@ -267,10 +268,12 @@ def judge(responses: xr.Dataset, rules: Rules | None = None) -> Verdict:
     networks = [str(name) for name in responses.network.values]
     groups = responses.model.values.tolist() if "model" in responses.coords else networks
     models = {network: str(model) for network, model in zip(networks, groups, strict=True)}
-    words = {network: _degenerate(responses.sel(network=network)) for network in networks}
-    activations = {network: _activation_of(responses, network) for network in networks}
+    # without the other arrays, of which a part would be taken for each network
+    facts = responses.drop_vars([name for name in responses.data_vars if name not in FACTS])
+    words = {network: _degenerate(facts.sel(network=network)) for network in networks}
+    activations = {network: _activation_of(facts, network) for network in networks}
     kept = {
-        network: _deciders(activations[network], _is_linear_after(responses, network), rules)
+        network: _deciders(activations[network], _is_linear_after(facts, network), rules)
         for network in networks
     }
     deciders = {network: names for network, (names, _) in kept.items()}
@@ -343,15 +346,17 @@ def _comparisons(
         words: by network, words on degenerate runs.
         models: by network, the model.
     """
+    own = all_costs.sel(target=list(rules.targets)).transpose("network", "target", "run", "family")
+    distance = own.sel(family=list(rules.distance)).mean("family", skipna=False).values
+    intensity = {name: own.sel(family=name).values for name in rules.intensity}
+    places = {str(network): place for place, network in enumerate(own.network.values)}
     compared = []
     for network, names in deciders.items():
-        own = all_costs.sel(network=network, target=list(rules.targets)).transpose("target", "run", "family")
-        distance = own.sel(family=list(rules.distance)).mean("family", skipna=False).values
-        intensity = {name: own.sel(family=name).values for name in names}
+        place = places[network]
         for row, target in enumerate(rules.targets):
             for name in names:
                 blank = Comparison(network, name, target, n=0, words=words[network])
-                compared.append(compare(blank, distance[row], intensity[name][row], rules))
+                compared.append(compare(blank, distance[place, row], intensity[name][place, row], rules))
     p_values = [row.p for row in compared]
     adjusted = _adjusted_within(p_values, [models[row.network] for row in compared])
     alone = _adjusted_within(p_values, [row.network for row in compared])

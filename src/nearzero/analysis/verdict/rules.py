@@ -12,6 +12,7 @@ from nearzero.errors import InputError, check_choice, did_you_mean
 from nearzero.perturbations.families import FAMILIES
 from nearzero.perturbations.noise import NOISES
 from nearzero.statistics.paired import MINIMUM_RUNS
+from nearzero.support.names import check_number_of_labels
 
 __all__ = [
     "CHECKS",
@@ -117,6 +118,7 @@ class Rules:
         self._check_names()
         check_measure(self.measure)
         check_choice("test", self.test, get_args(Test))
+        check_number_of_labels(target=len(self.targets))
         requirements = {
             "targets": (
                 bool(self.targets) and all(0 < target <= LARGEST_TARGET for target in self.targets),

@@ -46,7 +46,7 @@ class Displaced:
             described = verdict([matched], Rules(targets=tuple(map(float, matched.target.values))))
         except InputError as error:
             return cls(matched, None, str(error), ())
-        charts = cost_charts(described)[:MOST_CHARTS]
+        charts = cost_charts(described, MOST_CHARTS)
         return cls(matched, described, "", [_of_one_network(chart) for chart in charts])
 
     def panel(self) -> Markup:
@@ -121,18 +121,18 @@ def _responses_table(matched: xr.Dataset) -> Table:
     """Return a table with a row for each layer, family, side and displacement that is reached."""
     rows: list[tuple[Cell, ...]] = []
     measure = "accuracy" if "accuracy" in matched else "agreement"
-    for layer in matched.layer.values:
-        of_layer = matched.sel(layer=layer)
-        base = 100 * float(of_layer[f"unperturbed_{measure}"])
-        for family in map(str, matched.family.values):
-            for side in map(str, matched.side.values):
-                for target in map(float, matched.target.values):
-                    one = of_layer.sel(family=family, side=side, target=target)
-                    value = 100 * float(one[measure])
-                    if np.isfinite(value):
-                        change = Number.of(value - base, signed=True)
-                        place = (str(layer), family, side, Number(100 * target, 0))
-                        rows.append((*place, f"{float(one.level):.4g}", Number.of(value), change))
+    axes = ("layer", "family", "side", "target")
+    labels = [matched[axis].values.tolist() for axis in axes]
+    values, levels = (matched[name].transpose(*axes).values for name in (measure, "level"))
+    bases = matched[f"unperturbed_{measure}"].values
+    for place in np.argwhere(np.isfinite(values)).tolist():
+        layer, family, side, target = (names[at] for names, at in zip(labels, place, strict=True))
+        value, base, level = (
+            float(held[tuple(at)]) for held, at in ((values, place), (bases, place[:1]), (levels, place))
+        )
+        change = Number.of(100 * value - 100 * base, signed=True)
+        where = (str(layer), str(family), str(side), Number(100 * float(target), 0))
+        rows.append((*where, f"{level:.4g}", Number.of(100 * value), change))
     return Table(
         name="displaced",
         title="Responses at equal displacement",

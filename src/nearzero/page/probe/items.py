@@ -71,7 +71,7 @@ def choose_items(cells: Cells, most: int, inputs: Any, decode: Decode | None) ->
     tokens = len(np.unique(owner)) < len(owner)
     size = len(cells) * sum(1 if _is_binary(response, name) else 4 for name in names)
     room = max(int(BUDGET // max(size, 1)), 1)  # items
-    longest = min(int(np.bincount(owner).max(initial=1)), MOST_TOKENS, room)
+    longest = min(int(np.unique(owner, return_counts=True)[1].max(initial=1)), MOST_TOKENS, room)
     chosen = choose_examples(total, min(most, max(room // longest, 1)))
     rank = _rank(owner)
     kept = np.flatnonzero(np.isin(owner, chosen) & (rank < longest))

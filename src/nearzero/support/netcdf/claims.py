@@ -22,9 +22,18 @@ __all__ = ["check_claims"]
 
 NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
 FILTERS = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE)  # in the order in which they are applied
+SUSPICIOUS = (
+    20 * 10**6
+)  # bytes that any file may take in memory; the arrays of a result are copied several times
 LEAST_ITEM = 8  # bytes of a number: a file may ask that smaller ones are made float64
 LEAST_ATTRIBUTE = 24  # bytes of an attribute in the file: 8 each for its head, its name and type, its shape
 MOST_OBJECTS = 2000  # arrays and groups; the largest files that nearzero writes have some 100
+IN_PIECES = (
+    "/history/"  # the group of a study's results whose arrays nearzero compresses; all others are whole
+)
+NO_VALUES = (
+    b"This is a netCDF dimension but not a netCDF variable"  # begins the name of a dimension without labels
+)
 
 
 def check_claims(file: RawFile) -> None:
@@ -46,8 +55,9 @@ def check_claims(file: RawFile) -> None:
             if isinstance(item, h5py.Dataset):
                 claimed += _array_memory(file, name, item)
                 arrays.append((name, item))
-        check_expansion(file.source, claimed + len(file.content), len(file.content))
+        check_expansion(file.source, claimed + len(file.content), len(file.content), SUSPICIOUS)
         for name, item in arrays:
+            _check_whole(file, name, item)
             _check_pieces(file, name, item)
 
 
@@ -137,6 +147,24 @@ def _piece_bytes(array: h5py.Dataset) -> int:
 def _pieces(array: h5py.Dataset) -> int:
     """Return how many pieces an array has at most."""
     return math.prod(-(-size // piece) for size, piece in zip(array.shape, array.chunks or (), strict=False))
+
+
+def _check_whole(file: RawFile, path: str, array: h5py.Dataset) -> None:
+    """Refuse an array that isn't stored number by number, unless it's of a history, or of no values at all.
+
+    So what is read of a file, and the work on it, grow with the size of the file.
+
+    Raises:
+        InputError: there is less of it in the file than it claims.
+    """
+    layout = array.id.get_create_plist().get_layout()
+    whole = layout == h5py.h5d.COMPACT or (
+        layout == h5py.h5d.CONTIGUOUS and array.id.get_offset() is not None
+    )
+    if whole or not array.size or path.startswith(IN_PIECES):
+        return
+    if not (h5py.h5a.exists(array.id, b"NAME") and bytes(array.attrs["NAME"]).startswith(NO_VALUES)):
+        raise file.refusal(f"{path[1:81]} isn't stored whole, as nearzero stores it")
 
 
 def _check_pieces(file: RawFile, path: str, array: h5py.Dataset) -> None:

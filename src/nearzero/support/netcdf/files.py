@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 
 from nearzero.support.files import parsing
+from nearzero.support.names import too_many_labels
 from nearzero.support.netcdf.claims import check_claims
 from nearzero.support.netcdf.raw import RawFile
 
@@ -50,8 +51,8 @@ def load_netcdf(content: bytes, source: object, remedy: str) -> xr.DataTree:
         remedy: what to do about a file that can't be read.
 
     Raises:
-        InputError: the file can't be read, refers to other files, takes far more memory than its size suggests, or
-            holds what `netcdf_content` doesn't write.
+        InputError: the file can't be read, refers to other files, takes far more memory than its size suggests,
+            holds what `netcdf_content` doesn't write, or has more labels than a result may have.
 
     Example:
         >>> import xarray as xr
@@ -97,12 +98,14 @@ def parsing_loaded(data: xr.Dataset | None, remedy: str) -> AbstractContextManag
 
 
 def _check_labels(file: RawFile, tree: xr.DataTree) -> None:
-    """Refuse dimensions that have a label twice: rows can't be selected by it.
+    """Refuse dimensions that have a label twice, since rows can't be selected by it, or very many labels.
 
     Raises:
         InputError: names such a dimension.
     """
     for node in tree.subtree:
+        if words := too_many_labels(node.sizes):
+            raise file.refusal(f"it has {words}")
         for name, index in node.indexes.items():
             if not index.is_unique:
                 raise file.refusal(f"its dimension {str(name)[:80]} has a label twice")
