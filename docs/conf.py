@@ -83,7 +83,7 @@ nitpick_ignore_regex = [
     ("py:class", r"nearzero\.analysis\.verdict\.sources\.(Measured|Judged)"),
     # attributes that say how something was found or is stored, and have no use of their own
     ("py:class", r"nearzero\.torch_models\.layer\.(RowAxes|Coordinates)"),
-    ("py:class", r"nearzero\.torch_models\.named\.sources\.Preparation"),
+    ("py:class", r"nearzero\.torch_models\.named\.sources\.(Preparation|ModelRecipe)"),
     ("py:class", r"nearzero\.datasets\.registry\.NpmPackage"),
     ("py:class", r"nearzero\.paper\.audit\.evidence\.Evidence"),
     ("py:class", r"nearzero\.study\.store\.Store"),

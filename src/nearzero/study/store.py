@@ -403,7 +403,8 @@ class Store:
     def reading(self) -> AbstractContextManager[None]:
         """Turn any error in the block, in which only results of the study are read, into an InputError of one line."""
         return parsing(
-            f"a result of {self.folder}", f"`nearzero verify {self.folder}` names files that were changed"
+            f"a result of {self.folder}",
+            f"`nearzero verify {self.folder}` names files that were changed; if none was, it is a bug in nearzero",
         )
 
     def _check_results(self, path: Path, results: xr.Dataset) -> None:
