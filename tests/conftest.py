@@ -75,8 +75,12 @@ def client() -> Iterator[Client]:
     """Return a client of a Dask cluster on this machine: three worker processes, which say that they have a GPU."""
     from distributed import Client, LocalCluster
 
-    options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "resources": {"GPU": 1}}
-    with LocalCluster(n_workers=3, processes=True, **options) as cluster, Client(cluster) as client:
+    # another cluster may have the usual port
+    options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": ":0", "resources": {"GPU": 1}}
+    with (
+        LocalCluster(n_workers=3, processes=True, **options) as cluster,
+        Client(cluster, set_as_default=False) as client,  # else it would be that of all later tests
+    ):
         yield client
 
 

@@ -276,7 +276,7 @@ def test_near_and_far_of_a_network_at_the_end_of_float32():
         found.agreement.item(), ((a > 0.1) & (a * 1e38 <= np.finfo(np.float32).max)).mean()
     )
     assert whole.notes[0] == (
-        f"logits are NaN or infinite for up to {int(whole.not_finite.max())} items, which count as wrong"
+        f"logits are NaN or infinite for up to {int(whole.not_finite.max())} items, counted as wrong"
     )
     small = nz.TwoLayer([[1.0]], [0.0], [[1.0], [0.0]], [0.0, 0.1], "relu")
     assert "not_finite" not in nz.near_and_far(small, x, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_the_progress_bar_counts_layers(monkeypatch: pytest.MonkeyPatch) -> None
     def bar(*_: object) -> Iterator[Report]:
         yield lambda *amounts: reports.append(amounts)
 
-    monkeypatch.setattr("nearzero.probing.probe.python_progress", bar)
+    monkeypatch.setattr(import_module("nearzero.probing.probe"), "python_progress", bar)
     with ThreadPoolExecutor(1) as threads:
         result = nz.probe(build(), (X, Y), levels=2, executor=threads)
     assert reports == [(0, 2), (1, 2), (2, 2)]

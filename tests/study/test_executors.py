@@ -108,7 +108,8 @@ def test_a_study_of_40_networks_on_dask(client: Client, tmp_path: Path) -> None:
     expected = make(tmp_path / "local", **small).train().sweep()
     killed = on_one_worker(client, work_items.kill_in_writing, 2)
     executor = client.get_executor()
-    found = make(tmp_path / "dask", **small).train(executor=executor).sweep(executor=executor)
+    with client.as_current():  # as a user's is, and then xarray would lock files by it
+        found = make(tmp_path / "dask", **small).train(executor=executor).sweep(executor=executor)
     assert killed not in client.run(os.getpid).values()
     assert_same(found, expected)
 
@@ -117,7 +118,7 @@ def test_a_gpu_is_asked_for_where_workers_have_some(client: Client) -> None:
     from nearzero.support.workers import Workers
     from nearzero.support.workers.tasks import _Tasks
 
-    tasks: Any = _Tasks(abs, iter(()), Workers(client.get_executor()), str, str)
+    tasks: Any = _Tasks(abs, iter(()), Workers(client.get_executor()), str, True, str)
     assert tasks._dask_options("cuda") == {"pure": False, "resources": {"GPU": 1}}
     assert tasks._dask_options("cpu") == {"pure": False}
 
