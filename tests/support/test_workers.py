@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,28 @@ def test_work_that_kills_its_process_again_and_again_is_named(keeps: bool, kept:
     assert "\n" not in str(error.value)
     assert str(error.value).endswith(f"give each more memory ({kept})")
     assert (tmp_path / "deaths").read_text() == "xxx"
+
+
+def test_work_that_is_lost_while_others_end_counts_as_lost() -> None:
+    """Work that has a result isn't what a process was at, though it was handed out first."""
+    handed_out = []
+
+    class Losing(Executor):
+        _max_workers = 2
+
+        def submit(self, call: Any, /, *_: object, **__: object) -> Future[Any]:
+            number = call.args[1]
+            handed_out.append(number)
+            future = Future[Any]()
+            if number == 3:
+                future.set_exception(BrokenExecutor("lost"))
+            else:
+                future.set_result(number)
+            return future
+
+    with pytest.raises(nz.InputError, match="3: its worker was lost 3 times"):
+        do_all(abs, range(4), Workers(Losing(), retries=2), name=str, finished=lambda *_: None, keeps=True)
+    assert handed_out.count(3) == 3
 
 
 def test_errors_name_the_work() -> None:

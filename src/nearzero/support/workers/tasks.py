@@ -102,7 +102,8 @@ class _Tasks(Generic[Item, Result]):
             if any(future.done() and _broken(future) for future in futures):
                 futures, _ = wait(self._waiting)  # all of them are lost, or done
             # a pool takes work in order, so these are the ones that its processes were at
-            at_work = set(list(self._waiting.values())[: self._workers.count])
+            left = [number for future, number in self._waiting.items() if not _succeeded(future)]
+            at_work = set(left[: self._workers.count])
             for future in futures:
                 number = self._waiting.pop(future)
                 try:
@@ -225,6 +226,11 @@ class _Tasks(Generic[Item, Result]):
 def _broken(future: Future[Any]) -> bool:
     """Return whether a task ended with its executor."""
     return not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
+
+
+def _succeeded(future: Future[Any]) -> bool:
+    """Return whether a task has a result."""
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 class _WorkerLost(Exception):
