@@ -270,6 +270,24 @@ def test_a_text_of_an_attribute_longer_than_its_file() -> None:
     refused(content, r"a\.nc can't be read \(the length of a text in it is damaged\); delete it")
 
 
+@pytest.mark.parametrize("place", ["attribute", "array"])
+def test_texts_of_characters_that_are_larger_than_a_byte(place: str) -> None:
+    """HDF5 would go through gigabytes for a few characters, and can't be interrupted."""
+
+    def write(file: h5py.File) -> None:
+        if place == "attribute":
+            file["x"].attrs["words"] = "one"
+        else:
+            file.create_dataset("words", data=["one"], dtype=TEXT)
+
+    whole = built(write, libver="latest")  # HDF5 trusts the types of these files, which have checksums
+    content, character = bytearray(whole), bytes.fromhex("10000000 01000000 00000800")
+    assert content.count(character) == 1
+    content[content.find(character) + 7] = 0x40  # its size: 1 GiB and a byte
+    changed = fitted(bytes(content), bytes(whole), checked_parts(bytes(whole)))
+    refused(changed, "words'? has a type that nearzero doesn't write")
+
+
 def test_one_text_that_is_in_an_attribute_many_times() -> None:
     content = with_attribute(np.array(["a" * 60_000] + ["b"] * 3000, object))
     at = content.index((60_000).to_bytes(4, "little"), content.index(b"text\0"))

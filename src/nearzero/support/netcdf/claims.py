@@ -31,6 +31,9 @@ MOST_OBJECTS = 2000  # arrays and groups; the largest files that nearzero writes
 IN_PIECES = (
     "/history/"  # the group of a study's results whose arrays nearzero compresses; all others are whole
 )
+CHARACTER = bytes.fromhex(
+    "10000000 01000000 00000800"
+)  # the type of a character as HDF5 writes it: 8 bits of a byte
 NO_VALUES = (
     b"This is a netCDF dimension but not a netCDF variable"  # begins the name of a dimension without labels
 )
@@ -117,8 +120,9 @@ def _array_memory(file: RawFile, path: str, array: h5py.Dataset) -> int:
 
 
 def _is_text(kind: Any) -> bool:
-    """Return whether a type is a text of any length."""
-    return bool(kind.get_class() == h5py.h5t.STRING and kind.is_variable_str())
+    """Return whether a type is a text of any length, of characters of one byte: HDF5 would go through larger ones."""
+    is_variable = kind.get_class() == h5py.h5t.STRING and kind.is_variable_str()
+    return bool(is_variable and kind.encode().endswith(CHARACTER))
 
 
 def _is_plain(kind: Any) -> bool:
@@ -126,7 +130,8 @@ def _is_plain(kind: Any) -> bool:
     if kind.get_class() == h5py.h5t.COMPOUND:
         members = [kind.get_member_type(index) for index in range(kind.get_nmembers())]
         return len(members) == 2 and _is_reference(members[0]) and members[1].get_class() == h5py.h5t.INTEGER
-    return kind.get_class() in NUMBERS or (kind.get_class() == h5py.h5t.STRING and not _is_text(kind))
+    is_fixed_text = kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str()
+    return kind.get_class() in NUMBERS or bool(is_fixed_text)
 
 
 def _is_references(kind: Any) -> bool:
