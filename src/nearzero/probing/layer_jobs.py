@@ -261,11 +261,10 @@ class _LayerMeasurement:
 
     Attributes:
         key: of the probe, by which a process knows what it has opened.
-        jobs: the model, the data and the settings.
+        source, given, design, backend: as in `LayerJobs`.
         model_digest: of the model, if it is opened anew; else "".
         seen: of the data, as `BatchSource.seen`.
         inferred: the value of each assumption of the process that gives the jobs.
-        design, backend: as in `LayerJobs`.
     """
 
     key: str

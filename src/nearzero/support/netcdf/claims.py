@@ -22,18 +22,15 @@ __all__ = ["check_claims"]
 
 NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
 FILTERS = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE)  # in the order in which they are applied
-SUSPICIOUS = (
-    20 * 10**6
-)  # bytes that any file may take in memory; the arrays of a result are copied several times
+# bytes that any file may take in memory; the arrays of a result are copied several times
+SUSPICIOUS = 20 * 10**6
 LEAST_ITEM = 8  # bytes of a number: a file may ask that smaller ones are made float64
 LEAST_ATTRIBUTE = 24  # bytes of an attribute in the file: 8 each for its head, its name and type, its shape
 MOST_OBJECTS = 2000  # arrays and groups; the largest files that nearzero writes have some 100
-IN_PIECES = (
-    "/history/"  # the group of a study's results whose arrays nearzero compresses; all others are whole
-)
-CHARACTER = bytes.fromhex(
-    "10000000 01000000 00000800"
-)  # the type of a character as HDF5 writes it: 8 bits of a byte
+# the group of a study's results whose arrays nearzero compresses; all others are whole
+IN_PIECES = "/history/"
+# the type of a character as HDF5 writes it: 8 bits of a byte
+CHARACTER = bytes.fromhex("10000000 01000000 00000800")
 NO_VALUES = (
     b"This is a netCDF dimension but not a netCDF variable"  # begins the name of a dimension without labels
 )
