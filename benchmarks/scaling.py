@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,19 @@ def main() -> None:
         return
     if not arguments.grid:
         print(f"{'runs':>6}  {'clock, ms/run':>14}  {'processor, ms/run':>18}  {'peak memory, MB':>16}")
+        whole = dict[int, float]()
         for runs in RUNS:
             found = elsewhere("--one", "study", str(runs))
+            whole[runs] = 1000 * found["processor"]
             clock, processor = (1000 * found[key] / runs for key in ("clock", "processor"))
             print(f"{runs:>6}  {clock:>14.1f}  {processor:>18.1f}  {found['memory']:>16.0f}", flush=True)
+        more = [
+            (after - before) / (runs - fewer) for (fewer, before), (runs, after) in pairwise(whole.items())
+        ]
+        each = ", then ".join(f"{milliseconds:.1f} ms" for milliseconds in more)
+        print(
+            f"one run more: {each} of the processor; a study: {whole[RUNS[0]] - more[0] * RUNS[0]:.0f} ms on top"
+        )
     if not arguments.runs:
         for what, words in (("plan", "has its plan"), ("start", "begins its first job")):
             found = elsewhere("--one", "grid", what)

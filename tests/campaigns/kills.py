@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from readers import GRID
 
 import nearzero as nz
+from nearzero.support.files import cache_root
 
 STUDY = {
     **{"data": "digits", "units": 16, "runs": 6, "steps": 300, "batch_size": 64, "evaluate_every": 50},
@@ -79,9 +80,10 @@ def commands() -> dict[str, Command]:
     }
 
 
-def _start(folder: Path, command: Command) -> subprocess.Popen[str]:
+def start(folder: Path, command: Command, under: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start a command in a folder, as the arguments of another program if there is one."""
     environment = os.environ | {"NEARZERO_CACHE": str(folder / "cache"), "NEARZERO_SAVE_EVERY": "0"}
-    program = [sys.executable, "-m", "nearzero", *command.arguments]
+    program = [*under, sys.executable, "-m", "nearzero", *command.arguments]
     return subprocess.Popen(
         program,
         cwd=folder,
@@ -93,10 +95,10 @@ def _start(folder: Path, command: Command) -> subprocess.Popen[str]:
     )
 
 
-def _complete(folder: Path, command: Command) -> float:
+def complete(folder: Path, command: Command) -> float:
     """Run a command to its end, and return its duration in seconds."""
     began = time.monotonic()
-    process = _start(folder, command)
+    process = start(folder, command)
     said, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(
@@ -105,11 +107,40 @@ def _complete(folder: Path, command: Command) -> float:
     return time.monotonic() - began
 
 
-def _prepare(folder: Path) -> None:
+def prepare(folder: Path) -> None:
+    """Make a folder with the files that commands name, and kernels: else most of the time would go to compilation."""
     folder.mkdir(parents=True)
     (folder / "grid.toml").write_text(GRID)
     (folder / "model.py").write_text(MODEL)
     nz.Study.create(folder / "study", "quick", STUDY)
+    if (kernels := cache_root() / "kernels").is_dir():
+        shutil.copytree(kernels, folder / "cache" / "kernels")
+    complete(folder, Command(["compile"]))
+
+
+@dataclass(frozen=True)
+class Made:
+    """Two folders, one before a command and one after it.
+
+    Attributes:
+        base: the folder in which the command can be run.
+        whole: the folder in which it was run.
+        seconds: its duration.
+    """
+
+    base: Path
+    whole: Path
+    seconds: float
+
+    @classmethod
+    def of(cls, begun: Path, folder: Path, name: str) -> Made:
+        """Run a command, and those that come before it, on copies of a prepared folder."""
+        base, whole = (folder / f"{each}-{name}" for each in ("base", "whole"))
+        shutil.copytree(begun, base)
+        for earlier in commands()[name].before:
+            complete(base, commands()[earlier])
+        shutil.copytree(base, whole)
+        return cls(base, whole, complete(whole, commands()[name]))
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -132,25 +163,31 @@ def differences(found: Path, expected: Path) -> Iterator[str]:
     yield from sorted(pictures[0] ^ pictures[1])
 
 
-def killed_and_resumed(
-    base: Path, whole: Path, name: str, shares: Sequence[float], seconds: float
-) -> list[str]:
+def killed_and_resumed(made: Made, name: str, shares: Sequence[float]) -> list[str]:
     """Kill a command once for each share of its duration, run it to its end, and return what differs."""
-    command = commands()[name]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "work"
-        shutil.copytree(base, folder)
+        shutil.copytree(made.base, folder)
         for share in shares:
-            process = _start(folder, command)
+            process = start(folder, commands()[name])
             try:
-                process.communicate(timeout=share * seconds)
+                process.communicate(timeout=share * made.seconds)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
-        _complete(folder, command)
-        found = differences(folder / command.results, whole / command.results)
-        # the cache has no lock: unfinished files are removed once they are too old to be another process's
-        return [line for line in found if name != "fetch" or not line.endswith(".part")]
+        return completed(folder, made.whole, name)
+
+
+def completed(folder: Path, whole: Path, name: str) -> list[str]:
+    """Run a command to its end, and return in which files its results differ from whole ones, or how it failed."""
+    command = commands()[name]
+    try:
+        complete(folder, command)
+    except RuntimeError as error:
+        return [str(error)]
+    found = differences(folder / command.results, whole / command.results)
+    # the cache has no lock: unfinished files are removed once they are too old to be another process's
+    return [line for line in found if name != "fetch" or not line.endswith(".part")]
 
 
 def campaign(
@@ -163,23 +200,17 @@ def campaign(
     rng, faults = random.Random(seed), {}
     with tempfile.TemporaryDirectory() as temporary:
         begun = Path(temporary) / "begun"
-        _prepare(begun)
-        _complete(begun, Command(["compile"]))  # else most kills would come while kernels are compiled
+        prepare(begun)
         for place, name in enumerate(names):
             count = kills // len(names) + (place < kills % len(names))
-            base, whole = (Path(temporary) / f"{each}-{name}" for each in ("base", "whole"))
-            shutil.copytree(begun, base)
-            for earlier in commands()[name].before:
-                _complete(base, commands()[earlier])
-            shutil.copytree(base, whole)
-            seconds = _complete(whole, commands()[name])
+            made = Made.of(begun, Path(temporary), name)
             lines = []
             while count > 0:
                 shares = [rng.random() for _ in range(min(rng.choice((1, 1, 2, 3)), count))]
                 count -= len(shares)
                 lines += [
-                    f"killed at {', '.join(f'{share:.3f}' for share in shares)} of {seconds:.1f} s: {line}"
-                    for line in killed_and_resumed(base, whole, name, shares, seconds)
+                    f"killed at {', '.join(f'{share:.3f}' for share in shares)} of {made.seconds:.1f} s: {line}"
+                    for line in killed_and_resumed(made, name, shares)
                 ]
             faults[name] = lines
             done(name, lines)

@@ -14,6 +14,7 @@ from nearzero.errors import InputError
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # programs, and not a package
 
+import faults
 import kills
 from campaign import Found, run_cases
 from cases import outcome
@@ -68,6 +69,22 @@ def test_a_killed_command_is_resumed(name: str) -> None:
 )
 def test_a_hundred_kills() -> None:
     assert not any(kills.campaign(kills.ALL, kills=100, seed=0).values())
+
+
+@pytest.mark.slow
+def test_a_command_under_faults_says_so_and_is_run_again() -> None:
+    kinds = faults.possible_kinds()
+    found = faults.campaign(kinds, ["train"], faults=len(kinds), seed=1)
+    assert not [line for outcome in found.values() for line in outcome.faults]
+    assert sum(2 in outcome.codes for outcome in found.values()) >= 3
+
+
+@pytest.mark.long(
+    "under faults of disks, limits and second processes, commands end in one line; then results are whole"
+)
+def test_commands_under_all_faults() -> None:
+    found = faults.campaign(faults.possible_kinds(), kills.ALL, faults=60, seed=0)
+    assert not [line for outcome in found.values() for line in outcome.faults]
 
 
 # --- the campaign itself ---
