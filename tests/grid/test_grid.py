@@ -281,6 +281,17 @@ def test_a_kept_file_that_cant_be_read(width: nz.Grid, tmp_path: Path) -> None:
         _ = grid.responses
 
 
+@pytest.mark.parametrize("notices", [None, "5", "["])
+def test_notices_that_are_missing_or_damaged(notices: str | None, width: nz.Grid, tmp_path: Path) -> None:
+    grid = nz.Grid.create(tmp_path / "grid", width.spec)
+    changed = width.responses.assign_attrs(notices=notices)
+    if notices is None:
+        del changed.attrs["notices"]
+    (grid.folder / grid_module.RESPONSES).write_bytes(netcdf_content(changed))
+    with pytest.raises(nz.InputError, match=r"responses\.nc can't be read \(.*\); delete it and run"):
+        _ = grid.notices
+
+
 def test_a_kept_file_with_more_runs_than_the_spec(width: nz.Grid, tmp_path: Path) -> None:
     grid = nz.Grid.create(tmp_path / "grid", width.spec)
     more = width.responses.isel(run=[0, 1, 1]).assign_coords(run=[0, 1, 2])

@@ -247,6 +247,17 @@ def test_results_with_other_labels_are_refused_in_a_line(study: nz.Study, tmp_pa
     why = r"a result of .* can't be read \(KeyError.*\); `nearzero verify .*` names files that were changed"
     with pytest.raises(nz.InputError, match=why):
         copy.tables()
+    with pytest.raises(nz.InputError, match=why):
+        copy.report()
+
+
+def test_results_without_notices_are_refused_in_a_line(study: nz.Study, tmp_path: Path) -> None:
+    copy = make(tmp_path / "study", test=True)
+    response = load_netcdf((study.folder / "results.nc").read_bytes(), "", "").to_dataset()
+    del response.attrs["notices"]
+    (copy.folder / "results.nc").write_bytes(netcdf_content(response))
+    with pytest.raises(nz.InputError, match=r"a result of .* can't be read \(KeyError: 'notices'\)"):
+        _ = copy.notices
 
 
 def test_the_leading_t_test_may_be_changed_in_a_finished_study(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tomli_w
 import xarray as xr
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from nearzero.study.plan import WorkPlan
 
 __all__ = ["Grid", "grid_remedy"]
+
+Value = TypeVar("Value")
 
 SPEC, RESPONSES = "grid.toml", "responses.nc"
 SHOWN = {
@@ -235,7 +237,20 @@ class Grid:
     @property
     def notices(self) -> tuple[str, ...]:
         """Return what a reader must know before the numbers: substituted data, runs that are missing."""
-        return tuple(json.loads(self.responses.attrs["notices"]))
+        return tuple(map(str, self._attribute("notices", list)))
+
+    def _attribute(self, name: str, kind: type[Value]) -> Value:
+        """Return an attribute of the responses, which is kept as JSON.
+
+        Raises:
+            InputError: it is missing, damaged, or of another kind.
+        """
+        responses = self.responses
+        with parsing(self.folder / RESPONSES, grid_remedy(self.folder, RESPONSES)):
+            value = json.loads(responses.attrs[name])
+            if not isinstance(value, kind):
+                raise TypeError(f"its attribute {name!r} isn't a {kind.__name__}")
+            return value
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -417,7 +432,7 @@ class Grid:
             InputError: names the file that was changed.
         """
         if self.spec.network is not None:
-            self._check_same({"code": json.loads(self.responses.attrs["code"])}, {"code": self._code()})
+            self._check_same({"code": self._attribute("code", dict)}, {"code": self._code()})
 
     def _record(self, used: dict[str, Any]) -> None:
         """Record this session, and what the networks are made of.

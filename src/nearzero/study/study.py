@@ -283,8 +283,7 @@ class Study:
     @property
     def notices(self) -> tuple[str, ...]:
         """Return what a reader must know before the numbers: substituted data, runs that diverged."""
-        lines = self.response.attrs["notices"]  # netCDF turns a list of one text into that text
-        return (lines,) if isinstance(lines, str) else tuple(str(line) for line in lines)
+        return self._store.texts(self.response, "notices")
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -505,6 +504,7 @@ class Study:
             self._held(),
             Journal.opened(console, self.folder / "log") as journal,
             journal.timed("tables and figures written", "drawing figures and writing tables"),
+            self._store.reading(),
         ):
             reports.write_report(self, self.folder)
         return self
