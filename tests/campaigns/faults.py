@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kills import ALL, Made, commands, completed, prepare, start
 
 ON_DISKS = ("disk", "read-only")
-KINDS = (*ON_DISKS, "file size", "open files", "memory", "two processes")
+ANYWHERE = ("file size", "open files", "memory", "two processes")
+KINDS = (*ON_DISKS, *ANYWHERE)
 LIMITED = (
     "import os, resource, sys; most = int(sys.argv[2]); "
     "resource.setrlimit(getattr(resource, sys.argv[1]), (most, most)); os.execv(sys.argv[3], sys.argv[3:])"
@@ -168,8 +169,7 @@ def campaign(
 
 def possible_kinds() -> list[str]:
     """Return the kinds of faults that this machine can have."""
-    disks = can_mount()
-    return [kind for kind in KINDS if disks or kind not in ON_DISKS]
+    return [*KINDS] if can_mount() else [*ANYWHERE]
 
 
 def main(given: Sequence[str] | None = None) -> int:

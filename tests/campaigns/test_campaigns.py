@@ -72,11 +72,13 @@ def test_a_hundred_kills() -> None:
 
 
 @pytest.mark.slow
-def test_a_command_under_faults_says_so_and_is_run_again() -> None:
-    kinds = faults.possible_kinds()
+@pytest.mark.parametrize("kinds", [faults.ON_DISKS, faults.ANYWHERE], ids=["disks", "limits"])
+def test_a_command_under_faults_says_so_and_is_run_again(kinds: tuple[str, ...]) -> None:
+    if kinds == faults.ON_DISKS and not faults.can_mount():
+        pytest.skip("disks that are full or read-only need root on Linux, which can mount them")
     found = faults.campaign(kinds, ["train"], faults=len(kinds), seed=1)
     assert not [line for outcome in found.values() for line in outcome.faults]
-    assert sum(2 in outcome.codes for outcome in found.values()) >= 3
+    assert any(2 in outcome.codes for outcome in found.values())
 
 
 @pytest.mark.long(
