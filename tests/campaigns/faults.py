@@ -92,9 +92,9 @@ class Outcome:
             return
         code, last = process.returncode, (said.strip().splitlines() or [""])[-1]
         self.codes.append(code)
-        if code == 0 or (may_die and code not in (1, 2)):
-            return
-        if code != 2 or not last.startswith("nearzero: ") or "Traceback" in said:
+        of_nearzero = last.startswith("nearzero: ")
+        died = may_die and code != 2 and not of_nearzero  # OpenBLAS says so itself, and ends the process
+        if "Traceback" in said or not (code == 0 or died or (code == 2 and of_nearzero)):
             self.faults.append(f"ends with {code}: {said[-600:]!r}")
 
 
