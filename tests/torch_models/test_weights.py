@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,13 @@ def test_several_state_dicts(saved: Net, net: Net, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", [b"garbage", b"", b"PK\x03\x04 cut off", b"\x00" * 20])
+# the end of an archive on two disks, which Python's zipfile refuses where it only has to tell whether it is one
+TWO_DISKS = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2) + b"PK\x05\x06" + bytes(18)
+
+
+@pytest.mark.parametrize(
+    "content", [b"garbage", b"", b"PK\x03\x04 cut off", b"\x00" * 20, b"garbage" + TWO_DISKS]
+)
 def test_what_pytorch_didnt_save(net: Net, content: bytes, tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(content)
     text = refusal(net, tmp_path / "net.pt")

@@ -10,10 +10,11 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, is_zipfile
 
 import torch
 from safetensors.torch import load_file
@@ -182,8 +183,9 @@ def _tensors(path: Path) -> dict[str, Any]:
 
 def _is_saved(path: Path) -> bool:
     """Return whether a file begins as those do that PyTorch saves."""
-    with path.open("rb") as file:
+    with path.open("rb") as file, suppress(BadZipFile):  # its directory is damaged
         return is_zipfile(path) or file.read(1) == PICKLE
+    return False
 
 
 def _parts(index: Path) -> list[Path]:
