@@ -413,10 +413,8 @@ class Store:
         Raises:
             InputError: it is missing.
         """
-        with self.reading():
-            return tuple(
-                map(str, np.atleast_1d(results.attrs[attribute]))
-            )  # netCDF makes a text of a list of one
+        with self.reading():  # netCDF turns a list of one text into that text
+            return tuple(map(str, np.atleast_1d(results.attrs[attribute])))
 
     def _check_results(self, path: Path, results: xr.Dataset) -> None:
         """Refuse results that belong to another spec than the study's, or are of other networks or runs.
