@@ -1,7 +1,8 @@
 """Mutated files for every reader: each is accepted, or refused in one clear line, in time and within memory.
 
-    python tests/campaigns/campaign.py                  # 10,000 for each reader
-    python tests/campaigns/campaign.py --cases 200 npy  # fewer, for one reader
+    python tests/campaigns/campaign.py                           # 10,000 for each reader
+    python tests/campaigns/campaign.py --cases 200 npy           # fewer, for one reader
+    python tests/campaigns/campaign.py --cases 1000 probe-values # whole files with other values, not other bytes
 
 The same seed gives the same files. `make test-long` runs it in full, and the gate a short form.
 """
@@ -71,10 +72,12 @@ def run_cases(originals: Path, reader: str, cases: int, seed: int = 0, first: in
 def main(given: Sequence[str] | None = None) -> int:
     """Run the campaign from the command line; return 1 if there is a fault."""
     sys.path.insert(0, str(HERE))
-    from readers import READERS, make_originals
+    from readers import BY_BYTES, READERS, make_originals
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("readers", nargs="*", default=[*READERS], metavar="READER")
+    parser.add_argument(
+        "readers", nargs="*", default=BY_BYTES, metavar="READER", help=f"of {', '.join(READERS)}"
+    )
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)

@@ -25,7 +25,6 @@ from xarray import DataTree
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
 
 from hdf5_checksums import checked_parts, fitted
-from mutations import mutated
 from readers import READERS
 
 from nearzero.errors import InputError
@@ -88,7 +87,7 @@ def cases(originals: Path, folder: Path, name: str, seed: int, numbers: range) -
         rng = random.Random(f"{seed} {name} {number}")
         path = paths[rng.randrange(len(paths))]
         target = work / path.relative_to(originals / reader.folder)
-        content = mutated(contents[path], rng, list(contents.values()))
+        content = reader.change(contents[path], rng, list(contents.values()))
         if rng.random() < FITTED:
             content = fitted(content, contents[path], parts.get(path, []))
         target.write_bytes(content)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kills import ALL, Made, commands, completed, prepare, start
+from kills import ALL, Made, commands, completed, folders, start
 
 ON_DISKS = ("disk", "read-only")
 ANYWHERE = ("file size", "open files", "memory", "two processes")
@@ -152,17 +152,12 @@ def campaign(
     rng, found = random.Random(seed), dict[str, Outcome]()
     turns = range(len(kinds))
     pairs = [(kinds[(place + turn) % len(kinds)], name) for turn in turns for place, name in enumerate(names)]
-    with tempfile.TemporaryDirectory() as temporary:
-        begun = Path(temporary) / "begun"
-        prepare(begun)
-        made: dict[str, Made] = {}
+    with folders() as made_of:
         for number in range(faults):
             kind, name = pairs[number % len(pairs)]
-            if name not in made:
-                made[name] = Made.of(begun, Path(temporary), name)
             share = rng.random()
             what = f"{name}, {kind} at {share:.3f}"
-            found[what] = under_fault(made[name], name, kind, share)
+            found[what] = under_fault(made_of(name), name, kind, share)
             done(what, found[what])
     return found
 

@@ -35,7 +35,7 @@ MAKE = "import sys; from pathlib import Path; from readers import make_originals
 with atheris.instrument_imports(include=["nearzero"], exclude=KERNELS):
     from cases import parse_once
     from hdf5_checksums import checked_parts, fitted
-    from readers import READERS
+    from readers import BY_BYTES, READERS
 
     from nearzero.errors import InputError
 
@@ -71,7 +71,7 @@ def tester(paths: Sequence[Path], read: Callable[[Path], object]) -> Callable[[b
 def main() -> None:
     """Fuzz the files of a reader; the process ends with an error at the first fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("reader", choices=READERS)
+    parser.add_argument("reader", choices=BY_BYTES)
     parser.add_argument("--runs", type=int, default=3000, help="files at most; -1: no limit")
     parser.add_argument("--seconds", type=int, help="stop after so many, whatever --runs says")
     parser.add_argument("--originals", type=Path, help="a folder with whole files; made anew if not given")

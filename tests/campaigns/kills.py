@@ -18,7 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import xarray as xr
@@ -143,6 +145,14 @@ class Made:
         return cls(base, whole, complete(whole, commands()[name]))
 
 
+@contextmanager
+def folders() -> Iterator[Callable[[str], Made]]:
+    """Yield a function that returns the two folders of a command, which are made when it is first asked for."""
+    with tempfile.TemporaryDirectory() as place:
+        prepare(begun := Path(place) / "begun")
+        yield cache(partial(Made.of, begun, Path(place)))
+
+
 def _files(folder: Path) -> dict[str, Path]:
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in PASSING)
     return {str(path.relative_to(folder)): path for path in files if not path.name.endswith((".png", ".pdf"))}
@@ -198,13 +208,10 @@ def campaign(
 ) -> Mapping[str, list[str]]:
     """Return, by command, a line for each difference after a kill; call a function with those of each command."""
     rng, faults = random.Random(seed), {}
-    with tempfile.TemporaryDirectory() as temporary:
-        begun = Path(temporary) / "begun"
-        prepare(begun)
+    with folders() as made_of:
         for place, name in enumerate(names):
             count = kills // len(names) + (place < kills % len(names))
-            made = Made.of(begun, Path(temporary), name)
-            lines = []
+            made, lines = made_of(name), []
             while count > 0:
                 shares = [rng.random() for _ in range(min(rng.choice((1, 1, 2, 3)), count))]
                 count -= len(shares)

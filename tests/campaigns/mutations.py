@@ -1,12 +1,18 @@
-"""Mutated files: seeded changes of bytes, and of texts, as hostile or damaged files have them."""
+"""Mutated files: seeded changes of bytes, of texts and of values, as hostile or damaged files have them."""
 
 from __future__ import annotations
 
+import io
+import math
 import random
 import struct
 from collections.abc import Callable, Sequence
+from typing import Any
 
-__all__ = ["mutated"]
+import h5py
+import numpy as np
+
+__all__ = ["mutated", "with_other_values"]
 
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 62, (1 << 64) - 1)
 WORDS = (
@@ -39,6 +45,14 @@ WORDS = (
         "=",
     ),
 )
+VALUES = (0.0, -0.0, 1.0, -1.0, 1e308, -1e308, 5e-324, 1e-320, math.nan, math.inf, -math.inf)
+OF_THE_FORMAT = (
+    "CLASS",
+    "NAME",
+    "DIMENSION_LIST",
+    "REFERENCE_LIST",
+    "_Netcdf4",
+)  # begin names of its attributes
 Mutation = Callable[[bytearray, random.Random, Sequence[bytes]], None]
 
 
@@ -54,6 +68,48 @@ def mutated(content: bytes, rng: random.Random, others: Sequence[bytes] = ()) ->
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         rng.choice(MUTATIONS)(changed, rng, others)
     return bytes(changed)
+
+
+def with_other_values(content: bytes, rng: random.Random, others: Sequence[bytes] = ()) -> bytes:
+    """Return a whole netCDF file in which one to three attributes or arrays have other values, or are gone.
+
+    Args:
+        content: the bytes of a netCDF file.
+        rng: all draws are from it.
+        others: not used.
+    """
+    file = io.BytesIO(content)
+    with h5py.File(file, "r+") as groups:
+        names = ["/"]
+        groups.visit(names.append)
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            node: Any = groups[rng.choice(names)]
+            own = [name for name in node.attrs if not name.startswith(OF_THE_FORMAT)]
+            if own and (rng.random() < 0.5 or not isinstance(node, h5py.Dataset)):
+                name = rng.choice(own)
+                if rng.random() < 0.3:
+                    del node.attrs[name]
+                else:
+                    other = _other(np.asarray(node.attrs[name]), rng)
+                    kind = h5py.string_dtype() if other.dtype == object else None
+                    node.attrs.create(name, other, dtype=kind)
+            elif isinstance(node, h5py.Dataset):
+                node[...] = _other(np.asarray(node[()]), rng)
+    return file.getvalue()
+
+
+def _other(values: np.ndarray[Any, Any], rng: random.Random) -> np.ndarray[Any, Any]:
+    """Return an array in which one value, or each, is another: at the edge of its type, or of no sense."""
+    if values.dtype.kind == "f":
+        value: Any = rng.choice(VALUES)
+    elif values.dtype.kind in "iu":
+        value = rng.choice((np.iinfo(values.dtype).min, np.iinfo(values.dtype).max, 0, 1))
+    else:
+        values, value = values.astype(object), rng.choice(("", " ", *WORDS)).replace("\x00", "")
+    changed = values.copy()
+    with np.errstate(over="ignore"):  # 1e308 is infinite as float32
+        changed.flat[... if not values.size or rng.random() < 0.3 else rng.randrange(values.size)] = value
+    return changed
 
 
 def _place(content: bytearray, rng: random.Random) -> int:

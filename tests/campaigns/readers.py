@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import torch
+from mutations import mutated, with_other_values
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,7 +22,7 @@ from nearzero.grid.spec import load_grid
 from nearzero.study.spec import load_complete_spec, read_settings, resolve
 from nearzero.torch_models.loading import load_data
 
-__all__ = ["READERS", "Reader", "make_originals"]
+__all__ = ["BY_BYTES", "BY_VALUES", "READERS", "Reader", "make_originals"]
 
 STUDY = {
     **{"data": "digits", "runs": 6, "units": 8, "steps": 40, "batch_size": 64, "evaluate_every": 20},
@@ -50,11 +52,13 @@ class Reader:
         folder: the part of the originals that it reads.
         files: globs of the files that are mutated, one in each case.
         read: reads all that a command would; it may raise an `InputError` alone.
+        change: returns another content of a file, by random draws and contents of other files.
     """
 
     folder: str
     files: tuple[str, ...]
     read: Callable[[Path], Any]
+    change: Callable[[bytes, Random, Sequence[bytes]], bytes] = mutated
 
 
 def _model() -> nn.Module:
@@ -173,6 +177,11 @@ READERS: Mapping[str, Reader] = {
     "spec": Reader("spec", ("spec.toml",), _read_spec),
     "grid-spec": Reader("spec", ("grid.toml",), load_grid),
     "study": Reader("study", ("*.nc", "*.toml", "*.json", "networks/**/*.safetensors"), _read_study),
+    "study-values": Reader("study", ("*.nc",), _read_study, with_other_values),
     "grid": Reader("grid", ("width/*.nc", "width/*.toml", "width/*.json"), _read_grid),
+    "grid-values": Reader("grid", ("width/*.nc",), _read_grid, with_other_values),
     "probe": Reader("probe", ("*.nc",), _read_probe),
+    "probe-values": Reader("probe", ("*.nc",), _read_probe, with_other_values),
 }
+BY_BYTES = [name for name, reader in READERS.items() if reader.change is mutated]
+BY_VALUES = [name for name in READERS if name not in BY_BYTES]

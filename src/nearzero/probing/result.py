@@ -23,7 +23,7 @@ from nearzero.probing.summary import ProbeSummary, notes, summary_rows
 from nearzero.report.figures.scales import metric_text
 from nearzero.statistics.bootstrap import bootstrap_items
 from nearzero.support.files import make_folder, parsing, write_bytes, write_text
-from nearzero.support.netcdf import netcdf_content, parsing_loaded
+from nearzero.support.netcdf import listed_texts, netcdf_content, parsing_loaded
 from nearzero.support.words import number_of
 from nearzero.torch_models.assumptions import Assumption, read_json
 from nearzero.torch_models.named import Origin
@@ -451,8 +451,7 @@ class ProbeResult:
         if response.attrs.get("format") != FORMAT:
             raise InputError(f"{path} isn't the result of a probe (format {response.attrs.get('format')!r})")
         with parsing(path, REMEDY):
-            # a file holds a list of one text as a text
-            response.attrs["metrics"] = [str(name) for name in np.atleast_1d(response.attrs["metrics"])]
+            response.attrs["metrics"] = listed_texts(response.attrs["metrics"])
             check_counts(response)
             result = cls(response, matched)
             result._check()

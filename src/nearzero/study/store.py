@@ -407,15 +407,6 @@ class Store:
             f"`nearzero verify {self.folder}` names files that were changed; if none was, it is a bug in nearzero",
         )
 
-    def texts(self, results: xr.Dataset, attribute: str) -> tuple[str, ...]:
-        """Return the texts of an attribute of results.
-
-        Raises:
-            InputError: it is missing.
-        """
-        with self.reading():  # netCDF turns a list of one text into that text
-            return tuple(map(str, np.atleast_1d(results.attrs[attribute])))
-
     def _check_results(self, path: Path, results: xr.Dataset) -> None:
         """Refuse results that belong to another spec than the study's, or are of other networks or runs.
 

@@ -32,16 +32,11 @@ from nearzero.study.journal import Journal
 from nearzero.study.plan import WorkPlan, done_of, plan_study
 from nearzero.study.provenance import read_record
 from nearzero.study.spec import CONDUCT, Spec, resolve, with_rules
-from nearzero.study.steps import (
-    TrainJob,
-    finish_training,
-    sweep_networks,
-    train_networks,
-    training_jobs,
-)
+from nearzero.study.steps import TrainJob, finish_training, sweep_networks, train_networks, training_jobs
 from nearzero.study.store import PAGE, SPEC, Store, needed
 from nearzero.support.checksums import FileCheck, remove_recorded, verify_files, working, write_recorded
 from nearzero.support.files import claim_folder, write_text
+from nearzero.support.netcdf import listed_texts
 from nearzero.support.words import number_of
 from nearzero.support.workers import Workers
 
@@ -283,7 +278,8 @@ class Study:
     @property
     def notices(self) -> tuple[str, ...]:
         """Return what a reader must know before the numbers: substituted data, runs that diverged."""
-        return self._store.texts(self.response, "notices")
+        with self._store.reading():
+            return tuple(listed_texts(self.response.attrs["notices"]))
 
     @property
     def provenance(self) -> dict[str, Any]:

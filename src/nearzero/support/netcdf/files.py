@@ -7,6 +7,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from nearzero.support.files import parsing
@@ -14,7 +15,7 @@ from nearzero.support.names import too_many_labels
 from nearzero.support.netcdf.claims import check_claims
 from nearzero.support.netcdf.raw import RawFile
 
-__all__ = ["load_netcdf", "netcdf_content", "parsing_loaded"]
+__all__ = ["listed_texts", "load_netcdf", "netcdf_content", "parsing_loaded"]
 
 
 def netcdf_content(data: xr.Dataset | xr.DataTree, **options: Any) -> memoryview:
@@ -95,6 +96,17 @@ def parsing_loaded(data: xr.Dataset | None, remedy: str) -> AbstractContextManag
     """
     source = None if data is None else data.encoding.get("source")
     return nullcontext() if source is None else parsing(source, remedy)
+
+
+def listed_texts(attribute: Any) -> list[str]:
+    """Return the texts of an attribute that was a list of texts: a file holds a list of one text as a text.
+
+    Example:
+        >>> from nearzero.support.netcdf import listed_texts
+        >>> listed_texts("accuracy")
+        ['accuracy']
+    """
+    return [str(text) for text in np.atleast_1d(attribute)]
 
 
 def _check_labels(file: RawFile, tree: xr.DataTree) -> None:
