@@ -52,10 +52,11 @@ test-long: install-dev  ## laws at full size, hours; ARGS="tests/page" runs a pa
 coverage: install-dev   ## all tests, with branch coverage
 	$(PYTEST) --cov --cov-report=term
 
-lint: install-dev    ## ruff and mypy
+lint: install-dev    ## ruff, mypy and bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet -c pyproject.toml -r src
 
 docs: install-dev    ## the documentation as a site, docs/_build/html; strict
 	$(SPHINX) docs docs/_build/html
@@ -79,9 +80,8 @@ package: install-dev ## wheel and source distribution in dist/, and whether an i
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 
-audit: install-dev   ## bandit, and (with a network) known vulnerabilities of the pinned versions
+audit: install-dev   ## known vulnerabilities of the pinned versions; needs a network
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group release
-	$(BIN)/bandit --quiet -c pyproject.toml -r src
 	$(BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 clean:               ## remove the virtual environment and caches; studies stay
