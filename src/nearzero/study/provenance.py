@@ -91,14 +91,14 @@ def _git_state(own: Path) -> dict[str, Any] | None:
     try:
         if git("ls-files", Path(__file__).name) == "":
             return None  # installed in a folder of another repository
-        top = Path(git("rev-parse", "--show-toplevel"))
-        own = own.resolve()
+        *words, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        top, own = Path("\n".join(words)), own.resolve()
         others = (
             [f":(top,exclude,literal){own.relative_to(top)}"]
             if own.is_relative_to(top) and own != top
             else []
         )
         changes = git("status", "--porcelain", "--untracked-files=all", "--", ":(top)", *others)
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(changes)}
+        return {"commit": commit, "changed": bool(changes)}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable
+from functools import cache
 
 __all__ = ["versions_of"]
 
@@ -19,6 +20,7 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
     return {name: _version(name) for name in packages}
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
