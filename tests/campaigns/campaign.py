@@ -42,28 +42,30 @@ class Found:
             self.faults.append(f"case {case}: {words}")
 
 
-def run_cases(originals: Path, reader: str, cases: int, seed: int = 0, first: int = 0) -> Found:
-    """Return the outcomes of cases of a reader, in child processes."""
-    found, last = Found(), first + cases
-    while first < last:
+def run_cases(
+    originals: Path, readers: Sequence[str], cases: int, seed: int = 0, first: int = 0
+) -> dict[str, Found]:
+    """Return the outcomes of cases of each reader, in a child process for all; in another one after each death."""
+    found = {reader: Found() for reader in readers}
+    left = {reader: range(first, first + cases) for reader in readers}
+    while any(left.values()):
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, str(HERE / "cases.py"), str(originals), folder, reader]
-            done = subprocess.run(
-                [*command, *map(str, (seed, first, last))], capture_output=True, text=True, check=False
-            )
+            command = [sys.executable, str(HERE / "cases.py"), str(originals), folder, str(seed)]
+            work = [[reader, numbers.start, numbers.stop] for reader, numbers in left.items()]
+            done = subprocess.run([*command, json.dumps(work)], capture_output=True, text=True, check=False)
         reading = None
         for line in map(json.loads, done.stdout.splitlines()):
-            reading = line if "reading" in line else None
+            reader, case = line["reader"], line["case"]
+            reading = None if "outcome" in line else line
             if reading is None:
                 kind, words = line["outcome"], line["words"]
                 if line["MiB"] > MOST_MEBIBYTES:
                     kind, words = "fault", f"took {line['MiB']} MiB; {words}"
-                found.add(line["case"], kind, words)
-                first = line["case"] + 1
+                found[reader].add(case, kind, words)
+            left[reader] = range(case + 1, first + cases)
         if reading is not None:
             why = f"the process ended with {done.returncode} (-27, -14: too slow); {done.stderr[-300:]!r}"
-            found.add(reading["reading"], "fault", f"{reading['file']}: {why}")
-            first = reading["reading"] + 1
+            found[reading["reader"]].add(reading["case"], "fault", f"{reading['file']}: {why}")
         elif done.returncode:
             raise RuntimeError(done.stderr)
     return found
@@ -87,7 +89,7 @@ def main(given: Sequence[str] | None = None) -> int:
         originals = Path(folder) / "originals"
         make_originals(originals)
         for reader in options.readers:
-            found = run_cases(originals, reader, options.cases, options.seed, options.first)
+            found = run_cases(originals, [reader], options.cases, options.seed, options.first)[reader]
             counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(found.outcomes.items()))
             print(f"{reader}: {counts}", *found.faults[:20], sep="\n  ", flush=True)
             faults += len(found.faults)

@@ -1,7 +1,7 @@
 """Read mutated files in child processes, one after the other, and print the outcome of each as JSON.
 
-`python tests/campaigns/cases.py ORIGINALS FOLDER READER SEED FIRST LAST` reads the cases FIRST to LAST - 1. It ends
-as a child does that dies or hangs; `campaign.py` then starts it again behind that case.
+`python tests/campaigns/cases.py ORIGINALS FOLDER SEED [[READER, FIRST, LAST], ...]` reads the cases FIRST to LAST - 1
+of each reader. It ends as a child does that dies or hangs; `campaign.py` then starts it again behind that case.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def cases(originals: Path, folder: Path, name: str, seed: int, numbers: range) -
         if rng.random() < FITTED:
             content = fitted(content, contents[path], parts.get(path, []))
         target.write_bytes(content)
-        print(json.dumps({"reading": number, "file": str(target.relative_to(work))}), flush=True)
+        which = {"reader": name, "case": number}
+        print(json.dumps(which | {"file": str(target.relative_to(work))}), flush=True)
         before, began, error = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic(), None
         _limit(SECONDS)
         try:
@@ -104,7 +105,7 @@ def cases(originals: Path, folder: Path, name: str, seed: int, numbers: range) -
         kind, words = outcome(error)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
         target.write_bytes(contents[path])
-        yield {"case": number, "outcome": kind, "words": words, "MiB": grown, "s": time.monotonic() - began}
+        yield which | {"outcome": kind, "words": words, "MiB": grown, "s": time.monotonic() - began}
 
 
 def read_in_child(originals: Path, folder: Path, name: str, seed: int, numbers: range) -> int:
@@ -119,14 +120,14 @@ def read_in_child(originals: Path, folder: Path, name: str, seed: int, numbers: 
 
 def main(given: list[str]) -> None:
     """Read all cases, or end as the first child that doesn't read its own."""
-    originals, folder, name = Path(given[0]), Path(given[1]), given[2]
-    seed, first, last = map(int, given[3:])
-    for begin in range(first, last, BATCH):
-        code = read_in_child(originals, folder, name, seed, range(begin, min(begin + BATCH, last)))
-        if code < 0:
-            os.kill(os.getpid(), -code)
-        if code:
-            sys.exit(code)
+    originals, folder, seed = Path(given[0]), Path(given[1]), int(given[2])
+    for name, first, last in json.loads(given[3]):
+        for begin in range(first, last, BATCH):
+            code = read_in_child(originals, folder, name, seed, range(begin, min(begin + BATCH, last)))
+            if code < 0:
+                os.kill(os.getpid(), -code)
+            if code:
+                sys.exit(code)
 
 
 if __name__ == "__main__":
