@@ -352,16 +352,13 @@ def test_an_interruption_during_the_imports() -> None:
 
 
 @pytest.mark.parametrize("columns", ["²", "many", "0", "9" * 20, "-5"])
-def test_columns_that_are_no_width(columns: str, study: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "nearzero", "show", str(study)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"COLUMNS": columns},
-    )
-    assert (done.returncode, beside_progress(done.stderr)) == (0, "")
-    assert "Table 1" in done.stdout
+def test_columns_that_are_no_width(
+    columns: str, study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    code, out, err = run(capsys, "show", study)
+    assert (code, err) == (0, "")
+    assert "Table 1" in out
 
 
 def test_an_output_that_is_not_utf_8(study: Path) -> None:
