@@ -331,6 +331,22 @@ def test_an_error_in_a_finalizer_is_shown_without_an_interruption(
     assert [str(error.exc_value) for error in dropped] == ["a fault of its own"]
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(MemoryError(), "memory is used up"), (RuntimeError("can't start new thread"), "no thread left")],
+)
+def test_what_the_system_refuses_is_no_bug(
+    error: Exception, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", refused)
+    code, _, err = run(capsys)
+    assert_one_line(code, err)
+    assert words in err
+
+
 def _log(folder: Path) -> str:
     return (folder / "log").read_text() if (folder / "log").exists() else ""
 

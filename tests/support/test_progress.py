@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import StringIO
+from threading import Thread
 from typing import Any
 
 import IPython.display
@@ -183,6 +184,31 @@ def test_no_lines_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
         report(1, 4)
         with python_progress("d", None) as report:
             report(1, 4)
+
+
+def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Thread, "start", refuse)
+
+
+def test_without_a_thread_work_goes_on_and_no_line_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_threads(monkeypatch)
+    console = Console(file=StringIO())
+    with progress.printing_lines(), progress.activity(console, "outer"):
+        with progress.progress_bar(console, "inner", 4) as report:
+            report(1, 4)
+        assert len(progress._displays) == 1
+    assert progress._displays == []
+
+
+def test_a_spinner_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_threads(monkeypatch)
+    console = Console(file=Terminal(), width=80, force_terminal=True)
+    with pytest.raises(RuntimeError, match="can't start new thread"), progress.activity(console, "reading"):
+        pass
+    assert progress._displays == []
 
 
 def test_a_bar_within_a_spinner(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,11 @@ def _explain(error: BaseException, interrupted: bool) -> tuple[str, int]:
         return f"{file}{error.strerror or error}", 2
     if isinstance(error, MemoryError):
         return "memory is used up; use fewer runs, fewer units or a smaller data set", 2
+    if "can't start new thread" in str(error):
+        return (
+            "the system has no thread left: its limits of memory or processes are reached, see `ulimit -a`",
+            2,
+        )
     if os.environ.get("NEARZERO_DEBUG"):
         raise error
     where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))

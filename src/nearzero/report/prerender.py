@@ -40,9 +40,9 @@ def prerender_peak_figures() -> Iterator[None]:
         with suppress(Exception):  # `peak_figures` draws again and raises it
             _draw(stop)
 
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    Thread(target=draw, name="nearzero-figures").start()
     try:
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        Thread(target=draw, name="nearzero-figures").start()
         yield
     except BaseException:
         stop.set()

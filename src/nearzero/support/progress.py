@@ -66,8 +66,8 @@ def _shown(display: _Display) -> Iterator[None]:
     if _displays:
         _displays[-1].stop()
     _displays.append(display)
-    display.start()
     try:
+        display.start()
         yield
     finally:
         display.stop()
@@ -95,15 +95,17 @@ class _Lines:
         self.completed, self.total = completed, total
 
     def start(self) -> None:
-        """Begin to print."""
+        """Begin to print; where the system has no thread left, nothing is printed."""
         self._ended = Event()
         self._thread = Thread(target=self._say, args=(self._ended,), daemon=True)
-        self._thread.start()
+        with suppress(RuntimeError):
+            self._thread.start()
 
     def stop(self) -> None:
         """Print no more."""
         self._ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _say(self, ended: Event) -> None:
         while not ended.wait(max(_Lines.said + SAY_EVERY - time.monotonic(), 0.0)):
