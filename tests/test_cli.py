@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -333,7 +334,12 @@ def test_an_error_in_a_finalizer_is_shown_without_an_interruption(
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(MemoryError(), "memory is used up"), (RuntimeError("can't start new thread"), "no thread left")],
+    [
+        (MemoryError(), "memory is used up"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "memory is used up"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory is used up"),
+        (RuntimeError("can't start new thread"), "no thread left"),
+    ],
 )
 def test_what_the_system_refuses_is_no_bug(
     error: Exception, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -345,6 +351,18 @@ def test_what_the_system_refuses_is_no_bug(
     code, _, err = run(capsys)
     assert_one_line(code, err)
     assert words in err
+
+
+def test_too_little_memory_for_the_libraries(study: Path) -> None:
+    limited = (
+        "import os, resource, sys; "
+        "resource.setrlimit(resource.RLIMIT_AS, (5 * 10**8, 5 * 10**8)); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", limited, "-m", "nearzero", "show", str(study)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert_one_line(done.returncode, done.stderr)
+    assert "limited to 500 MB" in done.stderr
 
 
 def _log(folder: Path) -> str:

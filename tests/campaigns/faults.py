@@ -112,7 +112,7 @@ def under_fault(made: Made, name: str, kind: str, share: float) -> Outcome:
     limits = {
         "file size": ("RLIMIT_FSIZE", share * max(_sizes(made.whole / command.results))),
         "open files": ("RLIMIT_NOFILE", 8 + 40 * share),
-        "memory": ("RLIMIT_AS", 2**28 * 16**share),
+        "memory": ("RLIMIT_AS", 2**30 * 4**share),
     }
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "work"

@@ -1,9 +1,19 @@
 """The memory limit: the values that it accepts, and the errors for others."""
 
+import errno
+import resource
+
 import pytest
 
 from nearzero.errors import InputError
-from nearzero.support.memory import DEFAULT_MEMORY, memory_limit, memory_text
+from nearzero.support.files import parsing
+from nearzero.support.memory import (
+    DEFAULT_MEMORY,
+    check_address_space,
+    is_out_of_memory,
+    memory_limit,
+    memory_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +52,41 @@ def test_too_little(monkeypatch):
 
 def test_text():
     assert [memory_text(16e6), memory_text(1.25e9)] == ["16 MB", "1.2 GB"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+        ),
+    ],
+)
+def test_errors_for_lack_of_memory_are_told_from_others(error):
+    assert is_out_of_memory(error)
+    later = ValueError("the model fails")
+    later.__cause__ = error
+    assert is_out_of_memory(later)
+    assert not is_out_of_memory(ValueError("memory"))
+    with (
+        pytest.raises(InputError, match=r"^memory is used up while a\.json is read$"),
+        parsing("a.json", "delete it"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("limit", [10**8, 10**9 - 1])
+def test_a_limit_in_which_libraries_cannot_be_loaded(limit, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
+    with pytest.raises(InputError, match=r"^the memory of this process is limited to .* see `ulimit -v`$"):
+        check_address_space()
+
+
+@pytest.mark.parametrize("limit", [10**9, resource.RLIM_INFINITY])
+def test_a_limit_in_which_they_can(limit, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
+    check_address_space()

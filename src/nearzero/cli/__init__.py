@@ -17,6 +17,7 @@ from nearzero.cli import data, generation, models, pages, studies
 from nearzero.cli.common import Interrupted, app
 from nearzero.cli.interruption import noticing_interruptions
 from nearzero.errors import InputError
+from nearzero.support.memory import is_out_of_memory
 from nearzero.support.progress import printing_lines
 
 __all__ = ["app", "data", "generation", "main", "models", "pages", "studies"]
@@ -85,11 +86,11 @@ def _explain(error: BaseException, interrupted: bool) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         command = "nearzero" if context is None else context.command_path
         return f"{error.format_message()} Try `{command} --help`.", 2
+    if is_out_of_memory(error):
+        return "memory is used up; use fewer runs, fewer units or a smaller data set", 2
     if isinstance(error, OSError):
         file = f"{error.filename}: " if error.filename else ""
         return f"{file}{error.strerror or error}", 2
-    if isinstance(error, MemoryError):
-        return "memory is used up; use fewer runs, fewer units or a smaller data set", 2
     if "can't start new thread" in str(error):
         return (
             "the system has no thread left: its limits of memory or processes are reached, see `ulimit -a`",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nearzero.support.memory import check_address_space
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -280,3 +282,5 @@ def root(
     """Do hidden units measure distance or intensity? Perturb them, and see."""
     if context.invoked_subcommand is None:
         print(context.get_help())
+    else:
+        check_address_space()

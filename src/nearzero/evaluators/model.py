@@ -26,11 +26,10 @@ from nearzero.evaluators.session import Half, Session
 from nearzero.perturbations.families import AT_ACTIVATIONS, BY_WEIGHTS, Conduct
 from nearzero.perturbations.perturbation import AnyPerturbation, Perturbation
 from nearzero.perturbations.ranges import Ranges
-from nearzero.support.memory import memory_text
+from nearzero.support.memory import is_out_of_memory, memory_text
 from nearzero.support.threads import thread_count
 from nearzero.support.words import number_of
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.forward import Passes, SharedPasses, logits_with_hooks, not_reached
 from nearzero.torch_models.hooks import LayerHook
 from nearzero.torch_models.layer import Directions, Layer, LayerError

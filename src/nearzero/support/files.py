@@ -17,6 +17,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from nearzero.errors import InputError
+from nearzero.support.memory import is_out_of_memory
 from nearzero.support.users import reason
 
 __all__ = [
@@ -201,4 +202,6 @@ def parsing(source: object, remedy: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise InputError(f"memory is used up while {source} is read") from error
         raise InputError(f"{source} can't be read ({reason(error)}); {remedy}") from error

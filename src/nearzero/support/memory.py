@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from nearzero.errors import InputError
+from nearzero.support.users import chain
 
 __all__ = [
     "DEFAULT_MEMORY",
     "EXPANSION",
     "LEAST",
+    "check_address_space",
     "check_expansion",
+    "is_out_of_memory",
     "limited_memory",
     "memory_limit",
     "memory_text",
@@ -29,6 +33,15 @@ DEFAULT_MEMORY = 3 * 10**9
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEAST = 16 * 10**6  # with less memory no useful work is possible
 SUSPICIOUS = 100 * 10**6  # so much is taken for any file of data
+LEAST_SPACE = 10**9  # of addresses: the libraries alone take some 0.9 GB
+OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to map segment",  # of a library that is loaded
+    "alloc_failed",
+)
 EXPANSION = 20  # files of real data that are compressed expand to less than so many times their size
 _allowed: ContextVar[int | None] = ContextVar("memory", default=None)
 
@@ -107,6 +120,40 @@ def check_expansion(source: object, expanded: int, stored: int, most: int = SUSP
             f"{source}, a file of {memory_text(stored)}, would take {memory_text(expanded)} of memory; if that is "
             "right, set NEARZERO_MEMORY to more"
         )
+
+
+def check_address_space() -> None:
+    """Refuse a limit of the process's memory, as of `ulimit -v`, in which libraries can't even be loaded.
+
+    Without enough of it, OpenBLAS may end the process or never return, and others raise errors of all kinds.
+
+    Raises:
+        InputError: the limit is less than 1 GB.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY and most < LEAST_SPACE:
+        raise InputError(
+            f"the memory of this process is limited to {memory_text(most)}, and PyTorch, NumPy and Numba need "
+            f"{memory_text(LEAST_SPACE)} at least; raise the limit, see `ulimit -v`"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error, or what caused it, says that the memory of a device or the machine ran out.
+
+    Example:
+        >>> from nearzero.support.memory import is_out_of_memory
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("memory"))
+        (True, False)
+        >>> is_out_of_memory(ImportError("libtorch_cpu.so: failed to map segment from shared object"))
+        True
+    """
+    return any(
+        isinstance(each, MemoryError)
+        or "OutOfMemory" in type(each).__name__
+        or any(phrase in str(each).lower() for phrase in OUT_OF_MEMORY)
+        for each in chain(error)
+    )
 
 
 def memory_text(size: float) -> str:

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nearzero.errors import InputError
-from nearzero.support.memory import memory_text
+from nearzero.support.memory import is_out_of_memory, memory_text
 from nearzero.support.users import note, running
 from nearzero.torch_models.batches import Batch, as_tensor, leaves
 from nearzero.torch_models.snapshot import is_constant
 from nearzero.torch_models.state import RandomStates
 
-__all__ = ["BatchSource", "MemoryBudget", "bytes_of", "is_collated", "is_out_of_memory"]
+__all__ = ["BatchSource", "MemoryBudget", "bytes_of", "is_collated"]
 
 DEFAULT_BATCH = 256
 SAMPLED = 4096  # values of a tensor that tell whether it is the same in every pass
@@ -421,10 +421,3 @@ class MemoryBudget:
                         f"the device's memory doesn't hold a batch of {block.describe()}; use smaller batches"
                     ) from error
                 self._most = self._per_element * block.elements * (len(block) // 2)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that the memory of a device or the machine ran out."""
-    phrases = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-    by_type = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
-    return by_type or any(phrase in str(error) for phrase in phrases)

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from nearzero.errors import InputError
 from nearzero.perturbations.perturbation import Side
+from nearzero.support.memory import is_out_of_memory
 from nearzero.torch_models.assumptions.routing import RoutedRows
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.hooks import LayerHook, hooked
 from nearzero.torch_models.layer import Layer, LayerError
 from nearzero.torch_models.replay import OpRecorder, Suffix

@@ -341,7 +341,7 @@ class CriticalLevels(Displayed):
                 starts[_inner(first)] = file["changes"]
                 classes = _unpacked(file["classes_packed"], bits["classes"], len(starts))
                 unperturbed = _unpacked(file["unperturbed_packed"], bits["unperturbed"], len(first) - 1)
-        except InputError:
+        except (InputError, MemoryError):
             raise
         except FileNotFoundError:
             raise InputError(f"there is no file {path}") from None

@@ -10,6 +10,7 @@ from functools import cache, partial
 from typing import Any, Generic, TypeVar
 
 from nearzero.errors import InputError
+from nearzero.support.memory import is_out_of_memory
 from nearzero.support.threads import one_blas_thread
 from nearzero.support.versions import versions_of
 from nearzero.support.workers.executors import renewed, stop
@@ -256,7 +257,9 @@ def _attempt(
             return function(item)
     except InputError as error:
         raise error if name in str(error) else InputError(f"{name}: {error}") from None
-    except MemoryError:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise InputError(f"{name}: memory is used up; take fewer workers, or give each less to do") from None
 
 

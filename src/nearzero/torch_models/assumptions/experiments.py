@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
+from nearzero.support.memory import is_out_of_memory
 from nearzero.support.words import number_of
 from nearzero.torch_models.assumptions.table import Assumptions
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.data import is_out_of_memory
 from nearzero.torch_models.forward import check_repeats, distance, greatest
 from nearzero.torch_models.masks import OVERRIDE
 from nearzero.torch_models.state import Model

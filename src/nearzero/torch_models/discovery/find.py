@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from nearzero.errors import InputError
+from nearzero.support.memory import is_out_of_memory
 from nearzero.support.users import place
 from nearzero.torch_models.assumptions.origins import TracedOutput
 from nearzero.torch_models.batches import Batch
-from nearzero.torch_models.data import bytes_of, is_out_of_memory
+from nearzero.torch_models.data import bytes_of
 from nearzero.torch_models.discovery.watch import Watch
 from nearzero.torch_models.layer import Layer
 from nearzero.torch_models.placement import is_offloaded, loaders
