@@ -365,6 +365,12 @@ def test_too_little_memory_for_the_libraries(study: Path) -> None:
     assert "limited to 500 MB" in done.stderr
 
 
+def test_a_path_from_a_stranger_controls_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "show", "folder\x1b[2J")
+    assert_one_line(code, err)
+    assert "\x1b" not in err
+
+
 def _log(folder: Path) -> str:
     return (folder / "log").read_text() if (folder / "log").exists() else ""
 

@@ -33,3 +33,11 @@ def test_a_path_is_shown_whole(tmp_path: Path) -> None:
     with pytest.raises(nz.InputError) as error:
         load_complete_spec(path)
     assert str(path) in str(error.value)
+
+
+def test_a_message_is_one_line_that_controls_no_terminal() -> None:
+    stranger = "abs\r\n\x1b[2Jrelu\u2028\u202ecap"
+    assert (
+        str(nz.InputError(f"there is no family {stranger}; choose"))
+        == "there is no family abs   [2Jrelu  cap; choose"
+    )

@@ -8,12 +8,10 @@ import difflib
 import re
 from collections.abc import Collection, Iterable
 
-__all__ = ["InputError", "check_choice", "did_you_mean"]
+__all__ = ["InputError", "check_choice", "did_you_mean", "one_line"]
 
-LONGEST_WORD, LONGEST = (
-    400,
-    1600,
-)  # characters of a word and of a message; what is longer is cut in the middle
+LONGEST_WORD = 400  # characters of a word; what is longer is cut in the middle
+LONGEST = 1600  # characters of a message
 MIDDLE = "..."
 
 
@@ -21,7 +19,7 @@ class InputError(ValueError):
     """An error in something given from outside: an argument, a file, a setting.
 
     The message is one line: what was wrong, what was seen, and what to do. Where what was seen is very long, its middle
-    is left out.
+    is left out; characters that would break the line or control a terminal become spaces.
 
     Example:
         >>> import nearzero as nz
@@ -33,8 +31,21 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        words = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: _cut(word[0], LONGEST_WORD), message)
+        words = re.sub(
+            rf"\S{{{LONGEST_WORD + 1},}}", lambda word: _cut(word[0], LONGEST_WORD), one_line(message)
+        )
         super().__init__(_cut(words, LONGEST))
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line: characters that would break it or control a terminal become spaces.
+
+    Example:
+        >>> from nearzero.errors import one_line
+        >>> one_line("no\\nthanks")
+        'no thanks'
+    """
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _cut(text: str, most: int) -> str:

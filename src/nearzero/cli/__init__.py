@@ -16,7 +16,7 @@ import typer
 from nearzero.cli import data, generation, models, pages, studies
 from nearzero.cli.common import Interrupted, app
 from nearzero.cli.interruption import noticing_interruptions
-from nearzero.errors import InputError
+from nearzero.errors import InputError, one_line
 from nearzero.support.memory import is_out_of_memory
 from nearzero.support.progress import printing_lines
 
@@ -44,7 +44,7 @@ def _run(interrupted: list[bool]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         line, code = _explain(error, bool(interrupted))
         with suppress(OSError):  # of a full disk, or a pipe that is closed
-            print("nearzero: " + " ".join(line.split()), file=sys.stderr, flush=True)
+            print("nearzero: " + " ".join(one_line(line).split()), file=sys.stderr, flush=True)
     return code if isinstance(code, int) else 0
 
 
