@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
@@ -17,6 +18,7 @@ import pytest
 import typer.main
 from commands import Heard, run
 from rich.console import Console
+from torch import nn
 
 import nearzero as nz
 from nearzero import cli
@@ -290,6 +292,27 @@ def completed(line: str, folder: Path) -> set[str]:
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | environment,
     )
     return set(done.stdout.split())
+
+
+def test_labels_of_a_stranger_control_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    parts = {"hidden": nn.Linear(4, 6), "rectified": nn.ReLU(), "readout": nn.Linear(6, 4)}
+    x = rng.normal(size=(40, 4)).astype(np.float32)
+    result = nz.probe(nn.Sequential(OrderedDict(parts)), (x, x.argmax(1)), levels=5, progress=False)
+    path = result.save(tmp_path) / "probe.nc"
+    stranger = (
+        "\x9b2Jrecti"  # erases the screen of a terminal that knows one-byte controls; as long as the name
+    )
+    path.write_bytes(path.read_bytes().replace(b"rectified", stranger.encode()))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    code, out, _ = run(capsys, "show", tmp_path)
+    assert code == 0
+    assert " 2Jrecti" in out
+    assert "\x9b" not in out
+    assert "\x1b[1m" in out  # bold, of nearzero's own
 
 
 def test_the_shell_completes_commands_and_their_words(tmp_path: Path) -> None:

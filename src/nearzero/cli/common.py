@@ -161,13 +161,17 @@ def the_console(*, stderr: bool = False) -> Console:
     """Return the console for standard output, or for standard error."""
     from rich.console import Console
 
+    from nearzero.cli.printable import Printable
+
     given = os.environ.get("COLUMNS", "")
     width = min(int(given), WIDEST) if re.fullmatch("[0-9]{1,9}", given) else 0
     if not width:
         os.environ.pop("COLUMNS", None)  # which rich reads too
     # tables need some 110 columns; a file or a pipe has no width of its own; brackets in paths aren't markup
     stream = sys.stderr if stderr else sys.stdout
-    return Console(width=width or (None if stream.isatty() else 120), stderr=stderr, markup=False)
+    console = Console(width=width or (None if stream.isatty() else 120), stderr=stderr, markup=False)
+    console.push_render_hook(Printable())
+    return console
 
 
 def settings_from(pairs: list[str] | None) -> dict[str, Any]:
