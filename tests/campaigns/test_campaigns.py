@@ -104,7 +104,10 @@ def test_commands_under_all_faults() -> None:
 
 def test_faults_are_noticed() -> None:
     assert outcome(ValueError("x"))[0] == "fault"
-    assert outcome(InputError("one\ntwo"))[0] == "fault"
+    assert outcome(InputError(""))[0] == "fault"
+    lines = InputError("one")
+    lines.args = ("one\ntwo",)  # which its constructor makes one line
+    assert outcome(lines)[0] == "fault"
     assert outcome(InputError("one line"))[0] == "refused"
     assert outcome(None)[0] == "accepted"
 

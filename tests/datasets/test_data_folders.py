@@ -136,7 +136,7 @@ def test_what_is_no_folder_is_said(tmp_path: Path):
     assert refusal("./nowhere") == "the data set ./nowhere does not exist"
     (tmp_path / "file").touch()
     assert refusal(str(tmp_path / "file")) == f"the data set {tmp_path / 'file'} is not a folder"
-    assert refusal("./a\0b") == "./a\0b can't be examined: embedded null byte".replace("./", "")
+    assert refusal("./a\0b") == "a b can't be examined: embedded null byte"
     assert "File name too long" in refusal("./" + 5000 * "x")
     assert refusal("./x", data_dir="y") == "the data set ./x is a folder itself: leave out the data folder y"
 
