@@ -90,3 +90,10 @@ def test_a_limit_in_which_libraries_cannot_be_loaded(limit, monkeypatch):
 def test_a_limit_in_which_they_can(limit, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
     check_address_space()
+
+
+@pytest.mark.parametrize("limit", [10**9, resource.RLIM_INFINITY])
+def test_compiled_code_that_gets_no_memory_may_say_no_more(limit, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
+    limited = limit != resource.RLIM_INFINITY
+    assert is_out_of_memory(SystemError("error return without exception set")) == limited

@@ -130,8 +130,8 @@ def check_address_space() -> None:
     Raises:
         InputError: the limit is less than 1 GB.
     """
-    most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if most != resource.RLIM_INFINITY and most < LEAST_SPACE:
+    most = _address_space()
+    if most is not None and most < LEAST_SPACE:
         raise InputError(
             f"the memory of this process is limited to {memory_text(most)}, and PyTorch, NumPy and Numba need "
             f"{memory_text(LEAST_SPACE)} at least; raise the limit, see `ulimit -v`"
@@ -152,6 +152,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(each, MemoryError)
         or "OutOfMemory" in type(each).__name__
         or any(phrase in str(each).lower() for phrase in OUT_OF_MEMORY)
+        or (isinstance(each, SystemError) and _address_space() is not None)  # some compiled code says no more
         for each in chain(error)
     )
 
@@ -165,6 +166,12 @@ def memory_text(size: float) -> str:
         ('16 MB', '3.5 GB')
     """
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _address_space() -> int | None:
+    """Return the bytes of addresses to which this process is limited; None without a limit."""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if most == resource.RLIM_INFINITY else most
 
 
 def _bytes(size: object) -> int | None:
