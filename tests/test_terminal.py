@@ -302,9 +302,8 @@ def test_labels_of_a_stranger_control_no_terminal(
     x = rng.normal(size=(40, 4)).astype(np.float32)
     result = nz.probe(nn.Sequential(OrderedDict(parts)), (x, x.argmax(1)), levels=5, progress=False)
     path = result.save(tmp_path) / "probe.nc"
-    stranger = (
-        "\x9b2Jrecti"  # erases the screen of a terminal that knows one-byte controls; as long as the name
-    )
+    # as long as the name, and erases the screen of a terminal that knows one-byte controls
+    stranger = "\x9b2Jrecti"
     path.write_bytes(path.read_bytes().replace(b"rectified", stranger.encode()))
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")

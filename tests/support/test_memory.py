@@ -1,4 +1,4 @@
-"""The memory limit: the values that it accepts, and the errors for others."""
+"""The memory limit: the values that it accepts, and the errors for others; and how a lack of memory is told."""
 
 import errno
 import resource

@@ -29,5 +29,7 @@ class _Cleaned:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
         for segment in console.render(self._renderable, options):
-            lines = [] if segment.control else segment.text.split("\n")
-            yield Segment("\n".join(map(one_line, lines)), segment.style) if lines else segment
+            if segment.control:
+                yield segment
+            else:
+                yield Segment("\n".join(map(one_line, segment.text.split("\n"))), segment.style)
